@@ -1,0 +1,330 @@
+//! Metrics of requests and of configurations.
+//!
+//! A route's handles are made with its generation. What a request then costs is one atomic addition to a counter, one
+//! to a bucket and two for the time: no label is hashed and no lock is taken.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::{authn::Scheme, clock::Timestamp, error::Reason};
+
+/// How a request ended, as far as Doorward decided it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It went to its upstream, and the head of an answer came back.
+    Forwarded,
+    /// Doorward answered it itself, as it should.
+    Answered,
+    /// It was refused, or failed.
+    Refused(Reason),
+}
+
+impl Outcome {
+    /// The label `outcome`: whose turn it is. `reason` says more.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Answered => "answered",
+            Self::Refused(reason) => match reason.status() {
+                StatusCode::UNAUTHORIZED => "unauthenticated",
+                StatusCode::FORBIDDEN => "denied",
+                status if status.is_success() => "duplicate",
+                status if status.is_server_error() => "failed",
+                _ => "rejected",
+            },
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Forwarded | Self::Answered => "",
+            Self::Refused(reason) => reason.as_str(),
+        }
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Forwarded => 0,
+            Self::Answered => 1,
+            Self::Refused(reason) => 2 + reason as usize,
+        }
+    }
+}
+
+/// `Internal` stands last in [`Reason`].
+const OUTCOMES: usize = Outcome::Refused(Reason::Internal).index() + 1;
+
+/// The schemes, and none at all for what is refused before one is known.
+const SCHEMES: [(Option<Scheme>, &str); 6] = [
+    (None, "none"),
+    (Some(Scheme::Session), "session"),
+    (Some(Scheme::Bearer), "bearer"),
+    (Some(Scheme::Webhook), "webhook"),
+    (Some(Scheme::BreakGlass), "break_glass"),
+    (Some(Scheme::Anonymous), "anonymous"),
+];
+
+const fn scheme_index(scheme: Option<Scheme>) -> usize {
+    match scheme {
+        None => 0,
+        Some(Scheme::Session) => 1,
+        Some(Scheme::Bearer) => 2,
+        Some(Scheme::Webhook) => 3,
+        Some(Scheme::BreakGlass) => 4,
+        Some(Scheme::Anonymous) => 5,
+    }
+}
+
+/// Counts requests and configurations. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct RequestMetrics {
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabels, Latency>,
+    in_flight: Gauge,
+    generation: Gauge,
+    reloads: Family<ReloadLabels, Counter>,
+    last_reload: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: Arc<str>,
+    scheme: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    outcome: &'static str,
+}
+
+impl RequestMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("doorward_requests", "Requests by route, scheme, outcome and reason", self.requests.clone());
+        registry.register_with_unit(
+            "doorward_request_duration",
+            "From the first byte of a request to the head of its answer",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        registry.register("doorward_requests_in_flight", "Requests that have no end yet", self.in_flight.clone());
+        registry.register("doorward_config_generation", "The generation in use", self.generation.clone());
+        registry.register("doorward_config_reloads", "Reloads by outcome", self.reloads.clone());
+        registry.register_with_unit(
+            "doorward_config_last_reload_timestamp",
+            "When the configuration in use was taken, Unix time",
+            Unit::Seconds,
+            self.last_reload.clone(),
+        );
+    }
+
+    /// The handles of a route, made once for each generation. Requests that fit no route have a name such as `-`.
+    pub fn route(&self, name: &Arc<str>) -> RouteMetrics {
+        RouteMetrics {
+            seconds: self.seconds.get_or_create_owned(&RouteLabels { route: Arc::clone(name) }),
+            name: Arc::clone(name),
+            requests: self.requests.clone(),
+            counters: std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())),
+        }
+    }
+
+    /// Counts a request as being under way until the guard is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// A configuration was taken.
+    pub fn reload_applied(&self, generation: u64, now: Timestamp) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.last_reload.set(now.as_secs());
+        self.reloads.get_or_create(&ReloadLabels { outcome: "applied" }).inc();
+    }
+
+    /// A configuration was refused, and the old one kept.
+    pub fn reload_refused(&self) {
+        self.reloads.get_or_create(&ReloadLabels { outcome: "refused" }).inc();
+    }
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The handles of one route.
+pub struct RouteMetrics {
+    name: Arc<str>,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Latency,
+    /// A counter is made when it is first needed, so that what never happens is not exported.
+    counters: [[OnceLock<Counter>; OUTCOMES]; SCHEMES.len()],
+}
+
+impl RouteMetrics {
+    /// Counts a request that has its answer.
+    pub fn record(&self, scheme: Option<Scheme>, outcome: Outcome, elapsed: Duration) {
+        self.seconds.observe(elapsed);
+        let slot = self.counters.get(scheme_index(scheme)).and_then(|outcomes| outcomes.get(outcome.index()));
+        match slot {
+            Some(slot) => slot.get_or_init(|| self.counter(scheme, outcome)).inc(),
+            None => self.counter(scheme, outcome).inc(),
+        };
+    }
+
+    fn counter(&self, scheme: Option<Scheme>, outcome: Outcome) -> Counter {
+        let scheme = SCHEMES.iter().find(|(known, _)| *known == scheme).map_or("none", |(_, name)| *name);
+        self.requests.get_or_create_owned(&RequestLabels {
+            route: Arc::clone(&self.name),
+            scheme,
+            outcome: outcome.as_str(),
+            reason: outcome.reason(),
+        })
+    }
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RouteMetrics").field(&self.name).finish()
+    }
+}
+
+/// Upper bounds of the buckets, in microseconds: what a proxy adds at one end, what people wait for at the other.
+const BOUNDS: [u64; 14] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
+];
+
+/// A histogram of durations without a lock; the one of `prometheus-client` takes one for each value.
+#[derive(Clone, Debug, Default)]
+pub struct Latency(Arc<LatencyCells>);
+
+#[derive(Debug, Default)]
+struct LatencyCells {
+    micros: AtomicU64,
+    /// One more than the bounds, for what is above them.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+}
+
+impl Latency {
+    pub fn observe(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let index = BOUNDS.partition_point(|bound| *bound < micros);
+        if let Some(bucket) = self.0.buckets.get(index) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let bounds = BOUNDS.iter().map(|bound| Duration::from_micros(*bound).as_secs_f64()).chain([f64::INFINITY]);
+        let counts = self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        let buckets: Vec<_> = bounds.zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = Duration::from_micros(self.0.micros.load(Ordering::Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &RequestMetrics) -> String {
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_scheme_outcome_and_reason() {
+        let metrics = RequestMetrics::default();
+        let route = metrics.route(&"hooks".into());
+        // A second generation counts into the same series.
+        let next = metrics.route(&"hooks".into());
+        let bearer = Some(Scheme::Bearer);
+        route.record(bearer, Outcome::Forwarded, Duration::from_micros(400));
+        next.record(bearer, Outcome::Forwarded, Duration::from_secs(60));
+        next.record(None, Outcome::Refused(Reason::Internal), Duration::ZERO);
+        let text = text(&metrics);
+        for line in [
+            r#"doorward_requests_total{route="hooks",scheme="bearer",outcome="forwarded",reason=""} 2"#,
+            r#"doorward_requests_total{route="hooks",scheme="none",outcome="failed",reason="internal"} 1"#,
+            r#"doorward_request_duration_seconds_bucket{le="0.0005",route="hooks"} 2"#,
+            r#"doorward_request_duration_seconds_bucket{le="10.0",route="hooks"} 2"#,
+            r#"doorward_request_duration_seconds_bucket{le="+Inf",route="hooks"} 3"#,
+            r#"doorward_request_duration_seconds_count{route="hooks"} 3"#,
+            r#"doorward_request_duration_seconds_sum{route="hooks"} 60.0004"#,
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn outcomes_say_whose_turn_it_is() {
+        for (reason, outcome) in [
+            (Reason::TokenExpired, "unauthenticated"),
+            (Reason::NoRuleMatched, "denied"),
+            (Reason::BadRequest, "rejected"),
+            (Reason::UpstreamTimeout, "failed"),
+            (Reason::ReplayedDelivery, "duplicate"),
+        ] {
+            assert_eq!(Outcome::Refused(reason).as_str(), outcome);
+        }
+    }
+
+    #[test]
+    fn requests_in_flight_end_with_their_guard() {
+        let metrics = RequestMetrics::default();
+        let guard = metrics.begin();
+        assert!(text(&metrics).contains("doorward_requests_in_flight 1"));
+        drop(guard);
+        assert!(text(&metrics).contains("doorward_requests_in_flight 0"));
+    }
+
+    #[test]
+    fn reloads_are_counted() {
+        let metrics = RequestMetrics::default();
+        metrics.reload_applied(7, Timestamp::from_secs(1_700_000_000));
+        metrics.reload_refused();
+        let text = text(&metrics);
+        assert!(text.contains("doorward_config_generation 7"), "{text}");
+        assert!(text.contains(r#"doorward_config_reloads_total{outcome="refused"} 1"#), "{text}");
+        assert!(text.contains("doorward_config_last_reload_timestamp_seconds 1700000000"), "{text}");
+    }
+}

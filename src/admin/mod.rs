@@ -1,0 +1,12 @@
+//! For those who operate Doorward: health, metrics, and the socket for commands. Nothing here is on the way of a
+//! proxied request, except the counters.
+
+pub mod health;
+pub mod metrics;
+pub mod server;
+pub mod socket;
+
+pub use health::{ComponentHandle, Gate, Health};
+pub use metrics::{Outcome, RequestMetrics, RouteMetrics};
+pub use server::{AdminServer, AdminSettings};
+pub use socket::{Command, CommandError, CommandSocket, Commands};

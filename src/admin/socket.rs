@@ -1,0 +1,452 @@
+//! The Unix socket for operator commands: one JSON object a line in, one a line out.
+//!
+//! The kernel says who is at the other end (SO_PEERCRED); only our own user, root and those listed may command. Each
+//! command names a person and a reason, and is recorded before it is run; so is everybody who was refused.
+
+use std::{
+    future::Future,
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of a command, with its line end.
+const MAX_COMMAND: u64 = 64 << 10;
+/// Bytes of an answer that a client reads.
+const MAX_ANSWER: u64 = 64 << 20;
+const MAX_CONNECTIONS: usize = 16;
+/// How long a connection may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_WHO: usize = 256;
+const MAX_WHY: usize = 1024;
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// `reload`, `status`, `explain` and so on.
+    pub command: String,
+    /// The person, as they say. The audit trail has the user id of the kernel beside it.
+    pub who: String,
+    /// The reason, for the audit trail.
+    pub why: String,
+    #[serde(default)]
+    pub arguments: Value,
+}
+
+/// What the kernel says of the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: Option<i32>,
+}
+
+/// The answer on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Result(Value),
+    Error(CommandError),
+}
+
+/// Why a command did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CommandError {
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl CommandError {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Something for the audit trail.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// Somebody who may not command connected.
+    PeerRefused(Peer),
+    /// A command is about to run.
+    Begun(Peer, &'a Command),
+    /// It ended, with an error if it has one.
+    Ended(Peer, &'a Command, Option<&'a CommandError>),
+}
+
+pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
+
+/// What the socket commands.
+pub trait Commands: Send + Sync + 'static {
+    /// Writes to the audit trail. A command whose beginning cannot be recorded is not run.
+    fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()>;
+
+    /// Runs a command. An unknown name is an error that lists the known ones.
+    fn run<'a>(&'a self, peer: Peer, command: &'a Command) -> CommandFuture<'a, Value>;
+}
+
+/// The socket, bound and not yet serving. Its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct CommandSocket {
+    listener: UnixListener,
+    file: SocketFile,
+    /// Our own user, root, and those listed.
+    users: Vec<u32>,
+}
+
+/// Removes the file unless another process has put its own there.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl CommandSocket {
+    /// Binds the socket with mode 0600, or 0660 if others may use it too. The file of a process that has died is
+    /// replaced; anything else in its place is an error.
+    pub async fn bind(path: &Path, users: &[u32]) -> io::Result<Self> {
+        remove_stale(path).await?;
+        let own = UnixStream::pair()?.0.peer_cred()?.uid();
+        let listener = UnixListener::bind(path).map_err(|error| explain(path, "cannot be bound", &error))?;
+        // Until here the umask decides who may connect; the peer is checked in any case.
+        let mode = if users.is_empty() { 0o600 } else { 0o660 };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        let inode = std::fs::symlink_metadata(path)?.ino();
+        let users = [own, 0].into_iter().chain(users.iter().copied()).collect();
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode }, users })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Serves until `stop` is cancelled. A command that runs then is not waited for.
+    pub async fn serve(&self, commands: Arc<dyn Commands>, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "operator socket cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+            let peer = stream.peer_cred().map(|peer| Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() });
+            let allowed = peer.as_ref().is_ok_and(|peer| self.users.contains(&peer.uid));
+            let (commands, stop) = (Arc::clone(&commands), stop.clone());
+            tokio::spawn(async move {
+                let talk = async {
+                    match peer {
+                        Ok(peer) if allowed => converse(stream, peer, &*commands).await,
+                        Ok(peer) => refuse(stream, peer, &*commands).await,
+                        Err(error) => Err(error),
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    ended = talk => if let Err(error) = ended {
+                        tracing::debug!(%error, "operator connection ended");
+                    }
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Sends one command, for the command line.
+pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(path).await.map_err(|error| explain(path, "cannot be reached", &error))?;
+    let mut line = serde_json::to_vec(command)?;
+    line.push(b'\n');
+    // One who is refused may find the connection closed while it still writes; the answer says more.
+    let _ = stream.write_all(&line).await;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+async fn refuse(mut stream: UnixStream, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
+    tracing::warn!(uid = peer.uid, "operator command refused: this user may not");
+    if let Err(error) = commands.record(Record::PeerRefused(peer)).await {
+        tracing::error!(%error, "a refused operator could not be recorded");
+    }
+    let error = CommandError::new(format!("user id {} may not command Doorward", peer.uid))
+        .help("list it in `admin.socket_users`, or become Doorward's own user");
+    answer(&mut stream, &Answer::Error(error)).await
+}
+
+async fn converse(stream: UnixStream, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = timeout(IDLE_TIMEOUT, (&mut reader).take(MAX_COMMAND).read_until(b'\n', &mut line)).await;
+        let Ok(read) = read else { return Ok(()) };
+        if read? == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') {
+            let error = CommandError::new("the command is cut short or longer than 64 KiB");
+            return answer(&mut writer, &Answer::Error(error)).await;
+        }
+        let result = match parse(&line) {
+            Ok(command) => execute(peer, &command, commands).await,
+            Err(error) => Err(error),
+        };
+        answer(&mut writer, &result.map_or_else(Answer::Error, Answer::Result)).await?;
+    }
+}
+
+async fn execute(peer: Peer, command: &Command, commands: &dyn Commands) -> Result<Value, CommandError> {
+    commands.record(Record::Begun(peer, command)).await?;
+    let result = commands.run(peer, command).await;
+    if let Err(error) = commands.record(Record::Ended(peer, command, result.as_ref().err())).await {
+        tracing::error!(%error, command = command.command, "the end of an operator command could not be recorded");
+    }
+    result
+}
+
+fn parse(line: &[u8]) -> Result<Command, CommandError> {
+    let command: Command =
+        serde_json::from_slice(line).map_err(|error| CommandError::new(format!("this is no command: {error}")))?;
+    for (name, value, most) in
+        [("command", &command.command, MAX_WHO), ("who", &command.who, MAX_WHO), ("why", &command.why, MAX_WHY)]
+    {
+        if value.trim().is_empty() || value.len() > most || value.chars().any(char::is_control) {
+            return Err(CommandError::new(format!("`{name}` must be 1 to {most} bytes without control characters"))
+                .help("say who you are and why, for the audit trail"));
+        }
+    }
+    Ok(command)
+}
+
+async fn answer(writer: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    timeout(IDLE_TIMEOUT, writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(explain(path, "cannot be looked at", &error)),
+    };
+    if !found.file_type().is_socket() {
+        let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is something else than a socket");
+        return Err(explain(path, "is not replaced", &error));
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => {
+            let error = io::Error::new(io::ErrorKind::AddrInUse, "another process serves it");
+            Err(explain(path, "is in use", &error))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(explain(path, "is there and cannot be tried", &error)),
+    }
+}
+
+fn explain(path: &Path, what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("operator socket {} {what}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Recorder {
+        records: Mutex<Vec<String>>,
+        full: bool,
+    }
+
+    impl Recorder {
+        fn records(&self) -> Vec<String> {
+            self.records.lock().unwrap().clone()
+        }
+    }
+
+    impl Commands for Recorder {
+        fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
+            let text = match record {
+                Record::PeerRefused(_) => "refused".to_owned(),
+                Record::Begun(_, command) => format!("begun {} {} {}", command.command, command.who, command.why),
+                Record::Ended(_, command, error) => format!("ended {} {}", command.command, error.is_none()),
+            };
+            self.records.lock().unwrap().push(text);
+            let full = self.full;
+            Box::pin(async move { if full { Err(CommandError::new("audit is full")) } else { Ok(()) } })
+        }
+
+        fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Value> {
+            Box::pin(async move {
+                match command.command.as_str() {
+                    "status" => Ok(json!({"generation": 7, "arguments": command.arguments})),
+                    name => Err(CommandError::new(format!("there is no command `{name}`")).help("known: status")),
+                }
+            })
+        }
+    }
+
+    fn command(name: &str) -> Command {
+        Command { command: name.into(), who: "alice".into(), why: "drill".into(), arguments: json!({"id": 1}) }
+    }
+
+    /// A serving socket, whose users are the usual ones or nobody.
+    struct Serving {
+        folder: tempfile::TempDir,
+        recorder: Arc<Recorder>,
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Serving {
+        async fn start(recorder: Recorder, nobody: bool) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut socket = CommandSocket::bind(&folder.path().join("s"), &[]).await.unwrap();
+            if nobody {
+                socket.users.clear();
+            }
+            let (recorder, stop) = (Arc::new(recorder), CancellationToken::new());
+            let task = tokio::spawn({
+                let (recorder, stop) = (Arc::clone(&recorder), stop.clone());
+                async move { socket.serve(recorder, stop).await }
+            });
+            Self { folder, recorder, stop, task }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("s")
+        }
+
+        async fn send(&self, command: &Command) -> Answer {
+            send(&self.path(), command).await.unwrap()
+        }
+
+        async fn raw(&self, line: &[u8]) -> String {
+            let mut stream = UnixStream::connect(self.path()).await.unwrap();
+            stream.write_all(line).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    }
+
+    #[tokio::test]
+    async fn z13_commands_are_recorded_and_strangers_refused() {
+        let serving = Serving::start(Recorder::default(), false).await;
+        let answer = serving.send(&command("status")).await;
+        assert_eq!(answer, Answer::Result(json!({"generation": 7, "arguments": {"id": 1}})));
+        assert_eq!(serving.recorder.records(), ["begun status alice drill", "ended status true"]);
+
+        let serving = Serving::start(Recorder::default(), true).await;
+        let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
+        assert!(error.message.contains("may not command"), "{error}");
+        assert_eq!(serving.recorder.records(), ["refused"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_run() {
+        let serving = Serving::start(Recorder { full: true, ..Recorder::default() }, false).await;
+        assert_eq!(serving.send(&command("status")).await, Answer::Error(CommandError::new("audit is full")));
+        assert_eq!(serving.recorder.records().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn bad_commands_get_an_error() {
+        let serving = Serving::start(Recorder::default(), false).await;
+        let Answer::Error(error) = serving.send(&command("statsu")).await else { panic!("it was run") };
+        assert_eq!(error.help.as_deref(), Some("known: status"));
+        for (line, message) in [
+            (b"{}\n".to_vec(), "no command"),
+            (b"nonsense\n".to_vec(), "no command"),
+            (br#"{"command":"status","who":"a","why":"b","x":1}"#.iter().chain(b"\n").copied().collect(), "no command"),
+            (b"{\"command\":\"status\",\"who\":\" \",\"why\":\"b\"}\n".to_vec(), "`who` must be"),
+            (b"{\"command\":\"status\",\"who\":\"a\",\"why\":\"\\u001b[0m\"}\n".to_vec(), "`why` must be"),
+            (b"{\"command\":\"status\"".to_vec(), "cut short"),
+        ] {
+            let answer = serving.raw(&line).await;
+            assert!(answer.contains(message), "{answer}");
+        }
+        let answer = serving.raw(&vec![b' '; 64 << 10]).await;
+        assert!(answer.contains("longer than 64 KiB"), "{answer}");
+        assert_eq!(serving.recorder.records(), ["begun statsu alice drill", "ended statsu false"]);
+    }
+
+    #[tokio::test]
+    async fn files_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = CommandSocket::bind(&path, &[]).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = CommandSocket::bind(&path, &[]).await.unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse, "{second}");
+        drop(socket);
+        assert!(!path.exists());
+
+        // The file of a process that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let socket = CommandSocket::bind(&path, &[65_534]).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        drop(socket);
+
+        std::fs::write(&path, "precious").unwrap();
+        let error = CommandSocket::bind(&path, &[]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn it_stops() {
+        let serving = Serving::start(Recorder::default(), false).await;
+        let idle = UnixStream::connect(serving.path()).await.unwrap();
+        serving.stop.cancel();
+        serving.task.await.unwrap();
+        assert!(!serving.folder.path().join("s").exists());
+        drop(idle);
+    }
+}

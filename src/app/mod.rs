@@ -1,0 +1,138 @@
+//! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
+
+mod operator;
+mod reload;
+mod run;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+
+use crate::{
+    admin::{health::Health, metrics::RequestMetrics},
+    audit::Trail,
+    authn::{Principal, break_glass::BreakGlassMetrics},
+    authz::Policy,
+    clock::Clock,
+    downstream,
+    endpoints::Endpoints,
+    issuers,
+    oidc::LoginMetrics,
+    sessions::SessionMetrics,
+    snapshot::{Context, Shared, Snapshot},
+    store::{Revocations, Store, StoreMetrics},
+    supervisor::{Supervisor, TaskMetrics},
+    upstream::{
+        self,
+        buffered::ByteBudget,
+        streams::{self, Stream},
+    },
+    webhooks::{Replay, WebhookMetrics},
+};
+
+pub use self::{
+    operator::Operators,
+    run::{StartError, Started, check, run},
+};
+
+/// What the parts of a running Doorward share.
+#[derive(Debug)]
+pub struct App {
+    pub clock: Clock,
+    /// The control runtime.
+    pub control: Handle,
+    /// The generation in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    pub trail: Trail,
+    pub revocations: Revocations,
+    pub replay: Replay,
+    pub streams: streams::Registry,
+    pub budget: ByteBudget,
+    pub requests: RequestMetrics,
+    pub metrics: Metrics,
+    pub endpoints: Endpoints,
+    pub anonymous: Arc<Principal>,
+    pub health: Health,
+    pub supervisor: Supervisor,
+    store: Store,
+    context: Context,
+    shared: Shared,
+    /// Where policies are kept by digest, so that old decisions can be explained.
+    policies: PathBuf,
+}
+
+/// What all components count.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub downstream: downstream::Metrics,
+    pub issuers: issuers::Metrics,
+    pub sessions: SessionMetrics,
+    pub logins: LoginMetrics,
+    pub store: StoreMetrics,
+    pub streams: streams::Metrics,
+    pub tasks: TaskMetrics,
+    pub upstream: upstream::Metrics,
+    pub webhooks: WebhookMetrics,
+    pub break_glass: BreakGlassMetrics,
+}
+
+impl Metrics {
+    fn register(&self, registry: &mut Registry) {
+        self.downstream.register(registry);
+        self.issuers.register(registry);
+        self.sessions.register(registry);
+        self.logins.register(registry);
+        self.store.register(registry);
+        self.streams.register(registry);
+        self.tasks.register(registry);
+        self.upstream.register(registry);
+        self.webhooks.register(registry);
+        self.break_glass.register(registry);
+    }
+}
+
+/// The folder of kept policies, beside the store.
+fn policies_beside(store: &Path) -> PathBuf {
+    store.with_extension("policies")
+}
+
+/// A policy that was in force, in its canonical form.
+pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
+    // A digest is hexadecimal; anything else must not reach a path.
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digest.then(|| std::fs::read_to_string(policies_beside(store).join(digest)).ok()).flatten()
+}
+
+impl App {
+    /// Keeps a policy by its digest. The name is the digest, so what stands there already is the same.
+    fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
+        let path = self.policies.join(&**policy.digest());
+        if path.exists() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.policies)?;
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, policy.source().as_bytes())?;
+        std::fs::rename(draft, path)
+    }
+
+    /// Whether a stream would be allowed if it began now, by the generation in force.
+    pub fn is_still_allowed(&self, stream: &Stream) -> bool {
+        let snapshot = self.snapshot.load();
+        let now = self.clock.now();
+        let principal = &stream.principal;
+        let issuer_is_known = principal.delivery.is_some()
+            || principal.is_anonymous()
+            || snapshot.issuers.get(&principal.issuer).is_some()
+            || snapshot.break_glass.as_ref().is_some_and(|door| door.is_open(now));
+        issuer_is_known
+            && self.revocations.is_revoked(principal).is_none()
+            && snapshot.policy.decide(principal, &stream.view(now)).is_allow()
+    }
+}

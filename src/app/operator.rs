@@ -1,0 +1,79 @@
+//! What operators can ask of a running Doorward over its socket.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
+    audit::{Note, Operator},
+    config::watch::Trigger,
+};
+
+/// The commands of the socket.
+#[derive(Debug)]
+pub struct Operators {
+    app: Arc<App>,
+    reload: Trigger,
+}
+
+impl Operators {
+    pub fn new(app: Arc<App>, reload: Trigger) -> Self {
+        Self { app, reload }
+    }
+
+    fn status(&self) -> Value {
+        let snapshot = self.app.snapshot.load();
+        json!({
+            "generation": snapshot.number,
+            "policy": &**snapshot.policy.digest(),
+            "streams": self.app.streams.len(),
+            "health": self.app.health.report(),
+        })
+    }
+}
+
+const KNOWN: &str = "reload, status";
+
+impl Commands for Operators {
+    fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
+        Box::pin(async move {
+            let note = |peer: Peer, command: String, user, why, outcome| {
+                Note::Operator(Operator { command, uid: Some(peer.uid), user, why, outcome })
+            };
+            let note = match record {
+                Record::PeerRefused(peer) => {
+                    note(peer, "connect".to_owned(), None, None, Err("this user may not use the socket".to_owned()))
+                }
+                Record::Begun(peer, command) => {
+                    let begun = format!("{} (begun)", command.command);
+                    note(peer, begun, Some(command.who.clone()), Some(command.why.clone()), Ok(()))
+                }
+                Record::Ended(peer, command, error) => note(
+                    peer,
+                    command.command.clone(),
+                    Some(command.who.clone()),
+                    Some(command.why.clone()),
+                    error.map_or(Ok(()), |error| Err(error.message.clone())),
+                ),
+            };
+            self.app.trail.note_durable(note).await.map_err(|error| CommandError::new(error.to_string()))
+        })
+    }
+
+    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Value> {
+        Box::pin(async move {
+            match command.command.as_str() {
+                "status" => Ok(self.status()),
+                "reload" => {
+                    self.reload.fire();
+                    Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
+                }
+                other => {
+                    Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{App, run::problems};
+use crate::{
+    admin::server::TokenHandle,
+    audit::Note,
+    config::{
+        self, Loaded, Sources,
+        reload::fixed_changes,
+        watch::{Cause, Trigger, Watcher},
+    },
+    downstream::Downstream,
+    logging::Logging,
+    snapshot,
+    upstream::{Pools, streams::CutReason},
+};
+
+/// Takes new generations.
+#[derive(Debug)]
+pub struct Reloader {
+    sources: Sources,
+    app: Arc<App>,
+    watcher: Watcher,
+    logging: Logging,
+    pools: Arc<Mutex<Vec<Pools>>>,
+    admin_token: Option<TokenHandle>,
+    /// What the process was started with, for what is fixed until restart.
+    started: config::raw::Root,
+}
+
+impl Reloader {
+    pub fn new(
+        sources: Sources,
+        app: Arc<App>,
+        loaded: Loaded,
+        logging: Logging,
+        pools: Arc<Mutex<Vec<Pools>>>,
+        admin_token: Option<TokenHandle>,
+    ) -> io::Result<Self> {
+        let watcher = Watcher::new(loaded.fingerprint)?;
+        Ok(Self { sources, app, watcher, logging, pools, admin_token, started: loaded.raw })
+    }
+
+    pub fn trigger(&self) -> Trigger {
+        self.watcher.trigger()
+    }
+
+    /// Waits until the configuration is to be loaded again.
+    pub async fn changed(&mut self) -> Cause {
+        self.watcher.changed().await
+    }
+
+    pub fn into_logging(self) -> Logging {
+        self.logging
+    }
+
+    /// Loads the configuration and takes it, or says why not.
+    pub async fn reload(&mut self, cause: Cause, downstream: &Downstream) {
+        let (sources, app) = (self.sources.clone(), Arc::clone(&self.app));
+        let previous = self.app.snapshot.load_full();
+        let number = previous.number + 1;
+        // Reading files may block.
+        let loading = tokio::task::spawn_blocking(move || {
+            config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
+        });
+        let refused = match loading.await {
+            Ok(Ok((loaded, resolved))) => {
+                self.watcher.follow(loaded.fingerprint.clone());
+                let settings = resolved.downstream.clone();
+                let admin = resolved.admin.clone();
+                match resolved.into_snapshot(number, &self.app.shared, &self.app.clock) {
+                    Some(next) => {
+                        self.take(&loaded, next, cause);
+                        if let Some(settings) = settings {
+                            for left in downstream.reload(&settings) {
+                                tracing::warn!("{}; it takes a restart", left.0);
+                            }
+                        }
+                        if let Some(token) = &self.admin_token {
+                            token.set(admin.token.as_ref());
+                        }
+                        return;
+                    }
+                    None => vec!["a part of the configuration is missing".to_owned()],
+                }
+            }
+            Ok(Err(refused)) => {
+                self.watcher.follow(refused.fingerprint.clone());
+                tracing::error!(
+                    ?cause,
+                    "the configuration was refused, and the old one is kept\n{}",
+                    refused.diagnosis
+                );
+                problems(&refused.diagnosis)
+            }
+            Err(error) => vec![error.to_string()],
+        };
+        self.app.requests.reload_refused();
+        self.app.trail.note(Note::PolicyRefused { digest: None, problems: refused });
+    }
+
+    fn take(&self, loaded: &Loaded, next: snapshot::Snapshot, cause: Cause) {
+        let app = &self.app;
+        let (number, digest) = (next.number, Arc::clone(next.policy.digest()));
+        next.issuers.start();
+        if let Err(error) = app.keep_policy(&next.policy) {
+            tracing::error!(%error, "the policy cannot be kept, so its decisions cannot be explained later");
+        }
+        app.budget.set_limit(next.limits.buffered_bytes.bytes());
+        let upstreams = next.upstreams.clone();
+        app.snapshot.store(Arc::new(next));
+        for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            pools.retain(&upstreams);
+        }
+        let ended = app.streams.recheck(|stream| app.is_still_allowed(stream));
+        app.requests.reload_applied(number, app.clock.now());
+        if let Err(error) = self.logging.apply(&loaded.raw.log) {
+            tracing::warn!(%error, "the log filter stays as it was");
+        }
+        for change in fixed_changes(&self.started, &loaded.raw) {
+            tracing::warn!("{change}");
+        }
+        tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
+        app.trail.note(Note::PolicyLoaded { digest, problems: problems(&loaded.warnings) });
+    }
+}
+
+/// How often streams are held against revocations.
+const STREAM_TICK: Duration = Duration::from_millis(500);
+
+/// Ends streams whose credential was revoked, and those that a rule's hours no longer allow.
+pub async fn watch_streams(app: &App) {
+    let mut tick = tokio::time::interval(STREAM_TICK);
+    let mut looked = app.clock.now();
+    loop {
+        tick.tick().await;
+        let now = app.clock.now();
+        if !app.streams.is_empty() {
+            app.streams
+                .close_matching(|stream| app.revocations.is_revoked(&stream.principal).is_some(), CutReason::Revoked);
+            let boundary = app.snapshot.load().policy.next_change(looked);
+            if boundary.is_some_and(|boundary| boundary <= now) {
+                app.streams.recheck(|stream| app.is_still_allowed(stream));
+            }
+        }
+        looked = now;
+    }
+}

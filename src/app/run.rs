@@ -1,0 +1,435 @@
+//! From the start of the process to its end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{App, Metrics, Operators, reload};
+use crate::{
+    admin::{
+        health::{Gate, Health},
+        metrics::RequestMetrics,
+        server::AdminServer,
+        socket::CommandSocket,
+    },
+    audit::{self, Note, Trail},
+    authn::Principal,
+    clock::Clock,
+    config::{self, Diagnosis, Loaded, Refused, Sources},
+    downstream::{BindError, Bound, Downstream},
+    egress::Egress,
+    endpoints::Endpoints,
+    issuers,
+    logging::{Logging, LoggingError},
+    request::pipeline::Worker,
+    runtime::{control, worker_count},
+    sessions::{self, keyring::KeyRing},
+    snapshot::{self, Context, Resolved, Shared},
+    store::{Embedded, Metered, OpenError, Revocations, Store},
+    supervisor::{Backoff, Supervisor, TaskSpec},
+    upstream::{Pools, buffered::ByteBudget, streams},
+    webhooks::Replay,
+};
+
+/// Why Doorward did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is wrong with the configuration was told in full.
+    #[error("{0}")]
+    Configuration(Box<Refused>),
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    #[error("{0}")]
+    Store(#[from] OpenError),
+    #[error("{0}")]
+    Audit(#[from] audit::OpenError),
+    #[error("{0}")]
+    Log(#[from] LoggingError),
+    #[error("{what}: {error}")]
+    Io { what: String, error: io::Error },
+    #[error("the authorities of the system cannot be read: {0}")]
+    Trust(String),
+}
+
+impl StartError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Io { what, error }
+    }
+}
+
+/// Told once all listeners take connections.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Names and addresses of the listeners.
+    pub listeners: Vec<(String, SocketAddr)>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// Resolves a configuration as a start does, and throws it away: for `doorward check`.
+pub fn check(
+    runtime: &Runtime,
+) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
+    let context = context(runtime, Clock::default(), &Metrics::default(), &RequestMetrics::default())?;
+    Ok(move |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
+        snapshot::resolve(root, resolver, &context, None)
+    })
+}
+
+fn context(
+    runtime: &Runtime,
+    clock: Clock,
+    metrics: &Metrics,
+    requests: &RequestMetrics,
+) -> Result<Context, StartError> {
+    let issuers = issuers::Context {
+        clock,
+        control: runtime.handle().clone(),
+        egress: Egress::new(None).map_err(StartError::Trust)?,
+        metrics: metrics.issuers.clone(),
+    };
+    Ok(Context { issuers, requests: requests.clone() })
+}
+
+/// Runs Doorward until SIGTERM or SIGINT. `started` is called once it takes connections.
+pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), StartError> {
+    let runtime = control().map_err(StartError::io("the control runtime cannot be started"))?;
+    let metrics = Metrics::default();
+    let requests = RequestMetrics::default();
+    let clock = Clock::default();
+    let context = context(&runtime, clock.clone(), &metrics, &requests)?;
+    let (loaded, resolved) = config::load(sources, |root, resolver| snapshot::resolve(root, resolver, &context, None))
+        .map_err(StartError::Configuration)?;
+    let logging = Logging::init(&loaded.raw.log)?;
+    warn_of(&loaded.warnings);
+
+    let parts = Parts { runtime: &runtime, metrics, requests, clock, context };
+    let Prepared { app, downstream: settings, admin } = parts.open(&loaded, resolved)?;
+    let mut registry = Registry::default();
+    app.metrics.register(&mut registry);
+    app.requests.register(&mut registry);
+    app.trail.metrics().register(&mut registry);
+    logging.metrics().register(&mut registry);
+
+    let bound = Bound::bind(&settings, worker_count(loaded.raw.workers))?;
+    let listeners: Vec<(String, SocketAddr)> =
+        bound.addresses().map(|(name, address)| (name.to_owned(), address)).collect();
+    let admin_server = match admin.address {
+        None => None,
+        Some(address) => {
+            let server = AdminServer::bind(address, admin.token.as_ref(), app.health.clone(), Arc::new(registry));
+            Some(
+                runtime
+                    .block_on(server)
+                    .map_err(StartError::io(format!("the admin listener cannot bind {address}")))?,
+            )
+        }
+    };
+    let socket = match &admin.socket {
+        None => None,
+        Some(path) => {
+            let socket = runtime.block_on(CommandSocket::bind(path, &admin.socket_users));
+            Some(socket.map_err(StartError::io(format!("the operator socket {} cannot be bound", path.display())))?)
+        }
+    };
+
+    app.snapshot.load().issuers.start();
+    let pools: Arc<Mutex<Vec<Pools>>> = Arc::default();
+    let downstream = start_workers(bound, &app, &pools)?;
+    let _entered = runtime.enter();
+    start_tasks(&app);
+    let admin_address = admin_server.as_ref().map(AdminServer::address);
+    let admin_token = admin_server.as_ref().map(AdminServer::token);
+    if let Some(server) = admin_server {
+        let server = Arc::new(server);
+        app.supervisor.spawn(TaskSpec::new("admin"), move |stop| {
+            let server = Arc::clone(&server);
+            async move {
+                server.serve(stop).await;
+                Ok(())
+            }
+        });
+    }
+    let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, pools, admin_token)
+        .map_err(StartError::io("the files of the configuration cannot be watched"))?;
+    let trigger = reloader.trigger();
+    if let Some(socket) = socket {
+        let (socket, operators) = (Arc::new(socket), Arc::new(Operators::new(Arc::clone(&app), trigger)));
+        app.supervisor.spawn(TaskSpec::new("operator-socket"), move |stop| {
+            let (socket, operators) = (Arc::clone(&socket), Arc::clone(&operators));
+            async move {
+                socket.serve(operators, stop).await;
+                Ok(())
+            }
+        });
+    }
+    for (listener, address) in &listeners {
+        tracing::info!(%listener, %address, "listening");
+    }
+    if let Some(address) = admin_address {
+        tracing::info!(listener = "admin", %address, "listening");
+    }
+    started(&Started { listeners, admin: admin_address });
+    tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
+    let logging = runtime.block_on(serve(reloader, &downstream, &app))?;
+    stop(&runtime, downstream, &app);
+    drop(logging);
+    Ok(())
+}
+
+/// Serves until a signal, and then until the requests under way have ended.
+async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Arc<App>) -> Result<Logging, StartError> {
+    let cannot = || StartError::io("signals cannot be received");
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot())?;
+    loop {
+        tokio::select! {
+            cause = reloader.changed() => reloader.reload(cause, downstream).await,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    app.health.drain();
+    let limits = Arc::clone(&app.snapshot.load().limits);
+    let connections = downstream.drain().connections();
+    tracing::info!(connections, "draining");
+    let accept = limits.drain_accept.get();
+    let rest = limits.drain.get().saturating_sub(accept);
+    downstream.drain().begin();
+    // Nobody who balances load needs time to notice where nobody is connected.
+    let again = async {
+        terminate.recv().await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(accept), if connections > 0 => {}
+        () = again, if connections > 0 => {}
+        () = interrupted(&mut interrupt), if connections > 0 => {}
+        else => {}
+    }
+    app.streams.close_matching(|_| true, streams::CutReason::Draining);
+    downstream.drain().close();
+    let cut = downstream.drain().wait(rest).await;
+    tracing::info!(cut, "drained");
+    Ok(reloader.into_logging())
+}
+
+async fn interrupted(interrupt: &mut tokio::signal::unix::Signal) {
+    interrupt.recv().await;
+}
+
+fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
+    downstream.join();
+    let late = runtime.block_on(app.supervisor.shutdown(Duration::from_secs(5)));
+    if !late.is_empty() {
+        tracing::warn!(tasks = ?late, "tasks did not end in time");
+    }
+    app.trail.shutdown();
+    tracing::info!("stopped");
+}
+
+fn warn_of(warnings: &Diagnosis) {
+    for finding in warnings.findings() {
+        tracing::warn!(at = %finding.at, help = finding.help.as_deref(), "{}", finding.message);
+    }
+}
+
+/// What a start has made so far.
+struct Parts<'a> {
+    runtime: &'a Runtime,
+    metrics: Metrics,
+    requests: RequestMetrics,
+    clock: Clock,
+    context: Context,
+}
+
+struct Prepared {
+    app: Arc<App>,
+    downstream: crate::downstream::Settings,
+    admin: crate::admin::server::AdminSettings,
+}
+
+impl Parts<'_> {
+    /// Opens store and trail, and makes the first generation.
+    fn open(self, loaded: &Loaded, mut resolved: Resolved) -> Result<Prepared, StartError> {
+        let Self { runtime, metrics, requests, clock, context } = self;
+        let base = loaded.path.parent().unwrap_or_else(|| Path::new(""));
+        let store_path = base.join(&loaded.raw.store.path);
+        let home = store_path.parent().map(Path::to_owned).unwrap_or_default();
+        std::fs::create_dir_all(&home)
+            .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
+        let store: Store = Arc::new(Metered::new(Embedded::open(&store_path)?, metrics.store.clone()));
+        let missing = || StartError::Io {
+            what: "the configuration".to_owned(),
+            error: io::Error::other("was accepted although a part of it is missing"),
+        };
+        let audit = resolved.audit.take().ok_or_else(missing)?;
+        let trail = Trail::open(&audit, &home, &instance(), clock.clone())?;
+        let revocations = Revocations::new(Arc::clone(&store), clock.clone());
+        let sessions = sessions::Shared {
+            store: Arc::clone(&store),
+            revocations: revocations.clone(),
+            clock: clock.clone(),
+            control: runtime.handle().clone(),
+            metrics: metrics.sessions.clone(),
+        };
+        let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
+            .map_err(StartError::io("the session key cannot be kept beside the store"))?;
+        let shared = Shared { sessions, logins: metrics.logins.clone(), requests: requests.clone(), keys };
+        let downstream = resolved.downstream.take().ok_or_else(missing)?;
+        let admin = resolved.admin.clone();
+        let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;
+        requests.reload_applied(1, clock.now());
+        trail.note(Note::PolicyLoaded {
+            digest: Arc::clone(snapshot.policy.digest()),
+            problems: problems(&loaded.warnings),
+        });
+        let health = Health::new(clock.clone());
+        let supervisor =
+            Supervisor::new(runtime.handle().clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
+        let app = Arc::new(App {
+            control: runtime.handle().clone(),
+            trail,
+            replay: Replay::new(Arc::clone(&store)),
+            revocations,
+            streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
+            budget: ByteBudget::new(snapshot.limits.buffered_bytes.bytes()),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            requests,
+            metrics,
+            endpoints: Endpoints::default(),
+            anonymous: Arc::new(Principal::anonymous()),
+            health,
+            supervisor,
+            store,
+            context,
+            shared,
+            policies: super::policies_beside(&store_path),
+            clock,
+        });
+        app.keep_policy(&app.snapshot.load().policy)
+            .map_err(StartError::io("the policy cannot be kept beside the store"))?;
+        Ok(Prepared { app, downstream, admin })
+    }
+}
+
+/// Places and texts of warnings or errors, for the audit trail.
+pub(super) fn problems(diagnosis: &Diagnosis) -> Vec<String> {
+    diagnosis.findings().iter().map(|finding| format!("{}: {}", finding.at, finding.message)).collect()
+}
+
+/// What tells this replica's audit chain from another's: the host's name, which is the pod's in Kubernetes.
+fn instance() -> String {
+    std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+}
+
+fn start_workers(bound: Bound, app: &Arc<App>, pools: &Arc<Mutex<Vec<Pools>>>) -> Result<Downstream, StartError> {
+    let metrics = app.metrics.downstream.clone();
+    let (app, pools) = (Arc::clone(app), Arc::clone(pools));
+    let make = move |_| {
+        let own = Pools::new(app.metrics.upstream.clone());
+        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        Worker::new(Arc::clone(&app), own)
+    };
+    bound.start(make, &metrics).map_err(StartError::io("the workers cannot be started"))
+}
+
+/// Starts what goes on beside requests.
+fn start_tasks(app: &Arc<App>) {
+    let revocations = app.revocations.clone();
+    app.supervisor.spawn(TaskSpec::new("revocations").critical(), move |stop| {
+        let revocations = revocations.clone();
+        async move {
+            revocations.follow(stop).await;
+            Ok(())
+        }
+    });
+    let streams = app.streams.clone();
+    app.supervisor.spawn(TaskSpec::new("stream-deadlines").critical(), move |stop| {
+        let streams = streams.clone();
+        async move {
+            tokio::select! {
+                () = streams.enforce_deadlines() => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+    let watched = Arc::clone(app);
+    app.supervisor.spawn(TaskSpec::new("streams").critical(), move |stop| {
+        let app = Arc::clone(&watched);
+        async move {
+            tokio::select! {
+                () = reload::watch_streams(&app) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+    let watched = Arc::clone(app);
+    app.supervisor.spawn(TaskSpec::new("health").critical(), move |stop| {
+        let app = Arc::clone(&watched);
+        async move {
+            tokio::select! {
+                () = watch_health(&app) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+}
+
+/// How often components are looked at.
+const HEALTH_TICK: Duration = Duration::from_millis(500);
+
+/// Tells the state of issuers, store, trail and break-glass. One issuer that is down is reported and stops nobody else.
+async fn watch_health(app: &App) {
+    let store = app.health.component("store", Gate::Readiness);
+    let audit = app.health.component("audit", Gate::Readiness);
+    let break_glass = app.health.component("break-glass", Gate::Report);
+    let mut tick = tokio::time::interval(HEALTH_TICK);
+    // A component is forgotten with its last handle, so those of a round are kept until the next.
+    let mut issuers = Vec::new();
+    loop {
+        tick.tick().await;
+        let snapshot = app.snapshot.load_full();
+        match app.store.ping().await {
+            Ok(()) => store.ok(),
+            Err(error) => store.failed(error.to_string()),
+        }
+        match app.trail.failure() {
+            None => audit.ok(),
+            Some(why) => audit.failed(why),
+        }
+        crate::authn::break_glass::announce(
+            snapshot.break_glass.as_ref(),
+            &break_glass,
+            &app.metrics.break_glass,
+            app.clock.now(),
+        );
+        let mut current = Vec::new();
+        for issuer in snapshot.issuers.iter() {
+            let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
+            let status = issuer.keys().status();
+            match (status.usable, status.last_error) {
+                (true, None) => component.ok(),
+                (true, Some(error)) => component.degraded(format!("works with older keys: {error}")),
+                (false, Some(error)) => component.failed(error),
+                // Nothing was tried yet: it is starting.
+                (false, None) => {}
+            }
+            current.push(component);
+        }
+        drop(std::mem::replace(&mut issuers, current));
+    }
+}

@@ -1,0 +1,254 @@
+//! How much of a line each field may take. Every field has a full budget and a least one. A line that comes out longer
+//! than [`MAX_LINE`](super::MAX_LINE) is written again with one field more on its least budget, in the order of [`Field`];
+//! the least budgets together fit, so this ends.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+/// What can be cut, the first to be cut first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    UserAgent,
+    Claims,
+    Detail,
+    Shadow,
+    Grants,
+    Webhook,
+    Extras,
+    Scopes,
+    KubernetesGroups,
+    Groups,
+    Path,
+    Problems,
+    Kubernetes,
+    /// All other text: names, ids and subjects. Cut last, as it says who and what.
+    Names,
+}
+
+impl Field {
+    pub(super) const ALL: [Self; 14] = [
+        Self::UserAgent,
+        Self::Claims,
+        Self::Detail,
+        Self::Shadow,
+        Self::Grants,
+        Self::Webhook,
+        Self::Extras,
+        Self::Scopes,
+        Self::KubernetesGroups,
+        Self::Groups,
+        Self::Path,
+        Self::Problems,
+        Self::Kubernetes,
+        Self::Names,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::UserAgent => "user_agent",
+            Self::Claims => "claims",
+            Self::Detail => "detail",
+            Self::Shadow => "shadow",
+            Self::Grants => "grants",
+            Self::Webhook => "webhook",
+            Self::Extras => "extras",
+            Self::Scopes => "scopes",
+            Self::KubernetesGroups => "kubernetes_groups",
+            Self::Groups => "groups",
+            Self::Path => "path",
+            Self::Problems => "problems",
+            Self::Kubernetes => "kubernetes",
+            Self::Names => "names",
+        }
+    }
+
+    /// Bytes of JSON: of each text for single texts, of all entries together for lists.
+    const fn full(self) -> usize {
+        match self {
+            Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
+            Self::Detail => 1024,
+            Self::Shadow | Self::Grants | Self::Extras => 2048,
+            Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path => 8192,
+            Self::Groups | Self::Problems => 12_288,
+        }
+    }
+
+    const fn least(self) -> usize {
+        match self {
+            Self::UserAgent | Self::Claims | Self::Shadow | Self::Grants | Self::Extras => 0,
+            Self::Webhook => 64,
+            Self::Detail => 128,
+            Self::Names => 160,
+            Self::Kubernetes => 256,
+            Self::Scopes | Self::KubernetesGroups => 1024,
+            Self::Groups | Self::Path | Self::Problems => 2048,
+        }
+    }
+}
+
+/// The budgets of one attempt, and which fields it cut.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Fields before this one are on their least budget.
+    level: usize,
+    cut: u32,
+}
+
+impl Budget {
+    pub(super) const fn new(level: usize) -> Self {
+        Self { level, cut: 0 }
+    }
+
+    /// The beginning of `text` that the field has room for.
+    pub(super) fn text<'a>(&mut self, field: Field, text: &'a str) -> &'a str {
+        let room = self.room(field);
+        // No character grows by more than this when it is escaped.
+        if text.len() <= room / 6 {
+            return text;
+        }
+        let mut used = 0;
+        for (at, c) in text.char_indices() {
+            used += escaped_len(c);
+            if used > room {
+                self.mark(field);
+                return text.get(..at).unwrap_or_default();
+            }
+        }
+        text
+    }
+
+    pub(super) fn optional<'a>(&mut self, field: Field, text: Option<&'a str>) -> Option<&'a str> {
+        text.map(|text| self.text(field, text))
+    }
+
+    /// The first entries that the field has room for.
+    pub(super) fn list<'a, T: AsRef<str>>(&mut self, field: Field, entries: &'a [T]) -> &'a [T] {
+        // No byte grows by more than this when it is escaped; the rest is quotes and a comma.
+        if entries.iter().map(|entry| 6 * entry.as_ref().len() + 3).sum::<usize>() <= self.room(field) {
+            return entries;
+        }
+        let taken = self.take(field, entries.iter().map(|entry| text_len(entry.as_ref())));
+        entries.get(..taken).unwrap_or_default()
+    }
+
+    /// The first pairs that the field has room for.
+    pub(super) fn pairs<'a>(&mut self, field: Field, pairs: &'a [(Arc<str>, Arc<str>)]) -> &'a [(Arc<str>, Arc<str>)] {
+        let taken = self.take(field, pairs.iter().map(|(key, value)| text_len(key) + text_len(value) + 1));
+        pairs.get(..taken).unwrap_or_default()
+    }
+
+    /// Drops the values that the field has no room for, and keeps all others.
+    pub(super) fn values(&mut self, field: Field, values: &mut Vec<(&str, &Value)>) {
+        let mut left = self.room(field);
+        let before = values.len();
+        values.retain(|(name, value)| {
+            let size = value_len(value, left).map(|size| size + text_len(name) + 2);
+            match size.and_then(|size| left.checked_sub(size)) {
+                Some(rest) => {
+                    left = rest;
+                    true
+                }
+                None => false,
+            }
+        });
+        if values.len() < before {
+            self.mark(field);
+        }
+    }
+
+    /// The names of the fields that were cut.
+    pub(super) fn truncated(&self) -> impl Iterator<Item = &'static str> {
+        Field::ALL.into_iter().filter(|field| self.cut & (1 << *field as u32) != 0).map(Field::name)
+    }
+
+    fn take(&mut self, field: Field, sizes: impl Iterator<Item = usize>) -> usize {
+        let room = self.room(field);
+        let mut used = 0;
+        let mut taken = 0;
+        for size in sizes {
+            used += size + 1;
+            if used > room {
+                self.mark(field);
+                break;
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    fn room(&self, field: Field) -> usize {
+        if (field as usize) < self.level { field.least() } else { field.full() }
+    }
+
+    fn mark(&mut self, field: Field) {
+        self.cut |= 1 << field as u32;
+    }
+}
+
+/// Bytes of a character in a JSON text, as serde_json writes it.
+const fn escaped_len(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        _ => c.len_utf8(),
+    }
+}
+
+fn text_len(text: &str) -> usize {
+    text.chars().map(escaped_len).sum::<usize>() + 2
+}
+
+/// Bytes of a value in JSON, or none if there are more than `limit`.
+fn value_len(value: &Value, limit: usize) -> Option<usize> {
+    let size = match value {
+        Value::Null | Value::Bool(true) => 4,
+        Value::Bool(false) => 5,
+        Value::Number(number) => number.to_string().len(),
+        Value::String(text) if text.len() > limit => return None,
+        Value::String(text) => text_len(text),
+        Value::Array(entries) => {
+            let mut size = 2;
+            for entry in entries {
+                size += value_len(entry, limit.checked_sub(size)?)? + 1;
+            }
+            size
+        }
+        Value::Object(entries) => {
+            let mut size = 2;
+            for (name, entry) in entries {
+                size += text_len(name) + value_len(entry, limit.checked_sub(size)?)? + 2;
+            }
+            size
+        }
+    };
+    (size <= limit).then_some(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lengths_are_those_that_serde_json_writes() {
+        for text in ["", "plain", "q\"b\\", "\n\r\t\u{8}\u{c}", "\0\u{1b}\u{7f}", "Jürgen 🚪"] {
+            assert_eq!(text_len(text), serde_json::to_string(text).unwrap().len(), "{text:?}");
+        }
+        let value = json!({"a": [1, -2.5, true, false, null], "b\n": {"c": "d"}});
+        let written = serde_json::to_string(&value).unwrap().len();
+        let counted = value_len(&value, 1000).unwrap();
+        assert!((written..written + 4).contains(&counted), "{counted} for {written}");
+        assert_eq!(value_len(&value, 20), None);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let mut budget = Budget::new(Field::ALL.len());
+        let text = "🚪".repeat(100);
+        assert_eq!(budget.text(Field::Names, &text).len(), 160);
+        assert_eq!(budget.text(Field::Webhook, "\u{1}\u{1}").len(), 2);
+        assert_eq!(budget.truncated().collect::<Vec<_>>(), ["names"]);
+    }
+}

@@ -1,0 +1,273 @@
+//! The key of the chain and the key that signs checkpoints.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
+
+use aws_lc_rs::{
+    digest, hmac,
+    rand::{SecureRandom, SystemRandom},
+    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
+use zeroize::Zeroizing;
+
+use super::chain::push_hex;
+
+/// The files of keys that were made because none are configured.
+pub const CHAIN_KEY_FILE: &str = "audit-chain.key";
+pub const CHECKPOINT_KEY_FILE: &str = "audit-checkpoint.pem";
+pub const CHECKPOINT_PUBLIC_KEY_FILE: &str = "audit-checkpoint.pub.pem";
+
+/// What comes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The key of the hash chain. Who has it can rewrite the trail; who has not cannot.
+#[derive(Clone)]
+pub struct ChainKey {
+    pub(super) hmac: hmac::Key,
+    id: Arc<str>,
+}
+
+impl ChainKey {
+    /// From at least 32 bytes.
+    pub fn new(bytes: &[u8]) -> Result<Self, InvalidKey> {
+        if bytes.len() < 32 {
+            return Err(InvalidKey::Short(bytes.len()));
+        }
+        Ok(Self { hmac: hmac::Key::new(hmac::HMAC_SHA256, bytes), id: key_id(b"chain key", bytes) })
+    }
+
+    /// From the form in which files hold it: base64, blanks around it ignored.
+    pub fn from_base64(text: &[u8]) -> Result<Self, InvalidKey> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| InvalidKey::Base64)?);
+        Self::new(&bytes)
+    }
+
+    /// Names the key without giving it away.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+}
+
+impl fmt::Debug for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChainKey({})", self.id)
+    }
+}
+
+/// The Ed25519 key that signs checkpoints.
+#[derive(Clone)]
+pub struct CheckpointKey {
+    pair: Arc<Ed25519KeyPair>,
+    public: CheckpointPublicKey,
+}
+
+impl CheckpointKey {
+    /// From PEM (PKCS #8).
+    pub fn from_pem(pem: &[u8]) -> Result<Self, InvalidKey> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| InvalidKey::PrivatePem)?;
+        let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| InvalidKey::PrivatePem)?;
+        Ok(Self::from_pair(pair))
+    }
+
+    pub(super) fn generate() -> Result<Self, InvalidKey> {
+        Ed25519KeyPair::generate().map(Self::from_pair).map_err(|_| InvalidKey::Random)
+    }
+
+    pub fn public(&self) -> &CheckpointPublicKey {
+        &self.public
+    }
+
+    pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes.copy_from_slice(self.pair.sign(message).as_ref());
+        bytes
+    }
+
+    fn from_pair(pair: Ed25519KeyPair) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(pair.public_key().as_ref());
+        Self { pair: Arc::new(pair), public: CheckpointPublicKey::new(bytes) }
+    }
+
+    fn to_pem(&self) -> Result<Zeroizing<String>, InvalidKey> {
+        let der = self.pair.to_pkcs8v1().map_err(|_| InvalidKey::Random)?;
+        Ok(Zeroizing::new(pem("PRIVATE KEY", der.as_ref())))
+    }
+}
+
+impl fmt::Debug for CheckpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckpointKey({})", self.public.id)
+    }
+}
+
+/// What checks the signature of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct CheckpointPublicKey {
+    bytes: [u8; 32],
+    id: Arc<str>,
+}
+
+impl CheckpointPublicKey {
+    fn new(bytes: [u8; 32]) -> Self {
+        Self { bytes, id: key_id(b"checkpoint key", &bytes) }
+    }
+
+    /// From PEM (SubjectPublicKeyInfo), as `openssl pkey -pubout` prints it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, InvalidKey> {
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| InvalidKey::PublicPem)?;
+        let bytes = der.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(InvalidKey::PublicPem)?;
+        bytes.try_into().map(Self::new).map_err(|_| InvalidKey::PublicPem)
+    }
+
+    pub fn to_pem(&self) -> String {
+        pem("PUBLIC KEY", &[&SPKI_PREFIX[..], &self.bytes].concat())
+    }
+
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok()
+    }
+}
+
+/// Why a key cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    #[error("the chain key is not base64; make one with `openssl rand -base64 32`")]
+    Base64,
+    #[error("the chain key has {0} bytes and needs at least 32; make one with `openssl rand -base64 32`")]
+    Short(usize),
+    #[error("this is not an Ed25519 key in PEM (PKCS #8); make one with `openssl genpkey -algorithm ed25519`")]
+    PrivatePem,
+    #[error("this is not a public Ed25519 key in PEM; get it with `openssl pkey -pubout`")]
+    PublicPem,
+    #[error("no random bytes could be had from the system")]
+    Random,
+}
+
+/// Reads the chain key from `directory`, or makes one and keeps it there, readable by its owner only.
+pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
+    let path = directory.join(CHAIN_KEY_FILE);
+    if let Some(text) = read_if_there(&path)? {
+        return ChainKey::from_base64(&text).map_err(|error| invalid(&path, error));
+    }
+    let mut bytes = Zeroizing::new([0; 32]);
+    SystemRandom::new().fill(bytes.as_mut()).map_err(|_| invalid(&path, InvalidKey::Random))?;
+    let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
+    keep(&path, text.as_bytes(), 0o600)?;
+    ChainKey::new(bytes.as_ref()).map_err(|error| invalid(&path, error))
+}
+
+/// The same for the checkpoint key; its public half is put beside it for auditors.
+pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
+    let path = directory.join(CHECKPOINT_KEY_FILE);
+    let key = match read_if_there(&path)? {
+        Some(text) => CheckpointKey::from_pem(&text).map_err(|error| invalid(&path, error))?,
+        None => {
+            let key = CheckpointKey::generate().map_err(|error| invalid(&path, error))?;
+            keep(&path, key.to_pem().map_err(|error| invalid(&path, error))?.as_bytes(), 0o600)?;
+            key
+        }
+    };
+    let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
+    if !public.try_exists()? {
+        keep(&public, key.public.to_pem().as_bytes(), 0o644)?;
+    }
+    Ok(key)
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(named(path, &error)),
+    }
+}
+
+/// Writes a new file whole or not at all.
+fn keep(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    };
+    write().map_err(|error| named(path, &error))
+}
+
+fn invalid(path: &Path, error: InvalidKey) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn key_id(what: &[u8], bytes: &[u8]) -> Arc<str> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(b"doorward audit ");
+    context.update(what);
+    context.update(bytes);
+    let mut id = Vec::with_capacity(16);
+    push_hex(context.finish().as_ref().get(..8).unwrap_or_default(), &mut id);
+    String::from_utf8_lossy(&id).into()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    // Every Ed25519 key fits on one line of 64 characters.
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_kept_for_their_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let chain = kept_chain_key(directory.path()).unwrap();
+        let checkpoint = kept_checkpoint_key(directory.path()).unwrap();
+        assert_eq!(kept_chain_key(directory.path()).unwrap().id(), chain.id());
+        assert_eq!(kept_checkpoint_key(directory.path()).unwrap().public().id(), checkpoint.public().id());
+        for file in [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE] {
+            let mode = fs::metadata(directory.path().join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+        let public = fs::read(directory.path().join(CHECKPOINT_PUBLIC_KEY_FILE)).unwrap();
+        assert_eq!(CheckpointPublicKey::from_pem(&public).unwrap().bytes, checkpoint.public().bytes);
+    }
+
+    #[test]
+    fn bad_keys_are_refused_with_what_to_do() {
+        assert_eq!(ChainKey::from_base64(b"***").unwrap_err(), InvalidKey::Base64);
+        assert_eq!(ChainKey::from_base64(b"c2hvcnQ=").unwrap_err(), InvalidKey::Short(5));
+        assert!(ChainKey::from_base64(format!("{}\n", STANDARD.encode([1; 32])).as_bytes()).is_ok());
+        let key = CheckpointKey::generate().unwrap();
+        let (private, public) = (key.to_pem().unwrap(), key.public().to_pem());
+        assert!(CheckpointKey::from_pem(private.as_bytes()).is_ok());
+        assert!(CheckpointPublicKey::from_pem(public.as_bytes()).is_ok());
+        assert_eq!(CheckpointKey::from_pem(public.as_bytes()).unwrap_err(), InvalidKey::PrivatePem);
+        assert_eq!(CheckpointPublicKey::from_pem(private.as_bytes()).unwrap_err(), InvalidKey::PublicPem);
+    }
+
+    #[test]
+    fn a_key_never_prints_itself() {
+        let key = ChainKey::new(b"0123456789abcdef0123456789abcdef").unwrap();
+        assert!(!format!("{key:?}").contains("0123456789abcdef"));
+    }
+}

@@ -1,0 +1,484 @@
+//! What a record looks like as JSON: OCSF 1.5, requests as HTTP Activity (4002) and all else as Application Lifecycle
+//! (6002). What OCSF has no word for stands in `unmapped`.
+
+use http::{Method, StatusCode};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    budget::{Budget, Field},
+    chain::{MAX_LINE, SEAL},
+    json::Object,
+    note::{Event, Note, code},
+    record::{Decision, Identity, Outcome, Phase, Record, Tls},
+};
+use crate::{
+    authn::{CredentialId, Principal},
+    clock::Timestamp,
+    error::Reason,
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+/// Claims that are always recorded: those that grants and rules can ask for without naming them. Besides them only
+/// claims that the policy names ([`Record::claims`]) are written, so that nothing else that an issuer puts into a token
+/// reaches the trail.
+pub const CLAIMS: [&str; 11] = [
+    "aud",
+    "environment",
+    "iss",
+    "job_workflow_ref",
+    "kubernetes.io",
+    "namespace_id",
+    "project_id",
+    "ref",
+    "repository",
+    "repository_id",
+    "repository_owner_id",
+];
+
+/// Appends the line of a request, without its closing brace.
+pub(super) fn write_record(record: &Record, out: &mut Vec<u8>) {
+    write_within(out, |budget, line| request(record, budget, line));
+}
+
+/// Appends the line of a note, without its closing brace.
+pub(super) fn write_note(note: &Note, time: Timestamp, out: &mut Vec<u8>) {
+    write_within(out, |budget, line| self::note(note, time, budget, line));
+}
+
+/// Appends the line of an event of the trail itself, without its closing brace.
+pub(super) fn write_event(event: &Event, time: Timestamp, out: &mut Vec<u8>) {
+    write_within(out, |budget, line| self::event(event, time, budget, line));
+}
+
+/// Writes with ever smaller budgets until the line fits.
+fn write_within(out: &mut Vec<u8>, write: impl Fn(&mut Budget, &mut Object<'_>)) {
+    let start = out.len();
+    for level in 0..=Field::ALL.len() {
+        out.truncate(start);
+        let mut budget = Budget::new(level);
+        let mut line = Object::begin(out);
+        write(&mut budget, &mut line);
+        let truncated: Vec<&str> = budget.truncated().collect();
+        line.some("truncated", (!truncated.is_empty()).then_some(truncated));
+        if out.len() - start + SEAL <= MAX_LINE {
+            break;
+        }
+    }
+}
+
+fn head(line: &mut Object<'_>, class: u32, activity: u32, severity: u8, time: Timestamp) {
+    line.field("class_uid", class)
+        .field("category_uid", class / 1000)
+        .field("activity_id", activity)
+        .field("type_uid", class * 100 + activity)
+        .field("severity_id", severity)
+        .field("time", time.as_millis());
+}
+
+fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>) {
+    line.object("metadata", |metadata| {
+        metadata.members(concat!(
+            r#""version":"1.5.0","product":{"name":"Doorward","vendor_name":"Doorward","version":""#,
+            env!("CARGO_PKG_VERSION"),
+            r#""}"#
+        ));
+        if let Some(id) = correlation {
+            metadata.members(r#""profiles":["security_control"]"#).field("correlation_uid", Id(id));
+        }
+        metadata.text("event_code", code);
+    });
+}
+
+fn request(record: &Record, budget: &mut Budget, line: &mut Object<'_>) {
+    let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
+    let allowed = record.decision.as_ref().is_none_or(|decision| decision.outcome == Outcome::Allow)
+        && record.refusal.as_ref().is_none_or(|refusal| is_of_upstream(refusal.reason));
+    head(line, 4002, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
+    if ended {
+        line.field("duration", millis(record));
+    }
+    let code = match record.phase {
+        Phase::Whole => code::REQUEST,
+        Phase::Decided => code::DECIDED,
+        Phase::Started => code::STARTED,
+        Phase::Completed => code::COMPLETED,
+    };
+    metadata(line, code, Some(record.id));
+    // Action: allowed or denied. Disposition: allowed or blocked. Status: unknown, success or failure.
+    let verdict = if allowed { 1 } else { 2 };
+    let failed = record.status.is_some_and(|status| status.is_client_error() || status.is_server_error());
+    line.field("action_id", verdict).field("disposition_id", verdict);
+    line.field("status_id", if failed || !allowed { 2 } else { u8::from(record.status.is_some()) });
+    if let Some(refusal) = &record.refusal {
+        line.text("status_code", refusal.reason.as_str());
+        line.text("status_detail", budget.text(Field::Detail, &refusal.detail));
+    }
+    if let Some(principal) = &record.principal {
+        line.object("actor", |actor| self::actor(principal, budget, actor));
+    }
+    if let Some(address) = record.address {
+        line.object("src_endpoint", |endpoint| {
+            endpoint.field("ip", address);
+        });
+    }
+    line.object("http_request", |request| {
+        request.field("uid", Id(record.id)).text("http_method", budget.text(Field::Names, record.method.as_str()));
+        request.object("url", |url| {
+            url.text("hostname", budget.text(Field::Names, &record.host))
+                .text("path", budget.text(Field::Path, &record.path));
+        });
+        request.some_text("user_agent", budget.optional(Field::UserAgent, record.user_agent.as_deref()));
+    });
+    if let Some(status) = record.status {
+        line.object("http_response", |response| {
+            response.field("code", status.as_u16());
+        });
+    }
+    if record.decision.is_some() || record.policy.is_some() {
+        line.objects("authorizations", |object| {
+            let decision = record.decision.as_ref();
+            object.some_text("decision", decision.map(|decision| decision.outcome.as_str()));
+            object.object("policy", |policy| {
+                let rule = decision.and_then(|decision| decision.rule.as_deref());
+                policy
+                    .some_text("uid", budget.optional(Field::Names, rule))
+                    .some_text("version", budget.optional(Field::Names, record.policy.as_deref()));
+            });
+        });
+    }
+    if let Some(tls) = &record.tls {
+        line.object("tls", |object| self::tls(tls, budget, object));
+    }
+    if ended {
+        line.object("traffic", |traffic| {
+            traffic.field("bytes_in", record.bytes_in).field("bytes_out", record.bytes_out);
+        });
+    }
+    line.object("unmapped", |object| details(record, ended, budget, object));
+}
+
+/// Whether a request was refused after it had been let through.
+const fn is_of_upstream(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::UpstreamProtocol | Reason::UpstreamCredential
+    )
+}
+
+fn millis(record: &Record) -> u64 {
+    u64::try_from(record.latency.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .some_text("route", budget.optional(Field::Names, record.route.as_deref()))
+        .some("kind", record.kind)
+        .some_text("endpoint", record.endpoint)
+        .some("upgrade", record.upgrade.then_some(true));
+    if ended {
+        object.field("latency_us", u64::try_from(record.latency.as_micros()).unwrap_or(u64::MAX));
+    }
+    if let Some(trace) = &record.trace {
+        object.hex("trace_id", trace);
+    }
+    if let Some(principal) = &record.principal {
+        object.object("principal", |object| self::principal(record, principal, budget, object));
+    }
+    if let Some(Decision { shadow, grants, .. }) = &record.decision {
+        object.list("shadow", budget.list(Field::Shadow, shadow)).list("grants", budget.list(Field::Grants, grants));
+    }
+    if let Some(attributes) = &record.kubernetes {
+        object.object("kubernetes", |object| self::attributes(attributes, budget, object));
+    }
+    if let Some(identity) = &record.identity {
+        object.object("identity", |object| self::identity(identity, budget, object));
+    }
+    if let Some(listener) = &record.event_listener {
+        object.object("event_listener", |object| {
+            object
+                .text("namespace", budget.text(Field::Names, &listener.namespace))
+                .text("name", budget.text(Field::Names, &listener.name));
+        });
+    }
+    let delivery = record.delivery.as_ref().or_else(|| record.principal.as_ref()?.delivery.as_ref());
+    if let Some(facts) = delivery {
+        object.object("webhook", |object| webhook(facts, budget, object));
+    }
+    if let Some(upstream) = &record.upstream {
+        object.object("upstream", |object| {
+            object
+                .text("name", budget.text(Field::Names, &upstream.name))
+                .some("status", upstream.status.as_ref().map(StatusCode::as_u16));
+        });
+    }
+    if let Some(digest) = &record.body_digest {
+        object.hex("body_sha256", digest);
+    }
+    object
+        .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))
+        .some_text("ended", budget.optional(Field::Names, record.ended.as_deref()));
+}
+
+fn actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
+    object.object("user", |user| {
+        user.text("uid", budget.text(Field::Names, &principal.subject))
+            .text("name", budget.text(Field::Names, &principal.username));
+    });
+    object.object("idp", |idp| {
+        idp.text("name", budget.text(Field::Names, &principal.issuer));
+    });
+    let (kind, id) = credential(&principal.credential);
+    object.object("session", |session| {
+        session
+            .text("uid", budget.text(Field::Names, id))
+            .text("credential", kind)
+            .some("expiration_time", (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis()));
+    });
+    object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
+}
+
+pub(super) fn credential(id: &CredentialId) -> (&'static str, &str) {
+    match id {
+        CredentialId::Token(id) => ("token", id),
+        CredentialId::Session(id) => ("session", id),
+        CredentialId::Delivery(id) => ("delivery", id),
+        CredentialId::Certificate(id) => ("certificate", id),
+        CredentialId::None => ("none", ""),
+    }
+}
+
+fn principal(record: &Record, principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
+    object.field("kind", principal.kind).field("scheme", principal.scheme);
+    if let Some(actor) = &principal.actor {
+        object.object("actor", |object| {
+            object
+                .text("subject", budget.text(Field::Names, &actor.subject))
+                .some_text("client", budget.optional(Field::Names, actor.client.as_deref()));
+        });
+    }
+    // The end of a request is joined to its beginning by the id, which holds what a decision needs.
+    if record.phase == Phase::Completed {
+        return;
+    }
+    object
+        .list("groups", budget.list(Field::Groups, &principal.groups))
+        .list("scopes", budget.list(Field::Scopes, &principal.scopes))
+        .some("auth_time", principal.login.auth_time.map(Timestamp::as_millis))
+        .some_text("acr", budget.optional(Field::Names, principal.login.acr.as_deref()))
+        .list("amr", budget.list(Field::Names, &principal.login.amr));
+    let named = record.claims.iter().flat_map(|names| names.iter()).map(|name| &**name);
+    let named = named.filter(|name| !CLAIMS.contains(name));
+    let mut claims: Vec<(&str, &Value)> = CLAIMS
+        .into_iter()
+        .chain(named)
+        .filter_map(|name| principal.claims.get_key_value(name))
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    budget.values(Field::Claims, &mut claims);
+    object.some("claims", (!claims.is_empty()).then_some(Members(claims)));
+}
+
+fn tls(tls: &Tls, budget: &mut Budget, object: &mut Object<'_>) {
+    object.text("version", tls.version).some_text("sni", budget.optional(Field::Names, tls.server_name.as_deref()));
+    if let Some(digest) = &tls.certificate {
+        object.object("certificate", |certificate| {
+            certificate.some_text("subject", budget.optional(Field::Names, tls.subject.as_deref()));
+            // 3 is SHA-256.
+            certificate.objects("fingerprints", |fingerprint| {
+                fingerprint.field("algorithm_id", 3).hex("value", digest);
+            });
+        });
+    }
+}
+
+fn attributes(attributes: &Attributes, budget: &mut Budget, object: &mut Object<'_>) {
+    object.field("is_resource", attributes.is_resource);
+    for (name, text) in [
+        ("verb", &attributes.verb),
+        ("api_group", &attributes.api_group),
+        ("api_version", &attributes.api_version),
+        ("namespace", &attributes.namespace),
+        ("resource", &attributes.resource),
+        ("subresource", &attributes.subresource),
+        ("name", &attributes.name),
+    ] {
+        if !text.is_empty() {
+            object.text(name, budget.text(Field::Kubernetes, text));
+        }
+    }
+}
+
+fn identity(identity: &Identity, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .text("user", budget.text(Field::Names, &identity.user))
+        .some_text("uid", budget.optional(Field::Names, identity.uid.as_deref()))
+        .list("groups", budget.list(Field::KubernetesGroups, &identity.groups))
+        .pairs("extras", budget.pairs(Field::Extras, &identity.extras));
+}
+
+fn webhook(facts: &Facts, budget: &mut Budget, object: &mut Object<'_>) {
+    let mut text = |text| budget.text(Field::Webhook, text);
+    object
+        .text("webhook", text(&facts.webhook))
+        .text("sender_kind", text(&facts.sender_kind))
+        .text("delivery", text(&facts.delivery))
+        .some_text("event", facts.event.as_deref().map(&mut text))
+        .some_text("action", facts.action.as_deref().map(&mut text))
+        .some_text("repository", facts.repository.as_deref().map(&mut text))
+        .some_text("repository_id", facts.repository_id.as_deref().map(&mut text))
+        .some_text("owner", facts.owner.as_deref().map(&mut text))
+        .some_text("branch", facts.branch.as_deref().map(&mut text))
+        .some_text("tag", facts.tag.as_deref().map(&mut text))
+        .some_text("commit", facts.commit.as_deref().map(&mut text))
+        .some_text("actor", facts.actor.as_deref().map(&mut text))
+        .some_text("actor_id", facts.actor_id.as_deref().map(&mut text))
+        .some("fork", facts.fork)
+        .some_text("pull_request", facts.pull_request.as_deref().map(&mut text))
+        .some("draft", facts.draft);
+}
+
+/// Application Lifecycle, with what happened in `message`.
+fn lifecycle(
+    line: &mut Object<'_>,
+    (activity, severity): (u32, u8),
+    time: Timestamp,
+    code: &'static str,
+    message: &'static str,
+) {
+    head(line, 6002, activity, severity, time);
+    metadata(line, code, None);
+    line.text("message", message).members(r#""app":{"name":"Doorward"}"#);
+}
+
+const START: u32 = 3;
+const STOP: u32 = 4;
+const UPDATE: u32 = 8;
+const OTHER: u32 = 99;
+
+fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
+    match note {
+        Note::PolicyLoaded { digest, problems } => {
+            lifecycle(line, (UPDATE, 1), time, code::POLICY_LOADED, "a policy was loaded");
+            line.field("status_id", 1).object("unmapped", |object| {
+                object.text("policy", budget.text(Field::Names, digest)).some("problems", some(problems, budget));
+            });
+        }
+        Note::PolicyRefused { digest, problems } => {
+            lifecycle(line, (UPDATE, 3), time, code::POLICY_REFUSED, "a policy was refused and the old one kept");
+            line.field("status_id", 2).object("unmapped", |object| {
+                object
+                    .some_text("policy", budget.optional(Field::Names, digest.as_deref()))
+                    .some("problems", some(problems, budget));
+            });
+        }
+        Note::Operator(operator) => {
+            lifecycle(line, (OTHER, 2), time, code::OPERATOR, "an operator gave a command");
+            line.field("status_id", if operator.outcome.is_ok() { 1 } else { 2 });
+            if let Err(why) = &operator.outcome {
+                line.text("status_detail", budget.text(Field::Detail, why));
+            }
+            line.object("actor", |actor| {
+                actor.object("user", |user| {
+                    user.some("uid", operator.uid.map(|uid| uid.to_string()))
+                        .some_text("name", budget.optional(Field::Names, operator.user.as_deref()));
+                });
+            });
+            line.object("unmapped", |object| {
+                object
+                    .text("command", budget.text(Field::Path, &operator.command))
+                    .some_text("why", budget.optional(Field::Detail, operator.why.as_deref()));
+            });
+        }
+        Note::Alarm { what, detail } => {
+            lifecycle(line, (OTHER, 4), time, code::ALARM, "an alarm");
+            line.object("unmapped", |object| {
+                object.text("alarm", what).text("detail", budget.text(Field::Detail, detail));
+            });
+        }
+    }
+}
+
+fn some<'a>(problems: &'a [String], budget: &mut Budget) -> Option<&'a [String]> {
+    (!problems.is_empty()).then(|| budget.list(Field::Problems, problems))
+}
+
+fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
+    match event {
+        Event::Start { instance, key, interval_ms, repaired, missing } => {
+            lifecycle(line, (START, 1), time, code::START, "the trail begins or goes on after a start");
+            line.object("unmapped", |object| {
+                object
+                    .text("instance", budget.text(Field::Names, instance))
+                    .text("chain_key", key)
+                    .field("interval_ms", interval_ms)
+                    .field("repaired_bytes", repaired)
+                    .some("missing", *missing);
+            });
+        }
+        Event::Stop { instance } => {
+            lifecycle(line, (STOP, 1), time, code::STOP, "the trail ends in good order");
+            line.object("unmapped", |object| {
+                object.text("instance", budget.text(Field::Names, instance));
+            });
+        }
+        Event::File { previous } => {
+            lifecycle(line, (OTHER, 1), time, code::FILE, "the trail goes on in a new file");
+            line.object("unmapped", |object| {
+                object.some_text("previous", budget.optional(Field::Names, previous.as_deref()));
+            });
+        }
+        Event::Gap { lost, since, until } => {
+            lifecycle(line, (OTHER, 4), time, code::GAP, "for a while the trail could not be written");
+            line.object("unmapped", |object| {
+                object.field("lost", lost).field("since", since.as_millis()).field("until", until.as_millis());
+            });
+        }
+        Event::Checkpoint { instance, key, file, records, interval_ms } => {
+            lifecycle(line, (OTHER, 1), time, code::CHECKPOINT, "the trail up to here is signed");
+            line.object("unmapped", |object| {
+                object
+                    .text("instance", budget.text(Field::Names, instance))
+                    .text("checkpoint_key", key)
+                    .text("file", budget.text(Field::Names, file))
+                    .field("records", records)
+                    .field("interval_ms", interval_ms);
+            });
+        }
+    }
+}
+
+/// `activity_id` of HTTP Activity.
+fn activity(method: &Method) -> u32 {
+    match *method {
+        Method::CONNECT => 1,
+        Method::DELETE => 2,
+        Method::GET => 3,
+        Method::HEAD => 4,
+        Method::OPTIONS => 5,
+        Method::POST => 6,
+        Method::PUT => 7,
+        Method::TRACE => 8,
+        _ => 99,
+    }
+}
+
+/// A UUID as text.
+struct Id(Uuid);
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+}
+
+/// The members of an object.
+struct Members<'a>(Vec<(&'a str, &'a Value)>);
+
+impl Serialize for Members<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}

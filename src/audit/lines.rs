@@ -1,0 +1,57 @@
+//! Reads a trail line by line in bounded memory.
+
+use std::io::{self, BufRead, Read};
+
+use super::chain::MAX_LINE;
+
+/// The lines of a file. A line that is longer than any line of a trail is not kept, only counted.
+#[derive(Debug)]
+pub(super) struct Lines<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    number: u64,
+}
+
+/// One line.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    /// Counts from 1.
+    pub(super) number: u64,
+    /// Without the line end.
+    pub(super) bytes: &'a [u8],
+    pub(super) fault: Option<Fault>,
+}
+
+/// What is wrong with a line before it is even looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Its end was left out.
+    Long,
+    /// The file ends within it.
+    Torn,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(super) const fn new(reader: R) -> Self {
+        Self { reader, buffer: Vec::new(), number: 0 }
+    }
+
+    /// The next line, or none at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.buffer.clear();
+        let read = self.reader.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut self.buffer)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let fault = if self.buffer.pop_if(|last| *last == b'\n').is_some() {
+            None
+        } else if read == MAX_LINE {
+            self.reader.skip_until(b'\n')?;
+            Some(Fault::Long)
+        } else {
+            Some(Fault::Torn)
+        };
+        Ok(Some(Line { number: self.number, bytes: &self.buffer, fault }))
+    }
+}

@@ -1,0 +1,72 @@
+//! What the trail counts of itself.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+/// Counters and gauges of the trail.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub written: Counter,
+    pub lost: Counter,
+    pub bytes: Counter,
+    pub errors: Counter,
+    pub checkpoint_copy_errors: Counter,
+    /// Records that wait, and room that is reserved for more.
+    pub queued: Gauge,
+    /// Unix time of the last checkpoint; its age is an alarm.
+    pub last_checkpoint: Gauge,
+    pub syncs: Counter,
+    pub sync_time: Counter<f64, AtomicU64>,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let audit = registry.sub_registry_with_prefix("audit");
+        audit.register("records_written", "Lines handed to the sink", self.written.clone());
+        audit.register("records_lost", "Records that could not be kept", self.lost.clone());
+        audit.register_with_unit("written", "Bytes handed to the sink", Unit::Bytes, self.bytes.clone());
+        audit.register("errors", "Writes and syncs of the sink that failed", self.errors.clone());
+        audit.register(
+            "checkpoint_copy_errors",
+            "Checkpoints that could not be copied to the second place",
+            self.checkpoint_copy_errors.clone(),
+        );
+        audit.register("queue", "Records that wait for the sink, and room reserved", self.queued.clone());
+        audit.register_with_unit(
+            "last_checkpoint_timestamp",
+            "Unix time of the last checkpoint",
+            Unit::Seconds,
+            self.last_checkpoint.clone(),
+        );
+        audit.register("syncs", "Syncs of the sink to stable storage", self.syncs.clone());
+        audit.register_with_unit("sync", "Time that syncs took", Unit::Seconds, self.sync_time.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_registered() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::with_prefix("doorward");
+        metrics.register(&mut registry);
+        metrics.lost.inc();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "doorward_audit_records_lost_total 1",
+            "doorward_audit_records_written_total 0",
+            "doorward_audit_written_bytes_total 0",
+            "doorward_audit_last_checkpoint_timestamp_seconds 0",
+            "doorward_audit_sync_seconds_total 0.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The audit trail: who did what, as whom, by which rule, and proof that nobody edited the answer.
+//!
+//! A request's [`Record`] is opened before anything else and filled along the way. [`Trail::reserve`] takes room for it
+//! before the request is forwarded, so that what cannot be recorded does not happen. Records go through a bounded queue
+//! to a thread of their own, which writes one JSON line each (`line`), links it to the line before with a keyed code
+//! (`chain`), and signs a checkpoint now and then. [`verify_files`] finds what was deleted, edited, inserted, moved or
+//! cut; [`ReplayInputs`] reads back what a decision was made on.
+//!
+//! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
+//! the policy names, of a URL no query.
+
+mod budget;
+mod chain;
+mod json;
+mod keys;
+mod line;
+mod lines;
+mod metrics;
+mod note;
+mod record;
+mod replay;
+mod settings;
+mod sink;
+mod trail;
+mod verify;
+mod writer;
+
+pub use self::{
+    chain::MAX_LINE,
+    keys::{
+        CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey,
+        InvalidKey,
+    },
+    line::CLAIMS,
+    metrics::Metrics,
+    note::{Note, Operator},
+    record::{Decision, Identity, Outcome, Phase, Record, Refusal, Tls, Upstream},
+    replay::{ReplayError, ReplayInputs},
+    settings::{Destination, Settings},
+    sink::trail_files,
+    trail::{AuditUnavailable, OpenError, Reservation, Trail},
+    verify::{CannotVerify, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_files},
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Records that are not of a request: what happened to the policy, what operators did, and what the trail tells of itself.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+
+/// Something that happened outside of any request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A policy is in force from now on.
+    PolicyLoaded {
+        digest: Arc<str>,
+        /// Warnings, each with its place.
+        problems: Vec<String>,
+    },
+    /// A policy was refused and the old one kept.
+    PolicyRefused {
+        /// None if it could not be read at all.
+        digest: Option<Arc<str>>,
+        problems: Vec<String>,
+    },
+    /// Somebody used the operator socket.
+    Operator(Operator),
+    /// Something that somebody should look at, such as break-glass access being enabled.
+    Alarm {
+        /// A short fixed word, for rules over the trail.
+        what: &'static str,
+        detail: String,
+    },
+}
+
+/// A command of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// The command with its arguments, without secrets.
+    pub command: String,
+    /// The user id of the peer of the socket.
+    pub uid: Option<u32>,
+    /// Its name.
+    pub user: Option<String>,
+    /// What the operator gave as reason.
+    pub why: Option<String>,
+    /// Done, or why not.
+    pub outcome: Result<(), String>,
+}
+
+/// What the trail tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A process begins to write. It links to the line before it, if there is one.
+    Start {
+        instance: Arc<str>,
+        key: Arc<str>,
+        interval_ms: u64,
+        /// Bytes of a half-written last line that were cut.
+        repaired: u64,
+        /// The sequence number of a checkpoint in the second place that the trail no longer reaches.
+        missing: Option<u64>,
+    },
+    /// The process stops in good order.
+    Stop { instance: Arc<str> },
+    /// The first line of a file that goes on where another ended.
+    File { previous: Option<Arc<str>> },
+    /// For a while nothing could be written.
+    Gap { lost: u64, since: Timestamp, until: Timestamp },
+    /// The chain up to and with this line is signed.
+    Checkpoint { instance: Arc<str>, key: Arc<str>, file: Arc<str>, records: u64, interval_ms: u64 },
+}
+
+/// The names of kinds of line, in `metadata.event_code`.
+pub(super) mod code {
+    pub(crate) const REQUEST: &str = "request";
+    pub(crate) const DECIDED: &str = "request.decided";
+    pub(crate) const STARTED: &str = "request.started";
+    pub(crate) const COMPLETED: &str = "request.completed";
+    pub(crate) const POLICY_LOADED: &str = "policy.loaded";
+    pub(crate) const POLICY_REFUSED: &str = "policy.refused";
+    pub(crate) const OPERATOR: &str = "operator";
+    pub(crate) const ALARM: &str = "alarm";
+    pub(crate) const START: &str = "trail.start";
+    pub(crate) const STOP: &str = "trail.stop";
+    pub(crate) const FILE: &str = "trail.file";
+    pub(crate) const GAP: &str = "trail.gap";
+    pub(crate) const CHECKPOINT: &str = "trail.checkpoint";
+}

@@ -1,0 +1,210 @@
+//! What one request's record says. The pipeline opens a [`Record`] before anything else and fills it along the way.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+
+use http::{Method, StatusCode};
+use uuid::Uuid;
+
+use crate::{
+    authn::Principal,
+    clock::Timestamp,
+    config::raw::{EventListener, RouteKind},
+    error::{Reason, Rejection},
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+/// Everything that the trail tells about one request. Fields are shared or small, so that filling one costs little; what
+/// is unknown stays empty and is left out of the line.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// UUID version 7; also the `Audit-ID` that Kubernetes writes into its own log.
+    pub id: Uuid,
+    pub phase: Phase,
+    /// When the request arrived.
+    pub time: Timestamp,
+    /// From arrival to the end of the answer.
+    pub latency: Duration,
+    /// The trace id of W3C Trace Context.
+    pub trace: Option<[u8; 16]>,
+    /// The name of the route; none for Doorward's own endpoints and for what matched no route.
+    pub route: Option<Arc<str>>,
+    pub kind: Option<RouteKind>,
+    /// The name of Doorward's own endpoint that answered.
+    pub endpoint: Option<&'static str>,
+    /// Lower case, without port.
+    pub host: Box<str>,
+    pub method: Method,
+    /// The canonical path. Never the query, which may carry codes and tokens.
+    pub path: Box<str>,
+    /// Whether the request asked for another protocol.
+    pub upgrade: bool,
+    /// The client's address, as far as trusted proxies tell.
+    pub address: Option<IpAddr>,
+    pub tls: Option<Arc<Tls>>,
+    /// Written by the client; not to be trusted.
+    pub user_agent: Option<Box<str>>,
+    /// Who called, and on whose behalf.
+    pub principal: Option<Arc<Principal>>,
+    /// Names of top-level claims that the policy looks at (of a JSON pointer, its first part). They are recorded besides
+    /// [`super::CLAIMS`], and no others.
+    pub claims: Option<Arc<[Arc<str>]>>,
+    pub decision: Option<Decision>,
+    pub refusal: Option<Refusal>,
+    /// What the request asks of Kubernetes.
+    pub kubernetes: Option<Arc<Attributes>>,
+    /// As whom it was sent to Kubernetes.
+    pub identity: Option<Arc<Identity>>,
+    /// The EventListener behind a webhook route.
+    pub event_listener: Option<Arc<EventListener>>,
+    /// What a verified delivery tells.
+    pub delivery: Option<Arc<Facts>>,
+    pub upstream: Option<Upstream>,
+    /// The status that the caller got.
+    pub status: Option<StatusCode>,
+    /// SHA-256 of the request's body, where it was buffered.
+    pub body_digest: Option<[u8; 32]>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the response's body.
+    pub bytes_out: u64,
+    /// The event id that an EventListener answered with: it labels the runs that came of it.
+    pub event_id: Option<Box<str>>,
+    /// The digest of the policy that decided.
+    pub policy: Option<Arc<str>>,
+    /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`.
+    pub ended: Option<Cow<'static, str>>,
+}
+
+impl Record {
+    /// A record of which nothing is known but that a request arrived.
+    pub fn begin(id: Uuid, time: Timestamp, method: Method) -> Self {
+        Self {
+            id,
+            phase: Phase::Whole,
+            time,
+            latency: Duration::ZERO,
+            trace: None,
+            route: None,
+            kind: None,
+            endpoint: None,
+            host: Box::default(),
+            method,
+            path: Box::default(),
+            upgrade: false,
+            address: None,
+            tls: None,
+            user_agent: None,
+            principal: None,
+            claims: None,
+            decision: None,
+            refusal: None,
+            kubernetes: None,
+            identity: None,
+            event_listener: None,
+            delivery: None,
+            upstream: None,
+            status: None,
+            body_digest: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            event_id: None,
+            policy: None,
+            ended: None,
+        }
+    }
+
+    /// Notes a refusal: its reason, what the caller was told, and its status.
+    pub fn refuse(&mut self, rejection: &Rejection) {
+        self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });
+        self.status = Some(rejection.status());
+    }
+}
+
+/// Which of a request's records this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The only one.
+    Whole,
+    /// Written before the request is forwarded, so that a crash still leaves a trace.
+    Decided,
+    /// A long stream has begun: the upstream answered.
+    Started,
+    /// The end of a request whose `Decided` came before.
+    Completed,
+}
+
+/// What the policy said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub outcome: Outcome,
+    /// The rule that decided; none if no rule matched.
+    pub rule: Option<Arc<str>>,
+    /// Rules in shadow mode that hit.
+    pub shadow: Vec<Arc<str>>,
+    /// Grants that gave Kubernetes groups.
+    pub grants: Vec<Arc<str>>,
+}
+
+/// The answer of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Allow,
+    Deny,
+    /// A fresh or stronger login is needed.
+    StepUp,
+    /// Somebody else decides.
+    Approve,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::StepUp, Self::Approve];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::StepUp => "step_up",
+            Self::Approve => "approve",
+        }
+    }
+}
+
+/// Why a request was refused, at whichever step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// What the caller was told.
+    pub detail: Box<str>,
+}
+
+/// As whom a request went to Kubernetes (`Impersonate-*`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: Arc<str>,
+    pub uid: Option<Arc<str>>,
+    pub groups: Vec<Arc<str>>,
+    /// Key and value, one entry a value.
+    pub extras: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Where a request went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    /// Its answer; none if there was none.
+    pub status: Option<StatusCode>,
+}
+
+/// What is known of the TLS connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// The server name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// SHA-256 of the client's certificate.
+    pub certificate: Option<[u8; 32]>,
+    /// The subject of the client's certificate.
+    pub subject: Option<Box<str>>,
+}

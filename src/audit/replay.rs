@@ -1,0 +1,378 @@
+//! Reads a request's line back into what the policy looked at, so that the decision can be made again.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufReader},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    lines::Lines,
+    note::code,
+    record::{Decision, Outcome},
+};
+use crate::{
+    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    authz::RequestView,
+    clock::Timestamp,
+    config::raw::{EventListener, RouteKind},
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+/// What a decision was made on. The query of the request is never recorded, and of the claims only those in
+/// [`super::CLAIMS`] and those that the policy named.
+#[derive(Clone, Debug)]
+pub struct ReplayInputs {
+    pub id: Uuid,
+    pub time: Timestamp,
+    /// None for Doorward's own endpoints, and for what matched no route.
+    pub route: Option<String>,
+    pub kind: Option<RouteKind>,
+    pub host: String,
+    pub path: String,
+    pub method: Method,
+    pub upgrade: bool,
+    pub address: Option<IpAddr>,
+    pub event_listener: Option<EventListener>,
+    pub kubernetes: Option<Attributes>,
+    pub delivery: Option<Arc<Facts>>,
+    /// None if nobody was authenticated.
+    pub principal: Option<Principal>,
+    /// What was decided then.
+    pub decision: Option<Decision>,
+    /// The digest of the policy that decided.
+    pub policy: Option<String>,
+    /// Why it was refused, whichever step did.
+    pub reason: Option<String>,
+    /// Fields that were cut to fit the line. If there are any, the decision made again may be another one.
+    pub truncated: Vec<String>,
+}
+
+impl ReplayInputs {
+    /// Reads a line of the trail. Its seal is not checked here.
+    pub fn parse(line: &[u8]) -> Result<Self, ReplayError> {
+        serde_json::from_slice::<Line>(line).map_err(ReplayError::Json)?.try_into()
+    }
+
+    /// Finds the record of a request, by its id, in the files of a trail. The first of its records holds the inputs.
+    pub fn find<P: AsRef<Path>>(files: impl IntoIterator<Item = P>, id: Uuid) -> Result<Option<Self>, ReplayError> {
+        let wanted = format!("\"correlation_uid\":\"{id}\"");
+        for file in files {
+            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
+            while let Some(line) = lines.next()? {
+                // The metadata stands near the beginning, before anything that a caller writes.
+                let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
+                if head.windows(wanted.len()).any(|window| window == wanted.as_bytes()) {
+                    return Self::parse(line.bytes).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The request as rules see it; none if it was not routed to an upstream.
+    pub fn view(&self) -> Option<RequestView<'_>> {
+        Some(RequestView {
+            route: self.route.as_deref()?,
+            kind: self.kind?,
+            host: &self.host,
+            path: &self.path,
+            query: None,
+            method: &self.method,
+            upgrade: self.upgrade,
+            address: self.address?,
+            event_listener: self.event_listener.as_ref(),
+            kubernetes: self.kubernetes.as_ref(),
+            delivery: self.delivery.as_deref(),
+            now: self.time,
+        })
+    }
+}
+
+/// Why a line cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("the trail cannot be read: {0}")]
+    Io(#[from] io::Error),
+    #[error("the line is not a line of the trail: {0}")]
+    Json(serde_json::Error),
+    #[error("the line is a record of `{0}`, which holds no inputs of a decision")]
+    Kind(String),
+    #[error("the line names the unknown method `{0}`")]
+    Method(String),
+}
+
+#[derive(Deserialize)]
+struct Line {
+    time: i64,
+    metadata: Metadata,
+    #[serde(default)]
+    status_code: Option<String>,
+    #[serde(default)]
+    actor: Option<ActorLine>,
+    #[serde(default)]
+    src_endpoint: Option<Endpoint>,
+    #[serde(default)]
+    http_request: Option<HttpRequest>,
+    #[serde(default)]
+    authorizations: Vec<Authorization>,
+    unmapped: Details,
+    #[serde(default)]
+    truncated: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    event_code: String,
+}
+
+#[derive(Deserialize)]
+struct ActorLine {
+    user: User,
+    idp: Named,
+    session: Session,
+    #[serde(default)]
+    app_uid: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct User {
+    uid: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Session {
+    uid: String,
+    credential: String,
+    #[serde(default)]
+    expiration_time: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    ip: IpAddr,
+}
+
+#[derive(Deserialize)]
+struct HttpRequest {
+    uid: String,
+    http_method: String,
+    url: Url,
+}
+
+#[derive(Deserialize)]
+struct Url {
+    hostname: String,
+    path: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Authorization {
+    #[serde(default)]
+    decision: Option<String>,
+    #[serde(default)]
+    policy: Policy,
+}
+
+#[derive(Default, Deserialize)]
+struct Policy {
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Details {
+    route: Option<String>,
+    kind: Option<RouteKind>,
+    upgrade: bool,
+    principal: Option<PrincipalLine>,
+    shadow: Vec<String>,
+    grants: Vec<String>,
+    kubernetes: Option<AttributesLine>,
+    event_listener: Option<EventListener>,
+    webhook: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct PrincipalLine {
+    kind: Kind,
+    scheme: Scheme,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    actor: Option<ActsFor>,
+    #[serde(default)]
+    auth_time: Option<i64>,
+    #[serde(default)]
+    acr: Option<String>,
+    #[serde(default)]
+    amr: Vec<String>,
+    #[serde(default)]
+    claims: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct ActsFor {
+    subject: String,
+    #[serde(default)]
+    client: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AttributesLine {
+    is_resource: bool,
+    verb: String,
+    api_group: String,
+    api_version: String,
+    namespace: String,
+    resource: String,
+    subresource: String,
+    name: String,
+}
+
+impl TryFrom<Line> for ReplayInputs {
+    type Error = ReplayError;
+
+    fn try_from(line: Line) -> Result<Self, ReplayError> {
+        let Line {
+            time,
+            metadata,
+            status_code,
+            actor,
+            src_endpoint,
+            http_request,
+            authorizations,
+            unmapped,
+            truncated,
+        } = line;
+        let Details { route, kind, upgrade, principal, shadow, grants, kubernetes, event_listener, webhook } = unmapped;
+        let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&metadata.event_code.as_str());
+        let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
+            return Err(ReplayError::Kind(metadata.event_code));
+        };
+        let delivery = webhook.map(|facts| Arc::new(self::facts(&facts)));
+        let principal = actor.zip(principal).map(|(actor, line)| line.with(actor, delivery.clone()));
+        let Authorization { decision, policy } = authorizations.into_iter().next().unwrap_or_default();
+        let outcome = Outcome::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
+        let kubernetes = kubernetes.map(|attributes| Attributes {
+            path: if attributes.is_resource { String::new() } else { url.path.clone() },
+            is_resource: attributes.is_resource,
+            verb: attributes.verb,
+            api_group: attributes.api_group,
+            api_version: attributes.api_version,
+            namespace: attributes.namespace,
+            resource: attributes.resource,
+            subresource: attributes.subresource,
+            name: attributes.name,
+            // Tells only how long the answer lasts, which no decision asks.
+            follow: false,
+        });
+        Ok(Self {
+            id: uid.parse().unwrap_or_default(),
+            time: Timestamp::from_millis(time),
+            route,
+            kind,
+            host: url.hostname,
+            path: url.path,
+            method: http_method.parse().map_err(|_| ReplayError::Method(http_method))?,
+            upgrade,
+            address: src_endpoint.map(|endpoint| endpoint.ip),
+            event_listener,
+            kubernetes,
+            delivery,
+            principal,
+            decision: outcome.map(|outcome| Decision {
+                outcome,
+                rule: policy.uid.map(Arc::from),
+                shadow: shared(shadow),
+                grants: shared(grants),
+            }),
+            policy: policy.version,
+            reason: status_code,
+            truncated,
+        })
+    }
+}
+
+impl PrincipalLine {
+    fn with(self, actor: ActorLine, delivery: Option<Arc<Facts>>) -> Principal {
+        let id: Arc<str> = actor.session.uid.into();
+        Principal {
+            issuer: actor.idp.name.into(),
+            subject: actor.user.uid.into(),
+            username: actor.user.name.into(),
+            workload: None,
+            kind: self.kind,
+            scheme: self.scheme,
+            groups: shared(self.groups),
+            scopes: shared(self.scopes),
+            client: actor.app_uid.map(Arc::from),
+            actor: self.actor.map(|actor| Actor { subject: actor.subject.into(), client: actor.client.map(Arc::from) }),
+            login: LoginFacts {
+                auth_time: self.auth_time.map(Timestamp::from_millis),
+                acr: self.acr.map(Arc::from),
+                amr: shared(self.amr),
+            },
+            claims: Arc::new(self.claims),
+            credential: match actor.session.credential.as_str() {
+                "token" => CredentialId::Token(id),
+                "session" => CredentialId::Session(id),
+                "delivery" => CredentialId::Delivery(id),
+                "certificate" => CredentialId::Certificate(id),
+                _ => CredentialId::None,
+            },
+            expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),
+            delivery,
+            email: None,
+        }
+    }
+}
+
+fn facts(facts: &BTreeMap<String, Value>) -> Facts {
+    let text = |name: &str| facts.get(name).and_then(Value::as_str).map(Arc::from);
+    let flag = |name: &str| facts.get(name).and_then(Value::as_bool);
+    Facts {
+        webhook: text("webhook").unwrap_or_default(),
+        sender_kind: text("sender_kind").unwrap_or_default(),
+        delivery: text("delivery").unwrap_or_default(),
+        event: text("event"),
+        action: text("action"),
+        repository: text("repository"),
+        repository_id: text("repository_id"),
+        owner: text("owner"),
+        branch: text("branch"),
+        tag: text("tag"),
+        commit: text("commit"),
+        actor: text("actor"),
+        actor_id: text("actor_id"),
+        fork: flag("fork"),
+        pull_request: text("pull_request"),
+        draft: flag("draft"),
+    }
+}
+
+fn shared(texts: Vec<String>) -> Vec<Arc<str>> {
+    texts.into_iter().map(Arc::from).collect()
+}

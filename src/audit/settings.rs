@@ -1,0 +1,165 @@
+//! What the configuration says about the trail, checked.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::keys::{ChainKey, CheckpointKey};
+use crate::config::{
+    raw::{Audit, AuditFile, AuditSink, WhenFull},
+    report::At,
+    resolver::Resolver,
+    values::Size,
+};
+
+/// The smallest size at which a file may be full: some lines of the greatest length.
+const MIN_FILE: u64 = 64 << 10;
+const DEFAULT_FILE: Size = Size::mib(100);
+
+/// Resolved settings of the trail. They hold from start to end of the process.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub destination: Destination,
+    /// None: made and kept.
+    pub chain_key: Option<ChainKey>,
+    /// None: made and kept.
+    pub checkpoint_key: Option<CheckpointKey>,
+    pub checkpoint_copy: Option<PathBuf>,
+    pub checkpoint_records: u64,
+    pub checkpoint_interval: Duration,
+    pub when_full: WhenFull,
+    /// Records that wait before `when_full` applies.
+    pub queue: usize,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    Stdout,
+    File { path: PathBuf, max_size: u64, keep: Option<u32> },
+}
+
+impl Settings {
+    /// Checks the `audit` part of the configuration, which stands at `at`. None if it cannot be used; why is reported.
+    pub fn resolve(raw: &Audit, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let chain_key = raw.chain_key.as_ref().and_then(|source| {
+            let at = at.key("chain_key");
+            let secret = resolver.secret(&at, source)?;
+            ChainKey::from_base64(secret.expose())
+                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
+                .ok()
+        });
+        let checkpoint_key = raw.checkpoint_key.as_ref().and_then(|source| {
+            let at = at.key("checkpoint_key");
+            let secret = resolver.secret(&at, source)?;
+            CheckpointKey::from_pem(secret.expose())
+                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
+                .ok()
+        });
+        let checkpoint_copy = raw.checkpoint_copy.as_deref().map(|path| resolver.path(path));
+        let destination = match &raw.sink {
+            AuditSink::Stdout => Destination::Stdout,
+            AuditSink::File(file) => resolve_file(file, resolver, &at.key("sink").key("file")),
+        };
+        if let Destination::File { path, .. } = &destination
+            && checkpoint_copy.as_ref() == Some(path)
+        {
+            resolver
+                .report
+                .error(&at.key("checkpoint_copy"), "is the audit file itself")
+                .help("a copy helps only where those who can write the trail cannot write");
+        }
+        let positive = [
+            ("checkpoint_records", raw.checkpoint_records > 0),
+            ("checkpoint_interval", !raw.checkpoint_interval.get().is_zero()),
+            ("queue", raw.queue > 0),
+        ];
+        for (key, _) in positive.into_iter().filter(|(_, positive)| !positive) {
+            resolver.report.error(&at.key(key), "must be more than zero");
+        }
+        if resolver.report.problems().iter().any(|problem| {
+            problem.severity == crate::config::report::Severity::Error && problem.at.as_str().starts_with(at.as_str())
+        }) {
+            return None;
+        }
+        Some(Self {
+            destination,
+            chain_key,
+            checkpoint_key,
+            checkpoint_copy,
+            checkpoint_records: raw.checkpoint_records.into(),
+            checkpoint_interval: raw.checkpoint_interval.get(),
+            when_full: raw.when_full,
+            queue: usize::try_from(raw.queue).unwrap_or(usize::MAX / 4),
+        })
+    }
+}
+
+fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destination {
+    let max_size = file.max_size.unwrap_or(DEFAULT_FILE).0;
+    if max_size < MIN_FILE {
+        resolver
+            .report
+            .error(&at.key("max_size"), format!("must be at least {}", Size(MIN_FILE)))
+            .help("a line of the trail can be 16KiB long");
+    }
+    if file.keep == Some(0) {
+        resolver
+            .report
+            .error(&at.key("keep"), "would delete every file as soon as it is full")
+            .help("leave it out to keep all, or give a number of at least 1");
+    }
+    Destination::File { path: resolver.path(&file.path), max_size, keep: file.keep }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::config::values::{SecretSource, Span};
+
+    fn at() -> At {
+        At::root().key("audit")
+    }
+
+    #[test]
+    fn the_defaults_are_good() {
+        let mut resolver = Resolver::new(Path::new("/etc/doorward"));
+        let settings = Settings::resolve(&Audit::default(), &mut resolver, &at()).unwrap();
+        assert_eq!(settings.destination, Destination::Stdout);
+        assert!(resolver.report.problems().is_empty());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("short"), "c2hvcnQ=\n").unwrap();
+        let raw = Audit {
+            sink: AuditSink::File(AuditFile { path: "audit.jsonl".into(), max_size: Some(Size(1)), keep: Some(0) }),
+            chain_key: Some(SecretSource::File("short".into())),
+            checkpoint_key: Some(SecretSource::File("short".into())),
+            checkpoint_copy: Some("audit.jsonl".into()),
+            checkpoint_records: 0,
+            checkpoint_interval: Span::from_secs(0),
+            queue: 0,
+            ..Audit::default()
+        };
+        let mut resolver = Resolver::new(directory.path());
+        assert!(Settings::resolve(&raw, &mut resolver, &at()).is_none());
+        let mut places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        places.sort_unstable();
+        assert_eq!(
+            places,
+            [
+                "/audit/chain_key",
+                "/audit/checkpoint_copy",
+                "/audit/checkpoint_interval",
+                "/audit/checkpoint_key",
+                "/audit/checkpoint_records",
+                "/audit/queue",
+                "/audit/sink/file/keep",
+                "/audit/sink/file/max_size",
+            ]
+        );
+        assert!(resolver.report.problems().iter().all(|problem| !problem.message.contains("c2hvcnQ")));
+    }
+}

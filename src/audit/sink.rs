@@ -1,0 +1,270 @@
+//! Where lines go.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::chain::{Link, MAX_LINE, Sealed};
+
+/// Takes lines. It is used by one thread, which comes again with what was not taken, byte for byte.
+pub(super) trait Sink: Send + 'static {
+    /// Takes the first bytes of `lines` and returns how many. An error means that nothing was taken.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize>;
+
+    /// Returns when everything taken so far would survive a loss of power.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Whether a new file should begin instead of taking `more` bytes.
+    fn is_full(&self, _more: usize) -> bool {
+        false
+    }
+
+    /// Begins a new file; the name of the old one. Called between lines only.
+    fn rotate(&mut self) -> io::Result<Option<Arc<str>>> {
+        Ok(None)
+    }
+
+    /// Names the current file in checkpoints.
+    fn name(&self) -> Arc<str>;
+}
+
+/// Standard output. A process that reads it owns what comes after.
+#[derive(Debug)]
+pub(super) struct Stdout;
+
+impl Sink for Stdout {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        io::stdout().lock().write(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
+
+    fn name(&self) -> Arc<str> {
+        "stdout".into()
+    }
+}
+
+/// A file with rotation. Full files stand beside it with a number that grows: `audit.jsonl.000001` is the oldest.
+#[derive(Debug)]
+pub(super) struct RotatingFile {
+    path: PathBuf,
+    name: Arc<str>,
+    file: Option<File>,
+    size: u64,
+    max_size: u64,
+    keep: Option<u32>,
+    last_number: u64,
+}
+
+/// What was found at the end of a trail that is gone on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) last: Link,
+    /// Whether the current file has no line yet.
+    pub(super) empty: bool,
+    /// Bytes of a half-written line that were cut.
+    pub(super) repaired: u64,
+}
+
+impl RotatingFile {
+    /// Opens the file, or makes it, readable by its owner only; cuts a half-written last line off; and finds the line to
+    /// link to. Refused are a file that another process writes and one that does not end as a trail does.
+    pub(super) fn open(path: &Path, max_size: u64, keep: Option<u32>) -> io::Result<(Self, Found)> {
+        let numbered = numbered_files(path)?;
+        let mut sink = Self {
+            path: path.to_owned(),
+            name: file_name(path),
+            file: None,
+            size: 0,
+            max_size,
+            keep,
+            last_number: numbered.last().map_or(0, |(number, _)| *number),
+        };
+        let file = sink.current()?;
+        let end = End::of(file)?;
+        let repaired = end.size - end.whole;
+        if repaired > 0 {
+            file.set_len(end.whole)?;
+            file.sync_data()?;
+        }
+        sink.size = end.whole;
+        let last = match (end.last, numbered.last()) {
+            (Some(last), _) => Some(last),
+            (None, Some((_, previous))) => End::of(&mut File::open(previous)?)?.last,
+            (None, None) => None,
+        };
+        Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
+    }
+
+    fn current(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none() {
+            let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ResourceBusy,
+                        "another process writes this trail; give each instance a file of its own",
+                    ));
+                }
+                // Not every file system can lock, and the lock only guards against a mistake.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            sync_directory(&self.path)?;
+            self.size = file.metadata()?.len();
+            self.file = Some(file);
+        }
+        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn prune(&self) {
+        let Some(keep) = self.keep else { return };
+        let Ok(numbered) = numbered_files(&self.path) else { return };
+        let surplus = numbered.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
+        for (_, path) in numbered.into_iter().take(surplus) {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::error!(path = %path.display(), %error, "an old audit file could not be removed");
+            }
+        }
+    }
+}
+
+impl Sink for RotatingFile {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let written = self.current()?.write(lines)?;
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), File::sync_data)
+    }
+
+    fn is_full(&self, more: usize) -> bool {
+        self.size + more as u64 > self.max_size
+    }
+
+    fn rotate(&mut self) -> io::Result<Option<Arc<str>>> {
+        self.current()?.sync_data()?;
+        let number = self.last_number + 1;
+        let full = numbered_path(&self.path, number);
+        fs::rename(&self.path, &full)?;
+        self.last_number = number;
+        self.file = None;
+        self.size = 0;
+        self.prune();
+        Ok(Some(file_name(&full)))
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+}
+
+/// The files of a trail, the oldest first and the current one last.
+pub fn trail_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = numbered_files(path)?.into_iter().map(|(_, path)| path).collect();
+    if path.try_exists()? || files.is_empty() {
+        files.push(path.to_owned());
+    }
+    Ok(files)
+}
+
+fn numbered_path(path: &Path, number: u64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number:06}"));
+    name.into()
+}
+
+fn numbered_files(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let prefix = format!("{}.", file_name(path));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory(path))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+        let digits = digits.filter(|digits| digits.len() >= 6 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        if let Some(number) = digits.and_then(|digits| digits.parse().ok()) {
+            files.push((number, entry.path()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn file_name(path: &Path) -> Arc<str> {
+    path.file_name().unwrap_or_default().to_string_lossy().into()
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
+
+/// The end of a file of lines.
+struct End {
+    size: u64,
+    /// Bytes up to and with the last line end.
+    whole: u64,
+    last: Option<Link>,
+}
+
+/// How far back a line end is looked for. A crash of the system can leave a run of zeros as long as what was not synced.
+const LOOK_BACK: u64 = 64 << 20;
+
+/// How every line begins.
+const BEGINNING: &[u8] = b"{\"class_uid\":";
+
+impl End {
+    fn of(file: &mut File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        let Some(whole) = last_line_end(file, size)? else {
+            let mut first = Vec::new();
+            file.seek(SeekFrom::Start(0))?;
+            file.take(BEGINNING.len() as u64).read_to_end(&mut first)?;
+            // Only what can be the rest of our own first line may be cut.
+            let ours = BEGINNING.starts_with(&first) || first.iter().all(|byte| *byte == 0);
+            return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign()) };
+        };
+        let start = whole.saturating_sub(MAX_LINE as u64);
+        let mut bytes = vec![0; usize::try_from(whole - start).unwrap_or_default()];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut bytes)?;
+        bytes.pop();
+        let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let link = Sealed::parse(line).ok_or_else(foreign)?.link;
+        Ok(Self { size, whole, last: Some(link) })
+    }
+}
+
+/// The offset after the last line end, none if there is no line end to be found.
+fn last_line_end(file: &mut File, size: u64) -> io::Result<Option<u64>> {
+    let mut chunk = vec![0; 1 << 16];
+    let mut end = size;
+    while end > 0 && size - end < LOOK_BACK {
+        let start = end.saturating_sub(chunk.len() as u64);
+        let part = chunk.get_mut(..usize::try_from(end - start).unwrap_or_default()).unwrap_or_default();
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some(start + at as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+fn foreign() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the last line is not one of an audit trail, so it cannot be gone on with; move the file away",
+    )
+}

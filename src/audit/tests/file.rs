@@ -1,0 +1,232 @@
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+fn open(settings: &Settings, directory: &Path) -> Trail {
+    Trail::open(settings, directory, "replica-0", clock()).unwrap()
+}
+
+fn checked(path: &Path, proof: &Proof) -> Findings {
+    verify_files(trail_files(path).unwrap(), proof).unwrap()
+}
+
+fn intact(path: &Path, proof: &Proof) -> Summary {
+    let findings = checked(path, proof);
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    findings.summary
+}
+
+#[test]
+fn a_trail_goes_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    for number in 0..3 {
+        let trail = open(&settings, directory.path());
+        trail.write(record(number));
+        trail.shutdown();
+    }
+    let summary = intact(&path, &proof(&settings));
+    assert_eq!((summary.segments, summary.kinds["request"]), (3, 3));
+}
+
+#[test]
+fn keys_that_are_not_configured_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = Settings { chain_key: None, checkpoint_key: None, ..file_settings(&path) };
+    for _ in 0..2 {
+        open(&settings, directory.path()).shutdown();
+    }
+    let read = |name| fs::read(directory.path().join(name)).unwrap();
+    let proof = Proof {
+        keys: vec![ChainKey::from_base64(&read(CHAIN_KEY_FILE)).unwrap()],
+        checkpoint_key: Some(CheckpointPublicKey::from_pem(&read(CHECKPOINT_PUBLIC_KEY_FILE)).unwrap()),
+        last_checkpoint: None,
+        restarts: false,
+    };
+    assert_eq!(intact(&path, &proof).segments, 2);
+}
+
+#[test]
+fn a_half_written_last_line_is_cut_at_the_next_start() {
+    let torn: [&[u8]; 4] = [b"{\"class_uid\":4002,\"ti", b"{", b"\0\0\0\0\0\0", b"{\"class_uid\":40\0\0\0\0"];
+    for tail in torn {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let settings = file_settings(&path);
+        open(&settings, directory.path()).shutdown();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole, tail].concat()).unwrap();
+        assert!(!checked(&path, &proof(&settings)).is_intact());
+        open(&settings, directory.path()).shutdown();
+        let summary = intact(&path, &proof(&settings));
+        assert_eq!(summary.segments, 2);
+        let repaired = lines(&fs::read(&path).unwrap())
+            .iter()
+            .find_map(|line| line["unmapped"]["repaired_bytes"].as_u64().filter(|bytes| *bytes > 0));
+        assert_eq!(repaired, Some(tail.len() as u64));
+    }
+}
+
+#[test]
+fn a_file_whose_very_first_line_is_torn_begins_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    fs::write(&path, "{\"class_ui").unwrap();
+    open(&settings, directory.path()).shutdown();
+    assert_eq!(intact(&path, &proof(&settings)).first, 1);
+}
+
+#[test]
+fn a_file_that_is_no_trail_is_left_alone() {
+    for content in ["root:x:0:0\n", "no line end at all", "{}\n{\"class_uid\":40"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        fs::write(&path, content).unwrap();
+        let error = Trail::open(&file_settings(&path), directory.path(), "replica-0", clock()).unwrap_err();
+        assert!(error.to_string().contains("not one of an audit trail"), "{error}");
+    }
+}
+
+#[test]
+fn a_refused_file_keeps_its_content() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    fs::write(&path, "{}\n{\"class_uid\":40").unwrap();
+    Trail::open(&file_settings(&path), directory.path(), "replica-0", clock()).unwrap_err();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n{\"class_uid\":40");
+}
+
+#[test]
+fn two_instances_cannot_write_the_same_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = file_settings(&directory.path().join("audit.jsonl"));
+    let first = open(&settings, directory.path());
+    let error = Trail::open(&settings, directory.path(), "replica-1", clock()).unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    first.shutdown();
+    open(&settings, directory.path()).shutdown();
+}
+
+/// Fills some files and returns them, the current one last.
+fn rotated(settings: &Settings, directory: &Path) -> Vec<PathBuf> {
+    let settings = Settings { queue: 4096, ..settings.clone() };
+    let trail = open(&settings, directory);
+    for number in 0..400 {
+        trail.write(record(number));
+    }
+    trail.shutdown();
+    let Destination::File { path, .. } = &settings.destination else { panic!() };
+    trail_files(path).unwrap()
+}
+
+#[test]
+fn the_chain_runs_on_across_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    let files = rotated(&settings, directory.path());
+    assert!(files.len() > 3, "{files:?}");
+    assert_eq!(files[0], directory.path().join("audit.jsonl.000001"));
+    for file in &files {
+        assert!(fs::metadata(file).unwrap().len() <= 66 << 10);
+    }
+    assert_eq!(intact(&path, &proof(&settings)).kinds["request"], 400);
+
+    let second = lines(&fs::read(&files[1]).unwrap());
+    let first = lines(&fs::read(&files[0]).unwrap());
+    assert_eq!(kind(&second[0]), "trail.file");
+    assert_eq!(second[0]["prev"], first.last().unwrap()["mac"]);
+    assert_eq!(second[0]["unmapped"]["previous"], "audit.jsonl.000001");
+
+    // A file taken out of the middle is missed; one that was let go at the beginning is told in the summary.
+    let without = |at: usize| files.iter().enumerate().filter(move |(n, _)| *n != at).map(|(_, file)| file);
+    assert!(!verify_files(without(1), &proof(&settings)).unwrap().is_intact());
+    let findings = verify_files(without(0), &proof(&settings)).unwrap();
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert!(findings.summary.first > 1);
+}
+
+#[test]
+fn only_so_many_full_files_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let destination = Destination::File { path: path.clone(), max_size: 64 << 10, keep: Some(2) };
+    let settings = Settings { destination, ..settings() };
+    assert_eq!(rotated(&settings, directory.path()).len(), 3);
+    intact(&path, &proof(&settings));
+}
+
+#[test]
+fn a_crash_between_two_files_is_bridged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    open(&settings, directory.path()).shutdown();
+    fs::rename(&path, directory.path().join("audit.jsonl.000001")).unwrap();
+    open(&settings, directory.path()).shutdown();
+    assert_eq!(intact(&path, &proof(&settings)).segments, 2);
+}
+
+#[test]
+fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..file_settings(&path) };
+    let trail = open(&settings, directory.path());
+    trail.write(record(1));
+    trail.shutdown();
+
+    let mut proof = proof(&settings);
+    let checkpoint = |proof: &Proof| {
+        let lines = fs::read(&copy).unwrap();
+        Checkpoint::last_of(&*lines, &proof.keys, proof.checkpoint_key.as_ref()).unwrap()
+    };
+    proof.last_checkpoint = Some(checkpoint(&proof));
+    assert!(intact(&path, &proof).end_checked);
+
+    let whole = fs::read(&path).unwrap();
+    let keep = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(&path, &whole[..keep]).unwrap();
+    let findings = checked(&path, &proof);
+    assert!(problems(&findings)[0].contains("lines were cut off the end"));
+    proof.last_checkpoint = None;
+    assert!(checked(&path, &proof).is_intact(), "without it nobody could tell");
+
+    // The next start sees it too, and says so where it cannot be taken back.
+    open(&settings, directory.path()).shutdown();
+    let findings = checked(&path, &proof);
+    assert!(problems(&findings)[0].contains("no longer reached its checkpoint"), "{:?}", problems(&findings));
+}
+
+#[test]
+fn a_second_place_that_is_away_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let copy = directory.path().join("mount/elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), checkpoint_records: 1, ..file_settings(&path) };
+    let trail = open(&settings, directory.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut reservation = trail.reserve(2).unwrap();
+    runtime.block_on(reservation.write_durable(record(1))).unwrap();
+    assert!(trail.metrics().checkpoint_copy_errors.get() > 0);
+    fs::create_dir(directory.path().join("mount")).unwrap();
+    runtime.block_on(reservation.write_durable(record(2))).unwrap();
+    trail.shutdown();
+    assert!(copy.exists());
+    intact(&path, &proof(&settings));
+}
+
+#[test]
+fn a_request_is_found_by_its_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    let files = rotated(&settings, directory.path());
+    let found = ReplayInputs::find(&files, Uuid::from_u128(17)).unwrap().unwrap();
+    assert_eq!(found.path, "/apis/17");
+    assert!(ReplayInputs::find(&files, Uuid::from_u128(9999)).unwrap().is_none());
+}

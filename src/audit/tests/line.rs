@@ -1,0 +1,314 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    audit::{
+        chain::SEAL,
+        line::{write_note, write_record},
+    },
+    error::{Reason, Rejection},
+};
+
+/// The line of a record as it is written, less the seal.
+fn written(record: &Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_record(record, &mut out);
+    out.push(b'}');
+    out
+}
+
+/// Whether there is room for the seal.
+fn fits(line: &[u8]) -> bool {
+    line.len() - 1 + SEAL <= MAX_LINE
+}
+
+#[test]
+fn a_line_says_all_that_the_record_does() {
+    let line: Value = serde_json::from_slice(&written(&full_record())).unwrap();
+    for (pointer, value) in [
+        ("/class_uid", json!(4002)),
+        ("/type_uid", json!(400_206)),
+        ("/time", json!(1_700_000_000_123_i64)),
+        ("/metadata/event_code", json!("request")),
+        ("/metadata/correlation_uid", json!("01900000-0000-7000-8000-000000000001")),
+        ("/action_id", json!(1)),
+        ("/status_id", json!(1)),
+        ("/actor/user/uid", json!("00u1")),
+        ("/actor/user/name", json!("corp:alice")),
+        ("/actor/idp/name", json!("corp")),
+        ("/actor/session/uid", json!("jti-1")),
+        ("/src_endpoint/ip", json!("192.0.2.7")),
+        ("/http_request/http_method", json!("POST")),
+        ("/http_response/code", json!(201)),
+        ("/authorizations/0/decision", json!("allow")),
+        ("/authorizations/0/policy/uid", json!("deploy-prod")),
+        ("/authorizations/0/policy/version", json!("sha256:0123")),
+        ("/tls/certificate/fingerprints/0/value", json!("01".repeat(32))),
+        ("/traffic/bytes_out", json!(20)),
+        ("/unmapped/latency_us", json!(4321)),
+        ("/unmapped/trace_id", json!("ab".repeat(16))),
+        ("/unmapped/principal/actor/subject", json!("agent-7")),
+        ("/unmapped/shadow/0", json!("shadow-1")),
+        ("/unmapped/kubernetes/resource", json!("pipelineruns")),
+        ("/unmapped/identity/groups/0", json!("tekton-deployers")),
+        ("/unmapped/identity/extras/0/0", json!("doorward.dev/client")),
+        ("/unmapped/webhook/repository_id", json!("42")),
+        ("/unmapped/upstream/status", json!(201)),
+        ("/unmapped/body_sha256", json!("cd".repeat(32))),
+        ("/unmapped/event_id", json!("event-1")),
+    ] {
+        assert_eq!(line.pointer(pointer), Some(&value), "{pointer}");
+    }
+    assert_eq!(line.get("truncated"), None);
+}
+
+#[test]
+fn a_refusal_is_told_with_its_reason() {
+    let mut record = record(1);
+    record.refuse(&Rejection::new(Reason::TokenExpired, "the token ended an hour ago"));
+    let line: Value = serde_json::from_slice(&written(&record)).unwrap();
+    assert_eq!(line["action_id"], 2);
+    assert_eq!(line["status_code"], "token_expired");
+    assert_eq!(line["status_detail"], "the token ended an hour ago");
+    assert_eq!(line["http_response"]["code"], 401);
+}
+
+#[test]
+fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() {
+    for (outcome, reason, action) in [
+        (Outcome::Allow, None, 1),
+        (Outcome::Allow, Some(Reason::UpstreamTimeout), 1),
+        (Outcome::Allow, Some(Reason::AuditUnavailable), 2),
+        (Outcome::Deny, Some(Reason::PolicyDenied), 2),
+        (Outcome::StepUp, None, 2),
+        (Outcome::Approve, Some(Reason::ApprovalRequired), 2),
+    ] {
+        let decision = Decision { outcome, rule: None, shadow: Vec::new(), grants: Vec::new() };
+        let mut record = Record { decision: Some(decision), ..record(1) };
+        if let Some(reason) = reason {
+            record.refuse(&Rejection::new(reason, "why"));
+        }
+        let line: Value = serde_json::from_slice(&written(&record)).unwrap();
+        assert_eq!(line["action_id"], action, "{outcome:?} {reason:?}");
+    }
+}
+
+#[test]
+fn what_a_decision_was_made_on_can_be_read_back() {
+    let record = full_record();
+    let inputs = ReplayInputs::parse(&written(&record)).unwrap();
+    assert_eq!(inputs.id, record.id);
+    assert_eq!(inputs.decision, record.decision);
+    assert_eq!(inputs.policy.as_deref(), record.policy.as_deref());
+    assert_eq!(inputs.kubernetes.as_ref(), record.kubernetes.as_deref());
+    assert_eq!(inputs.event_listener.as_ref(), record.event_listener.as_deref());
+    assert_eq!(inputs.delivery, record.delivery);
+    let view = inputs.view().unwrap();
+    assert_eq!((view.route, view.host, view.path), ("kube", &*record.host, &*record.path));
+    assert_eq!((view.method, view.upgrade, view.now), (&record.method, true, NOW));
+    assert_eq!(Some(view.address), record.address);
+
+    let mut expected = principal();
+    expected.delivery = record.delivery;
+    expected.email = None;
+    let kept = |name: &String| ["aud", "iss", "department"].contains(&name.as_str());
+    expected.claims =
+        Arc::new(expected.claims.iter().filter(|(name, _)| kept(name)).map(|(k, v)| (k.clone(), v.clone())).collect());
+    assert_eq!(format!("{:?}", inputs.principal.unwrap()), format!("{expected:?}"));
+    assert!(inputs.truncated.is_empty());
+}
+
+#[test]
+fn every_credential_id_and_request_without_a_resource_reads_back() {
+    for credential in [
+        CredentialId::Token("t".into()),
+        CredentialId::Session("s".into()),
+        CredentialId::Delivery("d".into()),
+        CredentialId::Certificate("c".into()),
+        CredentialId::None,
+    ] {
+        let attributes = Attributes { verb: "get".into(), path: "/version".into(), ..Attributes::default() };
+        let record = Record {
+            path: "/version".into(),
+            principal: Some(Arc::new(Principal { credential: credential.clone(), ..principal() })),
+            kubernetes: Some(Arc::new(attributes.clone())),
+            ..full_record()
+        };
+        let inputs = ReplayInputs::parse(&written(&record)).unwrap();
+        assert_eq!(inputs.principal.unwrap().credential, credential);
+        assert_eq!(inputs.kubernetes, Some(attributes));
+    }
+}
+
+#[test]
+fn lines_that_hold_no_inputs_say_so() {
+    let completed = Record { phase: Phase::Completed, ..full_record() };
+    let mut note = Vec::new();
+    write_note(&Note::PolicyLoaded { digest: "sha256:1".into(), problems: Vec::new() }, NOW, &mut note);
+    note.push(b'}');
+    for (line, kind) in [(written(&completed), "request.completed"), (note, "policy.loaded")] {
+        let Err(ReplayError::Kind(found)) = ReplayInputs::parse(&line) else { panic!("{kind}") };
+        assert_eq!(found, kind);
+    }
+    let decided = Record { phase: Phase::Decided, ..full_record() };
+    assert!(ReplayInputs::parse(&written(&decided)).is_ok());
+}
+
+/// Row kubernetes:L1: no token, no line break of a caller's, no query.
+#[test]
+fn kubernetes_l1_no_secret_and_no_line_break_reaches_a_line() {
+    let record =
+        Record { path: "/a\r\n{\"class_uid\":6002}".into(), user_agent: Some("x\n\u{1b}[2J".into()), ..full_record() };
+    let line = written(&record);
+    assert!(!line.iter().any(|byte| *byte < b' '));
+    let text = String::from_utf8(line).unwrap();
+    for secret in ["rt-secret", "the-nonce-of-a-login", "a-hash", "alice@example.com"] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    assert!(text.contains("\"department\":\"platform\""), "a claim that the policy names is there");
+    let unnamed = Record { claims: None, ..record };
+    assert!(!String::from_utf8(written(&unnamed)).unwrap().contains("platform"), "and not without");
+}
+
+/// Makes every text as long and as hostile as `text`.
+fn hostile(text: &str, many: usize) -> Record {
+    let shared: Arc<str> = text.into();
+    let list = vec![Arc::clone(&shared); many];
+    let some = || Some(Arc::clone(&shared));
+    let deep = (0..100).fold(json!(text), |value, _| json!([value]));
+    let claims = CLAIMS.into_iter().map(|name| (name.to_owned(), deep.clone())).collect();
+    Record {
+        host: text.into(),
+        path: text.into(),
+        user_agent: Some(text.into()),
+        route: some(),
+        method: Method::from_bytes("M".repeat(2000).as_bytes()).unwrap(),
+        tls: Some(Arc::new(Tls {
+            version: "1.3",
+            server_name: Some(text.into()),
+            certificate: Some([1; 32]),
+            subject: Some(text.into()),
+        })),
+        principal: Some(Arc::new(Principal {
+            issuer: Arc::clone(&shared),
+            subject: Arc::clone(&shared),
+            username: Arc::clone(&shared),
+            groups: list.clone(),
+            scopes: list.clone(),
+            client: some(),
+            actor: Some(Actor { subject: Arc::clone(&shared), client: some() }),
+            login: LoginFacts { auth_time: Some(NOW), acr: some(), amr: list.clone() },
+            claims: Arc::new(claims),
+            credential: CredentialId::Token(Arc::clone(&shared)),
+            ..principal()
+        })),
+        decision: Some(Decision { outcome: Outcome::Deny, rule: some(), shadow: list.clone(), grants: list.clone() }),
+        refusal: Some(Refusal { reason: Reason::PolicyDenied, detail: text.into() }),
+        kubernetes: Some(Arc::new(Attributes {
+            is_resource: true,
+            follow: false,
+            verb: text.into(),
+            api_group: text.into(),
+            api_version: text.into(),
+            namespace: text.into(),
+            resource: text.into(),
+            subresource: text.into(),
+            name: text.into(),
+            path: text.into(),
+        })),
+        identity: Some(Arc::new(Identity {
+            user: Arc::clone(&shared),
+            uid: some(),
+            groups: list,
+            extras: vec![(Arc::clone(&shared), Arc::clone(&shared)); many],
+        })),
+        event_listener: Some(Arc::new(EventListener { namespace: text.into(), name: text.into() })),
+        delivery: Some(Arc::new(Facts {
+            webhook: Arc::clone(&shared),
+            sender_kind: Arc::clone(&shared),
+            delivery: Arc::clone(&shared),
+            event: some(),
+            action: some(),
+            repository: some(),
+            repository_id: some(),
+            owner: some(),
+            branch: some(),
+            tag: some(),
+            commit: some(),
+            actor: some(),
+            actor_id: some(),
+            fork: Some(true),
+            pull_request: some(),
+            draft: Some(true),
+        })),
+        upstream: Some(Upstream { name: Arc::clone(&shared), status: None }),
+        event_id: Some(text.into()),
+        policy: some(),
+        ended: Some(text.to_owned().into()),
+        ..full_record()
+    }
+}
+
+#[test]
+fn a_line_stays_in_bounds_whatever_is_in_it() {
+    let long = "x".repeat(100_000);
+    let control = "\u{1}".repeat(100_000);
+    let quotes = "\"\\".repeat(10_000);
+    let door = "🚪".repeat(10_000);
+    for (text, many) in [(&*long, 10), (&control, 10), (&quotes, 10), (&door, 10), ("", 100_000), ("g", 100_000)] {
+        let line = written(&hostile(text, many));
+        assert!(fits(&line), "{} bytes", line.len());
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert!(!line["truncated"].as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn what_fits_is_not_cut_and_what_matters_least_is_cut_first() {
+    let groups: Vec<Arc<str>> = (0..200).map(|n| format!("6f1c{n:04}-0000-4000-8000-000000000000").into()).collect();
+    let with = |count: usize, agent: usize| {
+        let principal = Principal { groups: groups[..count].to_vec(), ..principal() };
+        let agent = "x".repeat(agent).into();
+        let record = Record { principal: Some(Arc::new(principal)), user_agent: Some(agent), ..full_record() };
+        ReplayInputs::parse(&written(&record)).unwrap()
+    };
+    let all = with(200, 10);
+    assert_eq!((all.principal.unwrap().groups.len(), all.truncated), (200, Vec::<String>::new()));
+    let agent = with(200, 5000);
+    assert_eq!((agent.principal.unwrap().groups.len(), agent.truncated), (200, vec!["user_agent".to_owned()]));
+}
+
+#[test]
+fn notes_are_bounded_too() {
+    let long = "y\n".repeat(50_000);
+    let notes = [
+        Note::PolicyLoaded { digest: long.as_str().into(), problems: vec![long.clone(); 1000] },
+        Note::PolicyRefused { digest: None, problems: vec!["short".to_owned(); 100_000] },
+        Note::Operator(Operator {
+            command: long.clone(),
+            uid: Some(1000),
+            user: Some(long.clone()),
+            why: Some(long.clone()),
+            outcome: Err(long.clone()),
+        }),
+        Note::Alarm { what: "break_glass", detail: long },
+    ];
+    for note in notes {
+        let mut line = Vec::new();
+        write_note(&note, NOW, &mut line);
+        line.push(b'}');
+        assert!(fits(&line));
+        assert!(serde_json::from_slice::<Value>(&line).unwrap()["truncated"].is_array());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_gives_one_line_of_json(text in "\\PC{0,300}|[\\x00-\\x1f\"\\\\]{0,2000}", many in 0_usize..40) {
+        let line = written(&hostile(&text, many));
+        prop_assert!(fits(&line));
+        prop_assert!(!line.contains(&b'\n'));
+        prop_assert!(serde_json::from_slice::<Value>(&line).is_ok());
+        prop_assert!(ReplayInputs::parse(&line).is_ok());
+    }
+}

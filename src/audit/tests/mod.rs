@@ -1,0 +1,266 @@
+//! Tests of the trail as a whole, over sinks in memory that fail on command and over real files.
+
+mod file;
+mod line;
+mod tamper;
+mod trail;
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    chain::Link,
+    settings::{Destination, Settings},
+    sink::{Found, Sink},
+    trail::{Keys, Trail},
+    *,
+};
+use crate::{
+    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    clock::{Clock, Timestamp},
+    config::raw::{EventListener, RouteKind, WhenFull},
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+/// What a sink in memory holds, and how it is to behave.
+#[derive(Debug, Default)]
+struct Disk {
+    bytes: Vec<u8>,
+    /// Bytes that it still has room for; none: no end.
+    room: Option<usize>,
+    syncs: usize,
+    /// Whether a sync waits until this is false again.
+    hold_syncs: bool,
+    syncing: bool,
+    fail_syncs: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Memory(Arc<(Mutex<Disk>, Condvar)>);
+
+impl Memory {
+    fn set<T>(&self, change: impl FnOnce(&mut Disk) -> T) -> T {
+        let result = change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+        result
+    }
+
+    fn wait_for(&self, condition: impl Fn(&Disk) -> bool) {
+        let guard = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(guard, |disk| !condition(disk)).unwrap());
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.set(|disk| disk.bytes.clone())
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        lines(&self.bytes())
+    }
+}
+
+impl Sink for Memory {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.set(|disk| {
+            let taken = disk.room.unwrap_or(usize::MAX).min(lines.len());
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            disk.bytes.extend_from_slice(&lines[..taken]);
+            disk.room = disk.room.map(|room| room - taken);
+            Ok(taken)
+        })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.set(|disk| disk.syncing = true);
+        self.wait_for(|disk| !disk.hold_syncs);
+        self.set(|disk| {
+            disk.syncing = false;
+            disk.syncs += 1;
+            if disk.fail_syncs { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
+        })
+    }
+
+    fn name(&self) -> Arc<str> {
+        "memory".into()
+    }
+}
+
+fn lines(bytes: &[u8]) -> Vec<Value> {
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
+}
+
+fn kind(line: &Value) -> &str {
+    line["metadata"]["event_code"].as_str().unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        destination: Destination::Stdout,
+        chain_key: Some(ChainKey::new(&[7; 32]).unwrap()),
+        checkpoint_key: Some(CheckpointKey::generate().unwrap()),
+        checkpoint_copy: None,
+        checkpoint_records: 1000,
+        checkpoint_interval: Duration::from_secs(60),
+        when_full: WhenFull::Refuse,
+        queue: 64,
+    }
+}
+
+fn file_settings(path: &Path) -> Settings {
+    Settings { destination: Destination::File { path: path.to_owned(), max_size: 64 << 10, keep: None }, ..settings() }
+}
+
+/// A trail over a sink in memory.
+fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
+    let keys =
+        Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
+    let found = Found { last: Link::NONE, empty: false, repaired: 0 };
+    Trail::start(settings, keys, Box::new(sink.clone()), found, "replica-0", clock.clone()).unwrap()
+}
+
+fn clock() -> Clock {
+    Clock::manual(NOW)
+}
+
+fn proof(settings: &Settings) -> Proof {
+    Proof {
+        keys: settings.chain_key.clone().into_iter().collect(),
+        checkpoint_key: settings.checkpoint_key.as_ref().map(|key| key.public().clone()),
+        last_checkpoint: None,
+        restarts: false,
+    }
+}
+
+fn verify(bytes: &[u8], proof: &Proof) -> Findings {
+    let mut verifier = Verifier::new(proof).unwrap();
+    verifier.read("trail", bytes).unwrap();
+    verifier.finish()
+}
+
+fn problems(findings: &Findings) -> Vec<String> {
+    findings.problems.iter().map(ToString::to_string).collect()
+}
+
+fn record(number: u128) -> Record {
+    Record {
+        host: "tekton.example.com".into(),
+        path: format!("/apis/{number}").into(),
+        ..Record::begin(Uuid::from_u128(number), NOW, Method::POST)
+    }
+}
+
+fn principal() -> Principal {
+    let claims = json!({
+        "iss": "https://idp.example.com",
+        "aud": ["doorward"],
+        "department": "platform",
+        "at_hash": "a-hash",
+        "nonce": "the-nonce-of-a-login",
+        "refresh_token": "rt-secret",
+    });
+    Principal {
+        issuer: "corp".into(),
+        subject: "00u1".into(),
+        username: "corp:alice".into(),
+        kind: Kind::Human,
+        scheme: Scheme::Bearer,
+        groups: vec!["devs".into(), "release-admins".into()],
+        scopes: vec!["openid".into(), "tekton:deploy".into()],
+        client: Some("cli".into()),
+        actor: Some(Actor { subject: "agent-7".into(), client: Some("planner".into()) }),
+        login: LoginFacts {
+            auth_time: Some(Timestamp::from_secs(1_699_999_000)),
+            acr: Some("phr".into()),
+            amr: vec!["hwk".into()],
+        },
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        credential: CredentialId::Token("jti-1".into()),
+        expires: Timestamp::from_secs(1_700_003_600),
+        delivery: None,
+        workload: None,
+        email: Some("alice@example.com".into()),
+    }
+}
+
+/// A record in which everything is said.
+fn full_record() -> Record {
+    Record {
+        latency: Duration::from_micros(4321),
+        trace: Some([0xab; 16]),
+        route: Some("kube".into()),
+        kind: Some(RouteKind::Kubernetes),
+        endpoint: None,
+        upgrade: true,
+        address: Some("192.0.2.7".parse().unwrap()),
+        tls: Some(Arc::new(Tls {
+            version: "1.3",
+            server_name: Some("tekton.example.com".into()),
+            certificate: Some([1; 32]),
+            subject: Some("CN=ops".into()),
+        })),
+        user_agent: Some("kubectl/1.36".into()),
+        principal: Some(Arc::new(principal())),
+        claims: Some(Arc::from([Arc::from("department")])),
+        decision: Some(Decision {
+            outcome: Outcome::Allow,
+            rule: Some("deploy-prod".into()),
+            shadow: vec!["shadow-1".into()],
+            grants: vec!["grant-1".into()],
+        }),
+        kubernetes: Some(Arc::new(Attributes {
+            is_resource: true,
+            follow: false,
+            verb: "create".into(),
+            api_group: "tekton.dev".into(),
+            api_version: "v1".into(),
+            namespace: "prod".into(),
+            resource: "pipelineruns".into(),
+            subresource: String::new(),
+            name: "deploy".into(),
+            path: String::new(),
+        })),
+        identity: Some(Arc::new(Identity {
+            user: "corp:alice".into(),
+            uid: None,
+            groups: vec!["tekton-deployers".into()],
+            extras: vec![("doorward.dev/client".into(), "cli".into())],
+        })),
+        event_listener: Some(Arc::new(EventListener { namespace: "prod".into(), name: "deploy".into() })),
+        delivery: Some(Arc::new(Facts {
+            webhook: "hub".into(),
+            sender_kind: "github".into(),
+            delivery: "d-1".into(),
+            event: Some("push".into()),
+            repository: Some("acme/app".into()),
+            repository_id: Some("42".into()),
+            branch: Some("main".into()),
+            fork: Some(false),
+            ..Facts::default()
+        })),
+        upstream: Some(Upstream { name: "apiserver".into(), status: Some(StatusCode::CREATED) }),
+        status: Some(StatusCode::CREATED),
+        body_digest: Some([0xcd; 32]),
+        bytes_in: 10,
+        bytes_out: 20,
+        event_id: Some("event-1".into()),
+        policy: Some("sha256:0123".into()),
+        ..record(0x0190_0000_0000_7000_8000_0000_0000_0001)
+    }
+}

@@ -1,0 +1,182 @@
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A trail that was written once, and what it is checked with.
+struct Written {
+    bytes: Vec<u8>,
+    lines: Vec<Vec<u8>>,
+    proof: Proof,
+}
+
+fn written() -> &'static Written {
+    static WRITTEN: OnceLock<Written> = OnceLock::new();
+    WRITTEN.get_or_init(|| {
+        let settings = Settings { checkpoint_records: 4, ..settings() };
+        let sink = Memory::default();
+        let trail = start(&settings, &sink, &clock());
+        for number in 0..10 {
+            trail.write(record(number));
+        }
+        trail.shutdown();
+        let bytes = sink.bytes();
+        let lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let mut proof = proof(&settings);
+        let last = lines.last().unwrap().as_slice();
+        proof.last_checkpoint = Some(Checkpoint::last_of(last, &proof.keys, proof.checkpoint_key.as_ref()).unwrap());
+        Written { bytes, lines, proof }
+    })
+}
+
+#[test]
+fn an_untouched_trail_is_intact() {
+    let Written { bytes, lines, proof } = written();
+    let findings = verify(bytes, proof);
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    let Summary { first, last, segments, checkpoints, kinds, .. } = findings.summary;
+    assert_eq!((first, last, segments), (1, lines.len() as u64, 1));
+    assert!(checkpoints >= 1);
+    assert_eq!((kinds["request"], kinds["trail.start"], kinds["trail.stop"]), (10, 1, 1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_edited_byte_is_found(at in any::<prop::sample::Index>(), flip in 1_u8..) {
+        let mut bytes = written().bytes.clone();
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        prop_assert!(!verify(&bytes, &written().proof).is_intact());
+    }
+
+    #[test]
+    fn any_cut_is_found(at in any::<prop::sample::Index>()) {
+        let bytes = &written().bytes;
+        prop_assert!(!verify(&bytes[..at.index(bytes.len())], &written().proof).is_intact());
+        // And from the front, except where nothing is cut.
+        prop_assert!(!verify(&bytes[at.index(bytes.len() - 1) + 1..], &written().proof).is_intact());
+    }
+
+    #[test]
+    fn any_deleted_inserted_or_moved_line_is_found(
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+    ) {
+        let Written { lines, proof, .. } = written();
+        let (from, to) = (from.index(lines.len()), to.index(lines.len()));
+        let mut deleted = lines.clone();
+        let line = deleted.remove(from);
+        prop_assert!(!verify(&deleted.concat(), proof).is_intact(), "deleted {from}");
+        let mut copied = lines.clone();
+        copied.insert(to, line.clone());
+        prop_assert!(!verify(&copied.concat(), proof).is_intact(), "copied {from} to {to}");
+        if from != to {
+            deleted.insert(to, line);
+            prop_assert!(!verify(&deleted.concat(), proof).is_intact(), "moved {from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn problems_are_told_in_plain_words_with_their_place() {
+    let Written { lines, proof, .. } = written();
+    let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().concat();
+    let replaced = |at: usize, line: &[u8]| [&lines[..at].concat(), line, &lines[at + 1..].concat()].concat();
+    let edited = String::from_utf8(lines[3].clone()).unwrap().replace("/apis/2", "/apis/9").into_bytes();
+    for (name, bytes, expected) in [
+        ("edited", replaced(3, &edited), "trail:4: the line was edited"),
+        ("deleted", without(3), "trail:4: line number 4 is missing before this one"),
+        ("three deleted", [&lines[..3], &lines[6..]].concat().concat(), "trail:4: lines number 4 to 6 are missing"),
+        ("first deleted", without(0), "trail:1: lines before this one are missing"),
+        ("inserted", replaced(3, &[b"{}\n", &*lines[3]].concat()), "trail:4: this is no line of a trail"),
+        ("repeated", replaced(3, &lines[3].repeat(2)), "trail:5: the line does not belong here: it is number 4"),
+        ("half a line", replaced(lines.len() - 1, b"{\"class"), "the line is cut"),
+        ("long", replaced(3, &[vec![b'x'; 20_000], vec![b'\n']].concat()), "trail:4: the line is longer"),
+        ("last deleted", without(lines.len() - 1), "trail: lines were cut off the end"),
+        ("nothing", Vec::new(), "trail: there is no line of a trail"),
+    ] {
+        let found = problems(&verify(&bytes, proof));
+        assert!(found[0].contains(expected), "{name}: {found:?}");
+    }
+    // One edited line is one problem: the lines after it are not blamed.
+    assert_eq!(problems(&verify(&replaced(3, &edited), proof)).len(), 1);
+}
+
+#[test]
+fn without_the_key_nothing_is_said_and_with_another_all_is_wrong() {
+    let Written { bytes, proof, .. } = written();
+    assert!(matches!(Verifier::new(&Proof { keys: Vec::new(), ..proof.clone() }), Err(CannotVerify::NoKey)));
+    let other = ChainKey::new(&[8; 32]).unwrap();
+    let wrong = Proof { keys: vec![other.clone()], ..proof.clone() };
+    assert!(!verify(bytes, &wrong).is_intact());
+    let both = Proof { keys: vec![other, proof.keys[0].clone()], ..proof.clone() };
+    assert!(verify(bytes, &both).is_intact());
+}
+
+#[test]
+fn a_checkpoint_signed_by_another_key_is_found() {
+    let Written { bytes, lines, proof } = written();
+    let other = CheckpointKey::generate().unwrap().public().clone();
+    let found = problems(&verify(bytes, &Proof { checkpoint_key: Some(other.clone()), ..proof.clone() }));
+    assert!(found.iter().all(|problem| problem.contains("signature of the checkpoint")), "{found:?}");
+    assert!(!found.is_empty());
+    let last = lines.last().unwrap().as_slice();
+    let forged = Checkpoint::last_of(last, &proof.keys, Some(&other));
+    assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)));
+    assert!(matches!(Checkpoint::last_of(&*lines[0], &proof.keys, None), Err(CannotVerify::NoCheckpoint)));
+}
+
+#[test]
+fn a_trail_rewritten_with_the_key_does_not_fit_the_checkpoint_kept_elsewhere() {
+    let Written { proof, .. } = written();
+    let settings = Settings { checkpoint_records: 4, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    for number in 0..20 {
+        trail.write(record(number + 100));
+    }
+    trail.shutdown();
+    let rewritten = Proof { checkpoint_key: None, ..proof.clone() };
+    let found = problems(&verify(&sink.bytes(), &rewritten));
+    assert!(found.iter().any(|problem| problem.contains("the trail was rewritten")), "{found:?}");
+    assert!(verify(&sink.bytes(), &Proof { last_checkpoint: None, ..rewritten }).is_intact());
+}
+
+#[test]
+fn a_missing_checkpoint_is_an_alarm() {
+    for (late, intact) in [(60, true), (600, false)] {
+        let settings = settings();
+        let sink = Memory::default();
+        let clock = clock();
+        let trail = start(&settings, &sink, &clock);
+        clock.advance(Duration::from_secs(late));
+        trail.shutdown();
+        let findings = verify(&sink.bytes(), &proof(&settings));
+        assert_eq!(findings.is_intact(), intact, "{:?}", problems(&findings));
+    }
+}
+
+#[test]
+fn trails_from_standard_output_may_begin_again() {
+    let Written { bytes, proof, .. } = written();
+    let settings = settings();
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    for number in 0..50 {
+        trail.write(record(number + 100));
+    }
+    trail.shutdown();
+    let collected = [sink.bytes().as_slice(), bytes].concat();
+    let proof = Proof { checkpoint_key: None, ..proof.clone() };
+    assert!(!verify(&collected, &proof).is_intact());
+    let findings = verify(&collected, &Proof { restarts: true, ..proof.clone() });
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert_eq!(findings.summary.segments, 2);
+    // The checkpoint is one of the last chain, and is still missed there.
+    let cut = collected.len() - written().lines.last().unwrap().len();
+    let findings = verify(&collected[..cut], &Proof { restarts: true, ..proof });
+    assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
+}

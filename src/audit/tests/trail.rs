@@ -1,0 +1,240 @@
+use super::*;
+use crate::error::{Reason, Rejection};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Returns when the sink takes lines again.
+fn wait_until_recovered(trail: &Trail) {
+    while trail.failure().is_some() {
+        std::thread::yield_now();
+    }
+}
+
+fn paths(lines: &[Value]) -> Vec<&str> {
+    lines.iter().filter_map(|line| line.pointer("/http_request/url/path")?.as_str()).collect()
+}
+
+#[test]
+fn a_reservation_has_room_for_each_record_it_was_made_for() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    let mut reservation = trail.reserve(2).unwrap();
+    for phase in [Phase::Decided, Phase::Completed] {
+        reservation.write(Record { phase, ..record(1) });
+    }
+    trail.shutdown();
+    let lines = sink.lines();
+    let kinds: Vec<&str> = lines.iter().map(kind).collect();
+    assert_eq!(kinds, ["trail.start", "request.decided", "request.completed", "trail.stop", "trail.checkpoint"]);
+    assert_eq!(lines[1]["metadata"]["correlation_uid"], lines[2]["metadata"]["correlation_uid"]);
+}
+
+/// Row kubernetes:T3: an exec of an hour is in the trail from its start, not only at its end.
+#[test]
+fn kubernetes_t3_a_long_stream_leaves_records_at_its_start_and_its_end() {
+    let settings = Settings { queue: 2, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    let stream = |phase| Record { phase, upgrade: true, ..record(1) };
+    let mut reservation = trail.reserve(2).unwrap();
+    runtime().block_on(reservation.write_durable(stream(Phase::Decided))).unwrap();
+    runtime().block_on(reservation.write_durable(stream(Phase::Started))).unwrap();
+    assert_eq!(
+        sink.lines().iter().map(kind).collect::<Vec<_>>(),
+        ["trail.start", "request.decided", "request.started"]
+    );
+    drop(reservation);
+    // The stream holds no room, so others go on; and its end is written though they have taken all room.
+    let others = trail.reserve(2).unwrap();
+    trail.write(Record { ended: Some("revoked".into()), ..stream(Phase::Completed) });
+    drop(others);
+    trail.shutdown();
+    assert_eq!(sink.lines()[3]["unmapped"]["ended"], "revoked");
+    assert_eq!(trail.metrics().lost.get(), 0);
+}
+
+#[test]
+fn a_sync_that_fails_is_no_success() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    runtime().block_on(async {
+        sink.set(|disk| disk.fail_syncs = true);
+        let result = trail.reserve(1).unwrap().write_durable(record(1)).await;
+        assert_eq!(result, Err(AuditUnavailable::Failing));
+        sink.set(|disk| disk.fail_syncs = false);
+        wait_until_recovered(&trail);
+        trail.reserve(1).unwrap().write_durable(record(2)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_until_there_is_room() {
+    let trail = start(&Settings { queue: 4, ..settings() }, &Memory::default(), &clock());
+    let first = trail.reserve(2).unwrap();
+    let second = trail.reserve(2).unwrap();
+    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    drop(first);
+    let third = trail.reserve(2).unwrap();
+    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    drop((second, third));
+    assert!(trail.reserve(4).is_ok());
+}
+
+#[test]
+fn a_closed_trail_refuses() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    assert!(trail.reserve(1).is_ok());
+    trail.shutdown();
+    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Closed);
+    let rejection = Rejection::from(AuditUnavailable::Closed);
+    assert_eq!((rejection.reason(), rejection.status()), (Reason::AuditUnavailable, StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[test]
+fn a_durable_record_is_synced_before_the_request_goes_on() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    let mut reservation = trail.reserve(2).unwrap();
+    runtime().block_on(reservation.write_durable(record(7))).unwrap();
+    let syncs = sink.set(|disk| disk.syncs);
+    assert!(syncs > 0);
+    assert_eq!(paths(&sink.lines()), ["/apis/7"]);
+}
+
+#[test]
+fn durable_records_share_a_sync() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(0)).await.unwrap();
+        sink.set(|disk| disk.hold_syncs = true);
+        let first = trail.reserve(1).unwrap().write_durable(record(1));
+        sink.wait_for(|disk| disk.syncing);
+        let before = sink.set(|disk| disk.syncs);
+        let more: Vec<_> = (2..40).map(|number| trail.reserve(1).unwrap().write_durable(record(number))).collect();
+        sink.set(|disk| disk.hold_syncs = false);
+        first.await.unwrap();
+        for written in more {
+            written.await.unwrap();
+        }
+        assert_eq!(sink.set(|disk| disk.syncs) - before, 2);
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers_by_itself() {
+    let settings = settings();
+    let sink = Memory::default();
+    let clock = clock();
+    let trail = start(&settings, &sink, &clock);
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(0)).await.unwrap();
+        // The disk takes the beginning of a line and no more.
+        sink.set(|disk| disk.room = Some(100));
+        let mut before = trail.reserve(2).unwrap();
+        let result = before.write_durable(record(1)).await;
+        assert_eq!(result, Err(AuditUnavailable::Failing));
+        assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Failing);
+        assert!(trail.failure().is_some());
+        // A request that went on before the disk was full is not lost.
+        before.write(record(2));
+        clock.advance(Duration::from_secs(600));
+        sink.set(|disk| disk.room = None);
+        wait_until_recovered(&trail);
+        assert!(trail.reserve(1).is_ok());
+        assert_eq!(trail.failure(), None);
+    });
+    trail.shutdown();
+    let lines = sink.lines();
+    assert_eq!(paths(&lines), ["/apis/0", "/apis/1", "/apis/2"]);
+    let gap = lines.iter().find(|line| kind(line) == "trail.gap").unwrap();
+    assert_eq!(gap["unmapped"]["lost"], 0);
+    // The gap is told and so explains why no checkpoint was written meanwhile.
+    let findings = verify(&sink.bytes(), &proof(&settings));
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert_eq!(findings.summary.gaps, 1);
+    assert_eq!(trail.metrics().lost.get(), 0);
+    assert!(trail.metrics().errors.get() > 0);
+}
+
+#[test]
+fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
+    let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(100)).await.unwrap();
+        sink.set(|disk| disk.room = Some(0));
+        for number in 0..30 {
+            trail.reserve(2).unwrap().write_durable(record(number)).await.unwrap();
+        }
+        // Twice the queue is kept: its room, and as much again for records after the fact.
+        assert_eq!(trail.metrics().lost.get(), 22);
+        sink.set(|disk| disk.room = None);
+        wait_until_recovered(&trail);
+    });
+    trail.shutdown();
+    let lines = sink.lines();
+    assert_eq!(paths(&lines).len(), 9);
+    let told: u64 = lines.iter().filter_map(|line| line["unmapped"]["lost"].as_u64()).sum();
+    assert_eq!(told, trail.metrics().lost.get());
+    let findings = verify(&sink.bytes(), &proof(&settings));
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert_eq!(findings.summary.lost, told);
+}
+
+#[test]
+fn checkpoints_come_by_count_and_by_time() {
+    let settings = Settings { checkpoint_records: 5, ..settings() };
+    let sink = Memory::default();
+    let clock = clock();
+    let trail = start(&settings, &sink, &clock);
+    let checkpoints = || sink.lines().iter().filter(|line| kind(line) == "trail.checkpoint").count();
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
+        assert_eq!(checkpoints(), 0);
+        for number in 2..6 {
+            trail.reserve(1).unwrap().write_durable(record(number)).await.unwrap();
+        }
+        assert_eq!(checkpoints(), 1);
+        clock.advance(Duration::from_secs(61));
+        trail.reserve(1).unwrap().write_durable(record(6)).await.unwrap();
+        assert_eq!(checkpoints(), 2);
+    });
+    assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
+}
+
+#[test]
+fn notes_are_lines_too() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    trail.note(Note::PolicyLoaded { digest: "sha256:1".into(), problems: vec!["/rules/1: never matches".to_owned()] });
+    trail.note(Note::PolicyRefused { digest: None, problems: vec!["/rules/2: unknown key".to_owned()] });
+    trail.note(Note::Operator(Operator {
+        command: "revoke session 1".to_owned(),
+        uid: Some(1000),
+        user: Some("ops".to_owned()),
+        why: Some("lost laptop".to_owned()),
+        outcome: Ok(()),
+    }));
+    trail.shutdown();
+    let lines = sink.lines();
+    let kinds: Vec<&str> = lines.iter().map(kind).collect();
+    assert_eq!(kinds[1..4], ["policy.loaded", "policy.refused", "operator"]);
+    assert_eq!(lines[1]["unmapped"]["policy"], "sha256:1");
+    assert_eq!(lines[2]["unmapped"]["problems"][0], "/rules/2: unknown key");
+    assert_eq!(lines[3]["actor"]["user"], json!({"uid": "1000", "name": "ops"}));
+    assert_eq!(lines[3]["unmapped"]["why"], "lost laptop");
+}
+
+#[test]
+fn the_thread_ends_with_the_last_handle() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    trail.write(record(1));
+    drop(trail);
+    sink.wait_for(|disk| lines(&disk.bytes).iter().any(|line| kind(line) == "trail.stop"));
+}

@@ -1,0 +1,355 @@
+//! The handle by which the rest of the program writes to the trail. Writing moves the record into a queue; all else
+//! happens on the trail's own thread.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
+        mpsc,
+    },
+    thread::{self, JoinHandle, Thread},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    chain::{Chain, Link},
+    keys,
+    metrics::Metrics,
+    note::Note,
+    record::Record,
+    settings::{Destination, Settings},
+    sink::{Found, RotatingFile, Sink, Stdout},
+    writer::Writer,
+};
+use crate::{
+    clock::Clock,
+    config::raw::WhenFull,
+    error::{Reason, Rejection},
+};
+
+/// How long a durable write may take. A disk that hangs is as good as a full one.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The audit trail. Clones write to the same one.
+#[derive(Clone, Debug)]
+pub struct Trail(Arc<Handle>);
+
+impl Trail {
+    /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or made there.
+    /// `instance` names this replica; each has a chain of its own.
+    pub fn open(settings: &Settings, key_directory: &Path, instance: &str, clock: Clock) -> Result<Self, OpenError> {
+        let keys_failed = |source| OpenError { path: key_directory.to_owned(), source };
+        let chain_key = match &settings.chain_key {
+            Some(key) => key.clone(),
+            None => keys::kept_chain_key(key_directory).map_err(keys_failed)?,
+        };
+        let checkpoint_key = match &settings.checkpoint_key {
+            Some(key) => key.clone(),
+            None => keys::kept_checkpoint_key(key_directory).map_err(keys_failed)?,
+        };
+        let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {
+            Destination::Stdout => (Box::new(Stdout), Found { last: Link::NONE, empty: false, repaired: 0 }),
+            Destination::File { path, max_size, keep } => {
+                let (sink, found) = RotatingFile::open(path, *max_size, *keep)
+                    .map_err(|source| OpenError { path: path.clone(), source })?;
+                (Box::new(sink), found)
+            }
+        };
+        let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
+        Self::start(settings, keys, sink, found, instance, clock)
+    }
+
+    /// Starts the thread over an open sink.
+    pub(super) fn start(
+        settings: &Settings,
+        keys: Keys,
+        sink: Box<dyn Sink>,
+        found: Found,
+        instance: &str,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared {
+            used: AtomicUsize::new(0),
+            capacity: settings.queue,
+            when_full: settings.when_full,
+            lost: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            failing: AtomicBool::new(false),
+            metrics: Metrics::default(),
+        });
+        let (sender, queue) = mpsc::channel();
+        let chain = Chain::new(keys.chain.clone(), found.last);
+        let mut writer = Writer::new(settings, chain, keys, sink, queue, Arc::clone(&shared), instance, clock);
+        writer.begin(found);
+        let thread = thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|source| OpenError { path: PathBuf::new(), source })?;
+        let handle = Handle { sender, shared, writer: thread.thread().clone(), thread: Mutex::new(Some(thread)) };
+        Ok(Self(Arc::new(handle)))
+    }
+
+    /// Takes room for `records` records of one request, before it is forwarded. Under `when_full: continue` it never
+    /// fails while the trail is open.
+    pub fn reserve(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
+        let shared = &self.0.shared;
+        if shared.closed.load(Ordering::Relaxed) {
+            return Err(AuditUnavailable::Closed);
+        }
+        let refuse = shared.when_full == WhenFull::Refuse;
+        if refuse && shared.failing.load(Ordering::Relaxed) {
+            return Err(AuditUnavailable::Failing);
+        }
+        let room = match shared.take(records, shared.capacity) {
+            Ok(()) => records,
+            Err(_) if refuse => {
+                self.0.wake();
+                return Err(AuditUnavailable::Full);
+            }
+            Err(_) => 0,
+        };
+        Ok(Reservation { handle: Arc::clone(&self.0), room })
+    }
+
+    /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
+    /// a reservation for hours. It may take as much room again as requests have; beyond it the record is lost and counted.
+    pub fn write(&self, record: impl Into<Box<Record>>) {
+        self.0.push_after_the_fact(Entry::Record(record.into()), None);
+    }
+
+    /// Writes what happened outside of any request.
+    pub fn note(&self, note: Note) {
+        self.0.push_after_the_fact(Entry::Note(Box::new(note)), None);
+    }
+
+    /// As [`Trail::note`], and returns when it is on stable storage.
+    pub async fn note_durable(&self, note: Note) -> Result<(), AuditUnavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.0.push_after_the_fact(Entry::Note(Box::new(note)), Some(reply));
+        self.0.durable(answer).await
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.shared.metrics
+    }
+
+    /// Why the sink takes nothing at the moment, for readiness; none if it does.
+    pub fn failure(&self) -> Option<String> {
+        self.0.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails.
+    pub fn shutdown(&self) {
+        self.0.shared.closed.store(true, Ordering::Release);
+        self.0.writer.unpark();
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the audit trail ended by a panic");
+        }
+    }
+}
+
+/// Room in the trail that a request holds. What is not used is given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    handle: Arc<Handle>,
+    room: usize,
+}
+
+impl Reservation {
+    /// Writes a record. A record more than was reserved goes the way of [`Trail::write`].
+    pub fn write(&mut self, record: impl Into<Box<Record>>) {
+        self.push(record.into(), None);
+    }
+
+    /// As [`Reservation::write`], and returns when the record is on stable storage. The record is queued by the call, so
+    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails.
+    pub fn write_durable<R: Into<Box<Record>>>(
+        &mut self,
+        record: R,
+    ) -> impl Future<Output = Result<(), AuditUnavailable>> + Send + use<R> {
+        let (reply, answer) = oneshot::channel();
+        self.push(record.into(), Some(reply));
+        let handle = Arc::clone(&self.handle);
+        async move { handle.durable(answer).await }
+    }
+
+    fn push(&mut self, record: Box<Record>, reply: Option<Reply>) {
+        if self.room == 0 {
+            return self.handle.push_after_the_fact(Entry::Record(record), reply);
+        }
+        self.room -= 1;
+        self.handle.push(Entry::Record(record), reply);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.handle.shared.give_back(self.room);
+    }
+}
+
+/// The trail takes no record, so what was to be recorded must not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditUnavailable {
+    #[error("the audit trail is behind: its queue is full")]
+    Full,
+    #[error("the audit trail cannot be written")]
+    Failing,
+    #[error("the audit trail did not confirm the record in time")]
+    Slow,
+    #[error("the audit trail is closed")]
+    Closed,
+}
+
+impl From<AuditUnavailable> for Rejection {
+    fn from(error: AuditUnavailable) -> Self {
+        Self::new(
+            Reason::AuditUnavailable,
+            "The request was not sent on, because it could not be recorded in the audit trail.",
+        )
+        .fix("Try again in a moment. If it goes on, tell the operators: the trail's disk may be full.")
+        .because(error)
+    }
+}
+
+/// The trail could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit trail cannot be opened: {}: {source}", path.display())]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+/// The keys that a trail is written with.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    pub(super) chain: super::ChainKey,
+    pub(super) checkpoint: super::CheckpointKey,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<(), AuditUnavailable>>;
+
+/// What waits for the thread. Each holds room for one record.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) entry: Entry,
+    /// Whom to tell when it is on stable storage.
+    pub(super) reply: Option<Reply>,
+}
+
+#[derive(Debug)]
+pub(super) enum Entry {
+    Record(Box<Record>),
+    Note(Box<Note>),
+}
+
+/// What the handle and the thread share.
+pub(super) struct Shared {
+    /// Room that is taken, in records. Given back when the sink took the line.
+    pub(super) used: AtomicUsize,
+    pub(super) capacity: usize,
+    pub(super) when_full: WhenFull,
+    /// Records lost since the last record of a gap.
+    pub(super) lost: AtomicU64,
+    /// Whether the thread sleeps until it is woken.
+    pub(super) asleep: AtomicBool,
+    pub(super) closed: AtomicBool,
+    pub(super) failing: AtomicBool,
+    pub(super) failure: Mutex<Option<String>>,
+    pub(super) metrics: Metrics,
+}
+
+impl Shared {
+    fn take(&self, records: usize, limit: usize) -> Result<(), ()> {
+        let before = self.used.fetch_add(records, Ordering::Relaxed);
+        if before + records <= limit {
+            return Ok(());
+        }
+        self.give_back(records);
+        Err(())
+    }
+
+    pub(super) fn give_back(&self, records: usize) {
+        self.used.fetch_sub(records, Ordering::Relaxed);
+    }
+
+    pub(super) fn lose(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::Relaxed);
+        self.metrics.lost.inc_by(records);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("used", &self.used).field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+/// The sending end. The thread ends when the last one is dropped.
+#[derive(Debug)]
+struct Handle {
+    sender: mpsc::Sender<Item>,
+    shared: Arc<Shared>,
+    writer: Thread,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Handle {
+    /// Room must have been taken.
+    fn push(&self, entry: Entry, reply: Option<Reply>) {
+        let urgent = reply.is_some() || self.shared.used.load(Ordering::Relaxed) > self.shared.capacity / 2;
+        if self.sender.send(Item { entry, reply }).is_err() {
+            self.shared.give_back(1);
+            self.shared.lose(1);
+            return;
+        }
+        // Pairs with the fence of the thread between saying that it sleeps and looking at the queue once more.
+        fence(Ordering::SeqCst);
+        if urgent || (self.shared.asleep.load(Ordering::Relaxed) && self.shared.asleep.swap(false, Ordering::Relaxed)) {
+            self.writer.unpark();
+        }
+    }
+
+    fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
+        let shared = &self.shared;
+        if shared.take(1, shared.capacity.saturating_mul(2)).is_ok() {
+            return self.push(entry, reply);
+        }
+        shared.lose(1);
+        self.wake();
+        if let Some(reply) = reply {
+            // Nobody waits any more if this fails.
+            let _ = reply.send(Err(AuditUnavailable::Full));
+        }
+    }
+
+    fn wake(&self) {
+        self.writer.unpark();
+    }
+
+    async fn durable(&self, answer: oneshot::Receiver<Result<(), AuditUnavailable>>) -> Result<(), AuditUnavailable> {
+        let result = match tokio::time::timeout(DURABLE_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(AuditUnavailable::Closed),
+            Err(_) => Err(AuditUnavailable::Slow),
+        };
+        match self.shared.when_full {
+            WhenFull::Refuse => result,
+            WhenFull::Continue => Ok(()),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.writer.unpark();
+    }
+}

@@ -1,0 +1,423 @@
+//! Checks a trail: whether every line that was written is there, unchanged and in order.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::{
+    chain::{Link, Sealed},
+    keys::{ChainKey, CheckpointPublicKey},
+    lines::{Fault, Line, Lines},
+    note::code,
+};
+use crate::clock::Timestamp;
+
+/// Problems beyond this many are counted and not kept.
+const MAX_PROBLEMS: usize = 1000;
+
+/// What a trail is checked with.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// The chain keys that were in use. Any may have sealed a line.
+    pub keys: Vec<ChainKey>,
+    /// Checks the signatures of checkpoints; without it they are not checked.
+    pub checkpoint_key: Option<CheckpointPublicKey>,
+    /// The last checkpoint, from the second place. Without it lines cut off the end cannot be seen.
+    pub last_checkpoint: Option<Checkpoint>,
+    /// The lines were collected from standard output, where every start begins a new chain.
+    pub restarts: bool,
+}
+
+/// A checkpoint from the second place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint(Link);
+
+impl Checkpoint {
+    /// The last checkpoint in a file of checkpoints, if its signature and its code are good.
+    pub fn last_of(
+        reader: impl BufRead,
+        keys: &[ChainKey],
+        checkpoint_key: Option<&CheckpointPublicKey>,
+    ) -> Result<Self, CannotVerify> {
+        let mut last = None;
+        let mut lines = Lines::new(reader);
+        while let Some(line) = lines.next().map_err(CannotVerify::LastCheckpoint)? {
+            // A half-written line is what a crash in the middle of copying leaves.
+            if line.fault.is_none() && !line.bytes.is_empty() {
+                last = Some(line.bytes.to_vec());
+            }
+        }
+        let last = last.ok_or(CannotVerify::NoCheckpoint)?;
+        let sealed = Sealed::parse(&last).ok_or(CannotVerify::NoCheckpoint)?;
+        let (signed, signature) = sealed.signature.ok_or(CannotVerify::NoCheckpoint)?;
+        let genuine = keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
+            && checkpoint_key.is_none_or(|key| key.verifies(signed, &signature));
+        genuine.then_some(Self(sealed.link)).ok_or(CannotVerify::ForgedCheckpoint)
+    }
+}
+
+/// Why nothing can be said about a trail.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotVerify {
+    #[error(
+        "a trail cannot be checked without the key of its chain; give the file that `audit.chain_key` names, or \
+         `audit-chain.key` beside the store"
+    )]
+    NoKey,
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("the last checkpoint cannot be read: {0}")]
+    LastCheckpoint(io::Error),
+    #[error(
+        "the file of the last checkpoint does not end with a checkpoint; give the file that `audit.checkpoint_copy` names"
+    )]
+    NoCheckpoint,
+    #[error("the last checkpoint is not genuine: its code or its signature does not fit the keys given")]
+    ForgedCheckpoint,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub problems: Vec<Problem>,
+    /// Problems besides those in `problems`.
+    pub more: u64,
+    pub summary: Summary,
+}
+
+impl Findings {
+    pub fn is_intact(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Something that is wrong, in plain words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    /// Counts from 1; none if it is about the end.
+    pub line: Option<u64>,
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
+
+/// What a trail holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub lines: u64,
+    /// The number of the first line.
+    pub first: u64,
+    /// The number of the last line.
+    pub last: u64,
+    /// Starts of a process.
+    pub segments: u64,
+    pub checkpoints: u64,
+    /// Whether signatures were checked.
+    pub signatures_checked: bool,
+    /// Whether a checkpoint from elsewhere was compared with.
+    pub end_checked: bool,
+    /// Gaps that the trail itself tells of.
+    pub gaps: u64,
+    /// Records lost in these.
+    pub lost: u64,
+    pub earliest: Option<Timestamp>,
+    pub latest: Option<Timestamp>,
+    /// Lines by kind.
+    pub kinds: BTreeMap<String, u64>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |time: Option<Timestamp>| time.map_or_else(|| "?".to_owned(), |time| time.to_string());
+        writeln!(
+            f,
+            "{} lines, number {} to {}, {} to {}",
+            self.lines,
+            self.first,
+            self.last,
+            time(self.earliest),
+            time(self.latest)
+        )?;
+        writeln!(f, "{} starts, {} gaps with {} records lost", self.segments, self.gaps, self.lost)?;
+        let signatures =
+            if self.signatures_checked { "signatures checked" } else { "signatures not checked: no key given" };
+        writeln!(f, "{} checkpoints, {signatures}", self.checkpoints)?;
+        for (kind, count) in &self.kinds {
+            writeln!(f, "  {kind}: {count}")?;
+        }
+        if self.first > 1 {
+            writeln!(f, "lines before number {} are not in the files given", self.first)?;
+        }
+        if !self.end_checked {
+            writeln!(
+                f,
+                "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks files in the order given, the oldest first.
+pub fn verify_files<P: AsRef<Path>>(
+    files: impl IntoIterator<Item = P>,
+    proof: &Proof,
+) -> Result<Findings, CannotVerify> {
+    let mut verifier = Verifier::new(proof)?;
+    for path in files {
+        let path = path.as_ref();
+        let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
+        let file = File::open(path).map_err(failed)?;
+        verifier.read(&path.display().to_string(), BufReader::with_capacity(1 << 16, file)).map_err(failed)?;
+    }
+    Ok(verifier.finish())
+}
+
+/// Checks a trail as it is read, in bounded memory.
+#[derive(Debug)]
+pub struct Verifier<'a> {
+    proof: &'a Proof,
+    /// Which key fitted last.
+    key: usize,
+    /// The line before; none at the beginning.
+    last: Option<Link>,
+    /// The last checkpoint or start of this segment, and how far the next may be from it.
+    mark: Option<(Timestamp, Duration)>,
+    /// Whether a gap explains that a checkpoint is late.
+    gap: bool,
+    file: String,
+    /// A line of this chain that has the number of the last checkpoint and is another one.
+    rewritten: Option<Problem>,
+    findings: Findings,
+}
+
+impl<'a> Verifier<'a> {
+    pub fn new(proof: &'a Proof) -> Result<Self, CannotVerify> {
+        if proof.keys.is_empty() {
+            return Err(CannotVerify::NoKey);
+        }
+        let mut findings = Findings::default();
+        findings.summary.signatures_checked = proof.checkpoint_key.is_some();
+        Ok(Self { proof, key: 0, last: None, mark: None, gap: false, file: String::new(), rewritten: None, findings })
+    }
+
+    /// Checks the next file.
+    pub fn read(&mut self, name: &str, reader: impl BufRead) -> io::Result<()> {
+        name.clone_into(&mut self.file);
+        let mut lines = Lines::new(reader);
+        while let Some(line) = lines.next()? {
+            self.line(&line);
+        }
+        Ok(())
+    }
+
+    /// What was found, when all files were read.
+    pub fn finish(mut self) -> Findings {
+        let last = self.last.unwrap_or(Link::NONE);
+        self.findings.summary.last = last.seq;
+        if self.last.is_none() {
+            self.problem(None, "there is no line of a trail".to_owned());
+        }
+        if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
+            self.findings.summary.end_checked = true;
+            if last.seq < checkpoint.seq {
+                self.problem(
+                    None,
+                    format!(
+                        "lines were cut off the end: the last one is number {}, and the last checkpoint is number {}",
+                        last.seq, checkpoint.seq
+                    ),
+                );
+            }
+        }
+        self.findings.problems.extend(self.rewritten);
+        self.findings
+    }
+
+    fn line(&mut self, line: &Line<'_>) {
+        let number = Some(line.number);
+        self.findings.summary.lines += 1;
+        match line.fault {
+            Some(Fault::Long) => return self.problem(number, "the line is longer than any line of a trail".to_owned()),
+            Some(Fault::Torn) => return self.problem(number, "the line is cut: it has no end".to_owned()),
+            None => {}
+        }
+        let Some(sealed) = Sealed::parse(line.bytes) else {
+            return self
+                .problem(number, "this is no line of a trail: it was inserted, or its end was edited".to_owned());
+        };
+        let Some(key) = self.fitting_key(&sealed) else {
+            self.problem(
+                number,
+                "the line was edited or forged, or sealed with another key: its code does not fit its text".to_owned(),
+            );
+            // What it claims still tells where the lines after it belong.
+            self.follow(number, &sealed);
+            return;
+        };
+        self.key = key;
+        let Ok(content) = serde_json::from_slice::<Content>(line.bytes) else {
+            self.problem(number, "the line is sealed and yet no JSON".to_owned());
+            self.follow(number, &sealed);
+            return;
+        };
+        let begins = content.metadata.event_code == code::START && sealed.link.seq == 1;
+        if self.last.is_none() {
+            self.findings.summary.first = sealed.link.seq;
+            if !begins && content.metadata.event_code != code::FILE {
+                self.problem(
+                    number,
+                    "lines before this one are missing: a trail or a file begins otherwise".to_owned(),
+                );
+            }
+            self.last = Some(sealed.link);
+        } else if begins && self.proof.restarts && sealed.prev == Link::NONE.mac {
+            self.last = Some(sealed.link);
+            self.rewritten = None;
+        } else {
+            self.follow(number, &sealed);
+        }
+        if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint
+            && checkpoint.seq == sealed.link.seq
+            && checkpoint.mac != sealed.link.mac
+        {
+            let what = "this is not the line that the last checkpoint signed: the trail was rewritten".to_owned();
+            self.rewritten = Some(Problem { file: self.file.clone(), line: number, what });
+        }
+        self.content(number, &content, &sealed);
+    }
+
+    fn fitting_key(&self, sealed: &Sealed<'_>) -> Option<usize> {
+        let fits = |at: &usize| self.proof.keys.get(*at).is_some_and(|key| key.mac(sealed.covered) == sealed.link.mac);
+        Some(self.key).filter(fits).or_else(|| (0..self.proof.keys.len()).find(fits))
+    }
+
+    /// Checks that a line comes after the last one, and goes on from it.
+    fn follow(&mut self, number: Option<u64>, sealed: &Sealed<'_>) {
+        let Link { seq, .. } = sealed.link;
+        if self.last.is_none() {
+            self.findings.summary.first = sealed.link.seq;
+        }
+        if let Some(last) = self.last {
+            let expected = last.seq + 1;
+            if seq > expected {
+                let missing = match seq - expected {
+                    1 => format!("line number {expected} is missing before this one"),
+                    _ => format!("lines number {expected} to {} are missing before this one", seq - 1),
+                };
+                self.problem(number, missing);
+            } else if seq < expected {
+                self.problem(
+                    number,
+                    format!("the line does not belong here: it is number {seq}, and number {expected} was expected"),
+                );
+            } else if sealed.prev != last.mac {
+                self.problem(
+                    number,
+                    "the line does not follow from the one before: one of both was replaced".to_owned(),
+                );
+            }
+        }
+        self.last = Some(sealed.link);
+    }
+
+    fn content(&mut self, number: Option<u64>, content: &Content, sealed: &Sealed<'_>) {
+        let time = Timestamp::from_millis(content.time);
+        let summary = &mut self.findings.summary;
+        summary.earliest = Some(summary.earliest.map_or(time, |earliest| earliest.min(time)));
+        summary.latest = Some(summary.latest.map_or(time, |latest| latest.max(time)));
+        *summary.kinds.entry(content.metadata.event_code.clone()).or_default() += 1;
+        let Details { interval_ms, lost, missing } = content.unmapped;
+        match content.metadata.event_code.as_str() {
+            code::START => {
+                summary.segments += 1;
+                self.mark = Some((time, Duration::from_millis(interval_ms)));
+                self.gap = false;
+                if let Some(missing) = missing {
+                    self.problem(
+                        number,
+                        format!("at this start the trail no longer reached its checkpoint number {missing}: lines were cut off"),
+                    );
+                }
+            }
+            code::GAP => {
+                summary.gaps += 1;
+                summary.lost += lost;
+                self.gap = true;
+            }
+            code::CHECKPOINT => {
+                summary.checkpoints += 1;
+                self.checkpoint(number, time, sealed);
+                self.mark = Some((time, Duration::from_millis(interval_ms)));
+                self.gap = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
+        let genuine = match (&self.proof.checkpoint_key, sealed.signature) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(key), Some((signed, signature))) => key.verifies(signed, &signature),
+        };
+        if !genuine {
+            self.problem(number, "the signature of the checkpoint does not fit".to_owned());
+        }
+        if let Some((before, interval)) = self.mark
+            && !self.gap
+            && time.since(before) > interval * 2 + Duration::from_secs(10)
+        {
+            self.problem(
+                number,
+                format!(
+                    "there is no checkpoint from {before} to {time}, though there should be one every {} s",
+                    interval.as_secs_f64()
+                ),
+            );
+        }
+    }
+
+    fn problem(&mut self, line: Option<u64>, what: String) {
+        if self.findings.problems.len() < MAX_PROBLEMS {
+            self.findings.problems.push(Problem { file: self.file.clone(), line, what });
+        } else {
+            self.findings.more += 1;
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Content {
+    time: i64,
+    metadata: Metadata,
+    unmapped: Details,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    event_code: String,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    interval_ms: u64,
+    lost: u64,
+    missing: Option<u64>,
+}

@@ -1,0 +1,429 @@
+//! The thread of the trail: takes records from the queue, makes lines of them, and hands these to the sink in groups,
+//! with one sync for all that wait for one.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{
+        Arc, PoisonError,
+        atomic::{Ordering, fence},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    chain::{Chain, MAX_LINE, Sealed},
+    line,
+    note::Event,
+    settings::Settings,
+    sink::{Found, Sink},
+    trail::{AuditUnavailable, Entry, Item, Keys, Reply, Shared},
+};
+use crate::clock::{Clock, Timestamp};
+
+/// How many bytes are made into lines before they are handed over.
+const GROUP: usize = 256 << 10;
+/// How long the thread rests between groups while records come. Nobody has to wake it then, which would cost the sender
+/// more than all the rest.
+const NAP: Duration = Duration::from_millis(4);
+/// Naps without a record before it sleeps until it is woken.
+const NAPS: u32 = 8;
+/// How long lines may wait for a sync that no request asked for.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait after a failure.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long a failing sink is tried at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Writer {
+    chain: Chain,
+    keys: Keys,
+    sink: Box<dyn Sink>,
+    queue: mpsc::Receiver<Item>,
+    shared: Arc<Shared>,
+    clock: Clock,
+    instance: Arc<str>,
+    /// Sealed lines that the sink has not taken. May begin within a line.
+    pending: Vec<u8>,
+    /// Room that the lines in `pending` hold.
+    held: usize,
+    waiting: Vec<Reply>,
+    synced: bool,
+    last_sync: Instant,
+    last_commit: Timestamp,
+    outage: Option<Outage>,
+    checkpoints: Checkpoints,
+}
+
+/// When the sink began to fail, and when to try again.
+struct Outage {
+    since: Timestamp,
+    retry: Instant,
+}
+
+struct Checkpoints {
+    every: u64,
+    interval: Duration,
+    /// Records since the last one.
+    since: u64,
+    last: Timestamp,
+    copy: Option<std::path::PathBuf>,
+    /// A line to be copied as soon as the sink has it for good.
+    unsaved: Vec<u8>,
+}
+
+impl Writer {
+    #[expect(clippy::too_many_arguments, reason = "called once, where all of this is made")]
+    pub(super) fn new(
+        settings: &Settings,
+        chain: Chain,
+        keys: Keys,
+        sink: Box<dyn Sink>,
+        queue: mpsc::Receiver<Item>,
+        shared: Arc<Shared>,
+        instance: &str,
+        clock: Clock,
+    ) -> Self {
+        let now = clock.now();
+        Self {
+            chain,
+            keys,
+            sink,
+            queue,
+            shared,
+            clock,
+            instance: instance.into(),
+            pending: Vec::new(),
+            held: 0,
+            waiting: Vec::new(),
+            synced: true,
+            last_sync: Instant::now(),
+            last_commit: now,
+            outage: None,
+            checkpoints: Checkpoints {
+                every: settings.checkpoint_records,
+                interval: settings.checkpoint_interval,
+                since: 0,
+                last: now,
+                copy: settings.checkpoint_copy.clone(),
+                unsaved: Vec::new(),
+            },
+        }
+    }
+
+    /// Writes the lines by which a process begins.
+    pub(super) fn begin(&mut self, found: Found) {
+        if found.empty && found.last.seq > 0 {
+            self.event(&Event::File { previous: None });
+        }
+        let missing = self.checkpoints.copied().filter(|seq| *seq > found.last.seq);
+        if found.repaired > 0 {
+            tracing::warn!(bytes = found.repaired, "a half-written last line of the audit trail was cut");
+        }
+        if let Some(seq) = missing {
+            tracing::error!(
+                last = found.last.seq,
+                checkpoint = seq,
+                "the audit trail ends before its last checkpoint: lines at its end were removed"
+            );
+        }
+        self.event(&Event::Start {
+            instance: Arc::clone(&self.instance),
+            key: Arc::clone(self.keys.chain.id()),
+            interval_ms: millis(self.checkpoints.interval),
+            repaired: found.repaired,
+            missing,
+        });
+        self.synced = false;
+        self.commit();
+    }
+
+    pub(super) fn run(mut self) {
+        let mut naps = 0;
+        loop {
+            let closing = self.shared.closed.load(Ordering::Acquire);
+            let drained = self.drain();
+            if closing && drained == 0 {
+                return self.end();
+            }
+            self.checkpoint_if_due();
+            self.commit();
+            if drained > 0 {
+                naps = 0;
+                if self.pending.is_empty() {
+                    thread::park_timeout(NAP);
+                }
+            } else {
+                naps += 1;
+                self.rest(naps);
+            }
+        }
+    }
+
+    /// Makes lines of what waits; how many.
+    fn drain(&mut self) -> usize {
+        let mut drained = 0;
+        while self.outage.is_some() || self.pending.len() < GROUP {
+            let Ok(item) = self.queue.try_recv() else { break };
+            self.take(item);
+            drained += 1;
+        }
+        drained
+    }
+
+    fn take(&mut self, Item { entry, reply }: Item) {
+        self.rotate_if_full();
+        let start = self.pending.len();
+        match &entry {
+            Entry::Record(record) => line::write_record(record, &mut self.pending),
+            Entry::Note(note) => line::write_note(note, self.clock.now(), &mut self.pending),
+        }
+        self.seal(start);
+        self.held += 1;
+        self.waiting.extend(reply);
+    }
+
+    fn event(&mut self, event: &Event) {
+        let start = self.pending.len();
+        line::write_event(event, self.clock.now(), &mut self.pending);
+        self.seal(start);
+    }
+
+    fn seal(&mut self, start: usize) {
+        self.chain.seal(&mut self.pending, start, None);
+        self.checkpoints.since += 1;
+        self.shared.metrics.written.inc();
+    }
+
+    fn rotate_if_full(&mut self) {
+        if self.outage.is_some() || !self.sink.is_full(self.pending.len() + MAX_LINE / 8) {
+            return;
+        }
+        match self.flush().and_then(|()| self.sink.rotate()) {
+            Ok(previous) => self.event(&Event::File { previous }),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Hands pending lines over, syncs if somebody waits for it or it is time, and tells who waits.
+    fn commit(&mut self) {
+        if self.outage.as_ref().is_some_and(|outage| Instant::now() < outage.retry) {
+            return self.answer(Err(AuditUnavailable::Failing));
+        }
+        loop {
+            let due = !self.waiting.is_empty()
+                || !self.checkpoints.unsaved.is_empty()
+                || self.outage.is_some()
+                || self.last_sync.elapsed() >= SYNC_INTERVAL;
+            if let Err(error) = self.flush().and_then(|()| if due { self.sync() } else { Ok(()) }) {
+                self.fail(&error);
+                return self.answer(Err(AuditUnavailable::Failing));
+            }
+            self.answer(Ok(()));
+            self.copy_checkpoint();
+            let lost = self.shared.lost.swap(0, Ordering::Relaxed);
+            let outage = self.outage.take();
+            self.shared.metrics.queued.set(i64::try_from(self.shared.used.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            if outage.is_none() && lost == 0 {
+                break;
+            }
+            let now = self.clock.now();
+            let since = outage.as_ref().map_or(self.last_commit, |outage| outage.since);
+            self.event(&Event::Gap { lost, since, until: now });
+            if outage.is_some() {
+                tracing::info!(lost, "the audit trail is written again");
+                self.shared.failing.store(false, Ordering::Relaxed);
+                *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        }
+        self.last_commit = self.clock.now();
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut taken = 0;
+        let result = loop {
+            let rest = self.pending.get(taken..).unwrap_or_default();
+            if rest.is_empty() {
+                break Ok(());
+            }
+            match self.sink.write(rest) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => taken += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        if taken > 0 {
+            self.synced = false;
+            self.shared.metrics.bytes.inc_by(taken as u64);
+            self.pending.drain(..taken);
+        }
+        if self.pending.is_empty() {
+            self.shared.give_back(std::mem::take(&mut self.held));
+            self.pending.shrink_to(GROUP);
+        }
+        result
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if !self.synced || self.outage.is_some() {
+            let begun = Instant::now();
+            self.sink.sync()?;
+            self.synced = true;
+            self.shared.metrics.syncs.inc();
+            self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
+        }
+        self.last_sync = Instant::now();
+        Ok(())
+    }
+
+    /// Copies a checkpoint that the sink has for good; never before, or a crash would make the copy look like proof of a
+    /// cut.
+    fn copy_checkpoint(&mut self) {
+        if self.checkpoints.unsaved.is_empty() {
+            return;
+        }
+        self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
+        if let Err(error) = self.checkpoints.save() {
+            self.shared.metrics.checkpoint_copy_errors.inc();
+            tracing::error!(%error, "the checkpoint of the audit trail could not be copied to its second place");
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.shared.metrics.errors.inc();
+        let retry = Instant::now() + RETRY;
+        if let Some(outage) = &mut self.outage {
+            outage.retry = retry;
+            return;
+        }
+        tracing::error!(%error, "the audit trail cannot be written");
+        self.outage = Some(Outage { since: self.clock.now(), retry });
+        *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        self.shared.failing.store(true, Ordering::Relaxed);
+    }
+
+    fn answer(&mut self, result: Result<(), AuditUnavailable>) {
+        for reply in self.waiting.drain(..) {
+            // Who gave up waiting needs no answer.
+            let _ = reply.send(result);
+        }
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        let Checkpoints { every, interval, since, last, .. } = self.checkpoints;
+        if self.outage.is_none() && (since >= every || self.clock.now() >= last + interval) {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        let now = self.clock.now();
+        let start = self.pending.len();
+        let event = Event::Checkpoint {
+            instance: Arc::clone(&self.instance),
+            key: Arc::clone(self.keys.checkpoint.public().id()),
+            file: self.sink.name(),
+            records: self.checkpoints.since,
+            interval_ms: millis(self.checkpoints.interval),
+        };
+        line::write_event(&event, now, &mut self.pending);
+        self.chain.seal(&mut self.pending, start, Some(&self.keys.checkpoint));
+        self.shared.metrics.written.inc();
+        self.checkpoints.unsaved.clear();
+        self.checkpoints.unsaved.extend_from_slice(self.pending.get(start..).unwrap_or_default());
+        self.checkpoints.since = 0;
+        self.checkpoints.last = now;
+    }
+
+    /// Waits for more to do: a nap while records come, else until somebody wakes it or a checkpoint is due.
+    fn rest(&mut self, naps: u32) {
+        if self.outage.is_some() {
+            return thread::park_timeout(RETRY);
+        }
+        if naps < NAPS {
+            return thread::park_timeout(NAP);
+        }
+        if !self.synced {
+            if let Err(error) = self.sync() {
+                self.fail(&error);
+            }
+            return;
+        }
+        self.shared.asleep.store(true, Ordering::SeqCst);
+        // Pairs with the fence of the sender between queueing and looking whether the thread sleeps.
+        fence(Ordering::SeqCst);
+        if let Ok(item) = self.queue.try_recv() {
+            self.take(item);
+        } else if !self.shared.closed.load(Ordering::SeqCst) {
+            let due = (self.checkpoints.last + self.checkpoints.interval).since(self.clock.now());
+            thread::park_timeout(due.max(NAP));
+        }
+        self.shared.asleep.store(false, Ordering::SeqCst);
+    }
+
+    fn end(mut self) {
+        self.event(&Event::Stop { instance: Arc::clone(&self.instance) });
+        self.checkpoint();
+        let begun = Instant::now();
+        self.commit();
+        while self.outage.is_some() && begun.elapsed() < PATIENCE {
+            thread::park_timeout(RETRY);
+            self.commit();
+        }
+        let lost = self.held + self.queue.try_iter().count();
+        if lost > 0 {
+            self.shared.lose(lost as u64);
+            tracing::error!(records = lost, "the audit trail ended with records that were not written");
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Without its thread the trail takes nothing, whatever ended the thread.
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+    }
+}
+
+impl Checkpoints {
+    /// The number of the last checkpoint in the second place.
+    fn copied(&self) -> Option<u64> {
+        let mut file = File::open(self.copy.as_deref()?).ok()?;
+        let size = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(2 * MAX_LINE as u64))).ok()?;
+        let mut end = Vec::new();
+        file.take(2 * MAX_LINE as u64).read_to_end(&mut end).ok()?;
+        let mut lines = end.rsplit(|byte| *byte == b'\n');
+        lines.find_map(|line| Sealed::parse(line).map(|sealed| sealed.link.seq))
+    }
+
+    fn save(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.unsaved);
+        self.copy.as_deref().map_or(Ok(()), |path| append(path, &line))
+    }
+}
+
+/// Opened each time, so that a second place that comes and goes (a mount) is found again.
+fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    // A half-written line of before must not swallow this one.
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(line)?;
+    file.sync_data()
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

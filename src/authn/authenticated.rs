@@ -1,0 +1,90 @@
+use std::sync::Arc;
+
+use super::Principal;
+use crate::{
+    authz::RequestView,
+    body::RequestBody,
+    clock::Timestamp,
+    config::raw::RouteKind,
+    error::{Reason, Rejection},
+    kubernetes::Attributes,
+    request::{route::Route, sanitize::CleanRequest},
+};
+
+/// A request whose caller is known. Made by the schemes alone; what the authorizer takes.
+#[derive(Debug)]
+pub struct Authenticated {
+    request: CleanRequest<RequestBody>,
+    route: Arc<Route>,
+    principal: Arc<Principal>,
+    kubernetes: Option<Arc<Attributes>>,
+}
+
+impl Authenticated {
+    pub(super) fn new(
+        request: CleanRequest<RequestBody>,
+        route: Arc<Route>,
+        principal: Arc<Principal>,
+    ) -> Result<Self, Rejection> {
+        let kubernetes = match route.kind {
+            RouteKind::Kubernetes => {
+                let attributes =
+                    Attributes::parse(request.method(), request.path(), request.query()).map_err(|error| {
+                        Rejection::new(
+                            Reason::BadRequest,
+                            format!("the request is no clear one to Kubernetes: {error}"),
+                        )
+                    })?;
+                if request.meta().upgrade.is_some() && !attributes.is_long_running() {
+                    return Err(Rejection::new(
+                        Reason::UpgradeRefused,
+                        "only exec, attach, port-forward, watches and followed logs can be upgraded",
+                    ));
+                }
+                Some(Arc::new(attributes))
+            }
+            _ => None,
+        };
+        Ok(Self { request, route, principal, kubernetes })
+    }
+
+    pub fn request(&self) -> &CleanRequest<RequestBody> {
+        &self.request
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// What the request asks of Kubernetes, if it goes there.
+    pub fn kubernetes(&self) -> Option<&Arc<Attributes>> {
+        self.kubernetes.as_ref()
+    }
+
+    /// The request as rules see it.
+    pub fn view(&self, now: Timestamp) -> RequestView<'_> {
+        let meta = self.request.meta();
+        RequestView {
+            route: &self.route.name,
+            kind: self.route.kind,
+            host: self.request.host(),
+            path: self.request.path(),
+            query: self.request.query(),
+            method: self.request.method(),
+            upgrade: meta.upgrade.is_some(),
+            address: meta.client,
+            event_listener: self.route.event_listener.as_deref(),
+            kubernetes: self.kubernetes.as_deref(),
+            delivery: self.principal.delivery.as_deref(),
+            now,
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (CleanRequest<RequestBody>, Arc<Route>, Arc<Principal>) {
+        (self.request, self.route, self.principal)
+    }
+}

@@ -1,0 +1,302 @@
+//! Access for the day when the provider is down: named client certificates, for at most an hour.
+//!
+//! It is off unless the configuration has it and its `until` lies ahead. TLS has checked the chain and the possession
+//! of the key before a certificate comes here; this says whether it is one of those named.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use serde_json::Map;
+
+use super::{CredentialId, Kind, LoginFacts, Presented, Principal, Scheme, principal::check_name};
+use crate::{
+    admin::health::ComponentHandle,
+    clock::Timestamp,
+    config::{raw, report::At, resolver::Resolver},
+    error::{Reason, Rejection},
+};
+
+/// The issuer of its principals.
+pub const ISSUER: &str = "break-glass";
+
+/// How far ahead `until` may lie when a configuration is loaded.
+const MAX_AHEAD: Duration = Duration::from_secs(3600);
+
+/// The certificates that open the door, and until when.
+#[derive(Debug)]
+pub struct BreakGlass {
+    until: Timestamp,
+    certificates: Vec<Certificate>,
+}
+
+#[derive(Debug)]
+struct Certificate {
+    name: Arc<str>,
+    sha256: [u8; 32],
+    /// The same as text, as the audit trail names it.
+    fingerprint: Arc<str>,
+    groups: Vec<Arc<str>>,
+}
+
+/// Whether break-glass is open.
+#[derive(Clone, Debug, Default)]
+pub struct BreakGlassMetrics {
+    open: Gauge,
+}
+
+impl BreakGlassMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "doorward_break_glass_open",
+            "1 while break-glass certificates are accepted, else 0",
+            self.open.clone(),
+        );
+    }
+}
+
+impl BreakGlass {
+    /// Resolves the part; what is wrong with it is reported. `now` is when the configuration is loaded.
+    pub fn resolve(raw: &raw::BreakGlass, at: &At, now: Timestamp, resolver: &mut Resolver) -> Option<Self> {
+        let until_at = at.key("until");
+        let until = Timestamp::from_rfc3339(&raw.until);
+        match until {
+            None => {
+                resolver
+                    .report
+                    .error(&until_at, format!("`{}` is not a time", raw.until))
+                    .help("write it as `2026-01-31T18:00:00Z` (RFC 3339)");
+            }
+            Some(until) if until > now + MAX_AHEAD => {
+                resolver
+                    .report
+                    .error(&until_at, "lies more than an hour ahead")
+                    .help("break-glass is open for an hour at most; load the configuration again to go on");
+            }
+            Some(until) if until <= now => {
+                resolver.report.warning(&until_at, "has passed: break-glass is closed").help("take `break_glass` away");
+            }
+            Some(_) => {
+                resolver.report.warning(at, format!("break-glass is open until {}", raw.until));
+            }
+        }
+        let certificates_at = at.key("certificates");
+        if raw.certificates.is_empty() {
+            resolver.report.error(&certificates_at, "there is no certificate");
+        }
+        let mut certificates: Vec<Certificate> = Vec::new();
+        for (index, raw) in raw.certificates.iter().enumerate() {
+            let at = certificates_at.index(index);
+            let Some(certificate) = Certificate::resolve(raw, &at, resolver) else { continue };
+            if certificates.iter().any(|other| other.sha256 == certificate.sha256) {
+                resolver.report.error(&at.key("sha256"), "stands here twice, so that its name would be ambiguous");
+            }
+            certificates.push(certificate);
+        }
+        (certificates.len() == raw.certificates.len()).then_some(Self { until: until?, certificates })
+    }
+
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        now < self.until
+    }
+
+    pub fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// Authenticates by the leaf certificate (DER) of a client whose chain and key TLS has verified.
+    pub fn present(&self, certificate: Option<&[u8]>, now: Timestamp) -> Presented<Principal> {
+        let Some(certificate) = certificate else { return Presented::Not };
+        let presented = digest::digest(&digest::SHA256, certificate);
+        let matches = |known: &&Certificate| verify_slices_are_equal(&known.sha256, presented.as_ref()).is_ok();
+        let Some(known) = self.certificates.iter().find(matches) else {
+            return Presented::Bad(Rejection::new(
+                Reason::CredentialMalformed,
+                "this client certificate is not known here",
+            ));
+        };
+        if !self.is_open(now) {
+            return Presented::Bad(
+                Rejection::new(Reason::TokenExpired, "break-glass access has ended").fix("sign in at the provider"),
+            );
+        }
+        Presented::Good(Principal {
+            issuer: ISSUER.into(),
+            subject: Arc::clone(&known.name),
+            username: Arc::clone(&known.name),
+            kind: Kind::Human,
+            scheme: Scheme::BreakGlass,
+            groups: known.groups.clone(),
+            scopes: Vec::new(),
+            client: None,
+            actor: None,
+            login: LoginFacts::default(),
+            claims: Arc::new(Map::new()),
+            credential: CredentialId::Certificate(Arc::clone(&known.fingerprint)),
+            expires: self.until,
+            delivery: None,
+            workload: None,
+            email: None,
+        })
+    }
+}
+
+/// Raises the alarm while break-glass is open, and takes it back afterwards. Called at each load and at `until`.
+pub fn announce(
+    break_glass: Option<&BreakGlass>,
+    component: &ComponentHandle,
+    metrics: &BreakGlassMetrics,
+    now: Timestamp,
+) {
+    match break_glass.filter(|break_glass| break_glass.is_open(now)) {
+        Some(open) => {
+            metrics.open.set(1);
+            component.alarm(format!("break-glass is open until {}", open.until));
+        }
+        None => {
+            metrics.open.set(0);
+            component.ok();
+        }
+    }
+}
+
+impl Certificate {
+    fn resolve(raw: &raw::BreakGlassCertificate, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let mut good = true;
+        let groups = raw.groups.iter().enumerate().map(|(index, group)| (at.key("groups").index(index), group));
+        for (at, name) in std::iter::once((at.key("name"), &raw.name)).chain(groups) {
+            if let Err(why) = check_name(name) {
+                resolver.report.error(&at, format!("`{name}` {why}"));
+                good = false;
+            }
+        }
+        let Some(sha256) = fingerprint(&raw.sha256) else {
+            resolver
+                .report
+                .error(&at.key("sha256"), "is not a SHA-256 in hex")
+                .help("get it with `openssl x509 -in FILE -noout -fingerprint -sha256`");
+            return None;
+        };
+        good.then(|| Self {
+            name: raw.name.as_str().into(),
+            sha256,
+            fingerprint: sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+            groups: raw.groups.iter().map(|group| group.as_str().into()).collect(),
+        })
+    }
+}
+
+/// 64 hex digits in either case, with or without the colons that OpenSSL puts between bytes.
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let colons = text.len() == 95 && text.bytes().skip(2).step_by(3).all(|byte| byte == b':');
+    let digits: Vec<u8> = match text.len() {
+        64 => text.bytes().collect(),
+        _ if colons => text.as_bytes().chunks(3).flat_map(|chunk| chunk.iter().take(2)).copied().collect(),
+        _ => return None,
+    };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, _) = digits.as_chunks::<2>();
+    let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        admin::health::{Gate, Health, Status},
+        clock::Clock,
+    };
+
+    /// 2026-01-31T17:30:00Z
+    const NOW: Timestamp = Timestamp::from_secs(1_769_880_600);
+    const DER: &[u8] = b"the certificate of alice";
+
+    fn sha256_hex(der: &[u8]) -> String {
+        digest::digest(&digest::SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn resolve(value: Value) -> (Option<BreakGlass>, Resolver) {
+        let raw = serde_json::from_value(value).unwrap();
+        let mut resolver = Resolver::default();
+        (BreakGlass::resolve(&raw, &At::root().key("break_glass"), NOW, &mut resolver), resolver)
+    }
+
+    fn alice(until: &str) -> Value {
+        json!({"until": until, "certificates": [
+            {"name": "alice", "sha256": sha256_hex(DER), "groups": ["sre"]},
+        ]})
+    }
+
+    #[test]
+    fn a_named_certificate_opens_until_the_end() {
+        let open = resolve(alice("2026-01-31T18:30:00Z")).0.unwrap();
+        let until = Timestamp::from_rfc3339("2026-01-31T18:30:00Z").unwrap();
+        let Presented::Good(principal) = open.present(Some(DER), NOW) else { panic!("it is refused") };
+        assert_eq!((&*principal.issuer, &*principal.username, principal.kind), ("break-glass", "alice", Kind::Human));
+        assert_eq!((principal.scheme, principal.expires), (Scheme::BreakGlass, until));
+        assert_eq!(principal.groups, ["sre".into()]);
+        assert_eq!(principal.credential, CredentialId::Certificate(sha256_hex(DER).into()));
+
+        assert!(matches!(open.present(None, NOW), Presented::Not));
+        let reason = |presented| match presented {
+            Presented::Bad(rejection) => Some(Rejection::reason(&rejection)),
+            _ => None,
+        };
+        assert_eq!(reason(open.present(Some(b"the certificate of mallory"), NOW)), Some(Reason::CredentialMalformed));
+        assert_eq!(reason(open.present(Some(DER), until - Duration::from_millis(1))), None);
+        assert_eq!(reason(open.present(Some(DER), until)), Some(Reason::TokenExpired));
+    }
+
+    #[test]
+    fn what_is_refused_when_a_configuration_is_loaded() {
+        let with = |name: &str, sha256: String, group: &str| json!({"until": "2026-01-31T18:00:00Z", "certificates": [{"name": name, "sha256": sha256, "groups": [group]}]});
+        let digest = || sha256_hex(DER);
+        let twice = json!({"until": "2026-01-31T18:00:00Z", "certificates": [
+            {"name": "alice", "sha256": digest()}, {"name": "bob", "sha256": digest()},
+        ]});
+        for (value, message) in [
+            (alice("2026-01-31T18:30:01Z"), "more than an hour"),
+            (alice("tomorrow"), "not a time"),
+            (alice("2026-01-31T18:00:00"), "not a time"),
+            (json!({"until": "2026-01-31T18:00:00Z", "certificates": []}), "no certificate"),
+            (with("alice", digest()[1..].to_owned(), "sre"), "not a SHA-256"),
+            (with("alice", digest().replace(|c: char| c.is_ascii_digit(), "g"), "sre"), "not a SHA-256"),
+            (with("system:admin", digest(), "sre"), "reserved prefix"),
+            (with("alice", digest(), "system:masters"), "reserved prefix"),
+            (twice, "twice"),
+        ] {
+            let resolver = resolve(value).1;
+            let problems = resolver.report.problems();
+            assert!(resolver.report.has_errors(), "{message}");
+            assert!(problems.iter().any(|problem| problem.message.contains(message)), "{message}: {problems:?}");
+        }
+        let upper = digest().to_uppercase();
+        let colons = upper.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap()).collect::<Vec<_>>();
+        let (open, resolver) = resolve(with("alice", colons.join(":"), "sre"));
+        assert!(open.is_some() && !resolver.report.has_errors());
+    }
+
+    #[test]
+    fn one_that_has_passed_is_closed_and_no_error() {
+        let (closed, resolver) = resolve(alice("2026-01-31T17:30:00Z"));
+        assert!(!resolver.report.has_errors());
+        assert!(!closed.unwrap().is_open(NOW));
+    }
+
+    #[test]
+    fn an_alarm_is_raised_while_it_is_open() {
+        let health = Health::new(Clock::default());
+        let component = health.component("break_glass", Gate::Report);
+        let metrics = BreakGlassMetrics::default();
+        let open = resolve(alice("2026-01-31T18:30:00Z")).0;
+        announce(open.as_ref(), &component, &metrics, NOW);
+        assert_eq!((component.status(), metrics.open.get()), (Status::Alarm, 1));
+        announce(open.as_ref(), &component, &metrics, open.as_ref().unwrap().until());
+        assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
+        announce(None, &component, &metrics, NOW);
+        assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
+    }
+}

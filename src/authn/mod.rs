@@ -1,0 +1,29 @@
+//! Authentication: which credential a request carries, and whom it proves.
+//!
+//! A route lists its schemes. They are asked in order, and the first whose credential is there decides: one that is
+//! bad is never rescued by the next. A bearer token goes before a cookie wherever both could count, since a browser
+//! adds the cookie by itself and a program the token on purpose.
+
+mod authenticated;
+pub mod bearer;
+pub mod break_glass;
+pub mod principal;
+mod schemes;
+
+pub use self::{
+    authenticated::Authenticated,
+    principal::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    schemes::{Authenticator, Outcome},
+};
+use crate::error::Rejection;
+
+/// What a scheme says about a request.
+#[derive(Debug)]
+pub enum Presented<T> {
+    /// The request carries no credential of this scheme; the next one is asked.
+    Not,
+    /// The credential is good.
+    Good(T),
+    /// The credential is there and bad.
+    Bad(Rejection),
+}

@@ -1,0 +1,206 @@
+//! Who is calling, as facts that an issuer or a signature vouches for. Nothing here is a decision.
+
+use std::{fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+
+pub use crate::config::raw::{Kind, Scheme};
+use crate::{clock::Timestamp, webhooks::Facts};
+
+/// An authenticated caller. Cheap to share; made once when a credential is verified and cached with it.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The name of the issuer in the configuration. `webhook:NAME` for a delivery, `break-glass`, `anonymous`.
+    /// With `subject` it is the key of the principal.
+    pub issuer: Arc<str>,
+    /// The issuer's identifier for the caller (`sub`).
+    pub subject: Arc<str>,
+    /// The Kubernetes user name, by the issuer's template. Never begins with `system:`, never blank at its ends.
+    pub username: Arc<str>,
+    pub kind: Kind,
+    /// How it was authenticated.
+    pub scheme: Scheme,
+    /// Groups as the issuer gave them, not yet mapped.
+    pub groups: Vec<Arc<str>>,
+    /// Scopes that were granted: from the token response, a verified access token or introspection, never from an
+    /// ID token.
+    pub scopes: Vec<Arc<str>>,
+    /// The client (application) that the token was issued to.
+    pub client: Option<Arc<str>>,
+    /// The outermost actor (`act`, RFC 8693 section 4.1), who acts for `subject`.
+    pub actor: Option<Actor>,
+    /// When and how the person logged in.
+    pub login: LoginFacts,
+    /// All verified claims.
+    pub claims: Arc<Map<String, Value>>,
+    /// What a revocation names.
+    pub credential: CredentialId,
+    /// When the credential ends; streams end with it.
+    pub expires: Timestamp,
+    /// The facts of the delivery that authenticated it, for webhooks.
+    pub delivery: Option<Arc<Facts>>,
+    /// The email address, only where the issuer says that it is verified. For display, never for decisions.
+    pub email: Option<Arc<str>>,
+    /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
+    pub workload: Option<WorkloadIdentity>,
+}
+
+/// What a workload is, by identifiers that are not used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkloadIdentity {
+    /// A Kubernetes service account.
+    ServiceAccount { namespace: Arc<str>, name: Arc<str> },
+    /// A repository, by the number that its host gave it; the provider is `github` or `gitlab`.
+    Repository { provider: &'static str, id: Arc<str> },
+}
+
+impl Principal {
+    /// Namespace and name of the service account, for tokens of a cluster.
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        match self.workload.as_ref()? {
+            WorkloadIdentity::ServiceAccount { namespace, name } => Some((namespace, name)),
+            WorkloadIdentity::Repository { .. } => None,
+        }
+    }
+
+    /// Provider and number of the repository, for tokens of its CI.
+    pub fn repository(&self) -> Option<(&'static str, &str)> {
+        match self.workload.as_ref()? {
+            WorkloadIdentity::Repository { provider, id } => Some((provider, id)),
+            WorkloadIdentity::ServiceAccount { .. } => None,
+        }
+    }
+}
+
+/// The issuer of those who came without a credential.
+pub const ANONYMOUS: &str = "anonymous";
+
+impl Principal {
+    /// Whoever comes without a credential, on a route that lets them.
+    pub fn anonymous() -> Self {
+        Self {
+            issuer: ANONYMOUS.into(),
+            subject: ANONYMOUS.into(),
+            username: ANONYMOUS.into(),
+            kind: Kind::Agent,
+            scheme: Scheme::Anonymous,
+            groups: Vec::new(),
+            scopes: Vec::new(),
+            client: None,
+            actor: None,
+            login: LoginFacts::default(),
+            claims: Arc::default(),
+            credential: CredentialId::None,
+            expires: Timestamp::MAX,
+            delivery: None,
+            workload: None,
+            email: None,
+        }
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.scheme == Scheme::Anonymous
+    }
+}
+
+/// Who acts for the subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub subject: Arc<str>,
+    pub client: Option<Arc<str>>,
+}
+
+/// When and how a person logged in (OpenID Connect Core 1.0 section 2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoginFacts {
+    pub auth_time: Option<Timestamp>,
+    pub acr: Option<Arc<str>>,
+    pub amr: Vec<Arc<str>>,
+}
+
+/// What names a credential in revocations and in the audit trail; never the credential itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CredentialId {
+    /// The `jti` of a token, or the hash of one that has none.
+    Token(Arc<str>),
+    /// The hash of a session id.
+    Session(Arc<str>),
+    /// The id of a delivery.
+    Delivery(Arc<str>),
+    /// The SHA-256 of a certificate.
+    Certificate(Arc<str>),
+    None,
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(id) => write!(f, "token:{id}"),
+            Self::Session(id) => write!(f, "session:{id}"),
+            Self::Delivery(id) => write!(f, "delivery:{id}"),
+            Self::Certificate(id) => write!(f, "certificate:{id}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+/// Why a user name cannot be used as a Kubernetes identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    #[error("is empty")]
+    Empty,
+    #[error("begins with the reserved prefix `system:`")]
+    Reserved,
+    #[error("begins or ends with a blank, which HTTP would trim into another name")]
+    BlankEdge,
+    #[error("contains a control character")]
+    Control,
+    #[error("is longer than 256 bytes")]
+    TooLong,
+}
+
+/// Checks a user or group name that is to be sent to Kubernetes. `system:` names carry rights of the cluster's own
+/// components, so a claim may never produce one (KEP-3331 names the same danger). The comparison ignores case and
+/// a name is refused, not repaired.
+pub fn check_name(name: &str) -> Result<(), InvalidName> {
+    if name.trim().is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("system:")) {
+        return Err(InvalidName::Reserved);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(InvalidName::Control);
+    }
+    if name.starts_with(char::is_whitespace) || name.ends_with(char::is_whitespace) {
+        return Err(InvalidName::BlankEdge);
+    }
+    if name.len() > 256 {
+        return Err(InvalidName::TooLong);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_kubernetes_would_misread_are_refused() {
+        for (name, why) in [
+            ("", InvalidName::Empty),
+            (" ", InvalidName::Empty),
+            ("system:masters", InvalidName::Reserved),
+            ("System:masters", InvalidName::Reserved),
+            (" alice", InvalidName::BlankEdge),
+            ("alice\u{a0}", InvalidName::BlankEdge),
+            ("alice\n", InvalidName::Control),
+            ("a\tb", InvalidName::Control),
+        ] {
+            assert_eq!(check_name(name), Err(why), "{name:?}");
+        }
+        for name in ["alice", "https://idp.example#alice", "systemx:y", "ѕystem:masters", "Jürgen"] {
+            assert_eq!(check_name(name), Ok(()), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::{Authenticated, Presented, Principal, Scheme, bearer, break_glass::BreakGlass};
+use crate::{
+    audit,
+    body::{RequestBody, Trailers},
+    clock::Timestamp,
+    config::raw::{Limits, RouteKind},
+    downstream::Connection,
+    error::{Reason, Rejection},
+    issuers::Issuers,
+    oidc::Login,
+    request::{route::Route, sanitize::CleanRequest},
+    sessions::{CookieRequest, Sessions, csrf},
+    store::Revocations,
+    upstream::buffered::{self, BufferLimits, ByteBudget},
+    webhooks::{self, Replay, Webhook},
+};
+
+/// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
+const DELIVERY_LEASE: Duration = Duration::from_secs(120);
+
+/// What the schemes of one generation work with.
+#[derive(Clone, Copy, Debug)]
+pub struct Authenticator<'a> {
+    pub issuers: &'a Issuers,
+    pub sessions: &'a Sessions,
+    pub login: &'a Login,
+    pub break_glass: Option<&'a BreakGlass>,
+    pub anonymous: &'a Arc<Principal>,
+    pub revocations: &'a Revocations,
+    /// How old the copy of the revocations may be for bearer routes to go on.
+    pub max_mirror_age: Duration,
+    pub replay: &'a Replay,
+    pub webhooks: &'a webhooks::WebhookMetrics,
+    pub limits: &'a Limits,
+    pub budget: &'a ByteBudget,
+    pub now: Timestamp,
+}
+
+/// What authentication leads to.
+#[derive(Debug)]
+pub enum Outcome {
+    Known(Box<Authenticated>, Option<webhooks::Reservation>),
+    /// An answer of our own: the way to the login, or to a sender that tries its hook.
+    Respond(Response<Bytes>),
+}
+
+impl Authenticator<'_> {
+    /// Finds out who sends `request`. What it learns goes into `record` as it is learnt.
+    pub async fn authenticate(
+        &self,
+        mut request: CleanRequest<Incoming>,
+        route: &Arc<Route>,
+        connection: &Connection,
+        record: &mut audit::Record,
+    ) -> Result<Outcome, Rejection> {
+        if matches!(route.kind, RouteKind::Dashboard | RouteKind::Kubernetes)
+            && csrf::is_preflight(request.method(), request.headers())
+        {
+            return Err(Rejection::new(Reason::OriginRefused, "pages of other origins cannot use this host"));
+        }
+        let schemes = &route.schemes;
+        if schemes.contains(&Scheme::Bearer)
+            && let Some(principal) = self.bearer(&mut request, route).await?
+        {
+            return known(streamed(request, route)?, route, principal, record);
+        }
+        for scheme in schemes {
+            let principal = match scheme {
+                Scheme::Bearer => continue,
+                // Boxed, as are all paths that are not the commonest: a future is as large as its largest path, and is moved.
+                Scheme::Session => match Box::pin(self.session(&request)).await {
+                    Presented::Not => continue,
+                    Presented::Good(principal) => principal,
+                    Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
+                        return self.challenge(&request, rejection);
+                    }
+                    Presented::Bad(rejection) => return Err(rejection),
+                },
+                Scheme::Webhook => match &route.webhook {
+                    Some(webhook) => return Box::pin(self.webhook(request, route, webhook, record)).await,
+                    None => continue,
+                },
+                Scheme::BreakGlass => {
+                    let certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+                    let der = certificate.map(|certificate| &*certificate.der);
+                    match self.break_glass.map_or(Presented::Not, |door| door.present(der, self.now)) {
+                        Presented::Not => continue,
+                        Presented::Good(principal) => Arc::new(principal),
+                        Presented::Bad(rejection) => return Err(rejection),
+                    }
+                }
+                Scheme::Anonymous => Arc::clone(self.anonymous),
+            };
+            return known(streamed(request, route)?, route, principal, record);
+        }
+        let missing = Rejection::new(
+            Reason::CredentialMissing,
+            format!("this route takes {}, and the request has none", wanted(schemes)),
+        );
+        if schemes.contains(&Scheme::Session) {
+            return self.challenge(&request, missing.fix("sign in with a browser"));
+        }
+        Err(missing)
+    }
+
+    async fn bearer(
+        &self,
+        request: &mut CleanRequest<Incoming>,
+        route: &Route,
+    ) -> Result<Option<Arc<Principal>>, Rejection> {
+        let upgrade = request.meta().upgrade.is_some();
+        let (principal, protocols) = match bearer::presented(request.headers(), request.query(), upgrade) {
+            Presented::Not => return Ok(None),
+            Presented::Bad(rejection) => return Err(rejection),
+            Presented::Good(token) => {
+                if self.revocations.mirror_age() > self.max_mirror_age {
+                    return Err(Rejection::new(
+                        Reason::StoreUnavailable,
+                        "whether your token was revoked cannot be told at the moment",
+                    ));
+                }
+                let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
+                (self.issuers.authenticate(&token.token, &route.accepts, &revoked).await?, token.remaining_protocols)
+            }
+        };
+        if let Some(protocols) = protocols {
+            request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
+        }
+        Ok(Some(principal))
+    }
+
+    async fn session(&self, request: &CleanRequest<Incoming>) -> Presented<Arc<Principal>> {
+        if !request.headers().contains_key(header::COOKIE) {
+            return Presented::Not;
+        }
+        let Some(origin) = request.origin() else { return Presented::Not };
+        let cookie = CookieRequest {
+            origin: &origin,
+            method: request.method(),
+            headers: request.headers(),
+            upgrade: request.meta().upgrade.is_some(),
+        };
+        match self.sessions.authenticate(cookie).await {
+            Presented::Not => Presented::Not,
+            Presented::Good(session) => Presented::Good(Arc::clone(&session.principal)),
+            Presented::Bad(rejection) => Presented::Bad(rejection),
+        }
+    }
+
+    /// Sends somebody who looks at a page to the login; a program gets the refusal, which it can read.
+    fn challenge<B>(&self, request: &CleanRequest<B>, rejection: Rejection) -> Result<Outcome, Rejection> {
+        if !self.login.is_possible()
+            || request.origin().is_none()
+            || !csrf::is_navigation(request.method(), request.headers())
+        {
+            return Err(rejection);
+        }
+        let target = match request.query() {
+            Some(query) => format!("{}?{query}", request.path()),
+            None => request.path().to_owned(),
+        };
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        if let Ok(location) = self.login.challenge(&target).try_into() {
+            headers.insert(header::LOCATION, location);
+        }
+        Ok(Outcome::Respond(response))
+    }
+
+    async fn webhook(
+        &self,
+        request: CleanRequest<Incoming>,
+        route: &Arc<Route>,
+        webhook: &Arc<Webhook>,
+        record: &mut audit::Record,
+    ) -> Result<Outcome, Rejection> {
+        let counted = |rejection: Rejection| {
+            self.webhooks.refused(webhook, rejection.reason());
+            rejection
+        };
+        let length = http_body::Body::size_hint(request.body()).exact();
+        let expected = webhook.precheck(request.method(), request.headers(), length).map_err(counted)?;
+        let max = route
+            .max_body
+            .and_then(|max| usize::try_from(max).ok())
+            .unwrap_or(expected.max_body)
+            .min(expected.max_body);
+        let (request, body) = request.take_body();
+        let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await.map_err(counted)?;
+        record.bytes_in = body.len() as u64;
+        let delivery = webhook.verify(expected, &body, self.now).map_err(counted)?;
+        record.body_digest = Some(delivery.body_sha256);
+        record.delivery = Some(Arc::clone(&delivery.facts));
+        self.webhooks.genuine(webhook, &delivery);
+        let principal = Arc::new(webhook.principal(&delivery)?);
+        record.principal = Some(Arc::clone(&principal));
+        if delivery.ping {
+            return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
+        }
+        let reservation = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, self.now).await?;
+        let request = request.with_body(RequestBody::Buffered(body));
+        let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
+        Ok(Outcome::Known(Box::new(authenticated), Some(reservation)))
+    }
+}
+
+fn known(
+    request: CleanRequest<RequestBody>,
+    route: &Arc<Route>,
+    principal: Arc<Principal>,
+    record: &mut audit::Record,
+) -> Result<Outcome, Rejection> {
+    record.principal = Some(Arc::clone(&principal));
+    Ok(Outcome::Known(Box::new(Authenticated::new(request, Arc::clone(route), principal)?), None))
+}
+
+/// The request with its body as it comes.
+fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanRequest<RequestBody>, Rejection> {
+    let trailers =
+        if route.kind == RouteKind::Http && request.meta().accepts_trailers { Trailers::Pass } else { Trailers::Drop };
+    let (request, body) = request.take_body();
+    let Some(max) = route.max_body else { return Ok(request.with_body(RequestBody::streaming(body, trailers))) };
+    if http_body::Body::size_hint(&body).lower() > max {
+        return Err(Rejection::new(Reason::BodyTooLarge, format!("the body is larger than {max} bytes"))
+            .fix("send a smaller body"));
+    }
+    Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
+}
+
+/// The credentials that schemes take, in words.
+fn wanted(schemes: &[Scheme]) -> String {
+    let words = schemes.iter().filter_map(|scheme| match scheme {
+        Scheme::Session => Some("a signed-in browser"),
+        Scheme::Bearer => Some("a bearer token"),
+        Scheme::Webhook => Some("a signed delivery"),
+        Scheme::BreakGlass => Some("a client certificate"),
+        Scheme::Anonymous => None,
+    });
+    words.collect::<Vec<_>>().join(" or ")
+}

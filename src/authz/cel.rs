@@ -1,0 +1,270 @@
+//! CEL expressions of rules. Compiled once, their names checked at load; evaluated over values that borrow from the
+//! request and the principal. An evaluation error is for the caller to turn into a denial.
+
+mod check;
+mod values;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, LazyLock},
+};
+
+use cel::{Context, Env, ExecutionError, Program, Value, common::types::CelBool};
+use http::Method;
+
+use crate::{
+    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    clock::Timestamp,
+    config::{
+        raw::RouteKind,
+        report::{At, Report},
+    },
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+use super::RequestView;
+
+/// No expression may be longer, in bytes. With the bound on nesting it bounds what an evaluation can cost.
+const MAX_LENGTH: usize = 4096;
+/// No expression may nest brackets deeper.
+const MAX_NESTING: usize = 32;
+/// No expression may have more operators and dots. Each may be a level of recursion in the parser, on whatever stack
+/// loads the policy.
+const MAX_OPERATORS: usize = 200;
+
+/// The standard library of CEL, without optional values, and the functions on strings. Building it costs more than a
+/// hundred evaluations, so all share one.
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib().with_optional_support(false);
+    // The extension is new to this environment, so that no name can be taken.
+    let _ = env.add_extension(cel::extensions::strings);
+    Arc::new(env)
+});
+
+/// A compiled expression that gives a bool.
+#[derive(Debug)]
+pub(super) struct Expression {
+    program: Program,
+    source: Arc<str>,
+}
+
+impl Expression {
+    /// Compiles an expression; what is wrong with it is reported with the offset in its text.
+    pub(super) fn compile(source: &str, at: &At, report: &mut Report) -> Option<Self> {
+        if source.len() > MAX_LENGTH {
+            report.error(at, format!("the expression is longer than {MAX_LENGTH} bytes"));
+            return None;
+        }
+        let (nesting, operators) = measure(source);
+        if nesting > MAX_NESTING {
+            report.error(at, format!("the expression nests brackets more than {MAX_NESTING} deep"));
+            return None;
+        }
+        if operators > MAX_OPERATORS {
+            report.error(at, format!("the expression has more than {MAX_OPERATORS} operators")).help("split the rule");
+            return None;
+        }
+        let program = match ENV.compile(source) {
+            Ok(program) => program,
+            Err(errors) => {
+                for error in errors.errors {
+                    let message = error.msg.trim().trim_start_matches("Syntax error: ");
+                    report
+                        .error(at, format!("the expression does not parse: {message}"))
+                        .offset(offset(source, error.pos));
+                }
+                return None;
+            }
+        };
+        let problems = check::check(&program);
+        if !problems.is_empty() {
+            for problem in problems {
+                let reported = report.error(at, problem.message);
+                if let Some(help) = problem.help {
+                    reported.help(help);
+                }
+                if let Some(char) = problem.char {
+                    reported.offset(byte_of(source, char));
+                }
+            }
+            return None;
+        }
+        let expression = Self { program, source: source.into() };
+        match expression.try_on_samples() {
+            Ok(()) => Some(expression),
+            Err(why) => {
+                report.error(at, why).help("a `when` must give true or false");
+                None
+            }
+        }
+    }
+
+    pub(super) fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
+    /// The value of the expression.
+    pub(super) fn evaluate(&self, principal: &Principal, request: &RequestView<'_>) -> Result<bool, EvaluationError> {
+        let scope = values::Scope::new(principal, request);
+        let mut context = Context::with_env(Arc::clone(&ENV));
+        context.set_variable_resolver(&scope);
+        let value = Value::resolve_val(self.program.expression(), &context).map_err(EvaluationError::from)?;
+        match value.downcast_ref::<CelBool>() {
+            Some(bool) => Ok(*bool.inner()),
+            None => Err(EvaluationError::NoBool(value.get_type().name().to_owned())),
+        }
+    }
+
+    /// CEL has no static types here, so that the type of the result is proved on samples: one request that has
+    /// everything, and one that has nothing.
+    fn try_on_samples(&self) -> Result<(), String> {
+        let attributes = Attributes::default();
+        let facts = full_facts();
+        let full = RequestView {
+            route: "sample",
+            kind: RouteKind::Http,
+            host: "sample.example",
+            path: "/sample",
+            query: None,
+            method: &Method::GET,
+            upgrade: false,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            event_listener: None,
+            kubernetes: Some(&attributes),
+            delivery: Some(&facts),
+            now: Timestamp::from_secs(1_700_000_000),
+        };
+        let sparse = RequestView { kubernetes: None, delivery: None, ..full };
+        for (principal, request) in [(full_principal(), full), (sparse_principal(), sparse)] {
+            match self.evaluate(&principal, &request) {
+                Ok(_) | Err(EvaluationError::Absent(_) | EvaluationError::Value(_)) => {}
+                Err(error) => return Err(format!("the expression fails on a sample request: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why an expression has no value. The text may quote values of the request and is for operators only.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EvaluationError {
+    #[error("`{0}` is absent")]
+    Absent(String),
+    #[error("{0}")]
+    Type(String),
+    #[error("{0}")]
+    Value(String),
+    #[error("the expression gives a {0}, not a bool")]
+    NoBool(String),
+}
+
+impl From<ExecutionError> for EvaluationError {
+    fn from(error: ExecutionError) -> Self {
+        match error {
+            ExecutionError::NoSuchKey(key) => Self::Absent(key.to_string()),
+            ExecutionError::NoSuchOverload(_)
+            | ExecutionError::UndeclaredReference(_)
+            | ExecutionError::UnexpectedType { .. }
+            | ExecutionError::InvalidArgumentCount { .. }
+            | ExecutionError::NotSupportedAsMethod { .. }
+            | ExecutionError::MissingArgumentOrTarget => Self::Type(error.to_string()),
+            error => Self::Value(error.to_string()),
+        }
+    }
+}
+
+/// Whether a regular expression compiles.
+fn try_pattern(pattern: &str) -> Result<(), String> {
+    let mut context = Context::with_env(Arc::clone(&ENV));
+    context.add_variable_from_value("pattern", pattern);
+    let program = ENV.compile("''.matches(pattern)").map_err(|errors| errors.to_string())?;
+    program.execute(&context).map(drop).map_err(|error| error.to_string())
+}
+
+/// How deep brackets nest, and how many operators there are at most: what stands in quotes counts too, which errs on
+/// the safe side.
+fn measure(source: &str) -> (usize, usize) {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut operators = source.split_ascii_whitespace().filter(|word| *word == "in").count();
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'<' | b'>' | b'=' | b'?' | b'&' | b'|' => operators += 1,
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    (deepest, operators)
+}
+
+/// The byte offset of a line and a column, both counted from 1.
+fn offset(source: &str, (line, column): (isize, isize)) -> usize {
+    let line = usize::try_from(line - 1).unwrap_or(0);
+    let column = usize::try_from(column - 1).unwrap_or(0);
+    let before: usize = source.split_inclusive('\n').take(line).map(str::len).sum();
+    let text = source.get(before..).unwrap_or_default();
+    before + byte_of(text, column)
+}
+
+fn byte_of(text: &str, char: usize) -> usize {
+    text.char_indices().nth(char).map_or(text.len(), |(byte, _)| byte)
+}
+
+fn full_facts() -> Facts {
+    let text = || Some(Arc::from("sample"));
+    Facts {
+        webhook: "sample".into(),
+        sender_kind: "github".into(),
+        delivery: "sample".into(),
+        event: text(),
+        action: text(),
+        repository: text(),
+        repository_id: text(),
+        owner: text(),
+        branch: text(),
+        tag: text(),
+        commit: text(),
+        actor: text(),
+        actor_id: text(),
+        fork: Some(false),
+        pull_request: text(),
+        draft: Some(false),
+    }
+}
+
+fn full_principal() -> Principal {
+    Principal {
+        groups: vec!["sample".into()],
+        scopes: vec!["sample".into()],
+        client: Some("sample".into()),
+        actor: Some(Actor { subject: "sample".into(), client: Some("sample".into()) }),
+        email: Some("sample@sample.example".into()),
+        ..sparse_principal()
+    }
+}
+
+fn sparse_principal() -> Principal {
+    Principal {
+        issuer: "sample".into(),
+        subject: "sample".into(),
+        username: "sample".into(),
+        kind: Kind::Agent,
+        scheme: Scheme::Bearer,
+        groups: Vec::new(),
+        scopes: Vec::new(),
+        client: None,
+        actor: None,
+        login: LoginFacts::default(),
+        claims: Arc::default(),
+        credential: CredentialId::None,
+        expires: Timestamp::MAX,
+        delivery: None,
+        workload: None,
+        email: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

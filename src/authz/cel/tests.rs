@@ -1,0 +1,166 @@
+use serde_json::json;
+
+use super::*;
+
+fn principal() -> Principal {
+    let claims = json!({
+        "level": 4, "big": u64::MAX, "ratio": 1.5, "tags": ["a", "b"], "nested": {"x": "y"}, "none": null, "on": true
+    });
+    Principal {
+        subject: "alice".into(),
+        groups: vec!["dev".into(), "team-a".into()],
+        email: Some("alice@corp.example".into()),
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        ..sparse_principal()
+    }
+}
+
+fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
+    let mut report = Report::default();
+    let expression = Expression::compile(source, &At::root(), &mut report);
+    let expression = expression.unwrap_or_else(|| panic!("{source}: {:?}", report.problems()));
+    let attributes = Attributes { verb: "get".into(), resource: "pods".into(), ..Attributes::default() };
+    let request = RequestView {
+        route: "api",
+        kind: RouteKind::Kubernetes,
+        host: "api.example",
+        path: "/api/v1/pods",
+        query: None,
+        method: &Method::GET,
+        upgrade: false,
+        address: "::ffff:192.0.2.1".parse().unwrap(),
+        event_listener: None,
+        kubernetes: Some(&attributes),
+        delivery: None,
+        now: Timestamp::from_secs(1_700_000_000),
+    };
+    expression.evaluate(principal, &request).map_err(|error| error.to_string())
+}
+
+fn evaluate(source: &str) -> Result<bool, String> {
+    evaluate_for(source, &principal())
+}
+
+#[test]
+fn expressions_see_the_request_and_the_principal() {
+    for (source, expected) in [
+        ("'dev' in principal.groups", true),
+        ("'ops' in principal.groups", false),
+        ("principal.groups.exists(g, g.startsWith('team-'))", true),
+        ("principal.groups.all(g, g.startsWith('team-'))", false),
+        ("principal.groups.filter(g, g.startsWith('team-')).size() == 1", true),
+        ("size(principal.groups) == 2 && principal.groups[0] == 'dev'", true),
+        ("principal.subject == 'alice' && principal.kind == 'agent'", true),
+        ("principal.claims.level > 3 && principal.claims.ratio < 2.0", true),
+        ("principal.claims['level'] == 4", true),
+        ("principal.claims.tags == ['a', 'b']", true),
+        ("['a', 'b'] == principal.claims.tags", true),
+        ("principal.claims.nested.x == 'y'", true),
+        ("principal.claims.nested == {'x': 'y'}", true),
+        ("'level' in principal.claims && !('nope' in principal.claims)", true),
+        ("principal.claims.on", true),
+        ("has(principal.claims.level) && !has(principal.claims.nope)", true),
+        ("has(principal.email) && principal.email.endsWith('@corp.example')", true),
+        ("has(principal.actor) || has(principal.client)", false),
+        ("has(delivery.event)", false),
+        ("!has(kubernetes.verb) || kubernetes.verb == 'get'", true),
+        ("request.path.matches('^/api/v[0-9]+/')", true),
+        ("request.method == 'GET' && request.route == 'api' && request.host.lowerAscii() == 'api.example'", true),
+        ("request.address == '192.0.2.1'", true),
+        ("request.time - 900 < 1700000000", true),
+        ("kubernetes.name == ''", true),
+    ] {
+        assert_eq!(evaluate(source), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn what_is_absent_or_of_another_type_has_no_value() {
+    for source in [
+        "principal.claims.nope == 'x'",
+        "principal.claims.level == 4 && principal.claims.nope",
+        "principal.claims.level",
+        "principal.claims.tags > 3",
+        "principal.client == 'x'",
+        "principal.actor.subject == 'x'",
+        "delivery.event == 'push'",
+        "principal.groups[7] == 'x'",
+        "principal.claims.level / 0 == 1",
+    ] {
+        assert!(evaluate(source).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn an_address_with_two_at_signs_is_none() {
+    // peers:T13
+    let with = |email: &str| Principal { email: Some(email.into()), ..principal() };
+    let source = "principal.email.endsWith('@company.com')";
+    assert_eq!(evaluate_for(source, &with("alice@company.com")), Ok(true));
+    assert!(evaluate_for(source, &with("attacker@evil.com@company.com")).is_err());
+}
+
+#[test]
+fn slips_are_told_at_load_where_they_stand() {
+    for (source, message, at) in [
+        ("principal.groups ==", "does not parse", None),
+        ("principal.group == 'x'", "there is no field `group`", Some("principal.".len() - 1)),
+        ("'x' in principal.groups && usr.name == 'x'", "there is no variable `usr`", Some(27)),
+        ("principal == request", "an object stands", None),
+        ("principal.groups == ['x']", "a list stands", None),
+        ("['x'] == principal.groups", "a list stands", None),
+        ("principal.groups in ['x']", "a list stands", None),
+        ("principal.claims == {}", "an object stands", None),
+        ("principal['subject'] == 'x'", "an object stands", None),
+        ("principal.subject.x == 'x'", "has no fields", None),
+        ("principal.actor.name == 'x'", "there is no field `name`", None),
+        ("principal.subject.startWith('x')", "there is no function `startWith`", None),
+        ("principal.subject.matches(request.path)", "must be written out", None),
+        ("principal.subject.matches('(')", "is none", None),
+        ("principal.groups.exists(g, principal.scopes.exists(s, s == g))", "a loop inside a loop", None),
+        ("principal.groups.exists(g, h == 'x')", "there is no variable `h`", None),
+        ("principal.subject", "not a bool", None),
+        ("size(principal.groups)", "no bool", None),
+        ("'x'", "not a bool", None),
+        ("principal.subject > 3", "fails on a sample", None),
+        ("principal.?subject == 'x'", "does not parse", None),
+        ("cel.MyStruct{x: 1} == 1", "messages", None),
+    ] {
+        let mut report = Report::default();
+        let compiled = Expression::compile(source, &At::root(), &mut report);
+        assert!(compiled.is_none(), "{source}");
+        let problem = report.problems().first().unwrap();
+        assert!(problem.message.contains(message), "{source}: {}", problem.message);
+        if at.is_some() {
+            assert_eq!(problem.offset, at, "{source}");
+        }
+    }
+}
+
+#[test]
+fn expressions_are_bounded() {
+    let long = format!("principal.subject == '{}'", "x".repeat(MAX_LENGTH));
+    let deep = format!("{}true{}", "(".repeat(MAX_NESTING + 1), ")".repeat(MAX_NESTING + 1));
+    let wide = format!("true{}", " && true".repeat(100));
+    let wider = format!("true{}", " && true".repeat(101));
+    let tall = format!("1{} == 1", " + 1".repeat(190));
+    let fields = format!("has(principal.claims{}.x)", ".x".repeat(190));
+    let nots = format!("{}true", "!".repeat(200));
+    let terms = format!("{}true", "true ? true : ".repeat(190));
+    let rest = format!("true {}", "in [true] ".repeat(190));
+    for (source, is_good) in [
+        (&long, false),
+        (&deep, false),
+        (&wide, true),
+        (&wider, false),
+        (&tall, false),
+        (&fields, false),
+        (&nots, true),
+        (&terms, false),
+        (&rest, false),
+    ] {
+        let mut report = Report::default();
+        let compiled = Expression::compile(source, &At::root(), &mut report);
+        assert_eq!(compiled.is_some(), is_good, "{:.40} {:?}", source, report.problems());
+    }
+}

@@ -1,0 +1,59 @@
+//! Which claims a policy looks at, so that the audit trail keeps them and no others.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::config::raw::{Action, Root, Who};
+
+/// Names of top-level claims that rules and grants name, in conditions or in expressions; none if they name none.
+pub fn claims_named(root: &Root) -> Option<Arc<[Arc<str>]>> {
+    let mut names = BTreeSet::new();
+    let mut add = |who: &Who| {
+        for path in who.claims.keys() {
+            // A JSON pointer begins with a slash; its first segment is the claim.
+            let name = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or(path);
+            names.insert(name.to_owned());
+        }
+    };
+    for grant in &root.grants {
+        add(&grant.who);
+    }
+    for rule in &root.rules {
+        add(&rule.who);
+        if let Action::Approve(approve) = &rule.action {
+            add(&approve.by);
+        }
+    }
+    for expression in root.rules.iter().filter_map(|rule| rule.when.as_deref()) {
+        for (at, found) in expression.match_indices("claims") {
+            let Some(rest) = expression.get(at + found.len()..) else { continue };
+            let name = match rest.trim_start().strip_prefix('.') {
+                Some(field) => field.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next(),
+                None => rest
+                    .trim_start()
+                    .strip_prefix('[')
+                    .map(str::trim_start)
+                    .and_then(|index| index.strip_prefix(['"', '\'']))
+                    .and_then(|quoted| quoted.split(['"', '\'']).next()),
+            };
+            names.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+        }
+    }
+    (!names.is_empty()).then(|| names.into_iter().map(Arc::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_and_expressions_are_looked_through() {
+        let root: Root = serde_json::from_value(serde_json::json!({
+            "grants": [{"id": "g", "who": {"claims": {"team": ["a"], "/realm/roles": ["b"]}}, "kubernetes_groups": ["x"]}],
+            "rules": [{"id": "r", "when": "principal.claims.hd == 'a' && principal.claims[\"x-y\"] == 1", "do": "allow"}],
+        }))
+        .unwrap();
+        let named = claims_named(&root).unwrap();
+        assert_eq!(named.iter().map(|name| &**name).collect::<Vec<_>>(), ["hd", "realm", "team", "x-y"]);
+        assert!(claims_named(&Root::default()).is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! What the policy says of a request.
+
+use std::sync::Arc;
+
+use crate::error::{Reason, Rejection};
+
+use super::{need::Unmet, rule::Approval};
+
+/// What the policy says of a request, and which rule said it.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Decision {
+    pub outcome: Outcome,
+    /// The rule that decided; `None` where none matched, or where Doorward itself refuses.
+    pub rule: Option<Arc<str>>,
+    /// What rules in `mode: shadow` would have said, for the audit trail.
+    pub shadow: Vec<Shadow>,
+}
+
+/// The decision. Any deny wins, then approve, then allow, then step up; no match is a denial.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Allow,
+    Deny(Denial),
+    /// Each of these must be given.
+    Approve(Vec<Arc<Approval>>),
+    /// An allow hit, and the login does not do.
+    StepUp(Unmet),
+    /// A scope that would do, if a scope is all that is missing.
+    NoMatch {
+        missing_scope: Option<Arc<str>>,
+    },
+}
+
+/// Why a rule denies, for the person whom it denies.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// From the rule: why it exists.
+    pub why: Option<Arc<str>>,
+    /// From the rule: what the person can do.
+    pub fix: Option<Arc<str>>,
+    /// The rule has an expression without a value, which denies. The text is for operators.
+    pub error: Option<String>,
+}
+
+/// What a rule in `mode: shadow` would have done.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shadow {
+    pub rule: Arc<str>,
+    /// `allow`, `deny`, `approve`, `step_up`, or `error`.
+    pub would: &'static str,
+}
+
+impl Outcome {
+    /// The label in the audit trail and on metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny(_) | Self::NoMatch { .. } => "deny",
+            Self::Approve(_) => "approve",
+            Self::StepUp(_) => "step_up",
+        }
+    }
+}
+
+impl Decision {
+    pub fn is_allow(&self) -> bool {
+        matches!(self.outcome, Outcome::Allow)
+    }
+
+    /// The refusal that goes with the decision; `None` if it allows.
+    pub fn rejection(&self) -> Option<Rejection> {
+        let id = self.rule.as_deref().unwrap_or_default();
+        let rejection = match &self.outcome {
+            Outcome::Allow => return None,
+            Outcome::Deny(Denial { error: Some(error), fix, .. }) => {
+                let detail = match &self.rule {
+                    Some(_) => format!("The rule `{id}` could not be evaluated for this request, which denies it."),
+                    None => "The API server knows no verb for this method.".to_owned(),
+                };
+                let fix = fix.as_deref().unwrap_or("Ask the owners of the policy to look at the rule.");
+                Rejection::new(Reason::PolicyDenied, detail).fix(fix.to_owned()).because(error.clone())
+            }
+            Outcome::Deny(Denial { why, fix, error: None }) => {
+                let why = why.as_deref().map(|why| format!(": {}", why.trim_end_matches('.')));
+                let detail = format!("The rule `{id}` denies this request{}.", why.unwrap_or_default());
+                let rejection = Rejection::new(Reason::PolicyDenied, detail);
+                match fix {
+                    Some(fix) => rejection.fix(fix.to_string()),
+                    None => rejection,
+                }
+            }
+            Outcome::Approve(approvals) => {
+                let count = approvals.iter().map(|approval| approval.count).max().unwrap_or(1);
+                let people = if count == 1 {
+                    "somebody else's approval".to_owned()
+                } else {
+                    format!("the approval of {count} people")
+                };
+                let detail = format!("The rule `{id}` lets this request pass only with {people}.");
+                Rejection::new(Reason::ApprovalRequired, detail).fix("Ask those who may approve it.")
+            }
+            Outcome::StepUp(unmet) => {
+                let detail = format!("The rule `{id}` would allow this request, but it needs {unmet}.");
+                Rejection::new(Reason::NeedUnmet, detail).fix("Sign in again, with what is needed.")
+            }
+            Outcome::NoMatch { missing_scope: Some(scope) } => {
+                let detail = format!("No rule allows this request. With the scope `{scope}` one would.");
+                Rejection::new(Reason::NoRuleMatched, detail)
+                    .fix("Get a token with that scope.")
+                    .needs_scopes(vec![scope.to_string()])
+            }
+            Outcome::NoMatch { missing_scope: None } => {
+                Rejection::new(Reason::NoRuleMatched, "No rule allows this request.")
+                    .fix("Ask the owners of the policy; `doorward explain` tells them what is missing.")
+            }
+        };
+        Some(match &self.rule {
+            Some(rule) => rejection.rule(Arc::clone(rule)),
+            None => rejection,
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! Why the policy decides as it does, and what would make a request pass.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+use crate::authn::Principal;
+
+use super::{
+    Decision, Outcome, Policy, RequestView, Shadow,
+    condition::{Condition, listed},
+    rule::{Action, Case, Hit},
+    who::kind_name,
+};
+
+/// What each rule says of a request, and what comes of it. Displays as text for a terminal, serialises as JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// `allow`, `deny`, `approve` or `step_up`.
+    pub outcome: &'static str,
+    /// The rule that decides.
+    pub rule: Option<Arc<str>>,
+    /// The decision in a sentence.
+    pub summary: String,
+    /// What would make the request pass; empty if it does.
+    pub fixes: Vec<String>,
+    pub principal: String,
+    pub request: String,
+    pub kubernetes_groups: Vec<Arc<str>>,
+    pub grants: Vec<Arc<str>>,
+    /// Each rule that can hit on the route, by precedence.
+    pub rules: Vec<RuleReport>,
+    pub shadow: Vec<Shadow>,
+    /// The digest of the policy that decides.
+    pub policy: Arc<str>,
+}
+
+/// What one rule says.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleReport {
+    pub rule: Arc<str>,
+    /// `allow`, `deny` or `approve`.
+    pub action: &'static str,
+    pub why: Option<Arc<str>>,
+    pub shadow: bool,
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// Whether a rule hits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It hits. `in_doubt`: conditions that hold only because what is in doubt never lets anybody through.
+    Hit { in_doubt: Vec<Condition> },
+    /// It would allow, and needs more of the login.
+    Unmet { needs: String },
+    /// Its expression has no value, which denies.
+    Error { error: String },
+    /// It does not hit, for all of these.
+    Missed { misses: Vec<Condition> },
+}
+
+impl Policy {
+    /// Explains the decision on a request.
+    pub fn explain(&self, principal: &Principal, request: &RequestView<'_>) -> Explanation {
+        let case = Case::new(principal, self.issuer(principal), request);
+        let decision = self.decide(principal, request);
+        let rules: Vec<RuleReport> = self
+            .candidates(request.route)
+            .map(|rule| RuleReport {
+                rule: Arc::clone(&rule.id),
+                action: rule.action.name(),
+                why: rule.why.clone(),
+                shadow: rule.shadow,
+                verdict: match rule.look(&case) {
+                    Hit::Yes => Verdict::Hit { in_doubt: rule.doubts(&case) },
+                    Hit::Unmet(unmet) => Verdict::Unmet { needs: unmet.to_string() },
+                    Hit::Error(error) => Verdict::Error { error },
+                    Hit::Miss if approves(&decision, &rule.id) => Verdict::Hit { in_doubt: rule.doubts(&case) },
+                    Hit::Miss => Verdict::Missed { misses: rule.misses(&case) },
+                },
+            })
+            .collect();
+        let given = self.kubernetes_groups(principal);
+        Explanation {
+            outcome: decision.outcome.as_str(),
+            summary: summary(&decision),
+            fixes: if decision.is_allow() { Vec::new() } else { self.fixes(&decision, &rules) },
+            principal: describe_principal(principal),
+            request: describe_request(request),
+            kubernetes_groups: given.groups,
+            grants: given.grants,
+            rules,
+            rule: decision.rule,
+            shadow: decision.shadow,
+            policy: Arc::clone(self.digest()),
+        }
+    }
+
+    /// What would make a request pass: which denies would have to go, and what the nearest allow misses.
+    fn fixes(&self, decision: &Decision, rules: &[RuleReport]) -> Vec<String> {
+        let mut fixes = Vec::new();
+        let enforced = || rules.iter().filter(|report| !report.shadow);
+        if decision.rule.is_none() && matches!(decision.outcome, Outcome::Deny(_)) {
+            return vec!["use a method that Kubernetes has a verb for: GET, POST, PUT, PATCH or DELETE".to_owned()];
+        }
+        for report in enforced() {
+            match &report.verdict {
+                Verdict::Error { error } => {
+                    fixes.push(format!("the expression of `{}` must have a value; now: {error}", report.rule));
+                }
+                Verdict::Hit { in_doubt } if report.action == "deny" => {
+                    let fix =
+                        self.rules.iter().find(|rule| rule.id == report.rule).and_then(|rule| rule.fix.as_deref());
+                    fixes.push(match (fix, in_doubt.as_slice()) {
+                        (Some(fix), _) => format!("`{}` must not hit: {fix}", report.rule),
+                        (None, []) => format!("`{}` must not hit", report.rule),
+                        (None, [first, ..]) => {
+                            format!("`{}` must not hit; it does because nothing rules it out: {first}", report.rule)
+                        }
+                    });
+                }
+                Verdict::Hit { .. } if report.action == "approve" => {
+                    fixes.push(format!("`{}` needs an approval", report.rule));
+                }
+                _ => {}
+            }
+        }
+        let allows = || enforced().filter(|report| report.action == "allow");
+        if allows().any(|report| matches!(report.verdict, Verdict::Hit { .. }))
+            || matches!(decision.outcome, Outcome::Approve(_))
+        {
+            return fixes;
+        }
+        let nearest = allows().min_by_key(|report| match &report.verdict {
+            Verdict::Missed { misses } => misses.len(),
+            _ => 0,
+        });
+        match nearest.map(|report| (&report.rule, &report.verdict)) {
+            Some((rule, Verdict::Unmet { needs })) => fixes.push(format!("`{rule}` would allow it with {needs}")),
+            Some((rule, Verdict::Missed { misses })) => {
+                let misses: Vec<String> = misses.iter().map(ToString::to_string).collect();
+                fixes.push(format!("`{rule}` comes nearest to allowing it, and misses {}", misses.join("; and ")));
+            }
+            _ => fixes.push("no rule allows anything on this route; write one".to_owned()),
+        }
+        fixes
+    }
+}
+
+impl Action {
+    fn mark(name: &str, verdict: &Verdict) -> &'static str {
+        match (name, verdict) {
+            (_, Verdict::Missed { .. }) => " ",
+            ("allow", Verdict::Hit { .. }) => "+",
+            (_, Verdict::Unmet { .. }) => "?",
+            ("approve", Verdict::Hit { .. }) => "?",
+            _ => "-",
+        }
+    }
+}
+
+/// Whether a rule is among those whose approval is needed.
+fn approves(decision: &Decision, rule: &Arc<str>) -> bool {
+    matches!(&decision.outcome, Outcome::Approve(approvals) if approvals.iter().any(|approval| approval.rule == *rule))
+}
+
+fn summary(decision: &Decision) -> String {
+    match (&decision.outcome, &decision.rule) {
+        (Outcome::Allow, Some(rule)) => format!("allowed by `{rule}`"),
+        _ => decision.rejection().map_or_else(|| "allowed".to_owned(), |rejection| rejection.detail().to_owned()),
+    }
+}
+
+fn describe_principal(principal: &Principal) -> String {
+    let mut text = format!("{} {} of {}", kind_name(principal.kind), principal.username, principal.issuer);
+    if let Some(actor) = &principal.actor {
+        text.push_str(&format!(", through {}", actor.subject));
+    }
+    if let Some(client) = &principal.client {
+        text.push_str(&format!(", client {client}"));
+    }
+    text.push_str(&format!("; groups {}; scopes {}", listed(&principal.groups), listed(&principal.scopes)));
+    text
+}
+
+fn describe_request(request: &RequestView<'_>) -> String {
+    let mut text = format!("{} {}{} on route {}", request.method, request.host, request.path, request.route);
+    if let Some(attributes) = request.kubernetes {
+        text.push_str(&format!(" ({})", super::kubernetes::found(attributes)));
+    }
+    text
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: needs {}, has {}", self.key, printable(&self.needs), printable(&self.found))
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.outcome.to_uppercase(), printable(&self.summary))?;
+        for fix in &self.fixes {
+            writeln!(f, "  to pass: {}", printable(fix))?;
+        }
+        writeln!(f, "\nprincipal  {}", printable(&self.principal))?;
+        writeln!(f, "request    {}", printable(&self.request))?;
+        let (groups, grants) = (listed(&self.kubernetes_groups), listed(&self.grants));
+        writeln!(f, "groups     {groups} (grants: {grants})")?;
+        writeln!(f, "policy     {}", self.policy)?;
+        if !self.rules.is_empty() {
+            writeln!(f)?;
+        }
+        for report in &self.rules {
+            let shadow = if report.shadow { ", shadow" } else { "" };
+            let mark = Action::mark(report.action, &report.verdict);
+            write!(f, "{mark} {} ({}{shadow}): ", report.rule, report.action)?;
+            match &report.verdict {
+                Verdict::Hit { in_doubt } => match in_doubt.first() {
+                    None => writeln!(f, "hits")?,
+                    Some(first) => writeln!(f, "hits, as nothing rules it out, {first}")?,
+                },
+                Verdict::Unmet { needs } => writeln!(f, "would hit with {needs}")?,
+                Verdict::Error { error } => writeln!(f, "fails, which denies: {}", printable(error))?,
+                Verdict::Missed { misses } => {
+                    let first = misses.first().map(ToString::to_string).unwrap_or_default();
+                    writeln!(f, "missed, {first}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names come from strangers: nothing in them may move the cursor of a terminal.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}

@@ -1,0 +1,115 @@
+//! What the configuration of the issuers tells about the principals that come from them.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::{authn::Principal, config::raw};
+
+/// The issuer of principals that a client certificate of `break_glass` proved.
+pub(super) const BREAK_GLASS: &str = "break-glass";
+/// The issuer of principals without any credential.
+pub(super) const ANONYMOUS: &str = "anonymous";
+
+/// What is known of an issuer.
+#[derive(Debug)]
+pub(super) struct IssuerFacts {
+    pub name: Arc<str>,
+    groups: Box<[ClaimPath]>,
+    scopes: Box<[ClaimPath]>,
+    /// Whether its tokens are configured to name the client.
+    client: bool,
+    /// Claims without which its tokens are refused.
+    required: Box<[ClaimPath]>,
+    /// The kind of its repositories and the claim that numbers them.
+    pub repositories: Option<(&'static str, &'static str)>,
+    /// Whether its subjects are Kubernetes service accounts.
+    pub service_accounts: bool,
+}
+
+impl IssuerFacts {
+    pub(super) fn new(issuer: &raw::Issuer) -> Self {
+        let claims = &issuer.claims;
+        // Where nothing else is said, facts are expected where they are looked for. The tokens of a preset are known
+        // to hold none of them.
+        let expected = |path: &Option<String>, defaults: &[&str]| match path {
+            Some(path) => [ClaimPath::new(path)].into(),
+            None if issuer.preset.is_none() => defaults.iter().map(|path| ClaimPath::new(path)).collect(),
+            None => Box::default(),
+        };
+        Self {
+            name: issuer.name.as_str().into(),
+            groups: expected(&claims.groups, &["groups"]),
+            scopes: expected(&claims.scopes, &["scope", "scp"]),
+            client: claims.client.is_some() || issuer.preset.is_none(),
+            required: issuer.required_claims.keys().map(|path| ClaimPath::new(path)).collect(),
+            repositories: match issuer.preset {
+                Some(raw::Preset::GithubActions) => Some(("github", "repository_id")),
+                Some(raw::Preset::GitlabCi) => Some(("gitlab", "project_id")),
+                Some(raw::Preset::Kubernetes) | None => None,
+            },
+            service_accounts: issuer.preset == Some(raw::Preset::Kubernetes),
+        }
+    }
+
+    /// Whether it is configured to give groups and gave not even an empty list.
+    pub(super) fn withholds_groups(&self, principal: &Principal) -> bool {
+        principal.groups.is_empty() && absent(&self.groups, principal)
+    }
+
+    /// Whether it is configured to give scopes and did not.
+    pub(super) fn withholds_scopes(&self, principal: &Principal) -> bool {
+        principal.scopes.is_empty() && absent(&self.scopes, principal)
+    }
+
+    /// Whether it is configured to name the client and did not.
+    pub(super) fn withholds_client(&self, principal: &Principal) -> bool {
+        self.client && principal.client.is_none()
+    }
+
+    /// Whether it is configured to give a claim and did not.
+    pub(super) fn withholds(&self, path: &ClaimPath, principal: &Principal) -> bool {
+        let promised = self.required.contains(path)
+            || (self.groups.contains(path) && absent(&self.groups, principal))
+            || (self.scopes.contains(path) && absent(&self.scopes, principal));
+        promised && path.find(&principal.claims).is_none()
+    }
+}
+
+/// Whether a fact is expected, and at none of the places where it may stand.
+fn absent(paths: &[ClaimPath], principal: &Principal) -> bool {
+    !paths.is_empty() && paths.iter().all(|path| path.find(&principal.claims).is_none())
+}
+
+/// Where a claim stands: its name, or a JSON pointer (RFC 6901).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClaimPath(Box<str>);
+
+impl ClaimPath {
+    pub(super) fn new(path: &str) -> Self {
+        Self(path.into())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+        let found = match self.0.strip_prefix('/') {
+            // Names of claims are often addresses (`https://example.com/groups`), so only a leading slash is a pointer.
+            None => claims.get(&*self.0),
+            Some(pointer) => match pointer.find('/') {
+                None => claims.get(&*unescape(pointer)),
+                Some(end) => {
+                    let (first, rest) = pointer.split_at(end);
+                    claims.get(&*unescape(first)).and_then(|value| value.pointer(rest))
+                }
+            },
+        };
+        found.filter(|value| !value.is_null())
+    }
+}
+
+fn unescape(token: &str) -> std::borrow::Cow<'_, str> {
+    if token.contains('~') { token.replace("~1", "/").replace("~0", "~").into() } else { token.into() }
+}

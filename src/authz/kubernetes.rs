@@ -1,0 +1,377 @@
+//! The condition on the attributes of a Kubernetes request.
+
+use std::fmt::Write as _;
+
+use crate::{
+    config::{
+        raw,
+        report::{At, Report, nearest},
+    },
+    kubernetes::Attributes,
+};
+
+use super::{
+    condition::Reading,
+    names::{Names, Prefix},
+};
+
+const VERBS: [&str; 15] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "proxy",
+    "read",
+    "write",
+    "*",
+    // Of paths that are no resource: the method in lower case.
+    "post",
+    "put",
+    "head",
+];
+
+/// Resources that are in no namespace, of the groups that come with the API server. A list of these is about no
+/// namespace; a list of any other without a namespace is about all of them.
+const CLUSTER_SCOPED: [(&str, &str); 16] = [
+    ("", "namespaces"),
+    ("", "nodes"),
+    ("", "persistentvolumes"),
+    ("", "componentstatuses"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csidrivers"),
+    ("scheduling.k8s.io", "priorityclasses"),
+    ("networking.k8s.io", "ingressclasses"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
+];
+
+/// The attributes that a rule is about.
+#[derive(Debug, Default)]
+pub(super) struct Kubernetes {
+    /// Verbs by name. Empty here and in each list that follows: all.
+    verbs: Names,
+    /// Whether `read` and `write` are among the verbs.
+    read: bool,
+    write: bool,
+    /// Whether any condition is on what only resources have.
+    about_resources: bool,
+    api_groups: Names,
+    resources: Box<[Resource]>,
+    namespaces: Names,
+    names: Names,
+    urls: Box<[Prefix]>,
+}
+
+/// A pattern of a resource and its sub-resource.
+#[derive(Debug)]
+enum Resource {
+    All,
+    /// `*/sub`
+    Sub(Box<str>),
+    /// `pods/*`: with any sub-resource.
+    WithAnySub(Box<str>),
+    /// `pods`, `pods/log`
+    Exact(Box<str>, Box<str>),
+}
+
+impl Resource {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        const PATTERNS: &str = "may be a resource, `resource/subresource`, `*`, `*/subresource` or `resource/*`";
+        let (resource, sub) = text.split_once('/').unwrap_or((text, ""));
+        let plain = |part: &str| !part.is_empty() && !part.contains(['*', '/']);
+        match (resource, sub) {
+            ("*", "") if text == "*" => Ok(Self::All),
+            ("*", sub) if plain(sub) => Ok(Self::Sub(sub.into())),
+            (resource, "*") if plain(resource) => Ok(Self::WithAnySub(resource.into())),
+            (resource, sub) if plain(resource) && (plain(sub) || text == resource) => {
+                Ok(Self::Exact(resource.into(), sub.into()))
+            }
+            _ => Err(PATTERNS),
+        }
+    }
+
+    fn matches(&self, resource: &str, sub: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Sub(own) => **own == *sub,
+            Self::WithAnySub(own) => **own == *resource && !sub.is_empty(),
+            Self::Exact(own, own_sub) => **own == *resource && **own_sub == *sub,
+        }
+    }
+
+    /// Whether the pattern itself says `proxy`.
+    fn names_proxy(&self) -> bool {
+        matches!(self, Self::Sub(sub) | Self::Exact(_, sub) if &**sub == "proxy")
+    }
+}
+
+impl Kubernetes {
+    pub(super) fn compile(raw: &raw::OnKubernetes, at: &At, report: &mut Report) -> Self {
+        for (i, verb) in raw.verbs.iter().enumerate().filter(|(_, verb)| !VERBS.contains(&verb.as_str())) {
+            let at = at.key("verbs").index(i);
+            match nearest(&verb.to_ascii_lowercase(), VERBS) {
+                Some(near) => {
+                    report.error(&at, format!("there is no verb `{verb}`")).help(format!("did you mean `{near}`?"))
+                }
+                None => report.error(&at, format!("there is no verb `{verb}`")).help(
+                    "known: get, list, watch, create, update, patch, delete, deletecollection, proxy, read, write",
+                ),
+            };
+        }
+        for (key, list) in [("namespaces", &raw.namespaces), ("names", &raw.names), ("api_groups", &raw.api_groups)] {
+            for (i, text) in list.iter().enumerate() {
+                let at = at.key(key).index(i);
+                if text.contains('*') && text != "*" {
+                    report
+                        .error(&at, format!("`{text}` is no name"))
+                        .help("names are compared exactly; `*` alone is all");
+                } else if text.is_empty() && key != "api_groups" {
+                    report.error(&at, "an empty name matches nothing");
+                }
+            }
+        }
+        let mut resources = Vec::new();
+        for (i, text) in raw.resources.iter().enumerate() {
+            match Resource::parse(text) {
+                Ok(resource) => resources.push(resource),
+                Err(why) => {
+                    report.error(&at.key("resources").index(i), format!("`{text}` {why}"));
+                }
+            }
+        }
+        let mut urls = Vec::new();
+        for (i, text) in raw.non_resource_urls.iter().enumerate() {
+            let at = at.key("non_resource_urls").index(i);
+            match Prefix::parse(text) {
+                Ok(prefix) if text.starts_with('/') || text == "*" => urls.push(prefix),
+                Ok(_) => {
+                    report.error(&at, format!("`{text}` must begin with `/`"));
+                }
+                Err(why) => {
+                    report.error(&at, format!("`{text}` {why}"));
+                }
+            }
+        }
+        let has = |verb: &str| raw.verbs.iter().any(|own| own == verb);
+        let named: Vec<String> = raw.verbs.iter().filter(|verb| *verb != "read" && *verb != "write").cloned().collect();
+        Self {
+            verbs: if has("*") { Names::default() } else { Names::new(&named) },
+            read: has("read") && !has("*"),
+            write: has("write") && !has("*"),
+            about_resources: !(raw.api_groups.is_empty()
+                && raw.resources.is_empty()
+                && raw.namespaces.is_empty()
+                && raw.names.is_empty()),
+            api_groups: unless_all(&raw.api_groups),
+            resources: resources.into(),
+            namespaces: unless_all(&raw.namespaces),
+            names: unless_all(&raw.names),
+            urls: urls.into(),
+        }
+    }
+
+    pub(super) fn matches(&self, a: &Attributes, reading: Reading) -> bool {
+        if !self.verb(a, reading) {
+            return false;
+        }
+        if !a.is_resource {
+            return match self.urls.is_empty() {
+                true => !self.about_resources,
+                false => self.urls.iter().any(|url| url.matches(&a.path)),
+            };
+        }
+        let proxy_is_named =
+            || (a.verb == "proxy" && self.verbs.contains("proxy")) || self.resources.iter().any(Resource::names_proxy);
+        (self.about_resources || self.urls.is_empty())
+            && all_or(&self.api_groups, &a.api_group)
+            && (self.resources.is_empty() || self.resources.iter().any(|r| r.matches(&a.resource, &a.subresource)))
+            && namespaces(&self.namespaces, a, reading)
+            && (all_or(&self.names, &a.name) || (reading == Reading::Wide && a.name.is_empty()))
+            && (reading == Reading::Wide || !a.is_proxy() || proxy_is_named())
+    }
+
+    fn verb(&self, a: &Attributes, reading: Reading) -> bool {
+        let verbs = &self.verbs;
+        if verbs.is_empty() && !self.read && !self.write {
+            return true;
+        }
+        if (self.read || self.write) && (if a.is_write() { self.write } else { self.read }) {
+            return true;
+        }
+        if reading == Reading::Wide && verbs.contains(&a.verb) {
+            return true;
+        }
+        // A tunnel that a GET opens is authorised as `create` by the API server too, from 1.35 on.
+        let reads = matches!(a.verb.as_str(), "get" | "list" | "watch");
+        verbs.contains(if a.is_tunnel() && reads { "create" } else { &a.verb })
+    }
+
+    /// The attributes asked for, on one line.
+    pub(super) fn needs(&self) -> String {
+        let mut text = String::new();
+        let mut part = |name: &str, list: String| {
+            if !list.is_empty() {
+                let _ = write!(text, "{}{name} {list}", if text.is_empty() { "" } else { "; " });
+            }
+        };
+        let groups = [("read", self.read), ("write", self.write)];
+        let verbs = groups.iter().filter_map(|(name, is_set)| is_set.then_some(*name));
+        part("verb", verbs.chain(self.verbs.iter().map(|verb| &**verb)).collect::<Vec<_>>().join(", "));
+        part(
+            "group",
+            self.api_groups.iter().map(|g| if g.is_empty() { "\"\"" } else { g }).collect::<Vec<_>>().join(", "),
+        );
+        part("resource", self.resources.iter().map(Resource::to_string).collect::<Vec<_>>().join(", "));
+        part("namespace", self.namespaces.to_string());
+        part("name", self.names.to_string());
+        part("path", self.urls.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", "));
+        if text.is_empty() { "a Kubernetes request".to_owned() } else { text }
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Sub(sub) => write!(f, "*/{sub}"),
+            Self::WithAnySub(resource) => write!(f, "{resource}/*"),
+            Self::Exact(resource, sub) if sub.is_empty() => f.write_str(resource),
+            Self::Exact(resource, sub) => write!(f, "{resource}/{sub}"),
+        }
+    }
+}
+
+/// Names, or none of them where `*` stands for all.
+fn unless_all(names: &[String]) -> Names {
+    if names.iter().any(|name| name == "*") { Names::default() } else { Names::new(names) }
+}
+
+fn all_or(names: &Names, name: &str) -> bool {
+    names.is_empty() || names.contains(name)
+}
+
+/// A request about all namespaces reaches into each, so a deny of one holds for it.
+pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> bool {
+    let all_namespaces = || {
+        a.namespace.is_empty()
+            && matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
+            && !CLUSTER_SCOPED.contains(&(&a.api_group, &a.resource))
+    };
+    all_or(names, &a.namespace) || (reading == Reading::Wide && a.is_resource && all_namespaces())
+}
+
+/// A request in words: `get pods/log "x" in namespace "a"`.
+pub(super) fn found(a: &Attributes) -> String {
+    if !a.is_resource {
+        return format!("{} {}", a.verb, a.path);
+    }
+    let mut text = format!("{} {}", if a.verb.is_empty() { "(unknown verb)" } else { &a.verb }, a.resource);
+    if !a.subresource.is_empty() {
+        let _ = write!(text, "/{}", a.subresource);
+    }
+    if !a.api_group.is_empty() {
+        let _ = write!(text, ".{}", a.api_group);
+    }
+    if !a.name.is_empty() {
+        let _ = write!(text, " {:?}", a.name);
+    }
+    if !a.namespace.is_empty() {
+        let _ = write!(text, " in namespace {:?}", a.namespace);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(yaml: &str, method: &str, target: &str, reading: Reading) -> bool {
+        let raw: raw::OnKubernetes = serde_saphyr::from_str(yaml).unwrap();
+        let mut report = Report::default();
+        let condition = Kubernetes::compile(&raw, &At::root(), &mut report);
+        assert!(!report.has_errors(), "{:?}", report.problems());
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        condition.matches(&Attributes::parse(&method.parse().unwrap(), path, query).unwrap(), reading)
+    }
+
+    #[test]
+    fn attributes_match_as_an_author_of_roles_expects() {
+        const POD: &str = "/api/v1/namespaces/a/pods/p";
+        for (row, yaml, method, target, strict, wide) in [
+            ("", "{verbs: [get], resources: [pods]}", "GET", POD, true, true),
+            ("", "{verbs: [get], resources: [pods]}", "DELETE", POD, false, false),
+            ("", "{resources: [pods]}", "GET", "/api/v1/namespaces/a/pods/p/log", false, false),
+            ("", "{resources: [pods/log]}", "GET", "/api/v1/namespaces/a/pods/p/log", true, true),
+            ("", "{resources: ['*/log']}", "GET", "/api/v1/namespaces/a/pods/p/log", true, true),
+            ("", "{resources: ['pods/*']}", "GET", "/api/v1/namespaces/a/pods/p/log", true, true),
+            ("", "{resources: ['pods/*']}", "GET", POD, false, false),
+            ("", "{api_groups: [tekton.dev]}", "GET", POD, false, false),
+            ("", "{api_groups: ['']}", "GET", POD, true, true),
+            ("", "{verbs: [read]}", "GET", POD, true, true),
+            ("", "{verbs: [read]}", "PUT", POD, false, false),
+            ("", "{verbs: [write]}", "PUT", POD, true, true),
+            // A tunnel is a write, whatever the method.
+            ("kubernetes:1.5", "{verbs: [get, list, watch]}", "GET", "/api/v1/namespaces/a/pods/p/exec", false, true),
+            ("kubernetes:1.5", "{verbs: [read]}", "GET", "/api/v1/namespaces/a/pods/p/attach", false, false),
+            ("kubernetes:1.5", "{verbs: [write]}", "GET", "/api/v1/namespaces/a/pods/p/exec", true, true),
+            ("kubernetes:1.5", "{verbs: [create]}", "GET", "/api/v1/namespaces/a/pods/p/portforward", true, true),
+            // Proxying is only for those who name it.
+            ("kubernetes:P6", "{resources: ['*']}", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", false, true),
+            ("kubernetes:P6", "{verbs: ['*']}", "GET", "/api/v1/nodes/n/proxy/exec/a", false, true),
+            (
+                "kubernetes:P6",
+                "{resources: [services/proxy]}",
+                "GET",
+                "/api/v1/namespaces/a/services/x/proxy",
+                true,
+                true,
+            ),
+            ("kubernetes:P6", "{resources: [pods]}", "GET", "/api/v1/proxy/namespaces/a/pods/p", false, true),
+            ("kubernetes:P6", "{verbs: [proxy]}", "GET", "/api/v1/proxy/namespaces/a/pods/p", true, true),
+            // A list over all namespaces reaches into each; a list of nodes does not.
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/secrets", false, true),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/nodes", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/dev/secrets", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/prod", true, true),
+            ("", "{names: [p]}", "GET", "/api/v1/namespaces/a/pods", false, true),
+            ("kubernetes:P4", "{names: [p]}", "GET", "/api/v1/pods?fieldSelector=metadata.name=p", true, true),
+            ("kubernetes:P4", "{names: [p]}", "GET", "/api/v1/pods?fieldSelector=metadata.name=q", false, false),
+            ("", "{names: [p]}", "GET", "/version", false, false),
+            ("", "{non_resource_urls: [/version, '/openapi/*']}", "GET", "/openapi/v3", true, true),
+            ("", "{non_resource_urls: [/version]}", "GET", POD, false, false),
+            ("", "{non_resource_urls: [/version], resources: [pods]}", "GET", POD, true, true),
+            ("", "{verbs: [read]}", "GET", "/version", true, true),
+        ] {
+            assert_eq!(matches(yaml, method, target, Reading::Strict), strict, "{row} strict {yaml} {method} {target}");
+            assert_eq!(matches(yaml, method, target, Reading::Wide), wide, "{row} wide {yaml} {method} {target}");
+        }
+    }
+
+    #[test]
+    fn conditions_that_could_never_match_are_refused() {
+        for yaml in [
+            "{verbs: [raed]}",
+            "{resources: ['pods*']}",
+            "{resources: ['pods/log/x']}",
+            "{resources: ['*/*']}",
+            "{namespaces: ['team-*']}",
+            "{names: ['']}",
+            "{non_resource_urls: [version]}",
+        ] {
+            let mut report = Report::default();
+            Kubernetes::compile(&serde_saphyr::from_str(yaml).unwrap(), &At::root(), &mut report);
+            assert!(report.has_errors(), "{yaml}");
+        }
+        assert!(serde_saphyr::from_str::<raw::OnKubernetes>("{verbs: []}").is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! Authorization: what the policy says about a principal and a request.
+//!
+//! Any deny wins, then approve, then allow, then step up, and no match is a denial; the order of rules means nothing.
+//! What is in doubt never lets anybody through: conditions of an allow are read strictly, those of a deny widely, and
+//! an expression without a value denies.
+
+mod cel;
+mod claims;
+mod condition;
+mod decision;
+mod explain;
+mod issuers;
+mod kubernetes;
+mod names;
+mod need;
+mod on;
+mod permit;
+mod policy;
+mod rule;
+mod scenario;
+mod time_window;
+mod who;
+
+use std::net::IpAddr;
+
+use http::Method;
+
+use crate::{
+    clock::Timestamp,
+    config::raw::{EventListener, RouteKind},
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+pub use self::{
+    claims::claims_named,
+    condition::Condition,
+    decision::{Decision, Denial, Outcome, Shadow},
+    explain::{Explanation, RuleReport, Verdict},
+    need::Unmet,
+    permit::{Decided, Permit, authorize},
+    policy::{KubernetesGroups, Policy},
+    rule::Approval,
+    scenario::Scenario,
+};
+
+/// What a rule can see of a request. Borrowed, so that looking costs nothing; built again from kept parts when a
+/// stream is decided anew.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// The name of the route.
+    pub route: &'a str,
+    pub kind: RouteKind,
+    /// Lower case, without port.
+    pub host: &'a str,
+    /// The canonical path, the very bytes that are forwarded.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub method: &'a Method,
+    /// Whether the request asks for another protocol (WebSocket, SPDY).
+    pub upgrade: bool,
+    /// The client's address, as far as trusted proxies tell.
+    pub address: IpAddr,
+    /// The EventListener behind a webhook route.
+    pub event_listener: Option<&'a EventListener>,
+    /// On requests that go to a Kubernetes API server.
+    pub kubernetes: Option<&'a Attributes>,
+    /// On verified webhook deliveries.
+    pub delivery: Option<&'a Facts>,
+    pub now: Timestamp,
+}

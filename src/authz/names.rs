@@ -1,0 +1,267 @@
+//! Lists of names and patterns of names, compiled once and compared without allocation.
+
+use std::{fmt, sync::Arc};
+
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::condition::Reading;
+
+/// Names that are compared exactly.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    sorted: Box<[Arc<str>]>,
+    /// The [`trait_of`] each name, as bits: most names that are not among these share none, and are not compared.
+    traits: u64,
+}
+
+impl Names {
+    pub(super) fn new(names: &[String]) -> Self {
+        let mut names: Vec<Arc<str>> = names.iter().map(|name| Arc::from(name.as_str())).collect();
+        names.sort_unstable();
+        names.dedup();
+        Self { traits: names.iter().fold(0, |traits, name| traits | trait_of(name)), sorted: names.into() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        if self.traits & trait_of(name) == 0 {
+            return false;
+        }
+        // A scan beats the search on the short lists that people write.
+        match self.sorted.len() {
+            0..=8 => self.sorted.iter().any(|known| &**known == name),
+            _ => self.sorted.binary_search_by(|known| (**known).cmp(name)).is_ok(),
+        }
+    }
+
+    pub(super) fn contains_any(&self, names: &[Arc<str>]) -> bool {
+        names.iter().any(|name| self.contains(name))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.sorted.iter()
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sorted.join(", "))
+    }
+}
+
+/// One of 64 bits, by what is cheap to see of a name: its length and its ends.
+fn trait_of(name: &str) -> u64 {
+    let end = |byte: Option<&u8>| byte.copied().map_or(0, usize::from);
+    1 << ((name.len() + 7 * end(name.as_bytes().first()) + 31 * end(name.as_bytes().last())) % 64)
+}
+
+/// An exact text, or a prefix where a `*` ends it.
+#[derive(Clone, Debug)]
+pub(super) enum Prefix {
+    Exact(Arc<str>),
+    Starts(Arc<str>),
+}
+
+impl Prefix {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        match text.strip_suffix('*') {
+            _ if text.is_empty() => Err("is empty"),
+            Some(prefix) if !prefix.contains('*') => Ok(Self::Starts(prefix.into())),
+            None if !text.contains('*') => Ok(Self::Exact(text.into())),
+            _ => Err("may have a `*` at its end only"),
+        }
+    }
+
+    pub(super) fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *text,
+            Self::Starts(prefix) => text.starts_with(&**prefix),
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Starts(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+/// A path, or all that lies at or below one.
+#[derive(Clone, Debug)]
+pub(super) enum PathPattern {
+    Exact(Arc<str>),
+    Below(Arc<str>),
+}
+
+impl PathPattern {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        let (path, pattern): (&str, fn(Arc<str>) -> Self) = match text.strip_suffix("/*") {
+            Some(prefix) => (prefix, Self::Below),
+            None => (text, Self::Exact),
+        };
+        if !text.starts_with('/') {
+            Err("must begin with `/`")
+        } else if path.contains('*') {
+            Err("may have a `*` as its last segment only")
+        } else if path.contains(['?', '#', ';', '\\']) || path.contains("//") {
+            Err("is not a canonical path, which is what it would be compared with")
+        } else {
+            Ok(pattern(path.into()))
+        }
+    }
+
+    pub(super) fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *path,
+            Self::Below(prefix) => {
+                path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Below(prefix) => write!(f, "{prefix}/*"),
+        }
+    }
+}
+
+/// A host name, or any that has one label before a given domain.
+#[derive(Clone, Debug)]
+pub(super) enum HostPattern {
+    Exact(Arc<str>),
+    OneBelow(Arc<str>),
+}
+
+impl HostPattern {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        let (host, pattern): (&str, fn(Arc<str>) -> Self) = match text.strip_prefix("*.") {
+            Some(domain) => (domain, Self::OneBelow),
+            None => (text, Self::Exact),
+        };
+        let label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        if !bracketed && !host.split('.').all(label) {
+            return Err(
+                "is not a host name; write it without scheme, port and trailing dot, a `*` as first label only",
+            );
+        }
+        Ok(pattern(host.to_ascii_lowercase().into()))
+    }
+
+    /// `host` is in lower case.
+    pub(super) fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *host,
+            Self::OneBelow(domain) => {
+                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == &**domain)
+            }
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(exact) => f.write_str(exact),
+            Self::OneBelow(domain) => write!(f, "*.{domain}"),
+        }
+    }
+}
+
+/// Whether two user names are the same to a policy. People write a name in one case and one Unicode form, providers
+/// give it in another. A deny also takes compatibility forms for the same name (NFKC, full case folding), so that
+/// nobody slips past it as `ａlice`; for an allow these are somebody else.
+pub(super) fn same_user(written: &str, given: &str, reading: Reading) -> bool {
+    if written.is_ascii() && given.is_ascii() {
+        return written.eq_ignore_ascii_case(given);
+    }
+    match reading {
+        Reading::Strict => narrow(written).eq(narrow(given)),
+        Reading::Wide => wide(written).eq(wide(given)),
+    }
+}
+
+fn narrow(name: &str) -> impl Iterator<Item = char> {
+    name.nfc().flat_map(char::to_lowercase).nfc()
+}
+
+/// Upper case first, so that letters with several lower-case forms (`ſ`, `ς`, `ß`) meet.
+fn wide(name: &str) -> impl Iterator<Item = char> {
+    name.nfkc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_names_compare_without_case_and_form() {
+        // attacks:Z4
+        for (written, given, strict, wide) in [
+            ("alice@corp", "Alice@Corp", true, true),
+            ("jürgen", "JU\u{308}RGEN", true, true),
+            ("alice", "\u{ff41}lice", false, true),
+            ("mass", "maß", false, true),
+            ("class", "cla\u{17f}s", false, true),
+            ("ΟΔΟΣ", "οδος", false, true),
+            ("alice", "аlice", false, false),
+            ("alice", "alice2", false, false),
+        ] {
+            assert_eq!(same_user(written, given, Reading::Strict), strict, "strict {written} {given}");
+            assert_eq!(same_user(written, given, Reading::Wide), wide, "wide {written} {given}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_whatever_the_length_of_the_list() {
+        for count in [0, 1, 2, 8, 9, 100] {
+            let all: Vec<String> = (0..count).map(|i| format!("group-{i}")).chain([String::new()]).collect();
+            let names = Names::new(&all);
+            assert!(all.iter().all(|name| names.contains(name)), "{count}");
+            for absent in ["group", "group-100", "Group-0", "group-0 ", "x"] {
+                assert!(!names.contains(absent), "{count} {absent}");
+            }
+            assert!(!Names::new(&all[..count]).contains(""), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_path_pattern_holds_whole_segments() {
+        let below = PathPattern::parse("/hooks/*").unwrap();
+        for (path, expected) in
+            [("/hooks", true), ("/hooks/", true), ("/hooks/a/b", true), ("/hooks2", false), ("/", false)]
+        {
+            assert_eq!(below.matches(path), expected, "{path}");
+        }
+        assert!(PathPattern::parse("/*").unwrap().matches("/anything"));
+        for bad in ["hooks", "/a*", "/*/b", "/a?b", "", "/a//b"] {
+            assert!(PathPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_pattern_holds_one_label() {
+        // peers:T6
+        let pattern = HostPattern::parse("*.Example.com").unwrap();
+        for (host, expected) in
+            [("a.example.com", true), ("example.com", false), ("a.b.example.com", false), ("evilexample.com", false)]
+        {
+            assert_eq!(pattern.matches(host), expected, "{host}");
+        }
+        for bad in ["https://a", "a:80", "a.", "*.*.a", "a*.b", ""] {
+            assert!(HostPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! On which requests a rule is.
+
+use std::sync::Arc;
+
+use http::Method;
+use ipnet::IpNet;
+
+use crate::{
+    config::{
+        raw::{self, RouteKind},
+        report::{At, Report, nearest},
+    },
+    kubernetes::Attributes,
+};
+
+use super::{
+    RequestView,
+    condition::{Condition, Reading, or_none},
+    kubernetes::{self, Kubernetes},
+    names::{HostPattern, Names, PathPattern, Prefix},
+    time_window::TimeWindow,
+};
+
+/// One condition on a request.
+#[derive(Debug)]
+pub(super) enum On {
+    Routes(Names),
+    Hosts(Box<[HostPattern]>),
+    Paths(Box<[PathPattern]>),
+    Methods(Box<[Method]>),
+    EventListener(Names),
+    Namespace(Names),
+    Events(Names),
+    Branches(Box<[Prefix]>),
+    Kubernetes(Kubernetes),
+    /// The implied condition of a rule that says nothing of Kubernetes: read strictly, it does not reach proxying.
+    NoProxy,
+    Time(TimeWindow),
+    Addresses(Box<[IpNet]>),
+}
+
+const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::CONNECT,
+];
+
+/// Compiles what a rule says of requests. What is cheap to look at comes first.
+pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
+    let mut on = Vec::new();
+    check_reach(raw, at, root, report);
+    if !raw.routes.is_empty() {
+        on.push(On::Routes(Names::new(&raw.routes)));
+    }
+    let methods = parse_all(&raw.methods, &at.key("methods"), report, |text| {
+        METHODS.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
+            let near = nearest(&text.to_ascii_uppercase(), METHODS.iter().map(Method::as_str));
+            near.map_or_else(
+                || "is no HTTP method".to_owned(),
+                |near| format!("is no HTTP method; did you mean `{near}`?"),
+            )
+        })
+    });
+    if !methods.is_empty() {
+        on.push(On::Methods(methods));
+    }
+    let hosts = parse_all(&raw.hosts, &at.key("hosts"), report, |text| HostPattern::parse(text).map_err(str::to_owned));
+    if !hosts.is_empty() {
+        on.push(On::Hosts(hosts));
+    }
+    let paths = parse_all(&raw.paths, &at.key("paths"), report, |text| PathPattern::parse(text).map_err(str::to_owned));
+    if !paths.is_empty() {
+        on.push(On::Paths(paths));
+    }
+    if let Some(name) = &raw.event_listener {
+        on.push(On::EventListener(Names::new(std::slice::from_ref(name))));
+    }
+    if let Some(name) = &raw.namespace {
+        if name.is_empty() || name.contains('*') {
+            report
+                .error(&at.key("namespace"), format!("`{name}` is no name of a namespace"))
+                .help("leave it out for all");
+        }
+        on.push(On::Namespace(Names::new(std::slice::from_ref(name))));
+    }
+    if !raw.event.is_empty() {
+        on.push(On::Events(Names::new(&raw.event)));
+    }
+    let branches = parse_all(&raw.branch, &at.key("branch"), report, |text| Prefix::parse(text).map_err(str::to_owned));
+    if !branches.is_empty() {
+        on.push(On::Branches(branches));
+    }
+    match &raw.kubernetes {
+        Some(raw) => on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report))),
+        None => on.push(On::NoProxy),
+    }
+    if let Some(time) = &raw.time {
+        match TimeWindow::compile(time) {
+            Ok(window) => on.push(On::Time(window)),
+            Err((key, why)) => {
+                report.error(&at.key("time").key(key), why);
+            }
+        }
+    }
+    if !raw.addresses.is_empty() {
+        on.push(On::Addresses(raw.addresses.iter().copied().collect()));
+    }
+    on
+}
+
+/// Reports names that do not exist, and conditions that no request can meet together. A deny that never matches is as
+/// bad as none.
+fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
+    for (i, name) in raw.routes.iter().enumerate() {
+        if !root.routes.iter().any(|route| route.name == *name) {
+            report.unknown(
+                &at.key("routes").index(i),
+                "route",
+                name,
+                root.routes.iter().map(|route| route.name.as_str()),
+            );
+        }
+    }
+    if let Some(name) = &raw.event_listener {
+        let known = || root.routes.iter().filter_map(|route| Some(route.event_listener.as_ref()?.name.as_str()));
+        if !known().any(|known| known == name) {
+            report.unknown(&at.key("event_listener"), "event listener", name, known());
+        }
+    }
+    let of_webhooks = raw.event_listener.is_some() || !raw.event.is_empty() || !raw.branch.is_empty();
+    if of_webhooks && raw.kubernetes.is_some() {
+        report
+            .error(&at.key("kubernetes"), "no request is both a webhook and a Kubernetes request")
+            .help("write two rules");
+    }
+    let named: Vec<_> = root.routes.iter().filter(|route| raw.routes.contains(&route.name)).collect();
+    if named.is_empty() {
+        return;
+    }
+    if of_webhooks && !named.iter().any(|route| route.kind == RouteKind::Webhook) {
+        report.error(
+            &at.key("routes"),
+            "none of these routes is a `webhook` route, but the rule asks for what only webhooks have",
+        );
+    }
+    if raw.kubernetes.is_some() && !named.iter().any(|route| reaches_kubernetes(route)) {
+        report.error(
+            &at.key("routes"),
+            "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
+        );
+    }
+}
+
+pub(super) fn reaches_kubernetes(route: &raw::Route) -> bool {
+    route.kind == RouteKind::Kubernetes || (route.kind == RouteKind::Dashboard && route.kubernetes.is_some())
+}
+
+fn parse_all<T>(texts: &[String], at: &At, report: &mut Report, parse: impl Fn(&str) -> Result<T, String>) -> Box<[T]> {
+    let mut parsed = Vec::with_capacity(texts.len());
+    for (i, text) in texts.iter().enumerate() {
+        match parse(text) {
+            Ok(value) => parsed.push(value),
+            Err(why) => {
+                report.error(&at.index(i), format!("`{text}` {why}"));
+            }
+        }
+    }
+    parsed.into()
+}
+
+impl On {
+    /// Whether requests on a route can meet the condition at all.
+    pub(super) fn can_hold_on(&self, route: &raw::Route) -> bool {
+        match self {
+            Self::Routes(names) => names.contains(&route.name),
+            Self::Kubernetes(_) => reaches_kubernetes(route),
+            Self::EventListener(_) | Self::Events(_) | Self::Branches(_) => route.kind == RouteKind::Webhook,
+            _ => true,
+        }
+    }
+
+    pub(super) fn holds(&self, view: &RequestView<'_>, reading: Reading) -> bool {
+        match self {
+            Self::Routes(names) => names.contains(view.route),
+            Self::Hosts(hosts) => hosts.iter().any(|host| host.matches(view.host)),
+            Self::Paths(paths) => paths.iter().any(|path| path.matches(view.path)),
+            // The answer to HEAD tells of what GET would give.
+            Self::Methods(methods) => {
+                methods.contains(view.method)
+                    || (reading == Reading::Wide && view.method == Method::HEAD && methods.contains(&Method::GET))
+            }
+            Self::EventListener(name) => view.event_listener.is_some_and(|listener| name.contains(&listener.name)),
+            Self::Namespace(name) => {
+                view.event_listener.is_some_and(|listener| name.contains(&listener.namespace))
+                    || view.kubernetes.is_some_and(|attributes| kubernetes::namespaces(name, attributes, reading))
+            }
+            Self::Events(names) => fact(view, |facts| &facts.event).is_some_and(|event| names.contains(event)),
+            Self::Branches(branches) => {
+                fact(view, |facts| &facts.branch).is_some_and(|name| branches.iter().any(|branch| branch.matches(name)))
+            }
+            Self::Kubernetes(condition) => {
+                view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
+            }
+            Self::NoProxy => reading == Reading::Wide || !view.kubernetes.is_some_and(Attributes::is_proxy),
+            Self::Time(window) => window.contains(view.now),
+            Self::Addresses(networks) => {
+                let address = view.address.to_canonical();
+                networks.iter().any(|network| network.contains(&address))
+            }
+        }
+    }
+
+    /// The condition in words, beside what the request has.
+    pub(super) fn describe(&self, view: &RequestView<'_>) -> Condition {
+        let joined = |list: Vec<String>| list.join(", ");
+        let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), kubernetes::found);
+        match self {
+            Self::Routes(names) => Condition::new("on.routes", names, view.route),
+            Self::Hosts(hosts) => {
+                Condition::new("on.hosts", joined(hosts.iter().map(ToString::to_string).collect()), view.host)
+            }
+            Self::Paths(paths) => {
+                Condition::new("on.paths", joined(paths.iter().map(ToString::to_string).collect()), view.path)
+            }
+            Self::Methods(methods) => {
+                Condition::new("on.methods", joined(methods.iter().map(ToString::to_string).collect()), view.method)
+            }
+            Self::EventListener(name) => Condition::new(
+                "on.event_listener",
+                name,
+                or_none(view.event_listener.map(|listener| listener.name.as_str())),
+            ),
+            Self::Namespace(name) => {
+                let found = view.event_listener.map(|listener| listener.namespace.as_str());
+                let found = found.or_else(|| view.kubernetes.map(|attributes| attributes.namespace.as_str()));
+                Condition::new("on.namespace", name, or_none(found.filter(|name| !name.is_empty())))
+            }
+            Self::Events(names) => Condition::new("on.event", names, or_none(fact(view, |facts| &facts.event))),
+            Self::Branches(branches) => {
+                let needs = joined(branches.iter().map(ToString::to_string).collect());
+                Condition::new("on.branch", needs, or_none(fact(view, |facts| &facts.branch)))
+            }
+            Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
+            Self::NoProxy => Condition::new(
+                "on.kubernetes",
+                "a rule that names the proxy sub-resource, such as services/proxy",
+                kubernetes(),
+            ),
+            Self::Time(window) => Condition::new("on.time", window, view.now),
+            Self::Addresses(networks) => {
+                Condition::new("on.addresses", joined(networks.iter().map(ToString::to_string).collect()), view.address)
+            }
+        }
+    }
+}
+
+fn fact<'a>(
+    view: &RequestView<'a>,
+    of: impl Fn(&'a crate::webhooks::Facts) -> &'a Option<Arc<str>>,
+) -> Option<&'a str> {
+    view.delivery.and_then(|facts| of(facts).as_deref())
+}

@@ -1,0 +1,103 @@
+//! The proof that a request was decided, and by what.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Decision, Policy, RequestView};
+use crate::{
+    authn::{Authenticated, Principal},
+    body::RequestBody,
+    clock::Timestamp,
+    error::Rejection,
+    request::{outbound::Length, route::Route, sanitize::CleanRequest},
+    upstream::{
+        streams::{Stream, StreamKind, StreamRequest},
+        upgrade::UpgradeProtocol,
+    },
+};
+
+/// A request that the policy allows. It owns the request, so that it cannot carry another, and is consumed by what is
+/// done with it.
+///
+/// It cannot be made but by [`authorize`]:
+///
+/// ```compile_fail
+/// use doorward::authz::Permit;
+/// fn forge(authenticated: doorward::authn::Authenticated) -> Permit {
+///     Permit { authenticated }
+/// }
+/// ```
+///
+/// nor be used twice:
+///
+/// ```compile_fail
+/// use doorward::{authz::Permit, request::outbound::Outbound};
+/// fn twice(permit: Permit) {
+///     let _ = Outbound::assume(permit, Vec::new());
+///     let _ = Outbound::assume(permit, Vec::new());
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    authenticated: Authenticated,
+}
+
+/// What the policy said, allowed or not.
+#[derive(Debug)]
+pub struct Decided {
+    pub decision: Decision,
+    pub permit: Result<Permit, Rejection>,
+}
+
+/// Asks the policy.
+pub fn authorize(policy: &Policy, authenticated: Authenticated, now: Timestamp) -> Decided {
+    let decision = policy.decide(authenticated.principal(), &authenticated.view(now));
+    let permit = match decision.rejection() {
+        None => Ok(Permit { authenticated }),
+        Some(rejection) => Err(rejection),
+    };
+    Decided { decision, permit }
+}
+
+impl Permit {
+    pub fn principal(&self) -> &Arc<Principal> {
+        self.authenticated.principal()
+    }
+
+    pub fn view(&self, now: Timestamp) -> RequestView<'_> {
+        self.authenticated.view(now)
+    }
+
+    /// Whether the request may change something, so that it is recorded before it is forwarded.
+    pub fn is_write(&self) -> bool {
+        match self.authenticated.kubernetes() {
+            Some(attributes) => attributes.is_write(),
+            None => !self.authenticated.request().method().is_safe(),
+        }
+    }
+
+    pub fn length(&self) -> Length {
+        match self.authenticated.request().meta().upgrade {
+            Some(protocol) => Length::Upgrade(protocol),
+            None if self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_long_running()) => {
+                Length::Long
+            }
+            None => Length::Short,
+        }
+    }
+
+    /// What the registry of streams keeps of the request, if it is or becomes a stream.
+    pub fn stream(&self, max: Duration, now: Timestamp) -> Stream {
+        let kind = match (self.length(), self.authenticated.kubernetes()) {
+            (Length::Upgrade(UpgradeProtocol::WebSocket), _) => StreamKind::WebSocket,
+            (Length::Upgrade(UpgradeProtocol::Spdy31), _) => StreamKind::Spdy,
+            (_, Some(attributes)) if attributes.verb == "watch" => StreamKind::Watch,
+            (_, Some(attributes)) if attributes.subresource == "log" => StreamKind::Log,
+            _ => StreamKind::Download,
+        };
+        Stream::new(kind, Arc::clone(self.principal()), StreamRequest::keep(&self.view(now)), Some(max), now)
+    }
+
+    pub(crate) fn into_parts(self) -> (CleanRequest<RequestBody>, Arc<Route>, Arc<Principal>) {
+        self.authenticated.into_parts()
+    }
+}

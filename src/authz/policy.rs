@@ -1,0 +1,313 @@
+//! The policy: all rules and grants of a configuration, compiled.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use aws_lc_rs::digest;
+use serde_json::Value;
+
+use crate::{
+    authn::{Principal, principal::check_name},
+    clock::Timestamp,
+    config::{
+        raw,
+        report::{At, Report, Severity},
+        resolver::Resolver,
+    },
+};
+
+use super::{
+    RequestView,
+    condition::{Met, Reading},
+    decision::{Decision, Denial, Outcome, Shadow},
+    issuers::IssuerFacts,
+    rule::{Action, Approval, Case, Hit, Rule},
+    who::{self, Caller, Purpose, Who},
+};
+
+/// All rules and grants, compiled. Immutable; shared by all requests of a generation.
+#[derive(Debug)]
+pub struct Policy {
+    /// By precedence, then by id: the order in which they are written means nothing.
+    pub(super) rules: Vec<Rule>,
+    /// Which rules can hit on a route.
+    by_route: HashMap<Box<str>, Box<[usize]>>,
+    grants: Vec<Grant>,
+    pub(super) issuers: Arc<[IssuerFacts]>,
+    source: Arc<str>,
+    digest: Arc<str>,
+}
+
+/// A grant, compiled.
+#[derive(Debug)]
+struct Grant {
+    id: Arc<str>,
+    who: Vec<Who>,
+    groups: Vec<Arc<str>>,
+}
+
+/// Kubernetes groups of a principal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubernetesGroups {
+    /// Each once, in the order of the grants.
+    pub groups: Vec<Arc<str>>,
+    /// The grants that gave them.
+    pub grants: Vec<Arc<str>>,
+}
+
+impl Policy {
+    /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, and the report says what.
+    pub fn compile(root: &raw::Root, resolver: &mut Resolver) -> Option<Self> {
+        let report = &mut resolver.report;
+        let errors = |report: &Report| report.problems().iter().filter(|p| p.severity == Severity::Error).count();
+        let before = errors(report);
+
+        let issuers: Arc<[IssuerFacts]> = root.issuers.iter().map(IssuerFacts::new).collect();
+        let mut ids = HashSet::new();
+        let at = At::root().key("rules");
+        let mut rules = Vec::with_capacity(root.rules.len());
+        for (i, rule) in root.rules.iter().enumerate() {
+            let at = at.index(i);
+            check_id("rule", &rule.id, &mut ids, &at, report);
+            rules.push(Rule::compile(rule, &at, root, &issuers, report));
+        }
+        rules.sort_by(|a, b| (a.action.precedence(), &a.id).cmp(&(b.action.precedence(), &b.id)));
+
+        let mut ids = HashSet::new();
+        let at = At::root().key("grants");
+        let mut grants = Vec::with_capacity(root.grants.len());
+        for (i, grant) in root.grants.iter().enumerate() {
+            let at = at.index(i);
+            check_id("grant", &grant.id, &mut ids, &at, report);
+            grants.push(compile_grant(grant, &at, root, report));
+        }
+        if errors(report) > before {
+            return None;
+        }
+
+        let by_route = root.routes.iter().map(|route| {
+            let can_hit = rules.iter().enumerate().filter(|(_, rule)| rule.can_hit_on(route)).map(|(i, _)| i);
+            (route.name.as_str().into(), can_hit.collect())
+        });
+        let source = canonical(root);
+        Some(Self {
+            by_route: by_route.collect(),
+            digest: hex_sha256(&source).into(),
+            source: source.into(),
+            rules,
+            grants,
+            issuers,
+        })
+    }
+
+    /// Decides a request. Does not allocate where it allows, unless a rule has an expression.
+    pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
+        // The API server's authorizer sees no verb either, and what has none is not allowed.
+        if request.kubernetes.is_some_and(|attributes| attributes.verb.is_empty()) {
+            let error = format!("method {} has no verb in Kubernetes", request.method);
+            let fix = Some("Use GET, POST, PUT, PATCH or DELETE.".into());
+            return Decision {
+                outcome: Outcome::Deny(Denial { why: None, fix, error: Some(error) }),
+                rule: None,
+                shadow: Vec::new(),
+            };
+        }
+        let case = Case::new(principal, self.issuer(principal), request);
+        let mut tally = Tally::default();
+        for rule in self.candidates(request.route) {
+            tally.look(rule, &case);
+        }
+        tally.decide(|| {
+            let allows =
+                self.candidates(request.route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
+            allows.filter_map(|rule| rule.missing_scope(&case)).next().cloned()
+        })
+    }
+
+    /// The Kubernetes groups that grants give a principal: mapped ones only.
+    pub fn kubernetes_groups(&self, principal: &Principal) -> KubernetesGroups {
+        let caller = Caller { principal, issuer: self.issuer(principal) };
+        let mut given = KubernetesGroups::default();
+        for grant in &self.grants {
+            if grant.who.iter().all(|who| who.met(&caller, Reading::Strict) == Met::Yes) {
+                given.grants.push(Arc::clone(&grant.id));
+                for group in &grant.groups {
+                    if !given.groups.contains(group) {
+                        given.groups.push(Arc::clone(group));
+                    }
+                }
+            }
+        }
+        given
+    }
+
+    /// The next time at which a rule's window opens or closes, so that what was decided before may change.
+    pub fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
+        self.rules.iter().filter_map(|rule| rule.next_change(after)).min()
+    }
+
+    /// SHA-256 of [`Policy::source`], in hex.
+    pub fn digest(&self) -> &Arc<str> {
+        &self.digest
+    }
+
+    /// Rules and grants in canonical form: JSON that reads as a [`raw::PolicyFile`], with sorted keys and ids and
+    /// without what is not set.
+    pub fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
+    pub(super) fn issuer(&self, principal: &Principal) -> Option<&IssuerFacts> {
+        self.issuers.iter().find(|issuer| issuer.name == principal.issuer)
+    }
+
+    /// Rules that can hit on a route. On a route that the policy does not know none can, so that all is denied.
+    pub(super) fn candidates<'a>(&'a self, route: &str) -> impl Iterator<Item = &'a Rule> {
+        let indices = self.by_route.get(route).map(|indices| &**indices).unwrap_or_default();
+        indices.iter().filter_map(|i| self.rules.get(*i))
+    }
+}
+
+/// What the rules looked at so far say together.
+#[derive(Default)]
+struct Tally<'p> {
+    deny: Option<(&'p Rule, Option<String>)>,
+    failed: Option<(&'p Rule, String)>,
+    approve: Vec<(&'p Rule, &'p Arc<Approval>)>,
+    /// Approves that hit only if what is in doubt is taken to be so.
+    doubtful: Vec<(&'p Rule, &'p Arc<Approval>)>,
+    allow: Option<&'p Rule>,
+    step_up: Option<(&'p Rule, super::need::Unmet)>,
+    shadow: Vec<Shadow>,
+}
+
+impl<'p> Tally<'p> {
+    fn look(&mut self, rule: &'p Rule, case: &Case<'_>) {
+        if rule.shadow {
+            let would = match rule.look(case) {
+                Hit::Miss => return,
+                Hit::Yes => rule.action.name(),
+                Hit::Unmet(_) => "step_up",
+                Hit::Error(_) => "error",
+            };
+            return self.shadow.push(Shadow { rule: Arc::clone(&rule.id), would });
+        }
+        // An allow that comes after another can only change the decision by failing.
+        if self.deny.is_some() || (self.allow.is_some() && !rule.can_fail()) {
+            return;
+        }
+        match (rule.look(case), &rule.action) {
+            (Hit::Miss, Action::Approve(approval)) => match rule.look_doubting(case) {
+                Hit::Miss => {}
+                Hit::Error(error) => self.failed = self.failed.take().or(Some((rule, error))),
+                Hit::Yes | Hit::Unmet(_) => self.doubtful.push((rule, approval)),
+            },
+            (Hit::Miss, _) => {}
+            (Hit::Error(error), Action::Deny) => self.deny = Some((rule, Some(error))),
+            (Hit::Error(error), _) => self.failed = self.failed.take().or(Some((rule, error))),
+            (_, Action::Deny) => self.deny = Some((rule, None)),
+            (_, Action::Approve(approval)) => self.approve.push((rule, approval)),
+            (Hit::Yes, Action::Allow(_)) => self.allow = self.allow.or(Some(rule)),
+            (Hit::Unmet(unmet), Action::Allow(_)) => self.step_up = self.step_up.take().or(Some((rule, unmet))),
+        }
+    }
+
+    fn decide(self, missing_scope: impl FnOnce() -> Option<Arc<str>>) -> Decision {
+        let denial = |rule: &Rule, error| Outcome::Deny(Denial { why: rule.why.clone(), fix: rule.fix.clone(), error });
+        let (rule, outcome) = match self {
+            Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),
+            Self { failed: Some((rule, error)), .. } => (Some(rule), denial(rule, Some(error))),
+            Self { mut approve, doubtful, allow, step_up, .. } => {
+                // A doubt takes an allow away; it does not open the way to an approval where nothing else does.
+                if !approve.is_empty() || allow.is_some() {
+                    approve.extend(doubtful);
+                }
+                match (approve.first(), allow, step_up) {
+                    (Some((rule, _)), ..) => {
+                        let approvals = approve.iter().map(|(_, approval)| Arc::clone(approval)).collect();
+                        (Some(*rule), Outcome::Approve(approvals))
+                    }
+                    (None, Some(rule), _) => (Some(rule), Outcome::Allow),
+                    (None, None, Some((rule, unmet))) => (Some(rule), Outcome::StepUp(unmet)),
+                    (None, None, None) => (None, Outcome::NoMatch { missing_scope: missing_scope() }),
+                }
+            }
+        };
+        Decision { outcome, rule: rule.map(|rule| Arc::clone(&rule.id)), shadow: self.shadow }
+    }
+}
+
+fn check_id<'a>(what: &str, id: &'a str, seen: &mut HashSet<&'a str>, at: &At, report: &mut Report) {
+    let is_good = !id.is_empty()
+        && id.len() <= 128
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':'));
+    if !is_good {
+        report
+            .error(&at.key("id"), format!("`{}` cannot be the id of a {what}", id.escape_debug()))
+            .help("write letters, digits and `-_./:`, at most 128");
+    } else if !seen.insert(id) {
+        report
+            .error(&at.key("id"), format!("another {what} has the id `{id}`"))
+            .help("an id names one in `explain` and in the audit trail");
+    }
+}
+
+fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report) -> Grant {
+    if raw.kubernetes_groups.is_empty() {
+        report.error(&at.key("kubernetes_groups"), "a grant of nothing");
+    }
+    for (i, group) in raw.kubernetes_groups.iter().enumerate() {
+        if let Err(why) = check_name(group) {
+            report
+                .error(&at.key("kubernetes_groups").index(i), format!("the group `{}` {why}", group.escape_debug()))
+                .help("bind the ClusterRole that is meant to a group of your own");
+        }
+    }
+    Grant {
+        id: raw.id.as_str().into(),
+        who: who::compile(&raw.who, Purpose::Grant, &at.key("who"), root, report),
+        groups: raw.kubernetes_groups.iter().map(|group| group.as_str().into()).collect(),
+    }
+}
+
+/// The canonical form of rules and grants. Written down differently, the same policy has the same digest.
+fn canonical(root: &raw::Root) -> String {
+    let mut file = raw::PolicyFile { grants: root.grants.clone(), rules: root.rules.clone(), tests: Vec::new() };
+    file.rules.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut value = serde_json::to_value(&file).unwrap_or_default();
+    prune(&mut value);
+    // Maps of serde_json are sorted by key.
+    value.to_string()
+}
+
+/// Takes away what is not set. The values of claims stay as they are.
+fn prune(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (_, value) in map.iter_mut().filter(|(key, _)| *key != "claims") {
+                prune(value);
+            }
+            map.retain(|_, value| match value {
+                Value::Null | Value::Bool(false) => false,
+                Value::Object(map) => !map.is_empty(),
+                _ => true,
+            });
+        }
+        Value::Array(list) => list.iter_mut().for_each(prune),
+        _ => {}
+    }
+}
+
+fn hex_sha256(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in digest::digest(&digest::SHA256, text.as_bytes()).as_ref() {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+#[cfg(test)]
+mod tests;

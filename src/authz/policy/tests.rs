@@ -1,0 +1,526 @@
+use std::path::Path;
+
+use super::*;
+use crate::{authz::Scenario, cli::test};
+
+mod load;
+mod properties;
+
+/// Two issuers, a cluster, a webhook, and a route of each kind.
+pub(super) const GROUND: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: partner, issuer: 'https://partner.example', kind: human}
+  - {name: cluster, issuer: 'https://cluster.example', preset: kubernetes}
+  - {name: actions, issuer: 'https://actions.example', preset: github_actions}
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+routes:
+  - {name: api, kind: kubernetes, hosts: [api.example], schemes: [bearer], upstream: api}
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer, anonymous], upstream: web}
+  - name: hooks
+    kind: webhook
+    hosts: [hooks.example]
+    schemes: [webhook]
+    webhook: gh
+    event_listener: {namespace: prod, name: deploy}
+    upstream: listener
+";
+
+/// The same with one issuer.
+pub(super) const ONE_ISSUER: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer, anonymous], upstream: web}
+";
+
+pub(super) fn root(ground: &str, policy: &str) -> raw::Root {
+    serde_saphyr::from_str(&format!("{ground}{policy}")).unwrap_or_else(|error| panic!("{error}\n{policy}"))
+}
+
+pub(super) fn compile(root: &raw::Root) -> Result<Policy, Report> {
+    let mut resolver = Resolver::new(Path::new("/"));
+    Policy::compile(root, &mut resolver).ok_or(resolver.report)
+}
+
+/// Compiles a policy and decides the cases that stand beside it.
+fn decide_all(ground: &str, policy: &str) {
+    let root = root(ground, policy);
+    let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
+    let results = test::run(&policy, &root, &[], None);
+    assert!(results.passed(), "\n{results}");
+}
+
+#[test]
+fn denies_win_then_approvals_then_allows_then_step_up() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: all, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: fresh, who: {issuers: [corp], groups: [ops]}, need: {mfa: {max_age: 15m}}, do: allow}
+  - {id: eyes, on: {paths: [/four/*]}, do: {approve: {by: {issuers: [corp], groups: [leads]}}}}
+  - {id: closed, on: {paths: [/four/closed]}, fix: Wait., do: deny}
+  - {id: later, on: {paths: [/shadowed]}, do: deny, mode: shadow}
+  - {id: soon, who: {issuers: [corp], groups: [trial]}, do: allow, mode: shadow}
+tests:
+  - {name: allow, principal: &dev {issuer: corp, kind: human, groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: all}}
+  - {name: approve wins over allow, principal: *dev, request: {route: web, path: /four/a}, expect: {outcome: approve, rule: eyes}}
+  - {name: deny wins over approve, principal: *dev, request: {route: web, path: /four/closed}, expect: {outcome: deny, rule: closed}}
+  - {name: a shadow deny decides nothing, principal: *dev, request: {route: web, path: /shadowed}, expect: {outcome: allow, rule: all}}
+  - {name: a shadow allow decides nothing, principal: {issuer: corp, groups: [trial]}, request: {route: web}, expect: {outcome: deny}}
+  - {name: no match is a denial, principal: {issuer: corp, groups: [other]}, request: {route: web}, expect: {outcome: deny}}
+  - {name: a missing claim matches no allow, principal: {issuer: corp}, request: {route: web}, expect: {outcome: deny}}
+  - {name: an unmet need, principal: {issuer: corp, groups: [ops], amr: [pwd], login_age: 1m}, request: {route: web}, expect: {outcome: step_up, rule: fresh}}
+  - {name: a stale need, principal: {issuer: corp, groups: [ops], amr: [mfa], login_age: 16m}, request: {route: web}, expect: {outcome: step_up, rule: fresh}}
+  - {name: a met need, principal: {issuer: corp, groups: [ops], amr: [mfa], login_age: 15m}, request: {route: web}, expect: {outcome: allow, rule: fresh}}
+  - {name: allow wins over step up, principal: {issuer: corp, groups: [dev, ops]}, request: {route: web}, expect: {outcome: allow, rule: all}}
+",
+    );
+}
+
+#[test]
+fn an_expression_without_a_value_denies() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: all, who: {issuers: [corp]}, do: allow}
+  - {id: level, on: {paths: [/a]}, who: {issuers: [corp]}, when: 'principal.claims.level > 3', do: allow}
+  - {id: contractor, on: {paths: [/d]}, when: 'principal.claims.contractor', do: deny}
+  - {id: trial, on: {paths: [/s]}, when: 'principal.claims.contractor', do: deny, mode: shadow}
+tests:
+  - {name: an allow that fails, principal: {issuer: corp}, request: {route: web, path: /a}, expect: {outcome: deny, rule: level}}
+  - {name: an allow that misses, principal: {issuer: corp, claims: {level: 3}}, request: {route: web, path: /a}, expect: {outcome: allow, rule: all}}
+  - {name: an allow of the wrong type, principal: {issuer: corp, claims: {level: high}}, request: {route: web, path: /a}, expect: {outcome: deny, rule: level}}
+  - {name: a deny that fails, principal: {issuer: corp}, request: {route: web, path: /d}, expect: {outcome: deny, rule: contractor}}
+  - {name: a deny that misses, principal: {issuer: corp, claims: {contractor: false}}, request: {route: web, path: /d}, expect: {outcome: allow, rule: all}}
+  - {name: a deny that is no bool, principal: {issuer: corp, claims: {contractor: 'false'}}, request: {route: web, path: /d}, expect: {outcome: deny, rule: contractor}}
+  - {name: not asked for others, principal: {issuer: partner}, request: {route: web, path: /a}, expect: {outcome: deny}}
+  - {name: a shadow that fails, principal: {issuer: corp}, request: {route: web, path: /s}, expect: {outcome: allow, rule: all}}
+",
+    );
+}
+
+#[test]
+fn facts_count_for_the_issuers_that_a_rule_names() {
+    // attacks:Z1, peers:T7
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: release, on: {routes: [web]}, who: {issuers: [corp], groups: [release-admins]}, do: allow}
+  - {id: sub, on: {routes: [web], paths: [/sub]}, who: {issuers: [corp], subjects: [alice]}, do: allow}
+grants:
+  - {id: admins, who: {issuers: [corp], groups: [release-admins]}, kubernetes_groups: [tekton:admins, tekton:viewers]}
+  - {id: viewers, who: {issuers: [corp]}, kubernetes_groups: [tekton:viewers]}
+tests:
+  - name: attacks:Z1 the issuer that is meant
+    principal: {issuer: corp, groups: [release-admins]}
+    request: {route: web}
+    expect: {outcome: allow, kubernetes_groups: [tekton:admins, tekton:viewers]}
+  - name: attacks:Z1 another issuer
+    principal: {issuer: partner, groups: [release-admins]}
+    request: {route: web}
+    expect: {outcome: deny, kubernetes_groups: []}
+  - name: peers:T7 other groups
+    principal: {issuer: corp, groups: [foo, bar]}
+    request: {route: web}
+    expect: {outcome: deny, kubernetes_groups: [tekton:viewers]}
+  - {name: names compare exactly, principal: {issuer: corp, groups: [Release-Admins]}, request: {route: web}, expect: {outcome: deny}}
+  - {name: the subject, principal: {issuer: corp, subject: alice}, request: {route: web, path: /sub}, expect: {outcome: allow, rule: sub}}
+  - {name: the subject elsewhere, principal: {issuer: partner, subject: alice}, request: {route: web, path: /sub}, expect: {outcome: deny}}
+",
+    );
+    // With one issuer its name need not be written, and still only it is meant.
+    decide_all(
+        ONE_ISSUER,
+        "
+break_glass: {until: '2024-01-01T00:00:00Z', certificates: []}
+rules: [{id: dev, who: {groups: [dev]}, do: allow}]
+tests:
+  - {name: the one issuer, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: none of the issuers, principal: {issuer: break-glass, groups: [dev]}, request: {route: web}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn users_compare_without_case_and_form() {
+    // attacks:Z4
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, do: allow}
+  - {id: alice, who: {users: [alice@corp, jürgen@corp]}, do: deny}
+tests:
+  - {name: attacks:Z4 case, principal: {username: Alice@Corp}, request: {route: web}, expect: {outcome: deny, rule: alice}}
+  - {name: attacks:Z4 width, principal: {username: ａlice@corp}, request: {route: web}, expect: {outcome: deny, rule: alice}}
+  - {name: attacks:Z4 form, principal: {username: \"JU\\u0308rgen@corp\"}, request: {route: web}, expect: {outcome: deny, rule: alice}}
+  - {name: attacks:Z4 another, principal: {username: bob@corp}, request: {route: web}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
+fn a_scope_narrows_people() {
+    // attacks:Z41
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: people, on: {paths: [/people]}, who: {groups: [dev], scopes: [tekton:run]}, do: allow}
+  - {id: app, on: {paths: [/app]}, who: {clients: [portal], scopes: [tekton:run]}, do: allow}
+  - {id: bots, on: {paths: [/bots]}, who: {kind: agent, scopes: [tekton:run]}, do: allow}
+tests:
+  - {name: group and scope, principal: {kind: human, groups: [dev], scopes: [tekton:run]}, request: {route: web, path: /people}, expect: {outcome: allow}}
+  - {name: group without scope, principal: {kind: human, groups: [dev]}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: attacks:Z41 scope without group, principal: {kind: human, scopes: [tekton:run]}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: attacks:Z41 named client, principal: {kind: human, client: portal, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: allow}}
+  - {name: attacks:Z41 other client, principal: {kind: human, client: other, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: deny}}
+  - {name: attacks:Z41 no client, principal: {kind: human, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: deny}}
+  - {name: a bot, principal: {kind: agent, scopes: [tekton:run]}, request: {route: web, path: /bots}, expect: {outcome: allow}}
+  - {name: no bot, principal: {kind: human, scopes: [tekton:run]}, request: {route: web, path: /bots}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn a_scope_alone_gives_nothing_to_a_person_who_acts_through_an_agent() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules: [{id: bots, who: {kind: agent, scopes: [tekton:run]}, do: allow}]
+tests:
+  - {name: an agent of its own, principal: {kind: agent, scopes: [tekton:run]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: a person's token, principal: {kind: human, actor: {subject: bot}, scopes: [tekton:run]}, request: {route: web}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn what_a_principal_is_decides_and_who_acts_for_it() {
+    // attacks:Z5: without a kind the facts say agent.
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: people, on: {paths: [/people]}, who: {kind: human}, do: allow}
+  - {id: behalf, on: {paths: [/behalf]}, who: {kind: agent, clients: [copilot], on_behalf_of: {groups: [release]}}, do: allow}
+  - {id: person, on: {paths: [/person]}, who: {kind: human, on_behalf_of: {subjects: [alice]}}, do: allow}
+  - {id: all, on: {paths: [/all/*]}, do: allow}
+  - {id: no-bot, on: {paths: [/all/no-bot]}, who: {subjects: [bot]}, do: deny}
+  - {id: no-people, on: {paths: [/all/no-people]}, who: {kind: human}, do: deny}
+tests:
+  - {name: a person, principal: {kind: human}, request: {route: web, path: /people}, expect: {outcome: allow}}
+  - {name: attacks:Z5 of unknown kind, principal: {subject: x}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: through an actor, principal: {kind: human, actor: {subject: bot}}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: on behalf of a member, principal: {kind: human, groups: [release], actor: {subject: bot, client: copilot}}, request: {route: web, path: /behalf}, expect: {outcome: allow}}
+  - {name: on behalf of another, principal: {kind: human, groups: [dev], actor: {subject: bot, client: copilot}}, request: {route: web, path: /behalf}, expect: {outcome: deny}}
+  - {name: by another agent, principal: {kind: human, groups: [release], actor: {subject: bot, client: other}}, request: {route: web, path: /behalf}, expect: {outcome: deny}}
+  - {name: a member itself, principal: {kind: human, groups: [release], client: copilot}, request: {route: web, path: /behalf}, expect: {outcome: deny}}
+  - {name: a human through an actor where it is said, principal: {kind: human, subject: alice, actor: {subject: bot}}, request: {route: web, path: /person}, expect: {outcome: allow}}
+  - {name: for another, principal: {kind: human, subject: bob, actor: {subject: bot}}, request: {route: web, path: /person}, expect: {outcome: deny}}
+  - {name: a deny of the actor, principal: {kind: human, subject: alice, actor: {subject: bot}}, request: {route: web, path: /all/no-bot}, expect: {outcome: deny, rule: no-bot}}
+  - {name: the person without it, principal: {kind: human, subject: alice}, request: {route: web, path: /all/no-bot}, expect: {outcome: allow}}
+  - {name: a deny of the person behind, principal: {kind: human, actor: {subject: bot}}, request: {route: web, path: /all/no-people}, expect: {outcome: deny, rule: no-people}}
+  - {name: an agent of its own, principal: {kind: agent}, request: {route: web, path: /all/no-people}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
+fn strangers_meet_only_what_is_for_strangers() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: members, do: allow}
+  - {id: badge, on: {paths: [/badge]}, who: {anonymous: true}, do: allow}
+  - {id: closed, on: {paths: [/closed]}, who: {anonymous: true}, do: allow}
+  - {id: shut, on: {paths: [/closed]}, do: deny}
+tests:
+  - {name: a stranger, request: {route: web}, expect: {outcome: deny}}
+  - {name: a stranger where strangers may, request: {route: web, path: /badge}, expect: {outcome: allow, rule: badge}}
+  - {name: a deny without who is about strangers too, request: {route: web, path: /closed}, expect: {outcome: deny, rule: shut}}
+  - {name: somebody, principal: {subject: a}, request: {route: web}, expect: {outcome: allow, rule: members}}
+",
+    );
+}
+
+#[test]
+fn a_deny_holds_where_the_issuer_withholds_what_it_asks_for() {
+    decide_all(
+        "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', claims: {groups: /realm/roles}, required_claims: {tier: [gold, lead]}}
+  - {name: actions, issuer: 'https://actions.example', preset: github_actions}
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+",
+        "
+rules:
+  - {id: all, do: allow}
+  - {id: contractors, who: {issuers: [corp], groups: [contractors]}, do: deny}
+  - {id: gold, on: {paths: [/gold]}, who: {issuers: [corp], claims: {tier: [lead]}}, do: deny}
+  - {id: free, on: {paths: [/free]}, who: {issuers: [corp], claims: {mood: [bad]}}, do: deny}
+  - {id: preset, on: {paths: [/preset]}, who: {issuers: [actions], groups: [x]}, do: deny}
+tests:
+  - {name: not in it, principal: {issuer: corp, groups: [dev]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: in it, principal: {issuer: corp, groups: [contractors]}, request: {route: web}, expect: {outcome: deny, rule: contractors}}
+  - {name: in none, principal: {issuer: corp, groups: []}, request: {route: web}, expect: {outcome: allow}}
+  - {name: not said, principal: {issuer: corp}, request: {route: web}, expect: {outcome: deny, rule: contractors}}
+  - {name: said by another, principal: {issuer: actions}, request: {route: web}, expect: {outcome: allow}}
+  - {name: a required claim that is not there, principal: {issuer: corp, groups: []}, request: {route: web, path: /gold}, expect: {outcome: deny, rule: gold}}
+  - {name: a required claim of another value, principal: {issuer: corp, groups: [], claims: {tier: gold}}, request: {route: web, path: /gold}, expect: {outcome: allow}}
+  - {name: a claim that nobody promised, principal: {issuer: corp, groups: []}, request: {route: web, path: /free}, expect: {outcome: allow}}
+  - {name: what a preset does not give, principal: {issuer: actions}, request: {route: web, path: /preset}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
+fn a_doubtful_approve_takes_an_allow_away_and_opens_nothing() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, on: {paths: [/open]}, do: allow}
+  - {id: badge, on: {paths: [/badge]}, who: {anonymous: true}, do: allow}
+  - {id: eyes, who: {groups: [juniors]}, do: {approve: {by: {groups: [leads]}}}}
+  - {id: all-eyes, on: {paths: [/badge]}, do: {approve: {by: {groups: [leads]}}}}
+tests:
+  - {name: not in it, principal: {groups: [seniors]}, request: {route: web, path: /open}, expect: {outcome: allow}}
+  - {name: in it, principal: {groups: [juniors]}, request: {route: web, path: /open}, expect: {outcome: approve, rule: eyes}}
+  - {name: not said, principal: {}, request: {route: web, path: /open}, expect: {outcome: approve, rule: eyes}}
+  - {name: not said where nothing allows, principal: {}, request: {route: web, path: /shut}, expect: {outcome: deny}}
+  - {name: a stranger, request: {route: web, path: /badge}, expect: {outcome: approve, rule: all-eyes}}
+",
+    );
+}
+
+#[test]
+fn kubernetes_requests_are_decided_on_their_attributes() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: read, on: {kubernetes: {verbs: [get, list, watch], resources: ['*']}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: runs, on: {namespace: dev, kubernetes: {verbs: [create], api_groups: [tekton.dev], resources: [pipelineruns]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: root, on: {routes: [api]}, who: {issuers: [corp], groups: [admins]}, do: allow}
+  - {id: secrets, on: {kubernetes: {resources: [secrets], namespaces: [prod]}}, do: deny}
+tests:
+  - {name: read, principal: &dev {issuer: corp, groups: [dev]}, request: {route: api, path: /api/v1/namespaces/a/pods}, expect: {outcome: allow, rule: read}}
+  - {name: 'kubernetes:1.5 exec is a write', principal: *dev, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: deny}}
+  - {name: 'kubernetes:P6 proxy', principal: *dev, request: {route: api, path: /api/v1/namespaces/a/services/x/proxy/y}, expect: {outcome: deny}}
+  - {name: create, principal: *dev, request: {route: api, method: POST, path: /apis/tekton.dev/v1/namespaces/dev/pipelineruns}, expect: {outcome: allow, rule: runs}}
+  - {name: create elsewhere, principal: *dev, request: {route: api, method: POST, path: /apis/tekton.dev/v1/namespaces/prod/pipelineruns}, expect: {outcome: deny}}
+  - {name: written out, principal: *dev, request: {route: api, kubernetes: {verb: create, api_group: tekton.dev, resource: pipelineruns, namespace: dev}}, expect: {outcome: allow, rule: runs}}
+  - {name: 'a list of all namespaces reaches into each', principal: *dev, request: {route: api, path: /api/v1/secrets}, expect: {outcome: deny, rule: secrets}}
+  - {name: exec by an admin, principal: &root {issuer: corp, groups: [admins]}, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: allow, rule: root}}
+  - {name: 'kubernetes:P6 proxy by an admin', principal: *root, request: {route: api, path: /api/v1/nodes/n/proxy/exec}, expect: {outcome: deny}}
+  - {name: 'kubernetes:P5 unknown verb', principal: *root, request: {route: api, method: OPTIONS, path: /api/v1/pods}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn webhooks_and_workloads_are_told_apart_by_numbers_and_accounts() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: push, on: {event_listener: deploy, namespace: prod, event: [push], branch: [main, 'release/*']}, who: {repositories: ['github:1234']}, do: allow}
+  - {id: job, on: {routes: [web]}, who: {issuers: [actions], repositories: ['github:1234']}, do: allow}
+  - {id: pod, on: {routes: [web]}, who: {service_accounts: [ci/builder, 'ops/*']}, do: allow}
+grants:
+  - {id: repo, who: {repositories: ['github:1234']}, kubernetes_groups: [tekton:repo]}
+tests:
+  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '1234'}}, expect: {outcome: allow, kubernetes_groups: [tekton:repo]}}
+  - {name: a push to a release, principal: {}, request: {route: hooks, delivery: {event: push, branch: release/1, repository_id: '1234'}}, expect: {outcome: allow}}
+  - {name: another branch, principal: {}, request: {route: hooks, delivery: {event: push, branch: main2, repository_id: '1234'}}, expect: {outcome: deny}}
+  - {name: no branch, principal: {}, request: {route: hooks, delivery: {event: push, repository_id: '1234'}}, expect: {outcome: deny}}
+  - {name: another repository, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '12345'}}, expect: {outcome: deny, kubernetes_groups: []}}
+  - {name: a job, principal: {issuer: actions, claims: {repository_id: '1234'}}, request: {route: web}, expect: {outcome: allow, rule: job}}
+  - {name: a job with a number, principal: {issuer: actions, claims: {repository_id: 1234}}, request: {route: web}, expect: {outcome: allow, rule: job}}
+  - {name: a person who claims to be a job, principal: {issuer: corp, claims: {repository_id: '1234'}}, request: {route: web}, expect: {outcome: deny, kubernetes_groups: []}}
+  - {name: a pod, principal: {issuer: cluster, subject: 'system:serviceaccount:ci:builder'}, request: {route: web}, expect: {outcome: allow, rule: pod}}
+  - {name: a pod of a namespace, principal: {issuer: cluster, subject: 'system:serviceaccount:ops:x'}, request: {route: web}, expect: {outcome: allow, rule: pod}}
+  - {name: another pod, principal: {issuer: cluster, subject: 'system:serviceaccount:ci:builder2'}, request: {route: web}, expect: {outcome: deny}}
+  - {name: a subject that looks like a pod, principal: {issuer: corp, subject: 'system:serviceaccount:ci:builder'}, request: {route: web}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn requests_are_told_apart_by_path_method_host_time_and_address() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, on: {hosts: ['*.example'], methods: [GET, POST, HEAD], addresses: [192.0.2.0/24, '2001:db8::/32']}, do: allow}
+  - {id: no-read, on: {paths: [/secret/*], methods: [GET]}, do: deny}
+  - {id: night, on: {time: {days: mon-fri, from: '22:00', to: '06:00'}}, do: deny}
+tests:
+  - {name: all, principal: {}, request: {route: web}, expect: {outcome: allow}}
+  - {name: another method, principal: {}, request: {route: web, method: PUT}, expect: {outcome: deny}}
+  - {name: another host, principal: {}, request: {route: web, host: a.web.example}, expect: {outcome: deny}}
+  - {name: another address, principal: {}, request: {route: web, address: 198.51.100.1}, expect: {outcome: deny}}
+  - {name: a mapped address, principal: {}, request: {route: web, address: '::ffff:192.0.2.7'}, expect: {outcome: allow}}
+  - {name: a deny of GET holds for HEAD, principal: {}, request: {route: web, method: HEAD, path: /secret/x}, expect: {outcome: deny, rule: no-read}}
+  - {name: and not for POST, principal: {}, request: {route: web, method: POST, path: /secret/x}, expect: {outcome: allow}}
+  - {name: at night, principal: {}, request: {route: web, at: '2024-01-01T22:00:00Z'}, expect: {outcome: deny, rule: night}}
+  - {name: on the morning after, principal: {}, request: {route: web, at: '2024-01-02T05:59:59Z'}, expect: {outcome: deny, rule: night}}
+  - {name: at day, principal: {}, request: {route: web, at: '2024-01-02T06:00:00Z'}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
+fn refusals_name_the_rule_and_what_to_do() {
+    let root = root(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: closed, on: {paths: [/closed]}, why: The store moved., fix: Use the new one., do: deny}
+  - {id: eyes, on: {paths: [/eyes]}, do: {approve: {by: {groups: [leads]}, count: 2}}}
+  - {id: mfa, on: {paths: [/mfa]}, need: {mfa: {max_age: 15m}, acr: [gold]}, do: allow}
+  - {id: scope, on: {paths: [/scope]}, who: {groups: [dev], scopes: [tekton:run]}, do: allow}
+  - {id: error, on: {paths: [/error]}, when: 'principal.claims.x', do: allow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    for (path, reason, detail, fix, scopes) in [
+        (
+            "/closed",
+            "policy_denied",
+            "The rule `closed` denies this request: The store moved.",
+            Some("Use the new one."),
+            0,
+        ),
+        ("/eyes", "approval_required", "only with the approval of 2 people", None, 0),
+        ("/mfa", "need_unmet", "more than one factor in the last 15m, and a login of class gold", None, 0),
+        ("/scope", "no_rule_matched", "With the scope `tekton:run` one would.", None, 1),
+        ("/error", "policy_denied", "could not be evaluated", None, 0),
+        ("/other", "no_rule_matched", "No rule allows this request.", None, 0),
+    ] {
+        let facts = raw::PrincipalFacts { groups: Some(vec!["dev".into()]), ..Default::default() };
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{route: web, path: {path}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
+        assert_eq!(rejection.reason().as_str(), reason, "{path}");
+        assert!(rejection.detail().contains(detail), "{path}: {}", rejection.detail());
+        assert_eq!(rejection.needed_scopes().len(), scopes, "{path}");
+        if let Some(fix) = fix {
+            assert_eq!(rejection.fix_text(), Some(fix), "{path}");
+        }
+    }
+}
+
+#[test]
+fn shadow_rules_are_recorded() {
+    let root = root(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, do: allow}
+  - {id: b, do: deny, mode: shadow}
+  - {id: a, need: {mfa: {max_age: 1m}}, do: allow, mode: shadow}
+  - {id: c, when: 'principal.claims.x', do: deny, mode: shadow}
+  - {id: d, who: {groups: [x]}, do: allow, mode: shadow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let scenario = Scenario::new(Some(&raw::PrincipalFacts::default()), &request, &root).unwrap();
+    let decision = policy.decide(&scenario.principal, &scenario.request());
+    assert!(decision.is_allow());
+    let shadow: Vec<(&str, &str)> = decision.shadow.iter().map(|shadow| (&*shadow.rule, shadow.would)).collect();
+    assert_eq!(shadow, [("b", "deny"), ("c", "error"), ("a", "step_up")]);
+}
+
+#[test]
+fn a_policy_unknown_of_a_route_denies() {
+    let root = root(ONE_ISSUER, "rules: [{id: all, do: allow}]");
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let scenario = Scenario::new(Some(&raw::PrincipalFacts::default()), &request, &root).unwrap();
+    assert!(policy.decide(&scenario.principal, &scenario.request()).is_allow());
+    let elsewhere = RequestView { route: "elsewhere", ..scenario.request() };
+    assert!(!policy.decide(&scenario.principal, &elsewhere).is_allow());
+}
+
+#[test]
+fn only_people_of_their_own_may_approve() {
+    let root = root(ONE_ISSUER, "rules: [{id: eyes, do: {approve: {by: {groups: [leads]}}}}]");
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let principal = |yaml: &str| {
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(yaml).unwrap();
+        Scenario::new(Some(&facts), &request, &root).unwrap()
+    };
+    let asker = principal("{kind: agent}");
+    let Outcome::Approve(approvals) = policy.decide(&asker.principal, &asker.request()).outcome else {
+        panic!("not an approve");
+    };
+    for (yaml, may) in [
+        ("{kind: human, groups: [leads]}", true),
+        ("{kind: human, groups: [dev]}", false),
+        ("{kind: agent, groups: [leads]}", false),
+        ("{kind: human, groups: [leads], actor: {subject: bot}}", false),
+    ] {
+        assert_eq!(approvals[0].may_be_given_by(&principal(yaml).principal), may, "{yaml}");
+    }
+}
+
+#[test]
+fn the_digest_is_of_what_the_policy_means() {
+    let one = root(GROUND, "rules: [{id: a, on: {}, do: allow}, {id: b, who: {users: [x]}, do: deny, why: null}]");
+    let two =
+        root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow, need: {}}]");
+    let other = root(GROUND, "rules: [{id: a, do: allow}, {id: b, who: {users: [y]}, do: deny}]");
+    let digest = |root: &raw::Root| compile(root).unwrap().digest().to_string();
+    assert_eq!(digest(&one), digest(&two));
+    assert_ne!(digest(&one), digest(&other));
+    assert_eq!(digest(&one).len(), 64);
+
+    let policy = compile(&one).unwrap();
+    let read: raw::PolicyFile = serde_json::from_str(policy.source()).unwrap();
+    let again = raw::Root { rules: read.rules, grants: read.grants, ..root(GROUND, "") };
+    assert_eq!(compile(&again).unwrap().digest(), policy.digest());
+}
+
+#[test]
+fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
+    let root = root(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: near, on: {methods: [POST]}, who: {groups: [dev]}, do: allow}
+  - {id: far, on: {methods: [POST], paths: [/x]}, who: {groups: [ops]}, do: allow}
+  - {id: never, on: {paths: [/]}, who: {kind: agent}, fix: Ask a person., do: deny}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let facts: raw::PrincipalFacts = serde_saphyr::from_str("{groups: [dev], subject: \"a\\u001b[2J\"}").unwrap();
+    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+    let explanation = policy.explain(&scenario.principal, &scenario.request());
+    let text = explanation.to_string();
+    for part in [
+        "DENY: The rule `never` denies this request.",
+        "to pass: `never` must not hit: Ask a person.",
+        "to pass: `near` comes nearest to allowing it, and misses on.methods: needs POST, has GET",
+        "- never (deny): hits",
+        "  far (allow): missed, on.methods: needs POST, has GET",
+    ] {
+        assert!(text.contains(part), "{part}\n---\n{text}");
+    }
+    // attacks:Z19
+    assert!(!text.contains('\u{1b}'));
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(json["outcome"], "deny");
+    assert_eq!(json["rules"][0]["verdict"], "hit");
+    assert_eq!(json["rules"][1]["misses"].as_array().map(Vec::len), Some(3));
+}

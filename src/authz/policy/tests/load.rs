@@ -1,0 +1,228 @@
+//! What is wrong with a policy is told at load, all of it and where.
+
+use super::*;
+
+/// The places and texts of all errors.
+fn problems(ground: &str, policy: &str) -> Vec<String> {
+    match compile(&root(ground, policy)) {
+        Ok(_) => Vec::new(),
+        Err(report) => report.problems().iter().map(|p| format!("{} {}", p.at, p.message)).collect(),
+    }
+}
+
+#[test]
+fn each_slip_is_told_at_its_place() {
+    for (row, policy, at, message) in [
+        ("", "rules: [{id: a, do: allow}, {id: a, do: deny}]", "/rules/1/id", "another rule has the id"),
+        ("", "rules: [{id: '', do: allow}]", "/rules/0/id", "cannot be the id"),
+        ("", "rules: [{id: a, on: {routes: [wbe]}, do: allow}]", "/rules/0/on/routes/0", "no route `wbe`"),
+        ("", "rules: [{id: a, who: {issuers: [crop]}, do: allow}]", "/rules/0/who/issuers/0", "no issuer `crop`"),
+        ("", "rules: [{id: a, who: {webhooks: [hg]}, do: allow}]", "/rules/0/who/webhooks/0", "no webhook `hg`"),
+        ("", "rules: [{id: a, on: {event_listener: x}, do: allow}]", "/rules/0/on/event_listener", "no event listener"),
+        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: allow}]", "/rules/0/who/groups", "several issuers"),
+        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: deny}]", "/rules/0/who/groups", "several issuers"),
+        (
+            "attacks:Z1",
+            "rules: [{id: a, who: {scopes: [x], kind: agent}, do: allow}]",
+            "/rules/0/who/scopes",
+            "several issuers",
+        ),
+        (
+            "attacks:Z1",
+            "rules: [{id: a, who: {claims: {x: [1]}}, do: allow}]",
+            "/rules/0/who/claims",
+            "several issuers",
+        ),
+        ("attacks:Z1", "rules: [{id: a, who: {subjects: [x]}, do: allow}]", "/rules/0/who/subjects", "several issuers"),
+        ("attacks:Z1", "rules: [{id: a, who: {clients: [x]}, do: allow}]", "/rules/0/who/clients", "several issuers"),
+        (
+            "attacks:Z1",
+            "rules: [{id: a, who: {on_behalf_of: {groups: [x]}}, do: allow}]",
+            "/rules/0/who/on_behalf_of",
+            "several issuers",
+        ),
+        (
+            "attacks:Z1",
+            "grants: [{id: a, who: {groups: [x]}, kubernetes_groups: [g]}]",
+            "/grants/0/who/groups",
+            "several issuers",
+        ),
+        (
+            "attacks:Z41",
+            "grants: [{id: a, who: {issuers: [corp], scopes: [x]}, kubernetes_groups: [g]}]",
+            "/grants/0/who/scopes",
+            "a scope alone",
+        ),
+        (
+            "attacks:Z41",
+            "rules: [{id: a, who: {issuers: [corp], scopes: [x], kind: human}, do: allow}]",
+            "/rules/0/who/scopes",
+            "a scope alone",
+        ),
+        (
+            "kubernetes:S1",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['system:masters']}]",
+            "/grants/0/kubernetes_groups/0",
+            "reserved",
+        ),
+        (
+            "kubernetes:S3",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['System:masters']}]",
+            "/grants/0/kubernetes_groups/0",
+            "reserved",
+        ),
+        (
+            "",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: []}]",
+            "/grants/0/kubernetes_groups",
+            "a grant of nothing",
+        ),
+        ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nothing is said"),
+        (
+            "",
+            "grants: [{id: a, who: {anonymous: true}, kubernetes_groups: [g]}]",
+            "/grants/0/who/anonymous",
+            "stranger",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {anonymous: true, kind: agent}, do: allow}]",
+            "/rules/0/who/anonymous",
+            "no other condition",
+        ),
+        ("", "rules: [{id: a, who: {issuers: [corp], webhooks: [gh]}, do: allow}]", "/rules/0/who/webhooks", "both"),
+        (
+            "",
+            "rules: [{id: a, who: {webhooks: [gh], groups: [x]}, do: allow}]",
+            "/rules/0/who/groups",
+            "a webhook gives no",
+        ),
+        ("", "rules: [{id: a, on: {methods: [get]}, do: allow}]", "/rules/0/on/methods/0", "did you mean `GET`"),
+        ("", "rules: [{id: a, on: {hosts: ['https://x']}, do: allow}]", "/rules/0/on/hosts/0", "not a host name"),
+        ("", "rules: [{id: a, on: {paths: ['/a*b']}, do: allow}]", "/rules/0/on/paths/0", "last segment"),
+        ("", "rules: [{id: a, on: {branch: ['*x']}, do: allow}]", "/rules/0/on/branch/0", "at its end"),
+        (
+            "",
+            "rules: [{id: a, on: {time: {from: '8', to: '18:00'}}, do: allow}]",
+            "/rules/0/on/time/from",
+            "time of day",
+        ),
+        ("", "rules: [{id: a, on: {namespace: 'team-*'}, do: allow}]", "/rules/0/on/namespace", "no name"),
+        (
+            "",
+            "rules: [{id: a, on: {kubernetes: {verbs: [lits]}}, do: allow}]",
+            "/rules/0/on/kubernetes/verbs/0",
+            "no verb",
+        ),
+        ("", "rules: [{id: a, on: {event: [push], kubernetes: {}}, do: allow}]", "/rules/0/on/kubernetes", "both"),
+        (
+            "",
+            "rules: [{id: a, on: {routes: [web], kubernetes: {}}, do: deny}]",
+            "/rules/0/on/routes",
+            "leads to a Kubernetes",
+        ),
+        ("", "rules: [{id: a, on: {routes: [web], event: [push]}, do: deny}]", "/rules/0/on/routes", "webhook"),
+        ("", "rules: [{id: a, need: {acr: [x]}, do: deny}]", "/rules/0/need", "only an allow"),
+        ("", "rules: [{id: a, need: {mfa: {max_age: 0}}, do: allow}]", "/rules/0/need/mfa/max_age", "that fresh"),
+        ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nothing is said"),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: agent}}}}]", "/rules/0/do/approve/by/kind", "only people"),
+        (
+            "",
+            "rules: [{id: a, do: {approve: {by: {kind: human}, count: 0}}}]",
+            "/rules/0/do/approve/count",
+            "by nobody",
+        ),
+        (
+            "",
+            "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 25h}}}]",
+            "/rules/0/do/approve/grant",
+            "between",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {repositories: [owner/name]}, do: allow}]",
+            "/rules/0/who/repositories/0",
+            "form `github:1234`",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {repositories: ['gitbuh:1']}, do: allow}]",
+            "/rules/0/who/repositories/0",
+            "kind of repository",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {service_accounts: [x]}, do: allow}]",
+            "/rules/0/who/service_accounts/0",
+            "namespace/name",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], service_accounts: [a/b]}, do: allow}]",
+            "/rules/0/who/service_accounts",
+            "no issuer gives",
+        ),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], claims: {x: []}}, do: allow}]",
+            "/rules/0/who/claims/x",
+            "empty list",
+        ),
+        ("", "rules: [{id: a, who: {issuers: [corp], groups: ['']}, do: allow}]", "/rules/0/who/groups/0", "blank"),
+        (
+            "",
+            "rules: [{id: a, who: {issuers: [corp], groups: [x], on_behalf_of: {}}, do: allow}]",
+            "/rules/0/who/groups",
+            "whose groups",
+        ),
+        ("", "rules: [{id: a, when: 'principal.groups ==', do: allow}]", "/rules/0/when", "does not parse"),
+        ("", "rules: [{id: a, when: 'user.name == \"x\"', do: allow}]", "/rules/0/when", "no variable `user`"),
+        ("", "rules: [{id: a, when: 'principal.subject', do: allow}]", "/rules/0/when", "not a bool"),
+    ] {
+        let found = problems(GROUND, policy);
+        let is_told = found
+            .iter()
+            .any(|p| p.strip_prefix(at).is_some_and(|rest| rest.starts_with(' ') && rest.contains(message)));
+        assert!(is_told, "{row} {policy}\nexpected {at} {message}\ngot {found:#?}");
+        assert_eq!(found.len(), 1, "{policy} {found:#?}");
+    }
+}
+
+#[test]
+fn all_slips_are_told_in_one_run() {
+    let policy = "
+rules:
+  - {id: a, on: {routes: [x], methods: [get]}, who: {groups: [g]}, when: 'x', do: allow}
+  - {id: a, do: allow}
+grants:
+  - {id: g, who: {}, kubernetes_groups: ['system:x']}
+";
+    assert_eq!(problems(GROUND, policy).len(), 7, "{:#?}", problems(GROUND, policy));
+}
+
+#[test]
+fn what_is_right_is_taken() {
+    for (ground, policy) in [
+        (ONE_ISSUER, "rules: [{id: a, who: {groups: [x]}, do: allow}]"),
+        (ONE_ISSUER, "rules: [{id: a, who: {scopes: [x]}, do: deny}]"),
+        (GROUND, "rules: [{id: a, who: {users: [x]}, do: deny}]"),
+        (GROUND, "rules: [{id: a, who: {issuers: [corp], scopes: [x], clients: [y]}, do: allow}]"),
+        (GROUND, "rules: [{id: a, who: {webhooks: [gh]}, do: allow}]"),
+        (GROUND, "grants: [{id: a, who: {issuers: [corp], scopes: [x], kind: workload}, kubernetes_groups: [g]}]"),
+        (GROUND, "rules: [{id: a, when: 'principal.subject == \"x\"', do: allow}]"),
+    ] {
+        assert_eq!(problems(ground, policy), [""; 0], "{policy}");
+    }
+}
+
+#[test]
+fn an_empty_list_is_refused_where_it_stands() {
+    for policy in [
+        "{id: a, on: {routes: []}, do: deny}",
+        "{id: a, who: {groups: []}, do: deny}",
+        "{id: a, need: {acr: []}, do: allow}",
+    ] {
+        let error = serde_saphyr::from_str::<raw::Rule>(policy).unwrap_err().to_string();
+        assert!(error.contains("empty list"), "{policy}: {error}");
+    }
+}

@@ -1,0 +1,278 @@
+//! One rule, compiled: conditions that must all hold.
+
+use std::sync::Arc;
+
+use crate::{
+    authn::Principal,
+    config::{
+        raw,
+        report::{At, Report},
+        values::Span,
+    },
+};
+
+use super::{
+    RequestView,
+    cel::Expression,
+    condition::{Condition, Met, Reading},
+    issuers::IssuerFacts,
+    need::{Need, Unmet},
+    on::{self, On},
+    who::{self, Caller, Purpose, Who},
+};
+
+/// A principal and what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case<'a> {
+    pub caller: Caller<'a>,
+    pub request: &'a RequestView<'a>,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(principal: &'a Principal, issuer: Option<&'a IssuerFacts>, request: &'a RequestView<'a>) -> Self {
+        Self { caller: Caller { principal, issuer }, request }
+    }
+}
+
+/// What a rule does. The order is the order of precedence.
+#[derive(Debug)]
+pub(super) enum Action {
+    Deny,
+    Approve(Arc<Approval>),
+    Allow(Need),
+}
+
+impl Action {
+    pub(super) fn precedence(&self) -> u8 {
+        match self {
+            Self::Deny => 0,
+            Self::Approve(_) => 1,
+            Self::Allow(_) => 2,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Approve(_) => "approve",
+            Self::Allow(_) => "allow",
+        }
+    }
+}
+
+/// Who else must say yes, and for how long that counts.
+#[derive(Debug)]
+pub struct Approval {
+    /// The rule that asks for it.
+    pub rule: Arc<str>,
+    /// How many different people must approve.
+    pub count: u8,
+    /// How long a request for approval stays open.
+    pub pending: std::time::Duration,
+    /// How long an approval can be used.
+    pub grant: std::time::Duration,
+    by: Vec<Who>,
+    issuers: Arc<[IssuerFacts]>,
+}
+
+impl Approval {
+    /// Whether a principal may approve. Only people do, and nobody through somebody else.
+    pub fn may_be_given_by(&self, principal: &Principal) -> bool {
+        let issuer = self.issuers.iter().find(|issuer| issuer.name == principal.issuer);
+        principal.kind == raw::Kind::Human
+            && principal.actor.is_none()
+            && self.by.iter().all(|who| who.met(&Caller { principal, issuer }, Reading::Strict) == Met::Yes)
+    }
+}
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub id: Arc<str>,
+    pub why: Option<Arc<str>>,
+    pub fix: Option<Arc<str>>,
+    pub action: Action,
+    pub shadow: bool,
+    reading: Reading,
+    on: Vec<On>,
+    who: Vec<Who>,
+    when: Option<Expression>,
+}
+
+/// What comes of looking at a rule.
+#[derive(Debug)]
+pub(super) enum Hit {
+    Miss,
+    Yes,
+    /// An allow whose need is not met.
+    Unmet(Unmet),
+    /// All else holds and `when` has no value.
+    Error(String),
+}
+
+const MAX_APPROVAL: u64 = 24 * 60 * 60;
+
+impl Rule {
+    pub(super) fn compile(
+        raw: &raw::Rule,
+        at: &At,
+        root: &raw::Root,
+        issuers: &Arc<[IssuerFacts]>,
+        report: &mut Report,
+    ) -> Self {
+        let id: Arc<str> = raw.id.as_str().into();
+        let purpose = match &raw.action {
+            raw::Action::Allow => Purpose::Allow,
+            raw::Action::Deny => Purpose::Deny,
+            raw::Action::Approve(_) => Purpose::Approve,
+        };
+        if raw.need != raw::Need::default() && purpose != Purpose::Allow {
+            report
+                .error(&at.key("need"), "only an allow can need something of the person")
+                .help("say who is meant in `who`, or look at `principal.claims` in `when`");
+        }
+        check_need(&raw.need, &at.key("need"), report);
+        let action = match &raw.action {
+            raw::Action::Allow => Action::Allow(Need::new(&raw.need)),
+            raw::Action::Deny => Action::Deny,
+            raw::Action::Approve(approve) => {
+                let at = at.key("do").key("approve");
+                let approval = compile_approval(&id, approve, &at, root, issuers, report);
+                Action::Approve(Arc::new(approval))
+            }
+        };
+        Self {
+            why: raw.why.as_deref().map(Arc::from),
+            fix: raw.fix.as_deref().map(Arc::from),
+            action,
+            shadow: raw.mode == raw::Mode::Shadow,
+            reading: purpose.reading(),
+            on: on::compile(&raw.on, &at.key("on"), root, report),
+            who: who::compile(&raw.who, purpose, &at.key("who"), root, report),
+            when: raw.when.as_deref().and_then(|source| Expression::compile(source, &at.key("when"), report)),
+            id,
+        }
+    }
+
+    /// Whether requests on a route can hit the rule at all.
+    pub(super) fn can_hit_on(&self, route: &raw::Route) -> bool {
+        self.on.iter().all(|on| on.can_hold_on(route))
+    }
+
+    /// Whether the rule can fail, so that it must be looked at even if the decision is already known.
+    pub(super) fn can_fail(&self) -> bool {
+        self.when.is_some()
+    }
+
+    pub(super) fn look(&self, case: &Case<'_>) -> Hit {
+        self.look_as(case, self.reading)
+    }
+
+    /// Looks at an approve that does not hit as if it were a deny: what is in doubt must not pass without approval
+    /// because another rule allows it.
+    pub(super) fn look_doubting(&self, case: &Case<'_>) -> Hit {
+        self.look_as(case, Reading::Wide)
+    }
+
+    fn look_as(&self, case: &Case<'_>, reading: Reading) -> Hit {
+        let holds = self.on.iter().all(|on| on.holds(case.request, reading))
+            && self.who.iter().all(|who| who.met(&case.caller, reading) != Met::No);
+        if !holds {
+            return Hit::Miss;
+        }
+        match self.when.as_ref().map(|when| when.evaluate(case.caller.principal, case.request)) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => return Hit::Miss,
+            Some(Err(error)) => return Hit::Error(error.to_string()),
+        }
+        match &self.action {
+            Action::Allow(need) => match need.unmet(&case.caller.principal.login, case.request.now) {
+                Some(unmet) => Hit::Unmet(unmet),
+                None => Hit::Yes,
+            },
+            _ => Hit::Yes,
+        }
+    }
+
+    /// The scope that would do, if a scope is all that the rule misses.
+    pub(super) fn missing_scope(&self, case: &Case<'_>) -> Option<&Arc<str>> {
+        let mut missing = None;
+        for who in self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No) {
+            missing = Some(who.scopes().filter(|_| missing.is_none())?);
+        }
+        let scope = missing?.iter().next()?;
+        self.on.iter().all(|on| on.holds(case.request, self.reading)).then_some(scope)
+    }
+
+    /// The conditions that do not hold, in words.
+    pub(super) fn misses(&self, case: &Case<'_>) -> Vec<Condition> {
+        let on = self.on.iter().filter(|on| !on.holds(case.request, self.reading)).map(|on| on.describe(case.request));
+        let who = self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No);
+        let mut misses: Vec<Condition> = on.chain(who.map(|who| who.describe(&case.caller))).collect();
+        if let Some(when) = &self.when {
+            let found = match when.evaluate(case.caller.principal, case.request) {
+                Ok(true) => return misses,
+                Ok(false) => "false".to_owned(),
+                Err(error) => format!("no value: {error}"),
+            };
+            misses.push(Condition::new("when", when.source(), found));
+        }
+        misses
+    }
+
+    /// The conditions that hold only read wide: what they ask for is in doubt.
+    pub(super) fn doubts(&self, case: &Case<'_>) -> Vec<Condition> {
+        let on =
+            self.on.iter().filter(|on| !on.holds(case.request, Reading::Strict)).map(|on| on.describe(case.request));
+        let who = self.who.iter().filter(|who| who.met(&case.caller, Reading::Strict) == Met::No);
+        on.chain(who.map(|who| who.describe(&case.caller))).collect()
+    }
+
+    /// The next time at which a window of the rule opens or closes.
+    pub(super) fn next_change(&self, after: crate::clock::Timestamp) -> Option<crate::clock::Timestamp> {
+        let windows = self.on.iter().filter_map(|on| match on {
+            On::Time(window) => window.next_change(after),
+            _ => None,
+        });
+        windows.min()
+    }
+}
+
+fn check_need(need: &raw::Need, at: &At, report: &mut Report) {
+    for (key, age) in [("mfa", need.mfa), ("fresh_login", need.fresh_login)] {
+        if age.is_some_and(|age| age.max_age.get().is_zero()) {
+            report
+                .error(&at.key(key).key("max_age"), "no login is that fresh")
+                .help("a minute is the shortest that works");
+        }
+    }
+}
+
+fn compile_approval(
+    rule: &Arc<str>,
+    raw: &raw::Approve,
+    at: &At,
+    root: &raw::Root,
+    issuers: &Arc<[IssuerFacts]>,
+    report: &mut Report,
+) -> Approval {
+    if raw.count == Some(0) {
+        report.error(&at.key("count"), "an approval by nobody is none").help("write a rule that allows");
+    }
+    let mut span = |key: &str, given: Option<Span>, default: u64| {
+        let span = given.unwrap_or_else(|| Span::from_secs(default));
+        if span.get().is_zero() || span > Span::from_secs(MAX_APPROVAL) {
+            report.error(&at.key(key), format!("`{span}` is not between 1s and 24h"));
+        }
+        span.get()
+    };
+    let (pending, grant) = (span("pending", raw.pending, 60 * 60), span("grant", raw.grant, 15 * 60));
+    Approval {
+        rule: Arc::clone(rule),
+        count: raw.count.unwrap_or(1),
+        pending,
+        grant,
+        by: who::compile(&raw.by, Purpose::Approver, &at.key("by"), root, report),
+        issuers: Arc::clone(issuers),
+    }
+}

@@ -1,0 +1,269 @@
+//! A principal and a request that somebody wrote down, for tests of a policy and for `explain`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use http::Method;
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    clock::Timestamp,
+    config::{
+        raw::{self, RouteKind},
+        report::nearest,
+    },
+    kubernetes::Attributes,
+    webhooks::Facts,
+};
+
+use super::{RequestView, issuers::ANONYMOUS};
+
+/// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
+const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
+
+/// A principal and a request, complete.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub principal: Principal,
+    route: raw::Route,
+    host: String,
+    path: String,
+    query: Option<String>,
+    method: Method,
+    address: IpAddr,
+    kubernetes: Option<Attributes>,
+    delivery: Option<Arc<Facts>>,
+    now: Timestamp,
+}
+
+impl Scenario {
+    /// Completes what is written from the configuration; the error says what cannot be.
+    pub fn new(
+        principal: Option<&raw::PrincipalFacts>,
+        request: &raw::RequestFacts,
+        root: &raw::Root,
+    ) -> Result<Self, String> {
+        let Some(route) = root.routes.iter().find(|route| route.name == request.route) else {
+            let near = nearest(&request.route, root.routes.iter().map(|route| route.name.as_str()));
+            let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            return Err(format!("there is no route `{}`{help}", request.route));
+        };
+        let default_method = if route.kind == RouteKind::Webhook { "POST" } else { "GET" };
+        let method = request.method.as_deref().unwrap_or(default_method);
+        let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+        let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
+        let target = request.path.as_deref().unwrap_or(default_path);
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let now = match request.at.as_deref() {
+            Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
+            None => NOON,
+        };
+        let written = request.delivery.clone().unwrap_or_default();
+        let delivery = (route.kind == RouteKind::Webhook).then(|| Arc::new(delivery(&written, route, root)));
+        if request.delivery.is_some() && delivery.is_none() {
+            return Err(format!("route `{}` is no webhook route and has no deliveries", route.name));
+        }
+        let kubernetes = match &request.kubernetes {
+            Some(written) => Some(attributes(written, path)),
+            None if super::on::reaches_kubernetes(route) && is_api(route, path) => {
+                Some(Attributes::parse(&method, path, query).map_err(|error| error.to_string())?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            principal: match principal {
+                Some(facts) => complete(facts, delivery.clone(), route, root, now)?,
+                None => anonymous(),
+            },
+            host: request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default(),
+            path: path.to_owned(),
+            query: query.map(str::to_owned),
+            method,
+            address: request.address.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+            kubernetes,
+            delivery,
+            now,
+            route: route.clone(),
+        })
+    }
+
+    /// The request as rules see it.
+    pub fn request(&self) -> RequestView<'_> {
+        RequestView {
+            route: &self.route.name,
+            kind: self.route.kind,
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            method: &self.method,
+            upgrade: false,
+            address: self.address,
+            event_listener: self.route.event_listener.as_ref(),
+            kubernetes: self.kubernetes.as_ref(),
+            delivery: self.delivery.as_deref(),
+            now: self.now,
+        }
+    }
+}
+
+/// A dashboard passes only its API paths to Kubernetes.
+fn is_api(route: &raw::Route, path: &str) -> bool {
+    route.kind == RouteKind::Kubernetes || path.starts_with("/api/") || path.starts_with("/apis/")
+}
+
+fn timestamp(text: &str) -> Option<Timestamp> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(Timestamp::from_secs(time.unix_timestamp()))
+}
+
+fn arcs(list: &[String]) -> Vec<Arc<str>> {
+    list.iter().map(|text| text.as_str().into()).collect()
+}
+
+fn arc(text: &Option<String>) -> Option<Arc<str>> {
+    text.as_deref().map(Arc::from)
+}
+
+/// The principal of a request without any credential.
+fn anonymous() -> Principal {
+    Principal {
+        issuer: ANONYMOUS.into(),
+        subject: ANONYMOUS.into(),
+        username: ANONYMOUS.into(),
+        kind: Kind::Agent,
+        scheme: Scheme::Anonymous,
+        groups: Vec::new(),
+        scopes: Vec::new(),
+        client: None,
+        actor: None,
+        login: LoginFacts::default(),
+        claims: Arc::default(),
+        credential: CredentialId::None,
+        expires: Timestamp::MAX,
+        delivery: None,
+        workload: None,
+        email: None,
+    }
+}
+
+fn complete(
+    facts: &raw::PrincipalFacts,
+    delivery: Option<Arc<Facts>>,
+    route: &raw::Route,
+    root: &raw::Root,
+    now: Timestamp,
+) -> Result<Principal, String> {
+    let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
+        (Some(issuer), ..) => issuer.clone(),
+        (None, Some(facts), _) => format!("webhook:{}", facts.webhook),
+        (None, None, [only]) => only.name.clone(),
+        (None, None, _) => return Err("several issuers are defined; say which gave the principal".to_owned()),
+    };
+    let configured = root.issuers.iter().find(|known| known.name == issuer);
+    if configured.is_none() && !issuer.starts_with("webhook:") && issuer != super::issuers::BREAK_GLASS {
+        return Err(format!("there is no issuer `{issuer}`"));
+    }
+    let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
+    let paths = configured.map(|issuer| issuer.claims.clone()).unwrap_or_default();
+    if let Some(groups) = &facts.groups {
+        put(&mut claims, paths.groups.as_deref().unwrap_or("groups"), groups.clone().into());
+    }
+    if let Some(scopes) = &facts.scopes {
+        put(&mut claims, paths.scopes.as_deref().unwrap_or("scope"), scopes.join(" ").into());
+    }
+    let subject = facts.subject.as_deref().unwrap_or("test");
+    let username = facts.username.clone().unwrap_or_else(|| format!("{issuer}#{subject}"));
+    Ok(Principal {
+        username: username.into(),
+        workload: None,
+        subject: subject.into(),
+        kind: facts.kind.unwrap_or(Kind::Agent),
+        scheme: if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) },
+        groups: arcs(facts.groups.as_deref().unwrap_or_default()),
+        scopes: arcs(facts.scopes.as_deref().unwrap_or_default()),
+        client: arc(&facts.client),
+        actor: facts
+            .actor
+            .as_ref()
+            .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) }),
+        login: LoginFacts {
+            auth_time: facts.login_age.map(|age| now - age.get()),
+            acr: arc(&facts.acr),
+            amr: arcs(&facts.amr),
+        },
+        claims: Arc::new(claims),
+        credential: CredentialId::None,
+        expires: Timestamp::MAX,
+        delivery,
+        email: arc(&facts.email),
+        issuer: issuer.into(),
+    })
+}
+
+/// Puts a claim where it is looked for, unless it is there.
+fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
+    let Some(pointer) = path.strip_prefix('/') else {
+        claims.entry(path).or_insert(value);
+        return;
+    };
+    let mut at = claims;
+    let mut tokens = pointer.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).peekable();
+    while let Some(token) = tokens.next() {
+        if tokens.peek().is_none() {
+            at.entry(token).or_insert(value);
+            return;
+        }
+        match at.entry(token).or_insert_with(|| Value::Object(Map::new())) {
+            Value::Object(inner) => at = inner,
+            _ => return,
+        }
+    }
+}
+
+fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
+    Attributes {
+        is_resource: !written.resource.is_empty(),
+        verb: written.verb.clone(),
+        api_group: written.api_group.clone(),
+        api_version: "v1".to_owned(),
+        namespace: written.namespace.clone(),
+        resource: written.resource.clone(),
+        subresource: written.subresource.clone(),
+        name: written.name.clone(),
+        path: path.to_owned(),
+        follow: false,
+    }
+}
+
+fn delivery(written: &raw::DeliveryFacts, route: &raw::Route, root: &raw::Root) -> Facts {
+    let name = route.webhook.as_deref().unwrap_or_default();
+    let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
+    let kind = webhook.map(|webhook| match (&webhook.identity, webhook.sender) {
+        (Some(identity), _) => identity.as_str(),
+        (None, raw::Sender::Github) => "github",
+        (None, raw::Sender::Gitlab) => "gitlab",
+        (None, raw::Sender::Generic) => "generic",
+    });
+    Facts {
+        webhook: name.into(),
+        sender_kind: kind.unwrap_or_default().into(),
+        delivery: "test".into(),
+        event: arc(&written.event),
+        action: arc(&written.action),
+        repository: arc(&written.repository),
+        repository_id: arc(&written.repository_id),
+        owner: arc(&written.owner),
+        branch: arc(&written.branch),
+        tag: arc(&written.tag),
+        commit: arc(&written.commit),
+        actor: arc(&written.actor),
+        actor_id: arc(&written.actor_id),
+        fork: written.fork,
+        pull_request: arc(&written.pull_request),
+        draft: written.draft,
+    }
+}

@@ -1,0 +1,243 @@
+//! Whose requests a rule is about, and who gets a grant.
+
+mod compile;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    authn::{Kind, Principal, Scheme},
+    config::raw,
+};
+
+use super::{
+    condition::{Condition, Met, Reading, listed, or_none},
+    issuers::{ANONYMOUS, ClaimPath, IssuerFacts},
+    names::{Names, same_user},
+};
+
+pub(super) use compile::{Purpose, compile};
+
+/// A principal and what is known of its issuer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    pub principal: &'a Principal,
+    pub issuer: Option<&'a IssuerFacts>,
+}
+
+/// One condition on a principal.
+#[derive(Debug)]
+pub(super) enum Who {
+    Anonymous,
+    Authenticated {
+        /// Whether nothing else is said of who, so that the rule, read wide, is about everybody.
+        everybody: bool,
+    },
+    /// Names of issuers, and of webhooks as `webhook:NAME`.
+    Issuers {
+        names: Names,
+        /// Whether the only issuer there is stands for itself. Read wide, others are meant as well.
+        implied: bool,
+    },
+    Kind {
+        kind: Kind,
+        /// Whether the rule speaks of the person behind an actor as well.
+        behalf: bool,
+    },
+    Groups {
+        key: &'static str,
+        names: Names,
+    },
+    Scopes(Names),
+    /// The implied condition of a scope that nothing else backs: it is not for people (what a client asks for is no
+    /// right of the person).
+    NoPerson,
+    Subjects {
+        key: &'static str,
+        names: Names,
+        of: Party,
+    },
+    Users(Box<[Arc<str>]>),
+    Clients {
+        names: Names,
+        of: Party,
+    },
+    Claim {
+        path: ClaimPath,
+        values: Box<[Value]>,
+    },
+    Repositories(Box<[(Arc<str>, Arc<str>)]>),
+    /// Subjects, and prefixes of subjects that end in a colon.
+    ServiceAccounts(Box<[Arc<str>]>),
+    /// Somebody acts for the principal.
+    ActedFor,
+}
+
+/// Whom a condition is about, where somebody acts for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    Principal,
+    Actor,
+}
+
+impl Who {
+    pub(super) fn met(&self, caller: &Caller<'_>, reading: Reading) -> Met {
+        let principal = caller.principal;
+        let actor = principal.actor.as_ref();
+        let wide = reading == Reading::Wide;
+        // Read wide, what an issuer should have said and did not say is as bad as the worst that it could have said.
+        let or_withheld = |met: bool, withheld: fn(&IssuerFacts, &Principal) -> bool| match met {
+            true => Met::Yes,
+            false if wide && caller.issuer.is_some_and(|issuer| withheld(issuer, principal)) => Met::Withheld,
+            false => Met::No,
+        };
+        match self {
+            Self::Anonymous => is_anonymous(principal).into(),
+            Self::Authenticated { everybody } => (!is_anonymous(principal) || (wide && *everybody)).into(),
+            Self::Issuers { names, implied } => (names.contains(&principal.issuer) || (wide && *implied)).into(),
+            Self::Kind { kind, behalf } => {
+                let own = principal.kind == *kind && (wide || *behalf || actor.is_none());
+                (own || (*kind == Kind::Agent && actor.is_some())).into()
+            }
+            Self::Groups { names, .. } => {
+                or_withheld(names.contains_any(&principal.groups), IssuerFacts::withholds_groups)
+            }
+            Self::Scopes(names) => or_withheld(names.contains_any(&principal.scopes), IssuerFacts::withholds_scopes),
+            Self::NoPerson => (wide || principal.kind != Kind::Human).into(),
+            Self::Subjects { names, of, .. } => {
+                let own = *of == Party::Principal && names.contains(&principal.subject);
+                let theirs = (wide || *of == Party::Actor) && actor.is_some_and(|actor| names.contains(&actor.subject));
+                (own || theirs).into()
+            }
+            Self::Users(users) => users.iter().any(|user| same_user(user, &principal.username, reading)).into(),
+            Self::Clients { names, of } => {
+                let own = principal.client.as_ref().is_some_and(|client| names.contains(client));
+                let theirs = (wide || *of == Party::Actor)
+                    && actor.and_then(|actor| actor.client.as_ref()).is_some_and(|client| names.contains(client));
+                or_withheld(own || theirs, IssuerFacts::withholds_client)
+            }
+            Self::Claim { path, values } => match path.find(&principal.claims) {
+                Some(Value::Array(given)) => given.iter().any(|value| values.contains(value)).into(),
+                Some(value) => values.contains(value).into(),
+                None if wide && caller.issuer.is_some_and(|issuer| issuer.withholds(path, principal)) => Met::Withheld,
+                None => Met::No,
+            },
+            Self::Repositories(repositories) => repository(caller)
+                .is_some_and(|(kind, number)| {
+                    repositories.iter().any(|(own_kind, own)| **own_kind == *kind && is_number(number, own))
+                })
+                .into(),
+            Self::ServiceAccounts(accounts) => (caller.issuer.is_some_and(|issuer| issuer.service_accounts)
+                && accounts.iter().any(|account| match account.ends_with(':') {
+                    true => principal.subject.starts_with(&**account),
+                    false => principal.subject == *account,
+                }))
+            .into(),
+            Self::ActedFor => actor.is_some().into(),
+        }
+    }
+
+    /// The scopes of which one is asked for, if it is scopes that are asked for.
+    pub(super) fn scopes(&self) -> Option<&Names> {
+        match self {
+            Self::Scopes(names) => Some(names),
+            _ => None,
+        }
+    }
+
+    /// The condition in words, beside what the principal has.
+    pub(super) fn describe(&self, caller: &Caller<'_>) -> Condition {
+        let principal = caller.principal;
+        let actor = principal.actor.as_ref();
+        match self {
+            Self::Anonymous => Condition::new("who.anonymous", "no credential", &principal.issuer),
+            Self::Authenticated { .. } => Condition::new("who", "somebody who is authenticated", "no credential"),
+            Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
+            Self::Kind { kind, .. } => {
+                let through = if actor.is_some() { ", through an actor" } else { "" };
+                Condition::new("who.kind", kind_name(*kind), format!("{}{through}", kind_name(principal.kind)))
+            }
+            Self::Groups { key, names } => Condition::new(key, names, listed(&principal.groups)),
+            Self::Scopes(names) => Condition::new("who.scopes", names, listed(&principal.scopes)),
+            Self::NoPerson => Condition::new("who.scopes", "no person, whom a scope alone gives nothing", "a person"),
+            Self::Subjects { key, names, of } => {
+                let found = match of {
+                    Party::Principal => Some(&*principal.subject),
+                    Party::Actor => actor.map(|actor| &*actor.subject),
+                };
+                Condition::new(key, names, or_none(found))
+            }
+            Self::Users(users) => Condition::new("who.users", listed(users), &principal.username),
+            Self::Clients { names, .. } => Condition::new("who.clients", names, or_none(principal.client.as_deref())),
+            Self::Claim { path, values } => {
+                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+                let found = path.find(&principal.claims).map(ToString::to_string);
+                let needs = format!("{} = {}", path.as_str(), values.join(" or "));
+                Condition::new("who.claims", needs, or_none(found.as_deref()))
+            }
+            Self::Repositories(repositories) => {
+                let needs: Vec<String> = repositories.iter().map(|(kind, number)| format!("{kind}:{number}")).collect();
+                let found = repository(caller).map(|(kind, number)| format!("{kind}:{}", number_text(number)));
+                Condition::new("who.repositories", listed(&needs), or_none(found.as_deref()))
+            }
+            Self::ServiceAccounts(accounts) => {
+                Condition::new("who.service_accounts", listed(accounts), &principal.subject)
+            }
+            Self::ActedFor => {
+                Condition::new("who.on_behalf_of", "somebody who acts for a person", "nobody acts for the principal")
+            }
+        }
+    }
+}
+
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Human => "human",
+        Kind::Agent => "agent",
+        Kind::Workload => "workload",
+    }
+}
+
+pub(super) fn is_anonymous(principal: &Principal) -> bool {
+    principal.scheme == Scheme::Anonymous || &*principal.issuer == ANONYMOUS
+}
+
+/// The number of a repository, from a delivery or a claim.
+#[derive(Clone, Copy)]
+enum Number<'a> {
+    Text(&'a str),
+    Json(&'a Value),
+}
+
+/// The kind and the number of the repository that a principal stands for.
+fn repository<'a>(caller: &Caller<'a>) -> Option<(&'a str, Number<'a>)> {
+    let principal = caller.principal;
+    if let Some(facts) = &principal.delivery {
+        return Some((&*facts.sender_kind, Number::Text(facts.repository_id.as_deref()?)));
+    }
+    let (kind, claim) = caller.issuer?.repositories?;
+    Some((kind, Number::Json(principal.claims.get(claim)?)))
+}
+
+fn is_number(number: Number<'_>, own: &str) -> bool {
+    match number {
+        Number::Text(text) => text == own,
+        Number::Json(Value::String(text)) => text == own,
+        Number::Json(Value::Number(number)) => number.as_u64().is_some_and(|number| own.parse() == Ok(number)),
+        Number::Json(_) => false,
+    }
+}
+
+fn number_text(number: Number<'_>) -> String {
+    match number {
+        Number::Text(text) => text.to_owned(),
+        Number::Json(Value::String(text)) => text.clone(),
+        Number::Json(value) => value.to_string(),
+    }
+}
+
+/// Whether nothing is said of who.
+pub(super) fn says_nothing(raw: &raw::Who) -> bool {
+    *raw == raw::Who::default()
+}

@@ -1,0 +1,330 @@
+//! From what a person writes of a principal to conditions, and what is wrong with it.
+
+use crate::{
+    authn::Kind,
+    config::{
+        raw::{self, Sender},
+        report::{At, Report},
+    },
+};
+
+use super::{
+    super::{
+        condition::Reading,
+        issuers::{BREAK_GLASS, ClaimPath, IssuerFacts},
+        names::Names,
+    },
+    Party, Who, says_nothing,
+};
+
+/// What a `who` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Purpose {
+    Allow,
+    Deny,
+    /// Whom an approve sends to somebody else.
+    Approve,
+    /// Who may approve.
+    Approver,
+    Grant,
+}
+
+impl Purpose {
+    pub(in super::super) fn reading(self) -> Reading {
+        if self == Self::Deny { Reading::Wide } else { Reading::Strict }
+    }
+}
+
+/// Compiles conditions on a principal. What is cheap to look at and tells most apart comes first.
+pub(in super::super) fn compile(
+    raw: &raw::Who,
+    purpose: Purpose,
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) -> Vec<Who> {
+    let behalf = raw.on_behalf_of.is_some();
+    let of = if behalf { Party::Actor } else { Party::Principal };
+    let mut who = Vec::new();
+
+    check(raw, purpose, at, root, report);
+    if raw.anonymous {
+        return vec![Who::Anonymous];
+    }
+    who.push(Who::Authenticated { everybody: says_nothing(raw) });
+    let webhooks = raw.webhooks.iter().map(|name| format!("webhook:{name}"));
+    let issuers: Vec<String> = raw.issuers.iter().cloned().chain(webhooks).collect();
+    if !issuers.is_empty() {
+        who.push(Who::Issuers { names: Names::new(&issuers), implied: false });
+    } else if let ([only], Some(_)) = (root.issuers.as_slice(), facts_of_an_issuer(raw)) {
+        who.push(Who::Issuers { names: Names::new(std::slice::from_ref(&only.name)), implied: true });
+    }
+    if let Some(kind) = raw.kind {
+        who.push(Who::Kind { kind, behalf });
+    }
+    if !raw.scopes.is_empty() {
+        who.push(Who::Scopes(Names::new(&raw.scopes)));
+        if is_scope_alone(raw) {
+            who.push(Who::NoPerson);
+        }
+    }
+    if !raw.groups.is_empty() {
+        who.push(Who::Groups { key: "who.groups", names: Names::new(&raw.groups) });
+    }
+    if !raw.subjects.is_empty() {
+        who.push(Who::Subjects { key: "who.subjects", names: Names::new(&raw.subjects), of });
+    }
+    if !raw.clients.is_empty() {
+        who.push(Who::Clients { names: Names::new(&raw.clients), of });
+    }
+    if let Some(person) = &raw.on_behalf_of {
+        who.push(Who::ActedFor);
+        if !person.groups.is_empty() {
+            who.push(Who::Groups { key: "who.on_behalf_of.groups", names: Names::new(&person.groups) });
+        }
+        if !person.subjects.is_empty() {
+            let names = Names::new(&person.subjects);
+            who.push(Who::Subjects { key: "who.on_behalf_of.subjects", names, of: Party::Principal });
+        }
+    }
+    if !raw.users.is_empty() {
+        who.push(Who::Users(raw.users.iter().map(|user| user.as_str().into()).collect()));
+    }
+    for (path, values) in &raw.claims {
+        who.push(Who::Claim { path: ClaimPath::new(path), values: values.as_slice().into() });
+    }
+    if !raw.repositories.is_empty() {
+        who.push(Who::Repositories(repositories(raw, at, root, report)));
+    }
+    if !raw.service_accounts.is_empty() {
+        who.push(Who::ServiceAccounts(service_accounts(raw, at, root, report)));
+    }
+    who
+}
+
+/// The first key that speaks of what an issuer says, which is worth what the issuer is worth.
+fn facts_of_an_issuer(raw: &raw::Who) -> Option<&'static str> {
+    [
+        ("groups", !raw.groups.is_empty()),
+        ("scopes", !raw.scopes.is_empty()),
+        ("claims", !raw.claims.is_empty()),
+        ("subjects", !raw.subjects.is_empty()),
+        ("clients", !raw.clients.is_empty()),
+        ("on_behalf_of", raw.on_behalf_of.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, is_set)| is_set.then_some(key))
+}
+
+/// Whether scopes are named and nothing that says whose they are.
+fn is_scope_alone(raw: &raw::Who) -> bool {
+    !raw.scopes.is_empty()
+        && raw.clients.is_empty()
+        && raw.groups.is_empty()
+        && raw.subjects.is_empty()
+        && raw.users.is_empty()
+        && raw.claims.is_empty()
+        && raw.repositories.is_empty()
+        && raw.service_accounts.is_empty()
+        && raw.on_behalf_of.as_ref().is_none_or(|person| person.groups.is_empty() && person.subjects.is_empty())
+}
+
+fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
+    check_names(raw, at, root, report);
+    if raw.anonymous {
+        if (raw::Who { anonymous: true, ..raw::Who::default() }) != *raw {
+            report
+                .error(&at.key("anonymous"), "somebody without a credential meets no other condition")
+                .help("write two rules");
+        }
+        if matches!(purpose, Purpose::Grant | Purpose::Approver) {
+            report.error(&at.key("anonymous"), "nobody can be held to account for what a stranger does with this");
+        }
+        return;
+    }
+    if matches!(purpose, Purpose::Grant | Purpose::Approver) && says_nothing(raw) {
+        report.error(at, "nothing is said of who").help("name groups, users, clients, or what else tells them apart");
+    }
+    if !raw.webhooks.is_empty() {
+        if !raw.issuers.is_empty() {
+            report
+                .error(&at.key("webhooks"), "no principal comes from both an issuer and a webhook")
+                .help("write two rules");
+        }
+        if let Some(key) = facts_of_an_issuer(raw).filter(|key| *key != "subjects") {
+            report
+                .error(&at.key(key), format!("a webhook gives no {key}"))
+                .help("look at `event`, `branch` or `repositories`");
+        }
+    } else if raw.issuers.is_empty() {
+        match (facts_of_an_issuer(raw), root.issuers.len()) {
+            (Some(key), 0) => {
+                report.error(&at.key(key), "no issuer is defined that could say so");
+            }
+            (Some(key), 2..) => {
+                report
+                    .error(
+                        &at.key(key),
+                        format!("several issuers are defined, and each may give {key} that it chose itself"),
+                    )
+                    .help("name those that are trusted with them in `issuers`");
+            }
+            _ => {}
+        }
+    }
+    if purpose.reading() == Reading::Strict
+        && is_scope_alone(raw)
+        && !matches!(raw.kind, Some(Kind::Agent | Kind::Workload))
+    {
+        report
+            .error(&at.key("scopes"), "a scope alone gives a person nothing: any client can ask for it")
+            .help("name `clients`, or a group, or say `kind: agent` or `kind: workload`");
+    }
+    if raw.on_behalf_of.is_some() {
+        if !raw.groups.is_empty() {
+            report
+                .error(&at.key("groups"), "beside `on_behalf_of` it is not clear whose groups these are")
+                .help("groups of the person stand in `on_behalf_of`");
+        }
+        if !raw.users.is_empty() {
+            report
+                .error(&at.key("users"), "beside `on_behalf_of` it is not clear whose name this is")
+                .help("name the person by `on_behalf_of.subjects`");
+        }
+    }
+    if purpose == Purpose::Approver && matches!(raw.kind, Some(Kind::Agent | Kind::Workload)) {
+        report.error(&at.key("kind"), "only people approve");
+    }
+}
+
+fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+    let issuers = || {
+        let break_glass = root.break_glass.iter().map(|_| BREAK_GLASS);
+        root.issuers.iter().map(|issuer| issuer.name.as_str()).chain(break_glass)
+    };
+    for (i, name) in raw.issuers.iter().enumerate() {
+        if !issuers().any(|known| known == name) {
+            report.unknown(&at.key("issuers").index(i), "issuer", name, issuers());
+        }
+    }
+    let webhooks = || root.webhooks.iter().map(|webhook| webhook.name.as_str());
+    for (i, name) in raw.webhooks.iter().enumerate() {
+        if !webhooks().any(|known| known == name) {
+            report.unknown(&at.key("webhooks").index(i), "webhook", name, webhooks());
+        }
+    }
+    let person = raw.on_behalf_of.clone().unwrap_or_default();
+    for (key, list) in [
+        ("groups", &raw.groups),
+        ("scopes", &raw.scopes),
+        ("subjects", &raw.subjects),
+        ("users", &raw.users),
+        ("clients", &raw.clients),
+        ("on_behalf_of", &person.groups),
+        ("on_behalf_of", &person.subjects),
+    ] {
+        for (i, text) in list.iter().enumerate().filter(|(_, text)| text.trim().is_empty()) {
+            report.error(&at.key(key).index(i), format!("`{text}` is blank and matches nobody"));
+        }
+    }
+    for (path, values) in &raw.claims {
+        if path.is_empty() || path == "/" {
+            report
+                .error(&at.key("claims").key(path), "an empty name of a claim")
+                .help("write a name, or a JSON pointer");
+        }
+        if values.is_empty() {
+            report.error(&at.key("claims").key(path), "an empty list matches nothing");
+        }
+    }
+}
+
+/// `kind:number`, the number because names of repositories are given anew after a rename.
+fn repositories(
+    raw: &raw::Who,
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) -> Box<[(std::sync::Arc<str>, std::sync::Arc<str>)]> {
+    let at = at.key("repositories");
+    let issuers: Vec<IssuerFacts> = root
+        .issuers
+        .iter()
+        .filter(|issuer| raw.issuers.is_empty() || raw.issuers.contains(&issuer.name))
+        .map(IssuerFacts::new)
+        .collect();
+    let of_issuers =
+        |kind: &str| issuers.iter().filter(|issuer| issuer.repositories.is_some_and(|(own, _)| own == kind)).count();
+    let of_webhooks: Vec<&str> = root
+        .webhooks
+        .iter()
+        .map(|webhook| match (&webhook.identity, webhook.sender) {
+            (Some(identity), _) => identity.as_str(),
+            (None, Sender::Github) => "github",
+            (None, Sender::Gitlab) => "gitlab",
+            (None, Sender::Generic) => "generic",
+        })
+        .collect();
+    let mut parsed = Vec::new();
+    for (i, text) in raw.repositories.iter().enumerate() {
+        let at = at.index(i);
+        let number = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        match text.rsplit_once(':') {
+            Some((kind, id)) if number(id) => {
+                if of_issuers(kind) == 0 && !of_webhooks.contains(&kind) {
+                    let known =
+                        of_webhooks.iter().copied().chain(issuers.iter().filter_map(|i| Some(i.repositories?.0)));
+                    report.unknown(&at, "kind of repository", kind, known);
+                }
+                if of_issuers(kind) > 1 && raw.issuers.is_empty() {
+                    report
+                        .error(&at, format!("several issuers give numbers of `{kind}` repositories, and the same number for different ones"))
+                        .help("name one in `issuers`");
+                }
+                parsed.push((kind.into(), id.into()));
+            }
+            _ => {
+                report
+                    .error(&at, format!("`{text}` is not of the form `github:1234`"))
+                    .help("names of repositories can be taken over; use the number that the API of the host tells");
+            }
+        }
+    }
+    parsed.into()
+}
+
+/// `namespace/name` or `namespace/*`, as the subject that the cluster gives.
+fn service_accounts(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) -> Box<[std::sync::Arc<str>]> {
+    let at = at.key("service_accounts");
+    let clusters = root
+        .issuers
+        .iter()
+        .filter(|issuer| issuer.preset == Some(raw::Preset::Kubernetes))
+        .filter(|issuer| raw.issuers.is_empty() || raw.issuers.contains(&issuer.name))
+        .count();
+    if clusters == 0 {
+        report
+            .error(&at, "no issuer gives service accounts")
+            .help("an issuer with `preset: kubernetes` does, and `issuers` must name it if it names any");
+    } else if clusters > 1 && raw.issuers.is_empty() {
+        report
+            .error(&at, "several clusters are defined, and each has service accounts of any name")
+            .help("name those that are meant in `issuers`");
+    }
+    let mut parsed = Vec::new();
+    for (i, text) in raw.service_accounts.iter().enumerate() {
+        let plain = |part: &str| !part.is_empty() && !part.contains(['*', '/', ':']);
+        match text.split_once('/') {
+            Some((namespace, "*")) if plain(namespace) => {
+                parsed.push(format!("system:serviceaccount:{namespace}:").into());
+            }
+            Some((namespace, name)) if plain(namespace) && plain(name) => {
+                parsed.push(format!("system:serviceaccount:{namespace}:{name}").into());
+            }
+            _ => {
+                report.error(&at.index(i), format!("`{text}` is not of the form `namespace/name` or `namespace/*`"));
+            }
+        }
+    }
+    parsed.into()
+}

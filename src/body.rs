@@ -1,0 +1,42 @@
+//! Bodies on their way through: what a client sends to an upstream, and what goes back to it. Neither is boxed, both
+//! are counted, and of each response somebody hears once how it ended.
+
+mod request;
+mod response;
+
+use bytes::Bytes;
+
+pub use self::{
+    request::{RequestBody, RequestStream},
+    response::{BodyEnd, CutStyle, EndHook, OnEnd, Outcome, ResponseBody},
+};
+use crate::upstream::streams::CutReason;
+
+/// Whether trailers pass. They do on `http` routes from HTTP/2 to HTTP/2, as gRPC needs it. Everywhere else they are
+/// dropped: a trailer could otherwise bring in a header that was taken off the head of the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trailers {
+    #[default]
+    Drop,
+    Pass,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the client did not send the whole body: {0}")]
+    Client(#[source] hyper::Error),
+    #[error("the upstream did not send the whole body: {0}")]
+    Upstream(#[source] hyper::Error),
+    #[error("the body is larger than this route takes")]
+    TooLarge,
+    #[error("nothing moved for too long")]
+    Idle,
+    #[error("the stream was ended: {0}")]
+    Cut(CutReason),
+}
+
+/// `size_hint` of a body that is there as a whole.
+fn exactly(bytes: &Bytes) -> http_body::SizeHint {
+    http_body::SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+}

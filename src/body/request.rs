@@ -1,0 +1,216 @@
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{BodyError, Trailers, exactly};
+use crate::upstream::{Progress, Ticks};
+
+/// The body of a request to an upstream.
+#[derive(Debug, Default)]
+pub enum RequestBody {
+    #[default]
+    Empty,
+    /// Read whole before the request is sent. It can be sent again.
+    Buffered(Bytes),
+    /// Passed on as it comes. Boxed, as it is the rarest and by far the largest.
+    Streaming(Box<RequestStream>),
+}
+
+/// A body that is passed on as it comes.
+#[derive(Debug)]
+pub struct RequestStream {
+    source: Incoming,
+    trailers: Trailers,
+    sent: Option<Arc<AtomicU64>>,
+    /// Bytes that may still come.
+    room: u64,
+    exchange: Option<Exchange>,
+}
+
+/// What sending the body has to report to.
+#[derive(Debug)]
+struct Exchange {
+    progress: Arc<Progress>,
+    /// How long the response may take once the request is sent.
+    response_timeout: Option<Ticks>,
+}
+
+impl RequestBody {
+    /// The body of a client's request. One that is known to be empty is [`RequestBody::Empty`].
+    pub fn streaming(source: Incoming, trailers: Trailers) -> Self {
+        if source.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Streaming(Box::new(RequestStream { source, trailers, sent: None, room: u64::MAX, exchange: None }))
+    }
+
+    /// Breaks off a body that is passed on as it comes once it has more than `max` bytes.
+    #[must_use]
+    pub fn limited(mut self, max: u64) -> Self {
+        if let Self::Streaming(stream) = &mut self {
+            stream.room = max;
+        }
+        self
+    }
+
+    /// Adds the bytes that are sent to `sent`.
+    #[must_use]
+    pub fn counted(mut self, sent: &Arc<AtomicU64>) -> Self {
+        match &mut self {
+            Self::Empty => {}
+            Self::Buffered(bytes) => {
+                sent.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            Self::Streaming(stream) => stream.sent = Some(Arc::clone(sent)),
+        }
+        self
+    }
+
+    /// The same body for a second attempt, where it can be sent again.
+    pub(crate) fn replay(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Buffered(bytes) => Some(Self::Buffered(bytes.clone())),
+            Self::Streaming(_) => None,
+        }
+    }
+
+    pub(crate) fn is_streaming(&self) -> bool {
+        matches!(self, Self::Streaming(_))
+    }
+
+    /// Ties the body to its exchange on a connection: `progress` hears when it moves and when it was handed over.
+    /// `response_timeout` is the limit from then on, if the exchange keeps one.
+    pub(crate) fn begin(&mut self, progress: &Arc<Progress>, response_timeout: Option<Ticks>, trailers: bool) {
+        match self {
+            Self::Empty => {}
+            Self::Buffered(bytes) => {
+                progress.open_request();
+                let tracked = Tracked { bytes: std::mem::take(bytes), progress: Arc::clone(progress) };
+                *bytes = Bytes::from_owner(tracked);
+            }
+            Self::Streaming(stream) => {
+                progress.open_request();
+                if !trailers {
+                    stream.trailers = Trailers::Drop;
+                }
+                stream.exchange = Some(Exchange { progress: Arc::clone(progress), response_timeout });
+            }
+        }
+    }
+}
+
+impl RequestStream {
+    fn ended(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            match exchange.response_timeout {
+                Some(limit) => exchange.progress.await_answer(limit),
+                None => exchange.progress.close_request(),
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Empty => Poll::Ready(None),
+            Self::Buffered(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Streaming(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Buffered(bytes) => bytes.is_empty(),
+            Self::Streaming(stream) => stream.source.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Buffered(bytes) => exactly(bytes),
+            Self::Streaming(stream) => stream.source.size_hint(),
+        }
+    }
+}
+
+impl RequestStream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        if let Some(exchange) = &self.exchange {
+            exchange.progress.client_stalls(polled.is_pending());
+        }
+        match ready!(polled) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    match self.room.checked_sub(length) {
+                        Some(room) => self.room = room,
+                        None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+                    }
+                    if let Some(sent) = &self.sent {
+                        sent.fetch_add(length, Ordering::Relaxed);
+                    }
+                    if let Some(exchange) = &self.exchange {
+                        exchange.progress.touch();
+                    }
+                } else if self.trailers == Trailers::Drop {
+                    self.ended();
+                    return Poll::Ready(None);
+                }
+                if self.source.is_end_stream() {
+                    self.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                if let Some(exchange) = &self.exchange {
+                    exchange.progress.client_failed();
+                }
+                Poll::Ready(Some(Err(BodyError::Client(error))))
+            }
+            None => {
+                self.ended();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+/// Bytes that tell when the connection no longer needs them, which is when they are written.
+struct Tracked {
+    bytes: Bytes,
+    progress: Arc<Progress>,
+}
+
+impl AsRef<[u8]> for Tracked {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.progress.close_request();
+    }
+}

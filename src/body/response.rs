@@ -1,0 +1,229 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::{BodyError, Trailers, exactly};
+use crate::upstream::{
+    UpstreamBody,
+    streams::{CutReason, StreamHandle},
+};
+
+/// How a response's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyEnd {
+    pub outcome: Outcome,
+    /// Bytes of the body that were handed to the client's connection.
+    pub bytes: u64,
+}
+
+/// Who ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Complete,
+    /// The client went away before the end.
+    ClientAborted,
+    /// The upstream broke off.
+    UpstreamAborted,
+    /// Doorward ended it.
+    Cut(CutReason),
+}
+
+/// Hears how a body ended, once, also when it is dropped.
+pub trait OnEnd: Send + Unpin {
+    fn on_end(self, end: BodyEnd);
+}
+
+impl<F: FnOnce(BodyEnd) + Send + Unpin> OnEnd for F {
+    fn on_end(self, end: BodyEnd) {
+        self(end);
+    }
+}
+
+/// A hook of any kind.
+pub type EndHook = Box<dyn FnOnce(BodyEnd) + Send>;
+
+/// How a body ends when it is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutStyle {
+    /// As if the upstream had ended it, for a watch, whose clients then begin another. Only between its lines:
+    /// within one it is [`CutStyle::Abort`].
+    End,
+    /// With an error, for logs and downloads, which must not look complete.
+    Abort,
+}
+
+/// The body of a response to a client.
+pub struct ResponseBody<E: OnEnd = EndHook> {
+    source: Source,
+    trailers: Trailers,
+    cut: Option<(StreamHandle, CutStyle)>,
+    bytes: u64,
+    /// Whether the last byte ended a line, and so the last event of a watch.
+    at_line_end: bool,
+    on_end: Option<E>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Full(Bytes),
+    Streaming(UpstreamBody),
+    /// Nothing comes any more, after an end that [`OnEnd`] has heard of.
+    Ended,
+}
+
+impl<E: OnEnd> ResponseBody<E> {
+    /// Also for answers to `HEAD`, of which no body is sent.
+    pub fn empty() -> Self {
+        Self::new(Source::Empty, Trailers::Drop)
+    }
+
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::new(Source::Full(bytes.into()), Trailers::Drop)
+    }
+
+    /// What an upstream sends, as it comes.
+    pub fn streaming(body: UpstreamBody, trailers: Trailers) -> Self {
+        Self::new(Source::Streaming(body), trailers)
+    }
+
+    fn new(source: Source, trailers: Trailers) -> Self {
+        Self { source, trailers, cut: None, bytes: 0, at_line_end: true, on_end: None }
+    }
+
+    /// Ends the body when the registry says so, in the way that `style` tells.
+    #[must_use]
+    pub fn cut_by(mut self, handle: StreamHandle, style: CutStyle) -> Self {
+        self.cut = Some((handle, style));
+        self
+    }
+
+    /// Lets `hook` hear how the body ended.
+    #[must_use]
+    pub fn on_end(mut self, hook: E) -> Self {
+        self.on_end = Some(hook);
+        self
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.source = Source::Ended;
+        self.cut = None;
+        if let Some(hook) = self.on_end.take() {
+            hook.on_end(BodyEnd { outcome, bytes: self.bytes });
+        }
+    }
+
+    fn poll_cut(&self, cx: &Context<'_>) -> Option<(CutReason, CutStyle)> {
+        let (handle, style) = self.cut.as_ref()?;
+        match handle.poll_cut(cx) {
+            Poll::Ready(reason) => Some((reason, *style)),
+            Poll::Pending => None,
+        }
+    }
+
+    fn note(&mut self, data: &Bytes) {
+        self.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+        if let Some(last) = data.last() {
+            self.at_line_end = *last == b'\n';
+        }
+    }
+}
+
+impl<E: OnEnd> Body for ResponseBody<E> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let body = match &mut this.source {
+            Source::Ended => return Poll::Ready(None),
+            Source::Empty => {
+                this.end(Outcome::Complete);
+                return Poll::Ready(None);
+            }
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.note(&bytes);
+                this.end(Outcome::Complete);
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Source::Streaming(_) => match this.poll_cut(cx) {
+                Some((reason, style)) => {
+                    let is_clean = style == CutStyle::End && this.at_line_end;
+                    this.end(Outcome::Cut(reason));
+                    return Poll::Ready((!is_clean).then_some(Err(BodyError::Cut(reason))));
+                }
+                None => match &mut this.source {
+                    Source::Streaming(body) => body,
+                    _ => return Poll::Ready(None),
+                },
+            },
+        };
+        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let is_last = body.is_end_stream();
+                if let Some(data) = frame.data_ref() {
+                    this.note(data);
+                } else if this.trailers == Trailers::Drop {
+                    this.end(Outcome::Complete);
+                    return Poll::Ready(None);
+                }
+                if is_last {
+                    this.end(Outcome::Complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(BodyError::Idle)) => {
+                let mut is_clean = false;
+                if let Some((handle, style)) = &this.cut {
+                    handle.end(CutReason::Idle);
+                    is_clean = *style == CutStyle::End && this.at_line_end;
+                }
+                this.end(Outcome::Cut(CutReason::Idle));
+                Poll::Ready((!is_clean).then_some(Err(BodyError::Idle)))
+            }
+            Some(Err(error)) => {
+                this.end(Outcome::UpstreamAborted);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.end(Outcome::Complete);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty | Source::Ended => true,
+            Source::Full(bytes) => bytes.is_empty(),
+            Source::Streaming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty | Source::Ended => SizeHint::with_exact(0),
+            Source::Full(bytes) => exactly(bytes),
+            Source::Streaming(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<E: OnEnd> Drop for ResponseBody<E> {
+    fn drop(&mut self) {
+        let outcome = if self.is_end_stream() { Outcome::Complete } else { Outcome::ClientAborted };
+        self.end(outcome);
+    }
+}
+
+impl<E: OnEnd> fmt::Debug for ResponseBody<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("source", &self.source).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}

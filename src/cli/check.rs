@@ -1,0 +1,108 @@
+//! `doorward check`: everything that is wrong with a configuration, without starting.
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+
+use super::{ConfigArgs, EXIT_USAGE};
+use crate::config::{self, Diagnosis, Loaded, Sources, raw, resolver::Resolver};
+
+/// Check a configuration: exactly what a start and a reload check.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people: source lines with carets, then one line that sums up.
+    Human,
+    /// One JSON object.
+    Json,
+}
+
+/// Checks the configuration and prints the result. `components` are the checks of a start, as [`config::load`] takes
+/// them. Gives the exit status: 0, or 64 if the configuration is refused.
+pub fn run<T>(
+    sources: &Sources,
+    format: Format,
+    colours: bool,
+    components: impl FnMut(&raw::Root, &mut Resolver) -> T,
+    out: &mut impl Write,
+) -> io::Result<u8> {
+    match config::load(sources, components) {
+        Ok((loaded, _)) => {
+            match format {
+                Format::Human if loaded.warnings.findings().is_empty() => {}
+                Format::Human => out.write_all(loaded.warnings.render(colours).as_bytes())?,
+                Format::Json => return json(&loaded.warnings, out).map(|()| 0),
+            }
+            writeln!(out, "{}", summary(&loaded)).map(|()| 0)
+        }
+        Err(refused) => {
+            match format {
+                Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
+                Format::Json => json(&refused.diagnosis, out)?,
+            }
+            Ok(EXIT_USAGE)
+        }
+    }
+}
+
+fn json(diagnosis: &Diagnosis, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{:#}", diagnosis.to_json())
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let raw = &loaded.raw;
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "{} is good: {}, {}, {}, {}, {}",
+        loaded.path.display(),
+        count(raw.listeners.len(), "listener"),
+        count(raw.issuers.len(), "issuer"),
+        count(raw.routes.len(), "route"),
+        count(raw.rules.len(), "rule"),
+        count(raw.grants.len(), "grant"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(main: &str, format: Format) -> (u8, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("doorward.yaml");
+        std::fs::write(&path, main).unwrap();
+        let mut out = Vec::new();
+        let status = run(&Sources { path, ..Sources::default() }, format, false, |_, _| (), &mut out).unwrap();
+        (status, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_good_configuration_is_one_line_and_status_0() {
+        let (status, out) = check("listeners: [{name: a, address: '127.0.0.1:1'}]", Format::Human);
+        assert_eq!(status, 0);
+        let (_, out) = out.rsplit_once('/').unwrap();
+        assert_eq!(out, "doorward.yaml is good: 1 listener, 0 issuers, 0 routes, 0 rules, 0 grants\n");
+    }
+
+    #[test]
+    fn a_bad_one_is_status_64_for_people_and_for_machines() {
+        let bad = "listeners: [{name: a, address: '127.0.0.1:1', tsl: {certificates: []}}]\nworkers: 0";
+        let (status, out) = check(bad, Format::Human);
+        assert_eq!(status, 64);
+        assert!(out.contains("did you mean `tls`?") && out.ends_with("3 errors\n"), "{out}");
+        let (status, out) = check(bad, Format::Json);
+        assert_eq!(status, 64);
+        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((json["errors"].as_u64(), json["findings"][1]["line"].as_u64()), (Some(3), Some(1)));
+    }
+}

@@ -1,0 +1,181 @@
+//! The commands, one file each: their arguments and what they do, without the process around them.
+
+pub mod audit;
+pub mod check;
+pub mod explain;
+mod explain_run;
+pub mod operator;
+pub mod print_config;
+pub mod schema;
+pub mod test;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    app::{self, StartError},
+    authz::Policy,
+    config::{self, Sources},
+    demo,
+    runtime::control,
+};
+
+/// The exit status for a configuration or arguments that are refused (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// The identity-aware proxy for Tekton.
+#[derive(Debug, Parser)]
+#[command(name = "doorward", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy. SIGHUP or a changed file loads a new generation, SIGTERM drains and stops.
+    Serve(ConfigArgs),
+    /// Run everything on loopback, to look at: a development provider and sample upstreams.
+    Demo(demo::DemoArgs),
+    Check(check::CheckArgs),
+    /// Decide the cases that stand beside the policy.
+    Test {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        args: test::TestArgs,
+    },
+    /// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
+    Explain {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        args: explain::ExplainArgs,
+    },
+    PrintConfig(print_config::PrintConfigArgs),
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Look at the audit trail.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Ask a running Doorward to load its configuration again.
+    Reload(operator::OperatorArgs),
+    /// Show how a running Doorward is.
+    Status(operator::OperatorArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    Verify(audit::VerifyArgs),
+}
+
+/// Where the configuration is, as most commands take it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// The configuration: a file, or a folder with a `doorward.yaml`.
+    #[arg(value_name = "FILE|DIR", env = "DOORWARD_CONFIG")]
+    pub config: PathBuf,
+
+    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+}
+
+impl ConfigArgs {
+    /// With the environment of this process.
+    pub fn sources(&self) -> Sources {
+        Sources::of_process(self.config.clone(), self.settings.clone())
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((path, value)) if !path.is_empty() => Ok((path.to_owned(), value.to_owned())),
+        _ => Err("write PATH=VALUE, such as `workers=4`".to_owned()),
+    }
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let _ = match error.downcast_ref::<StartError>() {
+                Some(StartError::Configuration(refused)) => {
+                    let colours = io::stderr().is_terminal();
+                    io::stderr().write_all(refused.diagnosis.render(colours).as_bytes())
+                }
+                _ => writeln!(io::stderr(), "doorward: {error}"),
+            };
+            let usage = matches!(error.downcast_ref::<StartError>(), Some(StartError::Configuration(_)));
+            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn run(command: Command) -> Result<u8, Failure> {
+    let colours = io::stdout().is_terminal();
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Serve(config) => {
+            drop(out);
+            app::run(&config.sources(), |_| ())?;
+            Ok(0)
+        }
+        Command::Demo(args) => {
+            drop(out);
+            demo::run(&args)?;
+            Ok(0)
+        }
+        Command::Check(args) => {
+            let runtime = control()?;
+            Ok(check::run(&args.config.sources(), args.format, colours, app::check(&runtime)?, &mut out)?)
+        }
+        Command::PrintConfig(args) => {
+            let runtime = control()?;
+            let sources = args.config.sources();
+            Ok(print_config::run(&sources, colours, app::check(&runtime)?, &mut out, &mut io::stderr())?)
+        }
+        Command::Test { config, args } => {
+            let further = further_tests(&args)?;
+            let (loaded, policy) = load_policy(&config.sources())?;
+            let results = test::run(&policy, &loaded.raw, &further, args.only.as_deref());
+            write!(out, "{results}")?;
+            Ok(results.exit_code())
+        }
+        Command::Explain { config, args } => {
+            let allowed = explain_run::run(&config.sources(), &args, &mut out)?;
+            Ok(u8::from(!allowed))
+        }
+        Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
+        Command::Audit(AuditCommand::Verify(args)) => {
+            drop(out);
+            Ok(audit::verify(&args))
+        }
+        Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
+        Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
+    }
+}
+
+fn further_tests(args: &test::TestArgs) -> Result<Vec<config::raw::PolicyTest>, Failure> {
+    let mut tests = Vec::new();
+    for path in &args.files {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        tests.extend(test::read_tests(&text).map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    Ok(tests)
+}
+
+/// The policy alone: secrets, certificates and providers are not looked at.
+fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
+    let (loaded, policy) = config::load(sources, Policy::compile).map_err(StartError::Configuration)?;
+    let policy = policy.ok_or("the policy could not be compiled")?;
+    Ok((loaded, policy))
+}

@@ -1,0 +1,79 @@
+//! `doorward print-config`: the configuration that is in force, and who set what.
+
+use std::io::{self, Write};
+
+use super::{ConfigArgs, EXIT_USAGE};
+use crate::config::{self, Sources, raw, resolver::Resolver};
+
+/// Print the configuration as it is in force: all layers and the defaults.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PrintConfigArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// Prints the configuration, or to `errors` why it is refused. `components` are the checks of a start, as
+/// [`config::load`] takes them. Gives the exit status.
+pub fn run<T>(
+    sources: &Sources,
+    colours: bool,
+    components: impl FnMut(&raw::Root, &mut Resolver) -> T,
+    out: &mut impl Write,
+    errors: &mut impl Write,
+) -> io::Result<u8> {
+    match config::load(sources, components) {
+        Ok((loaded, _)) => {
+            let yaml = loaded.to_yaml().map_err(io::Error::other)?;
+            out.write_all(yaml.as_bytes()).map(|()| 0)
+        }
+        Err(refused) => {
+            errors.write_all(refused.diagnosis.render(colours).as_bytes())?;
+            Ok(EXIT_USAGE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_that_somebody_set_tells_who() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("doorward.yaml");
+        let main = "\
+listeners:
+  - name: main
+    address: 127.0.0.1:8080
+admin:
+  token: {env: HOME}
+rules:
+  - id: all
+    when: |
+      true &&
+      false
+    who: {groups: [a, b]}
+    do: {approve: {by: {}}}
+";
+        std::fs::write(&path, main).unwrap();
+        let sources = Sources {
+            path,
+            environment: vec![("DOORWARD_WORKERS".into(), "2".into())],
+            settings: vec![("log.filter".to_owned(), "debug".to_owned())],
+        };
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let status = run(&sources, false, |_, _| (), &mut out, &mut errors).unwrap();
+        let text = String::from_utf8(out).unwrap().replace(&format!("{}/", folder.path().display()), "");
+        assert_eq!((status, errors), (0, Vec::new()), "{text}");
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!("print_config", text);
+        });
+
+        // It is a configuration itself, the same one.
+        let again = folder.path().join("again.yaml");
+        std::fs::write(&again, &text).unwrap();
+        let first = config::load(&sources, |_, _| ()).unwrap().0;
+        let second = config::load(&Sources { path: again, ..Sources::default() }, |_, _| ()).unwrap().0;
+        assert_eq!(first.raw, second.raw);
+    }
+}

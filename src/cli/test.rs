@@ -1,0 +1,131 @@
+//! `doorward test`: decides the cases that stand beside the policy, and tells where the policy decides otherwise.
+
+use std::{fmt, path::PathBuf};
+
+use clap::Args;
+
+use crate::{
+    authz::{Outcome, Policy, Scenario},
+    config::raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
+};
+
+/// Decide the cases that stand beside the policy.
+#[derive(Args, Clone, Debug)]
+pub struct TestArgs {
+    /// Further files with `tests`, such as `policy.test.yaml`
+    #[arg(long = "tests", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Decide only cases whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+}
+
+/// What came of one case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseResult {
+    pub name: String,
+    /// The decision, with its rule.
+    pub decided: String,
+    /// What differs from what was expected; empty if nothing does.
+    pub differences: Vec<String>,
+}
+
+/// What came of all cases. Displays as a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    pub cases: Vec<CaseResult>,
+}
+
+impl Results {
+    /// Whether every case is decided as expected. No case at all is no success: a lost file of tests must be seen.
+    pub fn passed(&self) -> bool {
+        !self.cases.is_empty() && self.cases.iter().all(|case| case.differences.is_empty())
+    }
+
+    /// 0, or 1 if a case is decided otherwise than expected or there is none.
+    pub fn exit_code(&self) -> u8 {
+        u8::from(!self.passed())
+    }
+}
+
+/// Reads a file of tests; the error is for people.
+pub fn read_tests(yaml: &str) -> Result<Vec<PolicyTest>, String> {
+    serde_saphyr::from_str::<TestFile>(yaml).map(|file| file.tests).map_err(|error| error.to_string())
+}
+
+/// Decides cases: those of the configuration and `further` ones.
+pub fn run(policy: &Policy, root: &Root, further: &[PolicyTest], only: Option<&str>) -> Results {
+    let cases = root.tests.iter().chain(further).filter(|test| only.is_none_or(|text| test.name.contains(text)));
+    Results { cases: cases.map(|test| run_one(policy, root, test)).collect() }
+}
+
+fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
+    let name = test.name.clone();
+    let scenario = match Scenario::new(test.principal.as_ref(), &test.request, root) {
+        Ok(scenario) => scenario,
+        Err(why) => return CaseResult { name, decided: "not decided".to_owned(), differences: vec![why] },
+    };
+    let decision = policy.decide(&scenario.principal, &scenario.request());
+    let mut differences = Vec::new();
+    let outcome = match &decision.outcome {
+        Outcome::Allow => ExpectedOutcome::Allow,
+        Outcome::Deny(_) | Outcome::NoMatch { .. } => ExpectedOutcome::Deny,
+        Outcome::Approve(_) => ExpectedOutcome::Approve,
+        Outcome::StepUp(_) => ExpectedOutcome::StepUp,
+    };
+    if outcome != test.expect.outcome {
+        differences.push(format!("expected {}", word(test.expect.outcome)));
+    }
+    if let Some(rule) = &test.expect.rule
+        && decision.rule.as_deref() != Some(rule)
+    {
+        differences.push(format!("expected rule {rule}"));
+    }
+    if let Some(expected) = &test.expect.kubernetes_groups {
+        let given = policy.kubernetes_groups(&scenario.principal).groups;
+        let mut given: Vec<&str> = given.iter().map(|group| &**group).collect();
+        let mut expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        given.sort_unstable();
+        expected.sort_unstable();
+        if given != expected {
+            let text = |groups: &[&str]| if groups.is_empty() { "none".to_owned() } else { groups.join(", ") };
+            differences.push(format!("expected groups {}, got {}", text(&expected), text(&given)));
+        }
+    }
+    if !differences.is_empty() {
+        let explanation = policy.explain(&scenario.principal, &scenario.request());
+        differences.extend(explanation.fixes.iter().map(|fix| format!("to pass: {fix}")));
+    }
+    let rule = decision.rule.as_deref().unwrap_or("no rule");
+    CaseResult { name, decided: format!("{} by {rule}", word(outcome)), differences }
+}
+
+fn word(outcome: ExpectedOutcome) -> &'static str {
+    match outcome {
+        ExpectedOutcome::Allow => "allow",
+        ExpectedOutcome::Deny => "deny",
+        ExpectedOutcome::StepUp => "step_up",
+        ExpectedOutcome::Approve => "approve",
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.cases.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
+        for case in &self.cases {
+            let mark = if case.differences.is_empty() { "ok  " } else { "FAIL" };
+            writeln!(f, "{mark}  {:width$}  {}", case.name, case.decided)?;
+            for difference in &case.differences {
+                writeln!(f, "      {difference}")?;
+            }
+        }
+        let failed = self.cases.iter().filter(|case| !case.differences.is_empty()).count();
+        match self.cases.len() {
+            0 => writeln!(f, "no cases; write some under `tests`"),
+            all => writeln!(f, "{} of {all} cases are decided as expected", all - failed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+use std::path::Path;
+
+use super::*;
+use crate::config::resolver::Resolver;
+
+const CONFIG: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}]
+rules: [{id: dev, who: {groups: [dev]}, do: allow}]
+";
+
+fn run_cases(tests: &str) -> Results {
+    let root: Root = serde_saphyr::from_str(CONFIG).unwrap();
+    let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+    run(&policy, &root, &read_tests(tests).unwrap(), None)
+}
+
+#[test]
+fn a_case_that_differs_fails_and_tells_how() {
+    let results = run_cases(
+        "
+tests:
+  - {name: good, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: dev}}
+  - {name: bad, principal: {groups: [ops]}, request: {route: web}, expect: {outcome: allow, kubernetes_groups: [x]}}
+  - {name: lost, principal: {}, request: {route: wbe}, expect: {outcome: deny}}
+",
+    );
+    assert_eq!(results.exit_code(), 1);
+    let text = results.to_string();
+    for part in [
+        "ok    good  allow by dev",
+        "FAIL  bad   deny by no rule",
+        "expected allow",
+        "expected groups x, got none",
+        "to pass: `dev` comes nearest to allowing it, and misses who.groups: needs dev, has ops",
+        "there is no route `wbe`; did you mean `web`?",
+        "1 of 3 cases",
+    ] {
+        assert!(text.contains(part), "{part}\n---\n{text}");
+    }
+}
+
+#[test]
+fn all_as_expected_passes_and_nothing_at_all_does_not() {
+    let good = "tests: [{name: a, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}]";
+    assert_eq!(run_cases(good).exit_code(), 0);
+    assert_eq!(run_cases("tests: []").exit_code(), 1);
+    assert!(read_tests("tests: [{nmae: a}]").is_err());
+}

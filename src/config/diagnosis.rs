@@ -1,0 +1,153 @@
+//! All that is wrong with one configuration, each finding with the place where it was written: what `doorward check`
+//! prints, and what a refused start or reload says.
+
+use std::{collections::BTreeSet, path::Path};
+
+use serde_json::{Value, json};
+
+use super::{
+    locations::{Locations, Place},
+    report::{At, Problem, Report, Severity},
+    source::SourceFile,
+};
+
+/// Nobody reads more in one go.
+pub const MAX_SHOWN: usize = 500;
+
+/// One problem at its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Nowhere, if it is about something that nobody wrote.
+    pub place: Option<Place>,
+    pub at: At,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// The findings, and the texts that they are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    files: Vec<SourceFile>,
+    findings: Vec<Finding>,
+}
+
+impl Diagnosis {
+    /// In the order of files and lines, each once.
+    pub(super) fn new(files: Vec<SourceFile>, mut findings: Vec<Finding>) -> Self {
+        findings.sort_by_key(|finding| {
+            let place = match &finding.place {
+                Some(Place::WholeFile { file }) => (0, *file, 0),
+                Some(Place::File { file, span }) => (0, *file, span.start),
+                Some(Place::Given(_)) => (1, 0, 0),
+                None => (2, 0, 0),
+            };
+            (place, finding.severity)
+        });
+        findings.dedup();
+        Self { files, findings }
+    }
+
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    pub fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+
+    pub fn errors(&self) -> usize {
+        self.count(Severity::Error)
+    }
+
+    pub fn warnings(&self) -> usize {
+        self.count(Severity::Warning)
+    }
+
+    /// For machines: `{errors, warnings, findings: [{severity, message, help, at, file, line, column, given_by}]}`,
+    /// lines and columns from 1, columns in characters; of very many findings the first [`MAX_SHOWN`].
+    pub fn to_json(&self) -> Value {
+        let findings: Vec<Value> =
+            self.findings.iter().take(MAX_SHOWN).map(|finding| self.finding_to_json(finding)).collect();
+        json!({"errors": self.errors(), "warnings": self.warnings(), "findings": findings})
+    }
+
+    fn finding_to_json(&self, finding: &Finding) -> Value {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let (mut given_by, mut file, mut place) = (None, None, None);
+        match &finding.place {
+            Some(Place::Given(giver)) => given_by = Some(giver.to_string()),
+            Some(Place::WholeFile { file: whole }) => file = Some(self.path(*whole)),
+            Some(Place::File { file: part, span }) => {
+                let text = self.files.get(*part).map_or("", |file| file.text.as_str());
+                file = Some(self.path(*part));
+                place = Some(line_and_column(text, span.start));
+            }
+            None => {}
+        }
+        json!({
+            "severity": severity,
+            "message": finding.message,
+            "help": finding.help,
+            "at": finding.at.to_string(),
+            "file": file,
+            "line": place.map(|(line, _)| line),
+            "column": place.map(|(_, column)| column),
+            "given_by": given_by,
+        })
+    }
+
+    fn path(&self, file: usize) -> String {
+        self.files.get(file).map_or_else(String::new, |file| printable(&file.path))
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// Findings of a report. What later checks found at parts that were `mended` is left out, as nobody wrote it.
+pub(super) fn findings(report: &Report, locations: &Locations, mended: &BTreeSet<At>) -> Vec<Finding> {
+    let written = |problem: &&Problem| {
+        !std::iter::successors(Some(problem.at.clone()), At::parent).any(|part| mended.contains(&part))
+    };
+    report
+        .problems()
+        .iter()
+        .filter(written)
+        .map(|problem| Finding {
+            severity: problem.severity,
+            place: match problem.offset {
+                Some(offset) => locations.place_within(&problem.at, offset),
+                None => locations.place(&problem.at),
+            },
+            at: problem.at.clone(),
+            message: shorten(&problem.message),
+            help: problem.help.as_deref().map(shorten),
+        })
+        .collect()
+}
+
+/// A message repeats what somebody wrote, which may be long.
+fn shorten(message: &str) -> String {
+    const MAX: usize = 600;
+    match message.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message.to_owned(),
+    }
+}
+
+/// Line and column of a byte, both from 1; the column in characters.
+pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
+    let before = text.get(..byte).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+pub(super) fn printable(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,104 @@
+//! What the files of a configuration contain, as digests: whether any of them has changed since it was read.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+/// No file that belongs to a configuration may be larger.
+pub const MAX_FILE: u64 = 4 << 20;
+
+/// Files and the digests of their contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint(BTreeMap<PathBuf, Content>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// It cannot be read, or is too large.
+    Absent,
+    Digest([u8; 32]),
+    /// It was read twice and had changed in between.
+    Torn,
+}
+
+impl Fingerprint {
+    /// Notes what was read: the bytes, or nothing where it could not be.
+    pub fn record(&mut self, path: &Path, bytes: Option<&[u8]>) {
+        let content = Content::of(bytes);
+        match self.0.get_mut(path) {
+            Some(seen) if *seen != content => *seen = Content::Torn,
+            Some(_) => {}
+            None => _ = self.0.insert(path.to_owned(), content),
+        }
+    }
+
+    /// The same files as they are now.
+    #[must_use]
+    pub fn now(&self) -> Self {
+        Self(self.0.keys().map(|path| (path.clone(), Content::of(read(path).ok().as_deref()))).collect())
+    }
+
+    /// Whether every file still has the content that was read.
+    pub fn is_current(&self) -> bool {
+        *self == self.now()
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathBuf::as_path)
+    }
+}
+
+impl Content {
+    fn of(bytes: Option<&[u8]>) -> Self {
+        match bytes.and_then(|bytes| digest(&SHA256, bytes).as_ref().try_into().ok()) {
+            Some(digest) => Self::Digest(digest),
+            None => Self::Absent,
+        }
+    }
+}
+
+/// Reads a regular file of at most [`MAX_FILE`] bytes.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {} MiB", MAX_FILE >> 20));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_a_loss_and_a_change_while_reading_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "one").unwrap();
+        let mut print = Fingerprint::default();
+        print.record(&path, Some(b"one"));
+        assert!(print.is_current());
+
+        std::fs::write(&path, "two").unwrap();
+        assert!(!print.is_current());
+        print.record(&path, Some(b"two"));
+        assert!(!print.is_current(), "read as one and as two");
+
+        std::fs::remove_file(&path).unwrap();
+        let mut print = Fingerprint::default();
+        print.record(&path, None);
+        assert!(print.is_current());
+        std::fs::write(&path, "").unwrap();
+        assert!(!print.is_current());
+    }
+}

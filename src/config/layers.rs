@@ -1,0 +1,362 @@
+//! The layers of a configuration: files, then the environment, then flags; each wins over those before it. Defaults
+//! stand below all of them and are those of [`raw::Root`](super::raw::Root).
+//!
+//! # The environment
+//!
+//! `DOORWARD_` and the path of a setting in upper case, two underscores between the parts, set it:
+//! `DOORWARD_AUDIT__WHEN_FULL=continue`. The value is YAML. Lists are set whole. A variable that begins with
+//! `DOORWARD_` and is no setting is an error, so that a misspelt one cannot go unnoticed, except:
+//!
+//! - those that an `env:` source of a secret names,
+//! - [`NOT_SETTINGS`], which the command line reads,
+//! - those that Kubernetes sets in every pod for a Service called `doorward` or `doorward-…`
+//!   (`DOORWARD_SERVICE_HOST`, `DOORWARD_PORT_443_TCP_ADDR`).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::OsString,
+    path::PathBuf,
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    value::{Dict, Map, Value},
+};
+
+use super::{
+    diagnosis::Finding,
+    locations::{Giver, Locations, Place},
+    report::{At, Severity, nearest},
+    schema,
+    source::{Data, Node},
+};
+
+/// Variables that begin with [`PREFIX`] and are read by the command line.
+pub const NOT_SETTINGS: &[&str] = &["DOORWARD_CONFIG"];
+
+/// What variables that are settings begin with.
+pub const PREFIX: &str = "DOORWARD_";
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The main file, or the folder of it.
+    pub path: PathBuf,
+    /// The variables of the process; those that do not begin with [`PREFIX`] are passed over.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Paths and values given by `--set`.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// With the environment of this process.
+    pub fn of_process(path: PathBuf, settings: Vec<(String, String)>) -> Self {
+        Self { path, environment: std::env::vars_os().collect(), settings }
+    }
+}
+
+/// One value that a variable or a flag gives.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    giver: Giver,
+    path: Vec<String>,
+    value: Node,
+}
+
+/// Reads the flags and those variables that are settings, variables first.
+pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Finding>) -> Vec<Setting> {
+    let mut flags = Vec::new();
+    for (path, value) in &sources.settings {
+        let giver = Giver::Flag(path.clone());
+        let path = path.split('.').map(str::to_owned).collect();
+        flags.extend(setting(giver, path, value, findings));
+    }
+
+    let mut secrets = BTreeSet::new();
+    let values = flags.iter().map(|setting: &Setting| &setting.value);
+    std::iter::once(file).chain(values).for_each(|node| collect_secret_variables(node, &mut secrets));
+
+    let known = schema::settings();
+    let roots: BTreeSet<&str> = known.iter().filter_map(|path| path.first().map(String::as_str)).collect();
+    let (mut variables, mut strangers) = (Vec::new(), Vec::new());
+    let mut environment: Vec<_> = sources.environment.iter().collect();
+    environment.sort();
+    for (name, value) in environment {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        if NOT_SETTINGS.contains(&name) || secrets.contains(name) {
+            continue;
+        }
+        let giver = Giver::Variable(name.to_owned());
+        let path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+        if !path.first().is_some_and(|first| roots.contains(first.as_str())) {
+            if !is_service_link(rest) {
+                strangers.push(name);
+            }
+        } else if let Some(value) = value.to_str() {
+            variables.extend(setting(giver, path, value, findings));
+        } else {
+            findings.push(given(giver, "the value is not UTF-8"));
+        }
+    }
+
+    variables.iter().for_each(|setting| collect_secret_variables(&setting.value, &mut secrets));
+    for name in strangers.into_iter().filter(|name| !secrets.contains(*name)) {
+        let names: Vec<String> = known.iter().map(|path| variable_name(path)).collect();
+        let mut finding = given(Giver::Variable(name.to_owned()), "this variable is no setting of Doorward");
+        finding.help = Some(match nearest(name, names.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("variables that begin with `{PREFIX}` are settings; rename it if it is something else"),
+        });
+        findings.push(finding);
+    }
+    variables.retain(|setting| !matches!(&setting.giver, Giver::Variable(name) if secrets.contains(name)));
+    variables.extend(flags);
+    variables
+}
+
+/// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it.
+pub(super) fn merge(
+    file: &Node,
+    settings: &[Setting],
+    locations: &mut Locations,
+) -> Result<serde_json::Value, Box<figment::Error>> {
+    let mut figment = Figment::new().merge(Layer { name: String::new(), value: file.to_json() });
+    let mut givers = HashMap::new();
+    for setting in settings {
+        givers.insert(setting.giver.to_string(), &setting.giver);
+        let value = setting
+            .path
+            .iter()
+            .rev()
+            .fold(setting.value.to_json(), |value, part| serde_json::json!({ part.as_str(): value }));
+        figment = figment.merge(Layer { name: setting.giver.to_string(), value });
+    }
+    let whole = Value::from(figment.data()?.remove(&Profile::Default).unwrap_or_default());
+    locations.insert_node(&At::root(), None, file);
+    let tracer = Tracer { figment: &figment, givers: &givers };
+    if let Value::Dict(_, entries) = &whole {
+        tracer.entries(&At::root(), entries, Some(file), locations);
+    }
+    Value::deserialize(&whole).map_err(Box::new)
+}
+
+struct Layer {
+    name: String,
+    value: serde_json::Value,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        let dict: Dict = Value::serialize(&self.value)?.deserialize()?;
+        Ok(Map::from([(Profile::Default, dict)]))
+    }
+}
+
+struct Tracer<'a> {
+    figment: &'a Figment,
+    givers: &'a HashMap<String, &'a Giver>,
+}
+
+impl Tracer<'_> {
+    fn entries(&self, at: &At, entries: &Dict, node: Option<&Node>, locations: &mut Locations) {
+        for (name, value) in entries {
+            let at = at.key(name);
+            let found = node.and_then(|node| node.get(name));
+            let overlaid = matches!((value, found), (Value::Dict(..), Some((_, Node { data: Data::Map(_), .. }))));
+            match (self.giver(value), found) {
+                (Some(giver), _) if !overlaid => locations.insert_given(&at, giver.clone()),
+                (_, Some((key, node))) => locations.insert_node(&at, Some(key), node),
+                (_, None) => {}
+            }
+            self.within(&at, value, found.map(|(_, node)| node), locations);
+        }
+    }
+
+    fn within(&self, at: &At, value: &Value, node: Option<&Node>, locations: &mut Locations) {
+        match value {
+            Value::Dict(_, entries) => self.entries(at, entries, node, locations),
+            Value::Array(_, items) if self.giver(value).is_none() => {
+                let Some(Node { data: Data::List(nodes), .. }) = node else { return };
+                for (index, (item, node)) in items.iter().zip(nodes).enumerate() {
+                    let at = at.index(index);
+                    locations.insert_node(&at, None, node);
+                    self.within(&at, item, Some(node), locations);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn giver(&self, value: &Value) -> Option<&Giver> {
+        let metadata = self.figment.get_metadata(value.tag())?;
+        self.givers.get(metadata.name.as_ref()).copied()
+    }
+}
+
+fn setting(giver: Giver, path: Vec<String>, value: &str, findings: &mut Vec<Finding>) -> Option<Setting> {
+    if path.iter().any(|part| part.is_empty() || part.bytes().all(|byte| byte.is_ascii_digit())) {
+        let mut finding = given(giver, "this is not the path of a setting");
+        finding.help = Some("a path consists of names; a list is set whole, such as `[a, b]`".to_owned());
+        findings.push(finding);
+        return None;
+    }
+    // The value is not repeated: somebody may have put a secret there.
+    let Ok(value) = Node::parse(value, 0) else {
+        let mut finding = given(giver, "the value cannot be read as YAML");
+        finding.help = Some("put text with special characters in quotes".to_owned());
+        findings.push(finding);
+        return None;
+    };
+    if !value.repeated_keys().is_empty() {
+        findings.push(given(giver, "a key stands twice in the value"));
+        return None;
+    }
+    Some(Setting { giver, path, value })
+}
+
+fn given(giver: Giver, message: &str) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        place: Some(Place::Given(giver)),
+        at: At::root(),
+        message: message.to_owned(),
+        help: None,
+    }
+}
+
+fn variable_name(path: &[String]) -> String {
+    format!("{PREFIX}{}", path.join("__").to_ascii_uppercase())
+}
+
+/// The names that stand under a key `env`, the form of a secret's source.
+fn collect_secret_variables(node: &Node, names: &mut BTreeSet<String>) {
+    match &node.data {
+        Data::List(items) => items.iter().for_each(|item| collect_secret_variables(item, names)),
+        Data::Map(entries) => {
+            for (key, value) in entries {
+                match &value.data {
+                    Data::Text(name) if key.name == "env" => _ = names.insert(name.clone()),
+                    _ => collect_secret_variables(value, names),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The variables of a Kubernetes Service (kubelet's `envvars` package), less what its name begins with.
+fn is_service_link(rest: &str) -> bool {
+    let parts: Vec<&str> = rest.split('_').collect();
+    let ends = |tail: &[&str]| parts.ends_with(tail);
+    let port = parts.iter().rposition(|part| matches!(*part, "TCP" | "UDP" | "SCTP"));
+    let of_port = port.is_some_and(|at| {
+        let number = at.checked_sub(1).and_then(|at| parts.get(at));
+        let word = at.checked_sub(2).and_then(|at| parts.get(at));
+        let tail = parts.get(at + 1..).unwrap_or_default();
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+            && word == Some(&"PORT")
+            && matches!(tail, [] | ["PROTO" | "PORT" | "ADDR"])
+    });
+    ends(&["SERVICE", "HOST"]) || parts.windows(2).any(|pair| pair == ["SERVICE", "PORT"]) || ends(&["PORT"]) || of_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings_of(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> (Vec<Setting>, Vec<Finding>) {
+        let sources = Sources {
+            path: PathBuf::new(),
+            environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            settings: flags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        };
+        let mut findings = Vec::new();
+        let settings = settings(&sources, &Node::parse(file, 0).unwrap(), &mut findings);
+        (settings, findings)
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_variables_over_the_file() {
+        let file = "audit: {when_full: refuse, queue: 1}\nlog: {filter: a, format: text}\nworkers: 1\n";
+        let (settings, findings) = settings_of(
+            file,
+            &[("DOORWARD_AUDIT__WHEN_FULL", "continue"), ("DOORWARD_WORKERS", "2"), ("HOME", "/")],
+            &[("workers", "3"), ("log.filter", "debug")],
+        );
+        assert!(findings.is_empty(), "{findings:?}");
+        let mut locations = Locations::default();
+        let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
+        assert_eq!(
+            merged,
+            serde_json::json!({
+                "audit": {"when_full": "continue", "queue": 1},
+                "log": {"filter": "debug", "format": "text"},
+                "workers": 3,
+            })
+        );
+        let place = |pointer: [&str; 2]| locations.place(&At::root().key(pointer[0]).key(pointer[1]));
+        assert_eq!(
+            place(["audit", "when_full"]),
+            Some(Place::Given(Giver::Variable("DOORWARD_AUDIT__WHEN_FULL".to_owned())))
+        );
+        assert_eq!(place(["log", "filter"]), Some(Place::Given(Giver::Flag("log.filter".to_owned()))));
+        assert_eq!(place(["audit", "queue"]), Some(Place::File { file: 0, span: 34..35 }));
+        assert_eq!(locations.place(&At::root().key("workers")), Some(Place::Given(Giver::Flag("workers".to_owned()))));
+    }
+
+    #[test]
+    fn a_list_that_is_set_takes_the_places_of_the_one_in_the_file_away() {
+        let file = "policies: [a, b]\n";
+        let (settings, _) = settings_of(file, &[("DOORWARD_POLICIES", "[c]")], &[]);
+        let mut locations = Locations::default();
+        let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
+        assert_eq!(merged, serde_json::json!({"policies": ["c"]}));
+        let given = Some(Place::Given(Giver::Variable("DOORWARD_POLICIES".to_owned())));
+        assert_eq!(locations.place(&At::root().key("policies").index(0)), given);
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_an_error_unless_something_else_explains_it() {
+        for (name, file, error) in [
+            ("DOORWARD_AUDIT_WHEN_FULL", "", Some("did you mean `DOORWARD_AUDIT__WHEN_FULL`?")),
+            ("DOORWARD_WORKRES", "", Some("did you mean `DOORWARD_WORKERS`?")),
+            ("DOORWARD_ADMIN_TOKEN", "", Some("did you mean `DOORWARD_ADMIN__TOKEN`?")),
+            ("DOORWARD_ADMIN_TOKEN", "admin: {token: {env: DOORWARD_ADMIN_TOKEN}}", None),
+            ("DOORWARD_SOMETHING_ELSE_ENTIRELY", "", Some("variables that begin with")),
+            ("DOORWARD_CONFIG", "", None),
+            ("DOORWARD_SERVICE_HOST", "", None),
+            ("DOORWARD_SERVICE_PORT_HTTPS", "", None),
+            ("DOORWARD_PORT", "", None),
+            ("DOORWARD_PORT_443_TCP", "", None),
+            ("DOORWARD_PORT_443_TCP_ADDR", "", None),
+            ("DOORWARD_ADMIN_SERVICE_HOST", "", None),
+            ("DOORWARD_PORT_443_TCP_NAME", "", Some("variables that begin with")),
+        ] {
+            let (settings, findings) = settings_of(file, &[(name, "hunter2")], &[]);
+            assert!(settings.is_empty(), "{name}");
+            match error {
+                None => assert!(findings.is_empty(), "{name}: {findings:?}"),
+                Some(help) => {
+                    assert_eq!(findings.len(), 1, "{name}");
+                    assert!(findings[0].help.as_deref().unwrap().starts_with(help), "{findings:?}");
+                    assert!(!format!("{findings:?}").contains("hunter2"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_into_a_list_or_a_value_that_is_no_yaml_is_refused() {
+        for flag in
+            [("listeners.0.address", "x"), ("", "x"), ("log..filter", "x"), ("workers", "["), ("log", "{a: 1, a: 2}")]
+        {
+            let (settings, findings) = settings_of("", &[], &[flag]);
+            assert!(settings.is_empty() && findings.len() == 1, "{flag:?}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! From sources to a configuration that may run, or to everything that is wrong with it.
+//!
+//! One run finds all problems: after the syntax, the shape of the whole document is checked and mended, so that the
+//! checks of what it means go on in spite of misspelt keys. What was mended is never run: a single error refuses the
+//! whole.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    diagnosis::{self, Diagnosis, Finding},
+    fingerprint::Fingerprint,
+    layers::{self, Setting, Sources},
+    locations::{Locations, Place},
+    raw,
+    report::{At, Report, Severity, nearest},
+    resolve,
+    resolver::Resolver,
+    schema, shape,
+    source::{Data, Node, SourceFile},
+};
+
+/// The main file of a folder that is given as the configuration.
+pub const MAIN_FILE: &str = "doorward.yaml";
+
+/// How often files that change while they are read are read again.
+const ATTEMPTS: usize = 5;
+
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Loaded {
+    pub raw: raw::Root,
+    /// What somebody should look at all the same.
+    pub warnings: Diagnosis,
+    /// Who wrote what, for printing.
+    pub locations: Locations,
+    /// All files that it depends on, as they were read.
+    pub fingerprint: Fingerprint,
+    /// The main file.
+    pub path: PathBuf,
+}
+
+/// A configuration with errors.
+#[derive(Debug)]
+pub struct Refused {
+    pub diagnosis: Diagnosis,
+    /// The files read: a change of any may mend it.
+    pub fingerprint: Fingerprint,
+}
+
+/// Loads a configuration.
+///
+/// `components` turns it into what the program runs on, and reports what is wrong with its part through the resolver;
+/// its result is given back if nothing was. It is called again if a file changed in the meantime, so that what runs
+/// comes from one state of all files: a half-replaced folder never gives an old main file with a new policy.
+pub fn load<T>(
+    sources: &Sources,
+    mut components: impl FnMut(&raw::Root, &mut Resolver) -> T,
+) -> Result<(Loaded, T), Box<Refused>> {
+    let mut attempt = 1;
+    loop {
+        let result = load_once(sources, &mut components);
+        let fingerprint = match &result {
+            Ok((loaded, _)) => &loaded.fingerprint,
+            Err(refused) => &refused.fingerprint,
+        };
+        if fingerprint.is_current() {
+            return result;
+        }
+        if attempt == ATTEMPTS {
+            let finding = Finding {
+                severity: Severity::Error,
+                place: None,
+                at: At::root(),
+                message: "the files changed again and again while they were read".to_owned(),
+                help: Some("replace files whole: write beside them and rename".to_owned()),
+            };
+            let diagnosis = Diagnosis::new(Vec::new(), vec![finding]);
+            return Err(Box::new(Refused { diagnosis, fingerprint: fingerprint.clone() }));
+        }
+        attempt += 1;
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.diagnosis.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn load_once<T>(
+    sources: &Sources,
+    components: &mut impl FnMut(&raw::Root, &mut Resolver) -> T,
+) -> Result<(Loaded, T), Box<Refused>> {
+    let folder = sources.path.is_dir();
+    let path = if folder { sources.path.join(MAIN_FILE) } else { sources.path.clone() };
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let mut resolver = Resolver::new(&base);
+    let mut draft = Draft::default();
+
+    let main = match resolver.read_named(&path) {
+        Ok(bytes) => draft.parse(&path, bytes),
+        Err(why) => {
+            let message = format!("{} {why}", path.display());
+            let help = folder.then(|| format!("in a folder the main file is `{MAIN_FILE}`"));
+            draft.findings.push(Finding { help, ..Finding::error(None, message) });
+            None
+        }
+    };
+    let Some(main) = main else { return Err(draft.refuse(&resolver)) };
+    let settings = layers::settings(sources, &main, &mut draft.findings);
+    let main = draft.add_policies(main, &settings, &mut resolver);
+    if folder {
+        draft.note_unlisted(&base, &path, &resolver);
+    }
+    let (raw, mended) = match draft.assemble(&main, &settings) {
+        Ok(assembled) => assembled,
+        Err(message) => {
+            draft.findings.push(Finding::error(None, message));
+            return Err(draft.refuse(&resolver));
+        }
+    };
+
+    resolve::check(&raw, &mended, &mut resolver);
+    let result = components(&raw, &mut resolver);
+    draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
+    let fingerprint = resolver.fingerprint().clone();
+    let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);
+    // Mended parts are reported where they are mended; should that ever be missed, they are refused all the same.
+    if diagnosis.errors() > 0 || !mended.is_empty() || resolver.report.has_errors() {
+        return Err(Box::new(Refused { diagnosis, fingerprint }));
+    }
+    Ok((Loaded { raw, warnings: diagnosis, locations: draft.locations, fingerprint, path }, result))
+}
+
+/// A configuration on the way.
+#[derive(Debug, Default)]
+struct Draft {
+    files: Vec<SourceFile>,
+    findings: Vec<Finding>,
+    locations: Locations,
+}
+
+impl Draft {
+    fn parse(&mut self, path: &Path, bytes: Vec<u8>) -> Option<Node> {
+        let file = self.files.len();
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                self.files.push(SourceFile { path: path.to_owned(), text: String::new() });
+                let message = format!("the file is not UTF-8 (byte {valid})");
+                self.findings.push(Finding::error(Some(Place::WholeFile { file }), message));
+                return None;
+            }
+        };
+        let parsed = Node::parse(&text, file);
+        self.files.push(SourceFile { path: path.to_owned(), text });
+        let node = match parsed {
+            Ok(node) => node,
+            Err(malformed) => {
+                let place = Place::File { file, span: malformed.span };
+                self.findings.push(Finding::error(Some(place), malformed.message));
+                return None;
+            }
+        };
+        for (file, key) in node.repeated_keys() {
+            let place = Place::File { file, span: key.span.clone() };
+            self.findings.push(Finding::error(Some(place), format!("`{}` stands here a second time", key.name)));
+        }
+        match node.data {
+            Data::Map(_) => Some(node),
+            Data::Null => Some(Node { data: Data::Map(Vec::new()), ..node }),
+            _ => {
+                self.findings.push(Finding::error(
+                    Some(Place::WholeFile { file }),
+                    "the file must be a map of settings".to_owned(),
+                ));
+                None
+            }
+        }
+    }
+
+    /// Reads the files that `policies` lists, and puts their grants and rules behind those of the main file.
+    fn add_policies(&mut self, mut main: Node, settings: &[Setting], resolver: &mut Resolver) -> Node {
+        let mut locations = Locations::new(self.files.clone());
+        let Ok(merged) = layers::merge(&main, settings, &mut locations) else { return main };
+        let listed = merged.get("policies").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut seen = BTreeSet::new();
+        for (index, name) in listed.iter().enumerate() {
+            let Some(name) = name.as_str() else { continue };
+            let at = At::root().key("policies").index(index);
+            let path = resolver.path(Path::new(name));
+            if !seen.insert(std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone())) {
+                self.findings.push(Finding::error(locations.place(&at), format!("`{name}` is listed twice")));
+                continue;
+            }
+            match resolver.read_named(&path) {
+                Ok(bytes) => {
+                    if let Some(policy) = self.parse(&path, bytes) {
+                        self.append_policy(&mut main, policy);
+                    }
+                }
+                Err(why) => {
+                    let help = "a policy file that is lost could widen the policy; restore it, or take it off the list";
+                    let message = format!("policy file {} {why}", path.display());
+                    self.findings
+                        .push(Finding { help: Some(help.to_owned()), ..Finding::error(locations.place(&at), message) });
+                }
+            }
+        }
+        main
+    }
+
+    fn append_policy(&mut self, main: &mut Node, policy: Node) {
+        let parts = schema::policy_parts();
+        let Data::Map(entries) = policy.data else { return };
+        for (key, value) in entries {
+            let file = value.source;
+            if !parts.contains(&key.name) {
+                let help = match nearest(&key.name, parts.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "all other settings belong into the main file".to_owned(),
+                };
+                let place = Place::File { file, span: key.span };
+                let message = format!("there is no setting `{}` in a policy file", key.name);
+                self.findings.push(Finding { help: Some(help), ..Finding::error(Some(place), message) });
+                continue;
+            }
+            let span = value.span;
+            let Data::List(items) = value.data else {
+                let place = Place::File { file, span: key.span };
+                self.findings.push(Finding::error(Some(place), format!("`{}` must be a list", key.name)));
+                continue;
+            };
+            let Data::Map(all) = &mut main.data else { return };
+            match all.iter_mut().rev().find(|(known, _)| known.name == key.name) {
+                Some((_, Node { data: Data::List(known), .. })) => known.extend(items),
+                // The shape check reports what stands there instead.
+                Some(_) => {}
+                None => all.push((key, Node { source: file, span, data: Data::List(items) })),
+            }
+        }
+    }
+
+    /// Warns of files in the folder that look like parts of the configuration and are none.
+    fn note_unlisted(&mut self, base: &Path, main: &Path, resolver: &Resolver) {
+        let Ok(folder) = std::fs::read_dir(base) else { return };
+        let mut unlisted: Vec<PathBuf> = folder
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"))
+            .filter(|path| path.is_file() && path != main && !resolver.files().contains(path))
+            .collect();
+        unlisted.sort();
+        for path in unlisted {
+            let name = path.file_name().unwrap_or_default().display().to_string();
+            self.findings.push(Finding {
+                severity: Severity::Warning,
+                help: Some(format!("add `{name}` to `policies`, or move it elsewhere")),
+                ..Finding::error(
+                    Some(Place::WholeFile { file: 0 }),
+                    format!("{} is in the folder, but not used", path.display()),
+                )
+            });
+        }
+    }
+
+    /// Merges the layers and gives them their shape, with the parts that had to be mended.
+    fn assemble(&mut self, main: &Node, settings: &[Setting]) -> Result<(raw::Root, BTreeSet<At>), String> {
+        self.locations = Locations::new(self.files.clone());
+        let mut document = layers::merge(main, settings, &mut self.locations).map_err(|error| error.to_string())?;
+        let mut report = Report::default();
+        let mended = shape::check(&mut document, &mut report, &mut self.locations);
+        self.findings.extend(diagnosis::findings(&report, &self.locations, &BTreeSet::new()));
+        let raw = serde_json::from_value(document).map_err(|error| format!("cannot be read: {error}"))?;
+        Ok((raw, mended))
+    }
+
+    fn refuse(self, resolver: &Resolver) -> Box<Refused> {
+        // Once there are locations, their texts are those with secrets masked.
+        let masked = self.locations.files();
+        let files = if masked.is_empty() { self.files } else { masked.to_vec() };
+        let diagnosis = Diagnosis::new(files, self.findings);
+        Box::new(Refused { diagnosis, fingerprint: resolver.fingerprint().clone() })
+    }
+}
+
+impl Finding {
+    fn error(place: Option<Place>, message: String) -> Self {
+        Self { severity: Severity::Error, place, at: At::root(), message, help: None }
+    }
+}
+
+/// Reads bytes as a main file, through all checks that need no other file. For fuzzing: never panics, and ends.
+pub fn fuzz_configuration(bytes: &[u8]) {
+    let mut draft = Draft::default();
+    let Some(main) = draft.parse(Path::new("fuzz.yaml"), bytes.to_vec()) else {
+        _ = Diagnosis::new(draft.files, draft.findings).render(false);
+        return;
+    };
+    // Whatever the shape check lets through or mends must be readable, or problems would go unreported.
+    let (raw, mended) = match draft.assemble(&main, &[]) {
+        Ok(assembled) => assembled,
+        Err(message) => panic!("the shape check let through what {message}"),
+    };
+    let mut resolver = Resolver::new(Path::new(""));
+    resolve::check(&raw, &mended, &mut resolver);
+    draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
+    let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);
+    assert!(mended.is_empty() || diagnosis.errors() > 0, "mended without a finding");
+    _ = (diagnosis.render(false), diagnosis.to_json());
+}

@@ -1,0 +1,225 @@
+//! Where each part of the merged configuration was written: in which file and at which bytes, or by which variable or
+//! flag.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+};
+
+use super::{
+    report::At,
+    source::{Data, Key, Node, SourceFile},
+};
+
+/// Who gave a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// An environment variable, by name.
+    Variable(String),
+    /// `--set` with this path.
+    Flag(String),
+}
+
+impl fmt::Display for Giver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Flag(path) => write!(f, "flag --set {path}"),
+        }
+    }
+}
+
+/// Where something was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file, by its number in [`Locations::files`].
+    File { file: usize, span: Range<usize> },
+    /// In a file as a whole.
+    WholeFile { file: usize },
+    /// Not in a file.
+    Given(Giver),
+}
+
+/// The places of all parts of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Locations {
+    files: Vec<SourceFile>,
+    entries: BTreeMap<At, Entry>,
+    /// Keys that are themselves the problem.
+    at_key: BTreeSet<At>,
+}
+
+#[derive(Clone, Debug)]
+enum Entry {
+    Node { file: usize, key: Option<Range<usize>>, value: Range<usize>, container: bool },
+    Given(Giver),
+}
+
+impl Locations {
+    pub(super) fn new(files: Vec<SourceFile>) -> Self {
+        Self { files, ..Self::default() }
+    }
+
+    /// The files read, the main one first.
+    pub fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+
+    /// Where a problem with the value at `at` is to be shown. What was not written is shown at the nearest part around
+    /// it that was.
+    pub fn place(&self, at: &At) -> Option<Place> {
+        let (found, entry) = self.nearest(at)?;
+        Some(match entry {
+            Entry::Given(giver) => Place::Given(giver.clone()),
+            Entry::Node { file, key: Some(key), .. } if found == *at && self.at_key.contains(at) => {
+                Place::File { file: *file, span: key.clone() }
+            }
+            Entry::Node { file, key: Some(key), container: true, .. } => Place::File { file: *file, span: key.clone() },
+            Entry::Node { file, .. } if found == At::root() => Place::WholeFile { file: *file },
+            Entry::Node { file, value, container, .. } => {
+                let span = if *container { self.to_line_end(*file, value.start) } else { value.clone() };
+                Place::File { file: *file, span }
+            }
+        })
+    }
+
+    /// Where byte `offset` of the text at `at` stands: within a plain, quoted or block scalar.
+    pub(super) fn place_within(&self, at: &At, offset: usize) -> Option<Place> {
+        let place = self.place(at)?;
+        let Place::File { file, span } = &place else { return Some(place) };
+        let written = self.files.get(*file).and_then(|source| source.text.get(span.clone())).unwrap_or_default();
+        let start = span.start + skip(written, offset);
+        let width = self
+            .files
+            .get(*file)
+            .and_then(|source| source.text.get(start..span.end))
+            .and_then(|rest| rest.chars().next())
+            .map_or(0, char::len_utf8);
+        Some(Place::File { file: *file, span: start..start + width })
+    }
+
+    /// Who gave the value at `at`, if anybody did: the default values are nobody's.
+    pub fn written(&self, at: &At) -> Option<Place> {
+        self.entries.contains_key(at).then(|| self.place(at)).flatten()
+    }
+
+    /// Makes problems at `at` show the key and not the value.
+    pub(super) fn show_key(&mut self, at: &At) {
+        self.at_key.insert(at.clone());
+    }
+
+    pub(super) fn insert_node(&mut self, at: &At, key: Option<&Key>, node: &Node) {
+        let container = matches!(node.data, Data::List(_) | Data::Map(_));
+        let key = key.map(|key| key.span.clone());
+        self.entries.insert(at.clone(), Entry::Node { file: node.source, key, value: node.span.clone(), container });
+        if matches!(&node.data, Data::Text(text) if has_user(text)) {
+            self.mask(at);
+        }
+    }
+
+    pub(super) fn insert_given(&mut self, at: &At, giver: Giver) {
+        self.entries.insert(at.clone(), Entry::Given(giver));
+    }
+
+    /// Replaces the scalars at and within `at` by asterisks in the texts that reports show.
+    pub(super) fn mask(&mut self, at: &At) {
+        let scalars: Vec<(usize, Range<usize>)> = self
+            .entries
+            .range(at..)
+            .take_while(|(found, _)| found.as_str().starts_with(at.as_str()))
+            .filter(|(found, _)| found.is_within(at))
+            .filter_map(|(_, entry)| match entry {
+                Entry::Node { file, value, container: false, .. } => Some((*file, value.clone())),
+                _ => None,
+            })
+            .collect();
+        for (file, span) in scalars {
+            self.mask_bytes(file, span);
+        }
+    }
+
+    fn mask_bytes(&mut self, file: usize, span: Range<usize>) {
+        let Some(source) = self.files.get_mut(file) else { return };
+        let Some(written) = source.text.get(span.clone()) else { return };
+        // Of the same length, so that all other places stay true.
+        let masked: String =
+            written.chars().map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) }).collect();
+        source.text.replace_range(span, &masked);
+    }
+
+    fn nearest(&self, at: &At) -> Option<(At, &Entry)> {
+        let mut pointer = at.clone();
+        loop {
+            if let Some(entry) = self.entries.get(&pointer) {
+                return Some((pointer, entry));
+            }
+            pointer = pointer.parent()?;
+        }
+    }
+
+    fn to_line_end(&self, file: usize, start: usize) -> Range<usize> {
+        let rest = self.files.get(file).and_then(|source| source.text.get(start..)).unwrap_or_default();
+        start..start + rest.find('\n').unwrap_or(rest.len())
+    }
+}
+
+/// Whether a text is an address with a user, and perhaps a password (RFC 3986 section 3.2.1).
+fn has_user(text: &str) -> bool {
+    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    authority.is_some_and(|authority| authority.contains('@'))
+}
+
+/// How many bytes of `written` stand before byte `offset` of the value that it denotes, found by walking quotes,
+/// indentation and line folds. The start where that is not plain to see.
+fn skip(written: &str, offset: usize) -> usize {
+    let body = match written.as_bytes().first() {
+        Some(b'\'' | b'"') => 1,
+        Some(b'|' | b'>') => written.find('\n').map_or(0, |end| end + 1),
+        _ => 0,
+    };
+    let block = body > 1;
+    let quoted = body == 1;
+    let (mut value, mut line_start) = (0, true);
+    let chars = written.char_indices().skip_while(|(at, _)| *at < body);
+    for (at, c) in chars {
+        let indentation = line_start && (block || at > body) && (c == ' ' || c == '\t');
+        if indentation {
+            continue;
+        }
+        if value >= offset {
+            return at;
+        }
+        line_start = c == '\n';
+        if quoted && c == '\\' {
+            return 0;
+        }
+        value += c.len_utf8();
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_into_a_value_is_found_in_what_was_written() {
+        for (written, offset, rest) in [
+            ("a == b", 5, "b"),
+            ("'a == b'", 5, "b'"),
+            ("\"a == b\"", 0, "a == b\""),
+            ("|\n    one\n    two\n", 4, "two\n"),
+            ("|-\n  one\n  two", 5, "wo"),
+            ("one\n    two", 4, "two"),
+        ] {
+            assert_eq!(&written[skip(written, offset)..], rest, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_behind_an_escape_or_the_end_points_at_the_start() {
+        assert_eq!(skip("\"a\\tb\"", 2), 0);
+        assert_eq!(skip("ab", 9), 0);
+    }
+}

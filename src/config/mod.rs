@@ -1,0 +1,39 @@
+//! Configuration: what a person writes ([`raw`]), where it is wrong ([`report`]), and what the program runs on.
+//!
+//! [`load`] goes from [`Sources`] to a [`Loaded`] configuration or a [`Refused`] one:
+//!
+//! 1. [`source`] reads each YAML file into a tree that knows where everything stands,
+//! 2. `layers` puts environment and flags on top,
+//! 3. `shape` compares the whole with the JSON [`schema`](schema()), and finds every misspelt key and wrong type,
+//! 4. [`resolve`] checks what belongs to no component alone, such as references from routes to upstreams,
+//! 5. the components read secrets and files through the [`resolver`] and check their parts.
+//!
+//! All problems of all steps are told in one [`Diagnosis`]. [`watch`] tells when to do it again, and [`reload`] what of
+//! a new configuration takes a restart.
+
+pub mod diagnosis;
+mod effective;
+pub mod fingerprint;
+mod layers;
+mod load;
+pub mod locations;
+pub mod raw;
+pub mod reload;
+mod render;
+pub mod report;
+pub mod resolve;
+pub mod resolver;
+mod schema;
+mod shape;
+pub mod source;
+#[cfg(test)]
+mod tests;
+pub mod values;
+pub mod watch;
+
+pub use self::{
+    diagnosis::Diagnosis,
+    layers::{NOT_SETTINGS, PREFIX, Sources},
+    load::{Loaded, MAIN_FILE, Refused, fuzz_configuration, load},
+    schema::schema,
+};

@@ -1,0 +1,232 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{SecretSource, Span};
+
+/// An OAuth 2.0 or OpenID Connect issuer, or a Kubernetes cluster, whose tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The name by which rules, grants and routes speak of this issuer.
+    pub name: String,
+    /// The issuer identifier, compared byte for byte with the `iss` claim.
+    pub issuer: String,
+    /// Defaults for a known kind of issuer; what is set here beside it wins.
+    #[serde(default)]
+    pub preset: Option<Preset>,
+    /// Values of `aud` that mean us. At least one must be in the token.
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    /// Signature algorithms accepted. Default: RS256 and ES256.
+    #[serde(default)]
+    pub algorithms: Option<Vec<Algorithm>>,
+    /// Values of the `typ` header accepted, compared without case; `""` stands for an absent one.
+    /// Default: `at+jwt` and `application/at+jwt`.
+    #[serde(default)]
+    pub token_types: Option<Vec<String>>,
+    /// Where the facts about a principal stand in the token.
+    #[serde(default)]
+    pub claims: ClaimPaths,
+    /// The Kubernetes user name: text with `{issuer}`, `{sub}` or `{claim:/path}`. Default: `{issuer}#{sub}`.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// What its principals are, unless `clients` says otherwise. Without it: an agent.
+    #[serde(default)]
+    pub kind: Option<Kind>,
+    /// The clients (applications) known at this issuer.
+    #[serde(default)]
+    pub clients: Vec<Client>,
+    /// Refuse tokens of clients that `clients` does not list. Default: off, unless the audience is shared.
+    #[serde(default)]
+    pub listed_clients_only: bool,
+    /// Claims that must be present with one of these exact values.
+    #[serde(default)]
+    pub required_claims: BTreeMap<String, Vec<serde_json::Value>>,
+    /// How far clocks may differ. Default: 30 s, at most 60 s.
+    #[serde(default)]
+    pub clock_skew: Option<Span>,
+    /// The longest time between `iat` and `exp`. Default: 24 h.
+    #[serde(default)]
+    pub max_lifetime: Option<Span>,
+    /// Whether and how tokens are introspected (RFC 7662).
+    #[serde(default)]
+    pub introspection: Option<Introspection>,
+    /// How people log in here with a browser. Without it: no login at this issuer.
+    #[serde(default)]
+    pub login: Option<Login>,
+    /// How the key set is fetched and kept.
+    #[serde(default)]
+    pub keys: KeySet,
+    /// Certificates of the authority that the issuer's own endpoints are trusted by. Default: the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Kubernetes only: ask the API server about each token that is new to us.
+    #[serde(default)]
+    pub token_review: Option<TokenReview>,
+}
+
+/// A known kind of issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// GitHub Actions (`https://token.actions.githubusercontent.com`).
+    GithubActions,
+    /// GitLab CI job tokens (`id_tokens`).
+    GitlabCi,
+    /// Projected service-account tokens of a Kubernetes cluster.
+    Kubernetes,
+}
+
+/// A signature algorithm of RFC 7518.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+/// Where facts stand in a token: the name of a claim, or a JSON pointer (`/realm_access/roles`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClaimPaths {
+    /// The groups of the principal: an array of strings. Default: `groups`.
+    pub groups: Option<String>,
+    /// The granted scopes: a space separated string or an array of strings. Default: `scope`, else `scp`.
+    pub scopes: Option<String>,
+    /// The client that the token was issued to. Default: `client_id`, else `azp`, `cid` or `appid`.
+    pub client: Option<String>,
+}
+
+/// What a principal is. Rules ask for it, and only a human can approve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A person.
+    Human,
+    /// A bot or an AI agent. Also everything whose kind nothing tells.
+    Agent,
+    /// A pod or a CI job.
+    Workload,
+}
+
+/// A client (application) of an issuer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// Its client id.
+    pub id: String,
+    /// What principals that come with it are.
+    #[serde(default)]
+    pub kind: Option<Kind>,
+}
+
+/// Token introspection (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Introspection {
+    /// Which tokens are introspected.
+    pub mode: IntrospectionMode,
+    /// The endpoint. Default: the one that discovery names.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Who we are at the endpoint.
+    pub client: ClientCredentials,
+    /// How long a positive answer is used, at most until the token's `exp`. Default: 30 s, at most 60 s.
+    #[serde(default)]
+    pub cache: Option<Span>,
+    /// The time for one try; there are two. Default: 1 s.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// Which tokens are introspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IntrospectionMode {
+    /// None: tokens that are not JWTs are refused.
+    Never,
+    /// Those that are not JWTs.
+    Opaque,
+    /// All; the signature of a JWT is checked as well.
+    Always,
+}
+
+/// How Doorward authenticates as a client of the issuer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCredentials {
+    /// The client id.
+    pub id: String,
+    /// The method. Default: `basic` with a secret, `private_key_jwt` with a key.
+    #[serde(default)]
+    pub method: Option<ClientAuthMethod>,
+    /// The client secret.
+    #[serde(default)]
+    pub secret: Option<SecretSource>,
+    /// The private key of `private_key_jwt`, PEM (PKCS #8).
+    #[serde(default)]
+    pub key: Option<SecretSource>,
+    /// The `kid` of that key.
+    #[serde(default)]
+    pub key_id: Option<String>,
+}
+
+/// Client authentication methods (RFC 6749 section 2.3, RFC 7523).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthMethod {
+    /// HTTP Basic.
+    Basic,
+    /// Client id and secret in the form.
+    Post,
+    /// A signed assertion (RFC 7523).
+    PrivateKeyJwt,
+    /// None: a public client (PKCE only).
+    None,
+}
+
+/// Browser login with OpenID Connect: authorization code, PKCE, nonce, state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// Who we are at the provider. Its redirect address is `https://HOST/oauth2/callback`, for each browser host.
+    pub client: ClientCredentials,
+    /// Scopes that the login requests. `openid` is always among them.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
+/// How the key set of an issuer is fetched and kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeySet {
+    /// The address of the key set. Default: `jwks_uri` of the discovery document.
+    pub url: Option<String>,
+    /// How long a key set is used after its last successful fetch. Default: 12 h; `0` turns stale use off.
+    pub max_stale: Option<Span>,
+    /// A folder where the last good set is kept for a start during an outage. Default: none.
+    pub keep_in: Option<PathBuf>,
+    /// The token that the fetch presents, such as the pod's own for a cluster that wants one.
+    pub bearer: Option<SecretSource>,
+}
+
+/// TokenReview (`authentication.k8s.io/v1`) at the API server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenReview {
+    /// The upstream, by name, that is the API server.
+    pub upstream: String,
+    /// The token that authorises the review. It needs `create` on `tokenreviews`, and is not the data path's.
+    pub bearer: SecretSource,
+    /// How long a positive answer is used. Default: 10 s.
+    #[serde(default)]
+    pub cache: Option<Span>,
+}

@@ -1,0 +1,73 @@
+//! What a person writes: the shape of the configuration files, one field a setting, unknown keys refused.
+//!
+//! Nothing here is checked beyond its shape. Each component turns its part into what it runs on and reports what is
+//! wrong with it (`config::resolve`). The JSON Schema that `doorward schema` prints is derived from these types, so
+//! every field carries the sentence that an editor shows.
+
+mod issuers;
+mod operations;
+mod policy;
+mod routes;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{issuers::*, operations::*, policy::*, routes::*};
+
+/// The configuration of Doorward.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Root {
+    /// Further files with `grants`, `rules` and `tests`, relative to this file. The list is explicit: a file that is
+    /// missing is an error, so that a lost file of denies can never widen the policy.
+    pub policies: Vec<PathBuf>,
+    /// The host whose `/.well-known/` is Doorward's own, such as `tekton.example.com`.
+    pub external_host: Option<String>,
+    /// Worker threads that serve requests. Default: one a processor. Fixed until restart.
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: Option<u16>,
+    /// Where Doorward listens. Fixed until restart, except certificates and trusted peers.
+    pub listeners: Vec<Listener>,
+    /// Sizes, counts and times that bound what a client or an upstream can make Doorward do.
+    pub limits: Limits,
+    /// Who is trusted to say who somebody is.
+    pub issuers: Vec<Issuer>,
+    /// Senders of webhooks and how their deliveries are verified.
+    pub webhooks: Vec<Webhook>,
+    /// Where requests go.
+    pub upstreams: Vec<Upstream>,
+    /// Which request goes where, and which kinds of credential it may carry.
+    pub routes: Vec<Route>,
+    /// From scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    pub grants: Vec<Grant>,
+    /// Who may do what.
+    pub rules: Vec<Rule>,
+    /// Cases that the policy must decide as they say, for `doorward test`.
+    pub tests: Vec<PolicyTest>,
+    /// Browser sessions.
+    pub sessions: Sessions,
+    /// Where sessions, replay ids and revocations are kept.
+    pub store: Store,
+    /// The audit trail.
+    pub audit: Audit,
+    /// The listener for health and metrics, and the socket for operators.
+    pub admin: Admin,
+    /// The log of the program itself (not the audit trail).
+    pub log: Log,
+    /// Client certificates for the day when the provider is down.
+    pub break_glass: Option<BreakGlass>,
+}
+
+/// A file that `policies` names: the part of the configuration that says who may do what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyFile {
+    /// From scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    pub grants: Vec<Grant>,
+    /// Who may do what.
+    pub rules: Vec<Rule>,
+    /// Cases that the policy must decide as they say, for `doorward test`.
+    pub tests: Vec<PolicyTest>,
+}

@@ -1,0 +1,240 @@
+use std::{net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{SecretSource, Size, SocketAddress, Span};
+
+/// Bounds. Each has a default that suits a proxy at the edge of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of all request headers together. Beyond: 431.
+    pub header_bytes: Size,
+    /// Bytes of the request target. Beyond: 414.
+    pub uri_bytes: Size,
+    /// Number of request headers. Beyond: 431.
+    pub header_count: u16,
+    /// Time to receive the head of a request.
+    pub header_timeout: Span,
+    /// Time for the TLS handshake.
+    pub handshake_timeout: Span,
+    /// Time for a request body that is buffered, besides the time that `body_min_rate` gives.
+    pub body_timeout: Span,
+    /// The slowest that a buffered body may come, in bytes a second.
+    pub body_min_rate: Size,
+    /// How long a connection may be idle between requests.
+    pub idle_timeout: Span,
+    /// How long a streamed body may make no progress.
+    pub stream_idle_timeout: Span,
+    /// How long an upgraded connection or a watch may make no progress.
+    pub upgrade_idle_timeout: Span,
+    /// Concurrent HTTP/2 streams of a connection.
+    pub http2_streams: u32,
+    /// HTTP/2 flow-control window of a stream.
+    pub http2_stream_window: Size,
+    /// HTTP/2 flow-control window of a connection.
+    pub http2_connection_window: Size,
+    /// Connections at once, over all listeners.
+    pub connections: u32,
+    /// Connections at once from one address that is not a trusted proxy.
+    pub connections_per_address: u32,
+    /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
+    pub buffered_bytes: Size,
+    /// How long requests may take to end after SIGTERM.
+    pub drain: Span,
+    /// How long new connections are still accepted after SIGTERM, while readiness already fails.
+    pub drain_accept: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: Size::kib(32),
+            uri_bytes: Size::kib(8),
+            header_count: 100,
+            header_timeout: Span::from_secs(10),
+            handshake_timeout: Span::from_secs(10),
+            body_timeout: Span::from_secs(30),
+            body_min_rate: Size::kib(1),
+            idle_timeout: Span::from_secs(75),
+            stream_idle_timeout: Span::from_secs(300),
+            upgrade_idle_timeout: Span::from_secs(3600),
+            http2_streams: 100,
+            http2_stream_window: Size::kib(64),
+            http2_connection_window: Size::mib(1),
+            connections: 10_000,
+            connections_per_address: 200,
+            buffered_bytes: Size::mib(256),
+            drain: Span::from_secs(25),
+            drain_accept: Span::from_secs(5),
+        }
+    }
+}
+
+/// Browser sessions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// How long a session may be unused.
+    pub idle: Span,
+    /// How long a session lasts at most.
+    pub absolute: Span,
+    /// Keys that encrypt sessions at rest, 32 bytes each as base64; the first encrypts, all decrypt.
+    pub keys: Vec<SecretSource>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { idle: Span::from_secs(8 * 3600), absolute: Span::from_secs(24 * 3600), keys: Vec::new() }
+    }
+}
+
+/// Where what must survive is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The file of the embedded store. One process only. Fixed until restart.
+    pub path: PathBuf,
+    /// How long bearer routes go on with their copy of the revocations while the store is away.
+    pub max_mirror_age: Span,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: PathBuf::from("/var/lib/doorward/doorward.redb"), max_mirror_age: Span::from_secs(60) }
+    }
+}
+
+/// The audit trail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Where lines go.
+    pub sink: AuditSink,
+    /// The key of the hash chain, 32 bytes or more as base64. Without it one is made and kept beside the store.
+    pub chain_key: Option<SecretSource>,
+    /// The Ed25519 key that signs checkpoints, PEM (PKCS #8). Without it one is made and kept beside the store.
+    pub checkpoint_key: Option<SecretSource>,
+    /// A second place, a file, where checkpoints are copied to.
+    pub checkpoint_copy: Option<PathBuf>,
+    /// Records between checkpoints.
+    pub checkpoint_records: u32,
+    /// Time between checkpoints. A longer gap is an alarm.
+    pub checkpoint_interval: Span,
+    /// What happens when the sink takes no more.
+    pub when_full: WhenFull,
+    /// Records that wait for the sink before `when_full` applies.
+    pub queue: u32,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            sink: AuditSink::Stdout,
+            chain_key: None,
+            checkpoint_key: None,
+            checkpoint_copy: None,
+            checkpoint_records: 10_000,
+            checkpoint_interval: Span::from_secs(60),
+            when_full: WhenFull::Refuse,
+            queue: 8192,
+        }
+    }
+}
+
+/// Where audit lines go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AuditSink {
+    /// Standard output.
+    Stdout,
+    /// A file with rotation.
+    File(AuditFile),
+}
+
+/// An audit file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditFile {
+    /// The current file. Full ones stand beside it with a number.
+    pub path: PathBuf,
+    /// The size at which a new file begins. Default: 100 MiB.
+    #[serde(default)]
+    pub max_size: Option<Size>,
+    /// How many full files are kept. Default: all.
+    #[serde(default)]
+    pub keep: Option<u32>,
+}
+
+/// What happens when the audit sink takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// Requests are refused with 503: nothing happens that is not recorded.
+    Refuse,
+    /// Requests go on, lost records are counted and the gap is recorded once there is room.
+    Continue,
+}
+
+/// Health, metrics and the operator socket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// The address of `/healthz`, `/readyz` and `/metrics`. Without it: none. Fixed until restart.
+    #[schemars(with = "Option<SocketAddress>")]
+    pub address: Option<SocketAddr>,
+    /// The token that `/readyz` with reasons and `/metrics` ask for. Without it they answer on loopback only.
+    pub token: Option<SecretSource>,
+    /// The Unix socket for operator commands. Fixed until restart.
+    pub socket: Option<PathBuf>,
+    /// User ids that may use the socket, besides Doorward's own.
+    pub socket_users: Vec<u32>,
+}
+
+/// The log of the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// What is logged, in the syntax of `tracing` (`info`, `doorward=debug`).
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, filter: "info".to_owned() }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Access for the day when the provider is down: client certificates on a route of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlass {
+    /// Off unless this time (RFC 3339) lies ahead, by at most an hour when the configuration is loaded.
+    pub until: String,
+    /// The certificates, by the SHA-256 of their DER form (hex).
+    pub certificates: Vec<BreakGlassCertificate>,
+}
+
+/// A named client certificate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlassCertificate {
+    /// Whose it is: the Kubernetes user name.
+    pub name: String,
+    /// SHA-256 of the certificate (hex).
+    pub sha256: String,
+    /// The groups that grants and rules see.
+    #[serde(default)]
+    pub groups: Vec<String>,
+}

@@ -1,0 +1,451 @@
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use super::Kind;
+use crate::config::values::{Cidr, Span};
+
+/// Reads the list of a condition. Written out and empty it could mean "nothing" or "all", so it must not be.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() {
+        return Err(D::Error::custom("an empty list matches nothing; leave the key out to match all"));
+    }
+    Ok(list)
+}
+
+/// Gives Kubernetes groups to principals. Every condition that is set must hold; within a list any entry will do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Its name in `explain` and in the audit trail.
+    pub id: String,
+    /// Why it exists.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Who gets the groups. Groups, scopes and claims count only for the issuers that it names.
+    pub who: Who,
+    /// The Kubernetes groups given. None may begin with `system:`.
+    pub kubernetes_groups: Vec<String>,
+}
+
+/// Who may do what: on which requests, who, what is needed, what happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Its name in `explain`, on the denied page and in the audit trail.
+    pub id: String,
+    /// Why it exists. Shown to a person whom it denies.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// What a person can do about a denial. Shown to them.
+    #[serde(default)]
+    pub fix: Option<String>,
+    /// On which requests. Without it: all.
+    #[serde(default)]
+    pub on: On,
+    /// Whose. Without it: everybody who is authenticated, and for a deny everybody.
+    #[serde(default)]
+    pub who: Who,
+    /// What an `allow` needs besides. Unmet, the person is asked for it.
+    #[serde(default)]
+    pub need: Need,
+    /// A CEL expression that must be true as well.
+    #[serde(default)]
+    pub when: Option<String>,
+    /// What happens.
+    #[serde(rename = "do")]
+    pub action: Action,
+    /// `shadow`: only recorded, decides nothing.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// Whether a rule decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It decides.
+    #[default]
+    Enforce,
+    /// It is evaluated and recorded, and decides nothing.
+    Shadow,
+}
+
+/// What a rule does. Any deny wins, then approve, then allow; no match is a deny. The order of rules means nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    Allow,
+    Deny,
+    /// Somebody else decides.
+    Approve(Box<Approve>),
+}
+
+/// Who approves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// Who may approve.
+    pub by: Who,
+    /// How many different people must. Default: 1.
+    #[serde(default)]
+    pub count: Option<u8>,
+    /// How long a request for approval stays open. Default: 1 h.
+    #[serde(default)]
+    pub pending: Option<Span>,
+    /// How long an approval can be used. Default: 15 m.
+    #[serde(default)]
+    pub grant: Option<Span>,
+}
+
+/// On which requests a rule is. Every condition that is set must hold; within a list any entry will do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct On {
+    /// Routes, by name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub routes: Vec<String>,
+    /// Host names, as on routes.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub hosts: Vec<String>,
+    /// Paths, exact or with a trailing `/*`, as on routes.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub paths: Vec<String>,
+    /// HTTP methods. For a deny `GET` includes `HEAD`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub methods: Vec<String>,
+    /// Webhook routes: the name of the EventListener.
+    pub event_listener: Option<String>,
+    /// The namespace: of the EventListener, or of a Kubernetes request.
+    pub namespace: Option<String>,
+    /// Webhook routes: the event (`push`, `pull_request`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub event: Vec<String>,
+    /// Webhook routes: the branch, or a prefix ending in `*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub branch: Vec<String>,
+    /// Kubernetes requests, by their attributes.
+    pub kubernetes: Option<OnKubernetes>,
+    /// When.
+    pub time: Option<TimeWindow>,
+    /// Client addresses.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Cidr>", length(min = 1))]
+    pub addresses: Vec<IpNet>,
+}
+
+/// The attributes of a Kubernetes request as the API server reads them. Each list defaults to all; `*` is all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnKubernetes {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`, and the groups
+    /// `read` (get, list, watch) and `write` (all others; exec, attach, port-forward and proxy always).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub verbs: Vec<String>,
+    /// API groups; `""` is the core group.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub api_groups: Vec<String>,
+    /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. `*` does not
+    /// reach the sub-resource `proxy`, which an `allow` must name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub resources: Vec<String>,
+    /// Namespaces. A deny also holds where a request is about all namespaces (`GET /api/v1/pods`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub namespaces: Vec<String>,
+    /// Names. A deny also holds where the request names no object (`list`, `create`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub names: Vec<String>,
+    /// Paths that are no resource, such as `/version` or `/openapi/*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub non_resource_urls: Vec<String>,
+}
+
+/// A window of time that repeats each week.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeWindow {
+    /// Days: `mon-fri`, or a list with commas. Default: every day.
+    #[serde(default)]
+    pub days: Option<String>,
+    /// From this time of day on (`08:00`).
+    pub from: String,
+    /// Until before this time of day (`18:00`; `24:00` is the end). Before `from`: past midnight.
+    pub to: String,
+    /// The offset from UTC: `UTC`, or `+02:00`.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+/// Who. Every condition that is set must hold; within a list any entry will do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Who {
+    /// Those who came without any credential, on a route with the scheme `anonymous`. No other condition fits them.
+    pub anonymous: bool,
+    /// Issuers, by name. Needed beside groups, scopes, claims and subjects when there are several.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub issuers: Vec<String>,
+    /// Groups that the issuer gave.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub groups: Vec<String>,
+    /// Scopes that were granted. For people a scope narrows only, and a grant by scope alone needs `clients`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub scopes: Vec<String>,
+    /// Subjects (`sub`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub subjects: Vec<String>,
+    /// Kubernetes user names, after the issuer's template. Compared without case and in one Unicode form: NFC, and for
+    /// a deny NFKC, which look-alikes fall into too.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub users: Vec<String>,
+    /// Clients (applications), by id.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub clients: Vec<String>,
+    /// What the principal is.
+    pub kind: Option<Kind>,
+    /// Claims with any of these exact values, or a list that holds one, by name or JSON pointer.
+    pub claims: BTreeMap<String, Vec<serde_json::Value>>,
+    /// Repositories, by the number of the verified body or claim, as `github:1234`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub repositories: Vec<String>,
+    /// Kubernetes service accounts, as `namespace/name` or `namespace/*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub service_accounts: Vec<String>,
+    /// Webhook senders, by the name of the `webhooks` entry.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub webhooks: Vec<String>,
+    /// The person on whose behalf an agent acts. Without it a rule with `kind: human` never matches an agent.
+    pub on_behalf_of: Option<OnBehalfOf>,
+}
+
+/// The person behind an agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnBehalfOf {
+    /// Groups of the person.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub groups: Vec<String>,
+    /// Subjects.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub subjects: Vec<String>,
+}
+
+/// What an allow needs besides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Need {
+    /// More than one factor (`amr`), not longer ago than this.
+    pub mfa: Option<MaxAge>,
+    /// One of these authentication context classes (`acr`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub acr: Vec<String>,
+    /// A login not longer ago than this.
+    pub fresh_login: Option<MaxAge>,
+}
+
+/// An age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MaxAge {
+    /// The longest time since.
+    pub max_age: Span,
+}
+
+/// A case that the policy must decide so: who asks for what, and what comes of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTest {
+    /// What it shows.
+    pub name: String,
+    /// Who asks. Without it: somebody without any credential.
+    #[serde(default)]
+    pub principal: Option<PrincipalFacts>,
+    /// What is asked.
+    pub request: RequestFacts,
+    /// What comes of it.
+    pub expect: Expectation,
+}
+
+/// A file of tests, beside the policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TestFile {
+    /// Cases that the policy must decide as they say.
+    pub tests: Vec<PolicyTest>,
+}
+
+/// The facts of a principal, written down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrincipalFacts {
+    /// The issuer, by name. Default: the only one; of a delivery, the route's sender.
+    pub issuer: Option<String>,
+    /// The subject (`sub`). Default: `test`.
+    pub subject: Option<String>,
+    /// The Kubernetes user name. Default: `ISSUER#SUBJECT`.
+    pub username: Option<String>,
+    /// What it is. Default: an agent.
+    pub kind: Option<Kind>,
+    /// Groups that the issuer gave. Left out, the issuer gave none, not even an empty list.
+    pub groups: Option<Vec<String>>,
+    /// Scopes that were granted. Left out, the issuer named none.
+    pub scopes: Option<Vec<String>>,
+    /// The client (application).
+    pub client: Option<String>,
+    /// Who acts for it.
+    pub actor: Option<ActorFacts>,
+    /// The verified email address.
+    pub email: Option<String>,
+    /// Further claims.
+    pub claims: BTreeMap<String, serde_json::Value>,
+    /// How long ago the person logged in.
+    pub login_age: Option<Span>,
+    /// The authentication context class of the login.
+    pub acr: Option<String>,
+    /// The methods of the login.
+    pub amr: Vec<String>,
+}
+
+/// Who acts for a principal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActorFacts {
+    /// Its subject.
+    pub subject: String,
+    /// Its client.
+    #[serde(default)]
+    pub client: Option<String>,
+}
+
+/// The facts of a request, written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestFacts {
+    /// The route, by name.
+    pub route: String,
+    /// Default: the first host of the route.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The path, with the query if there is one. Default: the first path of the route.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Default: `GET`, of a webhook `POST`.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// The client's address. Default: `192.0.2.1`.
+    #[serde(default)]
+    pub address: Option<std::net::IpAddr>,
+    /// When (RFC 3339). Default: Monday, 1 January 2024, 12:00 UTC.
+    #[serde(default)]
+    pub at: Option<String>,
+    /// The attributes of a Kubernetes request. Default, on a `kubernetes` route: those of the method and the path.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesFacts>,
+    /// What the body of a webhook tells.
+    #[serde(default)]
+    pub delivery: Option<DeliveryFacts>,
+}
+
+/// The attributes of a Kubernetes request, written down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KubernetesFacts {
+    /// `get`, `list`, `create` and so on.
+    pub verb: String,
+    /// The API group; empty for the core group.
+    pub api_group: String,
+    /// The resource, such as `pipelineruns`.
+    pub resource: String,
+    /// The sub-resource, such as `log`.
+    pub subresource: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// What the body of a webhook tells, written down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliveryFacts {
+    /// `push`, `pull_request`.
+    pub event: Option<String>,
+    /// `opened`, `synchronize`.
+    pub action: Option<String>,
+    /// `owner/name`.
+    pub repository: Option<String>,
+    /// The number of the repository.
+    pub repository_id: Option<String>,
+    /// The owner of the repository.
+    pub owner: Option<String>,
+    /// The branch, without `refs/heads/`.
+    pub branch: Option<String>,
+    /// The tag, without `refs/tags/`.
+    pub tag: Option<String>,
+    /// The commit.
+    pub commit: Option<String>,
+    /// The login of who caused it.
+    pub actor: Option<String>,
+    /// The number of who caused it.
+    pub actor_id: Option<String>,
+    /// Whether the change comes from a fork.
+    pub fork: Option<bool>,
+    /// The number of the pull request.
+    pub pull_request: Option<String>,
+    /// Whether the pull request is a draft.
+    pub draft: Option<bool>,
+}
+
+/// What must come of a case. What is left out is not looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// The decision.
+    pub outcome: ExpectedOutcome,
+    /// The rule that decides.
+    #[serde(default)]
+    pub rule: Option<String>,
+    /// The Kubernetes groups that grants give, in any order.
+    #[serde(default)]
+    pub kubernetes_groups: Option<Vec<String>>,
+}
+
+/// A decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectedOutcome {
+    Allow,
+    /// Denied, by a rule or because none matches.
+    Deny,
+    /// The person must log in again, or with more.
+    StepUp,
+    /// Somebody else decides.
+    Approve,
+}

@@ -1,0 +1,314 @@
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{Cidr, SecretSource, Size, SocketAddress, Span};
+
+/// An address that Doorward listens on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Address and port, such as `0.0.0.0:8443` or `[::]:8443`. Port 0 lets the system choose.
+    #[schemars(with = "SocketAddress")]
+    pub address: SocketAddr,
+    /// TLS. Without it the listener speaks HTTP in clear text, for use behind a trusted ingress or on loopback.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
+    /// Peers that must begin each connection with a PROXY protocol header (v1 or v2). All others must not.
+    #[serde(default)]
+    #[schemars(with = "Vec<Cidr>")]
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-Id` are believed. Default: nobody.
+    #[serde(default)]
+    #[schemars(with = "Vec<Cidr>")]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// Certificates, the first that fits the name the client asks for is used, else the first.
+    pub certificates: Vec<CertificateFiles>,
+    /// Authorities of client certificates, needed by `break_glass`.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate chain and its key, PEM. Read again when the files change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The chain, the leaf first.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The name by which routes speak of it.
+    pub name: String,
+    /// `http://host:port` or `https://host:port`, without a path.
+    pub url: String,
+    /// TLS towards it; only with `https`.
+    #[serde(default)]
+    pub tls: Option<ClientTls>,
+    /// Doorward's own credential there. On `kubernetes` routes it must be able to impersonate and nothing else.
+    #[serde(default)]
+    pub credential: Option<UpstreamCredential>,
+    /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
+    #[serde(default)]
+    pub protocol: Option<UpstreamProtocol>,
+    /// Time to connect, TLS included. Default: 3 s.
+    #[serde(default)]
+    pub connect_timeout: Option<Span>,
+    /// Time from the end of the request to the head of the response. Default: 30 s.
+    #[serde(default)]
+    pub response_timeout: Option<Span>,
+    /// How long an unused connection is kept. Default: 55 s (an EventListener closes after 120 s, most others after 60 s).
+    #[serde(default)]
+    pub idle_timeout: Option<Span>,
+    /// How old a connection may become before it takes no more requests. Default: 10 m.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+    /// Connections at once to this upstream, of each worker. Default: 1024.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+}
+
+/// TLS towards an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientTls {
+    /// Authorities that its certificate is trusted by. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// The name that its certificate must have. Default: the host of `url`.
+    pub server_name: Option<String>,
+    /// Our client certificate.
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// Doorward's own credential at an upstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum UpstreamCredential {
+    /// A bearer token, read again when its file changes.
+    Bearer(SecretSource),
+}
+
+/// The HTTP version towards an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1 always.
+    Http1,
+    /// HTTP/2 always; in clear text with prior knowledge. Upgrades use HTTP/1.1 all the same.
+    Http2,
+}
+
+/// Which requests go where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The name by which rules speak of it.
+    pub name: String,
+    /// What stands behind it; decides which headers pass, how a request is read and what an error looks like.
+    pub kind: RouteKind,
+    /// Host names, without port. `*.example.com` matches one label.
+    pub hosts: Vec<String>,
+    /// Paths: exact (`/hooks/github`), or a prefix of whole segments (`/hooks/*`). Default: all (`/*`).
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// Methods. Default: `POST` for `webhook`, all for the others.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Kinds of credential that it takes, in the order in which they are looked for.
+    pub schemes: Vec<Scheme>,
+    /// Issuers, by name, whose tokens and sessions it takes. Default: all.
+    #[serde(default)]
+    pub issuers: Vec<String>,
+    /// The upstream, by name.
+    pub upstream: String,
+    /// `dashboard` only: the upstream, by name, that gets `/api/` and `/apis/` with impersonation.
+    #[serde(default)]
+    pub kubernetes: Option<String>,
+    /// `webhook` only: the sender, by name.
+    #[serde(default)]
+    pub webhook: Option<String>,
+    /// `webhook` only: the EventListener behind it, for rules.
+    #[serde(default)]
+    pub event_listener: Option<EventListener>,
+    /// Further request headers to pass on `kubernetes` and `webhook` routes, whose list is fixed.
+    #[serde(default)]
+    pub pass_headers: Vec<String>,
+    /// The largest request body. Default: by the sender on `webhook` routes, none on the others.
+    #[serde(default)]
+    pub max_body: Option<Size>,
+    /// How long a stream (watch, log, exec, WebSocket) may last. Default: 8 h, never beyond its credential.
+    #[serde(default)]
+    pub max_stream: Option<Span>,
+}
+
+/// What stands behind a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteKind {
+    /// A Tekton EventListener.
+    Webhook,
+    /// The Tekton Dashboard.
+    Dashboard,
+    /// A Kubernetes API server.
+    Kubernetes,
+    /// Any other HTTP service.
+    Http,
+}
+
+/// A kind of credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// The cookie of a browser session.
+    Session,
+    /// A bearer token: a JWT of an issuer, an opaque one by introspection, or a Kubernetes workload token.
+    Bearer,
+    /// The signature of a webhook.
+    Webhook,
+    /// A client certificate of `break_glass`.
+    BreakGlass,
+    /// None at all: whoever comes is `anonymous`, whom only rules with `who: {anonymous: true}` match. Must stand
+    /// last, and never on a `kubernetes` route.
+    Anonymous,
+}
+
+/// The name of an EventListener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventListener {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A sender of webhooks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// The name by which routes speak of it.
+    pub name: String,
+    /// What sends.
+    pub sender: Sender,
+    /// The secrets, of which any may have signed.
+    pub secrets: Vec<WebhookSecret>,
+    /// `gitlab` only: refuse deliveries that carry only the plain token. Default: off.
+    #[serde(default)]
+    pub require_signature: bool,
+    /// `generic` only: how deliveries are signed.
+    #[serde(default)]
+    pub signature: Option<GenericSignature>,
+    /// How long a delivery id is remembered. Default: 3 d.
+    #[serde(default)]
+    pub replay_window: Option<Span>,
+    /// The largest body. Default: 26 MiB for GitHub and GitLab, 10 MiB for others.
+    #[serde(default)]
+    pub max_body: Option<Size>,
+    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` the name of
+    /// the entry.
+    #[serde(default)]
+    pub identity: Option<String>,
+}
+
+/// What sends webhooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sender {
+    /// GitHub and GitHub Enterprise (`X-Hub-Signature-256`).
+    Github,
+    /// GitLab: plain token (`X-Gitlab-Token`) or signing token (`webhook-signature`).
+    Gitlab,
+    /// Any sender that puts an HMAC of the body into a header.
+    Generic,
+}
+
+/// A secret of a sender, with the time in which it is accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookSecret {
+    /// The secret itself.
+    pub secret: SecretSource,
+    /// Accepted only from this time on (RFC 3339).
+    #[serde(default)]
+    pub not_before: Option<String>,
+    /// Accepted only until this time (RFC 3339).
+    #[serde(default)]
+    pub not_after: Option<String>,
+}
+
+/// The generic HMAC form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GenericSignature {
+    /// The header that carries the signature.
+    pub header: String,
+    /// What stands before it, such as `sha256=`.
+    #[serde(default)]
+    pub prefix: String,
+    /// The hash.
+    #[serde(default)]
+    pub algorithm: HmacAlgorithm,
+    /// How the signature is written.
+    #[serde(default)]
+    pub encoding: SignatureEncoding,
+    /// The header that carries the id of the delivery. Without it, deliveries are told apart by their bodies.
+    #[serde(default)]
+    pub id_header: Option<String>,
+    /// The header with the time of signing in Unix seconds. The signed bytes are then `TIME.BODY`.
+    #[serde(default)]
+    pub timestamp_header: Option<String>,
+    /// How far that time may be off. Default: 5 m.
+    #[serde(default)]
+    pub tolerance: Option<Span>,
+    /// JSON pointers into the body: the names of facts to where they stand.
+    #[serde(default)]
+    pub facts: BTreeMap<Fact, String>,
+}
+
+/// A fact that the body of a webhook tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    Event,
+    Repository,
+    RepositoryId,
+    /// Taken as it stands there: `refs/heads/main` stays that.
+    Branch,
+    Commit,
+    Sender,
+    SenderId,
+}
+
+/// The hash of an HMAC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HmacAlgorithm {
+    #[default]
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// How bytes are written as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignatureEncoding {
+    #[default]
+    Hex,
+    Base64,
+}

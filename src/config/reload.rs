@@ -1,0 +1,102 @@
+//! What of a new configuration is in force at once, and what only after a restart.
+
+use super::{
+    raw::{self, Listener},
+    report::At,
+};
+
+/// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
+/// names and addresses are: certificates and trusted peers follow a reload.
+pub const FIXED: &[&str] = &["/workers", "/listeners", "/store/path", "/admin/address", "/admin/socket", "/log/format"];
+
+/// A setting that changed although it is fixed until restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedChange {
+    pub at: At,
+    /// What stays in force.
+    pub old: String,
+    /// What takes a restart.
+    pub new: String,
+}
+
+/// Compares the configuration that the process was started with and one that is to be swapped in. Everything that is
+/// not listed here is in force with the swap.
+pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
+    let root = At::root();
+    let settings = [
+        (root.key("workers"), show(started.workers.as_ref()), show(new.workers.as_ref())),
+        (root.key("listeners"), addresses(&started.listeners), addresses(&new.listeners)),
+        (root.key("store").key("path"), started.store.path.display().to_string(), new.store.path.display().to_string()),
+        (root.key("admin").key("address"), show(started.admin.address.as_ref()), show(new.admin.address.as_ref())),
+        (
+            root.key("admin").key("socket"),
+            show(started.admin.socket.as_ref().map(|path| path.display()).as_ref()),
+            show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
+        ),
+        (
+            root.key("log").key("format"),
+            format!("{:?}", started.log.format).to_lowercase(),
+            format!("{:?}", new.log.format).to_lowercase(),
+        ),
+    ];
+    settings.into_iter().filter(|(_, old, new)| old != new).map(|(at, old, new)| FixedChange { at, old, new }).collect()
+}
+
+impl std::fmt::Display for FixedChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} stays {} until a restart makes it {}", self.at, self.old, self.new)
+    }
+}
+
+fn show(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "unset".to_owned(), ToString::to_string)
+}
+
+/// Whether a listener speaks TLS is decided when it is opened; with which certificates, for each connection.
+fn addresses(listeners: &[Listener]) -> String {
+    let mut list: Vec<String> = listeners
+        .iter()
+        .map(|listener| {
+            let scheme = if listener.tls.is_some() { "https" } else { "http" };
+            format!("{} {scheme}://{}", listener.name, listener.address)
+        })
+        .collect();
+    list.sort();
+    format!("[{}]", list.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(yaml: &str) -> raw::Root {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn only_fixed_settings_are_told() {
+        let old = "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nsessions: {idle: 1h}\n";
+        for (new, changed) in [
+            (old, vec![]),
+            ("workers: 3\nlisteners: [{name: a, address: '127.0.0.1:1'}]\n", vec!["/workers"]),
+            ("workers: 2\nlisteners: [{name: a, address: '127.0.0.1:2'}]\n", vec!["/listeners"]),
+            ("workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1', trusted_proxies: [10.0.0.0/8]}]\n", vec![]),
+            (
+                "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nstore: {path: x}\n\
+                 admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n",
+                vec!["/store/path", "/admin/address", "/admin/socket", "/log/format"],
+            ),
+        ] {
+            let changes = fixed_changes(&root(old), &root(new));
+            let found: Vec<&str> = changes.iter().map(|change| change.at.as_str()).collect();
+            assert_eq!(found, changed, "{new}");
+            assert!(found.iter().all(|at| FIXED.contains(at)));
+        }
+    }
+
+    #[test]
+    fn a_change_says_what_stays_and_what_takes_a_restart() {
+        let changes = fixed_changes(&root("workers: 2"), &root(""));
+        assert_eq!(changes[0].to_string(), "/workers stays 2 until a restart makes it unset");
+    }
+}

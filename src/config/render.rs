@@ -1,0 +1,107 @@
+//! Prints a diagnosis for people: the file, the line, the source with a caret, and what to do.
+
+use std::{fmt, ops::Range};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::{
+    diagnosis::{Diagnosis, Finding, MAX_SHOWN, line_and_column, printable},
+    locations::Place,
+    report::Severity,
+};
+
+/// A line longer than this is shown without its source.
+const MAX_LINE: usize = 2_000;
+
+impl Diagnosis {
+    /// The findings and a last line that counts them. `colours` only for a terminal.
+    pub fn render(&self, colours: bool) -> String {
+        let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
+        let mut text = String::new();
+        for finding in self.findings().iter().take(MAX_SHOWN) {
+            text.push_str(&renderer.render(&[self.group(finding)]));
+            text.push_str("\n\n");
+        }
+        if let Some(more) = self.findings().len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+            text.push_str(&format!("and {more} more\n\n"));
+        }
+        text.push_str(&self.summary());
+        text.push('\n');
+        text
+    }
+
+    /// `3 errors, 1 warning`.
+    pub fn summary(&self) -> String {
+        let count = |count: usize, what: &str| match count {
+            0 => format!("no {what}s"),
+            1 => format!("1 {what}"),
+            n => format!("{n} {what}s"),
+        };
+        match (self.errors(), self.warnings()) {
+            (errors, 0) => count(errors, "error"),
+            (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
+        }
+    }
+
+    fn group<'a>(&'a self, finding: &'a Finding) -> Group<'a> {
+        let level = match finding.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(finding.message.as_str());
+        let group = match &finding.place {
+            None => Group::with_title(title),
+            Some(Place::Given(giver)) => title.element(Origin::path(giver.to_string())),
+            Some(Place::WholeFile { file }) => match self.files().get(*file) {
+                Some(source) => title.element(Origin::path(printable(&source.path))),
+                None => Group::with_title(title),
+            },
+            Some(Place::File { file, span }) => match self.files().get(*file) {
+                Some(source) => match excerpt(&source.text, span) {
+                    Some((lines, number, span)) => title.element(
+                        Snippet::source(lines)
+                            .path(printable(&source.path))
+                            .line_start(number)
+                            .annotation(AnnotationKind::Primary.span(span)),
+                    ),
+                    None => {
+                        let (line, column) = line_and_column(&source.text, span.start);
+                        title.element(Origin::path(printable(&source.path)).line(line).char_column(column))
+                    }
+                },
+                None => Group::with_title(title),
+            },
+        };
+        match &finding.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+}
+
+/// As `render` without colours.
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// The line that a span begins on and the one before it, the number of the first, and the part of the span that lies on
+/// its first line.
+fn excerpt<'a>(text: &'a str, span: &Range<usize>) -> Option<(&'a str, usize, Range<usize>)> {
+    let before = text.get(..span.start)?;
+    let line = before.rfind('\n').map_or(0, |at| at + 1);
+    let rest = text.get(span.start..)?;
+    let end = span.start + rest.find('\n').unwrap_or(rest.len());
+    let start = match line {
+        0 => 0,
+        line => before.get(..line - 1)?.rfind('\n').map_or(0, |at| at + 1),
+    };
+    if end - start > MAX_LINE {
+        return None;
+    }
+    let stop = span.end.min(end).max(span.start);
+    let lines = text.get(start..end)?;
+    let (number, _) = line_and_column(text, start);
+    Some((lines, number, span.start - start..stop - start))
+}

@@ -1,0 +1,141 @@
+//! What is wrong with a configuration: all of it, in one run, each problem at its place.
+
+use std::fmt;
+
+/// A place in the configuration: a JSON pointer into [`raw::Root`](super::raw::Root), such as `/rules/3/when`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct At(String);
+
+impl At {
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}/{}", self.0, key.replace('~', "~0").replace('/', "~1")))
+    }
+
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}/{index}", self.0))
+    }
+
+    /// The part around this one; none around the whole.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
+    }
+
+    /// The same part after `from`, within which it is, has been moved to `to`.
+    pub(super) fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+        self.is_within(from).then(|| Self(format!("{}{}", to.0, self.0.get(from.0.len()..).unwrap_or_default())))
+    }
+
+    /// Whether this part is `other` or within it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "/" } else { &self.0 })
+    }
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// It is taken, and somebody should look.
+    Warning,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub severity: Severity,
+    pub at: At,
+    /// What is wrong, without the place.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// Byte offset of the problem within the scalar at `at`, for expressions.
+    pub offset: Option<usize>,
+}
+
+/// The problems found so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Adds a problem that refuses the configuration.
+    pub fn error(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
+        self.push(Severity::Error, at, message.into())
+    }
+
+    /// Adds a problem that somebody should look at.
+    pub fn warning(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
+        self.push(Severity::Warning, at, message.into())
+    }
+
+    /// An unknown name, with the nearest known one as help.
+    pub fn unknown<'a>(&mut self, at: &At, what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let help = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => format!("no {what} is defined"),
+            None => format!("known: {}", known.join(", ")),
+        };
+        self.error(at, format!("there is no {what} `{name}`")).help(help);
+    }
+
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    fn push(&mut self, severity: Severity, at: &At, message: String) -> &mut Problem {
+        self.problems.push(Problem { severity, at: at.clone(), message, help: None, offset: None });
+        let [.., last] = self.problems.as_mut_slice() else { unreachable!("one was just pushed") };
+        last
+    }
+}
+
+impl Problem {
+    pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn offset(&mut self, offset: usize) -> &mut Self {
+        self.offset = Some(offset);
+        self
+    }
+}
+
+/// The known name that a person most likely meant.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The comparison takes time and memory of both lengths; nobody misspells a name this long.
+    if name.len() > 100 {
+        return None;
+    }
+    known
+        .into_iter()
+        .filter(|candidate| candidate.len() <= 200)
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
+        .min()
+        .map(|(_, candidate)| candidate)
+}

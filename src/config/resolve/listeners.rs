@@ -1,0 +1,116 @@
+//! Listeners and the limits of what comes in through them.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use super::item;
+use crate::config::{
+    raw::{self, Limits},
+    report::{At, Report},
+};
+
+pub(super) fn check(root: &raw::Root, report: &mut Report) {
+    if root.listeners.is_empty() {
+        report
+            .error(&At::root().key("listeners"), "there is no listener")
+            .help("add one: `listeners: [{name: main, address: \"127.0.0.1:8080\"}]`");
+    }
+    let mut taken: Vec<(SocketAddr, String)> = Vec::new();
+    for (index, listener) in root.listeners.iter().enumerate() {
+        let at = item("listeners", index);
+        address(listener.address, &listener.name, &mut taken, &at.key("address"), report);
+        match &listener.tls {
+            Some(tls) if tls.certificates.is_empty() => {
+                report.error(&at.key("tls").key("certificates"), "TLS needs at least one certificate");
+            }
+            Some(_) => {}
+            None if listener.address.ip().is_loopback() || !listener.trusted_proxies.is_empty() => {}
+            None => {
+                report
+                    .warning(&at.key("address"), "tokens and cookies cross the network in clear text")
+                    .help("set `tls`; behind an ingress, list its addresses in `trusted_proxies`");
+            }
+        }
+        peers(&listener.trusted_proxies, "X-Forwarded-For", &at.key("trusted_proxies"), report);
+        peers(&listener.proxy_protocol_from, "a PROXY header", &at.key("proxy_protocol_from"), report);
+    }
+    if let Some(admin) = root.admin.address {
+        let at = At::root().key("admin").key("address");
+        address(admin, "admin", &mut taken, &at, report);
+        if !admin.ip().is_loopback() && root.admin.token.is_none() {
+            report
+                .warning(&at, "from other machines, `/metrics` and the reasons of `/readyz` cannot be read")
+                .help("set `token` within `admin`, or listen on loopback");
+        }
+    }
+    limits(&root.limits, &At::root().key("limits"), report);
+}
+
+fn address(new: SocketAddr, name: &str, taken: &mut Vec<(SocketAddr, String)>, at: &At, report: &mut Report) {
+    let clash = |(old, _): &&(SocketAddr, String)| {
+        let (old, new) = (old.ip(), new.ip());
+        old == new || old.is_unspecified() || new.is_unspecified()
+    };
+    let same_port = |(old, _): &&(SocketAddr, String)| old.port() == new.port() && new.port() != 0;
+    if let Some((_, other)) = taken.iter().filter(same_port).find(clash) {
+        report.error(at, format!("`{other}` listens on this address already"));
+    }
+    taken.push((new, name.to_owned()));
+}
+
+fn peers(ranges: &[IpNet], believed: &str, at: &At, report: &mut Report) {
+    for (index, range) in ranges.iter().enumerate() {
+        if range.prefix_len() == 0 {
+            report
+                .warning(&at.index(index), format!("everybody on the Internet is believed in {believed}"))
+                .help("list the addresses of the proxy in front only");
+        }
+    }
+}
+
+fn limits(limits: &Limits, at: &At, report: &mut Report) {
+    let zero = [
+        ("header_bytes", limits.header_bytes.0 == 0),
+        ("uri_bytes", limits.uri_bytes.0 == 0),
+        ("header_count", limits.header_count == 0),
+        ("header_timeout", limits.header_timeout.get().is_zero()),
+        ("handshake_timeout", limits.handshake_timeout.get().is_zero()),
+        ("body_timeout", limits.body_timeout.get().is_zero()),
+        ("body_min_rate", limits.body_min_rate.0 == 0),
+        ("idle_timeout", limits.idle_timeout.get().is_zero()),
+        ("stream_idle_timeout", limits.stream_idle_timeout.get().is_zero()),
+        ("upgrade_idle_timeout", limits.upgrade_idle_timeout.get().is_zero()),
+        ("http2_streams", limits.http2_streams == 0),
+        ("http2_stream_window", limits.http2_stream_window.0 == 0),
+        ("http2_connection_window", limits.http2_connection_window.0 == 0),
+        ("connections", limits.connections == 0),
+        ("connections_per_address", limits.connections_per_address == 0),
+        ("buffered_bytes", limits.buffered_bytes.0 == 0),
+    ];
+    for (name, _) in zero.iter().filter(|(_, zero)| *zero) {
+        report.error(&at.key(name), format!("`{name}` cannot be zero")).help("leave it out for the default");
+    }
+    // RFC 9113 section 6.9.1: a flow-control window is at most 2^31-1.
+    for (name, size) in [
+        ("http2_stream_window", limits.http2_stream_window),
+        ("http2_connection_window", limits.http2_connection_window),
+    ] {
+        if size.0 > (1 << 31) - 1 {
+            report.error(&at.key(name), format!("{size} is more than HTTP/2 allows (2 GiB less one byte)"));
+        }
+    }
+    let mut at_most = |small: &str, large: &str, wrong: bool| {
+        if wrong {
+            report.error(&at.key(small), format!("`{small}` is more than `{large}`, and would never be reached"));
+        }
+    };
+    at_most("uri_bytes", "header_bytes", limits.uri_bytes > limits.header_bytes);
+    at_most(
+        "http2_stream_window",
+        "http2_connection_window",
+        limits.http2_stream_window > limits.http2_connection_window,
+    );
+    at_most("connections_per_address", "connections", limits.connections_per_address > limits.connections);
+    at_most("drain_accept", "drain", limits.drain_accept > limits.drain);
+}

@@ -1,0 +1,98 @@
+//! Checks of a configuration as a whole: names, references between parts, and what belongs to no component alone. No
+//! file is read here and no time told.
+
+mod listeners;
+mod names;
+mod operations;
+mod routes;
+mod upstreams;
+
+use std::collections::BTreeSet;
+
+use super::{
+    raw,
+    report::{At, Report},
+    resolver::Resolver,
+};
+
+/// Checks what no component checks for itself, and reports what is wrong. Nothing is concluded from routes that have a
+/// `mended` part.
+pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let names = Names::collect(root, report);
+    let whole = |index: &usize| !is_touched(mended, &item("routes", *index));
+    let routes: Vec<&raw::Route> =
+        root.routes.iter().enumerate().filter(|(index, _)| whole(index)).map(|(_, route)| route).collect();
+    listeners::check(root, report);
+    upstreams::check(root, &routes, mended, report);
+    routes::check(root, &names, report);
+    operations::check(root, &names, report);
+    if mended.is_empty() && !report.has_errors() {
+        unused(root, report);
+    }
+}
+
+/// Warns of parts that nothing refers to. Said only where all references are right.
+fn unused(root: &raw::Root, report: &mut Report) {
+    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+    let routes = root.routes.iter();
+    let upstreams: BTreeSet<&str> = routes
+        .flat_map(|route| std::iter::once(route.upstream.as_str()).chain(route.kubernetes.as_deref()))
+        .chain(reviews.map(|review| review.upstream.as_str()))
+        .collect();
+    let webhooks: BTreeSet<&str> = root.routes.iter().filter_map(|route| route.webhook.as_deref()).collect();
+    let mut warn = |list: &str, what: &str, index: usize, name: &str| {
+        report.warning(&item(list, index).key("name"), format!("no route uses {what} `{name}`"));
+    };
+    for (index, upstream) in root.upstreams.iter().enumerate() {
+        if !upstreams.contains(upstream.name.as_str()) {
+            warn("upstreams", "upstream", index, &upstream.name);
+        }
+    }
+    for (index, webhook) in root.webhooks.iter().enumerate() {
+        if !webhooks.contains(webhook.name.as_str()) {
+            warn("webhooks", "webhook", index, &webhook.name);
+        }
+    }
+}
+
+/// What parts can be spoken of, by name.
+#[derive(Debug)]
+struct Names<'a> {
+    issuers: BTreeSet<&'a str>,
+    webhooks: BTreeSet<&'a str>,
+    upstreams: BTreeSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn collect(root: &'a raw::Root, report: &mut Report) -> Self {
+        let mut of = |list: &str, what: &str, names: Vec<&'a str>| names::unique(list, what, names, report);
+        of("listeners", "listener", root.listeners.iter().map(|listener| listener.name.as_str()).collect());
+        of("routes", "route", root.routes.iter().map(|route| route.name.as_str()).collect());
+        Self {
+            issuers: of("issuers", "issuer", root.issuers.iter().map(|issuer| issuer.name.as_str()).collect()),
+            webhooks: of("webhooks", "webhook", root.webhooks.iter().map(|webhook| webhook.name.as_str()).collect()),
+            upstreams: of("upstreams", "upstream", root.upstreams.iter().map(|up| up.name.as_str()).collect()),
+        }
+    }
+}
+
+/// A reference by name: whether it exists.
+fn reference(known: &BTreeSet<&str>, what: &str, name: &str, at: &At, report: &mut Report) -> bool {
+    let exists = known.contains(name);
+    if !exists {
+        report.unknown(at, what, name, known.iter().copied().filter(|name| !name.is_empty()));
+    }
+    exists
+}
+
+/// Whether an entry of a list has a mended part.
+fn is_touched(mended: &BTreeSet<At>, entry: &At) -> bool {
+    // Parts of an entry sort right behind it, as `/` sorts before all digits.
+    mended.range(entry..).next().is_some_and(|part| part.is_within(entry))
+}
+
+/// The part of a list.
+fn item(list: &str, index: usize) -> At {
+    At::root().key(list).index(index)
+}

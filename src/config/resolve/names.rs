@@ -1,0 +1,241 @@
+//! The form of names: of parts of the configuration, hosts, paths, methods, headers.
+
+use std::collections::BTreeSet;
+
+use super::item;
+use crate::config::report::{At, Report};
+
+/// Checks that the names of a list's entries are usable and differ.
+pub(super) fn unique<'a>(list: &str, what: &str, names: Vec<&'a str>, report: &mut Report) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    for (index, name) in names.into_iter().enumerate() {
+        let at = item(list, index).key("name");
+        if !seen.insert(name) {
+            report.error(&at, format!("there is another {what} `{name}`")).help("names of a list must differ");
+        } else if !is_name(name) {
+            report
+                .error(&at, format!("`{name}` cannot be the name of a {what}"))
+                .help("a name has 1 to 63 letters, digits, `-`, `_` or `.`");
+        }
+    }
+    seen
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// Checks a host name: lower case, no port, and a wildcard only for one whole first label.
+pub(super) fn host(host: &str, at: &At, report: &mut Report) {
+    let problem = |help: &str, report: &mut Report| {
+        report.error(at, format!("`{host}` is not a host name")).help(help);
+    };
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    if host.contains("://") || host.contains('/') {
+        problem("write the name alone, without scheme and path", report);
+    } else if host.contains(':') {
+        problem("write the name without the port", report);
+    } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        problem(&format!("write `{}`", host.to_ascii_lowercase()), report);
+    } else if !host.is_ascii() {
+        problem("write the ASCII form, in which such a label begins with `xn--`", report);
+    } else if name.contains('*') {
+        problem("`*` stands for one whole label at the beginning, as in `*.example.com`", report);
+    } else if host.starts_with('*') && !name.contains('.') {
+        problem("behind `*.` there must be at least two labels", report);
+    } else if host.ends_with('.') {
+        problem("write the name without the dot at the end", report);
+    } else if host.len() > 253 || !name.split('.').all(is_label) {
+        problem("labels have 1 to 63 letters, digits and dashes, and do not begin or end with a dash", report);
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&label.len()) && label.bytes().all(allowed) && !label.starts_with('-') && !label.ends_with('-')
+}
+
+/// Checks a path or a prefix that ends in `/*`: it must have the one form that a request's path can have here, or no
+/// request would ever match it.
+pub(super) fn path(path: &str, at: &At, report: &mut Report) -> bool {
+    match path_problem(path) {
+        None => true,
+        Some(help) => {
+            report.error(at, format!("`{path}` is not a path that a request can have")).help(help);
+            false
+        }
+    }
+}
+
+fn path_problem(path: &str) -> Option<&'static str> {
+    let exact = path.strip_suffix("/*").unwrap_or(path);
+    if !path.starts_with('/') {
+        return Some("a path begins with `/`");
+    }
+    if exact.contains('*') {
+        return Some("`*` can only stand alone at the end, as in `/hooks/*`");
+    }
+    if exact.contains(['?', '#']) {
+        return Some("a path has no query and no fragment");
+    }
+    if exact.contains("//") {
+        return Some("requests with `//` are refused; write one `/`");
+    }
+    if exact.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Some("requests with `.` or `..` segments are refused; write the path that they lead to");
+    }
+    if exact.contains([';', '\\']) {
+        return Some("requests with `;` or a backslash in the path are refused");
+    }
+    if !exact.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some("write other than printable ASCII percent-encoded");
+    }
+    let mut rest = exact;
+    while let Some((_, tail)) = rest.split_once('%') {
+        let byte = tail.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match byte {
+            None => return Some("`%` must be followed by two hexadecimal digits"),
+            Some(b'/' | b'\\' | 0) => return Some("requests with an encoded `/`, backslash or NUL are refused"),
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                return Some(
+                    "requests that encode letters, digits, `-`, `.`, `_` or `~` are refused; write them plainly",
+                );
+            }
+            Some(_) => rest = tail,
+        }
+    }
+    None
+}
+
+/// Checks a request method.
+pub(super) fn method(method: &str, at: &At, report: &mut Report) {
+    const NEVER: [&str; 2] = ["CONNECT", "TRACE"];
+    let upper = method.to_ascii_uppercase();
+    if NEVER.contains(&upper.as_str()) {
+        report.error(at, format!("`{upper}` is never let through")).help("remove it");
+    } else if method != upper {
+        report.error(at, format!("`{method}` is not a method")).help(format!("did you mean `{upper}`?"));
+    } else if http::Method::from_bytes(method.as_bytes()).is_err() {
+        report.error(at, format!("`{method}` is not a method")).help("write methods as `GET` or `POST`");
+    }
+}
+
+/// Checks the name of a request header that is to pass although it is not on a route's list.
+pub(super) fn passed_header(name: &str, at: &At, report: &mut Report) {
+    const NEVER: [&str; 21] = [
+        "audit-id",
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-client-cert",
+        "x-real-ip",
+        "x-request-id",
+        "x-ssl-client-cert",
+    ];
+    // Compared as CGI and friends would read them: `Impersonate_User` is `Impersonate-User` to some.
+    let lower = name.to_ascii_lowercase().replace('_', "-");
+    let prefixes = ["impersonate", "x-remote-", "x-forwarded-", "doorward-"];
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        report.error(at, format!("`{name}` is not the name of a header"));
+    } else if name.contains('_') {
+        report.error(at, format!("`{name}` cannot pass")).help("headers with underscores are always refused");
+    } else if NEVER.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)) {
+        report
+            .error(at, format!("`{name}` cannot pass"))
+            .help("it would tell the upstream who is calling or how to read the request, which only Doorward may");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(check: impl FnOnce(&At, &mut Report)) -> usize {
+        let mut report = Report::default();
+        check(&At::root(), &mut report);
+        report.problems().len()
+    }
+
+    #[test]
+    fn hosts_are_lower_case_names_with_at_most_one_wildcard_label() {
+        for good in ["a.example.com", "localhost", "*.example.com", "127.0.0.1", "xn--bcher-kva.example"] {
+            assert_eq!(problems(|at, report| host(good, at, report)), 0, "{good}");
+        }
+        for bad in [
+            "",
+            "A.example.com",
+            "a.example.com:443",
+            "https://a.example.com",
+            "a.example.com/x",
+            "a.example.com.",
+            "a..b",
+            "-a.b",
+            "a_b.c",
+            "*.com",
+            "*",
+            "a.*.com",
+            "*.*.example.com",
+            "a*.example.com",
+            "bücher.example",
+            "[::1]",
+        ] {
+            assert_eq!(problems(|at, report| host(bad, at, report)), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_have_the_form_that_requests_are_let_through_with() {
+        for good in ["/", "/*", "/a", "/a/", "/a/*", "/a..b", "/%C3%A9", "/a%20b", "/.well-known/x"] {
+            assert_eq!(path_problem(good), None, "{good}");
+        }
+        for bad in [
+            "", "a", "*", "/a*", "/*/a", "/a?b", "/a#b", "//", "/a//b", "/./a", "/a/..", "/a;b", "/a\\b", "/a b", "/é",
+            "/%", "/%2", "/%zz", "/%2F", "/%2f", "/%5C", "/%00", "/%41", "/%2e",
+        ] {
+            assert!(path_problem(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_that_tell_who_is_calling_never_pass() {
+        for good in ["X-Custom", "Accept-Language", "X-GitHub-Delivery"] {
+            assert_eq!(problems(|at, report| passed_header(good, at, report)), 0, "{good}");
+        }
+        for bad in [
+            "Impersonate-User",
+            "impersonate_user",
+            "X-Remote-Group",
+            "X-Forwarded-For",
+            "Cookie",
+            "TE",
+            "a b",
+            "Audit-ID",
+        ] {
+            assert_eq!(problems(|at, report| passed_header(bad, at, report)), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn methods_are_upper_case_and_tunnels_are_never_let_through() {
+        for good in ["GET", "POST", "PROPFIND"] {
+            assert_eq!(problems(|at, report| method(good, at, report)), 0, "{good}");
+        }
+        for bad in ["get", "CONNECT", "trace", "", "A B"] {
+            assert_eq!(problems(|at, report| method(bad, at, report)), 1, "{bad}");
+        }
+    }
+}

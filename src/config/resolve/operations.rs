@@ -1,0 +1,150 @@
+//! Issuers as far as others refer to them, sessions, audit, log and break-glass.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tracing_subscriber::EnvFilter;
+
+use super::{Names, item, names, reference};
+use crate::config::{
+    raw::{self, AuditSink, Scheme},
+    report::{At, Report},
+};
+
+/// Audiences that many applications share: a token for any of them would be one for us.
+const SHARED_AUDIENCES: [(&str, &str); 5] = [
+    ("api://default", "Okta's default audience"),
+    ("account", "Keycloak's default audience"),
+    ("https://kubernetes.default.svc", "the API server's own audience"),
+    ("https://kubernetes.default.svc.cluster.local", "the API server's own audience"),
+    ("00000003-0000-0000-c000-000000000000", "the audience of Microsoft Graph"),
+];
+
+pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
+    let at = At::root();
+    issuers(root, names, report);
+    if let Some(host) = &root.external_host {
+        names::host(host, &at.key("external_host"), report);
+        if host.starts_with('*') {
+            report.error(&at.key("external_host"), "`external_host` must be one name, not a wildcard");
+        }
+    }
+    if root.rules.is_empty() && !root.routes.is_empty() {
+        report
+            .warning(&at.key("routes"), "there is no rule: every request will be denied")
+            .help("add rules to `rules` or to a file that `policies` lists");
+    }
+    sessions(root, &at.key("sessions"), report);
+    audit(&root.audit, &at.key("audit"), report);
+    if root.store.path.as_os_str().is_empty() {
+        report.error(&at.key("store").key("path"), "`path` cannot be empty");
+    }
+    if let Err(error) = EnvFilter::builder().parse(&root.log.filter) {
+        report
+            .error(&at.key("log").key("filter"), format!("this is not a filter: {error}"))
+            .help("write a level, or levels of parts, such as `info,doorward=debug`");
+    }
+    if let Some(break_glass) = &root.break_glass {
+        emergency(root, break_glass, &at.key("break_glass"), report);
+    }
+}
+
+fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
+    let mut identifiers: BTreeMap<&str, &str> = BTreeMap::new();
+    for (index, issuer) in root.issuers.iter().enumerate() {
+        let at = item("issuers", index);
+        if let Some(other) = identifiers.insert(&issuer.issuer, &issuer.name) {
+            report
+                .error(&at.key("issuer"), format!("issuer `{other}` has the same identifier"))
+                .help("tokens are told apart by it; put the audiences and clients of both into one entry");
+        }
+        if let Some(review) = &issuer.token_review {
+            reference(&names.upstreams, "upstream", &review.upstream, &at.key("token_review").key("upstream"), report);
+        }
+        for (number, audience) in issuer.audiences.iter().enumerate() {
+            let shared = SHARED_AUDIENCES.iter().find(|(shared, _)| shared == audience);
+            let Some((_, what)) = shared.filter(|_| issuer.clients.is_empty()) else { continue };
+            report
+                .warning(
+                    &at.key("audiences").index(number),
+                    format!("`{audience}` is {what}, shared by many applications"),
+                )
+                .help("use an audience of Doorward's own, or list the `clients` whose tokens are taken");
+        }
+    }
+}
+
+fn sessions(root: &raw::Root, at: &At, report: &mut Report) {
+    let sessions = &root.sessions;
+    for (name, span) in [("idle", sessions.idle), ("absolute", sessions.absolute)] {
+        if span.get().is_zero() {
+            report.error(&at.key(name), format!("`{name}` cannot be zero"));
+        }
+    }
+    if sessions.idle > sessions.absolute {
+        report.error(&at.key("idle"), "`idle` is more than `absolute`, and would never be reached");
+    }
+}
+
+fn audit(audit: &raw::Audit, at: &At, report: &mut Report) {
+    let mut nonzero = |name: &str, zero: bool| {
+        if zero {
+            report.error(&at.key(name), format!("`{name}` cannot be zero"));
+        }
+    };
+    nonzero("checkpoint_records", audit.checkpoint_records == 0);
+    nonzero("checkpoint_interval", audit.checkpoint_interval.get().is_zero());
+    nonzero("queue", audit.queue == 0);
+    let AuditSink::File(file) = &audit.sink else { return };
+    let here = at.key("sink").key("file");
+    if file.max_size.is_some_and(|size| size.0 == 0) {
+        report.error(&here.key("max_size"), "`max_size` cannot be zero");
+    }
+    if audit.checkpoint_copy.as_ref() == Some(&file.path) {
+        report
+            .error(&at.key("checkpoint_copy"), "the copy of the checkpoints is the audit file itself")
+            .help("a copy helps only in another place, best beyond the reach of who can edit the first");
+    }
+}
+
+/// Whether `until` lies ahead is looked at where there is a clock.
+fn emergency(root: &raw::Root, break_glass: &raw::BreakGlass, at: &At, report: &mut Report) {
+    if OffsetDateTime::parse(&break_glass.until, &Rfc3339).is_err() {
+        report
+            .error(&at.key("until"), format!("`{}` is not a time", break_glass.until))
+            .help("write it as in RFC 3339: `2026-01-31T08:00:00Z`");
+    }
+    if break_glass.certificates.is_empty() {
+        report.error(&at.key("certificates"), "there is no certificate");
+    }
+    let mut seen = BTreeSet::new();
+    for (index, certificate) in break_glass.certificates.iter().enumerate() {
+        let at = at.key("certificates").index(index);
+        let hash = certificate.sha256.as_str();
+        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            report
+                .error(&at.key("sha256"), "this is not a SHA-256 in hex")
+                .help("print it with `openssl x509 -in FILE -outform der | sha256sum`: 64 hexadecimal digits");
+        } else if !seen.insert(hash.to_ascii_lowercase()) {
+            report.error(&at.key("sha256"), "this certificate is listed twice");
+        }
+        system(&certificate.name, "user name", &at.key("name"), report);
+        if certificate.name.is_empty() {
+            report.error(&at.key("name"), "`name` cannot be empty");
+        }
+        for (number, group) in certificate.groups.iter().enumerate() {
+            system(group, "group", &at.key("groups").index(number), report);
+        }
+    }
+    if !root.routes.iter().any(|route| route.schemes.contains(&Scheme::BreakGlass)) {
+        report.warning(at, "no route has the scheme `break_glass`").help("the section opens nothing");
+    }
+}
+
+fn system(name: &str, what: &str, at: &At, report: &mut Report) {
+    if name.to_ascii_lowercase().starts_with("system:") {
+        report
+            .error(at, format!("no {what} may begin with `system:`"))
+            .help("such names are Kubernetes' own, and have rights that no policy gave");
+    }
+}

@@ -1,0 +1,245 @@
+//! Routes: what they refer to, that their fields fit their kind and their schemes, and that no two are the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Names, item, names, reference};
+use crate::config::{
+    raw::{self, Route, RouteKind, Scheme},
+    report::{At, Report},
+};
+
+pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
+    let browser = |route: &&Route| route.schemes.contains(&Scheme::Session);
+    let browser: BTreeSet<&str> =
+        root.routes.iter().filter(browser).flat_map(|route| &route.hosts).map(String::as_str).collect();
+    for (index, route) in root.routes.iter().enumerate() {
+        let at = item("routes", index);
+        references(route, names, &at, report);
+        let own = OwnPaths::on(root, &browser, route);
+        matching(route, &own, &at, report);
+        fields_of_kind(route, &at, report);
+        schemes(root, route, &at, report);
+        if route.max_body.is_some_and(|size| size.0 == 0) {
+            report.error(&at.key("max_body"), "`max_body` cannot be zero");
+        }
+        if route.max_stream.is_some_and(|span| span.get().is_zero()) {
+            report.error(&at.key("max_stream"), "`max_stream` cannot be zero");
+        }
+    }
+    same_requests(&root.routes, report);
+    shared_webhooks(root, report);
+}
+
+fn references(route: &Route, names: &Names<'_>, at: &At, report: &mut Report) {
+    for (index, issuer) in route.issuers.iter().enumerate() {
+        reference(&names.issuers, "issuer", issuer, &at.key("issuers").index(index), report);
+    }
+    reference(&names.upstreams, "upstream", &route.upstream, &at.key("upstream"), report);
+    if let Some(kubernetes) = &route.kubernetes {
+        reference(&names.upstreams, "upstream", kubernetes, &at.key("kubernetes"), report);
+    }
+    if let Some(webhook) = &route.webhook {
+        reference(&names.webhooks, "webhook", webhook, &at.key("webhook"), report);
+    }
+}
+
+fn matching(route: &Route, own: &OwnPaths, at: &At, report: &mut Report) {
+    if route.hosts.is_empty() {
+        report.error(&at.key("hosts"), "a route needs at least one host");
+    }
+    let mut seen = BTreeSet::new();
+    for (index, host) in route.hosts.iter().enumerate() {
+        let at = at.key("hosts").index(index);
+        names::host(host, &at, report);
+        if !seen.insert(host) {
+            report.error(&at, format!("`{host}` is listed twice"));
+        }
+    }
+    for (index, path) in route.paths.iter().enumerate() {
+        let at = at.key("paths").index(index);
+        if names::path(path, &at, report) {
+            own.check(path, &at, report);
+        }
+    }
+    for (index, method) in route.methods.iter().enumerate() {
+        names::method(method, &at.key("methods").index(index), report);
+    }
+}
+
+/// Paths that Doorward answers itself on the hosts of a route, and that never reach it.
+struct OwnPaths {
+    login: bool,
+    well_known: bool,
+}
+
+impl OwnPaths {
+    fn on(root: &raw::Root, browser: &BTreeSet<&str>, route: &Route) -> Self {
+        Self {
+            login: route.hosts.iter().any(|host| browser.contains(host.as_str())),
+            well_known: root.external_host.as_ref().is_some_and(|host| route.hosts.contains(host)),
+        }
+    }
+
+    fn check(&self, path: &str, at: &At, report: &mut Report) {
+        let path = path.strip_suffix('*').unwrap_or(path);
+        let own = if path.starts_with("/.doorward/") {
+            "`/.doorward/` is Doorward's own on every host"
+        } else if self.login && path.starts_with("/oauth2/") {
+            "`/oauth2/` is Doorward's own where people log in"
+        } else if self.well_known && path.starts_with("/.well-known/") {
+            "`/.well-known/` is Doorward's own on `external_host`"
+        } else {
+            return;
+        };
+        report.error(at, own).help("no request would ever get to this route; choose another path");
+    }
+}
+
+fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
+    let mut only = |set: bool, field: &str, kinds: &[RouteKind], named: &str| {
+        if set && !kinds.contains(&route.kind) {
+            report.error(&at.key(field), format!("`{field}` is only for routes of kind {named}"));
+        }
+    };
+    only(route.kubernetes.is_some(), "kubernetes", &[RouteKind::Dashboard], "`dashboard`");
+    only(route.webhook.is_some(), "webhook", &[RouteKind::Webhook], "`webhook`");
+    only(route.event_listener.is_some(), "event_listener", &[RouteKind::Webhook], "`webhook`");
+    let listed = [RouteKind::Kubernetes, RouteKind::Webhook];
+    only(!route.pass_headers.is_empty(), "pass_headers", &listed, "`kubernetes` or `webhook`");
+
+    for (index, header) in route.pass_headers.iter().enumerate() {
+        names::passed_header(header, &at.key("pass_headers").index(index), report);
+    }
+    if route.kind == RouteKind::Dashboard {
+        if !route.schemes.contains(&Scheme::Session) {
+            report
+                .warning(&at.key("schemes"), "people cannot log in to this dashboard")
+                .help("add the scheme `session`");
+        }
+        if route.kubernetes.is_none() {
+            report
+                .warning(&at.key("kind"), "what people do in this dashboard runs with the dashboard's own rights")
+                .help("name the API server's upstream in `kubernetes`, and it runs with theirs");
+        }
+    }
+}
+
+fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
+    let here = at.key("schemes");
+    if route.schemes.is_empty() {
+        report.error(&here, "a route needs at least one scheme").help("nobody could ever get in");
+    }
+    let mut seen = BTreeSet::new();
+    for (index, scheme) in route.schemes.iter().enumerate() {
+        let at = here.index(index);
+        if !seen.insert(scheme) {
+            report.error(&at, "this scheme is listed twice");
+            continue;
+        }
+        let taken = |issuer: &&raw::Issuer| route.issuers.is_empty() || route.issuers.contains(&issuer.name);
+        match scheme {
+            Scheme::Session if !root.issuers.iter().filter(taken).any(|issuer| issuer.login.is_some()) => {
+                report
+                    .error(&at, "no issuer of this route has a login")
+                    .help("add `login` to an issuer, or take `session` off the list");
+            }
+            Scheme::Bearer if root.issuers.is_empty() => {
+                report
+                    .error(&at, "there is no issuer whose tokens could be taken")
+                    .help("add an entry to `issuers`, or take `bearer` off the list");
+            }
+            Scheme::Webhook if route.webhook.is_none() => {
+                report
+                    .error(&at, "the scheme `webhook` needs a sender")
+                    .help("name an entry of `webhooks` in `webhook`, on a route of kind `webhook`");
+            }
+            Scheme::BreakGlass => break_glass(root, &at, report),
+            Scheme::Anonymous if route.kind == RouteKind::Kubernetes => {
+                report
+                    .error(&at, "`anonymous` can never stand on a `kubernetes` route")
+                    .help("the API server would take the request for Doorward's own");
+            }
+            Scheme::Anonymous if index + 1 < route.schemes.len() => {
+                report.error(&at, "`anonymous` must stand last").help("no scheme behind it would ever be looked for");
+            }
+            _ => {}
+        }
+    }
+    if route.webhook.is_some() && route.kind == RouteKind::Webhook && !seen.contains(&Scheme::Webhook) {
+        report
+            .error(&at.key("webhook"), "the signatures of this sender would never be checked")
+            .help("add `webhook` to `schemes`");
+    }
+}
+
+fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
+    if root.break_glass.is_none() {
+        report.error(at, "the scheme `break_glass` needs the section `break_glass`");
+    }
+    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if !root.listeners.iter().any(asks) {
+        report.error(at, "no listener asks for client certificates").help("set `client_ca` within `tls` of a listener");
+    }
+}
+
+/// Of hosts, paths and methods of one route.
+const MAX_COMBINATIONS: usize = 4096;
+
+/// Two routes for the same requests: which one takes them would be chance.
+fn same_requests(routes: &[Route], report: &mut Report) {
+    let mut taken: BTreeMap<(&str, &str, &str), &str> = BTreeMap::new();
+    for (index, route) in routes.iter().enumerate() {
+        let paths = borrow(&route.paths, "/*");
+        let methods = borrow(&route.methods, if route.kind == RouteKind::Webhook { "POST" } else { "*" });
+        if route.hosts.len().saturating_mul(paths.len()).saturating_mul(methods.len()) > MAX_COMBINATIONS {
+            report
+                .error(&item("routes", index), "too many combinations of hosts, paths and methods")
+                .help("use a wildcard host or a prefix, or split the route");
+            continue;
+        }
+        let mut told = false;
+        for (host, path, method) in route.hosts.iter().flat_map(|host| {
+            let methods = &methods;
+            paths.iter().flat_map(move |path| methods.iter().map(move |method| (host.as_str(), *path, *method)))
+        }) {
+            let Some(other) = taken.insert((host, path, method), &route.name) else { continue };
+            if !told && other != route.name {
+                told = true;
+                report
+                    .error(&item("routes", index), format!("route `{other}` takes the same requests"))
+                    .help(format!("both match host `{host}`, path `{path}` and the same methods"));
+            }
+        }
+    }
+}
+
+fn borrow<'a>(list: &'a [String], default: &'a str) -> Vec<&'a str> {
+    if list.is_empty() { vec![default] } else { list.iter().map(String::as_str).collect() }
+}
+
+/// A delivery for one route could be replayed to another that takes the same secret (attack Z16).
+fn shared_webhooks(root: &raw::Root, report: &mut Report) {
+    const HELP: &str = "a delivery to one could be replayed to the other; give each its own secret";
+    let mut routes: BTreeMap<&str, &str> = BTreeMap::new();
+    for (index, route) in root.routes.iter().enumerate() {
+        let Some(webhook) = &route.webhook else { continue };
+        if let Some(other) = routes.insert(webhook, &route.name) {
+            report
+                .error(&item("routes", index).key("webhook"), format!("route `{other}` takes the same sender"))
+                .help(HELP);
+        }
+    }
+    let mut secrets = BTreeMap::new();
+    for (index, webhook) in root.webhooks.iter().enumerate() {
+        for (number, secret) in webhook.secrets.iter().enumerate() {
+            let at = item("webhooks", index).key("secrets").index(number).key("secret");
+            let source = secret.secret.to_string();
+            match secrets.insert(source, webhook.name.as_str()) {
+                Some(other) if other != webhook.name => {
+                    report.error(&at, format!("webhook `{other}` has the same secret")).help(HELP);
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What turns the written configuration into what the program runs on: reads the files that it names, collects what
+//! is wrong, and remembers which files a change of which means a new generation.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    fingerprint::{self, Fingerprint},
+    report::{At, Report},
+    values::SecretSource,
+};
+
+/// The bytes of a secret, wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The secret itself; the name is long so that a reader notices each use.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The secret as text, if it is UTF-8.
+    pub fn expose_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Collects problems and the files that the configuration depends on.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    pub report: Report,
+    base: PathBuf,
+    files: BTreeSet<PathBuf>,
+    fingerprint: Fingerprint,
+}
+
+impl Resolver {
+    /// Relative paths are taken from `base`, the folder of the main file.
+    pub fn new(base: &Path) -> Self {
+        Self { base: base.to_owned(), ..Self::default() }
+    }
+
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
+    }
+
+    /// The files read so far: a change of any is a new generation.
+    pub fn files(&self) -> &BTreeSet<PathBuf> {
+        &self.files
+    }
+
+    /// The same files with what they contained.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Reads a file; a problem is reported and gives `None`.
+    pub fn read(&mut self, at: &At, path: &Path) -> Option<Vec<u8>> {
+        let path = self.path(path);
+        self.read_named(&path).map_err(|why| self.report.error(at, format!("{} {why}", path.display()))).ok()
+    }
+
+    /// Reads a file whose path is already complete; a problem is left to the caller.
+    pub(super) fn read_named(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        let result = fingerprint::read(path);
+        self.fingerprint.record(path, result.as_deref().ok());
+        self.files.insert(path.to_owned());
+        result
+    }
+
+    /// Reads a secret; one that is absent or empty is a problem.
+    pub fn secret(&mut self, at: &At, source: &SecretSource) -> Option<Secret> {
+        let mut bytes = match source {
+            SecretSource::File(path) => self.read(at, path)?,
+            SecretSource::Env(name) => match std::env::var(name) {
+                Ok(value) => value.into_bytes(),
+                Err(_) => {
+                    self.report.error(at, format!("environment variable `{name}` is not set"));
+                    return None;
+                }
+            },
+        };
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            self.report.error(at, format!("{source} is empty")).help("an empty secret would be known to everybody");
+            return None;
+        }
+        Some(Secret::new(bytes))
+    }
+}

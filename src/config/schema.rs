@@ -1,0 +1,78 @@
+//! The JSON Schema of the configuration, derived from [`raw::Root`](super::raw::Root). Editors read it, and the shape
+//! of a configuration is checked against it.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use super::raw;
+
+/// The JSON Schema (draft 2020-12) of the main file.
+pub fn schema() -> Value {
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::Root>();
+    schema.insert("title".to_owned(), "Doorward".into());
+    schema.insert(
+        "examples".to_owned(),
+        json!([{
+            "listeners": [{"name": "main", "address": "127.0.0.1:8080"}],
+            "issuers": [{"name": "company", "issuer": "https://id.example.com", "audiences": ["doorward"]}],
+            "upstreams": [{"name": "api", "url": "https://kubernetes.default.svc", "credential": {"bearer": {
+                "file": "/var/run/secrets/doorward/impersonator"}}}],
+            "routes": [{"name": "api", "kind": "kubernetes", "hosts": ["k8s.example.com"], "schemes": ["bearer"],
+                "upstream": "api"}],
+            "rules": [{"id": "read", "who": {"groups": ["developers"]}, "on": {"kubernetes": {"verbs": ["read"]}},
+                "do": "allow"}],
+        }]),
+    );
+    schema.to_value()
+}
+
+/// What may stand in a policy file: a list each, put behind that of the main file.
+pub(super) fn policy_parts() -> Vec<String> {
+    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::PolicyFile>();
+    let properties = schema.get("properties").and_then(Value::as_object);
+    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
+}
+
+/// The target of a `$ref` within the schema.
+pub(super) fn definition<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+    root.pointer(reference.strip_prefix('#')?)
+}
+
+/// The paths of all settings that do not stand within a list.
+pub(super) fn settings() -> Vec<Vec<String>> {
+    let root = schema();
+    let mut found = Vec::new();
+    collect(&root, &root, &mut Vec::new(), &mut found);
+    found
+}
+
+fn collect(root: &Value, schema: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    let alternatives = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let schemas = std::iter::once(schema).chain(alternatives);
+    for schema in schemas {
+        let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| definition(root, target));
+        let properties = target.unwrap_or(schema).get("properties").and_then(Value::as_object);
+        for (name, property) in properties.into_iter().flatten() {
+            path.push(name.clone());
+            found.push(path.clone());
+            // The shape has no recursion outside of lists; the bound keeps it so.
+            if path.len() < 6 {
+                collect(root, property, path, found);
+            }
+            path.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_listed_with_their_paths() {
+        let settings = settings();
+        for path in [&["workers"][..], &["audit", "when_full"], &["break_glass", "until"], &["limits", "uri_bytes"]] {
+            assert!(settings.iter().any(|found| found == path), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Whether a document has the shape of a configuration: every key known, every value of its type. Finds all that is
+//! wrong, and mends the document (what is wrong becomes absent or a placeholder), so that later checks can go on and
+//! their problems are told in the same run.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use super::{
+    locations::Locations,
+    report::{At, Report, nearest},
+    schema::{self, schema},
+    values::{Size, Span},
+};
+
+/// Checks and mends a document. What later checks find at the parts returned is nothing that a person wrote.
+pub(super) fn check(document: &mut Value, report: &mut Report, locations: &mut Locations) -> BTreeSet<At> {
+    let root = schema();
+    let mut shape = Shape { root: &root, report, locations, mended: BTreeSet::new() };
+    if !shape.check(&root, document, &At::root()) {
+        *document = Value::Object(Map::new());
+    }
+    shape.mended
+}
+
+struct Shape<'a> {
+    root: &'a Value,
+    report: &'a mut Report,
+    locations: &'a mut Locations,
+    mended: BTreeSet<At>,
+}
+
+impl Shape<'_> {
+    /// Whether the value can stay, mended within.
+    fn check(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
+        let Some(schema) = schema.as_object() else { return true };
+        if let Some(reference) = text(schema, "$ref") {
+            let Some(target) = schema::definition(self.root, reference) else { return true };
+            return match reference.rsplit('/').next() {
+                Some("Span") => self.parsed::<Span>(value, at, "a duration such as `30s`"),
+                Some("Size") => self.parsed::<Size>(value, at, "a size such as `64KiB`"),
+                Some("SecretSource") => self.secret(target, value, at),
+                _ => self.check(target, value, at),
+            };
+        }
+        if let Some(alternatives) = schema.get("anyOf").and_then(Value::as_array) {
+            // The form of what may be left out: the value, or null.
+            if value.is_null() {
+                return true;
+            }
+            let Some(inner) = alternatives.iter().find(|inner| inner.get("type") != Some(&"null".into())) else {
+                return true;
+            };
+            return self.check(inner, value, at);
+        }
+        if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
+            return self.variant(variants, value, at);
+        }
+        if schema.contains_key("enum") || schema.contains_key("const") {
+            return self.variant(&[Value::Object(schema.clone())], value, at);
+        }
+        let types = types(schema);
+        match value {
+            _ if types.is_empty() => true,
+            Value::Null if types.contains(&"null") => true,
+            Value::Object(entries) if types.contains(&"object") => {
+                self.object(schema, entries, at);
+                true
+            }
+            Value::Array(items) if types.contains(&"array") => {
+                self.list(schema, items, at);
+                true
+            }
+            Value::String(text) if types.contains(&"string") => self.string(schema, text, at),
+            Value::Bool(_) if types.contains(&"boolean") => true,
+            Value::Number(number) if types.contains(&"integer") && !number.is_f64() => self.integer(schema, value, at),
+            Value::Number(_) if types.contains(&"number") => true,
+            _ => self.wrong_type(schema, value, at),
+        }
+    }
+
+    fn object(&mut self, schema: &Map<String, Value>, entries: &mut Map<String, Value>, at: &At) {
+        let none = Map::new();
+        let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+        let required: Vec<&str> =
+            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut meant = BTreeSet::new();
+
+        for (name, mut value) in std::mem::take(entries) {
+            let here = at.key(&name);
+            let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
+            match (properties.get(&name), rest) {
+                (Some(property), _) => {
+                    if self.check(property, &mut value, &here) {
+                        entries.insert(name, value);
+                    } else {
+                        self.mended.insert(here);
+                        if required.contains(&name.as_str()) {
+                            entries.insert(name, self.placeholder(property));
+                        }
+                    }
+                }
+                (None, Some(property)) => {
+                    if self.check(property, &mut value, &here) {
+                        entries.insert(name, value);
+                    } else {
+                        self.mended.insert(here);
+                    }
+                }
+                (None, None) => {
+                    let Some(near) = self.unknown_key(properties, &name, &here) else { continue };
+                    let Some(property) = properties.get(&near).filter(|_| !entries.contains_key(&near)) else {
+                        continue;
+                    };
+                    if self.check(property, &mut value, &here) {
+                        let moved = at.key(&near);
+                        let within: Vec<At> = self.mended.iter().filter_map(|part| part.moved(&here, &moved)).collect();
+                        self.mended.extend(within);
+                        entries.insert(near, value);
+                    } else {
+                        meant.insert(near);
+                    }
+                }
+            }
+        }
+        for name in required {
+            if entries.contains_key(name) || self.mended.contains(&at.key(name)) {
+                continue;
+            }
+            let Some(property) = properties.get(name) else { continue };
+            if !meant.contains(name) {
+                let description = self.description(property);
+                let problem = self.report.error(at, format!("`{name}` is missing"));
+                if let Some(description) = description {
+                    problem.help(format!("`{name}`: {description}"));
+                }
+            }
+            self.mended.insert(at.key(name));
+            entries.insert(name.to_owned(), self.placeholder(property));
+        }
+    }
+
+    /// Reports a key that does not exist; gives the one that was meant.
+    fn unknown_key(&mut self, properties: &Map<String, Value>, name: &str, at: &At) -> Option<String> {
+        self.locations.show_key(at);
+        // Whoever writes `password: x` at a wrong place does not want to see it in a log.
+        if ["secret", "password", "token", "key"].iter().any(|word| name.to_lowercase().contains(word)) {
+            self.locations.mask(at);
+        }
+        let near = nearest(name, properties.keys().map(String::as_str));
+        let problem = self.report.error(at, format!("there is no setting `{name}` here"));
+        match near {
+            Some(near) => problem.help(format!("did you mean `{near}`?")),
+            None if properties.is_empty() => problem,
+            None => problem.help(format!("known here: {}", join(properties.keys().map(String::as_str)))),
+        };
+        near.map(str::to_owned)
+    }
+
+    fn list(&mut self, schema: &Map<String, Value>, items: &mut [Value], at: &At) {
+        let Some(inner) = schema.get("items") else { return };
+        for (index, item) in items.iter_mut().enumerate() {
+            let at = at.index(index);
+            if !self.check(inner, item, &at) {
+                // Items keep their numbers.
+                *item = self.placeholder(inner);
+                self.mended.insert(at);
+            }
+        }
+    }
+
+    fn string(&mut self, schema: &Map<String, Value>, value: &str, at: &At) -> bool {
+        match text(schema, "format") {
+            Some("cidr") if value.parse::<IpNet>().is_err() => {
+                let problem = self.report.error(at, format!("`{value}` is not a range of addresses"));
+                match value.parse::<std::net::IpAddr>() {
+                    Ok(address) => problem.help(format!("for one address write `{}`", IpNet::from(address))),
+                    Err(_) => problem.help("write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`"),
+                };
+                false
+            }
+            Some("socket-address") if value.parse::<std::net::SocketAddr>().is_err() => {
+                self.report
+                    .error(at, format!("`{value}` is not an address to listen on"))
+                    .help("write an IP address and a port, such as `0.0.0.0:8443` or `[::]:8443`");
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn integer(&mut self, schema: &Map<String, Value>, value: &Value, at: &At) -> bool {
+        let bound = |name| schema.get(name).and_then(Value::as_f64);
+        let (low, high) = (bound("minimum"), bound("maximum").or_else(|| largest(text(schema, "format")?)));
+        let number = value.as_f64().unwrap_or(f64::NAN);
+        if low.is_none_or(|low| number >= low) && high.is_none_or(|high| number <= high) {
+            return true;
+        }
+        let range = match (low, high) {
+            (Some(low), Some(high)) => format!("from {low} to {high}"),
+            (Some(low), None) => format!("{low} or more"),
+            _ => format!("{} or less", high.unwrap_or_default()),
+        };
+        self.report.error(at, format!("{value} is out of range")).help(format!("write a whole number {range}"));
+        false
+    }
+
+    /// One of several words, or one of several maps with a single key.
+    fn variant(&mut self, variants: &[Value], value: &mut Value, at: &At) -> bool {
+        let words: Vec<&str> = variants.iter().flat_map(words).collect();
+        let maps: Vec<(&str, &Value)> = variants
+            .iter()
+            .filter_map(|variant| variant.get("properties")?.as_object()?.iter().next())
+            .map(|(name, inner)| (name.as_str(), inner))
+            .collect();
+        let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
+        match value {
+            Value::String(word) if words.contains(&word.as_str()) => true,
+            Value::String(word) => {
+                let problem = self.report.error(at, format!("`{word}` is not one of the values that can stand here"));
+                if maps.iter().any(|(name, _)| name == word) {
+                    problem.help(format!("`{word}` needs settings: `{{{word}: {{…}}}}`"));
+                } else {
+                    match nearest(word, names()) {
+                        Some(near) => problem.help(format!("did you mean `{near}`?")),
+                        None => problem.help(format!("known: {}", join(names()))),
+                    };
+                }
+                false
+            }
+            Value::Object(entries) if entries.len() == 1 && !maps.is_empty() => {
+                let Some((name, inner)) = entries.iter_mut().next() else { return false };
+                let at = at.key(name);
+                let Some((_, schema)) = maps.iter().find(|(known, _)| known == name) else {
+                    self.locations.show_key(&at);
+                    let problem = self.report.error(&at, format!("there is no setting `{name}` here"));
+                    match nearest(name, names()) {
+                        Some(near) if words.contains(&near) => problem.help(format!("write `{near}` alone")),
+                        Some(near) => problem.help(format!("did you mean `{near}`?")),
+                        None => problem.help(format!("known: {}", join(names()))),
+                    };
+                    return false;
+                };
+                self.check(schema, inner, &at)
+            }
+            Value::Object(_) if !maps.is_empty() => {
+                self.report
+                    .error(at, "exactly one key must stand here")
+                    .help(format!("known: {}", join(maps.iter().map(|(name, _)| *name))));
+                false
+            }
+            _ => {
+                self.report
+                    .error(at, format!("expected one of the known values, found {}", kind(value)))
+                    .help(format!("known: {}", join(names())));
+                false
+            }
+        }
+    }
+
+    fn parsed<T: std::str::FromStr<Err = String>>(&mut self, value: &Value, at: &At, expected: &str) -> bool {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            other => {
+                self.report.error(at, format!("expected {expected}, found {}", kind(other)));
+                return false;
+            }
+        };
+        match text.parse::<T>() {
+            Ok(_) => true,
+            Err(explanation) => {
+                let (message, help) = explanation.split_once("; ").unwrap_or((&explanation, ""));
+                let problem = self.report.error(at, message);
+                if !help.is_empty() {
+                    problem.help(help);
+                }
+                false
+            }
+        }
+    }
+
+    fn secret(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
+        if let Value::Object(entries) = value {
+            for name in entries.keys().filter(|name| !matches!(name.as_str(), "file" | "env")) {
+                self.locations.mask(&at.key(name));
+            }
+            return self.check(schema, value, at);
+        }
+        self.locations.mask(at);
+        self.report
+            .error(at, "a secret cannot stand here itself")
+            .help("write where it comes from: `{file: PATH}` or `{env: NAME}`");
+        false
+    }
+
+    fn wrong_type(&mut self, schema: &Map<String, Value>, value: &Value, at: &At) -> bool {
+        let types = types(schema);
+        let expected = types.iter().copied().find(|name| *name != "null").unwrap_or("nothing");
+        let of_secrets = schema
+            .get("items")
+            .and_then(|items| items.get("$ref"))
+            .and_then(Value::as_str)
+            .is_some_and(|target| target.ends_with("/SecretSource"));
+        if of_secrets {
+            self.locations.mask(at);
+        }
+        let named = match expected {
+            "array" => "a list",
+            "object" => "a map of settings",
+            "string" => "text",
+            "boolean" => "`true` or `false`",
+            "integer" => "a whole number",
+            other => other,
+        };
+        let problem = self.report.error(at, format!("expected {named}, found {}", kind(value)));
+        match (expected, value) {
+            ("string", Value::Number(_) | Value::Bool(_)) => _ = problem.help("put it in quotes"),
+            ("array", Value::String(text)) if schema.get("items").is_some_and(|items| items.get("type").is_some()) => {
+                problem.help(format!("a list has brackets or dashes: `[{text}]`"));
+            }
+            ("array", Value::Object(_)) => _ = problem.help("each item begins with a dash (`- `)"),
+            ("boolean", Value::String(text)) => match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" => _ = problem.help("write `true`"),
+                "no" | "off" => _ = problem.help("write `false`"),
+                _ => {}
+            },
+            (_, Value::Null) => _ = problem.help("remove the key, or give it a value"),
+            _ => {}
+        }
+        false
+    }
+
+    /// The smallest value of a type, to go on with.
+    fn placeholder(&self, schema: &Value) -> Value {
+        let Some(schema) = schema.as_object() else { return Value::Null };
+        if let Some(reference) = text(schema, "$ref") {
+            return match reference.rsplit('/').next() {
+                Some("Span" | "Size") => "0".into(),
+                _ => schema::definition(self.root, reference).map_or(Value::Null, |target| self.placeholder(target)),
+            };
+        }
+        if schema.contains_key("anyOf") {
+            return Value::Null;
+        }
+        let one_of = schema.get("oneOf").and_then(Value::as_array).and_then(|variants| variants.first());
+        if let Some(first) = one_of {
+            return self.placeholder(first);
+        }
+        let whole = Value::Object(schema.clone());
+        if let Some(word) = words(&whole).first() {
+            return (*word).into();
+        }
+        match types(schema).first() {
+            Some(&"string") => match text(schema, "format") {
+                Some("cidr") => "127.0.0.1/32".into(),
+                Some("socket-address") => "127.0.0.1:0".into(),
+                _ => "".into(),
+            },
+            Some(&"array") => Value::Array(Vec::new()),
+            Some(&"boolean") => false.into(),
+            Some(&"integer") => schema.get("minimum").cloned().unwrap_or_else(|| 0.into()),
+            Some(&"object") => {
+                let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+                required
+                    .filter_map(Value::as_str)
+                    .filter_map(|name| Some((name.to_owned(), self.placeholder(schema.get("properties")?.get(name)?))))
+                    .collect::<Map<_, _>>()
+                    .into()
+            }
+            _ => Value::Null,
+        }
+    }
+
+    /// The first sentence that the schema says of a property.
+    fn description(&self, property: &Value) -> Option<String> {
+        let own = property.get("description").and_then(Value::as_str);
+        let text = own.or_else(|| {
+            let target = property.get("$ref").and_then(Value::as_str)?;
+            schema::definition(self.root, target)?.get("description")?.as_str()
+        })?;
+        let text = text.replace('\n', " ");
+        let sentence = text.split(". ").next().unwrap_or_default();
+        let mut chars = sentence.trim_end_matches('.').chars();
+        let first = chars.next()?;
+        Some(first.to_lowercase().chain(chars).collect())
+    }
+}
+
+fn text<'a>(schema: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    schema.get(name).and_then(Value::as_str)
+}
+
+fn types(schema: &Map<String, Value>) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The words that a variant allows.
+fn words(variant: &Value) -> Vec<&str> {
+    let one = variant.get("const").and_then(Value::as_str);
+    let several = variant.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    one.into_iter().chain(several).collect()
+}
+
+/// The largest number of an unsigned type, which the schema bounds from below only.
+fn largest(format: &str) -> Option<f64> {
+    match format {
+        "uint8" => Some(f64::from(u8::MAX)),
+        "uint16" => Some(f64::from(u16::MAX)),
+        "uint32" => Some(f64::from(u32::MAX)),
+        _ => None,
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "`true` or `false`",
+        Value::Number(number) if number.is_f64() => "a number with a fraction",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map of settings",
+    }
+}
+
+fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

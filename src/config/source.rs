@@ -1,0 +1,332 @@
+//! Reads YAML into a tree that remembers where each key and each value stands.
+//!
+//! One document a file, UTF-8, at most 4 MiB, within the budgets of the reader: aliases are expanded, but neither they
+//! nor nesting can make the tree larger than its limits. Merge keys (`<<`) and custom tags are refused, as their result
+//! is not what a reader of the file sees.
+
+use std::{fmt, ops::Range, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::{Map, Number};
+use serde_saphyr::{
+    Error, Location, MergeKeyPolicy, Options, Spanned, alias_limits, budget, options, options::DuplicateKeyPolicy,
+};
+
+/// No configuration file may be larger.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// A file as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The path as it is printed.
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Node {
+    /// Which file: its number in the list of sources.
+    pub source: usize,
+    /// Bytes of the text. A block list or map has its first byte only.
+    pub span: Range<usize>,
+    pub data: Data,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Data {
+    #[default]
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    /// In the order of the file, duplicates included.
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Key {
+    pub name: String,
+    pub span: Range<usize>,
+}
+
+/// What is wrong with a text as YAML, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Malformed {
+    pub message: String,
+    pub span: Range<usize>,
+}
+
+impl Node {
+    /// Reads the only document of a text.
+    pub(super) fn parse(text: &str, source: usize) -> Result<Self, Malformed> {
+        if text.len() > MAX_BYTES {
+            return Err(Malformed { message: format!("larger than {} MiB", MAX_BYTES >> 20), span: 0..0 });
+        }
+        let mut node: Self =
+            serde_saphyr::from_str_with_options(text, reader()).map_err(|error| Malformed::new(&error, text))?;
+        node.set_source(source);
+        Ok(node)
+    }
+
+    /// The value without places. Of a key that stands twice, the last.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match &self.data {
+            Data::Null => serde_json::Value::Null,
+            Data::Bool(flag) => (*flag).into(),
+            Data::Number(number) => serde_json::Value::Number(number.clone()),
+            Data::Text(text) => text.as_str().into(),
+            Data::List(items) => items.iter().map(Self::to_json).collect(),
+            Data::Map(entries) => {
+                entries.iter().map(|(key, value)| (key.name.clone(), value.to_json())).collect::<Map<_, _>>().into()
+            }
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<(&Key, &Self)> {
+        let Data::Map(entries) = &self.data else { return None };
+        entries.iter().rev().find(|(key, _)| key.name == name).map(|(key, value)| (key, value))
+    }
+
+    /// Keys that stand in a map more than once: each repetition, with its source.
+    pub(super) fn repeated_keys(&self) -> Vec<(usize, &Key)> {
+        let mut found = Vec::new();
+        self.collect_repeated(&mut found);
+        found
+    }
+
+    fn collect_repeated<'a>(&'a self, found: &mut Vec<(usize, &'a Key)>) {
+        match &self.data {
+            Data::List(items) => items.iter().for_each(|item| item.collect_repeated(found)),
+            Data::Map(entries) => {
+                let mut seen = std::collections::HashSet::new();
+                for (key, value) in entries {
+                    if !seen.insert(key.name.as_str()) {
+                        found.push((self.source, key));
+                    }
+                    value.collect_repeated(found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn set_source(&mut self, source: usize) {
+        self.source = source;
+        match &mut self.data {
+            Data::List(items) => items.iter_mut().for_each(|item| item.set_source(source)),
+            Data::Map(entries) => entries.iter_mut().for_each(|(_, value)| value.set_source(source)),
+            _ => {}
+        }
+    }
+}
+
+impl Malformed {
+    fn new(error: &Error, text: &str) -> Self {
+        let error = error.without_snippet();
+        let start = error.location().map_or(0, |place| byte_of(text, place));
+        let message = match error {
+            Error::MultipleDocuments { .. } => "more than one YAML document in a file".to_owned(),
+            Error::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not accepted; write the keys out".to_owned(),
+            Error::Budget { .. } => "larger or nested deeper than a configuration may be".to_owned(),
+            other => {
+                let message = other.to_string();
+                match message.find(" at line ") {
+                    Some(end) => message.get(..end).unwrap_or_default().to_owned(),
+                    None => message,
+                }
+            }
+        };
+        let width = text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+        Self { message, span: start..start + width }
+    }
+}
+
+fn reader() -> Options {
+    options! {
+        budget: budget! {
+            max_depth: 48,
+            max_events: 400_000,
+            max_nodes: 200_000,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+            max_recorded_anchor_events: 100_000,
+            max_recorded_anchor_bytes: MAX_BYTES,
+            max_total_scalar_bytes: 2 * MAX_BYTES,
+        },
+        alias_limits: alias_limits! { max_total_replayed_events: 50_000, max_replay_stack_depth: 16 },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::Error,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        emit_comments: false,
+    }
+}
+
+/// The byte at a line and column (both from 1, columns in characters).
+fn byte_of(text: &str, place: Location) -> usize {
+    let line = usize::try_from(place.line()).unwrap_or(0).saturating_sub(1);
+    let column = usize::try_from(place.column()).unwrap_or(0).saturating_sub(1);
+    let mut start = 0;
+    for _ in 0..line {
+        match text.get(start..).and_then(|rest| rest.find('\n')) {
+            Some(end) => start += end + 1,
+            None => return text.len(),
+        }
+    }
+    let rest = text.get(start..).unwrap_or_default();
+    let rest = rest.split('\n').next().unwrap_or_default();
+    start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at)
+}
+
+fn span_of(place: Location) -> Range<usize> {
+    let bytes = |count: Option<u64>| count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    let start = bytes(place.span().byte_offset());
+    start..start.saturating_add(bytes(place.span().byte_len()))
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Data>::deserialize(deserializer)?;
+        Ok(Self { source: 0, span: span_of(spanned.defined), data: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DataVisitor)
+    }
+}
+
+struct DataVisitor;
+
+impl<'de> de::Visitor<'de> for DataVisitor {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
+        Data::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Data, E> {
+        Ok(Data::Bool(flag))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Data, E> {
+        Ok(Data::Number(number.into()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Data, E> {
+        Ok(Data::Number(number.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Data, E> {
+        Number::from_f64(number).map(Data::Number).ok_or_else(|| E::custom("not a finite number"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Data, E> {
+        Ok(Data::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Data, E> {
+        Ok(Data::Text(text))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Data::List(items))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key::<Spanned<String>>()? {
+            let key = Key { span: span_of(key.defined), name: key.value };
+            entries.push((key, access.next_value()?));
+        }
+        Ok(Data::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice<'a>(text: &'a str, span: &Range<usize>) -> &'a str {
+        &text[span.clone()]
+    }
+
+    #[test]
+    fn keys_and_scalars_know_their_bytes() {
+        let text = "é: 1\nlist: [x, 'y z']\nmap:\n  inner: |\n    a\n    b\n";
+        let node = Node::parse(text, 3).unwrap();
+        let (key, value) = node.get("é").unwrap();
+        assert_eq!((slice(text, &key.span), slice(text, &value.span), value.source), ("é", "1", 3));
+        let (_, list) = node.get("list").unwrap();
+        let Data::List(items) = &list.data else { panic!("{list:?}") };
+        assert_eq!(slice(text, &items[1].span), "'y z'");
+        let (_, inner) = node.get("map").unwrap().1.get("inner").unwrap();
+        assert_eq!(inner.data, Data::Text("a\nb\n".to_owned()));
+        assert!(slice(text, &inner.span).contains('|') || slice(text, &inner.span).contains('a'), "{:?}", inner.span);
+    }
+
+    #[test]
+    fn words_that_older_yaml_took_for_booleans_are_text() {
+        let node = Node::parse("a: yes\nb: no\nc: on\nd: 010\ne: 1_000\nf: true\ng: 0x10", 0).unwrap();
+        assert_eq!(
+            node.to_json(),
+            serde_json::json!({"a": "yes", "b": "no", "c": "on", "d": "010", "e": "1_000", "f": true, "g": 16})
+        );
+    }
+
+    #[test]
+    fn every_repeated_key_is_found() {
+        let text = "a: 1\nb:\n  - c: 1\n    c: 2\na: 3\na: 4\n";
+        let node = Node::parse(text, 0).unwrap();
+        let starts: Vec<usize> = node.repeated_keys().iter().map(|(_, key)| key.span.start).collect();
+        assert_eq!(starts, [21, 26, 31]);
+        assert_eq!(node.to_json()["a"], 4);
+    }
+
+    #[test]
+    fn what_is_no_single_plain_document_is_refused_where_it_goes_wrong() {
+        let deep = "[".repeat(1000);
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                    d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n";
+        for (text, start, message) in [
+            ("a: 1\n---\nb: 2", Some(9), "more than one YAML document"),
+            ("a: [", Some(3), "unclosed bracket"),
+            ("a:\n\t- b", Some(4), "tab"),
+            ("a: &x {b: 1}\nc:\n  <<: *x", None, "merge keys"),
+            ("a: !secret b", None, "tag"),
+            ("a: *nowhere", None, "anchor"),
+            ("a: .inf", Some(3), "non-finite"),
+            ("? [a]\n: b", Some(2), "string"),
+            (deep.as_str(), None, ""),
+            (bomb, None, ""),
+        ] {
+            let malformed = Node::parse(text, 0).unwrap_err();
+            assert!(malformed.message.contains(message), "{text:.40}: {malformed:?}");
+            assert!(!malformed.message.contains("at line"), "{malformed:?}");
+            if let Some(start) = start {
+                assert_eq!(malformed.span.start, start, "{text:.40}: {malformed:?}");
+            }
+        }
+    }
+}

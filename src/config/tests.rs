@@ -1,0 +1,371 @@
+//! Whole configurations: what is printed of bad ones, and that good ones load.
+
+use std::{fs, path::Path};
+
+use super::{
+    Diagnosis, Loaded, Refused, Sources, load,
+    raw::{self, WhenFull},
+};
+
+/// A configuration in a folder of its own.
+struct Case {
+    folder: tempfile::TempDir,
+    sources: Sources,
+}
+
+impl Case {
+    fn new(main: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let case =
+            Self { sources: Sources { path: folder.path().join("doorward.yaml"), ..Sources::default() }, folder };
+        case.file("doorward.yaml", main)
+    }
+
+    fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        fs::write(self.folder.path().join(name), content).unwrap();
+        self
+    }
+
+    fn folder(mut self) -> Self {
+        self.sources.path = self.folder.path().to_owned();
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.sources.environment.push((name.into(), value.into()));
+        self
+    }
+
+    fn set(mut self, path: &str, value: &str) -> Self {
+        self.sources.settings.push((path.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, Box<Refused>> {
+        load(&self.sources, |_, _| ()).map(|(loaded, ())| loaded)
+    }
+
+    /// What is printed, with the folder's changing name left out.
+    fn printed(&self) -> String {
+        let diagnosis = match self.load() {
+            Ok(loaded) => loaded.warnings,
+            Err(refused) => refused.diagnosis,
+        };
+        self.stable(&diagnosis)
+    }
+
+    fn stable(&self, diagnosis: &Diagnosis) -> String {
+        diagnosis.render(false).replace(&format!("{}/", self.folder.path().display()), "")
+    }
+}
+
+const GOOD: &str = r#"
+listeners:
+  - name: main
+    address: 127.0.0.1:8080
+issuers:
+  - name: company
+    issuer: https://id.example.com
+    audiences: [doorward]
+    login:
+      client: {id: doorward, secret: {file: client-secret}}
+webhooks:
+  - name: github
+    sender: github
+    secrets: [{secret: {file: github-secret}}]
+upstreams:
+  - name: api
+    url: https://kubernetes.default.svc
+    credential: {bearer: {file: token}}
+  - name: dashboard
+    url: http://tekton-dashboard.tekton-pipelines:9097
+  - name: listener
+    url: http://el-build.ci:8080
+routes:
+  - name: dashboard
+    kind: dashboard
+    hosts: [tekton.example.com]
+    schemes: [session]
+    upstream: dashboard
+    kubernetes: api
+  - name: api
+    kind: kubernetes
+    hosts: [k8s.example.com]
+    schemes: [bearer]
+    upstream: api
+  - name: github
+    kind: webhook
+    hosts: [hooks.example.com]
+    schemes: [webhook]
+    upstream: listener
+    webhook: github
+sessions:
+  keys: [{file: session-key}]
+rules:
+  - id: developers
+    who: {groups: [developers]}
+    do: allow
+"#;
+
+/// The good configuration with one part replaced.
+fn with(old: &str, new: &str) -> Case {
+    assert!(GOOD.contains(old), "{old}");
+    Case::new(&GOOD.replacen(old, new, 1))
+}
+
+#[test]
+fn the_good_configuration_has_nothing_to_complain_about() {
+    assert_eq!(Case::new(GOOD).printed(), "no errors\n");
+}
+
+macro_rules! golden {
+    ($($name:ident: $case:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let case = $case;
+                insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+                    insta::assert_snapshot!(stringify!($name), case.printed());
+                });
+            }
+        )*
+    };
+}
+
+golden! {
+    unknown_keys_and_wrong_values: with("    kind: kubernetes\n    hosts: [k8s.example.com]", "    kind: kuberntes\n    host: [k8s.example.com]\n    schemas: x")
+        .set("audit.when_full", "contineu");
+    several_problems_in_one_file: Case::new(&GOOD
+        .replace("upstream: dashboard\n", "upstream: dashbaord\n")
+        .replace("127.0.0.1:8080", "127.0.0.1")
+        .replace("schemes: [bearer]", "schemes: [anonymous, bearer]")
+        .replace("do: allow", "do: alow")
+        .replace("sessions:\n", "sessions:\n  idle: 8 hours\n"));
+    wrong_types: with("audiences: [doorward]", "audiences: doorward\n    listed_clients_only: yes\n    algorithms: {RS256: true}\n    username: 12\n    clock_skew: [1]\n    preset:");
+    missing_settings: with("  - name: api\n    kind: kubernetes\n    hosts: [k8s.example.com]\n", "  - name: api\n");
+    numbers_out_of_range: with("sessions:\n", "workers: 1000\nlimits: {header_count: 70000, http2_streams: -1, connections: 1.5}\nsessions:\n");
+    secrets_written_inline: with("{id: doorward, secret: {file: client-secret}}", "{id: doorward, secret: hunter2, client_secret: hunter3}")
+        .env("DOORWARD_ADMIN__TOKEN", "hunter4");
+    a_secret_of_an_unknown_kind: with("secret: {file: github-secret}", "secret: {fiel: github-secret}");
+    duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
+    broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
+    tabs: with("    sender: github", "\tsender: github");
+    two_documents: with("upstreams:", "---\nupstreams:");
+    not_utf8: Case::new("").file("doorward.yaml", b"log: {filter: \"\xff\"}");
+    not_a_map: Case::new("- rules\n");
+    an_empty_file: Case::new("");
+    no_such_file: { let mut case = Case::new(""); case.sources.path.set_extension("yml"); case };
+    a_folder_without_a_main_file: {
+        let case = Case::new("").folder();
+        fs::remove_file(case.folder.path().join("doorward.yaml")).unwrap();
+        case
+    };
+    // attacks:Z40
+    a_lost_policy_file: Case::new(&format!("policies: [denies.yaml, allows.yaml]\n{GOOD}"))
+        .file("denies.yml.bak", "rules: [{id: never, do: deny}]")
+        .file("allows.yaml", "rules: [{id: always, do: allow}]");
+    an_unlisted_policy_file: Case::new(GOOD).file("denies.yaml", "rules: []").folder();
+    bad_policy_files: Case::new(&format!("policies: [one.yaml, two.yaml, two.yaml, three.yaml]\n{GOOD}"))
+        .file("one.yaml", "ruels: []\nlisteners: []\ngrants: {}\n")
+        .file("two.yaml", "rules:\n  - id: x\n    do: {aprove: {by: {}}}\n  - id: y\n    who: {kind: persn}\n    do: deny\n")
+        .file("three.yaml", "rules: [\n");
+    references_to_nothing: Case::new(&GOOD
+        .replace("kubernetes: api\n", "kubernetes: apis\n    issuers: [compny, other]\n")
+        .replace("webhook: github", "webhook: gitlab"));
+    names_that_clash: Case::new(&GOOD.replace("name: listener\n", "name: api\n").replace("name: github\n    kind", "name: my hook\n    kind"));
+    fields_of_another_kind: Case::new(&GOOD
+        .replace("    kind: kubernetes\n", "    kind: kubernetes\n    webhook: github\n    kubernetes: api\n    event_listener: {namespace: a, name: b}\n")
+        .replace("schemes: [session]\n", "schemes: [bearer, bearer]\n    pass_headers: [x-team]\n")
+        .replace("schemes: [webhook]\n", "schemes: [bearer]\n    pass_headers: [Impersonate-User, X-Ok]\n"));
+    hosts_paths_and_methods: with("hosts: [k8s.example.com]", "hosts: [K8s.example.com, 'k8s.example.com:443', '*.com']\n    paths: [api, /a//b, /%2e%2e/x, /.doorward/x, /oauth2/*]\n    methods: [get, CONNECT]");
+    overlapping_routes: with("hosts: [k8s.example.com]", "hosts: [a.example.com, tekton.example.com]");
+    // attacks:Z16
+    one_webhook_on_two_routes: Case::new(&GOOD
+        .replace("sessions:\n", "  - name: staging\n    kind: webhook\n    hosts: [hooks.example.com]\n    paths: [/staging]\n    schemes: [webhook]\n    upstream: listener\n    webhook: github\nsessions:\n")
+        .replace("upstreams:\n", "  - name: other\n    sender: github\n    secrets: [{secret: {file: github-secret}}]\nupstreams:\n"));
+    // attacks:Z2
+    a_shared_audience: with("audiences: [doorward]", "audiences: [doorward, 'api://default']");
+    listeners_that_clash: with("    address: 127.0.0.1:8080\n", "    address: 127.0.0.1:8080\n  - {name: all, address: '0.0.0.0:8080', trusted_proxies: [0.0.0.0/0, 10.0.0.1]}\n  - {name: clear, address: '0.0.0.0:8081'}\nadmin: {address: '0.0.0.0:8081'}\n");
+    upstreams_that_cannot_be: Case::new(&GOOD
+        .replace("https://kubernetes.default.svc\n    credential: {bearer: {file: token}}", "https://user:hunter2@kubernetes.default.svc/api")
+        .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "url: http://tekton-dashboard.tekton-pipelines:9097\n    tls: {}\n    credential: {bearer: {env: X}}\n    connect_timeout: 0s")
+        .replace("url: http://el-build.ci:8080", "url: el-build.ci:8080"));
+    an_api_server_with_and_without_impersonation: with("    upstream: listener", "    upstream: api");
+    limits_that_cannot_be: with("sessions:\n", "limits:\n  uri_bytes: 64KiB\n  header_timeout: 0s\n  http2_connection_window: 4GiB\n  body_min_rate: 1KB\n  drain: 1s\nsessions:\n  idle: 2d\n");
+    break_glass_that_opens_nothing: with("sessions:\n", "break_glass:\n  until: tomorrow\n  certificates:\n    - {name: 'system:admin', sha256: abc, groups: ['system:masters']}\nsessions:\n");
+    variables_that_are_no_settings: Case::new(GOOD)
+        .env("DOORWARD_AUDIT_WHEN_FULL", "continue")
+        .env("DOORWARD_LIMITS__HEADER_BYTE", "1KiB")
+        .env("DOORWARD_WORKERS", "many")
+        .set("log.filtr", "debug");
+    warnings_only: with("    kind: dashboard\n    hosts: [tekton.example.com]\n    schemes: [session]\n    upstream: dashboard\n    kubernetes: api\n", "    kind: dashboard\n    hosts: [tekton.example.com]\n    schemes: [bearer]\n    upstream: dashboard\n");
+}
+
+#[test]
+fn a_problem_within_an_expression_is_shown_at_its_byte() {
+    let case = with("do: allow", "do: allow\n    when: |\n      request.host == 'a' &&\n      requst.path == 'b'");
+    let refused = load(&case.sources, |_, resolver| {
+        let at = super::report::At::root().key("rules").index(0).key("when");
+        resolver.report.error(&at, "there is no variable `requst`").offset(24).help("did you mean `request`?");
+    })
+    .unwrap_err();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("a_problem_within_an_expression", case.stable(&refused.diagnosis));
+    });
+}
+
+#[test]
+fn no_secret_is_ever_printed() {
+    let case = with(
+        "{id: doorward, secret: {file: client-secret}}",
+        "{id: doorward, secret: hunter2, password: {is: [hunter2]}, key: {file: x, value: hunter2}}",
+    )
+    .env("DOORWARD_ADMIN__TOKEN", "hunter2")
+    .env("DOORWARD_WHATEVER", "hunter2")
+    .set("sessions.keys", "hunter2");
+    let main = case.folder.path().join("doorward.yaml");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(main, text.replace("http://el-build", "http://x:hunter2@el-build")).unwrap();
+    let refused = case.load().unwrap_err();
+    assert!(refused.diagnosis.errors() >= 6);
+    assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
+}
+
+#[test]
+fn the_environment_and_flags_win_over_the_file() {
+    let loaded = Case::new(GOOD)
+        .env("DOORWARD_AUDIT__WHEN_FULL", "continue")
+        .env("DOORWARD_WORKERS", "3")
+        .env("DOORWARD_SERVICE_HOST", "10.0.0.1")
+        .set("workers", "4")
+        .set("listeners", "[{name: other, address: '127.0.0.1:1'}]")
+        .load()
+        .unwrap();
+    assert_eq!(loaded.raw.audit.when_full, WhenFull::Continue);
+    assert_eq!(loaded.raw.workers, Some(4));
+    assert_eq!(loaded.raw.listeners[0].name, "other");
+    // Neighbours keep their values, and what nobody sets has its default.
+    assert_eq!(loaded.raw.audit.queue, raw::Audit::default().queue);
+    assert_eq!(loaded.raw.sessions.keys.len(), 1);
+}
+
+#[test]
+fn rules_of_policy_files_stand_behind_those_of_the_main_file() {
+    let case = Case::new(&format!("policies: [a.yaml, b.yaml]\n{GOOD}"))
+        .file("a.yaml", "rules: [{id: a, do: deny}]\ngrants: [{id: g, who: {}, kubernetes_groups: [x]}]")
+        .file("b.yaml", "rules: [{id: b, do: allow}]")
+        .folder();
+    let loaded = case.load().unwrap();
+    let ids: Vec<&str> = loaded.raw.rules.iter().map(|rule| rule.id.as_str()).collect();
+    assert_eq!(ids, ["developers", "a", "b"]);
+    assert_eq!(loaded.raw.grants.len(), 1);
+    assert_eq!(loaded.warnings.findings(), []);
+    let files: Vec<&Path> = loaded.fingerprint.files().collect();
+    assert_eq!(files, ["a.yaml", "b.yaml", "doorward.yaml"].map(|name| case.folder.path().join(name)));
+}
+
+#[test]
+fn files_that_change_while_they_are_read_are_read_again() {
+    let case = Case::new(GOOD).file("extra", "old");
+    let mut calls = 0;
+    let (loaded, read) = load(&case.sources, |_, resolver| {
+        calls += 1;
+        let read = resolver.read(&super::report::At::root(), Path::new("extra"));
+        if calls == 1 {
+            fs::write(case.folder.path().join("extra"), "new").unwrap();
+        }
+        read
+    })
+    .unwrap();
+    assert_eq!((calls, read.as_deref()), (2, Some(&b"new"[..])));
+    assert!(loaded.fingerprint.is_current());
+
+    let refused = load(&case.sources, |_, resolver| {
+        calls += 1;
+        _ = resolver.read(&super::report::At::root(), Path::new("extra"));
+        fs::write(case.folder.path().join("extra"), calls.to_string()).unwrap();
+    })
+    .unwrap_err();
+    assert!(refused.to_string().contains("changed again and again"), "{refused}");
+}
+
+#[test]
+fn a_problem_that_a_component_reports_refuses_the_whole() {
+    let case = Case::new(GOOD);
+    assert!(load(&case.sources, |_, _| 7).is_ok_and(|(_, result)| result == 7));
+    let refused = load(&case.sources, |_, resolver| {
+        resolver.report.error(&super::report::At::root().key("issuers").index(0).key("issuer"), "no");
+    })
+    .unwrap_err();
+    assert_eq!(refused.diagnosis.errors(), 1);
+    let json = refused.diagnosis.to_json();
+    assert_eq!(json["findings"][0]["line"], 7);
+    assert_eq!(json["findings"][0]["column"], 13);
+    assert_eq!(json["findings"][0]["at"], "/issuers/0/issuer");
+}
+
+#[test]
+fn very_many_or_very_long_problems_stay_small() {
+    let many = format!("routes: [{}]\nlog: {{filter: {}}}", "1,".repeat(10_000), "x".repeat(100_000));
+    let refused = Case::new(&many).load().unwrap_err();
+    assert!(refused.diagnosis.errors() > 10_000);
+    assert!(refused.to_string().len() < 200_000);
+    let long = format!("log: {{format: {}, {}: 1}}", "x".repeat(100_000), "y".repeat(900));
+    let refused = Case::new(&long).load().unwrap_err();
+    assert!(refused.to_string().len() < 5_000, "{}", refused.to_string().len());
+    let product = format!("[{}]", (0..200).map(|n| format!("h{n}")).collect::<Vec<_>>().join(","));
+    let printed =
+        with("hosts: [k8s.example.com]", &format!("hosts: {product}\n    methods: {}", product.to_uppercase()))
+            .printed();
+    assert!(printed.contains("too many combinations"), "{printed}");
+}
+
+#[test]
+fn any_bytes_end_in_a_diagnosis() {
+    for bytes in
+        [&b""[..], b"\xff", b"a", b"[", b"rules: [{}]", b"listeners: 1", b"break_glass: {certificates: [1]}", b"? x"]
+    {
+        super::fuzz_configuration(bytes);
+    }
+    for end in (0..GOOD.len()).step_by(9) {
+        super::fuzz_configuration(&GOOD.as_bytes()[..end]);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn replaced_values_never_break_the_check(line in 0usize..52, value in r#"(~|1|-1|1\.5|x|\[\]|\{\}|\[a\]|\{a: b\}|true|""|'\*'|\[\{\}\])"#) {
+        let mut lines: Vec<String> = GOOD.lines().map(str::to_owned).collect();
+        let index = line % lines.len();
+        if let Some((key, _)) = lines[index].split_once(": ") {
+            lines[index] = format!("{key}: {value}");
+        }
+        super::fuzz_configuration(lines.join("\n").as_bytes());
+    }
+}
+
+/// Every shipped example; `policies/` holds parts of one of them.
+#[test]
+fn every_example_loads_without_a_word() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut examples: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    examples.sort();
+    assert!(examples.len() >= 6, "{examples:?}");
+    let mut read = std::collections::BTreeSet::new();
+    for path in examples {
+        let sources = Sources { path: path.clone(), ..Sources::default() };
+        let (loaded, ()) = load(&sources, |_, _| ()).unwrap_or_else(|refused| panic!("{refused}"));
+        assert_eq!(loaded.warnings.to_string(), "no errors\n", "{}", path.display());
+        assert!(!loaded.raw.rules.is_empty(), "{}", path.display());
+        read.extend(loaded.fingerprint.files().map(Path::to_owned));
+    }
+    for entry in fs::read_dir(folder.join("policies")).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(read.contains(&path), "no example uses {}", path.display());
+    }
+}

@@ -1,0 +1,181 @@
+//! `doorward demo`: everything on loopback, to look at. Nothing here is reachable from any other command.
+
+mod page;
+pub mod provider;
+pub mod samples;
+
+use std::{
+    fs, io,
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::rand;
+use axum::Router;
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use self::{
+    provider::{AGENT_CLIENT, AUDIENCE, DOORWARD_CLIENT, Provider},
+    samples::Sample,
+};
+use crate::{
+    app::{self, StartError},
+    clock::Clock,
+    config::Sources,
+    webhooks::github_signature,
+};
+
+/// Run everything on loopback.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// The port of Doorward.
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// The port of the development provider.
+    #[arg(long, default_value_t = 8081)]
+    pub provider_port: u16,
+}
+
+const CONFIGURATION: &str = include_str!("doorward.yaml");
+const DELIVERY: &str = r#"{"ref":"refs/heads/main","before":"0000000000000000000000000000000000000000","after":"89abcdef0123456789abcdef0123456789abcdef","repository":{"id":1296269,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":583231,"login":"octocat","type":"User"},"commits":[]}"#;
+
+/// Runs the demo until Ctrl-C.
+pub fn run(args: &DemoArgs) -> Result<(), StartError> {
+    let folder = Folder::new().map_err(cannot("a folder for the demo cannot be made"))?;
+    let runtime = crate::runtime::control().map_err(cannot("a runtime cannot be started"))?;
+    let origin = format!("http://localhost:{}", args.port);
+    let issuer = format!("http://localhost:{}", args.provider_port);
+
+    let provider = Provider::new(issuer.clone(), std::slice::from_ref(&origin), Clock::default()).map_err(|_| {
+        StartError::Io { what: "the provider's key".to_owned(), error: io::Error::other("cannot be made") }
+    })?;
+    serve(&runtime, args.provider_port, provider.router())?;
+    let mut addresses = Vec::new();
+    for sample in [Sample::EventListener, Sample::Dashboard, Sample::Kubernetes] {
+        addresses.push(serve(&runtime, 0, sample.router())?);
+    }
+
+    let secret = hex(&random::<20>());
+    let files = [
+        ("webhook.secret", secret.clone()),
+        ("client.secret", DOORWARD_CLIENT.1.to_owned()),
+        ("cluster.token", hex(&random::<20>())),
+    ];
+    for (name, text) in files {
+        folder.write(name, &text)?;
+    }
+    let mut configuration = CONFIGURATION
+        .replace("{port}", &args.port.to_string())
+        .replace("{issuer}", &issuer)
+        .replace("{audience}", AUDIENCE)
+        .replace("{client}", DOORWARD_CLIENT.0)
+        .replace("{agent}", AGENT_CLIENT.0);
+    for (name, address) in ["{event_listener}", "{dashboard}", "{kubernetes}"].iter().zip(&addresses) {
+        configuration = configuration.replace(name, &address.to_string());
+    }
+    let path = folder.write("doorward.yaml", &configuration)?;
+    let sources = Sources { path: path.clone(), ..Sources::default() };
+    app::run(&sources, |_| {
+        // A demo whose output nobody reads goes on all the same.
+        let _ = write!(io::stdout().lock(), "{}", welcome(&origin, &issuer, &secret, &path));
+    })
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::Io { what: what.to_owned(), error }
+}
+
+/// Serves on loopback. Port 0 lets the system choose.
+fn serve(runtime: &Runtime, port: u16, router: Router) -> Result<SocketAddr, StartError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bound =
+        runtime.block_on(TcpListener::bind(address)).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = bound.map_err(|error| StartError::Io {
+        what: format!(
+            "the demo cannot use port {port} (another demo may run; choose others with --port and --provider-port)"
+        ),
+        error,
+    })?;
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    Ok(address)
+}
+
+fn welcome(origin: &str, issuer: &str, secret: &str, configuration: &Path) -> String {
+    let signature = github_signature(secret.as_bytes(), DELIVERY.as_bytes());
+    let runs = format!("{origin}/apis/tekton.dev/v1/namespaces");
+    let token = format!(
+        "$(curl -s -u {}:{} -d grant_type=client_credentials {issuer}/token | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')",
+        AGENT_CLIENT.0, AGENT_CLIENT.1
+    );
+    let delivery = |signature: &str| {
+        format!(
+            "curl -i {origin}/hooks/github -H 'Content-Type: application/json' -H 'X-GitHub-Event: push' \\\n    -H \"X-GitHub-Delivery: $(cat /proc/sys/kernel/random/uuid)\" \\\n    -H 'X-Hub-Signature-256: {signature}' \\\n    -d '{DELIVERY}'"
+        )
+    };
+    format!(
+        "
+Doorward runs. Open
+
+    {origin}/
+
+and choose who you want to be. Alice is a developer, Bob releases, Carol only looks. Then try
+{origin}/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them.
+
+Or paste these:
+
+# 1. A bot asks for what its rules do not allow: 403
+curl -i -H \"Authorization: Bearer {token}\" {runs}/prod/pipelineruns
+
+# 2. The same bot where it may: 200, and the API server sees who it is
+curl -i -H \"Authorization: Bearer {token}\" {runs}/ci/pipelineruns
+
+# 3. A signed webhook: 202 (and 200 \"duplicate\" if you send it again)
+{}
+
+# 4. A forged one: 401
+{}
+
+The configuration is {}, the audit trail stands beside it. Ctrl-C stops.
+
+",
+        delivery(&signature),
+        delivery(&format!("sha256={}", "0".repeat(64))),
+        configuration.display()
+    )
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // The generator of the system does not fail once it has been seeded.
+    let _ = rand::fill(&mut bytes);
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A folder of the demo's own, which goes with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("doorward-demo-{}", hex(&random::<6>())));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, StartError> {
+        let path = self.0.join(name);
+        fs::write(&path, text).map_err(cannot("a file of the demo cannot be written"))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

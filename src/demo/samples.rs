@@ -1,0 +1,63 @@
+//! Sample upstreams that stand for an EventListener, a Dashboard and a Kubernetes API, and show what arrived.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{Html, IntoResponse, Json, Response},
+    routing::any,
+};
+use serde_json::{Map, Value, json};
+
+/// What a sample stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sample {
+    EventListener,
+    Dashboard,
+    Kubernetes,
+}
+
+impl Sample {
+    pub fn router(self) -> Router {
+        Router::new().fallback(any(answer)).with_state(self)
+    }
+}
+
+async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let arrived = arrived(&method, &uri, &headers, &body);
+    match sample {
+        // The answer of the real sink (tektoncd/triggers `pkg/sink/sink.go`), which says 202 to everything.
+        Sample::EventListener => {
+            let body = json!({"eventListener": "github", "namespace": "ci", "eventListenerUID": "",
+                "eventID": uuid::Uuid::new_v4().to_string(), "arrived": arrived});
+            (StatusCode::ACCEPTED, Json(body)).into_response()
+        }
+        Sample::Kubernetes => {
+            Json(json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived})).into_response()
+        }
+        Sample::Dashboard => match headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) {
+            Some(accept) if accept.contains("text/html") => {
+                Html(super::page::arrived(&arrived).into_string()).into_response()
+            }
+            _ => Json(json!({"arrived": arrived})).into_response(),
+        },
+    }
+}
+
+/// The request as the upstream saw it. Doorward's own credential is named, not shown.
+fn arrived(method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Value {
+    let mut lines = Map::new();
+    for name in headers.keys() {
+        let values: Vec<String> = headers
+            .get_all(name)
+            .iter()
+            .map(|value| match name {
+                &header::AUTHORIZATION => "Bearer (Doorward's own)".to_owned(),
+                _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            })
+            .collect();
+        lines.insert(name.to_string(), if values.len() == 1 { values.into_iter().collect() } else { json!(values) });
+    }
+    json!({"method": method.as_str(), "path": uri.path(), "query": uri.query(), "headers": lines, "body_bytes": body.len()})
+}

@@ -1,0 +1,312 @@
+//! The running listeners: the workers' accept loops, reload and shutdown.
+
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use prometheus_client::metrics::counter::Counter;
+use rustls::{ServerConfig, server::ProducesTickets};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    Serve, Settings,
+    admission::Admission,
+    connection,
+    drain::{Drain, Phase},
+    listener::{BACKLOG, Bound, descriptors_for_connections},
+    liveness,
+    metrics::{Metrics, Refused},
+    registry::Registry,
+    settings::ListenerSettings,
+    tls,
+};
+use crate::{config::raw::Limits, runtime::Workers};
+
+/// The pause after a failure that the next try would meet too, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long cut connections may take to go.
+const CUT_PAUSE: Duration = Duration::from_millis(10);
+const CUT_PAUSES: u32 = 100;
+
+/// The running listeners.
+#[derive(Debug)]
+pub struct Downstream {
+    doors: Vec<Arc<Door>>,
+    drain: Drain,
+    workers: Workers,
+}
+
+/// A change that a reload cannot make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeedsRestart(pub String);
+
+/// One listener, shared by all workers.
+pub(super) struct Door {
+    pub(super) name: Arc<str>,
+    configured: SocketAddr,
+    tickets: Option<Arc<dyn ProducesTickets>>,
+    policy: ArcSwap<Policy>,
+    accepted: Counter,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a reload changes. A connection keeps what it began with.
+pub(super) struct Policy {
+    pub(super) limits: Arc<Limits>,
+    pub(super) proxy_protocol_from: Arc<[IpNet]>,
+    pub(super) trusted_proxies: Arc<[IpNet]>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+}
+
+/// What the connections of a worker have in common.
+pub(super) struct Shared<S> {
+    pub(super) service: S,
+    pub(super) registry: Arc<Registry>,
+    pub(super) drain: Drain,
+    pub(super) metrics: Metrics,
+    admission: Arc<Admission>,
+    ids: Arc<AtomicU64>,
+}
+
+impl Bound {
+    /// Starts a worker thread for each socket of a listener. `make` is called on each of them, within its runtime, so
+    /// that a service may keep what is the worker's own.
+    pub fn start<S: Serve>(
+        self,
+        make: impl Fn(usize) -> S + Send + Sync + 'static,
+        metrics: &Metrics,
+    ) -> io::Result<Downstream> {
+        let Self { listeners, settings } = self;
+        let descriptors = descriptors_for_connections();
+        if descriptors.is_some_and(|descriptors| descriptors < settings.limits.connections) {
+            tracing::warn!(
+                connections = settings.limits.connections,
+                possible = descriptors,
+                "fewer connections are possible than configured: raise the limit of open files (RLIMIT_NOFILE)"
+            );
+        }
+        let doors: Vec<Arc<Door>> = settings
+            .listeners
+            .iter()
+            .map(|listener| Arc::new(Door::new(listener, &settings.limits, metrics)))
+            .collect();
+        let drain = Drain::default();
+        let count = listeners.first().map_or(0, |listener| listener.sockets.len());
+        let mut sockets: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
+        for (door, listener) in doors.iter().zip(listeners) {
+            for (worker, socket) in sockets.iter_mut().zip(listener.sockets) {
+                worker.push((Arc::clone(door), socket));
+            }
+        }
+        let sockets = sockets.into_iter().map(|sockets| Arc::new(Mutex::new(sockets))).collect();
+        let admission = Arc::new(Admission::default());
+        let ids = Arc::new(AtomicU64::new(1));
+        let (worker_drain, metrics) = (drain.clone(), metrics.clone());
+        let make = Arc::new(make);
+        let workers = Workers::start(sockets, move |index, sockets: &Arc<Held>| {
+            let (make, drain, metrics) = (Arc::clone(&make), worker_drain.clone(), metrics.clone());
+            let (admission, ids, held) = (Arc::clone(&admission), Arc::clone(&ids), Arc::clone(sockets));
+            async move {
+                let registry = Arc::new(Registry::new(drain.clone(), metrics.clone()));
+                let shared = Shared { service: make(index), registry, drain, metrics, admission, ids };
+                work(Arc::new(shared), &held).await;
+            }
+        })?;
+        Ok(Downstream { doors, drain, workers })
+    }
+}
+
+impl Downstream {
+    /// Swaps in the certificates, trusted peers and limits of a new generation, for connections from now on. Returns
+    /// what has changed besides and stays as it was.
+    pub fn reload(&self, settings: &Settings) -> Vec<NeedsRestart> {
+        let mut left = Vec::new();
+        for door in &self.doors {
+            match settings.listeners.iter().find(|listener| listener.name == door.name) {
+                None => left.push(NeedsRestart(format!("listener `{}` was removed", door.name))),
+                Some(listener) => left.extend(door.reload(listener, &settings.limits)),
+            }
+        }
+        for listener in &settings.listeners {
+            if !self.doors.iter().any(|door| door.name == listener.name) {
+                left.push(NeedsRestart(format!("listener `{}` was added", listener.name)));
+            }
+        }
+        left
+    }
+
+    /// The handle by which the listeners are shut down.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Waits for the workers to end, which they do once [`Drain::wait`] is over. Blocks.
+    pub fn join(self) {
+        self.workers.join();
+    }
+}
+
+impl Door {
+    fn new(settings: &ListenerSettings, limits: &Arc<Limits>, metrics: &Metrics) -> Self {
+        let tickets = settings.tls.as_ref().and_then(|_| tls::tickets());
+        Self {
+            name: Arc::clone(&settings.name),
+            configured: settings.address,
+            policy: ArcSwap::from_pointee(Policy::new(settings, limits, tickets.as_ref())),
+            tickets,
+            accepted: metrics.accepted(&settings.name),
+        }
+    }
+
+    fn reload(&self, settings: &ListenerSettings, limits: &Arc<Limits>) -> Option<NeedsRestart> {
+        // Never from TLS to clear text under the feet of those who connect.
+        if settings.tls.is_some() != self.policy.load().tls.is_some() {
+            return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
+        }
+        self.policy.store(Arc::new(Policy::new(settings, limits, self.tickets.as_ref())));
+        (settings.address != self.configured)
+            .then(|| NeedsRestart(format!("the address of listener `{}` changed to {}", self.name, settings.address)))
+    }
+}
+
+impl Policy {
+    fn new(settings: &ListenerSettings, limits: &Arc<Limits>, tickets: Option<&Arc<dyn ProducesTickets>>) -> Self {
+        Self {
+            limits: Arc::clone(limits),
+            proxy_protocol_from: Arc::clone(&settings.proxy_protocol_from),
+            trusted_proxies: Arc::clone(&settings.trusted_proxies),
+            tls: settings.tls.clone().map(|config| tls::with_tickets(config, tickets)),
+        }
+    }
+}
+
+/// A listener's socket of one worker.
+type Socket = (Arc<Door>, StdListener);
+
+/// The sockets of a worker, kept outside of what a panic may unwind: the worker that is started again takes further
+/// handles of them, and their queues have gone on filling. Emptied when the door closes, as the port is open for as
+/// long as there is a handle.
+type Held = Mutex<Vec<Socket>>;
+
+/// The life of a worker: until its listeners are closed and their connections gone.
+async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
+    let doors = match listen(&shared, held) {
+        Ok(doors) => doors,
+        Err(error) => return tracing::error!(%error, "the worker cannot listen"),
+    };
+    let mut phase = shared.drain.subscribe();
+    loop {
+        let reached = *phase.borrow_and_update();
+        shared.registry.announce(reached);
+        if reached >= Phase::Closing {
+            held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        if reached == Phase::Cut {
+            break;
+        }
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() { break },
+            () = sweep(&shared.registry, &doors) => {}
+        }
+    }
+    for _ in 0..CUT_PAUSES {
+        if shared.registry.is_empty() {
+            break;
+        }
+        tokio::time::sleep(CUT_PAUSE).await;
+    }
+}
+
+/// Starts to accept on all sockets.
+fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<Door>>> {
+    let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    held.iter()
+        .map(|(door, socket)| {
+            let socket = TcpListener::from_std(socket.try_clone()?)?;
+            tokio::spawn(accept_all(Arc::clone(shared), Arc::clone(door), socket));
+            Ok(Arc::clone(door))
+        })
+        .collect()
+}
+
+async fn sweep(registry: &Registry, doors: &[Arc<Door>]) {
+    loop {
+        let step = doors.iter().map(|door| liveness::step(&door.policy.load().limits)).min();
+        let step = step.unwrap_or(Duration::from_secs(1));
+        tokio::time::sleep(step).await;
+        registry.sweep(step);
+    }
+}
+
+async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: TcpListener) {
+    let mut phase = shared.drain.subscribe();
+    let mut closing = std::pin::pin!(phase.wait_for(|phase| *phase >= Phase::Closing));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut closing => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&shared, &door, stream, peer),
+            Err(error) => pause_after(&error, &shared.metrics).await,
+        }
+    }
+    // What the kernel has accepted for us would be reset when the socket is closed. Never more than its queue holds,
+    // or clients that go on connecting would keep us here.
+    if let Ok(socket) = socket.into_std() {
+        for (stream, peer) in (0..BACKLOG).map_while(|_| socket.accept().ok()) {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                admit(&shared, &door, stream, peer);
+            }
+        }
+    }
+}
+
+fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
+    door.accepted.inc();
+    let policy = door.policy.load_full();
+    let most = policy.limits.connections.min(descriptors_once());
+    let Some(permit) = shared.admission.admit(most) else {
+        return shared.metrics.refused(Refused::Total);
+    };
+    let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+    tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), policy, stream, peer, id, permit));
+}
+
+/// The limit of descriptors, which stays as it is while the process lives.
+fn descriptors_once() -> u32 {
+    static DESCRIPTORS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *DESCRIPTORS.get_or_init(|| descriptors_for_connections().unwrap_or(u32::MAX))
+}
+
+fn pause_after(error: &io::Error, metrics: &Metrics) -> impl Future<Output = ()> + use<> {
+    metrics.accept_errors.inc();
+    // The connection went away before we took it: the next one is another matter.
+    let of_the_peer = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    );
+    if !of_the_peer {
+        tracing::warn!(%error, "a connection could not be accepted");
+    }
+    let pause = if of_the_peer { Duration::ZERO } else { ACCEPT_PAUSE };
+    async move { tokio::time::sleep(pause).await }
+}

@@ -1,0 +1,213 @@
+//! The beginning of a connection: admission, PROXY protocol, TLS, and which HTTP it speaks.
+
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    Connection, Protocol, Serve,
+    accept::{Door, Policy, Shared},
+    admission::Permit,
+    http_server,
+    io::{Prefix, SNIFF},
+    liveness::Liveness,
+    metrics::{Metrics, ProtocolError, Refused, TlsFailure},
+    proxy_protocol::{self, HeaderError, V1_SIGNATURE, V2_SIGNATURE, begins_alike},
+    registry::Registered,
+    tls::TlsInfo,
+};
+
+/// How every connection of HTTP/2 begins (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8; SNIFF] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves one connection to its end.
+pub(super) async fn run<S: Serve>(
+    shared: Arc<Shared<S>>,
+    door: Arc<Door>,
+    policy: Arc<Policy>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    id: u64,
+    permit: Permit,
+) {
+    let _panic = CountPanic(&shared.metrics);
+    let liveness = Arc::new(Liveness::default());
+    let registered = shared.registry.register(id, Arc::clone(&liveness), Arc::clone(&policy.limits), permit);
+    let opening = Opening { shared: &shared, door: &door, policy: &policy, liveness: &liveness, registered, id };
+    tokio::select! {
+        biased;
+        () = liveness.aborted() => {
+            if liveness.is_flooded() {
+                shared.metrics.protocol_error(ProtocolError::ResetFlood);
+            }
+        }
+        outcome = opening.serve(stream, canonical(peer)) => {
+            if let Err(refused) = outcome {
+                tracing::debug!(connection = id, listener = %door.name, %peer, reason = ?refused, "connection refused");
+                shared.metrics.refused(refused);
+            }
+        }
+    }
+}
+
+struct Opening<'a, S> {
+    shared: &'a Arc<Shared<S>>,
+    door: &'a Door,
+    policy: &'a Policy,
+    liveness: &'a Arc<Liveness>,
+    registered: Registered,
+    id: u64,
+}
+
+/// A connection that speaks HTTP, to its end. Boxed, and so is each step before it: an idle connection is to hold the
+/// memory of its last step only, not of the largest.
+type Http = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<S: Serve> Opening<'_, S> {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) -> Result<(), Refused> {
+        let Some(http) = Box::pin(self.open(stream, peer)).await? else { return Ok(()) };
+        http.await;
+        Ok(())
+    }
+
+    /// `None` if the peer went away or TLS failed.
+    async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) -> Result<Option<Http>, Refused> {
+        let header_timeout = self.policy.limits.header_timeout.get();
+        let Ok(local) = stream.local_addr() else { return Ok(None) };
+        let from_balancer = contains(&self.policy.proxy_protocol_from, peer);
+        let announced = if from_balancer { announced(&mut stream, header_timeout).await? } else { None };
+        let peer = announced.unwrap_or(peer);
+        let trusted_proxy = contains(&self.policy.trusted_proxies, peer);
+        // An ingress or a balancer speaks for many; its own limits hold for them.
+        let speaks_for_many = trusted_proxy || (from_balancer && announced.is_none());
+        if !speaks_for_many && !self.registered.count_for(peer.ip(), self.policy.limits.connections_per_address) {
+            return Err(Refused::Address);
+        }
+        let mut connection = Connection {
+            id: self.id,
+            listener: Arc::clone(&self.door.name),
+            peer,
+            local: canonical(local),
+            trusted_proxy,
+            protocol: Protocol::Http1,
+            tls: None,
+        };
+        if let Some(config) = &self.policy.tls {
+            let acceptor = TlsAcceptor::from(Arc::clone(config));
+            let handshake = timeout(self.policy.limits.handshake_timeout.get(), acceptor.accept(stream)).await;
+            let Some(stream) = self.handshake(handshake) else { return Ok(None) };
+            let (_, session) = stream.get_ref();
+            connection.tls = Some(TlsInfo::of(session));
+            if session.alpn_protocol() == Some(b"h2") {
+                connection.protocol = Protocol::Http2;
+            }
+            Ok(Some(self.http(stream, Prefix::default(), connection)))
+        } else {
+            let sniffed = timeout(header_timeout, sniff(&mut stream)).await.map_err(|_| Refused::Silent)?;
+            // A peer that goes away without a word, as health checks of ports do.
+            let Ok((prefix, protocol)) = sniffed else { return Ok(None) };
+            connection.protocol = protocol.ok_or(Refused::ProxyPeer)?;
+            Ok(Some(self.http(stream, prefix, connection)))
+        }
+    }
+
+    fn handshake(
+        &self,
+        outcome: Result<io::Result<TlsStream<TcpStream>>, tokio::time::error::Elapsed>,
+    ) -> Option<TlsStream<TcpStream>> {
+        let failure = match outcome {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => classify(&error),
+            Err(_) => TlsFailure::Timeout,
+        };
+        tracing::debug!(connection = self.id, listener = %self.door.name, reason = ?failure, "TLS handshake failed");
+        self.shared.metrics.tls_failed(failure);
+        None
+    }
+
+    fn http<T>(self, stream: T, prefix: Prefix, connection: Connection) -> Http
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.shared.metrics.served(connection.protocol.as_str());
+        let server = http_server::Server {
+            shared: Arc::clone(self.shared),
+            limits: Arc::clone(&self.policy.limits),
+            liveness: Arc::clone(self.liveness),
+            connection: Arc::new(connection),
+        };
+        server.run(stream, prefix, self.registered)
+    }
+}
+
+/// What the balancer announced; `None` if it speaks for itself.
+async fn announced(stream: &mut TcpStream, deadline: Duration) -> Result<Option<SocketAddr>, Refused> {
+    match timeout(deadline, proxy_protocol::read(stream)).await {
+        Ok(Ok(source)) => Ok(source.map(canonical)),
+        Ok(Err(error)) => {
+            if !matches!(error, HeaderError::Io(_)) {
+                tracing::debug!(%error, "PROXY protocol");
+            }
+            Err(Refused::ProxyHeader)
+        }
+        Err(_) => Err(Refused::Silent),
+    }
+}
+
+/// Reads until the first bytes tell the protocol. `None` is the PROXY protocol, which this peer must not speak: it
+/// would have its requests believed to be somebody else's.
+async fn sniff(stream: &mut TcpStream) -> io::Result<(Prefix, Option<Protocol>)> {
+    let mut prefix = Prefix::default();
+    loop {
+        let count = stream.read(prefix.room()).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        prefix.length += count;
+        let bytes = prefix.filled();
+        let whole = |pattern: &[u8]| bytes.len() >= pattern.len() && begins_alike(bytes, pattern);
+        let part = |pattern: &[u8]| bytes.len() < pattern.len() && begins_alike(bytes, pattern);
+        if whole(HTTP2_PREFACE) {
+            return Ok((prefix, Some(Protocol::Http2)));
+        }
+        if whole(V1_SIGNATURE) || whole(V2_SIGNATURE) {
+            return Ok((prefix, None));
+        }
+        if !(part(HTTP2_PREFACE) || part(V1_SIGNATURE) || part(V2_SIGNATURE)) {
+            return Ok((prefix, Some(Protocol::Http1)));
+        }
+    }
+}
+
+fn classify(error: &io::Error) -> TlsFailure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => TlsFailure::Certificate,
+        Some(_) => TlsFailure::Protocol,
+        None => TlsFailure::Closed,
+    }
+}
+
+fn contains(networks: &[IpNet], peer: SocketAddr) -> bool {
+    networks.iter().any(|network| network.contains(&peer.ip()))
+}
+
+/// An IPv4 address that came over an IPv6 socket, in its own form: else no rule about it would match.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+struct CountPanic<'a>(&'a Metrics);
+
+impl Drop for CountPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panics.inc();
+        }
+    }
+}

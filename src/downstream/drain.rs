@@ -1,0 +1,136 @@
+//! Ending without losing a request: announce, close the door, wait, cut.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+/// How far the end has come; only ever goes forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    #[default]
+    Open,
+    /// Still accepting, since load balancers take a while to notice; each response asks the client to go elsewhere
+    /// (`Connection: close`, GOAWAY).
+    Announced,
+    /// Accepting no more. Idle connections are closed, requests under way go on.
+    Closing,
+    /// What is left is cut.
+    Cut,
+}
+
+/// The handle of a shutdown, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    phase: watch::Sender<Phase>,
+    /// What requests look at, cheaper than the channel.
+    announced: AtomicBool,
+    connections: AtomicUsize,
+    none_left: Notify,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            phase: watch::Sender::new(Phase::Open),
+            announced: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            none_left: Notify::new(),
+        }))
+    }
+}
+
+impl Drain {
+    /// Begins: from now on every response announces the end. Connections are still accepted.
+    pub fn begin(&self) {
+        self.0.announced.store(true, Ordering::Relaxed);
+        self.advance(Phase::Announced);
+    }
+
+    /// Goes through all phases: announces for `accept`, then accepts no more and waits for requests, upgraded streams
+    /// included, at most `rest`, then cuts what is left. Returns how many connections were cut.
+    pub async fn run(&self, accept: Duration, rest: Duration) -> usize {
+        self.begin();
+        tokio::time::sleep(accept).await;
+        self.close();
+        self.wait(rest).await
+    }
+
+    /// Accepts no more connections and closes the idle ones.
+    pub fn close(&self) {
+        self.begin();
+        self.advance(Phase::Closing);
+    }
+
+    /// Waits until no connection is left, at most `deadline`, then cuts the rest. Returns how many were cut.
+    pub async fn wait(&self, deadline: Duration) -> usize {
+        let _ = tokio::time::timeout(deadline, self.empty()).await;
+        let left = self.connections();
+        self.cut();
+        left
+    }
+
+    /// Cuts all connections and ends the workers.
+    pub fn cut(&self) {
+        self.close();
+        self.advance(Phase::Cut);
+    }
+
+    /// Connections that are open, upgraded ones included.
+    pub fn connections(&self) -> usize {
+        self.0.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.0.phase.borrow()
+    }
+
+    /// Tells each phase as it begins, for readiness and for streams that are closed in their own manner.
+    pub fn subscribe(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    pub(super) fn is_announced(&self) -> bool {
+        self.0.announced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn opened(&self) {
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn closed(&self) {
+        if self.0.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.none_left.notify_waiters();
+        }
+    }
+
+    async fn empty(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.0.none_left.notified());
+            notified.as_mut().enable();
+            if self.connections() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn advance(&self, to: Phase) {
+        self.0.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! The checks that every request passes before the service sees it: sizes, and framing that has one meaning only.
+
+use http::{HeaderMap, Method, Request, Uri, header};
+
+use super::{Protocol, framing::Defect, metrics::ProtocolError};
+use crate::{
+    config::raw::Limits,
+    error::{Reason, Rejection},
+};
+
+/// Why a request is unfit, and what it counts as.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) rejection: Rejection,
+    pub(super) kind: ProtocolError,
+}
+
+impl Fault {
+    fn new(kind: ProtocolError, reason: Reason, detail: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self { rejection: Rejection::new(reason, detail), kind }
+    }
+}
+
+/// What is known of the bytes that the head came in; HTTP/1.1 only.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Framing {
+    pub(super) scanned: bool,
+    pub(super) defect: Option<Defect>,
+}
+
+/// Checks the head of a request.
+pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Framing>) -> Result<(), Fault> {
+    if let Some(framing) = framing {
+        check_framing(request.headers(), framing)?;
+    }
+    let uri = uri_length(request.uri());
+    if uri > limits.uri_bytes.bytes() {
+        let detail = format!("the request target is {uri} bytes long, {} are allowed", limits.uri_bytes);
+        return Err(Fault::new(ProtocolError::Limit, Reason::UriTooLong, detail));
+    }
+    let headers = request.headers();
+    if headers.len() > usize::from(limits.header_count) {
+        let detail = format!("the request has {} headers, {} are allowed", headers.len(), limits.header_count);
+        return Err(Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail));
+    }
+    // The colon, a space and the line end, as on the wire of HTTP/1.1.
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits.header_bytes.bytes() {
+        let detail = format!("the headers are {bytes} bytes long, {} are allowed", limits.header_bytes);
+        return Err(Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail));
+    }
+    if request.method() == Method::CONNECT {
+        let detail = "Doorward is a reverse proxy and opens no tunnels";
+        return Err(Fault::new(ProtocolError::Framing, Reason::MethodNotAllowed, detail));
+    }
+    Ok(())
+}
+
+/// RFC 9112 section 6.1: what has both a length and a coding, or codings that we cannot undo, is refused.
+fn check_framing(headers: &HeaderMap, framing: Framing) -> Result<(), Fault> {
+    let bad = |detail: &'static str| Err(Fault::new(ProtocolError::Framing, Reason::BadRequest, detail));
+    match framing.defect {
+        Some(Defect::AmbiguousLength) => {
+            return bad("the request gives its length more than once (Content-Length, Transfer-Encoding)");
+        }
+        Some(Defect::BareLineFeed) => return bad("a line of the request head ends in LF without CR"),
+        None => {}
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return bad("the only Transfer-Encoding that is understood is `chunked`");
+    }
+    if !framing.scanned {
+        return bad("a chunked request cannot be pipelined behind another body");
+    }
+    Ok(())
+}
+
+/// Whether the connection ends with this request: see [`super::framing`].
+pub(super) fn is_last(protocol: Protocol, headers: &HeaderMap) -> bool {
+    protocol == Protocol::Http1 && headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+fn uri_length(uri: &Uri) -> usize {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    // `http://authority` of the absolute form (RFC 9112 section 3.2.2), and of HTTP/2, where it costs nothing.
+    target + uri.authority().map_or(0, |authority| authority.as_str().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(request: http::request::Builder, framing: Option<Framing>) -> Option<Reason> {
+        check(&request.body(()).unwrap(), &Limits::default(), framing).err().map(|fault| fault.rejection.reason())
+    }
+
+    #[test]
+    fn sizes_have_their_own_answers() {
+        let with = |count: usize, size: usize| {
+            let value = "v".repeat(size);
+            (0..count).fold(Request::get("/"), |request, index| request.header(format!("h{index}"), &value))
+        };
+        let path = |length: usize| Request::get(format!("/{}", "p".repeat(length - 1)));
+        assert_eq!(reason(path(8 << 10), None), None);
+        assert_eq!(reason(path((8 << 10) + 1), None), Some(Reason::UriTooLong));
+        assert_eq!(reason(with(100, 1), None), None);
+        assert_eq!(reason(with(101, 1), None), Some(Reason::HeadersTooLarge));
+        assert_eq!(reason(with(1, 32_762), None), None);
+        assert_eq!(reason(with(1, 32_763), None), Some(Reason::HeadersTooLarge));
+        assert_eq!(reason(Request::connect("a:1"), None), Some(Reason::MethodNotAllowed));
+    }
+
+    #[test]
+    fn framing_has_one_meaning() {
+        let clean = Framing { scanned: true, defect: None };
+        let chunked = |coding: &str| Request::post("/").header("transfer-encoding", coding);
+        let cases = [
+            (chunked("chunked"), clean, None),
+            (chunked("Chunked"), clean, None),
+            (chunked("gzip, chunked"), clean, Some(Reason::BadRequest)),
+            (chunked("chunked").header("transfer-encoding", "chunked"), clean, Some(Reason::BadRequest)),
+            (chunked("chunked"), Framing { scanned: false, ..clean }, Some(Reason::BadRequest)),
+            (Request::get("/"), Framing { scanned: false, ..clean }, None),
+            (Request::get("/"), Framing { defect: Some(Defect::BareLineFeed), ..clean }, Some(Reason::BadRequest)),
+            (Request::get("/"), Framing { defect: Some(Defect::AmbiguousLength), ..clean }, Some(Reason::BadRequest)),
+        ];
+        for (index, (request, framing, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(reason(request, Some(framing)), expected, "case {index}");
+        }
+    }
+}

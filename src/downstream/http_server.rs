@@ -1,0 +1,317 @@
+//! HTTP on a connection: hyper with our limits, and what each request passes on its way to the service and back.
+
+use std::{
+    convert::Infallible,
+    error::Error as _,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+use super::{
+    Connection, Protocol, Serve, Unfit,
+    accept::Shared,
+    framing::Scanner,
+    head::{self, Framing},
+    io::{Io, Prefix},
+    liveness::{Command, Liveness, Phase},
+    metrics::ProtocolError,
+    registry::Registered,
+};
+use crate::config::raw::Limits;
+
+/// The least buffer of a connection: what a body is read and written by.
+const MIN_BUFFER: usize = 64 << 10;
+
+/// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset.
+const LINGER_BYTES: usize = 64 << 10;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// HTTP/2 resets by the client that wait to be noticed, and errors of the client that are answered with a reset,
+/// before the connection is closed (CVE-2023-44487, CVE-2025-8671).
+const PENDING_RESETS: usize = 20;
+const LOCAL_RESETS: usize = 1024;
+
+/// One connection that speaks HTTP.
+pub(super) struct Server<S> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) liveness: Arc<Liveness>,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl<S: Serve> Server<S> {
+    /// Serves the connection to its end.
+    pub(super) fn run<T>(
+        self,
+        stream: T,
+        prefix: Prefix,
+        registered: Registered,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let liveness = Arc::clone(&self.liveness);
+        liveness.enter(Phase::Head);
+        match self.connection.protocol {
+            Protocol::Http1 => {
+                let io = Io::new(stream, prefix, Some(Scanner::default()), liveness, registered);
+                Box::pin(self.http1(TokioIo::new(io)))
+            }
+            Protocol::Http2 => {
+                registered.speaks_http2();
+                let io = Io::new(stream, prefix, None, liveness, registered);
+                Box::pin(self.http2(TokioIo::new(io)))
+            }
+        }
+    }
+
+    async fn http1<T>(self, io: TokioIo<Io<T>>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let head = largest_head(&self.limits);
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(head).max_buf_size(head.max(MIN_BUFFER));
+        // hyper is slower where this is set.
+        if usize::from(self.limits.header_count) > 100 {
+            builder.max_headers(self.limits.header_count.into());
+        }
+        let service = service_fn(|request| self.answer(request));
+        let mut connection = builder.serve_connection(io, service).with_upgrades();
+        let mut finishing = false;
+        let result = poll_fn(|context| {
+            let mut connection = Pin::new(&mut connection);
+            // First what has come already, so that a request on its way is not lost.
+            if let Poll::Ready(result) = connection.as_mut().poll(context) {
+                return Poll::Ready(result);
+            }
+            if !finishing && self.liveness.is_told(Command::Finish) && self.liveness.phase() == Phase::Idle {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+                return connection.poll(context);
+            }
+            Poll::Pending
+        })
+        .await;
+        let refused = result.as_ref().is_err_and(hyper::Error::is_parse);
+        self.count(&result);
+        if (refused || self.liveness.is_within_body())
+            && let Some(parts) = connection.into_parts()
+        {
+            self.liveness.enter(Phase::Opening);
+            let _ = Box::pin(tokio::time::timeout(LINGER_TIME, linger(parts.io.into_inner()))).await;
+        }
+    }
+
+    async fn http2<T>(self, io: TokioIo<Io<T>>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let window = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.http2_streams)
+            .initial_stream_window_size(window(self.limits.http2_stream_window.0))
+            .initial_connection_window_size(window(self.limits.http2_connection_window.0))
+            .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
+            .max_send_buf_size(MIN_BUFFER)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(LOCAL_RESETS)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let service = service_fn(|request| self.answer(request));
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut finishing = false;
+        let result = poll_fn(|context| {
+            if !finishing && self.liveness.is_told(Command::Finish) {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(context)
+        })
+        .await;
+        self.count(&result);
+    }
+
+    /// Takes one request to the service and its response back.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Tracked<S::Body>>, Infallible>> + Send + use<S> {
+        let protocol = self.connection.protocol;
+        let scanned = self.liveness.begin_request();
+        let mut in_flight = InFlight { liveness: Arc::clone(&self.liveness), answered: false, withheld: false };
+        let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
+        let mut close = head::is_last(protocol, request.headers());
+        let request = match head::check(&request, &self.limits, framing) {
+            Ok(()) => Ok(request),
+            Err(fault) => {
+                self.shared.metrics.protocol_error(fault.kind);
+                close = protocol == Protocol::Http1;
+                Err(Unfit { request, rejection: fault.rejection })
+            }
+        };
+        let answered = self.shared.service.serve(&self.connection, request);
+        let drain = self.shared.drain.clone();
+        async move {
+            let mut response = answered.await;
+            in_flight.answered = true;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                in_flight.liveness.enter(Phase::Upgraded);
+            } else {
+                close |= drain.is_announced() || in_flight.liveness.is_told(Command::Finish);
+                end_connection(&mut response, protocol, close, &in_flight.liveness);
+            }
+            let http2 = protocol == Protocol::Http2;
+            in_flight.withheld(http2);
+            Ok(response.map(|inner| Tracked { inner, in_flight, http2 }))
+        }
+    }
+
+    fn count(&self, result: &hyper::Result<()>) {
+        let Err(error) = result else { return };
+        let kind = classify(error, self.connection.protocol);
+        tracing::debug!(connection = self.connection.id, peer = %self.connection.peer, ?kind, %error, "connection failed");
+        self.shared.metrics.protocol_error(kind);
+    }
+}
+
+/// Ends the connection after this response, if we or the service want it.
+fn end_connection<B>(response: &mut Response<B>, protocol: Protocol, close: bool, liveness: &Liveness) {
+    match protocol {
+        Protocol::Http1 => {
+            if close {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        // The header means nothing there (RFC 9113 section 8.2.2), a GOAWAY does.
+        Protocol::Http2 => {
+            if response.headers_mut().remove(header::CONNECTION).is_some() || close {
+                liveness.command(Command::Finish);
+            }
+        }
+    }
+}
+
+/// The largest head that hyper is to parse: what is beyond our limits by little is answered by the service.
+fn largest_head(limits: &Limits) -> usize {
+    limits.header_bytes.bytes() + limits.uri_bytes.bytes() + 1024
+}
+
+/// The same for HTTP/2, which counts 32 bytes more for each header (RFC 9113 section 6.5.2).
+fn largest_list(limits: &Limits) -> usize {
+    largest_head(limits) + 32 * usize::from(limits.header_count)
+}
+
+fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
+    if error.is_parse_too_large() {
+        ProtocolError::HeadTooLarge
+    } else if error.is_parse() {
+        ProtocolError::Parse
+    } else if error.is_incomplete_message() {
+        ProtocolError::Incomplete
+    } else if error.source().is_some_and(|source| source.is::<io::Error>()) || protocol == Protocol::Http1 {
+        ProtocolError::Io
+    } else {
+        ProtocolError::Http2
+    }
+}
+
+/// Reads what the client is still sending: to close on unread bytes is a reset, which may overtake our answer.
+async fn linger(mut io: impl AsyncRead + Unpin) {
+    let mut buffer = [0; 4096];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match io.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
+    }
+}
+
+/// A request under way; ends when its response has been handed over, or when it is dropped before.
+#[derive(Debug)]
+struct InFlight {
+    liveness: Arc<Liveness>,
+    answered: bool,
+    withheld: bool,
+}
+
+impl InFlight {
+    /// Notes whether the body has more for the client than it takes.
+    fn withheld(&mut self, withheld: bool) {
+        match (self.withheld, withheld) {
+            (false, true) => self.liveness.withhold(),
+            (true, false) => self.liveness.release(),
+            _ => {}
+        }
+        self.withheld = withheld;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.withheld(false);
+        self.liveness.end_request(self.answered);
+    }
+}
+
+pin_project! {
+    /// A response body that tells when it is done with.
+    #[derive(Debug)]
+    pub(super) struct Tracked<B> {
+        #[pin]
+        inner: B,
+        in_flight: InFlight,
+        http2: bool,
+    }
+}
+
+impl<B: Body> Body for Tracked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        // hyper asks for the next frame of an HTTP/2 body only when the client has room for it.
+        if *this.http2 {
+            this.in_flight.withheld(false);
+        }
+        let polled = this.inner.poll_frame(context);
+        if *this.http2 {
+            this.in_flight.withheld(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

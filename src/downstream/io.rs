@@ -1,0 +1,154 @@
+//! The bytes of a connection, above TLS: what hyper reads from and writes to. Notes what the deadlines need to know,
+//! and keeps the connection counted for as long as anything holds its bytes, upgraded streams included.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    framing::Scanner,
+    liveness::{Command, Liveness, Phase},
+    registry::Registered,
+};
+
+/// As much as is read before it is known which protocol a connection in clear speaks: the HTTP/2 preface.
+pub(super) const SNIFF: usize = 24;
+
+/// Bytes that were read before hyper and that it is to read again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Prefix {
+    pub(super) bytes: [u8; SNIFF],
+    pub(super) length: usize,
+    given: usize,
+}
+
+impl Prefix {
+    pub(super) fn filled(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.length..).unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Io<T> {
+    inner: T,
+    prefix: Prefix,
+    /// HTTP/1.1 only.
+    scanner: Option<Scanner>,
+    liveness: Arc<Liveness>,
+    _counted: Registered,
+}
+
+impl<T> Io<T> {
+    pub(super) fn new(
+        inner: T,
+        prefix: Prefix,
+        scanner: Option<Scanner>,
+        liveness: Arc<Liveness>,
+        counted: Registered,
+    ) -> Self {
+        Self { inner, prefix, scanner, liveness, _counted: counted }
+    }
+
+    /// Hooks into every poll of an upgraded stream, whose task is not ours to stop.
+    fn check_upgraded(&self, context: &Context<'_>) -> io::Result<()> {
+        if self.liveness.phase() != Phase::Upgraded {
+            return Ok(());
+        }
+        self.liveness.register(context);
+        if self.liveness.is_told(Command::Abort) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection is closed by shutdown"));
+        }
+        Ok(())
+    }
+
+    fn written(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(count)) if *count > 0 => self.liveness.wrote(),
+            Poll::Ready(_) => {}
+            Poll::Pending => self.liveness.blocked(),
+        }
+    }
+
+    fn arrived(&mut self, bytes: &[u8]) {
+        let Some(scanner) = &mut self.scanner else { return };
+        match self.liveness.phase() {
+            Phase::Upgraded => return,
+            Phase::Idle => self.liveness.enter(Phase::Head),
+            _ => {}
+        }
+        scanner.scan(bytes);
+        self.liveness.scanned(
+            scanner.take_heads(),
+            scanner.is_within_head(),
+            scanner.is_within_body(),
+            scanner.defect(),
+        );
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_upgraded(context)?;
+        let before = buffer.filled().len();
+        if this.prefix.given < this.prefix.length {
+            let rest = this.prefix.bytes.get(this.prefix.given..this.prefix.length).unwrap_or_default();
+            let here = rest.len().min(buffer.remaining());
+            buffer.put_slice(rest.get(..here).unwrap_or_default());
+            this.prefix.given += here;
+            // And what came with it, in one: hyper makes room for a second read, which an idle connection then keeps.
+            // An end or a failure is met again by the next read.
+            let _ = Pin::new(&mut this.inner).poll_read(context, buffer);
+        } else {
+            ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
+        }
+        let arrived = buffer.filled().get(before..).unwrap_or_default();
+        if !arrived.is_empty() {
+            this.arrived(arrived);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_upgraded(context)?;
+        let result = Pin::new(&mut this.inner).poll_write(context, bytes);
+        this.written(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_upgraded(context)?;
+        let result = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
+        this.written(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}

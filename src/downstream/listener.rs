@@ -1,0 +1,295 @@
+//! The listening sockets: one for each listener and worker, all of them bound before anything is served.
+
+use std::{
+    fmt, fs, io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::settings::{ListenerSettings, Settings};
+
+/// Connections that wait to be accepted, for each worker. The kernel lowers it to `net.core.somaxconn`.
+pub(super) const BACKLOG: i32 = 4096;
+
+/// Listening sockets, with connections already queueing.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) listeners: Vec<BoundListener>,
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug)]
+pub(super) struct BoundListener {
+    pub(super) address: SocketAddr,
+    /// One for each worker.
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+/// A listener could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    listener: Arc<str>,
+    address: SocketAddr,
+    owner: Option<String>,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, address, owner, source } = self;
+        write!(f, "listener `{listener}` cannot listen on {address}: ")?;
+        match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                let owner = owner.as_deref().unwrap_or("another process");
+                write!(f, "port {} is in use by {owner}; stop it or choose another port", address.port())
+            }
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "{source}; ports below 1024 need the capability NET_BIND_SERVICE, so choose a higher one or grant it"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(
+                    f,
+                    "this machine has no such address; use one of its own, or {}",
+                    match address {
+                        SocketAddr::V4(_) => "0.0.0.0 for all",
+                        SocketAddr::V6(_) => "[::] for all",
+                    }
+                )
+            }
+            _ => write!(f, "{source}"),
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl Bound {
+    /// Binds every listener for so many workers.
+    ///
+    /// With `SO_REUSEPORT` alone the kernel would let a second process share the port in silence. The first socket
+    /// of each listener is therefore bound without it, which fails if anybody is there, and joins the others only
+    /// after that; the port is held from then on.
+    pub fn bind(settings: &Settings, workers: NonZeroUsize) -> Result<Self, BindError> {
+        let listeners = settings
+            .listeners
+            .iter()
+            .map(|listener| {
+                bind_all(listener.address, workers)
+                    .map_err(|source| BindError::new(listener, source, &settings.listeners))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { listeners, settings: settings.clone() })
+    }
+
+    /// Names and addresses, with the port that the system chose where 0 was asked for.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.settings.listeners.iter().zip(&self.listeners).map(|(settings, bound)| (&*settings.name, bound.address))
+    }
+}
+
+impl BindError {
+    fn new(listener: &ListenerSettings, source: io::Error, all: &[ListenerSettings]) -> Self {
+        let owner = (source.kind() == io::ErrorKind::AddrInUse)
+            .then(|| owner_of(listener.address.port()))
+            .flatten()
+            .map(|(process, name)| {
+                if process != std::process::id() {
+                    return format!("`{name}` (process {process})");
+                }
+                let other = all
+                    .iter()
+                    .find(|other| other.name != listener.name && other.address.port() == listener.address.port());
+                match other {
+                    Some(other) => format!("listener `{}` of this configuration", other.name),
+                    None => "this process itself".to_owned(),
+                }
+            });
+        Self { listener: Arc::clone(&listener.name), address: listener.address, owner, source }
+    }
+}
+
+fn bind_all(address: SocketAddr, workers: NonZeroUsize) -> io::Result<BoundListener> {
+    let first = socket(address)?;
+    first.bind(&address.into())?;
+    let bound =
+        first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))?;
+    first.set_reuse_port(true)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers.get() {
+        let next = socket(bound)?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound.into())?;
+        sockets.push(next);
+    }
+    // Only now, so that no connection queues where a later failure would drop it.
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(BoundListener { address: bound, sockets: sockets.into_iter().map(TcpListener::from).collect() })
+}
+
+/// Accepted connections inherit these options.
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4),
+    )?;
+    Ok(socket)
+}
+
+/// Who listens on the port, by `/proc`: the process and its name, if it is one that we may look at.
+fn owner_of(port: u16) -> Option<(u32, String)> {
+    let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| listening_inodes(&table, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    if sockets.is_empty() {
+        return None;
+    }
+    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let id: u32 = process.file_name().to_str()?.parse().ok()?;
+        let holds = fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|descriptor| {
+            fs::read_link(descriptor.path())
+                .is_ok_and(|target| sockets.iter().any(|socket| Path::new(socket) == target))
+        });
+        holds.then(|| {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            (id, name.trim_end().to_owned())
+        })
+    })
+}
+
+/// The inodes of sockets in state LISTEN (0A) on the port, in the table of `/proc/net/tcp`.
+fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
+            let state = fields.nth(1)?;
+            let inode = fields.nth(5)?;
+            (state == "0A" && u16::from_str_radix(local_port, 16) == Ok(port)).then(|| inode.to_owned())
+        })
+        .collect()
+}
+
+/// How many connections the process has descriptors for: half of `RLIMIT_NOFILE`, as each request may need one more
+/// towards an upstream.
+pub(super) fn descriptors_for_connections() -> Option<u32> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(u32::try_from(soft / 2).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::config::raw::Limits;
+
+    fn settings(addresses: &[SocketAddr]) -> Settings {
+        let listeners = addresses
+            .iter()
+            .enumerate()
+            .map(|(index, address)| ListenerSettings {
+                name: Arc::from(format!("l{index}")),
+                address: *address,
+                proxy_protocol_from: Arc::default(),
+                trusted_proxies: Arc::default(),
+                tls: None,
+            })
+            .collect();
+        Settings { listeners, limits: Arc::new(Limits::default()) }
+    }
+
+    fn bind(addresses: &[SocketAddr], workers: usize) -> Result<Bound, BindError> {
+        Bound::bind(&settings(addresses), NonZeroUsize::new(workers).unwrap())
+    }
+
+    fn loopback(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn workers_share_the_port_that_the_system_chose() {
+        let bound = bind(&[loopback(0), "[::1]:0".parse().unwrap()], 3).unwrap();
+        for listener in &bound.listeners {
+            assert_ne!(listener.address.port(), 0);
+            assert_eq!(listener.sockets.len(), 3);
+            for socket in &listener.sockets {
+                assert_eq!(socket.local_addr().unwrap(), listener.address);
+            }
+        }
+    }
+
+    #[test]
+    fn every_worker_gets_connections() {
+        let bound = bind(&[loopback(0)], 2).unwrap();
+        let listener = &bound.listeners[0];
+        let _clients: Vec<_> = (0..64).map(|_| TcpStream::connect(listener.address).unwrap()).collect();
+        let counts: Vec<usize> =
+            listener.sockets.iter().map(|socket| socket.incoming().map_while(Result::ok).count()).collect();
+        assert_eq!(counts.iter().sum::<usize>(), 64);
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    }
+
+    #[test]
+    fn accepted_connections_inherit_the_options() {
+        let bound = bind(&[loopback(0)], 1).unwrap();
+        let listener = &bound.listeners[0];
+        let _client = TcpStream::connect(listener.address).unwrap();
+        let (accepted, _) = listener.sockets[0].accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
+        assert!(Socket::from(accepted).keepalive().unwrap());
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_and_its_owner_named() {
+        let first = bind(&[loopback(0)], 2).unwrap();
+        let taken = first.listeners[0].address;
+        let error = bind(&[taken], 2).unwrap_err().to_string();
+        assert!(error.contains(&format!("port {} is in use by this process itself", taken.port())), "{error}");
+        let error = bind(&[loopback(0), taken, taken], 2).unwrap_err().to_string();
+        assert!(error.contains("listener `l2` of this configuration"), "{error}");
+        drop(first);
+        bind(&[taken], 2).unwrap();
+    }
+
+    #[test]
+    fn a_plain_listener_of_somebody_else_is_refused_too() {
+        let other = TcpListener::bind(loopback(0)).unwrap();
+        assert_eq!(bind(&[other.local_addr().unwrap()], 2).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_explained() {
+        let error = bind(&["192.0.2.1:0".parse().unwrap()], 1).unwrap_err().to_string();
+        assert!(error.contains("no such address") && error.contains("0.0.0.0"), "{error}");
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_read() {
+        assert!(descriptors_for_connections().unwrap() > 0);
+    }
+}

@@ -1,0 +1,356 @@
+//! What a connection is doing, and when that has lasted too long.
+//!
+//! # Deadlines without timers
+//!
+//! hyper's own header timeout covers the idle time between requests too, and arms a timer for every request, which
+//! costs as much as a tenth of a plain proxied request. Here nothing is armed and no clock is read while requests
+//! flow. Each connection keeps its [`Phase`] and how long it has lasted, which every change of phase sets to zero. A
+//! sweep, one for each worker, passes over the connections in a fixed step (a twentieth of the shortest limit, at most
+//! a second), adds the step and acts on those beyond their limit. A limit is thus kept to within two steps.
+//!
+//! | phase | begins with | limit | then |
+//! |---|---|---|---|
+//! | `Opening` | accept | `handshake_timeout`, `header_timeout` (timers of their own, once a connection) | closed |
+//! | `Head` | the connection is open, or the first byte of a further head | `header_timeout` in all, however the bytes drip | closed |
+//! | `Busy` | a request is being served | `stream_idle_timeout` while the client takes nothing of what there is for it | closed |
+//! | `Idle` | the last response has been handed over | `idle_timeout` | closed gracefully |
+//! | `Upgraded` | a 101 | none here: the registry of streams has its own | |
+//!
+//! On HTTP/2 there is one `Head` phase, before the first request. Later heads cannot be told from other frames here,
+//! so bytes that arrive do not end or prolong `Idle`: a peer that sends pings or drips a header block is closed after
+//! `idle_timeout` all the same.
+
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use atomic_waker::AtomicWaker;
+
+use super::{framing::Defect, metrics::Expired};
+use crate::config::raw::Limits;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    Opening,
+    Head,
+    Busy,
+    Idle,
+    Upgraded,
+}
+
+impl Phase {
+    const fn from_u8(number: u8) -> Self {
+        match number {
+            0 => Self::Opening,
+            1 => Self::Head,
+            2 => Self::Busy,
+            3 => Self::Idle,
+            _ => Self::Upgraded,
+        }
+    }
+}
+
+/// What a connection is told to do; only ever raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Command {
+    Run,
+    /// Take no further requests and close when those under way have ended.
+    Finish,
+    /// Close at once.
+    Abort,
+}
+
+/// How many streams of an HTTP/2 connection are judged together (CVE-2023-44487).
+const RESET_WINDOW: u32 = 200;
+
+/// The part of a connection that its task, its bytes, its requests and the sweep share.
+///
+/// The fields are atomic so that futures are `Send`; all of them are touched by one worker only.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    phase: AtomicU8,
+    /// Milliseconds that the phase has lasted, or that nothing was taken in it.
+    age: AtomicU32,
+    /// Bytes were written since the last sweep.
+    wrote: AtomicBool,
+    /// The client takes nothing of what is written.
+    blocked: AtomicBool,
+    /// HTTP/2: response bodies that have more for the client than it takes, and whether any was taken from since the
+    /// last sweep. Writes do not tell: answers to pings are writes too.
+    withheld: AtomicU32,
+    taken: AtomicBool,
+    command: AtomicU8,
+    task: AtomicWaker,
+    /// Requests under way.
+    active: AtomicU32,
+    /// Requests of the current window that ended, and of those the ones that the client reset before an answer.
+    ended: AtomicU32,
+    reset: AtomicU32,
+    flooded: AtomicBool,
+    /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
+    heads: AtomicU32,
+    within_head: AtomicBool,
+    within_body: AtomicBool,
+    defect: AtomicU8,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Opening as u8),
+            age: AtomicU32::new(0),
+            wrote: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            withheld: AtomicU32::new(0),
+            taken: AtomicBool::new(false),
+            command: AtomicU8::new(Command::Run as u8),
+            task: AtomicWaker::new(),
+            active: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
+            reset: AtomicU32::new(0),
+            flooded: AtomicBool::new(false),
+            heads: AtomicU32::new(0),
+            within_head: AtomicBool::new(false),
+            within_body: AtomicBool::new(false),
+            defect: AtomicU8::new(0),
+        }
+    }
+}
+
+impl Liveness {
+    pub(super) fn phase(&self) -> Phase {
+        Phase::from_u8(self.phase.load(Relaxed))
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+        self.age.store(0, Relaxed);
+    }
+
+    /// Tells the connection what to do. A weaker command than the last has no effect.
+    pub(super) fn command(&self, command: Command) {
+        if self.command.fetch_max(command as u8, Relaxed) < command as u8 {
+            self.task.wake();
+        }
+    }
+
+    pub(super) fn is_told(&self, command: Command) -> bool {
+        self.command.load(Relaxed) >= command as u8
+    }
+
+    /// Has commands wake the task that polls now.
+    pub(super) fn register(&self, context: &Context<'_>) {
+        self.task.register(context.waker());
+    }
+
+    /// Ends when the connection is to be closed at once.
+    pub(super) async fn aborted(&self) {
+        let mut registered = false;
+        poll_fn(|context| {
+            // The waker of a spawned task never changes.
+            if !registered {
+                self.register(context);
+                registered = true;
+            }
+            if self.is_told(Command::Abort) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// A request begins. On HTTP/1.1, `false` if its head was not scanned.
+    pub(super) fn begin_request(&self) -> bool {
+        self.active.fetch_add(1, Relaxed);
+        self.enter(Phase::Busy);
+        let heads = self.heads.load(Relaxed);
+        self.heads.store(heads.saturating_sub(1), Relaxed);
+        heads > 0
+    }
+
+    /// A request ends; `answered` if the service gave a response. A client that resets most of its streams before
+    /// they are answered loses the connection.
+    pub(super) fn end_request(&self, answered: bool) {
+        if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
+            self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
+        }
+        let reset = self.reset.load(Relaxed) + u32::from(!answered);
+        let ended = self.ended.load(Relaxed) + 1;
+        if ended < RESET_WINDOW {
+            self.reset.store(reset, Relaxed);
+            self.ended.store(ended, Relaxed);
+            return;
+        }
+        self.reset.store(0, Relaxed);
+        self.ended.store(0, Relaxed);
+        if reset >= RESET_WINDOW / 2 {
+            self.flooded.store(true, Relaxed);
+            self.command(Command::Abort);
+        }
+    }
+
+    /// Whether the connection was closed for its resets.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Relaxed)
+    }
+
+    /// What the scanner found in the bytes of one read.
+    pub(super) fn scanned(&self, heads: u32, within_head: bool, within_body: bool, defect: Option<Defect>) {
+        if heads > 0 {
+            self.heads.fetch_add(heads, Relaxed);
+        }
+        self.within_head.store(within_head, Relaxed);
+        self.within_body.store(within_body, Relaxed);
+        if let Some(defect) = defect {
+            self.defect.store(defect as u8, Relaxed);
+        }
+    }
+
+    pub(super) fn defect(&self) -> Option<Defect> {
+        Defect::from_u8(self.defect.load(Relaxed))
+    }
+
+    /// Whether the client may still be sending a body.
+    pub(super) fn is_within_body(&self) -> bool {
+        self.within_body.load(Relaxed)
+    }
+
+    pub(super) fn wrote(&self) {
+        self.wrote.store(true, Relaxed);
+        self.blocked.store(false, Relaxed);
+    }
+
+    pub(super) fn blocked(&self) {
+        self.blocked.store(true, Relaxed);
+    }
+
+    /// A response body waits for the client to take more.
+    pub(super) fn withhold(&self) {
+        self.withheld.fetch_add(1, Relaxed);
+    }
+
+    /// The client has taken what there was, or the body is gone.
+    pub(super) fn release(&self) {
+        self.withheld.fetch_sub(1, Relaxed);
+        self.taken.store(true, Relaxed);
+    }
+
+    /// Adds a step of the sweep, and closes the connection if it is beyond a limit.
+    pub(super) fn pass(&self, step: Duration, limits: &Limits, http2: bool) -> Option<Expired> {
+        let wrote = self.wrote.swap(false, Relaxed);
+        let taken = self.taken.swap(false, Relaxed);
+        let phase = self.phase();
+        let counts = match phase {
+            Phase::Opening | Phase::Upgraded => return None,
+            Phase::Head => true,
+            Phase::Busy => {
+                let withheld = http2 && self.withheld.load(Relaxed) > 0;
+                (self.blocked.load(Relaxed) && !wrote) || (withheld && !taken)
+            }
+            Phase::Idle => http2 || !wrote,
+        };
+        if !counts {
+            self.age.store(0, Relaxed);
+            return None;
+        }
+        let age = Duration::from_millis(self.age.load(Relaxed).into()) + step;
+        self.age.store(u32::try_from(age.as_millis()).unwrap_or(u32::MAX), Relaxed);
+        match phase {
+            Phase::Head if age > limits.header_timeout.get() => self.expire(Command::Abort, Expired::Head),
+            Phase::Busy if age > limits.stream_idle_timeout.get() => self.expire(Command::Abort, Expired::Stalled),
+            // A peer that does not take even the end of its connection.
+            Phase::Idle if age > limits.idle_timeout.get() + limits.header_timeout.get() => {
+                self.expire(Command::Abort, Expired::Idle)
+            }
+            Phase::Idle if age > limits.idle_timeout.get() => self.expire(Command::Finish, Expired::Idle),
+            _ => None,
+        }
+    }
+
+    fn expire(&self, command: Command, why: Expired) -> Option<Expired> {
+        let counted = self.is_told(Command::Finish);
+        self.command(command);
+        (!counted).then_some(why)
+    }
+}
+
+/// The step of the sweep for these limits.
+pub(super) fn step(limits: &Limits) -> Duration {
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.stream_idle_timeout).get();
+    (shortest / 20).clamp(Duration::from_millis(5), Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Passes with steps of a second until the connection is told something, at most two hours.
+    fn lasts(liveness: &Liveness, http2: bool, mut each: impl FnMut(&Liveness)) -> Option<(u32, Command)> {
+        let limits = Limits::default();
+        (1..7200).find_map(|second| {
+            each(liveness);
+            liveness.pass(Duration::from_secs(1), &limits, http2)?;
+            Some((second, if liveness.is_told(Command::Abort) { Command::Abort } else { Command::Finish }))
+        })
+    }
+
+    #[test]
+    fn phases_end_at_their_limits() {
+        let in_phase = |phase| {
+            let liveness = Liveness::default();
+            liveness.enter(phase);
+            liveness
+        };
+        assert_eq!(lasts(&in_phase(Phase::Head), false, |_| ()), Some((11, Command::Abort)));
+        assert_eq!(lasts(&in_phase(Phase::Idle), false, |_| ()), Some((76, Command::Finish)));
+        assert_eq!(lasts(&in_phase(Phase::Busy), false, Liveness::blocked), Some((301, Command::Abort)));
+        assert_eq!(lasts(&in_phase(Phase::Busy), false, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Busy), true, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Opening), false, |_| ()), None);
+        assert_eq!(lasts(&in_phase(Phase::Upgraded), false, |_| ()), None);
+    }
+
+    #[test]
+    fn writing_prolongs_a_slow_response_but_no_head_and_no_idle_http2() {
+        let idle = Liveness::default();
+        idle.enter(Phase::Idle);
+        assert_eq!(lasts(&idle, false, Liveness::wrote), None);
+        assert_eq!(lasts(&idle, true, Liveness::wrote), Some((76, Command::Finish)));
+        let head = Liveness::default();
+        head.enter(Phase::Head);
+        assert_eq!(lasts(&head, false, Liveness::wrote), Some((11, Command::Abort)));
+    }
+
+    #[test]
+    fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
+        let busy = || {
+            let liveness = Liveness::default();
+            liveness.enter(Phase::Busy);
+            liveness.withhold();
+            liveness
+        };
+        assert_eq!(lasts(&busy(), true, Liveness::wrote), Some((301, Command::Abort)));
+        let moves = |liveness: &Liveness| {
+            liveness.release();
+            liveness.withhold();
+        };
+        assert_eq!(lasts(&busy(), true, moves), None);
+    }
+
+    #[test]
+    fn resets_are_judged_by_their_share() {
+        for (answered_of_ten, expected) in [(4, true), (6, false)] {
+            let liveness = Liveness::default();
+            let closed = (0..400).any(|stream| {
+                liveness.begin_request();
+                liveness.end_request(stream % 10 < answered_of_ten);
+                liveness.is_flooded()
+            });
+            assert_eq!(closed, expected, "{answered_of_ten} of ten answered");
+        }
+    }
+}

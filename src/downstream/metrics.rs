@@ -1,0 +1,153 @@
+//! What the listeners count.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counters of all listeners.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub(super) active: Gauge,
+    accepted: Family<ListenerLabel, Counter>,
+    served: Family<ProtocolLabel, Counter>,
+    refused: Family<RefusedLabel, Counter>,
+    tls_failures: Family<TlsLabel, Counter>,
+    protocol_errors: Family<ErrorLabel, Counter>,
+    expired: Family<ExpiredLabel, Counter>,
+    pub(super) accept_errors: Counter,
+    pub(super) panics: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabel {
+    listener: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabel {
+    reason: Refused,
+}
+
+/// Why a connection was closed before it spoke HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Refused {
+    /// `connections`.
+    Total,
+    /// `connections_per_address`.
+    Address,
+    /// A listed peer without a PROXY protocol header, or with one that is no good.
+    ProxyHeader,
+    /// A PROXY protocol header from a peer that is not listed.
+    ProxyPeer,
+    /// Nothing came in time.
+    Silent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TlsLabel {
+    reason: TlsFailure,
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum TlsFailure {
+    Timeout,
+    /// The peer went away.
+    Closed,
+    /// The client's certificate was not accepted.
+    Certificate,
+    /// Anything else that was wrong with the handshake.
+    Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabel {
+    kind: ProtocolError,
+}
+
+/// What was wrong with the bytes of a connection, or with one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum ProtocolError {
+    /// The head could not be parsed: 400.
+    Parse,
+    /// The head is larger than hyper reads, or has more headers: 431.
+    HeadTooLarge,
+    /// The connection ended within a request.
+    Incomplete,
+    /// Request framing that two parsers could read differently: 400.
+    Framing,
+    /// A limit on the target or the headers: 414, 431.
+    Limit,
+    /// The rules of HTTP/2 were broken.
+    Http2,
+    /// Streams reset faster than they could be answered.
+    ResetFlood,
+    /// Reading or writing failed.
+    Io,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExpiredLabel {
+    phase: Expired,
+}
+
+/// Which deadline closed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Expired {
+    /// The head of a request did not come in time.
+    Head,
+    /// No request came.
+    Idle,
+    /// The client did not take the response.
+    Stalled,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("downstream");
+        registry.register("connections", "Connections that are open", self.active.clone());
+        registry.register("connections_accepted", "Connections accepted", self.accepted.clone());
+        registry.register("connections_served", "Connections that came to speak HTTP", self.served.clone());
+        registry.register("connections_refused", "Connections closed before HTTP", self.refused.clone());
+        registry.register("tls_handshake_failures", "TLS handshakes that failed", self.tls_failures.clone());
+        registry.register(
+            "protocol_errors",
+            "Requests that are not HTTP as it should be",
+            self.protocol_errors.clone(),
+        );
+        registry.register("connections_expired", "Connections closed by a deadline", self.expired.clone());
+        registry.register("accept_errors", "Failures to accept a connection", self.accept_errors.clone());
+        registry.register("panics", "Connections that ended in a panic", self.panics.clone());
+    }
+
+    pub(super) fn accepted(&self, listener: &str) -> Counter {
+        self.accepted.get_or_create(&ListenerLabel { listener: listener.to_owned() }).clone()
+    }
+
+    pub(super) fn served(&self, protocol: &'static str) {
+        self.served.get_or_create(&ProtocolLabel { protocol }).inc();
+    }
+
+    pub(super) fn refused(&self, reason: Refused) {
+        self.refused.get_or_create(&RefusedLabel { reason }).inc();
+    }
+
+    pub(super) fn tls_failed(&self, reason: TlsFailure) {
+        self.tls_failures.get_or_create(&TlsLabel { reason }).inc();
+    }
+
+    pub(super) fn protocol_error(&self, kind: ProtocolError) {
+        self.protocol_errors.get_or_create(&ErrorLabel { kind }).inc();
+    }
+
+    pub(super) fn expired(&self, phase: Expired) {
+        self.expired.get_or_create(&ExpiredLabel { phase }).inc();
+    }
+}

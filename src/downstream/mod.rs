@@ -1,0 +1,112 @@
+//! The side that clients connect to: listeners, TLS, PROXY protocol, connection limits, deadlines, drain.
+//!
+//! ```text
+//! accept -> admission -> PROXY protocol -> TLS -> HTTP/1.1 or HTTP/2 -> head -> Serve
+//! ```
+//!
+//! Each worker has its own sockets, runtime and connections; what they share is counted in atomics. Every step up to
+//! the first request is bounded in time and bytes, and a connection that fails one of them is closed and counted.
+//!
+//! # What is refused before the service
+//!
+//! hyper answers what it cannot parse (a control character or a space in a header name, obs-fold, a Content-Length
+//! that is no number or differs from another, a Transfer-Encoding whose last coding is not `chunked`, a request line
+//! that is none) with 400, a head beyond its buffer with 431, and closes the connection. What it can parse and what is
+//! still not fit to serve comes to the service as [`Unfit`], so that it is answered and recorded like any other
+//! refusal. `framing` says what that is on HTTP/1.1.
+
+mod accept;
+mod admission;
+mod connection;
+mod drain;
+mod framing;
+mod head;
+mod http_server;
+mod io;
+mod listener;
+mod liveness;
+mod metrics;
+mod proxy_protocol;
+mod registry;
+mod settings;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+pub use self::{
+    accept::{Downstream, NeedsRestart},
+    drain::{Drain, Phase},
+    listener::{BindError, Bound},
+    metrics::Metrics,
+    proxy_protocol::fuzz_proxy_header,
+    settings::Settings,
+    tls::{ClientCertificate, TlsInfo, TlsVersion},
+};
+use crate::error::Rejection;
+
+/// Answers requests. Made once for each worker, on its thread.
+///
+/// A response with `Connection: close` ends the connection: on HTTP/1.1 by that header, on HTTP/2 by GOAWAY. The
+/// listener adds it itself while it drains, after a chunked request and to the answer to an [`Unfit`] request.
+pub trait Serve: Sized + Send + Sync + 'static {
+    /// The body of responses. An error ends the stream, so that what was sent never looks complete.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one request. The future is dropped when the client goes away.
+    fn serve(
+        &self,
+        connection: &Arc<Connection>,
+        request: Result<Request<Incoming>, Unfit>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+}
+
+/// A request that was parsed and must not be served.
+#[derive(Debug)]
+pub struct Unfit {
+    pub request: Request<Incoming>,
+    /// The answer it gets.
+    pub rejection: Rejection,
+}
+
+/// What is known of the connection that a request came on.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Unique in this process.
+    pub id: u64,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The client: the peer of the socket, or what the PROXY protocol announced. An IPv4 address is never in its
+    /// IPv6 form.
+    pub peer: SocketAddr,
+    /// Our end of the socket.
+    pub local: SocketAddr,
+    /// Whether `peer` is one of the listener's `trusted_proxies`, whose `X-Forwarded-*` are believed.
+    pub trusted_proxy: bool,
+    pub protocol: Protocol,
+    /// `None` in clear text.
+    pub tls: Option<TlsInfo>,
+}
+
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 or HTTP/1.0.
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The PROXY protocol, versions 1 and 2 (HAProxy, `proxy-protocol.txt`, revision 2020/03/05): the address of the
+//! client as a load balancer in front saw it.
+//!
+//! A listed peer must begin each connection with a header and nobody else may: a header that is optional lets every
+//! client choose its own address.
+
+use std::{fmt, io, net::SocketAddr};
+
+use ppp::{v1, v2};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+/// What a version 1 header may be at most, line end included.
+const V1_MAX: usize = 107;
+
+/// The fixed part of a version 2 header: signature, version and command, family, length.
+const V2_FIXED: usize = 16;
+
+/// What a version 2 header may be at most. The specification asks for 536; the rest is room for the extensions of
+/// cloud load balancers and for the subject of a client certificate.
+const V2_MAX: usize = 2048;
+
+/// How a version 2 header begins.
+pub(super) const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// How a version 1 header begins.
+pub(super) const V1_SIGNATURE: &[u8; 6] = b"PROXY ";
+
+/// What the header says of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The client, or `None` when the balancer speaks for itself (`LOCAL`, `UNKNOWN`), as health checks do.
+    pub source: Option<SocketAddr>,
+    /// How many bytes the header takes.
+    pub length: usize,
+}
+
+/// Why a header is not accepted.
+#[derive(Debug)]
+pub enum HeaderError {
+    /// The connection does not begin with a header.
+    Missing,
+    /// The header is longer than we read.
+    TooLong,
+    /// It begins like a header and is none.
+    Malformed(String),
+    /// The transport is not TCP over IPv4 or IPv6.
+    Transport,
+    Io(io::Error),
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("the connection does not begin with a PROXY protocol header"),
+            Self::TooLong => f.write_str("the PROXY protocol header is too long"),
+            Self::Malformed(why) => write!(f, "the PROXY protocol header is malformed: {why}"),
+            Self::Transport => f.write_str("the PROXY protocol header names a transport other than TCP"),
+            Self::Io(error) => write!(f, "the PROXY protocol header could not be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for HeaderError {}
+
+impl From<io::Error> for HeaderError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Reads the header and not one byte more, so that what follows is untouched for TLS. The caller bounds the time.
+pub(super) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
+    let mut buffer = Vec::with_capacity(128);
+    let mut ahead = [0; 256];
+    loop {
+        let peeked = stream.peek(&mut ahead).await?;
+        if peeked == 0 {
+            return Err(if buffer.is_empty() {
+                HeaderError::Missing
+            } else {
+                HeaderError::Io(io::ErrorKind::UnexpectedEof.into())
+            });
+        }
+        let taken = buffer.len();
+        buffer.extend_from_slice(ahead.get(..peeked).unwrap_or_default());
+        match parse(&buffer)? {
+            Some(found) => {
+                let rest = found.length.saturating_sub(taken);
+                stream.read_exact(buffer.get_mut(taken..taken + rest).unwrap_or_default()).await?;
+                return Ok(found.source);
+            }
+            // All of it belongs to the header, so it is taken from the socket: else the next peek returns at once.
+            None => {
+                stream.read_exact(buffer.get_mut(taken..).unwrap_or_default()).await?;
+            }
+        }
+    }
+}
+
+/// Parses the header at the beginning of `bytes`, which may go on after it. `None` asks for more bytes, and only as
+/// long as all of them belong to the header.
+pub fn parse(bytes: &[u8]) -> Result<Option<Announced>, HeaderError> {
+    match bytes.first() {
+        None => Ok(None),
+        Some(b'P') => parse_v1(bytes),
+        Some(b'\r') => parse_v2(bytes),
+        Some(_) => Err(HeaderError::Missing),
+    }
+}
+
+fn parse_v1(bytes: &[u8]) -> Result<Option<Announced>, HeaderError> {
+    if !begins_alike(bytes, V1_SIGNATURE) {
+        return Err(HeaderError::Missing);
+    }
+    let Some(line_end) = memchr::memchr(b'\n', bytes.get(..V1_MAX).unwrap_or(bytes)) else {
+        return if bytes.len() >= V1_MAX { Err(HeaderError::TooLong) } else { Ok(None) };
+    };
+    let length = line_end + 1;
+    let header = v1::Header::try_from(bytes.get(..length).unwrap_or_default())
+        .map_err(|error| HeaderError::Malformed(error.to_string()))?;
+    let source = match header.addresses {
+        v1::Addresses::Unknown => None,
+        v1::Addresses::Tcp4(pair) => Some(SocketAddr::from((pair.source_address, pair.source_port))),
+        v1::Addresses::Tcp6(pair) => Some(SocketAddr::from((pair.source_address, pair.source_port))),
+    };
+    Ok(Some(Announced { source, length }))
+}
+
+fn parse_v2(bytes: &[u8]) -> Result<Option<Announced>, HeaderError> {
+    if !begins_alike(bytes, V2_SIGNATURE) {
+        return Err(HeaderError::Missing);
+    }
+    let Some([high, low]) = bytes.get(V2_FIXED - 2..V2_FIXED) else { return Ok(None) };
+    let length = V2_FIXED + usize::from(u16::from_be_bytes([*high, *low]));
+    if length > V2_MAX {
+        return Err(HeaderError::TooLong);
+    }
+    let Some(bytes) = bytes.get(..length) else { return Ok(None) };
+    let header = v2::Header::try_from(bytes).map_err(|error| HeaderError::Malformed(error.to_string()))?;
+    let source = match (header.command, header.protocol, header.addresses) {
+        (v2::Command::Local, ..) => None,
+        (_, v2::Protocol::Stream, v2::Addresses::IPv4(pair)) => {
+            Some(SocketAddr::from((pair.source_address, pair.source_port)))
+        }
+        (_, v2::Protocol::Stream, v2::Addresses::IPv6(pair)) => {
+            Some(SocketAddr::from((pair.source_address, pair.source_port)))
+        }
+        _ => return Err(HeaderError::Transport),
+    };
+    Ok(Some(Announced { source, length }))
+}
+
+/// Whether one of the two is the beginning of the other.
+pub(super) fn begins_alike(bytes: &[u8], pattern: &[u8]) -> bool {
+    bytes.iter().zip(pattern).all(|(byte, expected)| byte == expected)
+}
+
+/// Fuzz body: whatever the bytes, [`parse`] answers, stays within its bounds, and asks for more only below them.
+pub fn fuzz_proxy_header(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(Some(found)) => {
+            assert!(found.length <= bytes.len() && found.length <= V2_MAX);
+            // What follows the header has no say in it.
+            let alone = parse(bytes.get(..found.length).unwrap_or_default());
+            assert!(matches!(alone, Ok(Some(again)) if again == found));
+        }
+        Ok(None) => assert!(bytes.len() < V2_MAX),
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+        [V2_SIGNATURE.as_slice(), &[command, family], &length, addresses].concat()
+    }
+
+    const FOUR: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0x30, 0x39, 0x01, 0xbb];
+
+    #[test]
+    fn headers_that_are_well_formed() {
+        let mut six = [0; 36];
+        six[15] = 1;
+        six[31] = 2;
+        six[32..34].copy_from_slice(&[0x30, 0x39]);
+        let cases: [(&str, Vec<u8>, Option<&str>); 6] = [
+            ("v1 IPv4", b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n".to_vec(), Some("192.0.2.7:12345")),
+            ("v1 IPv6", b"PROXY TCP6 2001:db8::7 ::1 12345 443\r\n".to_vec(), Some("[2001:db8::7]:12345")),
+            ("v1 unknown", b"PROXY UNKNOWN\r\n".to_vec(), None),
+            ("v2 IPv4", v2(0x21, 0x11, &FOUR), Some("192.0.2.7:12345")),
+            ("v2 IPv6", v2(0x21, 0x21, &six), Some("[::1]:12345")),
+            ("v2 local", v2(0x20, 0x00, &[]), None),
+        ];
+        for (name, header, source) in cases {
+            let length = header.len();
+            let found = parse(&[header.clone(), b"GET / HTTP/1.1\r\n".to_vec()].concat()).unwrap().unwrap();
+            assert_eq!(found, Announced { source: source.map(|text| text.parse().unwrap()), length }, "{name}");
+            for cut in 0..length {
+                assert!(parse(&header[..cut]).unwrap().is_none(), "{name} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not() {
+        let cases: [(&str, Vec<u8>); 9] = [
+            ("a request", b"POST / HTTP/1.1\r\n".to_vec()),
+            ("TLS", b"\x16\x03\x01\x02\x00".to_vec()),
+            ("v1 bad address", b"PROXY TCP4 192.0.2.256 10.0.0.1 1 2\r\n".to_vec()),
+            ("v1 family and address differ", b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec()),
+            ("v1 bare LF", b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\n".to_vec()),
+            ("v1 too long", [b"PROXY TCP4 ".as_slice(), &[b'1'; V1_MAX]].concat()),
+            ("v2 too long", [V2_SIGNATURE.as_slice(), &[0x21, 0x11, 0xff, 0xff]].concat()),
+            ("v2 datagram", v2(0x21, 0x12, &FOUR)),
+            ("v2 too short for its family", v2(0x21, 0x11, &FOUR[..8])),
+        ];
+        for (name, bytes) in cases {
+            assert!(parse(&bytes).is_err(), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            fuzz_proxy_header(&bytes);
+        }
+
+        #[test]
+        fn never_panics_after_the_signature(bytes in prop::collection::vec(any::<u8>(), 0..300), second in any::<bool>()) {
+            let signature: &[u8] = if second { V2_SIGNATURE } else { V1_SIGNATURE };
+            fuzz_proxy_header(&[signature, &bytes].concat());
+        }
+    }
+}

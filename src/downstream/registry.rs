@@ -1,0 +1,116 @@
+//! The open connections of one worker.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    admission::Permit,
+    drain::{Drain, Phase as DrainPhase},
+    liveness::{Command, Liveness, Phase},
+    metrics::Metrics,
+};
+use crate::config::raw::Limits;
+
+/// The open connections of one worker. The lock is taken when a connection opens or closes and by the sweep, all of
+/// them on the same thread unless an upgraded stream ends elsewhere.
+#[derive(Debug)]
+pub(super) struct Registry {
+    connections: Mutex<HashMap<u64, Entry>>,
+    drain: Drain,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Entry {
+    liveness: Arc<Liveness>,
+    limits: Arc<Limits>,
+    http2: bool,
+}
+
+/// Counts one connection until dropped.
+#[derive(Debug)]
+pub(super) struct Registered {
+    registry: Arc<Registry>,
+    id: u64,
+    permit: Permit,
+}
+
+impl Registry {
+    pub(super) fn new(drain: Drain, metrics: Metrics) -> Self {
+        Self { connections: Mutex::default(), drain, metrics }
+    }
+
+    pub(super) fn register(
+        self: &Arc<Self>,
+        id: u64,
+        liveness: Arc<Liveness>,
+        limits: Arc<Limits>,
+        permit: Permit,
+    ) -> Registered {
+        self.lock().insert(id, Entry { liveness, limits, http2: false });
+        self.drain.opened();
+        self.metrics.active.inc();
+        Registered { registry: Arc::clone(self), id, permit }
+    }
+
+    /// Passes over all connections and closes those that are beyond a limit.
+    pub(super) fn sweep(&self, step: Duration) {
+        for entry in self.lock().values() {
+            if let Some(why) = entry.liveness.pass(step, &entry.limits, entry.http2) {
+                self.metrics.expired(why);
+            }
+        }
+    }
+
+    /// Tells all connections how far the end has come.
+    ///
+    /// An HTTP/1.1 connection is left alone while a request is under way or on its way: the `Connection: close` of
+    /// its response ends it, and closing it now would lose the request.
+    pub(super) fn announce(&self, phase: DrainPhase) {
+        for entry in self.lock().values() {
+            match phase {
+                DrainPhase::Open => {}
+                DrainPhase::Announced if !entry.http2 => {}
+                DrainPhase::Announced => entry.liveness.command(Command::Finish),
+                DrainPhase::Closing if entry.http2 || entry.liveness.phase() == Phase::Idle => {
+                    entry.liveness.command(Command::Finish);
+                }
+                DrainPhase::Closing => {}
+                DrainPhase::Cut => entry.liveness.command(Command::Abort),
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    /// Counts the connection for its address; `false` if that has `limit` already.
+    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32) -> bool {
+        self.permit.count_for(address, limit)
+    }
+
+    pub(super) fn speaks_http2(&self) {
+        if let Some(entry) = self.registry.lock().get_mut(&self.id) {
+            entry.http2 = true;
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.id);
+        self.registry.metrics.active.dec();
+        self.registry.drain.closed();
+    }
+}

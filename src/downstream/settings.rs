@@ -1,0 +1,144 @@
+//! The listeners and limits of a configuration, checked.
+
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+use rustls::ServerConfig;
+
+use super::tls;
+use crate::config::{
+    raw::{Limits, Listener},
+    report::{At, Report},
+    resolver::Resolver,
+};
+
+/// The listeners of one generation, ready to bind or to reload.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(super) listeners: Vec<ListenerSettings>,
+    pub(super) limits: Arc<Limits>,
+}
+
+#[derive(Clone)]
+pub(super) struct ListenerSettings {
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) proxy_protocol_from: Arc<[IpNet]>,
+    pub(super) trusted_proxies: Arc<[IpNet]>,
+    pub(super) tls: Option<ServerConfig>,
+}
+
+impl fmt::Debug for ListenerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerSettings")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// Resolves `listeners` and `limits`, which stand below `at`. All problems are reported; `None` if any of them is
+    /// an error.
+    pub fn resolve(listeners: &[Listener], limits: &Limits, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let limits_ok = check_limits(limits, &mut resolver.report, &at.key("limits"));
+        let at = at.key("listeners");
+        let mut ok = check_uniqueness(listeners, &mut resolver.report, &at);
+        let mut resolved = Vec::with_capacity(listeners.len());
+        for (index, raw) in listeners.iter().enumerate() {
+            let at = at.index(index);
+            let tls = match &raw.tls {
+                None => None,
+                Some(tls) => {
+                    let config = tls::resolve(tls, resolver, &at.key("tls"));
+                    ok &= config.is_some();
+                    config
+                }
+            };
+            warn_of_everybody(&raw.proxy_protocol_from, &mut resolver.report, &at.key("proxy_protocol_from"));
+            warn_of_everybody(&raw.trusted_proxies, &mut resolver.report, &at.key("trusted_proxies"));
+            resolved.push(ListenerSettings {
+                name: Arc::from(raw.name.as_str()),
+                address: raw.address,
+                proxy_protocol_from: Arc::from(raw.proxy_protocol_from.as_slice()),
+                trusted_proxies: Arc::from(raw.trusted_proxies.as_slice()),
+                tls,
+            });
+        }
+        (ok && limits_ok).then(|| Self { listeners: resolved, limits: Arc::new(limits.clone()) })
+    }
+}
+
+fn check_uniqueness(listeners: &[Listener], report: &mut Report, at: &At) -> bool {
+    let mut ok = true;
+    if listeners.is_empty() {
+        report.error(at, "no listener is configured").help("add one with a `name` and an `address`");
+        ok = false;
+    }
+    let mut names = HashMap::new();
+    let mut addresses = HashMap::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let at = at.index(index);
+        if listener.name.is_empty() {
+            report.error(&at.key("name"), "a listener needs a name");
+            ok = false;
+        }
+        if names.insert(listener.name.as_str(), index).is_some() {
+            report.error(&at.key("name"), format!("there are two listeners `{}`", listener.name));
+            ok = false;
+        }
+        if listener.address.port() != 0
+            && let Some(other) = addresses.insert(listener.address, listener.name.as_str())
+        {
+            report.error(&at.key("address"), format!("listener `{other}` has the address {} too", listener.address));
+            ok = false;
+        }
+    }
+    ok
+}
+
+fn warn_of_everybody(networks: &[IpNet], report: &mut Report, at: &At) {
+    for (index, network) in networks.iter().enumerate() {
+        if network.prefix_len() == 0 {
+            report
+                .warning(&at.index(index), format!("{network} is everybody: each client can choose its own address"))
+                .help("name the addresses of your load balancer");
+        }
+    }
+}
+
+/// The largest flow-control window of HTTP/2 (RFC 9113 section 6.9.1).
+const MAX_WINDOW: u64 = (1 << 31) - 1;
+
+fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
+    let mut ok = true;
+    let mut within = |key: &str, value: u64, least: u64, most: u64, unit: &str| {
+        if !(least..=most).contains(&value) {
+            report.error(&at.key(key), format!("`{key}` must be between {least} and {most}{unit}"));
+            ok = false;
+        }
+    };
+    within("header_bytes", limits.header_bytes.0, 1 << 10, 1 << 20, " bytes");
+    within("uri_bytes", limits.uri_bytes.0, 256, 60 << 10, " bytes");
+    within("header_count", limits.header_count.into(), 8, 1000, "");
+    within("http2_streams", limits.http2_streams.into(), 1, 10_000, "");
+    within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes");
+    within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
+    within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
+    within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
+    for (key, span) in [
+        ("header_timeout", limits.header_timeout),
+        ("handshake_timeout", limits.handshake_timeout),
+        ("idle_timeout", limits.idle_timeout),
+        ("stream_idle_timeout", limits.stream_idle_timeout),
+    ] {
+        if span.get().is_zero() {
+            report
+                .error(&at.key(key), format!("`{key}` cannot be zero"))
+                .help("a time without bound lets one client hold a connection for ever");
+            ok = false;
+        }
+    }
+    ok
+}

@@ -1,0 +1,280 @@
+//! The listener over real sockets. Most cases speak raw bytes: a client library would hide or mend them.
+
+mod bounds;
+mod drain;
+mod http1;
+mod http2;
+mod proxy_protocol;
+mod tls;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    num::NonZeroUsize,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+use super::{Bound, Connection, Downstream, Metrics, Serve, Settings, Unfit};
+use crate::config::{
+    raw::{Limits, Listener},
+    report::At,
+    resolver::Resolver,
+};
+
+/// Nothing here takes longer unless it fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers by path; `/slow` waits for a permit of `gate`.
+#[derive(Clone)]
+struct Fixture {
+    hits: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl Serve for Fixture {
+    type Body = BoxBody<Bytes, io::Error>;
+
+    fn serve(
+        &self,
+        connection: &Arc<Connection>,
+        request: Result<Request<Incoming>, Unfit>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + use<> {
+        let (this, connection) = (self.clone(), Arc::clone(connection));
+        async move {
+            match request {
+                Ok(request) => {
+                    this.hits.fetch_add(1, Ordering::SeqCst);
+                    this.answer(&connection, request).await
+                }
+                Err(unfit) => response(unfit.rejection.status(), unfit.rejection.detail()),
+            }
+        }
+    }
+}
+
+impl Fixture {
+    async fn answer(
+        &self,
+        connection: &Connection,
+        mut request: Request<Incoming>,
+    ) -> Response<BoxBody<Bytes, io::Error>> {
+        match request.uri().path() {
+            "/slow" => {
+                self.gate.acquire().await.unwrap().forget();
+                response(StatusCode::OK, "slow")
+            }
+            "/read" => match request.collect().await {
+                Ok(body) => response(StatusCode::OK, &body.to_bytes().len().to_string()),
+                Err(error) => response(StatusCode::BAD_REQUEST, &error.to_string()),
+            },
+            "/panic" => panic!("as asked"),
+            "/endless" => Response::new(Endless.boxed()),
+            "/close" => {
+                let mut response = response(StatusCode::OK, "closing");
+                response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+                response
+            }
+            "/upgrade" => {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+                let mut response = response(StatusCode::SWITCHING_PROTOCOLS, "");
+                response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+                response.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static("echo"));
+                response
+            }
+            _ => {
+                let tls = connection.tls.as_ref();
+                let certificate = tls.and_then(|tls| tls.client_certificate.as_ref());
+                response(
+                    StatusCode::OK,
+                    &format!(
+                        "peer={} trusted={} protocol={} name={} certificate={}",
+                        connection.peer,
+                        connection.trusted_proxy,
+                        connection.protocol.as_str(),
+                        tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("-"),
+                        certificate.is_some(),
+                    ),
+                )
+            }
+        }
+    }
+}
+
+fn response(status: StatusCode, text: &str) -> Response<BoxBody<Bytes, io::Error>> {
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed();
+    Response::builder().status(status).body(body).unwrap()
+}
+
+/// A body without end.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16 << 10])))))
+    }
+}
+
+/// A running listener with one worker.
+struct Server {
+    address: SocketAddr,
+    fixture: Fixture,
+    downstream: Option<Downstream>,
+    registry: Registry,
+}
+
+fn listener(name: &str) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        address: ([127, 0, 0, 1], 0).into(),
+        tls: None,
+        proxy_protocol_from: Vec::new(),
+        trusted_proxies: Vec::new(),
+    }
+}
+
+fn resolve(listeners: &[Listener], limits: &Limits) -> Settings {
+    let mut resolver = Resolver::new(Path::new("/"));
+    let settings = Settings::resolve(listeners, limits, &mut resolver, &At::root());
+    settings.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()))
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::with(listener("main"), &Limits::default())
+    }
+
+    fn with_limits(limits: &Limits) -> Self {
+        Self::with(listener("main"), limits)
+    }
+
+    fn with(listener: Listener, limits: &Limits) -> Self {
+        let bound = Bound::bind(&resolve(&[listener], limits), NonZeroUsize::MIN).unwrap();
+        let address = bound.addresses().next().unwrap().1;
+        let fixture = Fixture { hits: Arc::default(), gate: Arc::new(Semaphore::new(0)) };
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        let made = fixture.clone();
+        let downstream = bound.start(move |_| made.clone(), &metrics).unwrap();
+        Self { address, fixture, downstream: Some(downstream), registry }
+    }
+
+    fn downstream(&self) -> &Downstream {
+        self.downstream.as_ref().unwrap()
+    }
+
+    fn hits(&self) -> usize {
+        self.fixture.hits.load(Ordering::SeqCst)
+    }
+
+    fn connections(&self) -> usize {
+        self.downstream().drain().connections()
+    }
+
+    fn connect(&self) -> Client<TcpStream> {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client(stream)
+    }
+
+    /// Sends bytes on a connection of their own and returns all that comes until it is closed.
+    fn exchange(&self, bytes: &[u8]) -> String {
+        let mut client = self.connect();
+        client.send(bytes);
+        client.rest()
+    }
+
+    /// Waits until a metric has a value, such as `connections_refused_total{reason="Total"} 1`.
+    fn await_metric(&self, line: &str) {
+        let line = format!("downstream_{line}\n");
+        eventually(&line, || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+            text.contains(&line)
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(downstream) = self.downstream.take() else { return };
+        downstream.drain().cut();
+        downstream.join();
+    }
+}
+
+struct Client<T>(T);
+
+impl<T: io::Read + io::Write> Client<T> {
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn get(&mut self, path: &str) -> String {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        self.response()
+    }
+
+    /// One response that has a Content-Length, or the head of one that has none.
+    fn response(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let mut byte = [0];
+        while !bytes.ends_with(b"\r\n\r\n") {
+            self.0.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", bytes.escape_ascii()));
+            bytes.push(byte[0]);
+        }
+        let head = String::from_utf8(bytes).unwrap();
+        let length = head.to_ascii_lowercase();
+        let length =
+            length.split_once("content-length: ").map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        head + &String::from_utf8(body).unwrap()
+    }
+
+    /// All that comes until the connection is closed, however it is closed.
+    fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let end = self.0.read_to_end(&mut bytes);
+        let waited = end
+            .as_ref()
+            .is_err_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+        assert!(!waited, "not closed, after {}", bytes.escape_ascii());
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn status(response: &str) -> &str {
+    response.split(' ').nth(1).unwrap_or("closed")
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "never came true: {what}");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,237 @@
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{
+    raw::{CertificateFiles, ServerTls},
+    values::Span,
+};
+
+/// An authority, and the files of what it issued.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, folder }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Issues a certificate for a host, into the files of that name.
+    fn issue(&self, host: &str) -> CertificateFiles {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let files =
+            CertificateFiles { chain: self.path(&format!("{host}.pem")), key: self.path(&format!("{host}.key")) };
+        std::fs::write(&files.chain, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+
+    fn listener(&self, certificates: Vec<CertificateFiles>, client_ca: bool) -> Listener {
+        let client_ca = client_ca.then(|| self.path("ca.pem"));
+        Listener { tls: Some(ServerTls { certificates, client_ca }), ..listener("main") }
+    }
+
+    fn client(&self, alpn: &[&str], certificate: Option<&CertificateFiles>) -> Arc<ClientConfig> {
+        self.client_of(rustls::ALL_VERSIONS, alpn, certificate)
+    }
+
+    fn client_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&str],
+        certificate: Option<&CertificateFiles>,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(files) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_file(&files.chain).unwrap()],
+                    PrivateKeyDer::from_pem_file(&files.key).unwrap(),
+                )
+                .unwrap(),
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
+
+impl Server {
+    fn connect_tls(&self, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
+        let connection =
+            ClientConnection::new(Arc::clone(config), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
+        Client(StreamOwned::new(connection, self.connect().0))
+    }
+}
+
+/// The certificate that the server showed.
+fn leaf(client: &TlsClient) -> Vec<u8> {
+    client.0.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn der(files: &CertificateFiles) -> Vec<u8> {
+    CertificateDer::from_pem_file(&files.chain).unwrap().to_vec()
+}
+
+#[test]
+fn certificates_are_chosen_by_name_and_read_again() {
+    let authority = Authority::new();
+    let certificates = vec![authority.issue("a.test"), authority.issue("b.test")];
+    let server = Server::with(authority.listener(certificates.clone(), false), &Limits::default());
+    let config = authority.client(&[], None);
+    let mut kept = server.connect_tls(&config, "b.test");
+    assert!(kept.get("/").contains("protocol=http/1.1 name=b.test certificate=false"));
+    assert_eq!(leaf(&kept), der(&certificates[1]));
+    let mut first = server.connect_tls(&config, "a.test");
+    first.get("/");
+    assert_eq!(leaf(&first), der(&certificates[0]));
+
+    let old = der(&certificates[1]);
+    authority.issue("b.test");
+    let settings = resolve(&[authority.listener(certificates.clone(), false)], &Limits::default());
+    assert_eq!(server.downstream().reload(&settings), []);
+    let mut fresh = server.connect_tls(&authority.client(&[], None), "b.test");
+    fresh.get("/");
+    assert_eq!(leaf(&fresh), der(&certificates[1]));
+    assert_ne!(leaf(&fresh), old);
+    assert_eq!(status(&kept.get("/")), "200", "an open connection stays");
+
+    let clear = server.downstream().reload(&resolve(&[listener("main")], &Limits::default()));
+    assert_eq!(clear.len(), 1, "TLS cannot be switched off: {clear:?}");
+    server.connect_tls(&config, "a.test").get("/");
+}
+
+#[test]
+fn the_protocol_is_negotiated() {
+    let authority = Authority::new();
+    let server = Server::with(authority.listener(vec![authority.issue("a.test")], false), &Limits::default());
+    for (offer, agreed) in [(&["h2", "http/1.1"][..], "h2"), (&["http/1.1"], "http/1.1")] {
+        let mut client = server.connect_tls(&authority.client(offer, None), "a.test");
+        client.0.conn.complete_io(&mut client.0.sock).unwrap();
+        assert_eq!(client.0.conn.alpn_protocol(), Some(agreed.as_bytes()));
+    }
+    let mut other = server.connect_tls(&authority.client(&["spdy/3"], None), "a.test");
+    assert!(other.0.conn.complete_io(&mut other.0.sock).is_err());
+    server.await_metric("tls_handshake_failures_total{reason=\"Protocol\"} 1");
+    server.await_metric("connections_served_total{protocol=\"h2\"} 1");
+}
+
+#[test]
+fn a_client_certificate_is_verified_if_there_is_one() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let server = Server::with(ours.listener(vec![ours.issue("a.test")], true), &Limits::default());
+    let known = ours.issue("alice");
+    assert!(server.connect_tls(&ours.client(&[], Some(&known)), "a.test").get("/").contains("certificate=true"));
+    assert!(server.connect_tls(&ours.client(&[], None), "a.test").get("/").contains("certificate=false"));
+    let mut refused = server.connect_tls(&ours.client(&[], Some(&foreign.issue("mallory"))), "a.test");
+    let _ = refused.0.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(refused.0.read(&mut [0; 1]).is_err());
+    server.await_metric("tls_handshake_failures_total{reason=\"Certificate\"} 1");
+    assert_eq!(server.hits(), 2);
+}
+
+#[test]
+fn attacks_z9_sessions_are_resumed_only_where_no_client_certificate_is_asked_for() {
+    let authority = Authority::new();
+    let files = vec![authority.issue("a.test")];
+    let alice = authority.issue("alice");
+    let kinds = |server: &Server, config: &Arc<ClientConfig>| {
+        [(); 2].map(|()| {
+            let mut client = server.connect_tls(config, "a.test");
+            client.get("/");
+            client.0.conn.handshake_kind().unwrap()
+        })
+    };
+    for version in [&TLS12, &TLS13] {
+        let open = Server::with(authority.listener(files.clone(), false), &Limits::default());
+        let asking = Server::with(authority.listener(files.clone(), true), &Limits::default());
+        let config = authority.client_of(&[version], &[], Some(&alice));
+        assert_eq!(kinds(&open, &config), [HandshakeKind::Full, HandshakeKind::Resumed], "{version:?}");
+        // The same client, which holds tickets of the other listener.
+        assert_eq!(kinds(&asking, &config), [HandshakeKind::Full, HandshakeKind::Full], "{version:?}");
+        // Tickets of the same listener, from before it asked for certificates.
+        assert_eq!(kinds(&open, &config)[1], HandshakeKind::Resumed, "{version:?}");
+        let settings = resolve(&[authority.listener(files.clone(), true)], &Limits::default());
+        assert_eq!(open.downstream().reload(&settings), []);
+        assert_eq!(kinds(&open, &config), [HandshakeKind::Full, HandshakeKind::Full], "{version:?}");
+    }
+}
+
+#[test]
+fn a_handshake_that_does_not_end_has_a_deadline() {
+    let authority = Authority::new();
+    let limits = Limits { handshake_timeout: Span::from_millis(100), ..Limits::default() };
+    let server = Server::with(authority.listener(vec![authority.issue("a.test")], false), &limits);
+    assert_eq!(server.exchange(b"\x16\x03\x01"), "");
+    server.await_metric("tls_handshake_failures_total{reason=\"Timeout\"} 1");
+}
+
+#[test]
+fn attacks_z36_a_proxy_header_before_tls_closes_the_connection() {
+    let authority = Authority::new();
+    let server = Server::with(authority.listener(vec![authority.issue("a.test")], false), &Limits::default());
+    let answer = server.exchange(b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n");
+    assert!(!answer.contains("HTTP"), "{answer}");
+    server.await_metric("tls_handshake_failures_total{reason=\"Protocol\"} 1");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_explained() {
+    let authority = Authority::new();
+    let (a, b) = (authority.issue("a.test"), authority.issue("b.test"));
+    let write = |name: &str, text: &str| {
+        std::fs::write(authority.path(name), text).unwrap();
+        authority.path(name)
+    };
+    let (empty, junk) =
+        (write("empty", " "), write("junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
+    let cases = [
+        (CertificateFiles { key: b.key, ..a.clone() }, "/listeners/0/tls/certificates/0", "does not belong"),
+        (
+            CertificateFiles { chain: empty.clone(), ..a.clone() },
+            "/listeners/0/tls/certificates/0/chain",
+            "no certificate",
+        ),
+        (CertificateFiles { chain: junk, ..a.clone() }, "/listeners/0/tls/certificates/0/chain", "cannot be read"),
+        (CertificateFiles { key: empty, ..a.clone() }, "/listeners/0/tls/certificates/0/key", "no private key"),
+        (
+            CertificateFiles { key: authority.path("gone"), ..a },
+            "/listeners/0/tls/certificates/0/key",
+            "cannot be read",
+        ),
+    ];
+    for (files, place, message) in cases {
+        let mut resolver = Resolver::new(Path::new("/"));
+        let listeners = [authority.listener(vec![files], false)];
+        assert!(Settings::resolve(&listeners, &Limits::default(), &mut resolver, &At::root()).is_none());
+        let problem = &resolver.report.problems()[0];
+        assert!(problem.at.as_str() == place && problem.message.contains(message), "{problem:?}");
+    }
+}

@@ -1,0 +1,233 @@
+//! TLS of a listener: certificates by name, client certificates, session tickets.
+//!
+//! A whole `ServerConfig` is made for each generation of the configuration and swapped in; connections that are open
+//! keep the one they began with.
+//!
+//! Where client certificates are asked for there are no session tickets at all: a resumed session carries the client's
+//! certificate from the handshake that made it, so a ticket would outlive the removal of an authority, and a ticket
+//! of one listener could pass on another (CVE-2025-23419). Elsewhere tickets are sealed by a key of the listener.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    ProtocolVersion, RootCertStore, ServerConfig,
+    client::verify_server_name,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
+        WebPkiClientVerifier,
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+
+use crate::config::{
+    raw::{CertificateFiles, ServerTls},
+    report::At,
+    resolver::Resolver,
+    values::SecretSource,
+};
+
+/// What TLS told of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The name that the client asked for (SNI, RFC 6066 section 3), lower case.
+    pub server_name: Option<Arc<str>>,
+    pub version: TlsVersion,
+    /// The client's certificate, verified against `client_ca`. A client need not have one.
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// A verified client certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The leaf, DER.
+    pub der: Arc<[u8]>,
+    /// SHA-256 of `der`.
+    pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientCertificate(")?;
+        self.sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str(")")
+    }
+}
+
+impl TlsInfo {
+    pub(super) fn of(connection: &rustls::ServerConnection) -> Self {
+        let client_certificate = connection.peer_certificates().and_then(<[_]>::first).map(|certificate| {
+            let digest = sha256_of(certificate);
+            ClientCertificate { der: Arc::from(certificate.as_ref()), sha256: digest }
+        });
+        Self {
+            server_name: connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase())),
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
+                _ => TlsVersion::Tls12,
+            },
+            client_certificate,
+        }
+    }
+}
+
+fn sha256_of(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, bytes);
+    sha256.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    sha256
+}
+
+/// Resolves the TLS part of a listener; problems are reported at `at`.
+pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Option<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let certificates_at = at.key("certificates");
+    let mut keys = Vec::new();
+    let mut complete = true;
+    for (index, files) in raw.certificates.iter().enumerate() {
+        match certified_key(files, &provider, resolver, &certificates_at.index(index)) {
+            Some(key) => keys.push(Arc::new(key)),
+            None => complete = false,
+        }
+    }
+    if raw.certificates.is_empty() {
+        resolver.report.error(&certificates_at, "TLS needs a certificate");
+        complete = false;
+    }
+    let verifier = match &raw.client_ca {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(path) => {
+            let at = at.key("client_ca");
+            let pem = resolver.read(&at, path)?;
+            let built = authorities(&pem).and_then(|roots| {
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| error.to_string())
+            });
+            match built {
+                Ok(verifier) => verifier,
+                Err(why) => {
+                    resolver.report.error(&at, format!("{} cannot be used: {why}", path.display()));
+                    return None;
+                }
+            }
+        }
+    };
+    if !complete {
+        return None;
+    }
+    let builder = match ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions() {
+        Ok(builder) => builder,
+        Err(error) => {
+            resolver.report.error(at, format!("TLS cannot be set up: {error}"));
+            return None;
+        }
+    };
+    let mut config =
+        builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Certificates(keys.into_boxed_slice())));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if raw.client_ca.is_some() {
+        config.send_tls13_tickets = 0;
+    }
+    Some(config)
+}
+
+/// Gives a listener's configuration the tickets of that listener, unless it asks for client certificates.
+pub(super) fn with_tickets(mut config: ServerConfig, tickets: Option<&Arc<dyn ProducesTickets>>) -> Arc<ServerConfig> {
+    match tickets {
+        Some(tickets) if config.send_tls13_tickets > 0 => config.ticketer = Arc::clone(tickets),
+        _ => config.send_tls13_tickets = 0,
+    }
+    Arc::new(config)
+}
+
+/// The tickets of one listener: sealed by a key that is made here, never leaves the process and is replaced by rustls.
+pub(super) fn tickets() -> Option<Arc<dyn ProducesTickets>> {
+    aws_lc_rs::Ticketer::new().inspect_err(|error| tracing::warn!(%error, "TLS sessions are not resumed")).ok()
+}
+
+fn certified_key(
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+    resolver: &mut Resolver,
+    at: &At,
+) -> Option<CertifiedKey> {
+    let (chain_at, key_at) = (at.key("chain"), at.key("key"));
+    let chain = resolver.read(&chain_at, &files.chain);
+    let key = resolver.secret(&key_at, &SecretSource::File(files.key.clone()));
+    let (chain, key) = (chain?, key?);
+    let chain = match certificates(&chain) {
+        Ok(chain) => chain,
+        Err(why) => {
+            resolver.report.error(&chain_at, format!("{} {why}", files.chain.display()));
+            return None;
+        }
+    };
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
+        resolver
+            .report
+            .error(&key_at, format!("{} holds no private key", files.key.display()))
+            .help("write it as PEM, unencrypted");
+        return None;
+    };
+    match CertifiedKey::from_der(chain, key, provider) {
+        Ok(key) => Some(key),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            resolver.report.error(
+                at,
+                format!("the key {} does not belong to the certificate {}", files.key.display(), files.chain.display()),
+            );
+            None
+        }
+        Err(error) => {
+            resolver.report.error(at, format!("the certificate and its key cannot be used: {error}"));
+            None
+        }
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("is not PEM: {error}"))?;
+    match chain.first() {
+        None => Err("holds no certificate".to_owned()),
+        Some(leaf) => match ParsedCertificate::try_from(leaf) {
+            Ok(_) => Ok(chain),
+            Err(error) => Err(format!("holds a certificate that cannot be read: {error}")),
+        },
+    }
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+/// Chooses the certificate: the first that is valid for the name that the client asks for, else the first.
+#[derive(Debug)]
+struct Certificates(Box<[Arc<CertifiedKey>]>);
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let fits = |key: &&Arc<CertifiedKey>| {
+            let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok())?;
+            let leaf = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
+            verify_server_name(&leaf, &name).ok()
+        };
+        let found = if self.0.len() > 1 { self.0.iter().find(|key| fits(key).is_some()) } else { None };
+        found.or_else(|| self.0.first()).cloned()
+    }
+}

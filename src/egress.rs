@@ -1,0 +1,118 @@
+//! Doorward's own calls to the outside: providers, key sets, introspection, token reviews. One client that follows no
+//! redirects, waits no longer than it is told and reads no more than it is told. Proxied requests never come here.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+/// What one call may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// From the start to the last byte of the answer.
+    pub timeout: Duration,
+    /// Bytes of the answer's body.
+    pub max_body: usize,
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// No connection: name, address, port or TLS. Nothing was sent.
+    #[error("the connection failed: {}", causes(&**.0))]
+    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The connection broke, or what came is not HTTP.
+    #[error("the call failed: {}", causes(&**.0))]
+    Exchange(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the answer cannot be read: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The client. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Egress {
+    /// Trusts the authorities in the PEM file `ca` and no others, or without one those of the system.
+    pub fn new(ca: Option<&Path>) -> Result<Self, String> {
+        // Named here, so that it is ours whatever the process has installed as its default.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let tls = match ca {
+            None => builder.with_platform_verifier().map_err(|error| error.to_string())?,
+            Some(path) => builder.with_root_certificates(roots(path)?),
+        }
+        .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions().build();
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(4)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        Ok(Self { client })
+    }
+
+    /// Sends a request and reads the whole answer within `bounds`. Any status is an answer; a redirect is one too.
+    pub async fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, EgressError> {
+        let exchange = async {
+            let response =
+                self.client.request(request.map(Full::new)).await.map_err(|error| match error.is_connect() {
+                    true => EgressError::Connect(error.into()),
+                    false => EgressError::Exchange(error.into()),
+                })?;
+            let (parts, body) = response.into_parts();
+            // A length that is known to be too large is not worth the first byte.
+            if body.size_hint().lower() > bounds.max_body as u64 {
+                return Err(EgressError::TooLarge(bounds.max_body));
+            }
+            let body = Limited::new(body, bounds.max_body).collect().await.map_err(|error| {
+                match error.downcast_ref::<http_body_util::LengthLimitError>() {
+                    Some(_) => EgressError::TooLarge(bounds.max_body),
+                    None => EgressError::Body(error),
+                }
+            })?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        tokio::time::timeout(bounds.timeout, exchange).await.unwrap_or(Err(EgressError::Timeout(bounds.timeout)))
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() { Err("the file has no certificate".to_owned()) } else { Ok(roots) }
+}
+
+/// An error with its causes: what the client says by itself is only that it failed.
+fn causes(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

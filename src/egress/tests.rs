@@ -1,0 +1,65 @@
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+
+use super::{Bounds, EgressError};
+use crate::issuers::testing::{Provider, Reply, egress};
+
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
+
+async fn get(url: &str) -> Result<(u16, usize), EgressError> {
+    let request = Request::get(url).body(Bytes::new()).unwrap();
+    egress().send(request, BOUNDS).await.map(|answer| (answer.status().as_u16(), answer.body().len()))
+}
+
+#[tokio::test]
+async fn an_answer_is_read_whole_within_its_bounds() {
+    let provider = Provider::start().await;
+    provider.on("/fits", Reply::Answer(200, "text/plain", vec![b'x'; 1_000].into()));
+    provider.on("/over", Reply::Answer(200, "text/plain", vec![b'x'; 1_001].into()));
+    provider.on("/endless", Reply::Endless);
+    provider.on("/redirect", Reply::Redirect("/fits".to_owned()));
+    let url = |path: &str| format!("{}{path}", provider.url);
+    assert_eq!(get(&url("/fits")).await.unwrap(), (200, 1_000));
+    assert_eq!(get(&url("/redirect")).await.unwrap(), (302, 0));
+    assert_eq!(provider.hits("/fits"), 1);
+    for path in ["/over", "/endless"] {
+        assert!(matches!(get(&url(path)).await, Err(EgressError::TooLarge(1_000))), "{path}");
+    }
+}
+
+/// The time covers the connection, the head and each byte of the body.
+#[tokio::test]
+async fn the_timeout_covers_everything() {
+    let provider = Provider::start().await;
+    provider.on("/hang", Reply::Hang);
+    provider.on("/drip", Reply::Drip);
+    // The kernel accepts, and nobody says anything: neither an answer nor a TLS handshake.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let accepting = silent.local_addr().unwrap();
+    let urls = [
+        format!("{}/hang", provider.url),
+        format!("{}/drip", provider.url),
+        format!("http://{accepting}/"),
+        format!("https://{accepting}/"),
+    ];
+    for url in urls {
+        let started = Instant::now();
+        assert!(matches!(get(&url).await, Err(EgressError::Timeout(_))), "{url}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{url}");
+    }
+    drop(silent);
+    let refused = get(&format!("http://{accepting}/")).await.unwrap_err();
+    assert!(matches!(refused, EgressError::Connect(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn failures_say_what_happened() {
+    let provider = Provider::start().await;
+    let plain = get(&provider.url.replace("http", "https")).await.unwrap_err();
+    assert!(matches!(plain, EgressError::Connect(_)), "{plain}");
+    provider.on("/short", Reply::Promise(999));
+    let short = get(&format!("{}/short", provider.url)).await.unwrap_err();
+    assert!(matches!(short, EgressError::Body(_) | EgressError::Exchange(_) | EgressError::Timeout(_)), "{short}");
+}

@@ -1,0 +1,212 @@
+//! Doorward's own endpoints: the login, who am I, and the metadata of the protected resource. A request comes here after
+//! it was sanitized and routed, and nothing here can forward.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    response::{IntoResponse, Json, Response as AxumResponse},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::json;
+use tower::ServiceExt;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+use crate::{
+    authn::Kind,
+    error::{Reason, Rejection},
+    oidc::LoginRequest,
+    pages::{self, SessionTimes, WhoAmIView},
+    request::{exchange::Exchange, sanitize::CleanRequest},
+    sessions::{Origin, Session},
+    snapshot::Snapshot,
+};
+
+/// How long an endpoint may take; a login waits for its provider.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the endpoints work with.
+#[derive(Clone)]
+struct Context {
+    snapshot: Arc<Snapshot>,
+    request: Arc<CleanRequest<()>>,
+    origin: Option<Origin>,
+}
+
+/// The router of all endpoints.
+#[derive(Clone, Debug)]
+pub struct Endpoints(Router);
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self(
+            Router::new()
+                .route("/oauth2/{*rest}", any(login))
+                .route("/.doorward/whoami", get(who_am_i))
+                .route("/.well-known/oauth-protected-resource", get(protected_resource))
+                .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
+                .layer(CatchPanicLayer::new()),
+        )
+    }
+}
+
+impl Endpoints {
+    /// Answers a request to one of our own paths. Its body is not read: none of the endpoints takes one.
+    pub async fn serve(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        request: CleanRequest<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Rejection> {
+        exchange.record().endpoint = Some(name(request.path()));
+        let (request, _) = request.take_body();
+        let mut inner = Request::new(Body::empty());
+        *inner.method_mut() = request.method().clone();
+        *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;
+        let origin = request.origin();
+        inner.extensions_mut().insert(Context { snapshot: Arc::clone(snapshot), request: Arc::new(request), origin });
+        let response = match self.0.clone().oneshot(inner).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(not_found());
+        }
+        let (parts, body) = response.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| Rejection::new(Reason::Internal, "the page could not be made").because(error))?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    }
+}
+
+fn name(path: &str) -> &'static str {
+    match path {
+        "/.doorward/whoami" => "whoami",
+        path if path.starts_with("/oauth2/") => "login",
+        path if path.starts_with("/.well-known/") => "metadata",
+        _ => "own",
+    }
+}
+
+fn not_found() -> Rejection {
+    Rejection::new(Reason::RouteNotFound, "Doorward has no such page")
+}
+
+async fn login(Extension(context): Extension<Context>) -> AxumResponse {
+    let Some(origin) = &context.origin else {
+        let refusal = "Signing in needs https (or, for development, a host of this machine).\n";
+        return (StatusCode::BAD_REQUEST, refusal).into_response();
+    };
+    let request_id = context.request.meta().id.to_string();
+    let request = LoginRequest {
+        origin,
+        method: context.request.method(),
+        path: context.request.path(),
+        query: context.request.query(),
+        headers: context.request.headers(),
+        request_id: &request_id,
+    };
+    match context.snapshot.login.answer(request).await {
+        Some(response) => response.map(Body::from),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
+    let request = &context.request;
+    let session = match &context.origin {
+        Some(origin) => context.snapshot.sessions.held_by(request.headers(), origin).await,
+        None => Ok(None),
+    };
+    let session = match session {
+        Ok(Some(session)) => session,
+        Ok(None) => return signed_out(&context),
+        Err(rejection) => return (rejection.status(), rejection.detail().to_owned()).into_response(),
+    };
+    let groups = context.snapshot.policy.kubernetes_groups(&session.principal).groups;
+    let wants_json = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/json") && !accept.contains("text/html"));
+    if wants_json { as_json(&session, &groups) } else { as_page(&session, &groups, &request.meta().id.to_string()) }
+}
+
+fn signed_out(context: &Context) -> AxumResponse {
+    if context.origin.is_some()
+        && context.snapshot.login.is_possible()
+        && crate::sessions::csrf::is_navigation(context.request.method(), context.request.headers())
+    {
+        let location = context.snapshot.login.challenge(context.request.path());
+        return (StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".to_owned())])
+            .into_response();
+    }
+    let problem = json!({"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "you are not signed in",
+        "reason": Reason::CredentialMissing.as_str()});
+    let headers = [
+        (header::CONTENT_TYPE, "application/problem+json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::WWW_AUTHENTICATE, "Cookie realm=\"doorward\""),
+    ];
+    (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
+}
+
+fn as_json(session: &Session, kubernetes_groups: &[Arc<str>]) -> AxumResponse {
+    let principal = &session.principal;
+    let body = Json(json!({
+        "username": &*principal.username,
+        "email": principal.email.as_deref(),
+        "issuer": &*principal.issuer,
+        "subject": &*principal.subject,
+        "kind": principal.kind,
+        "groups": texts(&principal.groups),
+        "scopes": texts(&principal.scopes),
+        "kubernetes_groups": texts(kubernetes_groups),
+        "session": {"created": session.created.to_string(), "ends_if_unused": session.idle_end.to_string(), "ends": session.end.to_string()},
+    }));
+    ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], request_id: &str) -> AxumResponse {
+    let principal = &session.principal;
+    let view = WhoAmIView {
+        username: &principal.username,
+        email: principal.email.as_deref(),
+        issuer: &principal.issuer,
+        subject: &principal.subject,
+        kind: match principal.kind {
+            Kind::Human => "human",
+            Kind::Agent => "agent",
+            Kind::Workload => "workload",
+        },
+        groups: &texts(&principal.groups),
+        scopes: &texts(&principal.scopes),
+        kubernetes_groups: &texts(kubernetes_groups),
+        session: Some(SessionTimes { created: session.created, idle_end: session.idle_end, end: session.end }),
+        request_id,
+    };
+    pages::html(StatusCode::OK, &pages::who_am_i(&view)).map(Body::from)
+}
+
+fn texts(list: &[Arc<str>]) -> Vec<&str> {
+    list.iter().map(|entry| &**entry).collect()
+}
+
+/// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2).
+async fn protected_resource(Extension(context): Extension<Context>) -> AxumResponse {
+    let servers: Vec<&str> = context.snapshot.issuers.iter().map(|issuer| &**issuer.identifier()).collect();
+    let body = Json(json!({
+        "resource": format!("https://{}", context.request.host()),
+        "authorization_servers": servers,
+        "bearer_methods_supported": ["header"],
+        "resource_name": "Doorward",
+    }));
+    ([(header::CACHE_CONTROL, "public, max-age=300")], body).into_response()
+}

@@ -1,0 +1,383 @@
+//! What the claims of a token must satisfy once its signature is good (RFC 9068 section 4, OpenID Connect Core 1.0
+//! section 3.1.3.7, RFC 8725).
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+use subtle::ConstantTimeEq;
+
+use super::{
+    claim_path::ClaimPath,
+    jwt::{Header, Unverified},
+    token_error::{Quoted, TokenError},
+};
+use crate::{clock::Timestamp, config::raw::Algorithm};
+
+/// More audiences than this are not looked at.
+const MAX_AUDIENCES: usize = 64;
+
+/// A token whose signature and claims are good.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    pub header: Header,
+    pub claims: Map<String, Value>,
+    pub checked: Checked,
+}
+
+/// What the checks read out of the claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub subject: Arc<str>,
+    pub audiences: Vec<Box<str>>,
+    pub not_before: Option<Timestamp>,
+    /// `exp`, without the tolerance for clocks.
+    pub expires: Timestamp,
+}
+
+/// What is asked of an access token of one issuer.
+#[derive(Debug)]
+pub struct AccessTokenChecks {
+    pub issuer: Arc<str>,
+    pub audiences: Box<[Box<str>]>,
+    pub algorithms: Box<[Algorithm]>,
+    /// Lower case; `""` stands for an absent `typ`.
+    pub token_types: Box<[Box<str>]>,
+    pub required_claims: Box<[(ClaimPath, Vec<Value>)]>,
+    pub skew: Duration,
+    pub max_lifetime: Duration,
+}
+
+/// What is asked of an ID token, besides what is asked of every token of the issuer.
+#[derive(Clone, Copy, Debug)]
+pub struct IdTokenChecks<'a> {
+    pub client_id: &'a str,
+    /// The nonce of the login. `None` on a refresh, whose ID token need not have one.
+    pub nonce: Option<&'a str>,
+    /// The `max_age` that was requested.
+    pub max_age: Option<Duration>,
+    /// The `acr` values that were requested as essential; any will do. Empty: none were.
+    pub acr_values: &'a [String],
+    /// The access token that came with it, for `at_hash`.
+    pub access_token: Option<&'a str>,
+    /// Whether the person has just logged in: then the token was issued within ten minutes.
+    pub fresh: bool,
+}
+
+impl AccessTokenChecks {
+    /// What can be told before any key is looked for.
+    pub fn check_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
+        self.check_algorithm(&token.header)?;
+        let typ = token.header.typ.as_deref().unwrap_or_default();
+        if !self.token_types.iter().any(|accepted| accepted.eq_ignore_ascii_case(typ)) {
+            return Err(TokenError::Type {
+                came: token.header.typ.as_deref().map_or_else(|| Quoted::json(None), Quoted::text),
+                expected: self
+                    .token_types
+                    .iter()
+                    .map(|typ| if typ.is_empty() { "none" } else { typ }.to_owned())
+                    .collect(),
+            });
+        }
+        check_kind(&token.claims, typ)
+    }
+
+    /// All checks of the claims. A verified signature is the caller's part.
+    pub fn check_claims(&self, token: &Unverified<'_>, now: Timestamp) -> Result<Checked, TokenError> {
+        let checked = self.check_common(&token.claims, now)?;
+        check_audience(&checked.audiences, &self.audiences, token.claims.get("aud"))?;
+        self.check_required(&token.claims)?;
+        Ok(checked)
+    }
+
+    /// The checks of an introspection answer that says `active` (RFC 7662 section 2.2), whose members may be few.
+    /// `listed_client` is the client if it is listed: then the answer needs no `aud`, and without `sub` the client is
+    /// the subject.
+    pub fn check_answer(
+        &self,
+        claims: &Map<String, Value>,
+        listed_client: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Checked, TokenError> {
+        if let Some(issuer) = claims.get("iss")
+            && issuer.as_str() != Some(&*self.issuer)
+        {
+            return Err(TokenError::IssuerUnknown {
+                came: Quoted::json(Some(issuer)),
+                expected: vec![self.issuer.to_string()],
+            });
+        }
+        check_kind(claims, "at+jwt")?;
+        check_sender_constraint(claims)?;
+        let expires = numeric_date(claims, "exp")?.unwrap_or(now + self.max_lifetime);
+        let not_before = numeric_date(claims, "nbf")?;
+        check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", numeric_date(claims, "iat")?)])?;
+        let audiences = match audiences(claims)? {
+            None if listed_client.is_some() => self.audiences.to_vec(),
+            came => came.unwrap_or_default(),
+        };
+        check_audience(&audiences, &self.audiences, claims.get("aud"))?;
+        self.check_required(claims)?;
+        let subject = subject(claims)?
+            .or_else(|| listed_client.map(Into::into))
+            .ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
+        Ok(Checked { subject, audiences, not_before, expires })
+    }
+
+    /// The checks of an ID token in place of those of an access token.
+    pub fn check_id_token(
+        &self,
+        token: &Unverified<'_>,
+        checks: &IdTokenChecks<'_>,
+        now: Timestamp,
+    ) -> Result<Checked, TokenError> {
+        let claims = &token.claims;
+        let verified = self.check_common(claims, now)?;
+        let ours = [Box::from(checks.client_id)];
+        check_audience(&verified.audiences, &ours, claims.get("aud"))?;
+        if let Some(other) = verified
+            .audiences
+            .iter()
+            .find(|audience| ***audience != *checks.client_id && !self.audiences.contains(audience))
+        {
+            return Err(TokenError::Audience {
+                came: Quoted::text(other),
+                expected: vec![checks.client_id.to_owned()],
+            });
+        }
+        match claims.get("azp") {
+            None if verified.audiences.len() == 1 => {}
+            Some(Value::String(azp)) if azp == checks.client_id => {}
+            other => return Err(wrong("azp", other, "our client id")),
+        }
+        if let Some(nonce) = checks.nonce {
+            let equal = claims.get("nonce").and_then(Value::as_str).is_some_and(|came| same(came, nonce));
+            if !equal {
+                return Err(TokenError::Claim {
+                    name: "nonce",
+                    came: Quoted::text("…"),
+                    expected: "that of this login",
+                });
+            }
+        }
+        let issued = numeric_date(claims, "iat")?.unwrap_or_default();
+        if checks.fresh && now.since(issued) > Duration::from_secs(600) + self.skew {
+            return Err(wrong("iat", claims.get("iat"), "at most ten minutes ago"));
+        }
+        if let Some(max_age) = checks.max_age {
+            let recent = numeric_date(claims, "auth_time")?.is_some_and(|at| now.since(at) <= max_age + self.skew);
+            if !recent {
+                return Err(wrong("auth_time", claims.get("auth_time"), "as recent as the login asked for"));
+            }
+        }
+        let acr = claims.get("acr").and_then(Value::as_str);
+        if !checks.acr_values.is_empty() && !acr.is_some_and(|acr| checks.acr_values.iter().any(|asked| asked == acr)) {
+            return Err(wrong("acr", claims.get("acr"), "one that the login asked for"));
+        }
+        if let (Some(access_token), Some(at_hash)) = (checks.access_token, claims.get("at_hash")) {
+            let expected = half_hash(token.header.algorithm, access_token);
+            if !at_hash.as_str().is_some_and(|came| same(came, &expected)) {
+                return Err(wrong("at_hash", Some(at_hash), "the hash of the access token"));
+            }
+        }
+        Ok(verified)
+    }
+
+    /// An ID token's `typ` is absent or says no more than JWT.
+    pub fn check_id_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
+        self.check_algorithm(&token.header)?;
+        match token.header.typ.as_deref() {
+            None => Ok(()),
+            Some(typ) if ["jwt", "application/jwt"].iter().any(|accepted| typ.eq_ignore_ascii_case(accepted)) => Ok(()),
+            Some(typ) => Err(TokenError::Type { came: Quoted::text(typ), expected: vec!["JWT".to_owned()] }),
+        }
+    }
+
+    /// The values that `required_claims` asks for.
+    pub fn check_required(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        for (path, accepted) in &self.required_claims {
+            let came = path.find(claims);
+            if !came.is_some_and(|came| accepted.contains(came)) {
+                return Err(TokenError::RequiredClaim {
+                    name: path.as_str().into(),
+                    came: Quoted::json(came),
+                    expected: accepted
+                        .iter()
+                        .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                        .collect(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_algorithm(&self, header: &Header) -> Result<(), TokenError> {
+        if self.algorithms.contains(&header.algorithm) {
+            return Ok(());
+        }
+        Err(TokenError::Algorithm {
+            came: Quoted::text(&format!("{:?}", header.algorithm)),
+            expected: self.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect(),
+        })
+    }
+
+    fn check_common(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Checked, TokenError> {
+        match claims.get("iss") {
+            Some(Value::String(issuer)) if **issuer == *self.issuer => {}
+            other => {
+                return Err(TokenError::IssuerUnknown {
+                    came: Quoted::json(other),
+                    expected: vec![self.issuer.to_string()],
+                });
+            }
+        }
+        let expires = numeric_date(claims, "exp")?.ok_or_else(|| wrong("exp", None, "a time"))?;
+        let issued = numeric_date(claims, "iat")?.ok_or_else(|| wrong("iat", None, "a time"))?;
+        let not_before = numeric_date(claims, "nbf")?;
+        check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", Some(issued))])?;
+        let lifetime = expires.since(issued);
+        if lifetime > self.max_lifetime {
+            return Err(TokenError::Lifetime { came: lifetime, limit: self.max_lifetime });
+        }
+        check_sender_constraint(claims)?;
+        let subject = subject(claims)?.ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
+        let audiences = audiences(claims)?.ok_or_else(|| TokenError::Audience {
+            came: Quoted::json(None),
+            expected: self.audiences.iter().map(ToString::to_string).collect(),
+        })?;
+        Ok(Checked { subject, audiences, not_before, expires })
+    }
+}
+
+/// Refuses what other kinds of token look like, where `typ` does not tell (RFC 8725 section 3.12).
+pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenError> {
+    let says_access_token = ["at+jwt", "application/at+jwt"].iter().any(|access| typ.eq_ignore_ascii_case(access));
+    if claims.contains_key("events") {
+        return Err(TokenError::OtherKind("a security event or logout token"));
+    }
+    if claims.contains_key("token_introspection") {
+        return Err(TokenError::OtherKind("an introspection answer"));
+    }
+    if claims.contains_key("nonce") && !says_access_token {
+        return Err(TokenError::OtherKind("an ID token (it has a `nonce`)"));
+    }
+    for name in ["typ", "token_use", "token_type"] {
+        let Some(kind) = claims.get(name).and_then(Value::as_str) else { continue };
+        // Keycloak writes `ID`, `Refresh`, `Offline`, `Logout`; Cognito and Dex `id`, `refresh_token` and the like.
+        match kind.to_ascii_lowercase().as_str() {
+            "id" | "id_token" => return Err(TokenError::OtherKind("an ID token")),
+            "refresh" | "refresh_token" | "offline" => return Err(TokenError::OtherKind("a refresh token")),
+            "logout" | "logout_token" => return Err(TokenError::OtherKind("a logout token")),
+            "dpop" => return Err(TokenError::SenderConstrained),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a token is current; `starts` are the claims before which it is not.
+pub fn check_times(
+    now: Timestamp,
+    skew: Duration,
+    expires: Timestamp,
+    starts: &[(&'static str, Option<Timestamp>)],
+) -> Result<(), TokenError> {
+    if now >= expires + skew {
+        return Err(TokenError::Expired { by: now.since(expires), at: expires });
+    }
+    for (claim, start) in starts {
+        if let Some(start) = start.filter(|start| *start > now + skew) {
+            return Err(TokenError::NotYetValid { claim, by: start.since(now) });
+        }
+    }
+    Ok(())
+}
+
+/// A token bound to a key of its client (RFC 7800, RFC 8705, RFC 9449) is no bearer token.
+pub fn check_sender_constraint(claims: &Map<String, Value>) -> Result<(), TokenError> {
+    if claims.contains_key("cnf") { Err(TokenError::SenderConstrained) } else { Ok(()) }
+}
+
+/// Whether one of the token's audiences is one of ours.
+pub fn check_audience(came: &[Box<str>], ours: &[Box<str>], raw: Option<&Value>) -> Result<(), TokenError> {
+    if came.iter().any(|audience| ours.contains(audience)) {
+        return Ok(());
+    }
+    Err(TokenError::Audience { came: Quoted::json(raw), expected: ours.iter().map(ToString::to_string).collect() })
+}
+
+/// `aud`: a text or an array of texts.
+pub fn audiences(claims: &Map<String, Value>) -> Result<Option<Vec<Box<str>>>, TokenError> {
+    let malformed = |value| wrong("aud", Some(value), "a text or a short list of texts");
+    match claims.get("aud") {
+        None => Ok(None),
+        Some(Value::String(audience)) => Ok(Some(vec![audience.as_str().into()])),
+        Some(value @ Value::Array(values)) if values.len() <= MAX_AUDIENCES => values
+            .iter()
+            .map(|audience| audience.as_str().map(Box::from))
+            .collect::<Option<_>>()
+            .map(Some)
+            .ok_or_else(|| malformed(value)),
+        Some(value) => Err(malformed(value)),
+    }
+}
+
+/// `sub`: a text of 1 to 255 bytes (OpenID Connect Core 1.0 section 2) without control characters.
+pub fn subject(claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
+    match claims.get("sub") {
+        None => Ok(None),
+        Some(Value::String(subject))
+            if !subject.trim().is_empty() && subject.len() <= 255 && !subject.chars().any(char::is_control) =>
+        {
+            Ok(Some(subject.as_str().into()))
+        }
+        other => Err(wrong("sub", other, "a text of 1 to 255 bytes")),
+    }
+}
+
+/// A NumericDate (RFC 7519 section 2): whole seconds, or a fraction whose seconds are exact.
+pub fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, TokenError> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = match value.as_i64() {
+        Some(seconds) => Some(seconds),
+        #[expect(clippy::cast_possible_truncation, reason = "within the exact range")]
+        None => value.as_f64().filter(|seconds| (0.0..EXACT).contains(seconds)).map(|seconds| seconds as i64),
+    };
+    match seconds {
+        Some(seconds @ 0..) => Ok(Some(Timestamp::from_secs(seconds))),
+        _ => Err(wrong(name, Some(value), "a time in seconds")),
+    }
+}
+
+fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
+    TokenError::Claim { name, came: Quoted::json(came), expected }
+}
+
+fn same(came: &str, expected: &str) -> bool {
+    came.as_bytes().ct_eq(expected.as_bytes()).into()
+}
+
+/// The left half of the hash of a token (OpenID Connect Core 1.0 section 3.1.3.6).
+fn half_hash(algorithm: Algorithm, token: &str) -> String {
+    let hash = match algorithm {
+        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 => &digest::SHA256,
+        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 => &digest::SHA384,
+        Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => &digest::SHA512,
+    };
+    let digest = digest::digest(hash, token.as_bytes());
+    let (half, _) = digest.as_ref().split_at(digest.as_ref().len() / 2);
+    URL_SAFE_NO_PAD.encode(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_hash_of_the_published_example() {
+        let token = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
+        assert_eq!(half_hash(Algorithm::RS256, token), "77QmUPtjPfzWtF2AnpK9RQ");
+    }
+}

@@ -1,0 +1,139 @@
+//! The discovery document of an issuer (OpenID Connect Discovery 1.0 section 4).
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use url::{Host, Url};
+
+/// The largest document that is read.
+pub const MAX_METADATA: usize = 256 << 10;
+
+/// What discovery tells about an issuer. Its algorithm lists are not among it: they could only widen ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub jwks_uri: Option<Url>,
+    pub authorization_endpoint: Option<Url>,
+    pub token_endpoint: Option<Url>,
+    pub introspection_endpoint: Option<Url>,
+    pub end_session_endpoint: Option<Url>,
+    /// RFC 9207: every authorization response carries `iss`.
+    pub iss_parameter_supported: bool,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    #[serde(default)]
+    jwks_uri: Option<String>,
+    #[serde(default)]
+    authorization_endpoint: Option<String>,
+    #[serde(default)]
+    token_endpoint: Option<String>,
+    #[serde(default)]
+    introspection_endpoint: Option<String>,
+    #[serde(default)]
+    end_session_endpoint: Option<String>,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
+}
+
+impl Metadata {
+    /// Reads the document of `issuer`, whose `issuer` member must be the same text, byte for byte (section 4.3).
+    pub fn parse(text: &[u8], issuer: &str) -> Result<Self, String> {
+        let document: Document =
+            serde_json::from_slice(text).map_err(|error| format!("the discovery document cannot be read: {error}"))?;
+        if document.issuer != issuer {
+            return Err(format!(
+                "the discovery document is of another issuer, {}; set `issuer` to the exact text, trailing slash included",
+                super::token_error::Quoted::text(&document.issuer)
+            ));
+        }
+        let clear_text = issuer.starts_with("http:");
+        let endpoint = |name: &str, text: Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match secure_url(&text) {
+                Ok(url) if clear_text || url.scheme() == "https" => Ok(Some(url)),
+                _ => Err(format!("the `{name}` of the discovery document is not an https address")),
+            },
+        };
+        Ok(Self {
+            jwks_uri: endpoint("jwks_uri", document.jwks_uri)?,
+            authorization_endpoint: endpoint("authorization_endpoint", document.authorization_endpoint)?,
+            token_endpoint: endpoint("token_endpoint", document.token_endpoint)?,
+            introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint)?,
+            end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint)?,
+            iss_parameter_supported: document.authorization_response_iss_parameter_supported,
+        })
+    }
+}
+
+/// Where the discovery document of an issuer stands: one trailing slash goes, the well-known path comes.
+pub fn location(issuer: &str) -> String {
+    format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
+}
+
+/// An address that tokens and secrets may travel to: https, or http on loopback.
+pub fn secure_url(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "is not an absolute URL")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("carries a user name or a password");
+    }
+    if url.fragment().is_some() {
+        return Err("has a fragment");
+    }
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => return Err("has no host"),
+    };
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if loopback => Ok(url),
+        "http" => Err("is not https; http is accepted on loopback only"),
+        _ => Err("is not an https URL"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_issuer_is_compared_byte_for_byte() {
+        let document = r#"{"issuer":"https://idp.example/","jwks_uri":"https://keys.example/jwks"}"#;
+        let metadata = Metadata::parse(document.as_bytes(), "https://idp.example/").unwrap();
+        assert_eq!(metadata.jwks_uri.unwrap().as_str(), "https://keys.example/jwks");
+        for other in
+            ["https://idp.example", "https://IDP.example/", "https://idp.example:443/", "https://idp.example//"]
+        {
+            assert!(Metadata::parse(document.as_bytes(), other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn endpoints_in_clear_text_are_refused_unless_the_issuer_is_on_loopback() {
+        let document = |issuer: &str| format!(r#"{{"issuer":"{issuer}","jwks_uri":"http://127.0.0.1:1/jwks"}}"#);
+        assert!(Metadata::parse(document("http://127.0.0.1:1").as_bytes(), "http://127.0.0.1:1").is_ok());
+        assert!(Metadata::parse(document("https://idp.example").as_bytes(), "https://idp.example").is_err());
+    }
+
+    #[test]
+    fn locations() {
+        for (issuer, expected) in [
+            ("https://a", "https://a/.well-known/openid-configuration"),
+            ("https://a/", "https://a/.well-known/openid-configuration"),
+            ("https://a/b", "https://a/b/.well-known/openid-configuration"),
+        ] {
+            assert_eq!(location(issuer), expected);
+        }
+        for bad in
+            ["http://idp.example", "ftp://a", "a", "https://u:p@a", "https://a#f", "http://localhost.evil.example"]
+        {
+            assert!(secure_url(bad).is_err(), "{bad}");
+        }
+        for good in ["https://a", "http://localhost:1", "http://127.8.9.1", "http://[::1]:3"] {
+            assert!(secure_url(good).is_ok(), "{good}");
+        }
+    }
+}

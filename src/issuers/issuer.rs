@@ -1,0 +1,224 @@
+//! One issuer: its checks, its keys, and how its tokens become principals.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    checks::{AccessTokenChecks, Checked, IdTokenChecks, VerifiedToken},
+    introspection::Introspection,
+    jwt::Unverified,
+    key_cache::KeyCache,
+    keys::Found,
+    principal::{Facts, Mapping},
+    single_flight::Key,
+    token_error::TokenError,
+    token_review::{REVIEW_CLAIM, TokenReview},
+    verified::Verified,
+};
+use crate::{
+    authn::{CredentialId, Principal, Scheme},
+    clock::Timestamp,
+    config::{raw::IntrospectionMode, resolver::Secret},
+    error::Rejection,
+};
+
+/// An issuer whose tokens are accepted.
+#[derive(Debug)]
+pub struct Issuer {
+    pub(super) name: Arc<str>,
+    pub(super) checks: AccessTokenChecks,
+    pub(super) mapping: Mapping,
+    pub(super) keys: Arc<KeyCache>,
+    /// What the fetch of keys presents.
+    pub(super) keys_bearer: Option<Secret>,
+    pub(super) introspection: Option<Arc<Introspection>>,
+    pub(super) token_review: Option<Arc<TokenReview>>,
+}
+
+impl Issuer {
+    /// The name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The issuer identifier (`iss`).
+    pub fn identifier(&self) -> &Arc<str> {
+        &self.checks.issuer
+    }
+
+    /// The values of `aud` that mean us.
+    pub fn audiences(&self) -> &[Box<str>] {
+        &self.checks.audiences
+    }
+
+    /// How far clocks may differ.
+    pub fn skew(&self) -> Duration {
+        self.checks.skew
+    }
+
+    /// Keys and discovery document.
+    pub fn keys(&self) -> &KeyCache {
+        &self.keys
+    }
+
+    /// Whether opaque tokens are asked about here.
+    pub fn introspects(&self) -> bool {
+        self.introspection.as_ref().is_some_and(|introspection| introspection.mode() != IntrospectionMode::Never)
+    }
+
+    /// Verifies an ID token. Waits at most for one fetch of keys.
+    pub async fn verify_id_token(
+        &self,
+        token: &str,
+        checks: &IdTokenChecks<'_>,
+        now: Timestamp,
+    ) -> Result<VerifiedToken, TokenError> {
+        let token = Unverified::parse(token)?;
+        self.checks.check_id_token_header(&token)?;
+        let check = || self.checks.check_id_token(&token, checks, now);
+        self.check_signature(&token, now, check).await?;
+        let checked = check()?;
+        Ok(VerifiedToken { header: token.header, claims: token.claims, checked })
+    }
+
+    /// Verifies an access token locally: header, signature, claims. Waits at most for one fetch of keys. Introspection
+    /// and review come on top in [`Issuers::authenticate`](super::Issuers::authenticate).
+    pub async fn verify_access_token(&self, token: &str, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+        self.verify_parsed(Unverified::parse(token)?, now).await.map(|(verified, _)| verified)
+    }
+
+    /// The principal of verified claims, for a login: its scopes come from the token response.
+    pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
+        self.mapping.principal(facts)
+    }
+
+    /// A JWT as bearer, with everything that this issuer asks of one.
+    pub(super) async fn authenticate_jwt(
+        self: &Arc<Self>,
+        text: &str,
+        token: Unverified<'_>,
+        key: Key,
+        now: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        let (token, generation) = self.verify_parsed(token, now).await?;
+        let VerifiedToken { mut claims, mut checked, .. } = token;
+        let mut good_until = Timestamp::MAX;
+        if let Some(introspection) = &self.introspection
+            && introspection.mode() == IntrospectionMode::Always
+        {
+            let discovered = self.keys.metadata().and_then(|metadata| metadata.introspection_endpoint.clone());
+            let answer = introspection.ask(text, key, true, discovered.as_ref()).await?;
+            let answer = answer.ok_or_else(|| self.inactive())?;
+            // What the issuer says now wins over what it wrote into the token, but it is the same principal.
+            for (name, value) in &answer.claims {
+                claims.insert(name.clone(), value.clone());
+            }
+            let client = self.mapping.client(&claims)?;
+            let fresh = self.checks.check_answer(&claims, client.as_deref(), now)?;
+            if fresh.subject != checked.subject {
+                return Err(self.inactive().into());
+            }
+            checked = Checked { expires: fresh.expires.min(checked.expires), ..fresh };
+            good_until = answer.good_until;
+        }
+        if let Some(review) = &self.token_review {
+            let answer = review.ask(text, key).await?.ok_or_else(|| self.inactive())?;
+            if answer.claims.get("username").and_then(serde_json::Value::as_str) != Some(&*checked.subject) {
+                return Err(self.inactive().into());
+            }
+            claims.insert(REVIEW_CLAIM.to_owned(), answer.claims.clone().into());
+            good_until = good_until.min(answer.good_until);
+        }
+        self.verified(claims, checked, key, text.len(), Some(generation), good_until)
+    }
+
+    /// An opaque token as bearer.
+    pub(super) async fn authenticate_opaque(
+        self: &Arc<Self>,
+        text: &str,
+        key: Key,
+        now: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        let introspection = self.introspection.as_ref().ok_or(TokenError::OpaqueNotAccepted)?;
+        let discovered = self.keys.metadata().and_then(|metadata| metadata.introspection_endpoint.clone());
+        let answer = introspection.ask(text, key, false, discovered.as_ref()).await?;
+        let answer = answer.ok_or_else(|| self.inactive())?;
+        let client = self.mapping.client(&answer.claims)?;
+        let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
+        let checked = self.checks.check_answer(&answer.claims, listed, now)?;
+        self.verified(answer.claims.clone(), checked, key, text.len(), None, answer.good_until)
+    }
+
+    async fn verify_parsed(&self, token: Unverified<'_>, now: Timestamp) -> Result<(VerifiedToken, u64), TokenError> {
+        self.checks.check_header(&token)?;
+        let check = || self.checks.check_claims(&token, now);
+        let generation = self.check_signature(&token, now, check).await?;
+        let checked = check()?;
+        Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, generation))
+    }
+
+    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells the generation of
+    /// the set. Only a token that passes `check` makes a fetch for a key that is not in the set.
+    async fn check_signature(
+        &self,
+        token: &Unverified<'_>,
+        now: Timestamp,
+        check: impl Fn() -> Result<Checked, TokenError>,
+    ) -> Result<u64, TokenError> {
+        let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(&self.name), why };
+        let mut generation = self.keys.current(now).map_err(unavailable)?;
+        let kid = token.header.kid.as_deref();
+        if matches!(generation.keys.find(kid, token.header.algorithm), Found::None) {
+            check()?;
+            self.keys.refetch(kid).await;
+            generation = self.keys.current(now).map_err(unavailable)?;
+        }
+        match generation.keys.find(kid, token.header.algorithm) {
+            Found::One(key) if token.check_signature(key) => Ok(generation.number),
+            Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(&self.name) }),
+            Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(&self.name), fitting }),
+            Found::None => {
+                if let Some(kid) = kid {
+                    self.keys.note_unknown(kid);
+                }
+                let kid = kid.map_or_else(|| super::token_error::Quoted::json(None), super::token_error::Quoted::text);
+                Err(TokenError::KeyUnknown { issuer: Arc::clone(&self.name), kid })
+            }
+        }
+    }
+
+    fn verified(
+        self: &Arc<Self>,
+        claims: serde_json::Map<String, serde_json::Value>,
+        checked: Checked,
+        key: Key,
+        size: usize,
+        generation: Option<u64>,
+        good_until: Timestamp,
+    ) -> Result<Verified, Rejection> {
+        let credential = match claims.get("jti").and_then(serde_json::Value::as_str) {
+            Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),
+            _ => CredentialId::Token(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()),
+        };
+        let principal = self.mapping.principal(Facts {
+            claims,
+            subject: checked.subject,
+            expires: checked.expires,
+            scheme: Scheme::Bearer,
+            scopes: None,
+            credential,
+        })?;
+        Ok(Verified {
+            principal: Arc::new(principal),
+            issuer: Arc::clone(self),
+            generation,
+            not_before: checked.not_before,
+            good_until,
+            audiences: checked.audiences,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn inactive(&self) -> TokenError {
+        TokenError::Inactive { issuer: Arc::clone(&self.name) }
+    }
+}

@@ -1,0 +1,152 @@
+//! The one strict reading of a compact JWS (RFC 7515, RFC 8725), shared by access tokens, ID tokens and logout tokens.
+//!
+//! A token text enters; an [`Unverified`] leaves, whose header holds nothing that could change the meaning of the
+//! signature. Nothing of it may be believed before [`Unverified::check_signature`].
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+use super::{
+    keys::PublicKey,
+    strict_json,
+    token_error::{Quoted, TokenError},
+};
+use crate::config::raw::Algorithm;
+
+/// Longer tokens are refused unread. Header limits cut larger ones off anyway.
+pub const MAX_TOKEN: usize = 16 << 10;
+
+/// A longer `kid` is refused: it is only ever compared.
+const MAX_KID: usize = 256;
+
+/// Header members that are refused. `crit` and what it would announce (`b64`, RFC 7797), compression and nesting change
+/// what was signed; `jwk` and `x5c` bring their own key (CVE-2018-0114). `jku` and `x5u` only point at keys and are
+/// ignored: keys come from the issuer's set alone.
+const REFUSED_MEMBERS: [&str; 7] = ["crit", "b64", "zip", "cty", "jwk", "x5c", "enc"];
+
+/// The header, as far as it says anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub algorithm: Algorithm,
+    pub kid: Option<String>,
+    pub typ: Option<String>,
+}
+
+/// A token that can be read. Its signature is not checked.
+#[derive(Debug)]
+pub struct Unverified<'t> {
+    pub header: Header,
+    pub claims: Map<String, Value>,
+    signed: &'t [u8],
+    signature: Vec<u8>,
+}
+
+impl<'t> Unverified<'t> {
+    /// Reads a token of at most [`MAX_TOKEN`] bytes, strictly: three parts, base64url without padding and in its one
+    /// canonical form, JSON objects without repeated members.
+    pub fn parse(token: &'t str) -> Result<Self, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::TooLong { came: token.len(), limit: MAX_TOKEN });
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(TokenError::Malformed("it has not exactly three parts"));
+        };
+        let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default().as_bytes();
+        let header = decode(header, "its header is not base64url")?;
+        let payload = decode(payload, "its payload is not base64url")?;
+        let signature = decode(signature, "its signature is not base64url")?;
+
+        let header = Header::read(&parse_object("header", &header)?)?;
+        let claims = parse_object("payload", &payload)?;
+        Ok(Self { header, claims, signed, signature })
+    }
+
+    /// The issuer that the token claims, to choose by; `None` unless it is a string.
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss")?.as_str()
+    }
+
+    /// Whether `key` signed this token with the algorithm that its header names.
+    pub fn check_signature(&self, key: &PublicKey) -> bool {
+        key.verify(self.signed, &self.signature)
+    }
+}
+
+impl Header {
+    fn read(members: &Map<String, Value>) -> Result<Self, TokenError> {
+        let algorithm =
+            members.get("alg").and_then(Value::as_str).and_then(algorithm).ok_or_else(|| TokenError::Algorithm {
+                came: Quoted::json(members.get("alg")),
+                expected: vec!["RS256".into(), "ES256".into()],
+            })?;
+        if let Some(member) = REFUSED_MEMBERS.into_iter().find(|member| members.contains_key(*member)) {
+            return Err(TokenError::HeaderMember(member));
+        }
+        let kid = match members.get("kid") {
+            None => None,
+            Some(Value::String(kid)) if !kid.is_empty() && kid.len() <= MAX_KID => Some(kid.clone()),
+            Some(_) => return Err(TokenError::Malformed("its `kid` is not a short text")),
+        };
+        let typ = match members.get("typ") {
+            None => None,
+            Some(Value::String(typ)) if typ.len() <= 64 => Some(typ.clone()),
+            Some(_) => return Err(TokenError::Malformed("its `typ` is not a short text")),
+        };
+        Ok(Self { algorithm, kid, typ })
+    }
+}
+
+/// Whether a token is shaped like a JWT or a JWE, so that it is never taken for an opaque one: something before a dot
+/// that decodes to the start of a JSON object.
+pub fn is_jwt_shaped(token: &str) -> bool {
+    let Some((head, _)) = token.split_once('.') else { return false };
+    // Whole groups of four characters decode by themselves; blanks may stand before the brace.
+    let head = head.get(..head.len().min(64) / 4 * 4).unwrap_or_default();
+    URL_SAFE_NO_PAD
+        .decode(head)
+        .is_ok_and(|bytes| bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'{'))
+}
+
+/// The algorithm of a name of RFC 7518. HMAC has none here: a shared secret cannot tell issuers apart.
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    Some(match name {
+        "RS256" => Algorithm::RS256,
+        "RS384" => Algorithm::RS384,
+        "RS512" => Algorithm::RS512,
+        "PS256" => Algorithm::PS256,
+        "PS384" => Algorithm::PS384,
+        "PS512" => Algorithm::PS512,
+        "ES256" => Algorithm::ES256,
+        "ES384" => Algorithm::ES384,
+        "EdDSA" => Algorithm::EdDSA,
+        _ => return None,
+    })
+}
+
+fn decode(part: &str, problem: &'static str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed(problem))
+}
+
+fn parse_object(part: &'static str, text: &[u8]) -> Result<Map<String, Value>, TokenError> {
+    strict_json::object(text).map_err(|why| TokenError::Json { part, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes() {
+        for jwt in
+            ["eyJhbGciOiJub25lIn0.e30.", "eyJhbGciOiJub25lIn0.a.b.c.d", "eyAiYWxnIjoieCJ9.x.y", "CnsiYSI6MX0.x.y"]
+        {
+            assert!(is_jwt_shaped(jwt), "{jwt}");
+        }
+        for opaque in ["", "abc", "a.b.c", "eyJhbGciOiJub25lIn0", "...", "2YotnFZFEjr1zCsicMWpAA", "é.x"] {
+            assert!(!is_jwt_shaped(opaque), "{opaque}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The public keys of an issuer, parsed once (RFC 7517, RFC 7518 section 6, RFC 8037).
+//!
+//! A set is read key by key: one that cannot be used is left out with a reason, and the others count.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    digest,
+    rsa::PublicKeyComponents,
+    signature::{self, ParsedPublicKey, RsaParameters},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{jwt, strict_json, weak_rsa};
+use crate::config::raw::Algorithm;
+
+/// The largest key set that is read.
+pub const MAX_KEY_SET: usize = 512 << 10;
+
+/// Keys beyond this many are not looked at.
+pub const MAX_KEYS: usize = 64;
+
+/// One public key for one algorithm, ready to verify.
+pub struct PublicKey {
+    kid: Option<Box<str>>,
+    algorithm: Algorithm,
+    parsed: ParsedPublicKey,
+}
+
+impl PublicKey {
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.parsed.verify_sig(message, signature).is_ok()
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicKey").field("kid", &self.kid).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// The usable keys of an issuer; never empty.
+#[derive(Debug)]
+pub struct Keys {
+    keys: Vec<PublicKey>,
+    count: usize,
+    skipped: Vec<String>,
+    fingerprint: [u8; 32],
+}
+
+/// What a look for a key found.
+#[derive(Debug)]
+pub enum Found<'k> {
+    One(&'k PublicKey),
+    None,
+    /// The token names no key, and this many fit.
+    Several(usize),
+}
+
+/// Why a text gives no key set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    #[error("it is not a JSON object with an array `keys`")]
+    NotAKeySet,
+    #[error("it is larger than {MAX_KEY_SET} bytes")]
+    TooLarge,
+    #[error("it has no usable key{}", if .0.is_empty() { String::new() } else { format!(" ({})", .0.join("; ")) })]
+    NoUsableKey(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Document<'d> {
+    #[serde(borrow)]
+    keys: Vec<&'d RawValue>,
+}
+
+impl Keys {
+    /// Reads a JWK set. Keys are taken for the `allowed` algorithms only, whatever they say of themselves.
+    pub fn parse(text: &[u8], allowed: &[Algorithm]) -> Result<Self, KeySetError> {
+        if text.len() > MAX_KEY_SET {
+            return Err(KeySetError::TooLarge);
+        }
+        let document: Document<'_> = serde_json::from_slice(text).map_err(|_| KeySetError::NotAKeySet)?;
+        let mut set = Self { keys: Vec::new(), count: 0, skipped: Vec::new(), fingerprint: [0; 32] };
+        for (index, raw) in document.keys.iter().enumerate().take(MAX_KEYS) {
+            match set.add(raw, allowed) {
+                Ok(()) => set.count += 1,
+                Err(why) => set.skipped.push(format!("key {index} {why}")),
+            }
+        }
+        if document.keys.len() > MAX_KEYS {
+            set.skipped.push(format!("only the first {MAX_KEYS} keys are read"));
+        }
+        if set.keys.is_empty() {
+            return Err(KeySetError::NoUsableKey(set.skipped));
+        }
+        set.fingerprint = set.digest();
+        Ok(set)
+    }
+
+    /// The key for a token's header.
+    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Found<'_> {
+        let mut fitting =
+            self.keys.iter().filter(|key| key.algorithm == algorithm && (kid.is_none() || key.kid.as_deref() == kid));
+        match (fitting.next(), fitting.count()) {
+            (None, _) => Found::None,
+            (Some(key), 0) => Found::One(key),
+            (Some(_), more) => Found::Several(more + 1),
+        }
+    }
+
+    /// How many keys of the set are usable.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Why keys were left out, for the log.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// Equal for sets with the same usable keys, in whatever order.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
+    fn add(&mut self, raw: &RawValue, allowed: &[Algorithm]) -> Result<(), String> {
+        let jwk = strict_json::object(raw.get().as_bytes()).map_err(|why| why.to_string())?;
+        let jwk = Jwk { members: &jwk };
+        jwk.check_purpose()?;
+        let kid = match jwk.members.get("kid") {
+            None => None,
+            Some(Value::String(kid)) if kid.len() <= 256 => Some(kid.as_str()),
+            Some(_) => return Err("has a `kid` that is not a short text".to_owned()),
+        };
+        let bound = match jwk.members.get("alg") {
+            None => None,
+            Some(Value::String(name)) => {
+                Some(jwt::algorithm(name).ok_or_else(|| format!("is for algorithm {}", Quoted(name)))?)
+            }
+            Some(_) => return Err("has an `alg` that is not a text".to_owned()),
+        };
+        let material = jwk.material()?;
+        let mut usable = material.algorithms().to_vec();
+        usable.retain(|algorithm| allowed.contains(algorithm) && bound.is_none_or(|bound| bound == *algorithm));
+        if usable.is_empty() {
+            return Err("is for no accepted algorithm".to_owned());
+        }
+        // Two keys of one name for one algorithm would leave the choice to chance.
+        if self.keys.iter().any(|key| key.kid.is_some() && key.kid.as_deref() == kid && usable.contains(&key.algorithm))
+        {
+            return Err("has the `kid` of another key".to_owned());
+        }
+        for algorithm in usable {
+            let parsed = material.parse(algorithm).ok_or("is not a valid public key")?;
+            self.keys.push(PublicKey { kid: kid.map(Into::into), algorithm, parsed });
+        }
+        Ok(())
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut parts: Vec<Vec<u8>> = self
+            .keys
+            .iter()
+            .map(|key| {
+                let mut context = digest::Context::new(&digest::SHA256);
+                context.update(format!("{:?} {:?}", key.kid, key.algorithm).as_bytes());
+                context.update(key.parsed.as_ref());
+                context.finish().as_ref().to_vec()
+            })
+            .collect();
+        parts.sort_unstable();
+        let whole = digest::digest(&digest::SHA256, &parts.concat());
+        whole.as_ref().try_into().unwrap_or_default()
+    }
+}
+
+/// A name from a key set, fit for the log.
+struct Quoted<'n>(&'n str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        super::token_error::Quoted::text(self.0).fmt(f)
+    }
+}
+
+struct Jwk<'m> {
+    members: &'m Map<String, Value>,
+}
+
+enum Material {
+    Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
+    P256(Vec<u8>),
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+impl Jwk<'_> {
+    fn check_purpose(&self) -> Result<(), String> {
+        match self.members.get("use") {
+            None => {}
+            Some(Value::String(purpose)) if purpose == "sig" => {}
+            Some(_) => return Err("is not for signatures (`use`)".to_owned()),
+        }
+        match self.members.get("key_ops") {
+            None => {}
+            Some(Value::Array(operations)) if operations.iter().any(|operation| operation == "verify") => {}
+            Some(_) => return Err("is not for verifying (`key_ops`)".to_owned()),
+        }
+        if self.members.contains_key("d") {
+            return Err("carries its private part and must be considered stolen".to_owned());
+        }
+        Ok(())
+    }
+
+    fn text(&self, name: &str) -> Result<&str, String> {
+        self.members.get(name).and_then(Value::as_str).ok_or_else(|| format!("has no `{name}`"))
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, String> {
+        URL_SAFE_NO_PAD.decode(self.text(name)?).map_err(|_| format!("has a `{name}` that is not base64url"))
+    }
+
+    fn material(&self) -> Result<Material, String> {
+        match self.text("kty")? {
+            "RSA" => {
+                let modulus = without_leading_zeros(self.bytes("n")?);
+                let exponent = without_leading_zeros(self.bytes("e")?);
+                weak_rsa::check(&modulus, &exponent)?;
+                Ok(Material::Rsa { modulus, exponent })
+            }
+            "EC" => match self.text("crv")? {
+                "P-256" => Ok(Material::P256(self.point(32)?)),
+                "P-384" => Ok(Material::P384(self.point(48)?)),
+                other => Err(format!("is on curve {}", Quoted(other))),
+            },
+            "OKP" => match self.text("crv")? {
+                "Ed25519" => Ok(Material::Ed25519(self.bytes("x")?)),
+                other => Err(format!("is on curve {}", Quoted(other))),
+            },
+            other => Err(format!("is of type {}", Quoted(other))),
+        }
+    }
+
+    /// The uncompressed form of SEC 1; both coordinates have the full length of the field.
+    fn point(&self, length: usize) -> Result<Vec<u8>, String> {
+        let (x, y) = (self.bytes("x")?, self.bytes("y")?);
+        if x.len() != length || y.len() != length {
+            return Err("has a coordinate of the wrong length".to_owned());
+        }
+        Ok([&[4_u8][..], &x, &y].concat())
+    }
+}
+
+impl Material {
+    fn algorithms(&self) -> &'static [Algorithm] {
+        match self {
+            Self::Rsa { .. } => &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ],
+            Self::P256(_) => &[Algorithm::ES256],
+            Self::P384(_) => &[Algorithm::ES384],
+            Self::Ed25519(_) => &[Algorithm::EdDSA],
+        }
+    }
+
+    fn parse(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
+        match self {
+            Self::Rsa { modulus, exponent } => {
+                PublicKeyComponents { n: modulus, e: exponent }.to_parsed_public_key(rsa_parameters(algorithm)?).ok()
+            }
+            Self::P256(point) => ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).ok(),
+            Self::P384(point) => ParsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).ok(),
+            Self::Ed25519(x) => ParsedPublicKey::new(&signature::ED25519, x).ok(),
+        }
+    }
+}
+
+fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    Some(match algorithm {
+        Algorithm::RS256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+        Algorithm::RS384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+        Algorithm::RS512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+        Algorithm::PS256 => &signature::RSA_PSS_2048_8192_SHA256,
+        Algorithm::PS384 => &signature::RSA_PSS_2048_8192_SHA384,
+        Algorithm::PS512 => &signature::RSA_PSS_2048_8192_SHA512,
+        Algorithm::ES256 | Algorithm::ES384 | Algorithm::EdDSA => return None,
+    })
+}
+
+fn without_leading_zeros(mut bytes: Vec<u8>) -> Vec<u8> {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    bytes.drain(..zeros);
+    bytes
+}

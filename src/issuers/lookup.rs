@@ -1,0 +1,192 @@
+//! Asking an issuer about a token, and remembering what it said: introspection and token review.
+//!
+//! What is remembered are facts. Positive answers live for seconds, negative ones too, errors not at all. Many requests
+//! with one token make one call; a flood of unknown tokens meets a bucket and slots of its own, so that tokens which
+//! were good before get through.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::sync::Cache;
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use serde_json::{Map, Value};
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use super::{
+    breaker::{Breaker, Bucket},
+    metrics::OutcomeLabels,
+    single_flight::{Key, SingleFlight},
+    token_error::TokenError,
+};
+use crate::clock::{Clock, Timestamp};
+
+/// Calls at once to one issuer.
+const SLOTS: usize = 64;
+/// Of these, at most so many for tokens never seen.
+const STRANGER_SLOTS: usize = 32;
+/// Calls a second for tokens never seen, and at once.
+const STRANGERS: (u32, u32) = (50, 100);
+/// Room for positive answers, in bytes of JSON, about.
+const POSITIVE_WEIGHT: u64 = 16 << 20;
+/// Room for negative answers and for tokens that were good once, in entries.
+const ENTRIES: u64 = 16_384;
+/// How long a negative answer is used.
+const NEGATIVE: Duration = Duration::from_secs(10);
+/// How long a token counts as seen.
+const SEEN: Duration = Duration::from_secs(3_600);
+
+/// A positive answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub claims: Map<String, Value>,
+    /// Until when it may be used.
+    pub good_until: Timestamp,
+}
+
+/// What a call told: the claims and the size of the answer, or that the token is not good.
+pub type Told = Option<(Map<String, Value>, usize)>;
+
+type Outcome = Result<Option<Arc<Answer>>, TokenError>;
+
+/// The memory and the limits for one issuer and one way of asking.
+#[derive(Debug)]
+pub struct Lookup {
+    state: Arc<State>,
+    calls: SingleFlight<Outcome>,
+    control: Handle,
+}
+
+#[derive(Debug)]
+struct State {
+    issuer: Arc<str>,
+    clock: Clock,
+    positive_for: Duration,
+    positive: Cache<Key, (Arc<Answer>, u32)>,
+    negative: Cache<Key, Timestamp>,
+    seen: Cache<Key, Timestamp>,
+    breaker: Breaker,
+    bucket: Bucket,
+    slots: Arc<Semaphore>,
+    stranger_slots: Arc<Semaphore>,
+    outcomes: Family<OutcomeLabels, Counter>,
+}
+
+impl Lookup {
+    pub fn new(
+        issuer: Arc<str>,
+        positive_for: Duration,
+        clock: Clock,
+        control: Handle,
+        outcomes: Family<OutcomeLabels, Counter>,
+    ) -> Self {
+        // Expiry is decided by the clock on each use; these caches only evict.
+        let entries = || Cache::builder().max_capacity(ENTRIES).time_to_live(SEEN).build();
+        let state = State {
+            issuer,
+            bucket: Bucket::new(STRANGERS.0, STRANGERS.1, clock.now()),
+            clock,
+            positive_for,
+            positive: Cache::builder()
+                .weigher(|_, (_, size): &(Arc<Answer>, u32)| size.saturating_add(256))
+                .max_capacity(POSITIVE_WEIGHT)
+                .time_to_live(positive_for.max(Duration::from_secs(1)) * 2)
+                .build(),
+            negative: entries(),
+            seen: entries(),
+            breaker: Breaker::default(),
+            slots: Arc::new(Semaphore::new(SLOTS)),
+            stranger_slots: Arc::new(Semaphore::new(STRANGER_SLOTS)),
+            outcomes,
+        };
+        Self { state: Arc::new(state), calls: SingleFlight::default(), control }
+    }
+
+    /// What is known of the token with hash `key`, or what `ask` tells. `vouched`: its signature was checked, so it is
+    /// no stranger's. `Ok(None)`: the issuer says that it is not good.
+    pub async fn find<F>(&self, key: Key, vouched: bool, ask: impl FnOnce() -> F) -> Outcome
+    where
+        F: Future<Output = Result<Told, String>> + Send + 'static,
+    {
+        let now = self.state.clock.now();
+        if let Some((answer, _)) = self.state.positive.get(&key).filter(|(answer, _)| now < answer.good_until) {
+            return Ok(Some(answer));
+        }
+        if self.state.negative.get(&key).is_some_and(|until| now < until) {
+            return Ok(None);
+        }
+        let begin = || {
+            self.state.admit(&key, vouched, now).map(|slots| {
+                let (state, call) = (Arc::clone(&self.state), ask());
+                async move {
+                    let told = call.await;
+                    drop(slots);
+                    state.remember(key, told)
+                }
+            })
+        };
+        let outcome = self.calls.join(key, &self.control, begin).await?;
+        outcome.unwrap_or_else(|| Err(self.state.unavailable("the call was given up")))
+    }
+}
+
+impl State {
+    /// The slots that a call holds.
+    fn admit(&self, key: &Key, vouched: bool, now: Timestamp) -> Result<impl Send + 'static, TokenError> {
+        let overloaded = || {
+            self.count("refused");
+            TokenError::Overloaded { issuer: Arc::clone(&self.issuer) }
+        };
+        let stranger = !vouched && self.seen.get(key).is_none_or(|until| now >= until);
+        let stranger_slot = if stranger {
+            let slot = Arc::clone(&self.stranger_slots).try_acquire_owned().map_err(|_| overloaded())?;
+            if !self.bucket.take(now) {
+                return Err(overloaded());
+            }
+            Some(slot)
+        } else {
+            None
+        };
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| overloaded())?;
+        // Last, as the one probe of a half-open circuit must be made once it is admitted.
+        if !self.breaker.admit(now) {
+            self.count("refused");
+            return Err(self.unavailable("its last calls failed, and it is given a pause"));
+        }
+        Ok((slot, stranger_slot))
+    }
+
+    fn remember(&self, key: Key, told: Result<Told, String>) -> Outcome {
+        let now = self.clock.now();
+        match told {
+            Ok(Some((claims, size))) => {
+                self.breaker.succeeded();
+                self.count("active");
+                let answer = Arc::new(Answer { claims, good_until: now + self.positive_for });
+                self.positive.insert(key, (Arc::clone(&answer), u32::try_from(size).unwrap_or(u32::MAX)));
+                self.seen.insert(key, now + SEEN);
+                Ok(Some(answer))
+            }
+            Ok(None) => {
+                self.breaker.succeeded();
+                self.count("inactive");
+                self.positive.invalidate(&key);
+                self.seen.invalidate(&key);
+                self.negative.insert(key, now + NEGATIVE);
+                Ok(None)
+            }
+            Err(why) => {
+                self.breaker.failed(now);
+                self.count("failed");
+                tracing::warn!(issuer = %self.issuer, error = %why, "a token could not be checked with its issuer");
+                Err(self.unavailable(&why))
+            }
+        }
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.outcomes.get_or_create(&OutcomeLabels { issuer: Arc::clone(&self.issuer), outcome }).inc();
+    }
+
+    fn unavailable(&self, why: &str) -> TokenError {
+        TokenError::Unavailable { issuer: Arc::clone(&self.issuer), why: why.to_owned() }
+    }
+}

@@ -1,0 +1,252 @@
+//! Who is trusted to say who somebody is: issuers, their keys, and the strict check of their tokens.
+//!
+//! A bearer token enters [`Issuers::authenticate`] with what its route accepts; a
+//! [`Principal`] leaves, or a refusal. A token names its issuer itself, and only that issuer's
+//! keys can then prove it: an unverified `iss` chooses, it convinces nobody.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `jwt`, `strict_json` | the one reading of a compact JWS |
+//! | `keys`, `weak_rsa` | a key set, parsed key by key |
+//! | `key_cache`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
+//! | `checks`, `claim_path` | what claims must satisfy |
+//! | `introspection`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
+//! | `principal`, `username` | claims to a principal |
+//! | `verified` | tokens that were verified before |
+//! | `resolve` | all of it from the configuration |
+
+mod breaker;
+mod checks;
+mod claim_path;
+mod client_auth;
+mod discovery;
+mod introspection;
+mod issuer;
+pub mod jwt;
+mod kept_keys;
+mod key_cache;
+mod keys;
+mod lookup;
+mod metrics;
+mod principal;
+mod resolve;
+mod single_flight;
+mod strict_json;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod token_error;
+mod token_review;
+mod username;
+mod verified;
+mod weak_rsa;
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_lc_rs::digest;
+use tokio::runtime::Handle;
+
+pub use self::{
+    checks::{Checked, IdTokenChecks, VerifiedToken},
+    claim_path::ClaimPath,
+    client_auth::ClientAuth,
+    discovery::{Metadata, secure_url},
+    issuer::Issuer,
+    key_cache::{KeyCache, KeyStatus},
+    metrics::Metrics,
+    principal::{Facts, split_scopes},
+    strict_json::{JsonError, object as parse_strict_object},
+    token_error::{Quoted, TokenError},
+};
+use self::{
+    jwt::Unverified,
+    single_flight::Key,
+    verified::{Verified, VerifiedTokens},
+};
+use crate::{
+    authn::Principal,
+    clock::Clock,
+    config::{report::At, resolver::Resolver},
+    egress::Egress,
+    error::{Reason, Rejection},
+};
+
+/// What issuers run on.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub clock: Clock,
+    /// The control runtime: fetches and shared calls run there.
+    pub control: Handle,
+    /// The client for issuers without a `ca` of their own.
+    pub egress: Egress,
+    pub metrics: Metrics,
+}
+
+/// Tells whether a credential was revoked. Asked on each request, cached token or not.
+pub trait Revocations: Send + Sync {
+    fn is_revoked(&self, principal: &Principal) -> bool;
+}
+
+impl<F: Fn(&Principal) -> bool + Send + Sync> Revocations for F {
+    fn is_revoked(&self, principal: &Principal) -> bool {
+        self(principal)
+    }
+}
+
+/// The issuers of one generation of the configuration.
+#[derive(Debug)]
+pub struct Issuers {
+    list: Vec<Arc<Issuer>>,
+    by_name: HashMap<Arc<str>, Arc<Issuer>>,
+    verified: VerifiedTokens,
+    context: Context,
+}
+
+/// What one route accepts.
+#[derive(Clone, Debug)]
+pub struct Accepts {
+    issuers: Box<[Arc<Issuer>]>,
+    audiences: Box<[Box<str>]>,
+}
+
+impl Issuers {
+    /// Begins to fetch keys. To be called once the whole configuration is accepted, and before that nothing is asked of
+    /// any issuer.
+    pub fn start(&self) {
+        for issuer in &self.list {
+            issuer.keys.start(issuer.keys_bearer.clone(), &self.context.control);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.list.iter()
+    }
+
+    /// The issuer with this name in the configuration.
+    pub fn get(&self, name: &str) -> Option<&Arc<Issuer>> {
+        self.by_name.get(name)
+    }
+
+    /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.
+    pub fn accepts(&self, names: &[String], at: &At, resolver: &mut Resolver) -> Accepts {
+        let mut issuers: Vec<Arc<Issuer>> = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            match self.get(name) {
+                Some(issuer) => issuers.push(Arc::clone(issuer)),
+                None => {
+                    let known = self.list.iter().map(|issuer| &**issuer.name());
+                    resolver.report.unknown(&at.index(index), "issuer", name, known);
+                }
+            }
+        }
+        if names.is_empty() {
+            issuers.clone_from(&self.list);
+        }
+        let introspecting: Vec<&str> =
+            issuers.iter().filter(|issuer| issuer.introspects()).map(|issuer| &**issuer.name()).collect();
+        if introspecting.len() > 1 {
+            let message = format!("opaque tokens would go to more than one issuer: {}", introspecting.join(", "));
+            resolver
+                .report
+                .error(at, message)
+                .help("name the issuers of the route so that only one of them introspects");
+        }
+        Accepts { issuers: issuers.into(), audiences: Box::default() }
+    }
+
+    /// The principal of a bearer token. A token that was seen is answered without waiting.
+    ///
+    /// 401 for what is wrong with the token, 403 for an identity that may not be used, 503 where the issuer cannot be
+    /// asked. The precise [`TokenError`] is the source of the refusal.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        accepts: &Accepts,
+        revocations: &dyn Revocations,
+    ) -> Result<Arc<Principal>, Rejection> {
+        let key = token_key(token);
+        let verified = match self.verified.get(&key, accepts, self.context.clock.now()) {
+            Some(verified) => {
+                self.context.metrics.cache_hits.inc();
+                verified
+            }
+            None => {
+                self.context.metrics.cache_misses.inc();
+                // Boxed, so that the look-up of a known token stays small.
+                let verified = Arc::new(Box::pin(self.verify(token, key, accepts)).await?);
+                self.verified.insert(key, Arc::clone(&verified));
+                verified
+            }
+        };
+        if revocations.is_revoked(&verified.principal) {
+            return Err(Rejection::new(Reason::TokenRevoked, "The token was revoked.").fix("Get a new token."));
+        }
+        Ok(Arc::clone(&verified.principal))
+    }
+
+    async fn verify(&self, token: &str, key: Key, accepts: &Accepts) -> Result<Verified, Rejection> {
+        if token.len() > jwt::MAX_TOKEN {
+            return Err(TokenError::TooLong { came: token.len(), limit: jwt::MAX_TOKEN }.into());
+        }
+        let now = self.context.clock.now();
+        let verified = if jwt::is_jwt_shaped(token) {
+            let parsed = Unverified::parse(token)?;
+            let issuer = accepts.by_identifier(&parsed)?;
+            issuer.authenticate_jwt(token, parsed, key, now).await?
+        } else {
+            let issuer = accepts.introspecting().ok_or(TokenError::OpaqueNotAccepted)?;
+            issuer.authenticate_opaque(token, key, now).await?
+        };
+        accepts.check_audience(&verified)?;
+        Ok(verified)
+    }
+}
+
+impl Accepts {
+    /// Narrows the audiences: a token must name one of these, beside one of its issuer's.
+    #[must_use]
+    pub fn with_audiences(self, audiences: &[String]) -> Self {
+        Self { audiences: audiences.iter().map(|audience| audience.as_str().into()).collect(), ..self }
+    }
+
+    /// The issuers, in the order of the configuration.
+    pub fn issuers(&self) -> &[Arc<Issuer>] {
+        &self.issuers
+    }
+
+    fn by_identifier(&self, token: &Unverified<'_>) -> Result<&Arc<Issuer>, TokenError> {
+        let identifier = token.issuer();
+        self.issuers.iter().find(|issuer| Some(&**issuer.identifier()) == identifier).ok_or_else(|| {
+            TokenError::IssuerUnknown {
+                came: Quoted::json(token.claims.get("iss")),
+                expected: self.issuers.iter().map(|issuer| issuer.identifier().to_string()).collect(),
+            }
+        })
+    }
+
+    /// The one issuer that sees opaque tokens.
+    fn introspecting(&self) -> Option<&Arc<Issuer>> {
+        let mut introspecting = self.issuers.iter().filter(|issuer| issuer.introspects());
+        introspecting.next().filter(|_| introspecting.next().is_none())
+    }
+
+    fn check_audience(&self, verified: &Verified) -> Result<(), TokenError> {
+        if self.audiences.is_empty() {
+            return Ok(());
+        }
+        checks::check_audience(&verified.audiences, &self.audiences, verified.principal.claims.get("aud"))
+    }
+
+    fn accepts(&self, issuer: &Arc<Issuer>, audiences: &[Box<str>]) -> bool {
+        self.issuers.iter().any(|accepted| Arc::ptr_eq(accepted, issuer))
+            && (self.audiences.is_empty() || audiences.iter().any(|audience| self.audiences.contains(audience)))
+    }
+}
+
+/// The whole SHA-256 of a token: what it is remembered by, so that no cache holds the token itself.
+fn token_key(token: &str) -> Key {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    key
+}

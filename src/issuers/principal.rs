@@ -1,0 +1,248 @@
+//! From verified claims to a [`Principal`]. Nothing here decides; what cannot be understood is refused.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use super::{
+    checks::numeric_date,
+    claim_path::ClaimPath,
+    token_error::{Quoted, TokenError},
+    username::{NoUsername, UsernameTemplate},
+};
+use crate::{
+    authn::{
+        Actor, CredentialId, Kind, LoginFacts, Principal, Scheme,
+        principal::{InvalidName, WorkloadIdentity, check_name},
+    },
+    clock::Timestamp,
+    config::raw::Preset,
+    error::{Reason, Rejection},
+};
+
+/// A principal with more groups or scopes is refused: neither can be meant.
+const MAX_ENTRIES: usize = 1_000;
+
+/// How the claims of one issuer are read.
+#[derive(Debug)]
+pub struct Mapping {
+    pub name: Arc<str>,
+    pub preset: Option<Preset>,
+    pub username: UsernameTemplate,
+    pub kind: Option<Kind>,
+    pub clients: HashMap<Box<str>, Option<Kind>>,
+    pub listed_clients_only: bool,
+    pub groups: ClaimPath,
+    /// The first that is present counts; so for `client`.
+    pub scopes: Box<[ClaimPath]>,
+    pub client: Box<[ClaimPath]>,
+}
+
+/// What a principal is made of.
+#[derive(Debug)]
+pub struct Facts {
+    /// Verified claims: of a token, or of an introspection answer.
+    pub claims: Map<String, Value>,
+    pub subject: Arc<str>,
+    pub expires: Timestamp,
+    pub scheme: Scheme,
+    /// The scopes, if not the claims tell them: a login takes them from the token response.
+    pub scopes: Option<Vec<Arc<str>>>,
+    pub credential: CredentialId,
+}
+
+impl Mapping {
+    /// The principal. 401 where a claim cannot be understood, 403 where it is understood and gives no identity that
+    /// may be used.
+    pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
+        let Facts { claims, subject, expires, scheme, scopes, credential } = facts;
+        let client = self.client(&claims)?;
+        self.check_client(client.as_deref())?;
+        let workload = self.workload(&subject, &claims)?;
+        let service_account = match &workload {
+            Some(WorkloadIdentity::ServiceAccount { namespace, name }) => Some((&**namespace, &**name)),
+            _ => None,
+        };
+        let username = self.username.render(&subject, service_account, &claims).map_err(no_username)?;
+        let actor = actor(&claims)?;
+        let scopes = match scopes {
+            Some(scopes) => scopes,
+            None => self.scopes(&claims)?,
+        };
+        Ok(Principal {
+            issuer: Arc::clone(&self.name),
+            kind: self.kind(&subject, client.as_deref(), actor.is_some()),
+            username: username.into(),
+            scheme,
+            groups: self.groups(&claims)?,
+            scopes,
+            client,
+            actor,
+            login: LoginFacts {
+                auth_time: numeric_date(&claims, "auth_time")?,
+                acr: text(&claims, "acr").map(Into::into),
+                amr: match claims.get("amr") {
+                    Some(Value::Array(methods)) => methods.iter().filter_map(Value::as_str).map(Into::into).collect(),
+                    _ => Vec::new(),
+                },
+            },
+            email: (claims.get("email_verified") == Some(&Value::Bool(true)))
+                .then(|| text(&claims, "email").map(Into::into))
+                .flatten(),
+            subject,
+            credential,
+            expires,
+            delivery: None,
+            workload,
+            claims: Arc::new(claims),
+        })
+    }
+
+    /// The client that the token was issued to.
+    pub fn client(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
+        match self.client.iter().find_map(|path| path.find(claims)) {
+            None => Ok(None),
+            Some(Value::String(client)) if !client.is_empty() && client.len() <= 255 => {
+                Ok(Some(client.as_str().into()))
+            }
+            other => Err(wrong("client_id", other, "a text of 1 to 255 bytes")),
+        }
+    }
+
+    /// Refuses clients that are not listed, where only listed ones are accepted.
+    fn check_client(&self, client: Option<&str>) -> Result<(), TokenError> {
+        if !self.listed_clients_only || client.is_some_and(|client| self.clients.contains_key(client)) {
+            return Ok(());
+        }
+        Err(TokenError::ClientNotListed {
+            issuer: Arc::clone(&self.name),
+            client: client.map_or_else(|| Quoted::json(None), Quoted::text),
+        })
+    }
+
+    /// Client settings, then issuer settings; what nothing tells is an agent. A token with an actor is an agent's, and
+    /// so is one whose subject is its own client (client credentials, RFC 9068 section 2.2): neither is ever human.
+    fn kind(&self, subject: &str, client: Option<&str>, acting: bool) -> Kind {
+        let of_client = client.and_then(|client| self.clients.get(client).copied().flatten());
+        let kind = of_client.or(self.kind).unwrap_or(Kind::Agent);
+        let machine = acting || (of_client.is_none() && client == Some(subject));
+        if machine && kind == Kind::Human { Kind::Agent } else { kind }
+    }
+
+    fn groups(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, Rejection> {
+        let overage = claims
+            .get("_claim_names")
+            .is_some_and(|names| names.get(self.groups.claim()).is_some() || !names.is_object());
+        if overage {
+            return Err(Rejection::new(
+                Reason::IdentityRefused,
+                "The token says that its groups are elsewhere (too many for a token), and they cannot be looked up.",
+            )
+            .fix("Have the issuer put only the groups that matter here into the token."));
+        }
+        let groups = match self.groups.find(claims) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(groups)) if groups.len() <= MAX_ENTRIES => groups,
+            other => return Err(wrong("groups", other, "a list of at most 1000 texts").into()),
+        };
+        let mut names = Vec::with_capacity(groups.len());
+        for group in groups {
+            let name = group.as_str().ok_or_else(|| wrong("groups", Some(group), "a list of at most 1000 texts"))?;
+            // The API server adds this group to everybody who is authenticated.
+            if name == "system:authenticated" {
+                continue;
+            }
+            match check_name(name) {
+                Ok(()) => names.push(name.into()),
+                Err(InvalidName::Empty) => {}
+                Err(why) => {
+                    return Err(Rejection::new(
+                        Reason::IdentityRefused,
+                        format!("A group of the token cannot be used: it {why}."),
+                    )
+                    .fix("Have the issuer leave that group out of the token."));
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// Scopes exactly as granted (RFC 6749 section 3.3): a text is split at spaces, the entries of an array never.
+    fn scopes(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, TokenError> {
+        let expected = "a text, or a list of at most 1000 texts";
+        let found = self.scopes.iter().find_map(|path| path.find(claims));
+        let scopes: Vec<Arc<str>> = match found {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::String(scopes)) => split_scopes(scopes),
+            Some(Value::Array(scopes)) => scopes
+                .iter()
+                .map(|scope| scope.as_str().map(Into::into))
+                .collect::<Option<_>>()
+                .ok_or_else(|| wrong("scope", found, expected))?,
+            other => return Err(wrong("scope", other, expected)),
+        };
+        if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
+    }
+
+    /// What a preset knows about the workload behind the token.
+    fn workload(&self, subject: &str, claims: &Map<String, Value>) -> Result<Option<WorkloadIdentity>, TokenError> {
+        let repository = |provider, name: &'static str| match claims.get(name) {
+            Some(Value::String(id)) if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Ok(Some(WorkloadIdentity::Repository { provider, id: id.as_str().into() }))
+            }
+            other => Err(wrong(name, other, "a number as text")),
+        };
+        match self.preset {
+            None => Ok(None),
+            Some(Preset::GithubActions) => repository("github", "repository_id"),
+            Some(Preset::GitlabCi) => repository("gitlab", "project_id"),
+            Some(Preset::Kubernetes) => {
+                let mut parts = subject.strip_prefix("system:serviceaccount:").unwrap_or_default().split(':');
+                match (parts.next(), parts.next(), parts.next()) {
+                    (Some(namespace), Some(name), None) if is_dns_name(namespace) && is_dns_name(name) => {
+                        Ok(Some(WorkloadIdentity::ServiceAccount { namespace: namespace.into(), name: name.into() }))
+                    }
+                    _ => Err(TokenError::Claim {
+                        name: "sub",
+                        came: Quoted::text(subject),
+                        expected: "a service account (`system:serviceaccount:NAMESPACE:NAME`)",
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// The scopes of a space separated text.
+pub fn split_scopes(scopes: &str) -> Vec<Arc<str>> {
+    scopes.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect()
+}
+
+/// The outermost actor; those within it are history (RFC 8693 section 4.1).
+fn actor(claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
+    let Some(act) = claims.get("act") else { return Ok(None) };
+    let text = |name| act.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= 255);
+    match text("sub") {
+        Some(subject) => Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) })),
+        None => Err(wrong("act", Some(act), "an object with a `sub`")),
+    }
+}
+
+fn text<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c str> {
+    claims.get(name)?.as_str().filter(|text| !text.is_empty() && text.len() <= 255)
+}
+
+/// A DNS subdomain (RFC 1123), the form of names in Kubernetes. It holds no `/`.
+fn is_dns_name(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.')
+}
+
+fn no_username(why: NoUsername) -> Rejection {
+    Rejection::new(Reason::IdentityRefused, format!("The token gives no identity that can be used: {why}."))
+        .fix("Have the issuer put a usable user name into the token.")
+}
+
+fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
+    TokenError::Claim { name, came: Quoted::json(came), expected }
+}

@@ -1,0 +1,485 @@
+//! From what a person writes to [`Issuers`], with everything that is wrong reported.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use url::Url;
+
+use super::{
+    Context, Issuer, Issuers,
+    checks::AccessTokenChecks,
+    claim_path::ClaimPath,
+    client_auth::ClientAuth,
+    discovery::secure_url,
+    introspection::{Introspection, IntrospectionSettings},
+    key_cache::{KeyCache, KeySettings},
+    lookup::Lookup,
+    metrics::OutcomeLabels,
+    principal::Mapping,
+    token_review::{TokenReview, TokenReviewSettings},
+    username::{Overlap, UsernameTemplate},
+    verified::VerifiedTokens,
+};
+use crate::{
+    config::{
+        raw::{self, Algorithm, IntrospectionMode, Kind, Preset},
+        report::At,
+        resolver::{Resolver, Secret},
+        values::Span,
+    },
+    egress::Egress,
+};
+
+const MAX_SKEW: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
+/// any application, so only listed clients count.
+const SHARED_AUDIENCES: [(&str, &str); 5] = [
+    ("api://default", "every application of the Okta organisation"),
+    ("account", "every client of the Keycloak realm"),
+    ("00000003-0000-0000-c000-000000000000", "everybody who calls Microsoft Graph"),
+    ("https://graph.microsoft.com", "everybody who calls Microsoft Graph"),
+    ("api://AzureADTokenExchange", "every workload that federates with Entra ID"),
+];
+
+/// Issuers of which everybody in the world can be a customer, and the claims that tell customers apart.
+const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
+    ("https://token.actions.githubusercontent.com", &["repository_id", "repository_owner_id", "enterprise_id"]),
+    ("https://gitlab.com", &["project_id", "namespace_id"]),
+    ("https://accounts.google.com", &["hd", "sub"]),
+];
+
+/// What a preset gives where the configuration says nothing.
+struct Defaults {
+    algorithms: &'static [Algorithm],
+    token_types: &'static [&'static str],
+    username: &'static str,
+    kind: Option<Kind>,
+    max_lifetime: Duration,
+}
+
+impl Defaults {
+    fn of(preset: Option<Preset>) -> Self {
+        match preset {
+            None => Self {
+                algorithms: &[Algorithm::RS256, Algorithm::ES256],
+                token_types: &["at+jwt", "application/at+jwt"],
+                username: "{issuer}#{sub}",
+                kind: None,
+                max_lifetime: DAY,
+            },
+            Some(Preset::GithubActions | Preset::GitlabCi) => Self {
+                algorithms: &[Algorithm::RS256],
+                token_types: &["JWT"],
+                username: "{issuer}#{sub}",
+                kind: Some(Kind::Workload),
+                max_lifetime: DAY,
+            },
+            // Longer ones come from the extended default tokens, which are not projected for us.
+            Some(Preset::Kubernetes) => Self {
+                algorithms: &[Algorithm::RS256, Algorithm::ES256],
+                token_types: &["", "JWT"],
+                username: "{issuer}#{service_account}",
+                kind: Some(Kind::Workload),
+                max_lifetime: Duration::from_secs(3_600),
+            },
+        }
+    }
+}
+
+impl Issuers {
+    /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
+    /// their settings are the same. What is wrong is reported; an issuer that cannot be built is left out, and the
+    /// configuration is refused by its report.
+    pub fn resolve(root: &raw::Root, resolver: &mut Resolver, previous: Option<&Self>, context: &Context) -> Self {
+        let at = At::root().key("issuers");
+        let mut list: Vec<Arc<Issuer>> = Vec::new();
+        for (index, raw) in root.issuers.iter().enumerate() {
+            let at = at.index(index);
+            let earlier = root.issuers.iter().take(index);
+            if earlier.clone().any(|other| other.name == raw.name) {
+                resolver.report.error(&at.key("name"), format!("there is another issuer `{}`", raw.name));
+            }
+            if let Some(other) = earlier.clone().find(|other| other.issuer == raw.issuer) {
+                let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
+                resolver.report.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
+            }
+            let previous = previous.and_then(|previous| previous.get(&raw.name));
+            if let Some(issuer) = (Builder { raw, at, resolver, context, previous, root }).build() {
+                list.push(Arc::new(issuer));
+            }
+        }
+        report_overlaps(&list, root, &at, resolver);
+        let by_name = list.iter().map(|issuer| (Arc::clone(issuer.name()), Arc::clone(issuer))).collect();
+        Self { list, by_name, verified: VerifiedTokens::default(), context: context.clone() }
+    }
+}
+
+fn report_overlaps(list: &[Arc<Issuer>], root: &raw::Root, at: &At, resolver: &mut Resolver) {
+    for (index, issuer) in list.iter().enumerate() {
+        for other in list.iter().take(index) {
+            let position = root.issuers.iter().position(|raw| raw.name == **issuer.name()).unwrap_or(index);
+            let at = at.index(position).key("username");
+            match issuer.mapping.username.overlap(&other.mapping.username) {
+                Overlap::None => {}
+                Overlap::Same => {
+                    let message = format!("a principal of `{}` could have the same user name", other.name());
+                    resolver
+                        .report
+                        .error(&at, message)
+                        .help("put `{issuer}#` or a fixed prefix into one of the templates");
+                }
+                Overlap::Possible => {
+                    let message =
+                        format!("the names of this template and of the one of `{}` can be the same", other.name());
+                    let help = "give each template a prefix of its own, unless you trust both issuers alike";
+                    resolver.report.warning(&at, message).help(help);
+                }
+            }
+        }
+    }
+}
+
+struct Builder<'a> {
+    raw: &'a raw::Issuer,
+    at: At,
+    resolver: &'a mut Resolver,
+    context: &'a Context,
+    previous: Option<&'a Arc<Issuer>>,
+    root: &'a raw::Root,
+}
+
+impl Builder<'_> {
+    fn build(mut self) -> Option<Issuer> {
+        let raw = self.raw;
+        let defaults = Defaults::of(raw.preset);
+        let name: Arc<str> = raw.name.as_str().into();
+        let identifier: Arc<str> = raw.issuer.as_str().into();
+        if name.is_empty() {
+            self.error("name", "the name is empty");
+        }
+        if let Err(why) = secure_url(&raw.issuer) {
+            self.error("issuer", format!("`{}` {why}", raw.issuer));
+        }
+        self.check_audiences();
+        self.check_customers();
+        let mapping = self.mapping(&defaults, &name, &identifier);
+        let checks = self.checks(&defaults, &identifier);
+        let ca = match &raw.ca {
+            None => None,
+            Some(path) => Some(self.resolver.read(&self.at.key("ca"), path)?),
+        };
+        let egress = self.egress(ca.as_deref())?;
+        let introspection = self.introspection(&name, &identifier, ca.as_deref(), &egress);
+        let token_review = self.token_review(&name, &checks);
+        let (keys, keys_bearer) = self.keys(&name, &identifier, &checks, ca, egress)?;
+        Some(Issuer { name, checks, mapping: mapping?, keys, keys_bearer, introspection, token_review })
+    }
+
+    fn error(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
+        self.resolver.report.error(&self.at.key(key), message)
+    }
+
+    fn warning(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
+        self.resolver.report.warning(&self.at.key(key), message)
+    }
+
+    fn check_audiences(&mut self) {
+        let raw = self.raw;
+        // An issuer that only logs people in is given tokens for our client id, which the login checks itself.
+        if raw.audiences.is_empty() && raw.login.is_none() {
+            self.error("audiences", "there is no audience, so that no token could be accepted")
+                .help("name the value of `aud` in tokens that are meant for Doorward");
+        }
+        if raw.audiences.iter().any(String::is_empty) {
+            self.error("audiences", "an audience is empty");
+        }
+        let kubernetes_own =
+            |audience: &&String| audience.starts_with("https://kubernetes.default.svc") || **audience == raw.issuer;
+        if raw.preset == Some(Preset::Kubernetes)
+            && let Some(own) = raw.audiences.iter().find(kubernetes_own)
+        {
+            self.error(
+                "audiences",
+                format!("`{own}` is the audience of the API server itself, which every pod has a token for"),
+            )
+            .help("choose an audience of your own and project service-account tokens for it");
+        }
+        if let Some((audience, with)) = self.shared_audience()
+            && raw.clients.is_empty()
+        {
+            self.warning(
+                "audiences",
+                format!("`{audience}` is shared with {with}, so no token is accepted without `clients`"),
+            )
+            .help("list the clients whose tokens are meant for Doorward, or use an audience of your own");
+        }
+    }
+
+    fn shared_audience(&self) -> Option<(&'static str, &'static str)> {
+        SHARED_AUDIENCES.into_iter().find(|(shared, _)| self.raw.audiences.iter().any(|audience| audience == shared))
+    }
+
+    /// With an issuer for the whole world, a claim must tell our tenants from everybody's.
+    fn check_customers(&mut self) {
+        let raw = self.raw;
+        let Some((_, claims)) = SHARED_ISSUERS.into_iter().find(|(issuer, _)| *issuer == raw.issuer) else { return };
+        let told_apart = claims.iter().any(|claim| {
+            raw.required_claims.contains_key(*claim) || raw.required_claims.contains_key(&format!("/{claim}"))
+        });
+        if !told_apart {
+            let message = format!("everybody can get a token of `{}` for any audience", raw.issuer);
+            self.error("required_claims", message).help(format!("require one of: {}", claims.join(", ")));
+        }
+    }
+
+    fn checks(&mut self, defaults: &Defaults, identifier: &Arc<str>) -> AccessTokenChecks {
+        let raw = self.raw;
+        let algorithms = raw.algorithms.clone().unwrap_or_else(|| defaults.algorithms.to_vec());
+        if algorithms.is_empty() {
+            self.error("algorithms", "no algorithm is accepted");
+        }
+        let token_types: Box<[Box<str>]> = match &raw.token_types {
+            Some(types) => types.iter().map(|typ| typ.to_ascii_lowercase().into()).collect(),
+            None => defaults.token_types.iter().map(|typ| typ.to_ascii_lowercase().into()).collect(),
+        };
+        if token_types.is_empty() {
+            self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
+        }
+        let skew = self.span("clock_skew", raw.clock_skew, Duration::from_secs(30), Some(MAX_SKEW));
+        let max_lifetime = self.span("max_lifetime", raw.max_lifetime, defaults.max_lifetime, None);
+        let mut required_claims = Vec::new();
+        for (claim, values) in &raw.required_claims {
+            match ClaimPath::parse(claim) {
+                Ok(path) => required_claims.push((path, values.clone())),
+                Err(why) => _ = self.error("required_claims", format!("`{claim}` {why}")),
+            }
+            if values.is_empty() {
+                self.error("required_claims", format!("`{claim}` has no accepted value"));
+            }
+        }
+        AccessTokenChecks {
+            issuer: Arc::clone(identifier),
+            audiences: raw.audiences.iter().map(|audience| audience.as_str().into()).collect(),
+            algorithms: algorithms.into(),
+            token_types,
+            required_claims: required_claims.into(),
+            skew,
+            max_lifetime,
+        }
+    }
+
+    fn mapping(&mut self, defaults: &Defaults, name: &Arc<str>, identifier: &str) -> Option<Mapping> {
+        let raw = self.raw;
+        let kubernetes = raw.preset == Some(Preset::Kubernetes);
+        let template = raw.username.as_deref().unwrap_or(defaults.username);
+        let username = UsernameTemplate::parse(template, identifier, kubernetes);
+        let username = username.map_err(|why| _ = self.error("username", why)).ok();
+        if username.as_ref().is_some_and(|username| !username.is_stable()) {
+            self.warning(
+                "username",
+                format!("`{template}` is made of a claim that can pass from one person to another"),
+            )
+            .help("prefer `{sub}`, which the issuer never uses again");
+        }
+        let mut clients = HashMap::new();
+        for client in &raw.clients {
+            if client.id.is_empty() || clients.insert(client.id.as_str().into(), client.kind).is_some() {
+                self.error("clients", format!("client `{}` is empty or there twice", client.id));
+            }
+        }
+        if raw.listed_clients_only && raw.clients.is_empty() {
+            self.warning("clients", "only listed clients are accepted, and none is listed");
+        }
+        let groups = self.path("groups", raw.claims.groups.as_deref(), &["groups"]);
+        let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
+        let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
+        Some(Mapping {
+            name: Arc::clone(name),
+            preset: raw.preset,
+            username: username?,
+            kind: raw.kind.or(defaults.kind),
+            clients,
+            listed_clients_only: raw.listed_clients_only || self.shared_audience().is_some(),
+            groups: groups.into_iter().next()?,
+            scopes: scopes.into(),
+            client: client.into(),
+        })
+    }
+
+    fn path(&mut self, key: &str, written: Option<&str>, defaults: &[&'static str]) -> Vec<ClaimPath> {
+        match written.map(ClaimPath::parse) {
+            None => defaults.iter().map(|name| ClaimPath::name(name)).collect(),
+            Some(Ok(path)) => vec![path],
+            Some(Err(why)) => {
+                let at = self.at.key("claims").key(key);
+                self.resolver.report.error(&at, format!("`{}` {why}", written.unwrap_or_default()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn span(&mut self, key: &str, written: Option<Span>, default: Duration, most: Option<Duration>) -> Duration {
+        let span = written.map_or(default, Span::get);
+        if let Some(most) = most.filter(|most| span > *most) {
+            self.error(key, format!("{} is more than {}", Span(span), Span(most)));
+        }
+        span
+    }
+
+    fn url(&mut self, at: &At, written: Option<&String>) -> Option<Url> {
+        let text = written?;
+        secure_url(text).map_err(|why| _ = self.resolver.report.error(at, format!("`{text}` {why}"))).ok()
+    }
+
+    fn egress(&mut self, ca: Option<&[u8]>) -> Option<Egress> {
+        let Some(path) = &self.raw.ca else { return Some(self.context.egress.clone()) };
+        if let Some(previous) = self.previous.filter(|previous| previous.keys.settings().ca.as_deref() == ca) {
+            return Some(previous.keys.egress().clone());
+        }
+        let path = self.resolver.path(path);
+        Egress::new(Some(&path)).map_err(|why| _ = self.error("ca", format!("{}: {why}", path.display()))).ok()
+    }
+
+    fn keys(
+        &mut self,
+        name: &Arc<str>,
+        identifier: &Arc<str>,
+        checks: &AccessTokenChecks,
+        ca: Option<Vec<u8>>,
+        egress: Egress,
+    ) -> Option<(Arc<KeyCache>, Option<Secret>)> {
+        let raw = self.raw;
+        let at = self.at.key("keys");
+        let url = self.url(&at.key("url"), raw.keys.url.as_ref());
+        let bearer = match &raw.keys.bearer {
+            None => None,
+            Some(source) => Some(self.resolver.secret(&at.key("bearer"), source)?),
+        };
+        let keep_in = raw.keys.keep_in.as_deref().map(|folder| self.resolver.path(folder));
+        if let Some(folder) = keep_in.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
+            self.resolver.report.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
+        }
+        let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());
+        let settings = KeySettings {
+            name: Arc::clone(name),
+            issuer: Arc::clone(identifier),
+            discover: url.is_none() || raw.login.is_some() || endpoint_wanted,
+            url,
+            algorithms: checks.algorithms.clone(),
+            max_stale: raw.keys.max_stale.map_or(DAY / 2, Span::get),
+            keep_in,
+            ca,
+        };
+        if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
+            return Some((Arc::clone(&previous.keys), bearer));
+        }
+        let Context { clock, metrics, .. } = self.context;
+        Some((Arc::new(KeyCache::new(settings, egress, clock.clone(), metrics.clone())), bearer))
+    }
+
+    fn introspection(
+        &mut self,
+        name: &Arc<str>,
+        identifier: &Arc<str>,
+        ca: Option<&[u8]>,
+        egress: &Egress,
+    ) -> Option<Arc<Introspection>> {
+        let raw = self.raw.introspection.as_ref()?;
+        if raw.mode == IntrospectionMode::Never {
+            return None;
+        }
+        let at = self.at.key("introspection");
+        let endpoint = self.url(&at.key("endpoint"), raw.endpoint.as_ref());
+        let client = ClientAuth::resolve(&raw.client, identifier, &at.key("client"), self.resolver)?;
+        if client.is_public() {
+            self.resolver.report.error(&at.key("client"), "introspection needs a client that proves itself").help(
+                "use `basic`, `post` or `private_key_jwt`; without, everybody could ask about tokens (RFC 7662 section 2.1)",
+            );
+        }
+        let cache = raw.cache.map_or(Duration::from_secs(30), Span::get);
+        if cache > Duration::from_secs(60) {
+            let help = "a revoked token is accepted for as long as this";
+            self.resolver.report.error(&at.key("cache"), format!("{} is more than 60s", Span(cache))).help(help);
+        }
+        let timeout = raw.timeout.map_or(Duration::from_secs(1), Span::get);
+        if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
+            self.resolver.report.error(&at.key("timeout"), format!("{} is not between 50ms and 10s", Span(timeout)));
+        }
+        let source = raw.client.secret.as_ref().or(raw.client.key.as_ref());
+        let secret = source.and_then(|source| self.resolver.secret(&at.key("client"), source));
+        let settings = IntrospectionSettings {
+            issuer: Arc::clone(name),
+            raw: raw.clone(),
+            secret,
+            ca: ca.map(<[u8]>::to_vec),
+            endpoint,
+            timeout,
+        };
+        let previous = self.previous.filter(|previous| previous.identifier() == identifier);
+        if let Some(previous) = previous.and_then(|previous| previous.introspection.as_ref())
+            && *previous.settings() == settings
+        {
+            return Some(Arc::clone(previous));
+        }
+        let outcomes = self.context.metrics.introspections.clone();
+        let lookup = self.lookup(name, cache, outcomes);
+        let clock = self.context.clock.clone();
+        Some(Arc::new(Introspection::new(settings, client, egress.clone(), clock, lookup)))
+    }
+
+    fn token_review(&mut self, name: &Arc<str>, checks: &AccessTokenChecks) -> Option<Arc<TokenReview>> {
+        let raw = self.raw.token_review.as_ref()?;
+        let at = self.at.key("token_review");
+        if self.raw.preset != Some(Preset::Kubernetes) {
+            self.resolver
+                .report
+                .error(&at, "only a Kubernetes cluster reviews tokens")
+                .help("set `preset: kubernetes`");
+        }
+        let Some(upstream) = self.root.upstreams.iter().find(|upstream| upstream.name == raw.upstream) else {
+            let known = self.root.upstreams.iter().map(|upstream| upstream.name.as_str());
+            self.resolver.report.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
+            return None;
+        };
+        let server = self.url(&at.key("upstream"), Some(&upstream.url))?;
+        let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
+        let cache = raw.cache.map_or(Duration::from_secs(10), Span::get);
+        if cache > Duration::from_secs(10) {
+            let help = "a token of a deleted pod is accepted for as long as this";
+            self.resolver.report.error(&at.key("cache"), format!("{} is more than 10s", Span(cache))).help(help);
+        }
+        let authority = upstream.tls.as_ref().and_then(|tls| tls.ca.as_ref());
+        let ca = match authority {
+            None => None,
+            Some(path) => Some(self.resolver.read(&at.key("upstream"), path)?),
+        };
+        let settings = TokenReviewSettings { server, audiences: checks.audiences.clone(), cache, ca, bearer };
+        if let Some(previous) = self.previous.and_then(|previous| previous.token_review.as_ref())
+            && *previous.settings() == settings
+        {
+            return Some(Arc::clone(previous));
+        }
+        let egress = match authority {
+            None => self.context.egress.clone(),
+            Some(path) => {
+                let path = self.resolver.path(path);
+                let egress = Egress::new(Some(&path));
+                egress
+                    .map_err(|why| {
+                        _ = self.resolver.report.error(&at.key("upstream"), format!("{}: {why}", path.display()))
+                    })
+                    .ok()?
+            }
+        };
+        let outcomes = self.context.metrics.token_reviews.clone();
+        let lookup = self.lookup(name, cache, outcomes);
+        Some(Arc::new(TokenReview::new(settings, egress, lookup)))
+    }
+
+    fn lookup(&self, name: &Arc<str>, positive_for: Duration, outcomes: Family<OutcomeLabels, Counter>) -> Lookup {
+        let Context { clock, control, .. } = self.context;
+        Lookup::new(Arc::clone(name), positive_for, clock.clone(), control.clone(), outcomes)
+    }
+}

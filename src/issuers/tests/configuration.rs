@@ -1,0 +1,146 @@
+//! What is wrong with the issuers of a configuration is reported where it stands.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::{Issuers, testing::*};
+use crate::config::{
+    raw,
+    report::{At, Severity},
+    resolver::Resolver,
+};
+
+/// Problems as `severity place`.
+fn problems(issuers: Value) -> Vec<(Severity, String)> {
+    let root: raw::Root = serde_json::from_value(json!({"issuers": issuers})).unwrap();
+    let mut resolver = Resolver::new(Path::new("/"));
+    let resolved = Issuers::resolve(&root, &mut resolver, None, &context());
+    resolved.accepts(&[], &At::root().key("routes"), &mut resolver);
+    resolver.report.problems().iter().map(|problem| (problem.severity, problem.at.to_string())).collect()
+}
+
+fn good(changes: Value) -> Value {
+    changed(json!({"name": "main", "issuer": "https://idp.example", "audiences": ["doorward"]}), &changes)
+}
+
+#[tokio::test]
+async fn each_problem_is_at_its_place() {
+    use Severity::{Error, Warning};
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s").unwrap();
+    let client = json!({"id": "d", "secret": {"file": secret.path()}});
+    for (what, changes, expected) in [
+        ("twin", json!({}), None),
+        ("http", json!({"issuer": "http://idp.example"}), Some((Error, "issuer"))),
+        ("http on loopback", json!({"issuer": "http://127.0.0.1:9"}), None),
+        ("no audience", json!({"audiences": []}), Some((Error, "audiences"))),
+        ("claim pointer", json!({"claims": {"groups": "/a~2"}}), Some((Error, "claims/groups"))),
+        ("attacks:Z3", json!({"username": "{claim:/a}:{claim:/b}"}), Some((Error, "username"))),
+        ("no variable", json!({"username": "bot"}), Some((Error, "username"))),
+        ("system:", json!({"username": "system:{sub}"}), Some((Error, "username"))),
+        ("mutable name", json!({"username": "{claim:/email}"}), Some((Warning, "username"))),
+        ("skew", json!({"clock_skew": "61s"}), Some((Error, "clock_skew"))),
+        ("skew at most", json!({"clock_skew": "60s"}), None),
+        ("no algorithm", json!({"algorithms": []}), Some((Error, "algorithms"))),
+        ("no typ", json!({"token_types": []}), Some((Error, "token_types"))),
+        ("no value", json!({"required_claims": {"tid": []}}), Some((Error, "required_claims"))),
+        ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
+        ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
+        ("client twice", json!({"clients": [{"id": "a"}, {"id": "a"}]}), Some((Error, "clients"))),
+        ("none listed", json!({"listed_clients_only": true}), Some((Warning, "clients"))),
+        ("introspection", json!({"introspection": {"mode": "opaque", "client": client}}), None),
+        (
+            "no secret",
+            json!({"introspection": {"mode": "opaque", "client": {"id": "d"}}}),
+            Some((Error, "introspection/client")),
+        ),
+        (
+            "secret missing",
+            json!({"introspection": {"mode": "opaque", "client": {"id": "d", "secret": {"file": "/none"}}}}),
+            Some((Error, "introspection/client/secret")),
+        ),
+        (
+            "no proof",
+            json!({"introspection": {"mode": "opaque", "client": {"id": "d", "method": "none"}}}),
+            Some((Error, "introspection/client")),
+        ),
+        (
+            "cache",
+            json!({"introspection": {"mode": "opaque", "client": client, "cache": "61s"}}),
+            Some((Error, "introspection/cache")),
+        ),
+        ("key set in clear text", json!({"keys": {"url": "http://idp.example/jwks"}}), Some((Error, "keys/url"))),
+        (
+            "oauth:28",
+            json!({"issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions"}),
+            Some((Error, "required_claims")),
+        ),
+        (
+            "oauth:28 twin",
+            json!({
+                "issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions",
+                "required_claims": {"repository_owner_id": ["1"]},
+            }),
+            None,
+        ),
+        (
+            "audience of the API server",
+            json!({"preset": "kubernetes", "audiences": ["https://kubernetes.default.svc.cluster.local"]}),
+            Some((Error, "audiences")),
+        ),
+        (
+            "review without cluster",
+            json!({"token_review": {"upstream": "x", "bearer": {"file": secret.path()}}}),
+            Some((Error, "token_review")),
+        ),
+    ] {
+        let found = problems(json!([good(changes)]));
+        match expected {
+            None => assert_eq!(found, [], "{what}"),
+            Some((severity, place)) => {
+                assert_eq!(found.first(), Some(&(severity, format!("/issuers/0/{place}"))), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn issuers_that_could_be_mixed_up_are_refused() {
+    let two = |changes| problems(json!([good(json!({})), good(changes)]));
+    assert_eq!(two(json!({"name": "b", "issuer": "https://b.example"})), []);
+    let name = two(json!({"issuer": "https://b.example"}));
+    assert_eq!(name.first().unwrap().1, "/issuers/1/name");
+    let identifier = two(json!({"name": "b"}));
+    assert_eq!(identifier.first().unwrap().1, "/issuers/1/issuer");
+    // peers:D9.
+    let plain = json!([
+        good(json!({"username": "{sub}"})),
+        good(json!({"name": "b", "issuer": "https://b.example", "username": "{sub}"})),
+    ]);
+    assert_eq!(problems(plain), [(Severity::Error, "/issuers/1/username".to_owned())]);
+}
+
+/// attacks:Z35.
+#[tokio::test]
+async fn a_route_has_at_most_one_issuer_for_opaque_tokens() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s").unwrap();
+    let introspection = json!({"mode": "opaque", "client": {"id": "d", "secret": {"file": secret.path()}}});
+    let two = json!([
+        good(json!({"introspection": introspection})),
+        good(json!({"name": "b", "issuer": "https://b.example", "introspection": introspection})),
+    ]);
+    assert_eq!(problems(two), [(Severity::Error, "/routes".to_owned())]);
+}
+
+#[tokio::test]
+async fn routes_name_issuers_that_exist() {
+    let root: raw::Root = serde_json::from_value(json!({"issuers": [good(json!({}))]})).unwrap();
+    let mut resolver = Resolver::new(Path::new("/"));
+    let issuers = Issuers::resolve(&root, &mut resolver, None, &context());
+    let accepts = issuers.accepts(&["main".to_owned(), "mian".to_owned()], &At::root(), &mut resolver);
+    assert_eq!(accepts.issuers().len(), 1);
+    let problem = &resolver.report.problems()[0];
+    assert_eq!((problem.at.as_str(), problem.help.as_deref()), ("/1", Some("did you mean `main`?")));
+}

@@ -1,0 +1,274 @@
+//! Opaque tokens: what an introspection answer must say, and how often it is asked for.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{Accepts, Context, Issuers, testing::*},
+    key_cache::join_all,
+};
+use crate::error::Reason;
+
+struct Bench {
+    provider: Provider,
+    context: Context,
+    issuers: Issuers,
+    accepts: Accepts,
+    _secret: tempfile::NamedTempFile,
+}
+
+impl Bench {
+    async fn new(introspection: Value) -> Self {
+        let context = context();
+        let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(secret.path(), "s3cret: ü\n").unwrap();
+        let standard = json!({"mode": "opaque", "client": {"id": "door:ward", "secret": {"file": secret.path()}}});
+        let root = json!({"issuers": [{
+            "name": "main", "issuer": provider.url, "audiences": ["doorward"], "clients": [{"id": "listed"}],
+            "introspection": changed(standard, &introspection),
+        }]});
+        let (issuers, accepts) = ready(&root, &context).await;
+        let bench = Self { provider, context, issuers, accepts, _secret: secret };
+        bench.answer(json!({}));
+        bench
+    }
+
+    /// A good answer with changes.
+    fn answer(&self, changes: Value) {
+        let answer = json!({
+            "active": true, "iss": self.provider.url, "sub": "alice", "aud": ["doorward"], "client_id": "cli",
+            "scope": "tekton:read", "exp": START + 600, "token_type": "Bearer",
+        });
+        self.provider.on("/introspect", Reply::json(&changed(answer, &changes)));
+    }
+
+    async fn ask(&self, token: &str) -> Result<(), Reason> {
+        let outcome = self.issuers.authenticate(token, &self.accepts, &nothing).await;
+        outcome.map(|_| ()).map_err(|rejection| rejection.reason())
+    }
+
+    fn calls(&self) -> usize {
+        self.provider.hits("/introspect")
+    }
+}
+
+#[tokio::test]
+async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
+    let bench = Bench::new(json!({})).await;
+    let answer = |changes: Value| (changes, None);
+    let refused = |changes: Value, reason| (changes, Some(reason));
+    for (number, (changes, reason)) in [
+        answer(json!({})),
+        answer(json!({"aud": "doorward"})),
+        answer(json!({"iss": null, "exp": null, "token_type": null})),
+        answer(json!({"aud": null, "client_id": "listed"})),
+        answer(json!({"sub": null, "client_id": "listed"})),
+        refused(json!({"active": false}), Reason::TokenInactive),
+        refused(json!({"active": null}), Reason::IssuerUnavailable),
+        refused(json!({"active": "true"}), Reason::IssuerUnavailable),
+        refused(json!({"active": 1}), Reason::IssuerUnavailable),
+        refused(json!({"exp": START - 31}), Reason::TokenExpired),
+        refused(json!({"exp": "soon"}), Reason::TokenInvalid),
+        refused(json!({"nbf": START + 31}), Reason::TokenNotYetValid),
+        refused(json!({"aud": "somebody"}), Reason::AudienceMismatch),
+        refused(json!({"aud": null}), Reason::AudienceMismatch),
+        refused(json!({"aud": 5}), Reason::TokenInvalid),
+        refused(json!({"iss": "https://evil.example"}), Reason::IssuerUnknown),
+        refused(json!({"iss": 5}), Reason::IssuerUnknown),
+        refused(json!({"sub": null}), Reason::TokenInvalid),
+        refused(json!({"sub": ""}), Reason::TokenInvalid),
+        refused(json!({"token_type": "refresh_token"}), Reason::TokenInvalid),
+        refused(json!({"token_use": "refresh_token"}), Reason::TokenInvalid),
+        refused(json!({"typ": "Refresh"}), Reason::TokenInvalid),
+        refused(json!({"token_type": "DPoP"}), Reason::TokenInvalid),
+        refused(json!({"cnf": {"x5t#S256": "abc"}}), Reason::TokenInvalid),
+        refused(json!({"groups": ["system:masters"]}), Reason::IdentityRefused),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.answer(changes.clone());
+        assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), reason, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_our_trouble_and_is_not_remembered() {
+    let duplicate = r#"{"active":false,"active":true,"sub":"alice","aud":"doorward"}"#;
+    let large = format!(r#"{{"active":true,"pad":"{}"}}"#, "x".repeat(100_000));
+    for (what, reply) in [
+        ("HTML", Reply::Answer(200, "text/html", "<html>".into())),
+        ("JSON as text", Reply::Answer(200, "text/plain", r#"{"active":true}"#.into())),
+        ("500", Reply::Answer(500, "application/json", r#"{"active":true}"#.into())),
+        ("401", Reply::Answer(401, "application/json", "{}".into())),
+        ("404", Reply::Answer(404, "application/json", r#"{"active":true}"#.into())),
+        ("repeated member", Reply::Answer(200, "application/json", duplicate.into())),
+        ("array", Reply::Answer(200, "application/json", "[]".into())),
+        ("large", Reply::Answer(200, "application/json", large.into())),
+        ("10 MB", Reply::Promise(10 << 20)),
+        ("endless", Reply::Endless),
+        ("redirect", Reply::Redirect("/elsewhere".to_owned())),
+        ("hang", Reply::Hang),
+        ("slow", Reply::Drip),
+    ] {
+        let bench = Bench::new(json!({"timeout": "100ms"})).await;
+        bench.provider.on("/introspect", reply);
+        let started = std::time::Instant::now();
+        assert_eq!(bench.ask("opaque").await, Err(Reason::IssuerUnavailable), "{what}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{what}");
+        assert!(bench.calls() <= 2, "{what}");
+        assert_eq!(bench.provider.hits("/elsewhere"), 0);
+        bench.answer(json!({}));
+        assert_eq!(bench.ask("opaque").await, Ok(()), "{what}");
+    }
+}
+
+/// oauth:27: facts live for seconds.
+#[tokio::test]
+async fn answers_are_remembered_for_their_time() {
+    let bench = Bench::new(json!({})).await;
+    for _ in 0..3 {
+        assert_eq!(bench.ask("good").await, Ok(()));
+    }
+    assert_eq!(bench.calls(), 1);
+    bench.answer(json!({"active": false}));
+    bench.context.clock.advance(Duration::from_secs(29));
+    assert_eq!(bench.ask("good").await, Ok(()));
+    bench.context.clock.advance(Duration::from_secs(1));
+    for _ in 0..3 {
+        assert_eq!(bench.ask("good").await, Err(Reason::TokenInactive));
+    }
+    assert_eq!(bench.calls(), 2);
+    bench.answer(json!({}));
+    bench.context.clock.advance(Duration::from_secs(10));
+    assert_eq!(bench.ask("good").await, Ok(()));
+    assert_eq!(bench.calls(), 3);
+}
+
+#[tokio::test]
+async fn many_requests_make_one_call_which_survives_whoever_began_it() {
+    let bench = Bench::new(json!({})).await;
+    for outcome in join_all((0..50).map(|_| bench.ask("good"))).await {
+        assert_eq!(outcome, Ok(()));
+    }
+    assert_eq!(bench.calls(), 1);
+
+    bench.provider.on("/introspect", Reply::Hang);
+    // The first to ask leaves while the call is under way.
+    let first = tokio::time::timeout(Duration::from_millis(20), bench.ask("other")).await;
+    assert!(first.is_err());
+    until("the call", || bench.calls() == 2).await;
+    bench.answer(json!({}));
+    // The call goes on: its second try answers the one who came later.
+    assert_eq!(bench.ask("other").await, Ok(()));
+    assert_eq!(bench.calls(), 3);
+}
+
+/// attacks:Z34: strangers meet their bucket, and those who were seen get through.
+#[tokio::test]
+async fn a_flood_of_unknown_tokens_leaves_others_unaffected() {
+    let bench = Bench::new(json!({})).await;
+    assert_eq!(bench.ask("regular").await, Ok(()));
+    bench.answer(json!({"active": false}));
+    let mut refused = 0;
+    for n in 0..10_000 {
+        match bench.ask(&format!("stranger-{n}")).await {
+            Err(Reason::Overloaded) => refused += 1,
+            Err(Reason::TokenInactive) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(bench.calls() <= 101, "{} calls", bench.calls());
+    assert!(refused >= 9_899);
+    // In memory, and asked about again while the flood goes on.
+    assert_eq!(bench.ask("regular").await, Ok(()));
+    bench.answer(json!({}));
+    bench.context.clock.advance(Duration::from_secs(31));
+    for n in 0..200 {
+        let _ = bench.ask(&format!("later-{n}")).await;
+    }
+    assert_eq!(bench.ask("regular").await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_given_a_pause() {
+    let bench = Bench::new(json!({})).await;
+    bench.provider.on("/introspect", Reply::Answer(500, "text/plain", "".into()));
+    for n in 0..50 {
+        assert_eq!(bench.ask(&format!("t{n}")).await, Err(Reason::IssuerUnavailable));
+    }
+    assert_eq!(bench.calls(), 10, "five calls of two tries");
+    bench.answer(json!({}));
+    bench.context.clock.advance(Duration::from_secs(5));
+    assert_eq!(bench.ask("probe").await, Ok(()));
+    assert_eq!(bench.ask("next").await, Ok(()));
+}
+
+#[tokio::test]
+async fn we_authenticate_as_a_client() {
+    let bench = Bench::new(json!({})).await;
+    assert_eq!(bench.ask("tok+en/=").await, Ok(()));
+    let got = bench.provider.got().pop().unwrap();
+    // Form-encoded before base64: `door%3Award:s3cret%3A+%C3%BC`.
+    assert_eq!(got.headers["authorization"], "Basic ZG9vciUzQXdhcmQ6czNjcmV0JTNBKyVDMyVCQw==");
+    assert_eq!(got.body, "token=tok%2Ben%2F%3D&token_type_hint=access_token");
+
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), key.serialize_pem()).unwrap();
+    let bench = Bench::new(json!({"client": {"id": "doorward", "key": {"file": file.path()}, "key_id": "k1"}})).await;
+    assert_eq!(bench.ask("token").await, Ok(()));
+    let got = bench.provider.got().pop().unwrap();
+    assert!(!got.headers.contains_key("authorization"));
+    let form: std::collections::HashMap<_, _> = url::form_urlencoded::parse(got.body.as_bytes()).into_owned().collect();
+    let assertion = super::super::jwt::Unverified::parse(&form["client_assertion"]).unwrap();
+    assert_eq!(assertion.header.kid.as_deref(), Some("k1"));
+    let claims = &assertion.claims;
+    assert_eq!(
+        (&claims["iss"], &claims["sub"], &claims["aud"]),
+        (&json!("doorward"), &json!("doorward"), &json!(bench.provider.url))
+    );
+    assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300);
+}
+
+/// attacks:Z35, and the JWT of another issuer (section 5): only the route's issuer sees an opaque token.
+#[tokio::test]
+async fn opaque_tokens_go_to_the_routes_issuer_alone() {
+    let bench = Bench::new(json!({})).await;
+    let jwt = RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims("https://evil.example", json!({})));
+    assert_eq!(bench.ask(&jwt).await, Err(Reason::IssuerUnknown));
+    let own = RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&bench.provider.url, json!({})));
+    assert_eq!(bench.ask(&own).await, Ok(()));
+    assert_eq!(bench.calls(), 0);
+    assert_eq!(bench.ask("opaque").await, Ok(()));
+    let calls = bench.calls();
+
+    let plain = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+    let root = json!({"issuers": [{"name": "plain", "issuer": plain.url, "audiences": ["doorward"]}]});
+    let (issuers, accepts) = ready(&root, &bench.context).await;
+    let rejection = issuers.authenticate("opaque", &accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::CredentialMalformed);
+    assert_eq!((bench.calls(), plain.hits("/introspect")), (calls, 0));
+}
+
+/// `always`: the signature is checked, and the issuer asked as well.
+#[tokio::test]
+async fn jwts_are_introspected_where_configured() {
+    let bench = Bench::new(json!({"mode": "always"})).await;
+    let token =
+        |changes| RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&bench.provider.url, changes));
+    bench.answer(json!({"scope": "tekton:less"}));
+    let principal = bench.issuers.authenticate(&token(json!({})), &bench.accepts, &nothing).await.unwrap();
+    assert_eq!(*principal.scopes[0], *"tekton:less");
+    bench.answer(json!({"sub": "mallory"}));
+    assert_eq!(bench.ask(&token(json!({"jti": "t2"}))).await, Err(Reason::TokenInactive));
+    bench.answer(json!({"active": false}));
+    assert_eq!(bench.ask(&token(json!({"jti": "t3"}))).await, Err(Reason::TokenInactive));
+    let forged =
+        OTHER_RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&bench.provider.url, json!({})));
+    let calls = bench.calls();
+    assert_eq!(bench.ask(&forged).await, Err(Reason::SignatureInvalid));
+    assert_eq!(bench.calls(), calls);
+}

@@ -1,0 +1,304 @@
+//! The key cache against a provider that misbehaves, with a clock that the test moves.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::{Accepts, Context, Issuers, testing::*};
+use crate::error::Reason;
+
+const COOL_DOWN: Duration = Duration::from_secs(30);
+
+struct Bench {
+    provider: Provider,
+    context: Context,
+    issuers: Issuers,
+    accepts: Accepts,
+}
+
+impl Bench {
+    async fn new(settings: Value) -> Self {
+        let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
+        let context = context();
+        let (issuers, accepts) = ready(&Self::root(&provider, &settings), &context).await;
+        Self { provider, context, issuers, accepts }
+    }
+
+    fn root(provider: &Provider, settings: &Value) -> Value {
+        let issuer = json!({"name": "main", "issuer": provider.url, "audiences": ["doorward"]});
+        json!({"issuers": [changed(issuer, settings)]})
+    }
+
+    fn token(&self, key: &TestKey, kid: &str, changes: Value) -> String {
+        // Long enough for every test that moves the clock.
+        let changes = changed(json!({"exp": START + 86_000}), &changes);
+        key.token(
+            &json!({"alg": "RS256", "kid": kid, "typ": "at+jwt"}).to_string(),
+            &claims(&self.provider.url, changes),
+        )
+    }
+
+    async fn ask(&self, token: &str) -> Result<(), Reason> {
+        let outcome = self.issuers.authenticate(token, &self.accepts, &nothing).await;
+        outcome.map(|_| ()).map_err(|rejection| rejection.reason())
+    }
+
+    fn status(&self) -> super::super::KeyStatus {
+        self.issuers.get("main").unwrap().keys().status()
+    }
+
+    /// Moves the clock so that a refresh is due, and waits until it is done.
+    async fn refresh(&self) {
+        let fetches = self.provider.hits("/jwks");
+        self.context.clock.advance(Duration::from_secs(3_600));
+        let _ = self.status();
+        until("the next fetch", || self.provider.hits("/jwks") > fetches || self.provider.hits("/jwks2") > 0).await;
+        until("its end", || self.status().age == Some(Duration::ZERO) || self.status().last_error.is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
+    let bench = Bench::new(json!({})).await;
+    assert_eq!(bench.provider.hits("/jwks"), 1);
+    bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
+    let tokens: Vec<String> = (0..20).map(|n| bench.token(&OTHER_RSA, "b", json!({"jti": n.to_string()}))).collect();
+    let asked = tokens.iter().map(|token| bench.ask(token));
+    for outcome in join_all(asked).await {
+        assert_eq!(outcome, Ok(()));
+    }
+    assert_eq!(bench.provider.hits("/jwks"), 2);
+}
+
+/// oauth:5, peers:D7: the cool-down counts from the last attempt, however that ended.
+#[tokio::test]
+async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
+    for broken in [false, true] {
+        let bench = Bench::new(json!({})).await;
+        if broken {
+            bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "no".into()));
+        }
+        for n in 0..50 {
+            assert_eq!(bench.ask(&bench.token(&OTHER_RSA, &format!("k{n}"), json!({}))).await, Err(Reason::KeyUnknown));
+        }
+        assert_eq!(bench.provider.hits("/jwks"), 2);
+        // The good key works all the while.
+        assert_eq!(bench.ask(&bench.token(&RSA, "a", json!({}))).await, Ok(()));
+        bench.context.clock.advance(COOL_DOWN);
+        for n in 0..50 {
+            assert_eq!(bench.ask(&bench.token(&OTHER_RSA, &format!("l{n}"), json!({}))).await, Err(Reason::KeyUnknown));
+        }
+        assert_eq!(bench.provider.hits("/jwks"), 3);
+        // One key that was looked for in vain makes no fetch of its own for a minute.
+        bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
+        bench.context.clock.advance(COOL_DOWN);
+        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "x", json!({}))).await, Err(Reason::KeyUnknown));
+        bench.context.clock.advance(COOL_DOWN);
+        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "x", json!({}))).await, Err(Reason::KeyUnknown));
+        assert_eq!(bench.provider.hits("/jwks"), 4);
+    }
+}
+
+/// What can be told without the key is told first, and costs the provider nothing.
+#[tokio::test]
+async fn a_token_that_is_bad_anyway_makes_no_fetch() {
+    let bench = Bench::new(json!({})).await;
+    for (changes, reason) in [
+        (json!({"exp": START - 60, "iat": START - 90}), Reason::TokenExpired),
+        (json!({"aud": "other"}), Reason::AudienceMismatch),
+        (json!({"cnf": {}}), Reason::TokenInvalid),
+    ] {
+        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", changes)).await, Err(reason));
+    }
+    assert_eq!(bench.provider.hits("/jwks"), 1);
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Err(Reason::KeyUnknown));
+    assert_eq!(bench.provider.hits("/jwks"), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_left_the_set_is_dead_at_once_even_for_cached_tokens() {
+    let bench = Bench::new(json!({})).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    assert_eq!(bench.ask(&token).await, Ok(()));
+    bench.provider.on("/jwks", Reply::keys(&[OTHER_RSA.jwk("b", json!({}))]));
+    bench.refresh().await;
+    assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown));
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_same_kid_with_a_new_key_counts_after_the_refresh() {
+    let bench = Bench::new(json!({})).await;
+    let (old, new) = (bench.token(&RSA, "a", json!({})), bench.token(&OTHER_RSA, "a", json!({})));
+    bench.provider.on("/jwks", Reply::keys(&[OTHER_RSA.jwk("a", json!({}))]));
+    assert_eq!((bench.ask(&old).await, bench.ask(&new).await), (Ok(()), Err(Reason::SignatureInvalid)));
+    bench.refresh().await;
+    assert_eq!((bench.ask(&old).await, bench.ask(&new).await), (Err(Reason::SignatureInvalid), Ok(())));
+}
+
+#[tokio::test]
+async fn the_generation_changes_with_the_usable_keys_only() {
+    let bench = Bench::new(json!({})).await;
+    let number = || bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now());
+    assert_eq!(number(), Some(1));
+    let unusable = json!({"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AA"});
+    bench.provider.on("/jwks", Reply::keys(&[unusable, RSA.jwk("a", json!({"x5t": "zz"}))]));
+    bench.refresh().await;
+    assert_eq!(number(), Some(1));
+    bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
+    bench.refresh().await;
+    assert_eq!(number(), Some(2));
+}
+
+/// Whatever a provider answers, a good set stays until `max_stale`, and then tokens fail with 503, not 401.
+#[tokio::test]
+async fn a_good_set_outlives_bad_answers_until_it_is_too_old() {
+    let big = json!({"keys": [RSA.jwk("a", json!({})), {"pad": "x".repeat(600 << 10)}]});
+    for (what, reply) in [
+        ("500", Reply::Answer(500, "text/plain", "".into())),
+        ("404", Reply::Answer(404, "application/json", "{}".into())),
+        ("empty set", Reply::keys(&[])),
+        ("unusable set", Reply::keys(&[json!({"kty": "oct", "k": "AA"})])),
+        ("HTML", Reply::Answer(200, "text/html", "<html>".into())),
+        ("garbage", Reply::Answer(200, "application/json", vec![0xff; 1_000].into())),
+        ("too large", Reply::json(&big)),
+        ("50 MB without a length", Reply::Endless),
+        ("a length of 50 MB", Reply::Promise(50 << 20)),
+        ("redirect", Reply::Redirect("/jwks2".to_owned())),
+    ] {
+        let bench = Bench::new(json!({"keys": {"max_stale": "2h"}})).await;
+        let token = bench.token(&RSA, "a", json!({}));
+        bench.provider.on("/jwks2", Reply::keys(&[OTHER_RSA.jwk("a", json!({}))]));
+        bench.provider.on("/jwks", reply);
+        bench.refresh().await;
+        assert!(bench.status().last_error.is_some(), "{what}: {:?}", bench.status());
+        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
+        assert_eq!(bench.provider.hits("/jwks2"), 0, "{what}");
+        bench.context.clock.advance(Duration::from_secs(3_599));
+        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
+        bench.context.clock.advance(Duration::from_secs(1));
+        assert_eq!(bench.ask(&token).await, Err(Reason::IssuerUnavailable), "{what}");
+        assert!(!bench.status().usable);
+        // It comes back by itself.
+        bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
+        bench.context.clock.advance(Duration::from_secs(60));
+        let _ = bench.status();
+        until("recovery", || bench.status().usable).await;
+        assert_eq!(bench.ask(&token).await, Ok(()), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
+    let bench = Bench::new(json!({})).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    bench.provider.on("/.well-known/openid-configuration", Reply::Hang);
+    bench.provider.on("/jwks", Reply::Drip);
+    bench.context.clock.advance(Duration::from_secs(3_600));
+    let _ = bench.status();
+    until("a fetch", || bench.provider.hits("/.well-known/openid-configuration") > 1).await;
+    let asked = tokio::time::timeout(Duration::from_millis(500), bench.ask(&token)).await;
+    assert_eq!(asked, Ok(Ok(())), "requests do not wait for the refresh");
+    until("the fetch is given up", || bench.status().last_error.is_some()).await;
+}
+
+#[tokio::test]
+async fn discovery_of_another_issuer_gives_no_keys() {
+    let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
+    let wrong = changed(provider.metadata(), &json!({"issuer": format!("{}/", provider.url)}));
+    provider.on("/.well-known/openid-configuration", Reply::json(&wrong));
+    let context = context();
+    let (issuers, _) = resolve(&Bench::root(&provider, &json!({})), None, &context);
+    let status = || issuers.get("main").unwrap().keys().status();
+    until("an error", || status().last_error.is_some()).await;
+    assert!(!status().usable && status().last_error.unwrap().contains("another issuer"));
+    assert_eq!(provider.hits("/jwks"), 0);
+
+    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
+    context.clock.advance(Duration::from_secs(1));
+    until("recovery", || status().usable).await;
+}
+
+/// An issuer that is down is 503 for its own tokens, and nothing to the others.
+#[tokio::test]
+async fn one_issuer_down_never_stops_another() {
+    let down = Provider::start().await;
+    let up = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
+    down.on("/.well-known/openid-configuration", Reply::Hang);
+    let root = json!({"issuers": [
+        {"name": "down", "issuer": down.url, "audiences": ["doorward"]},
+        {"name": "up", "issuer": up.url, "audiences": ["doorward"]},
+    ]});
+    let context = context();
+    let (issuers, accepts) = resolve(&root, None, &context);
+    until("keys", || issuers.get("up").unwrap().keys().status().usable).await;
+    let header = r#"{"alg":"RS256","kid":"a","typ":"at+jwt"}"#;
+    let token = |provider: &Provider| RSA.token(header, &claims(&provider.url, json!({})));
+    issuers.authenticate(&token(&up), &accepts, &nothing).await.unwrap();
+    let rejection = issuers.authenticate(&token(&down), &accepts, &nothing).await.unwrap_err();
+    assert_eq!((rejection.reason(), rejection.status().as_u16()), (Reason::IssuerUnavailable, 503));
+    assert!(rejection.retry_after_span().is_some());
+}
+
+#[tokio::test]
+async fn the_set_on_disk_serves_a_start_during_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = json!({"keys": {"keep_in": folder.path(), "max_stale": "1h"}});
+    let bench = Bench::new(settings.clone()).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    until("the file", || {
+        std::fs::read_dir(folder.path()).unwrap().any(|file| file.unwrap().path().extension().unwrap() == "json")
+    })
+    .await;
+    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+
+    let second = context();
+    let (issuers, accepts) = ready(&Bench::root(&bench.provider, &settings), &second).await;
+    issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
+
+    // Its age counts.
+    let third = context();
+    third.clock.advance(Duration::from_secs(3_600));
+    let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &third);
+    until("a try", || issuers.get("main").unwrap().keys().status().last_error.is_some()).await;
+    let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_keys_of_an_issuer_whose_key_settings_stay() {
+    let bench = Bench::new(json!({})).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    assert_eq!(bench.ask(&token).await, Ok(()));
+    let changed = Bench::root(&bench.provider, &json!({"audiences": ["renamed"]}));
+    let (issuers, accepts) = resolve(&changed, Some(&bench.issuers), &bench.context);
+    assert!(issuers.get("main").unwrap().keys().status().usable);
+    // What is kept are keys; a token is judged by the new settings.
+    let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::AudienceMismatch);
+    assert_eq!(bench.provider.hits("/jwks"), 1);
+
+    let other = Bench::root(&bench.provider, &json!({"algorithms": ["ES256", "RS256"]}));
+    let (issuers, _) = resolve(&other, Some(&bench.issuers), &bench.context);
+    until("a new fetch", || issuers.get("main").unwrap().keys().status().usable).await;
+    assert_eq!(bench.provider.hits("/jwks"), 2);
+}
+
+/// Waits for all, which begin together.
+pub async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut done = true;
+        for (future, output) in &mut pending {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => done = false,
+                }
+            }
+        }
+        if done { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    pending.into_iter().map(|(_, output)| output.unwrap()).collect()
+}

@@ -1,0 +1,149 @@
+//! Tokens of clusters and of CI systems.
+
+use serde_json::{Value, json};
+
+use super::super::{Accepts, Context, Issuers, testing::*};
+use crate::{
+    authn::{Kind, Principal},
+    error::{Reason, Rejection},
+};
+
+struct Bench {
+    provider: Provider,
+    issuers: Issuers,
+    accepts: Accepts,
+    _context: Context,
+    _bearer: tempfile::NamedTempFile,
+}
+
+const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+
+impl Bench {
+    async fn new(preset: &str, review: bool) -> Self {
+        let context = context();
+        let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+        let bearer = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(bearer.path(), "reviewer-token").unwrap();
+        let mut issuer = json!({"name": "main", "issuer": provider.url, "audiences": ["doorward"], "preset": preset});
+        if review {
+            issuer["token_review"] = json!({"upstream": "api", "bearer": {"file": bearer.path()}});
+            issuer["keys"] = json!({"bearer": {"file": bearer.path()}});
+        }
+        let root = json!({"issuers": [issuer], "upstreams": [{"name": "api", "url": provider.url}]});
+        let (issuers, accepts) = ready(&root, &context).await;
+        Self { provider, issuers, accepts, _context: context, _bearer: bearer }
+    }
+
+    async fn ask(&self, header: &str, payload: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
+        self.issuers.authenticate(&RSA.token(header, &payload.to_string()), &self.accepts, &nothing).await
+    }
+
+    /// A projected service-account token: no `typ`.
+    async fn pod(&self, changes: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
+        let payload = json!({
+            "iss": self.provider.url, "sub": "system:serviceaccount:ci:builder", "aud": ["doorward"], "jti": "j",
+            "iat": START, "nbf": START, "exp": START + 3_600,
+            "kubernetes.io": {"namespace": "ci", "pod": {"name": "p", "uid": "u"}, "serviceaccount": {"name": "builder", "uid": "s"}},
+        });
+        self.ask(r#"{"alg":"RS256","kid":"rsa"}"#, changed(payload, &changes)).await
+    }
+
+    fn review(&self, status: Value) {
+        self.provider.on(REVIEWS, Reply::Answer(201, "application/json", json!({"status": status}).to_string().into()));
+    }
+}
+
+#[tokio::test]
+async fn service_accounts_are_workloads_with_a_name_of_their_own() {
+    let bench = Bench::new("kubernetes", false).await;
+    let principal = bench.pod(json!({})).await.unwrap();
+    assert_eq!(*principal.username, format!("{}#ci/builder", bench.provider.url));
+    assert_eq!((principal.kind, principal.service_account()), (Kind::Workload, Some(("ci", "builder"))));
+    for (changes, reason) in [
+        (json!({"sub": "system:node:a"}), Reason::TokenInvalid),
+        (json!({"sub": "system:serviceaccount:ci"}), Reason::TokenInvalid),
+        (json!({"sub": "system:serviceaccount:ci:a:b"}), Reason::TokenInvalid),
+        (json!({"sub": "system:serviceaccount:a/b:c"}), Reason::TokenInvalid),
+        (json!({"sub": "alice"}), Reason::TokenInvalid),
+        (json!({"aud": ["https://kubernetes.default.svc"]}), Reason::AudienceMismatch),
+        (json!({"exp": START + 3_607}), Reason::TokenInvalid),
+        (json!({"exp": START + 31_536_000}), Reason::TokenInvalid),
+    ] {
+        assert_eq!(bench.pod(changes.clone()).await.unwrap_err().reason(), reason, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn only_presets_vouch_for_workloads() {
+    let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+    let root = json!({"issuers": [{"name": "main", "issuer": provider.url, "audiences": ["doorward"]}]});
+    let (issuers, accepts) = ready(&root, &context()).await;
+    let forged =
+        json!({"sub": "system:serviceaccount:ci:builder", "repository_id": "1", "kubernetes.io": {"namespace": "ci"}});
+    let token = RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&provider.url, forged));
+    let principal = issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
+    assert_eq!((principal.service_account(), principal.repository()), (None, None));
+    assert!(principal.username.starts_with("http://"));
+}
+
+#[tokio::test]
+async fn reviews_decide_where_configured() {
+    let bench = Bench::new("kubernetes", true).await;
+    let good = json!({"authenticated": true, "audiences": ["doorward"], "user": {
+        "username": "system:serviceaccount:ci:builder", "uid": "s",
+        "extra": {"authentication.kubernetes.io/pod-uid": ["u"]}}});
+    bench.review(good.clone());
+    let principal = bench.pod(json!({})).await.unwrap();
+    let pointer = "/extra/authentication.kubernetes.io~1pod-uid/0";
+    assert_eq!(principal.claims["authentication.kubernetes.io"].pointer(pointer), Some(&json!("u")));
+    let got = bench.provider.got().into_iter().find(|got| got.path == REVIEWS).unwrap();
+    assert_eq!(got.headers["authorization"], "Bearer reviewer-token");
+    let asked: Value = serde_json::from_str(&got.body).unwrap();
+    assert_eq!(asked["spec"]["audiences"], json!(["doorward"]));
+    assert_eq!(bench.provider.got()[0].headers["authorization"], "Bearer reviewer-token", "for discovery too");
+
+    for (number, (status, reason)) in [
+        (json!({"authenticated": false}), Reason::TokenInactive),
+        (changed(good.clone(), &json!({"audiences": null})), Reason::TokenInactive),
+        (changed(good.clone(), &json!({"audiences": ["other"]})), Reason::TokenInactive),
+        (changed(good.clone(), &json!({"user": {"username": "system:admin"}})), Reason::TokenInactive),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.review(status);
+        assert_eq!(bench.pod(json!({"jti": number.to_string()})).await.unwrap_err().reason(), reason, "{number}");
+    }
+    bench.provider.on(REVIEWS, Reply::Answer(403, "application/json", "{}".into()));
+    assert_eq!(bench.pod(json!({"jti": "x"})).await.unwrap_err().reason(), Reason::IssuerUnavailable);
+}
+
+/// kubernetes:C5: a dead token makes one review.
+#[tokio::test]
+async fn a_dead_token_does_not_hammer_the_api_server() {
+    let bench = Bench::new("kubernetes", true).await;
+    bench.review(json!({"authenticated": false}));
+    for _ in 0..1_000 {
+        assert_eq!(bench.pod(json!({})).await.unwrap_err().reason(), Reason::TokenInactive);
+    }
+    assert_eq!(bench.provider.hits(REVIEWS), 1);
+}
+
+#[tokio::test]
+async fn ci_jobs_are_known_by_the_number_of_their_repository() {
+    let bench = Bench::new("github_actions", false).await;
+    let github = |changes| {
+        let sub = json!({"sub": "repo:o/r:ref:refs/heads/main", "repository_id": "42", "ref": "refs/heads/main"});
+        serde_json::from_str::<Value>(&claims(&bench.provider.url, changed(sub, &changes))).unwrap()
+    };
+    let header = r#"{"alg":"RS256","kid":"rsa","typ":"JWT","x5t":"abc"}"#;
+    let principal = bench.ask(header, github(json!({}))).await.unwrap();
+    assert_eq!((principal.kind, principal.repository()), (Kind::Workload, Some(("github", "42"))));
+    for id in [json!(42), json!("4 2"), json!(null), json!("")] {
+        let rejection = bench.ask(header, changed(github(json!({})), &json!({"repository_id": id}))).await.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::TokenInvalid);
+    }
+    let bench = Bench::new("gitlab_ci", false).await;
+    let token = serde_json::from_str(&claims(&bench.provider.url, json!({"project_id": "7"}))).unwrap();
+    assert_eq!(bench.ask(header, token).await.unwrap().repository(), Some(("gitlab", "7")));
+}

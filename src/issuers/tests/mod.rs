@@ -1,0 +1,11 @@
+//! The token side against attacks, misbehaving providers and bad configuration.
+
+#![expect(clippy::needless_pass_by_value, reason = "`json!` arguments read better without a borrow")]
+
+mod attacks;
+mod configuration;
+mod id_tokens;
+mod introspection;
+mod key_cache;
+mod kubernetes;
+mod principals;

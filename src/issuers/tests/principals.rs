@@ -1,0 +1,235 @@
+//! What a principal is made of.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::{Accepts, Context, Issuers, testing::*};
+use crate::{
+    authn::{Kind, Principal},
+    error::{Reason, Rejection},
+};
+
+struct Bench {
+    provider: Provider,
+    context: Context,
+    issuers: Issuers,
+    accepts: Accepts,
+}
+
+impl Bench {
+    async fn new(settings: Value) -> Self {
+        let context = context();
+        let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+        let issuer = json!({"name": "main", "issuer": provider.url, "audiences": ["doorward"], "token_types": ["JWT"]});
+        let (issuers, accepts) = ready(&json!({"issuers": [changed(issuer, &settings)]}), &context).await;
+        Self { provider, context, issuers, accepts }
+    }
+
+    fn token(&self, changes: Value) -> String {
+        RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"JWT"}"#, &claims(&self.provider.url, changes))
+    }
+
+    async fn principal(&self, changes: Value) -> Result<std::sync::Arc<Principal>, Rejection> {
+        self.issuers.authenticate(&self.token(changes), &self.accepts, &nothing).await
+    }
+}
+
+fn texts(list: &[std::sync::Arc<str>]) -> Vec<&str> {
+    list.iter().map(|text| &**text).collect()
+}
+
+#[tokio::test]
+async fn claims_become_facts() {
+    let bench = Bench::new(json!({})).await;
+    let principal = bench
+        .principal(json!({
+            "email": "a@b", "email_verified": true, "auth_time": START - 5, "acr": "gold", "amr": ["pwd", "otp"],
+            "act": {"sub": "bot", "client_id": "bot-app", "act": {"sub": "earlier"}},
+        }))
+        .await
+        .unwrap();
+    assert_eq!(*principal.username, format!("{}#alice", bench.provider.url));
+    assert_eq!((&*principal.issuer, &*principal.subject), ("main", "alice"));
+    assert_eq!(texts(&principal.groups), ["dev"]);
+    assert_eq!(texts(&principal.scopes), ["tekton:read", "tekton:run"]);
+    assert_eq!(principal.client.as_deref(), Some("cli"));
+    assert_eq!(principal.email.as_deref(), Some("a@b"));
+    assert_eq!(principal.credential.to_string(), "token:t1");
+    assert_eq!(principal.expires.as_secs(), START + 600);
+    assert_eq!(principal.login.auth_time.unwrap().as_secs(), START - 5);
+    assert_eq!(texts(&principal.login.amr), ["pwd", "otp"]);
+    let actor = principal.actor.as_ref().unwrap();
+    assert_eq!((&*actor.subject, actor.client.as_deref()), ("bot", Some("bot-app")));
+    assert_eq!(principal.workload, None);
+}
+
+/// oauth:25: exact, never split where the issuer did not.
+#[tokio::test]
+async fn scopes_are_taken_as_granted() {
+    let bench = Bench::new(json!({})).await;
+    for (changes, expected) in [
+        (json!({"scope": "a b"}), vec!["a", "b"]),
+        (json!({"scope": "a  b "}), vec!["a", "b"]),
+        (json!({"scope": "a\tb"}), vec!["a\tb"]),
+        (json!({"scope": "Admin"}), vec!["Admin"]),
+        (json!({"scope": null, "scp": ["a", "admin read"]}), vec!["a", "admin read"]),
+        (json!({"scope": ["a", "b"]}), vec!["a", "b"]),
+        (json!({"scope": null}), vec![]),
+    ] {
+        let principal = bench.principal(changes.clone()).await.unwrap();
+        assert_eq!(texts(&principal.scopes), expected, "{changes}");
+    }
+}
+
+/// kubernetes:E1, S1 to S3.
+#[tokio::test]
+async fn groups() {
+    let bench = Bench::new(json!({})).await;
+    for (row, groups, expected) in [
+        ("twin", json!(["dev", "ops"]), Ok(vec!["dev", "ops"])),
+        ("kubernetes:E1 none", json!([]), Ok(vec![])),
+        ("kubernetes:E1 empty", json!(["", "dev"]), Ok(vec!["dev"])),
+        ("kubernetes:S1", json!(["system:masters"]), Err(Reason::IdentityRefused)),
+        ("kubernetes:S2", json!(["system:authenticated", "dev"]), Ok(vec!["dev"])),
+        ("kubernetes:S3 case", json!(["System:masters"]), Err(Reason::IdentityRefused)),
+        ("kubernetes:S3 systemx", json!(["systemx:y"]), Ok(vec!["systemx:y"])),
+        ("kubernetes:S3 Cyrillic", json!(["ѕystem:masters"]), Ok(vec!["ѕystem:masters"])),
+        ("kubernetes:S3 tab", json!(["system:masters\t"]), Err(Reason::IdentityRefused)),
+        ("kubernetes:S3 blank", json!(["dev "]), Err(Reason::IdentityRefused)),
+        ("oauth:26 number", json!(["dev", 5]), Err(Reason::TokenInvalid)),
+        ("oauth:26 many", json!(vec!["g"; 1_001]), Err(Reason::TokenInvalid)),
+    ] {
+        let principal = bench.principal(json!({"groups": groups})).await;
+        let outcome = principal.as_ref().map(|principal| texts(&principal.groups)).map_err(Rejection::reason);
+        assert_eq!(outcome, expected, "{row}");
+    }
+}
+
+/// kubernetes:S1, E1: names that Kubernetes reserves, and no name at all.
+#[tokio::test]
+async fn user_names() {
+    let bench = Bench::new(json!({"username": "{claim:/name}"})).await;
+    for (row, name, expected) in [
+        ("twin", json!("alice"), None),
+        ("kubernetes:S1", json!("system:serviceaccount:kube-system:x"), Some(Reason::IdentityRefused)),
+        ("kubernetes:S1", json!("system:authenticated"), Some(Reason::IdentityRefused)),
+        ("kubernetes:S3 systemx", json!("systemx:y"), None),
+        ("kubernetes:E1 missing", json!(null), Some(Reason::IdentityRefused)),
+        ("kubernetes:E1 empty", json!(""), Some(Reason::IdentityRefused)),
+        ("kubernetes:E1 blank", json!(" "), Some(Reason::IdentityRefused)),
+        ("number", json!(5), Some(Reason::IdentityRefused)),
+        ("oauth:18 newline", json!("a\nb"), Some(Reason::IdentityRefused)),
+    ] {
+        let outcome = bench.principal(json!({"name": name})).await;
+        assert_eq!(outcome.err().map(|rejection| rejection.reason()), expected, "{row} {name}");
+    }
+}
+
+/// attacks:Z5: what nothing tells is an agent.
+#[tokio::test]
+async fn kinds() {
+    for (row, settings, changes, expected) in [
+        ("attacks:Z5", json!({}), json!({}), Kind::Agent),
+        ("issuer", json!({"kind": "human"}), json!({}), Kind::Human),
+        ("client", json!({"clients": [{"id": "cli", "kind": "human"}]}), json!({}), Kind::Human),
+        (
+            "client over issuer",
+            json!({"kind": "human", "clients": [{"id": "cli", "kind": "workload"}]}),
+            json!({}),
+            Kind::Workload,
+        ),
+        (
+            "another client",
+            json!({"clients": [{"id": "cli", "kind": "human"}]}),
+            json!({"client_id": "x"}),
+            Kind::Agent,
+        ),
+        ("client credentials", json!({"kind": "human"}), json!({"sub": "cli"}), Kind::Agent),
+        ("delegated", json!({"kind": "human"}), json!({"act": {"sub": "bot"}}), Kind::Agent),
+    ] {
+        let bench = Bench::new(settings).await;
+        assert_eq!(bench.principal(changes).await.unwrap().kind, expected, "{row}");
+    }
+}
+
+#[tokio::test]
+async fn an_actor_must_be_named() {
+    let bench = Bench::new(json!({})).await;
+    for act in [json!({}), json!("bot"), json!({"sub": ""}), json!({"sub": 5})] {
+        let rejection = bench.principal(json!({"act": act})).await.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::TokenInvalid);
+    }
+}
+
+#[tokio::test]
+async fn an_email_counts_only_if_it_is_verified() {
+    let bench = Bench::new(json!({})).await;
+    for (verified, expected) in
+        [(json!(true), Some("a@b")), (json!("true"), None), (json!(null), None), (json!(1), None)]
+    {
+        let principal = bench.principal(json!({"email": "a@b", "email_verified": verified})).await.unwrap();
+        assert_eq!(principal.email.as_deref(), expected);
+    }
+}
+
+/// attacks:Z2: a shared audience counts for listed clients only.
+#[tokio::test]
+async fn a_shared_audience_needs_a_listed_client() {
+    let bench = Bench::new(json!({"audiences": ["api://default"], "clients": [{"id": "cli"}]})).await;
+    bench.principal(json!({"aud": "api://default"})).await.unwrap();
+    let other = bench.principal(json!({"aud": "api://default", "client_id": null, "cid": "other"})).await.unwrap_err();
+    assert_eq!(other.reason(), Reason::TokenInvalid);
+}
+
+/// oauth:14: an ID token is no access token, even where its `typ` does not tell.
+#[tokio::test]
+async fn id_tokens_are_refused() {
+    let bench = Bench::new(json!({})).await;
+    bench.principal(json!({})).await.unwrap();
+    for changes in [json!({"nonce": "n"}), json!({"token_use": "id"}), json!({"typ": "ID"}), json!({"typ": "Refresh"})]
+    {
+        assert_eq!(bench.principal(changes).await.unwrap_err().reason(), Reason::TokenInvalid);
+    }
+}
+
+/// peers:D9: the same subject of two issuers is two users.
+#[tokio::test]
+async fn one_subject_of_two_issuers_is_two_users() {
+    let (first, second) = (Bench::new(json!({})).await, Bench::new(json!({})).await);
+    let (first, second) = (first.principal(json!({})).await.unwrap(), second.principal(json!({})).await.unwrap());
+    assert_eq!(first.subject, second.subject);
+    assert_ne!(first.username, second.username);
+}
+
+/// attacks:Z33: what one route accepted is decided again for the next.
+#[tokio::test]
+async fn a_cached_token_is_checked_against_each_route() {
+    let bench = Bench::new(json!({"audiences": ["a", "b"]})).await;
+    let token = bench.token(json!({"aud": "a"}));
+    let route = |audience: &str| bench.accepts.clone().with_audiences(&[audience.to_owned()]);
+    let (a, b) = (route("a"), route("b"));
+    bench.issuers.authenticate(&token, &a, &nothing).await.unwrap();
+    let rejection = bench.issuers.authenticate(&token, &b, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::AudienceMismatch);
+    bench.issuers.authenticate(&token, &a, &nothing).await.unwrap();
+
+    let nobody = Accepts { issuers: Box::default(), audiences: Box::default() };
+    let rejection = bench.issuers.authenticate(&token, &nobody, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::IssuerUnknown);
+}
+
+#[tokio::test]
+async fn a_cached_token_expires_and_is_one_principal() {
+    let bench = Bench::new(json!({})).await;
+    let token = bench.token(json!({}));
+    let first = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
+    bench.context.clock.advance(Duration::from_secs(629));
+    let again = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
+    assert!(std::sync::Arc::ptr_eq(&first, &again));
+    assert_eq!(bench.context.metrics.cache_hits.get(), 1);
+    bench.context.clock.advance(Duration::from_secs(1));
+    let rejection = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::TokenExpired);
+    assert!(precise(&rejection).contains("expired 30 s ago"), "{}", precise(&rejection));
+}

@@ -1,0 +1,220 @@
+//! Why a token was refused: precise for operators and `explain`, modest for the caller.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::error::{Reason, Rejection};
+
+/// A piece of a token, made fit to be read by people: escaped, and cut where it is long. Everything that a token says
+/// is the text of a stranger until its signature is checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Quoted(String);
+
+impl Quoted {
+    const MAX_CHARS: usize = 120;
+
+    pub fn text(text: &str) -> Self {
+        let mut quoted = String::from("`");
+        quoted.extend(text.chars().take(Self::MAX_CHARS).flat_map(char::escape_debug));
+        if text.chars().nth(Self::MAX_CHARS).is_some() {
+            quoted.push('…');
+        }
+        quoted.push('`');
+        Self(quoted)
+    }
+
+    pub fn json(value: Option<&Value>) -> Self {
+        match value {
+            None => Self("nothing".to_owned()),
+            Some(Value::String(text)) => Self::text(text),
+            Some(Value::Array(values)) if values.len() > 8 => Self(format!("a list of {}", values.len())),
+            Some(other) => Self::text(&other.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a token was refused. `Display` says what was expected and what came; it goes to the log and to `explain`, not
+/// to an unauthenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("the token is not a JWT in compact form: {0}")]
+    Malformed(&'static str),
+    #[error("the {part} of the token {why}")]
+    Json { part: &'static str, why: super::strict_json::JsonError },
+    #[error("the token is signed with {came}; {} accepted", list(.expected))]
+    Algorithm { came: Quoted, expected: Vec<String> },
+    #[error("the token's header has `{0}`, which is not supported and could change its meaning")]
+    HeaderMember(&'static str),
+    #[error("the token's `typ` is {came}; {} accepted", list(.expected))]
+    Type { came: Quoted, expected: Vec<String> },
+    #[error("the token is {0}, not an access token")]
+    OtherKind(&'static str),
+    #[error("no issuer {came} is accepted here; {} accepted", list(.expected))]
+    IssuerUnknown { came: Quoted, expected: Vec<String> },
+    #[error("issuer `{issuer}` publishes no key {kid} for this algorithm")]
+    KeyUnknown { issuer: Arc<str>, kid: Quoted },
+    #[error("the token names no key (`kid`) and issuer `{issuer}` has {fitting} that fit; exactly one would do")]
+    KeyAmbiguous { issuer: Arc<str>, fitting: usize },
+    #[error("the signature is not by the key of issuer `{issuer}`")]
+    Signature { issuer: Arc<str> },
+    #[error("the token's audience (`aud`) is {came}; {} expected", list(.expected))]
+    Audience { came: Quoted, expected: Vec<String> },
+    #[error("the token expired {} ago, at {at}", span(*.by))]
+    Expired { by: Duration, at: crate::clock::Timestamp },
+    #[error("the token is not valid for another {} (`{claim}`); check both clocks", span(*.by))]
+    NotYetValid { claim: &'static str, by: Duration },
+    #[error("the token lives {}; at most {} is accepted", span(*.came), span(*.limit))]
+    Lifetime { came: Duration, limit: Duration },
+    #[error("the claim `{name}` is {came}; it must be {expected}")]
+    Claim { name: &'static str, came: Quoted, expected: &'static str },
+    #[error("the claim `{name}` is {came}; {} required", list(.expected))]
+    RequiredClaim { name: Arc<str>, came: Quoted, expected: Vec<String> },
+    #[error("the token is bound to a key or certificate of its client (`cnf`), which cannot be checked here")]
+    SenderConstrained,
+    #[error("the token was issued to client {client}, which is not listed for issuer `{issuer}`")]
+    ClientNotListed { issuer: Arc<str>, client: Quoted },
+    #[error("issuer `{issuer}` says that the token is not active")]
+    Inactive { issuer: Arc<str> },
+    #[error("a token of {came} bytes; at most {limit} are accepted")]
+    TooLong { came: usize, limit: usize },
+    #[error("the token is not a JWT, and no issuer that is accepted here is asked about such tokens (introspection)")]
+    OpaqueNotAccepted,
+    #[error("issuer `{issuer}` is not available: {why}")]
+    Unavailable { issuer: Arc<str>, why: String },
+    #[error("too many unknown tokens are waiting for issuer `{issuer}`")]
+    Overloaded { issuer: Arc<str> },
+}
+
+impl TokenError {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Malformed(_) | Self::Json { .. } | Self::TooLong { .. } | Self::OpaqueNotAccepted => {
+                Reason::CredentialMalformed
+            }
+            Self::IssuerUnknown { .. } => Reason::IssuerUnknown,
+            Self::KeyUnknown { .. } | Self::KeyAmbiguous { .. } => Reason::KeyUnknown,
+            Self::Signature { .. } => Reason::SignatureInvalid,
+            Self::Audience { .. } => Reason::AudienceMismatch,
+            Self::Expired { .. } => Reason::TokenExpired,
+            Self::NotYetValid { .. } => Reason::TokenNotYetValid,
+            Self::Inactive { .. } => Reason::TokenInactive,
+            Self::Unavailable { .. } => Reason::IssuerUnavailable,
+            Self::Overloaded { .. } => Reason::Overloaded,
+            Self::Algorithm { .. }
+            | Self::HeaderMember(_)
+            | Self::Type { .. }
+            | Self::OtherKind(_)
+            | Self::Lifetime { .. }
+            | Self::Claim { .. }
+            | Self::RequiredClaim { .. }
+            | Self::SenderConstrained
+            | Self::ClientNotListed { .. } => Reason::TokenInvalid,
+        }
+    }
+
+    /// What the caller is told: a fixed sentence, so that nothing of the token and nothing of the configuration comes
+    /// back to a stranger.
+    fn public(&self) -> (&'static str, &'static str) {
+        match self.reason() {
+            Reason::CredentialMalformed => (
+                "The bearer token is not one that can be read here.",
+                "Send the access token exactly as it was issued.",
+            ),
+            Reason::IssuerUnknown => (
+                "The issuer of the token is not accepted here.",
+                "Get a token from an issuer that this service is configured for.",
+            ),
+            Reason::KeyUnknown => (
+                "The token is signed with a key that its issuer does not publish.",
+                "Get a new token; if it persists, the issuer may have rotated its keys.",
+            ),
+            Reason::SignatureInvalid => {
+                ("The signature of the token is not valid.", "Send the access token exactly as it was issued.")
+            }
+            Reason::AudienceMismatch => {
+                ("The token is meant for another audience.", "Request a token whose audience (`aud`) is this service.")
+            }
+            Reason::TokenExpired => ("The token has expired.", "Get a new token."),
+            Reason::TokenNotYetValid => {
+                ("The token is not valid yet.", "Check the clock of the machine that issued the token.")
+            }
+            Reason::TokenInactive => ("The issuer says that the token is not active.", "Get a new token."),
+            Reason::IssuerUnavailable => {
+                ("The issuer of the token cannot be asked right now.", "Try again in a moment; the token may be good.")
+            }
+            Reason::Overloaded => ("Too many tokens are being checked right now.", "Try again in a moment."),
+            _ => match self {
+                Self::SenderConstrained => (
+                    "The token is bound to a key of its client (`cnf`), which cannot be checked here.",
+                    "Request a bearer token without sender constraint.",
+                ),
+                Self::ClientNotListed { .. } => (
+                    "The token was issued to a client that is not accepted here.",
+                    "Use a client that this service is configured for.",
+                ),
+                _ => (
+                    "The token is not an access token that is accepted here.",
+                    "Request an access token for this service.",
+                ),
+            },
+        }
+    }
+}
+
+impl From<TokenError> for Rejection {
+    fn from(error: TokenError) -> Self {
+        let (detail, fix) = error.public();
+        Self::new(error.reason(), detail).fix(fix).because(error)
+    }
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "nothing is".to_owned(),
+        [one] => format!("`{one}` is"),
+        many => format!("`{}` are", many.join("`, `")),
+    }
+}
+
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_is_escaped_and_cut() {
+        assert_eq!(Quoted::text("a\u{1b}[31m\n`").to_string(), "`a\\u{1b}[31m\\n``");
+        assert!(Quoted::text(&"x".repeat(100_000)).to_string().len() < 200);
+    }
+
+    #[test]
+    fn the_caller_never_reads_its_own_text_back() {
+        let error = TokenError::Audience { came: Quoted::text("<script>"), expected: vec!["doorward".to_owned()] };
+        assert_eq!(error.to_string(), "the token's audience (`aud`) is `<script>`; `doorward` is expected");
+        let rejection = Rejection::from(error);
+        assert_eq!(rejection.reason(), Reason::AudienceMismatch);
+        assert!(!rejection.to_string().contains("script") && !rejection.to_string().contains("doorward"));
+    }
+}

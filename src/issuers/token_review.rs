@@ -1,0 +1,142 @@
+//! TokenReview (`authentication.k8s.io/v1`): asks the API server whether a token that it signed still stands for a pod
+//! and a service account that exist, which the signature cannot tell.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::{
+    lookup::{Answer, Lookup, Told},
+    single_flight::Key,
+    token_error::TokenError,
+};
+use crate::{
+    config::resolver::Secret,
+    egress::{Bounds, Egress},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_ANSWER: usize = 256 << 10;
+
+/// The claim under which the user information of the review is kept.
+pub const REVIEW_CLAIM: &str = "authentication.kubernetes.io";
+
+/// What decides which reviews are remembered: while it stays the same, a reload keeps them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenReviewSettings {
+    /// The address of the API server.
+    pub server: Url,
+    pub audiences: Box<[Box<str>]>,
+    pub cache: Duration,
+    pub ca: Option<Vec<u8>>,
+    pub bearer: Secret,
+}
+
+/// Reviews at one API server.
+#[derive(Debug)]
+pub struct TokenReview {
+    settings: Arc<TokenReviewSettings>,
+    egress: Egress,
+    lookup: Lookup,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    authenticated: bool,
+    audiences: Vec<String>,
+    user: Map<String, Value>,
+    error: Option<String>,
+}
+
+impl TokenReview {
+    pub fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Self {
+        Self { settings: Arc::new(settings), egress, lookup }
+    }
+
+    pub fn settings(&self) -> &TokenReviewSettings {
+        &self.settings
+    }
+
+    /// The user information of the review; `None`: the token is good for nobody any more. The caller has verified
+    /// the token's signature.
+    pub async fn ask(&self, token: &str, key: Key) -> Result<Option<Arc<Answer>>, TokenError> {
+        let (settings, egress) = (&self.settings, &self.egress);
+        self.lookup.find(key, true, || review(Arc::clone(settings), egress.clone(), token.to_owned())).await
+    }
+}
+
+async fn review(settings: Arc<TokenReviewSettings>, egress: Egress, token: String) -> Result<Told, String> {
+    let body = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token, "audiences": settings.audiences},
+    });
+    let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", settings.bearer.expose()].concat())
+        .map_err(|_| "the token in `token_review.bearer` has characters that no header may have")?;
+    bearer.set_sensitive(true);
+    let address =
+        settings.server.join("/apis/authentication.k8s.io/v1/tokenreviews").map_err(|error| error.to_string())?;
+    let request = Request::post(address.as_str())
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::AUTHORIZATION, bearer)
+        .body(Bytes::from(body.to_string()))
+        .map_err(|error| error.to_string())?;
+    let bounds = Bounds { timeout: TIMEOUT, max_body: MAX_ANSWER };
+    let answer = egress.send(request, bounds).await.map_err(|error| error.to_string())?;
+    if !answer.status().is_success() {
+        return Err(format!("the API server answers the TokenReview with {}", answer.status()));
+    }
+    read(answer.body(), &settings.audiences)
+}
+
+/// An answer without audiences comes from a server that does not check them: the token is then only known to be good
+/// for the API server itself, so it is refused (`TokenReviewStatus.audiences` in the API types).
+fn read(body: &[u8], ours: &[Box<str>]) -> Result<Told, String> {
+    let Review { status } =
+        serde_json::from_slice(body).map_err(|error| format!("the TokenReview cannot be read: {error}"))?;
+    if !status.authenticated {
+        if let Some(error) = status.error {
+            tracing::debug!(%error, "a token did not pass its review");
+        }
+        return Ok(None);
+    }
+    if !status.audiences.iter().any(|audience| ours.iter().any(|ours| **ours == **audience)) {
+        return Ok(None);
+    }
+    Ok(Some((status.user, body.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_authenticated_answer_for_our_audience_counts() {
+        let ours = [Box::from("doorward")];
+        let good = br#"{"status":{"authenticated":true,"audiences":["x","doorward"],"user":{"username":"u"}}}"#;
+        assert_eq!(read(good, &ours).unwrap().unwrap().0.get("username"), Some(&Value::from("u")));
+        for (what, body) in [
+            ("not authenticated", &br#"{"status":{"authenticated":false,"audiences":["doorward"]}}"#[..]),
+            ("another audience", br#"{"status":{"authenticated":true,"audiences":["doorward2"]}}"#),
+            ("kubernetes 1.7: no audiences", br#"{"status":{"authenticated":true}}"#),
+            ("no status", b"{}"),
+        ] {
+            assert_eq!(read(body, &ours), Ok(None), "{what}");
+        }
+        for bad in [&b"<html>"[..], br#"{"status":{"authenticated":"true"}}"#, b""] {
+            assert!(read(bad, &ours).is_err());
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The attributes of a Kubernetes API request, as the API server's own request-info resolver reads them
+//! (`k8s.io/apiserver/pkg/endpoints/request/requestinfo.go`). What is decided here and what the API server then
+//! authorises must be the same request, so each oddity of its reading is kept, and what could be read in two ways is
+//! refused.
+
+mod query;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use query::Query;
+
+/// What a request asks of Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Whether the path names a resource. If not, only `verb` (the method in lower case) and `path` say something.
+    pub is_resource: bool,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`. Empty: unknown, deny.
+    pub verb: String,
+    /// `""` is the core group.
+    pub api_group: String,
+    pub api_version: String,
+    pub namespace: String,
+    pub resource: String,
+    pub subresource: String,
+    pub name: String,
+    /// The path, for what is no resource.
+    pub path: String,
+    /// Whether the request asks for a log that goes on (`?follow`).
+    pub follow: bool,
+}
+
+/// Why the attributes of a request cannot be told for certain. The request is answered with 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAttributes {
+    #[error("the path ends where a resource must follow")]
+    NoResource,
+    #[error(
+        "the path holds a percent-encoding that is malformed, or that hides a slash, a NUL or bytes that are no UTF-8"
+    )]
+    Encoding,
+    #[error("the query gives `{0}` more than once, in different ways")]
+    Ambiguous(&'static str),
+}
+
+/// Sub-resources through which bytes flow to and from a container or a service. They are writes whatever the method:
+/// a WebSocket `exec` is a GET (kubernetes/kubernetes#78741).
+const TUNNELS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
+
+impl Attributes {
+    /// Reads the attributes of a request. `path` is the canonical path that is forwarded, still percent-encoded.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, InvalidAttributes> {
+        let decoded = decode(path)?;
+        let segments: Vec<&str> = match decoded.trim_matches('/') {
+            "" => Vec::new(),
+            trimmed => trimmed.split('/').collect(),
+        };
+        let query = Query::parse(query.unwrap_or_default())?;
+
+        let (api_group, api_version, rest) = match segments.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
+            _ => {
+                return Ok(Self { verb: method.as_str().to_ascii_lowercase(), path: decoded, ..Self::default() });
+            }
+        };
+
+        // The deprecated verbs that stand in the path, before the resource.
+        let (mut verb, rest) = match rest {
+            ["watch" | "proxy"] => return Err(InvalidAttributes::NoResource),
+            [verb @ ("watch" | "proxy"), rest @ ..] => (*verb, rest),
+            rest => (verb_of(method), rest),
+        };
+
+        // A namespace is a prefix of what is in it, and a resource itself.
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace] | ["namespaces", namespace, "status" | "finalize", ..] => (*namespace, rest),
+            ["namespaces", namespace, rest @ ..] => (*namespace, rest),
+            rest => ("", rest),
+        };
+        let resource = rest.first().copied().unwrap_or_default();
+        let mut name = rest.get(1).copied().unwrap_or_default();
+        let subresource = if verb == "proxy" { "" } else { rest.get(2).copied().unwrap_or_default() };
+
+        if name.is_empty() {
+            match verb {
+                "get" => {
+                    verb = if query.watch { "watch" } else { "list" };
+                    name = query.name.as_deref().unwrap_or_default();
+                }
+                "delete" => verb = "deletecollection",
+                _ => {}
+            }
+        }
+
+        Ok(Self {
+            is_resource: true,
+            verb: verb.to_owned(),
+            api_group: api_group.to_owned(),
+            api_version: api_version.to_owned(),
+            namespace: namespace.to_owned(),
+            resource: resource.to_owned(),
+            subresource: subresource.to_owned(),
+            name: name.to_owned(),
+            follow: query.follow,
+            path: decoded,
+        })
+    }
+
+    /// Whether bytes flow to or from a container or a service: exec, attach, port-forward and proxy.
+    pub fn is_tunnel(&self) -> bool {
+        self.is_resource && (self.verb == "proxy" || TUNNELS.contains(&self.subresource.as_str()))
+    }
+
+    /// Whether the request reaches another server through the API server.
+    pub fn is_proxy(&self) -> bool {
+        self.is_resource && (self.verb == "proxy" || self.subresource == "proxy")
+    }
+
+    /// Whether the request may change something. All that is not known to only read does, tunnels whatever the method.
+    pub fn is_write(&self) -> bool {
+        let reads = match self.is_resource {
+            true => matches!(self.verb.as_str(), "get" | "list" | "watch"),
+            false => matches!(self.verb.as_str(), "get" | "head" | "options"),
+        };
+        !reads || self.is_tunnel()
+    }
+
+    /// Whether the response lasts: watches, followed logs and tunnels.
+    pub fn is_long_running(&self) -> bool {
+        self.is_resource && (self.verb == "watch" || self.is_tunnel() || (self.subresource == "log" && self.follow))
+    }
+}
+
+fn verb_of(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "create",
+        Method::GET | Method::HEAD => "get",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
+/// Decodes a path as Go's `url.Parse` does. An encoded slash would become a separator there; canonical paths have none.
+fn decode(path: &str) -> Result<String, InvalidAttributes> {
+    if !path.contains('%') {
+        return Ok(path.to_owned());
+    }
+    let well_formed = path.split('%').skip(1).all(|after| {
+        matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+            && !["2f", "2F", "00"].iter().any(|hidden| after.starts_with(hidden))
+    });
+    match percent_decode_str(path).decode_utf8() {
+        Ok(decoded) if well_formed => Ok(decoded.into_owned()),
+        _ => Err(InvalidAttributes::Encoding),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! The parts of a query that change what a request is: `watch`, `fieldSelector` and `follow`.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use super::InvalidAttributes;
+
+/// What a query says about the attributes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Query {
+    pub watch: bool,
+    pub follow: bool,
+    /// The one name that `fieldSelector=metadata.name=NAME` asks for.
+    pub name: Option<String>,
+}
+
+/// Parameters that say which objects a request is about. Given twice with different values, or in two spellings,
+/// another reader may take the other one (CVE-2022-2385). Of `watch` the API server takes the first, at each place
+/// that reads it.
+const IDENTIFYING: [&str; 7] = ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
+
+impl Query {
+    pub(super) fn parse(query: &str) -> Result<Self, InvalidAttributes> {
+        if query.is_empty() {
+            return Ok(Self::default());
+        }
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = query.split('&').filter_map(pair).collect();
+        for known in IDENTIFYING {
+            let mut given = pairs.iter().filter(|(key, _)| key.eq_ignore_ascii_case(known));
+            if let Some((key, value)) = given.next()
+                && given.any(|(other, another)| other != key || (known != "watch" && another != value))
+            {
+                return Err(InvalidAttributes::Ambiguous(known));
+            }
+        }
+        let first = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+        let integer = |name: &str| first(name).is_none_or(|value| value.parse::<i64>().is_ok());
+        // One parameter that does not decode voids all but `watch` in the API server.
+        let decodes = integer("limit") && integer("timeoutSeconds");
+        let name = first("fieldSelector").filter(|_| decodes).and_then(selected_name);
+        Ok(Self { watch: first("watch").is_some_and(truthy), follow: first("follow").is_some_and(truthy), name })
+    }
+}
+
+/// A boolean as `k8s.io/apimachinery/pkg/conversion/queryparams` reads it: all but `0` and `false` is true.
+fn truthy(value: &str) -> bool {
+    !(value == "0" || value.eq_ignore_ascii_case("false"))
+}
+
+/// One pair of a query as Go's `url.ParseQuery` reads it: pairs with a semicolon or a malformed encoding are dropped.
+fn pair(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+    if text.is_empty() || text.contains(';') {
+        return None;
+    }
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    Some((unescape(key)?, unescape(value)?))
+}
+
+fn unescape(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains(['%', '+']) {
+        return Some(Cow::Borrowed(text));
+    }
+    let well_formed = text
+        .split('%')
+        .skip(1)
+        .all(|after| matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()));
+    let spaced = text.replace('+', " ");
+    well_formed.then(|| Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned()))
+}
+
+/// The name that a field selector requires, as `fields.ParseSelector` and `RequiresExactMatch("metadata.name")` tell
+/// it; `None` if it requires none, does not parse, or asks for what cannot be a name.
+fn selected_name(selector: &str) -> Option<String> {
+    let mut terms = split_terms(selector);
+    terms.sort_unstable();
+    let mut name = None;
+    for term in terms.into_iter().filter(|term| !term.is_empty()) {
+        let (field, operator, value) = split_term(term)?;
+        let value = unescape_value(value)?;
+        if name.is_none() && operator != "!=" && field == "metadata.name" {
+            name = Some(value);
+        }
+    }
+    name.filter(|name| !matches!(name.as_str(), "." | "..") && !name.contains(['/', '%']))
+}
+
+/// Splits at commas that no backslash escapes.
+fn split_terms(selector: &str) -> Vec<&str> {
+    let mut terms = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, c) in selector.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                terms.extend(selector.get(start..at));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.extend(selector.get(start..));
+    terms
+}
+
+fn split_term(term: &str) -> Option<(&str, &str, &str)> {
+    term.char_indices().find_map(|(at, _)| {
+        let (field, rest) = term.split_at(at);
+        ["!=", "==", "="].into_iter().find_map(|operator| Some((field, operator, rest.strip_prefix(operator)?)))
+    })
+}
+
+fn unescape_value(value: &str) -> Option<String> {
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next()? {
+                c @ ('\\' | ',' | '=') => out.push(c),
+                _ => return None,
+            },
+            ',' | '=' => return None,
+            c => out.push(c),
+        }
+    }
+    Some(out)
+}

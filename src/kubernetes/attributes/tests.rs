@@ -1,0 +1,162 @@
+use super::*;
+
+fn parse(method: &str, target: &str) -> Result<Attributes, InvalidAttributes> {
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    Attributes::parse(&method.parse().unwrap(), path, query)
+}
+
+/// `verb group/version namespace resource/subresource name`, with `-` for what is empty.
+fn line(a: &Attributes) -> String {
+    let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    format!(
+        "{} {}/{} {} {}/{} {}",
+        dash(&a.verb),
+        dash(&a.api_group),
+        a.api_version,
+        dash(&a.namespace),
+        dash(&a.resource),
+        dash(&a.subresource),
+        dash(&a.name)
+    )
+}
+
+#[test]
+fn resources_are_read_as_the_api_server_reads_them() {
+    // (row, method, target, attributes)
+    for (row, method, target, expected) in [
+        (
+            "",
+            "GET",
+            "/apis/tekton.dev/v1/namespaces/ci/pipelineruns/build-7",
+            "get tekton.dev/v1 ci pipelineruns/- build-7",
+        ),
+        ("", "GET", "/apis/tekton.dev/v1/namespaces/ci/pipelineruns", "list tekton.dev/v1 ci pipelineruns/- -"),
+        ("", "GET", "/apis/tekton.dev/v1/pipelineruns/", "list tekton.dev/v1 - pipelineruns/- -"),
+        (
+            "",
+            "POST",
+            "/apis/triggers.tekton.dev/v1beta1/namespaces/ci/triggers",
+            "create triggers.tekton.dev/v1beta1 ci triggers/- -",
+        ),
+        ("", "PUT", "/apis/tekton.dev/v1/namespaces/ci/tasks/lint", "update tekton.dev/v1 ci tasks/- lint"),
+        (
+            "",
+            "PATCH",
+            "/apis/tekton.dev/v1/namespaces/ci/taskruns/t/status",
+            "patch tekton.dev/v1 ci taskruns/status t",
+        ),
+        ("", "DELETE", "/apis/tekton.dev/v1/namespaces/ci/taskruns/t", "delete tekton.dev/v1 ci taskruns/- t"),
+        // A namespace is a resource in itself; only `status` and `finalize` are its own sub-resources.
+        ("", "GET", "/api/v1/namespaces?limit=5", "list -/v1 - namespaces/- -"),
+        ("", "PATCH", "/api/v1/namespaces/ci", "patch -/v1 ci namespaces/- ci"),
+        ("", "PATCH", "/api/v1/namespaces/ci/status", "patch -/v1 ci namespaces/status ci"),
+        ("", "POST", "/api/v1/namespaces/ci/finalize", "create -/v1 ci namespaces/finalize ci"),
+        ("", "GET", "/api/v1/namespaces/ci/configmaps", "list -/v1 ci configmaps/- -"),
+        ("kubernetes:P2", "GET", "/api/v1/proxy/namespaces/ci/services/s/x/y", "proxy -/v1 ci services/- s"),
+        ("kubernetes:P2", "GET", "/apis/tekton.dev/v1/watch/namespaces/ci/tasks/t", "watch tekton.dev/v1 ci tasks/- t"),
+        ("kubernetes:P5", "HEAD", "/apis/tekton.dev/v1/namespaces/ci/tasks/t", "get tekton.dev/v1 ci tasks/- t"),
+        ("kubernetes:P5", "DELETE", "/apis/tekton.dev/v1/pipelines", "deletecollection tekton.dev/v1 - pipelines/- -"),
+        ("kubernetes:P6", "GET", "/api/v1/namespaces/ci/pods/p/proxy/x", "get -/v1 ci pods/proxy p"),
+        ("kubernetes:P5", "HEAD", "/api/v1/pods", "list -/v1 - pods/- -"),
+        ("kubernetes:P2", "GET", "/api/v1/watch/pods", "watch -/v1 - pods/- -"),
+        ("kubernetes:P2", "GET", "/api/v1/watch/secrets", "watch -/v1 - secrets/- -"),
+        ("kubernetes:P2", "POST", "/apis/tekton.dev/v1/watch/taskruns", "watch tekton.dev/v1 - taskruns/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=true", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=false", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=FALSE", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=1", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=t", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=0", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?w%61tch=1", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=false&watch=true", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=true&watch=false", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?limit=x&watch=1", "watch -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=1;x", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/pods?watch=%zz", "list -/v1 - pods/- -"),
+        ("kubernetes:P3", "GET", "/api/v1/namespaces/a/pods/b?watch=1", "get -/v1 a pods/- b"),
+        ("kubernetes:P6", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", "get -/v1 a services/proxy x:80"),
+        ("kubernetes:P6", "POST", "/api/v1/nodes/n/proxy/exec/a/b", "create -/v1 - nodes/proxy n"),
+        (
+            "kubernetes:P5",
+            "DELETE",
+            "/apis/tekton.dev/v1/namespaces/a/taskruns",
+            "deletecollection tekton.dev/v1 a taskruns/- -",
+        ),
+        ("kubernetes:P5", "OPTIONS", "/api/v1/pods", "- -/v1 - pods/- -"),
+        ("kubernetes:P5", "get", "/api/v1/pods", "- -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x", "list -/v1 - pods/- x"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name%3D%3Dx", "list -/v1 - pods/- x"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?watch=1&fieldSelector=metadata.name=x", "watch -/v1 - pods/- x"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=a=b,metadata.name=x", "list -/v1 - pods/- x"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name!=x", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x,foo", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=a/b", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x&limit=y", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?FieldSelector=metadata.name=x", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/watch/pods?fieldSelector=metadata.name=x", "watch -/v1 - pods/- -"),
+        ("kubernetes:P4", "DELETE", "/api/v1/pods?fieldSelector=metadata.name=x", "deletecollection -/v1 - pods/- -"),
+        ("kubernetes:C4", "GET", "/api/v1/pods?namespace=a", "list -/v1 - pods/- -"),
+    ] {
+        let attributes = parse(method, target).unwrap();
+        assert!(attributes.is_resource, "{row} {method} {target}");
+        assert_eq!(line(&attributes), expected, "{row} {method} {target}");
+    }
+}
+
+#[test]
+fn other_paths_are_no_resources() {
+    for target in
+        ["/", "", "/api", "/api/v1", "/api/v1/", "/apis/tekton.dev/v1", "/version", "/apis/v1/pods", "/x/v1/pods"]
+    {
+        let attributes = parse("GET", target).unwrap();
+        assert!(!attributes.is_resource, "{target}");
+        assert_eq!((attributes.verb.as_str(), attributes.path.as_str()), ("get", target));
+    }
+    assert_eq!(parse("FOO", "/version").unwrap().verb, "foo");
+}
+
+#[test]
+fn what_two_readers_could_read_differently_is_refused() {
+    for (row, target) in [
+        ("kubernetes:P2", "/api/v1/watch"),
+        ("kubernetes:P2", "/apis/tekton.dev/v1/proxy"),
+        ("kubernetes:P1", "/api/v1/namespaces/a%2Fb/pods"),
+        ("kubernetes:P1", "/api/v1/namespaces/a%00/pods"),
+        ("kubernetes:P1", "/api/v1/namespaces/a%zz/pods"),
+        ("kubernetes:P1", "/api/v1/namespaces/a%ff/pods"),
+        ("kubernetes:C4", "/api/v1/pods?Namespace=a&namespace=b"),
+        ("kubernetes:C4", "/api/v1/pods?Namespace=a&namespace=a"),
+        ("kubernetes:C4", "/api/v1/pods?Watch=0&watch=1"),
+        ("kubernetes:C4", "/api/v1/pods?fieldSelector=metadata.name=a&fieldSelector=metadata.name=b"),
+    ] {
+        assert!(parse("GET", target).is_err(), "{row} {target}");
+    }
+    assert!(parse("GET", "/api/v1/pods?fieldSelector=metadata.name=a&fieldSelector=metadata.name=a").is_ok());
+    assert!(parse("GET", "/api/v1/namespaces/a%20b/pods").is_ok_and(|a| a.namespace == "a b"));
+}
+
+#[test]
+fn tunnels_are_writes_and_last_whatever_the_method() {
+    for (target, write, long) in [
+        ("/api/v1/namespaces/a/pods/p/exec?command=sh", true, true),
+        ("/api/v1/namespaces/a/pods/p/attach", true, true),
+        ("/api/v1/namespaces/a/pods/p/portforward", true, true),
+        ("/api/v1/namespaces/a/pods/p/proxy/x", true, true),
+        ("/api/v1/proxy/nodes/n", true, true),
+        ("/api/v1/namespaces/a/pods/p/log", false, false),
+        ("/api/v1/namespaces/a/pods/p/log?follow=true", false, true),
+        ("/api/v1/namespaces/a/pods/p/log?follow=false", false, false),
+        ("/api/v1/pods?watch=1", false, true),
+        ("/api/v1/pods", false, false),
+        ("/version", false, false),
+    ] {
+        let attributes = parse("GET", target).unwrap();
+        assert_eq!((attributes.is_write(), attributes.is_long_running()), (write, long), "{target}");
+    }
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        assert!(parse(method, "/api/v1/namespaces/a/pods/p").unwrap().is_write(), "{method}");
+    }
+    assert!(parse("POST", "/version").unwrap().is_write());
+}

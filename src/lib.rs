@@ -1,0 +1,31 @@
+//! Doorward, the identity-aware proxy for Tekton.
+//!
+//! The life of a request is [`request::pipeline`]; `docs/architecture.md` tells where everything lives.
+
+pub mod admin;
+pub mod app;
+pub mod audit;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod downstream;
+pub mod egress;
+pub mod endpoints;
+pub mod error;
+pub mod issuers;
+pub mod kubernetes;
+pub mod logging;
+pub mod oidc;
+pub mod pages;
+pub mod request;
+pub mod runtime;
+pub mod sessions;
+pub mod snapshot;
+pub mod store;
+pub mod supervisor;
+pub mod upstream;
+pub mod webhooks;

@@ -1,0 +1,125 @@
+//! The log of the program itself: JSON or text lines on standard error, and W3C trace context.
+//!
+//! Lines go through a bounded queue to a thread of their own, so that a reader of the log who stands still cannot stop
+//! requests; what does not fit is counted. Code does not log credentials. Should one get into a line all the same, for
+//! instance within an error of a library, `redact` takes out what looks like one.
+
+mod redact;
+pub mod trace_context;
+mod writer;
+
+use std::io;
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use tracing_subscriber::{
+    EnvFilter, Registry as Subscribers, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+pub use self::trace_context::TraceContext;
+use self::writer::Lines;
+use crate::config::{
+    raw::{self, LogFormat},
+    report::At,
+    resolver::Resolver,
+};
+
+/// The log, set up. Dropping it writes what is queued.
+#[derive(Debug)]
+pub struct Logging {
+    filter: reload::Handle<EnvFilter, Subscribers>,
+    lines: Lines,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    #[error("`{0}` is not a log filter: {1}")]
+    Filter(String, tracing_subscriber::filter::ParseError),
+    #[error("the log was set up before: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+    #[error("the thread that writes the log cannot be started: {0}")]
+    Thread(#[from] io::Error),
+    #[error("the filter of the log cannot be changed: {0}")]
+    Reload(#[from] reload::Error),
+}
+
+/// Checks the `log` part of a configuration.
+pub fn check(raw: &raw::Log, at: &At, resolver: &mut Resolver) {
+    if let Err(error) = parse_filter(&raw.filter) {
+        resolver
+            .report
+            .error(&at.key("filter"), error.to_string())
+            .help("write a level, or targets with levels: `info`, `info,doorward=debug`");
+    }
+}
+
+impl Logging {
+    /// Sets up the log of this process, once. The form is fixed until restart.
+    pub fn init(raw: &raw::Log) -> Result<Self, LoggingError> {
+        let (filter, handle) = reload::Layer::new(parse_filter(&raw.filter)?);
+        let lines = Lines::new(io::stderr())?;
+        let registry = tracing_subscriber::registry().with(filter);
+        let writer = lines.writer();
+        match raw.format {
+            LogFormat::Json => {
+                let layer = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
+                registry.with(layer.with_ansi(false).with_writer(writer)).try_init()?;
+            }
+            LogFormat::Text => registry.with(fmt::layer().with_ansi(false).with_writer(writer)).try_init()?,
+        }
+        Ok(Self { filter: handle, lines })
+    }
+
+    /// Takes the filter of a new generation.
+    pub fn apply(&self, raw: &raw::Log) -> Result<(), LoggingError> {
+        Ok(self.filter.reload(parse_filter(&raw.filter)?)?)
+    }
+
+    pub fn metrics(&self) -> LogMetrics {
+        LogMetrics { dropped: self.lines.dropped() }
+    }
+}
+
+/// Counts lines that the log lost.
+#[derive(Clone, Debug, Default)]
+pub struct LogMetrics {
+    dropped: Counter,
+}
+
+impl LogMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("doorward_log_dropped", "Log lines that found the queue full", self.dropped.clone());
+    }
+}
+
+fn parse_filter(text: &str) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::builder().parse(text).map_err(|error| LoggingError::Filter(text.to_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_checked() {
+        for (filter, good) in
+            [("info", true), ("info,doorward=debug", true), ("off", true), ("doorward=loud", false), ("=", false)]
+        {
+            let raw = raw::Log { filter: filter.to_owned(), ..raw::Log::default() };
+            let mut resolver = Resolver::default();
+            check(&raw, &At::root().key("log"), &mut resolver);
+            assert_eq!(!resolver.report.has_errors(), good, "{filter}");
+        }
+    }
+
+    #[test]
+    fn the_log_is_set_up_once_and_its_filter_changes() {
+        let raw = |filter: &str| raw::Log { filter: filter.to_owned(), ..raw::Log::default() };
+        let logging = Logging::init(&raw("off")).unwrap();
+        assert!(!tracing::enabled!(tracing::Level::ERROR));
+        logging.apply(&raw("off,doorward::logging=error")).unwrap();
+        assert!(tracing::enabled!(tracing::Level::ERROR));
+        assert!(matches!(logging.apply(&raw("doorward=loud")), Err(LoggingError::Filter(..))));
+        assert!(matches!(Logging::init(&raw("off")), Err(LoggingError::Twice(_))));
+    }
+}

@@ -1,0 +1,261 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, header};
+
+use super::{
+    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, bounded,
+    exchange::{self, ExchangeError, Granted},
+    failure::Failure,
+    flow::{Flow, LIFETIME, State},
+    id_token::{self, Expected},
+    login::{CALLBACK, parse, redirect, store_failed},
+    parameters::Parameters,
+};
+use crate::{
+    sessions::{Ended, NewSession, Origin, cookie},
+    store::{Expect, Table, Written},
+};
+
+/// What is left to do once the answer of the provider is known to belong to this browser's login.
+struct Accepted {
+    provider: Arc<dyn Provider>,
+    flow: Flow,
+    code: String,
+    origin: Origin,
+    headers: HeaderMap,
+}
+
+impl Login {
+    /// The answer of the provider. Nothing is sent to the provider, and no cookie set, before the answer is known to
+    /// belong to a login that this browser began here, and to come from the provider where it began.
+    pub(super) async fn callback(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        let (result, issuer) = self.complete(request).await;
+        let outcome = result.as_ref().map_or_else(|failure| failure.outcome, |_| Outcome::success);
+        self.0.metrics.ended(issuer.as_ref(), outcome);
+        result
+    }
+
+    async fn complete(&self, request: LoginRequest<'_>) -> (Result<Response<Bytes>, Failure>, Option<Arc<str>>) {
+        let keys = self.0.sessions.keys();
+        let (parameters, state) = match parse(request).and_then(|parameters| {
+            let state = self.state(&parameters)?;
+            Ok((parameters, state))
+        }) {
+            Ok(found) => found,
+            Err(failure) => return (Err(failure), None),
+        };
+        let Some(flow) = Flow::from_cookie(keys, &state, request.headers) else {
+            return (Err(self.without_cookie(&state).await), None);
+        };
+        let (return_to, name) = (flow.return_to.clone(), flow.issuer.clone());
+        let provider = self.provider(&name).filter(|provider| provider.issuer() == flow.issuer_url);
+        let issuer = provider.map(|provider| Arc::clone(provider.name()));
+        let result = match self.accept(request, &parameters, &state, flow, provider).await {
+            Ok(accepted) => self.finish(accepted).await,
+            Err(failure) => Err(failure),
+        };
+        let over = cookie::delete(&state.cookie_name());
+        let result = match result {
+            Ok(mut response) => {
+                response.headers_mut().append(header::SET_COOKIE, over);
+                Ok(response)
+            }
+            Err(mut failure) => {
+                failure.return_to = return_to;
+                failure.cookies.push(over);
+                Err(failure)
+            }
+        };
+        (result, issuer)
+    }
+
+    fn state(&self, parameters: &Parameters<'_>) -> Result<State, Failure> {
+        let malformed = |detail| {
+            Failure::new(Outcome::malformed, "The provider sent you back with an incomplete answer. Sign in again.")
+                .detail(detail)
+        };
+        match (parameters.get("code"), parameters.get("error")) {
+            (Some(_), Some(_)) => return Err(malformed("both `code` and `error` are there")),
+            (None, None) => return Err(malformed("neither `code` nor `error` is there")),
+            _ => {}
+        }
+        let text = parameters.get("state").ok_or_else(|| malformed("`state` is missing"))?;
+        State::parse(self.0.sessions.keys(), text).ok_or_else(|| {
+            Failure::new(Outcome::state_unknown, "Doorward does not know the sign-in that this answers. Sign in again.")
+        })
+    }
+
+    /// Why an answer to a login of ours comes without its cookie: it is late, it is a page of the browser's history, or
+    /// it is in the wrong browser.
+    async fn without_cookie(&self, state: &State) -> Failure {
+        let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
+        if state.is_over(now) {
+            return expired();
+        }
+        match shared.store.get(Table::Logins, &state.hash(), now).await {
+            Ok(Some(_)) => replayed(),
+            Ok(None) => Failure::new(
+                Outcome::other_browser,
+                "Open Doorward in the browser in which you want to work, and sign in there. \
+                 If you did not begin a sign-in at all, close this page: somebody may have sent you their own.",
+            ),
+            Err(error) => store_failed(&error),
+        }
+    }
+
+    /// Everything that can be said of the answer without asking anybody else; last of all, that it is the first one.
+    async fn accept(
+        &self,
+        request: LoginRequest<'_>,
+        parameters: &Parameters<'_>,
+        state: &State,
+        flow: Flow,
+        provider: Option<&Arc<dyn Provider>>,
+    ) -> Result<Accepted, Failure> {
+        if flow.origin != request.origin.as_str() {
+            return Err(Failure::new(Outcome::other_browser, "It began on another host. Sign in again on this one."));
+        }
+        if state.is_over(self.0.sessions.now()) {
+            return Err(expired());
+        }
+        let provider = provider.ok_or_else(|| {
+            Failure::new(Outcome::provider_unavailable, "The provider is not in use any more. Choose another one.")
+        })?;
+        let metadata = provider.metadata();
+        // RFC 9207 section 2.4. One that is not announced must fit all the same.
+        let named = parameters.get("iss");
+        let must_name = metadata.as_ref().is_some_and(|metadata| metadata.names_issuer_in_response);
+        if named.is_some_and(|named| named != provider.issuer()) || (named.is_none() && must_name) {
+            let named = named.map_or_else(|| "none".to_owned(), bounded);
+            return Err(Failure::new(
+                Outcome::issuer_mismatch,
+                "The answer does not come from the provider where you began.",
+            )
+            .detail(format!("expected {}, the answer names {named}", provider.issuer())));
+        }
+        self.use_up(state).await?;
+        if let Some(error) = parameters.get("error") {
+            let description = parameters.get("error_description").map(|text| format!(": {}", bounded(text)));
+            let text = match error {
+                "access_denied" => "You or the provider declined. Sign in again, perhaps with another account.",
+                "temporarily_unavailable" | "server_error" => "The provider has trouble. Try again in a moment.",
+                _ => "It gave the reason below. If it stays, tell whoever runs Doorward.",
+            };
+            return Err(Failure::new(Outcome::provider_error, text).detail(format!(
+                "{}{}",
+                bounded(error),
+                description.unwrap_or_default()
+            )));
+        }
+        Ok(Accepted {
+            provider: Arc::clone(provider),
+            flow,
+            code: parameters.get("code").unwrap_or_default().to_owned(),
+            origin: request.origin.clone(),
+            headers: request.headers.clone(),
+        })
+    }
+
+    /// Marks a state as used. Of several answers with the same state, one gets past here.
+    async fn use_up(&self, state: &State) -> Result<(), Failure> {
+        let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
+        // Kept until the state is over for every clock of ours.
+        let until = state.began + LIFETIME * 2;
+        let store = &shared.store;
+        match store.put(Table::Logins, &state.hash(), Vec::new(), until, Expect::Absent, now).await {
+            Ok(Written::Done(_)) => Ok(()),
+            Ok(Written::Conflict(_)) => Err(replayed()),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    /// The rest runs on the control runtime: a browser that goes away must not leave a code used and no session.
+    async fn finish(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
+        let login = self.clone();
+        let task = self.0.sessions.shared().control.spawn(async move { login.sign_in_with(accepted).await });
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a login ended early");
+            Err(Failure::new(Outcome::internal, "The sign-in could not be completed. Try again."))
+        })
+    }
+
+    async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
+        let Accepted { provider, flow, code, origin, headers } = accepted;
+        let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
+        let VerifiedIdToken { claims, .. } = self.verify(&*provider, &flow, &tokens.id, &tokens.access).await?;
+        // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
+        let scopes = scopes.unwrap_or_else(|| provider.client().scopes.clone());
+        let sessions = &self.0.sessions;
+        let before = sessions.held_by(&headers, &origin).await?;
+        let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens };
+        let (line, session) = sessions.create(new).await?;
+        if let Some(before) = before {
+            sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
+        }
+        tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
+        let mut response = redirect(&flow.return_to);
+        response.headers_mut().append(header::SET_COOKIE, line);
+        Ok(response)
+    }
+
+    async fn exchange(
+        &self,
+        provider: &dyn Provider,
+        flow: &Flow,
+        code: String,
+        origin: &Origin,
+    ) -> Result<Granted, Failure> {
+        let unreachable = || {
+            Failure::new(Outcome::provider_unavailable, "Doorward cannot reach the provider. Try again in a moment.")
+        };
+        let metadata = provider.metadata().ok_or_else(unreachable)?;
+        let (now, verifier) = (self.0.sessions.now(), flow.verifier.clone());
+        exchange::exchange(provider, &metadata, code, verifier, origin.url(CALLBACK), now).await.map_err(|error| {
+            tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
+            match error {
+                ExchangeError::Unreachable(_) => unreachable(),
+                error => {
+                    Failure::new(Outcome::exchange_failed, "Sign in again. If it stays, tell whoever runs Doorward.")
+                        .detail(error.to_string())
+                }
+            }
+        })
+    }
+
+    async fn verify(
+        &self,
+        provider: &dyn Provider,
+        flow: &Flow,
+        token: &str,
+        access_token: &str,
+    ) -> Result<VerifiedIdToken, Failure> {
+        let refused = |why: String| {
+            tracing::warn!(issuer = %provider.name(), %why, "an ID token was refused");
+            Failure::new(Outcome::id_token_refused, "Sign in again. If it stays, tell whoever runs Doorward.")
+                .detail(format!("ID token: {why}"))
+        };
+        let token = match provider.verify_id_token(token).await {
+            Ok(token) => token,
+            Err(rejection) if rejection.status().is_server_error() => return Err(rejection.into()),
+            Err(rejection) => return Err(refused(rejection.detail().to_owned())),
+        };
+        let expected = Expected {
+            issuer: provider.issuer(),
+            client: &provider.client().id,
+            nonce: &flow.nonce,
+            access_token,
+            now: self.0.sessions.now(),
+        };
+        id_token::check(&token, expected).map_err(|mismatch| refused(mismatch.to_string()))?;
+        Ok(token)
+    }
+}
+
+fn expired() -> Failure {
+    Failure::new(Outcome::expired, "More than ten minutes passed since it began. Sign in again.")
+}
+
+fn replayed() -> Failure {
+    Failure::new(Outcome::replayed, "If that was you, just go on. Otherwise sign in again.")
+}

@@ -1,0 +1,108 @@
+use std::{borrow::Cow, error::Error};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use url::form_urlencoded;
+
+use super::Outcome;
+use crate::{
+    error::{Reason, Rejection},
+    pages::{self, LoginErrorView},
+};
+
+/// A login that went wrong: what the person reads, what the log gets, what is counted.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub outcome: Outcome,
+    status: StatusCode,
+    title: &'static str,
+    text: Cow<'static, str>,
+    /// What the provider said, or which check failed.
+    detail: Option<String>,
+    /// Where a new login leads.
+    pub return_to: String,
+    /// Cookies to take away.
+    pub cookies: Vec<HeaderValue>,
+}
+
+impl Failure {
+    pub fn new(outcome: Outcome, text: impl Into<Cow<'static, str>>) -> Self {
+        let (status, title) = match outcome {
+            Outcome::malformed => (StatusCode::BAD_REQUEST, "This is no answer of a sign-in"),
+            Outcome::state_unknown => (StatusCode::BAD_REQUEST, "This sign-in did not begin here"),
+            Outcome::expired => (StatusCode::BAD_REQUEST, "The sign-in took too long"),
+            Outcome::replayed => (StatusCode::BAD_REQUEST, "This sign-in was already completed"),
+            Outcome::other_browser => (StatusCode::FORBIDDEN, "This sign-in began somewhere else"),
+            Outcome::issuer_mismatch => (StatusCode::BAD_REQUEST, "Another provider answered"),
+            Outcome::provider_error => (StatusCode::FORBIDDEN, "The provider did not sign you in"),
+            Outcome::provider_unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The provider cannot be reached"),
+            Outcome::exchange_failed | Outcome::id_token_refused => {
+                (StatusCode::BAD_GATEWAY, "The answer of the provider is not good")
+            }
+            Outcome::identity_refused => (StatusCode::FORBIDDEN, "You cannot sign in with this account"),
+            Outcome::store_unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible right now"),
+            Outcome::success | Outcome::internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here"),
+        };
+        Self { outcome, status, title, text: text.into(), detail: None, return_to: "/".to_owned(), cookies: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// For what is no login at all.
+    #[must_use]
+    pub fn titled(mut self, status: StatusCode, title: &'static str) -> Self {
+        (self.status, self.title) = (status, title);
+        self
+    }
+
+    pub fn page(self, request_id: &str) -> Response<Bytes> {
+        let retry: String = form_urlencoded::byte_serialize(self.return_to.as_bytes()).collect();
+        let mut response = pages::html(
+            self.status,
+            &pages::login_error(&LoginErrorView {
+                title: self.title,
+                text: &self.text,
+                detail: self.detail.as_deref(),
+                retry: &format!("/oauth2/start?rd={retry}"),
+                request_id,
+            }),
+        );
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        for cookie in self.cookies {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        response
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        if let Some(cause) = rejection.source() {
+            tracing::error!(reason = %rejection.reason(), cause, "a login or a logout failed");
+        }
+        let outcome = match rejection.reason() {
+            Reason::StoreUnavailable => Outcome::store_unavailable,
+            Reason::IssuerUnavailable => Outcome::provider_unavailable,
+            Reason::IdentityRefused | Reason::TokenRevoked => Outcome::identity_refused,
+            Reason::Internal => Outcome::internal,
+            _ => Outcome::id_token_refused,
+        };
+        let text = match rejection.fix_text() {
+            Some(fix) => format!("{}: {fix}.", rejection.detail()),
+            None => format!("{}.", rejection.detail()),
+        };
+        Self::new(outcome, sentence(&text))
+    }
+}
+
+/// With a capital letter first.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
+}

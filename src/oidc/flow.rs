@@ -1,0 +1,187 @@
+//! A login under way. All of it travels with the browser, sealed: the `state` parameter shows that we began it and
+//! when, the cookie of the same login holds the rest and binds it to the browser. Nothing is stored for somebody who
+//! is not logged in, so nobody can fill the store; only that a login was completed is, so that none is twice.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::{
+    clock::Timestamp,
+    sessions::{
+        KeyRing, cookie,
+        keyring::{Purpose, random},
+    },
+};
+
+/// How long a login may take.
+pub const LIFETIME: Duration = Duration::from_secs(600);
+
+/// How long the cookie stays: somebody who comes back late is told so, and keeps their place.
+const COOKIE_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Logins that one browser may have under way, one a tab. Beyond, the oldest are given up.
+pub const MAX_TABS: usize = 6;
+
+const COOKIE: &str = "__Host-doorward-login-";
+
+/// The `state` parameter (RFC 6749 section 4.1.1): 128 random bits and the time, sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    text: String,
+    pub began: Timestamp,
+}
+
+impl State {
+    pub fn new(keys: &KeyRing, now: Timestamp) -> Option<Self> {
+        let mut plain = [0; 24];
+        let (time, noise) = plain.split_at_mut(8);
+        time.copy_from_slice(&now.as_millis().to_be_bytes());
+        noise.copy_from_slice(&random::<16>());
+        let sealed = keys.seal(Purpose::State, b"", &plain)?;
+        Some(Self { text: BASE64_URL_SAFE_NO_PAD.encode(sealed), began: now })
+    }
+
+    /// `None` if it is not one of ours.
+    pub fn parse(keys: &KeyRing, text: &str) -> Option<Self> {
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plain = keys.open(Purpose::State, b"", &sealed).ok()?;
+        let began = i64::from_be_bytes(*plain.first_chunk()?);
+        Some(Self { text: text.to_owned(), began: Timestamp::from_millis(began) })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Its key in the store.
+    pub fn hash(&self) -> Vec<u8> {
+        digest(&SHA256, self.text.as_bytes()).as_ref().to_vec()
+    }
+
+    /// The name of the cookie that goes with it.
+    pub fn cookie_name(&self) -> String {
+        let hash = self.hash();
+        let short: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{COOKIE}{short}")
+    }
+
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.began + LIFETIME <= now || self.began > now + Duration::from_secs(60)
+    }
+}
+
+/// What the callback needs to know of how the login began.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Flow {
+    /// The origin where it began, and where it must come back.
+    pub origin: String,
+    /// The name of the issuer, and its identifier.
+    pub issuer: String,
+    pub issuer_url: String,
+    pub nonce: String,
+    /// The verifier of PKCE (RFC 7636).
+    pub verifier: String,
+    pub return_to: String,
+}
+
+impl Flow {
+    /// The cookie that carries it, bound to its state.
+    pub fn to_cookie(&self, keys: &KeyRing, state: &State) -> Option<HeaderValue> {
+        let sealed = keys.seal(Purpose::Login, state.as_str().as_bytes(), &serde_json::to_vec(self).ok()?)?;
+        Some(cookie::set(&state.cookie_name(), &BASE64_URL_SAFE_NO_PAD.encode(sealed), Some(COOKIE_LIFETIME)))
+    }
+
+    /// `None` if this browser did not begin the login, or sent its cookie twice.
+    pub fn from_cookie(keys: &KeyRing, state: &State, headers: &HeaderMap) -> Option<Self> {
+        let value = cookie::find(headers, &state.cookie_name()).ok()??;
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(value).ok()?;
+        let plain = keys.open(Purpose::Login, state.as_str().as_bytes(), &sealed).ok()?;
+        serde_json::from_slice(&plain).ok()
+    }
+}
+
+/// The lines that delete the oldest login cookies, so that with one more there are at most [`MAX_TABS`].
+pub fn give_up_oldest(headers: &HeaderMap) -> Vec<HeaderValue> {
+    let names: Vec<&str> = cookie::pairs(headers)
+        .filter_map(|(name, _)| std::str::from_utf8(name).ok())
+        .filter(|name| {
+            name.strip_prefix(COOKIE)
+                .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+        })
+        .collect();
+    let surplus = (names.len() + 1).saturating_sub(MAX_TABS);
+    names.iter().take(surplus).map(|name| cookie::delete(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn flow() -> Flow {
+        Flow {
+            origin: "https://dash.example.com".to_owned(),
+            issuer: "corp".to_owned(),
+            issuer_url: "https://idp.example".to_owned(),
+            nonce: "n".to_owned(),
+            verifier: "v".repeat(43),
+            return_to: format!("/{}", "a".repeat(1535)),
+        }
+    }
+
+    fn sent_back(line: &HeaderValue) -> HeaderMap {
+        let pair = line.to_str().unwrap().split(';').next().unwrap();
+        HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pair).unwrap())])
+    }
+
+    #[test]
+    fn a_login_is_bound_to_its_state_and_its_browser() {
+        let keys = KeyRing::of(&[[1; 32]]);
+        let (state, other) = (State::new(&keys, NOW).unwrap(), State::new(&keys, NOW).unwrap());
+        let line = flow().to_cookie(&keys, &state).unwrap();
+        assert!(line.len() < 4096, "a browser would drop {} bytes", line.len());
+        let headers = sent_back(&line);
+        assert_eq!(Flow::from_cookie(&keys, &state, &headers).unwrap().return_to, flow().return_to);
+        assert!(Flow::from_cookie(&keys, &other, &headers).is_none());
+        assert!(Flow::from_cookie(&keys, &state, &HeaderMap::new()).is_none());
+        // The value of one login under the name of another.
+        let moved = line.to_str().unwrap().replace(&state.cookie_name(), &other.cookie_name());
+        assert!(Flow::from_cookie(&keys, &other, &sent_back(&HeaderValue::from_str(&moved).unwrap())).is_none());
+    }
+
+    #[test]
+    fn a_state_is_ours_and_ends() {
+        let keys = KeyRing::of(&[[1; 32]]);
+        let state = State::new(&keys, NOW).unwrap();
+        assert_eq!(State::parse(&keys, state.as_str()), Some(state.clone()));
+        assert_eq!(State::parse(&KeyRing::of(&[[2; 32]]), state.as_str()), None);
+        for bad in ["", "x", "AAAA", &format!("{}A", state.as_str())] {
+            assert_eq!(State::parse(&keys, bad), None, "{bad:?}");
+        }
+        assert!(!state.is_over(NOW + LIFETIME - Duration::from_millis(1)));
+        assert!(state.is_over(NOW + LIFETIME));
+        assert!(state.is_over(NOW - Duration::from_secs(61)));
+    }
+
+    #[test]
+    fn the_oldest_tabs_give_way() {
+        let names: Vec<String> = (0..7u8).map(|tab| format!("{COOKIE}{}", format!("{tab:02x}").repeat(8))).collect();
+        for (count, deleted) in [(0, 0), (5, 0), (6, 1), (7, 2)] {
+            let line: Vec<String> = names.iter().take(count).map(|name| format!("{name}=x")).collect();
+            let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(&line.join("; ")).unwrap())]);
+            let lines = give_up_oldest(&headers);
+            assert_eq!(lines.len(), deleted, "{count}");
+            for (line, name) in lines.iter().zip(&names) {
+                assert!(line.to_str().unwrap().starts_with(&format!("{name}=;")), "{line:?}");
+            }
+        }
+        let strange = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("__Host-doorward-login-x=y"))]);
+        assert!(give_up_oldest(&strange).is_empty());
+    }
+}

@@ -1,0 +1,184 @@
+//! What an ID token must say for this login, beyond what is true of every good token.
+
+use std::time::Duration;
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{SHA256, SHA384, SHA512, digest},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::Value;
+
+use super::VerifiedIdToken;
+use crate::{clock::Timestamp, config::raw::Algorithm};
+
+/// How far the provider's clock may be from ours.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// How old the token of a login that has just ended can be.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// What it is compared with.
+#[derive(Clone, Copy)]
+pub struct Expected<'a> {
+    pub issuer: &'a str,
+    pub client: &'a str,
+    pub nonce: &'a str,
+    pub access_token: &'a str,
+    pub now: Timestamp,
+}
+
+/// Why it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    #[error("its issuer is another one")]
+    Issuer,
+    #[error("it is not for us (`aud`)")]
+    Audience,
+    #[error("it was issued to another client (`azp`)")]
+    AuthorizedParty,
+    #[error("it has several audiences and does not say to whom it was issued (`azp`)")]
+    AuthorizedPartyMissing,
+    #[error("its nonce is not the one of this login")]
+    Nonce,
+    #[error("it does not say when it was issued (`iat`)")]
+    IssuedAtMissing,
+    #[error("it was not issued now (`iat`); compare the clocks of the provider and of Doorward")]
+    IssuedAt,
+    #[error("it has expired (`exp`); compare the clocks of the provider and of Doorward")]
+    Expired,
+    #[error("it belongs to another access token (`at_hash`)")]
+    AccessToken,
+}
+
+/// OpenID Connect Core 1.0 sections 3.1.3.7 (the steps from 3 on) and 3.1.3.8.
+pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mismatch> {
+    let claims = &token.claims;
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    let time =
+        |name: &str| claims.get(name).and_then(Value::as_f64).map(|seconds| Timestamp::from_secs(seconds as i64));
+
+    if text("iss") != Some(expected.issuer) {
+        return Err(Mismatch::Issuer);
+    }
+    let (ours, several) = match claims.get("aud") {
+        Some(Value::String(audience)) => (audience == expected.client, false),
+        Some(Value::Array(audiences)) => {
+            (audiences.iter().any(|audience| audience.as_str() == Some(expected.client)), audiences.len() > 1)
+        }
+        _ => (false, false),
+    };
+    if !ours {
+        return Err(Mismatch::Audience);
+    }
+    match claims.get("azp") {
+        Some(party) if party.as_str() == Some(expected.client) => {}
+        Some(_) => return Err(Mismatch::AuthorizedParty),
+        None if several => return Err(Mismatch::AuthorizedPartyMissing),
+        None => {}
+    }
+    let nonce = text("nonce").ok_or(Mismatch::Nonce)?;
+    verify_slices_are_equal(nonce.as_bytes(), expected.nonce.as_bytes()).map_err(|_| Mismatch::Nonce)?;
+    let issued = time("iat").ok_or(Mismatch::IssuedAtMissing)?;
+    if issued > expected.now + SKEW || issued + MAX_AGE + SKEW < expected.now {
+        return Err(Mismatch::IssuedAt);
+    }
+    if time("exp").is_none_or(|end| end + SKEW <= expected.now) {
+        return Err(Mismatch::Expired);
+    }
+    match claims.get("at_hash") {
+        None => Ok(()),
+        Some(hash) if hash.as_str() == Some(&half_hash(token.algorithm, expected.access_token)) => Ok(()),
+        Some(_) => Err(Mismatch::AccessToken),
+    }
+}
+
+/// The left half of the hash that goes with a signature algorithm (section 3.1.3.6).
+fn half_hash(algorithm: Algorithm, text: &str) -> String {
+    let hash = match algorithm {
+        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 => &SHA256,
+        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 => &SHA384,
+        Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => &SHA512,
+    };
+    let whole = digest(hash, text.as_bytes());
+    let (left, _) = whole.as_ref().split_at(whole.as_ref().len() / 2);
+    BASE64_URL_SAFE_NO_PAD.encode(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000;
+    const ACCESS: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
+
+    fn result(patch: &Value) -> Result<(), Mismatch> {
+        let mut claims = json!({
+            "iss": "https://idp.example", "aud": "doorward", "sub": "alice", "nonce": "n-1",
+            "iat": NOW, "exp": NOW + 300, "at_hash": "77QmUPtjPfzWtF2AnpK9RQ",
+        });
+        for (name, value) in patch.as_object().unwrap() {
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+                value => claims[name] = value.clone(),
+            }
+        }
+        let claims = Arc::new(claims.as_object().unwrap().clone());
+        let expected = Expected {
+            issuer: "https://idp.example",
+            client: "doorward",
+            nonce: "n-1",
+            access_token: ACCESS,
+            now: Timestamp::from_secs(NOW),
+        };
+        check(&VerifiedIdToken { claims, algorithm: Algorithm::RS256 }, expected)
+    }
+
+    /// Rows of `oauth` section 2 by line; `null` takes a claim away.
+    #[test]
+    fn a_token_of_another_login_is_refused() {
+        let rows = [
+            ("good", json!({}), Ok(())),
+            ("oauth:2.4 other issuer", json!({"iss": "https://idp.example/"}), Err(Mismatch::Issuer)),
+            ("oauth:2.4 array", json!({"iss": ["https://idp.example"]}), Err(Mismatch::Issuer)),
+            ("oauth:2.5 other client", json!({"aud": "other"}), Err(Mismatch::Audience)),
+            ("oauth:2.5 none", json!({"aud": null}), Err(Mismatch::Audience)),
+            ("oauth:2.5 list of one", json!({"aud": ["doorward"]}), Ok(())),
+            ("oauth:2.6 several, no azp", json!({"aud": ["doorward", "x"]}), Err(Mismatch::AuthorizedPartyMissing)),
+            ("oauth:2.6 several, our azp", json!({"aud": ["doorward", "x"], "azp": "doorward"}), Ok(())),
+            ("oauth:2.6 other azp", json!({"azp": "x"}), Err(Mismatch::AuthorizedParty)),
+            ("oauth:2.6 azp a list", json!({"azp": ["doorward"]}), Err(Mismatch::AuthorizedParty)),
+            ("oauth:2.7 just within the skew", json!({"exp": NOW - 59}), Ok(())),
+            ("oauth:2.7 expired", json!({"exp": NOW - 60}), Err(Mismatch::Expired)),
+            ("oauth:2.7 no end", json!({"exp": null}), Err(Mismatch::Expired)),
+            ("oauth:2.8 no iat", json!({"iat": null}), Err(Mismatch::IssuedAtMissing)),
+            ("oauth:2.8 text", json!({"iat": NOW.to_string()}), Err(Mismatch::IssuedAtMissing)),
+            ("oauth:2.8 ahead within the skew", json!({"iat": NOW + 60}), Ok(())),
+            ("oauth:2.8 ahead", json!({"iat": NOW + 61}), Err(Mismatch::IssuedAt)),
+            ("oauth:2.8 old within bounds", json!({"iat": NOW - 660}), Ok(())),
+            ("oauth:2.8 old", json!({"iat": NOW - 661}), Err(Mismatch::IssuedAt)),
+            ("oauth:2.9 other nonce", json!({"nonce": "n-2"}), Err(Mismatch::Nonce)),
+            ("oauth:2.9 none", json!({"nonce": null}), Err(Mismatch::Nonce)),
+            ("oauth:2.9 prefix", json!({"nonce": "n-"}), Err(Mismatch::Nonce)),
+            ("oauth:2.12 none", json!({"at_hash": null}), Ok(())),
+            ("oauth:2.12 other token", json!({"at_hash": "77QmUPtjPfzWtF2AnpK9RA"}), Err(Mismatch::AccessToken)),
+            ("oauth:2.12 not text", json!({"at_hash": 1}), Err(Mismatch::AccessToken)),
+        ];
+        for (row, patch, expected) in rows {
+            assert_eq!(result(&patch), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn half_hashes_are_those_of_the_specification() {
+        assert_eq!(half_hash(Algorithm::RS256, ACCESS), "77QmUPtjPfzWtF2AnpK9RQ");
+        let code = "Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk";
+        assert_eq!(half_hash(Algorithm::ES256, code), "LDktKdoQak3Pk0cnXxCltA");
+        assert_eq!(half_hash(Algorithm::ES384, "x").len(), 32);
+        assert_eq!(half_hash(Algorithm::EdDSA, "x").len(), 43);
+    }
+}

@@ -1,0 +1,91 @@
+//! An issuer of the configuration as the provider of a login: one strict check and one key cache for bearer tokens and
+//! ID tokens alike.
+
+use std::sync::Arc;
+
+use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
+use crate::{
+    authn::{Principal, Scheme},
+    clock::Clock,
+    egress::Egress,
+    error::{Reason, Rejection},
+    issuers::{Facts, IdTokenChecks, Issuer},
+};
+
+/// An issuer with a `login`.
+#[derive(Debug)]
+pub struct LoginIssuer {
+    issuer: Arc<Issuer>,
+    client: Client,
+    egress: Egress,
+    clock: Clock,
+}
+
+impl LoginIssuer {
+    pub fn new(issuer: Arc<Issuer>, client: Client, egress: Egress, clock: Clock) -> Self {
+        Self { issuer, client, egress, clock }
+    }
+}
+
+impl Provider for LoginIssuer {
+    fn name(&self) -> &Arc<str> {
+        self.issuer.name()
+    }
+
+    fn issuer(&self) -> &str {
+        self.issuer.identifier()
+    }
+
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn metadata(&self) -> Option<Arc<Metadata>> {
+        let discovered = self.issuer.keys().metadata()?;
+        Some(Arc::new(Metadata {
+            authorization_endpoint: discovered.authorization_endpoint.clone()?,
+            token_endpoint: discovered.token_endpoint.clone()?,
+            end_session_endpoint: discovered.end_session_endpoint.clone(),
+            names_issuer_in_response: discovered.iss_parameter_supported,
+        }))
+    }
+
+    fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
+    fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
+        Box::pin(async move {
+            // Nonce and access-token hash are compared by the login, which knows what it asked for.
+            let checks = IdTokenChecks {
+                client_id: &self.client.id,
+                nonce: None,
+                max_age: None,
+                acr_values: &[],
+                access_token: None,
+                fresh: true,
+            };
+            let verified = self.issuer.verify_id_token(token, &checks, self.clock.now()).await?;
+            Ok(VerifiedIdToken { claims: Arc::new(verified.claims), algorithm: verified.header.algorithm })
+        })
+    }
+
+    fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {
+        let subject = identity
+            .claims
+            .get("sub")
+            .and_then(serde_json::Value::as_str)
+            .ok_or_else(|| Rejection::new(Reason::IdentityRefused, "the login names no subject"))?;
+        // The ID token was issued to us, which its audience proves; kinds are given by client.
+        let mut claims = (**identity.claims).clone();
+        claims.entry("client_id").or_insert_with(|| (*self.client.id).into());
+        self.issuer.principal(Facts {
+            claims,
+            subject: subject.into(),
+            expires: identity.expires,
+            scheme: Scheme::Session,
+            scopes: Some(identity.scopes.to_vec()),
+            credential: identity.credential,
+        })
+    }
+}

@@ -1,0 +1,238 @@
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use openidconnect::{
+    AuthUrl, AuthenticationFlow, ClientId, CsrfToken, IssuerUrl, JsonWebKeySet, Nonce, PkceCodeChallenge, RedirectUrl,
+    Scope,
+    core::{CoreClient, CoreResponseType},
+};
+use url::form_urlencoded;
+
+use super::{
+    LoginMetrics, Outcome, Provider,
+    failure::Failure,
+    flow::{self, Flow, State},
+    parameters::Parameters,
+    return_to,
+};
+use crate::{
+    pages::{self, Choice, SignInView},
+    sessions::{Ended, Origin, Sessions, cookie},
+    store::StoreError,
+};
+
+/// The login of one generation of the configuration. Cheap to clone.
+#[derive(Clone)]
+pub struct Login(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub providers: Vec<Arc<dyn Provider>>,
+    pub sessions: Sessions,
+    pub metrics: LoginMetrics,
+}
+
+/// A request to one of the paths of the login.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginRequest<'a> {
+    /// The origin at which it arrived.
+    pub origin: &'a Origin,
+    pub method: &'a Method,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    /// As they were received, `Cookie`, `Origin` and `Sec-Fetch-*` included.
+    pub headers: &'a HeaderMap,
+    pub request_id: &'a str,
+}
+
+/// Where the provider sends the browser back to.
+pub(super) const CALLBACK: &str = "/oauth2/callback";
+
+/// Where the provider sends the browser after a logout.
+pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
+
+impl Login {
+    /// `providers` in the order in which they are offered.
+    pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics) -> Self {
+        Self(Arc::new(Inner { providers, sessions, metrics }))
+    }
+
+    /// Whether anybody can sign in here.
+    pub fn is_possible(&self) -> bool {
+        !self.0.providers.is_empty()
+    }
+
+    /// Where a person who is not signed in is sent to, to come back to `target` (path and query) afterwards: straight
+    /// to the login where there is one provider, else to the choice.
+    pub fn challenge(&self, target: &str) -> String {
+        let path = if self.0.providers.len() == 1 { "/oauth2/start" } else { "/oauth2/sign_in" };
+        format!("{path}?rd={}", encode(target))
+    }
+
+    /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
+    pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
+        let get = matches!(*request.method, Method::GET | Method::HEAD);
+        let answer = match request.path {
+            "/oauth2/start" if *request.method == Method::GET => self.start(request),
+            CALLBACK if *request.method == Method::GET => self.callback(request).await,
+            "/oauth2/sign_in" if get => self.sign_in(request).await,
+            "/oauth2/sign_out" if get => self.confirm_sign_out(request).await,
+            "/oauth2/sign_out" if *request.method == Method::POST => self.sign_out(request).await,
+            SIGNED_OUT if get => Ok(self.signed_out()),
+            "/oauth2/sign_out" => return Some(not_allowed(request, "GET, HEAD, POST")),
+            "/oauth2/start" | CALLBACK => return Some(not_allowed(request, "GET")),
+            "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
+            _ => return None,
+        };
+        Some(answer.unwrap_or_else(|failure| {
+            tracing::info!(request_id = request.request_id, outcome = ?failure.outcome, "a login failed");
+            failure.page(request.request_id)
+        }))
+    }
+
+    fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        let parameters = parse(request)?;
+        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        let provider = match (parameters.get("issuer"), self.0.providers.as_slice()) {
+            (None, [only]) => only,
+            (None, _) => {
+                return Ok(redirect(&format!("/oauth2/sign_in?rd={}", encode(&return_to))));
+            }
+            (Some(name), _) => self.provider(name).ok_or_else(|| {
+                Failure::new(
+                    Outcome::malformed,
+                    "There is no such provider here. Choose one of those that are offered.",
+                )
+            })?,
+        };
+        self.begin(provider, request, &return_to).map_err(|mut failure| {
+            failure.return_to = return_to;
+            failure
+        })
+    }
+
+    fn begin(
+        &self,
+        provider: &Arc<dyn Provider>,
+        request: LoginRequest<'_>,
+        return_to: &str,
+    ) -> Result<Response<Bytes>, Failure> {
+        let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
+        let metadata = provider.metadata().ok_or_else(|| {
+            Failure::new(
+                Outcome::provider_unavailable,
+                format!("Doorward has not reached {} yet. Try again in a moment.", provider.name()),
+            )
+        })?;
+        let (keys, now) = (self.0.sessions.keys(), self.0.sessions.now());
+        let state = State::new(keys, now).ok_or_else(internal)?;
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let nonce = Nonce::new_random_len(32);
+        let flow = Flow {
+            origin: request.origin.as_str().to_owned(),
+            issuer: provider.name().to_string(),
+            issuer_url: provider.issuer().to_owned(),
+            nonce: nonce.secret().clone(),
+            verifier: verifier.into_secret(),
+            return_to: return_to.to_owned(),
+        };
+        let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
+
+        let us = provider.client();
+        let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(|_| internal())?;
+        let redirect_uri = RedirectUrl::new(request.origin.url(CALLBACK)).map_err(|_| internal())?;
+        let client = CoreClient::new(ClientId::new(us.id.to_string()), issuer, JsonWebKeySet::new(Vec::new()))
+            .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
+            .set_redirect_uri(redirect_uri);
+        let csrf = CsrfToken::new(state.as_str().to_owned());
+        let scopes = us.scopes.iter().filter(|scope| ***scope != *"openid");
+        let (url, ..) = client
+            .authorize_url(AuthenticationFlow::<CoreResponseType>::AuthorizationCode, || csrf, || nonce)
+            .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
+            .set_pkce_challenge(challenge)
+            .url();
+
+        self.0.metrics.begun();
+        let mut response = redirect(url.as_str());
+        for line in flow::give_up_oldest(request.headers).into_iter().chain([line]) {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
+        Ok(response)
+    }
+
+    /// The page with the providers. Whoever comes here wants to sign in anew, so a session that there is ends
+    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here.
+    async fn sign_in(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        let parameters = parse(request)?;
+        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let wanted = matches!(site, None | Some(b"none" | b"same-origin"));
+        let held = wanted && !matches!(cookie::find(request.headers, cookie::SESSION), Ok(None));
+        if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
+            self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
+        }
+        let choices: Vec<Choice> = self
+            .0
+            .providers
+            .iter()
+            .map(|provider| Choice {
+                name: provider.name().to_string(),
+                href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(&return_to)),
+            })
+            .collect();
+        let host = request.origin.as_str().split_once("://").map_or("", |(_, host)| host);
+        let mut response = pages::html(StatusCode::OK, &pages::sign_in(&SignInView { host, choices: &choices }));
+        if held {
+            response.headers_mut().append(header::SET_COOKIE, cookie::delete(cookie::SESSION));
+        }
+        Ok(response)
+    }
+
+    pub(super) fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
+        self.0.providers.iter().find(|provider| **provider.name() == *name)
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("providers", &self.0.providers).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn parse(request: LoginRequest<'_>) -> Result<Parameters<'_>, Failure> {
+    Parameters::parse(request.query).map_err(|error| {
+        Failure::new(Outcome::malformed, "The address is not one that a sign-in uses.").detail(error.to_string())
+    })
+}
+
+pub(super) fn store_failed(error: &StoreError) -> Failure {
+    tracing::error!(%error, "the store failed during a login or a logout");
+    Failure::new(Outcome::store_unavailable, "Doorward cannot reach its store. Try again in a moment.")
+}
+
+/// 303, as the method and the body are never to be repeated (RFC 9700 section 4.12).
+pub(super) fn redirect(location: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    match HeaderValue::try_from(location) {
+        Ok(location) => drop(headers.insert(header::LOCATION, location)),
+        Err(_) => drop(headers.insert(header::LOCATION, HeaderValue::from_static("/"))),
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn not_allowed(request: LoginRequest<'_>, allow: &'static str) -> Response<Bytes> {
+    let failure = Failure::new(Outcome::malformed, "This address is not used in this way.")
+        .detail(format!("the method is {}; allowed: {allow}", super::bounded(request.method.as_str())))
+        .titled(StatusCode::METHOD_NOT_ALLOWED, "This does not work here");
+    let mut response = failure.page(request.request_id);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+fn encode(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}

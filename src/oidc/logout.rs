@@ -1,0 +1,60 @@
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+
+use super::{
+    Login, LoginRequest, Outcome,
+    failure::Failure,
+    login::{SIGNED_OUT, redirect, store_failed},
+};
+use crate::{
+    pages::{self, ConfirmSignOutView},
+    sessions::{Ended, Session, cookie, csrf},
+};
+
+impl Login {
+    /// The page that asks, as a link or an image must not sign anybody out.
+    pub(super) async fn confirm_sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        let session = self.0.sessions.held_by(request.headers, request.origin).await?;
+        let who = session.as_ref().map(|session| display_name(session));
+        let page = pages::confirm_sign_out(&ConfirmSignOutView { who: who.as_deref() });
+        Ok(pages::html(StatusCode::OK, &page))
+    }
+
+    /// Ends the session on every host, then sends the browser to the provider to end its session there
+    /// (OpenID Connect RP-Initiated Logout 1.0 section 2).
+    pub(super) async fn sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
+            Failure::new(Outcome::malformed, "Another page tried to sign you out. Nothing was done.")
+                .detail(refusal.detail().to_owned())
+                .titled(refusal.status(), "You are still signed in")
+        })?;
+        let session = self.0.sessions.held_by(request.headers, request.origin).await?;
+        let mut location = SIGNED_OUT.to_owned();
+        if let Some(session) = session {
+            // First here: whatever the provider does, this session is over.
+            self.0.sessions.end_login(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
+            location = self.end_at_provider(&session, request).unwrap_or(location);
+        }
+        let mut response = redirect(&location);
+        response.headers_mut().append(header::SET_COOKIE, cookie::delete(cookie::SESSION));
+        Ok(response)
+    }
+
+    pub(super) fn signed_out(&self) -> Response<Bytes> {
+        pages::html(StatusCode::OK, &pages::signed_out())
+    }
+
+    fn end_at_provider(&self, session: &Session, request: LoginRequest<'_>) -> Option<String> {
+        let provider = self.provider(session.issuer())?;
+        let mut url = provider.metadata()?.end_session_endpoint.clone()?;
+        url.query_pairs_mut()
+            .append_pair("id_token_hint", &session.tokens().id)
+            .append_pair("client_id", &provider.client().id)
+            .append_pair("post_logout_redirect_uri", &request.origin.url(SIGNED_OUT));
+        Some(url.into())
+    }
+}
+
+fn display_name(session: &Session) -> String {
+    session.principal.email.as_ref().unwrap_or(&session.principal.username).to_string()
+}

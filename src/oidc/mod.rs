@@ -1,0 +1,40 @@
+//! Browser login with OpenID Connect: authorization code, PKCE, nonce, state, and the issuer named in the answer
+//! (RFC 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1).
+//!
+//! ```text
+//! /oauth2/start     -> the provider, with a sealed state and a sealed cookie
+//! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session
+//! /oauth2/sign_in      which provider
+//! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
+//! ```
+
+mod callback;
+mod client;
+mod exchange;
+mod failure;
+mod flow;
+mod id_token;
+mod issuer;
+mod login;
+mod logout;
+mod metrics;
+mod parameters;
+mod provider;
+pub mod return_to;
+#[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    client::{AssertionKey, Client, ClientAuthentication},
+    issuer::LoginIssuer,
+    login::{Login, LoginRequest},
+    metrics::{LoginMetrics, Outcome},
+    provider::{Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken},
+};
+
+/// Text of somebody else, cut to a length that a page and a log line can bear, without control characters.
+fn bounded(text: &str) -> String {
+    text.chars().take(200).map(|character| if character.is_control() { ' ' } else { character }).collect()
+}

@@ -1,0 +1,69 @@
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::Client;
+use crate::{
+    authn::{CredentialId, Principal},
+    config::raw::Algorithm,
+    egress::Egress,
+    error::Rejection,
+};
+
+/// An OpenID provider as the login needs it. An issuer with a `login` is one.
+pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
+    /// Its name in the configuration.
+    fn name(&self) -> &Arc<str>;
+
+    /// Its issuer identifier, byte for byte.
+    fn issuer(&self) -> &str;
+
+    /// Who we are there.
+    fn client(&self) -> &Client;
+
+    /// What discovery says of it; `None` while it has not been reached.
+    fn metadata(&self) -> Option<Arc<Metadata>>;
+
+    /// What calls to it go through.
+    fn egress(&self) -> &Egress;
+
+    /// Checks an ID token as the strict check of bearer tokens does, for the audience of [`Client::id`] and the types
+    /// of an ID token: compact form, signature by a current key of this issuer and an algorithm that is allowed, `typ`,
+    /// `crit`, no member twice, `iss`, `aud`, `exp`, `nbf`, `iat` not ahead, `sub`
+    /// (OpenID Connect Core 1.0 section 3.1.3.7). May fetch a key that is new.
+    fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>>;
+
+    /// Who the claims of a login name: user name, kind and groups by the issuer's settings, with the scheme
+    /// [`Session`](crate::authn::Scheme::Session) and exactly the scopes, credential and end given.
+    fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection>;
+}
+
+pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a login uses of a provider's metadata (OpenID Connect Discovery 1.0 section 3). Its `issuer` was compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub authorization_endpoint: Url,
+    pub token_endpoint: Url,
+    pub end_session_endpoint: Option<Url>,
+    /// Whether each answer names its issuer (RFC 9207 section 3).
+    pub names_issuer_in_response: bool,
+}
+
+/// The claims of an ID token whose signature and registered claims are good.
+#[derive(Clone, Debug)]
+pub struct VerifiedIdToken {
+    pub claims: Arc<Map<String, Value>>,
+    /// What it was signed with.
+    pub algorithm: Algorithm,
+}
+
+/// The facts of a login.
+#[derive(Clone, Debug)]
+pub struct Identity<'a> {
+    pub claims: &'a Arc<Map<String, Value>>,
+    pub scopes: &'a [Arc<str>],
+    pub credential: CredentialId,
+    pub expires: crate::clock::Timestamp,
+}

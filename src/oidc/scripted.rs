@@ -1,0 +1,200 @@
+//! An OpenID provider for tests: a real token endpoint on loopback whose answers a test writes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Form, State},
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+    routing::post,
+};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::{Client, ClientAuthentication, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
+use crate::{
+    authn::{Kind, LoginFacts, Principal, Scheme},
+    config::raw,
+    egress::Egress,
+    error::{Reason, Rejection},
+};
+
+/// What arrived at the token endpoint.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    pub form: HashMap<String, String>,
+    pub authorization: Option<String>,
+}
+
+/// What the next exchanges give.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub status: StatusCode,
+    /// The answer; `id_token` is added if there are claims for one.
+    pub answer: Value,
+    pub claims: Option<Value>,
+    /// Whether the ID token is signed by somebody else.
+    pub forged: bool,
+}
+
+#[derive(Debug)]
+pub struct ScriptedProvider {
+    pub name: Arc<str>,
+    pub issuer: String,
+    pub client: Client,
+    pub metadata: Mutex<Option<Arc<Metadata>>>,
+    pub script: Arc<Mutex<Script>>,
+    pub exchanges: Arc<Mutex<Vec<Exchange>>>,
+    egress: Egress,
+    key: DecodingKey,
+}
+
+#[derive(Clone)]
+struct Endpoint {
+    script: Arc<Mutex<Script>>,
+    exchanges: Arc<Mutex<Vec<Exchange>>>,
+    good: EncodingKey,
+    evil: EncodingKey,
+}
+
+pub fn key_pair() -> (EncodingKey, DecodingKey) {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let public = DecodingKey::from_ec_pem(pair.public_key_pem().as_bytes()).unwrap();
+    (EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap(), public)
+}
+
+impl ScriptedProvider {
+    /// One without an endpoint, for tests of sessions.
+    pub fn offline(name: &str) -> Self {
+        let (_, key) = key_pair();
+        let script = Script { status: StatusCode::OK, answer: json!({}), claims: None, forged: false };
+        Self {
+            name: name.into(),
+            issuer: format!("https://{name}.example"),
+            client: Client {
+                id: "doorward".into(),
+                authentication: ClientAuthentication::None,
+                scopes: ["openid", "groups"].map(Into::into).to_vec(),
+            },
+            metadata: Mutex::new(None),
+            script: Arc::new(Mutex::new(script)),
+            exchanges: Arc::default(),
+            egress: Egress::new(None).unwrap(),
+            key,
+        }
+    }
+
+    /// One that answers on loopback.
+    pub async fn start(name: &str, authentication: ClientAuthentication) -> Self {
+        let mut provider = Self::offline(name);
+        let (good, key) = key_pair();
+        provider.key = key;
+        provider.client.authentication = authentication;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let endpoint = Endpoint {
+            script: Arc::clone(&provider.script),
+            exchanges: Arc::clone(&provider.exchanges),
+            good,
+            evil: key_pair().0,
+        };
+        let router = Router::new().route("/token", post(token)).with_state(endpoint);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        provider.metadata = Mutex::new(Some(Arc::new(Metadata {
+            authorization_endpoint: Url::parse(&format!("{base}/authorize?tenant=t")).unwrap(),
+            token_endpoint: Url::parse(&format!("{base}/token")).unwrap(),
+            end_session_endpoint: Some(Url::parse(&format!("{base}/logout")).unwrap()),
+            names_issuer_in_response: true,
+        })));
+        provider
+    }
+
+    pub fn change_metadata(&self, change: impl FnOnce(&mut Metadata)) {
+        let mut slot = self.metadata.lock().unwrap();
+        let mut metadata = Metadata::clone(slot.as_ref().unwrap());
+        change(&mut metadata);
+        *slot = Some(Arc::new(metadata));
+    }
+}
+
+async fn token(
+    State(endpoint): State<Endpoint>,
+    headers: HeaderMap,
+    Form(form): Form<HashMap<String, String>>,
+) -> impl IntoResponse {
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    let script = endpoint.script.lock().unwrap().clone();
+    let mut answer = script.answer;
+    if let Some(claims) = script.claims {
+        let key = if script.forged { &endpoint.evil } else { &endpoint.good };
+        answer["id_token"] = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, key).unwrap().into();
+    }
+    (script.status, Json(answer))
+}
+
+impl Provider for ScriptedProvider {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+    fn issuer(&self) -> &str {
+        &self.issuer
+    }
+    fn client(&self) -> &Client {
+        &self.client
+    }
+    fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.metadata.lock().unwrap().clone()
+    }
+    fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
+    /// The signature alone: what the login checks by itself is then seen to be checked.
+    fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
+        Box::pin(async move {
+            let mut validation = Validation::new(Algorithm::ES256);
+            validation.validate_exp = false;
+            validation.validate_aud = false;
+            validation.required_spec_claims.clear();
+            let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &validation)
+                .map_err(|_| Rejection::new(Reason::SignatureInvalid, "the signature does not fit"))?;
+            Ok(VerifiedIdToken { claims: Arc::new(token.claims), algorithm: raw::Algorithm::ES256 })
+        })
+    }
+
+    fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {
+        let subject = identity.claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        if subject.starts_with("system:") {
+            return Err(Rejection::new(
+                Reason::IdentityRefused,
+                "the user name begins with the reserved prefix `system:`",
+            ));
+        }
+        let groups = identity.claims.get("groups").and_then(Value::as_array).into_iter().flatten();
+        Ok(Principal {
+            issuer: Arc::clone(&self.name),
+            subject: subject.into(),
+            username: format!("{}#{subject}", self.name).into(),
+            kind: Kind::Human,
+            scheme: Scheme::Session,
+            groups: groups.filter_map(Value::as_str).map(Into::into).collect(),
+            scopes: identity.scopes.to_vec(),
+            client: Some(Arc::clone(&self.client.id)),
+            actor: None,
+            login: LoginFacts::default(),
+            claims: Arc::clone(identity.claims),
+            credential: identity.credential,
+            expires: identity.expires,
+            delivery: None,
+            workload: None,
+            email: None,
+        })
+    }
+}

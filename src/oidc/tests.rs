@@ -1,0 +1,358 @@
+mod callback;
+mod sign_out;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::*};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{
+    scripted::{Exchange, Script, ScriptedProvider},
+    *,
+};
+use crate::{
+    authn::Presented,
+    config::resolver::Secret,
+    sessions::{CookieRequest, Origin, Session, tests::Fixture},
+};
+
+/// A browser at a Doorward with one provider, which runs for real.
+struct Browser {
+    fixture: Fixture,
+    login: Login,
+    metrics: LoginMetrics,
+    origin: Origin,
+    jar: Vec<(String, String)>,
+}
+
+/// What the browser was sent to the provider with.
+struct Sent {
+    parameters: HashMap<String, String>,
+    issuer: String,
+}
+
+impl Browser {
+    async fn new() -> Self {
+        Self::with(ClientAuthentication::Basic(Secret::new(b"s:cret/+".to_vec()))).await
+    }
+
+    async fn with(authentication: ClientAuthentication) -> Self {
+        let fixture = Fixture::new(ScriptedProvider::start("corp", authentication).await);
+        let metrics = LoginMetrics::default();
+        let providers = vec![Arc::clone(&fixture.provider) as Arc<dyn Provider>];
+        let login = Login::new(providers, fixture.sessions.clone(), metrics.clone());
+        Self { fixture, login, metrics, origin: Origin::https("dash.example.com").unwrap(), jar: Vec::new() }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let line: Vec<String> = self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut headers = HeaderMap::new();
+        if !line.is_empty() {
+            headers.insert(header::COOKIE, HeaderValue::from_str(&line.join("; ")).unwrap());
+        }
+        headers
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        query: Option<&str>,
+        extra: &[(&'static str, &str)],
+    ) -> Response<Bytes> {
+        let mut headers = self.headers();
+        for (name, value) in extra {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        let request =
+            LoginRequest { origin: &self.origin, method: &method, path, query, headers: &headers, request_id: "r-1" };
+        let response = self.login.answer(request).await.expect("a path of the login");
+        for line in response.headers().get_all(header::SET_COOKIE) {
+            let line = line.to_str().unwrap();
+            let (name, rest) = line.split_once('=').unwrap();
+            self.jar.retain(|(known, _)| known != name);
+            if !line.contains("Max-Age=0") {
+                self.jar.push((name.to_owned(), rest.split(';').next().unwrap().to_owned()));
+            }
+        }
+        response
+    }
+
+    async fn get(&mut self, address: &str) -> Response<Bytes> {
+        let (path, query) = address.split_once('?').map_or((address, None), |(path, query)| (path, Some(query)));
+        self.ask(Method::GET, path, query, &[]).await
+    }
+
+    /// Goes to the provider, which then is ready to answer well.
+    async fn depart(&mut self, return_to: &str) -> Sent {
+        let response = self.get(&format!("/oauth2/start?rd={return_to}")).await;
+        assert_eq!(response.status(), StatusCode::SEE_OTHER);
+        let url = Url::parse(location(&response)).unwrap();
+        let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        let issuer = self.fixture.provider.issuer.clone();
+        let now = self.fixture.shared.clock.now().as_secs();
+        *self.fixture.provider.script.lock().unwrap() = Script {
+            status: StatusCode::OK,
+            answer: json!({"access_token": "a-1", "token_type": "bEaReR", "expires_in": "3600", "strange": [1]}),
+            claims: Some(json!({
+                "iss": issuer, "aud": "doorward", "sub": "alice", "nonce": parameters["nonce"], "sid": "s-1",
+                "iat": now, "exp": now + 300, "groups": ["dev"], "scope": "admin everything",
+            })),
+            forged: false,
+        };
+        Sent { parameters, issuer }
+    }
+
+    fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.fixture.provider.script.lock().unwrap());
+    }
+
+    fn exchanges(&self) -> Vec<Exchange> {
+        self.fixture.provider.exchanges.lock().unwrap().clone()
+    }
+
+    async fn sign_in(&mut self) -> Response<Bytes> {
+        let sent = self.depart("/").await;
+        self.get(&sent.good()).await
+    }
+
+    async fn session(&self) -> Option<Arc<Session>> {
+        let headers = self.headers();
+        let request = CookieRequest { origin: &self.origin, method: &Method::GET, headers: &headers, upgrade: false };
+        match self.fixture.sessions.authenticate(request).await {
+            Presented::Good(session) => Some(session),
+            _ => None,
+        }
+    }
+}
+
+impl Sent {
+    fn state(&self) -> &str {
+        &self.parameters["state"]
+    }
+
+    fn good(&self) -> String {
+        format!("/oauth2/callback?code=c-1&state={}&iss={}", self.state(), encode(&self.issuer))
+    }
+}
+
+fn encode(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+fn location(response: &Response<Bytes>) -> &str {
+    response.headers()[header::LOCATION].to_str().unwrap()
+}
+
+fn body(response: &Response<Bytes>) -> &str {
+    std::str::from_utf8(response.body()).unwrap()
+}
+
+#[tokio::test]
+async fn a_person_signs_in_and_comes_back_to_where_they_were() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("%2Fruns%3Fnamespace%3Dprod").await;
+    let parameters = &sent.parameters;
+    for (name, value) in [
+        ("response_type", "code"),
+        ("client_id", "doorward"),
+        ("redirect_uri", "https://dash.example.com/oauth2/callback"),
+        ("scope", "openid groups"),
+        ("code_challenge_method", "S256"),
+        ("tenant", "t"),
+    ] {
+        assert_eq!(parameters[name], value, "{name}");
+    }
+    assert!(parameters["nonce"].len() >= 22 && parameters["state"].len() >= 22);
+
+    let response = browser.get(&sent.good()).await;
+    assert_eq!((response.status(), location(&response)), (StatusCode::SEE_OTHER, "/runs?namespace=prod"));
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    assert_eq!(response.headers()[header::REFERRER_POLICY], "no-referrer");
+    assert_eq!(browser.jar.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["__Host-doorward"]);
+
+    let [exchange] = browser.exchanges().try_into().unwrap();
+    let verifier = &exchange.form["code_verifier"];
+    let challenge = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
+    assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(challenge), parameters["code_challenge"]);
+    assert_eq!(exchange.form["grant_type"], "authorization_code");
+    assert_eq!(exchange.form["code"], "c-1");
+    assert_eq!(exchange.form["redirect_uri"], parameters["redirect_uri"]);
+    let basic = BASE64_STANDARD.encode("doorward:s%3Acret%2F%2B");
+    assert_eq!(exchange.authorization, Some(format!("Basic {basic}")));
+
+    let session = browser.session().await.unwrap();
+    assert_eq!((&*session.principal.subject, &*session.principal.username), ("alice", "corp#alice"));
+    // Granted is what was asked for, as the answer names no scope; never what the ID token says.
+    assert_eq!(session.principal.scopes, ["openid".into(), "groups".into()]);
+    assert_eq!(session.tokens().access, "a-1");
+    assert_eq!(browser.metrics.count("corp", Outcome::success), 1);
+}
+
+#[tokio::test]
+async fn granted_scopes_are_those_of_the_answer() {
+    for (answer, granted) in [(json!("openid"), vec!["openid"]), (json!(""), vec![]), (json!("a b"), vec!["a", "b"])] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        browser.script(|script| script.answer["scope"] = answer);
+        browser.get(&sent.good()).await;
+        let scopes = browser.session().await.unwrap().principal.scopes.clone();
+        assert_eq!(scopes.iter().map(|scope| &**scope).collect::<Vec<_>>(), granted);
+    }
+}
+
+#[tokio::test]
+async fn we_prove_who_we_are_in_each_of_the_ways() {
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let key = AssertionKey::from_pem(pem.as_bytes(), Some("k")).unwrap();
+    for (authentication, members) in [
+        (ClientAuthentication::Post(Secret::new(b"s3cret".to_vec())), vec!["client_id", "client_secret"]),
+        (ClientAuthentication::None, vec!["client_id"]),
+        (ClientAuthentication::PrivateKeyJwt(key), vec!["client_id", "client_assertion", "client_assertion_type"]),
+    ] {
+        let mut browser = Browser::with(authentication).await;
+        assert_eq!(browser.sign_in().await.status(), StatusCode::SEE_OTHER);
+        let [exchange] = browser.exchanges().try_into().unwrap();
+        assert_eq!(exchange.authorization, None);
+        for member in ["client_id", "client_secret", "client_assertion", "client_assertion_type"] {
+            assert_eq!(exchange.form.contains_key(member), members.contains(&member), "{member}");
+        }
+        if let Some(assertion) = exchange.form.get("client_assertion") {
+            let claims = BASE64_URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
+            let claims: Value = serde_json::from_slice(&claims).unwrap();
+            assert_eq!(claims["iss"], "doorward");
+            assert_eq!(claims["sub"], "doorward");
+            assert_eq!(claims["aud"], browser.fixture.provider.issuer);
+            assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 60);
+        }
+    }
+}
+
+#[tokio::test]
+async fn hostile_return_addresses_lead_to_the_front_page() {
+    for (row, address) in [
+        ("peers:T1", "//evil.com"),
+        ("peers:T1", "http://evil.com"),
+        ("peers:T3", "/\\evil.com"),
+        ("peers:T3", "%2F%5Cevil.com"),
+        ("peers:T4", "/%09/evil.com"),
+        ("peers:T5", "/./\\evil.com"),
+        ("twice encoded", "/%2509/evil.com"),
+    ] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart(address).await;
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(location(&response), "/", "{row} {address}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_is_said_and_nothing_is_lost() {
+    let mut browser = Browser::new().await;
+    let metadata = browser.fixture.provider.metadata.lock().unwrap().take();
+    let response = browser.get("/oauth2/start?rd=/runs").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"));
+    *browser.fixture.provider.metadata.lock().unwrap() = metadata;
+    let sent = browser.depart("/runs").await;
+    browser
+        .fixture
+        .provider
+        .change_metadata(|metadata| metadata.token_endpoint = Url::parse("http://127.0.0.1:1/").unwrap());
+    let response = browser.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"));
+}
+
+#[tokio::test]
+async fn without_the_store_nobody_is_signed_in_or_out() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    browser.fixture.store.switch(true);
+    let response = browser.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(browser.exchanges().is_empty());
+    browser.fixture.store.switch(false);
+    browser.sign_in().await;
+    browser.fixture.store.switch(true);
+    let ours = [("origin", "https://dash.example.com")];
+    let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!response.headers().contains_key(header::SET_COOKIE), "peers:D10");
+    browser.fixture.store.switch(false);
+    assert!(browser.session().await.is_some());
+}
+
+#[tokio::test]
+async fn the_id_changes_with_each_login_and_the_old_session_ends() {
+    let mut browser = Browser::new().await;
+    browser.sign_in().await;
+    let (old, old_session) = (browser.jar.clone(), browser.session().await.unwrap());
+    browser.sign_in().await;
+    assert_ne!(browser.jar, old);
+    assert!(browser.session().await.is_some());
+    browser.jar = old;
+    assert!(browser.session().await.is_none());
+    assert!(browser.fixture.shared.revocations.is_revoked(&old_session.principal).is_some());
+    // A cookie that somebody planted is not taken over.
+    browser.jar = vec![("__Host-doorward".to_owned(), "A".repeat(43))];
+    browser.sign_in().await;
+    assert_ne!(browser.jar[0].1, "A".repeat(43));
+}
+
+#[tokio::test]
+async fn tabs_sign_in_side_by_side() {
+    let mut browser = Browser::new().await;
+    let mut tabs = Vec::new();
+    for tab in 0..5 {
+        tabs.push(browser.depart(&format!("/tab{tab}")).await);
+    }
+    for (tab, sent) in tabs.iter().enumerate() {
+        browser.script(|script| script.claims.as_mut().unwrap()["nonce"] = sent.parameters["nonce"].clone().into());
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(location(&response), format!("/tab{tab}"));
+    }
+    for _ in 0..20 {
+        browser.depart("/").await;
+    }
+    assert!(browser.jar.len() <= 7, "{}", browser.jar.len());
+}
+
+#[tokio::test]
+async fn several_providers_are_offered() {
+    let browser = Browser::new().await;
+    let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::clone(&browser.fixture.provider) as _];
+    assert_eq!(browser.login.challenge("/a?b=c"), "/oauth2/start?rd=%2Fa%3Fb%3Dc");
+    providers.push(Arc::new(ScriptedProvider::offline("partners")));
+    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default());
+    assert_eq!(login.challenge("/a"), "/oauth2/sign_in?rd=%2Fa");
+    let mut browser = Browser { login, ..browser };
+    assert_eq!(location(&browser.get("/oauth2/start?rd=/a").await), "/oauth2/sign_in?rd=%2Fa");
+    let page = browser.get("/oauth2/sign_in").await;
+    assert!(body(&page).contains("issuer=corp&amp;") && body(&page).contains("issuer=partners&amp;"));
+    assert_eq!(browser.get("/oauth2/start?issuer=corp").await.status(), StatusCode::SEE_OTHER);
+    assert_eq!(browser.get("/oauth2/start?issuer=partners").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(browser.get("/oauth2/start?issuer=nobody").await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(browser.get("/oauth2/start?rd=/a&rd=/b").await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn other_paths_are_not_ours() {
+    let browser = Browser::new().await;
+    let headers = HeaderMap::new();
+    for path in ["/", "/oauth2", "/oauth2/", "/oauth2/callback/", "/oauth2/userinfo", "/OAuth2/start"] {
+        let request = LoginRequest {
+            origin: &browser.origin,
+            method: &Method::GET,
+            path,
+            query: None,
+            headers: &headers,
+            request_id: "r",
+        };
+        assert!(browser.login.answer(request).await.is_none(), "{path}");
+    }
+}

@@ -1,0 +1,241 @@
+//! Answers of a provider that must not sign anybody in.
+
+use super::*;
+
+/// Callbacks that differ from the good one in one thing. None reaches the token endpoint, none gives a session, none
+/// redirects.
+#[tokio::test]
+async fn an_answer_that_is_not_ours_goes_nowhere() {
+    type Row = (&'static str, fn(&Sent) -> String, StatusCode);
+    let rows: &[Row] = &[
+        ("oauth:1 no code, no error", |sent| format!("?state={}", sent.state()), StatusCode::BAD_REQUEST),
+        ("oauth:1 code and error", |sent| format!("?code=c&error=x&state={}", sent.state()), StatusCode::BAD_REQUEST),
+        ("oauth:1 code twice", |sent| format!("?code=c&code=d&state={}", sent.state()), StatusCode::BAD_REQUEST),
+        ("oauth:1 state twice", |sent| format!("?code=c&state={0}&state={0}", sent.state()), StatusCode::BAD_REQUEST),
+        (
+            "oauth:1 iss twice",
+            |sent| format!("{}&iss=x", &sent.good()["/oauth2/callback".len()..]),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "oauth:1 anything twice",
+            |sent| format!("{}&x=1&x=1", &sent.good()["/oauth2/callback".len()..]),
+            StatusCode::BAD_REQUEST,
+        ),
+        ("oauth:1 no state", |_| "?code=c".to_owned(), StatusCode::BAD_REQUEST),
+        ("oauth:1 empty state", |_| "?code=c&state=".to_owned(), StatusCode::BAD_REQUEST),
+        ("oauth:1 unknown state", |_| format!("?code=c&state={}", "A".repeat(86)), StatusCode::BAD_REQUEST),
+        ("oauth:1 state changed", |sent| format!("?code=c&state={}A", sent.state()), StatusCode::BAD_REQUEST),
+        ("oauth:1 empty query", |_| "?".to_owned(), StatusCode::BAD_REQUEST),
+        ("oauth:1 iss missing", |sent| format!("?code=c&state={}", sent.state()), StatusCode::BAD_REQUEST),
+        (
+            "oauth:1 iss of another",
+            |sent| format!("?code=c&state={}&iss=https%3A%2F%2Fevil.example", sent.state()),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "oauth:1 iss with a slash",
+            |sent| format!("?code=c&state={}&iss={}%2F", sent.state(), encode(&sent.issuer)),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "oauth:1 iss of another beside an error",
+            |sent| format!("?error=x&state={}&iss=https%3A%2F%2Fevil.example", sent.state()),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "oauth:1 refused",
+            |sent| format!("?error=access_denied&state={}&iss={}", sent.state(), encode(&sent.issuer)),
+            StatusCode::FORBIDDEN,
+        ),
+    ];
+    for (row, query, status) in rows {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        let response = browser.get(&format!("/oauth2/callback{}", query(&sent))).await;
+        assert_eq!(response.status(), *status, "{row}");
+        assert!(!response.headers().contains_key(header::LOCATION), "{row}");
+        assert!(browser.exchanges().is_empty(), "{row}: the code was sent");
+        assert!(browser.session().await.is_none(), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn only_get_is_an_answer() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    let query = sent.good().split_once('?').unwrap().1.to_owned();
+    for method in [Method::POST, Method::HEAD, Method::PUT] {
+        let response = browser.ask(method.clone(), "/oauth2/callback", Some(&query), &[]).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        assert_eq!(response.headers()[header::ALLOW], "GET");
+    }
+    assert!(browser.exchanges().is_empty());
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+}
+
+/// `peers:T2`: an answer that belongs to a login of somebody else.
+#[tokio::test]
+async fn a_login_of_another_browser_is_not_completed_here() {
+    let mut attacker = Browser::new().await;
+    let sent = attacker.depart("/").await;
+    let theirs = std::mem::take(&mut attacker.jar);
+    let response = attacker.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 no cookie");
+    // A login of our own is under way.
+    attacker.depart("/").await;
+    let response = attacker.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 another cookie");
+    // Our own cookie under the name that theirs has.
+    attacker.jar[0].0.clone_from(&theirs[0].0);
+    let response = attacker.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 a cookie moved");
+    // Theirs twice.
+    attacker.jar = vec![theirs[0].clone(), theirs[0].clone()];
+    let response = attacker.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "cookie twice");
+    assert!(attacker.exchanges().is_empty(), "the code was sent");
+    assert!(attacker.session().await.is_none());
+    assert_eq!(attacker.metrics.count("", Outcome::other_browser), 4);
+    attacker.jar = theirs;
+    let answer = attacker.depart("/").await;
+    attacker.script(|script| script.claims.as_mut().unwrap()["nonce"] = sent.parameters["nonce"].clone().into());
+    drop(answer);
+    assert_eq!(attacker.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn a_login_of_another_host_is_not_completed_here() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    browser.origin = Origin::https("k8s.example.com").unwrap();
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::FORBIDDEN);
+    assert!(browser.exchanges().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_counts_once_and_for_ten_minutes() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    let jar = browser.jar.clone();
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+    // From the history of the browser, then with the cookie put back.
+    for jar in [browser.jar.clone(), jar] {
+        browser.jar = jar;
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert!(body(&response).contains("already completed"));
+    }
+    assert_eq!(browser.exchanges().len(), 1, "the code was sent twice");
+
+    for (wait, status) in [(599_999, StatusCode::SEE_OTHER), (600_000, StatusCode::BAD_REQUEST)] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/runs").await;
+        browser.fixture.shared.clock.advance(Duration::from_millis(wait));
+        let now = browser.fixture.shared.clock.now().as_secs();
+        browser.script(|script| {
+            script.claims.as_mut().unwrap()["iat"] = now.into();
+            script.claims.as_mut().unwrap()["exp"] = (now + 60).into();
+        });
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), status, "{wait}");
+        if status != StatusCode::SEE_OTHER {
+            assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"), "the place is lost");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_answers_at_once_one_counts() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    let headers = browser.headers();
+    let good = sent.good();
+    let query = good.split_once('?').unwrap().1;
+    let request = LoginRequest {
+        origin: &browser.origin,
+        method: &Method::GET,
+        path: "/oauth2/callback",
+        query: Some(query),
+        headers: &headers,
+        request_id: "r",
+    };
+    let (one, other) = tokio::join!(browser.login.answer(request), browser.login.answer(request));
+    let mut statuses = [one.unwrap().status(), other.unwrap().status()];
+    statuses.sort();
+    assert_eq!(statuses, [StatusCode::SEE_OTHER, StatusCode::BAD_REQUEST]);
+    assert_eq!(browser.exchanges().len(), 1);
+}
+
+/// What the provider gives for the code, with one thing wrong. The state is used up and there is no session.
+#[tokio::test]
+async fn tokens_that_are_not_good_give_no_session() {
+    type Row = (&'static str, fn(&mut Script), StatusCode);
+    let rows: &[Row] = &[
+        (
+            "refused",
+            |script| {
+                script.status = StatusCode::BAD_REQUEST;
+                script.answer = json!({"error": "invalid_grant"});
+            },
+            StatusCode::BAD_GATEWAY,
+        ),
+        ("server error", |script| script.status = StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_GATEWAY),
+        ("not an object", |script| (script.answer, script.claims) = (json!("x"), None), StatusCode::BAD_GATEWAY),
+        ("token type", |script| script.answer["token_type"] = "DPoP".into(), StatusCode::BAD_GATEWAY),
+        (
+            "token type missing",
+            |script| drop(script.answer.as_object_mut().unwrap().remove("token_type")),
+            StatusCode::BAD_GATEWAY,
+        ),
+        ("no ID token", |script| script.claims = None, StatusCode::BAD_GATEWAY),
+        ("oauth:2.3 forged", |script| script.forged = true, StatusCode::BAD_GATEWAY),
+        (
+            "oauth:2.4 issuer",
+            |script| script.claims.as_mut().unwrap()["iss"] = "https://evil.example".into(),
+            StatusCode::BAD_GATEWAY,
+        ),
+        (
+            "oauth:2.5 audience",
+            |script| script.claims.as_mut().unwrap()["aud"] = "other".into(),
+            StatusCode::BAD_GATEWAY,
+        ),
+        ("oauth:2.6 azp", |script| script.claims.as_mut().unwrap()["azp"] = "other".into(), StatusCode::BAD_GATEWAY),
+        ("oauth:2.7 expired", |script| script.claims.as_mut().unwrap()["exp"] = 1.into(), StatusCode::BAD_GATEWAY),
+        ("oauth:2.8 old", |script| script.claims.as_mut().unwrap()["iat"] = 1.into(), StatusCode::BAD_GATEWAY),
+        ("oauth:2.9 nonce", |script| script.claims.as_mut().unwrap()["nonce"] = "n".into(), StatusCode::BAD_GATEWAY),
+        (
+            "oauth:2.12 at_hash",
+            |script| script.claims.as_mut().unwrap()["at_hash"] = "AAAA".into(),
+            StatusCode::BAD_GATEWAY,
+        ),
+        ("identity", |script| script.claims.as_mut().unwrap()["sub"] = "system:masters".into(), StatusCode::FORBIDDEN),
+    ];
+    for (row, change, status) in rows {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        browser.script(change);
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), *status, "{row}: {}", body(&response));
+        assert_eq!(browser.exchanges().len(), 1, "{row}");
+        assert!(browser.session().await.is_none(), "{row}");
+        assert!(browser.jar.is_empty(), "{row}: {:?}", browser.jar);
+        assert!(!body(&response).contains("a-1"), "{row}: a token is shown");
+        assert!(body(&response).contains("/oauth2/start?rd=%2F"), "{row}: no way to go on");
+    }
+}
+
+/// `peers:D11`.
+#[tokio::test]
+async fn what_the_provider_says_is_shown_as_text_and_bounded() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    let description = format!("%25s%25n%3Cscript%3E%0d%0a{}", "x".repeat(5000));
+    let query =
+        format!("error=%3Cb%3E&error_description={description}&state={}&iss={}", sent.state(), encode(&sent.issuer));
+    let response = browser.get(&format!("/oauth2/callback?{query}")).await;
+    let text = body(&response);
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "{text}");
+    assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
+}

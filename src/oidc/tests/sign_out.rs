@@ -1,0 +1,59 @@
+//! How sessions end.
+
+use super::*;
+
+#[tokio::test]
+async fn signing_out_ends_the_session_here_and_at_the_provider() {
+    let mut browser = Browser::new().await;
+    browser.sign_in().await;
+    let old = browser.jar.clone();
+    let page = browser.get("/oauth2/sign_out").await;
+    assert!(body(&page).contains("corp#alice") && body(&page).contains("method=\"post\""));
+    assert!(browser.session().await.is_some(), "a link signed somebody out");
+
+    for headers in [&[][..], &[("origin", "https://evil.example")], &[("origin", "null")]] {
+        let response = browser.ask(Method::POST, "/oauth2/sign_out", None, headers).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{headers:?}");
+    }
+    assert!(browser.session().await.is_some());
+
+    let ours = [("origin", "https://dash.example.com")];
+    let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    let url = Url::parse(location(&response)).unwrap();
+    let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();
+    assert_eq!(url.path(), "/logout");
+    assert_eq!(parameters["client_id"], "doorward");
+    assert_eq!(parameters["post_logout_redirect_uri"], "https://dash.example.com/oauth2/signed_out");
+    assert_eq!(parameters["id_token_hint"].split('.').count(), 3);
+    let line = response.headers()[header::SET_COOKIE].to_str().unwrap();
+    for attribute in ["Max-Age=0", "Secure", "Path=/", "HttpOnly", "SameSite=Lax"] {
+        assert!(line.contains(attribute), "attacks:Z14 {line}");
+    }
+    assert!(browser.jar.is_empty());
+    browser.jar = old;
+    assert!(browser.session().await.is_none(), "the cookie still works");
+
+    browser.sign_in().await;
+    browser.fixture.provider.change_metadata(|metadata| metadata.end_session_endpoint = None);
+    let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+    assert_eq!(location(&response), "/oauth2/signed_out");
+    let response = browser.get("/oauth2/signed_out").await;
+    assert!(body(&response).contains("You are signed out"));
+}
+
+/// `peers:T14`.
+#[tokio::test]
+async fn the_sign_in_page_ends_the_session_that_it_replaces() {
+    let mut browser = Browser::new().await;
+    browser.sign_in().await;
+    let old = browser.jar.clone();
+    let away = [("sec-fetch-site", "cross-site")];
+    browser.ask(Method::GET, "/oauth2/sign_in", None, &away).await;
+    assert!(browser.session().await.is_some(), "another site ended the session");
+    let page = browser.get("/oauth2/sign_in?rd=/runs").await;
+    assert!(body(&page).contains("href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{}", body(&page));
+    assert!(browser.jar.is_empty());
+    browser.jar = old;
+    assert!(browser.session().await.is_none());
+}

@@ -1,0 +1,170 @@
+use std::{env, fs, path::Path, time::Duration};
+
+use super::*;
+use crate::{
+    clock::Timestamp,
+    error::{Reason, Rejection},
+};
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+const HOSTILE: &str = "<script>alert('x')</script>\"&%s%n";
+
+fn rejection(detail: &str) -> Rejection {
+    Rejection::new(Reason::PolicyDenied, detail.to_owned())
+        .rule("deploy-prod-humans".into())
+        .fix("ask a release admin to start it, or join the group `release-admins`")
+}
+
+fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Markup {
+    denied(&DeniedView {
+        rejection,
+        why: Some(why),
+        request,
+        who: Some(who),
+        request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+        now: NOW,
+        sign_in: None,
+    })
+}
+
+/// Every page, with the words of a good day.
+fn pages() -> Vec<(&'static str, Markup)> {
+    let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")]
+        .map(|(name, id)| Choice { name: name.to_owned(), href: format!("/oauth2/start?issuer={id}&rd=%2F") });
+    let host = "dashboard.ci.example.com";
+    let times = SessionTimes {
+        created: NOW,
+        idle_end: NOW + Duration::from_secs(8 * 3600),
+        end: NOW + Duration::from_secs(24 * 3600),
+    };
+    vec![
+        ("sign-in", sign_in(&SignInView { host, choices: &choices })),
+        ("sign-in-one", sign_in(&SignInView { host, choices: &choices[..1] })),
+        (
+            "denied",
+            denied_page(
+                &rejection("The policy does not let you start production deployments at this hour."),
+                "Release admins deploy in office hours after MFA",
+                "POST /apis/tekton.dev/v1/namespaces/prod/pipelineruns",
+                "alice@example.com",
+            ),
+        ),
+        (
+            "who-am-i",
+            who_am_i(&WhoAmIView {
+                username: "corp#alice",
+                email: Some("alice@example.com"),
+                issuer: "Corporate account",
+                subject: "00u1a2b3c4d5e6f7g8h9",
+                kind: "human",
+                groups: &["engineering", "release-admins", "on-call"],
+                scopes: &["openid", "groups"],
+                kubernetes_groups: &["tekton-developers", "tekton-release"],
+                session: Some(times),
+                request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+            }),
+        ),
+        ("confirm-sign-out", confirm_sign_out(&ConfirmSignOutView { who: Some("alice@example.com") })),
+        ("confirm-sign-out-none", confirm_sign_out(&ConfirmSignOutView { who: None })),
+        ("signed-out", signed_out()),
+        (
+            "login-error",
+            login_error(&LoginErrorView {
+                title: "The provider did not sign you in",
+                text: "You or the provider declined. Sign in again, perhaps with another account.",
+                detail: Some("access_denied: the user is not assigned to this application"),
+                retry: "/oauth2/start?rd=%2F",
+                request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+            }),
+        ),
+    ]
+}
+
+/// Keeps the pages as files where `DOORWARD_PAGES` names a folder, to be looked at.
+#[test]
+fn pages_have_landmarks_one_heading_and_no_script() {
+    for (name, page) in pages() {
+        let text = page.into_string();
+        for (mark, count) in [("<main>", 1), ("<header>", 1), ("<footer>", 1), ("<h1>", 1), ("<html lang=\"en\">", 1)] {
+            assert_eq!(text.matches(mark).count(), count, "{name}: {mark}");
+        }
+        for absent in ["<script", " style=", " onclick", "javascript:", "http://", "https://"] {
+            assert!(!text.contains(absent), "{name}: {absent}");
+        }
+        assert!(text.len() < 16 << 10, "{name}: {} bytes", text.len());
+        if let Ok(folder) = env::var("DOORWARD_PAGES") {
+            fs::write(Path::new(&folder).join(format!("{name}.html")), text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_denial_tells_reason_rule_request_and_what_to_do() {
+    let text = denied_page(&rejection("No."), "Because.", "GET /x", "alice").into_string();
+    for part in [
+        "You may not do this",
+        "No.",
+        "Because.",
+        "<code>deploy-prod-humans</code>",
+        "<code>policy_denied</code>",
+        "join the group <code>release-admins</code>",
+        "<code>GET /x</code>",
+        "alice",
+        "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+        "datetime=\"2023-11-14T22:13:20.000Z\"",
+        "2023-11-14 22:13 UTC",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+}
+
+/// `peers:D11`: text of an attacker is text, on every page that shows some.
+#[test]
+fn whatever_is_shown_is_escaped() {
+    let choices = [Choice { name: HOSTILE.to_owned(), href: format!("/oauth2/start?issuer={HOSTILE}") }];
+    let names = [HOSTILE];
+    for page in [
+        sign_in(&SignInView { host: HOSTILE, choices: &choices }),
+        denied_page(&rejection(HOSTILE), HOSTILE, HOSTILE, HOSTILE),
+        who_am_i(&WhoAmIView {
+            username: HOSTILE,
+            email: Some(HOSTILE),
+            issuer: HOSTILE,
+            subject: HOSTILE,
+            kind: HOSTILE,
+            groups: &names,
+            scopes: &names,
+            kubernetes_groups: &names,
+            session: None,
+            request_id: HOSTILE,
+        }),
+        confirm_sign_out(&ConfirmSignOutView { who: Some(HOSTILE) }),
+        login_error(&LoginErrorView {
+            title: HOSTILE,
+            text: HOSTILE,
+            detail: Some(HOSTILE),
+            retry: HOSTILE,
+            request_id: HOSTILE,
+        }),
+    ] {
+        let text = page.into_string();
+        assert!(!text.contains("<script"), "{text}");
+        assert!(!text.contains("')</script>\""), "{text}");
+        assert!(text.contains("&lt;script&gt;alert"), "{text}");
+        assert!(text.contains("%s%n"), "{text}");
+    }
+}
+
+#[test]
+fn responses_carry_the_policy_that_fits_their_style() {
+    let response = html(StatusCode::FORBIDDEN, &signed_out());
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    let hash = BASE64_STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    assert!(policy.contains(&format!("style-src 'sha256-{hash}'")), "{policy}");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let body = std::str::from_utf8(response.body()).unwrap();
+    assert!(body.contains(&format!("<style>{STYLE}</style>")));
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+}

@@ -1,0 +1,246 @@
+use maud::{Markup, html};
+
+use super::{Tone, layout, sign};
+use crate::{clock::Timestamp, error::Rejection};
+
+/// The choice of a provider.
+#[derive(Clone, Copy, Debug)]
+pub struct SignInView<'a> {
+    /// The host that the person wants to reach.
+    pub host: &'a str,
+    pub choices: &'a [Choice],
+}
+
+/// A provider to sign in with.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub name: String,
+    pub href: String,
+}
+
+pub fn sign_in(view: &SignInView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Plain))
+        h1 { "Sign in" }
+        p class="lead" { "to continue to " strong class="host" { (view.host) } }
+        @if view.choices.is_empty() {
+            p { "No provider is set up for signing in with a browser. Ask whoever runs Doorward." }
+        } @else {
+            nav aria-label="Providers" {
+                ul class="choices" {
+                    @for choice in view.choices {
+                        li { a class="button" href=(choice.href) { "Continue with " strong { (choice.name) } } }
+                    }
+                }
+            }
+        }
+    };
+    layout("Sign in", Tone::Plain, &main, None)
+}
+
+/// A refusal, as the person whom it meets should read it.
+#[derive(Clone, Copy, Debug)]
+pub struct DeniedView<'a> {
+    pub rejection: &'a Rejection,
+    /// Why the rule that decided exists, in the words of the policy.
+    pub why: Option<&'a str>,
+    /// What was asked for, such as `POST /deploy`.
+    pub request: &'a str,
+    /// Who asked: the user name, if known.
+    pub who: Option<&'a str>,
+    pub request_id: &'a str,
+    pub now: Timestamp,
+    /// A link to sign in, where that helps.
+    pub sign_in: Option<&'a str>,
+}
+
+/// Any refusal: of the caller's credential, by the policy, or for our own or an upstream's trouble.
+pub fn denied(view: &DeniedView<'_>) -> Markup {
+    let status = view.rejection.status();
+    let title = match status.as_u16() {
+        401 => "Please sign in",
+        403 => "You may not do this",
+        404 => "There is nothing here",
+        503 => "Not possible right now",
+        400..500 => "This request cannot be taken",
+        _ => "Something went wrong",
+    };
+    let main = html! {
+        (sign(Tone::Refused))
+        h1 { (title) }
+        p class="lead" { (prose(view.rejection.detail())) }
+        @if let Some(why) = view.why {
+            p { strong { "Why: " } (prose(why)) }
+        }
+        @if let Some(fix) = view.rejection.fix_text() {
+            p class="note" { strong { "What you can do: " } (prose(fix)) }
+        }
+        dl {
+            div { dt { "Request" } dd { code { (view.request) } } }
+            @if let Some(who) = view.who {
+                div { dt { "You are" } dd { (who) } }
+            }
+            @if let Some(rule) = view.rejection.rule_id() {
+                div { dt { "Rule" } dd { code { (rule) } } }
+            }
+            div { dt { "Reason" } dd { code { (view.rejection.reason().as_str()) } " (" (status.as_u16()) ")" } }
+            div { dt { "Time" } dd { (time(view.now)) } }
+        }
+        @if let Some(href) = view.sign_in {
+            p class="actions" { a class="button" href=(href) { "Sign in" } }
+        }
+    };
+    layout(title, Tone::Refused, &main, Some(view.request_id))
+}
+
+/// Who somebody is to Doorward and to Kubernetes.
+#[derive(Clone, Copy, Debug)]
+pub struct WhoAmIView<'a> {
+    pub username: &'a str,
+    pub email: Option<&'a str>,
+    /// The name of the issuer, and the subject there.
+    pub issuer: &'a str,
+    pub subject: &'a str,
+    pub kind: &'a str,
+    /// Groups that the issuer gave.
+    pub groups: &'a [&'a str],
+    pub scopes: &'a [&'a str],
+    /// Groups that grants gave.
+    pub kubernetes_groups: &'a [&'a str],
+    pub session: Option<SessionTimes>,
+    pub request_id: &'a str,
+}
+
+/// When a session began and ends.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionTimes {
+    pub created: Timestamp,
+    pub idle_end: Timestamp,
+    pub end: Timestamp,
+}
+
+pub fn who_am_i(view: &WhoAmIView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Good))
+        h1 { (view.email.unwrap_or(view.username)) }
+        p class="lead" { "You are signed in." }
+        dl {
+            div { dt { "User in Kubernetes" } dd { code { (view.username) } } }
+            div { dt { "Groups in Kubernetes" } dd { (list(view.kubernetes_groups)) } }
+            div { dt { "Provider" } dd { (view.issuer) } }
+            div { dt { "Subject" } dd { code { (view.subject) } } }
+            div { dt { "Kind" } dd { (view.kind) } }
+            div { dt { "Groups there" } dd { (list(view.groups)) } }
+            div { dt { "Scopes" } dd { (list(view.scopes)) } }
+            @if let Some(session) = view.session {
+                div { dt { "Signed in at" } dd { (time(session.created)) } }
+                div { dt { "Ends if unused" } dd { (time(session.idle_end)) } }
+                div { dt { "Ends" } dd { (time(session.end)) } }
+            }
+        }
+        @if view.session.is_some() {
+            (sign_out_form("Sign out"))
+        }
+    };
+    layout("Who am I", Tone::Good, &main, Some(view.request_id))
+}
+
+/// The question before a logout.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfirmSignOutView<'a> {
+    /// Whose session it is; `None` if there is none.
+    pub who: Option<&'a str>,
+}
+
+pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Plain))
+        @match view.who {
+            Some(who) => {
+                h1 { "Sign out?" }
+                p class="lead" { "You are signed in as " strong { (who) } "." }
+                p { "This ends your session here and on all other hosts of Doorward, with everything that is open there." }
+                (sign_out_form("Sign out"))
+                p class="actions" { a href="/" { "Stay signed in" } }
+            }
+            None => {
+                h1 { "You are not signed in" }
+                p class="actions" { a class="button" href="/oauth2/sign_in" { "Sign in" } }
+            }
+        }
+    };
+    layout("Sign out", Tone::Plain, &main, None)
+}
+
+pub fn signed_out() -> Markup {
+    let main = html! {
+        (sign(Tone::Good))
+        h1 { "You are signed out" }
+        p class="lead" { "Your session has ended on every host of Doorward." }
+        p { "On a computer that others use, close the browser as well." }
+        p class="actions" { a class="button" href="/oauth2/sign_in" { "Sign in again" } }
+    };
+    layout("Signed out", Tone::Good, &main, None)
+}
+
+/// A login that went wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginErrorView<'a> {
+    pub title: &'a str,
+    pub text: &'a str,
+    /// What the provider said, or which check failed. Text of somebody else, bounded.
+    pub detail: Option<&'a str>,
+    /// Where a new login begins.
+    pub retry: &'a str,
+    pub request_id: &'a str,
+}
+
+pub fn login_error(view: &LoginErrorView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Refused))
+        h1 { (view.title) }
+        p class="lead" { (prose(view.text)) }
+        @if let Some(detail) = view.detail {
+            p class="note" { code { (detail) } }
+        }
+        p class="actions" { a class="button" href=(view.retry) { "Sign in again" } a href="/" { "Go on" } }
+    };
+    layout(view.title, Tone::Refused, &main, Some(view.request_id))
+}
+
+/// Text whose names stand between backticks, as in all our messages.
+fn prose(text: &str) -> Markup {
+    let even = text.matches('`').count().is_multiple_of(2);
+    html! {
+        @for (part, text) in text.split('`').enumerate() {
+            @if even && part % 2 == 1 { code { (text) } } @else { @if !even && part > 0 { "`" } (text) }
+        }
+    }
+}
+
+fn sign_out_form(label: &str) -> Markup {
+    html! {
+        form class="actions" method="post" action="/oauth2/sign_out" { button class="button" type="submit" { (label) } }
+    }
+}
+
+fn list(names: &[&str]) -> Markup {
+    html! {
+        @if names.is_empty() {
+            span class="none" { "none" }
+        } @else {
+            ul class="names" { @for name in names { li { code { (name) } } } }
+        }
+    }
+}
+
+fn time(time: Timestamp) -> Markup {
+    let machine = time.to_string();
+    let day_and_minute = machine.get(..16).map(|text| text.replace('T', " "));
+    html! {
+        @match day_and_minute {
+            Some(text) => time datetime=(machine) { (text) " UTC" },
+            None => (machine),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! One request and its answer, from the listener's hands back to them: what is recorded, counted, and when.
+//!
+//! The exchange is opened before anything else and closed once, whatever happens: when the last byte of the answer is
+//! handed over, when the client goes away, when a stream is cut. Closing it writes the audit record.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use uuid::Uuid;
+
+use crate::{
+    admin::metrics::{InFlight, Outcome, RouteMetrics},
+    audit::{self, Phase, Record, Reservation, Trail},
+    body::{BodyEnd, OnEnd, Outcome as End},
+    clock::Timestamp,
+    downstream::{Connection, TlsInfo, TlsVersion},
+    error::{Reason, Rejection},
+    upstream::upgrade::SpliceEnd,
+};
+
+/// The exchange. Dropped before its end, it says that the client went away.
+#[derive(Debug)]
+pub struct Exchange(Box<Open>);
+
+#[derive(Debug)]
+struct Open {
+    is_closed: bool,
+    record: Record,
+    began: Instant,
+    trail: Trail,
+    reservation: Option<Reservation>,
+    metrics: Arc<RouteMetrics>,
+    outcome: Outcome,
+    /// Bytes of a request body that is passed on as it comes.
+    received: Option<Arc<AtomicU64>>,
+    _in_flight: InFlight,
+}
+
+/// What an exchange writes to and is counted on.
+#[derive(Debug)]
+pub struct Ledger {
+    pub trail: Trail,
+    /// The metrics of requests that match no route, until one is found.
+    pub metrics: Arc<RouteMetrics>,
+    pub in_flight: InFlight,
+}
+
+impl Exchange {
+    pub fn begin<B>(id: Uuid, now: Timestamp, request: &Request<B>, connection: &Connection, ledger: Ledger) -> Self {
+        let mut record = Record::begin(id, now, request.method().clone());
+        record.address = Some(connection.peer.ip());
+        record.tls = connection.tls.as_ref().map(recorded_tls);
+        record.user_agent = user_agent(request.headers());
+        Self(Box::new(Open {
+            is_closed: false,
+            record,
+            began: Instant::now(),
+            trail: ledger.trail,
+            reservation: None,
+            metrics: ledger.metrics,
+            outcome: Outcome::Answered,
+            received: None,
+            _in_flight: ledger.in_flight,
+        }))
+    }
+
+    /// The record, to fill in as things become known.
+    pub fn record(&mut self) -> &mut Record {
+        &mut self.0.record
+    }
+
+    /// Counts on the metrics of a route from here on.
+    pub fn count_on(&mut self, metrics: &Arc<RouteMetrics>) {
+        self.0.metrics = Arc::clone(metrics);
+    }
+
+    pub fn refused(&mut self, rejection: &Rejection) {
+        self.0.record.refuse(rejection);
+        self.0.outcome = Outcome::Refused(rejection.reason());
+    }
+
+    /// Takes room for the records of a request that is about to be forwarded; refuses with 503 if there is none.
+    pub fn reserve(&mut self, records: usize) -> Result<(), Rejection> {
+        self.0.reservation = Some(self.0.trail.reserve(records).map_err(unrecorded)?);
+        Ok(())
+    }
+
+    /// Writes the record as it stands, before the request is forwarded, and returns when it is on stable storage.
+    pub async fn decided(&mut self) -> Result<(), Rejection> {
+        let open = &mut *self.0;
+        let Some(reservation) = &mut open.reservation else { return Ok(()) };
+        open.record.phase = Phase::Decided;
+        let written = reservation.write_durable(open.record.clone());
+        open.record.phase = Phase::Completed;
+        written.await.map_err(unrecorded)
+    }
+
+    /// Writes that a stream has begun. Its end is written after the fact, so that it holds no room for hours.
+    pub fn started(&mut self) {
+        let open = &mut *self.0;
+        if let Some(mut reservation) = open.reservation.take() {
+            reservation.write(Record { phase: Phase::Started, latency: open.began.elapsed(), ..open.record.clone() });
+        }
+    }
+
+    /// Where the bytes of a request body are counted that is passed on as it comes.
+    pub fn received(&mut self) -> &Arc<AtomicU64> {
+        self.0.received.get_or_insert_with(Arc::default)
+    }
+
+    /// What the caller gets, and whether an upstream gave it.
+    pub fn answered(&mut self, status: StatusCode, forwarded: bool) {
+        self.0.record.status = Some(status);
+        if forwarded {
+            self.0.outcome = Outcome::Forwarded;
+        }
+    }
+
+    /// Ends an exchange whose connection was upgraded.
+    pub fn end_upgrade(mut self, end: SpliceEnd) {
+        self.0.record.bytes_in = end.bytes_to_upstream;
+        self.end(BodyEnd { outcome: end.outcome, bytes: end.bytes_to_client });
+    }
+
+    fn end(&mut self, end: BodyEnd) {
+        let open = &mut *self.0;
+        if std::mem::replace(&mut open.is_closed, true) {
+            return;
+        }
+        let unused = Record::begin(Uuid::nil(), Timestamp::default(), Method::GET);
+        let mut record = std::mem::replace(&mut open.record, unused);
+        record.latency = open.began.elapsed();
+        record.bytes_out = end.bytes;
+        if let Some(received) = &open.received {
+            record.bytes_in = received.load(Ordering::Relaxed);
+        }
+        record.ended = match end.outcome {
+            End::Complete => None,
+            End::ClientAborted => Some(Cow::Borrowed("client_gone")),
+            End::UpstreamAborted => Some(Cow::Borrowed("upstream_gone")),
+            End::Cut(reason) => Some(Cow::Borrowed(reason.as_str())),
+        };
+        let scheme = record.principal.as_ref().map(|principal| principal.scheme);
+        open.metrics.record(scheme, open.outcome, record.latency);
+        match open.reservation.take() {
+            Some(mut reservation) => reservation.write(record),
+            None => open.trail.write(record),
+        }
+    }
+}
+
+impl OnEnd for Exchange {
+    fn on_end(mut self, end: BodyEnd) {
+        self.end(end);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.end(BodyEnd { outcome: End::ClientAborted, bytes: 0 });
+    }
+}
+
+fn unrecorded(error: audit::AuditUnavailable) -> Rejection {
+    Rejection::new(Reason::AuditUnavailable, "the request cannot be recorded at the moment, so it was not done")
+        .fix("try again; if it lasts, an operator should look at the audit sink")
+        .because(error)
+}
+
+/// A prefix that tells one program from another; the rest is noise that anybody can write.
+fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
+    const MAX: usize = 256;
+    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    Some(agent.get(..MAX).unwrap_or(agent).into())
+}
+
+fn recorded_tls(tls: &TlsInfo) -> Arc<audit::Tls> {
+    Arc::new(audit::Tls {
+        version: match tls.version {
+            TlsVersion::Tls12 => "1.2",
+            TlsVersion::Tls13 => "1.3",
+        },
+        server_name: tls.server_name.as_deref().map(Into::into),
+        certificate: tls.client_certificate.as_ref().map(|certificate| certificate.sha256),
+        subject: None,
+    })
+}

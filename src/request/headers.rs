@@ -1,0 +1,231 @@
+//! Which headers of a client may go on, by kind of upstream.
+//!
+//! Names are compared in lower case, and a `_` counts as `-`, since some servers hand both to a program as one
+//! (CVE-2025-64484).
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::config::raw::RouteKind;
+
+/// What becomes of a request header before anything else looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Goes on, if the kind of upstream takes it.
+    EndToEnd,
+    /// Belongs to this connection alone, or is set by us.
+    Dropped,
+    /// Asks to be somebody else.
+    Impersonation,
+    /// `Authorization` or `Cookie`: for us, never for an upstream.
+    Credential,
+    /// A name that two programs read as two different headers.
+    Ambiguous,
+}
+
+/// Prefixes of names by which programs tell one another who somebody is, or where a request was for. From a client
+/// they are forgeries.
+const FORGEABLE_PREFIXES: [&str; 8] =
+    ["x-remote-", "remote-", "x-forwarded-", "x-auth-request-", "x-webauth-", "x-original-", "x-rewrite-", "doorward-"];
+
+const DROPPED: [&str; 24] = [
+    "audit-id",
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "traceparent",
+    "tracestate",
+    "upgrade",
+    "x-client-ip",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+    "true-client-ip",
+];
+
+/// Classifies a request header by its name, which `http` keeps in lower case.
+pub fn classify(name: &HeaderName) -> Class {
+    let name = name.as_str();
+    if name == "authorization" || name == "cookie" {
+        return Class::Credential;
+    }
+    let read: Cow<'_, str> = if name.contains('_') { name.replace('_', "-").into() } else { name.into() };
+    if read.starts_with("impersonate") {
+        return Class::Impersonation;
+    }
+    if DROPPED.contains(&&*read) || FORGEABLE_PREFIXES.iter().any(|prefix| read.starts_with(prefix)) {
+        return Class::Dropped;
+    }
+    match read {
+        Cow::Borrowed(_) => Class::EndToEnd,
+        Cow::Owned(_) => Class::Ambiguous,
+    }
+}
+
+/// What the API server reads of a request, and nothing else. `sec-websocket-*` and `x-stream-protocol-version` belong
+/// to exec, attach and port-forward.
+const KUBERNETES: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "kubectl-command",
+    "kubectl-session",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "user-agent",
+    "x-stream-protocol-version",
+];
+
+const WEBHOOK: [&str; 3] = ["accept", "content-type", "user-agent"];
+
+/// Builds the headers that go to the upstream from those that a client may send there.
+pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], host: Option<&HeaderValue>) -> HeaderMap {
+    // Room for what forwarding adds: identity, trace, addresses.
+    let mut built = HeaderMap::with_capacity(received.len() + 16);
+    if let Some(host) = host {
+        built.insert(header::HOST, host.clone());
+    }
+    let mut current = None;
+    for (name, value) in received {
+        current = name.or(current);
+        let Some(name) = &current else { continue };
+        let passes = match kind {
+            _ if name == header::AUTHORIZATION || name == header::COOKIE => false,
+            RouteKind::Kubernetes => KUBERNETES.contains(&name.as_str()) || further.contains(name),
+            RouteKind::Webhook => WEBHOOK.contains(&name.as_str()) || further.contains(name),
+            RouteKind::Dashboard | RouteKind::Http => true,
+        };
+        if passes {
+            built.append(name.clone(), value);
+        }
+    }
+    built
+}
+
+/// Takes from a response what belongs to the upstream's connection, and our cookies, which only we set.
+pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
+    let mut nominated: Vec<HeaderName> = Vec::new();
+    for name in tokens(headers, &header::CONNECTION) {
+        nominated.extend(name.parse());
+    }
+    for name in &nominated {
+        headers.remove(name);
+    }
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
+        headers.remove(name);
+    }
+    let ours = |value: &HeaderValue| value.as_bytes().trim_ascii_start().starts_with(own_cookie_prefix.as_bytes());
+    if headers.get_all(header::SET_COOKIE).iter().any(ours) {
+        let kept: Vec<_> = headers.get_all(header::SET_COOKIE).iter().filter(|value| !ours(value)).cloned().collect();
+        headers.remove(header::SET_COOKIE);
+        for value in kept {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
+/// The comma-separated tokens of all lines of a header, blanks trimmed, empty ones left out.
+pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(name: &str) -> Class {
+        classify(&HeaderName::from_bytes(name.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn forged_identity_never_goes_on() {
+        for (row, name, expected) in [
+            ("kubernetes:A1", "Impersonate-Group", Class::Impersonation),
+            ("kubernetes:A2", "Impersonate-Uid", Class::Impersonation),
+            ("kubernetes:A3", "imPerSoNaTE-uSer", Class::Impersonation),
+            ("kubernetes:A4", "Impersonate-Doesnotexist", Class::Impersonation),
+            ("kubernetes:A4", "Impersonate", Class::Impersonation),
+            ("kubernetes:A4", "Impersonate-Extra-", Class::Impersonation),
+            ("kubernetes:A5", "Impersonate_User", Class::Impersonation),
+            ("kubernetes:A5", "X_Remote_User", Class::Dropped),
+            ("kubernetes:A5", "X_Forwarded_User", Class::Dropped),
+            ("kubernetes:X1", "X-Remote-Extra-Foo", Class::Dropped),
+            ("kubernetes:X3", "X-Forwarded-Uri", Class::Dropped),
+            ("kubernetes:X3", "X-Original-Url", Class::Dropped),
+            ("kubernetes:X3", "X-Rewrite-Url", Class::Dropped),
+            ("kubernetes:X4", "Forwarded", Class::Dropped),
+            ("kubernetes:X4", "X-Real-Ip", Class::Dropped),
+            ("kubernetes:H4", "Audit-ID", Class::Dropped),
+            ("attacks:Z32", "X-HTTP-Method-Override", Class::Dropped),
+            ("peers:T9", "X-Auth_Request_User", Class::Dropped),
+            ("limits", "X_Anything", Class::Ambiguous),
+            ("twin", "X-Anything", Class::EndToEnd),
+            ("twin", "Content-Type", Class::EndToEnd),
+        ] {
+            assert_eq!(class(name), expected, "{row} {name}");
+        }
+    }
+
+    #[test]
+    fn kubernetes_and_webhook_upstreams_get_a_fixed_list() {
+        let mut received = HeaderMap::new();
+        received.insert("accept", "a".parse().unwrap());
+        received.insert("x-custom", "b".parse().unwrap());
+        received.append("x-listed", "c".parse().unwrap());
+        received.append("x-listed", "d".parse().unwrap());
+        let listed = [HeaderName::from_static("x-listed")];
+        for kind in [RouteKind::Kubernetes, RouteKind::Webhook] {
+            let built = outbound(kind, received.clone(), &listed, None);
+            assert!(!built.contains_key("x-custom"));
+            assert_eq!(built.get_all("x-listed").iter().count(), 2);
+        }
+        assert_eq!(outbound(RouteKind::Http, received.clone(), &[], None), received);
+    }
+
+    #[test]
+    fn responses_lose_what_is_for_one_connection_and_our_cookies() {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", "close, X-Hop".parse().unwrap());
+        headers.insert("x-hop", "1".parse().unwrap());
+        headers.append("set-cookie", "__Host-doorward=evil".parse().unwrap());
+        headers.append("set-cookie", "theirs=1".parse().unwrap());
+        clean_response(&mut headers, "__Host-doorward");
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers["set-cookie"], "theirs=1");
+    }
+}

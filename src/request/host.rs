@@ -1,0 +1,126 @@
+//! Which host a request is for: one name, in one form, or a refusal.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, Uri, Version, header};
+
+use crate::error::{Reason, Rejection};
+
+/// The host of a request: lower case, without port and without a trailing dot.
+///
+/// HTTP/1.1 wants exactly one `Host` (RFC 9112 section 3.2); an absolute-form target replaces it. HTTP/2 has
+/// `:authority`, and a `host` beside it must say the same (RFC 9113 section 8.3.1).
+pub fn host_of<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Rejection> {
+    let mut lines = headers.get_all(header::HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(refused("has more than one Host header"));
+    }
+    let line = match line {
+        Some(value) => Some(value.to_str().map_err(|_| refused("has a Host header that is not ASCII"))?),
+        None => None,
+    };
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let named = match (authority, line) {
+        (Some(authority), Some(line)) if version >= Version::HTTP_2 && !authority.eq_ignore_ascii_case(line) => {
+            return Err(refused("names one host in :authority and another in Host"));
+        }
+        (Some(authority), _) => authority,
+        (None, Some(line)) => line,
+        (None, None) => return Err(refused("names no host")),
+    };
+    normalise(named).ok_or_else(|| refused("names a host that is not one"))
+}
+
+fn refused(what: &'static str) -> Rejection {
+    Rejection::new(Reason::BadRequest, format!("the request {what}"))
+}
+
+/// Lower case, without port and trailing dot; `None` if it is no host name or address.
+pub fn normalise(named: &str) -> Option<Cow<'_, str>> {
+    let host = match named.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')?;
+            let (address, tail) = rest.split_at_checked(end)?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            check_port(tail.strip_prefix(']')?)?;
+            named.get(..end + 2)?
+        }
+        None => {
+            let (host, port) = named.find(':').map_or((named, ""), |colon| named.split_at(colon));
+            check_port(port)?;
+            let host = host.strip_suffix('.').unwrap_or(host);
+            let label = |label: &str| {
+                !label.is_empty()
+                    && label.len() <= 63
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            };
+            if host.len() > 253 || !host.split('.').all(label) {
+                return None;
+            }
+            host
+        }
+    };
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
+fn check_port(port: &str) -> Option<()> {
+    match port.strip_prefix(':') {
+        None => port.is_empty().then_some(()),
+        Some(digits) => {
+            (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()).then_some(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn of(version: Version, uri: &str, hosts: &[&str]) -> Result<String, Rejection> {
+        let mut request = Request::builder().version(version).uri(uri);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let request = request.body(()).unwrap();
+        host_of(version, request.uri(), request.headers()).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn one_form_for_every_spelling() {
+        for spelling in
+            ["tekton.example", "Tekton.Example", "tekton.example.", "tekton.example:443", "TEKTON.example.:8443"]
+        {
+            assert_eq!(of(Version::HTTP_11, "/", &[spelling]).unwrap(), "tekton.example", "{spelling}");
+        }
+        assert_eq!(of(Version::HTTP_11, "/", &["[::1]:8080"]).unwrap(), "[::1]");
+        assert_eq!(of(Version::HTTP_11, "http://a.example/x", &["b.example"]).unwrap(), "a.example");
+        assert_eq!(of(Version::HTTP_2, "https://a.example/", &["a.example"]).unwrap(), "a.example");
+    }
+
+    #[test]
+    fn ambiguous_or_broken_hosts_are_refused() {
+        for (row, version, uri, hosts) in [
+            ("kubernetes:R2 two hosts", Version::HTTP_11, "/", &["a.example", "a.example"][..]),
+            ("kubernetes:R2 authority against host", Version::HTTP_2, "https://a.example/", &["b.example"]),
+            ("none", Version::HTTP_11, "/", &[]),
+            ("empty", Version::HTTP_11, "/", &[""]),
+            ("blank", Version::HTTP_11, "/", &["a b"]),
+            ("userinfo", Version::HTTP_11, "/", &["user@a.example"]),
+            ("port", Version::HTTP_11, "/", &["a.example:99999"]),
+            ("port sign", Version::HTTP_11, "/", &["a.example:+80"]),
+            ("two dots", Version::HTTP_11, "/", &["a.example.."]),
+            ("path", Version::HTTP_11, "/", &["a.example/x"]),
+            ("ipv6", Version::HTTP_11, "/", &["[::1"]),
+            ("ipv6 zone", Version::HTTP_11, "/", &["[fe80::1%25eth0]"]),
+        ] {
+            assert!(of(version, uri, hosts).is_err(), "{row}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The life of a request, from the listener's hands to the upstream's. Begin with [`pipeline`].
+
+pub mod exchange;
+pub mod headers;
+pub mod host;
+pub mod outbound;
+pub mod path;
+pub mod pipeline;
+pub mod respond;
+pub mod route;
+pub mod sanitize;

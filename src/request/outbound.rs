@@ -1,0 +1,156 @@
+//! What goes to an upstream: made from a permit, with the identity that the permit names, and nothing of the client's
+//! own say about who it is.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use hyper::upgrade::OnUpgrade;
+
+use super::{
+    headers,
+    route::Route,
+    sanitize::{CleanRequest, Meta},
+};
+use crate::{
+    audit,
+    authn::Principal,
+    authz::Permit,
+    body::RequestBody,
+    config::raw::RouteKind,
+    error::Rejection,
+    kubernetes::impersonation::{Identity, assert_impersonated},
+    sessions::cookie,
+    upstream::upgrade::UpgradeProtocol,
+};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+const FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+const FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+
+/// How long the exchange with the upstream will last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// Answered soon.
+    Short,
+    /// A watch, a followed log: a connection of its own.
+    Long,
+    /// Another protocol after a handshake.
+    Upgrade(UpgradeProtocol),
+}
+
+/// A request that may be sent, and the only thing that can be forwarded. It is made from a [`Permit`] alone:
+///
+/// ```compile_fail
+/// use doorward::request::outbound::Outbound;
+/// fn forge(permit: doorward::authz::Permit) -> Outbound {
+///     Outbound { request: http::Request::new(doorward::body::RequestBody::Empty) }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Outbound {
+    pub(crate) request: Request<RequestBody>,
+    pub(crate) route: Arc<Route>,
+    pub(crate) length: Length,
+    pub(crate) on_upgrade: Option<OnUpgrade>,
+    /// As whom it goes to Kubernetes.
+    pub(crate) identity: Option<Arc<audit::Identity>>,
+}
+
+impl Outbound {
+    /// Assumes the identity of the permit's principal. `groups` are those that grants gave.
+    pub fn assume(permit: Permit, groups: Vec<Arc<str>>) -> Result<Self, Rejection> {
+        let length = permit.length();
+        let (request, route, principal) = permit.into_parts();
+        let CleanRequest { method, target, headers: received, body, mut meta, .. } = request;
+        let kubernetes = route.kind == RouteKind::Kubernetes;
+        let cookies: Vec<HeaderValue> = match route.kind {
+            RouteKind::Dashboard | RouteKind::Http => {
+                received.get_all(header::COOKIE).iter().filter_map(cookie::without_ours).collect()
+            }
+            RouteKind::Kubernetes | RouteKind::Webhook => Vec::new(),
+        };
+        let host = meta.host_line.as_ref().filter(|_| !kubernetes);
+        let mut headers = headers::outbound(route.kind, received, &route.pass_headers, host);
+        for others in cookies {
+            headers.append(header::COOKIE, others);
+        }
+        if !matches!(length, Length::Upgrade(_)) {
+            // Without an upgrade these mean nothing, and one of them may carry a token.
+            for name in
+                ["sec-websocket-protocol", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"]
+            {
+                headers.remove(name);
+            }
+        }
+        describe_client(&mut headers, &route, &meta);
+        meta.trace.child().write(&mut headers);
+        let mut identity = None;
+        if kubernetes {
+            let assumed = Identity::of(&principal, &groups)?;
+            assumed.write(&mut headers);
+            assert_impersonated(&headers)?;
+            identity = Some(Arc::new(assumed.recorded(&principal, groups)));
+        } else {
+            describe_principal(&mut headers, &principal, &groups);
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri(target);
+        *request.headers_mut() = headers;
+        Ok(Self { request, route, length, on_upgrade: meta.on_upgrade.take(), identity })
+    }
+
+    /// Has the bytes of a body that is passed on as it comes counted.
+    pub fn count_body(&mut self, count: impl FnOnce() -> Arc<AtomicU64>) {
+        if let RequestBody::Streaming(_) = self.request.body() {
+            let body = std::mem::take(self.request.body_mut());
+            *self.request.body_mut() = body.counted(&count());
+        }
+    }
+}
+
+fn uri(target: PathAndQuery) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = Some(target);
+    // A path alone is always an address.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// Where the request came from, in our words.
+fn describe_client(headers: &mut HeaderMap, route: &Route, meta: &Meta) {
+    headers.insert(if route.kind == RouteKind::Kubernetes { AUDIT_ID } else { REQUEST_ID }, meta.id_line.clone());
+    if let Ok(client) = HeaderValue::try_from(meta.client.to_string()) {
+        headers.insert(FORWARDED_FOR, client);
+    }
+    if route.kind != RouteKind::Kubernetes {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if meta.secure { "https" } else { "http" }));
+        if let Some(host) = &meta.host_line {
+            headers.insert(FORWARDED_HOST, host.clone());
+        }
+    }
+}
+
+/// Who the request is from, for upstreams that are not Kubernetes: one line a group. Nobody is nobody: the absence of
+/// the header says that no credential came.
+fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[Arc<str>]) {
+    if principal.is_anonymous() {
+        return;
+    }
+    let mut append = |name: HeaderName, text: &str| {
+        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+            headers.append(name, value);
+        }
+    };
+    append(FORWARDED_USER, &principal.username);
+    for group in groups {
+        append(FORWARDED_GROUPS, group);
+    }
+    if let Some(email) = &principal.email {
+        append(FORWARDED_EMAIL, email);
+    }
+}

@@ -1,0 +1,307 @@
+//! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
+//! audit. Each step takes the proof that the step before it made.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::{
+    exchange::{Exchange, Ledger},
+    outbound::{Length, Outbound},
+    respond::{self, Asked, Asker},
+    route::{Miss, Route, Target},
+    sanitize::{Received, sanitize},
+};
+use crate::{
+    app::App,
+    audit,
+    authn::{self, Authenticator},
+    authz::{self, authorize},
+    body::ResponseBody,
+    clock::Timestamp,
+    downstream::{Connection, Serve, Unfit},
+    error::{Reason, Rejection},
+    snapshot::Snapshot,
+    upstream::{
+        Pools,
+        forward::{self, Forwarded},
+        streams::CutReason,
+    },
+    webhooks,
+};
+
+/// Serves requests on one worker.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    app: Arc<App>,
+    pools: Pools,
+}
+
+type Answer = Response<ResponseBody<Exchange>>;
+
+/// What a request leads to.
+enum Ending {
+    /// A response whose body ends the exchange.
+    Response { response: Response<ResponseBody<Exchange>>, forwarded: bool },
+    /// A response after which the connection speaks another protocol.
+    Upgraded(forward::Upgraded),
+}
+
+/// What refusals depend on, noted while the request is still whole.
+#[derive(Clone, Debug)]
+struct Manner {
+    asker: respond::Manner,
+    route: Option<Arc<Route>>,
+}
+
+impl Worker {
+    pub fn new(app: Arc<App>, pools: Pools) -> Self {
+        Self { app, pools }
+    }
+
+    async fn answer(self, connection: Arc<Connection>, request: Result<Request<Incoming>, Unfit>) -> Answer {
+        let snapshot = self.app.snapshot.load_full();
+        let id = Uuid::now_v7();
+        let (request, unfit) = match request {
+            Ok(request) => (request, None),
+            Err(unfit) => (unfit.request, Some(unfit.rejection)),
+        };
+        let ledger = Ledger {
+            trail: self.app.trail.clone(),
+            metrics: Arc::clone(&snapshot.unrouted),
+            in_flight: self.app.requests.begin(),
+        };
+        let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
+        let mut manner = Manner { asker: respond::Manner::of(id, &request), route: None };
+        let ending = match unfit {
+            Some(rejection) => Err(rejection),
+            None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
+        };
+        match ending {
+            Ok(Ending::Response { response, forwarded }) => {
+                exchange.answered(response.status(), forwarded);
+                response.map(|body| body.on_end(exchange))
+            }
+            Ok(Ending::Upgraded(upgraded)) => {
+                exchange.answered(StatusCode::SWITCHING_PROTOCOLS, true);
+                exchange.started();
+                let (response, splice) = upgraded.into_parts();
+                tokio::spawn(async move { exchange.end_upgrade(splice.await) });
+                response.map(|()| ResponseBody::empty())
+            }
+            Err(rejection) => {
+                log(&rejection, id);
+                exchange.refused(&rejection);
+                let who = exchange.record().principal.as_ref().map(|principal| Arc::clone(&principal.username));
+                let refusal =
+                    respond::refuse(&rejection, &manner.asker(&snapshot, who.as_deref(), self.app.clock.now()));
+                refusal.map(|bytes| ResponseBody::full(bytes).on_end(exchange))
+            }
+        }
+    }
+
+    async fn process(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        id: Uuid,
+        exchange: &mut Exchange,
+        manner: &mut Manner,
+    ) -> Result<Ending, Rejection> {
+        let request =
+            sanitize(request, received(connection, snapshot), &snapshot.limits, id, |host| snapshot.routes.host(host))?;
+        let record = exchange.record();
+        record.host = (&**request.host()).into();
+        record.path = request.path().into();
+        record.address = Some(request.meta().client);
+        record.upgrade = request.meta().upgrade.is_some();
+        record.trace = Some(request.meta().trace.trace_bytes());
+        manner.asker.note(request.method(), request.path());
+        let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
+            Ok(Target::Upstream(route)) => route,
+            Ok(Target::Own) => return Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await.map(own),
+            Err(miss) => {
+                if let Miss::Method(route) = &miss {
+                    manner.route = Some(Arc::clone(route));
+                }
+                return Err(miss.into());
+            }
+        };
+        manner.route = Some(Arc::clone(&route));
+        exchange.count_on(&route.metrics);
+        let record = exchange.record();
+        record.route = Some(Arc::clone(&route.name));
+        record.kind = Some(route.kind);
+        record.event_listener.clone_from(&route.event_listener);
+        record.policy = Some(Arc::clone(snapshot.policy.digest()));
+        record.claims.clone_from(&snapshot.claims);
+        if let Some(asked) = &request.meta().impersonation {
+            let names: Vec<&str> = asked.headers.iter().map(http::HeaderName::as_str).collect();
+            return Err(Rejection::new(
+                Reason::ImpersonationRefused,
+                format!("the request asks to be somebody else ({}), and no rule allows that here", names.join(", ")),
+            )
+            .fix("send it without these headers (`kubectl` without `--as`)"));
+        }
+
+        let now = self.app.clock.now();
+        let authenticator = self.authenticator(snapshot, now);
+        let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await?;
+        let (authenticated, reservation) = match authenticated {
+            authn::Outcome::Known(authenticated, reservation) => (*authenticated, reservation),
+            authn::Outcome::Respond(response) => return Ok(own(response)),
+        };
+        exchange.record().kubernetes = authenticated.kubernetes().cloned();
+        let forwarded = self.decide_and_forward(snapshot, authenticated, &route, exchange).await;
+        match reservation {
+            None => forwarded,
+            Some(reservation) => Box::pin(settle(reservation, forwarded, self.app.clock.now())).await,
+        }
+    }
+
+    /// From a known caller to the upstream's answer.
+    async fn decide_and_forward(
+        &self,
+        snapshot: &Snapshot,
+        authenticated: authn::Authenticated,
+        route: &Arc<Route>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        // Before the decision: a look at all streams after it would miss a stream that is not registered yet.
+        let epoch = self.app.streams.epoch();
+        let now = self.app.clock.now();
+        let decided = authorize(&snapshot.policy, authenticated, now);
+        let decision = exchange.record().decision.insert(recorded(&decided.decision));
+        let permit = decided.permit?;
+        let given = snapshot.policy.kubernetes_groups(permit.principal());
+        decision.grants = given.grants;
+        let length = permit.length();
+        let announced = permit.is_write() || length != Length::Short;
+        let stream = permit.stream(route.max_stream, now);
+        let mut outbound = Outbound::assume(permit, given.groups)?;
+        exchange.record().identity.clone_from(&outbound.identity);
+        exchange.record().upstream = Some(audit::Upstream { name: Arc::clone(route.upstream.name()), status: None });
+        exchange.reserve(if announced { 2 } else { 1 })?;
+        if announced {
+            Box::pin(exchange.decided()).await?;
+        }
+        outbound.count_body(|| Arc::clone(exchange.received()));
+        let begin = |stream| {
+            let handle = self.app.streams.register(stream);
+            if handle.missed(epoch) && !self.app.is_still_allowed(handle.stream()) {
+                handle.end(CutReason::PermissionLost);
+            }
+            handle
+        };
+        match forward::forward(&self.pools, outbound, stream, begin).await? {
+            Forwarded::Response { response, long } => {
+                if let Some(upstream) = &mut exchange.record().upstream {
+                    upstream.status = Some(response.status());
+                }
+                if long {
+                    exchange.answered(response.status(), true);
+                    exchange.started();
+                }
+                Ok(Ending::Response { response, forwarded: true })
+            }
+            Forwarded::Upgraded(upgraded) => Ok(Ending::Upgraded(upgraded)),
+        }
+    }
+
+    fn authenticator<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Authenticator<'a> {
+        Authenticator {
+            issuers: &snapshot.issuers,
+            sessions: &snapshot.sessions,
+            login: &snapshot.login,
+            break_glass: snapshot.break_glass.as_ref(),
+            anonymous: &self.app.anonymous,
+            revocations: &self.app.revocations,
+            max_mirror_age: snapshot.max_mirror_age,
+            replay: &self.app.replay,
+            webhooks: &self.app.metrics.webhooks,
+            limits: &snapshot.limits,
+            budget: &self.app.budget,
+            now,
+        }
+    }
+}
+
+impl Serve for Worker {
+    type Body = ResponseBody<Exchange>;
+
+    fn serve(
+        &self,
+        connection: &Arc<Connection>,
+        request: Result<Request<Incoming>, Unfit>,
+    ) -> impl Future<Output = Answer> + Send + use<> {
+        self.clone().answer(Arc::clone(connection), request)
+    }
+}
+
+impl Manner {
+    fn asker<'a>(&'a self, snapshot: &'a Snapshot, who: Option<&'a str>, now: Timestamp) -> Asker<'a> {
+        let route = self.route.as_deref().map(|route| Asked {
+            kind: route.kind,
+            schemes: &route.schemes,
+            allow: route.allow(),
+        });
+        Asker { manner: &self.asker, route, resource_metadata: snapshot.resource_metadata.as_deref(), who, now }
+    }
+}
+
+fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
+    let trusted: &[IpNet] = snapshot.trusted_proxies.get(&connection.listener).map_or(&[], |nets| nets);
+    Received {
+        peer: connection.peer,
+        trusted: connection.trusted_proxy,
+        trusted_proxies: trusted,
+        tls: connection.tls.is_some(),
+        server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+    }
+}
+
+/// Commits or gives back what a delivery holds, by what became of it.
+async fn settle(
+    reservation: webhooks::Reservation,
+    forwarded: Result<Ending, Rejection>,
+    now: Timestamp,
+) -> Result<Ending, Rejection> {
+    let taken = matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
+    let settled = if taken { reservation.commit(now).await } else { reservation.release(now).await };
+    if let Err(error) = settled {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a delivery's id is held until its lease ends");
+    }
+    forwarded
+}
+
+fn own(response: Response<Bytes>) -> Ending {
+    Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
+}
+
+fn recorded(decision: &authz::Decision) -> audit::Decision {
+    audit::Decision {
+        outcome: match &decision.outcome {
+            authz::Outcome::Allow => audit::Outcome::Allow,
+            authz::Outcome::Deny(_) | authz::Outcome::NoMatch { .. } => audit::Outcome::Deny,
+            authz::Outcome::StepUp(_) => audit::Outcome::StepUp,
+            authz::Outcome::Approve(_) => audit::Outcome::Approve,
+        },
+        rule: decision.rule.clone(),
+        shadow: decision.shadow.iter().map(|shadow| Arc::clone(&shadow.rule)).collect(),
+        grants: Vec::new(),
+    }
+}
+
+/// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.
+fn log(rejection: &Rejection, id: Uuid) {
+    if rejection.status().is_server_error() {
+        tracing::warn!(request_id = %id, reason = rejection.reason().as_str(), error = rejection as &dyn std::error::Error, "request failed");
+    } else {
+        tracing::debug!(request_id = %id, reason = rejection.reason().as_str(), error = rejection as &dyn std::error::Error, "request refused");
+    }
+}

@@ -1,0 +1,254 @@
+//! The one place where a refusal becomes a response, in the language of whoever asked: `metav1.Status` for clients of
+//! Kubernetes, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    clock::Timestamp,
+    config::raw::{RouteKind, Scheme},
+    error::{Reason, Rejection},
+    pages::{self, DeniedView},
+    sessions::csrf,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How somebody who is refused wants to be told, noted while the request is still whole.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    id: Uuid,
+    is_navigation: bool,
+    is_grpc: bool,
+    /// Method and path, for people.
+    request: String,
+}
+
+impl Manner {
+    pub fn of<B>(id: Uuid, request: &Request<B>) -> Self {
+        let headers = request.headers();
+        Self {
+            id,
+            is_navigation: csrf::is_navigation(request.method(), headers),
+            is_grpc: headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+            request: String::new(),
+        }
+    }
+
+    /// Notes what the page of a refusal names. Only people are shown one.
+    pub fn note(&mut self, method: &Method, path: &str) {
+        if self.is_navigation {
+            self.request = format!("{method} {path}");
+        }
+    }
+}
+
+/// What the answer depends on besides the refusal. Known in part when a request is refused early.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub manner: &'a Manner,
+    /// The route, once it is known.
+    pub route: Option<Asked<'a>>,
+    /// The address of the protected-resource metadata (RFC 9728), where there is one.
+    pub resource_metadata: Option<&'a str>,
+    /// The caller, once known.
+    pub who: Option<&'a str>,
+    pub now: Timestamp,
+}
+
+/// What is known of the route.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub kind: RouteKind,
+    pub schemes: &'a [Scheme],
+    /// Methods of the path, for 405.
+    pub allow: &'a str,
+}
+
+/// Turns a refusal into a response.
+pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
+    let kind = asker.route.map(|route| route.kind);
+    let grpc = kind == Some(RouteKind::Http) && asker.manner.is_grpc;
+    let mut response = if grpc {
+        trailers_only(rejection)
+    } else if asker.manner.is_navigation && kind != Some(RouteKind::Webhook) {
+        page(rejection, asker)
+    } else if kind == Some(RouteKind::Kubernetes) {
+        body("application/json", status_object(rejection, asker).to_string())
+    } else {
+        body("application/problem+json", problem(rejection, asker).to_string())
+    };
+    if !grpc {
+        *response.status_mut() = rejection.status();
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    insert(headers, REQUEST_ID, &asker.manner.id.to_string());
+    if let Some(span) = rejection.retry_after_span() {
+        insert(headers, header::RETRY_AFTER, &span.as_secs().max(1).to_string());
+    }
+    if let Some(route) = asker.route.filter(|_| rejection.reason() == Reason::MethodNotAllowed) {
+        insert(headers, header::ALLOW, route.allow);
+    }
+    for challenge in challenges(rejection, asker) {
+        if let Ok(value) = HeaderValue::from_str(&challenge) {
+            headers.append(header::WWW_AUTHENTICATE, value);
+        }
+    }
+    response
+}
+
+fn body(content_type: &'static str, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// For people. Who may sign in as somebody else is offered that.
+fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
+    let id = asker.manner.id.to_string();
+    let signs_in = asker.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
+        && matches!(rejection.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let view = DeniedView {
+        rejection,
+        why: None,
+        request: &asker.manner.request,
+        who: asker.who,
+        request_id: &id,
+        now: asker.now,
+        sign_in: signs_in.then_some("/oauth2/sign_in"),
+    };
+    pages::html(rejection.status(), &pages::denied(&view))
+}
+
+fn sentence(rejection: &Rejection) -> String {
+    match rejection.fix_text() {
+        Some(fix) => format!("{}; {}", rejection.detail().trim_end_matches('.'), fix.trim_end_matches('.')),
+        None => rejection.detail().trim_end_matches('.').to_owned(),
+    }
+}
+
+/// `metav1.Status`. `kubectl` prints `message` and decides by `reason` and `code`.
+fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
+    let reason = match rejection.status() {
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
+        StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "UnsupportedMediaType",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => "ServiceUnavailable",
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "Timeout",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
+        _ => "BadRequest",
+    };
+    let mut causes = vec![json!({"reason": rejection.reason().as_str(), "message": rejection.detail()})];
+    causes.extend(rejection.rule_id().map(|rule| json!({"reason": "rule", "message": &**rule})));
+    let mut details = json!({"causes": causes, "uid": asker.manner.id.to_string()});
+    if let (Some(span), Some(details)) = (rejection.retry_after_span(), details.as_object_mut()) {
+        details.insert("retryAfterSeconds".to_owned(), span.as_secs().max(1).into());
+    }
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("doorward: {}", sentence(rejection)),
+        "reason": reason,
+        "details": details,
+        "code": rejection.status().as_u16(),
+    })
+}
+
+fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
+    let status = rejection.status();
+    let mut problem = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Refused"),
+        "status": status.as_u16(),
+        "detail": rejection.detail(),
+        "reason": rejection.reason().as_str(),
+        "request_id": asker.manner.id.to_string(),
+    });
+    if let Some(problem) = problem.as_object_mut() {
+        problem.extend(rejection.rule_id().map(|rule| ("rule".to_owned(), Value::from(&**rule))));
+        problem.extend(rejection.fix_text().map(|fix| ("fix".to_owned(), Value::from(fix))));
+    }
+    problem
+}
+
+/// A gRPC answer that has no messages: the status goes in the only header block
+/// (gRPC over HTTP/2, "Trailers-Only").
+fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
+    let code = match rejection.status() {
+        StatusCode::UNAUTHORIZED => "16",
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => "14",
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "12",
+        StatusCode::INTERNAL_SERVER_ERROR => "13",
+        _ => "3",
+    };
+    let mut response = body("application/grpc", String::new());
+    let headers = response.headers_mut();
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    let message =
+        percent_encoding::utf8_percent_encode(rejection.detail(), percent_encoding::NON_ALPHANUMERIC).to_string();
+    insert(headers, HeaderName::from_static("grpc-message"), &message);
+    response
+}
+
+/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9728 section 5.1): one for each kind of credential that the route takes
+/// in a header. Without a credential there is no error code.
+fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
+    let Some(route) = asker.route else { return Vec::new() };
+    let insufficient = rejection.status() == StatusCode::FORBIDDEN && !rejection.needed_scopes().is_empty();
+    if rejection.status() != StatusCode::UNAUTHORIZED && !insufficient {
+        return Vec::new();
+    }
+    let mut challenges = Vec::new();
+    for scheme in route.schemes {
+        match scheme {
+            Scheme::Bearer => {
+                let mut challenge = "Bearer realm=\"doorward\"".to_owned();
+                let error = match rejection.reason() {
+                    Reason::CredentialMissing | Reason::SessionExpired => None,
+                    _ if insufficient => Some("insufficient_scope"),
+                    Reason::CredentialMalformed => Some("invalid_request"),
+                    _ => Some("invalid_token"),
+                };
+                if let Some(error) = error {
+                    // RFC 6750 allows printable ASCII without `"` and `\` here.
+                    let description: String = rejection
+                        .detail()
+                        .chars()
+                        .map(|c| if (' '..='~').contains(&c) && c != '"' && c != '\\' { c } else { '\'' })
+                        .collect();
+                    challenge.push_str(&format!(", error=\"{error}\", error_description=\"{description}\""));
+                }
+                if insufficient {
+                    challenge.push_str(&format!(", scope=\"{}\"", rejection.needed_scopes().join(" ")));
+                }
+                if let Some(address) = asker.resource_metadata {
+                    challenge.push_str(&format!(", resource_metadata=\"{address}\""));
+                }
+                challenges.push(challenge);
+            }
+            // No registered scheme fits; HTTP wants a challenge with every 401 (RFC 9110 section 15.5.2).
+            Scheme::Webhook => challenges.push("Signature realm=\"doorward\"".to_owned()),
+            Scheme::Session => challenges.push("Cookie realm=\"doorward\"".to_owned()),
+            Scheme::BreakGlass | Scheme::Anonymous => {}
+        }
+    }
+    challenges
+}

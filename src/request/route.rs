@@ -1,0 +1,280 @@
+//! Which route a request takes: host, then path, then method.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderName, Method};
+use matchit::Router;
+
+use crate::{
+    admin::metrics::{RequestMetrics, RouteMetrics},
+    authn::Scheme,
+    config::{
+        raw::{self, EventListener, RouteKind},
+        report::At,
+        resolver::Resolver,
+    },
+    error::{Reason, Rejection},
+    issuers::{Accepts, Issuers},
+    upstream::Upstream,
+    webhooks::Webhook,
+};
+
+/// A route as the program runs on it.
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub kind: RouteKind,
+    pub schemes: Vec<Scheme>,
+    /// Issuers whose tokens it takes.
+    pub accepts: Accepts,
+    pub metrics: Arc<RouteMetrics>,
+    pub upstream: Arc<Upstream>,
+    pub webhook: Option<Arc<Webhook>>,
+    pub event_listener: Option<Arc<EventListener>>,
+    /// Request headers that go on besides the fixed list of the kind.
+    pub pass_headers: Vec<HeaderName>,
+    pub max_body: Option<u64>,
+    pub max_stream: Duration,
+    /// Empty: all.
+    methods: Vec<Method>,
+    /// The same, for `Allow`.
+    allow: String,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// To an upstream.
+    Upstream(Arc<Route>),
+    /// To an endpoint of Doorward itself, which can never forward.
+    Own,
+}
+
+/// What the route table finds.
+#[derive(Debug)]
+pub enum Miss {
+    Path,
+    Method(Arc<Route>),
+}
+
+impl From<Miss> for Rejection {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Path => Self::new(Reason::RouteNotFound, "no route is configured for this path"),
+            Miss::Method(route) => Self::new(Reason::MethodNotAllowed, format!("the route takes {} only", route.allow)),
+        }
+    }
+}
+
+/// All routes of a generation.
+#[derive(Debug, Default)]
+pub struct Routes {
+    exact: HashMap<Arc<str>, Host>,
+    /// By what follows the first label of `*.example.com`.
+    wildcard: HashMap<String, Host>,
+    external: Option<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    paths: Router<usize>,
+    /// Where each pattern stands in `routes`.
+    patterns: HashMap<String, usize>,
+    /// Routes of one path pattern, which differ in their methods.
+    routes: Vec<Vec<Arc<Route>>>,
+    /// Whether people log in here: `/oauth2/` is Doorward's own.
+    browser: bool,
+}
+
+impl Route {
+    pub fn takes(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
+    }
+
+    pub fn allow(&self) -> &str {
+        &self.allow
+    }
+}
+
+impl Routes {
+    /// The form in which the host is used from here on, if any route is for it.
+    pub fn host(&self, host: &str) -> Option<Arc<str>> {
+        match self.exact.get_key_value(host) {
+            Some((known, _)) => Some(known.clone()),
+            None => self.wildcard(host).map(|_| host.into()),
+        }
+    }
+
+    /// The host whose `/.well-known/` is Doorward's own.
+    pub fn external(&self) -> Option<&Arc<str>> {
+        self.external.as_ref()
+    }
+
+    pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
+        let entry = self.exact.get(host).or_else(|| self.wildcard(host)).ok_or(Miss::Path)?;
+        if is_own(path, entry.browser, self.external.as_deref() == Some(host)) {
+            return Ok(Target::Own);
+        }
+        let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
+        match found.iter().find(|route| route.takes(method)) {
+            Some(route) => Ok(Target::Upstream(route.clone())),
+            None => Err(found.first().map_or(Miss::Path, |route| Miss::Method(route.clone()))),
+        }
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
+        let hosts = self.exact.values().chain(self.wildcard.values());
+        hosts.flat_map(|host| host.routes.iter().flatten()).find(|route| *route.name == *name)
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Host> {
+        let (_, rest) = host.split_once('.')?;
+        self.wildcard.get(rest)
+    }
+}
+
+fn is_own(path: &str, browser: bool, external: bool) -> bool {
+    path.starts_with("/.doorward/")
+        || (browser && path.starts_with("/oauth2/"))
+        || (external && path.starts_with("/.well-known/oauth-protected-resource"))
+}
+
+/// The parts that routes speak of by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    pub upstreams: &'a BTreeMap<Arc<str>, Arc<Upstream>>,
+    pub webhooks: &'a BTreeMap<Arc<str>, Arc<Webhook>>,
+    pub issuers: &'a Issuers,
+    pub metrics: &'a RequestMetrics,
+}
+
+/// Builds the table. Names, hosts and paths have been checked by then; what cannot be used is left out and reported.
+pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> Routes {
+    let mut routes = Routes { external: root.external_host.as_deref().map(Into::into), ..Routes::default() };
+    let at = At::root().key("routes");
+    for (index, written) in root.routes.iter().enumerate() {
+        let at = at.index(index);
+        let Some(upstream) = named.upstreams.get(written.upstream.as_str()) else { continue };
+        let webhook = written.webhook.as_deref().and_then(|name| named.webhooks.get(name));
+        let route = Route::resolve(written, &at, upstream, webhook, named, resolver);
+        let all = vec!["/*".to_owned()];
+        let paths = if written.paths.is_empty() { &all } else { &written.paths };
+        routes.insert(&written.hosts, paths, &Arc::new(route), &at, resolver);
+        if let Some(api) = written.kubernetes.as_deref().and_then(|name| named.upstreams.get(name)) {
+            // The Dashboard's back end would send these with its own rights; they go to the API server as the person.
+            let mut route = Route::resolve(written, &at, api, None, named, resolver);
+            route.kind = RouteKind::Kubernetes;
+            let paths = ["/api", "/api/*", "/apis", "/apis/*"].map(str::to_owned);
+            routes.insert(&written.hosts, &paths, &Arc::new(route), &at, resolver);
+        }
+    }
+    routes
+}
+
+impl Route {
+    fn resolve(
+        written: &raw::Route,
+        at: &At,
+        upstream: &Arc<Upstream>,
+        webhook: Option<&Arc<Webhook>>,
+        named: Named<'_>,
+        resolver: &mut Resolver,
+    ) -> Self {
+        let mut methods = Vec::new();
+        for (index, name) in written.methods.iter().enumerate() {
+            match Method::from_bytes(name.as_bytes()) {
+                Ok(method) => methods.push(method),
+                Err(_) => {
+                    resolver.report.error(&at.key("methods").index(index), format!("`{name}` is no HTTP method"));
+                }
+            }
+        }
+        if methods.is_empty() && written.kind == RouteKind::Webhook {
+            methods.push(Method::POST);
+        }
+        let mut pass_headers = Vec::new();
+        for (index, name) in written.pass_headers.iter().enumerate() {
+            let at = at.key("pass_headers").index(index);
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) if super::headers::classify(&name) == super::headers::Class::EndToEnd => {
+                    pass_headers.push(name)
+                }
+                Ok(_) => {
+                    resolver.report.error(
+                        &at,
+                        format!("`{name}` can never go on: it would forge an identity or belongs to one connection"),
+                    );
+                }
+                Err(_) => {
+                    resolver.report.error(&at, format!("`{name}` is no header name"));
+                }
+            }
+        }
+        if let Some(webhook) = webhook {
+            pass_headers.extend(webhook.allowed_headers().iter().cloned());
+        }
+        let name: Arc<str> = written.name.as_str().into();
+        Self {
+            kind: written.kind,
+            schemes: written.schemes.clone(),
+            accepts: named.issuers.accepts(&written.issuers, &at.key("issuers"), resolver),
+            metrics: Arc::new(named.metrics.route(&name)),
+            name,
+            upstream: upstream.clone(),
+            webhook: webhook.cloned(),
+            event_listener: written.event_listener.clone().map(Arc::new),
+            pass_headers,
+            max_body: written.max_body.map(|size| size.0),
+            max_stream: written.max_stream.map_or(Duration::from_secs(8 * 3600), |span| span.get()),
+            allow: methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
+            methods,
+        }
+    }
+}
+
+impl Routes {
+    fn insert(&mut self, hosts: &[String], paths: &[String], route: &Arc<Route>, at: &At, resolver: &mut Resolver) {
+        for name in hosts {
+            let host = match name.strip_prefix("*.") {
+                Some(rest) => self.wildcard.entry(rest.to_owned()).or_default(),
+                None => self.exact.entry(name.as_str().into()).or_default(),
+            };
+            host.browser |= route.schemes.contains(&Scheme::Session);
+            for path in paths {
+                if let Err(error) = host.insert(path, route) {
+                    resolver.report.error(&at.key("paths"), format!("the path `{path}` cannot be used: {error}"));
+                }
+            }
+        }
+    }
+}
+
+impl Host {
+    fn insert(&mut self, path: &str, route: &Arc<Route>) -> Result<(), matchit::InsertError> {
+        // `matchit` reads braces as parameters.
+        let literal = |text: &str| text.replace('{', "{{").replace('}', "}}");
+        let patterns = match path.strip_suffix("/*") {
+            None => vec![literal(path)],
+            Some("") => vec!["/".to_owned(), "/{*rest}".to_owned()],
+            Some(prefix) => {
+                let prefix = literal(prefix);
+                vec![prefix.clone(), format!("{prefix}/"), format!("{prefix}/{{*rest}}")]
+            }
+        };
+        for pattern in patterns {
+            // The very same pattern again is a route that differs in its methods.
+            if let Some(same) = self.patterns.get(&pattern).and_then(|index| self.routes.get_mut(*index)) {
+                same.push(route.clone());
+                continue;
+            }
+            self.paths.insert(&pattern, self.routes.len())?;
+            self.patterns.insert(pattern, self.routes.len());
+            self.routes.push(vec![route.clone()]);
+        }
+        Ok(())
+    }
+}

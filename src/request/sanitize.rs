@@ -1,0 +1,371 @@
+//! From what a client sent to a request that later steps can read without care: one path, one host, no forged
+//! identity, and what is meant for Doorward itself as typed values.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header, uri::PathAndQuery};
+use hyper::upgrade::OnUpgrade;
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::{
+    headers::{Class, classify, tokens},
+    host::host_of,
+    path::check_canonical,
+};
+use crate::{
+    config::raw::Limits,
+    error::{Reason, Rejection},
+    logging::TraceContext,
+    sessions::Origin,
+    upstream::upgrade::{self, UpgradeProtocol},
+};
+
+/// A request that is safe to route, with what was taken from its headers.
+#[derive(Debug)]
+pub struct CleanRequest<B> {
+    pub(super) method: Method,
+    pub(super) target: PathAndQuery,
+    pub(super) version: Version,
+    pub(super) host: Arc<str>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: B,
+    pub(super) meta: Meta,
+}
+
+/// What was taken from the headers, and what is known besides.
+#[derive(Debug)]
+pub struct Meta {
+    /// Ours, never the client's: the `Audit-ID` at the API server.
+    pub id: Uuid,
+    /// The same as a header value.
+    pub id_line: HeaderValue,
+    /// The client's own id for the request, for logs; only from a trusted proxy.
+    pub correlation: Option<HeaderValue>,
+    /// The client as far as trusted proxies tell.
+    pub client: IpAddr,
+    /// Whether the client itself came over TLS.
+    pub secure: bool,
+    /// What the client asked to be. Never ignored: refused, or checked.
+    pub impersonation: Option<RequestedImpersonation>,
+    pub upgrade: Option<UpgradeProtocol>,
+    pub on_upgrade: Option<OnUpgrade>,
+    /// `te: trailers` over HTTP/2.
+    pub accepts_trailers: bool,
+    pub trace: TraceContext,
+    /// `Host` as it was sent, for upstreams that see the browser's host.
+    pub host_line: Option<HeaderValue>,
+}
+
+/// What a client asked for with `Impersonate-*` (`kubectl --as`). Only names are kept: values never reach a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestedImpersonation {
+    pub headers: Vec<HeaderName>,
+}
+
+/// What sanitizing needs to know of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub peer: SocketAddr,
+    /// The peer is a proxy whose `X-Forwarded-*` count.
+    pub trusted: bool,
+    /// All proxies that are trusted, to walk `X-Forwarded-For` from the right.
+    pub trusted_proxies: &'a [IpNet],
+    pub tls: bool,
+    /// The name of the TLS handshake. A request for another host is misdirected.
+    pub server_name: Option<&'a str>,
+}
+
+/// Sanitizes a request. `known_host` gives the route table's own form of a host that it knows.
+pub fn sanitize<B>(
+    request: Request<B>,
+    received: Received<'_>,
+    limits: &Limits,
+    id: Uuid,
+    known_host: impl FnOnce(&str) -> Option<Arc<str>>,
+) -> Result<CleanRequest<B>, Rejection> {
+    check_size(request.uri(), request.headers(), limits)?;
+    let upgrade = upgrade::requested(&request)?;
+    let (mut parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        return Err(Rejection::new(Reason::MethodNotAllowed, "CONNECT is not served here"));
+    }
+    let host = host_of(parts.version, &parts.uri, &parts.headers)?;
+    if let Some(name) = received.server_name
+        && !name.eq_ignore_ascii_case(&host)
+    {
+        return Err(misdirected());
+    }
+    let host = known_host(&host).ok_or_else(misdirected)?;
+    let target = match parts.uri.path_and_query() {
+        Some(target) => target.clone(),
+        None => PathAndQuery::from_static("/"),
+    };
+    check_canonical(target.path())?;
+
+    let accepts_trailers = parts.version == Version::HTTP_2
+        && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let nominated: Vec<HeaderName> = tokens(&parts.headers, &header::CONNECTION)
+        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    let (client, secure) = client_of(received, &parts.headers);
+    let mut buffer = Uuid::encode_buffer();
+    let id_line = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
+    let mut meta = Meta {
+        id,
+        // A UUID is ASCII.
+        id_line: id_line.unwrap_or_else(|_| HeaderValue::from_static("")),
+        correlation: received.trusted.then(|| parts.headers.get("x-request-id").cloned()).flatten(),
+        client,
+        secure,
+        impersonation: None,
+        upgrade,
+        on_upgrade: if upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None },
+        accepts_trailers,
+        trace: TraceContext::from_headers(&parts.headers),
+        host_line: parts
+            .headers
+            .get(header::HOST)
+            .cloned()
+            .or_else(|| parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())),
+    };
+
+    let mut headers = HeaderMap::with_capacity(parts.headers.len());
+    let mut current = None;
+    for (name, value) in parts.headers {
+        current = name.or(current);
+        let Some(name) = &current else { continue };
+        match classify(name) {
+            Class::Impersonation => {
+                let asked = meta.impersonation.get_or_insert_with(|| RequestedImpersonation { headers: Vec::new() });
+                if !asked.headers.contains(name) {
+                    asked.headers.push(name.clone());
+                }
+            }
+            Class::Ambiguous => {
+                return Err(Rejection::new(
+                    Reason::BadRequest,
+                    "a header name has a `_`, which some servers read as `-`",
+                )
+                .fix("send the header with `-`"));
+            }
+            Class::Dropped => {}
+            Class::EndToEnd if nominated.contains(name) => {}
+            // For this hop itself, so `Connection` does not take them away; no upstream ever gets them.
+            Class::EndToEnd | Class::Credential => {
+                headers.append(name.clone(), value);
+            }
+        }
+    }
+    Ok(CleanRequest { method: parts.method, target, version: parts.version, host, headers, body, meta })
+}
+
+impl<B> CleanRequest<B> {
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Lower case, without port.
+    pub fn host(&self) -> &Arc<str> {
+        &self.host
+    }
+
+    /// The canonical path: decided and forwarded as it is.
+    pub fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    pub fn query(&self) -> Option<&str> {
+        self.target.query()
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The end-to-end headers that are left, with the credentials, which are for us.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    pub fn body(&self) -> &B {
+        &self.body
+    }
+
+    /// Sets a header in place of what the client sent under that name.
+    pub(crate) fn replace_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    /// The origin under which a browser sees this host; none where browsers have no secure one.
+    pub fn origin(&self) -> Option<Origin> {
+        let authority = self.meta.host_line.as_ref()?.to_str().ok()?;
+        if self.meta.secure { Origin::https(authority) } else { Origin::loopback(authority) }
+    }
+
+    pub(crate) fn take_body(self) -> (CleanRequest<()>, B) {
+        let Self { method, target, version, host, headers, body, meta } = self;
+        (CleanRequest { method, target, version, host, headers, body: (), meta }, body)
+    }
+
+    pub(crate) fn with_body<C>(self, body: C) -> CleanRequest<C> {
+        let Self { method, target, version, host, headers, meta, .. } = self;
+        CleanRequest { method, target, version, host, headers, body, meta }
+    }
+}
+
+fn misdirected() -> Rejection {
+    Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
+        .fix("check the host name, and that the request goes over a connection that was opened for it")
+}
+
+fn check_size(uri: &http::Uri, headers: &HeaderMap, limits: &Limits) -> Result<(), Rejection> {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.uri_bytes.bytes() {
+        return Err(Rejection::new(
+            Reason::UriTooLong,
+            format!("the request target has {target} bytes; at most {} are taken", limits.uri_bytes),
+        ));
+    }
+    if headers.len() > usize::from(limits.header_count) {
+        return Err(Rejection::new(
+            Reason::HeadersTooLarge,
+            format!("the request has {} headers; at most {} are taken", headers.len(), limits.header_count),
+        ));
+    }
+    // As counted in RFC 9113 section 6.5.2, without its 32 bytes an entry; `: ` and the line end of HTTP/1.1.
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits.header_bytes.bytes() {
+        return Err(Rejection::new(
+            Reason::HeadersTooLarge,
+            format!("the request headers have {bytes} bytes; at most {} are taken", limits.header_bytes),
+        ));
+    }
+    Ok(())
+}
+
+/// The client's address, and whether it came over TLS: the peer's, or what trusted proxies say, read from the right
+/// up to the first address that is not a trusted proxy.
+fn client_of(received: Received<'_>, headers: &HeaderMap) -> (IpAddr, bool) {
+    let peer = received.peer.ip().to_canonical();
+    if !received.trusted {
+        return (peer, received.tls);
+    }
+    let trusted = |address: &IpAddr| received.trusted_proxies.iter().any(|net| net.contains(address));
+    let mut client = peer;
+    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
+    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        client = address.to_canonical();
+        if !trusted(&client) {
+            break;
+        }
+    }
+    let mut protocols = headers.get_all("x-forwarded-proto").iter();
+    let secure = match (protocols.next(), protocols.next()) {
+        (Some(protocol), None) => protocol.as_bytes().eq_ignore_ascii_case(b"https"),
+        _ => received.tls,
+    };
+    (client, secure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(trusted: &[IpNet]) -> Received<'_> {
+        Received {
+            peer: "10.0.0.9:4711".parse().unwrap(),
+            trusted: !trusted.is_empty(),
+            trusted_proxies: trusted,
+            tls: false,
+            server_name: None,
+        }
+    }
+
+    fn clean(lines: &[(&str, &str)]) -> Result<CleanRequest<()>, Rejection> {
+        clean_from(received(&[]), lines)
+    }
+
+    fn clean_from(received: Received<'_>, lines: &[(&str, &str)]) -> Result<CleanRequest<()>, Rejection> {
+        let mut request = Request::builder().uri("/a?b=c").header("host", "Tekton.Example:8443");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        sanitize(request.body(()).unwrap(), received, &Limits::default(), Uuid::nil(), |host| Some(host.into()))
+    }
+
+    fn refusal(lines: &[(&str, &str)]) -> Option<Reason> {
+        clean(lines).err().map(|rejection| rejection.reason())
+    }
+
+    #[test]
+    fn a_plain_request_keeps_its_headers() {
+        let request = clean(&[("accept", "text/html"), ("x-a", "1"), ("x-a", "2")]).unwrap();
+        assert_eq!(&**request.host(), "tekton.example");
+        assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
+        assert!(!request.headers().contains_key("host"));
+        assert_eq!(request.meta().client, IpAddr::from([10, 0, 0, 9]));
+    }
+
+    #[test]
+    fn what_connection_names_is_gone_and_our_credential_is_still_read() {
+        for lines in [
+            &[("connection", "close, X-Secret"), ("x-secret", "1")][..],
+            &[("connection", ""), ("connection", "x-secret"), ("x-secret", "1")],
+        ] {
+            assert!(!clean(lines).unwrap().headers().contains_key("x-secret"), "kubernetes:H1 H2");
+        }
+        let request = clean(&[("connection", "keep-alive, Authorization"), ("authorization", "Bearer x")]).unwrap();
+        assert!(request.headers().contains_key("authorization"));
+    }
+
+    #[test]
+    fn impersonation_becomes_a_value_and_is_gone_from_the_headers() {
+        let request = clean(&[("impersonate-user", "root"), ("impersonate-extra-%41cme", "x")]).unwrap();
+        assert_eq!(request.meta().impersonation.as_ref().unwrap().headers.len(), 2);
+        assert!(request.headers().is_empty());
+        assert!(clean(&[]).unwrap().meta().impersonation.is_none());
+    }
+
+    #[test]
+    fn forwarded_addresses_count_from_trusted_proxies_only() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let from = |lines: &[(&str, &str)]| clean_from(received(&trusted), lines).unwrap().meta.client.to_string();
+        assert_eq!(from(&[("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
+        assert_eq!(from(&[("x-forwarded-for", "10.1.1.1, 203.0.113.9")]), "203.0.113.9", "peers:T15");
+        assert_eq!(from(&[("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.2.2.2")]), "203.0.113.9");
+        assert_eq!(from(&[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
+        assert_eq!(from(&[("x-forwarded-for", "nonsense")]), "10.0.0.9");
+        let untrusted = clean(&[("x-forwarded-for", "1.2.3.4"), ("x-real-ip", "1.2.3.4")]).unwrap();
+        assert_eq!(untrusted.meta.client.to_string(), "10.0.0.9", "kubernetes:X4");
+    }
+
+    #[test]
+    fn limits_have_their_own_answers() {
+        let long = "x".repeat(33 << 10);
+        assert_eq!(refusal(&[("x-a", &long)]), Some(Reason::HeadersTooLarge));
+        let many: Vec<(&str, &str)> = (0..100).map(|_| ("x-a", "1")).collect();
+        assert_eq!(refusal(&many), Some(Reason::HeadersTooLarge));
+        assert_eq!(refusal(&many[..99]), None);
+        assert_eq!(refusal(&[("x_a", "1")]), Some(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_tls_name_that_does_not_fit_is_misdirected() {
+        let with = |name| {
+            let received = Received { server_name: Some(name), tls: true, ..received(&[]) };
+            clean_from(received, &[]).map(|_| ()).map_err(|rejection| rejection.reason())
+        };
+        assert_eq!(with("tekton.example"), Ok(()));
+        assert_eq!(with("other.example"), Err(Reason::MisdirectedHost));
+    }
+}

@@ -1,0 +1,194 @@
+//! What a request that carries a cookie must show besides. A browser adds the cookie whoever made it send the request,
+//! so whatever changes something or opens a stream must prove that one of our own pages asked for it.
+
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use super::Origin;
+use crate::error::{Reason, Rejection};
+
+/// Refuses a request with a cookie that changes something, or upgrades, unless it comes from our own origin. SameSite
+/// does not do: a sibling domain is the same site, and WebSockets are not bound by CORS at all.
+pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origin) -> Result<(), Rejection> {
+    if !upgrade && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    let site = single(headers, "sec-fetch-site");
+    let ours = match (single(headers, header::ORIGIN.as_str()), site) {
+        (Single::Twice, _) | (_, Single::Twice) => false,
+        (Single::One(found), Single::One(site)) => found == origin.as_str() && site == "same-origin",
+        (Single::One(found), Single::None) => found == origin.as_str(),
+        // Browsers send `Origin` with every upgrade.
+        (Single::None, Single::One(site)) => !upgrade && site == "same-origin",
+        (Single::None, Single::None) => false,
+    };
+    if ours {
+        return Ok(());
+    }
+    let what = if upgrade { "opens a stream" } else { "changes something" };
+    Err(Rejection::new(
+        Reason::OriginRefused,
+        format!("this request carries a session cookie and {what}, but does not come from a page of {origin}"),
+    )
+    .fix("a program sends `Authorization: Bearer` instead of a cookie; a page must be of this very host"))
+}
+
+/// Whether somebody is looking at a page: only then does a redirect to the login help. A fetch, an upgrade or a
+/// program gets 401, which it can read.
+pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    if *method != Method::GET
+        || headers.contains_key(header::UPGRADE)
+        || headers.contains_key("x-requested-with")
+        || headers.contains_key("sec-purpose")
+    {
+        return false;
+    }
+    match (single(headers, "sec-fetch-mode"), single(headers, "sec-fetch-dest")) {
+        (Single::One(mode), Single::One(destination)) => mode == "navigate" && destination == "document",
+        (Single::None, Single::None) => accepts_html(headers),
+        _ => false,
+    }
+}
+
+/// Whether it is the question that a browser asks before a request to another origin (Fetch section 4.8). It never
+/// carries a credential, so it is answered here, without any `Access-Control-Allow-*`, and never sent on.
+pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(
+        |range| {
+            let mut parts = range.split(';').map(str::trim);
+            let html = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("text/html"));
+            html && !parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        },
+    )
+}
+
+enum Single<'a> {
+    None,
+    One(&'a str),
+    Twice,
+}
+
+/// The value of a header that must not come twice. One that is not text counts as something else than any text.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Single<'a> {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::to_str);
+    match (values.next(), values.next()) {
+        (None, _) => Single::None,
+        (Some(value), None) => Single::One(value.unwrap_or_default()),
+        (Some(_), Some(_)) => Single::Twice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    const OURS: (&str, &str) = ("origin", "https://dash.example.com");
+    const SAME: (&str, &str) = ("sec-fetch-site", "same-origin");
+
+    #[test]
+    fn only_our_own_pages_change_anything_with_a_cookie() {
+        let origin = Origin::https("dash.example.com").unwrap();
+        type Row<'a> = (&'a str, Method, bool, &'a [(&'static str, &'a str)], bool);
+        let rows: &[Row<'_>] = &[
+            ("read", Method::GET, false, &[], true),
+            ("read from elsewhere", Method::GET, false, &[("sec-fetch-site", "cross-site")], true),
+            ("post of ours", Method::POST, false, &[OURS, SAME], true),
+            ("post of ours, old browser", Method::POST, false, &[OURS], true),
+            ("post of ours without Origin", Method::POST, false, &[SAME], true),
+            ("post with nothing", Method::POST, false, &[], false),
+            ("post from another origin", Method::POST, false, &[("origin", "https://evil.example.com")], false),
+            ("post from another port", Method::POST, false, &[("origin", "https://dash.example.com:444")], false),
+            ("post from clear text", Method::POST, false, &[("origin", "http://dash.example.com")], false),
+            ("post from null", Method::POST, false, &[("origin", "null")], false),
+            ("post, two origins", Method::POST, false, &[OURS, ("origin", "https://evil.example.com")], false),
+            ("post, the two disagree", Method::POST, false, &[OURS, ("sec-fetch-site", "cross-site")], false),
+            ("post typed by hand", Method::POST, false, &[("sec-fetch-site", "none")], false),
+            (
+                "attacks:Z39 post",
+                Method::POST,
+                false,
+                &[("content-type", "text/plain"), ("sec-fetch-site", "same-site")],
+                false,
+            ),
+            (
+                "kubernetes:W6 upgrade of a foreign page",
+                Method::GET,
+                true,
+                &[("origin", "https://evil.example")],
+                false,
+            ),
+            ("attacks:Z39 upgrade from null", Method::GET, true, &[("origin", "null")], false),
+            ("attacks:Z39 upgrade without Origin", Method::GET, true, &[], false),
+            ("attacks:Z39 upgrade, fetch metadata only", Method::GET, true, &[SAME], false),
+            ("upgrade of ours", Method::GET, true, &[OURS], true),
+            ("upgrade from a sibling", Method::GET, true, &[("origin", "https://ci.example.com")], false),
+            ("delete", Method::DELETE, false, &[], false),
+            ("patch", Method::PATCH, false, &[], false),
+            ("unknown method", Method::from_bytes(b"PURGE").unwrap(), false, &[], false),
+        ];
+        for (row, method, upgrade, pairs, allowed) in rows {
+            let result = check(method, &headers(pairs), *upgrade, &origin);
+            assert_eq!(result.is_ok(), *allowed, "{row}");
+            if let Err(rejection) = result {
+                assert_eq!(rejection.reason(), Reason::OriginRefused, "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_person_who_looks_at_a_page_is_sent_to_the_login() {
+        let mode = |value| ("sec-fetch-mode", value);
+        let destination = |value| ("sec-fetch-dest", value);
+        const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+        type Row<'a> = (&'a str, Method, &'a [(&'static str, &'a str)], bool);
+        let rows: &[Row<'_>] = &[
+            ("navigation", Method::GET, &[mode("navigate"), destination("document"), HTML], true),
+            ("frame", Method::GET, &[mode("navigate"), destination("iframe"), HTML], false),
+            ("fetch", Method::GET, &[mode("cors"), destination("empty"), HTML], false),
+            ("image", Method::GET, &[mode("no-cors"), destination("image"), HTML], false),
+            ("WebSocket", Method::GET, &[mode("websocket"), destination("websocket"), HTML], false),
+            ("upgrade", Method::GET, &[("upgrade", "websocket"), HTML], false),
+            ("prefetch", Method::GET, &[mode("navigate"), destination("document"), ("sec-purpose", "prefetch")], false),
+            ("old browser", Method::GET, &[HTML], true),
+            ("old browser, fetch", Method::GET, &[HTML, ("x-requested-with", "XMLHttpRequest")], false),
+            ("html refused", Method::GET, &[("accept", "text/html;q=0, */*")], false),
+            ("curl", Method::GET, &[("accept", "*/*")], false),
+            ("peers:D17 followed log", Method::GET, &[("accept", "text/plain,*/*")], false),
+            (
+                "peers:D17 with fetch metadata",
+                Method::GET,
+                &[("accept", "text/plain,*/*"), mode("cors"), destination("empty")],
+                false,
+            ),
+            ("kubectl", Method::GET, &[("accept", "application/json")], false),
+            ("post", Method::POST, &[mode("navigate"), destination("document"), HTML], false),
+            ("head", Method::HEAD, &[HTML], false),
+        ];
+        for (row, method, pairs, expected) in rows {
+            assert_eq!(is_navigation(method, &headers(pairs)), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn preflights_are_told_from_other_options() {
+        let ask = ("access-control-request-method", "DELETE");
+        assert!(is_preflight(&Method::OPTIONS, &headers(&[("origin", "https://evil.example"), ask])), "attacks:Z8");
+        assert!(!is_preflight(&Method::OPTIONS, &headers(&[OURS])));
+        assert!(!is_preflight(&Method::GET, &headers(&[OURS, ask])));
+    }
+}

@@ -1,0 +1,116 @@
+//! Which sessions a person has: what "end all of them" goes by, on every host of ours.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    keyring::{KeyRing, Purpose},
+    record::{Hash, Record, millis},
+};
+use crate::{
+    clock::Timestamp,
+    store::{Backend, Expect, StoreError, Table, Written},
+};
+
+/// Sessions that one person may have. A further login ends the oldest, so that nobody fills the store.
+pub(super) const MAX_SESSIONS: usize = 64;
+
+/// Tries against others who write the same person's index.
+const TRIES: usize = 64;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    #[serde(with = "millis")]
+    pub ends: Timestamp,
+}
+
+impl Entry {
+    pub fn hash(&self) -> Option<Hash> {
+        Hash::parse(&self.hash)
+    }
+
+    /// Whether it belongs to the same login at the provider: the same session there, or, where the provider names
+    /// none, the same person.
+    pub fn same_login(&self, record: &Record) -> bool {
+        match (&self.sid, record.provider_session()) {
+            (Some(sid), Some(other)) => sid == other,
+            _ => true,
+        }
+    }
+}
+
+/// The index of one person.
+pub(super) struct Index<'a> {
+    store: &'a dyn Backend,
+    keys: &'a KeyRing,
+    key: [u8; 32],
+}
+
+impl<'a> Index<'a> {
+    pub fn of(store: &'a dyn Backend, keys: &'a KeyRing, issuer: &str, subject: &str) -> Self {
+        let mut key = [0; 32];
+        key.copy_from_slice(digest(&SHA256, format!("{issuer}\0{subject}").as_bytes()).as_ref());
+        Self { store, keys, key }
+    }
+
+    pub async fn entries(&self, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.read(now).await?.0)
+    }
+
+    /// Adds a session. Gives those that must end to make room.
+    pub async fn add(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
+        let entry =
+            Entry { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.ends };
+        self.change(now, |entries| {
+            entries.push(entry.clone());
+            let surplus = entries.len().saturating_sub(MAX_SESSIONS);
+            entries.drain(..surplus).collect()
+        })
+        .await
+    }
+
+    pub async fn remove(&self, hashes: &[Hash], now: Timestamp) -> Result<(), StoreError> {
+        let gone = |entry: &Entry| entry.hash().is_none_or(|hash| hashes.contains(&hash));
+        self.change(now, |entries| entries.retain(|entry| !gone(entry))).await
+    }
+
+    async fn read(&self, now: Timestamp) -> Result<(Vec<Entry>, Expect), StoreError> {
+        let Some(stored) = self.store.get(Table::SessionIndex, &self.key, now).await? else {
+            return Ok((Vec::new(), Expect::Absent));
+        };
+        // One that was sealed with a key that is gone lists sessions that are gone with it.
+        let plain = self.keys.open(Purpose::Index, &self.key, &stored.value).unwrap_or_default();
+        let mut entries: Vec<Entry> = serde_json::from_slice(&plain).unwrap_or_default();
+        entries.retain(|entry| entry.ends > now);
+        Ok((entries, Expect::Version(stored.version)))
+    }
+
+    async fn change<T>(&self, now: Timestamp, change: impl Fn(&mut Vec<Entry>) -> T) -> Result<T, StoreError> {
+        for _ in 0..TRIES {
+            let (mut entries, expect) = self.read(now).await?;
+            let outcome = change(&mut entries);
+            let Some(expires) = entries.iter().map(|entry| entry.ends).max() else {
+                // An empty index may stay until it ends by itself if somebody has added to it meanwhile.
+                if let Expect::Version(_) = expect {
+                    match self.store.put(Table::SessionIndex, &self.key, Vec::new(), now, expect, now).await? {
+                        Written::Done(_) => return Ok(outcome),
+                        Written::Conflict(_) => continue,
+                    }
+                }
+                return Ok(outcome);
+            };
+            let value = serde_json::to_vec(&entries)
+                .ok()
+                .and_then(|plain| self.keys.seal(Purpose::Index, &self.key, &plain))
+                .ok_or_else(|| StoreError::Corrupt("the index of sessions cannot be sealed".to_owned()))?;
+            match self.store.put(Table::SessionIndex, &self.key, value, expires, expect, now).await? {
+                Written::Done(_) => return Ok(outcome),
+                Written::Conflict(_) => {}
+            }
+        }
+        Err(StoreError::Unavailable("too many logins of one person at once".to_owned()))
+    }
+}

@@ -1,0 +1,226 @@
+//! The keys that seal what is kept at rest or handed to a browser: AES-256-GCM, the first key seals, all open.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    digest::{SHA256, digest},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use zeroize::Zeroizing;
+
+use crate::config::{report::At, resolver::Resolver, values::SecretSource};
+
+const KEY_LEN: usize = 32;
+const KEY_ID_LEN: usize = 4;
+
+/// What is sealed, so that one kind never passes for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A session record; bound to the hash of the session's id.
+    Session,
+    /// The sessions of a person.
+    Index,
+    /// The `state` parameter of a login.
+    State,
+    /// The cookie of a login under way; bound to its state.
+    Login,
+}
+
+/// Why something sealed cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("it was sealed with a key that is not configured any more")]
+    UnknownKey,
+    #[error("it was damaged, or made by somebody else")]
+    Broken,
+}
+
+/// The keys. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyRing(Arc<[Key]>);
+
+struct Key {
+    id: [u8; KEY_ID_LEN],
+    key: RandomizedNonceKey,
+}
+
+impl KeyRing {
+    /// From the configuration: 32 bytes each, as base64. `None` if none is configured, or if one is wrong, which is
+    /// then reported.
+    pub fn resolve(sources: &[SecretSource], resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let mut keys = Vec::with_capacity(sources.len());
+        for (index, source) in sources.iter().enumerate() {
+            let at = at.index(index);
+            let Some(secret) = resolver.secret(&at, source) else { continue };
+            match decode(secret.expose()) {
+                Some(key) => keys.push(key),
+                None => drop(
+                    resolver
+                        .report
+                        .error(&at, format!("{source} is not 32 bytes as base64"))
+                        .help("make one with `openssl rand -base64 32`"),
+                ),
+            }
+        }
+        (!keys.is_empty() && keys.len() == sources.len()).then(|| Self(keys.into()))
+    }
+
+    /// The key kept in `path`, made and written for its owner only if there is none.
+    pub fn kept_in(path: &Path) -> io::Result<Self> {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let text = Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()));
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let mut text = Zeroizing::new(String::new());
+        OpenOptions::new().read(true).open(path)?.take(1024).read_to_string(&mut text)?;
+        let key = decode(text.as_bytes())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the key is not 32 bytes as base64"))?;
+        Ok(Self(Arc::new([key])))
+    }
+
+    #[cfg(test)]
+    pub fn of(keys: &[[u8; KEY_LEN]]) -> Self {
+        Self(keys.iter().map(|bytes| Key::new(bytes).unwrap()).collect())
+    }
+
+    /// Seals with the first key. What is opened must name the same purpose and context.
+    pub fn seal(&self, purpose: Purpose, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+        let key = self.0.first()?;
+        let mut bytes = plain.to_vec();
+        let nonce = key.key.seal_in_place_append_tag(Aad::from(bound(purpose, context)), &mut bytes).ok()?;
+        let mut sealed = Vec::with_capacity(KEY_ID_LEN + NONCE_LEN + bytes.len());
+        sealed.extend_from_slice(&key.id);
+        sealed.extend_from_slice(nonce.as_ref());
+        sealed.extend_from_slice(&bytes);
+        Some(sealed)
+    }
+
+    /// Opens with whichever key sealed.
+    pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let (id, rest) = sealed.split_first_chunk::<KEY_ID_LEN>().ok_or(OpenError::Broken)?;
+        let (nonce, bytes) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Broken)?;
+        let mut candidates = self.0.iter().filter(|key| key.id == *id).peekable();
+        candidates.peek().ok_or(OpenError::UnknownKey)?;
+        for key in candidates {
+            let mut bytes = bytes.to_vec();
+            let nonce = Nonce::from(nonce);
+            if let Ok(plain) = key.key.open_in_place(nonce, Aad::from(bound(purpose, context)), &mut bytes) {
+                return Ok(plain.to_vec());
+            }
+        }
+        Err(OpenError::Broken)
+    }
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyRing({} keys)", self.0.len())
+    }
+}
+
+impl Key {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let hash = digest(&SHA256, bytes);
+        let id = *digest(&SHA256, hash.as_ref()).as_ref().first_chunk()?;
+        Some(Self { id, key: RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()? })
+    }
+}
+
+/// Random bytes of the system's generator. Without them nothing here is safe, so the process ends.
+pub(crate) fn random<const LEN: usize>() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        tracing::error!("the system has no random bytes");
+        std::process::abort();
+    }
+    bytes
+}
+
+fn decode(text: &[u8]) -> Option<Key> {
+    let bytes = Zeroizing::new(BASE64_STANDARD.decode(text.trim_ascii()).ok()?);
+    (bytes.len() == KEY_LEN).then(|| Key::new(&bytes)).flatten()
+}
+
+fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {
+    let name: &[u8] = match purpose {
+        Purpose::Session => b"doorward session\0",
+        Purpose::Index => b"doorward index\0",
+        Purpose::State => b"doorward state\0",
+        Purpose::Login => b"doorward login\0",
+    };
+    [name, context].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_the_first_key_sealed_any_ring_with_that_key_opens() {
+        let (old, new) = ([1; 32], [2; 32]);
+        let sealed = KeyRing::of(&[old]).seal(Purpose::Session, b"k", b"secret").unwrap();
+        assert!(!sealed.windows(6).any(|window| window == b"secret"));
+        let rotated = KeyRing::of(&[new, old]);
+        assert_eq!(rotated.open(Purpose::Session, b"k", &sealed).unwrap(), b"secret");
+        let resealed = rotated.seal(Purpose::Session, b"k", b"secret").unwrap();
+        assert_eq!(KeyRing::of(&[new]).open(Purpose::Session, b"k", &resealed).unwrap(), b"secret");
+        assert_eq!(KeyRing::of(&[new]).open(Purpose::Session, b"k", &sealed), Err(OpenError::UnknownKey));
+    }
+
+    #[test]
+    fn what_is_moved_changed_or_cut_is_not_opened() {
+        let ring = KeyRing::of(&[[1; 32]]);
+        let sealed = ring.seal(Purpose::Session, b"k", b"secret").unwrap();
+        assert_eq!(ring.open(Purpose::Index, b"k", &sealed), Err(OpenError::Broken));
+        assert_eq!(ring.open(Purpose::Session, b"other", &sealed), Err(OpenError::Broken));
+        for index in KEY_ID_LEN..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[index] ^= 1;
+            assert_eq!(ring.open(Purpose::Session, b"k", &changed), Err(OpenError::Broken), "{index}");
+        }
+        for length in 0..sealed.len() {
+            assert!(ring.open(Purpose::Session, b"k", &sealed[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_generated_key_is_kept_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session.key");
+        let sealed = KeyRing::kept_in(&path).unwrap().seal(Purpose::State, b"", b"x").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(KeyRing::kept_in(&path).unwrap().open(Purpose::State, b"", &sealed).unwrap(), b"x");
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(KeyRing::kept_in(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn keys_of_the_wrong_length_are_reported_each() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("good", BASE64_STANDARD.encode([7; 32])), ("short", BASE64_STANDARD.encode([7; 16]))] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let source = |name: &str| SecretSource::File(name.into());
+        let mut resolver = Resolver::new(folder.path());
+        let at = At::root().key("sessions").key("keys");
+        assert!(KeyRing::resolve(&[source("good")], &mut resolver, &at).is_some());
+        assert!(!resolver.report.has_errors());
+        assert!(KeyRing::resolve(&[source("good"), source("short")], &mut resolver, &at).is_none());
+        let problem = &resolver.report.problems()[0];
+        assert_eq!((problem.at.as_str(), problem.help.is_some()), ("/sessions/keys/1", true));
+    }
+}

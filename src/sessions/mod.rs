@@ -1,0 +1,383 @@
+//! Browser sessions: an opaque id in a `__Host-` cookie, the record behind it sealed in the store.
+//!
+//! A record is kept in memory for at most a second after it was read, so that a page of forty requests costs one
+//! read. Whether it has expired or was revoked is looked at on every request all the same.
+
+pub mod cookie;
+pub mod csrf;
+mod index;
+pub mod keyring;
+mod metrics;
+mod origin;
+mod record;
+mod settings;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method};
+use moka::sync::Cache;
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+
+use self::{
+    index::{Entry, Index},
+    record::{Record, SessionId},
+};
+pub use self::{
+    keyring::KeyRing,
+    metrics::{Ended, SessionMetrics},
+    origin::Origin,
+    record::{Hash, Tokens},
+    settings::Settings,
+};
+use crate::{
+    authn::{CredentialId, Presented, Principal},
+    clock::{Clock, Timestamp},
+    error::{Reason, Rejection},
+    oidc::{Identity, Provider},
+    store::{Expect, Revocations, Store, StoreError, Table, Target, Written},
+};
+
+/// How long a record is used without asking the store.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Records in memory.
+const CACHED: u64 = 10_000;
+
+/// The sessions, as one generation of the configuration sees them. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    keys: KeyRing,
+    providers: HashMap<Arc<str>, Arc<dyn Provider>>,
+    shared: Shared,
+    cache: Cache<Hash, Arc<Session>>,
+}
+
+/// What outlives a generation.
+#[derive(Clone)]
+pub struct Shared {
+    pub store: Store,
+    pub revocations: Revocations,
+    pub clock: Clock,
+    /// Where the store is told that a session is in use.
+    pub control: Handle,
+    pub metrics: SessionMetrics,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("revocations", &self.revocations).finish_non_exhaustive()
+    }
+}
+
+/// A request as far as a session needs to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct CookieRequest<'a> {
+    /// The origin at which it arrived.
+    pub origin: &'a Origin,
+    pub method: &'a Method,
+    /// As they were received, `Cookie`, `Origin` and `Sec-Fetch-*` included.
+    pub headers: &'a HeaderMap,
+    /// Whether it asks for another protocol.
+    pub upgrade: bool,
+}
+
+/// A session that is good.
+#[derive(Debug)]
+pub struct Session {
+    pub principal: Arc<Principal>,
+    pub created: Timestamp,
+    /// The end if it is not used any more.
+    pub idle_end: Timestamp,
+    /// The end in any case.
+    pub end: Timestamp,
+    hash: Hash,
+    record: Record,
+    version: u64,
+    read: Timestamp,
+}
+
+impl Session {
+    /// The name of the issuer where the person logged in.
+    pub fn issuer(&self) -> &Arc<str> {
+        &self.record.issuer
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.record.tokens
+    }
+}
+
+/// What a login found out.
+#[derive(Debug)]
+pub struct NewSession<'a> {
+    pub origin: &'a Origin,
+    pub provider: &'a dyn Provider,
+    pub claims: Arc<Map<String, Value>>,
+    /// The scopes that were granted.
+    pub scopes: Vec<Arc<str>>,
+    pub tokens: Tokens,
+}
+
+impl Sessions {
+    pub fn new(settings: Settings, keys: KeyRing, providers: &[Arc<dyn Provider>], shared: Shared) -> Self {
+        // The time to live only evicts: `FRESH` is judged by the clock.
+        let cache = Cache::builder().max_capacity(CACHED).time_to_live(FRESH * 2).build();
+        let providers = providers.iter().map(|provider| (Arc::clone(provider.name()), Arc::clone(provider))).collect();
+        Self(Arc::new(Inner { settings, keys, providers, shared, cache }))
+    }
+
+    /// The keys that seal sessions and logins.
+    pub(crate) fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.shared.clock.now()
+    }
+
+    /// Whose session the cookie of a request is.
+    ///
+    /// A request that changes something or upgrades must come from our own pages ([`csrf::check`]), else it is
+    /// refused with 403. Without the store it is 503, and the cookie stays as it is.
+    pub async fn authenticate(&self, request: CookieRequest<'_>) -> Presented<Arc<Session>> {
+        let value = match cookie::find(request.headers, cookie::SESSION) {
+            Ok(Some(value)) => value,
+            Ok(None) => return Presented::Not,
+            Err(duplicate) => {
+                return Presented::Bad(
+                    Rejection::new(Reason::CredentialAmbiguous, duplicate.to_string())
+                        .fix("delete the cookies of this host and of its parent domains, then sign in again"),
+                );
+            }
+        };
+        if let Err(refusal) = csrf::check(request.method, request.headers, request.upgrade, request.origin) {
+            return Presented::Bad(refusal);
+        }
+        let Some(id) = SessionId::parse(value) else {
+            return Presented::Bad(
+                Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
+            );
+        };
+        match self.find(id.hash(), request.origin).await {
+            Ok(session) => Presented::Good(session),
+            Err(refusal) => Presented::Bad(refusal),
+        }
+    }
+
+    /// The session that this browser holds, if it is good; asked at a login or a logout, where nothing is refused for
+    /// the lack of one.
+    pub async fn held_by(&self, headers: &HeaderMap, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
+        let Ok(Some(id)) = cookie::find(headers, cookie::SESSION).map(|value| value.and_then(SessionId::parse)) else {
+            return Ok(None);
+        };
+        match self.find(id.hash(), origin).await {
+            Ok(session) => Ok(Some(session)),
+            Err(refusal) if refusal.reason() == Reason::StoreUnavailable => Err(refusal),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Begins a session. Gives the line that hands its id to the browser.
+    pub async fn create(&self, new: NewSession<'_>) -> Result<(HeaderValue, Arc<Session>), Rejection> {
+        let (inner, shared) = (&*self.0, &self.0.shared);
+        let id = SessionId::new();
+        let hash = id.hash();
+        let now = shared.clock.now();
+        let subject = new.claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        let record = Record {
+            origin: new.origin.as_str().to_owned(),
+            issuer: Arc::clone(new.provider.name()),
+            issuer_url: new.provider.issuer().to_owned(),
+            subject: subject.into(),
+            claims: new.claims,
+            scopes: new.scopes,
+            tokens: new.tokens,
+            created: now,
+            last_seen: now,
+            ends: now + inner.settings.absolute,
+        };
+        let sealed = record.seal(&inner.keys, &hash).ok_or_else(unsealable)?;
+        let mut session = self.session(new.provider, hash, record, 0, now)?;
+        if let Some(revoked) = shared.revocations.is_revoked(&session.principal) {
+            return Err(revoked_because(&revoked.reason));
+        }
+        let index = self.index(&session.record);
+        // Into the index first: a session that is in the store but not in the index could not be ended with others.
+        let surplus = index.add(&hash, &session.record, now).await.map_err(unavailable)?;
+        let expires = session.record.expires(&inner.settings);
+        let store = &shared.store;
+        match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Absent, now).await {
+            Ok(Written::Done(version)) => session.version = version,
+            Ok(Written::Conflict(_)) => {
+                return Err(Rejection::new(Reason::Internal, "a session id was drawn twice"));
+            }
+            Err(error) => return Err(unavailable(error)),
+        }
+        self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
+        shared.metrics.created();
+        shared.metrics.seen(hash);
+        Ok((cookie::set(cookie::SESSION, &id.to_cookie(), None), Arc::new(session)))
+    }
+
+    /// Ends one session, here at once and everywhere within a second; its streams end with it.
+    pub async fn end(&self, session: &Session, reason: Ended) -> Result<(), StoreError> {
+        self.end_one(session.hash, session.end, reason).await?;
+        let now = self.0.shared.clock.now();
+        self.index(&session.record).remove(&[session.hash], now).await
+    }
+
+    /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
+    /// names none, all of the person's. Gives how many.
+    pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
+        let now = self.0.shared.clock.now();
+        let index = self.index(&session.record);
+        let mut entries = index.entries(now).await?;
+        entries.retain(|entry| entry.same_login(&session.record) && entry.hash() != Some(session.hash));
+        self.end_one(session.hash, session.end, reason).await?;
+        self.end_entries(&entries, reason).await?;
+        let mut ended: Vec<Hash> = entries.iter().filter_map(Entry::hash).collect();
+        ended.push(session.hash);
+        index.remove(&ended, now).await?;
+        Ok(ended.len())
+    }
+
+    async fn end_entries(&self, entries: &[Entry], reason: Ended) -> Result<(), StoreError> {
+        for entry in entries {
+            if let Some(hash) = entry.hash() {
+                self.end_one(hash, entry.ends, reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_one(&self, hash: Hash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
+        let shared = &self.0.shared;
+        let id = CredentialId::Session(hash.to_string().into());
+        // The revocation first: it is what streams and other processes look at.
+        shared.revocations.revoke(Target::Credential(&id), "the session was ended", ends).await?;
+        shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
+        self.0.cache.invalidate(&hash);
+        shared.metrics.ended(&hash, reason);
+        Ok(())
+    }
+
+    fn index(&self, record: &Record) -> Index<'_> {
+        Index::of(&*self.0.shared.store, &self.0.keys, &record.issuer_url, &record.subject)
+    }
+
+    async fn find(&self, hash: Hash, origin: &Origin) -> Result<Arc<Session>, Rejection> {
+        let now = self.0.shared.clock.now();
+        let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
+        let session = match cached {
+            Some(session) => session,
+            None => self.load(hash, now).await?,
+        };
+        // The origin before all else: what a session is worth elsewhere is not told.
+        if session.record.origin != origin.as_str() {
+            return Err(expired("this session belongs to another host"));
+        }
+        if session.idle_end <= now {
+            return Err(expired("the session has ended"));
+        }
+        if let Some(revoked) = self.0.shared.revocations.is_revoked(&session.principal) {
+            return Err(revoked_because(&revoked.reason));
+        }
+        Ok(session)
+    }
+
+    async fn load(&self, hash: Hash, now: Timestamp) -> Result<Arc<Session>, Rejection> {
+        let inner = &*self.0;
+        let stored = inner.shared.store.get(Table::Sessions, hash.as_bytes(), now).await.map_err(unavailable)?;
+        let stored = stored.ok_or_else(|| expired("there is no such session, or it has ended"))?;
+        let record = Record::open(&inner.keys, &hash, &stored.value).map_err(|error| {
+            tracing::warn!(session = %hash, %error, "a session cannot be opened");
+            expired("the session cannot be read any more")
+        })?;
+        let provider = inner.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url);
+        let provider = provider.ok_or_else(|| expired("the provider of this session is not in use any more"))?;
+        let session = Arc::new(self.session(&**provider, hash, record, stored.version, now)?);
+        inner.shared.metrics.seen(hash);
+        inner.cache.insert(hash, Arc::clone(&session));
+        self.touch(&session, now);
+        Ok(session)
+    }
+
+    fn session(
+        &self,
+        provider: &dyn Provider,
+        hash: Hash,
+        record: Record,
+        version: u64,
+        read: Timestamp,
+    ) -> Result<Session, Rejection> {
+        let end = record.ends.min(record.created + self.0.settings.absolute);
+        let principal = provider.principal(Identity {
+            claims: &record.claims,
+            scopes: &record.scopes,
+            credential: CredentialId::Session(hash.to_string().into()),
+            expires: end,
+        })?;
+        if principal.subject != record.subject || principal.issuer != record.issuer {
+            return Err(Rejection::new(Reason::Internal, "the session and its claims name different people"));
+        }
+        let idle_end = record.expires(&self.0.settings);
+        let created = record.created;
+        Ok(Session { principal: Arc::new(principal), created, idle_end, end, hash, record, version, read })
+    }
+
+    /// Tells the store that a session is in use, at most once a minute and without anybody waiting for it.
+    fn touch(&self, session: &Session, now: Timestamp) {
+        if now.since(session.record.last_seen) < record::touch_every(&self.0.settings) || session.idle_end <= now {
+            return;
+        }
+        let record = Record { last_seen: now, ..session.record.clone() };
+        let (hash, version) = (session.hash, session.version);
+        let sessions = self.clone();
+        self.0.shared.control.spawn(async move {
+            let inner = &*sessions.0;
+            let Some(sealed) = record.seal(&inner.keys, &hash) else { return };
+            let (store, expires) = (&inner.shared.store, record.expires(&inner.settings));
+            // On a conflict somebody else has just written, or the session has ended.
+            match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Version(version), now).await {
+                Ok(_) => inner.cache.invalidate(&hash),
+                Err(error) => tracing::debug!(%error, "the use of a session was not noted"),
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+const SIGN_IN: &str = "sign in again";
+
+fn expired(detail: &'static str) -> Rejection {
+    Rejection::new(Reason::SessionExpired, detail).fix(SIGN_IN)
+}
+
+fn revoked_because(reason: &str) -> Rejection {
+    Rejection::new(Reason::TokenRevoked, format!("the session was revoked: {reason}")).fix(SIGN_IN)
+}
+
+fn unavailable(error: StoreError) -> Rejection {
+    Rejection::new(Reason::StoreUnavailable, "sessions cannot be looked up at the moment")
+        .fix("try again in a moment; you stay signed in")
+        .because(error)
+}
+
+fn unsealable() -> Rejection {
+    Rejection::new(Reason::Internal, "the session cannot be sealed")
+}

@@ -1,0 +1,187 @@
+//! What is kept of a session, and the id that a browser holds for it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use zeroize::Zeroize;
+
+use super::{
+    keyring::{KeyRing, OpenError, Purpose, random},
+    settings::Settings,
+};
+use crate::clock::Timestamp;
+
+/// What a browser holds: 256 random bits that mean nothing. The store knows only their hash, so that who reads the
+/// store cannot use a session.
+pub(super) struct SessionId([u8; 32]);
+
+impl SessionId {
+    pub fn new() -> Self {
+        Self(random())
+    }
+
+    /// From the value of the cookie, in its one form.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        Some(Self(BASE64_URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok()?))
+    }
+
+    pub fn to_cookie(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    pub fn hash(&self) -> Hash {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        Hash(hash)
+    }
+}
+
+impl Drop for SessionId {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The SHA-256 of a session's id: its key in the store, and its name in revocations and in the audit trail.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Some(Self(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hash({self})")
+    }
+}
+
+/// What the provider gave at a login. Never printed.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Tokens {
+    pub access: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
+    /// The ID token, as the hint of a later logout.
+    pub id: String,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens(..)")
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        self.access.zeroize();
+        self.refresh.zeroize();
+        self.id.zeroize();
+    }
+}
+
+/// A session as it is kept: facts only. Who the person is to Kubernetes is worked out anew by whichever
+/// configuration reads it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The origin where it began. It is worth nothing elsewhere.
+    pub origin: String,
+    /// The name of the issuer in the configuration.
+    pub issuer: Arc<str>,
+    /// The issuer's own identifier, so that a name that is given to another issuer does not carry sessions along.
+    pub issuer_url: String,
+    pub subject: Arc<str>,
+    pub claims: Arc<Map<String, Value>>,
+    pub scopes: Vec<Arc<str>>,
+    pub tokens: Tokens,
+    #[serde(with = "millis")]
+    pub created: Timestamp,
+    #[serde(with = "millis")]
+    pub last_seen: Timestamp,
+    /// The end, however much it is used.
+    #[serde(with = "millis")]
+    pub ends: Timestamp,
+}
+
+impl Record {
+    /// The provider's own session, where it names one (OpenID Connect Front-Channel Logout 1.0 section 3, `sid`).
+    pub fn provider_session(&self) -> Option<&str> {
+        self.claims.get("sid").and_then(Value::as_str)
+    }
+
+    /// When it ends if it is not used any more. A shorter lifetime in the configuration holds at once.
+    pub fn expires(&self, settings: &Settings) -> Timestamp {
+        let absolute = self.ends.min(self.created + settings.absolute);
+        absolute.min(self.last_seen + settings.idle)
+    }
+
+    pub fn seal(&self, keys: &KeyRing, hash: &Hash) -> Option<Vec<u8>> {
+        keys.seal(Purpose::Session, hash.as_bytes(), &serde_json::to_vec(self).ok()?)
+    }
+
+    pub fn open(keys: &KeyRing, hash: &Hash, sealed: &[u8]) -> Result<Self, OpenError> {
+        let mut plain = keys.open(Purpose::Session, hash.as_bytes(), sealed)?;
+        let record = serde_json::from_slice(&plain).map_err(|_| OpenError::Broken);
+        plain.zeroize();
+        record
+    }
+}
+
+/// How often at most the store learns that a session is in use.
+pub(super) fn touch_every(settings: &Settings) -> Duration {
+    Duration::from_secs(60).min(settings.idle / 4)
+}
+
+pub(super) mod millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::clock::Timestamp;
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(time.as_millis())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(deserializer).map(Timestamp::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_one_form_and_differ() {
+        let id = SessionId::new();
+        let text = id.to_cookie();
+        assert_eq!(text.len(), 43);
+        assert_eq!(SessionId::parse(text.as_bytes()).unwrap().hash(), id.hash());
+        assert_ne!(SessionId::new().hash(), id.hash());
+        assert_eq!(Hash::parse(&id.hash().to_string()), Some(id.hash()));
+        // The last letter carries two bits that must be zero: no second spelling of an id.
+        for bad in ["", "a", &text[..42], &format!("{text}="), &format!("{text}A"), &text.replace(&text[..1], "\"")] {
+            assert!(SessionId::parse(bad.as_bytes()).is_none(), "{bad:?}");
+        }
+        let last = text.chars().last().unwrap();
+        let other = ('A'..='Z').find(|letter| {
+            let spelling = format!("{}{letter}", &text[..42]);
+            *letter != last && SessionId::parse(spelling.as_bytes()).is_some_and(|parsed| parsed.hash() == id.hash())
+        });
+        assert_eq!(other, None);
+    }
+}

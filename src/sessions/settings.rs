@@ -1,0 +1,65 @@
+use std::{io, path::Path, time::Duration};
+
+use super::keyring::KeyRing;
+use crate::config::{raw, report::At, resolver::Resolver};
+
+/// The settings of browser sessions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a session may be unused.
+    pub idle: Duration,
+    /// How long a session lasts at most.
+    pub absolute: Duration,
+    /// The keys, if any are configured.
+    pub keys: Option<KeyRing>,
+}
+
+impl Settings {
+    /// Reports every problem at its place; `None` if there is one.
+    pub fn resolve(raw: &raw::Sessions, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let (idle, absolute) = (raw.idle.get(), raw.absolute.get());
+        let minute = Duration::from_secs(60);
+        let mut good = true;
+        for (key, value) in [("idle", idle), ("absolute", absolute)] {
+            if value < minute {
+                resolver.report.error(&at.key(key), "is shorter than a minute").help("write `1m` or more");
+                good = false;
+            }
+        }
+        if idle > absolute {
+            resolver
+                .report
+                .warning(&at.key("idle"), "is longer than `absolute`, which ends every session before")
+                .help("make `idle` the shorter of the two");
+        }
+        let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));
+        good &= raw.keys.is_empty() || keys.is_some();
+        good.then_some(Self { idle, absolute, keys })
+    }
+
+    /// The keys that are configured, else one kept beside the store.
+    pub fn key_ring(&self, store: &Path) -> io::Result<KeyRing> {
+        match &self.keys {
+            Some(keys) => Ok(keys.clone()),
+            None => KeyRing::kept_in(&store.with_extension("session.key")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::values::Span;
+
+    #[test]
+    fn lifetimes_are_checked() {
+        for (idle, absolute, problems) in [(8, 24, 0), (24, 8, 1), (0, 24, 1), (0, 0, 2)] {
+            let hours = |count: u64| Span::from_secs(count * 3600);
+            let raw = raw::Sessions { idle: hours(idle), absolute: hours(absolute), keys: Vec::new() };
+            let mut resolver = Resolver::default();
+            let resolved = Settings::resolve(&raw, &mut resolver, &At::root());
+            assert_eq!(resolver.report.problems().len(), problems, "{idle} {absolute}");
+            assert_eq!(resolved.is_none(), resolver.report.has_errors());
+        }
+    }
+}

@@ -1,0 +1,387 @@
+use http::header;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    oidc::scripted::ScriptedProvider,
+    store::{Backend, Change, Embedded, StoreFuture, Stored},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Sessions on a store that can be taken away.
+pub(crate) struct Fixture {
+    pub sessions: Sessions,
+    pub provider: Arc<ScriptedProvider>,
+    pub store: Arc<Switched>,
+    pub shared: Shared,
+    _folder: TempDir,
+}
+
+#[derive(Debug)]
+pub(crate) struct Switched {
+    inner: Embedded,
+    pub away: std::sync::atomic::AtomicBool,
+}
+
+impl Switched {
+    fn call<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Timeout) });
+        }
+        call
+    }
+
+    pub fn switch(&self, away: bool) {
+        self.away.store(away, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Backend for Switched {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
+        self.call(self.inner.get(table, key, now))
+    }
+    fn put<'a>(
+        &'a self,
+        table: Table,
+        key: &'a [u8],
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Written> {
+        self.call(self.inner.put(table, key, value, expires, expect, now))
+    }
+    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+        self.call(self.inner.delete(table, key))
+    }
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
+        self.call(self.inner.changes(table, after, limit, now))
+    }
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        self.call(self.inner.ping())
+    }
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings { idle: HOUR * 8, absolute: HOUR * 24, keys: None }
+}
+
+impl Fixture {
+    pub fn new(provider: ScriptedProvider) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Switched {
+            inner: Embedded::open(&folder.path().join("store.redb")).unwrap(),
+            away: false.into(),
+        });
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let shared = Shared {
+            store: Arc::clone(&store) as Store,
+            revocations: Revocations::new(Arc::clone(&store) as Store, clock.clone()),
+            clock,
+            control: Handle::current(),
+            metrics: SessionMetrics::default(),
+        };
+        let provider = Arc::new(provider);
+        let sessions = Self::generation(&provider, &shared, settings(), &[[1; 32]]);
+        Self { sessions, provider, store, shared, _folder: folder }
+    }
+
+    fn offline() -> Self {
+        Self::new(ScriptedProvider::offline("corp"))
+    }
+
+    fn generation(
+        provider: &Arc<ScriptedProvider>,
+        shared: &Shared,
+        settings: Settings,
+        keys: &[[u8; 32]],
+    ) -> Sessions {
+        let providers = [Arc::clone(provider) as Arc<dyn Provider>];
+        Sessions::new(settings, KeyRing::of(keys), &providers, shared.clone())
+    }
+
+    async fn create(&self, subject: &str, origin: &Origin) -> HeaderMap {
+        self.create_with(json!({"sub": subject, "groups": ["dev"]}), origin).await
+    }
+
+    async fn create_with(&self, claims: Value, origin: &Origin) -> HeaderMap {
+        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: "id".to_owned() };
+        let new = NewSession {
+            origin,
+            provider: &*self.provider,
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            scopes: vec!["openid".into()],
+            tokens,
+        };
+        let (line, _) = self.sessions.create(new).await.unwrap();
+        sent_back(&line)
+    }
+}
+
+/// The cookie that a browser sends after this line.
+pub(crate) fn sent_back(line: &HeaderValue) -> HeaderMap {
+    let pair = line.to_str().unwrap().split(';').next().unwrap();
+    HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pair).unwrap())])
+}
+
+fn dash() -> Origin {
+    Origin::https("dash.example.com").unwrap()
+}
+
+async fn get(sessions: &Sessions, headers: &HeaderMap, origin: &Origin) -> Result<Arc<Session>, Reason> {
+    let request = CookieRequest { origin, method: &Method::GET, headers, upgrade: false };
+    match sessions.authenticate(request).await {
+        Presented::Good(session) => Ok(session),
+        Presented::Bad(rejection) => Err(rejection.reason()),
+        Presented::Not => Err(Reason::CredentialMissing),
+    }
+}
+
+#[tokio::test]
+async fn a_session_names_its_person() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    assert_eq!((&*session.principal.subject, &*session.principal.username), ("alice", "corp#alice"));
+    assert_eq!(session.principal.groups, ["dev".into()]);
+    assert_eq!(session.end, at.shared.clock.now() + HOUR * 24);
+    assert!(matches!(session.principal.credential, CredentialId::Session(_)));
+    assert_eq!(get(&at.sessions, &HeaderMap::new(), &dash()).await.unwrap_err(), Reason::CredentialMissing);
+}
+
+/// Rows that differ in one thing from the good request.
+#[tokio::test]
+async fn a_cookie_that_is_not_just_so_is_refused() {
+    let at = Fixture::offline();
+    let good = at.create("alice", &dash()).await;
+    let other = Origin::https("k8s.example.com").unwrap();
+    let text = good[header::COOKIE].to_str().unwrap().to_owned();
+    let (_, value) = text.split_once('=').unwrap();
+    let unknown = format!("__Host-doorward={}", SessionId::new().to_cookie());
+    let rows: Vec<(&str, String, &Origin, Option<Reason>)> = vec![
+        ("good", text.clone(), &other, Some(Reason::SessionExpired)),
+        ("attacks:Z7", text.clone(), &other, Some(Reason::SessionExpired)),
+        ("unknown id", unknown, &other, Some(Reason::SessionExpired)),
+        ("twice", format!("{text}; {text}"), &other, Some(Reason::CredentialAmbiguous)),
+        ("quoted", format!("__Host-doorward=\"{value}\""), &other, Some(Reason::CredentialMalformed)),
+        ("padded", format!("{text}="), &other, Some(Reason::CredentialMalformed)),
+        ("short", text[..text.len() - 1].to_owned(), &other, Some(Reason::CredentialMalformed)),
+        ("empty", "__Host-doorward=".to_owned(), &other, Some(Reason::CredentialMalformed)),
+        ("huge", format!("__Host-doorward={}", "A".repeat(20_000)), &other, Some(Reason::CredentialMalformed)),
+        ("attacks:Z44 as another name", format!("doorward={value}"), &other, Some(Reason::CredentialMissing)),
+    ];
+    for (row, line, elsewhere, refused) in rows {
+        let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(&line).unwrap())]);
+        let (ours, theirs) = (get(&at.sessions, &headers, &dash()).await, get(&at.sessions, &headers, elsewhere).await);
+        if line == text {
+            assert_eq!(&*ours.unwrap().principal.subject, "alice", "{row}");
+        } else {
+            assert_eq!(ours.unwrap_err(), refused.unwrap(), "{row}");
+        }
+        assert_eq!(theirs.err(), refused, "{row} elsewhere");
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_when_unused_and_in_any_case() {
+    let at = Fixture::offline();
+    let (used, unused) = (at.create("alice", &dash()).await, at.create("bob", &dash()).await);
+    for hour in 1..24 {
+        at.shared.clock.advance(HOUR);
+        assert!(get(&at.sessions, &used, &dash()).await.is_ok(), "hour {hour}");
+        // The store learns of the use beside the request.
+        loop {
+            at.sessions.0.cache.invalidate_all();
+            if get(&at.sessions, &used, &dash()).await.unwrap().record.last_seen == at.shared.clock.now() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if hour == 7 {
+            at.shared.clock.advance(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(get(&at.sessions, &unused, &dash()).await.unwrap_err(), Reason::SessionExpired);
+    at.shared.clock.advance(HOUR);
+    assert_eq!(get(&at.sessions, &used, &dash()).await.unwrap_err(), Reason::SessionExpired);
+}
+
+#[tokio::test]
+async fn a_record_serves_from_memory_for_a_second_and_never_past_its_end() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    assert!(get(&at.sessions, &cookie, &dash()).await.is_ok());
+    at.store.switch(true);
+    at.shared.clock.advance(Duration::from_millis(999));
+    assert!(get(&at.sessions, &cookie, &dash()).await.is_ok());
+    at.shared.clock.advance(Duration::from_millis(1));
+    assert_eq!(get(&at.sessions, &cookie, &dash()).await.unwrap_err(), Reason::StoreUnavailable);
+
+    at.store.switch(false);
+    let short = Settings { absolute: Duration::from_secs(60), ..settings() };
+    let sessions = Fixture::generation(&at.provider, &at.shared, short, &[[1; 32]]);
+    at.shared.clock.advance(Duration::from_millis(58_500));
+    assert!(get(&sessions, &cookie, &dash()).await.is_ok());
+    at.store.switch(true);
+    at.shared.clock.advance(Duration::from_millis(499));
+    assert!(get(&sessions, &cookie, &dash()).await.is_ok());
+    at.shared.clock.advance(Duration::from_millis(1));
+    assert_eq!(get(&sessions, &cookie, &dash()).await.unwrap_err(), Reason::SessionExpired);
+}
+
+/// `peers:D10`.
+#[tokio::test]
+async fn without_the_store_it_is_our_fault_and_passes() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    at.store.switch(true);
+    assert_eq!(get(&at.sessions, &cookie, &dash()).await.unwrap_err(), Reason::StoreUnavailable);
+    assert!(at.sessions.held_by(&cookie, &dash()).await.is_err());
+    at.store.switch(false);
+    assert!(get(&at.sessions, &cookie, &dash()).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_ended_session_is_over_at_once_and_in_other_processes() {
+    let at = Fixture::offline();
+    let (first, second) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
+    let elsewhere = Fixture::generation(&at.provider, &at.shared, settings(), &[[1; 32]]);
+    let session = get(&at.sessions, &first, &dash()).await.unwrap();
+    assert!(get(&elsewhere, &first, &dash()).await.is_ok());
+    at.sessions.end(&session, Ended::signed_out).await.unwrap();
+    // The other one has it in memory still, and must not use it.
+    for sessions in [&at.sessions, &elsewhere] {
+        assert!(matches!(
+            get(sessions, &first, &dash()).await.unwrap_err(),
+            Reason::SessionExpired | Reason::TokenRevoked
+        ));
+        assert!(get(sessions, &second, &dash()).await.is_ok());
+    }
+    assert!(at.shared.revocations.is_revoked(&session.principal).is_some());
+}
+
+#[tokio::test]
+async fn signing_out_ends_the_login_on_every_host() {
+    let at = Fixture::offline();
+    let k8s = Origin::https("k8s.example.com").unwrap();
+    for (claims, others_end) in [
+        (
+            json!({"sub": "alice", "sid": "s1"}),
+            vec![(json!({"sub": "alice", "sid": "s1"}), true), (json!({"sub": "alice", "sid": "s2"}), false)],
+        ),
+        (json!({"sub": "bob"}), vec![(json!({"sub": "bob"}), true), (json!({"sub": "carol"}), false)]),
+    ] {
+        let here = at.create_with(claims, &dash()).await;
+        let mut others = Vec::new();
+        for (claims, ends) in others_end {
+            others.push((at.create_with(claims, &k8s).await, ends));
+        }
+        let session = get(&at.sessions, &here, &dash()).await.unwrap();
+        assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), 2);
+        assert!(get(&at.sessions, &here, &dash()).await.is_err());
+        for (cookie, ends) in others {
+            assert_eq!(get(&at.sessions, &cookie, &k8s).await.is_err(), ends);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_person_has_so_many_sessions_and_no_more() {
+    let at = Fixture::offline();
+    let oldest = at.create("alice", &dash()).await;
+    for _ in 1..index::MAX_SESSIONS {
+        at.create("alice", &dash()).await;
+    }
+    assert!(get(&at.sessions, &oldest, &dash()).await.is_ok());
+    let newest = at.create("alice", &dash()).await;
+    assert!(get(&at.sessions, &oldest, &dash()).await.is_err());
+    assert!(get(&at.sessions, &newest, &dash()).await.is_ok());
+}
+
+#[tokio::test]
+async fn keys_rotate_without_a_logout_and_a_removed_key_ends_its_sessions() {
+    let at = Fixture::offline();
+    let old = at.create("alice", &dash()).await;
+    let generation = |keys: &[[u8; 32]]| Fixture::generation(&at.provider, &at.shared, settings(), keys);
+    let rotated = generation(&[[2; 32], [1; 32]]);
+    assert!(get(&rotated, &old, &dash()).await.is_ok());
+    assert_eq!(get(&generation(&[[2; 32]]), &old, &dash()).await.unwrap_err(), Reason::SessionExpired);
+}
+
+#[tokio::test]
+async fn a_new_configuration_holds_for_old_sessions() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    at.shared.clock.advance(HOUR * 2);
+    let shorter = Settings { absolute: HOUR, ..settings() };
+    let generation = |provider, settings| Fixture::generation(&Arc::new(provider), &at.shared, settings, &[[1; 32]]);
+    let same = generation(ScriptedProvider::offline("corp"), settings());
+    assert!(get(&same, &cookie, &dash()).await.is_ok());
+    let shorter = generation(ScriptedProvider::offline("corp"), shorter);
+    assert_eq!(get(&shorter, &cookie, &dash()).await.unwrap_err(), Reason::SessionExpired);
+    let gone = generation(ScriptedProvider::offline("other"), settings());
+    assert_eq!(get(&gone, &cookie, &dash()).await.unwrap_err(), Reason::SessionExpired);
+    let mut renamed = ScriptedProvider::offline("corp");
+    renamed.issuer = "https://evil.example".to_owned();
+    let renamed = generation(renamed, settings());
+    assert_eq!(get(&renamed, &cookie, &dash()).await.unwrap_err(), Reason::SessionExpired);
+}
+
+#[tokio::test]
+async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
+    let at = Fixture::offline();
+    let (alice, bob) = (at.create("alice", &dash()).await, at.create("bob", &dash()).await);
+    let target = Target::Principal { issuer: "corp", subject: "alice" };
+    at.shared.revocations.revoke(target, "left the company", at.shared.clock.now() + HOUR).await.unwrap();
+    assert_eq!(get(&at.sessions, &alice, &dash()).await.unwrap_err(), Reason::TokenRevoked);
+    assert!(get(&at.sessions, &bob, &dash()).await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_of_a_session_can_be_read_from_the_store() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let id = cookie[header::COOKIE].to_str().unwrap().split_once('=').unwrap().1.to_owned();
+    for table in [Table::Sessions, Table::SessionIndex] {
+        let changes = at.store.changes(table, 0, 10, at.shared.clock.now()).await.unwrap();
+        assert_eq!(changes.len(), 1);
+        let bytes = [changes[0].key.as_slice(), &changes[0].stored.value].concat();
+        for secret in [id.as_bytes(), b"access", b"alice"] {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{table:?}");
+        }
+        assert!(!changes[0].key.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_another_site_is_refused_before_the_session_is_looked_up() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    at.store.switch(true);
+    let request = CookieRequest { origin: &dash(), method: &Method::POST, headers: &cookie, upgrade: false };
+    let Presented::Bad(refusal) = at.sessions.authenticate(request).await else { panic!("it was let in") };
+    assert_eq!(refusal.reason(), Reason::OriginRefused);
+    at.store.switch(false);
+    let mut ours = cookie.clone();
+    ours.insert(header::ORIGIN, HeaderValue::from_static("https://dash.example.com"));
+    let request = CookieRequest { headers: &ours, ..request };
+    assert!(matches!(at.sessions.authenticate(request).await, Presented::Good(_)));
+}
+
+#[tokio::test]
+async fn sessions_are_counted() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    at.sessions.end(&session, Ended::signed_out).await.unwrap();
+    at.create("alice", &dash()).await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    at.shared.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in ["sessions_created_total 2", "sessions_ended_total{reason=\"signed_out\"} 1", "sessions_active 1"] {
+        assert!(text.contains(line), "{text}");
+    }
+}

@@ -1,0 +1,211 @@
+//! A generation: everything that one configuration gives. It is built whole beside the one in force and swapped in
+//! whole; a request is decided by the one that it began with.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    admin::{
+        metrics::{RequestMetrics, RouteMetrics},
+        server::AdminSettings,
+    },
+    audit,
+    authn::break_glass::BreakGlass,
+    authz::{Policy, claims_named},
+    clock::Clock,
+    config::{
+        raw::{self, Limits},
+        report::At,
+        resolver::Resolver,
+    },
+    downstream,
+    egress::Egress,
+    issuers::{self, Issuers},
+    logging,
+    oidc::{self, Login, LoginIssuer, LoginMetrics, Provider},
+    request::route::{self, Named, Routes},
+    sessions::{self, Sessions, keyring::KeyRing},
+    upstream::Upstream,
+    webhooks,
+};
+
+/// A generation in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts from 1.
+    pub number: u64,
+    pub raw: Arc<raw::Root>,
+    pub limits: Arc<Limits>,
+    pub routes: Routes,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub issuers: Issuers,
+    pub policy: Arc<Policy>,
+    /// Names of claims that the policy looks at, for the audit trail.
+    pub claims: Option<Arc<[Arc<str>]>>,
+    pub sessions: Sessions,
+    pub login: Login,
+    pub break_glass: Option<BreakGlass>,
+    /// By the name of the listener.
+    pub trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
+    pub max_mirror_age: Duration,
+    /// The address of the protected-resource metadata (RFC 9728).
+    pub resource_metadata: Option<Box<str>>,
+    /// Counts requests that match no route.
+    pub unrouted: Arc<RouteMetrics>,
+}
+
+/// What a configuration resolves to, as far as that needs no running process. [`crate::config::load`] reports what is
+/// wrong; where anything is, parts are missing and the whole is thrown away.
+#[derive(Debug)]
+pub struct Resolved {
+    pub downstream: Option<downstream::Settings>,
+    pub admin: AdminSettings,
+    pub audit: Option<audit::Settings>,
+    pub sessions: Option<sessions::Settings>,
+    root: Arc<raw::Root>,
+    routes: Routes,
+    upstreams: Vec<Arc<Upstream>>,
+    issuers: Issuers,
+    policy: Option<Policy>,
+    clients: BTreeMap<Arc<str>, (oidc::Client, Egress)>,
+    break_glass: Option<BreakGlass>,
+}
+
+/// What resolving works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub issuers: issuers::Context,
+    pub requests: RequestMetrics,
+}
+
+impl Context {
+    pub fn clock(&self) -> &Clock {
+        &self.issuers.clock
+    }
+}
+
+/// Turns the written configuration into what the program runs on. `previous` lends what outlives a generation: keys,
+/// caches and connections whose settings have not changed.
+pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
+    let at = At::root();
+    logging::check(&root.log, &at.key("log"), resolver);
+    let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
+    let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);
+    let audit = audit::Settings::resolve(&root.audit, resolver, &at.key("audit"));
+    let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
+    let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
+    let mut clients = BTreeMap::new();
+    for (index, issuer) in root.issuers.iter().enumerate() {
+        let at = at.key("issuers").index(index);
+        let Some(login) = &issuer.login else { continue };
+        let Some(client) = oidc::Client::resolve(login, resolver, &at.key("login")) else { continue };
+        let egress = match &issuer.ca {
+            None => context.issuers.egress.clone(),
+            Some(path) => match Egress::new(Some(&resolver.path(path))) {
+                Ok(egress) => egress,
+                // The issuer itself has reported the file.
+                Err(_) => continue,
+            },
+        };
+        clients.insert(issuer.name.as_str().into(), (client, egress));
+    }
+    let upstreams: BTreeMap<Arc<str>, Arc<Upstream>> = root
+        .upstreams
+        .iter()
+        .enumerate()
+        .filter_map(|(index, raw)| Upstream::resolve(raw, &root.limits, &at.key("upstreams").index(index), resolver))
+        .map(|upstream| (Arc::clone(upstream.name()), upstream))
+        .collect();
+    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), resolver);
+    let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
+    let routes = route::resolve(root, named, resolver);
+    let policy = Policy::compile(root, resolver);
+    let break_glass = root
+        .break_glass
+        .as_ref()
+        .and_then(|raw| BreakGlass::resolve(raw, &at.key("break_glass"), context.clock().now(), resolver));
+    Resolved {
+        downstream,
+        admin,
+        audit,
+        sessions,
+        root: Arc::new(root.clone()),
+        routes,
+        upstreams: upstreams.into_values().collect(),
+        issuers,
+        policy,
+        clients,
+        break_glass,
+    }
+}
+
+/// What of a running process a generation needs.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    pub sessions: sessions::Shared,
+    pub logins: LoginMetrics,
+    pub requests: RequestMetrics,
+    /// The keys of sessions, where the configuration has none.
+    pub keys: KeyRing,
+}
+
+impl Resolved {
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
+    }
+
+    /// Makes a generation of what resolved without a problem; `None` where there was one.
+    pub fn into_snapshot(self, number: u64, shared: &Shared, clock: &Clock) -> Option<Snapshot> {
+        let settings = self.sessions?;
+        let policy = self.policy?;
+        let providers: Vec<Arc<dyn Provider>> = self
+            .clients
+            .into_iter()
+            .filter_map(|(name, (client, egress))| {
+                let issuer = Arc::clone(self.issuers.get(&name)?);
+                Some(Arc::new(LoginIssuer::new(issuer, client, egress, clock.clone())) as Arc<dyn Provider>)
+            })
+            .collect();
+        let keys = settings.keys.clone().unwrap_or_else(|| shared.keys.clone());
+        let sessions = Sessions::new(settings, keys, &providers, shared.sessions.clone());
+        let login = Login::new(providers, sessions.clone(), shared.logins.clone());
+        let root = self.root;
+        let trusted = root
+            .listeners
+            .iter()
+            .map(|listener| (Arc::from(listener.name.as_str()), Arc::from(listener.trusted_proxies.as_slice())));
+        Some(Snapshot {
+            number,
+            limits: Arc::new(root.limits.clone()),
+            routes: self.routes,
+            upstreams: self.upstreams,
+            issuers: self.issuers,
+            claims: claims_named(&root),
+            policy: Arc::new(policy),
+            sessions,
+            login,
+            break_glass: self.break_glass,
+            trusted_proxies: trusted.collect(),
+            max_mirror_age: root.store.max_mirror_age.get(),
+            resource_metadata: root
+                .external_host
+                .as_ref()
+                .map(|host| format!("https://{host}/.well-known/oauth-protected-resource").into()),
+            unrouted: Arc::new(shared.requests.route(&"-".into())),
+            raw: root,
+        })
+    }
+}

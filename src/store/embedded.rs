@@ -1,0 +1,141 @@
+//! The embedded store: one redb file, for one process.
+//!
+//! Two threads own the file. The writer takes what has gathered in its channel and commits it as a group, so that a
+//! hundred logins at once cost one sync of the disk; the reader never waits for a commit. Both channels are bounded
+//! and every call gives up after a while, so that a slow disk becomes an error and not a queue.
+
+mod disk;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::disk::{Disk, Read, Write};
+use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use crate::clock::Timestamp;
+
+/// Calls that may wait for each of the two threads.
+const QUEUE: usize = 1024;
+
+/// How long a call waits for its answer. A write that timed out may still happen.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the file cannot be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "{} is in use by another Doorward; the embedded store serves one process: stop the other one, or give this one a `store.path` of its own",
+        .0.display()
+    )]
+    Locked(PathBuf),
+    #[error(
+        "{} is damaged or no store of Doorward ({why}); move it away and start again: everybody logs in anew, and deliveries and revocations kept in it are forgotten",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, why: String },
+    #[error("{} was written by another version of Doorward (format {found}); use that version, or move the file away", path.display())]
+    Format { path: PathBuf, found: u64 },
+    #[error("{} cannot be opened: {why}", path.display())]
+    Io { path: PathBuf, why: io::Error },
+    #[error("the threads of the store cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// The embedded store. The file is released once this and all calls under way are gone.
+pub struct Embedded {
+    reads: mpsc::Sender<Read>,
+    writes: mpsc::Sender<Write>,
+}
+
+impl Embedded {
+    /// Opens the file, or makes it, readable by its owner only.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::start(Disk::file(path)?)
+    }
+
+    fn start(disk: Disk) -> Result<Self, OpenError> {
+        let (reads, read_queue) = mpsc::channel(QUEUE);
+        let (writes, write_queue) = mpsc::channel(QUEUE);
+        let disk = std::sync::Arc::new(disk);
+        let reader = std::sync::Arc::clone(&disk);
+        thread::Builder::new()
+            .name("store-read".to_owned())
+            .spawn(move || reader.serve_reads(read_queue))
+            .map_err(OpenError::Thread)?;
+        thread::Builder::new()
+            .name("store-write".to_owned())
+            .spawn(move || disk.serve_writes(write_queue))
+            .map_err(OpenError::Thread)?;
+        Ok(Self { reads, writes })
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+/// What one call gets back.
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+async fn ask<M, T>(queue: &mpsc::Sender<M>, message: impl FnOnce(Reply<T>) -> M) -> Result<T, StoreError> {
+    let (reply, answer) = oneshot::channel();
+    let exchange = async {
+        let gone = || StoreError::Unavailable("its thread has ended".to_owned());
+        queue.send(message(reply)).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(StoreError::Timeout))
+}
+
+impl Backend for Embedded {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(ask(&self.reads, move |reply| Read::Get { table, key: key.to_vec(), now, reply }))
+    }
+
+    fn put<'a>(
+        &'a self,
+        table: Table,
+        key: &'a [u8],
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Written> {
+        Box::pin(ask(&self.writes, move |reply| Write::Put {
+            table,
+            key: key.to_vec(),
+            value,
+            expires,
+            expect,
+            now,
+            reply,
+        }))
+    }
+
+    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+        Box::pin(ask(&self.writes, move |reply| Write::Delete { table, key: key.to_vec(), reply }))
+    }
+
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
+        Box::pin(ask(&self.reads, move |reply| Read::Changes { table, after, limit, now, reply }))
+    }
+
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            if self.writes.is_closed() {
+                return Err(StoreError::Unavailable("its writing thread has ended".to_owned()));
+            }
+            ask(&self.reads, |reply| Read::Ping { reply }).await
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! The file and the two threads that own it.
+
+use std::{
+    fs::{File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use redb::{
+    Builder, CommitError, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError,
+    TransactionError, backends::FileBackend,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    super::{Change, Expect, StoreError, Stored, Table, Written},
+    OpenError, Reply,
+    layout::{self, FORMAT},
+};
+use crate::clock::Timestamp;
+
+/// Memory that redb may use to keep pages.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// Writes in one commit.
+const GROUP: usize = 256;
+
+/// How often the writer looks for records that have ended, by the time that writes carry: without writes nothing
+/// grows, so nothing needs to be swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// Ended records removed from each table beside one commit.
+const SWEEP_LIMIT: usize = 512;
+
+pub(super) enum Read {
+    Get { table: Table, key: Vec<u8>, now: Timestamp, reply: Reply<Option<Stored>> },
+    Changes { table: Table, after: u64, limit: usize, now: Timestamp, reply: Reply<Vec<Change>> },
+    Ping { reply: Reply<()> },
+}
+
+pub(super) enum Write {
+    Put {
+        table: Table,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+        reply: Reply<Written>,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+        reply: Reply<bool>,
+    },
+}
+
+/// What a write came to, until its group is on disk.
+enum Outcome {
+    Put(Reply<Written>, Written),
+    Delete(Reply<bool>, bool),
+}
+
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// The open file. redb answers nothing more after an error of the disk, so the file is then closed, and opened again
+/// by the next call.
+pub(super) struct Disk {
+    path: PathBuf,
+    opener: Opener,
+    database: Mutex<Option<Arc<Database>>>,
+}
+
+impl Disk {
+    pub(super) fn file(path: &Path) -> Result<Self, OpenError> {
+        let at = path.to_owned();
+        Self::open(path, Box::new(move || create(FileBackend::new(owner_only(&at)?)?)))
+    }
+
+    /// On any storage of redb. `make` is called again after an error.
+    #[cfg(test)]
+    pub(super) fn storage<S: StorageBackend>(make: impl Fn() -> S + Send + Sync + 'static) -> Result<Self, OpenError> {
+        Self::open(Path::new("memory"), Box::new(move || create(make())))
+    }
+
+    fn open(path: &Path, opener: Opener) -> Result<Self, OpenError> {
+        let io_error = |why| OpenError::Io { path: path.to_owned(), why };
+        let database = opener().map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                OpenError::Locked(path.to_owned())
+            }
+            DatabaseError::Storage(StorageError::Io(why)) if why.kind() != io::ErrorKind::InvalidData => io_error(why),
+            other => OpenError::Corrupt { path: path.to_owned(), why: other.to_string() },
+        })?;
+        let transaction = database.begin_write().map_err(|error| io_error(io::Error::other(error)))?;
+        let format = layout::prepare(&transaction)
+            .map_err(|error| OpenError::Corrupt { path: path.to_owned(), why: error.to_string() })?;
+        if format != FORMAT {
+            return Err(OpenError::Format { path: path.to_owned(), found: format });
+        }
+        transaction.commit().map_err(|error| io_error(io::Error::other(error)))?;
+        Ok(Self { path: path.to_owned(), opener, database: Mutex::new(Some(Arc::new(database))) })
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*slot {
+            return Ok(Arc::clone(database));
+        }
+        let database = Arc::new((self.opener)().map_err(|error| Failure::from(error).0)?);
+        tracing::info!(path = %self.path.display(), "the store is open again");
+        *slot = Some(Arc::clone(&database));
+        Ok(database)
+    }
+
+    /// Closes the file if `error` is one that redb does not come back from.
+    fn close_after(&self, error: &StoreError) {
+        if matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
+            let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.take().is_some() {
+                tracing::error!(path = %self.path.display(), %error, "the store failed; it will be opened again");
+            }
+        }
+    }
+
+    pub(super) fn serve_reads(&self, mut queue: mpsc::Receiver<Read>) {
+        while let Some(read) = queue.blocking_recv() {
+            match read {
+                Read::Get { table, key, now, reply } => self.answer(reply, |database| {
+                    let records = database.begin_read()?.open_table(layout::records(table))?;
+                    Ok(layout::find(&records, &key)?.filter(|stored| stored.expires > now))
+                }),
+                Read::Changes { table, after, limit, now, reply } => self
+                    .answer(reply, |database| Ok(layout::changes(&database.begin_read()?, table, after, limit, now)?)),
+                Read::Ping { reply } => self.answer(reply, |database| {
+                    database.begin_read()?.open_table(layout::COUNTERS)?;
+                    Ok(())
+                }),
+            }
+        }
+    }
+
+    fn answer<T>(&self, reply: Reply<T>, read: impl FnOnce(&Database) -> Result<T, Failure>) {
+        let answer = self.database().and_then(|database| read(&database).map_err(|failure| failure.0));
+        if let Err(error) = &answer {
+            self.close_after(error);
+        }
+        // The asker may have given up.
+        let _ = reply.send(answer);
+    }
+
+    pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>) {
+        let mut swept = Timestamp::default();
+        let mut group = Vec::with_capacity(GROUP);
+        while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+            // Those who gave up while they waited are not served: a late write would surprise them.
+            group.retain(|write| !write.abandoned());
+            let now = group.iter().filter_map(Write::now).max();
+            let sweep = now.filter(|now| now.since(swept) >= SWEEP_EVERY);
+            match self.commit(&mut group, sweep) {
+                Ok(outcomes) => {
+                    if let Some((sweep, removed)) = sweep.zip(outcomes.1) {
+                        // A full sweep leaves more to do; the next group goes on.
+                        if removed < SWEEP_LIMIT {
+                            swept = sweep;
+                        }
+                    }
+                    outcomes.0.into_iter().for_each(Outcome::send);
+                }
+                Err(error) => {
+                    self.close_after(&error);
+                    group.drain(..).for_each(|write| write.fail(error.clone()));
+                }
+            }
+            group.clear();
+        }
+    }
+
+    /// Does all or nothing. The writes stay in `group` on an error.
+    fn commit(
+        &self,
+        group: &mut Vec<Write>,
+        sweep: Option<Timestamp>,
+    ) -> Result<(Vec<Outcome>, Option<usize>), StoreError> {
+        let database = self.database()?;
+        let run = || -> Result<(Vec<Done>, Option<usize>), Failure> {
+            let transaction = database.begin_write()?;
+            let mut done = Vec::with_capacity(group.len());
+            for write in &*group {
+                done.push(match write {
+                    Write::Put { table, key, value, expires, expect, now, .. } => {
+                        Done::Put(layout::put(&transaction, *table, key, value, *expires, *expect, *now)?)
+                    }
+                    Write::Delete { table, key, .. } => Done::Delete(layout::delete(&transaction, *table, key)?),
+                });
+            }
+            let removed = sweep.map(|now| layout::sweep(&transaction, now, SWEEP_LIMIT)).transpose()?;
+            transaction.commit()?;
+            Ok((done, removed))
+        };
+        let (done, removed) = run().map_err(|failure| failure.0)?;
+        let outcomes = group.drain(..).zip(done).filter_map(|(write, done)| match (write, done) {
+            (Write::Put { reply, .. }, Done::Put(written)) => Some(Outcome::Put(reply, written)),
+            (Write::Delete { reply, .. }, Done::Delete(removed)) => Some(Outcome::Delete(reply, removed)),
+            _ => None,
+        });
+        Ok((outcomes.collect(), removed))
+    }
+}
+
+enum Done {
+    Put(Written),
+    Delete(bool),
+}
+
+impl Write {
+    fn now(&self) -> Option<Timestamp> {
+        match self {
+            Self::Put { now, .. } => Some(*now),
+            Self::Delete { .. } => None,
+        }
+    }
+
+    fn abandoned(&self) -> bool {
+        match self {
+            Self::Put { reply, .. } => reply.is_closed(),
+            Self::Delete { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn fail(self, error: StoreError) {
+        match self {
+            Self::Put { reply, .. } => drop(reply.send(Err(error))),
+            Self::Delete { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+impl Outcome {
+    fn send(self) {
+        match self {
+            Self::Put(reply, written) => drop(reply.send(Ok(written))),
+            Self::Delete(reply, removed) => drop(reply.send(Ok(removed))),
+        }
+    }
+}
+
+fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
+    Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)
+}
+
+/// The file, readable and writable by its owner only, made if it is not there.
+fn owner_only(path: &Path) -> Result<File, DatabaseError> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// An error of redb as the store tells it.
+struct Failure(StoreError);
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self(match error {
+            StorageError::Io(why) if is_full(&why) => StoreError::Full(why.to_string()),
+            StorageError::Corrupted(why) => StoreError::Corrupt(why),
+            StorageError::ValueTooLarge(size) => StoreError::Full(format!("a value of {size} bytes is too large")),
+            other => StoreError::Unavailable(other.to_string()),
+        })
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+macro_rules! storage_or {
+    ($($error:ty: $storage:path),*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                match error {
+                    $storage(error) => error.into(),
+                    other => Self(StoreError::Unavailable(other.to_string())),
+                }
+            }
+        }
+    )*};
+}
+
+storage_or!(
+    TableError: TableError::Storage,
+    TransactionError: TransactionError::Storage,
+    CommitError: CommitError::Storage,
+    DatabaseError: DatabaseError::Storage
+);

@@ -1,0 +1,166 @@
+//! What stands where in the file. Each table of the store is three of redb: the records, and two indexes over them,
+//! by version for mirrors and by end for the sweep. All three change in one transaction.
+
+use redb::{ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
+
+use super::super::{Change, Expect, Stored, Table, Written};
+use crate::clock::Timestamp;
+
+/// The format that this version writes.
+pub const FORMAT: u64 = 1;
+
+/// Counters: `format`, and the last version given out in each table.
+pub const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+
+/// Key to version, end and value.
+pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u64, i64, &'static [u8])> {
+    TableDefinition::new(match table {
+        Table::Sessions => "sessions",
+        Table::SessionIndex => "session_index",
+        Table::Logins => "logins",
+        Table::Deliveries => "deliveries",
+        Table::Revocations => "revocations",
+        Table::Policies => "policies",
+    })
+}
+
+/// Version to key.
+pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u8]> {
+    TableDefinition::new(match table {
+        Table::Sessions => "sessions/versions",
+        Table::SessionIndex => "session_index/versions",
+        Table::Logins => "logins/versions",
+        Table::Deliveries => "deliveries/versions",
+        Table::Revocations => "revocations/versions",
+        Table::Policies => "policies/versions",
+    })
+}
+
+/// End and version to key.
+const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8]> {
+    TableDefinition::new(match table {
+        Table::Sessions => "sessions/ends",
+        Table::SessionIndex => "session_index/ends",
+        Table::Logins => "logins/ends",
+        Table::Deliveries => "deliveries/ends",
+        Table::Revocations => "revocations/ends",
+        Table::Policies => "policies/ends",
+    })
+}
+
+/// Makes every table, and gives the format of the file: [`FORMAT`] if it is new.
+pub fn prepare(transaction: &WriteTransaction) -> Result<u64, TableError> {
+    for table in Table::ALL {
+        transaction.open_table(records(table))?;
+        transaction.open_table(versions(table))?;
+        transaction.open_table(ends(table))?;
+    }
+    let mut counters = transaction.open_table(COUNTERS)?;
+    let found = counters.get("format")?.map(|format| format.value());
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    counters.insert("format", FORMAT)?;
+    Ok(FORMAT)
+}
+
+/// The record under a key, whether or not it has expired.
+pub fn find(
+    records: &impl ReadableTable<&'static [u8], (u64, i64, &'static [u8])>,
+    key: &[u8],
+) -> Result<Option<Stored>, StorageError> {
+    Ok(records.get(key)?.map(|found| {
+        let (version, expires, value) = found.value();
+        Stored { value: value.to_vec(), version, expires: Timestamp::from_millis(expires) }
+    }))
+}
+
+pub fn put(
+    transaction: &WriteTransaction,
+    table: Table,
+    key: &[u8],
+    value: &[u8],
+    expires: Timestamp,
+    expect: Expect,
+    now: Timestamp,
+) -> Result<Written, TableError> {
+    let mut records = transaction.open_table(records(table))?;
+    let before = find(&records, key)?;
+    let live = before.clone().filter(|stored| stored.expires > now);
+    let fits = match expect {
+        Expect::Any => true,
+        Expect::Absent => live.is_none(),
+        Expect::Version(version) => live.as_ref().is_some_and(|stored| stored.version == version),
+    };
+    if !fits {
+        return Ok(Written::Conflict(live));
+    }
+    let mut counters = transaction.open_table(COUNTERS)?;
+    let version = counters.get(table.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
+    counters.insert(table.as_str(), version)?;
+    let mut versions = transaction.open_table(versions(table))?;
+    let mut ends = transaction.open_table(ends(table))?;
+    if let Some(before) = before {
+        versions.remove(before.version)?;
+        ends.remove((before.expires.as_millis(), before.version))?;
+    }
+    records.insert(key, (version, expires.as_millis(), value))?;
+    versions.insert(version, key)?;
+    ends.insert((expires.as_millis(), version), key)?;
+    Ok(Written::Done(version))
+}
+
+pub fn delete(transaction: &WriteTransaction, table: Table, key: &[u8]) -> Result<bool, TableError> {
+    let mut records = transaction.open_table(records(table))?;
+    let Some(removed) = records.remove(key)?.map(|found| {
+        let (version, expires, _) = found.value();
+        (version, expires)
+    }) else {
+        return Ok(false);
+    };
+    let (version, expires) = removed;
+    transaction.open_table(versions(table))?.remove(version)?;
+    transaction.open_table(ends(table))?.remove((expires, version))?;
+    Ok(true)
+}
+
+/// Removes records that ended at or before `now`, at most `limit` of each table. Gives how many.
+pub fn sweep(transaction: &WriteTransaction, now: Timestamp, limit: usize) -> Result<usize, TableError> {
+    let mut removed = 0;
+    for table in Table::ALL {
+        let ended: Vec<Vec<u8>> = transaction
+            .open_table(ends(table))?
+            .range(..=(now.as_millis(), u64::MAX))?
+            .take(limit)
+            .map(|entry| entry.map(|(_, key)| key.value().to_vec()))
+            .collect::<Result<_, _>>()?;
+        for key in ended {
+            delete(transaction, table, &key)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Records written after a version, oldest first.
+pub fn changes(
+    transaction: &redb::ReadTransaction,
+    table: Table,
+    after: u64,
+    limit: usize,
+    now: Timestamp,
+) -> Result<Vec<Change>, TableError> {
+    let records = transaction.open_table(records(table))?;
+    let versions = transaction.open_table(versions(table))?;
+    let mut changes = Vec::new();
+    for entry in versions.range(after.saturating_add(1)..)? {
+        if changes.len() == limit {
+            break;
+        }
+        let (_, key) = entry?;
+        if let Some(stored) = find(&records, key.value())?.filter(|stored| stored.expires > now) {
+            changes.push(Change { key: key.value().to_vec(), stored });
+        }
+    }
+    Ok(changes)
+}

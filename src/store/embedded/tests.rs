@@ -1,0 +1,165 @@
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use redb::{StorageBackend, backends::InMemoryBackend};
+
+use super::*;
+use crate::store::suite;
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// A disk in memory that outlives its handles and holds at most so many bytes.
+#[derive(Clone, Debug)]
+struct SmallDisk {
+    bytes: Arc<InMemoryBackend>,
+    room: Arc<AtomicU64>,
+}
+
+impl SmallDisk {
+    fn new(room: u64) -> Self {
+        Self { bytes: Arc::new(InMemoryBackend::new()), room: Arc::new(AtomicU64::new(room)) }
+    }
+}
+
+impl StorageBackend for SmallDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.bytes.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.bytes.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if len > self.room.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.bytes.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.bytes.write(offset, data)
+    }
+}
+
+fn in_memory() -> Embedded {
+    let disk = SmallDisk::new(u64::MAX);
+    Embedded::start(Disk::storage(move || disk.clone()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn does_what_every_backend_does() {
+    suite::run(Arc::new(in_memory())).await;
+}
+
+#[tokio::test]
+async fn keeps_records_and_versions_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Embedded::open(&path).unwrap();
+    let end = NOW + Duration::from_secs(60);
+    let Written::Done(before) =
+        store.put(Table::Sessions, b"k", b"v".to_vec(), end, Expect::Absent, NOW).await.unwrap()
+    else {
+        panic!("an empty store had a record")
+    };
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(store);
+    let store = reopen(&path).await;
+    assert_eq!(store.get(Table::Sessions, b"k", NOW).await.unwrap().unwrap().value, b"v");
+    let Written::Done(after) = store.put(Table::Sessions, b"k", b"w".to_vec(), end, Expect::Any, NOW).await.unwrap()
+    else {
+        panic!("a write without a condition met a conflict")
+    };
+    assert!(after > before);
+}
+
+/// The threads of the store before need a moment to let go of the file.
+async fn reopen(path: &Path) -> Embedded {
+    loop {
+        match Embedded::open(path) {
+            Ok(store) => return store,
+            Err(OpenError::Locked(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_second_process_is_told_that_the_file_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let _first = Embedded::open(&path).unwrap();
+    let error = Embedded::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("another Doorward"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let bytes = vec![b'x'; 10_000];
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Embedded::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let error = Embedded::open(Path::new("/nonexistent/store.redb")).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
+    assert!(error.to_string().contains("/nonexistent/store.redb"), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_passes_once_there_is_room() {
+    let disk = SmallDisk::new(u64::MAX);
+    let handle = disk.clone();
+    let store = Embedded::start(Disk::storage(move || handle.clone()).unwrap()).unwrap();
+    let end = NOW + Duration::from_secs(60);
+    store.put(Table::Policies, b"kept", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    disk.room.store(disk.len().unwrap(), Ordering::SeqCst);
+    let large = vec![7; 64 << 20];
+    let error = store.put(Table::Policies, b"large", large, end, Expect::Any, NOW).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+    disk.room.store(u64::MAX, Ordering::SeqCst);
+    assert_eq!(store.get(Table::Policies, b"kept", NOW).await.unwrap().unwrap().value, b"v");
+    store.put(Table::Policies, b"small", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    assert_eq!(store.get(Table::Policies, b"large", NOW).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn ended_records_are_swept_beside_later_writes() {
+    let disk = SmallDisk::new(u64::MAX);
+    let handle = disk.clone();
+    let store = Embedded::start(Disk::storage(move || handle.clone()).unwrap()).unwrap();
+    for record in 0..600u32 {
+        let key = record.to_be_bytes();
+        let end = NOW + Duration::from_secs(60);
+        store.put(Table::Deliveries, &key, b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    }
+    let later = NOW + Duration::from_secs(120);
+    let end = later + Duration::from_secs(60);
+    for _ in 0..2 {
+        store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, later).await.unwrap();
+    }
+    // Seen with the eyes of the time when they were live: none is left.
+    assert_eq!(store.changes(Table::Deliveries, 0, 1000, NOW).await.unwrap(), []);
+    assert!(store.get(Table::Logins, b"k", later).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_store_whose_threads_ended_is_unavailable() {
+    let (reads, _) = mpsc::channel(1);
+    let (writes, _) = mpsc::channel(1);
+    let store = Embedded { reads, writes };
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.delete(Table::Logins, b"k").await, Err(StoreError::Unavailable(_))));
+}

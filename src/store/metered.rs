@@ -1,0 +1,113 @@
+//! Counts and times what is asked of a store, whichever it is.
+
+use std::time::Instant;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use crate::clock::Timestamp;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    operation: &'static str,
+    kind: &'static str,
+}
+
+/// Latency and errors of the store.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    latency: Family<Operation, Histogram, fn() -> Histogram>,
+    errors: Family<Failure, Counter>,
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 4.0, 8));
+        Self { latency: Family::new_with_constructor(buckets), errors: Family::default() }
+    }
+}
+
+impl StoreMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("store");
+        registry.register_with_unit("latency", "Time of calls to the store", Unit::Seconds, self.latency.clone());
+        registry.register("errors", "Calls that the store did not answer", self.errors.clone());
+    }
+}
+
+/// A store whose calls are counted.
+#[derive(Debug)]
+pub struct Metered<B> {
+    inner: B,
+    metrics: StoreMetrics,
+}
+
+impl<B: Backend> Metered<B> {
+    pub fn new(inner: B, metrics: StoreMetrics) -> Self {
+        Self { inner, metrics }
+    }
+
+    fn measure<'a, T>(&'a self, operation: &'static str, call: StoreFuture<'a, T>) -> StoreFuture<'a, T>
+    where
+        T: Send + 'a,
+    {
+        Box::pin(async move {
+            let start = Instant::now();
+            let answer = call.await;
+            self.metrics.latency.get_or_create(&Operation { operation }).observe(start.elapsed().as_secs_f64());
+            if let Err(error) = &answer {
+                let kind = match error {
+                    StoreError::Unavailable(_) => "unavailable",
+                    StoreError::Timeout => "timeout",
+                    StoreError::Full(_) => "full",
+                    StoreError::Corrupt(_) => "corrupt",
+                };
+                self.metrics.errors.get_or_create(&Failure { operation, kind }).inc();
+            }
+            answer
+        })
+    }
+}
+
+impl<B: Backend> Backend for Metered<B> {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
+        self.measure("get", self.inner.get(table, key, now))
+    }
+
+    fn put<'a>(
+        &'a self,
+        table: Table,
+        key: &'a [u8],
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Written> {
+        self.measure("put", self.inner.put(table, key, value, expires, expect, now))
+    }
+
+    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+        self.measure("delete", self.inner.delete(table, key))
+    }
+
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
+        self.measure("changes", self.inner.changes(table, after, limit, now))
+    }
+
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        self.measure("ping", self.inner.ping())
+    }
+}

@@ -1,0 +1,133 @@
+//! What must survive a restart or be shared: small records with an end, behind one interface.
+//!
+//! The interface is a table of keys to bytes with an expiry, a version for compare-and-swap, and a running number of
+//! changes, which is what every use needs (sessions, replay ids, revocations) and what redb and Redis both can do
+//! atomically. Losing the store is an error for the caller to turn into 503, never an empty answer.
+
+pub mod embedded;
+pub mod metered;
+pub mod revocations;
+#[cfg(test)]
+pub mod suite;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+pub use self::{
+    embedded::{Embedded, OpenError},
+    metered::{Metered, StoreMetrics},
+    revocations::{Revocation, Revocations, Target},
+};
+use crate::clock::Timestamp;
+
+/// A kind of record. Each is a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// Browser sessions, by the hash of their id.
+    Sessions,
+    /// Which sessions a person has, by the hash of issuer and subject.
+    SessionIndex,
+    /// Logins that were completed, by the hash of their state, so that none is completed twice.
+    Logins,
+    /// Deliveries seen, by sender and id.
+    Deliveries,
+    /// Revoked credentials, sessions and principals.
+    Revocations,
+    /// Policies by digest.
+    Policies,
+}
+
+impl Table {
+    pub const ALL: [Self; 6] =
+        [Self::Sessions, Self::SessionIndex, Self::Logins, Self::Deliveries, Self::Revocations, Self::Policies];
+
+    /// Its name in the file and on metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::SessionIndex => "session_index",
+            Self::Logins => "logins",
+            Self::Deliveries => "deliveries",
+            Self::Revocations => "revocations",
+            Self::Policies => "policies",
+        }
+    }
+}
+
+/// A record as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub value: Vec<u8>,
+    /// Grows with every write of this key; never repeats within a table.
+    pub version: u64,
+    pub expires: Timestamp,
+}
+
+/// What must be true of a key for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Any,
+    /// It is absent or expired.
+    Absent,
+    /// It has this version.
+    Version(u64),
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It happened; the version written.
+    Done(u64),
+    /// It did not, as the expectation failed; what stands there instead.
+    Conflict(Option<Stored>),
+}
+
+/// A change, for mirrors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: Vec<u8>,
+    pub stored: Stored,
+}
+
+/// Why the store gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store is not reachable: {0}")]
+    Unavailable(String),
+    #[error("the store did not answer in time")]
+    Timeout,
+    #[error("the store is full: {0}")]
+    Full(String),
+    #[error("a record of the store cannot be read: {0}")]
+    Corrupt(String),
+}
+
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A place that keeps records. All methods are atomic for one key; a write that returned has been synced to disk.
+pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
+    /// The record under `key`, if there is one that has not expired at `now`.
+    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>>;
+
+    fn put<'a>(
+        &'a self,
+        table: Table,
+        key: &'a [u8],
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Written>;
+
+    /// Whether there was a record.
+    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool>;
+
+    /// Records written after version `after`, oldest first, at most `limit`.
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
+
+    /// Whether it answers, for readiness.
+    fn ping(&self) -> StoreFuture<'_, ()>;
+}
+
+/// The store, shared.
+pub type Store = Arc<dyn Backend>;

@@ -1,0 +1,353 @@
+//! What is revoked before its time: single credentials, and everything of a principal.
+//!
+//! The store has the truth; each process keeps a copy in memory that follows it within a second, so that asking
+//! costs nothing. How old the copy is can be asked too: whoever can do without the store goes by that age.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{Expect, Store, StoreError, Table};
+use crate::{
+    authn::{CredentialId, Principal},
+    clock::{Clock, Timestamp},
+};
+
+/// How often the copy is renewed. Two renewals fit into the second that is promised.
+const EVERY: Duration = Duration::from_millis(400);
+
+/// Changes asked for at once.
+const PAGE: usize = 1000;
+
+/// What is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// One token or session.
+    Credential(&'a CredentialId),
+    /// Everything of one principal: the name of the issuer, and the subject.
+    Principal { issuer: &'a str, subject: &'a str },
+}
+
+/// A revocation in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Why, for the audit trail.
+    pub reason: Arc<str>,
+    pub until: Timestamp,
+}
+
+/// The revocations: the store's, and the copy in memory.
+#[derive(Clone)]
+pub struct Revocations(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    clock: Clock,
+    mirror: ArcSwap<Mirror>,
+    /// Whether `mirror` holds nothing, which spares most processes the look-up.
+    empty: AtomicBool,
+    /// When the copy was last known to be complete, in milliseconds.
+    complete: AtomicI64,
+    /// The version up to which the copy has followed; locked while it is renewed.
+    followed: tokio::sync::Mutex<u64>,
+    /// Guards changes of `mirror`, which two renewals and a write may make at once.
+    change: Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct Mirror {
+    credentials: HashMap<(Class, Arc<str>), Revocation>,
+    principals: HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Class {
+    Token,
+    Session,
+    Delivery,
+    Certificate,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    what: What,
+    reason: Arc<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Credential { class: Class, id: Arc<str> },
+    Principal { issuer: Arc<str>, subject: Arc<str> },
+}
+
+impl Revocations {
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            mirror: ArcSwap::default(),
+            empty: AtomicBool::new(true),
+            complete: AtomicI64::new(i64::MIN),
+            followed: tokio::sync::Mutex::new(0),
+            change: Mutex::new(()),
+        }))
+    }
+
+    /// Revokes until `until`. This process knows at once, others within a second.
+    pub async fn revoke(&self, target: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
+        let what = match target {
+            Target::Credential(id) => {
+                let Some((class, id)) = classify(id) else { return Ok(()) };
+                What::Credential { class, id: Arc::clone(id) }
+            }
+            Target::Principal { issuer, subject } => What::Principal { issuer: issuer.into(), subject: subject.into() },
+        };
+        let key = digest(&SHA256, &serde_json::to_vec(&what).unwrap_or_default());
+        let record = Record { what, reason: reason.into() };
+        let value = serde_json::to_vec(&record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let now = self.0.clock.now();
+        self.0.store.put(Table::Revocations, key.as_ref(), value, until, Expect::Any, now).await?;
+        self.learn([(record, until)]);
+        Ok(())
+    }
+
+    /// Whether the credential of a principal, or all of theirs, is revoked.
+    pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
+        self.find(&principal.credential, &principal.issuer, &principal.subject)
+    }
+
+    /// The same for one who is not a [`Principal`] yet.
+    pub fn find(&self, credential: &CredentialId, issuer: &str, subject: &str) -> Option<Revocation> {
+        if self.0.empty.load(Ordering::Acquire) {
+            return None;
+        }
+        let now = self.0.clock.now();
+        let mirror = self.0.mirror.load();
+        let of_credential = classify(credential).and_then(|(class, id)| {
+            // Two counts of a reference are all that the key costs.
+            mirror.credentials.get(&(class, Arc::clone(id)))
+        });
+        let found = of_credential.or_else(|| mirror.principals.get(issuer)?.get(subject));
+        found.filter(|revocation| revocation.until > now).cloned()
+    }
+
+    /// How old the copy is; [`Duration::MAX`] before the first renewal.
+    pub fn mirror_age(&self) -> Duration {
+        match self.0.complete.load(Ordering::Acquire) {
+            i64::MIN => Duration::MAX,
+            complete => self.0.clock.now().since(Timestamp::from_millis(complete)),
+        }
+    }
+
+    /// Renews the copy once.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let mut followed = self.0.followed.lock().await;
+        // What is written while the store answers may be missing from the answer, so its age counts from here.
+        let now = self.0.clock.now();
+        loop {
+            let changes = self.0.store.changes(Table::Revocations, *followed, PAGE, now).await?;
+            let Some(last) = changes.last() else { break };
+            let (version, full) = (last.stored.version, changes.len() == PAGE);
+            self.learn(changes.into_iter().filter_map(|change| match serde_json::from_slice(&change.stored.value) {
+                Ok(record) => Some((record, change.stored.expires)),
+                Err(error) => {
+                    tracing::error!(%error, "a revocation in the store cannot be read");
+                    None
+                }
+            }));
+            *followed = version;
+            if !full {
+                break;
+            }
+        }
+        self.forget(now);
+        self.0.complete.fetch_max(now.as_millis(), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Keeps the copy fresh until cancelled.
+    pub async fn follow(self, cancelled: CancellationToken) {
+        let mut failing = false;
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = cancelled.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            match self.refresh().await {
+                Ok(()) if failing => {
+                    failing = false;
+                    tracing::info!("revocations are followed again");
+                }
+                Ok(()) => {}
+                Err(error) if failing => tracing::debug!(%error, "revocations still cannot be followed"),
+                Err(error) => {
+                    failing = true;
+                    tracing::error!(%error, "revocations cannot be followed");
+                }
+            }
+        }
+    }
+
+    fn learn(&self, records: impl IntoIterator<Item = (Record, Timestamp)>) {
+        self.change(|mirror| {
+            for (record, until) in records {
+                let revocation = Revocation { reason: record.reason, until };
+                match record.what {
+                    What::Credential { class, id } => mirror.credentials.insert((class, id), revocation),
+                    What::Principal { issuer, subject } => {
+                        mirror.principals.entry(issuer).or_default().insert(subject, revocation)
+                    }
+                };
+            }
+        });
+    }
+
+    fn forget(&self, now: Timestamp) {
+        let mirror = self.0.mirror.load();
+        let ended = |revocation: &Revocation| revocation.until <= now;
+        let any =
+            mirror.credentials.values().any(ended) || mirror.principals.values().flat_map(HashMap::values).any(ended);
+        if any {
+            self.change(|mirror| {
+                mirror.credentials.retain(|_, revocation| !ended(revocation));
+                for of_issuer in mirror.principals.values_mut() {
+                    of_issuer.retain(|_, revocation| !ended(revocation));
+                }
+                mirror.principals.retain(|_, of_issuer| !of_issuer.is_empty());
+            });
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Mirror)) {
+        let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mirror = Mirror::clone(&self.0.mirror.load());
+        change(&mut mirror);
+        let empty = mirror.credentials.is_empty() && mirror.principals.is_empty();
+        self.0.mirror.store(Arc::new(mirror));
+        self.0.empty.store(empty, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for Revocations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Revocations").field("empty", &self.0.empty).finish_non_exhaustive()
+    }
+}
+
+fn classify(id: &CredentialId) -> Option<(Class, &Arc<str>)> {
+    match id {
+        CredentialId::Token(id) => Some((Class::Token, id)),
+        CredentialId::Session(id) => Some((Class::Session, id)),
+        CredentialId::Delivery(id) => Some((Class::Delivery, id)),
+        CredentialId::Certificate(id) => Some((Class::Certificate, id)),
+        CredentialId::None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Embedded;
+
+    struct Fixture {
+        store: Store,
+        clock: Clock,
+        _folder: tempfile::TempDir,
+    }
+
+    fn fixture() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        Fixture { store, clock: Clock::manual(Timestamp::from_secs(1_700_000_000)), _folder: folder }
+    }
+
+    fn session(id: &str) -> CredentialId {
+        CredentialId::Session(id.into())
+    }
+
+    #[tokio::test]
+    async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
+        let at = fixture();
+        let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let until = at.clock.now() + Duration::from_secs(60);
+        here.revoke(Target::Credential(&session("s")), "signed out", until).await.unwrap();
+        here.revoke(Target::Principal { issuer: "corp", subject: "bob" }, "left", until).await.unwrap();
+        assert_eq!(&*here.find(&session("s"), "corp", "alice").unwrap().reason, "signed out");
+        assert_eq!(elsewhere.find(&session("s"), "corp", "alice"), None);
+        elsewhere.refresh().await.unwrap();
+        for (credential, issuer, subject, revoked) in [
+            (session("s"), "corp", "alice", true),
+            (session("t"), "corp", "alice", false),
+            (CredentialId::Token("s".into()), "corp", "alice", false),
+            (session("t"), "corp", "bob", true),
+            (session("t"), "other", "bob", false),
+            (CredentialId::None, "corp", "bob", true),
+        ] {
+            assert_eq!(
+                elsewhere.find(&credential, issuer, subject).is_some(),
+                revoked,
+                "{credential} {issuer} {subject}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revocation_ends_at_its_time() {
+        let at = fixture();
+        let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let until = at.clock.now() + Duration::from_secs(60);
+        revocations.revoke(Target::Credential(&session("s")), "signed out", until).await.unwrap();
+        at.clock.advance(Duration::from_millis(59_999));
+        assert!(revocations.find(&session("s"), "", "").is_some());
+        at.clock.advance(Duration::from_millis(1));
+        assert!(revocations.find(&session("s"), "", "").is_none());
+        revocations.refresh().await.unwrap();
+        assert!(revocations.0.empty.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
+    async fn the_age_of_the_copy_grows_while_the_store_is_away() {
+        let at = fixture();
+        let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        assert_eq!(revocations.mirror_age(), Duration::MAX);
+        revocations.refresh().await.unwrap();
+        assert_eq!(revocations.mirror_age(), Duration::ZERO);
+        at.clock.advance(Duration::from_secs(61));
+        assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+    }
+
+    #[tokio::test]
+    async fn more_than_a_page_of_revocations_is_followed() {
+        let at = fixture();
+        let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let until = at.clock.now() + Duration::from_secs(60);
+        let writes = (0..PAGE + 5).map(|number| {
+            let here = here.clone();
+            tokio::spawn(async move {
+                here.revoke(Target::Credential(&session(&number.to_string())), "test", until).await.unwrap();
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+        let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        elsewhere.refresh().await.unwrap();
+        assert_eq!(elsewhere.0.mirror.load().credentials.len(), PAGE + 5);
+    }
+}

@@ -1,0 +1,369 @@
+//! Request bodies that are read whole before anything is decided about them: within a size, a time and a memory that
+//! all of them share.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::{
+    config::raw,
+    error::{Reason, Rejection},
+};
+
+/// An early refusal takes so much of the body, and so long, that the sender gets to see it.
+const DRAIN_BYTES: usize = 64 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The first room that is made for a body whose length nobody tells.
+const FIRST_ROOM: usize = 8 << 10;
+
+/// Memory for buffered bodies, of the whole process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ByteBudget {
+    shared: Arc<Budget>,
+}
+
+#[derive(Debug)]
+struct Budget {
+    limit: AtomicUsize,
+    used: AtomicUsize,
+}
+
+impl ByteBudget {
+    /// `limit` in bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { shared: Arc::new(Budget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }) }
+    }
+
+    /// Another limit, from the next reservation on.
+    pub fn set_limit(&self, limit: usize) {
+        self.shared.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.shared.used.load(Ordering::Relaxed)
+    }
+
+    fn reservation(&self) -> Reservation {
+        Reservation { budget: Arc::clone(&self.shared), bytes: 0 }
+    }
+}
+
+/// A part of the budget, given back when dropped.
+struct Reservation {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// Makes it `bytes` large; false if the budget has no room.
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let limit = self.budget.limit.load(Ordering::Relaxed);
+        let fits = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(more).filter(|used| *used <= limit)
+        });
+        if fits.is_ok() {
+            self.bytes += more;
+        }
+        fits.is_ok()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes and their part of the budget, which lives as long as anybody has them.
+struct Held {
+    bytes: Vec<u8>,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What a buffered body may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferLimits {
+    /// Bytes. Beyond: 413.
+    pub max: usize,
+    /// How long it may take, besides the time that `min_rate` gives.
+    pub timeout: Duration,
+    /// The slowest that it may come, in bytes a second; zero gives no time.
+    pub min_rate: u64,
+}
+
+impl BufferLimits {
+    pub fn new(limits: &raw::Limits, max: usize) -> Self {
+        Self { max, timeout: limits.body_timeout.get(), min_rate: limits.body_min_rate.0 }
+    }
+
+    fn time_for(&self, received: usize) -> Duration {
+        match (received as u64).checked_div(self.min_rate) {
+            Some(seconds) => self.timeout.saturating_add(Duration::from_secs(seconds)),
+            None => self.timeout,
+        }
+    }
+}
+
+/// Reads a body whole. Nothing of it is asked for before the call, so that a client which waits for `100 Continue`
+/// sends nothing until then. Trailers are dropped.
+///
+/// Fails with 413 beyond the limit (at once where the length is declared), 408 when it comes too slowly, 503 when the
+/// budget has no room, 400 when the client breaks off.
+pub async fn read<B>(body: B, limits: BufferLimits, budget: &ByteBudget) -> Result<Bytes, Rejection>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let too_large = || {
+        Rejection::new(Reason::BodyTooLarge, format!("the body is larger than {} bytes", limits.max))
+            .fix("send a smaller body")
+    };
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if declared > limits.max {
+        return Err(too_large());
+    }
+    let mut body = body;
+    let mut bytes = Vec::new();
+    let mut reservation = budget.reservation();
+    let start = Instant::now();
+    while let Some(frame) = next_frame(&mut body, start, limits, bytes.len()).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > limits.max - bytes.len() {
+            return Err(too_large());
+        }
+        make_room(&mut bytes, data.len(), declared, limits.max, &mut reservation)?;
+        bytes.extend_from_slice(&data);
+    }
+    if bytes.is_empty() {
+        return Ok(Bytes::new());
+    }
+    Ok(Bytes::from_owner(Held { bytes, _reservation: reservation }))
+}
+
+async fn next_frame<B>(
+    body: &mut B,
+    start: Instant,
+    limits: BufferLimits,
+    received: usize,
+) -> Result<Option<Frame<Bytes>>, Rejection>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut next = pin!(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)));
+    // Most frames are there already; only one that is not costs a timer.
+    let frame = match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+        Poll::Ready(frame) => frame,
+        Poll::Pending => {
+            let deadline = start + limits.time_for(received);
+            tokio::select! {
+                frame = next => frame,
+                () = sleep_until(deadline) => {
+                    return Err(Rejection::new(Reason::BodyTimeout, "the body came too slowly").fix("send it faster"));
+                }
+            }
+        }
+    };
+    frame.transpose().map_err(|error| {
+        Rejection::new(Reason::BadRequest, "the body broke off before its end")
+            .fix("send the whole body")
+            .because(error)
+    })
+}
+
+/// Doubles the room as bytes come in, so that what a client only declares costs nothing.
+fn make_room(
+    bytes: &mut Vec<u8>,
+    more: usize,
+    declared: usize,
+    max: usize,
+    reservation: &mut Reservation,
+) -> Result<(), Rejection> {
+    let needed = bytes.len() + more;
+    if needed <= bytes.capacity() {
+        return Ok(());
+    }
+    let ceiling = if declared > 0 { declared } else { max };
+    let capacity = needed.max((bytes.capacity() * 2).max(FIRST_ROOM).min(ceiling));
+    let has_room = reservation.grow_to(capacity);
+    if !has_room {
+        return Err(
+            Rejection::new(Reason::Overloaded, "too many bodies are being read at once").fix("try again in a moment")
+        );
+    }
+    bytes.reserve_exact(capacity - bytes.len());
+    Ok(())
+}
+
+/// Takes a little of the body of a request that is refused, so that its sender gets to the answer instead of a reset.
+/// Returns whether the body ended; if not, the connection is of no further use.
+pub async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) -> bool {
+    let mut left = DRAIN_BYTES;
+    let all = async {
+        loop {
+            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    if length > left {
+                        return false;
+                    }
+                    left -= length;
+                }
+            }
+        }
+    };
+    timeout(DRAIN_TIME, all).await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, task::Context};
+
+    use http::StatusCode;
+    use http_body::SizeHint;
+
+    use super::*;
+
+    /// A body in frames, each after a pause; then it ends, or hangs.
+    struct Script {
+        frames: Vec<Bytes>,
+        pause: Duration,
+        hangs: bool,
+        declared: Option<u64>,
+        timer: Option<Pin<Box<tokio::time::Sleep>>>,
+        polled: bool,
+    }
+
+    fn script(frames: Vec<usize>) -> Script {
+        let frames = frames.into_iter().rev().map(|length| Bytes::from(vec![7; length])).collect();
+        Script { frames, pause: Duration::ZERO, hangs: false, declared: None, timer: None, polled: false }
+    }
+
+    impl Body for &mut Script {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.polled = true;
+            let pause = self.pause;
+            if !pause.is_zero() {
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+                std::task::ready!(timer.as_mut().poll(cx));
+                self.timer = None;
+            }
+            match self.frames.pop() {
+                Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+                None if self.hangs => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.declared.map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+
+    const LIMITS: BufferLimits = BufferLimits { max: 100_000, timeout: Duration::from_secs(30), min_rate: 1024 };
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_up_to_its_limit_and_not_a_byte_further() {
+        let budget = ByteBudget::new(1 << 20);
+        let bytes = read(&mut script(vec![60_000, 40_000]), LIMITS, &budget).await.unwrap();
+        assert_eq!(bytes.len(), 100_000);
+        let error = read(&mut script(vec![60_000, 40_001]), LIMITS, &budget).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(read(&mut script(vec![]), LIMITS, &budget).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_beyond_the_limit_is_refused_before_a_byte_is_asked_for() {
+        let budget = ByteBudget::new(1 << 20);
+        let mut body = script(vec![10]);
+        body.declared = Some(100_001);
+        let error = read(&mut body, LIMITS, &budget).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(!body.polled);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_given_back_with_the_last_copy_of_the_bytes() {
+        let budget = ByteBudget::new(100_000);
+        let first = read(&mut script(vec![60_000]), LIMITS, &budget).await.unwrap();
+        assert!(budget.used() >= 60_000);
+        let error = read(&mut script(vec![60_000]), LIMITS, &budget).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let copy = first.slice(10..20);
+        drop(first);
+        assert!(budget.used() >= 60_000);
+        drop(copy);
+        assert_eq!(budget.used(), 0);
+        assert!(read(&mut script(vec![60_000]), LIMITS, &budget).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_only_declared_takes_none_of_the_budget() {
+        let budget = ByteBudget::new(1 << 20);
+        let mut body = script(vec![10]);
+        body.declared = Some(90_000);
+        body.hangs = true;
+        let limits = LIMITS;
+        let reader = {
+            let budget = budget.clone();
+            tokio::spawn(async move { read(&mut body, limits, &budget).await.map(drop) })
+        };
+        tokio::task::yield_now().await;
+        assert!(budget.used() <= FIRST_ROOM);
+        assert_eq!(reader.await.unwrap().unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_has_the_time_that_the_slowest_rate_gives() {
+        let budget = ByteBudget::new(1 << 20);
+        // 40 s for 40 KiB: 1 KiB a second, and 30 s besides.
+        let mut enough = script(vec![1024; 40]);
+        enough.pause = Duration::from_secs(1);
+        assert_eq!(read(&mut enough, LIMITS, &budget).await.unwrap().len(), 40 << 10);
+        let mut too_slow = script(vec![1; 40]);
+        too_slow.pause = Duration::from_secs(1);
+        let error = read(&mut too_slow, LIMITS, &budget).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_early_refusal_takes_a_little_of_the_body() {
+        assert!(drain(&mut script(vec![DRAIN_BYTES])).await);
+        assert!(!drain(&mut script(vec![DRAIN_BYTES, 1])).await);
+        let mut stalled = script(vec![1]);
+        stalled.hangs = true;
+        let before = Instant::now();
+        assert!(!drain(&mut stalled).await);
+        assert_eq!(before.elapsed(), DRAIN_TIME);
+    }
+}

@@ -1,0 +1,140 @@
+//! From the address of an upstream to a connection: names are looked up each time, all addresses are tried, and TLS
+//! is set up where the URL says so.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use url::Host;
+
+use super::{
+    error::{UpstreamError, UpstreamErrorKind},
+    settings::{Identity, Upstream},
+};
+
+/// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Sent data that nobody acknowledges for this long means a dead peer (RFC 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An open connection.
+pub(super) enum Transport {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Whether TLS negotiated HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Clear(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+}
+
+/// Opens a connection. `tls` is one of the two configurations of the upstream. The caller bounds the time.
+pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>) -> Result<Transport, UpstreamError> {
+    let unreachable = |error: io::Error| {
+        UpstreamError::new(UpstreamErrorKind::Unreachable, upstream.name()).because(error).nothing_sent()
+    };
+    let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
+    let stream = dial(addresses).await.map_err(unreachable)?;
+    prepare(&stream).map_err(unreachable)?;
+    let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
+        return Ok(Transport::Clear(stream));
+    };
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(settings.server_name.clone(), stream);
+    match handshake.await {
+        Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
+        Err(error) => Err(UpstreamError::new(UpstreamErrorKind::Tls, upstream.name()).because(error)),
+    }
+}
+
+async fn addresses(identity: &Identity) -> io::Result<Vec<SocketAddr>> {
+    let port = identity.port;
+    match &identity.host {
+        Host::Ipv4(address) => Ok(vec![(*address, port).into()]),
+        Host::Ipv6(address) => Ok(vec![(*address, port).into()]),
+        Host::Domain(name) => {
+            let (first, second): (Vec<_>, Vec<_>) = {
+                let found: Vec<SocketAddr> = tokio::net::lookup_host((name.clone(), port)).await?.collect();
+                let leads_with_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
+                found.into_iter().partition(|address| address.is_ipv6() == leads_with_v6)
+            };
+            Ok(interleave(first, second))
+        }
+    }
+}
+
+/// Alternates the address families, so that one that is broken costs little (RFC 8305 section 4).
+fn interleave(first: Vec<SocketAddr>, second: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut merged = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        let before = merged.len();
+        merged.extend(first.next());
+        merged.extend(second.next());
+        if merged.len() == before {
+            return merged;
+        }
+    }
+}
+
+async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    if let [address] = *addresses {
+        return TcpStream::connect(address).await;
+    }
+    let mut waiting = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = waiting.next() {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        match timeout(STAGGER, attempts.join_next()).await {
+            Ok(None) => return Err(last),
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => last = error,
+            Ok(Some(Err(error))) => last = io::Error::other(error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3),
+    )?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_hide_the_next_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let good = listener.local_addr().unwrap();
+        let stream = dial(vec![closed, closed, good]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        assert_eq!(dial(vec![closed, closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(dial(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn families_alternate() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (a, b, c) = (address("[::1]:1"), address("[::2]:1"), address("127.0.0.1:1"));
+        assert_eq!(interleave(vec![a, b], vec![c]), [a, c, b]);
+    }
+}

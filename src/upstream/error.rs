@@ -1,0 +1,180 @@
+//! Why an upstream gave no answer.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    body::BodyError,
+    error::{Reason, Rejection},
+};
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamErrorKind {
+    /// Its name has no address, or no address takes a connection.
+    Unreachable,
+    /// No connection within the connect timeout, TLS included.
+    ConnectTimeout,
+    /// The TLS handshake failed.
+    Tls,
+    /// All connections that it may have are in use.
+    Exhausted,
+    /// The request was sent, and no head of a response came in time.
+    ResponseTimeout,
+    /// It closed the connection before it answered.
+    Closed,
+    /// It answered what no HTTP peer may answer.
+    Protocol,
+    /// The client's own body stopped, so that there was no whole request to answer.
+    RequestBody,
+    /// The same, because the client sent nothing for too long.
+    RequestBodyTimeout,
+    /// The same, because it has more bytes than the route takes.
+    RequestBodyTooLarge,
+}
+
+/// No answer from an upstream. Its text names the upstream as the configuration does, never by its address; the
+/// cause goes to the log only.
+#[derive(Debug)]
+pub struct UpstreamError {
+    kind: UpstreamErrorKind,
+    upstream: Arc<str>,
+    retryable: bool,
+    source: Option<Source>,
+}
+
+impl UpstreamError {
+    pub(crate) fn new(kind: UpstreamErrorKind, upstream: &Arc<str>) -> Self {
+        Self { kind, upstream: Arc::clone(upstream), retryable: false, source: None }
+    }
+
+    #[must_use]
+    pub(crate) fn because(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Marks it as having happened before a byte of the request was sent.
+    #[must_use]
+    pub(crate) fn nothing_sent(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    /// Tells what hyper's error means. `nothing_sent` is for the caller to add, who knows whether hyper gave the
+    /// request back.
+    pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
+        let kind = match find::<BodyError>(&error) {
+            Some(BodyError::TooLarge) => UpstreamErrorKind::RequestBodyTooLarge,
+            Some(_) => UpstreamErrorKind::RequestBody,
+            None if error.is_parse() || error.is_user() => UpstreamErrorKind::Protocol,
+            None => UpstreamErrorKind::Closed,
+        };
+        Self::new(kind, upstream).because(error)
+    }
+
+    pub fn kind(&self) -> UpstreamErrorKind {
+        self.kind
+    }
+
+    /// Whether another attempt is safe whatever the method: nothing of the request was sent, or the peer said that
+    /// it did not look at it.
+    pub fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            UpstreamErrorKind::Unreachable => "cannot be reached",
+            UpstreamErrorKind::ConnectTimeout => "did not take a connection in time",
+            UpstreamErrorKind::Tls => "could not be verified by TLS",
+            UpstreamErrorKind::Exhausted => "is busy: all connections to it are in use",
+            UpstreamErrorKind::ResponseTimeout => "did not answer in time",
+            UpstreamErrorKind::Closed => "closed the connection before it answered",
+            UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
+            UpstreamErrorKind::RequestBody => "got only a part of the request, because the body ended early",
+            UpstreamErrorKind::RequestBodyTimeout => "got only a part of the request, because the body stalled",
+            UpstreamErrorKind::RequestBodyTooLarge => "got only a part of the request, because the body is too large",
+        };
+        write!(f, "the upstream `{}` {what}", self.upstream)
+    }
+}
+
+impl std::error::Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl From<UpstreamError> for Rejection {
+    fn from(error: UpstreamError) -> Self {
+        let (reason, fix) = match error.kind {
+            UpstreamErrorKind::Unreachable => {
+                (Reason::UpstreamUnreachable, "try again; if it lasts, an operator should look whether it is running")
+            }
+            UpstreamErrorKind::ConnectTimeout | UpstreamErrorKind::ResponseTimeout => (
+                Reason::UpstreamTimeout,
+                "try again; if the request was to change something, look first whether it did",
+            ),
+            UpstreamErrorKind::Tls => {
+                (Reason::UpstreamUnreachable, "an operator should compare its certificate with `tls` of this upstream")
+            }
+            UpstreamErrorKind::Exhausted => (Reason::Overloaded, "try again in a moment"),
+            UpstreamErrorKind::Closed | UpstreamErrorKind::Protocol => (
+                Reason::UpstreamProtocol,
+                "try again; if the request was to change something, look first whether it did",
+            ),
+            UpstreamErrorKind::RequestBody => (Reason::BadRequest, "send the whole body"),
+            UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
+            UpstreamErrorKind::RequestBodyTooLarge => (Reason::BodyTooLarge, "send a smaller body"),
+        };
+        Self::new(reason, error.to_string()).fix(fix).because(error)
+    }
+}
+
+/// The first error of type `T` among the causes of `error`.
+pub(crate) fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        current = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_status_and_names_only_the_configured_name() {
+        use UpstreamErrorKind as Kind;
+        let name: Arc<str> = "cluster".into();
+        for (kind, status) in [
+            (Kind::Unreachable, StatusCode::BAD_GATEWAY),
+            (Kind::ConnectTimeout, StatusCode::GATEWAY_TIMEOUT),
+            (Kind::Tls, StatusCode::BAD_GATEWAY),
+            (Kind::Exhausted, StatusCode::SERVICE_UNAVAILABLE),
+            (Kind::ResponseTimeout, StatusCode::GATEWAY_TIMEOUT),
+            (Kind::Closed, StatusCode::BAD_GATEWAY),
+            (Kind::Protocol, StatusCode::BAD_GATEWAY),
+            (Kind::RequestBody, StatusCode::BAD_REQUEST),
+            (Kind::RequestBodyTimeout, StatusCode::REQUEST_TIMEOUT),
+            (Kind::RequestBodyTooLarge, StatusCode::PAYLOAD_TOO_LARGE),
+        ] {
+            let error = UpstreamError::new(kind, &name).because("10.0.0.7:6443 said secret");
+            let rejection = Rejection::from(error);
+            assert_eq!(rejection.status(), status, "{kind:?}");
+            assert!(rejection.detail().contains("`cluster`"), "{kind:?}");
+            assert!(!rejection.detail().contains("10.0.0.7") && !rejection.detail().contains("secret"), "{kind:?}");
+            assert!(rejection.fix_text().is_some());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Sends what may be sent and gives back what came, clean: the last step but the audit.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+
+use super::{
+    Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind,
+    streams::{Stream, StreamHandle, StreamKind},
+    upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
+};
+use crate::{
+    body::{CutStyle, OnEnd, RequestBody, ResponseBody, Trailers},
+    config::raw::RouteKind,
+    error::{Reason, Rejection},
+    request::{
+        headers::clean_response,
+        outbound::{Length, Outbound},
+        route::Route,
+    },
+    sessions::cookie,
+};
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Forwarded<E: OnEnd> {
+    Response {
+        response: Response<ResponseBody<E>>,
+        /// The body is a stream that the registry knows.
+        long: bool,
+    },
+    Upgraded(Upgraded),
+}
+
+/// A connection that speaks another protocol now.
+pub struct Upgraded {
+    response: Response<()>,
+    splice: SpliceFuture,
+}
+
+type SpliceFuture = Pin<Box<dyn Future<Output = SpliceEnd> + Send>>;
+
+impl Upgraded {
+    /// The head for the client, and what copies once it is written.
+    pub fn into_parts(self) -> (Response<()>, SpliceFuture) {
+        (self.response, self.splice)
+    }
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgraded").field("response", &self.response).finish_non_exhaustive()
+    }
+}
+
+/// Forwards. `stream` is what the registry keeps if this is or becomes a long stream, which `begin` then registers.
+pub async fn forward<E: OnEnd>(
+    pools: &Pools,
+    outbound: Outbound,
+    stream: Stream,
+    begin: impl FnOnce(Stream) -> StreamHandle,
+) -> Result<Forwarded<E>, Rejection> {
+    let Outbound { request, route, length, on_upgrade, .. } = outbound;
+    let lane = match length {
+        Length::Upgrade(protocol) => {
+            let Some(client) = on_upgrade else {
+                return Err(Rejection::new(Reason::UpgradeRefused, "this connection cannot be upgraded"));
+            };
+            return Box::pin(upgrade(pools, request, &route, protocol, stream, begin, client)).await;
+        }
+        Length::Short => Lane::Short,
+        Length::Long => Lane::Long,
+    };
+    let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
+    let response = pools.send(&route.upstream, request, lane).await?;
+    let mut response = accepted(response, &route)?;
+    clean(response.headers_mut(), &route);
+    let long = length == Length::Long || is_event_stream(response.headers());
+    let style = if stream.kind == StreamKind::Watch { CutStyle::End } else { CutStyle::Abort };
+    let response = response.map(|body| ResponseBody::streaming(body, trailers));
+    let response = if long { response.map(|body| body.cut_by(begin(stream), style)) } else { response };
+    Ok(Forwarded::Response { response, long })
+}
+
+async fn upgrade<E: OnEnd>(
+    pools: &Pools,
+    request: Request<RequestBody>,
+    route: &Arc<Route>,
+    protocol: UpgradeProtocol,
+    stream: Stream,
+    begin: impl FnOnce(Stream) -> StreamHandle,
+    client: hyper::upgrade::OnUpgrade,
+) -> Result<Forwarded<E>, Rejection> {
+    match pools.upgrade(&route.upstream, request.map(drop), protocol).await? {
+        UpgradeAnswer::Switched(response, splice) => {
+            let handle = begin(stream);
+            let splice = Box::pin(splice.run(client, handle));
+            Ok(Forwarded::Upgraded(Upgraded { response, splice }))
+        }
+        UpgradeAnswer::Refused(response) => {
+            let mut response = accepted(response, route)?;
+            clean(response.headers_mut(), route);
+            // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            let response = response.map(|body| ResponseBody::streaming(body, Trailers::Drop));
+            Ok(Forwarded::Response { response, long: false })
+        }
+    }
+}
+
+/// A 401 to our own credential is our trouble, not the caller's: clients throw good tokens away for it.
+fn accepted(response: Response<UpstreamBody>, route: &Route) -> Result<Response<UpstreamBody>, Rejection> {
+    if response.status() == StatusCode::UNAUTHORIZED && route.upstream.credential().is_some() {
+        return Err(route.upstream.credential_refused());
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let error = UpstreamError::new(UpstreamErrorKind::Protocol, route.upstream.name());
+        return Err(error.because("status 101 that nobody asked for").into());
+    }
+    Ok(response)
+}
+
+fn clean(headers: &mut HeaderMap, route: &Route) {
+    clean_response(headers, cookie::PREFIX);
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    }
+    if route.kind == RouteKind::Kubernetes {
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // Logs hold what strangers wrote; on this host a script in them would be one of ours.
+        let kind = headers.get(header::CONTENT_TYPE).cloned();
+        let kind = kind.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_data =
+            [&b"application/json"[..], b"application/vnd.kubernetes.", b"application/yaml", b"application/apply-patch"]
+                .iter()
+                .any(|prefix| kind.starts_with(prefix));
+        if !is_data {
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+            if !kind.starts_with(b"application/") {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            }
+        }
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}

@@ -1,0 +1,374 @@
+//! Upstreams: what stands behind the routes, and the way there.
+//!
+//! `Pools::send` takes a request that is ready to go and gives the response, streamed. Connections are pooled by
+//! worker and by identity (`settings`), never by who is calling: who is calling stands in each request.
+//!
+//! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 side by side. Watches and followed logs
+//! ([`Lane::Long`]) have a connection each: a few clients that do not read would otherwise fill the window of a shared
+//! one and stop everybody. So have [upgrades](upgrade).
+
+pub mod buffered;
+mod connect;
+mod error;
+pub mod forward;
+mod metrics;
+mod pool;
+mod progress;
+mod response;
+mod settings;
+mod splice;
+pub mod streams;
+pub mod upgrade;
+mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use hyper::{body::Incoming, client::conn::TrySendError};
+
+pub(crate) use self::progress::{Progress, Ticks};
+pub use self::{
+    error::{UpstreamError, UpstreamErrorKind},
+    metrics::Metrics,
+    response::UpstreamBody,
+    settings::Upstream,
+};
+use self::{
+    pool::{Lease, Node},
+    progress::Sweep,
+    settings::Identity,
+};
+use crate::body::RequestBody;
+
+/// How a request travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Answered soon; shares connections.
+    Short,
+    /// Lasts (a watch, a followed log); has a connection of its own.
+    Long,
+}
+
+/// The connections of one worker. Made once a worker and used from its runtime.
+#[derive(Clone, Debug)]
+pub struct Pools {
+    worker: Arc<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    nodes: Mutex<HashMap<Arc<Identity>, Arc<Node>>>,
+    sweep: Arc<Sweep>,
+    metrics: Metrics,
+}
+
+impl Pools {
+    pub fn new(metrics: Metrics) -> Self {
+        let worker = Worker { nodes: Mutex::default(), sweep: Sweep::new(), metrics };
+        Self { worker: Arc::new(worker) }
+    }
+
+    /// Sends a request and waits for the head of the response. Of the URI only path and query are used. `Host`, where
+    /// it is absent, is the upstream's; `Authorization` is the upstream's credential, if it has one, whatever stood
+    /// there; the framing headers are made from the body.
+    ///
+    /// A request is sent again at most once, and only if nothing of it was sent, if the peer says that it did not
+    /// look at it, or if it was idempotent and a pooled connection turned out to be closed.
+    pub(crate) async fn send(
+        &self,
+        upstream: &Arc<Upstream>,
+        request: Request<RequestBody>,
+        lane: Lane,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let node = self.node(upstream);
+        let (mut parts, mut body) = request.into_parts();
+        prepare(upstream, &mut parts, &body);
+        let mut is_retry = false;
+        loop {
+            let checkout = match lane {
+                Lane::Short => node.checkout(upstream, is_retry).await,
+                Lane::Long => node.own(upstream).await,
+            };
+            let lease = match checkout {
+                Ok(lease) => lease,
+                Err(error) if !is_retry && error.kind() == UpstreamErrorKind::Unreachable => {
+                    is_retry = true;
+                    node.counters.retries.inc();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let again = if is_retry { None } else { replay(&lease, &parts, &body) };
+            match exchange(upstream, lease, Request::from_parts(parts, body), lane).await {
+                Ok(response) => return Ok(response),
+                Err(Failure { error, unsent }) => {
+                    let next = match unsent {
+                        _ if is_retry => None,
+                        Some(unsent) => Some(unsent.into_parts()),
+                        None => {
+                            again.filter(|again| again.is_allowed_after(&error)).map(|again| (again.parts, again.body))
+                        }
+                    };
+                    let Some(next) = next else { return Err(error) };
+                    tracing::debug!(upstream = %upstream.name(), error = &error as &dyn std::error::Error, "sent again");
+                    (parts, body) = next;
+                    is_retry = true;
+                    node.counters.retries.inc();
+                }
+            }
+        }
+    }
+
+    /// Closes the connections to upstreams that are not among `live`, as soon as they are free. Called for each worker
+    /// when another configuration takes over; connections whose settings did not change stay.
+    pub fn retain(&self, live: &[Arc<Upstream>]) {
+        let mut gone = Vec::new();
+        self.nodes().retain(|identity, node| {
+            let keep = live.iter().any(|upstream| upstream.identity == *identity);
+            if !keep {
+                gone.push(Arc::clone(node));
+            }
+            keep
+        });
+        for node in gone {
+            node.drain();
+        }
+    }
+
+    fn node(&self, upstream: &Arc<Upstream>) -> Arc<Node> {
+        let mut nodes = self.nodes();
+        if let Some(node) = nodes.get(&upstream.identity) {
+            return Arc::clone(node);
+        }
+        let node = Node::new(self.worker.metrics.of(upstream.name()), &self.worker.sweep);
+        nodes.insert(Arc::clone(&upstream.identity), Arc::clone(&node));
+        node
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<Identity>, Arc<Node>>> {
+        self.worker.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the request what every request to this upstream has.
+fn prepare(upstream: &Upstream, parts: &mut Parts, body: &RequestBody) {
+    let headers = &mut parts.headers;
+    if let Some(credential) = upstream.credential() {
+        headers.insert(header::AUTHORIZATION, credential.clone());
+    }
+    if !headers.contains_key(header::HOST) {
+        headers.insert(header::HOST, upstream.authority.host.clone());
+    }
+    // How the client framed the body says nothing about how we do, and Expect was answered by us.
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::EXPECT);
+    // RFC 9110 section 8.6: a method that anticipates content says that there is none.
+    if matches!(body, RequestBody::Empty) && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if parts.uri.authority().is_some() {
+        parts.uri = parts.uri.path_and_query().map_or_else(Uri::default, |path| Uri::from(path.clone()));
+    }
+}
+
+/// A second copy of a request.
+struct Replay {
+    parts: Parts,
+    body: RequestBody,
+    is_idempotent: bool,
+}
+
+impl Replay {
+    fn is_allowed_after(&self, error: &UpstreamError) -> bool {
+        error.is_retryable() || (self.is_idempotent && error.kind() == UpstreamErrorKind::Closed)
+    }
+}
+
+/// Keeps a copy where a second attempt could be right: the connection has served before, so that the peer may have
+/// closed it meanwhile, and nothing of the body is lost by sending it.
+fn replay(lease: &Lease, parts: &Parts, body: &RequestBody) -> Option<Replay> {
+    let is_idempotent = parts.method.is_idempotent();
+    let is_wanted = match lease {
+        Lease::Http1(lease) => lease.reused && is_idempotent,
+        // Here the peer can also say of any request that it did not look at it (RFC 9113 section 8.7).
+        Lease::Http2(_) => true,
+    };
+    if !is_wanted {
+        return None;
+    }
+    let body = body.replay()?;
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.uri = parts.uri.clone();
+    copy.headers = parts.headers.clone();
+    Some(Replay { parts: copy, body, is_idempotent })
+}
+
+/// A failed attempt, with the request if nothing of it was sent.
+struct Failure {
+    error: UpstreamError,
+    unsent: Option<Request<RequestBody>>,
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+/// Sends a request on a connection and waits for the head of the response.
+async fn exchange(
+    upstream: &Arc<Upstream>,
+    mut lease: Lease,
+    mut request: Request<RequestBody>,
+    lane: Lane,
+) -> Result<Response<UpstreamBody>, Failure> {
+    let progress = Arc::clone(lease.progress());
+    let is_streaming = request.body().is_streaming();
+    let is_http2 = matches!(lease, Lease::Http2(_));
+    // While the client still sends, it is the client that must not stall.
+    progress.begin(if is_streaming { upstream.stream_idle_timeout } else { upstream.response_timeout });
+    request.body_mut().begin(&progress, is_streaming.then_some(upstream.response_timeout), is_http2);
+
+    let sent = match &mut lease {
+        Lease::Http1(lease) => {
+            *request.version_mut() = Version::HTTP_11;
+            request.headers_mut().remove(header::TE);
+            let Some(sender) = lease.sender() else {
+                return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()).into());
+            };
+            wait(upstream, &progress, sender.try_send_request(request)).await
+        }
+        Lease::Http2(lease) => {
+            make_absolute(upstream, &mut request);
+            let mut sender = lease.connection.sender.clone();
+            let sent = wait(upstream, &progress, sender.try_send_request(request)).await;
+            sent.map_err(|failure| {
+                if failure.is_of_connection() {
+                    lease.retire();
+                }
+                failure.restore(is_http2)
+            })
+        }
+    };
+    let response = sent?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked. What follows on this connection is not HTTP.
+        return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
+            .because("status 101, although no upgrade was asked for")
+            .into());
+    }
+    if let Lease::Http1(lease) = &mut lease
+        && progress.is_request_open()
+    {
+        // Answered before the end of the request: what of it is still to come must not run into the next one.
+        lease.reusable = false;
+    }
+    let limit = match lane {
+        Lane::Short => upstream.stream_idle_timeout,
+        Lane::Long => upstream.long_idle_timeout,
+    };
+    progress.answered(limit);
+    Ok(response.map(|body| UpstreamBody::new(body, lease)))
+}
+
+/// Waits for the head of a response, as long as the exchange may take.
+async fn wait(
+    upstream: &Arc<Upstream>,
+    progress: &Progress,
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+) -> Result<Response<Incoming>, Failure> {
+    let mut response = pin!(response);
+    let result = poll_fn(|cx| match response.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => progress.poll_expired(cx).map(|()| None),
+    })
+    .await;
+    match result {
+        Some(Ok(response)) => Ok(response),
+        // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
+        _ if progress.is_expired() => {
+            let kind = if progress.is_stalled_by_client() {
+                UpstreamErrorKind::RequestBodyTimeout
+            } else {
+                UpstreamErrorKind::ResponseTimeout
+            };
+            Err(UpstreamError::new(kind, upstream.name()).into())
+        }
+        Some(Err(failed)) if progress.has_client_failed() => {
+            Err(UpstreamError::new(UpstreamErrorKind::RequestBody, upstream.name()).because(failed.into_error()).into())
+        }
+        Some(Err(mut failed)) => {
+            let unsent = failed.take_message();
+            let cause = failed.into_error();
+            let was_refused = error::find::<h2::Error>(&cause).is_some_and(is_refusal);
+            let mut error = UpstreamError::from_hyper(upstream.name(), cause);
+            if unsent.is_some() || was_refused {
+                error = error.nothing_sent();
+            }
+            Err(Failure { error, unsent })
+        }
+        None => Err(UpstreamError::new(UpstreamErrorKind::ResponseTimeout, upstream.name()).into()),
+    }
+}
+
+impl Failure {
+    /// Whether the whole connection failed, and not one stream of it.
+    fn is_of_connection(&self) -> bool {
+        self.error.kind() == UpstreamErrorKind::Closed
+            && error::find::<h2::Error>(&self.error).is_none_or(|error| !error.is_reset())
+    }
+
+    /// Takes back what was done to a request for HTTP/2, as the next attempt may go by HTTP/1.1.
+    fn restore(mut self, was_http2: bool) -> Self {
+        if was_http2 && let Some(unsent) = &mut self.unsent {
+            if let Some(authority) = unsent.uri().authority()
+                && let Ok(host) = HeaderValue::from_str(authority.as_str())
+            {
+                unsent.headers_mut().insert(header::HOST, host);
+            }
+            if let Some(path) = unsent.uri().path_and_query().cloned() {
+                *unsent.uri_mut() = Uri::from(path);
+            }
+        }
+        self
+    }
+}
+
+/// Whether the peer says that it did not look at the request (RFC 9113 sections 6.8 and 8.7).
+fn is_refusal(error: &h2::Error) -> bool {
+    error.is_remote()
+        && match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => true,
+            Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+            _ => false,
+        }
+}
+
+/// HTTP/2 carries the host in `:authority`, which hyper takes from the URI.
+fn make_absolute(upstream: &Upstream, request: &mut Request<RequestBody>) {
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = host
+        .filter(|host| *host != upstream.authority.host)
+        .and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok())
+        .unwrap_or_else(|| upstream.authority.uri.clone());
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(upstream.authority.scheme.clone());
+    parts.authority = Some(authority);
+    parts.path_and_query =
+        request.uri().path_and_query().cloned().or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_2;
+}

@@ -1,0 +1,335 @@
+//! Connections to upstreams that wait for their next request. Each worker has pools of its own, so that taking and
+//! giving back a connection never waits for another worker.
+//!
+//! A connection comes back only when its response has ended and its request was handed over whole. Everything else
+//! (an answer before the end of the request, a body that was dropped, bytes behind the end of a response) closes it,
+//! so that nothing of one exchange can show up in the next.
+
+mod connection;
+mod lease;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use self::connection::{Http1, Http2};
+pub(super) use self::lease::{Http1Lease, Http2Lease, Lease};
+use super::{
+    error::{UpstreamError, UpstreamErrorKind},
+    metrics::Counters,
+    progress::{Sweep, Ticks},
+    settings::{Protocol, Upstream},
+};
+
+/// The connections of one worker to one peer.
+#[derive(Debug)]
+pub(super) struct Node {
+    state: Mutex<State>,
+    /// A connection or a stream became free.
+    freed: Notify,
+    /// Held while a connection is opened that others could share, so that a burst opens one and not many.
+    opening: tokio::sync::Mutex<()>,
+    pub(super) counters: Counters,
+    pub(super) sweep: Arc<Sweep>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The one used last is taken first, so that those not needed grow old.
+    idle: Vec<Http1>,
+    shared: Vec<Arc<Http2>>,
+    open: u32,
+    waiting: u32,
+    /// No longer wanted: nothing is kept.
+    drained: bool,
+    /// TLS negotiated HTTP/1.1 the last time.
+    negotiated_http1: bool,
+    /// Of the configuration that asked last.
+    idle_timeout: Ticks,
+    max_age: Ticks,
+    /// Counted here and added to the shared counters by the sweep.
+    reused: u64,
+    reported_idle: i64,
+}
+
+impl Node {
+    pub(super) fn new(counters: Counters, sweep: &Arc<Sweep>) -> Arc<Self> {
+        let node = Arc::new(Self {
+            state: Mutex::default(),
+            freed: Notify::new(),
+            opening: tokio::sync::Mutex::new(()),
+            counters,
+            sweep: Arc::clone(sweep),
+        });
+        sweep.add_node(&node);
+        node
+    }
+
+    /// A connection for one short exchange: a pooled one, unless `fresh` is asked for, or a new one.
+    pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Result<Lease, UpstreamError> {
+        if let Some(lease) = self.reuse(upstream, fresh) {
+            return Ok(lease);
+        }
+        let deadline = Instant::now() + upstream.connect_timeout;
+        let late = |_| UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
+        let _opening = if self.may_share(upstream) {
+            let guard = timeout_at(deadline, self.opening.lock()).await.map_err(late)?;
+            if let Some(lease) = self.reuse(upstream, fresh) {
+                return Ok(lease);
+            }
+            Some(guard)
+        } else {
+            None
+        };
+        let slot = match self.slot(upstream, fresh, deadline).await? {
+            Room::Slot(slot) => slot,
+            Room::Lease(lease) => return Ok(lease),
+        };
+        let tls = upstream.tls.as_ref().map(|tls| &tls.shared);
+        let transport = self.open(upstream, tls, deadline).await?;
+        let is_http2 = transport.is_http2() || (tls.is_none() && upstream.identity.protocol == Protocol::Http2);
+        if !is_http2 && upstream.identity.protocol == Protocol::Http2 {
+            return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
+                .because("TLS did not negotiate HTTP/2, which `protocol: http2` asks for")
+                .nothing_sent());
+        }
+        self.state().negotiated_http1 = !is_http2;
+        if is_http2 {
+            let connection = Arc::new(self.http2(upstream, transport, slot, deadline).await?);
+            let lease = self.stream(&connection);
+            let mut state = self.state();
+            if !state.drained {
+                state.shared.push(connection);
+            }
+            drop(state);
+            self.freed.notify_waiters();
+            return Ok(Lease::Http2(lease));
+        }
+        let connection = self.http1(upstream, transport, slot).await?;
+        Ok(Lease::Http1(self.lease(connection, false, true)))
+    }
+
+    /// A connection that nobody shares and that is closed afterwards: HTTP/1.1, unless the upstream speaks HTTP/2
+    /// only.
+    pub(super) async fn own(self: &Arc<Self>, upstream: &Upstream) -> Result<Lease, UpstreamError> {
+        let deadline = Instant::now() + upstream.connect_timeout;
+        let slot = self.exclusive_slot(upstream, deadline).await?;
+        if upstream.identity.protocol == Protocol::Http2 {
+            let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.shared), deadline).await?;
+            let connection = Arc::new(self.http2(upstream, transport, slot, deadline).await?);
+            return Ok(Lease::Http2(self.stream(&connection)));
+        }
+        let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
+        let connection = self.http1(upstream, transport, slot).await?;
+        Ok(Lease::Http1(self.lease(connection, false, false)))
+    }
+
+    /// A connection of its own for a request that asks for another protocol.
+    pub(super) async fn upgradable(self: &Arc<Self>, upstream: &Upstream) -> Result<Http1Lease, UpstreamError> {
+        let deadline = Instant::now() + upstream.connect_timeout;
+        let slot = self.exclusive_slot(upstream, deadline).await?;
+        let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
+        let connection = self.upgradable_http1(upstream, transport).await?;
+        let mut lease = self.lease(connection, false, false);
+        lease.slot = Some(slot);
+        Ok(lease)
+    }
+
+    /// Keeps nothing any more; exchanges under way end as they would.
+    pub(super) fn drain(&self) {
+        let (idle, shared) = {
+            let mut state = self.state();
+            state.drained = true;
+            (std::mem::take(&mut state.idle), std::mem::take(&mut state.shared))
+        };
+        // Outside of the lock, as closing a connection comes back for it.
+        drop((idle, shared));
+        self.tidy(self.sweep.now());
+    }
+
+    /// Closes what is too old and brings the counters up to date.
+    pub(super) fn tidy(&self, now: u32) {
+        let mut gone = Vec::new();
+        let mut gone_shared = Vec::new();
+        let mut state = self.state();
+        let (idle_timeout, max_age) = (state.idle_timeout, state.max_age);
+        gone.extend(state.idle.extract_if(.., |connection| {
+            connection.sender.is_closed()
+                || idle_timeout.is_over(connection.unused_since, now)
+                || max_age.is_over(connection.born, now)
+        }));
+        gone_shared.extend(
+            state.shared.extract_if(.., |connection| !connection.is_open() || max_age.is_over(connection.born, now)),
+        );
+        self.counters.reused.inc_by(std::mem::take(&mut state.reused));
+        let idle = i64::try_from(state.idle.len()).unwrap_or(i64::MAX);
+        self.counters.idle.inc_by(idle - state.reported_idle);
+        state.reported_idle = idle;
+        drop(state);
+        drop((gone, gone_shared));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_share(&self, upstream: &Upstream) -> bool {
+        match upstream.identity.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Negotiated => upstream.tls.is_some() && !self.state().negotiated_http1,
+        }
+    }
+
+    fn reuse(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Option<Lease> {
+        let now = self.sweep.now();
+        let mut state = self.state();
+        state.idle_timeout = upstream.idle_timeout;
+        state.max_age = upstream.max_age;
+        if !fresh && let Some(connection) = state.take_idle(now) {
+            state.reused += 1;
+            drop(state);
+            return Some(Lease::Http1(self.lease(connection, true, true)));
+        }
+        let max_age = state.max_age;
+        let shared = state
+            .shared
+            .iter()
+            .find(|connection| connection.has_room() && !max_age.is_over(connection.born, now))
+            .cloned()?;
+        state.reused += 1;
+        // While the lock is held, so that two requests cannot take the same last stream.
+        let lease = self.stream(&shared);
+        drop(state);
+        Some(Lease::Http2(lease))
+    }
+
+    fn lease(self: &Arc<Self>, connection: Http1, reused: bool, reusable: bool) -> Http1Lease {
+        let progress = Arc::clone(&connection.progress);
+        Http1Lease { connection: Some(connection), node: Arc::clone(self), progress, reused, reusable, slot: None }
+    }
+
+    fn stream(self: &Arc<Self>, connection: &Arc<Http2>) -> Http2Lease {
+        connection.begin_stream();
+        let progress = connection.spare().pop().unwrap_or_else(|| self.sweep.watch());
+        Http2Lease { connection: Arc::clone(connection), progress, node: Arc::clone(self) }
+    }
+
+    fn give_back(&self, mut connection: Http1) {
+        connection.progress.rest();
+        connection.unused_since = self.sweep.now();
+        let mut state = self.state();
+        let keep = !state.drained
+            && !connection.sender.is_closed()
+            && !state.max_age.is_over(connection.born, connection.unused_since);
+        let unwanted = if keep {
+            state.idle.push(connection);
+            None
+        } else {
+            Some(connection)
+        };
+        let wake = state.waiting > 0;
+        drop(state);
+        drop(unwanted);
+        if wake {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Waits for room for another connection, or for one that became free meanwhile.
+    async fn slot(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        fresh: bool,
+        deadline: Instant,
+    ) -> Result<Room, UpstreamError> {
+        let waiting = Waiting::new(self);
+        loop {
+            if let Some(slot) = self.try_slot(upstream, fresh) {
+                return Ok(Room::Slot(slot));
+            }
+            waiting.until_freed(upstream, deadline).await?;
+            if let Some(lease) = self.reuse(upstream, fresh) {
+                return Ok(Room::Lease(lease));
+            }
+        }
+    }
+
+    async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
+        let waiting = Waiting::new(self);
+        loop {
+            if let Some(slot) = self.try_slot(upstream, true) {
+                return Ok(slot);
+            }
+            waiting.until_freed(upstream, deadline).await?;
+        }
+    }
+
+    /// `evict` closes an idle connection where there is no room otherwise.
+    fn try_slot(self: &Arc<Self>, upstream: &Upstream, evict: bool) -> Option<Slot> {
+        let mut state = self.state();
+        if state.open < upstream.max_connections {
+            state.open += 1;
+            drop(state);
+            self.counters.open.inc();
+            return Some(Slot(Arc::clone(self)));
+        }
+        let evicted = (evict && !state.idle.is_empty()).then(|| state.idle.remove(0));
+        drop(state);
+        drop(evicted);
+        None
+    }
+}
+
+impl State {
+    fn take_idle(&mut self, now: u32) -> Option<Http1> {
+        let max_age = self.max_age;
+        let at = self.idle.iter().rposition(|connection| {
+            // One that is not ready still winds up its last exchange; it is left where it is.
+            connection.sender.is_ready() && !max_age.is_over(connection.born, now)
+        })?;
+        Some(self.idle.remove(at))
+    }
+}
+
+enum Room {
+    Slot(Slot),
+    Lease(Lease),
+}
+
+/// The place of an open connection among those that its upstream may have. Held by the task that drives it.
+#[derive(Debug)]
+struct Slot(Arc<Node>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.state().open -= 1;
+        self.0.counters.open.dec();
+        self.0.freed.notify_one();
+    }
+}
+
+/// Somebody who waits for room. Made before the first look, so that what is freed after it is not missed.
+struct Waiting<'a>(&'a Node);
+
+impl<'a> Waiting<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.state().waiting += 1;
+        Self(node)
+    }
+
+    async fn until_freed(&self, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
+        timeout_at(deadline, self.0.freed.notified())
+            .await
+            .map_err(|_| UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name()))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}

@@ -1,0 +1,259 @@
+//! Opening connections: the handshakes of HTTP/1.1 and HTTP/2, with the bounds that ours have.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    client::conn::{http1, http2},
+    rt::{Read, Write},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{Node, Slot};
+use crate::{
+    body::RequestBody,
+    upstream::{
+        connect::{Transport, connect},
+        error::{UpstreamError, UpstreamErrorKind},
+        progress::Progress,
+        settings::Upstream,
+    },
+};
+
+/// Bytes of a response's head. Beyond: the answer is refused.
+const MAX_RESPONSE_HEAD: u32 = 64 << 10;
+
+/// Streams of one HTTP/2 connection, even if the peer takes more.
+const MAX_STREAMS: usize = 100;
+
+/// HTTP/2 windows. The connection's is larger than those of all its streams together: streams whose clients do not
+/// read can never block the others.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How often a new HTTP/2 connection is asked whether the peer's settings have come.
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+
+/// HTTP/2 PING: after this long without a frame, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An HTTP/1.1 connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct Http1 {
+    pub(in crate::upstream) sender: http1::SendRequest<RequestBody>,
+    pub(in crate::upstream) progress: Arc<Progress>,
+    pub(super) born: u32,
+    pub(super) unused_since: u32,
+}
+
+/// An HTTP/2 connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct Http2 {
+    pub(in crate::upstream) sender: http2::SendRequest<RequestBody>,
+    streams: AtomicUsize,
+    /// Streams that the peer takes at once.
+    limit: watch::Receiver<usize>,
+    /// The peer sends it away, or it failed.
+    retired: AtomicBool,
+    pub(super) born: u32,
+    /// Records of exchanges that ended, for the next ones.
+    spare: Mutex<Vec<Arc<Progress>>>,
+}
+
+impl Node {
+    pub(super) async fn open(
+        &self,
+        upstream: &Upstream,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<Transport, UpstreamError> {
+        let result = timeout_at(deadline, connect(upstream, tls)).await.unwrap_or_else(|_| {
+            Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent())
+        });
+        match &result {
+            Ok(_) => self.counters.opened.inc(),
+            Err(error) => {
+                tracing::debug!(upstream = %upstream.name(), error = error as &dyn std::error::Error, "connect failed");
+                self.counters.connect_failures.inc()
+            }
+        };
+        result
+    }
+
+    pub(super) async fn http1(
+        &self,
+        upstream: &Upstream,
+        transport: Transport,
+        slot: Slot,
+    ) -> Result<Http1, UpstreamError> {
+        match transport {
+            Transport::Clear(stream) => self.http1_on(upstream, TokioIo::new(stream), slot).await,
+            Transport::Tls(stream) => self.http1_on(upstream, TokioIo::new(*stream), slot).await,
+        }
+    }
+
+    async fn http1_on<T>(&self, upstream: &Upstream, io: T, slot: Slot) -> Result<Http1, UpstreamError>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            builder().handshake(io).await.map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
+        Ok(self.run_http1(sender, connection, Some(slot)))
+    }
+
+    /// An HTTP/1.1 connection that may change to another protocol. It counts as open as long as its lease lives, not
+    /// only until hyper hands it over.
+    pub(super) async fn upgradable_http1(
+        &self,
+        upstream: &Upstream,
+        transport: Transport,
+    ) -> Result<Http1, UpstreamError> {
+        match transport {
+            Transport::Clear(stream) => self.upgradable_on(upstream, TokioIo::new(stream)).await,
+            Transport::Tls(stream) => self.upgradable_on(upstream, TokioIo::new(*stream)).await,
+        }
+    }
+
+    async fn upgradable_on<T>(&self, upstream: &Upstream, io: T) -> Result<Http1, UpstreamError>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            builder().handshake(io).await.map_err(|error| UpstreamError::from_hyper(upstream.name(), error))?;
+        Ok(self.run_http1(sender, connection.with_upgrades(), None))
+    }
+
+    fn run_http1(
+        &self,
+        sender: http1::SendRequest<RequestBody>,
+        connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+        slot: Option<Slot>,
+    ) -> Http1 {
+        let progress = self.sweep.watch();
+        progress.set_connection(tokio::spawn(drive(connection, slot)).abort_handle());
+        let born = self.sweep.now();
+        Http1 { sender, progress, born, unused_since: born }
+    }
+
+    pub(super) async fn http2(
+        &self,
+        upstream: &Upstream,
+        transport: Transport,
+        slot: Slot,
+        deadline: Instant,
+    ) -> Result<Http2, UpstreamError> {
+        match transport {
+            Transport::Clear(stream) => self.http2_on(upstream, TokioIo::new(stream), slot, deadline).await,
+            Transport::Tls(stream) => self.http2_on(upstream, TokioIo::new(*stream), slot, deadline).await,
+        }
+    }
+
+    /// Waits for the peer's settings too: they tell how many streams it takes, and that it speaks HTTP/2 at all.
+    async fn http2_on<T>(
+        &self,
+        upstream: &Upstream,
+        io: T,
+        slot: Slot,
+        deadline: Instant,
+    ) -> Result<Http2, UpstreamError>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_max_send_streams(0)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_RESPONSE_HEAD)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(io)
+            .await
+            .map_err(|error| UpstreamError::from_hyper(upstream.name(), error).nothing_sent())?;
+        let (publish, mut limit) = watch::channel(0);
+        // hyper reads the settings in a task of its own and tells nobody, so until they are there we look often.
+        let mut look = Some(tokio::time::interval(SETTINGS_LOOK));
+        let connection = poll_fn(move |cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            let now = connection.current_max_send_streams();
+            publish.send_if_modified(|limit| std::mem::replace(limit, now) != now);
+            if now > 0 {
+                look = None;
+            } else if let Some(look) = &mut look {
+                while look.poll_tick(cx).is_ready() {}
+            }
+            polled
+        });
+        tokio::spawn(drive(connection, Some(slot)));
+        match timeout_at(deadline, limit.wait_for(|limit| *limit > 0)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => {
+                return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
+                    .because("it does not speak HTTP/2")
+                    .nothing_sent());
+            }
+            Err(_) => return Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent()),
+        }
+        Ok(Http2 {
+            sender,
+            streams: AtomicUsize::new(0),
+            limit,
+            retired: AtomicBool::new(false),
+            born: self.sweep.now(),
+            // One from the start: the sweep runs as long as there is a record.
+            spare: Mutex::new(vec![self.sweep.watch()]),
+        })
+    }
+}
+
+impl Http2 {
+    pub(super) fn begin_stream(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_stream(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        let limit = (*self.limit.borrow()).min(MAX_STREAMS);
+        self.is_open() && self.streams.load(Ordering::Relaxed) < limit
+    }
+
+    pub(super) fn spare(&self) -> MutexGuard<'_, Vec<Arc<Progress>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(MAX_RESPONSE_HEAD as usize);
+    builder
+}
+
+async fn drive(connection: impl Future<Output = hyper::Result<()>>, slot: Option<Slot>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+    }
+    drop(slot);
+}

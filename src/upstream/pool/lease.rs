@@ -1,0 +1,98 @@
+//! A connection while it serves an exchange.
+
+use std::sync::Arc;
+
+use hyper::client::conn::http1;
+
+use super::{
+    Node, Slot,
+    connection::{Http1, Http2},
+};
+use crate::{body::RequestBody, upstream::progress::Progress};
+
+/// A connection, or a stream of one, for one exchange. Dropping it before [`Lease::finish`] ends the exchange.
+#[derive(Debug)]
+pub(in crate::upstream) enum Lease {
+    Http1(Http1Lease),
+    Http2(Http2Lease),
+}
+
+#[derive(Debug)]
+pub(in crate::upstream) struct Http1Lease {
+    pub(super) connection: Option<Http1>,
+    pub(super) node: Arc<Node>,
+    pub(in crate::upstream) progress: Arc<Progress>,
+    /// Whether it has served an exchange before, so that the peer may just have closed it.
+    pub(in crate::upstream) reused: bool,
+    /// Whether it may serve another one.
+    pub(in crate::upstream) reusable: bool,
+    /// Where the connection may outlive the task that drives it, which otherwise holds the place.
+    pub(super) slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+pub(in crate::upstream) struct Http2Lease {
+    pub(in crate::upstream) connection: Arc<Http2>,
+    pub(in crate::upstream) progress: Arc<Progress>,
+    pub(super) node: Arc<Node>,
+}
+
+impl Lease {
+    pub(in crate::upstream) fn progress(&self) -> &Arc<Progress> {
+        match self {
+            Self::Http1(lease) => &lease.progress,
+            Self::Http2(lease) => &lease.progress,
+        }
+    }
+
+    /// The response has ended: an HTTP/1.1 connection goes back if it can take another request.
+    pub(in crate::upstream) fn finish(self) {
+        match self {
+            Self::Http1(mut lease) => {
+                if lease.reusable
+                    && !lease.progress.is_request_open()
+                    && let Some(connection) = lease.connection.take()
+                {
+                    lease.node.give_back(connection);
+                }
+            }
+            Self::Http2(lease) => drop(lease),
+        }
+    }
+}
+
+impl Http1Lease {
+    pub(in crate::upstream) fn sender(&mut self) -> Option<&mut http1::SendRequest<RequestBody>> {
+        self.connection.as_mut().map(|connection| &mut connection.sender)
+    }
+}
+
+impl Drop for Http1Lease {
+    fn drop(&mut self) {
+        if self.connection.take().is_some() {
+            // Not left to hyper, which would go on to send the request's body.
+            self.progress.abort();
+        }
+    }
+}
+
+impl Http2Lease {
+    /// The connection takes no more requests.
+    pub(in crate::upstream) fn retire(&self) {
+        self.connection.retire();
+    }
+}
+
+impl Drop for Http2Lease {
+    fn drop(&mut self) {
+        self.progress.rest();
+        // A request body that is still being sent keeps its record.
+        if Arc::strong_count(&self.progress) == 1 {
+            self.connection.spare().push(Arc::clone(&self.progress));
+        }
+        self.connection.end_stream();
+        if self.node.state().waiting > 0 {
+            self.node.freed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Time limits of exchanges without a timer each. An exchange notes when it last got on; one sweep a worker looks at
+//! all of them every [`TICK`] and ends those that stood still for too long. Limits are therefore kept to within a
+//! tick or two, and cost a request some stores to memory.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::pool::Node;
+
+/// How often the sweep looks.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// A time limit as the sweep counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u32);
+
+impl Ticks {
+    /// Whole ticks, at least one, that cover `span`.
+    pub(super) fn covering(span: Duration) -> Self {
+        Self(u32::try_from(span.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Whether the limit is over for what has lasted from `since` to `now`.
+    pub(super) fn is_over(self, since: u32, now: u32) -> bool {
+        now.wrapping_sub(since) > self.0
+    }
+}
+
+/// How far one exchange has got. Belongs to a connection on HTTP/1.1 and to a stream on HTTP/2.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    clock: Arc<CoarseClock>,
+    last: AtomicU32,
+    /// In ticks; zero while nobody waits.
+    limit: AtomicU32,
+    expired: AtomicBool,
+    /// Whether a part of the request's body is not yet handed to the socket.
+    request_open: AtomicBool,
+    /// Whether the head of the response is there.
+    answered: AtomicBool,
+    /// Whether the client's body is what the exchange waits for.
+    client_stalls: AtomicBool,
+    /// Whether the client's body broke off.
+    client_failed: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+    connection: OnceLock<AbortHandle>,
+}
+
+impl Progress {
+    /// Begins to wait for an answer, for at most `limit` without progress.
+    pub(super) fn begin(&self, limit: Ticks) {
+        self.expired.store(false, Ordering::Relaxed);
+        self.answered.store(false, Ordering::Relaxed);
+        self.client_stalls.store(false, Ordering::Relaxed);
+        self.client_failed.store(false, Ordering::Relaxed);
+        self.wait(limit);
+    }
+
+    /// The head of the answer is there; its body may stand still for `limit`.
+    pub(super) fn answered(&self, limit: Ticks) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.wait(limit);
+    }
+
+    fn wait(&self, limit: Ticks) {
+        self.touch();
+        self.limit.store(limit.0, Ordering::Release);
+    }
+
+    /// Notes that something moved.
+    pub(crate) fn touch(&self) {
+        self.last.store(self.clock.now(), Ordering::Relaxed);
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn rest(&self) {
+        self.limit.store(0, Ordering::Relaxed);
+        drop(self.waker().take());
+    }
+
+    pub(crate) fn open_request(&self) {
+        self.request_open.store(true, Ordering::Relaxed);
+    }
+
+    /// The request is handed over whole.
+    pub(crate) fn close_request(&self) {
+        self.request_open.store(false, Ordering::Release);
+    }
+
+    /// As [`Progress::close_request`]; what counts from here is the answer, which may take `limit`, unless it is
+    /// there already.
+    pub(crate) fn await_answer(&self, limit: Ticks) {
+        self.close_request();
+        self.client_stalls.store(false, Ordering::Relaxed);
+        if !self.answered.load(Ordering::Relaxed) {
+            self.wait(limit);
+        }
+    }
+
+    pub(super) fn is_request_open(&self) -> bool {
+        self.request_open.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn client_stalls(&self, stalls: bool) {
+        self.client_stalls.store(stalls, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stalled_by_client(&self) -> bool {
+        self.client_stalls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn client_failed(&self) {
+        self.client_failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_client_failed(&self) -> bool {
+        self.client_failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    /// Ready once the limit is over; the task is woken then.
+    pub(super) fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_expired() {
+            return Poll::Ready(());
+        }
+        {
+            let mut waker = self.waker();
+            match &mut *waker {
+                Some(known) if known.will_wake(cx.waker()) => {}
+                other => *other = Some(cx.waker().clone()),
+            }
+        }
+        // Again, as the sweep may have looked for a waker before there was one.
+        if self.is_expired() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    pub(super) fn set_connection(&self, task: AbortHandle) {
+        // Set once, when the connection is opened.
+        let _ = self.connection.set(task);
+    }
+
+    /// Closes the connection at once, whatever is under way on it.
+    pub(super) fn abort(&self) {
+        if let Some(task) = self.connection.get() {
+            task.abort();
+        }
+    }
+
+    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, now: u32) {
+        let limit = self.limit.load(Ordering::Acquire);
+        if limit == 0 || !Ticks(limit).is_over(self.last.load(Ordering::Relaxed), now) {
+            return;
+        }
+        self.limit.store(0, Ordering::Relaxed);
+        self.expired.store(true, Ordering::Release);
+        self.abort();
+        if let Some(waker) = self.waker().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Ticks since the pools were made, as the sweep last saw them.
+#[derive(Debug)]
+struct CoarseClock {
+    start: Instant,
+    now: AtomicU32,
+}
+
+impl CoarseClock {
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn read(&self) -> u32 {
+        let now = u32::try_from(self.start.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX);
+        self.now.store(now, Ordering::Relaxed);
+        now
+    }
+}
+
+/// The sweep of one worker. Runs while there are connections.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    clock: Arc<CoarseClock>,
+    watched: Mutex<Watched>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    exchanges: Vec<Weak<Progress>>,
+    nodes: Vec<Weak<Node>>,
+    running: bool,
+}
+
+impl Sweep {
+    pub(super) fn new() -> Arc<Self> {
+        let clock = CoarseClock { start: Instant::now(), now: AtomicU32::new(0) };
+        Arc::new(Self { clock: Arc::new(clock), watched: Mutex::default() })
+    }
+
+    pub(super) fn now(&self) -> u32 {
+        self.clock.now()
+    }
+
+    pub(super) fn add_node(&self, node: &Arc<Node>) {
+        self.watched().nodes.push(Arc::downgrade(node));
+    }
+
+    /// Makes the record of a new exchange and sees to it that somebody looks at it.
+    pub(super) fn watch(self: &Arc<Self>) -> Arc<Progress> {
+        let progress = Arc::new(Progress {
+            clock: Arc::clone(&self.clock),
+            last: AtomicU32::new(self.clock.now()),
+            limit: AtomicU32::new(0),
+            expired: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            request_open: AtomicBool::new(false),
+            client_stalls: AtomicBool::new(false),
+            client_failed: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            connection: OnceLock::new(),
+        });
+        let mut watched = self.watched();
+        watched.exchanges.push(Arc::downgrade(&progress));
+        if !watched.running {
+            watched.running = true;
+            self.clock.read();
+            progress.touch();
+            tokio::spawn(run(Arc::downgrade(self)));
+        }
+        progress
+    }
+
+    fn watched(&self) -> std::sync::MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at everything once; false when there is nothing left to look at.
+    fn turn(&self) -> bool {
+        let now = self.clock.read();
+        let mut nodes = Vec::new();
+        let more = {
+            let mut watched = self.watched();
+            watched.exchanges.retain(|exchange| match exchange.upgrade() {
+                Some(exchange) => {
+                    exchange.check(now);
+                    true
+                }
+                None => false,
+            });
+            watched.nodes.retain(|node| match node.upgrade() {
+                Some(node) => {
+                    nodes.push(node);
+                    true
+                }
+                None => false,
+            });
+            watched.running = !watched.exchanges.is_empty();
+            watched.running
+        };
+        for node in nodes {
+            node.tidy(now);
+        }
+        more
+    }
+}
+
+async fn run(sweep: Weak<Sweep>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match sweep.upgrade() {
+            Some(sweep) if sweep.turn() => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The body of an upstream's response, tied to the connection that it comes on.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::pool::Lease;
+use crate::body::BodyError;
+
+/// What an upstream sends. When it has ended, its connection is free for the next request; when it is dropped before,
+/// its connection is closed (HTTP/1.1) or its stream reset (HTTP/2). Trailers come from HTTP/2 only.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
+        let mut body = Self { incoming, lease: Some(lease) };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Some(lease) = &this.lease else { return Poll::Ready(None) };
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                lease.progress().touch();
+                let is_trailers = frame.is_trailers();
+                let is_http1 = matches!(lease, Lease::Http1(_));
+                if is_trailers || this.incoming.is_end_stream() {
+                    this.finish();
+                }
+                if is_trailers && is_http1 {
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let is_expired = lease.progress().is_expired();
+                this.lease = None;
+                Poll::Ready(Some(Err(if is_expired { BodyError::Idle } else { BodyError::Upstream(error) })))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let progress = Arc::clone(lease.progress());
+                if progress.poll_expired(cx).is_ready() {
+                    this.lease = None;
+                    return Poll::Ready(Some(Err(BodyError::Idle)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lease.is_none() || self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,468 @@
+//! An upstream as the program runs on it: address, TLS, credential and bounds, all decided when the configuration is
+//! loaded.
+
+mod tls;
+
+use std::{fmt, hash, sync::Arc, time::Duration};
+
+use http::{HeaderValue, uri};
+use url::{Host, Url};
+
+pub(super) use self::tls::Tls;
+use self::tls::TlsIdentity;
+use super::progress::Ticks;
+use crate::{
+    config::{
+        raw,
+        report::At,
+        resolver::Resolver,
+        values::{SecretSource, Span},
+    },
+    error::{Reason, Rejection},
+};
+
+const CONNECT_TIMEOUT: Span = Span::from_secs(3);
+const RESPONSE_TIMEOUT: Span = Span::from_secs(30);
+const IDLE_TIMEOUT: Span = Span::from_secs(55);
+const MAX_AGE: Span = Span::from_secs(600);
+const MAX_CONNECTIONS: u32 = 1024;
+
+/// Where requests go, and how.
+pub struct Upstream {
+    name: Arc<str>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) tls: Option<Tls>,
+    pub(super) authority: Authority,
+    credential: Option<HeaderValue>,
+    /// To connect, TLS included.
+    pub(super) connect_timeout: Duration,
+    /// From the end of the request to the head of the response.
+    pub(super) response_timeout: Ticks,
+    /// How long an unused connection is kept.
+    pub(super) idle_timeout: Ticks,
+    /// How old a connection may become before it takes no more requests.
+    pub(super) max_age: Ticks,
+    /// Of each worker.
+    pub(super) max_connections: u32,
+    /// How long a streamed body may make no progress.
+    pub(super) stream_idle_timeout: Ticks,
+    /// How long a watch may make no progress.
+    pub(super) long_idle_timeout: Ticks,
+    /// How long an upgraded connection may make no progress.
+    pub(super) upgrade_idle_timeout: Duration,
+}
+
+/// What makes two connections interchangeable: the same peer, seen by it as the same client, verified in the same
+/// way. Connections are pooled by it, so that a connection that was opened with one client certificate never carries
+/// a request that is to go with another.
+#[derive(Debug)]
+pub(super) struct Identity {
+    hash: u64,
+    pub(super) host: Host<String>,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+    tls: Option<TlsIdentity>,
+}
+
+/// How an upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Protocol {
+    /// What TLS negotiates; HTTP/1.1 in clear text.
+    Negotiated,
+    Http1,
+    Http2,
+}
+
+/// The authority of the URL, in the forms that requests need.
+pub(super) struct Authority {
+    pub(super) host: HeaderValue,
+    pub(super) uri: uri::Authority,
+    pub(super) scheme: uri::Scheme,
+}
+
+impl Upstream {
+    /// Checks an entry of `upstreams`. Files are read through `resolver`; all problems are reported, and any gives
+    /// `None`. `at` is the place of the entry.
+    pub fn resolve(raw: &raw::Upstream, limits: &raw::Limits, at: &At, resolver: &mut Resolver) -> Option<Arc<Self>> {
+        let target = target(&raw.url, &at.key("url"), resolver);
+        let credential = raw.credential.as_ref().map(|raw::UpstreamCredential::Bearer(source)| {
+            bearer(source, &at.key("credential").key("bearer"), resolver)
+        });
+        let secure = target.as_ref().is_none_or(|target| target.authority.scheme == uri::Scheme::HTTPS);
+        if !secure && raw.tls.is_some() {
+            resolver
+                .report
+                .error(&at.key("tls"), "`tls` is set, but `url` is not https")
+                .help("write `https://` in `url`, or leave `tls` out");
+        }
+        if let Some(target) = &target
+            && !secure
+            && raw.credential.is_some()
+            && !is_loopback(&target.host)
+        {
+            resolver
+                .report
+                .warning(&at.key("credential"), "the credential is sent in clear text")
+                .help("use `https://` in `url`");
+        }
+        let protocol = match raw.protocol {
+            None => Protocol::Negotiated,
+            Some(raw::UpstreamProtocol::Http1) => Protocol::Http1,
+            Some(raw::UpstreamProtocol::Http2) => Protocol::Http2,
+        };
+        let default_tls = raw::ClientTls::default();
+        let raw_tls = raw.tls.as_ref().unwrap_or(&default_tls);
+        let tls = target
+            .as_ref()
+            .filter(|_| secure)
+            .map(|target| Tls::resolve(raw_tls, target, protocol, &at.key("tls"), resolver));
+        let mut span = |key, value: Option<Span>, default: Span| {
+            let value = value.unwrap_or(default).get();
+            if value.is_zero() {
+                resolver
+                    .report
+                    .error(&at.key(key), format!("`{key}` is zero"))
+                    .help(format!("leave it out for the default, {default}"));
+            }
+            value
+        };
+        let connect_timeout = span("connect_timeout", raw.connect_timeout, CONNECT_TIMEOUT);
+        let response_timeout = span("response_timeout", raw.response_timeout, RESPONSE_TIMEOUT);
+        let idle_timeout = span("idle_timeout", raw.idle_timeout, IDLE_TIMEOUT);
+        let max_age = span("max_age", raw.max_age, MAX_AGE);
+        let max_connections = raw.max_connections.unwrap_or(MAX_CONNECTIONS);
+        if max_connections == 0 {
+            resolver
+                .report
+                .error(&at.key("max_connections"), "`max_connections` is zero, so that nothing could be sent")
+                .help(format!("leave it out for the default, {MAX_CONNECTIONS}"));
+        }
+
+        let target = target?;
+        let credential = match credential {
+            Some(credential) => Some(credential?),
+            None => None,
+        };
+        let (tls, tls_identity) = match tls {
+            Some(tls) => tls.map(|(tls, identity)| (Some(tls), Some(identity)))?,
+            None => (None, None),
+        };
+        let valid = max_connections > 0
+            && [connect_timeout, response_timeout, idle_timeout, max_age].iter().all(|span| !span.is_zero())
+            && (secure || raw.tls.is_none());
+        valid.then(|| {
+            Arc::new(Self {
+                name: raw.name.as_str().into(),
+                identity: Arc::new(Identity::new(target.host, target.port, protocol, tls_identity)),
+                tls,
+                authority: target.authority,
+                credential,
+                connect_timeout,
+                response_timeout: Ticks::covering(response_timeout),
+                idle_timeout: Ticks::covering(idle_timeout),
+                max_age: Ticks::covering(max_age),
+                max_connections,
+                stream_idle_timeout: Ticks::covering(limits.stream_idle_timeout.get()),
+                long_idle_timeout: Ticks::covering(limits.upgrade_idle_timeout.get()),
+                upgrade_idle_timeout: limits.upgrade_idle_timeout.get(),
+            })
+        })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The value of `Authorization` that every request to it carries, if it has a credential of our own.
+    pub fn credential(&self) -> Option<&HeaderValue> {
+        self.credential.as_ref()
+    }
+
+    /// The refusal for a 401 of this upstream to our own credential: the caller's is not at fault, so that it must
+    /// not see a 401 (and a client not throw its good token away).
+    pub fn credential_refused(&self) -> Rejection {
+        Rejection::new(
+            Reason::UpstreamCredential,
+            format!("the upstream `{}` did not accept Doorward's own credential", self.name),
+        )
+        .fix("an operator should renew the credential of this upstream")
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    fn new(host: Host<String>, port: u16, protocol: Protocol, tls: Option<TlsIdentity>) -> Self {
+        let hash = {
+            use hash::{Hash, Hasher};
+            let mut hasher = hash::DefaultHasher::new();
+            (&host, port, protocol, &tls).hash(&mut hasher);
+            hasher.finish()
+        };
+        Self { hash, host, port, protocol, tls }
+    }
+}
+
+impl hash::Hash for Identity {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.hash == other.hash
+                && self.port == other.port
+                && self.protocol == other.protocol
+                && self.host == other.host
+                && self.tls == other.tls)
+    }
+}
+
+impl Eq for Identity {}
+
+struct Target {
+    host: Host<String>,
+    port: u16,
+    authority: Authority,
+}
+
+fn target(text: &str, at: &At, resolver: &mut Resolver) -> Option<Target> {
+    let mut refuse = |why: &str| {
+        resolver.report.error(at, why).help("write `http://host:port` or `https://host:port`, without a path");
+        None
+    };
+    let Ok(url) = Url::parse(text) else { return refuse("is not a URL") };
+    let scheme = match url.scheme() {
+        "http" => uri::Scheme::HTTP,
+        "https" => uri::Scheme::HTTPS,
+        _ => return refuse("is neither http nor https"),
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return refuse("contains a user name or password; put a credential into `credential`");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return refuse("contains more than scheme, host and port; the path of each request is passed on as it is");
+    }
+    let (Some(host), Some(port)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default()) else {
+        return refuse("names no host");
+    };
+    let authority = url.authority();
+    let (Ok(host_header), Ok(uri)) = (HeaderValue::from_str(authority), authority.parse()) else {
+        return refuse("names a host that HTTP cannot carry");
+    };
+    Some(Target { host, port, authority: Authority { host: host_header, uri, scheme } })
+}
+
+fn is_loopback(host: &Host<String>) -> bool {
+    match host {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+fn bearer(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<HeaderValue> {
+    let secret = resolver.secret(at, source)?;
+    let token = secret.expose();
+    // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
+    if !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
+        resolver
+            .report
+            .error(at, format!("{source} holds characters that a bearer token cannot have"))
+            .help("the file or variable must hold the token alone, on one line (RFC 6750 section 2.1)");
+        return None;
+    }
+    let mut value = zeroize::Zeroizing::new(b"Bearer ".to_vec());
+    value.extend_from_slice(token);
+    let mut value = HeaderValue::from_bytes(&value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn raw(url: &str) -> raw::Upstream {
+        raw::Upstream {
+            name: "cluster".to_owned(),
+            url: url.to_owned(),
+            tls: None,
+            credential: None,
+            protocol: None,
+            connect_timeout: None,
+            response_timeout: None,
+            idle_timeout: None,
+            max_age: None,
+            max_connections: None,
+        }
+    }
+
+    fn resolve(raw: &raw::Upstream, base: &Path) -> (Option<Arc<Upstream>>, Vec<(String, String)>) {
+        let mut resolver = Resolver::new(base);
+        let at = At::root().key("upstreams").index(0);
+        let upstream = Upstream::resolve(raw, &raw::Limits::default(), &at, &mut resolver);
+        let problems =
+            resolver.report.problems().iter().map(|p| (p.at.as_str().to_owned(), p.message.clone())).collect();
+        assert_eq!(upstream.is_none(), resolver.report.has_errors());
+        (upstream, problems)
+    }
+
+    fn identity_files(dir: &Path, name: &str) -> raw::CertificateFiles {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let files =
+            raw::CertificateFiles { chain: dir.join(format!("{name}.crt")), key: dir.join(format!("{name}.key")) };
+        std::fs::write(&files.chain, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn urls_with_more_than_an_authority_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for url in [
+            "",
+            "host:80",
+            "ftp://host",
+            "http://",
+            "http://host/path",
+            "http://host/?q",
+            "http://host/#f",
+            "http://user@host",
+            "http://user:secret@host",
+        ] {
+            let (upstream, problems) = resolve(&raw(url), dir.path());
+            assert!(upstream.is_none(), "{url}");
+            assert_eq!(problems[0].0, "/upstreams/0/url");
+            assert!(!problems[0].1.contains("secret"));
+        }
+        for url in ["http://host", "http://host/", "http://host:8080", "https://10.0.0.1:6443", "https://[::1]:6443"] {
+            assert!(resolve(&raw(url), dir.path()).0.is_some(), "{url}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut entry = raw("http://host/path");
+        entry.connect_timeout = Some(Span(Duration::ZERO));
+        entry.max_connections = Some(0);
+        entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("absent".into())));
+        let places: Vec<_> = resolve(&entry, dir.path()).1.into_iter().map(|(at, _)| at).collect();
+        assert_eq!(
+            places,
+            [
+                "/upstreams/0/url",
+                "/upstreams/0/credential/bearer",
+                "/upstreams/0/connect_timeout",
+                "/upstreams/0/max_connections"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_credential_is_one_sensitive_header_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut entry = raw("https://host");
+        entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("token".into())));
+        std::fs::write(dir.path().join("token"), "abc.def-_~+/=\n").unwrap();
+        let upstream = resolve(&entry, dir.path()).0.unwrap();
+        let credential = upstream.credential().unwrap();
+        assert_eq!(credential, "Bearer abc.def-_~+/=");
+        assert!(credential.is_sensitive());
+        assert!(!format!("{upstream:?}").contains("abc"));
+
+        for bad in ["two words", "line\nline", "ünicode"] {
+            std::fs::write(dir.path().join("token"), bad).unwrap();
+            let (upstream, problems) = resolve(&entry, dir.path());
+            assert!(upstream.is_none() && !problems[0].1.contains(bad), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn clear_text_excludes_tls_and_warns_of_a_credential() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "t").unwrap();
+        let mut entry = raw("http://host");
+        entry.tls = Some(raw::ClientTls::default());
+        assert!(resolve(&entry, dir.path()).0.is_none());
+        entry.tls = None;
+        entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("token".into())));
+        let (upstream, problems) = resolve(&entry, dir.path());
+        assert!(upstream.is_some());
+        assert_eq!(problems[0].1, "the credential is sent in clear text");
+        entry.url = "http://127.0.0.1:80".to_owned();
+        assert!(resolve(&entry, dir.path()).1.is_empty());
+    }
+
+    #[test]
+    fn the_pool_key_tells_addresses_names_authorities_and_client_certificates_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let alice = identity_files(dir.path(), "alice");
+        let bob = identity_files(dir.path(), "bob");
+        let with = |change: &dyn Fn(&mut raw::Upstream)| {
+            let mut entry = raw("https://host:6443");
+            entry.tls = Some(raw::ClientTls { certificate: Some(alice.clone()), ..Default::default() });
+            change(&mut entry);
+            Arc::clone(&resolve(&entry, dir.path()).0.unwrap().identity)
+        };
+        let base = with(&|_| {});
+        assert_eq!(base, with(&|entry| entry.name = "other".to_owned()));
+        assert_eq!(base, with(&|entry| entry.response_timeout = Some(Span::from_secs(1))));
+        let tls = |change: &dyn Fn(&mut raw::ClientTls)| with(&|entry| change(entry.tls.as_mut().unwrap()));
+        for (what, other) in [
+            ("host", with(&|entry| entry.url = "https://other:6443".to_owned())),
+            ("port", with(&|entry| entry.url = "https://host:6444".to_owned())),
+            ("scheme", with(&|entry| (entry.url, entry.tls) = ("http://host:6443".to_owned(), None))),
+            ("protocol", with(&|entry| entry.protocol = Some(raw::UpstreamProtocol::Http1))),
+            ("server name", tls(&|tls| tls.server_name = Some("other".to_owned()))),
+            ("authorities", tls(&|tls| tls.ca = Some(alice.chain.clone()))),
+            ("client certificate", tls(&|tls| tls.certificate = Some(bob.clone()))),
+            ("no client certificate", tls(&|tls| tls.certificate = None)),
+        ] {
+            assert_ne!(base, other, "{what}");
+        }
+        std::fs::copy(&bob.chain, &alice.chain).unwrap();
+        std::fs::copy(&bob.key, &alice.key).unwrap();
+        assert_ne!(base, with(&|_| {}), "renewed files");
+    }
+
+    #[test]
+    fn certificates_and_keys_that_cannot_be_read_are_reported_without_their_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let alice = identity_files(dir.path(), "alice");
+        std::fs::write(dir.path().join("junk"), "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n").unwrap();
+        let mut entry = raw("https://host");
+        let certificate =
+            |chain: &Path, key: &Path| Some(raw::CertificateFiles { chain: chain.to_owned(), key: key.to_owned() });
+        for (tls, place) in [
+            (raw::ClientTls { ca: Some("junk".into()), ..Default::default() }, "/upstreams/0/tls/ca"),
+            (raw::ClientTls { ca: Some("absent".into()), ..Default::default() }, "/upstreams/0/tls/ca"),
+            (raw::ClientTls { server_name: Some("a b".into()), ..Default::default() }, "/upstreams/0/tls/server_name"),
+            (
+                raw::ClientTls { certificate: certificate(&alice.chain, Path::new("junk")), ..Default::default() },
+                "/upstreams/0/tls/certificate/key",
+            ),
+            (
+                raw::ClientTls { certificate: certificate(Path::new("junk"), &alice.key), ..Default::default() },
+                "/upstreams/0/tls/certificate/chain",
+            ),
+        ] {
+            entry.tls = Some(tls);
+            let (upstream, problems) = resolve(&entry, dir.path());
+            assert!(upstream.is_none());
+            assert_eq!(problems[0].0, place);
+            assert!(!problems[0].1.contains("c2VjcmV0"));
+        }
+    }
+}

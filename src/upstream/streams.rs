@@ -1,0 +1,584 @@
+//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads. Each is registered with who
+//! opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
+//! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::Method;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+use crate::{
+    authn::Principal,
+    authz::RequestView,
+    clock::{Clock, Timestamp},
+    config::raw::{EventListener, RouteKind},
+    kubernetes::Attributes,
+};
+
+/// No stream lasts longer, whatever its route and its credential say.
+pub const MAX_STREAM: Duration = Duration::from_secs(8 * 3600);
+
+/// How often deadlines are looked at.
+const DEADLINE_TICK: Duration = Duration::from_secs(1);
+
+/// What a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    Watch,
+    Log,
+    Download,
+    WebSocket,
+    Spdy,
+}
+
+impl StreamKind {
+    /// The label, snake case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Log => "log",
+            Self::Download => "download",
+            Self::WebSocket => "websocket",
+            Self::Spdy => "spdy",
+        }
+    }
+}
+
+/// Why a stream was ended by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CutReason {
+    /// Its credential, its session or the time that its route allows is over.
+    Expired,
+    SignedOut,
+    Revoked,
+    /// The policy no longer allows what was asked.
+    PermissionLost,
+    /// Doorward stops.
+    Draining,
+    /// Nothing moved for too long.
+    Idle,
+}
+
+impl CutReason {
+    const ALL: [Self; 6] =
+        [Self::Expired, Self::SignedOut, Self::Revoked, Self::PermissionLost, Self::Draining, Self::Idle];
+
+    /// The label, snake case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::SignedOut => "signed_out",
+            Self::Revoked => "revoked",
+            Self::PermissionLost => "permission_lost",
+            Self::Draining => "draining",
+            Self::Idle => "idle",
+        }
+    }
+
+    const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for CutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What was asked, kept so that it can be decided again.
+#[derive(Clone, Debug)]
+pub struct StreamRequest {
+    pub route: Arc<str>,
+    pub kind: RouteKind,
+    pub host: String,
+    pub path: String,
+    pub query: Option<String>,
+    pub method: Method,
+    pub upgrade: bool,
+    pub address: IpAddr,
+    pub event_listener: Option<EventListener>,
+    pub kubernetes: Option<Attributes>,
+}
+
+impl StreamRequest {
+    /// Keeps what `view` borrows.
+    pub fn keep(view: &RequestView<'_>) -> Self {
+        Self {
+            route: view.route.into(),
+            kind: view.kind,
+            host: view.host.to_owned(),
+            path: view.path.to_owned(),
+            query: view.query.map(str::to_owned),
+            method: view.method.clone(),
+            upgrade: view.upgrade,
+            address: view.address,
+            event_listener: view.event_listener.cloned(),
+            kubernetes: view.kubernetes.cloned(),
+        }
+    }
+}
+
+/// A registered stream.
+#[derive(Debug)]
+pub struct Stream {
+    pub kind: StreamKind,
+    pub principal: Arc<Principal>,
+    pub request: StreamRequest,
+    /// When it ends at the latest.
+    pub deadline: Timestamp,
+}
+
+impl Stream {
+    /// `max` is what the route allows. The deadline is the earliest of it, [`MAX_STREAM`] and the end of the
+    /// credential.
+    pub fn new(
+        kind: StreamKind,
+        principal: Arc<Principal>,
+        request: StreamRequest,
+        max: Option<Duration>,
+        now: Timestamp,
+    ) -> Self {
+        let longest = now + max.unwrap_or(MAX_STREAM).min(MAX_STREAM);
+        let deadline = longest.min(principal.expires);
+        Self { kind, principal, request, deadline }
+    }
+
+    /// The request as rules see it, at `now`.
+    pub fn view(&self, now: Timestamp) -> RequestView<'_> {
+        let request = &self.request;
+        RequestView {
+            route: &request.route,
+            kind: request.kind,
+            host: &request.host,
+            path: &request.path,
+            query: request.query.as_deref(),
+            method: &request.method,
+            upgrade: request.upgrade,
+            address: request.address,
+            event_listener: request.event_listener.as_ref(),
+            kubernetes: request.kubernetes.as_ref(),
+            delivery: self.principal.delivery.as_deref(),
+            now,
+        }
+    }
+}
+
+/// All streams of the process. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    metrics: Metrics,
+    /// Grows with every look at all streams.
+    epoch: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    streams: HashMap<u64, Entry>,
+    deadlines: BTreeSet<(Timestamp, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    stream: Arc<Stream>,
+    cut: Arc<Cut>,
+}
+
+/// What a stream and the registry share: whether, and why, it is to end.
+#[derive(Debug, Default)]
+struct Cut {
+    reason: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Cut {
+    /// False if it was cut before; the first reason stays.
+    fn set(&self, reason: CutReason) -> bool {
+        let first = self.reason.compare_exchange(0, reason.code(), Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if first && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+        first
+    }
+
+    fn get(&self) -> Option<CutReason> {
+        CutReason::from_code(self.reason.load(Ordering::Acquire))
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<CutReason> {
+        if let Some(reason) = self.get() {
+            return Poll::Ready(reason);
+        }
+        {
+            let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *waker {
+                Some(known) if known.will_wake(cx.waker()) => {}
+                other => *other = Some(cx.waker().clone()),
+            }
+        }
+        self.get().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// Belongs to the stream: tells it when to end, and takes it out of the registry when dropped.
+#[derive(Debug)]
+pub struct StreamHandle {
+    id: u64,
+    epoch: u64,
+    entry: Entry,
+    shared: Arc<Shared>,
+}
+
+impl StreamHandle {
+    /// Ready when the stream must end.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
+        self.entry.cut.poll(cx)
+    }
+
+    /// Waits until the stream must end.
+    pub async fn cut(&self) -> CutReason {
+        std::future::poll_fn(|cx| self.poll_cut(cx)).await
+    }
+
+    /// Why it must end, if it must.
+    pub fn reason(&self) -> Option<CutReason> {
+        self.entry.cut.get()
+    }
+
+    /// Whether somebody looked at all streams between `since` (from [`Registry::epoch`], taken before the request
+    /// was decided) and the registration. Such a look missed this stream: decide again before it begins.
+    pub fn missed(&self, since: u64) -> bool {
+        self.epoch != since
+    }
+
+    pub fn stream(&self) -> &Stream {
+        &self.entry.stream
+    }
+
+    /// Ends the stream from the inside, for reasons that it sees itself.
+    pub(crate) fn end(&self, reason: CutReason) {
+        self.shared.cut(&self.entry, reason);
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        let mut open = self.shared.open();
+        open.streams.remove(&self.id);
+        open.deadlines.remove(&(self.entry.stream.deadline, self.id));
+        drop(open);
+        self.shared.metrics.open.get_or_create(&KindLabel { kind: self.entry.stream.kind.as_str() }).dec();
+    }
+}
+
+impl Registry {
+    pub fn new(clock: Clock, metrics: Metrics) -> Self {
+        let shared = Shared { clock, metrics, epoch: AtomicU64::new(0), open: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Which look at all streams was the last. See [`StreamHandle::missed`].
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    /// Adds a stream. One whose deadline is over is cut at once.
+    pub fn register(&self, stream: Stream) -> StreamHandle {
+        let entry = Entry { stream: Arc::new(stream), cut: Arc::default() };
+        let deadline = entry.stream.deadline;
+        self.shared.metrics.open.get_or_create(&KindLabel { kind: entry.stream.kind.as_str() }).inc();
+        let (id, epoch) = {
+            let mut open = self.shared.open();
+            let id = open.next;
+            open.next += 1;
+            open.streams.insert(id, entry.clone());
+            open.deadlines.insert((deadline, id));
+            // Under the lock: a look that begins later finds the stream, one that began earlier shows in the epoch.
+            (id, self.epoch())
+        };
+        if deadline <= self.shared.clock.now() {
+            self.shared.cut(&entry, CutReason::Expired);
+        }
+        StreamHandle { id, epoch, entry, shared: Arc::clone(&self.shared) }
+    }
+
+    /// Ends the streams that `matches`, and tells how many.
+    pub fn close_matching(&self, mut matches: impl FnMut(&Stream) -> bool, reason: CutReason) -> usize {
+        self.each(|entry| matches(&entry.stream) && self.shared.cut(entry, reason))
+    }
+
+    /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
+    /// of a credential, and at the time boundaries of rules. `is_allowed` is not called under a lock.
+    pub fn recheck(&self, mut is_allowed: impl FnMut(&Stream) -> bool) -> usize {
+        self.each(|entry| {
+            entry.cut.get().is_none() && !is_allowed(&entry.stream) && self.shared.cut(entry, CutReason::PermissionLost)
+        })
+    }
+
+    /// Ends the streams whose deadline is over, and tells how many.
+    pub fn cut_expired(&self) -> usize {
+        let now = self.shared.clock.now();
+        let over: Vec<Entry> = {
+            let mut open = self.shared.open();
+            let mut over = Vec::new();
+            while let Some((deadline, id)) = open.deadlines.first().copied()
+                && deadline <= now
+            {
+                open.deadlines.remove(&(deadline, id));
+                over.extend(open.streams.get(&id).cloned());
+            }
+            over
+        };
+        over.iter().filter(|entry| self.shared.cut(entry, CutReason::Expired)).count()
+    }
+
+    /// Ends streams at their deadlines, for ever. One task of the control runtime runs it.
+    pub async fn enforce_deadlines(self) {
+        let mut interval = tokio::time::interval(DEADLINE_TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.cut_expired();
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared.open().streams.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn each(&self, mut cut: impl FnMut(&Entry) -> bool) -> usize {
+        let entries: Vec<Entry> = {
+            let open = self.shared.open();
+            self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+            open.streams.values().cloned().collect()
+        };
+        entries.iter().filter(|entry| cut(entry)).count()
+    }
+}
+
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cut(&self, entry: &Entry, reason: CutReason) -> bool {
+        let first = entry.cut.set(reason);
+        if first {
+            self.metrics
+                .closed
+                .get_or_create(&CutLabel { kind: entry.stream.kind.as_str(), reason: reason.as_str() })
+                .inc();
+        }
+        first
+    }
+}
+
+/// Streams by kind, and those that we ended by why.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    open: Family<KindLabel, Gauge>,
+    closed: Family<CutLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CutLabel {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        registry.register("streams_open", "Long streams", self.open.clone());
+        registry.register("streams_cut", "Long streams that Doorward ended", self.closed.clone());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::authn::{CredentialId, Kind, LoginFacts, Scheme};
+
+    pub(crate) fn principal(subject: &str, expires: Timestamp) -> Arc<Principal> {
+        Arc::new(Principal {
+            issuer: "corp".into(),
+            subject: subject.into(),
+            username: subject.into(),
+            kind: Kind::Human,
+            scheme: Scheme::Bearer,
+            groups: Vec::new(),
+            scopes: Vec::new(),
+            client: None,
+            actor: None,
+            login: LoginFacts::default(),
+            claims: Arc::default(),
+            credential: CredentialId::Token(subject.into()),
+            expires,
+            delivery: None,
+            workload: None,
+            email: None,
+        })
+    }
+
+    pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream {
+        let attributes = Attributes { verb: "watch".to_owned(), resource: "pods".to_owned(), ..Default::default() };
+        let view = RequestView {
+            route: "cluster",
+            kind: RouteKind::Kubernetes,
+            host: "k8s.example.com",
+            path: "/api/v1/pods",
+            query: Some("watch=1"),
+            method: &Method::GET,
+            upgrade: false,
+            address: IpAddr::from([10, 0, 0, 1]),
+            event_listener: None,
+            kubernetes: Some(&attributes),
+            delivery: None,
+            now,
+        };
+        Stream::new(StreamKind::Watch, principal(subject, expires), StreamRequest::keep(&view), None, now)
+    }
+
+    pub(crate) fn registry() -> (Registry, Clock) {
+        let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+        (Registry::new(clock.clone(), Metrics::default()), clock)
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn the_deadline_is_the_earliest_of_credential_route_and_eight_hours() {
+        let now = Timestamp::from_secs(1_000_000);
+        for (expires, max, expected) in [
+            (now + seconds(60), None, now + seconds(60)),
+            (now + seconds(60), Some(seconds(30)), now + seconds(30)),
+            (now + seconds(60), Some(seconds(90)), now + seconds(60)),
+            (Timestamp::MAX, None, now + MAX_STREAM),
+            (Timestamp::MAX, Some(seconds(24 * 3600)), now + MAX_STREAM),
+        ] {
+            let request = watch("alice", expires, now).request;
+            let stream = Stream::new(StreamKind::Watch, principal("alice", expires), request, max, now);
+            assert_eq!(stream.deadline, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
+        let (registry, clock) = registry();
+        let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
+        let other = registry.register(watch("bob", clock.now() + seconds(6), clock.now()));
+        clock.advance(Duration::from_millis(4_999));
+        assert_eq!((registry.cut_expired(), handle.reason()), (0, None));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(registry.cut_expired(), 1);
+        assert_eq!((handle.cut().await, other.reason()), (CutReason::Expired, None));
+    }
+
+    #[tokio::test]
+    async fn the_deadline_task_wakes_a_waiting_stream() {
+        let (registry, clock) = registry();
+        let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
+        let task = tokio::spawn(registry.clone().enforce_deadlines());
+        clock.advance(seconds(5));
+        assert_eq!(handle.cut().await, CutReason::Expired);
+        task.abort();
+    }
+
+    #[test]
+    fn a_stream_that_is_over_when_it_begins_is_cut_at_once() {
+        let (registry, clock) = registry();
+        let handle = registry.register(watch("alice", clock.now(), clock.now()));
+        assert_eq!(handle.reason(), Some(CutReason::Expired));
+    }
+
+    #[tokio::test]
+    async fn kubernetes_t2_a_revocation_ends_the_streams_of_that_credential_alone() {
+        let (registry, clock) = registry();
+        let alice = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+        let bob = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+        let waiting = tokio::spawn(async move { alice.cut().await });
+        let revoked = CredentialId::Token("alice".into());
+        assert_eq!(registry.close_matching(|stream| stream.principal.credential == revoked, CutReason::Revoked), 1);
+        assert_eq!(waiting.await.unwrap(), CutReason::Revoked);
+        assert_eq!(bob.reason(), None);
+        assert_eq!(registry.len(), 1);
+    }
+
+    #[test]
+    fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
+        let (registry, clock) = registry();
+        let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+        let now = clock.now();
+        assert_eq!(registry.recheck(|stream| stream.view(now).kubernetes.unwrap().verb == "watch"), 0);
+        assert_eq!(registry.recheck(|stream| stream.view(now).path != "/api/v1/pods"), 1);
+        assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
+        // The first reason stays.
+        assert_eq!(registry.close_matching(|_| true, CutReason::Draining), 0);
+        assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
+    }
+
+    #[test]
+    fn a_look_between_decision_and_registration_is_noticed() {
+        let (registry, clock) = registry();
+        let before = registry.epoch();
+        assert!(!registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+        registry.recheck(|_| true);
+        assert!(registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+    }
+
+    #[test]
+    fn metrics_count_open_and_cut_streams() {
+        let metrics = Metrics::default();
+        let mut prometheus = prometheus_client::registry::Registry::default();
+        metrics.register(&mut prometheus);
+        let clock = Clock::manual(Timestamp::from_secs(1));
+        let registry = Registry::new(clock.clone(), metrics);
+        let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+        registry.close_matching(|_| true, CutReason::SignedOut);
+        let text = |prometheus: &_| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, prometheus).unwrap();
+            text
+        };
+        let before = text(&prometheus);
+        assert!(before.contains("streams_open{kind=\"watch\"} 1"), "{before}");
+        assert!(before.contains("streams_cut_total{kind=\"watch\",reason=\"signed_out\"} 1"), "{before}");
+        drop(handle);
+        assert!(text(&prometheus).contains("streams_open{kind=\"watch\"} 0"));
+    }
+}

@@ -1,0 +1,174 @@
+//! How the bodies of responses end, as a client sees it on the wire and as the audit trail hears of it.
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    body::{BodyEnd, CutStyle, EndHook, Outcome, ResponseBody, Trailers},
+    clock::{Clock, Timestamp},
+    upstream::streams::{CutReason, Registry, tests as streams},
+};
+
+struct Front {
+    address: SocketAddr,
+    registry: Registry,
+    clock: Clock,
+    ends: mpsc::UnboundedReceiver<BodyEnd>,
+}
+
+/// Proxies to `upstream` every request as a stream that lasts a minute and is cut in the way that `style` tells.
+async fn front(upstream: Arc<Upstream>, style: CutStyle) -> Front {
+    let (registry, clock) = streams::registry();
+    let (ended, ends) = mpsc::unbounded_channel();
+    let pools = pools();
+    let (shared, time) = (registry.clone(), clock.clone());
+    let (address, _) = scripted(move |_, stream| {
+        let (pools, upstream, registry, ended, clock) =
+            (pools.clone(), Arc::clone(&upstream), shared.clone(), ended.clone(), time.clone());
+        let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+            let (pools, upstream, registry, ended, clock) =
+                (pools.clone(), Arc::clone(&upstream), registry.clone(), ended.clone(), clock.clone());
+            async move {
+                let now = clock.now();
+                let handle = registry.register(streams::watch("alice", now + Duration::from_secs(60), now));
+                let response = pools.send(&upstream, get(), Lane::Long).await.unwrap();
+                let hook: EndHook = Box::new(move |end| ended.send(end).unwrap());
+                Ok::<_, Infallible>(response.map(|body| {
+                    ResponseBody::<EndHook>::streaming(body, Trailers::Drop).cut_by(handle, style).on_end(hook)
+                }))
+            }
+        });
+        async move {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
+    Front { address, registry, clock, ends }
+}
+
+/// An upstream that sends `bytes` and then waits for the end of its connection.
+async fn upstream_that_sends(bytes: &'static str) -> (Arc<Upstream>, mpsc::UnboundedReceiver<()>) {
+    let (close, closed) = mpsc::unbounded_channel();
+    let (address, _) = scripted(move |_, mut stream| {
+        let close = close.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(bytes.as_bytes()).await.unwrap();
+            is_closed_silently(&mut stream).await;
+            close.send(()).unwrap();
+        }
+    })
+    .await;
+    (upstream(address), closed)
+}
+
+const EVENT: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n";
+const HALF: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n";
+
+async fn open(address: SocketAddr, until_chunk: &str) -> TcpStream {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(until_chunk.as_bytes()) {
+        got.push(client.read_u8().await.unwrap());
+    }
+    client
+}
+
+#[tokio::test]
+async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
+    for (style, sent, chunk, rest) in [
+        (CutStyle::End, EVENT, "3\r\n{}\n\r\n", "0\r\n\r\n"),
+        (CutStyle::End, HALF, "1\r\n{\r\n", ""),
+        (CutStyle::Abort, EVENT, "3\r\n{}\n\r\n", ""),
+    ] {
+        let (upstream, mut closed) = upstream_that_sends(sent).await;
+        let mut front = front(upstream, style).await;
+        let mut client = open(front.address, chunk).await;
+        front.clock.advance(Duration::from_secs(59));
+        assert_eq!(front.registry.cut_expired(), 0);
+        front.clock.advance(Duration::from_secs(1));
+        assert_eq!(front.registry.cut_expired(), 1);
+        let mut got = vec![0; rest.len()];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, rest.as_bytes());
+        if rest.is_empty() {
+            assert!(is_closed_silently(&mut client).await);
+        }
+        let end = front.ends.recv().await.unwrap();
+        assert_eq!(end.outcome, Outcome::Cut(CutReason::Expired));
+        closed.recv().await.unwrap();
+        assert!(front.registry.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_hook_hears_of_each_end_once() {
+    const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
+    for sent in [WHOLE, CHUNKED] {
+        let (upstream, _closed) = upstream_that_sends(sent).await;
+        let mut front = front(upstream, CutStyle::Abort).await;
+        let _client = open(front.address, if sent == WHOLE { "whole" } else { "0\r\n\r\n" }).await;
+        assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 5 });
+        assert!(front.ends.try_recv().is_err());
+    }
+
+    let (upstream, mut closed) = upstream_that_sends(EVENT).await;
+    let mut front_ = front(upstream, CutStyle::End).await;
+    drop(open(front_.address, "{}\n\r\n").await);
+    assert_eq!(front_.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::ClientAborted, bytes: 3 });
+    closed.recv().await.unwrap();
+    assert!(front_.registry.is_empty());
+
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(EVENT.as_bytes()).await.unwrap();
+    })
+    .await;
+    let mut front = front(super::upstream(address), CutStyle::End).await;
+    let mut client = open(front.address, "{}\n\r\n").await;
+    assert!(is_closed_silently(&mut client).await);
+    assert_eq!(front.ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::UpstreamAborted, bytes: 3 });
+}
+
+#[tokio::test]
+async fn bodies_of_our_own_tell_their_end_too() {
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let hook = || {
+        let ended = ended.clone();
+        Box::new(move |end| ended.send(end).unwrap()) as EndHook
+    };
+    ResponseBody::full("four").on_end(hook()).collect().await.unwrap();
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 4 });
+    drop(ResponseBody::full("four").on_end(hook()));
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::ClientAborted, bytes: 0 });
+    drop(ResponseBody::empty().on_end(hook()));
+    assert_eq!(ends.recv().await.unwrap(), BodyEnd { outcome: Outcome::Complete, bytes: 0 });
+    assert!(ends.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_watch_on_which_nothing_moves_is_ended_as_idle() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(EVENT.as_bytes()).await.unwrap();
+        is_closed_silently(&mut stream).await;
+    })
+    .await;
+    let limits = raw::Limits { upgrade_idle_timeout: Span::from_millis(300), ..Default::default() };
+    let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
+    let mut front = front(upstream, CutStyle::End).await;
+    let _client = open(front.address, "0\r\n\r\n").await;
+    assert_eq!(front.ends.recv().await.unwrap().outcome, Outcome::Cut(CutReason::Idle));
+}
+
+#[tokio::test]
+async fn a_stream_registered_after_its_credential_ended_sends_nothing() {
+    let (upstream, _closed) = upstream_that_sends(EVENT).await;
+    let (registry, clock) = streams::registry();
+    let handle = registry.register(streams::watch("alice", Timestamp::from_secs(1), clock.now()));
+    let response = pools().send(&upstream, get(), Lane::Long).await.unwrap();
+    let body = ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Drop).cut_by(handle, CutStyle::Abort);
+    assert!(body.collect().await.is_err());
+}

@@ -1,0 +1,279 @@
+use std::sync::Mutex;
+
+use http::{HeaderValue, Version};
+use hyper::body::Frame;
+use tokio::sync::{Notify, mpsc};
+
+use super::*;
+use crate::{body::Trailers, upstream::UpstreamErrorKind};
+
+fn http2_upstream(address: SocketAddr) -> Arc<Upstream> {
+    upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2))
+}
+
+fn as_user(user: &str) -> Request<RequestBody> {
+    let mut request = get();
+    request.headers_mut().insert("impersonate-user", HeaderValue::from_str(user).unwrap());
+    request
+}
+
+#[tokio::test]
+async fn kubernetes_r3_identities_belong_to_requests_not_to_connections() {
+    for protocol in [raw::UpstreamProtocol::Http1, raw::UpstreamProtocol::Http2] {
+        let (address, accepted) = scripted(|_, stream| async move {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(echo(request.headers()))
+            });
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        })
+        .await;
+        let (pools, upstream) = (pools(), upstream_with(address, |entry| entry.protocol = Some(protocol)));
+        let users: Vec<_> = (0..60).map(|number| format!("user-{number}")).collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for user in users {
+            let (pools, upstream) = (pools.clone(), Arc::clone(&upstream));
+            tasks.spawn(async move {
+                for _ in 0..3 {
+                    assert_eq!(fetch(&pools, &upstream, as_user(&user)).await.unwrap(), user);
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "");
+        if protocol == raw::UpstreamProtocol::Http2 {
+            assert_eq!(accepted.load(Ordering::SeqCst), 1, "a burst shares one connection");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_host_travels_as_the_authority() {
+    let (address, _) = scripted(|_, stream| {
+        serve_http2(stream, |request| async move {
+            assert_eq!(request.version(), Version::HTTP_2);
+            assert!(!request.headers().contains_key("host"));
+            Response::new(Full::from(request.uri().to_string()))
+        })
+    })
+    .await;
+    let (pools, upstream) = (pools(), http2_upstream(address));
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), format!("http://{address}/path?query"));
+    let mut named = get();
+    named.headers_mut().insert("host", HeaderValue::from_static("tekton.example.com"));
+    assert_eq!(fetch(&pools, &upstream, named).await.unwrap(), "http://tekton.example.com/path?query");
+}
+
+#[tokio::test]
+async fn another_connection_is_opened_at_the_peers_stream_limit() {
+    let release = Arc::new(Notify::new());
+    let gate = Arc::clone(&release);
+    let started = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&started);
+    let (address, accepted) = scripted(move |_, stream| {
+        let (gate, count) = (Arc::clone(&gate), Arc::clone(&count));
+        let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+            let (gate, count) = (Arc::clone(&gate), Arc::clone(&count));
+            async move {
+                let wait = gate.notified();
+                count.fetch_add(1, Ordering::SeqCst);
+                wait.await;
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+            }
+        });
+        async move {
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(2)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    let (pools, upstream) = (pools(), http2_upstream(address));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (pools, upstream) = (pools.clone(), Arc::clone(&upstream));
+        tasks.spawn(async move { fetch(&pools, &upstream, get()).await.unwrap() });
+    }
+    until(|| started.load(Ordering::SeqCst) == 6).await;
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+    release.notify_waiters();
+    assert_eq!(tasks.join_all().await, ["ok"; 6]);
+    // Streams that ended make room.
+    let again = tokio::spawn(async move { fetch(&pools, &upstream, get()).await.unwrap() });
+    until(|| started.load(Ordering::SeqCst) == 7).await;
+    release.notify_waiters();
+    again.await.unwrap();
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_peer_that_says_goodbye_costs_no_request() {
+    let goodbye = Arc::new(Notify::new());
+    let say = Arc::clone(&goodbye);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&ended);
+    let (address, accepted) = scripted(move |_, stream| {
+        let (say, count) = (Arc::clone(&say), Arc::clone(&count));
+        async move {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                Ok::<_, Infallible>(echo(request.headers()))
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = say.notified() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let (pools, upstream) = (pools(), http2_upstream(address));
+    // A method that may not be repeated, to show that nothing is lost on the way.
+    let post = || {
+        let mut request = as_user("alice");
+        *request.method_mut() = http::Method::POST;
+        request
+    };
+    for round in 1..4 {
+        for _ in 0..3 {
+            assert_eq!(fetch(&pools, &upstream, post()).await.unwrap(), "alice");
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst), round);
+        goodbye.notify_waiters();
+        until(|| ended.load(Ordering::SeqCst) == round).await;
+    }
+    // At the very moment of the goodbye too.
+    fetch(&pools, &upstream, post()).await.unwrap();
+    goodbye.notify_waiters();
+    for _ in 0..20 {
+        assert_eq!(fetch(&pools, &upstream, post()).await.unwrap(), "alice");
+    }
+}
+
+/// An HTTP/2 server that resets the first stream with `reason` and answers the others.
+async fn resetting(reason: h2::Reason) -> (SocketAddr, Arc<AtomicUsize>) {
+    let hits = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&hits);
+    let (address, _) = scripted(move |_, stream| {
+        let count = Arc::clone(&count);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                    respond.send_reset(reason);
+                } else {
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    (address, hits)
+}
+
+#[tokio::test]
+async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_method() {
+    for (reason, method, is_sent_again) in [
+        (h2::Reason::REFUSED_STREAM, "POST", true),
+        (h2::Reason::REFUSED_STREAM, "GET", true),
+        (h2::Reason::INTERNAL_ERROR, "POST", false),
+    ] {
+        let (address, hits) = resetting(reason).await;
+        let body = RequestBody::Buffered(Bytes::from_static(b"{}"));
+        let result = fetch(&pools(), &http2_upstream(address), request(method, body)).await;
+        assert_eq!(result.is_ok(), is_sent_again, "{reason:?} {method}");
+        assert_eq!(hits.load(Ordering::SeqCst), if is_sent_again { 2 } else { 1 }, "{reason:?} {method}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_ends_its_own_stream_alone() {
+    let (address, accepted) = scripted(|_, stream| {
+        serve_http2(stream, |request| async move {
+            let whole = request.into_body().collect().await.is_ok();
+            Response::new(Full::from(if whole { "whole" } else { "broken" }))
+        })
+    })
+    .await;
+    let (pools, upstream) = (pools(), http2_upstream(address));
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole");
+    for _ in 0..5 {
+        let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, std::io::Error>>();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+        let broken = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
+        frames.send(Err(std::io::Error::other("gone"))).unwrap();
+        let error = fetch(&pools, &upstream, request("POST", broken)).await.unwrap_err();
+        assert_eq!(error.kind(), UpstreamErrorKind::RequestBody);
+    }
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_speak_http2_is_an_error() {
+    let (address, _) = scripted(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+    })
+    .await;
+    let error = fetch(&pools(), &http2_upstream(address), get()).await.unwrap_err();
+    assert_eq!(error.kind(), UpstreamErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn a_stream_without_an_answer_ends_alone() {
+    let (address, accepted) = scripted(|_, stream| {
+        serve_http2(stream, |request| async move {
+            if request.headers().contains_key("impersonate-user") {
+                std::future::pending::<()>().await;
+            }
+            Response::new(Full::from("ok"))
+        })
+    })
+    .await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.response_timeout = Some(Span::from_millis(300));
+    });
+    let pools = pools();
+    let (stalled, answered) = tokio::join!(fetch(&pools, &upstream, as_user("alice")), fetch(&pools, &upstream, get()));
+    assert_eq!(stalled.unwrap_err().kind(), UpstreamErrorKind::ResponseTimeout);
+    assert_eq!(answered.unwrap(), "ok");
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn attacks_z37_trailers_pass_only_where_they_are_allowed() {
+    let seen = Arc::new(Mutex::new(None));
+    let record = Arc::clone(&seen);
+    let (address, _) = scripted(move |_, stream| {
+        let record = Arc::clone(&record);
+        serve_http2(stream, move |request| {
+            let record = Arc::clone(&record);
+            async move {
+                let collected = request.into_body().collect().await.unwrap();
+                *record.lock().unwrap() = Some(collected.trailers().cloned());
+                Response::new(Full::from("ok"))
+            }
+        })
+    })
+    .await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-t", HeaderValue::from_static("system:masters"));
+    for (allowed, expected) in [(Trailers::Drop, None), (Trailers::Pass, Some(trailers.clone()))] {
+        let (sender, receiver) = mpsc::unbounded_channel::<Result<_, Infallible>>();
+        sender.send(Ok(Frame::data(Bytes::from_static(b"body")))).unwrap();
+        sender.send(Ok(Frame::trailers(trailers.clone()))).unwrap();
+        drop(sender);
+        let body = RequestBody::streaming(incoming(Frames(receiver)).await, allowed);
+        fetch(&pools(), &http2_upstream(address), request("POST", body)).await.unwrap();
+        assert_eq!(seen.lock().unwrap().take().unwrap(), expected);
+    }
+}

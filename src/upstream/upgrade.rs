@@ -1,0 +1,309 @@
+//! Upgrades to WebSocket and SPDY/3.1, which Kubernetes uses for exec, attach, port-forward and watches of a browser.
+//!
+//! What an upgrade can smuggle has a history (CVE-2018-1002105, CVE-2020-8559, golang/go#80416), so nothing is guessed:
+//! only these two protocols, asked for by exact tokens, without a body, on a connection of their own. Bytes of the
+//! client pass only after the upstream has said 101 for that very protocol. After any other answer both connections
+//! are closed, so that nothing else can follow on them.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+pub use super::splice::SpliceEnd;
+use super::{
+    Failure, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind,
+    pool::{Http1Lease, Lease},
+    prepare,
+    splice::splice,
+    streams::StreamHandle,
+    wait,
+};
+use crate::{
+    body::{Outcome, RequestBody},
+    error::{Reason, Rejection},
+};
+
+/// How long a client may take to get the 101 before its bytes are waited for no more.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// A protocol that a connection may change to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpgradeProtocol {
+    /// RFC 6455.
+    WebSocket,
+    /// What kubectl speaks where WebSockets fail (KEP-4006).
+    Spdy31,
+}
+
+impl UpgradeProtocol {
+    const fn token(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Spdy31 => "SPDY/3.1",
+        }
+    }
+
+    fn from_token(token: &str) -> Option<Self> {
+        [Self::WebSocket, Self::Spdy31].into_iter().find(|protocol| protocol.token().eq_ignore_ascii_case(token))
+    }
+}
+
+/// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
+/// exactly a request for one of the known protocols is a 400, never a plain request: the upstream might read it
+/// otherwise.
+pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rejection> {
+    let headers = request.headers();
+    let refuse = |detail: &'static str| {
+        Rejection::new(Reason::UpgradeRefused, detail)
+            .fix("ask for `websocket` or `SPDY/3.1` alone, by HTTP/1.1 and without a body")
+    };
+    let connection = connection_tokens(headers).ok_or_else(|| refuse("`Connection` is not readable"))?;
+    let mut upgrade = headers.get_all(header::UPGRADE).iter();
+    let (first, second) = (upgrade.next(), upgrade.next());
+    match (connection, first) {
+        (Tokens::Plain, None) => return Ok(None),
+        (Tokens::Upgrade, Some(_)) => {}
+        (Tokens::Odd, _) => return Err(refuse("`Connection` contains something that resembles `upgrade`")),
+        (Tokens::Upgrade, None) => return Err(refuse("`Connection: upgrade` stands without `Upgrade`")),
+        (Tokens::Plain, Some(_)) => return Err(refuse("`Upgrade` stands without `Connection: upgrade`")),
+    }
+    let protocol = first
+        .filter(|_| second.is_none())
+        .and_then(|value| value.to_str().ok())
+        .and_then(UpgradeProtocol::from_token)
+        .ok_or_else(|| refuse("`Upgrade` names another protocol, or several"))?;
+    if request.version() != Version::HTTP_11 {
+        return Err(refuse("only an HTTP/1.1 connection can be upgraded"));
+    }
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if has_body {
+        return Err(refuse("a request for an upgrade cannot have a body"));
+    }
+    let method_fits = match protocol {
+        UpgradeProtocol::WebSocket => request.method() == Method::GET,
+        UpgradeProtocol::Spdy31 => request.method() == Method::GET || request.method() == Method::POST,
+    };
+    if !method_fits {
+        return Err(refuse("this method cannot ask for an upgrade"));
+    }
+    if protocol == UpgradeProtocol::WebSocket
+        && (headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count() != 1
+            || headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13"))
+    {
+        return Err(refuse("the WebSocket handshake is not that of RFC 6455 section 4.1"));
+    }
+    Ok(Some(protocol))
+}
+
+enum Tokens {
+    Plain,
+    Upgrade,
+    Odd,
+}
+
+fn connection_tokens(headers: &HeaderMap) -> Option<Tokens> {
+    let mut found = Tokens::Plain;
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.to_str().ok()?.split(',') {
+            let token = token.trim_matches([' ', '\t']);
+            if token.eq_ignore_ascii_case("upgrade") {
+                found = Tokens::Upgrade;
+            } else if token.to_ascii_lowercase().contains("upgrade") {
+                return Some(Tokens::Odd);
+            }
+        }
+    }
+    Some(found)
+}
+
+/// What an upstream says to an upgrade.
+#[derive(Debug)]
+pub(crate) enum UpgradeAnswer {
+    /// 101: send this head to the client, then run the splice with the client's side.
+    Switched(Response<()>, Splice),
+    /// An error, to be relayed. It carries `Connection: close`, which must stay, so that the client's connection ends
+    /// with it; the upstream's does by itself.
+    Refused(Response<UpstreamBody>),
+}
+
+/// The upstream's side of an upgraded connection.
+#[derive(Debug)]
+pub(crate) struct Splice {
+    upstream: OnUpgrade,
+    protocol: UpgradeProtocol,
+    idle: Duration,
+    lease: Http1Lease,
+}
+
+impl Pools {
+    /// Asks an upstream for an upgrade. The request is as for [`Pools::send`]; `Connection` and `Upgrade` are set
+    /// here. An answer that is neither 101 for this protocol nor an error is refused.
+    pub(crate) async fn upgrade(
+        &self,
+        upstream: &Arc<Upstream>,
+        request: Request<()>,
+        protocol: UpgradeProtocol,
+    ) -> Result<UpgradeAnswer, UpstreamError> {
+        let node = self.node(upstream);
+        let (mut parts, ()) = request.into_parts();
+        prepare(upstream, &mut parts, &RequestBody::Empty);
+        parts.version = Version::HTTP_11;
+        parts.headers.remove(header::TE);
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.token()));
+
+        let mut lease = match node.upgradable(upstream).await {
+            Err(error) if error.kind() == UpstreamErrorKind::Unreachable => {
+                node.counters.retries.inc();
+                node.upgradable(upstream).await?
+            }
+            result => result?,
+        };
+        let progress = Arc::clone(&lease.progress);
+        progress.begin(upstream.response_timeout);
+        let Some(sender) = lease.sender() else {
+            return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()));
+        };
+        let sent = sender.try_send_request(Request::from_parts(parts, RequestBody::Empty));
+        let mut response = wait(upstream, &progress, sent).await.map_err(|Failure { error, .. }| error)?;
+
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            if !confirms(response.headers(), protocol) {
+                return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
+                    .because("status 101 for another protocol than the one asked for"));
+            }
+            // From here on the splice keeps the time.
+            progress.rest();
+            let on_upgrade = hyper::upgrade::on(&mut response);
+            let splice = Splice { upstream: on_upgrade, protocol, idle: upstream.upgrade_idle_timeout, lease };
+            return Ok(UpgradeAnswer::Switched(response.map(drop), splice));
+        }
+        if !(status.is_client_error() || status.is_server_error()) {
+            return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
+                .because(format!("status {} to an upgrade", status.as_u16())));
+        }
+        progress.answered(upstream.stream_idle_timeout);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Ok(UpgradeAnswer::Refused(response.map(|body| UpstreamBody::new(body, Lease::Http1(lease)))))
+    }
+}
+
+impl Splice {
+    /// Copies between the client, whose side comes free once the 101 is written, and the upstream, until they end or
+    /// `handle` says so.
+    pub(crate) async fn run(self, client: OnUpgrade, handle: StreamHandle) -> SpliceEnd {
+        let Self { upstream, protocol, idle, lease } = self;
+        let end = |outcome| SpliceEnd { outcome, bytes_to_client: 0, bytes_to_upstream: 0 };
+        let both = async {
+            let client = client.await.map_err(|_| Outcome::ClientAborted)?;
+            let upstream = upstream.await.map_err(|_| Outcome::UpstreamAborted)?;
+            Ok((client, upstream))
+        };
+        let (client, upstream) = tokio::select! {
+            joined = timeout(HANDOVER, both) => match joined {
+                Ok(Ok(both)) => both,
+                Ok(Err(outcome)) => return end(outcome),
+                Err(_) => return end(Outcome::ClientAborted),
+            },
+            reason = handle.cut() => return end(Outcome::Cut(reason)),
+        };
+        let is_websocket = protocol == UpgradeProtocol::WebSocket;
+        let end = splice(TokioIo::new(client), TokioIo::new(upstream), is_websocket, idle, &handle).await;
+        // Held until here: the connection counts among those of its upstream.
+        drop(lease);
+        end
+    }
+}
+
+fn confirms(headers: &HeaderMap, protocol: UpgradeProtocol) -> bool {
+    let mut upgrade = headers.get_all(header::UPGRADE).iter();
+    let names_it = upgrade
+        .next()
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|token| UpgradeProtocol::from_token(token) == Some(protocol));
+    names_it && upgrade.next().is_none() && matches!(connection_tokens(headers), Some(Tokens::Upgrade))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: Method, version: Version, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().method(method).version(version).uri("/exec");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    const WEBSOCKET: [(&str, &str); 4] = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    #[test]
+    fn exact_requests_for_the_known_protocols_pass() {
+        let get = |headers: &[(&str, &str)]| requested(&request(Method::GET, Version::HTTP_11, headers)).unwrap();
+        assert_eq!(get(&[]), None);
+        assert_eq!(get(&[("connection", "keep-alive")]), None);
+        assert_eq!(get(&WEBSOCKET), Some(UpgradeProtocol::WebSocket));
+        let mut firefox = WEBSOCKET;
+        firefox[0].1 = "keep-alive, Upgrade";
+        firefox[1].1 = "WebSocket";
+        assert_eq!(get(&firefox), Some(UpgradeProtocol::WebSocket));
+        let kubectl = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("content-length", "0")];
+        let spdy = requested(&request(Method::POST, Version::HTTP_11, &kubectl)).unwrap();
+        assert_eq!(spdy, Some(UpgradeProtocol::Spdy31));
+    }
+
+    #[test]
+    fn odd_requests_for_an_upgrade_are_refused() {
+        let change = |at: usize, value: &'static str| {
+            let mut headers = WEBSOCKET.to_vec();
+            headers[at].1 = value;
+            headers
+        };
+        let add = |name: &'static str, value: &'static str| [&WEBSOCKET[..], &[(name, value)]].concat();
+        let without = |at: usize| {
+            let mut headers = WEBSOCKET.to_vec();
+            headers.remove(at);
+            headers
+        };
+        for (row, headers) in [
+            (
+                "kubernetes:U3",
+                vec![("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "")],
+            ),
+            ("kubernetes:U3", change(1, "h2c")),
+            ("kubernetes:U3", change(1, "websocket, h2c")),
+            ("kubernetes:U3", add("upgrade", "h2c")),
+            ("kubernetes:U3", change(1, "TLS/1.2")),
+            ("kubernetes:U4", add("content-length", "5")),
+            ("kubernetes:U4", add("transfer-encoding", "chunked")),
+            ("kubernetes:U5", change(0, "xupgrade")),
+            ("kubernetes:U5", change(0, "upgrade, xupgrade")),
+            ("kubernetes:U5", change(0, "keep-alive; upgrade")),
+            ("kubernetes:U5", change(0, "keep-alive")),
+            ("kubernetes:U5", without(0)),
+            ("kubernetes:U5", without(1)),
+            ("RFC 6455 4.1", without(2)),
+            ("RFC 6455 4.1", change(2, "8")),
+            ("RFC 6455 4.1", without(3)),
+        ] {
+            let rejection = requested(&request(Method::GET, Version::HTTP_11, &headers)).unwrap_err();
+            assert_eq!(rejection.status(), StatusCode::BAD_REQUEST, "{row} {headers:?}");
+        }
+        for (method, version) in
+            [(Method::POST, Version::HTTP_11), (Method::GET, Version::HTTP_10), (Method::GET, Version::HTTP_2)]
+        {
+            assert!(requested(&request(method, version, &WEBSOCKET)).is_err());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Reads the few wanted values out of a JSON body while it checks all of it.
+//!
+//! The whole text is walked once: a name that an object has twice, text that is not UTF-8, nesting beyond serde_json's
+//! 128 levels and bytes after the end are refused, because two parsers would read two different bodies out of them.
+//! Only the wanted scalars are kept, so that a body of 26 MiB costs no tree of it.
+
+use std::{borrow::Cow, collections::HashSet, fmt};
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+/// The longest text that is kept. Names of repositories and branches are far shorter.
+const MAX_TEXT: usize = 1024;
+
+/// A value at a wanted place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Null,
+    Bool(bool),
+    /// A non-negative whole number.
+    Number(u64),
+    Text(String),
+    /// Any other value: an object, an array, a fraction, a negative number, a longer text.
+    Other,
+}
+
+/// Which places of a document are wanted, by JSON pointer (RFC 6901). Array indices are not followed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    root: Node,
+    places: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    place: Option<usize>,
+    children: Vec<(Box<str>, Self)>,
+}
+
+/// The place of a wanted value within [`Values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(usize);
+
+/// What was found, by place.
+#[derive(Debug)]
+pub(super) struct Values(Vec<Option<Found>>);
+
+/// Why a body cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is not one strict JSON object: {0}")]
+pub(super) struct NotStrict(#[from] serde_json::Error);
+
+impl Wanted {
+    /// Adds a pointer such as `/repository/id`. It must begin with `/`.
+    pub(super) fn add(&mut self, pointer: &str) -> Place {
+        let mut node = &mut self.root;
+        for name in pointer.split('/').skip(1) {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            let position = node.children.iter().position(|(known, _)| **known == *name);
+            let position = position.unwrap_or_else(|| {
+                node.children.push((name.into(), Node::default()));
+                node.children.len() - 1
+            });
+            let Some((_, child)) = node.children.get_mut(position) else { break };
+            node = child;
+        }
+        let place = *node.place.get_or_insert_with(|| {
+            self.places += 1;
+            self.places - 1
+        });
+        Place(place)
+    }
+
+    pub(super) fn read(&self, body: &[u8]) -> Result<Values, NotStrict> {
+        let mut values = Values(vec![None; self.places]);
+        let mut text = serde_json::Deserializer::from_slice(body);
+        Walk { node: Some(&self.root), values: &mut values, root: true }.deserialize(&mut text)?;
+        text.end()?;
+        Ok(values)
+    }
+}
+
+impl Values {
+    pub(super) fn get(&self, place: Place) -> Option<&Found> {
+        self.0.get(place.0).and_then(Option::as_ref)
+    }
+}
+
+struct Walk<'a> {
+    node: Option<&'a Node>,
+    values: &'a mut Values,
+    root: bool,
+}
+
+impl Walk<'_> {
+    fn keep(self, found: impl FnOnce() -> Found) {
+        let slot = self.node.and_then(|node| node.place).and_then(|place| self.values.0.get_mut(place));
+        if let Some(slot) = slot {
+            *slot = Some(found());
+        }
+    }
+
+    fn scalar<E: serde::de::Error>(self, found: impl FnOnce() -> Found) -> Result<(), E> {
+        if self.root {
+            return Err(E::custom("it is not an object"));
+        }
+        self.keep(found);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.scalar(|| Found::Null)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.scalar(|| Found::Bool(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.scalar(|| Found::Number(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        self.scalar(|| Found::Other)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        self.scalar(|| Found::Other)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.scalar(|| if text.len() > MAX_TEXT { Found::Other } else { Found::Text(text.to_owned()) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        if self.root {
+            return Err(A::Error::custom("it is not an object"));
+        }
+        while items.next_element_seed(Walk { node: None, values: self.values, root: false })?.is_some() {}
+        self.keep(|| Found::Other);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(Name(name)) = members.next_key()? {
+            let child =
+                self.node.and_then(|node| node.children.iter().find(|(known, _)| **known == *name)).map(|(_, n)| n);
+            members.next_value_seed(Walk { node: child, values: self.values, root: false })?;
+            if !names.insert(name) {
+                return Err(A::Error::custom("a name stands twice in one object"));
+            }
+        }
+        self.keep(|| Found::Other);
+        Ok(())
+    }
+}
+
+/// A member's name, borrowed from the body unless it has escapes.
+#[derive(PartialEq, Eq, Hash)]
+struct Name<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pointer: &str, body: &[u8]) -> Result<Option<Found>, String> {
+        let mut wanted = Wanted::default();
+        let place = wanted.add(pointer);
+        wanted.read(body).map(|values| values.get(place).cloned()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn wanted_values_are_found() {
+        for (pointer, body, found) in [
+            ("/a/b", r#"{"x": [1, {"y": 2}], "a": {"b": 7}}"#, Some(Found::Number(7))),
+            ("/a", r#"{"a": "t\u00e9xt"}"#, Some(Found::Text("téxt".into()))),
+            ("/a", r#"{"\u0061": true}"#, Some(Found::Bool(true))),
+            ("/a~1b", r#"{"a/b": null}"#, Some(Found::Null)),
+            ("/a", r#"{"a": -1}"#, Some(Found::Other)),
+            ("/a", r#"{"a": 18446744073709551616}"#, Some(Found::Other)),
+            ("/a", r#"{"a": {"b": 1}}"#, Some(Found::Other)),
+            ("/a", r#"{"b": {"a": 1}}"#, None),
+        ] {
+            assert_eq!(read(pointer, body.as_bytes()).unwrap(), found, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        for body in [
+            &br#"{"ref": 1, "ref": 2}"#[..],
+            br#"{"ref": 1, "\u0072ef": 2}"#,
+            br#"{"x": {"y": [{"z": 1, "z": 1}]}}"#,
+            br#"[]"#,
+            br#""text""#,
+            br#"1"#,
+            b"",
+            b"{} {}",
+            b"\xef\xbb\xbf{}",
+            b"{\"a\": \"\xff\"}",
+            b"{\"\xff\": 1}",
+            br#"{"a": NaN}"#,
+            br#"{"a": 1e999}"#,
+            br#"{"a": "\ud800"}"#,
+            br#"{"a": 1,}"#,
+            deep.as_bytes(),
+        ] {
+            let shown = String::from_utf8_lossy(body.get(..40).unwrap_or(body)).into_owned();
+            assert!(read("/a", body).is_err(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn long_bodies_are_walked_without_being_kept() {
+        let body = format!(r#"{{"list": [{}0], "a": 5}}"#, "1,".repeat(1_000_000));
+        assert_eq!(read("/a", body.as_bytes()).unwrap(), Some(Found::Number(5)));
+        let body = format!(r#"{{"a": "{}"}}"#, "x".repeat(MAX_TEXT + 1));
+        assert_eq!(read("/a", body.as_bytes()).unwrap(), Some(Found::Other));
+    }
+}

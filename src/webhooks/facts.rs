@@ -1,0 +1,254 @@
+//! What a verified body tells about its cause.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    document::{Found, Place, Values, Wanted},
+    senders::{Events, Field, Shape},
+};
+
+/// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
+/// strangers write; numbers identify.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The `webhooks` entry.
+    pub webhook: Arc<str>,
+    /// The kind of sender in identities: `github`, `gitlab`, or the configured name.
+    pub sender_kind: Arc<str>,
+    /// The id of the delivery, or the hash of the body where the sender gives none.
+    pub delivery: Arc<str>,
+    /// `push`, `pull_request`, `merge_request`.
+    pub event: Option<Arc<str>>,
+    /// `opened`, `synchronize`.
+    pub action: Option<Arc<str>>,
+    /// `owner/name`.
+    pub repository: Option<Arc<str>>,
+    /// The number of the repository, as text.
+    pub repository_id: Option<Arc<str>>,
+    /// The owner of the repository.
+    pub owner: Option<Arc<str>>,
+    /// The branch that was pushed, or the target of a pull request, without `refs/heads/`.
+    pub branch: Option<Arc<str>>,
+    /// The tag, without `refs/tags/`.
+    pub tag: Option<Arc<str>>,
+    /// The commit.
+    pub commit: Option<Arc<str>>,
+    /// The login of who caused it.
+    pub actor: Option<Arc<str>>,
+    /// The number of who caused it, as text.
+    pub actor_id: Option<Arc<str>>,
+    /// Whether the change comes from a fork.
+    pub fork: Option<bool>,
+    /// The number of the pull request.
+    pub pull_request: Option<Arc<str>>,
+    /// Whether the pull request is a draft.
+    pub draft: Option<bool>,
+}
+
+/// Why no facts can be taken from a body. The text is for the caller, who has proven to know the secret.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoFacts {
+    #[error("{0}")]
+    NotStrict(String),
+    #[error("the event `{header}` of the header does not fit the body{}", .body.as_ref().map(|body| format!(", which is of `{body}`")).unwrap_or_default())]
+    EventMismatch { header: String, body: Option<String> },
+    #[error("the value at `{0}` is not of the kind that identifies a {1}")]
+    Misshapen(String, &'static str),
+}
+
+/// Reads facts: the wanted places of one sender's bodies, compiled once.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    wanted: Wanted,
+    fields: BTreeMap<Field, Vec<(Place, String)>>,
+    events: CompiledEvents,
+    /// Ids may be text, not only numbers.
+    text_ids: bool,
+}
+
+#[derive(Clone, Debug)]
+enum CompiledEvents {
+    Shapes(Vec<(&'static Shape, Vec<Place>, Vec<Place>)>),
+    Named(&'static [(&'static str, &'static str)]),
+}
+
+impl Reader {
+    /// `fields` name for each fact the pointers to where it may stand; the first that is there counts.
+    pub(super) fn new<'a>(
+        fields: impl IntoIterator<Item = (Field, Vec<&'a str>)>,
+        events: &Events,
+        text_ids: bool,
+    ) -> Self {
+        let mut wanted = Wanted::default();
+        let fields = fields
+            .into_iter()
+            .map(|(field, at)| (field, at.into_iter().map(|at| (wanted.add(at), at.to_owned())).collect()))
+            .collect();
+        let events = match events {
+            Events::Shapes { shapes, .. } => CompiledEvents::Shapes(
+                shapes
+                    .iter()
+                    .map(|shape| {
+                        let mut places =
+                            |names: &[&str]| names.iter().map(|name| wanted.add(&format!("/{name}"))).collect();
+                        (shape, places(shape.has), places(shape.lacks))
+                    })
+                    .collect(),
+            ),
+            Events::Named { names, .. } => CompiledEvents::Named(names),
+            Events::Body => CompiledEvents::Named(&[]),
+        };
+        Self { wanted, fields, events, text_ids }
+    }
+
+    /// The facts of a verified body. `event` is the header of that name, which no one has signed.
+    pub(super) fn read(&self, body: &[u8], event: Option<&str>) -> Result<Facts, NoFacts> {
+        let values = self.wanted.read(body).map_err(|error| NoFacts::NotStrict(error.to_string()))?;
+        let found = Fields { reader: self, values: &values };
+        let repository = found.text(Field::Repository)?;
+        let owner = found.text(Field::Owner)?.or_else(|| {
+            let (owner, _) = repository.as_deref()?.rsplit_once('/')?;
+            Some(owner.into())
+        });
+        let (branch, tag) = match found.git_ref()? {
+            Some(GitRef::Branch(branch)) => (Some(branch), None),
+            Some(GitRef::Tag(tag)) => (None, Some(tag)),
+            None => (None, None),
+        };
+        let fork = found.fork();
+        Ok(Facts {
+            event: self.event(event, &found)?,
+            action: found.text(Field::Action)?,
+            repository_id: found.id(Field::RepositoryId, "repository")?,
+            owner,
+            repository,
+            branch,
+            tag,
+            // Git writes a commit that is not there, such as that of a deleted branch, as zeros.
+            commit: found.text(Field::Commit)?.filter(|commit| commit.bytes().any(|byte| byte != b'0')),
+            actor: found.text(Field::Actor)?,
+            actor_id: found.id(Field::ActorId, "person")?,
+            // An issue and a pipeline have a number too, but not two repositories.
+            pull_request: if fork.is_some() { found.id(Field::PullRequest, "pull request")? } else { None },
+            fork,
+            draft: found.flag(Field::Draft),
+            ..Facts::default()
+        })
+    }
+
+    /// The event that the body itself proves. A header that says otherwise is refused: it is not signed, and the
+    /// upstream would believe it.
+    fn event(&self, header: Option<&str>, found: &Fields<'_>) -> Result<Option<Arc<str>>, NoFacts> {
+        match &self.events {
+            CompiledEvents::Shapes(shapes) => {
+                let has = |place: &Place| found.values.get(*place).is_some();
+                let fits = |(_, with, without): &&(_, Vec<Place>, Vec<Place>)| {
+                    with.iter().all(has) && !without.iter().any(has)
+                };
+                let header = header.unwrap_or_default();
+                let mismatch = |body: Option<&Shape>| NoFacts::EventMismatch {
+                    header: header.to_owned(),
+                    body: body.map(|shape| shape.event.to_owned()),
+                };
+                match shapes.iter().find(|(shape, ..)| shape.event == header) {
+                    Some(named) if fits(&named) => Ok(Some(header.into())),
+                    Some(_) => Err(mismatch(shapes.iter().find(fits).map(|(shape, ..)| *shape))),
+                    // Nothing in the body tells such events apart, so it is no fact.
+                    None => match shapes.iter().find(fits) {
+                        None => Ok(None),
+                        Some((shape, ..)) => Err(mismatch(Some(shape))),
+                    },
+                }
+            }
+            CompiledEvents::Named(names) => {
+                let body = found.text(Field::Event)?;
+                let named = names.iter().find(|(known, _)| Some(*known) == header).map(|(_, event)| *event);
+                match (named, &body) {
+                    (Some(named), Some(body)) if named != &**body => Err(NoFacts::EventMismatch {
+                        header: header.unwrap_or_default().to_owned(),
+                        body: Some((**body).to_owned()),
+                    }),
+                    _ => Ok(body),
+                }
+            }
+        }
+    }
+}
+
+/// The values of one body, by field.
+struct Fields<'a> {
+    reader: &'a Reader,
+    values: &'a Values,
+}
+
+impl<'a> Fields<'a> {
+    /// The places of a field with what stands there, `null` counting as absent.
+    fn all(&self, field: Field) -> impl Iterator<Item = (&'a Found, &'a str)> {
+        let values = self.values;
+        let places = self.reader.fields.get(&field).into_iter().flatten();
+        places
+            .filter_map(|(place, at)| Some((values.get(*place)?, at.as_str())))
+            .filter(|(found, _)| **found != Found::Null)
+    }
+
+    fn text(&self, field: Field) -> Result<Option<Arc<str>>, NoFacts> {
+        match self.all(field).next() {
+            None => Ok(None),
+            Some((Found::Text(text), _)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty()).map(Into::into)),
+            Some((_, at)) => Err(NoFacts::Misshapen(at.to_owned(), "name")),
+        }
+    }
+
+    fn id(&self, field: Field, what: &'static str) -> Result<Option<Arc<str>>, NoFacts> {
+        match self.all(field).next() {
+            None => Ok(None),
+            Some((Found::Number(number), _)) => Ok(Some(number.to_string().into())),
+            Some((Found::Text(text), _)) if self.reader.text_ids && is_text_id(text) => Ok(Some(text.as_str().into())),
+            Some((_, at)) => Err(NoFacts::Misshapen(at.to_owned(), what)),
+        }
+    }
+
+    fn flag(&self, field: Field) -> Option<bool> {
+        match self.all(field).next() {
+            Some((Found::Bool(flag), _)) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// Whether the two repositories of a change differ. A source that was deleted counts as another.
+    fn fork(&self) -> Option<bool> {
+        let mut ids = self.reader.fields.get(&Field::Fork)?.chunks(2).filter_map(|pair| match pair {
+            [(source, _), (target, _)] => Some((self.values.get(*source), self.values.get(*target)?)),
+            _ => None,
+        });
+        ids.next().map(|(source, target)| source != Some(target))
+    }
+
+    /// A branch by its own name, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
+    /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`.
+    fn git_ref(&self) -> Result<Option<GitRef>, NoFacts> {
+        if let Some(branch) = self.text(Field::Branch)? {
+            return Ok(Some(GitRef::Branch(branch)));
+        }
+        let Some(reference) = self.text(Field::Ref)? else { return Ok(None) };
+        let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
+        Ok(match self.all(Field::RefType).next() {
+            Some((Found::Bool(is_tag), _)) if *is_tag => Some(GitRef::Tag(reference)),
+            Some((Found::Bool(_), _)) => Some(GitRef::Branch(reference)),
+            Some((Found::Text(kind), _)) if kind == "tag" => Some(GitRef::Tag(reference)),
+            Some((Found::Text(kind), _)) if kind == "branch" => Some(GitRef::Branch(reference)),
+            Some(_) => None,
+            None => stands_for("refs/heads/").map(GitRef::Branch).or_else(|| stands_for("refs/tags/").map(GitRef::Tag)),
+        })
+    }
+}
+
+enum GitRef {
+    Branch(Arc<str>),
+    Tag(Arc<str>),
+}
+
+/// An id becomes part of a user name, in which `:` separates.
+fn is_text_id(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}

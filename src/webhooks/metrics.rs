@@ -1,0 +1,49 @@
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+use super::{Delivery, Webhook};
+use crate::error::Reason;
+
+/// Counts deliveries. Cheap to clone; clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookMetrics {
+    genuine: Family<Secret, Counter>,
+    refused: Family<Refused, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Secret {
+    webhook: String,
+    secret: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    webhook: String,
+    reason: &'static str,
+}
+
+impl WebhookMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "doorward_webhook_genuine",
+            "Deliveries whose signature was good, by the position of the secret that made it",
+            self.genuine.clone(),
+        );
+        registry.register("doorward_webhook_refused", "Deliveries that were refused", self.refused.clone());
+    }
+
+    /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.
+    pub fn genuine(&self, webhook: &Webhook, delivery: &Delivery) {
+        let labels = Secret { webhook: webhook.name.to_string(), secret: delivery.secret_index as u64 };
+        self.genuine.get_or_create(&labels).inc();
+    }
+
+    /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.
+    pub fn refused(&self, webhook: &Webhook, reason: Reason) {
+        self.refused.get_or_create(&Refused { webhook: webhook.name.to_string(), reason: reason.as_str() }).inc();
+    }
+}

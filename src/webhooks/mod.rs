@@ -1,0 +1,313 @@
+//! Webhooks: which sender, whether the delivery is genuine and new, and what its body tells.
+//!
+//! An EventListener answers 202 before it looks at a signature, so this is the only place that can say 401. A delivery
+//! passes three steps: [`Webhook::precheck`] reads its head, before the body is polled; [`Webhook::verify`] checks the
+//! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new.
+
+mod document;
+pub mod facts;
+mod metrics;
+pub mod replay;
+mod resolve;
+mod senders;
+mod signature;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method, header};
+use serde_json::Map;
+
+pub use self::{
+    facts::Facts,
+    metrics::WebhookMetrics,
+    replay::{Replay, ReplayKeys, Reservation},
+    resolve::resolve_all,
+    signature::github_signature,
+};
+use self::{
+    facts::Reader,
+    senders::Sender,
+    signature::{Form, Key, Presented, single, unproven},
+};
+use crate::{
+    authn::{CredentialId, Kind, LoginFacts, Principal, Scheme, principal::check_name},
+    clock::Timestamp,
+    error::{Reason, Rejection},
+};
+
+/// A sender of webhooks, as an entry of `webhooks` configures it.
+#[derive(Debug)]
+pub struct Webhook {
+    name: Arc<str>,
+    /// `webhook:NAME`, the issuer of its principals.
+    issuer: Arc<str>,
+    /// The name in identities.
+    identity: Arc<str>,
+    sender: &'static Sender,
+    forms: Vec<Form>,
+    secrets: Vec<Secret>,
+    id_headers: Vec<HeaderName>,
+    event_header: Option<HeaderName>,
+    allowed_headers: Vec<HeaderName>,
+    tolerance: Duration,
+    replay_window: Duration,
+    max_body: usize,
+    facts: Reader,
+}
+
+/// A secret and the time in which it is accepted.
+#[derive(Debug)]
+struct Secret {
+    key: Key,
+    /// Stands for the secret in replay keys.
+    scope: [u8; 32],
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+}
+
+/// A delivery whose head is plausible: how much body may be read for it, and what will be verified.
+#[derive(Debug)]
+pub struct Expected {
+    /// The largest body, in bytes. More is [`Reason::BodyTooLarge`].
+    pub max_body: usize,
+    presented: Presented,
+    signs_body: bool,
+    id: Option<Arc<str>>,
+    event: Option<String>,
+}
+
+/// A genuine delivery.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub facts: Arc<Facts>,
+    /// Which of the configured secrets proved it, counted from 0.
+    pub secret_index: usize,
+    /// The sender only tries its hook: answered with 200, not forwarded.
+    pub ping: bool,
+    pub replay: ReplayKeys,
+    /// SHA-256 of the body.
+    pub body_sha256: [u8; 32],
+    /// When the secret that proved it ends.
+    expires: Timestamp,
+}
+
+impl Webhook {
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The largest body that a delivery may have, in bytes.
+    pub fn max_body(&self) -> usize {
+        self.max_body
+    }
+
+    /// The request headers that an EventListener gets. Everything else stays here: credentials, and headers that no
+    /// signature covers and that would change what the delivery means.
+    pub fn allowed_headers(&self) -> &[HeaderName] {
+        &self.allowed_headers
+    }
+
+    /// Reads the head of a delivery before its body is polled, so that only plausible callers are asked for one.
+    /// Refuses with 405, 415, 413, 400 or 401.
+    pub fn precheck(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        content_length: Option<u64>,
+    ) -> Result<Expected, Rejection> {
+        if method != Method::POST {
+            return Err(Rejection::new(Reason::MethodNotAllowed, "webhooks are delivered by POST"));
+        }
+        check_media(headers)?;
+        if content_length.is_some_and(|length| length > self.max_body as u64) {
+            return Err(self.too_large());
+        }
+        let (form, presented) = self.presented(headers)?;
+        Ok(Expected {
+            max_body: self.max_body,
+            signs_body: form.signs_body(),
+            id: self.delivery_id(headers, &presented)?,
+            presented,
+            event: self.event(headers)?,
+        })
+    }
+
+    /// Verifies the signature over `body`, as it came, and reads the facts. Refuses with 413, 401, and for the body of
+    /// somebody who knows the secret with 400.
+    pub fn verify(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Rejection> {
+        if body.len() > self.max_body {
+            return Err(self.too_large());
+        }
+        let (secret_index, secret) = self
+            .secrets
+            .iter()
+            .enumerate()
+            .filter(|(_, secret)| secret.is_active(now))
+            .find(|(_, secret)| expected.presented.verify(&secret.key, body))
+            .ok_or_else(|| unproven(Reason::SignatureInvalid, "no active secret made the signature"))?;
+        self.check_time(expected.presented.signed_at, now)?;
+
+        let facts = self.facts.read(body, expected.event.as_deref()).map_err(|error| {
+            Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
+        })?;
+        let body_sha256 = sha256(&[body]);
+        let id = expected.id.unwrap_or_else(|| replay::body_id(&body_sha256));
+        let signed = (expected.signs_body && expected.presented.signed_id.is_none())
+            .then(|| sha256(&[expected.presented.before().as_bytes(), &body_sha256]));
+        let facts = Facts {
+            webhook: Arc::clone(&self.name),
+            sender_kind: Arc::clone(&self.identity),
+            delivery: Arc::clone(&id),
+            ..facts
+        };
+        Ok(Delivery {
+            ping: facts.event.as_deref().is_some_and(|event| self.sender.pings.contains(&event)),
+            facts: Arc::new(facts),
+            secret_index,
+            replay: ReplayKeys::new(&secret.scope, &id, signed.as_ref(), self.replay_window),
+            body_sha256,
+            expires: secret.not_after.unwrap_or(Timestamp::MAX),
+        })
+    }
+
+    /// Who a delivery comes from: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names no
+    /// repository. An agent, since nothing tells whether a person, a bot or a pod caused it.
+    pub fn principal(&self, delivery: &Delivery) -> Result<Principal, Rejection> {
+        let name: Arc<str> = match &delivery.facts.repository_id {
+            Some(id) => format!("webhook:{}:repo:{id}", self.identity).into(),
+            None => format!("webhook:{}:hook:{}", self.identity, self.name).into(),
+        };
+        check_name(&name).map_err(|error| {
+            Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
+        })?;
+        Ok(Principal {
+            issuer: Arc::clone(&self.issuer),
+            subject: Arc::clone(&name),
+            username: name,
+            kind: Kind::Agent,
+            scheme: Scheme::Webhook,
+            groups: Vec::new(),
+            scopes: Vec::new(),
+            client: None,
+            actor: None,
+            login: LoginFacts::default(),
+            claims: Arc::new(Map::new()),
+            credential: CredentialId::Delivery(Arc::clone(&delivery.facts.delivery)),
+            expires: delivery.expires,
+            delivery: Some(Arc::clone(&delivery.facts)),
+            workload: None,
+            email: None,
+        })
+    }
+
+    /// Whether some secret is configured here and there, so that a delivery for one would be genuine for the other.
+    pub fn shares_secret_with(&self, other: &Self) -> bool {
+        self.secrets.iter().any(|ours| other.secrets.iter().any(|theirs| ours.scope == theirs.scope))
+    }
+
+    /// The strongest form that the delivery uses. A weaker one beside it is not looked at, but still read, so that it
+    /// stands there once.
+    fn presented(&self, headers: &HeaderMap) -> Result<(&Form, Presented), Rejection> {
+        for form in &self.forms {
+            single(headers, form.header())?;
+        }
+        for form in &self.forms {
+            if let Some(presented) = form.read(headers)? {
+                return Ok((form, presented));
+            }
+        }
+        Err(unproven(Reason::CredentialMissing, "no header with a signature"))
+    }
+
+    fn delivery_id(&self, headers: &HeaderMap, presented: &Presented) -> Result<Option<Arc<str>>, Rejection> {
+        if let Some(id) = &presented.signed_id {
+            return Ok(Some(id.as_str().into()));
+        }
+        for name in &self.id_headers {
+            single(headers, name)?;
+        }
+        for name in &self.id_headers {
+            let Some(value) = single(headers, name)? else { continue };
+            return match value.to_str() {
+                Ok(id) if (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    Ok(Some(id.into()))
+                }
+                _ => Err(bad_request(format!("{name} is not 1 to 255 visible ASCII characters"))),
+            };
+        }
+        match self.id_headers.first() {
+            Some(name) if self.sender.id_required => Err(bad_request(format!("{name} is missing"))),
+            _ => Ok(None),
+        }
+    }
+
+    fn event(&self, headers: &HeaderMap) -> Result<Option<String>, Rejection> {
+        let Some(name) = &self.event_header else { return Ok(None) };
+        match single(headers, name)?.map(|value| value.to_str()) {
+            Some(Ok(event)) if (1..=64).contains(&event.len()) => Ok(Some(event.to_owned())),
+            Some(_) => Err(bad_request(format!("{name} is not 1 to 64 visible ASCII characters"))),
+            None => Err(bad_request(format!("{name} is missing"))),
+        }
+    }
+
+    /// In whole seconds: a signature as old as the tolerance is the last that is good.
+    fn check_time(&self, signed_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
+        let Some(signed_at) = signed_at else { return Ok(()) };
+        let age = now.as_secs().saturating_sub(signed_at.as_secs());
+        if age.unsigned_abs() <= self.tolerance.as_secs() {
+            return Ok(());
+        }
+        let reason = if age > 0 { Reason::TokenExpired } else { Reason::TokenNotYetValid };
+        Err(unproven(reason, "the time of signing is too far from ours"))
+    }
+
+    fn too_large(&self) -> Rejection {
+        Rejection::new(Reason::BodyTooLarge, format!("a delivery may have {} bytes at most", self.max_body))
+    }
+}
+
+impl Secret {
+    fn is_active(&self, now: Timestamp) -> bool {
+        self.not_before.is_none_or(|from| from <= now) && self.not_after.is_none_or(|until| now < until)
+    }
+}
+
+/// Plain JSON only. A form would be verified as one thing and read as another, `application/cloudevents+json` would
+/// turn the delivery into another event, and no Git host compresses.
+fn check_media(headers: &HeaderMap) -> Result<(), Rejection> {
+    let unsupported = |detail| {
+        Rejection::new(Reason::UnsupportedMediaType, detail).fix("set the content type of the hook to application/json")
+    };
+    if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|encoding| encoding != "identity") {
+        return Err(unsupported("a delivery must not have a Content-Encoding"));
+    }
+    let essence_and_charset = |value: &str| {
+        let mut parts = value.split(';').map(str::trim);
+        let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+        json && parts.all(|parameter| {
+            parameter.split_once('=').is_none_or(|(name, value)| {
+                !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            })
+        })
+    };
+    match single(headers, &header::CONTENT_TYPE)?.map(|value| value.to_str().is_ok_and(essence_and_charset)) {
+        Some(true) => Ok(()),
+        _ => Err(unsupported("a delivery must be application/json in UTF-8")),
+    }
+}
+
+fn bad_request(detail: String) -> Rejection {
+    Rejection::new(Reason::BadRequest, detail)
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    replay::to_array(context.finish())
+}

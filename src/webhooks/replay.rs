@@ -1,0 +1,254 @@
+//! Each delivery is forwarded once, whoever repeats it, over whichever route and replica.
+//!
+//! A delivery is reserved after its signature was verified (so that a forger cannot use up ids), committed when the
+//! upstream took it, and released when it did not. Its twin gets 503 while that is under way, since an early 200
+//! would lose the delivery if the first one fails, and 200 afterwards.
+//!
+//! Keys depend on the secret, not on the route: the same delivery on a second route with the same secret is a
+//! duplicate. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
+//! delivery could send it under another id. Limits: a sender without signed ids that repeats an event with exactly the
+//! same body within the window is taken for a repetition; a plain token signs nothing, so its holder can make any
+//! delivery new.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+
+use crate::{
+    clock::Timestamp,
+    error::{Reason, Rejection},
+    store::{Expect, Store, StoreError, Stored, Table, Written},
+};
+
+/// What makes a delivery the same as another: opaque keys of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayKeys {
+    keys: Vec<[u8; 32]>,
+    /// How long the delivery is remembered.
+    window: Duration,
+}
+
+impl ReplayKeys {
+    /// `scope` stands for the secret, `id` is the sender's, `signed` the hash of the signed bytes if they count.
+    pub(super) fn new(scope: &[u8; 32], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
+        let key = |kind: &[u8], data: &[u8]| {
+            let mut context = digest::Context::new(&digest::SHA256);
+            context.update(scope);
+            context.update(kind);
+            context.update(data);
+            to_array(context.finish())
+        };
+        let keys = std::iter::once(key(b"id\0", id.as_bytes())).chain(signed.map(|bytes| key(b"body\0", bytes)));
+        Self { keys: keys.collect(), window }
+    }
+}
+
+pub(super) fn to_array(digest: digest::Digest) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+/// Remembers deliveries in the store.
+#[derive(Clone)]
+pub struct Replay {
+    store: Store,
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Replay")
+    }
+}
+
+/// A delivery that is being forwarded. One that is dropped undecided lapses with its lease: nobody knows whether the
+/// upstream took it.
+#[derive(Debug)]
+#[must_use = "a reservation is committed or released"]
+pub struct Reservation {
+    replay: Replay,
+    held: Vec<([u8; 32], u64)>,
+    window: Duration,
+}
+
+const RESERVED: &[u8] = b"reserved";
+const COMMITTED: &[u8] = b"committed";
+
+/// When a twin of a delivery under way may ask again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl Replay {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
+    /// [`Reason::ReplayedDelivery`] (200), [`Reason::DeliveryInFlight`] (503) or [`Reason::StoreUnavailable`] (503).
+    pub async fn reserve(&self, keys: &ReplayKeys, lease: Duration, now: Timestamp) -> Result<Reservation, Rejection> {
+        let mut reservation = Reservation { replay: self.clone(), held: Vec::new(), window: keys.window };
+        for key in &keys.keys {
+            let put = self.store.put(Table::Deliveries, key, RESERVED.to_vec(), now + lease, Expect::Absent, now);
+            let refusal = match put.await {
+                Ok(Written::Done(version)) => {
+                    reservation.held.push((*key, version));
+                    continue;
+                }
+                Ok(Written::Conflict(twin)) => refuse_twin(twin.as_ref()),
+                Err(error) => Rejection::new(Reason::StoreUnavailable, "deliveries cannot be told apart at the moment")
+                    .fix("send it again later")
+                    .retry_after(RETRY_AFTER)
+                    .because(error),
+            };
+            // A key that cannot be given back lapses with its lease.
+            let _ = reservation.release(now).await;
+            return Err(refusal);
+        }
+        Ok(reservation)
+    }
+}
+
+impl Reservation {
+    /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
+    pub async fn commit(self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(COMMITTED, now + self.window, now).await
+    }
+
+    /// The upstream did not take it: the sender may send it again.
+    pub async fn release(self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(RESERVED, Timestamp::default(), now).await
+    }
+
+    /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
+    async fn write(&self, value: &[u8], expires: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for (key, version) in &self.held {
+            let expect = Expect::Version(*version);
+            let put = self.replay.store.put(Table::Deliveries, key, value.to_vec(), expires, expect, now).await;
+            let put = put.map(drop);
+            result = result.and(put);
+        }
+        result
+    }
+}
+
+fn refuse_twin(twin: Option<&Stored>) -> Rejection {
+    if twin.is_some_and(|twin| twin.value == COMMITTED) {
+        return Rejection::new(Reason::ReplayedDelivery, "duplicate: this delivery has been accepted before");
+    }
+    Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").retry_after(RETRY_AFTER)
+}
+
+/// The short text for a delivery that has no id of its own.
+pub(super) fn body_id(body_sha256: &[u8; 32]) -> Arc<str> {
+    body_sha256.iter().fold("sha256-".to_owned(), |text, byte| text + &format!("{byte:02x}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::webhooks::testing::MemoryStore;
+
+    const LEASE: Duration = Duration::from_secs(60);
+    const WINDOW: Duration = Duration::from_secs(3 * 86_400);
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn keys(scope: u8, id: &str, body: Option<u8>) -> ReplayKeys {
+        ReplayKeys::new(&[scope; 32], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
+    }
+
+    fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
+        result.err().map(|rejection| rejection.reason())
+    }
+
+    #[tokio::test]
+    async fn what_a_second_delivery_gets() {
+        struct Case {
+            row: &'static str,
+            second: ReplayKeys,
+            while_under_way: Option<Reason>,
+            after_commit: Option<Reason>,
+        }
+        let twin = (Some(Reason::DeliveryInFlight), Some(Reason::ReplayedDelivery));
+        let case = |row, second, (while_under_way, after_commit)| Case { row, second, while_under_way, after_commit };
+        for case in [
+            case("webhooks:17 same id and body", keys(1, "a", Some(1)), twin),
+            case("webhooks:17 twin: another delivery", keys(1, "b", Some(2)), (None, None)),
+            case("webhooks:18 same body, another id", keys(1, "b", Some(1)), twin),
+            case("webhooks:18 twin: body not signed", keys(1, "b", None), (None, None)),
+            case("webhooks:17 same id, another body", keys(1, "a", Some(2)), twin),
+            // The scope is the secret's, so the route does not matter.
+            case("attacks:Z16 other route, same secret", keys(1, "a", Some(1)), twin),
+            case("attacks:Z16 twin: another secret", keys(2, "a", Some(1)), (None, None)),
+        ] {
+            let replay = Replay::new(MemoryStore::shared());
+            let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+            let second = replay.reserve(&case.second, LEASE, NOW).await;
+            let outcome = second.as_ref().err().map(Rejection::reason);
+            assert_eq!(outcome, case.while_under_way, "{}", case.row);
+            if let Ok(second) = second {
+                second.release(NOW).await.unwrap();
+            }
+            first.commit(NOW).await.unwrap();
+            assert_eq!(reason(replay.reserve(&case.second, LEASE, NOW).await), case.after_commit, "{}", case.row);
+        }
+    }
+
+    #[tokio::test]
+    async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
+        let replay = Replay::new(MemoryStore::shared());
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..50_u8 {
+            // Half of them under an id of their own.
+            let id = if number % 2 == 0 { "a".to_owned() } else { number.to_string() };
+            let (replay, keys) = (replay.clone(), keys(1, &id, Some(1)));
+            tasks.spawn(async move { replay.reserve(&keys, LEASE, NOW).await });
+        }
+        let results = tasks.join_all().await;
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        for rejection in results.into_iter().filter_map(Result::err) {
+            assert_eq!(rejection.reason(), Reason::DeliveryInFlight);
+            assert!(rejection.retry_after_span().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_released_delivery_can_be_sent_again() {
+        let replay = Replay::new(MemoryStore::shared());
+        replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap().release(NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await), None);
+    }
+
+    #[tokio::test]
+    async fn a_refused_twin_does_not_keep_its_own_id() {
+        let replay = Replay::new(MemoryStore::shared());
+        let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), Some(Reason::DeliveryInFlight));
+        first.release(NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), None);
+    }
+
+    #[tokio::test]
+    async fn webhooks_19_the_window_and_the_lease_end() {
+        let replay = Replay::new(MemoryStore::shared());
+        let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+        // The process that held the lease died; its late commit must not undo the successor.
+        let later = NOW + LEASE;
+        let second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
+        first.release(later).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later).await), Some(Reason::DeliveryInFlight));
+        second.commit(later).await.unwrap();
+        let inside = later + WINDOW - Duration::from_millis(1);
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, inside).await), Some(Reason::ReplayedDelivery));
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later + WINDOW).await), None);
+    }
+
+    #[tokio::test]
+    async fn without_the_store_nothing_is_forwarded() {
+        let store = MemoryStore::shared();
+        let replay = Replay::new(store.clone());
+        store.set_down(true);
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), Some(Reason::StoreUnavailable));
+        store.set_down(false);
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), None);
+    }
+}

@@ -1,0 +1,270 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use http::{HeaderName, header};
+
+use super::{
+    Reader, Secret, Webhook,
+    senders::{self, LABELS, sender},
+};
+use crate::{
+    clock::Timestamp,
+    config::{
+        raw,
+        report::At,
+        resolver::{self, Resolver},
+        values::Span,
+    },
+};
+
+/// Three days: how long GitHub offers to send a delivery again.
+const REPLAY_WINDOW: Span = Span::from_secs(3 * 86_400);
+
+/// The tolerance of the Standard Webhooks libraries.
+const TOLERANCE: Span = Span::from_secs(300);
+
+/// Headers that pass from every sender.
+const COMMON_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::USER_AGENT];
+
+/// A generic sender must not sign with one of these: they are credentials of another kind, or belong to HTTP.
+const NOT_A_SIGNATURE: [HeaderName; 5] =
+    [header::AUTHORIZATION, header::COOKIE, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::HOST];
+
+/// Resolves all senders, by name. `at` is the place of the list. Also refuses a secret that two senders share: a
+/// delivery for one would be genuine for the other.
+pub fn resolve_all(webhooks: &[raw::Webhook], at: &At, resolver: &mut Resolver) -> BTreeMap<Arc<str>, Arc<Webhook>> {
+    let mut resolved: BTreeMap<Arc<str>, Arc<Webhook>> = BTreeMap::new();
+    for (index, raw) in webhooks.iter().enumerate() {
+        let at = at.index(index);
+        if resolved.contains_key(&*raw.name) {
+            resolver.report.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
+        }
+        let Some(webhook) = Webhook::resolve(raw, &at, resolver) else { continue };
+        for other in resolved.values().filter(|other| webhook.shares_secret_with(other)) {
+            resolver
+                .report
+                .error(&at.key("secrets"), format!("`{}` and `{}` have a secret in common", other.name, webhook.name))
+                .help("give each its own: a delivery for one would be genuine for the other");
+        }
+        let twin = resolved.values().find(|other| other.identity == webhook.identity);
+        if let Some(twin) = twin.filter(|_| raw.identity.is_none()) {
+            let message = format!("`{}` and `{}` have the identity `{}`", twin.name, webhook.name, webhook.identity);
+            resolver
+                .report
+                .warning(&at, message)
+                .help("repository 7 of one is repository 7 of the other; if they are two servers, set `identity`");
+        }
+        resolved.insert(Arc::clone(&webhook.name), Arc::new(webhook));
+    }
+    resolved
+}
+
+impl Webhook {
+    /// Resolves an entry of `webhooks`; what is wrong with it is reported.
+    pub fn resolve(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let sender = sender(raw.sender);
+        let errors = resolver.report.problems().len();
+        check_name(&raw.name, &at.key("name"), resolver);
+        check_settings(raw, at, resolver);
+        let generic_headers = generic_headers(raw, at, resolver);
+        let identity = identity(raw, sender, at, resolver);
+
+        let secrets_at = at.key("secrets");
+        if raw.secrets.is_empty() {
+            resolver
+                .report
+                .error(&secrets_at, "there is no secret")
+                .help("without one anybody could send; write `secrets: [{secret: {file: ...}}]`");
+        }
+        let secrets: Vec<_> = raw
+            .secrets
+            .iter()
+            .enumerate()
+            .filter_map(|(index, secret)| resolve_secret(raw, secret, sender, &secrets_at.index(index), resolver))
+            .collect();
+        let forms = (sender.forms)(raw);
+        if !secrets.is_empty() && !secrets.iter().any(|secret| forms.iter().any(|form| secret.key.signs(form))) {
+            resolver
+                .report
+                .error(&secrets_at, "no secret can verify a signature, as `require_signature` asks")
+                .help("add the signing token, which begins with `whsec_`");
+        }
+
+        let has_errors = resolver
+            .report
+            .problems()
+            .iter()
+            .skip(errors)
+            .any(|problem| problem.severity == crate::config::report::Severity::Error);
+        if has_errors {
+            return None;
+        }
+        let signature = raw.signature.as_ref();
+        let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
+        let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
+        let configured_facts = signature
+            .into_iter()
+            .flat_map(|signature| signature.facts.iter().map(|(fact, at)| (senders::field(*fact), vec![at.as_str()])));
+        let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
+        let mut allowed_headers = COMMON_HEADERS.to_vec();
+        allowed_headers.extend(names(sender.passes));
+        allowed_headers.extend(generic_headers);
+        Some(Self {
+            name: raw.name.as_str().into(),
+            issuer: format!("webhook:{}", raw.name).into(),
+            identity,
+            sender,
+            forms,
+            secrets,
+            id_headers: names(sender.id_headers).into_iter().chain(configured_id).collect(),
+            event_header: sender.events.header().map(HeaderName::from_static),
+            allowed_headers,
+            tolerance: signature.and_then(|signature| signature.tolerance).unwrap_or(TOLERANCE).get(),
+            replay_window: raw.replay_window.unwrap_or(REPLAY_WINDOW).get(),
+            max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
+            facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
+        })
+    }
+}
+
+/// Settings that belong to another kind of sender, or that would switch a protection off.
+fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    if raw.require_signature && raw.sender != raw::Sender::Gitlab {
+        report
+            .error(&at.key("require_signature"), "only `gitlab` has deliveries without a signature")
+            .help("take it away; a delivery of this sender is always refused without one");
+    }
+    match (&raw.signature, raw.sender) {
+        (None, raw::Sender::Generic) => {
+            report.error(at, "a `generic` sender needs `signature`").help("name at least its `header`");
+        }
+        (Some(_), raw::Sender::Github | raw::Sender::Gitlab) => {
+            report
+                .error(&at.key("signature"), "the signature of this sender is known")
+                .help("take it away, or write `sender: generic`");
+        }
+        _ => {}
+    }
+    if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
+        report.error(&at.key("replay_window"), "is shorter than 10 m, so that a delivery could be repeated");
+    }
+    if raw.max_body.is_some_and(|size| size.0 == 0) {
+        report.error(&at.key("max_body"), "is zero, so that every delivery would be refused");
+    }
+    let Some(signature) = &raw.signature else { return };
+    let at = at.key("signature");
+    if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
+        report.error(&at.key("tolerance"), "needs `timestamp_header`");
+    }
+    if signature.tolerance.is_some_and(|tolerance| tolerance.get() > Duration::from_secs(3600)) {
+        report.error(&at.key("tolerance"), "is longer than 1 h");
+    }
+    for (fact, pointer) in &signature.facts {
+        if !pointer.starts_with('/') || pointer.len() > 256 {
+            let name = serde_json::to_value(fact).ok().and_then(|name| Some(name.as_str()?.to_owned()));
+            report
+                .error(&at.key("facts").key(&name.unwrap_or_default()), format!("`{pointer}` is not a JSON pointer"))
+                .help("write it as `/repository/id`");
+        }
+    }
+}
+
+/// The headers that a generic sender names; they pass to the EventListener.
+fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<HeaderName> {
+    let Some(signature) = &raw.signature else { return Vec::new() };
+    let at = at.key("signature");
+    let mut headers: Vec<HeaderName> = Vec::new();
+    let named = [
+        ("header", Some(&signature.header)),
+        ("id_header", signature.id_header.as_ref()),
+        ("timestamp_header", signature.timestamp_header.as_ref()),
+    ];
+    for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+        match name.parse::<HeaderName>() {
+            Err(_) => drop(resolver.report.error(&at.key(key), format!("`{name}` is not the name of a header"))),
+            Ok(name) if NOT_A_SIGNATURE.contains(&name) => {
+                resolver.report.error(&at.key(key), format!("`{name}` has another meaning"));
+            }
+            Ok(name) if headers.contains(&name) => {
+                resolver.report.error(&at.key(key), format!("`{name}` is named twice"));
+            }
+            Ok(name) => headers.push(name),
+        }
+    }
+    headers
+}
+
+fn check_name(name: &str, at: &At, resolver: &mut Resolver) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    if !(1..=63).contains(&name.len()) || !name.bytes().all(plain) {
+        resolver
+            .report
+            .error(at, format!("`{name}` cannot be part of an identity"))
+            .help("write 1 to 63 lower case letters, digits, `-`, `_` and `.`");
+    }
+}
+
+/// Two senders must not share a name in identities, else repository 7 of one is repository 7 of the other.
+fn identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resolver: &mut Resolver) -> Arc<str> {
+    let name = raw.identity.as_deref().or(sender.label).unwrap_or(&raw.name);
+    if LABELS.contains(&name) && sender.label != Some(name) {
+        let at = if raw.identity.is_some() { at.key("identity") } else { at.key("name") };
+        resolver
+            .report
+            .error(&at, format!("`{name}` is the identity of another kind of sender"))
+            .help("set `identity` to a name of its own");
+    }
+    if raw.identity.is_some() {
+        check_name(name, &at.key("identity"), resolver);
+    }
+    name.into()
+}
+
+fn resolve_secret(
+    webhook: &raw::Webhook,
+    raw: &raw::WebhookSecret,
+    sender: &senders::Sender,
+    at: &At,
+    resolver: &mut Resolver,
+) -> Option<Secret> {
+    let mut time = |key: &str, text: &Option<String>| {
+        let text = text.as_ref()?;
+        let time = Timestamp::from_rfc3339(text);
+        if time.is_none() {
+            resolver
+                .report
+                .error(&at.key(key), format!("`{text}` is not a time"))
+                .help("write it as `2026-01-31T18:00:00Z` (RFC 3339)");
+        }
+        time
+    };
+    let (not_before, not_after) = (time("not_before", &raw.not_before), time("not_after", &raw.not_after));
+    if not_before.zip(not_after).is_some_and(|(from, until)| from >= until) {
+        resolver.report.error(&at.key("not_after"), "is not after `not_before`, so the secret is never accepted");
+    }
+    let at = at.key("secret");
+    let secret = resolver.secret(&at, &raw.secret)?;
+    let key = match (sender.key)(webhook, secret.expose()) {
+        Ok(key) => key,
+        Err(why) => {
+            resolver.report.error(&at, format!("the secret {why}"));
+            return None;
+        }
+    };
+    if secret.expose().len() < 16 {
+        resolver
+            .report
+            .warning(&at, "the secret is shorter than 16 bytes")
+            .help("whoever sees one delivery can guess it; make one with `openssl rand -hex 32`");
+    }
+    Some(Secret { key, scope: scope(&secret), not_before, not_after })
+}
+
+/// A name for a secret that does not tell it.
+fn scope(secret: &resolver::Secret) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), b"doorward webhook replay scope");
+    let mut scope = [0; 32];
+    scope.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+    scope
+}

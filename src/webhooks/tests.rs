@@ -1,0 +1,343 @@
+//! The vectors of each sender, row by row, and what resolving refuses.
+
+use std::fs;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{raw, report::At, resolver::Resolver};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vectors {
+    #[serde(rename = "note")]
+    _note: String,
+    now: i64,
+    webhook: Value,
+    secrets: Vec<SecretText>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretText {
+    value: String,
+    not_before: Option<String>,
+    not_after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// The row of the table of attacks.
+    row: String,
+    name: String,
+    method: Option<String>,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    body_hex: Option<String>,
+    content_length: Option<u64>,
+    now: Option<i64>,
+    #[serde(default)]
+    require_signature: bool,
+    /// `accepted`, `ping`, or the reason of the refusal.
+    expect: String,
+    secret_index: Option<usize>,
+    /// All facts that the body tells, but for those that the configuration and the head give.
+    facts: Option<Value>,
+}
+
+/// Resolves a `webhooks` entry whose secrets stand in files of a folder of its own.
+fn resolve(mut webhook: Value, secrets: &[SecretText]) -> (Option<Webhook>, Resolver) {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = secrets.iter().enumerate().map(|(index, secret)| {
+        let file = index.to_string();
+        fs::write(folder.path().join(&file), &secret.value).unwrap();
+        json!({"secret": {"file": file}, "not_before": secret.not_before, "not_after": secret.not_after})
+    });
+    webhook["secrets"] = entries.collect();
+    let raw: raw::Webhook = serde_json::from_value(webhook).unwrap();
+    let mut resolver = Resolver::new(folder.path());
+    let webhook = Webhook::resolve(&raw, &At::root().key("webhooks").index(0), &mut resolver);
+    (webhook, resolver)
+}
+
+fn secrets(values: &[&str]) -> Vec<SecretText> {
+    let secret = |value: &&str| SecretText { value: (*value).to_owned(), not_before: None, not_after: None };
+    values.iter().map(secret).collect()
+}
+
+fn head(headers: &[(impl AsRef<str>, impl AsRef<str>)]) -> HeaderMap {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            (name.as_ref().parse::<HeaderName>().unwrap(), HeaderValue::from_str(value.as_ref()).unwrap())
+        })
+        .collect()
+}
+
+fn facts_as_json(facts: &Facts) -> Value {
+    let text = |value: &Option<Arc<str>>| value.as_deref().map(Value::from);
+    let all = [
+        ("event", text(&facts.event)),
+        ("action", text(&facts.action)),
+        ("repository", text(&facts.repository)),
+        ("repository_id", text(&facts.repository_id)),
+        ("owner", text(&facts.owner)),
+        ("branch", text(&facts.branch)),
+        ("tag", text(&facts.tag)),
+        ("commit", text(&facts.commit)),
+        ("actor", text(&facts.actor)),
+        ("actor_id", text(&facts.actor_id)),
+        ("fork", facts.fork.map(Value::from)),
+        ("pull_request", text(&facts.pull_request)),
+        ("draft", facts.draft.map(Value::from)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>().into()
+}
+
+impl Case {
+    fn body(&self) -> Bytes {
+        match (&self.body, &self.body_hex) {
+            (Some(text), None) => Bytes::copy_from_slice(text.as_bytes()),
+            (None, Some(hex)) => hex
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect(),
+            _ => panic!("{}: one of `body` and `body_hex`", self.name),
+        }
+    }
+
+    fn run(&self, webhook: &Webhook, now: i64) -> Result<Delivery, Rejection> {
+        let method: Method = self.method.as_deref().unwrap_or("POST").parse().unwrap();
+        let body = self.body();
+        let length = self.content_length.unwrap_or(body.len() as u64);
+        let expected = webhook.precheck(&method, &head(&self.headers), Some(length))?;
+        webhook.verify(expected, &body, Timestamp::from_secs(self.now.unwrap_or(now)))
+    }
+}
+
+fn check(vectors: &str) {
+    let vectors: Vectors = serde_json::from_str(vectors).unwrap();
+    let mut strict = vectors.webhook.clone();
+    strict["require_signature"] = true.into();
+    let plain = resolve(vectors.webhook, &vectors.secrets).0.unwrap();
+    let strict = resolve(strict, &vectors.secrets).0;
+    for case in &vectors.cases {
+        let title = format!("{}: {}", case.row, case.name);
+        let webhook = if case.require_signature { strict.as_ref().unwrap() } else { &plain };
+        let result = case.run(webhook, vectors.now);
+        let outcome = match &result {
+            Ok(delivery) if delivery.ping => "ping",
+            Ok(_) => "accepted",
+            Err(rejection) => rejection.reason().as_str(),
+        };
+        assert_eq!(outcome, case.expect, "{title}: {result:?}");
+        match result {
+            Ok(delivery) => {
+                assert_eq!(delivery.body_sha256, sha256(&[&case.body()]), "{title}");
+                if let Some(index) = case.secret_index {
+                    assert_eq!(delivery.secret_index, index, "{title}");
+                }
+                if let Some(facts) = &case.facts {
+                    assert_eq!(&facts_as_json(&delivery.facts), facts, "{title}");
+                }
+            }
+            // Nothing that helps to guess: every 401 says the same.
+            Err(rejection) if rejection.status() == http::StatusCode::UNAUTHORIZED => {
+                assert_eq!(rejection.detail(), "the delivery is not signed as this address requires", "{title}");
+                assert_eq!(rejection.fix_text(), None, "{title}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn github_vectors() {
+    check(include_str!("vectors/github.json"));
+}
+
+#[test]
+fn gitlab_vectors() {
+    check(include_str!("vectors/gitlab.json"));
+}
+
+#[test]
+fn generic_vectors() {
+    check(include_str!("vectors/generic.json"));
+}
+
+const SECRET: &str = "a secret of a webhook";
+const PUSH: &str = r#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1234}}"#;
+
+fn github(secrets_: &[&str]) -> Webhook {
+    resolve(json!({"name": "hub", "sender": "github"}), &secrets(secrets_)).0.unwrap()
+}
+
+fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Delivery, Rejection> {
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[
+        ("content-type", "application/json"),
+        ("x-github-event", event),
+        ("x-github-delivery", id),
+        ("x-hub-signature-256", &signature),
+    ]);
+    let expected = webhook.precheck(&Method::POST, &headers, None)?;
+    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000))
+}
+
+#[test]
+fn standard_webhooks_published_vector() {
+    let (webhook, _) =
+        resolve(json!({"name": "lab", "sender": "gitlab"}), &secrets(&["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]));
+    let webhook = webhook.unwrap();
+    let run = |signature: &str| {
+        let headers = head(&[
+            ("content-type", "application/json"),
+            ("x-gitlab-event", "Push Hook"),
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            ("webhook-signature", signature),
+        ]);
+        let expected = webhook.precheck(&Method::POST, &headers, None)?;
+        webhook.verify(expected, &Bytes::from_static(br#"{"test": 2432232314}"#), Timestamp::from_secs(1_614_265_330))
+    };
+    assert!(run("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=").is_ok());
+    let forged = run("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLawdc=").unwrap_err();
+    assert_eq!(forged.reason(), Reason::SignatureInvalid);
+}
+
+#[test]
+fn webhooks_16_the_cap_holds_for_the_bytes_that_came() {
+    let (webhook, _) = resolve(json!({"name": "hub", "sender": "github", "max_body": PUSH.len()}), &secrets(&[SECRET]));
+    let webhook = webhook.unwrap();
+    assert!(deliver(&webhook, "push", "1", PUSH).is_ok());
+    let larger = deliver(&webhook, "push", "1", &format!("{PUSH} ")).unwrap_err();
+    assert_eq!(larger.reason(), Reason::BodyTooLarge);
+}
+
+#[test]
+fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
+    let (staging, production) = (github(&[SECRET]), github(&["another secret than that", SECRET]));
+    let first = deliver(&staging, "push", "1", PUSH).unwrap().replay;
+    assert_eq!(first, deliver(&production, "push", "1", PUSH).unwrap().replay);
+    assert!(staging.shares_secret_with(&production));
+    assert!(!staging.shares_secret_with(&github(&["another secret than that"])));
+    assert_ne!(first, deliver(&staging, "push", "2", PUSH).unwrap().replay);
+    assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
+}
+
+#[test]
+fn z17_what_no_signature_covers_stays_here() {
+    let (gitlab, _) = resolve(json!({"name": "lab", "sender": "gitlab"}), &secrets(&[SECRET]));
+    for webhook in [github(&[SECRET]), gitlab.unwrap()] {
+        let allowed = webhook.allowed_headers();
+        for name in ["ce-specversion", "ce-type", "authorization", "cookie", "x-gitlab-token", "x-gitlab-instance"] {
+            assert!(!allowed.contains(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(!allowed.contains(&HeaderName::from_static("x-github-enterprise-host")));
+        assert!(allowed.contains(&header::CONTENT_TYPE));
+    }
+    assert!(github(&[SECRET]).allowed_headers().contains(&HeaderName::from_static("x-github-event")));
+}
+
+#[test]
+fn principals_are_agents_named_by_numbers() {
+    let webhook = github(&[SECRET]);
+    let principal = webhook.principal(&deliver(&webhook, "push", "guid-1", PUSH).unwrap()).unwrap();
+    assert_eq!((&*principal.issuer, &*principal.username), ("webhook:hub", "webhook:github:repo:1234"));
+    assert_eq!((principal.kind, principal.scheme), (Kind::Agent, Scheme::Webhook));
+    assert_eq!(principal.credential, CredentialId::Delivery("guid-1".into()));
+    assert_eq!(principal.expires, Timestamp::MAX);
+    let organization = deliver(&webhook, "organization", "guid-2", r#"{"action": "renamed"}"#).unwrap();
+    assert_eq!(&*webhook.principal(&organization).unwrap().username, "webhook:github:hook:hub");
+}
+
+#[test]
+fn configurations_that_would_let_somebody_in_are_refused() {
+    let generic = |signature: Value| json!({"name": "ci", "sender": "generic", "signature": signature});
+    let hub = |extra: Value| {
+        let mut webhook = json!({"name": "hub", "sender": "github"});
+        webhook.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        webhook
+    };
+    for (row, webhook, values, message) in [
+        ("webhooks:7 no secret", hub(json!({})), vec![], "there is no secret"),
+        ("webhooks:7 empty secret", hub(json!({})), vec![""], "is empty"),
+        ("webhooks:7 empty signing token", json!({"name": "l", "sender": "gitlab"}), vec!["whsec_"], "24 to 64 bytes"),
+        ("webhooks:7 broken signing token", json!({"name": "l", "sender": "gitlab"}), vec!["whsec_!"], "not base64"),
+        (
+            "webhooks:23 only a plain token, signature required",
+            json!({"name": "l", "sender": "gitlab", "require_signature": true}),
+            vec![SECRET],
+            "no secret can verify",
+        ),
+        ("generic without signature", json!({"name": "ci", "sender": "generic"}), vec![SECRET], "needs `signature`"),
+        ("signature of github", hub(json!({"signature": {"header": "x-a"}})), vec![SECRET], "is known"),
+        ("require_signature of github", hub(json!({"require_signature": true})), vec![SECRET], "only `gitlab`"),
+        ("header name", generic(json!({"header": "x y"})), vec![SECRET], "not the name of a header"),
+        ("header meaning", generic(json!({"header": "Authorization"})), vec![SECRET], "another meaning"),
+        ("header twice", generic(json!({"header": "x-a", "id_header": "X-A"})), vec![SECRET], "named twice"),
+        ("fact", generic(json!({"header": "x-a", "facts": {"branch": "ref"}})), vec![SECRET], "not a JSON pointer"),
+        ("tolerance", generic(json!({"header": "x-a", "tolerance": "5m"})), vec![SECRET], "needs `timestamp_header`"),
+        ("identity of another", hub(json!({"identity": "gitlab"})), vec![SECRET], "another kind of sender"),
+        ("identity with a colon", hub(json!({"identity": "a:b"})), vec![SECRET], "part of an identity"),
+        ("name", json!({"name": "A B", "sender": "github"}), vec![SECRET], "part of an identity"),
+        ("window", hub(json!({"replay_window": "1m"})), vec![SECRET], "shorter than 10 m"),
+    ] {
+        let (webhook, resolver) = resolve(webhook, &secrets(&values));
+        assert!(webhook.is_none(), "{row}");
+        let problems = resolver.report.problems();
+        assert!(problems.iter().any(|problem| problem.message.contains(message)), "{row}: {problems:?}");
+    }
+    let (webhook, resolver) = resolve(generic(json!({"header": "x-a"})), &secrets(&[SECRET]));
+    assert!(webhook.is_some() && resolver.report.problems().is_empty());
+}
+
+#[test]
+fn times_of_secrets_are_checked() {
+    for (from, until, message) in [
+        (Some("tomorrow"), None, "not a time"),
+        (Some("2026-01-02T00:00:00Z"), Some("2026-01-01T00:00:00Z"), "not after"),
+    ] {
+        let secret = SecretText {
+            value: SECRET.to_owned(),
+            not_before: from.map(str::to_owned),
+            not_after: until.map(str::to_owned),
+        };
+        let (webhook, resolver) = resolve(json!({"name": "hub", "sender": "github"}), &[secret]);
+        assert!(webhook.is_none());
+        assert!(resolver.report.problems()[0].message.contains(message));
+    }
+}
+
+#[test]
+fn what_two_senders_must_not_share() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), SECRET).unwrap();
+    fs::write(folder.path().join("b"), "another secret than that").unwrap();
+    let entry = |name: &str, file: &str, identity: Option<&str>| json!({"name": name, "sender": "github", "identity": identity, "secrets": [{"secret": {"file": file}}]});
+    let own = Some("ghes");
+    for (row, second, problem) in [
+        ("twin: all their own", entry("two", "b", own), None),
+        ("attacks:Z16 a secret", entry("two", "a", own), Some(("/webhooks/1/secrets", "have a secret in common"))),
+        ("a name", entry("one", "b", own), Some(("/webhooks/1/name", "there are two webhooks `one`"))),
+        ("an identity", entry("two", "b", None), Some(("/webhooks/1", "have the identity `github`"))),
+        ("twin: an identity on purpose", entry("two", "b", Some("github")), None),
+    ] {
+        let entries: Vec<raw::Webhook> = serde_json::from_value(json!([entry("one", "a", None), second])).unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        resolve_all(&entries, &At::root().key("webhooks"), &mut resolver);
+        let problems = resolver.report.problems();
+        assert_eq!(problems.len(), usize::from(problem.is_some()), "{row}: {problems:?}");
+        if let Some((at, message)) = problem {
+            assert_eq!(problems[0].at.as_str(), at, "{row}");
+            assert!(problems[0].message.contains(message), "{row}: {problems:?}");
+        }
+    }
+}
