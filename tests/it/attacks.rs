@@ -1,0 +1,108 @@
+//! Attacks and slips that the other tables miss (`attacks.md`), and what belongs to the edges of the program.
+
+use crate::{
+    fixture::Fixture,
+    harness::{Raw, Reply},
+};
+
+#[tokio::test]
+async fn the_admin_listener_tells_strangers_nothing() {
+    let change = |yaml: String| {
+        yaml.replace("admin: {address: 127.0.0.1:0}", "admin: {address: 127.0.0.1:0, token: {file: admin}}")
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    for path in ["/metrics", "/readyz"] {
+        let answer = fixture.doorward.admin(path).await;
+        let text = answer.text();
+        assert!(!text.contains("issuer/") && !text.contains("doorward_"), "attacks:Z11 {path}: {text}");
+    }
+    assert_eq!(fixture.doorward.admin("/healthz").await.status, 200);
+    let mut raw = Raw::connect(fixture.doorward.address("admin")).await;
+    raw.send("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer the-admin-token-of-the-tests\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 200, "the twin, with the token");
+}
+
+#[tokio::test]
+async fn html_in_a_log_is_text() {
+    let fixture = Fixture::with(
+        |yaml| yaml,
+        |_| {
+            Reply::Bytes(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>"
+                    .to_vec(),
+            )
+        },
+    )
+    .await;
+    let (answer, _) = fixture.api("/api/v1/namespaces/ci/pods/a/log", &[&fixture.alice()]).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain"), "attacks:Z12 {}", answer.head);
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert!(answer.header("content-security-policy").unwrap().contains("sandbox"), "attacks:Z12");
+}
+
+#[tokio::test]
+async fn preflights_and_other_hosts_never_reach_an_upstream() {
+    let fixture = Fixture::start().await;
+    for host in ["api.test", "board.test"] {
+        let lines = [
+            "OPTIONS /apis/x HTTP/1.1",
+            &format!("Host: {host}"),
+            "Origin: https://evil.example",
+            "Access-Control-Request-Method: POST",
+        ];
+        let answer = fixture.doorward.send(&lines, b"").await;
+        assert_eq!(answer.status, 403, "attacks:Z8");
+        assert!(!answer.head.to_ascii_lowercase().contains("access-control-allow"), "attacks:Z8");
+    }
+    assert_eq!(fixture.doorward.get("/", &["Host: unknown.test"]).await.status, 421);
+    assert_eq!(fixture.doorward.get("/elsewhere", &["Host: hooks.test"]).await.status, 404);
+    let wrong = fixture.doorward.get("/github", &["Host: hooks.test"]).await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "webhooks:32");
+    assert!(fixture.upstream.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_header_from_somebody_unlisted_closes_the_connection() {
+    let fixture = Fixture::start().await;
+    let mut raw = fixture.doorward.raw().await;
+    raw.send("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+    let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+    assert!(!rest.contains(" 200 "), "attacks:Z36 {rest}");
+    assert!(fixture.upstream.take().is_empty(), "attacks:Z36");
+    assert_eq!(fixture.doorward.get("/x", &["Host: open.test"]).await.status, 200, "the twin");
+}
+
+#[tokio::test]
+async fn sizes_have_their_own_answers() {
+    let fixture = Fixture::start().await;
+    let open = "Host: open.test";
+    assert_eq!(fixture.doorward.get(&format!("/{}", "a".repeat(9000)), &[open]).await.status, 414);
+    assert_eq!(fixture.doorward.get("/x", &[open, &format!("X-A: {}", "a".repeat(33_000))]).await.status, 431);
+    let many: Vec<String> = (0..120).map(|number| format!("X-{number}: 1")).collect();
+    let mut lines = vec![open];
+    lines.extend(many.iter().map(String::as_str));
+    assert_eq!(fixture.doorward.get("/x", &lines).await.status, 431);
+    let body = vec![b'x'; 65 << 10];
+    assert_eq!(fixture.doorward.send(&["POST /x HTTP/1.1", open], &body).await.status, 413);
+    assert!(fixture.upstream.take().is_empty());
+    assert_eq!(fixture.doorward.send(&["POST /x HTTP/1.1", open], &body[..64 << 10]).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_away_or_silent_is_told_apart() {
+    let fixture =
+        Fixture::with(|yaml| yaml.replace("response_timeout: 5s", "response_timeout: 300ms"), |_| Reply::Hang).await;
+    let (answer, _) = fixture.api("/api/v1/pods", &[&fixture.alice()]).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (504, "upstream_timeout"));
+    let away = Fixture::with(
+        |yaml| {
+            yaml.replace("{name: web, url: ", "{name: gone, url: 'http://127.0.0.1:1'}\n  - {name: web, url: ")
+                .replace("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: gone")
+        },
+        |_| Reply::Hang,
+    )
+    .await;
+    let answer = away.doorward.get("/x", &["Host: open.test"]).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (502, "upstream_unreachable"));
+}

@@ -1,0 +1,191 @@
+//! The trail of the whole program: what a crash leaves, a full disk, and tampering.
+
+use std::process::Command;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Doorward, Reply},
+};
+
+const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+fn verify(doorward: &Doorward) -> (Option<i32>, String) {
+    let dir = doorward.dir();
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["audit", "verify"])
+        .arg(doorward.audit_path())
+        .arg("--key")
+        .arg(dir.join("audit-chain.key"))
+        .arg("--checkpoint-key")
+        .arg(dir.join("audit-checkpoint.pub.pem"))
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
+    )
+}
+
+#[tokio::test]
+async fn a_kill_between_decision_and_answer_leaves_the_decision() {
+    let mut fixture = Fixture::with(
+        |yaml| yaml,
+        |request| match request.line() {
+            line if line.starts_with("POST") => Reply::Hang,
+            _ => Reply::json(200, "{}"),
+        },
+    )
+    .await;
+    let mut raw = fixture.doorward.raw().await;
+    raw.send(format!("POST {PATH} HTTP/1.1\r\nHost: api.test\r\n{}\r\nContent-Length: 2\r\n\r\n{{}}", fixture.alice()))
+        .await;
+    fixture.upstream.wait_for(1).await;
+    let Fixture { doorward, a, .. } = fixture;
+    let doorward = doorward.kill_and_restart().await;
+    let decided: Vec<_> =
+        doorward.audit().into_iter().filter(|record| record["metadata"]["event_code"] == "request.decided").collect();
+    assert_eq!(decided.len(), 1);
+    assert_eq!(decided[0]["http_request"]["http_method"], "POST");
+    assert!(decided[0].to_string().contains("\"alice\""));
+    // The chain goes on after the crash, and says so.
+    doorward.wait_for_keys_at("api.test", &a).await;
+    assert_eq!(doorward.get(PATH, &["Host: api.test", &bearer(&a.token("alice", &["dev"]))]).await.status, 200);
+    let (code, text) = verify(&doorward);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test]
+async fn what_was_edited_or_taken_out_is_found() {
+    let mut fixture = Fixture::start().await;
+    for _ in 0..5 {
+        fixture.api(PATH, &[&fixture.alice()]).await;
+    }
+    fixture.doorward.signal("TERM");
+    fixture.doorward.ended().await;
+    let path = fixture.doorward.audit_path();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(verify(&fixture.doorward).0, Some(0), "the twin: untouched");
+    let lines: Vec<&str> = whole.lines().collect();
+    let without = |index: usize| {
+        lines.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, line)| format!("{line}\n")).collect::<String>()
+    };
+    let mut swapped = lines.clone();
+    swapped.swap(2, 3);
+    for (what, text) in [
+        ("edited", whole.replacen("\"alice\"", "\"mallory\"", 1)),
+        ("deleted", without(3)),
+        ("reordered", swapped.join("\n") + "\n"),
+        ("inserted", whole.replacen('\n', &format!("\n{}\n", lines[1]), 1)),
+    ] {
+        assert_ne!(text, whole, "{what}");
+        std::fs::write(&path, text).unwrap();
+        let (code, said) = verify(&fixture.doorward);
+        assert_eq!(code, Some(1), "{what}: {said}");
+        assert!(said.contains("audit.jsonl"), "{what} names the place: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
+    for (when_full, status) in [("refuse", 503), ("continue", 200)] {
+        let change = |yaml: String| {
+            yaml.replace("{path: audit.jsonl}", "{path: full/audit.jsonl}")
+                .replace("audit: {", &format!("audit: {{when_full: {when_full}, queue: 16, "))
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&small).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "a small file system is needed, and root to mount it");
+        let _unmount = Unmount(small.clone());
+        let change =
+            |yaml: String| change(yaml).replace("full/audit.jsonl", &small.join("audit.jsonl").display().to_string());
+        let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+        let alice = fixture.alice();
+        // Fills the disk, with records and with something else.
+        std::fs::write(small.join("ballast"), vec![0; 200 << 10]).ok();
+        let mut last = 0;
+        for _ in 0..2000 {
+            last = fixture.api(PATH, &[&alice]).await.0.status;
+            if last == 503 {
+                break;
+            }
+        }
+        assert_eq!(last, status, "{when_full}");
+        // Room again: it mends itself.
+        std::fs::remove_file(small.join("ballast")).unwrap();
+        crate::harness::within(async {
+            while fixture.api(PATH, &[&alice]).await.0.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_decision_can_be_explained_from_its_id() {
+    let fixture = Fixture::start().await;
+    let (answer, _) = fixture.api(PATH, &[&bearer(&fixture.a.token("carol", &["guests"]))]).await;
+    assert_eq!(answer.status, 403);
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    let run = || {
+        Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .arg("explain")
+            .arg(fixture.doorward.dir().join("doorward.yaml"))
+            .args(["--audit-id", &id])
+            .output()
+            .unwrap()
+    };
+    let mut said = String::new();
+    crate::harness::within(async {
+        while !said.contains("recorded") {
+            let output = run();
+            said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(said.contains("recorded: deny by no rule"), "{said}");
+    assert!(said.contains("under the current policy") && said.contains("dev"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
+    let fixture = Fixture::start().await;
+    let now = crate::harness::now();
+    let with = |name: &str, value: serde_json::Value| {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        claims[name] = value;
+        fixture.a.sign(&claims)
+    };
+    for (token, words) in [
+        (with("aud", "https://other.test".into()), &["https://other.test", "https://doorward.test"][..]),
+        (with("exp", (now - 3600).into()), &["expired"]),
+        (with("iss", "https://unknown.test".into()), &["https://unknown.test"]),
+        (fixture.a.token("alice", &["dev"]), &["ALLOW"]),
+    ] {
+        let file = fixture.doorward.dir().join("presented");
+        std::fs::write(&file, token).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .arg("explain")
+            .arg(fixture.doorward.dir().join("doorward.yaml"))
+            .arg(format!("https://api.test{PATH}"))
+            .arg("--token-file")
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        for word in words {
+            assert!(said.to_lowercase().contains(&word.to_lowercase()), "{word} in {said}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `doorward demo`, as a newcomer meets it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::json;
+
+use crate::harness::{browse, free_port};
+
+struct Demo {
+    child: Child,
+    said: String,
+    port: u16,
+}
+
+impl Demo {
+    fn start() -> Self {
+        let (port, provider) = (free_port(), free_port());
+        let mut child = command(port, provider).spawn().unwrap();
+        let mut said = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        while !said.contains("Ctrl-C stops") {
+            assert!(out.read_line(&mut said).unwrap() > 0, "the demo ended: {said}");
+        }
+        Self { child, said, port }
+    }
+
+    /// The commands that it prints, by their number.
+    fn pasted(&self, number: usize) -> String {
+        let from = self.said.find(&format!("# {number}.")).unwrap();
+        let rest = self.said[from..].split_once('\n').unwrap().1;
+        rest.split("\n\n").next().unwrap().to_owned()
+    }
+
+    fn interrupt(mut self) -> std::process::ExitStatus {
+        Command::new("kill").arg("-INT").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+fn command(port: u16, provider: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["demo", "--port", &port.to_string(), "--provider-port", &provider.to_string()]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn the_four_lines_work_as_they_are_pasted_and_ctrl_c_stops() {
+    let demo = Demo::start();
+    for (number, status, text) in [
+        (1, "403", "no_rule_matched"),
+        (2, "200", "deploy-bot"),
+        (3, "202", "eventID"),
+        (3, "200", "replayed_delivery"),
+        (4, "401", "signature_invalid"),
+    ] {
+        // The keys of the provider may still be on their way to Doorward.
+        let answer = loop {
+            let output = Command::new("bash").arg("-c").arg(demo.pasted(number)).output().unwrap();
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !answer.contains(" 503 ") {
+                break answer;
+            }
+        };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{number}: {answer}");
+        assert!(answer.contains(text), "{number}: {answer}");
+    }
+    assert!(demo.interrupt().success());
+}
+
+#[test]
+fn a_port_in_use_is_told_with_what_to_do() {
+    let demo = Demo::start();
+    let output = command(demo.port, free_port()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&demo.port.to_string()) && said.contains("in use"), "{said}");
+    let mut own = String::new();
+    // The first goes on.
+    let answer = Command::new("bash").arg("-c").arg(demo.pasted(4)).output().unwrap();
+    answer.stdout.as_slice().read_to_string(&mut own).unwrap();
+    assert!(own.starts_with("HTTP/1.1 401"), "{own}");
+}
+
+#[tokio::test]
+async fn one_click_signs_in() {
+    let demo = Demo::start();
+    let url = format!("http://localhost:{}", demo.port);
+    let saw = browse(&json!({"scenario": "demo", "url": url, "person": "alice"})).await;
+    assert_eq!(saw["landed"], format!("{url}/"));
+    assert!(saw["body"].as_str().unwrap().contains("Sample Dashboard"), "{saw}");
+    assert_eq!(saw["denied"], 403);
+    assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
+}

@@ -1,0 +1,227 @@
+//! The built binary as a process of its own.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+
+use super::{Answer, Raw};
+
+/// A running Doorward, killed when dropped.
+pub struct Doorward {
+    child: Child,
+    dir: Arc<TempDir>,
+    addresses: HashMap<String, SocketAddr>,
+    log: Arc<Mutex<Vec<Value>>>,
+    lines: watch::Receiver<usize>,
+}
+
+impl Doorward {
+    /// Starts with this configuration in a folder that may hold files already, and waits until it listens. `{dir}` in
+    /// it is that folder.
+    pub async fn start_in(dir: TempDir, yaml: &str) -> Self {
+        Self::spawn(Arc::new(dir), yaml).await
+    }
+
+    async fn spawn(dir: Arc<TempDir>, yaml: &str) -> Self {
+        let config = dir.path().join("doorward.yaml");
+        std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (counter, lines) = watch::channel(0);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let kept = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                kept.lock().unwrap().push(line);
+                counter.send_modify(|count| *count += 1);
+            }
+        });
+        let mut doorward = Self { child, dir, addresses: HashMap::new(), log, lines };
+        doorward.wait_for_log("started").await;
+        for line in doorward.log() {
+            if line["message"] == "listening" {
+                let name = line["listener"].as_str().unwrap().to_owned();
+                doorward.addresses.insert(name, line["address"].as_str().unwrap().parse().unwrap());
+            }
+        }
+        doorward
+    }
+
+    /// Kills it without warning and starts it again with the same folder and configuration.
+    pub async fn kill_and_restart(mut self) -> Self {
+        self.child.kill().await.unwrap();
+        let yaml = std::fs::read_to_string(self.dir.path().join("doorward.yaml")).unwrap();
+        Self::spawn(self.dir.clone(), &yaml).await
+    }
+
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.addresses[listener]
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until a log line has this message, and gives it.
+    pub async fn wait_for_log(&mut self, message: &str) -> Value {
+        let log = self.log.clone();
+        let found = move || log.lock().unwrap().iter().find(|line| line["message"] == message).cloned();
+        super::within(async {
+            loop {
+                if let Some(line) = found() {
+                    return line;
+                }
+                if self.lines.changed().await.is_err() {
+                    panic!("Doorward ended without `{message}`: {:#?}", self.log());
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until a log line contains this text, and gives it.
+    pub async fn wait_for_log_containing(&mut self, text: &str) -> Value {
+        let log = self.log.clone();
+        let found = move || log.lock().unwrap().iter().find(|line| line.to_string().contains(text)).cloned();
+        super::within(async {
+            loop {
+                if let Some(line) = found() {
+                    return line;
+                }
+                assert!(self.lines.changed().await.is_ok(), "Doorward ended without `{text}`: {:#?}", self.log());
+            }
+        })
+        .await
+    }
+
+    /// Waits until a generation of at least this number is in force.
+    pub async fn wait_for_generation(&mut self, number: u64) {
+        let log = self.log.clone();
+        let reached = move || {
+            let log = log.lock().unwrap();
+            log.iter().any(|line| line["generation"].as_u64().is_some_and(|found| found >= number))
+        };
+        super::within(async {
+            while !reached() {
+                assert!(self.lines.changed().await.is_ok(), "Doorward ended: {:#?}", self.log());
+            }
+        })
+        .await;
+    }
+
+    /// Waits until tokens of an issuer can be verified.
+    pub async fn wait_for_keys(&self, issuer: &super::Issuer) {
+        self.wait_for_keys_at("tekton.test", issuer).await;
+    }
+
+    /// The same on a host whose routes take bearer tokens.
+    pub async fn wait_for_keys_at(&self, host: &str, issuer: &super::Issuer) {
+        let host = format!("Host: {host}");
+        let token = format!("Authorization: Bearer {}", issuer.token("probe", &[]));
+        super::within(async {
+            while self.get("/probe-of-the-tests", &[&host, &token]).await.status == 503 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// What the admin listener says at a path.
+    pub async fn admin(&self, path: &str) -> Answer {
+        let mut raw = Raw::connect(self.address("admin")).await;
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")).await;
+        raw.answer().await
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.admin("/metrics").await.text()
+    }
+
+    /// A connection to the listener `public`.
+    pub async fn raw(&self) -> Raw {
+        Raw::connect(self.address("public")).await
+    }
+
+    /// Sends a request on a connection of its own. Lines are joined with CRLF; `Host` is `tekton.test` unless given.
+    pub async fn send(&self, lines: &[&str], body: &[u8]) -> Answer {
+        let mut raw = self.raw().await;
+        raw.send(request(lines, body)).await;
+        raw.answer().await
+    }
+
+    pub async fn get(&self, path: &str, headers: &[&str]) -> Answer {
+        let line = format!("GET {path} HTTP/1.1");
+        let mut lines = vec![line.as_str()];
+        lines.extend(headers);
+        self.send(&lines, b"").await
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = std::process::Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        super::within(self.child.wait()).await.unwrap()
+    }
+
+    /// The audit records written so far, from `audit.jsonl` in the folder.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.audit_path()).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    pub fn audit_path(&self) -> PathBuf {
+        self.dir.path().join("audit.jsonl")
+    }
+
+    /// Proportional set size in KiB.
+    pub fn pss(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// A request with `Host` and, for a body, `Content-Length`.
+pub fn request(lines: &[&str], body: &[u8]) -> Vec<u8> {
+    let mut head = lines.join("\r\n");
+    let has = |name: &str| lines.iter().any(|line| line.to_ascii_lowercase().starts_with(name));
+    if !has("host:") {
+        head.push_str("\r\nHost: tekton.test");
+    }
+    if !body.is_empty() && !has("content-length:") && !has("transfer-encoding:") {
+        head.push_str(&format!("\r\nContent-Length: {}", body.len()));
+    }
+    head.push_str("\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}

@@ -1,0 +1,243 @@
+//! An issuer that signs whatever a test wants and misbehaves on command.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Form, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Json, Response},
+    routing::{get, post},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+/// How the issuer misbehaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Takes the request and never answers.
+    Hang,
+    /// 200 with something that is not JSON.
+    Garbage,
+    /// 50 MB of JSON.
+    Huge,
+    /// 500.
+    Error,
+    /// A redirect to itself.
+    Redirect,
+    /// An empty key set.
+    Empty,
+    /// A discovery document of another issuer.
+    OtherIssuer,
+}
+
+struct Key {
+    id: String,
+    pair: EcdsaKeyPair,
+}
+
+impl Key {
+    fn new(id: &str) -> Self {
+        let random = SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
+        Self { id: id.to_owned(), pair }
+    }
+
+    fn jwk(&self) -> Value {
+        let point = self.pair.public_key().as_ref();
+        json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.id,
+            "x": BASE64URL.encode(&point[1..33]), "y": BASE64URL.encode(&point[33..])})
+    }
+}
+
+struct Inner {
+    issuer: String,
+    fault: Mutex<Fault>,
+    key: Mutex<Key>,
+    opaque: Mutex<std::collections::HashMap<String, Value>>,
+    key_fetches: AtomicUsize,
+    introspections: AtomicUsize,
+}
+
+/// The issuer.
+#[derive(Clone)]
+pub struct Issuer(Arc<Inner>);
+
+pub const AUDIENCE: &str = "https://doorward.test";
+
+impl Issuer {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let issuer = Self(Arc::new(Inner {
+            issuer: format!("http://{address}"),
+            fault: Mutex::default(),
+            key: Mutex::new(Key::new("key-1")),
+            opaque: Mutex::default(),
+            key_fetches: AtomicUsize::new(0),
+            introspections: AtomicUsize::new(0),
+        }));
+        let router = Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks", get(keys))
+            .route("/introspect", post(introspect))
+            .with_state(issuer.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        issuer
+    }
+
+    pub fn url(&self) -> &str {
+        &self.0.issuer
+    }
+
+    pub fn set_fault(&self, fault: Fault) {
+        *self.0.fault.lock().unwrap() = fault;
+    }
+
+    /// From now on a new key signs; the old one is gone from the set.
+    pub fn rotate(&self, id: &str) {
+        *self.0.key.lock().unwrap() = Key::new(id);
+    }
+
+    pub fn key_fetches(&self) -> usize {
+        self.0.key_fetches.load(Ordering::SeqCst)
+    }
+
+    pub fn introspections(&self) -> usize {
+        self.0.introspections.load(Ordering::SeqCst)
+    }
+
+    /// What introspection says of an opaque token.
+    pub fn opaque(&self, token: &str, answer: Value) {
+        self.0.opaque.lock().unwrap().insert(token.to_owned(), answer);
+    }
+
+    /// The claims of a good access token for `subject`, to change before signing.
+    pub fn claims(&self, subject: &str, groups: &[&str]) -> Value {
+        let now = now();
+        json!({"iss": self.url(), "sub": subject, "aud": AUDIENCE, "client_id": "tests", "iat": now, "exp": now + 600,
+            "jti": unique(), "groups": groups})
+    }
+
+    /// A good access token.
+    pub fn token(&self, subject: &str, groups: &[&str]) -> String {
+        self.sign(&self.claims(subject, groups))
+    }
+
+    pub fn sign(&self, claims: &Value) -> String {
+        let id = self.0.key.lock().unwrap().id.clone();
+        self.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": id}), claims)
+    }
+
+    /// Signs any header over any claims.
+    pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
+        self.sign_text(&header.to_string(), &claims.to_string())
+    }
+
+    /// Signs any text as header over any text as claims.
+    pub fn sign_text(&self, header: &str, claims: &str) -> String {
+        let signed = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(claims));
+        let signature = self.0.key.lock().unwrap().pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", BASE64URL.encode(signature.as_ref()))
+    }
+
+    /// The answer of a misbehaving issuer, if it misbehaves.
+    async fn misbehave(&self) -> Option<Response> {
+        let fault = *self.0.fault.lock().unwrap();
+        Some(match fault {
+            Fault::None | Fault::Empty | Fault::OtherIssuer => return None,
+            Fault::Hang => std::future::pending().await,
+            Fault::Garbage => "<html>not JSON".into_response(),
+            Fault::Huge => {
+                let chunk = Bytes::from(vec![b' '; 1 << 20]);
+                let chunks = (0..50).map(move |_| Ok::<_, std::io::Error>(chunk.clone()));
+                Body::new(Chunks(chunks)).into_response()
+            }
+            Fault::Error => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Fault::Redirect => (StatusCode::FOUND, [(header::LOCATION, "/jwks")]).into_response(),
+        })
+    }
+}
+
+/// Frames from an iterator.
+struct Chunks<I>(I);
+
+impl<I: Iterator<Item = Result<Bytes, std::io::Error>> + Unpin> http_body::Body for Chunks<I> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+        std::task::Poll::Ready(self.0.next().map(|chunk| chunk.map(http_body::Frame::data)))
+    }
+}
+
+async fn discovery(State(issuer): State<Issuer>) -> Response {
+    if let Some(response) = issuer.misbehave().await {
+        return response;
+    }
+    let url = issuer.url();
+    let other = *issuer.0.fault.lock().unwrap() == Fault::OtherIssuer;
+    Json(json!({
+        "issuer": if other { "https://other.example" } else { url },
+        "authorization_endpoint": format!("{url}/authorize"),
+        "token_endpoint": format!("{url}/token"),
+        "introspection_endpoint": format!("{url}/introspect"),
+        "jwks_uri": format!("{url}/jwks"),
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    }))
+    .into_response()
+}
+
+async fn keys(State(issuer): State<Issuer>) -> Response {
+    issuer.0.key_fetches.fetch_add(1, Ordering::SeqCst);
+    if let Some(response) = issuer.misbehave().await {
+        return response;
+    }
+    let empty = *issuer.0.fault.lock().unwrap() == Fault::Empty;
+    let keys = if empty { json!([]) } else { json!([issuer.0.key.lock().unwrap().jwk()]) };
+    Json(json!({"keys": keys})).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Introspect {
+    token: String,
+}
+
+async fn introspect(State(issuer): State<Issuer>, Form(request): Form<Introspect>) -> Response {
+    issuer.0.introspections.fetch_add(1, Ordering::SeqCst);
+    if let Some(response) = issuer.misbehave().await {
+        return response;
+    }
+    let answer = issuer.0.opaque.lock().unwrap().get(&request.token).cloned();
+    Json(answer.unwrap_or_else(|| json!({"active": false}))).into_response()
+}
+
+/// Seconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// A value that no other call gives.
+pub fn unique() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,22 @@
+//! What the tests stand on: Doorward as a process, its peers, and a client that hides nothing.
+
+mod client;
+mod doorward;
+mod issuer;
+mod node;
+mod upstream;
+
+use std::{future::Future, time::Duration};
+
+pub use self::{
+    client::{Answer, Raw},
+    doorward::Doorward,
+    issuer::{Fault, Issuer, now, unique},
+    node::{OidcProvider, browse, free_port},
+    upstream::{Recorded, Reply, Upstream},
+};
+
+/// Waits for something that must happen. The bound only ends a test that has already failed.
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not happen within 30 s")
+}

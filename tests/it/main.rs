@@ -1,0 +1,19 @@
+//! Black-box tests: the built binary in front of real and scripted peers. One binary, since linking is what costs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets what it does not expect has failed"
+)]
+
+mod attacks;
+mod audit;
+mod demo;
+mod fixture;
+mod harness;
+mod kubernetes;
+mod oidc;
+mod reload;
+mod rows;
+mod tokens;
+mod webhooks;

@@ -1,0 +1,162 @@
+//! With a certified OpenID provider and a real browser.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use crate::harness::{Doorward, OidcProvider, Raw, Upstream, browse, free_port, within};
+
+struct World {
+    doorward: Doorward,
+    provider: OidcProvider,
+    upstream: Upstream,
+    origin: String,
+}
+
+async fn world() -> World {
+    let port = free_port();
+    let origin = format!("http://localhost:{port}");
+    let provider = OidcProvider::start(&origin).await;
+    let upstream = Upstream::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    algorithms: [RS256]
+    clients: [{{id: doorward, kind: human}}, {{id: bot, kind: agent}}]
+    introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, secret: {{file: client}}}}}}
+    login:
+      client: {{id: doorward, secret: {{file: client}}}}
+      scopes: [offline_access]
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+  - {{name: cluster, kind: kubernetes, hosts: [localhost], paths: [/apis/*], schemes: [session, bearer], upstream: cluster}}
+grants:
+  - {{id: viewers, who: {{groups: [developers]}}, kubernetes_groups: ['tekton:viewers']}}
+rules:
+  - {{id: people, on: {{routes: [web]}}, who: {{kind: human, groups: [developers]}}, do: allow}}
+  - {{id: bots, on: {{routes: [cluster]}}, who: {{clients: [bot], scopes: ['tekton:run']}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+",
+        issuer = provider.issuer,
+        upstream = upstream.url().replace("127.0.0.1", "localhost"),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    within(async {
+        // Until discovery has been read, the login says that the provider was not reached yet.
+        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, provider, upstream, origin }
+}
+
+#[tokio::test]
+async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
+    let world = world().await;
+    let saw =
+        browse(&json!({"scenario": "login", "url": world.origin, "path": "/deep/page?tab=1", "person": "alice"})).await;
+    assert_eq!(saw["landed"], format!("{}/deep/page?tab=1", world.origin), "the return address keeps its query");
+    let whoami = saw["whoami"].as_str().unwrap();
+    for part in ["alice", "tekton:viewers", "developers", "human"] {
+        assert!(whoami.contains(part), "{part} in {whoami}");
+    }
+    let cookie = &saw["cookies"][0];
+    assert_eq!(cookie["name"], "__Host-doorward");
+    assert_eq!(
+        (&cookie["secure"], &cookie["httpOnly"], &cookie["sameSite"]),
+        (&json!(true), &json!(true), &json!("Lax"))
+    );
+    assert_eq!(saw["fetched"], 200, "a POST of our own page passes");
+    assert_eq!(saw["signedOut"], format!("{}/oauth2/signed_out", world.origin));
+    assert_eq!((&saw["after"], &saw["replayed"]), (&json!(401), &json!(401)), "the old cookie is worth nothing");
+
+    let seen = world.upstream.requests();
+    assert!(seen.iter().all(|request| !request.has("cookie") && !request.has("authorization")), "{seen:#?}");
+    assert_eq!(seen[0].one("x-forwarded-user"), "alice");
+    let audit = world.doorward.audit();
+    let page = audit
+        .iter()
+        .find(|record| record["http_request"]["url"]["path"] == "/deep/page" && record["http_response"]["code"] == 200);
+    let page = page.expect("the page is in the trail").to_string();
+    assert!(page.contains("\"alice\"") && page.contains("\"people\""), "{page}");
+    for line in std::fs::read_to_string(world.doorward.audit_path()).unwrap().lines() {
+        assert!(!line.contains(cookie["value"].as_str().unwrap()), "a cookie is in the trail");
+    }
+}
+
+/// A token of the bot by client credentials; with a resource it is a JWT, without one it is opaque.
+async fn token(provider: &OidcProvider, form: &str) -> String {
+    let answer = post(&provider.issuer, "/token", "bot", "bot-secret-of-the-tests", form).await;
+    answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+async fn post(issuer: &str, path: &str, client: &str, secret: &str, form: &str) -> Value {
+    let address = issuer.strip_prefix("http://").unwrap();
+    let mut raw = Raw::connect(address.parse().unwrap()).await;
+    let credentials = STANDARD.encode(format!("{client}:{secret}"));
+    raw.send(format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic {credentials}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{form}",
+        form.len()
+    ))
+    .await;
+    let answer = raw.answer().await;
+    if answer.body.is_empty() { Value::Null } else { answer.json() }
+}
+
+async fn call(world: &World, token: &str) -> (u16, String) {
+    let answer = world
+        .doorward
+        .get("/apis/tekton.dev/v1/taskruns", &["Host: localhost", &format!("Authorization: Bearer {token}")])
+        .await;
+    (answer.status, answer.text())
+}
+
+#[tokio::test]
+async fn a_bot_brings_tokens_of_the_certified_provider() {
+    let world = world().await;
+    let grant = "grant_type=client_credentials&scope=tekton:run";
+    let resource = "&resource=https://doorward.test";
+
+    let jwt = token(&world.provider, &format!("{grant}{resource}")).await;
+    assert_eq!(jwt.split('.').count(), 3);
+    assert_eq!(call(&world, &jwt).await.0, 200);
+    assert_eq!(world.upstream.take()[0].one("impersonate-user"), "bot");
+    // The twin: the same token without the scope that the rule needs.
+    let narrow = token(&world.provider, &format!("grant_type=client_credentials{resource}")).await;
+    let refused = call(&world, &narrow).await;
+    assert_eq!(refused.0, 403, "{}", refused.1);
+    assert!(world.upstream.take().is_empty());
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_good_until_it_is_revoked() {
+    let world = world().await;
+    let opaque = token(&world.provider, "grant_type=client_credentials&scope=tekton:run").await;
+    assert!(!opaque.contains('.'));
+    let (status, text) = call(&world, &opaque).await;
+    assert_eq!(status, 200, "{text}");
+    let form = format!("token={opaque}");
+    post(&world.provider.issuer, "/token/revocation", "bot", "bot-secret-of-the-tests", &form).await;
+    within(async {
+        // Good answers are used for a second, which the configuration says.
+        while call(&world, &opaque).await.0 == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(call(&world, &opaque).await.0, 401);
+    assert_eq!(call(&world, "nobody-made-this-token").await.0, 401);
+}

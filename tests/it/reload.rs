@@ -1,0 +1,254 @@
+//! A new generation under load: no reset, no unexpected status, and each request decided wholly by one generation.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::harness::{Doorward, Issuer, Raw, Reply, Upstream, within};
+
+fn configuration(upstream: &Upstream, issuer: &Issuer, groups: &str, rules: &str) -> String {
+    format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - {{name: corp, issuer: '{}', audiences: ['https://doorward.test'], kind: human, username: '{{sub}}'}}
+upstreams:
+  - {{name: cluster, url: '{}', credential: {{bearer: {{file: token}}}}}}
+routes:
+  - {{name: cluster, kind: kubernetes, hosts: [tekton.test], schemes: [bearer], upstream: cluster}}
+grants:
+  - {{id: given, who: {{groups: [dev]}}, kubernetes_groups: [{groups}]}}
+rules:
+{rules}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+log: {{filter: info}}
+limits: {{drain_accept: 0, connections_per_address: 5000}}
+",
+        issuer.url(),
+        upstream.url()
+    )
+}
+
+const ALLOW: &str = "  - {id: dev, who: {groups: [dev]}, do: allow}";
+
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+    dir
+}
+
+/// Swaps the configuration file in whole, as an editor and a ConfigMap do.
+fn swap(doorward: &Doorward, yaml: &str) {
+    let path = doorward.dir().join("doorward.yaml");
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, yaml).unwrap();
+    std::fs::rename(draft, path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_lose_nothing() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    // Group and marker name the same generation: a request that saw both halves of two would mix them.
+    let generation = |number: usize| {
+        let rules = format!("  - {{id: 'rule-{number}', who: {{groups: [dev]}}, do: allow}}");
+        configuration(&upstream, &issuer, &format!("'group-{number}'"), &rules)
+    };
+    let mut doorward = Doorward::start_in(folder(), &generation(0)).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = issuer.token("alice", &["dev"]);
+    let address = doorward.address("public");
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut load = Vec::new();
+
+    // Keep-alive.
+    for _ in 0..2 {
+        let (stop, served, token) = (stop.clone(), served.clone(), token.clone());
+        load.push(tokio::spawn(async move {
+            let mut raw = Raw::connect(address).await;
+            let mut pace = pace();
+            while !stop.load(Ordering::SeqCst) {
+                pace.tick().await;
+                raw.send(get("/api/v1/pods", &token)).await;
+                let answer = raw.answer().await;
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+        }));
+    }
+    // A new connection for each request.
+    let (stop_new, served_new, token_new) = (stop.clone(), served.clone(), token.clone());
+    load.push(tokio::spawn(async move {
+        let mut pace = pace();
+        while !stop_new.load(Ordering::SeqCst) {
+            pace.tick().await;
+            let mut raw = Raw::connect(address).await;
+            raw.send(get("/api/v1/pods", &token_new)).await;
+            assert_eq!(raw.answer().await.status, 200);
+            served_new.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    // HTTP/2, several streams at once.
+    let (stop_h2, served_h2, token_h2) = (stop.clone(), served.clone(), token.clone());
+    load.push(tokio::spawn(async move {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let ended = tokio::spawn(connection);
+        let mut pace = pace();
+        while !stop_h2.load(Ordering::SeqCst) {
+            pace.tick().await;
+            let requests = (0..8).map(|_| {
+                let mut sender = sender.clone();
+                let request = http::Request::get("http://tekton.test/api/v1/pods")
+                    .header("authorization", format!("Bearer {token_h2}"))
+                    .body(http_body_util::Empty::<bytes::Bytes>::new())
+                    .unwrap();
+                tokio::spawn(async move {
+                    let response = sender.send_request(request).await?;
+                    let status = response.status();
+                    // To the end: a client that drops bodies resets their streams, which has limits of its own.
+                    response.into_body().collect().await.map(|_| status)
+                })
+            });
+            for request in requests.collect::<Vec<_>>() {
+                match request.await.unwrap() {
+                    Ok(status) => assert_eq!(status, 200),
+                    Err(error) => panic!("{error}: {:?}", ended.await),
+                }
+                served_h2.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }));
+
+    for number in 1..=100 {
+        swap(&doorward, &generation(number));
+        doorward.signal("HUP");
+        doorward.wait_for_generation(number as u64 + 1).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for task in load {
+        within(task).await.unwrap();
+    }
+    assert!(served.load(Ordering::SeqCst) >= 100);
+    doorward.signal("TERM");
+    assert!(doorward.ended().await.success());
+
+    // Every request was decided by one generation: its rule and its group carry the same number.
+    let mut seen = std::collections::BTreeSet::new();
+    for record in doorward.audit().iter().filter(|record| record["metadata"]["event_code"] == "request") {
+        // The harness' own look whether keys are there matches no rule.
+        let Some(rule) = record["authorizations"][0]["policy"]["uid"].as_str() else { continue };
+        let group = record.to_string();
+        let number = rule.strip_prefix("rule-").unwrap();
+        assert!(group.contains(&format!("\"group-{number}\"")), "{record:#}");
+        seen.insert(number.to_owned());
+    }
+    assert!(seen.len() > 10, "the load saw only {} generations", seen.len());
+}
+
+/// Leaves the processor to the reloads: what counts is how many of them there are, not how many requests.
+fn pace() -> tokio::time::Interval {
+    tokio::time::interval(Duration::from_millis(10))
+}
+
+fn get(path: &str, token: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: tekton.test\r\nAuthorization: Bearer {token}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    let good = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let mut doorward = Doorward::start_in(folder(), &good).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
+
+    swap(&doorward, &good.replace("do: allow", "do: alow"));
+    let refusal = doorward.wait_for_log_containing("the configuration was refused").await;
+    assert!(refusal.to_string().contains("alow"), "{refusal}");
+    assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
+    assert!(doorward.metrics().await.contains("reloads_total{outcome=\"refused\"} 1"), "{}", doorward.metrics().await);
+
+    // The twin: the same change, written right.
+    swap(&doorward, &good.replace("do: allow", "do: deny"));
+    doorward.wait_for_generation(2).await;
+    assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 403);
+    let loaded = doorward.audit().iter().filter(|record| record["metadata"]["event_code"] == "policy.refused").count();
+    assert_eq!(loaded, 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_changes_is_used_without_restart() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    let mut doorward = Doorward::start_in(folder(), &configuration(&upstream, &issuer, "'tekton:dev'", ALLOW)).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
+    doorward.get("/api/v1/pods", &[&token]).await;
+    assert_eq!(upstream.take()[0].one("authorization"), "Bearer upstream-token");
+
+    std::fs::write(doorward.dir().join("token"), "rotated-token\n").unwrap();
+    doorward.wait_for_generation(2).await;
+    doorward.get("/api/v1/pods", &[&token]).await;
+    assert_eq!(upstream.take()[0].one("authorization"), "Bearer rotated-token");
+}
+
+#[tokio::test]
+async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
+    let upstream = Upstream::scripted(|_| Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()])).await;
+    let issuer = Issuer::start().await;
+    let both = "  - {id: dev, who: {groups: [dev]}, do: allow}\n  - {id: ops, who: {groups: [ops]}, do: allow}";
+    let doorward = Doorward::start_in(folder(), &configuration(&upstream, &issuer, "'g'", both)).await;
+    doorward.wait_for_keys(&issuer).await;
+    let mut watches = Vec::new();
+    for group in ["dev", "ops"] {
+        let mut raw = doorward.raw().await;
+        // Closed after its answer, so that the end of the stream shows.
+        let watch = get("/api/v1/pods?watch=true", &issuer.token(group, &[group]));
+        raw.send(watch.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(String::from_utf8_lossy(&raw.some().await).contains("200 OK"));
+        watches.push(raw);
+    }
+    swap(&doorward, &configuration(&upstream, &issuer, "'g'", "  - {id: ops, who: {groups: [ops]}, do: allow}"));
+    let mut ops = watches.pop().unwrap();
+    let mut dev = watches.pop().unwrap();
+    // A watch ends cleanly, so that its client begins another, which is refused.
+    let rest = dev.rest().await;
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert!(tokio::time::timeout(Duration::from_millis(300), ops.rest()).await.is_err());
+    let again = doorward
+        .get("/api/v1/pods?watch=true", &[&format!("Authorization: Bearer {}", issuer.token("dev", &["dev"]))])
+        .await;
+    assert_eq!(again.status, 403);
+}
+
+#[tokio::test]
+async fn sigterm_lets_requests_end_and_then_stops() {
+    let upstream = Upstream::scripted(|_| Reply::Hang).await;
+    let issuer = Issuer::start().await;
+    let yaml = configuration(&upstream, &issuer, "'g'", ALLOW).replace("drain_accept: 0", "drain_accept: 0, drain: 1s");
+    let mut doorward = Doorward::start_in(folder(), &yaml).await;
+    doorward.wait_for_keys(&issuer).await;
+    let mut upstream = upstream;
+    let mut raw = doorward.raw().await;
+    raw.send(get("/api/v1/pods", &issuer.token("alice", &["dev"]))).await;
+    upstream.wait_for(1).await;
+    doorward.signal("TERM");
+    // The request is cut at the deadline, and the process ends in good order.
+    raw.rest().await;
+    assert!(doorward.ended().await.success());
+    let codes: Vec<_> = doorward.audit().iter().map(|record| record["metadata"]["event_code"].to_string()).collect();
+    assert!(codes.contains(&"\"trail.stop\"".to_owned()), "{codes:?}");
+}

@@ -1,0 +1,230 @@
+//! Tokens over the wire. The sub-cases of each row of `oauth.md` section 10 are unit tests of `issuers`; here each row
+//! meets the whole program once, and what only the whole shows: issuers that misbehave, caches, restarts.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Fault, within},
+};
+
+const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+#[tokio::test]
+async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
+    let fixture = Fixture::start().await;
+    let (a, b) = (&fixture.a, &fixture.b);
+    let header = |more: Value| {
+        let mut header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "key-1"});
+        header.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        header
+    };
+    let claims = |more: Value| {
+        let mut claims = a.claims("alice", &["dev"]);
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    let good = a.token("alice", &["dev"]);
+    let part = |index: usize| good.split('.').nth(index).unwrap().to_owned();
+    let unsigned =
+        |alg: &str| format!("{}.{}.", BASE64URL.encode(json!({"alg": alg, "typ": "at+jwt"}).to_string()), part(1));
+    let cases: Vec<(&str, String)> = vec![
+        ("oauth:1", unsigned("none")),
+        ("oauth:1", unsigned("nOnE")),
+        ("oauth:2", a.sign_with(&header(json!({"alg": "HS256"})), &claims(json!({})))),
+        ("oauth:3", a.sign_with(&header(json!({"alg": "ES384"})), &claims(json!({})))),
+        ("oauth:4", a.sign_with(&header(json!({"alg": "RS512"})), &claims(json!({})))),
+        ("oauth:5", a.sign_with(&header(json!({"kid": "unknown"})), &claims(json!({})))),
+        ("oauth:6", a.sign_with(&header(json!({"kid": "../../dev/null"})), &claims(json!({})))),
+        ("oauth:7", a.sign_with(&header(json!({"kid": "key-enc"})), &claims(json!({})))),
+        ("oauth:8", b.sign_with(&header(json!({"jku": format!("{}/jwks", b.url())})), &claims(json!({})))),
+        ("oauth:9", b.sign_with(&header(json!({"jwk": {"kty": "EC"}})), &claims(json!({})))),
+        ("oauth:10", a.sign_with(&header(json!({"crit": ["exp"]})), &claims(json!({})))),
+        ("oauth:11", a.sign_with(&header(json!({"b64": false})), &claims(json!({})))),
+        ("oauth:12", format!("{good}.{}.{}", part(1), part(2))),
+        ("oauth:14", a.sign_with(&header(json!({"typ": "logout+jwt"})), &claims(json!({})))),
+        ("oauth:14", a.sign_with(&header(json!({"typ": "JWT"})), &claims(json!({})))),
+        ("oauth:15", a.sign(&claims(json!({"iss": [a.url()]})))),
+        ("oauth:15", a.sign(&claims(json!({"iss": format!("{}/", a.url())})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": "https://doorward.test.evil"})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": 5})))),
+        ("oauth:17", a.sign(&claims(json!({"exp": 1})))),
+        ("oauth:17", a.sign(&claims(json!({"exp": "9999999999"})))),
+        ("oauth:17", a.sign(&claims(json!({"exp": 99_999_999_999_u64})))),
+        ("oauth:18", a.sign(&claims(json!({"sub": ""})))),
+        ("oauth:20", format!("{good}=")),
+        ("oauth:20", format!("{}.{}", part(0), part(1))),
+        ("oauth:21", format!("{}.{}.{}", part(0), part(1), BASE64URL.encode([0; 64]))),
+        ("oauth:23", b.sign(&claims(json!({})))),
+        ("oauth:24", format!("{}.{}.{}", part(0), "A".repeat(17_000), part(2))),
+        ("oauth:25", a.sign(&claims(json!({"scope": {"admin": true}})))),
+        ("oauth:26", a.sign(&claims(json!({"groups": "dev"})))),
+        ("oauth:26", a.sign(&claims(json!({"groups": [{"dev": 1}]})))),
+        ("peers:D8", a.sign(&claims(json!({"aud": [1]})))),
+        ("cnf", a.sign(&claims(json!({"cnf": {"jkt": "x"}})))),
+    ];
+    for (row, token) in cases {
+        let (answer, seen) = fixture.api(PATH, &[&bearer(&token)]).await;
+        assert_eq!(answer.status, 401, "{row}: {}", answer.text());
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer "), "{row}");
+        assert!(seen.is_empty(), "{row}");
+        assert!(!answer.text().contains(&token[..40.min(token.len())]), "{row}: the token is in the answer");
+    }
+    // oauth:13: a JSON serialisation has no form that the header takes; oauth:19: members that stand twice.
+    let (answer, _) = fixture.api(PATH, &[r#"Authorization: Bearer {"payload":"e30"}"#]).await;
+    assert_eq!(answer.status, 401, "oauth:13");
+    let twice = format!(r#"{{"iss":"{}","sub":"mallory",{}"#, a.url(), &claims(json!({})).to_string()[1..]);
+    let (answer, _) =
+        fixture.api(PATH, &[&bearer(&a.sign_text(r#"{"alg":"ES256","typ":"at+jwt","kid":"key-1"}"#, &twice))]).await;
+    assert_eq!(answer.status, 401, "oauth:19");
+
+    // The twin of them all.
+    let (answer, seen) = fixture.api(PATH, &[&bearer(&good)]).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
+    assert_eq!(seen[0].one("impersonate-user"), "alice");
+    assert_eq!(seen[0].one("impersonate-group"), "tekton:dev");
+    assert_eq!(seen[0].one("authorization"), "Bearer upstream-token");
+}
+
+#[tokio::test]
+async fn an_identity_that_kubernetes_would_misread_is_403() {
+    let fixture = Fixture::start().await;
+    for (row, subject) in [("kubernetes:S1", "system:admin"), ("kubernetes:E1", " "), ("oauth:18", "alice\n")] {
+        let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.a.token(subject, &["dev"]))]).await;
+        assert!(matches!(answer.status, 401 | 403), "{row}: {}", answer.text());
+        assert!(seen.is_empty(), "{row}");
+    }
+    let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.a.token("alice", &["dev", "system:masters"]))]).await;
+    assert_eq!((answer.status, seen.len()), (403, 0), "kubernetes:S1: {}", answer.text());
+    // The twin: a group that everybody has, which no grant maps and so is not sent.
+    let (answer, seen) =
+        fixture.api(PATH, &[&bearer(&fixture.a.token("alice", &["dev", "system:authenticated"]))]).await;
+    assert_eq!(answer.status, 200, "kubernetes:S2: {}", answer.text());
+    assert_eq!(seen[0].all("impersonate-group"), ["tekton:dev"]);
+}
+
+#[tokio::test]
+async fn what_one_issuer_says_counts_for_that_issuer_only() {
+    let fixture = Fixture::start().await;
+    // attacks:Z1, peers:D9: the same group and subject of another issuer.
+    let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.b.token("alice", &["dev"]))]).await;
+    assert_eq!((answer.status, seen.len()), (403, 0), "{}", answer.text());
+    // attacks:Z33: a token that was verified and cached on one route is looked at again on another.
+    let token = bearer(&fixture.b.token("bob", &["dev"]));
+    assert_eq!(fixture.doorward.get(PATH, &["Host: api.test", &token]).await.status, 403);
+    assert_eq!(fixture.doorward.get(PATH, &["Host: a.test", &token]).await.status, 401);
+    assert_eq!(fixture.doorward.get(PATH, &["Host: a.test", &fixture.alice()]).await.status, 200);
+}
+
+#[tokio::test]
+async fn unknown_keys_make_a_bounded_number_of_fetches() {
+    let fixture = Fixture::start().await;
+    let before = fixture.a.key_fetches();
+    for number in 0..100 {
+        let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": format!("unknown-{number}")});
+        let token = fixture.a.sign_with(&header, &fixture.a.claims("alice", &["dev"]));
+        assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 401, "peers:D7");
+    }
+    assert!(fixture.a.key_fetches() - before <= 1, "{} fetches", fixture.a.key_fetches() - before);
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_for_its_first_token_and_the_old_one_dies() {
+    let fixture = Fixture::start().await;
+    let old = bearer(&fixture.a.token("alice", &["dev"]));
+    assert_eq!(fixture.api(PATH, &[&old]).await.0.status, 200);
+    fixture.a.rotate("key-2");
+    let (answer, _) = fixture.api(PATH, &[&bearer(&fixture.a.token("alice", &["dev"]))]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(fixture.api(PATH, &[&old]).await.0.status, 401, "a key that left the set is dead, cached tokens too");
+}
+
+#[tokio::test]
+async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory() {
+    for fault in
+        [Fault::Hang, Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer]
+    {
+        let (a, b) = (crate::harness::Issuer::start().await, crate::harness::Issuer::start().await);
+        b.set_fault(fault);
+        let upstream = crate::harness::Upstream::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - {{name: a, issuer: '{}', audiences: ['https://doorward.test'], username: 'a:{{sub}}', kind: human}}
+  - {{name: b, issuer: '{}', audiences: ['https://doorward.test'], username: 'b:{{sub}}', kind: human}}
+upstreams: [{{name: cluster, url: '{}', credential: {{bearer: {{file: token}}}}}}]
+routes: [{{name: api, kind: kubernetes, hosts: [tekton.test], schemes: [bearer], upstream: cluster}}]
+rules: [{{id: dev, who: {{issuers: [a, b], groups: [dev]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+            a.url(),
+            b.url(),
+            upstream.url()
+        );
+        let doorward = crate::harness::Doorward::start_in(dir, &yaml).await;
+        doorward.wait_for_keys(&a).await;
+        assert_eq!(doorward.get(PATH, &[&bearer(&a.token("alice", &["dev"]))]).await.status, 200, "{fault:?}");
+        let refused = doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await;
+        assert_eq!(refused.status, 503, "{fault:?}: our trouble, not the caller's");
+        assert!(refused.header("retry-after").is_some());
+        let ready = doorward.admin("/readyz").await;
+        assert_eq!(ready.status, 200, "{fault:?}: {}", ready.text());
+        assert!(ready.text().contains("issuer/b"), "{}", ready.text());
+        // The debug build of the tests included; 50 MB that were kept would show.
+        assert!(doorward.pss() < 90 << 10, "{fault:?}: {} KiB", doorward.pss());
+        // The twin: the issuer mends itself, and nobody restarts anything.
+        b.set_fault(Fault::None);
+        if fault != Fault::Hang {
+            within(async {
+                while doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status != 200 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
+    let fixture = Fixture::start().await;
+    let now = crate::harness::now();
+    let good = json!({"active": true, "sub": "alice", "client_id": "tests", "aud": "https://doorward.test",
+        "iss": fixture.a.url(), "exp": now + 600, "groups": ["dev"], "scope": "x"});
+    let with = |name: &str, value: Value| {
+        let mut answer = good.clone();
+        answer[name] = value;
+        answer
+    };
+    for (what, answer) in [
+        ("inactive", json!({"active": false})),
+        ("active as text", with("active", json!("true"))),
+        ("no active", json!({"sub": "alice"})),
+        ("another audience", with("aud", json!("https://other.test"))),
+        ("expired", with("exp", json!(now - 600))),
+        ("another issuer", with("iss", json!("https://other.test"))),
+        ("a refresh token", with("token_type", json!("refresh_token"))),
+        ("bound to a key", with("cnf", json!({"jkt": "x"}))),
+    ] {
+        let token = crate::harness::unique();
+        fixture.a.opaque(&token, answer);
+        let (answer, seen) = fixture.api(PATH, &[&bearer(&token)]).await;
+        assert!(matches!(answer.status, 401 | 503), "{what}: {}", answer.text());
+        assert!(seen.is_empty(), "{what}");
+    }
+    let token = crate::harness::unique();
+    fixture.a.opaque(&token, good.clone());
+    let before = fixture.a.introspections();
+    for _ in 0..20 {
+        assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 200);
+    }
+    assert!(fixture.a.introspections() - before <= 2, "good answers are used for a second");
+    assert_eq!(fixture.b.introspections(), 0, "attacks:Z35");
+}

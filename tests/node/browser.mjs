@@ -1,0 +1,91 @@
+// Drives a real Chromium through a login. One argument, JSON: {"scenario": NAME, "url": URL, ...}. Prints one JSON
+// object with what it saw; any failure ends it with a non-zero status and the reason on standard error.
+import { chromium } from 'playwright-core';
+
+const options = JSON.parse(process.argv[2]);
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP *.test 127.0.0.1'],
+});
+
+async function context(extra = {}) {
+  return browser.newContext({ ignoreHTTPSErrors: true, ...extra });
+}
+
+// The development interactions of `oidc-provider`: a login form that takes any password, then a consent form.
+async function logIn(page, person) {
+  await page.waitForSelector('input[name=login]');
+  await page.fill('input[name=login]', person);
+  await page.fill('input[name=password]', 'any');
+  await Promise.all([page.waitForNavigation(), page.click('button[type=submit]')]);
+  if (await page.$('form[action*="/interaction/"] button[type=submit]')) {
+    await Promise.all([page.waitForNavigation(), page.click('button[type=submit]')]);
+  }
+}
+
+const scenarios = {
+  // Log in, see who one is, sign out, and be out.
+  async login() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + (options.path ?? '/'));
+    await logIn(page, options.person ?? 'alice');
+    const landed = page.url();
+    const body = await page.textContent('body');
+    const cookies = (await ctx.cookies()).filter((cookie) => cookie.name.startsWith('__Host-doorward'));
+    const fetched = await page.evaluate(async () => {
+      const answer = await fetch('/echo', { method: 'POST', body: 'x' });
+      return answer.status;
+    });
+    await page.goto(options.url + '/.doorward/whoami');
+    const whoami = await page.textContent('main');
+    await page.goto(options.url + '/oauth2/sign_out');
+    await Promise.all([page.waitForNavigation(), page.click('form button[type=submit]')]);
+    if (!page.url().startsWith(options.url)) {
+      // The provider asks whether its own session is to end too.
+      await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click('button[name=logout]')]);
+    }
+    const signedOut = page.url();
+    const after = await ctx.request.get(options.url + '/', { maxRedirects: 0, headers: { 'Sec-Fetch-Mode': 'cors' } });
+    // The old cookie, replayed, must be worth nothing.
+    const cookie = cookies.map((cookie) => `${cookie.name}=${cookie.value}`).join('; ');
+    const replayed = await (await context()).request.get(options.url + '/', { maxRedirects: 0, headers: { cookie, 'Sec-Fetch-Mode': 'cors' } });
+    return { landed, body, whoami, cookies, fetched, signedOut, after: after.status(), replayed: replayed.status() };
+  },
+
+  // A picture of a page, as a phone or a desktop sees it.
+  async picture() {
+    const phone = options.phone ?? false;
+    const ctx = await context({ viewport: phone ? { width: 390, height: 844 } : { width: 1280, height: 800 }, colorScheme: options.dark ? 'dark' : 'light' });
+    const page = await ctx.newPage();
+    const answer = await page.goto(options.url);
+    if (options.click) {
+      await Promise.all([page.waitForNavigation(), page.click(options.click)]);
+    }
+    if (options.then) {
+      await page.goto(options.then);
+    }
+    await page.screenshot({ path: options.file, fullPage: true });
+    const wider = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
+    return { status: answer.status(), url: page.url(), scrollsSideways: wider };
+  },
+
+  // The demo's own provider: one click signs in.
+  async demo() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + (options.path ?? '/'));
+    await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click(`button[value=${options.person ?? 'alice'}]`)]);
+    const landed = page.url();
+    const body = await page.textContent('body');
+    const denied = await page.goto(options.url + '/apis/tekton.dev/v1/namespaces/prod/secrets');
+    return { landed, body, denied: denied.status(), deniedText: await page.textContent('body') };
+  },
+};
+
+try {
+  console.log(JSON.stringify(await scenarios[options.scenario]()));
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,65 @@
+// The certified `oidc-provider` for tests. One argument, JSON: {"redirectUris": [...], "postLogoutRedirectUris": [...],
+// "port": 0}. Prints {"issuer": "http://127.0.0.1:PORT"} once it listens; ends with its standard input.
+//
+// Clients: `doorward` (code flow, introspection), `bot` (client credentials). Anybody may log in with any password; who
+// is called `alice` is in the group `developers`, `bob` also in `release-managers`. With the resource
+// `https://doorward.test` access tokens are JWTs (RFC 9068) for that audience, without it they are opaque.
+import http from 'node:http';
+import Provider from 'oidc-provider';
+
+const options = JSON.parse(process.argv[2] ?? '{}');
+const AUDIENCE = 'https://doorward.test';
+const groups = { alice: ['developers'], bob: ['developers', 'release-managers'] };
+
+const server = http.createServer();
+server.listen(options.port ?? 0, '127.0.0.1', () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  const provider = new Provider(issuer, {
+    clients: [
+      {
+        client_id: 'doorward',
+        client_secret: 'doorward-secret-of-the-tests',
+        redirect_uris: options.redirectUris ?? ['http://localhost/oauth2/callback'],
+        post_logout_redirect_uris: options.postLogoutRedirectUris ?? [],
+        response_types: ['code'],
+        grant_types: ['authorization_code', 'refresh_token'],
+      },
+      {
+        client_id: 'bot',
+        client_secret: 'bot-secret-of-the-tests',
+        redirect_uris: [],
+        response_types: [],
+        grant_types: ['client_credentials'],
+      },
+    ],
+    claims: { openid: ['sub', 'groups', 'email', 'email_verified'] },
+    conformIdTokenClaims: false,
+    findAccount: (_, sub) => ({
+      accountId: sub,
+      claims: () => ({ sub, groups: groups[sub] ?? [], email: `${sub}@doorward.test`, email_verified: true }),
+    }),
+    scopes: ['openid', 'offline_access', 'tekton:run', 'tekton:deploy'],
+    pkce: { required: () => true },
+    features: {
+      clientCredentials: { enabled: true },
+      introspection: { enabled: true, allowedPolicy: () => true },
+      revocation: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: () => ({
+          scope: 'tekton:run tekton:deploy',
+          audience: AUDIENCE,
+          accessTokenFormat: 'jwt',
+          accessTokenTTL: options.accessTokenTTL ?? 600,
+        }),
+      },
+    },
+    extraTokenClaims: (_, token) => ({ groups: groups[token.accountId] ?? [] }),
+    ttl: { AccessToken: options.accessTokenTTL ?? 600, ClientCredentials: options.accessTokenTTL ?? 600 },
+    cookies: { keys: ['tests'] },
+  });
+  server.on('request', provider.callback());
+  console.log(JSON.stringify({ issuer }));
+});
+process.stdin.resume();
+process.stdin.on('end', () => process.exit(0));
