@@ -1,0 +1,190 @@
+//! The cases, and wrk as the load.
+
+use std::{collections::HashMap, fmt::Write as _, fs, process::Command, sync::OnceLock};
+
+use aws_lc_rs::hmac;
+
+use crate::{
+    Failure, Sample,
+    peers::{Bench, Running},
+    tokens::Algorithm,
+};
+
+pub const WEBHOOK_SECRET: &str = "a webhook secret of the bench";
+
+/// Something to measure.
+pub struct Case {
+    pub name: &'static str,
+    /// Proxies that run it, the yardstick first.
+    pub proxies: Vec<&'static str>,
+    pub tls: bool,
+    path: &'static str,
+    traffic: Traffic,
+}
+
+enum Traffic {
+    Plain,
+    /// Tokens that the proxy has seen before.
+    Seen(Algorithm),
+    /// Each token once.
+    New(Algorithm),
+    /// Signed deliveries, each once.
+    Webhook,
+}
+
+/// Tokens in use at once where each has been seen.
+const SEEN: usize = 1000;
+/// Requests of a run in which none may repeat.
+const ONCE: usize = 12_000;
+
+pub fn cases(_: &Bench) -> Vec<Case> {
+    let api = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
+    let case = |name, path, traffic, tls, proxies: &[&'static str]| Case {
+        name,
+        proxies: proxies.to_vec(),
+        tls,
+        path,
+        traffic,
+    };
+    let all: &[&str] = &["bare", "doorward", "nginx"];
+    let ours: &[&str] = &["doorward"];
+    vec![
+        case("plain", "/plain/x", Traffic::Plain, false, all),
+        case("bearer RS256 seen", api, Traffic::Seen(Algorithm::Rs256), false, ours),
+        case("bearer ES256 seen", api, Traffic::Seen(Algorithm::Es256), false, ours),
+        case("bearer RS256 new", api, Traffic::New(Algorithm::Rs256), false, ours),
+        case("bearer ES256 new", api, Traffic::New(Algorithm::Es256), false, ours),
+        case("webhook 25 kB", "/hooks", Traffic::Webhook, false, all),
+        case("TLS", "/plain/x", Traffic::Plain, true, all),
+        case("1 MiB body", "/big", Traffic::Plain, false, all),
+    ]
+}
+
+/// Runs one case through one proxy, freshly started, and measures it.
+pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Sample, Failure> {
+    let running = match proxy {
+        "bare" => bench.bare(case.tls)?,
+        "nginx" => bench.nginx(case.tls)?,
+        _ => bench.doorward(case.tls)?,
+    };
+    let script = bench.dir.path().join("load.lua");
+    let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook);
+    fs::write(&script, lua(bench, case, round)?)?;
+    // Connections, pools and, for tokens that count as seen, the cache.
+    let warm = if once { bench.dir.path().join("warm.lua") } else { script.clone() };
+    if once {
+        fs::write(&warm, "request = function() return wrk.format('GET', '/plain/x') end")?;
+    }
+    wrk(&running, case, &warm, "1s", false)?;
+    let before = running.cpu_us()?;
+    let seconds = if once { "8s" } else { "2s" };
+    let (requests, per_second) = wrk(&running, case, &script, seconds, once)?;
+    let cpu = running.cpu_us()? - before;
+    Ok(Sample {
+        case: case.name.to_owned(),
+        proxy: proxy.to_owned(),
+        round,
+        requests,
+        cpu_us_per_request: cpu / requests as f64,
+        requests_per_second: per_second,
+    })
+}
+
+/// The requests of a case as a wrk script, made beforehand so that the load costs little.
+fn lua(bench: &Bench, case: &Case, round: usize) -> Result<String, Failure> {
+    let list = match &case.traffic {
+        Traffic::Plain => return Ok(format!("wrk.path = '{}'", case.path)),
+        Traffic::Seen(algorithm) => bearer(bench, *algorithm, SEEN)?,
+        Traffic::New(algorithm) => bearer(bench, *algorithm, ONCE)?,
+        Traffic::Webhook => return Ok(deliveries(case.path, round)),
+    };
+    let stop = if matches!(case.traffic, Traffic::New(_)) {
+        "if i > #tokens then wrk.thread:stop() i = 1 end"
+    } else {
+        "if i > #tokens then i = 1 end"
+    };
+    Ok(format!(
+        "local tokens = {{{list}}}
+        local requests, i = {{}}, 0
+        init = function() for n, t in ipairs(tokens) do requests[n] = wrk.format('GET', '{}', {{Authorization = 'Bearer ' .. t}}) end end
+        request = function() i = i + 1 {stop} return requests[i] end",
+        case.path
+    ))
+}
+
+/// Signing thousands of RSA tokens takes seconds, so they are made once a process. A proxy is started anew for each run
+/// and has not seen any.
+fn bearer(bench: &Bench, algorithm: Algorithm, count: usize) -> Result<String, Failure> {
+    static MADE: OnceLock<std::sync::Mutex<HashMap<String, String>>> = OnceLock::new();
+    let mut made = MADE.get_or_init(Default::default).lock().map_err(|_| "poisoned")?;
+    let key = format!("{algorithm:?} {count}");
+    if let Some(list) = made.get(&key) {
+        return Ok(list.clone());
+    }
+    let mut list = String::new();
+    for token in bench.keys.tokens(&bench.issuer(), algorithm, count)? {
+        write!(list, "'{token}',")?;
+    }
+    made.insert(key, list.clone());
+    Ok(list)
+}
+
+fn deliveries(path: &str, round: usize) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    let padding = "x".repeat(25_000);
+    let mut list = String::new();
+    for number in 0..ONCE / 4 {
+        let body = format!(
+            r#"{{"ref":"refs/heads/main","before":"{round:040}","after":"{number:040}","repository":{{"id":1234,"full_name":"acme/app","owner":{{"login":"acme"}}}},"sender":{{"id":7,"login":"octocat"}},"commits":[],"padding":"{padding}"}}"#
+        );
+        let tag = hmac::sign(&key, body.as_bytes());
+        let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = write!(list, "{{'{hex}','{round:06}-{number:06}','{number:040}'}},");
+    }
+    // The body is put together in Lua: 3,000 of 25 kB each would not fit a script.
+    format!(
+        "local list = {{{list}}}
+        local padding = string.rep('x', 25000)
+        local i = 0
+        request = function()
+            i = i + 1
+            if i > #list then wrk.thread:stop() i = 1 end
+            local d = list[i]
+            local body = '{{\"ref\":\"refs/heads/main\",\"before\":\"{round:040}\",\"after\":\"' .. d[3] .. '\",\"repository\":{{\"id\":1234,\"full_name\":\"acme/app\",\"owner\":{{\"login\":\"acme\"}}}},\"sender\":{{\"id\":7,\"login\":\"octocat\"}},\"commits\":[],\"padding\":\"' .. padding .. '\"}}'
+            return wrk.format('POST', '{path}', {{['Content-Type'] = 'application/json', ['X-GitHub-Event'] = 'push',
+                ['X-GitHub-Delivery'] = d[2], ['X-Hub-Signature-256'] = 'sha256=' .. d[1]}}, body)
+        end"
+    )
+}
+
+/// Requests done and their rate. Any answer but 2xx, and any socket error, fails the run.
+fn wrk(
+    running: &Running,
+    case: &Case,
+    script: &std::path::Path,
+    seconds: &str,
+    once: bool,
+) -> Result<(u64, f64), Failure> {
+    let scheme = if case.tls { "https" } else { "http" };
+    let output = Command::new("taskset")
+        .args(["-c", "1", "wrk", "-t1", "-c64", "-d", seconds, "-s"])
+        .arg(script)
+        .arg(format!("{scheme}://{}", running.address))
+        .output()
+        .map_err(|error| format!("wrk: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if text.contains("Non-2xx") || (text.contains("Socket errors") && !once) {
+        return Err(format!("{}: not every request went well\n{text}", case.name).into());
+    }
+    let requests = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .ok_or_else(|| format!("wrk printed no count\n{text}"))?;
+    let rate = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:"))
+        .and_then(|rate| rate.trim().parse().ok())
+        .ok_or_else(|| format!("wrk printed no rate\n{text}"))?;
+    Ok((requests, rate))
+}

@@ -1,0 +1,80 @@
+//! Doorward beside a bare hyper proxy and nginx: CPU time of the proxy per request, one worker on one core.
+//!
+//! `benches/run` installs wrk and nginx and runs this. All proxies are pinned to core 0; load and upstream to core 1.
+//! Rounds are interleaved and ratios are taken within a round, so that a machine whose speed drifts does not decide.
+//! Raw figures go to `benches/results/`, and `report` writes the README's table from them.
+
+#![expect(clippy::indexing_slicing, reason = "a bench that meets what it does not expect may stop")]
+
+mod bare;
+mod load;
+mod peers;
+mod report;
+mod tokens;
+
+use std::{path::PathBuf, process::ExitCode};
+
+/// One measured run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Sample {
+    pub case: String,
+    pub proxy: String,
+    pub round: usize,
+    pub requests: u64,
+    /// User and system time of all threads of the proxy.
+    pub cpu_us_per_request: f64,
+    pub requests_per_second: f64,
+}
+
+/// Where raw figures are kept.
+pub fn results() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results/latest.json")
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bare", listen, upstream] => bare::run(listen, upstream, None),
+        ["bare", listen, upstream, chain, key] => bare::run(listen, upstream, Some((chain, key))),
+        ["report"] => report::write(),
+        [] => measure(10, None),
+        ["rounds", rounds] => measure(rounds.parse().unwrap_or(10), None),
+        ["rounds", rounds, case] => measure(rounds.parse().unwrap_or(10), Some(case)),
+        _ => Err("usage: compare [rounds N [CASE] | report]".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
+    let bench = peers::Bench::start()?;
+    let mut samples = Vec::new();
+    for case in load::cases(&bench) {
+        if only.is_some_and(|only| only != case.name) {
+            continue;
+        }
+        for round in 0..rounds {
+            for proxy in &case.proxies {
+                let sample = load::run(&bench, &case, proxy, round)?;
+                eprintln!(
+                    "{:>2} {:<18} {:<9} {:>7.2} us {:>8.0} rps",
+                    round, sample.case, sample.proxy, sample.cpu_us_per_request, sample.requests_per_second
+                );
+                samples.push(sample);
+            }
+        }
+    }
+    if only.is_none() {
+        std::fs::create_dir_all(results().parent().unwrap_or(&results()))?;
+        std::fs::write(results(), serde_json::to_vec_pretty(&samples)?)?;
+    }
+    print!("{}", report::table(&samples));
+    Ok(())
+}

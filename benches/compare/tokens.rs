@@ -1,0 +1,82 @@
+//! An issuer that needs no server: keys, a key set, and as many tokens as a run wants.
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    rsa::{KeyPair as RsaKeyPair, KeySize, PublicKeyComponents},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+use crate::Failure;
+
+pub const AUDIENCE: &str = "https://doorward.bench";
+
+/// The keys of the issuer.
+pub struct Keys {
+    rsa: RsaKeyPair,
+    ec: EcdsaKeyPair,
+}
+
+/// Which key signs.
+#[derive(Clone, Copy, Debug)]
+pub enum Algorithm {
+    Rs256,
+    Es256,
+}
+
+impl Keys {
+    pub fn new() -> Result<Self, Failure> {
+        let random = SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)?;
+        Ok(Self {
+            rsa: RsaKeyPair::generate(KeySize::Rsa2048)?,
+            ec: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref())
+                .map_err(|e| e.to_string())?,
+        })
+    }
+
+    pub fn key_set(&self) -> Value {
+        let rsa = PublicKeyComponents::<Vec<u8>>::from(self.rsa.public_key());
+        let point = self.ec.public_key().as_ref();
+        json!({"keys": [
+            {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "rsa", "n": BASE64URL.encode(rsa.n), "e": BASE64URL.encode(rsa.e)},
+            {"kty": "EC", "use": "sig", "alg": "ES256", "kid": "ec", "crv": "P-256",
+                "x": BASE64URL.encode(&point[1..33]), "y": BASE64URL.encode(&point[33..])},
+        ]})
+    }
+
+    /// Distinct tokens of about the size that providers give.
+    pub fn tokens(&self, issuer: &str, algorithm: Algorithm, count: usize) -> Result<Vec<String>, Failure> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        (0..count)
+            .map(|number| {
+                let claims = json!({"iss": issuer, "sub": format!("user-{number}"), "aud": AUDIENCE, "client_id": "bench",
+                    "iat": now, "exp": now + 6 * 3600, "jti": uuid::Uuid::new_v4().to_string(), "scope": "openid profile tekton:run",
+                    "groups": ["developers", "team-blue", "on-call", "everybody"], "auth_time": now,
+                    "email": format!("user-{number}@bench.example"), "name": "A Person With An Ordinary Name",
+                    "preferred_username": format!("user-{number}"), "tenant": "0b7ad2f5-8f2b-4a52-9a2e-6e1ffb2f7d20"});
+                self.sign(algorithm, &claims)
+            })
+            .collect()
+    }
+
+    fn sign(&self, algorithm: Algorithm, claims: &Value) -> Result<String, Failure> {
+        let (alg, kid) = match algorithm {
+            Algorithm::Rs256 => ("RS256", "rsa"),
+            Algorithm::Es256 => ("ES256", "ec"),
+        };
+        let header = json!({"alg": alg, "kid": kid, "typ": "at+jwt"});
+        let signed = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
+        let random = SystemRandom::new();
+        let signature = match algorithm {
+            Algorithm::Rs256 => {
+                let mut signature = vec![0; self.rsa.public_modulus_len()];
+                self.rsa.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature)?;
+                signature
+            }
+            Algorithm::Es256 => self.ec.sign(&random, signed.as_bytes())?.as_ref().to_vec(),
+        };
+        Ok(format!("{signed}.{}", BASE64URL.encode(signature)))
+    }
+}
