@@ -56,13 +56,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
     let bench = peers::Bench::start()?;
     let mut samples = Vec::new();
-    for case in load::cases(&bench) {
-        if only.is_some_and(|only| only != case.name) {
-            continue;
-        }
-        for round in 0..rounds {
+    let mut cases = load::cases(&bench);
+    cases.retain(|case| only.is_none_or(|only| only == case.name));
+    // Rounds outermost: a ratio may be to another case of the same round.
+    for round in 0..rounds {
+        for case in &cases {
             for proxy in &case.proxies {
-                let sample = load::run(&bench, &case, proxy, round)?;
+                let sample = load::run(&bench, case, proxy, round)?;
                 eprintln!(
                     "{:>2} {:<18} {:<9} {:>7.2} us {:>8.0} rps",
                     round, sample.case, sample.proxy, sample.cpu_us_per_request, sample.requests_per_second
