@@ -137,7 +137,6 @@ fn read_state(headers: &HeaderMap) -> Option<HeaderValue> {
     (fits && well_formed).then(|| HeaderValue::from_str(&joined).ok()).flatten()
 }
 
-/// Random bytes that are not all zero, which would be no id.
 /// Random bytes that were drawn beforehand: a draw costs more than all else here, and an id protects nothing.
 struct Drawn {
     bytes: [u8; 512],
@@ -148,6 +147,7 @@ thread_local! {
     static DRAWN: RefCell<Drawn> = const { RefCell::new(Drawn { bytes: [0; 512], used: 512 }) };
 }
 
+/// Random bytes that are not all zero, which would be no id.
 fn random<const N: usize>() -> [u8; N] {
     DRAWN.with_borrow_mut(|drawn| {
         if drawn.used + N > drawn.bytes.len() {
