@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn z11_reasons_and_metrics_need_a_credential() {
+    async fn attacks_z11_reasons_and_metrics_need_a_credential() {
         let good = format!("Bearer {TOKEN}");
         let (near, far) = ("127.0.0.1", "10.0.0.9");
         for (row, token, peer, headers, may_know) in [

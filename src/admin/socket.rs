@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn z13_commands_are_recorded_and_strangers_refused() {
+    async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
         let serving = Serving::start(Recorder::default(), false).await;
         let answer = serving.send(&command("status")).await;
         assert_eq!(answer, Answer::Result(json!({"generation": 7, "arguments": {"id": 1}})));

@@ -77,9 +77,12 @@ fn check_framing(headers: &HeaderMap, framing: Framing) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the connection ends with this request: see [`super::framing`].
+/// Whether the connection ends with the answer to this request: a chunked one, for which see [`super::framing`], and
+/// one that asks for an upgrade. After any answer to that but 101 the client may go on in the protocol that it asked
+/// for, whose bytes must not be read as requests (CVE-2018-1002105).
 pub(super) fn is_last(protocol: Protocol, headers: &HeaderMap) -> bool {
-    protocol == Protocol::Http1 && headers.contains_key(header::TRANSFER_ENCODING)
+    let ends = [header::TRANSFER_ENCODING, header::UPGRADE];
+    protocol == Protocol::Http1 && ends.iter().any(|name| headers.contains_key(name))
 }
 
 fn uri_length(uri: &Uri) -> usize {
@@ -110,6 +113,18 @@ mod tests {
         assert_eq!(reason(with(1, 32_762), None), None);
         assert_eq!(reason(with(1, 32_763), None), Some(Reason::HeadersTooLarge));
         assert_eq!(reason(Request::connect("a:1"), None), Some(Reason::MethodNotAllowed));
+    }
+
+    #[test]
+    fn a_connection_ends_where_its_next_bytes_may_be_no_request() {
+        let ends = |protocol, name: &'static str| {
+            let headers = HeaderMap::from_iter([(header::HeaderName::from_static(name), "x".parse().unwrap())]);
+            is_last(protocol, &headers)
+        };
+        assert!(ends(Protocol::Http1, "transfer-encoding"));
+        assert!(ends(Protocol::Http1, "upgrade"), "kubernetes:U1");
+        assert!(!ends(Protocol::Http1, "content-length"));
+        assert!(!ends(Protocol::Http2, "upgrade"));
     }
 
     #[test]

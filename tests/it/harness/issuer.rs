@@ -96,6 +96,7 @@ impl Issuer {
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(keys))
             .route("/introspect", post(introspect))
+            .route("/token", post(redeem))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         issuer
@@ -216,6 +217,22 @@ async fn keys(State(issuer): State<Issuer>) -> Response {
     let empty = *issuer.0.fault.lock().unwrap() == Fault::Empty;
     let keys = if empty { json!([]) } else { json!([issuer.0.key.lock().unwrap().jwk()]) };
     Json(json!({"keys": keys})).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Redeem {
+    code: String,
+}
+
+/// Gives Alice's tokens for any code, which is the nonce of the login.
+async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Response {
+    let mut claims = issuer.claims("alice", &["dev"]);
+    claims["aud"] = json!("doorward");
+    claims["nonce"] = json!(request.code);
+    let kid = issuer.0.key.lock().unwrap().id.clone();
+    let id_token = issuer.sign_with(&json!({"alg": "ES256", "typ": "JWT", "kid": kid}), &claims);
+    Json(json!({"access_token": unique(), "token_type": "Bearer", "expires_in": 600, "id_token": id_token}))
+        .into_response()
 }
 
 #[derive(serde::Deserialize)]

@@ -2,7 +2,9 @@
 
 mod client;
 mod doorward;
+pub mod h2;
 mod issuer;
+mod login;
 mod node;
 mod upstream;
 
@@ -12,6 +14,7 @@ pub use self::{
     client::{Answer, Raw},
     doorward::Doorward,
     issuer::{Fault, Issuer, now, unique},
+    login::log_in,
     node::{OidcProvider, browse, free_port},
     upstream::{Recorded, Reply, Upstream},
 };

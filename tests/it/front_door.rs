@@ -1,0 +1,99 @@
+//! Rows of the attack tables that only the whole front door shows: trusted proxies and open paths.
+
+use crate::{
+    fixture::{Fixture, WEBHOOK_SECRET},
+    harness::{Reply, unique},
+};
+
+/// The body of a push; `AFTER` is its commit.
+const PUSH: &str = r#"{"ref":"refs/heads/main","before":"1","after":"AFTER","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
+const TASKRUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+/// The lines and the body of a genuine delivery, new each time.
+fn delivery() -> (Vec<String>, String) {
+    let body = PUSH.replace("AFTER", &unique());
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    let signed = aws_lc_rs::hmac::sign(&key, body.as_bytes());
+    let hex: String = signed.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines = vec![
+        "POST /github HTTP/1.1".to_owned(),
+        "Host: hooks.test".to_owned(),
+        "Content-Type: application/json".to_owned(),
+        "X-GitHub-Event: push".to_owned(),
+        format!("X-GitHub-Delivery: {}", unique()),
+        format!("X-Hub-Signature-256: sha256={hex}"),
+    ];
+    (lines, body)
+}
+
+#[tokio::test]
+async fn a_path_is_open_by_its_own_bytes_alone() {
+    let open = |yaml: String| yaml.replace("on: {routes: [open]}", "on: {routes: [open], paths: ['/public/*']}");
+    let fixture = Fixture::with(open, |_| Reply::json(200, "{}")).await;
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("peers:T8", "/private?path=/public/x", &[]),
+        ("peers:T10", "/private", &["User-Agent: GoogleHC/1.0"]),
+        ("peers:T10", "/private", &["User-Agent: kube-probe/1.30"]),
+        ("peers:T11", "/private", &["X-Forwarded-Uri: /public/x"]),
+        ("peers:T11", "/private", &["X-Original-Url: /public/x"]),
+        ("peers:T12", "/private%23/public/x", &[]),
+        ("peers:T12", "/private#/public/x", &[]),
+        ("peers:D4", "/public/%2e%2e/private", &[]),
+        ("peers:D4", "/public/..%2fprivate", &[]),
+        ("peers:D4", "/public%2f..%2fprivate", &[]),
+        ("peers:D4", "/public/;/../private", &[]),
+        ("peers:D5", "//private/public/x", &[]),
+        ("peers:D6", "/./public/x", &[]),
+    ];
+    for (row, path, more) in cases {
+        let _ = fixture.upstream.take();
+        let answer = fixture.doorward.get(path, &[&["Host: open.test"], *more].concat()).await;
+        assert!(matches!(answer.status, 400 | 401 | 403), "{row} {path}: {}", answer.text());
+        assert!(fixture.upstream.take().is_empty(), "{row} {path}");
+        let answer = fixture.doorward.get("/public/x", &[&["Host: open.test"], *more].concat()).await;
+        assert_eq!((answer.status, fixture.upstream.take().len()), (200, 1), "{row}: the twin: {}", answer.text());
+    }
+}
+
+fn trusting(yaml: &str) -> String {
+    yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]")
+        .replace("on: {routes: [hooks],", "on: {routes: [hooks], addresses: [10.0.0.0/8],")
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_the_client_and_not_the_request() {
+    let fixture = Fixture::with(|yaml| trusting(&yaml), |_| Reply::json(200, "{}")).await;
+    // attacks:Z31: the same X-Request-Id twice gives two Audit-IDs.
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice(), "X-Request-Id: of-the-client"]).await;
+        assert_eq!(answer.status, 200, "attacks:Z31");
+        ids.push(seen[0].one("audit-id").to_owned());
+    }
+    assert_ne!(ids[0], ids[1], "attacks:Z31");
+    assert!(!ids.contains(&"of-the-client".to_owned()), "attacks:Z31");
+    // What the client wrote stands left of what the proxy saw.
+    for (forwarded, status) in
+        [("10.1.1.1, 203.0.113.9", 403), ("203.0.113.9", 403), ("203.0.113.9, 10.1.1.1", 200), ("10.1.1.1", 200)]
+    {
+        let _ = fixture.upstream.take();
+        let (mut lines, body) = delivery();
+        lines.push(format!("X-Forwarded-For: {forwarded}"));
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "webhooks:31 peers:T15 {forwarded}: {}", answer.text());
+        assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "webhooks:31 {forwarded}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_names_nobody() {
+    let listed = |yaml: String| trusting(&yaml).replace("trusted_proxies: [127.0.0.1/32]", "trusted_proxies: []");
+    let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
+    let (mut lines, body) = delivery();
+    lines.push("X-Forwarded-For: 10.1.1.1".to_owned());
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+    assert_eq!(answer.status, 403, "webhooks:31: {}", answer.text());
+    assert!(fixture.upstream.take().is_empty(), "webhooks:31");
+}

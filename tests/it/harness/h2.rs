@@ -1,0 +1,112 @@
+//! HTTP/2 frames as a test writes them: client libraries refuse to send what must be refused here.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// `:status: 200`.
+    Ok,
+    /// Another status.
+    Refused,
+    /// The stream was reset.
+    Reset,
+    /// The connection was ended.
+    Closed,
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A string of HPACK without Huffman coding (RFC 7541 section 5.2).
+fn string(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match u8::try_from(text.len()) {
+        Ok(short @ 0..127) => bytes.push(short),
+        _ => {
+            bytes.push(127);
+            let mut rest = text.len() - 127;
+            while rest >= 128 {
+                bytes.push(u8::try_from(rest % 128).unwrap() | 128);
+                rest /= 128;
+            }
+            bytes.push(u8::try_from(rest).unwrap());
+        }
+    }
+    bytes.extend(text);
+    bytes
+}
+
+/// A block of literal fields without indexing.
+fn block<N: AsRef<str>, V: AsRef<str>>(fields: &[(N, V)]) -> Vec<u8> {
+    let field = |(name, value): &(N, V)| {
+        [vec![0], string(name.as_ref().as_bytes()), string(value.as_ref().as_bytes())].concat()
+    };
+    fields.iter().flat_map(field).collect()
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&hello).await.unwrap();
+    stream
+}
+
+/// Sends one request without a body, with these fields as they are, on a connection of its own.
+pub async fn ask(address: SocketAddr, fields: &[(String, String)]) -> Outcome {
+    let mut stream = connect(address).await;
+    let _ = stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(fields))).await;
+    super::within(async {
+        loop {
+            let mut head = [0; 9];
+            if stream.read_exact(&mut head).await.is_err() {
+                return Outcome::Closed;
+            }
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            if stream.read_exact(&mut payload).await.is_err() {
+                return Outcome::Closed;
+            }
+            match (head[3], payload.first()) {
+                // `:status: 200` is entry 8 of the static table (RFC 7541 appendix A).
+                (HEADERS, Some(0x88)) => return Outcome::Ok,
+                (HEADERS, _) => return Outcome::Refused,
+                (RST_STREAM, _) => return Outcome::Reset,
+                (GOAWAY, _) => return Outcome::Closed,
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+/// Opens and resets `count` streams, and waits until the connection ends.
+pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str) {
+    let mut stream = connect(address).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
+    let block = block(&fields);
+    for id in (0..count).map(|index| 2 * index + 1) {
+        let open = frame(HEADERS, END_STREAM | END_HEADERS, id, &block);
+        let reset = frame(RST_STREAM, 0, id, &8_u32.to_be_bytes());
+        if stream.write_all(&[open, reset].concat()).await.is_err() {
+            return;
+        }
+    }
+    super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
+}

@@ -1,0 +1,34 @@
+//! A browser's login without a browser: the redirects, followed by hand.
+
+use super::{Answer, Doorward};
+
+/// Logs Alice in at a host of this machine, by way of the scripted issuer, and gives her `Cookie` line. `page` is any
+/// page that takes sessions.
+pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
+    let host = format!("Host: {host}");
+    let navigation = [host.as_str(), "Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
+    let mut away = doorward.get(page, &navigation).await;
+    let location = loop {
+        let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text())).to_owned();
+        if !location.starts_with('/') {
+            break location;
+        }
+        away = doorward.get(&location, &navigation).await;
+    };
+    let query = |name: &str| {
+        let (_, query) = location.split_once('?').unwrap();
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(found, _)| *found == name).unwrap_or_else(|| panic!("{name} in {location}")).1.to_owned()
+    };
+    let callback = format!("/oauth2/callback?code={}&state={}", query("nonce"), query("state"));
+    let begun = cookies(&away);
+    let back = doorward.get(&callback, &[&navigation[..], &[&begun]].concat()).await;
+    assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
+    cookies(&back)
+}
+
+/// The cookies that an answer sets and does not delete, as a `Cookie` line.
+fn cookies(answer: &Answer) -> String {
+    let pairs = answer.all("set-cookie").into_iter().filter_map(|line| line.split(';').next());
+    format!("Cookie: {}", pairs.filter(|pair| !pair.ends_with('=')).collect::<Vec<_>>().join("; "))
+}

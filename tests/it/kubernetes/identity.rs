@@ -1,0 +1,260 @@
+//! Rows A, H, X, N, E, S, C, L: who a request is from, and who it says it is.
+
+use serde_json::{Value, json};
+
+use super::{
+    Expect::{self, Clean, Refused},
+    TASKRUNS, alice, assert_clean, check, fixture,
+};
+use crate::{
+    fixture::{WEBHOOK_SECRET, bearer},
+    harness::{now, unique},
+};
+
+const NO: Expect = Refused(&[403]);
+
+#[tokio::test]
+async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
+    let fixture = fixture().await;
+    let cases: &[(&str, &[&str], Expect)] = &[
+        ("kubernetes:A1", &["Impersonate-Group: system:masters"], NO),
+        ("kubernetes:A2", &["Impersonate-Uid: 0"], NO),
+        ("kubernetes:A3", &["imPerSoNaTE-uSer: root"], NO),
+        ("kubernetes:A3", &["IMPERSONATE-GROUP: x"], NO),
+        ("kubernetes:A4", &["Impersonate-Doesnotexist: x"], NO),
+        ("kubernetes:A4", &["Impersonate: x"], NO),
+        ("kubernetes:A4", &["Impersonate-Extra-: x"], NO),
+        ("kubernetes:A5", &["Impersonate_User: root"], NO),
+        ("kubernetes:A5", &["X_Remote_User: root"], Clean),
+        ("kubernetes:A5", &["X_Forwarded_User: root"], Clean),
+        ("kubernetes:A6", &["Impersonate-User: root", "Impersonate-User: alice"], NO),
+        ("kubernetes:A7", &["Impersonate-User: alice"], NO),
+        ("kubernetes:H1", &["Connection: Impersonate-User"], Clean),
+        ("kubernetes:H1", &["Connection: close, Impersonate-Group"], Clean),
+        ("kubernetes:H1", &["Connection: keep-alive, Authorization"], Clean),
+        ("kubernetes:H2", &["Connection: ", "Connection: Impersonate-User"], Clean),
+        ("kubernetes:H3", &["Connection: impersonate-user, impersonate-group, authorization, audit-id"], Clean),
+        ("kubernetes:H3", &["Connection: Impersonate-User", "Impersonate-User: root"], NO),
+        ("peers:D1", &["Connection: keep-alive, Impersonate-User, Impersonate-Group, X-Forwarded-User"], Clean),
+        ("peers:D2", &["Impersonate-Extra-Scopes: admin"], NO),
+        ("kubernetes:H4", &["Connection: close, X-Forwarded-For, Audit-ID", "Audit-ID: mine"], Clean),
+        ("kubernetes:X1", &["X-Remote-User: system:admin"], Clean),
+        ("kubernetes:X1", &["X-Remote-Group: system:masters", "X-Remote-Uid: 0", "X-Remote-Extra-Foo: x"], Clean),
+        ("kubernetes:X3", &["X-Forwarded-Uri: /healthz", "X-Original-Url: /healthz", "X-Rewrite-Url: /"], Clean),
+        ("kubernetes:X4", &["X-Forwarded-For: 1.2.3.4", "X-Real-Ip: 1.2.3.4", "Forwarded: for=1.2.3.4"], Clean),
+        ("kubernetes:N1", &["Impersonate-User: bob"], NO),
+        ("kubernetes:N2", &["Impersonate-User: system:serviceaccount:ns:sa"], NO),
+        ("kubernetes:N3", &["Impersonate-User: bob", "Impersonate-Uid: 1"], NO),
+        ("kubernetes:N4", &["Impersonate-User: bob", "Impersonate-Extra-acme.com%2Fproject: p"], NO),
+        ("kubernetes:N5", &["Impersonate-User: bob", "Impersonate-Extra-doorward.dev%2Fclient: x"], NO),
+        ("kubernetes:N6", &["Impersonate-User: bob", "Impersonate-Group: system:masters"], NO),
+        ("kubernetes:N7", &["Impersonate-User: alice", "Impersonate-Group: system:masters"], NO),
+        ("kubernetes:N10", &["Impersonate-User: slow"], NO),
+        ("attacks:Z31", &["X-Request-Id: mine"], Clean),
+        ("attacks:Z32", &["X-HTTP-Method-Override: DELETE"], Clean),
+        ("peers:T9", &["X-Auth_Request_User: evil"], Clean),
+        ("kubernetes:N9", &["Impersonate-User: alice", "Impersonate-Group: admins"], NO),
+    ];
+    for (row, more, expect) in cases {
+        let answer = alice(&fixture, row, &format!("GET {TASKRUNS}"), more, *expect).await;
+        if matches!(expect, Refused(_)) {
+            assert_eq!(answer.reason(), "impersonation_refused", "{row}");
+            assert_eq!(answer.json()["kind"], "Status", "{row}");
+        }
+        // The twin: the same without these lines.
+        alice(&fixture, row, &format!("GET {TASKRUNS}"), &[], Clean).await;
+    }
+    // kubernetes:A2: a uid alone, with no other header and no credential.
+    let lone = [&format!("GET {TASKRUNS} HTTP/1.1"), "Host: api.test", "Impersonate-Uid: 0"];
+    check(&fixture, "kubernetes:A2", &lone, b"", Refused(&[401, 403])).await;
+    // In a trailer, where a server may merge it into the headers.
+    let token = fixture.alice();
+    let line = format!("POST {TASKRUNS} HTTP/1.1");
+    let post = [&line, "Host: api.test", &token, "Content-Type: application/json", "Transfer-Encoding: chunked"];
+    let trailer = b"2\r\n{}\r\n0\r\nImpersonate-Group: system:masters\r\n\r\n";
+    check(&fixture, "attacks:Z37", &post, trailer, Clean).await;
+}
+
+#[tokio::test]
+async fn routes_without_a_caller_lose_forged_identities_too() {
+    let fixture = fixture().await;
+    let forged = ["X-Remote-User: system:admin", "X_Remote_User: root", "X_Forwarded_User: root", "Remote-User: root"];
+    let body = br#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    let hex: String = aws_lc_rs::hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let signature = format!("X-Hub-Signature-256: sha256={hex}");
+    let open = ["GET /healthz HTTP/1.1", "Host: open.test"];
+    let hook = [
+        "POST /github HTTP/1.1",
+        "Host: hooks.test",
+        "Content-Type: application/json",
+        "X-GitHub-Event: push",
+        "X-GitHub-Delivery: 1",
+        &signature,
+    ];
+    let requests: [(&str, &[&str], &[u8]); 2] = [("kubernetes:X2", &open, b""), ("kubernetes:A5", &hook, body)];
+    for (row, request, body) in requests {
+        let _ = fixture.upstream.take();
+        let lines: Vec<&str> = request.iter().chain(&forged).copied().collect();
+        let answer = fixture.doorward.send(&lines, body).await;
+        assert_eq!(answer.status, 200, "{row}: {}", answer.text());
+        let seen = fixture.upstream.only();
+        for (name, value) in forged.iter().filter_map(|line| line.split_once(": ")) {
+            assert!(!seen.head.contains(value) && !seen.has(name), "{row}: {}", seen.head);
+        }
+        assert!(!seen.head.to_ascii_lowercase().contains("impersonate"), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_is_not_certain_is_refused() {
+    let fixture = fixture().await;
+    let named = |more: Value| {
+        let mut claims = fixture.b.claims("bea", &["dev"]);
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        bearer(&fixture.b.sign(&claims))
+    };
+    let cases = [
+        ("kubernetes:E1", named(json!({})), 403),
+        ("kubernetes:E1", named(json!({"name": ""})), 403),
+        ("kubernetes:E1", named(json!({"name": " "})), 403),
+        ("kubernetes:E1", named(json!({"name": 5})), 403),
+        ("kubernetes:E1", named(json!({"name": "bea", "groups": []})), 403),
+        ("kubernetes:E1", named(json!({"name": "bea", "groups": [""]})), 403),
+        ("kubernetes:S1", named(json!({"name": "system:serviceaccount:kube-system:x"})), 403),
+        ("kubernetes:S1", named(json!({"name": "system:authenticated"})), 403),
+        ("kubernetes:S1", named(json!({"name": "bea", "groups": ["dev", "system:masters"]})), 403),
+        ("kubernetes:S2", named(json!({"name": "bea", "groups": ["system:authenticated", "dev"]})), 200),
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "systemx:y"]})), 200),
+        // Stricter than the API server, to which this is a plain group: other programs fold case.
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "System:masters"]})), 403),
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "\u{455}ystem:masters"]})), 200),
+        ("kubernetes:S3", named(json!({"name": "bea\t"})), 403),
+        ("kubernetes:S3", named(json!({"name": "bea\u{7}"})), 403),
+        ("kubernetes:S3", named(json!({"name": " bea"})), 403),
+        ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "system:masters\t"]})), 403),
+        // A right that comes by the group alone.
+        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["dev"]})), 200),
+        ("kubernetes:N8", named(json!({"name": "bea", "groups": ["other"]})), 403),
+    ];
+    for (row, token, status) in &cases {
+        let (answer, seen) = fixture.api(TASKRUNS, &[token]).await;
+        assert_eq!(answer.status, *status, "{row}: {}", answer.text());
+        assert_eq!(seen.len(), usize::from(*status == 200), "{row}");
+        if let [seen] = &seen[..] {
+            assert_clean(row, seen, "bea");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_credential_well_formed_or_401() {
+    let fixture = fixture().await;
+    let token = fixture.a.token("alice", &["dev"]);
+    let cases: Vec<(&str, Vec<String>, &'static [u16])> = vec![
+        ("kubernetes:E2", vec!["Authorization: Bearer ".into()], &[401]),
+        ("kubernetes:E2", vec!["Authorization: Bearer".into()], &[401]),
+        ("kubernetes:E2", vec![format!("Authorization: Bearer  {token}")], &[401]),
+        ("kubernetes:E2", vec![], &[401]),
+        ("kubernetes:E3", vec![bearer(&token), bearer(&token)], &[400, 401]),
+        ("kubernetes:E3", vec!["Authorization: Basic YTpi".into(), "Cookie: __Host-doorward=x".into()], &[400, 401]),
+        ("kubernetes:C1", vec![bearer("garbage")], &[401]),
+        ("kubernetes:C1", vec![bearer(&expired(&fixture.a))], &[401]),
+        ("kubernetes:C1", vec![bearer(&other_audience(&fixture.a))], &[401]),
+        ("kubernetes:C1", vec![bearer(&fixture.b.token("bea", &["dev"]))], &[403]),
+        ("kubernetes:C1", vec![bearer(&fixture.a.token("alice", &["other"]))], &[403]),
+    ];
+    for (row, lines, statuses) in &cases {
+        let request = format!("GET {TASKRUNS} HTTP/1.1");
+        let mut all = vec![request.as_str(), "Host: api.test"];
+        all.extend(lines.iter().map(String::as_str));
+        let answer = check(&fixture, row, &all, b"", Refused(statuses)).await;
+        assert_eq!(answer.header("www-authenticate").is_some(), answer.status == 401, "{row}: {}", answer.head);
+        assert_eq!(answer.json()["kind"], "Status", "{row}");
+    }
+    alice(&fixture, "kubernetes:E2", &format!("GET {TASKRUNS}"), &[], Clean).await;
+}
+
+fn expired(issuer: &crate::harness::Issuer) -> String {
+    let mut claims = issuer.claims("alice", &["dev"]);
+    claims["iat"] = json!(now() - 900);
+    claims["exp"] = json!(now() - 300);
+    issuer.sign(&claims)
+}
+
+fn other_audience(issuer: &crate::harness::Issuer) -> String {
+    let mut claims = issuer.claims("alice", &["dev"]);
+    claims["aud"] = json!("https://other.test");
+    issuer.sign(&claims)
+}
+
+#[tokio::test]
+async fn our_own_credential_refused_upstream_is_never_401() {
+    for (row, upstream, status) in [("kubernetes:C1", 401, 502), ("kubernetes:C1 twin", 403, 403)] {
+        let fixture = super::scripted(move |_| crate::harness::Reply::json(upstream, "{}")).await;
+        let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
+        assert_eq!((answer.status, seen.len()), (status, 1), "{row}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_dead_token_does_not_hammer_the_issuer() {
+    let fixture = fixture().await;
+    let dead = bearer(&unique());
+    for _ in 0..1000 {
+        let lines = [&format!("GET {TASKRUNS} HTTP/1.1"), "Host: api.test", &dead];
+        check(&fixture, "kubernetes:C5", &lines, b"", Refused(&[401])).await;
+    }
+    // A negative answer lasts some seconds, and this loop lasts longer only on a slow machine.
+    assert!(fixture.a.introspections() <= 20, "kubernetes:C5: {}", fixture.a.introspections());
+    let good = unique();
+    fixture.a.opaque(
+        &good,
+        json!({"active": true, "sub": "alice", "iss": fixture.a.url(), "aud": "https://doorward.test",
+            "client_id": "tests", "groups": ["dev"], "exp": now() + 60}),
+    );
+    let (answer, seen) = fixture.api(TASKRUNS, &[&bearer(&good)]).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "kubernetes:C5 twin: {}", answer.text());
+}
+
+#[tokio::test]
+async fn neither_log_nor_audit_trail_tells_a_secret() {
+    let mut fixture = super::scripted(|_| crate::harness::Reply::json(500, "{}")).await;
+    let token = fixture.a.token("alice", &["dev"]);
+    let secret = token.split('.').nth(2).unwrap().to_owned();
+    let path = format!("{TASKRUNS}?labelSelector=query-secret");
+    for more in [&["Impersonate-User: forged-user-value"][..], &["Connection: xupgrade"], &[]] {
+        let mut lines = vec!["Host: api.test".to_owned(), bearer(&token)];
+        lines.extend(more.iter().map(|line| (*line).to_owned()));
+        fixture.doorward.get(&path, &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let garbled = format!("Authorization: Bearer {token} {secret}");
+    fixture.doorward.get(&path, &["Host: api.test", &garbled]).await;
+    fixture.doorward.get(&format!("{TASKRUNS}?access_token={token}"), &["Host: api.test"]).await;
+    fixture.doorward.get("/a%0d%0ainjected: line", &["Host: api.test", &bearer(&token)]).await;
+    fixture
+        .api("/oauth2/callback?code=code-secret&state=x", &[&bearer(&token), "Cookie: __Host-doorward=cookie-secret"])
+        .await;
+    fixture.doorward.signal("TERM");
+    fixture.doorward.ended().await;
+    let audit = std::fs::read_to_string(fixture.doorward.audit_path()).unwrap();
+    let log = fixture.doorward.log().iter().map(|line| format!("{line}\n")).collect::<String>();
+    assert!(audit.contains(TASKRUNS), "the requests are in the trail");
+    for (what, text) in [("audit", &audit), ("log", &log)] {
+        for forbidden in [
+            secret.as_str(),
+            "forged-user-value",
+            "query-secret",
+            "code-secret",
+            "cookie-secret",
+            "introspection-secret",
+            "upstream-token",
+            "\ninjected",
+        ] {
+            assert!(!text.contains(forbidden), "kubernetes:L1 peers:D13 {forbidden} is in the {what}: {text}");
+        }
+    }
+    for line in audit.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("kubernetes:L1 {error}: {line}"));
+    }
+}

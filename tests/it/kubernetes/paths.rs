@@ -1,0 +1,80 @@
+//! Rows P and C4: what a path and a query mean to the API server.
+
+use super::{
+    Expect::{Clean, Refused},
+    TASKRUNS, alice, check, fixture,
+};
+use crate::fixture::bearer;
+
+#[tokio::test]
+async fn a_path_that_is_not_canonical_is_400() {
+    let fixture = fixture().await;
+    for path in [
+        "//api/v1/secrets",
+        "/api/v1//secrets",
+        "/api/v1/namespaces/a/../b/secrets",
+        "/api/v1/namespaces/a/./secrets",
+        "/api/v1/namespaces/a/%2e%2e/b/secrets",
+        "/api/v1/namespaces/a%2Fb/secrets",
+        "/api/v1/namespaces/a\\b/secrets",
+        "/api/v1/namespaces/a;x/secrets",
+        "/api/v1/namespaces/a%00/secrets",
+        "/api/v1/namespaces/%zz/secrets",
+    ] {
+        alice(&fixture, "kubernetes:P1", &format!("GET {path}"), &[], Refused(&[400])).await;
+    }
+    // The twin: decided and forwarded as the same bytes.
+    alice(&fixture, "kubernetes:P1", "GET /api/v1/namespaces/a/secrets?limit=1", &[], Clean).await;
+    let (_, seen) = fixture.api("/api/v1/namespaces/a/secrets?limit=1", &[&fixture.alice()]).await;
+    assert_eq!(seen[0].line(), "GET /api/v1/namespaces/a/secrets?limit=1 HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_request_is_decided_by_what_the_api_server_will_do() {
+    let fixture = fixture().await;
+    let get = |suffix: &str| format!("GET {TASKRUNS}{suffix}");
+    let cases: Vec<(&str, &str, String, u16)> = vec![
+        ("kubernetes:P2", "readers", "GET /apis/tekton.dev/v1/watch/namespaces/ci/taskruns".into(), 403),
+        ("kubernetes:P2", "readers", "GET /api/v1/watch/pods".into(), 403),
+        ("kubernetes:P2", "readers", "GET /api/v1/proxy/namespaces/ci/pods/x".into(), 403),
+        ("kubernetes:P2", "readers", "GET /api/v1/pods".into(), 200),
+        ("kubernetes:P3", "readers", get("?watch=1"), 403),
+        ("kubernetes:P3", "readers", get("?watch=t"), 403),
+        ("kubernetes:P3", "readers", get("?watch"), 403),
+        ("kubernetes:P3", "readers", get("?watch=true&watch=false"), 403),
+        ("kubernetes:P3", "readers", get("?limit=x&watch=1"), 403),
+        ("kubernetes:P3", "readers", get("?watch=false&watch=true"), 200),
+        ("kubernetes:P3", "readers", get("?watch=0"), 200),
+        ("kubernetes:P4", "readers", "GET /api/v1/configmaps?fieldSelector=metadata.name=other".into(), 403),
+        ("kubernetes:P4", "readers", "GET /api/v1/configmaps".into(), 403),
+        ("kubernetes:P4", "readers", "GET /api/v1/configmaps?fieldSelector=metadata.name=mine".into(), 200),
+        ("kubernetes:P5", "cleaners", format!("DELETE {TASKRUNS}"), 403),
+        ("kubernetes:P5", "cleaners", format!("DELETE {TASKRUNS}/one"), 200),
+        ("kubernetes:P5", "readers", format!("BREW {TASKRUNS}/one"), 403),
+        ("kubernetes:P5", "readers", format!("GET {TASKRUNS}/one"), 200),
+        ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x:80/proxy/secret".into(), 403),
+        ("kubernetes:P6", "dev", "GET /api/v1/nodes/n/proxy/exec/ns/pod/c".into(), 403),
+        ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x:80/proxy/..%2f..".into(), 400),
+        ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x".into(), 200),
+        ("kubernetes:C4", "readers", get("?fieldSelector=a%3Db&fieldSelector=metadata.name%3Dx"), 400),
+        ("kubernetes:C4", "readers", get("?fieldSelector=metadata.name%3Da&fieldSelector=metadata.name%3Db"), 400),
+        ("kubernetes:C4", "readers", get("?Namespace=a&namespace=b"), 400),
+        ("kubernetes:C4", "readers", get("?namespace=b"), 200),
+    ];
+    for (row, group, request, status) in &cases {
+        let token = bearer(&fixture.a.token("alice", &[group]));
+        let _ = fixture.upstream.take();
+        let line = format!("{request} HTTP/1.1");
+        let answer = fixture.doorward.send(&[&line, "Host: api.test", &token], b"").await;
+        assert_eq!(answer.status, *status, "{row} {request}: {}", answer.text());
+        assert_eq!(fixture.upstream.take().len(), usize::from(*status == 200), "{row} {request}");
+    }
+    // HEAD is get: the same rule lets it pass, and its answer has no body.
+    let token = bearer(&fixture.a.token("alice", &["readers"]));
+    let mut raw = fixture.doorward.raw().await;
+    raw.send(format!("HEAD {TASKRUNS}/one HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n{token}\r\n\r\n")).await;
+    let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+    assert!(rest.starts_with("HTTP/1.1 200"), "kubernetes:P5 {rest}");
+    let head = format!("HEAD {TASKRUNS} HTTP/1.1");
+    check(&fixture, "kubernetes:P5", &[&head, "Host: api.test", "Connection: close"], b"", Refused(&[401])).await;
+}

@@ -1,0 +1,252 @@
+//! Rows W, U, T: connections that change their protocol, and how long they live.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::json;
+
+use super::{
+    Expect::{self, Refused},
+    TASKRUNS, check, scripted,
+};
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Raw, Recorded, Reply, now, unique, within},
+};
+
+const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
+const HANDSHAKE: [&str; 4] = [
+    "Connection: keep-alive, Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
+/// Echoes on exec, and says something else where the name of the pod asks for it.
+async fn upstream() -> Fixture {
+    let script = |request: &Recorded| match request.line() {
+        line if line.contains("/pods/refused/") => Reply::json(403, "{}"),
+        line if line.contains("/pods/plain/") => Reply::json(200, "{}"),
+        line if line.contains("/pods/moved/") => {
+            Reply::Bytes(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".to_vec())
+        }
+        line if line.contains("/unasked/") => Reply::Bytes(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        ),
+        line if line.contains("/exec?") => Reply::Echo,
+        line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
+        _ => Reply::json(200, "{}"),
+    };
+    scripted(script).await
+}
+
+fn exec(path: &str, headers: &[&str]) -> String {
+    let mut lines = vec![format!("GET {path} HTTP/1.1"), "Host: api.test".to_owned()];
+    lines.extend(headers.iter().map(|line| (*line).to_owned()));
+    lines.join("\r\n") + "\r\n\r\n"
+}
+
+fn with<'a>(first: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [first, more].concat()
+}
+
+/// Sends it on a connection of its own, and gives the connection after the head of the answer.
+async fn open(fixture: &Fixture, request: &str) -> (Raw, u16) {
+    let mut raw = fixture.doorward.raw().await;
+    raw.send(request).await;
+    let answer = raw.answer().await;
+    (raw, answer.status)
+}
+
+async fn echoes(raw: &mut Raw, row: &str) {
+    // A masked text frame of four bytes (RFC 6455 section 5.2).
+    let frame = b"\x81\x84\x01\x02\x03\x04abcd";
+    raw.send(frame).await;
+    assert_eq!(raw.some().await, frame, "{row}");
+}
+
+#[tokio::test]
+async fn a_token_among_websocket_protocols() {
+    let fixture = upstream().await;
+    let token = fixture.a.token("alice", &["dev"]);
+    // An opaque token whose base64url has both letters that the standard alphabet lacks is not possible in ASCII; `-`
+    // is.
+    let opaque = format!("ab~{}", unique());
+    fixture.a.opaque(
+        &opaque,
+        json!({"active": true, "sub": "alice", "iss": fixture.a.url(), "aud": "https://doorward.test",
+            "client_id": "tests", "groups": ["dev"], "exp": now() + 60}),
+    );
+    assert!(BASE64URL.encode(&opaque).contains('-'));
+    let protocol = |encoded: &str| format!("base64url.bearer.authorization.k8s.io.{encoded}");
+    let encoded = protocol(&BASE64URL.encode(&token));
+    let cases: Vec<(&str, Vec<String>, u16)> = vec![
+        ("kubernetes:W1", vec![format!("{encoded}, v5.channel.k8s.io")], 101),
+        ("kubernetes:W1", vec![encoded.clone(), "v5.channel.k8s.io".into()], 101),
+        ("kubernetes:W2", vec![encoded.clone()], 401),
+        ("kubernetes:W3", vec![format!("{encoded}, {encoded}, v5.channel.k8s.io")], 401),
+        ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol("!!!"))], 401),
+        ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol("YWI="))], 401),
+        ("kubernetes:W3", vec![format!("{}, v5.channel.k8s.io", protocol(&BASE64URL.encode([0xff, 0xfe])))], 401),
+        ("kubernetes:W5", vec![format!("{}, v5.channel.k8s.io", protocol(&BASE64URL.encode(&opaque)))], 101),
+    ];
+    for (row, protocols, status) in &cases {
+        let _ = fixture.upstream.take();
+        let lines: Vec<String> = protocols.iter().map(|value| format!("Sec-WebSocket-Protocol: {value}")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let (mut raw, found) = open(&fixture, &exec(EXEC, &with(&HANDSHAKE, &lines))).await;
+        assert_eq!(found, *status, "{row} {protocols:?}");
+        let seen = fixture.upstream.take();
+        assert_eq!(seen.len(), usize::from(*status == 101), "{row}");
+        if let [seen] = &seen[..] {
+            assert_eq!(seen.all("sec-websocket-protocol"), ["v5.channel.k8s.io"], "{row}");
+            assert_eq!(seen.all("impersonate-user"), ["alice"], "{row}");
+            assert_eq!(seen.all("authorization"), ["Bearer upstream-token"], "{row}");
+            echoes(&mut raw, row).await;
+        }
+    }
+    // Without an upgrade the protocols are no credential, and are not passed on.
+    let line = format!("Sec-WebSocket-Protocol: {encoded}, v5.channel.k8s.io");
+    let get = format!("GET {TASKRUNS} HTTP/1.1");
+    check(&fixture, "kubernetes:W4", &[&get, "Host: api.test", &line], b"", Refused(&[401])).await;
+    let answer = fixture.doorward.send(&[&get, "Host: api.test", &line, &bearer(&token)], b"").await;
+    assert_eq!(answer.status, 200, "kubernetes:W4");
+    assert!(!fixture.upstream.only().has("sec-websocket-protocol"), "kubernetes:W4");
+    // kubernetes:E3: a token in each place.
+    let both = with(&HANDSHAKE, &[&line]);
+    let alice = bearer(&token);
+    let first = format!("GET {EXEC} HTTP/1.1");
+    let lines = with(&[&first, "Host: api.test", &alice], &both);
+    check(&fixture, "kubernetes:E3", &lines, b"", Refused(&[400, 401])).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_not_exactly_one_is_400() {
+    let fixture = upstream().await;
+    let alice = fixture.alice();
+    let key = &HANDSHAKE[2..];
+    let no: Expect = Refused(&[400]);
+    let cases: Vec<(&str, Vec<&str>)> = vec![
+        ("kubernetes:U3", vec!["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
+        ("kubernetes:U3", vec!["Connection: Upgrade", "Upgrade: TLS/1.0"]),
+        ("kubernetes:U3", with(&["Connection: Upgrade", "Upgrade: websocket, h2c"], key)),
+        ("kubernetes:U4", with(&HANDSHAKE, &["Content-Length: 5"])),
+        ("kubernetes:U4", with(&HANDSHAKE, &["Transfer-Encoding: chunked"])),
+        ("kubernetes:U5", with(&["Connection: xupgrade", "Upgrade: websocket"], key)),
+        ("kubernetes:U5", with(&["Connection: upgrade-insecure", "Upgrade: websocket"], key)),
+        ("kubernetes:U5", with(&["Connection: Upgrade"], key)),
+        ("kubernetes:U5", with(&["Upgrade: websocket"], key)),
+    ];
+    let first = format!("GET {EXEC} HTTP/1.1");
+    for (row, lines) in &cases {
+        let lines = with(&[&first, "Host: api.test", &alice], lines);
+        check(&fixture, row, &lines, b"", no).await;
+    }
+    let (mut raw, status) = open(&fixture, &exec(EXEC, &with(&HANDSHAKE, &[&alice]))).await;
+    assert_eq!(status, 101, "the twin");
+    echoes(&mut raw, "the twin").await;
+    let spdy = ["Connection: Upgrade", "Upgrade: SPDY/3.1"];
+    let (mut raw, status) = open(&fixture, &exec(EXEC, &with(&spdy, &[&alice]))).await;
+    assert_eq!(status, 101, "the twin of kubernetes:U3");
+    echoes(&mut raw, "kubernetes:U3").await;
+}
+
+#[tokio::test]
+async fn nothing_follows_on_a_connection_whose_upgrade_failed() {
+    let fixture = upstream().await;
+    let alice = fixture.alice();
+    for (row, pod, status) in
+        [("kubernetes:U1", "refused", 403), ("kubernetes:U2", "plain", 502), ("kubernetes:U2", "moved", 502)]
+    {
+        let _ = fixture.upstream.take();
+        let path = EXEC.replace("/p/", &format!("/{pod}/"));
+        let mut raw = fixture.doorward.raw().await;
+        // The second request is sent with the first: it must not ride on the connection to the upstream.
+        let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+        raw.send(exec(&path, &with(&HANDSHAKE, &[&alice])) + smuggled).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status, "{row} {pod}: {}", answer.text());
+        raw.send(smuggled).await;
+        let rest = raw.rest().await;
+        assert!(!String::from_utf8_lossy(&rest).contains("200 OK"), "{row}");
+        let seen = fixture.upstream.take();
+        assert_eq!(seen.len(), 1, "{row}: {seen:#?}");
+        assert!(!seen[0].head.contains("secrets") && seen[0].body.is_empty(), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_101_that_nobody_asked_for_is_502() {
+    let fixture = upstream().await;
+    let alice = fixture.alice();
+    for (pod, status) in [("unasked", 502), ("p", 200)] {
+        let (answer, _) = fixture.api(&format!("/api/v1/namespaces/ci/pods/{pod}/log"), &[&alice]).await;
+        assert_eq!(answer.status, status, "attacks:Z38 {pod}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_before_the_101_are_no_request() {
+    let fixture = upstream().await;
+    let mut raw = fixture.doorward.raw().await;
+    let early = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    raw.send(exec(EXEC, &with(&HANDSHAKE, &[&fixture.alice()])) + early).await;
+    assert_eq!(raw.answer().await.status, 101, "kubernetes:U4");
+    // They belong to the new protocol, which echoes them.
+    let mut echoed = Vec::new();
+    while echoed.len() < early.len() {
+        let some = raw.some().await;
+        assert!(!some.is_empty(), "kubernetes:U4");
+        echoed.extend(some);
+    }
+    assert_eq!(echoed, early.as_bytes(), "kubernetes:U4");
+    assert_eq!(fixture.upstream.take().len(), 1, "kubernetes:U4");
+}
+
+#[tokio::test]
+async fn streams_end_with_the_token_that_opened_them() {
+    let fixture = upstream().await;
+    let token = |seconds: u64| {
+        let mut claims = fixture.b.claims("bea", &["dev"]);
+        claims["name"] = json!("alice");
+        claims["exp"] = json!(now() + seconds);
+        bearer(&fixture.b.sign(&claims))
+    };
+    let (short, long) = (token(3), token(600));
+    let watch = format!("{TASKRUNS}?watch=true");
+    let mut watches = Vec::new();
+    let mut sockets = Vec::new();
+    for token in [&short, &long] {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(exec(&watch, &[token, "Connection: close"])).await;
+        let head = String::from_utf8_lossy(&raw.some().await).into_owned();
+        assert!(head.starts_with("HTTP/1.1 200"), "kubernetes:T1 {head}");
+        watches.push(raw);
+        let (mut raw, status) = open(&fixture, &exec(EXEC, &with(&HANDSHAKE, &[token]))).await;
+        assert_eq!(status, 101, "kubernetes:T1");
+        echoes(&mut raw, "kubernetes:T1").await;
+        sockets.push(raw);
+    }
+    let rest = watches[0].rest().await;
+    assert!(
+        rest.ends_with(b"0\r\n\r\n"),
+        "kubernetes:T1 peers:D14 a watch ends cleanly: {}",
+        String::from_utf8_lossy(&rest)
+    );
+    let closed = sockets[0].rest().await;
+    assert_eq!(closed.first(), Some(&0x88), "kubernetes:T1 a WebSocket ends with a close frame: {closed:?}");
+    // The twins, of a token that lasts.
+    echoes(&mut sockets[1], "kubernetes:T1 twin").await;
+    // kubernetes:T3: what was decided, what began and what ended is in the trail, at the latest soon after.
+    let count = |code: &str| {
+        let trail = fixture.doorward.audit();
+        let of_exec = trail.iter().filter(|record| record.to_string().contains("/exec"));
+        of_exec.filter(|record| record["metadata"]["event_code"] == code).count()
+    };
+    within(async {
+        while count("request.completed") < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let counts = ["request.decided", "request.started", "request.completed"].map(count);
+    assert_eq!(counts, [2, 2, 1], "kubernetes:T3");
+}

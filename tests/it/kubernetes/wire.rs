@@ -1,0 +1,120 @@
+//! Rows R, H5, A3: bytes that two programs may read as different requests.
+
+use super::{
+    Expect::{Clean, Refused},
+    TASKRUNS, alice, fixture, scripted,
+};
+use crate::{
+    fixture::bearer,
+    harness::{Raw, Reply, h2},
+};
+
+#[tokio::test]
+async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
+    let fixture = fixture().await;
+    let token = fixture.alice();
+    let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    let cases = [
+        ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: xchunked\r\n\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked, identity\r\n\r\n", "0\r\n\r\n"),
+        ("Content-Length: 4\r\nContent-Length: 5\r\n\r\n", "abcd"),
+        ("Content-Length: +4\r\n\r\n", "abcd"),
+        ("Content-Length : 4\r\n\r\n", "abcd"),
+        ("X-Folded: a\r\n b\r\n\r\n", ""),
+        ("Name : v\r\n\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n", "2\na\n0\r\n\r\n"),
+    ];
+    for (headers, body) in cases {
+        let _ = fixture.upstream.take();
+        let mut raw = fixture.doorward.raw().await;
+        let head =
+            format!("POST {TASKRUNS} HTTP/1.1\r\nHost: api.test\r\n{token}\r\nContent-Type: application/json\r\n");
+        raw.send(format!("{head}{headers}{body}{smuggled}")).await;
+        let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+        assert!(rest.starts_with("HTTP/1.1 400"), "kubernetes:R1 {headers:?}: {rest}");
+        assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "kubernetes:R1 {headers:?}: {rest}");
+        let seen = fixture.upstream.take();
+        assert!(seen.iter().all(|seen| !seen.head.contains("secrets")), "kubernetes:R1 {headers:?}: {seen:#?}");
+        assert!(seen.is_empty() || headers.contains("chunked\r\n\r\n"), "kubernetes:R1 {headers:?}: {seen:#?}");
+    }
+    // Two hosts are refused too; where such a request ends is certain, so the connection may stay.
+    alice(&fixture, "kubernetes:R2", &format!("GET {TASKRUNS}"), &["Host: api.test"], Refused(&[400])).await;
+    alice(&fixture, "kubernetes:R1", &format!("POST {TASKRUNS}"), &["Content-Length: 0"], Clean).await;
+}
+
+#[tokio::test]
+async fn http2_that_would_become_something_else_in_http1_is_refused() {
+    let fixture = fixture().await;
+    let token = format!("Bearer {}", fixture.a.token("alice", &["dev"]));
+    let good = |path: &str, authority: &str| {
+        vec![
+            (":method".to_owned(), "GET".to_owned()),
+            (":scheme".to_owned(), "http".to_owned()),
+            (":authority".to_owned(), authority.to_owned()),
+            (":path".to_owned(), path.to_owned()),
+            ("authorization".to_owned(), token.clone()),
+        ]
+    };
+    let and = |name: &str, value: &str| {
+        let mut fields = good(TASKRUNS, "api.test");
+        fields.push((name.to_owned(), value.to_owned()));
+        fields
+    };
+    let mut two_hosts = and("host", "api.test");
+    two_hosts.push(("host".to_owned(), "api.test".to_owned()));
+    let cases = [
+        ("kubernetes:A3", and("impersonate-user", "root")),
+        ("kubernetes:H5", and("connection", "impersonate-user")),
+        ("kubernetes:H5", and("te", "gzip")),
+        ("kubernetes:H5", and("transfer-encoding", "chunked")),
+        ("kubernetes:R2", good("/api/v1/name spaces", "api.test")),
+        ("kubernetes:R2", good("/api\r\nx: y", "api.test")),
+        ("kubernetes:R2", and("x-value", "a\rb")),
+        ("kubernetes:R2", and("host", "web.test")),
+        ("kubernetes:R2", two_hosts),
+    ];
+    for (row, fields) in &cases {
+        let _ = fixture.upstream.take();
+        let answer = h2::ask(fixture.doorward.address("public"), fields).await;
+        assert_ne!(answer, h2::Outcome::Ok, "{row} {fields:?}");
+        assert!(fixture.upstream.take().is_empty(), "{row} {fields:?}");
+        assert_eq!(
+            h2::ask(fixture.doorward.address("public"), &good(TASKRUNS, "api.test")).await,
+            h2::Outcome::Ok,
+            "{row}: the twin"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_identity_belongs_to_a_request_and_not_to_a_connection() {
+    let fixture = scripted(|_| Reply::json(200, "{}")).await;
+    let mut claims = fixture.b.claims("bob", &["dev"]);
+    claims["name"] = "bob".into();
+    let bob = bearer(&fixture.b.sign(&claims));
+    let mut raw = Raw::connect(fixture.doorward.address("public")).await;
+    for (user, token) in
+        [("alice", Some(fixture.alice())), ("bob", Some(bob)), ("", None), ("alice", Some(fixture.alice()))]
+    {
+        let _ = fixture.upstream.take();
+        let token = token.map(|token| token + "\r\n").unwrap_or_default();
+        raw.send(format!("GET {TASKRUNS} HTTP/1.1\r\nHost: api.test\r\n{token}\r\n")).await;
+        let status = raw.answer().await.status;
+        let seen = fixture.upstream.take();
+        let users: Vec<&str> = seen.iter().flat_map(|seen| seen.all("impersonate-user")).collect();
+        match user {
+            "" => assert_eq!((status, users.len()), (401, 0), "kubernetes:R3"),
+            user => assert_eq!((status, &users[..]), (200, &[user][..]), "kubernetes:R3"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_reaches_nobody() {
+    let fixture = fixture().await;
+    let _ = fixture.upstream.take();
+    h2::flood(fixture.doorward.address("public"), 1000, TASKRUNS, "api.test").await;
+    assert!(fixture.upstream.take().is_empty(), "kubernetes:R4 no credential, no request");
+    alice(&fixture, "kubernetes:R4", &format!("GET {TASKRUNS}"), &[], Clean).await;
+}

@@ -1,0 +1,310 @@
+//! Every kind of route with every kind of credential, enumerated from the enums themselves. Each combination that a
+//! configuration can have meets a request that must not pass, and its twin, which differs in one thing and passes.
+
+use std::sync::Arc;
+
+use doorward::config::raw::{RouteKind, Scheme};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    fixture::{WEBHOOK_SECRET, bearer},
+    harness::{Doorward, Issuer, Upstream, log_in, now, within},
+};
+
+/// All variants of an enum, by what it says when it is asked for one that it does not have.
+fn all<T: DeserializeOwned + std::fmt::Debug>() -> Vec<(String, T)> {
+    let error = serde_json::from_value::<T>("?".into()).unwrap_err().to_string();
+    let names = error.split('`').skip(3).step_by(2);
+    let variants: Vec<_> = names.map(|name| (name.to_owned(), serde_json::from_value(name.into()).unwrap())).collect();
+    assert!(variants.len() >= 4, "{error}");
+    variants
+}
+
+/// Whether a route of this kind can take this scheme. What this says is compared with `doorward check`.
+fn is_possible(kind: RouteKind, scheme: Scheme) -> bool {
+    match (kind, scheme) {
+        (RouteKind::Webhook, Scheme::Webhook) => true,
+        (RouteKind::Dashboard | RouteKind::Kubernetes | RouteKind::Http, Scheme::Webhook) => false,
+        (RouteKind::Kubernetes, Scheme::Anonymous) => false,
+        (RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http, Scheme::Anonymous) => true,
+        (
+            RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Kubernetes | RouteKind::Http,
+            Scheme::Session | Scheme::Bearer | Scheme::BreakGlass,
+        ) => true,
+    }
+}
+
+/// The certificates of the listener with TLS and of its clients, in a folder.
+struct Certificates {
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { authority: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    /// The certificate and its key, PEM.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.authority).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// The status of a request over TLS with a client certificate.
+    async fn request(&self, doorward: &Doorward, client: &(String, String), head: &str) -> u16 {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(client.0.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(client.1.as_bytes()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.unwrap()));
+        let stream = tokio::net::TcpStream::connect(doorward.address("tls")).await.unwrap();
+        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within(stream.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+    }
+}
+
+/// A folder with all files that the configuration names.
+fn folder(certificates: &Certificates, server: &(String, String)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("token", "upstream-token"),
+        ("secret", WEBHOOK_SECRET),
+        ("client", "client-secret"),
+        ("session", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+        ("localhost.pem", &server.0),
+        ("localhost.key", &server.1),
+        ("ca.pem", &certificates.authority.pem()),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn sha256(pem: &str) -> String {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn route(kind: &str, scheme: &str) -> String {
+    let upstream = if kind == "kubernetes" { "cluster" } else { "web" };
+    let webhook = if scheme == "webhook" { ", webhook: github" } else { "" };
+    format!(
+        "  - {{name: {kind}-{scheme}, kind: {kind}, hosts: [localhost], paths: ['/{kind}/{scheme}', '/{kind}/{scheme}/*'], \
+         schemes: [{scheme}], upstream: {upstream}{webhook}}}\n"
+    )
+}
+
+fn configuration(issuer: &Issuer, upstream: &Upstream, certificate: &str, routes: &str, paths: &str) -> String {
+    let until = doorward::clock::Timestamp::from_secs(i64::try_from(now() + 3000).unwrap());
+    format!(
+        "
+listeners:
+  - {{name: public, address: 127.0.0.1:0}}
+  - {{name: tls, address: 127.0.0.1:0, tls: {{certificates: [{{chain: localhost.pem, key: localhost.key}}], client_ca: ca.pem}}}}
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
+  - {{name: web, url: '{upstream}'}}
+webhooks:
+  - {{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}
+break_glass:
+  until: '{until}'
+  certificates: [{{name: alice, sha256: '{certificate}', groups: [dev]}}]
+routes:
+{routes}
+rules:
+  - {{id: people, on: {{paths: [{paths}]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: hooks, on: {{paths: [{paths}]}}, who: {{webhooks: [github]}}, do: allow}}
+  - {{id: open, on: {{paths: [{paths}]}}, who: {{anonymous: true}}, do: allow}}
+sessions: {{keys: [{{file: session}}]}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+    )
+}
+
+async fn wait_for_keys(doorward: &Doorward, issuer: &Issuer) {
+    let token = bearer(&issuer.token("probe", &[]));
+    within(async {
+        while doorward.get("/http/bearer/probe", &["Host: localhost", &token]).await.status == 503 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+const BODY: &str = r#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
+
+fn signature(secret: &str) -> String {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+    let signed = aws_lc_rs::hmac::sign(&key, BODY.as_bytes());
+    let hex: String = signed.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("X-Hub-Signature-256: sha256={hex}")
+}
+
+#[tokio::test]
+async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_right() {
+    let (issuer, stranger, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
+    let certificates = Certificates::new();
+    let (server, known, unknown) =
+        (certificates.issue("localhost"), certificates.issue("alice"), certificates.issue("alice"));
+    let folder = || folder(&certificates, &server);
+    let print = sha256(&known.0);
+    let (mut routes, mut paths, mut pairs, mut impossible) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+    for (kind_name, kind) in all::<RouteKind>() {
+        for (scheme_name, scheme) in all::<Scheme>() {
+            if is_possible(kind, scheme) {
+                routes += &route(&kind_name, &scheme_name);
+                let path = format!("/{kind_name}/{scheme_name}");
+                paths.push(format!("'{path}'"));
+                pairs.push((kind, scheme, path));
+            } else {
+                impossible.push(route(&kind_name, &scheme_name));
+            }
+        }
+    }
+    let yaml = configuration(&issuer, &upstream, &print, &routes, &paths.join(", "));
+
+    // What is said to be impossible is refused by `doorward check`, each on its own; all the others start below.
+    for route in &impossible {
+        let dir = folder();
+        let file = dir.path().join("doorward.yaml");
+        std::fs::write(
+            &file,
+            configuration(&issuer, &upstream, &print, &format!("{routes}{route}"), &paths.join(", ")),
+        )
+        .unwrap();
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{route}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    let doorward = Doorward::start_in(folder(), &yaml).await;
+    wait_for_keys(&doorward, &issuer).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    let origin = format!("Origin: http://{host}");
+    let cookie = log_in(&doorward, &host, "/http/session").await;
+    let (good, bad) = (bearer(&issuer.token("alice", &[])), {
+        let mut claims = stranger.claims("alice", &[]);
+        claims["iss"] = issuer.url().into();
+        bearer(&stranger.sign(&claims))
+    });
+    for (index, (kind, scheme, path)) in pairs.iter().enumerate() {
+        let method = if *kind == RouteKind::Webhook { "POST" } else { "GET" };
+        let host = format!("Host: {host}");
+        let delivery = format!("X-GitHub-Delivery: {index}");
+        // The lines of the request that must not pass, and those of its twin.
+        let (refused, passes): (Vec<String>, Vec<String>) = match scheme {
+            Scheme::Session => {
+                let mut other = cookie.clone();
+                let last = other.pop().unwrap();
+                other.push(if last == 'A' { 'B' } else { 'A' });
+                (vec![origin.clone(), other], vec![origin.clone(), cookie.clone()])
+            }
+            Scheme::Bearer => (vec![bad.clone()], vec![good.clone()]),
+            Scheme::Webhook => {
+                let lines = |secret: &str| {
+                    vec![
+                        "Content-Type: application/json".to_owned(),
+                        "X-GitHub-Event: push".to_owned(),
+                        delivery.clone(),
+                        signature(secret),
+                    ]
+                };
+                (lines("another secret of the tests"), lines(WEBHOOK_SECRET))
+            }
+            Scheme::BreakGlass => {
+                let head = format!(
+                    "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                let status = certificates.request(&doorward, &unknown, &head).await;
+                assert!(matches!(status, 401 | 403), "{kind:?} {scheme:?}: {status}");
+                assert!(upstream.take().is_empty(), "{kind:?} {scheme:?}");
+                let status = certificates.request(&doorward, &known, &head).await;
+                assert_eq!((status, upstream.take().len()), (200, 1), "{kind:?} {scheme:?}: the twin");
+                continue;
+            }
+            // Nobody may do only what a rule lets everybody do.
+            Scheme::Anonymous => (Vec::new(), Vec::new()),
+        };
+        let body = if *scheme == Scheme::Webhook { BODY } else { "" };
+        let send = async |path: &str, lines: &[String]| {
+            let _ = upstream.take();
+            let first = format!("{method} {path} HTTP/1.1");
+            let mut all = vec![first.as_str(), &host];
+            all.extend(lines.iter().map(String::as_str));
+            (doorward.send(&all, body.as_bytes()).await, upstream.take())
+        };
+        let other = format!("{path}/other");
+        let wrong = if *scheme == Scheme::Anonymous { other.as_str() } else { path };
+        let (answer, seen) = send(wrong, &refused).await;
+        assert!(matches!(answer.status, 401 | 403), "{kind:?} {scheme:?}: {}{}", answer.head, answer.text());
+        assert!(seen.is_empty(), "{kind:?} {scheme:?}");
+        let (answer, seen) = send(path, &passes).await;
+        assert_eq!((answer.status, seen.len()), (200, 1), "{kind:?} {scheme:?}: the twin: {}", answer.text());
+        let users = seen[0].all("impersonate-user");
+        let expected: &[&str] = if *kind == RouteKind::Kubernetes { &["alice"] } else { &[] };
+        assert_eq!(users, expected, "{kind:?} {scheme:?}");
+        assert!(!seen[0].has("cookie"), "{kind:?} {scheme:?}: {}", seen[0].head);
+    }
+}
+
+/// `kubernetes:W6`, `attacks:Z39`: a browser says from where a page opens a socket; another place than ours may not.
+#[tokio::test]
+async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
+    let issuer = Issuer::start().await;
+    let upstream = Upstream::scripted(|request| match request.has("upgrade") {
+        true => crate::harness::Reply::Echo,
+        false => crate::harness::Reply::json(200, "{}"),
+    })
+    .await;
+    let certificates = Certificates::new();
+    let server = certificates.issue("localhost");
+    let routes = route("http", "session") + &route("http", "bearer");
+    let yaml = configuration(&issuer, &upstream, &sha256(&server.0), &routes, "'/http/session'");
+    let doorward = Doorward::start_in(folder(&certificates, &server), &yaml).await;
+    wait_for_keys(&doorward, &issuer).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    let cookie = log_in(&doorward, &host, "/http/session").await;
+    let (host_line, ours) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    for (origin, status) in
+        [(Some("Origin: https://evil.test"), 403), (Some("Origin: null"), 403), (None, 403), (Some(ours.as_str()), 101)]
+    {
+        let _ = upstream.take();
+        let mut lines = vec![
+            "GET /http/session HTTP/1.1",
+            &host_line,
+            &cookie,
+            "Connection: keep-alive, Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        lines.extend(origin);
+        let answer = doorward.send(&lines, b"").await;
+        assert_eq!(answer.status, status, "kubernetes:W6 {origin:?}: {}", answer.text());
+        assert_eq!(upstream.take().len(), usize::from(status == 101), "kubernetes:W6 {origin:?}");
+    }
+}
