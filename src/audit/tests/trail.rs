@@ -203,6 +203,8 @@ fn checkpoints_come_by_count_and_by_time() {
         clock.advance(Duration::from_secs(61));
         trail.reserve(1).unwrap().write_durable(record(6)).await.unwrap();
         assert_eq!(checkpoints(), 2);
+        // The gauge follows the answer to the record, and the answer to the next one follows the gauge.
+        trail.reserve(1).unwrap().write_durable(record(7)).await.unwrap();
     });
     assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
 }
