@@ -64,7 +64,15 @@ enum Outcome {
     Delete(Reply<bool>, bool),
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+/// Whether a file that is missing may be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    First,
+    /// After an error. What is gone must not come back empty: that would end every session and forget what is revoked.
+    Again,
+}
+
+type Opener = Box<dyn Fn(Opening) -> Result<Database, DatabaseError> + Send + Sync>;
 
 /// The open file. redb answers nothing more after an error of the disk, so the file is then closed, and opened again
 /// by the next call.
@@ -77,18 +85,18 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn file(path: &Path) -> Result<Self, OpenError> {
         let at = path.to_owned();
-        Self::open(path, Box::new(move || create(FileBackend::new(owner_only(&at)?)?)))
+        Self::open(path, Box::new(move |opening| create(FileBackend::new(owner_only(&at, opening)?)?)))
     }
 
     /// On any storage of redb. `make` is called again after an error.
     #[cfg(test)]
     pub(super) fn storage<S: StorageBackend>(make: impl Fn() -> S + Send + Sync + 'static) -> Result<Self, OpenError> {
-        Self::open(Path::new("memory"), Box::new(move || create(make())))
+        Self::open(Path::new("memory"), Box::new(move |_| create(make())))
     }
 
     fn open(path: &Path, opener: Opener) -> Result<Self, OpenError> {
         let io_error = |why| OpenError::Io { path: path.to_owned(), why };
-        let database = opener().map_err(|error| match error {
+        let database = opener(Opening::First).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 OpenError::Locked(path.to_owned())
             }
@@ -110,7 +118,7 @@ impl Disk {
         if let Some(database) = &*slot {
             return Ok(Arc::clone(database));
         }
-        let database = Arc::new((self.opener)().map_err(|error| Failure::from(error).0)?);
+        let database = Arc::new((self.opener)(Opening::Again).map_err(|error| Failure::from(error).0)?);
         tracing::info!(path = %self.path.display(), "the store is open again");
         *slot = Some(Arc::clone(&database));
         Ok(database)
@@ -252,10 +260,15 @@ fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
     Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)
 }
 
-/// The file, readable and writable by its owner only, made if it is not there.
-fn owner_only(path: &Path) -> Result<File, DatabaseError> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+/// The file, readable and writable by its owner only.
+fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
+    let first = opening == Opening::First;
+    let file = OpenOptions::new().read(true).write(true).create(first).truncate(false).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    if !first && metadata.len() == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file of the store was emptied").into());
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }
     Ok(file)
