@@ -1,4 +1,4 @@
-//! Issuers as far as others refer to them, sessions, audit, log and break-glass.
+//! Issuers as far as others refer to them, audit, log and break-glass.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,6 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
             .warning(&at.key("routes"), "there is no rule: every request will be denied")
             .help("add rules to `rules` or to a file that `policies` lists");
     }
-    sessions(root, &at.key("sessions"), report);
     audit(&root.audit, &at.key("audit"), report);
     if root.store.path.as_os_str().is_empty() {
         report.error(&at.key("store").key("path"), "`path` cannot be empty");
@@ -71,18 +70,6 @@ fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
                 )
                 .help("use an audience of Doorward's own, or list the `clients` whose tokens are taken");
         }
-    }
-}
-
-fn sessions(root: &raw::Root, at: &At, report: &mut Report) {
-    let sessions = &root.sessions;
-    for (name, span) in [("idle", sessions.idle), ("absolute", sessions.absolute)] {
-        if span.get().is_zero() {
-            report.error(&at.key(name), format!("`{name}` cannot be zero"));
-        }
-    }
-    if sessions.idle > sessions.absolute {
-        report.error(&at.key("idle"), "`idle` is more than `absolute`, and would never be reached");
     }
 }
 
