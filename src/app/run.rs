@@ -193,13 +193,13 @@ async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Ar
     let cannot = || StartError::io("signals cannot be received");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot())?;
-    loop {
+    let by_hand = loop {
         tokio::select! {
             cause = reloader.changed() => reloader.reload(cause, downstream).await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break true,
         }
-    }
+    };
     app.health.drain();
     let limits = Arc::clone(&app.snapshot.load().limits);
     let connections = downstream.drain().connections();
@@ -207,25 +207,19 @@ async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Ar
     let accept = limits.drain_accept.get();
     let rest = limits.drain.get().saturating_sub(accept);
     downstream.drain().begin();
-    // Nobody who balances load needs time to notice where nobody is connected.
-    let again = async {
-        terminate.recv().await;
-    };
+    // Whoever balances load goes on sending until it notices, connected at the moment or not. Somebody at a terminal
+    // who presses Ctrl-C, or anybody who asks a second time, wants the end.
+    let pause = if by_hand && connections == 0 { Duration::ZERO } else { accept };
     tokio::select! {
-        () = tokio::time::sleep(accept), if connections > 0 => {}
-        () = again, if connections > 0 => {}
-        () = interrupted(&mut interrupt), if connections > 0 => {}
-        else => {}
+        () = tokio::time::sleep(pause) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     app.streams.close_matching(|_| true, streams::CutReason::Draining);
     downstream.drain().close();
     let cut = downstream.drain().wait(rest).await;
     tracing::info!(cut, "drained");
     Ok(reloader.into_logging())
-}
-
-async fn interrupted(interrupt: &mut tokio::signal::unix::Signal) {
-    interrupt.recv().await;
 }
 
 fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
