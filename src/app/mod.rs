@@ -2,6 +2,7 @@
 
 mod operator;
 mod reload;
+mod revoke;
 mod run;
 
 use std::{
@@ -17,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::{
     admin::{health::Health, metrics::RequestMetrics},
     audit::Trail,
-    authn::{Principal, break_glass::BreakGlassMetrics},
+    authn::{Principal, Scheme, break_glass::BreakGlassMetrics},
     authz::Policy,
     clock::Clock,
     downstream,
@@ -31,7 +32,7 @@ use crate::{
     upstream::{
         self,
         buffered::ByteBudget,
-        streams::{self, Stream},
+        streams::{self, CutReason, Stream},
     },
     webhooks::{Replay, WebhookMetrics},
 };
@@ -127,12 +128,26 @@ impl App {
         let snapshot = self.snapshot.load();
         let now = self.clock.now();
         let principal = &stream.principal;
-        let issuer_is_known = principal.delivery.is_some()
-            || principal.is_anonymous()
-            || snapshot.issuers.get(&principal.issuer).is_some()
-            || snapshot.break_glass.as_ref().is_some_and(|door| door.is_open(now));
-        issuer_is_known
+        let is_known = match principal.scheme {
+            Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
+            Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),
+            Scheme::Bearer | Scheme::Webhook | Scheme::Anonymous => true,
+        };
+        let is_accepted = snapshot.routes.by_name(&stream.request.route).is_some_and(|route| {
+            let of_issuer = || route.accepts.issuers().iter().any(|issuer| *issuer.name() == principal.issuer);
+            route.schemes.contains(&principal.scheme) && (principal.scheme != Scheme::Bearer || of_issuer())
+        });
+        is_known
+            && is_accepted
             && self.revocations.is_revoked(principal).is_none()
             && snapshot.policy.decide(principal, &stream.view(now)).is_allow()
+    }
+
+    /// Ends the streams whose session was ended and those of tokens and people that are revoked. Tells how many.
+    pub fn close_revoked_streams(&self) -> usize {
+        let signed_out = |stream: &Stream| self.revocations.is_signed_out(&stream.principal);
+        let revoked = |stream: &Stream| self.revocations.is_revoked(&stream.principal).is_some();
+        self.streams.close_matching(signed_out, CutReason::SignedOut)
+            + self.streams.close_matching(revoked, CutReason::Revoked)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::App;
+use super::{App, revoke};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
     audit::{Note, Operator},
@@ -34,7 +34,15 @@ impl Operators {
     }
 }
 
-const KNOWN: &str = "reload, status";
+const KNOWN: &str = "reload, revocations, revoke, status";
+
+/// A command as the audit trail has it: with its arguments, none of which is a secret.
+fn written(command: &Command) -> String {
+    match &command.arguments {
+        Value::Null => command.command.clone(),
+        arguments => format!("{} {arguments}", command.command),
+    }
+}
 
 impl Commands for Operators {
     fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
@@ -47,12 +55,12 @@ impl Commands for Operators {
                     note(peer, "connect".to_owned(), None, None, Err("this user may not use the socket".to_owned()))
                 }
                 Record::Begun(peer, command) => {
-                    let begun = format!("{} (begun)", command.command);
+                    let begun = format!("{} (begun)", written(command));
                     note(peer, begun, Some(command.who.clone()), Some(command.why.clone()), Ok(()))
                 }
                 Record::Ended(peer, command, error) => note(
                     peer,
-                    command.command.clone(),
+                    written(command),
                     Some(command.who.clone()),
                     Some(command.why.clone()),
                     error.map_or(Ok(()), |error| Err(error.message.clone())),
@@ -70,6 +78,8 @@ impl Commands for Operators {
                     self.reload.fire();
                     Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
                 }
+                "revoke" => revoke::revoke(&self.app, command).await,
+                "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
                 other => {
                     Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))
                 }

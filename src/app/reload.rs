@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{App, run::problems};
+use super::{
+    App,
+    run::{problems, warn_of},
+};
 use crate::{
     admin::server::TokenHandle,
     audit::Note,
@@ -18,7 +21,7 @@ use crate::{
     downstream::Downstream,
     logging::Logging,
     snapshot,
-    upstream::{Pools, streams::CutReason},
+    upstream::Pools,
 };
 
 /// Takes new generations.
@@ -123,6 +126,7 @@ impl Reloader {
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }
+        warn_of(&loaded.warnings);
         for change in fixed_changes(&self.started, &loaded.raw) {
             tracing::warn!("{change}");
         }
@@ -142,12 +146,12 @@ pub async fn watch_streams(app: &App) {
         tick.tick().await;
         let now = app.clock.now();
         if !app.streams.is_empty() {
-            app.streams
-                .close_matching(|stream| app.revocations.is_revoked(&stream.principal).is_some(), CutReason::Revoked);
-            let boundary = app.snapshot.load().policy.next_change(looked);
-            if boundary.is_some_and(|boundary| boundary <= now) {
-                app.streams.recheck(|stream| app.is_still_allowed(stream));
-            }
+            app.close_revoked_streams();
+        }
+        // Even if there is none: a stream that was decided before the boundary and begins after it has to notice.
+        let boundary = app.snapshot.load().policy.next_change(looked);
+        if boundary.is_some_and(|boundary| boundary <= now) {
+            app.streams.recheck(|stream| app.is_still_allowed(stream));
         }
         looked = now;
     }

@@ -232,7 +232,7 @@ fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
     tracing::info!("stopped");
 }
 
-fn warn_of(warnings: &Diagnosis) {
+pub(super) fn warn_of(warnings: &Diagnosis) {
     for finding in warnings.findings() {
         tracing::warn!(at = %finding.at, help = finding.help.as_deref(), "{}", finding.message);
     }
@@ -270,6 +270,11 @@ impl Parts<'_> {
         let audit = resolved.audit.take().ok_or_else(missing)?;
         let trail = Trail::open(&audit, &home, &instance(), clock.clone())?;
         let revocations = Revocations::new(Arc::clone(&store), clock.clone());
+        // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
+        // routes that ask it answer 503 until it is there.
+        if let Err(error) = runtime.block_on(revocations.refresh()) {
+            tracing::error!(%error, "the revocations cannot be read yet");
+        }
         let sessions = sessions::Shared {
             store: Arc::clone(&store),
             revocations: revocations.clone(),
@@ -405,12 +410,12 @@ async fn watch_health(app: &App) {
             None => audit.ok(),
             Some(why) => audit.failed(why),
         }
-        crate::authn::break_glass::announce(
-            snapshot.break_glass.as_ref(),
-            &break_glass,
-            &app.metrics.break_glass,
-            app.clock.now(),
-        );
+        let door = snapshot.break_glass.as_ref();
+        if let Some(note) =
+            crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())
+        {
+            app.trail.note(note);
+        }
         let mut current = Vec::new();
         for issuer in snapshot.issuers.iter() {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);

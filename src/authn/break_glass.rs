@@ -12,6 +12,7 @@ use serde_json::Map;
 use super::{CredentialId, Kind, LoginFacts, Presented, Principal, Scheme, principal::check_name};
 use crate::{
     admin::health::ComponentHandle,
+    audit::Note,
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
     error::{Reason, Rejection},
@@ -104,6 +105,13 @@ impl BreakGlass {
         self.until
     }
 
+    /// Whether a principal that one of its certificates made would be let in still.
+    pub fn admits(&self, principal: &Principal, now: Timestamp) -> bool {
+        let CredentialId::Certificate(fingerprint) = &principal.credential else { return false };
+        let named = |known: &Certificate| known.fingerprint == *fingerprint && known.name == principal.subject;
+        self.is_open(now) && self.certificates.iter().any(named)
+    }
+
     /// Authenticates by the leaf certificate (DER) of a client whose chain and key TLS has verified.
     pub fn present(&self, certificate: Option<&[u8]>, now: Timestamp) -> Presented<Principal> {
         let Some(certificate) = certificate else { return Presented::Not };
@@ -141,21 +149,27 @@ impl BreakGlass {
     }
 }
 
-/// Raises the alarm while break-glass is open, and takes it back afterwards. Called at each load and at `until`.
+/// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again. Gives what the
+/// audit trail is to say when that changes.
 pub fn announce(
     break_glass: Option<&BreakGlass>,
     component: &ComponentHandle,
     metrics: &BreakGlassMetrics,
     now: Timestamp,
-) {
+) -> Option<Note> {
+    let alarm = |detail| Some(Note::Alarm { what: "break_glass", detail });
     match break_glass.filter(|break_glass| break_glass.is_open(now)) {
         Some(open) => {
-            metrics.open.set(1);
-            component.alarm(format!("break-glass is open until {}", open.until));
+            let why = format!("break-glass is open until {}", open.until);
+            let names: Vec<&str> = open.certificates.iter().map(|known| &*known.name).collect();
+            let was_open = metrics.open.set(1) == 1;
+            component.alarm(why.clone());
+            if was_open { None } else { alarm(format!("{why} for {}", names.join(", "))) }
         }
         None => {
-            metrics.open.set(0);
+            let was_open = metrics.open.set(0) == 1;
             component.ok();
+            if was_open { alarm("break-glass is closed".to_owned()) } else { None }
         }
     }
 }
@@ -240,6 +254,12 @@ mod tests {
         assert_eq!(principal.groups, ["sre".into()]);
         assert_eq!(principal.credential, CredentialId::Certificate(sha256_hex(DER).into()));
 
+        assert!(open.admits(&principal, NOW) && !open.admits(&principal, until));
+        let renamed = resolve(json!({"until": "2026-01-31T18:30:00Z", "certificates": [
+            {"name": "bob", "sha256": sha256_hex(DER)},
+        ]}));
+        assert!(!renamed.0.unwrap().admits(&principal, NOW), "the certificate is another's now");
+
         assert!(matches!(open.present(None, NOW), Presented::Not));
         let reason = |presented| match presented {
             Presented::Bad(rejection) => Some(Rejection::reason(&rejection)),
@@ -292,11 +312,15 @@ mod tests {
         let component = health.component("break_glass", Gate::Report);
         let metrics = BreakGlassMetrics::default();
         let open = resolve(alice("2026-01-31T18:30:00Z")).0;
-        announce(open.as_ref(), &component, &metrics, NOW);
+        let note = announce(open.as_ref(), &component, &metrics, NOW);
         assert_eq!((component.status(), metrics.open.get()), (Status::Alarm, 1));
-        announce(open.as_ref(), &component, &metrics, open.as_ref().unwrap().until());
+        let Some(Note::Alarm { what: "break_glass", detail }) = note else { panic!("{note:?}") };
+        assert!(detail.contains("alice") && detail.contains("18:30"), "{detail}");
+        assert_eq!(announce(open.as_ref(), &component, &metrics, NOW), None, "it is told once");
+        let note = announce(open.as_ref(), &component, &metrics, open.as_ref().unwrap().until());
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
-        announce(None, &component, &metrics, NOW);
+        assert!(matches!(note, Some(Note::Alarm { detail, .. }) if detail.contains("closed")));
+        assert_eq!(announce(None, &component, &metrics, NOW), None);
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));
     }
 }

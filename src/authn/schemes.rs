@@ -97,6 +97,7 @@ impl Authenticator<'_> {
                 }
                 Scheme::Anonymous => Arc::clone(self.anonymous),
             };
+            self.check_revoked(&principal)?;
             return known(streamed(request, route)?, route, principal, record);
         }
         let missing = Rejection::new(
@@ -133,6 +134,16 @@ impl Authenticator<'_> {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
         Ok(Some(principal))
+    }
+
+    /// For schemes that have not looked themselves.
+    fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
+        match self.revocations.is_revoked(principal) {
+            None => Ok(()),
+            Some(_) => {
+                Err(Rejection::new(Reason::TokenRevoked, "your access was revoked").fix("ask whoever runs Doorward"))
+            }
+        }
     }
 
     async fn session(&self, request: &CleanRequest<Incoming>) -> Presented<Arc<Principal>> {
@@ -202,6 +213,7 @@ impl Authenticator<'_> {
         self.webhooks.genuine(webhook, &delivery);
         let principal = Arc::new(webhook.principal(&delivery)?);
         record.principal = Some(Arc::clone(&principal));
+        self.check_revoked(&principal)?;
         if delivery.ping {
             return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
         }

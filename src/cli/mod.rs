@@ -67,6 +67,9 @@ enum Command {
     Reload(operator::OperatorArgs),
     /// Show how a running Doorward is.
     Status(operator::OperatorArgs),
+    Revoke(operator::RevokeArgs),
+    /// List the tokens and subjects that are revoked in a running Doorward.
+    Revocations(operator::OperatorArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +164,8 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
+        Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),
+        Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),
     }
 }
 

@@ -5,7 +5,12 @@ use std::{
     path::PathBuf,
 };
 
-use crate::admin::socket::{Answer, Command, send};
+use serde_json::{Value, json};
+
+use crate::{
+    admin::socket::{Answer, Command, send},
+    config::values::Span,
+};
 
 /// How an operator speaks to a running Doorward.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,19 +21,53 @@ pub struct OperatorArgs {
     /// Who you are, for the audit trail. The user id of the process stands beside it.
     #[arg(long, env = "USER", default_value = "unknown")]
     pub who: String,
-    /// Why, for the audit trail.
-    #[arg(long, default_value = "")]
+    /// Why, for the audit trail. It never reaches whom a command meets.
+    #[arg(long, value_name = "REASON")]
     pub why: String,
 }
 
-/// Sends a command and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
-pub fn run(command: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
-    let command = Command {
-        command: command.to_owned(),
-        who: args.who.clone(),
-        why: args.why.clone(),
-        arguments: serde_json::Value::Null,
-    };
+/// Revoke a token, or everything of a person or a machine: at once, on every route, open streams included.
+///
+/// A later word on the same token or subject replaces the earlier one: `--for 1s` takes a revocation back.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true))]
+pub struct RevokeArgs {
+    /// The issuer that vouches for them: its name in the configuration or its identifier, `webhook:NAME`, or
+    /// `break-glass`.
+    #[arg(long, value_name = "NAME|URL")]
+    pub issuer: String,
+    /// Everything of this subject (`sub`): its tokens and its sessions.
+    #[arg(long, value_name = "SUB", group = "target")]
+    pub subject: Option<String>,
+    /// One token, by its `jti`; the audit trail shows it, and what stands for it where a token has none.
+    #[arg(long, value_name = "JTI", group = "target")]
+    pub token_id: Option<String>,
+    /// How long.
+    #[arg(long = "for", value_name = "DURATION", default_value = "30d", conflicts_with = "until")]
+    pub span: Span,
+    /// Until when, such as 2026-01-31T18:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+/// Revokes. Gives the exit status as [`run`].
+pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
+    let span = args.until.is_none().then(|| args.span.to_string());
+    let given = [("subject", &args.subject), ("token_id", &args.token_id), ("until", &args.until), ("for", &span)];
+    let mut arguments = serde_json::Map::from_iter([("issuer".to_owned(), json!(args.issuer))]);
+    arguments.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?)))));
+    command("revoke", Value::Object(arguments), &args.operator, out)
+}
+
+/// Sends a command without arguments and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
+pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
+    command(name, Value::Null, args, out)
+}
+
+fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
+    let command = Command { command: name.to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(send(&args.socket, &command))? {
         Answer::Result(value) => writeln!(out, "{value:#}").map(|()| 0),

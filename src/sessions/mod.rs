@@ -208,8 +208,8 @@ impl Sessions {
         };
         let sealed = record.seal(&inner.keys, &hash).ok_or_else(unsealable)?;
         let mut session = self.session(new.provider, hash, record, 0, now)?;
-        if let Some(revoked) = shared.revocations.is_revoked(&session.principal) {
-            return Err(revoked_because(&revoked.reason));
+        if shared.revocations.is_revoked(&session.principal).is_some() {
+            return Err(revoked());
         }
         let index = self.index(&session.record);
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
@@ -262,9 +262,8 @@ impl Sessions {
 
     async fn end_one(&self, hash: Hash, ends: Timestamp, reason: Ended) -> Result<(), StoreError> {
         let shared = &self.0.shared;
-        let id = CredentialId::Session(hash.to_string().into());
         // The revocation first: it is what streams and other processes look at.
-        shared.revocations.revoke(Target::Credential(&id), "the session was ended", ends).await?;
+        shared.revocations.revoke(Target::Session(&hash.to_string()), "the session was ended", ends).await?;
         shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
         self.0.cache.invalidate(&hash);
         shared.metrics.ended(&hash, reason);
@@ -289,8 +288,8 @@ impl Sessions {
         if session.idle_end <= now {
             return Err(expired("the session has ended"));
         }
-        if let Some(revoked) = self.0.shared.revocations.is_revoked(&session.principal) {
-            return Err(revoked_because(&revoked.reason));
+        if self.0.shared.revocations.is_revoked(&session.principal).is_some() {
+            return Err(revoked());
         }
         Ok(session)
     }
@@ -368,8 +367,9 @@ fn expired(detail: &'static str) -> Rejection {
     Rejection::new(Reason::SessionExpired, detail).fix(SIGN_IN)
 }
 
-fn revoked_because(reason: &str) -> Rejection {
-    Rejection::new(Reason::TokenRevoked, format!("the session was revoked: {reason}")).fix(SIGN_IN)
+/// The reason is for operators and the audit trail, not for whom it meets.
+fn revoked() -> Rejection {
+    Rejection::new(Reason::TokenRevoked, "the session, or your access as a whole, was revoked").fix(SIGN_IN)
 }
 
 fn unavailable(error: StoreError) -> Rejection {

@@ -15,7 +15,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
-    revocations::{Revocation, Revocations, Target},
+    revocations::{Revocation, Revocations, Revoked, Target},
 };
 use crate::clock::Timestamp;
 

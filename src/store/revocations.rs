@@ -29,21 +29,42 @@ const EVERY: Duration = Duration::from_millis(400);
 /// Changes asked for at once.
 const PAGE: usize = 1000;
 
-/// What is revoked.
+/// What is revoked. An issuer is named as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// One token or session.
-    Credential(&'a CredentialId),
-    /// Everything of one principal: the name of the issuer, and the subject.
+    /// One browser session, by the hash of its id.
+    Session(&'a str),
+    /// One token, by what [`CredentialId::Token`] has. Issuers choose their ids without regard to each other.
+    Token { issuer: &'a str, id: &'a str },
+    /// Everything of one principal.
     Principal { issuer: &'a str, subject: &'a str },
 }
 
 /// A revocation in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// Why, for the audit trail.
+    /// Why, for operators. It is never told to whom it meets.
     pub reason: Arc<str>,
     pub until: Timestamp,
+}
+
+/// A token or a principal that is revoked, for a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Revoked {
+    pub issuer: Arc<str>,
+    #[serde(flatten)]
+    pub what: RevokedWhat,
+    pub why: Arc<str>,
+    /// RFC 3339.
+    pub until: String,
+}
+
+/// What of an issuer is revoked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedWhat {
+    Subject(Arc<str>),
+    TokenId(Arc<str>),
 }
 
 /// The revocations: the store's, and the copy in memory.
@@ -66,18 +87,12 @@ struct Inner {
 
 #[derive(Clone, Default)]
 struct Mirror {
-    credentials: HashMap<(Class, Arc<str>), Revocation>,
-    principals: HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>,
+    sessions: HashMap<Arc<str>, Revocation>,
+    tokens: ByIssuer,
+    principals: ByIssuer,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Class {
-    Token,
-    Session,
-    Delivery,
-    Certificate,
-}
+type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -89,8 +104,19 @@ struct Record {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum What {
-    Credential { class: Class, id: Arc<str> },
+    Session { id: Arc<str> },
+    Token { issuer: Arc<str>, id: Arc<str> },
     Principal { issuer: Arc<str>, subject: Arc<str> },
+}
+
+impl From<Target<'_>> for What {
+    fn from(target: Target<'_>) -> Self {
+        match target {
+            Target::Session(id) => Self::Session { id: id.into() },
+            Target::Token { issuer, id } => Self::Token { issuer: issuer.into(), id: id.into() },
+            Target::Principal { issuer, subject } => Self::Principal { issuer: issuer.into(), subject: subject.into() },
+        }
+    }
 }
 
 impl Revocations {
@@ -106,15 +132,10 @@ impl Revocations {
         }))
     }
 
-    /// Revokes until `until`. This process knows at once, others within a second.
+    /// Revokes until `until`, in place of what was said of the same target before. This process knows at once, others
+    /// within a second.
     pub async fn revoke(&self, target: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
-        let what = match target {
-            Target::Credential(id) => {
-                let Some((class, id)) = classify(id) else { return Ok(()) };
-                What::Credential { class, id: Arc::clone(id) }
-            }
-            Target::Principal { issuer, subject } => What::Principal { issuer: issuer.into(), subject: subject.into() },
-        };
+        let what = What::from(target);
         let key = digest(&SHA256, &serde_json::to_vec(&what).unwrap_or_default());
         let record = Record { what, reason: reason.into() };
         let value = serde_json::to_vec(&record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
@@ -136,12 +157,41 @@ impl Revocations {
         }
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
-        let of_credential = classify(credential).and_then(|(class, id)| {
-            // Two counts of a reference are all that the key costs.
-            mirror.credentials.get(&(class, Arc::clone(id)))
-        });
-        let found = of_credential.or_else(|| mirror.principals.get(issuer)?.get(subject));
-        found.filter(|revocation| revocation.until > now).cloned()
+        let of_credential = match credential {
+            CredentialId::Session(id) => mirror.sessions.get(id),
+            CredentialId::Token(id) => mirror.tokens.get(issuer).and_then(|tokens| tokens.get(id)),
+            CredentialId::Delivery(_) | CredentialId::Certificate(_) | CredentialId::None => None,
+        };
+        let in_force = |revocation: &&Revocation| revocation.until > now;
+        let of_principal = || mirror.principals.get(issuer).and_then(|subjects| subjects.get(subject));
+        of_credential.filter(in_force).or_else(|| of_principal().filter(in_force)).cloned()
+    }
+
+    /// Whether the browser session of a principal was ended.
+    pub fn is_signed_out(&self, principal: &Principal) -> bool {
+        let CredentialId::Session(id) = &principal.credential else { return false };
+        self.0.mirror.load().sessions.get(id).is_some_and(|ended| ended.until > self.0.clock.now())
+    }
+
+    /// The tokens and principals that are revoked now, in order. Ended sessions are not among them.
+    pub fn list(&self) -> Vec<Revoked> {
+        let now = self.0.clock.now();
+        let mirror = self.0.mirror.load();
+        let of = |map: &ByIssuer, what: fn(Arc<str>) -> RevokedWhat| {
+            let all = map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |entry| (issuer, entry)));
+            all.filter(|(_, (_, revocation))| revocation.until > now)
+                .map(|(issuer, (id, revocation))| Revoked {
+                    issuer: Arc::clone(issuer),
+                    what: what(Arc::clone(id)),
+                    why: Arc::clone(&revocation.reason),
+                    until: revocation.until.to_string(),
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut list = of(&mirror.principals, RevokedWhat::Subject);
+        list.extend(of(&mirror.tokens, RevokedWhat::TokenId));
+        list.sort_by(|a, b| (&a.issuer, &a.what).cmp(&(&b.issuer, &b.what)));
+        list
     }
 
     /// How old the copy is; [`Duration::MAX`] before the first renewal.
@@ -208,7 +258,8 @@ impl Revocations {
             for (record, until) in records {
                 let revocation = Revocation { reason: record.reason, until };
                 match record.what {
-                    What::Credential { class, id } => mirror.credentials.insert((class, id), revocation),
+                    What::Session { id } => mirror.sessions.insert(id, revocation),
+                    What::Token { issuer, id } => mirror.tokens.entry(issuer).or_default().insert(id, revocation),
                     What::Principal { issuer, subject } => {
                         mirror.principals.entry(issuer).or_default().insert(subject, revocation)
                     }
@@ -220,15 +271,14 @@ impl Revocations {
     fn forget(&self, now: Timestamp) {
         let mirror = self.0.mirror.load();
         let ended = |revocation: &Revocation| revocation.until <= now;
-        let any =
-            mirror.credentials.values().any(ended) || mirror.principals.values().flat_map(HashMap::values).any(ended);
-        if any {
+        let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
+        if mirror.sessions.values().any(ended) || any_of(&mirror.tokens) || any_of(&mirror.principals) {
             self.change(|mirror| {
-                mirror.credentials.retain(|_, revocation| !ended(revocation));
-                for of_issuer in mirror.principals.values_mut() {
-                    of_issuer.retain(|_, revocation| !ended(revocation));
+                mirror.sessions.retain(|_, revocation| !ended(revocation));
+                for map in [&mut mirror.tokens, &mut mirror.principals] {
+                    map.values_mut().for_each(|of_issuer| of_issuer.retain(|_, revocation| !ended(revocation)));
+                    map.retain(|_, of_issuer| !of_issuer.is_empty());
                 }
-                mirror.principals.retain(|_, of_issuer| !of_issuer.is_empty());
             });
         }
     }
@@ -237,7 +287,7 @@ impl Revocations {
         let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mirror = Mirror::clone(&self.0.mirror.load());
         change(&mut mirror);
-        let empty = mirror.credentials.is_empty() && mirror.principals.is_empty();
+        let empty = mirror.sessions.is_empty() && mirror.tokens.is_empty() && mirror.principals.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
     }
@@ -246,16 +296,6 @@ impl Revocations {
 impl std::fmt::Debug for Revocations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Revocations").field("empty", &self.0.empty).finish_non_exhaustive()
-    }
-}
-
-fn classify(id: &CredentialId) -> Option<(Class, &Arc<str>)> {
-    match id {
-        CredentialId::Token(id) => Some((Class::Token, id)),
-        CredentialId::Session(id) => Some((Class::Session, id)),
-        CredentialId::Delivery(id) => Some((Class::Delivery, id)),
-        CredentialId::Certificate(id) => Some((Class::Certificate, id)),
-        CredentialId::None => None,
     }
 }
 
@@ -286,8 +326,9 @@ mod tests {
         let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
         let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
         let until = at.clock.now() + Duration::from_secs(60);
-        here.revoke(Target::Credential(&session("s")), "signed out", until).await.unwrap();
+        here.revoke(Target::Session("s"), "signed out", until).await.unwrap();
         here.revoke(Target::Principal { issuer: "corp", subject: "bob" }, "left", until).await.unwrap();
+        here.revoke(Target::Token { issuer: "corp", id: "t-1" }, "leaked", until).await.unwrap();
         assert_eq!(&*here.find(&session("s"), "corp", "alice").unwrap().reason, "signed out");
         assert_eq!(elsewhere.find(&session("s"), "corp", "alice"), None);
         elsewhere.refresh().await.unwrap();
@@ -295,6 +336,9 @@ mod tests {
             (session("s"), "corp", "alice", true),
             (session("t"), "corp", "alice", false),
             (CredentialId::Token("s".into()), "corp", "alice", false),
+            (CredentialId::Token("t-1".into()), "corp", "alice", true),
+            // Another issuer may use the same id.
+            (CredentialId::Token("t-1".into()), "other", "alice", false),
             (session("t"), "corp", "bob", true),
             (session("t"), "other", "bob", false),
             (CredentialId::None, "corp", "bob", true),
@@ -312,13 +356,32 @@ mod tests {
         let at = fixture();
         let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
         let until = at.clock.now() + Duration::from_secs(60);
-        revocations.revoke(Target::Credential(&session("s")), "signed out", until).await.unwrap();
+        revocations.revoke(Target::Session("s"), "signed out", until).await.unwrap();
         at.clock.advance(Duration::from_millis(59_999));
         assert!(revocations.find(&session("s"), "", "").is_some());
         at.clock.advance(Duration::from_millis(1));
         assert!(revocations.find(&session("s"), "", "").is_none());
         revocations.refresh().await.unwrap();
         assert!(revocations.0.empty.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
+    async fn a_later_word_of_the_same_target_replaces_the_earlier() {
+        let at = fixture();
+        let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let bob = Target::Principal { issuer: "corp", subject: "bob" };
+        let hour = at.clock.now() + Duration::from_secs(3600);
+        revocations.revoke(bob, "lost laptop", hour).await.unwrap();
+        revocations.revoke(Target::Token { issuer: "corp", id: "t" }, "leaked", hour).await.unwrap();
+        let listed = |revocations: &Revocations| serde_json::to_value(revocations.list()).unwrap();
+        let token = serde_json::json!({"issuer": "corp", "token_id": "t", "why": "leaked", "until": hour.to_string()});
+        let person =
+            serde_json::json!({"issuer": "corp", "subject": "bob", "why": "lost laptop", "until": hour.to_string()});
+        assert_eq!(listed(&revocations), serde_json::json!([person, token]));
+        revocations.revoke(bob, "found again", at.clock.now() + Duration::from_secs(1)).await.unwrap();
+        at.clock.advance(Duration::from_secs(1));
+        assert_eq!(listed(&revocations), serde_json::json!([token]));
+        assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
     }
 
     #[tokio::test]
@@ -340,7 +403,7 @@ mod tests {
         let writes = (0..PAGE + 5).map(|number| {
             let here = here.clone();
             tokio::spawn(async move {
-                here.revoke(Target::Credential(&session(&number.to_string())), "test", until).await.unwrap();
+                here.revoke(Target::Session(&number.to_string()), "test", until).await.unwrap();
             })
         });
         for write in writes.collect::<Vec<_>>() {
@@ -348,6 +411,6 @@ mod tests {
         }
         let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
         elsewhere.refresh().await.unwrap();
-        assert_eq!(elsewhere.0.mirror.load().credentials.len(), PAGE + 5);
+        assert_eq!(elsewhere.0.mirror.load().sessions.len(), PAGE + 5);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 #[tokio::test]
 async fn the_admin_listener_tells_strangers_nothing() {
     let change = |yaml: String| {
-        yaml.replace("admin: {address: 127.0.0.1:0}", "admin: {address: 127.0.0.1:0, token: {file: admin}}")
+        yaml.replace("admin: {address: 127.0.0.1:0,", "admin: {address: 127.0.0.1:0, token: {file: admin},")
     };
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     for path in ["/metrics", "/readyz"] {

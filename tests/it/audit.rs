@@ -1,19 +1,25 @@
 //! The trail of the whole program: what a crash leaves, a full disk, and tampering.
 
-use std::process::Command;
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use serde_json::Value;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Reply},
+    harness::{Doorward, Reply, within},
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
 fn verify(doorward: &Doorward) -> (Option<i32>, String) {
+    verify_at(doorward, &doorward.audit_path())
+}
+
+fn verify_at(doorward: &Doorward, trail: &Path) -> (Option<i32>, String) {
     let dir = doorward.dir();
     let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
         .args(["audit", "verify"])
-        .arg(doorward.audit_path())
+        .arg(trail)
         .arg("--key")
         .arg(dir.join("audit-chain.key"))
         .arg("--checkpoint-key")
@@ -100,26 +106,62 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
         let _unmount = Unmount(small.clone());
         let change =
             |yaml: String| change(yaml).replace("full/audit.jsonl", &small.join("audit.jsonl").display().to_string());
-        let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+        let mut fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
         let alice = fixture.alice();
         // Fills the disk, with records and with something else.
         std::fs::write(small.join("ballast"), vec![0; 200 << 10]).ok();
-        let mut last = 0;
+        let (mut last, mut served, mut reached) = (0, BTreeSet::new(), 0);
         for _ in 0..2000 {
-            last = fixture.api(PATH, &[&alice]).await.0.status;
+            let (answer, seen) = fixture.api(PATH, &[&alice]).await;
+            last = answer.status;
+            reached += seen.len();
             if last == 503 {
+                assert_eq!(answer.reason(), "audit_unavailable", "{}", answer.text());
+                assert!(seen.is_empty(), "what is not recorded does not happen");
                 break;
             }
+            served.insert(seen[0].one("audit-id").to_owned());
         }
-        assert_eq!(last, status, "{when_full}");
+        assert_eq!((last, reached), (status, served.len()), "{when_full}");
+        within(async {
+            while fixture.doorward.admin("/readyz").await.status == 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         // Room again: it mends itself.
         std::fs::remove_file(small.join("ballast")).unwrap();
-        crate::harness::within(async {
+        within(async {
             while fixture.api(PATH, &[&alice]).await.0.status != 200 {
                 tokio::task::yield_now().await;
             }
         })
         .await;
+        within(async {
+            while fixture.doorward.admin("/readyz").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        fixture.doorward.signal("TERM");
+        assert!(fixture.doorward.ended().await.success());
+        // The chain is whole. Of what was served nothing is lost where that is the policy, and else the trail says how
+        // much.
+        let path = small.join("audit.jsonl");
+        let (code, text) = verify_at(&fixture.doorward, &path);
+        assert_eq!(code, Some(0), "{when_full}: {text}");
+        let trail: Vec<Value> =
+            std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let recorded: BTreeSet<&str> =
+            trail.iter().filter_map(|record| record["metadata"]["correlation_uid"].as_str()).collect();
+        let missing = served.iter().filter(|id| !recorded.contains(id.as_str())).count();
+        let gaps: Vec<&Value> = trail.iter().filter(|record| record["metadata"]["event_code"] == "trail.gap").collect();
+        let lost: u64 = gaps.iter().filter_map(|gap| gap["unmapped"]["lost"].as_u64()).sum();
+        assert!(!gaps.is_empty(), "{when_full}: the outage is on the record");
+        match when_full {
+            "refuse" => assert_eq!(missing, 0, "{missing} of {} are lost", served.len()),
+            _ => assert!(missing > 0 && lost >= missing as u64, "{missing} are missing and the trail says {lost}"),
+        }
     }
 }
 
@@ -146,7 +188,7 @@ async fn a_decision_can_be_explained_from_its_id() {
             .unwrap()
     };
     let mut said = String::new();
-    crate::harness::within(async {
+    within(async {
         while !said.contains("recorded") {
             let output = run();
             said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -162,7 +204,7 @@ async fn a_decision_can_be_explained_from_its_id() {
 async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
     let fixture = Fixture::start().await;
     let now = crate::harness::now();
-    let with = |name: &str, value: serde_json::Value| {
+    let with = |name: &str, value: Value| {
         let mut claims = fixture.a.claims("alice", &["dev"]);
         claims[name] = value;
         fixture.a.sign(&claims)

@@ -22,6 +22,22 @@ impl Fixture {
         change: impl FnOnce(String) -> String,
         script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::begin(change, script, false).await
+    }
+
+    /// The same with a Doorward whose disk can be made to fail and whose clock can be set.
+    pub async fn with_faults(
+        change: impl FnOnce(String) -> String,
+        script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(change, script, true).await
+    }
+
+    async fn begin(
+        change: impl FnOnce(String) -> String,
+        script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+        faults: bool,
+    ) -> Self {
         let (a, b) = (Issuer::start().await, Issuer::start().await);
         let upstream = Upstream::scripted(script).await;
         let dir = tempfile::tempdir().unwrap();
@@ -34,7 +50,11 @@ impl Fixture {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let yaml = CONFIGURATION.replace("{a}", a.url()).replace("{b}", b.url()).replace("{upstream}", &upstream.url());
-        let doorward = Doorward::start_in(dir, &change(yaml)).await;
+        let yaml = change(yaml);
+        let doorward = match faults {
+            true => Doorward::start_with_faults(dir, &yaml).await,
+            false => Doorward::start_in(dir, &yaml).await,
+        };
         doorward.wait_for_keys_at("api.test", &a).await;
         doorward.wait_for_keys_at("api.test", &b).await;
         Self { doorward, a, b, upstream }
@@ -90,6 +110,6 @@ rules:
   - {id: hooks, on: {routes: [hooks], event: [push], branch: [main]}, who: {webhooks: [github]}, do: allow}
 store: {path: doorward.redb}
 audit: {sink: {file: {path: audit.jsonl}}}
-admin: {address: 127.0.0.1:0}
+admin: {address: 127.0.0.1:0, socket: operator.sock}
 limits: {drain_accept: 0, connections_per_address: 5000, header_timeout: 1s, body_timeout: 1s}
 ";

@@ -8,6 +8,7 @@
 
 mod attacks;
 mod audit;
+mod break_glass;
 mod demo;
 mod fixture;
 mod front_door;
@@ -16,6 +17,9 @@ mod kubernetes;
 mod matrix;
 mod oidc;
 mod reload;
+mod revoke;
 mod rows;
+mod store;
+mod streams;
 mod tokens;
 mod webhooks;

@@ -1,17 +1,12 @@
 //! Every kind of route with every kind of credential, enumerated from the enums themselves. Each combination that a
 //! configuration can have meets a request that must not pass, and its twin, which differs in one thing and passes.
 
-use std::sync::Arc;
-
 use doorward::config::raw::{RouteKind, Scheme};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
-    harness::{Doorward, Issuer, Upstream, log_in, now, within},
+    harness::{Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, log_in, now, within},
 };
 
 /// All variants of an enum, by what it says when it is asked for one that it does not have.
@@ -37,64 +32,29 @@ fn is_possible(kind: RouteKind, scheme: Scheme) -> bool {
     }
 }
 
-/// The certificates of the listener with TLS and of its clients, in a folder.
-struct Certificates {
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { authority: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
-    }
-
-    /// The certificate and its key, PEM.
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.authority).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    /// The status of a request over TLS with a client certificate.
-    async fn request(&self, doorward: &Doorward, client: &(String, String), head: &str) -> u16 {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(client.0.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(client.1.as_bytes()).unwrap();
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key);
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.unwrap()));
-        let stream = tokio::net::TcpStream::connect(doorward.address("tls")).await.unwrap();
-        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = within(stream.read_to_end(&mut answer)).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
-    }
+/// The status of a request over TLS with a client certificate.
+async fn request(authority: &Authority, doorward: &Doorward, client: &Pair, head: &str) -> u16 {
+    let stream = connect_tls(doorward.address("tls"), &authority.client(&[], Some(client)), "localhost").await;
+    let mut raw = Raw::over(stream.unwrap());
+    raw.send(head).await;
+    raw.answer().await.status
 }
 
 /// A folder with all files that the configuration names.
-fn folder(certificates: &Certificates, server: &(String, String)) -> tempfile::TempDir {
+fn folder(authority: &Authority, server: &Pair) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("token", "upstream-token"),
         ("secret", WEBHOOK_SECRET),
         ("client", "client-secret"),
         ("session", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
-        ("localhost.pem", &server.0),
-        ("localhost.key", &server.1),
-        ("ca.pem", &certificates.authority.pem()),
+        ("localhost.pem", &server.chain),
+        ("localhost.key", &server.key),
+        ("ca.pem", &authority.pem()),
     ] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     dir
-}
-
-fn sha256(pem: &str) -> String {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn route(kind: &str, scheme: &str) -> String {
@@ -167,11 +127,10 @@ fn signature(secret: &str) -> String {
 #[tokio::test]
 async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_right() {
     let (issuer, stranger, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
-    let certificates = Certificates::new();
-    let (server, known, unknown) =
-        (certificates.issue("localhost"), certificates.issue("alice"), certificates.issue("alice"));
-    let folder = || folder(&certificates, &server);
-    let print = sha256(&known.0);
+    let authority = Authority::new();
+    let [server, known, unknown] = ["localhost", "alice", "alice"].map(|name| authority.issue(&[name]));
+    let folder = || folder(&authority, &server);
+    let print = known.sha256();
     let (mut routes, mut paths, mut pairs, mut impossible) = (String::new(), Vec::new(), Vec::new(), Vec::new());
     for (kind_name, kind) in all::<RouteKind>() {
         for (scheme_name, scheme) in all::<Scheme>() {
@@ -239,10 +198,10 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 let head = format!(
                     "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 );
-                let status = certificates.request(&doorward, &unknown, &head).await;
+                let status = request(&authority, &doorward, &unknown, &head).await;
                 assert!(matches!(status, 401 | 403), "{kind:?} {scheme:?}: {status}");
                 assert!(upstream.take().is_empty(), "{kind:?} {scheme:?}");
-                let status = certificates.request(&doorward, &known, &head).await;
+                let status = request(&authority, &doorward, &known, &head).await;
                 assert_eq!((status, upstream.take().len()), (200, 1), "{kind:?} {scheme:?}: the twin");
                 continue;
             }
@@ -280,11 +239,11 @@ async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
         false => crate::harness::Reply::json(200, "{}"),
     })
     .await;
-    let certificates = Certificates::new();
-    let server = certificates.issue("localhost");
+    let authority = Authority::new();
+    let server = authority.issue(&["localhost"]);
     let routes = route("http", "session") + &route("http", "bearer");
-    let yaml = configuration(&issuer, &upstream, &sha256(&server.0), &routes, "'/http/session'");
-    let doorward = Doorward::start_in(folder(&certificates, &server), &yaml).await;
+    let yaml = configuration(&issuer, &upstream, &server.sha256(), &routes, "'/http/session'");
+    let doorward = Doorward::start_in(folder(&authority, &server), &yaml).await;
     wait_for_keys(&doorward, &issuer).await;
     let host = format!("localhost:{}", doorward.address("public").port());
     let cookie = log_in(&doorward, &host, "/http/session").await;

@@ -31,15 +31,22 @@ impl Doorward {
     /// Starts with this configuration in a folder that may hold files already, and waits until it listens. `{dir}` in
     /// it is that folder.
     pub async fn start_in(dir: TempDir, yaml: &str) -> Self {
-        Self::spawn(Arc::new(dir), yaml).await
+        Self::spawn(Arc::new(dir), yaml, &[]).await
     }
 
-    async fn spawn(dir: Arc<TempDir>, yaml: &str) -> Self {
+    /// The same, and its disk can be made to fail and its clock to jump.
+    pub async fn start_with_faults(dir: TempDir, yaml: &str) -> Self {
+        let environment = super::faults::environment(dir.path());
+        Self::spawn(Arc::new(dir), yaml, &environment).await
+    }
+
+    async fn spawn(dir: Arc<TempDir>, yaml: &str, environment: &[(&str, PathBuf)]) -> Self {
         let config = dir.path().join("doorward.yaml");
         std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
             .arg("serve")
             .arg(&config)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -72,11 +79,21 @@ impl Doorward {
     pub async fn kill_and_restart(mut self) -> Self {
         self.child.kill().await.unwrap();
         let yaml = std::fs::read_to_string(self.dir.path().join("doorward.yaml")).unwrap();
-        Self::spawn(self.dir.clone(), &yaml).await
+        Self::spawn(self.dir.clone(), &yaml, &[]).await
     }
 
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener]
+    }
+
+    /// Makes reads and writes of the store's file fail, or no longer. Needs [`Doorward::start_with_faults`].
+    pub fn break_disk(&self, broken: bool) {
+        super::faults::break_disk(self.dir(), broken);
+    }
+
+    /// Sets its wall clock this far ahead. Needs [`Doorward::start_with_faults`].
+    pub fn set_clock_ahead(&self, seconds: u64) {
+        super::faults::set_clock_ahead(self.dir(), seconds);
     }
 
     pub fn dir(&self) -> &Path {
@@ -202,6 +219,16 @@ impl Doorward {
 
     pub fn audit_path(&self) -> PathBuf {
         self.dir.path().join("audit.jsonl")
+    }
+
+    /// Runs an operator's command at the socket, which must be `operator.sock` in the folder. Gives the exit status and
+    /// what it says.
+    pub async fn operator(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.args(arguments).arg("--socket").arg(self.dir().join("operator.sock")).args(["--who", "olga"]);
+        let output = super::within(command.kill_on_drop(true).output()).await.unwrap();
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Proportional set size in KiB.

@@ -2,10 +2,12 @@
 
 mod client;
 mod doorward;
+mod faults;
 pub mod h2;
 mod issuer;
 mod login;
 mod node;
+mod tls;
 mod upstream;
 
 use std::{future::Future, time::Duration};
@@ -16,6 +18,7 @@ pub use self::{
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
     node::{OidcProvider, browse, free_port},
+    tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},
 };
 

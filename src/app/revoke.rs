@@ -1,0 +1,105 @@
+//! Revoking on an operator's word: a token, or everything of a principal, from now until a time.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    admin::socket::{Command, CommandError},
+    authn::break_glass,
+    clock::Timestamp,
+    config::values::Span,
+    snapshot::Snapshot,
+    store::Target,
+};
+
+/// Longer than any token should live.
+const DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bytes of a subject or of the id of a token.
+const MAX_NAME: usize = 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    /// The issuer's name in the configuration, or its identifier.
+    issuer: String,
+    #[serde(default)]
+    subject: Option<String>,
+    #[serde(default)]
+    token_id: Option<String>,
+    /// A duration.
+    #[serde(default)]
+    r#for: Option<Span>,
+    /// RFC 3339.
+    #[serde(default)]
+    until: Option<String>,
+}
+
+/// Revokes, and ends the streams that it meets. Gives until when, and how many streams were ended.
+pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandError> {
+    let arguments: Arguments = serde_json::from_value(command.arguments.clone())
+        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
+    let issuer = known_issuer(&app.snapshot.load(), &arguments.issuer)?;
+    let until = arguments.until(app.clock.now())?;
+    let target = match (&arguments.subject, &arguments.token_id) {
+        (Some(subject), None) => Target::Principal { issuer: &issuer, subject: named("subject", subject)? },
+        (None, Some(id)) => Target::Token { issuer: &issuer, id: named("token_id", id)? },
+        _ => return Err(CommandError::new("name either a `subject` or a `token_id`")),
+    };
+    let stored = app.revocations.revoke(target, &command.why, until).await;
+    stored.map_err(|error| {
+        CommandError::new(format!("nothing is revoked: {error}")).help("see to the store and try again")
+    })?;
+    let ended = app.close_revoked_streams();
+    tracing::warn!(issuer = &*issuer, ?target, %until, who = command.who, why = command.why, streams_ended = ended, "revoked");
+    Ok(json!({
+        "issuer": &*issuer,
+        "subject": arguments.subject,
+        "token_id": arguments.token_id,
+        "until": until.to_string(),
+        "streams_ended": ended,
+    }))
+}
+
+impl Arguments {
+    fn until(&self, now: Timestamp) -> Result<Timestamp, CommandError> {
+        match (self.r#for, &self.until) {
+            (None, None) => Ok(now + DEFAULT),
+            (Some(span), None) => Ok(now + span.get()),
+            (None, Some(text)) => match Timestamp::from_rfc3339(text) {
+                Some(until) if until > now => Ok(until),
+                Some(_) => Err(CommandError::new(format!("{text} has passed"))),
+                None => Err(CommandError::new(format!("`{text}` is not a time"))
+                    .help("write it as `2026-01-31T18:00:00Z` (RFC 3339)")),
+            },
+            (Some(_), Some(_)) => Err(CommandError::new("give either `for` or `until`")),
+        }
+    }
+}
+
+/// The name by which principals of this issuer are known. One that nobody knows would revoke nothing, in silence.
+fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>, CommandError> {
+    let issuer = snapshot.issuers.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked);
+    if let Some(issuer) = issuer {
+        return Ok(Arc::clone(issuer.name()));
+    }
+    let webhooks = snapshot.raw.webhooks.iter().map(|webhook| format!("webhook:{}", webhook.name));
+    let mut others: Vec<String> = webhooks.collect();
+    others.push(break_glass::ISSUER.to_owned());
+    if let Some(found) = others.iter().find(|other| *other == asked) {
+        return Ok(found.as_str().into());
+    }
+    let mut known: Vec<String> = snapshot.issuers.iter().map(|issuer| issuer.name().to_string()).collect();
+    known.append(&mut others);
+    Err(CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", "))))
+}
+
+fn named<'a>(what: &str, value: &'a str) -> Result<&'a str, CommandError> {
+    if value.trim().is_empty() || value.len() > MAX_NAME || value.chars().any(char::is_control) {
+        return Err(CommandError::new(format!("`{what}` must be 1 to {MAX_NAME} bytes without control characters")));
+    }
+    Ok(value)
+}

@@ -1,0 +1,206 @@
+//! Access for the day when the provider is down: named certificates, on a route of their own, for a while, and loudly.
+
+use std::process::Command;
+
+use doorward::clock::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, within},
+    streams::streaming,
+};
+
+const PATH: &str = "/api/v1/namespaces/ci/pods";
+
+fn configuration(issuer: &Issuer, upstream: &Upstream, certificate: &Pair, until: u64) -> String {
+    let until = Timestamp::from_secs(i64::try_from(until).unwrap());
+    format!(
+        "
+listeners:
+  - {{name: public, address: 127.0.0.1:0}}
+  - {{name: tls, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
+issuers:
+  - {{name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{{sub}}', kind: human}}
+upstreams:
+  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
+break_glass:
+  until: '{until}'
+  certificates: [{{name: alice, sha256: '{certificate}', groups: [sre]}}]
+routes:
+  - {{name: glass, kind: kubernetes, hosts: [glass.test], schemes: [break_glass], upstream: cluster}}
+  - {{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}}
+grants:
+  - {{id: sre, who: {{issuers: [break-glass], groups: [sre]}}, kubernetes_groups: [admins]}}
+rules:
+  - {{id: sre, who: {{issuers: [break-glass], groups: [sre]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+        certificate = certificate.sha256(),
+    )
+}
+
+struct World {
+    doorward: Doorward,
+    upstream: Upstream,
+    authority: Authority,
+    alice: Pair,
+    /// Of the same authority and the same name, and not named in the configuration.
+    other: Pair,
+    yaml: String,
+    issuer: Issuer,
+}
+
+fn folder(authority: &Authority) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    authority.issue(&["glass.test", "api.test"]).write(dir.path(), "server");
+    for (name, text) in [("ca.pem", authority.pem().as_str()), ("token", "upstream-token")] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+async fn world() -> World {
+    let (issuer, upstream, authority) = (Issuer::start().await, Upstream::scripted(streaming).await, Authority::new());
+    let [alice, other] = [(); 2].map(|()| authority.issue(&["alice"]));
+    let yaml = configuration(&issuer, &upstream, &alice, now() + 1800);
+    let doorward = Doorward::start_with_faults(folder(&authority), &yaml).await;
+    World { doorward, upstream, authority, alice, other, yaml, issuer }
+}
+
+impl World {
+    async fn get(&self, host: &str, certificate: Option<&Pair>) -> Answer {
+        let config = self.authority.client(&[], certificate);
+        let stream = connect_tls(self.doorward.address("tls"), &config, host).await.unwrap();
+        let mut raw = Raw::over(stream);
+        raw.send(format!("GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        raw.answer().await
+    }
+
+    fn alarms(&self) -> Vec<Value> {
+        let trail = self.doorward.audit().into_iter();
+        trail.filter(|record| record["metadata"]["event_code"] == "alarm").collect()
+    }
+}
+
+#[tokio::test]
+async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
+    let mut world = world().await;
+    let answer = world.get("glass.test", Some(&world.alice)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = world.upstream.only();
+    assert_eq!((seen.one("impersonate-user"), seen.all("impersonate-group")), ("alice", vec!["admins"]));
+
+    for (what, host, certificate) in [
+        ("a certificate that is not named", "glass.test", Some(&world.other)),
+        ("none", "glass.test", None),
+        ("another route", "api.test", Some(&world.alice)),
+    ] {
+        let _ = world.upstream.take();
+        let answer = world.get(host, certificate).await;
+        assert_eq!(answer.status, 401, "{what}: {}", answer.text());
+        assert!(world.upstream.take().is_empty(), "{what}");
+    }
+    // Without TLS there is no certificate.
+    assert_eq!(world.doorward.get(PATH, &["Host: glass.test"]).await.status, 401);
+    // Of another authority: not even a connection.
+    let stranger = Authority::new().issue(&["alice"]);
+    let config = world.authority.client(&[], Some(&stranger));
+    if let Ok(stream) = connect_tls(world.doorward.address("tls"), &config, "glass.test").await {
+        let mut raw = Raw::over(stream);
+        raw.send(format!("GET {PATH} HTTP/1.1\r\nHost: glass.test\r\n\r\n")).await;
+        assert_eq!(raw.rest().await, b"");
+    }
+
+    // On the record: each request with the certificate, and that the door stands open.
+    within(async {
+        while world.alarms().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let alarm = world.alarms()[0].to_string();
+    assert!(alarm.contains("break_glass") && alarm.contains("alice"), "{alarm}");
+    let print = world.alice.sha256();
+    let requests = world.doorward.audit().into_iter().filter(|record| record.to_string().contains(&print));
+    assert!(requests.filter(|record| record["http_response"]["code"] == 200).count() == 1);
+    world.doorward.wait_for_log("component raises an alarm").await;
+    assert!(world.doorward.metrics().await.contains("doorward_break_glass_open 1"));
+
+    // Whoever has it can be locked out like everybody else.
+    let revoke = ["revoke", "--issuer", "break-glass", "--subject", "alice", "--why", "the card was lost"];
+    let (code, said) = world.doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 401);
+}
+
+#[tokio::test]
+async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
+    let world = world().await;
+    let config = world.authority.client(&[], Some(&world.alice));
+    let stream = connect_tls(world.doorward.address("tls"), &config, "glass.test").await.unwrap();
+    let mut watch = Raw::over(stream);
+    watch.send(format!("GET {PATH}?watch=true HTTP/1.1\r\nHost: glass.test\r\nConnection: close\r\n\r\n")).await;
+    assert!(String::from_utf8_lossy(&watch.some().await).starts_with("HTTP/1.1 200"));
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
+    world.doorward.set_clock_ahead(1801);
+    let rest = watch.rest().await;
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    let answer = world.get("glass.test", Some(&world.alice)).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (401, "token_expired"), "{}", answer.text());
+    within(async {
+        while !world.doorward.metrics().await.contains("doorward_break_glass_open 0") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    within(async {
+        while world.alarms().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(world.alarms()[1].to_string().contains("closed"), "{:#?}", world.alarms());
+}
+
+#[tokio::test]
+async fn it_is_off_by_default_and_open_for_an_hour_at_most() {
+    let mut world = world().await;
+    // Taking the section away closes the door at once, with its route.
+    let closed = {
+        let (head, _) = world.yaml.split_once("break_glass:\n").unwrap();
+        let (_, tail) = world.yaml.split_once("routes:\n").unwrap();
+        format!("{head}routes:\n{tail}")
+    };
+    let check = |yaml: &str| {
+        let file = world.doorward.dir().join("candidate.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let (code, said) = check(&closed);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("needs the section `break_glass`"), "{said}");
+    let far = configuration(&world.issuer, &world.upstream, &world.alice, now() + 3700);
+    let (code, said) = check(&far);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("more than an hour"), "{said}");
+    let (code, said) = check(&world.yaml);
+    assert_eq!(code, Some(0), "the twin: {said}");
+
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
+    let without = closed
+        .replace("hosts: [glass.test], schemes: [break_glass]", "hosts: [glass.test], schemes: [bearer]")
+        .replace("issuers: [break-glass]", "issuers: [a]");
+    assert_eq!(check(&without).0, Some(0), "{}", check(&without).1);
+    std::fs::write(world.doorward.dir().join("doorward.yaml"), without).unwrap();
+    world.doorward.wait_for_generation(2).await;
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 401);
+}

@@ -1,0 +1,48 @@
+//! Faults that the real parts cannot be made to show: a library that is preloaded makes the disk fail and the clock jump.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+/// The library, built once for all tests.
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (library, draft) = (folder.join("faults.so"), folder.join(format!("faults-{}.so", std::process::id())));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/harness/faults.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&draft).arg(source).arg("-ldl").output();
+    let built = built.unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // Whole at once, for other runs that use it at the same time.
+    std::fs::rename(&draft, &library).unwrap();
+    library
+});
+
+fn disk(folder: &Path) -> PathBuf {
+    folder.join("disk-fault")
+}
+
+fn clock(folder: &Path) -> PathBuf {
+    folder.join("clock-ahead")
+}
+
+/// Variables for a process whose faults are set in this folder.
+pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 3] {
+    [("LD_PRELOAD", LIBRARY.clone()), ("TEST_DISK_FAULT", disk(folder)), ("TEST_CLOCK_AHEAD", clock(folder))]
+}
+
+pub fn break_disk(folder: &Path, broken: bool) {
+    // 5 is EIO.
+    set(&disk(folder), if broken { 5 } else { 0 });
+}
+
+pub fn set_clock_ahead(folder: &Path, seconds: u64) {
+    set(&clock(folder), seconds);
+}
+
+fn set(file: &Path, number: u64) {
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, number.to_string()).unwrap();
+    std::fs::rename(draft, file).unwrap();
+}

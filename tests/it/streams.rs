@@ -1,0 +1,249 @@
+//! What becomes of streams that are open when their ground goes away. Each kind ends in its own way: a WebSocket with a
+//! close frame that says why, SPDY cut, a watch cleanly, so that its client begins another, and a log broken off, so that
+//! it never looks complete.
+
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, log_in, now, within},
+};
+
+const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
+const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
+const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
+
+/// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
+pub fn streaming(request: &Recorded) -> Reply {
+    match request.line() {
+        line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
+        line if line.contains("follow=true") => Reply::Watch(vec![b"a line of the log\n".to_vec()]),
+        _ if request.has("upgrade") => Reply::Echo,
+        _ => Reply::json(200, "{}"),
+    }
+}
+
+/// One stream of each kind, opened by one caller.
+pub struct Streams {
+    watch: Raw,
+    log: Raw,
+    websocket: Raw,
+    spdy: Raw,
+}
+
+impl Streams {
+    /// Opens them with these lines, which say who asks and of which host.
+    pub async fn open(doorward: &Doorward, lines: &[&str]) -> Self {
+        let websocket = [
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        Self {
+            watch: begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
+            log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
+            websocket: begin(doorward, EXEC, &[lines, &websocket].concat(), 101).await,
+            spdy: begin(doorward, EXEC, &[lines, &["Connection: Upgrade", "Upgrade: SPDY/3.1"]].concat(), 101).await,
+        }
+    }
+
+    /// Asserts that what goes both ways still does.
+    pub async fn are_open(&mut self) {
+        // A masked text frame of four bytes (RFC 6455 section 5.2); to SPDY it is only bytes.
+        let frame = b"\x81\x84\x01\x02\x03\x04abcd";
+        for raw in [&mut self.websocket, &mut self.spdy] {
+            raw.send(frame).await;
+            assert_eq!(raw.some().await, frame);
+        }
+    }
+
+    /// Waits until all have ended, and asserts how: the close code of the WebSocket, and the word that goes with it.
+    pub async fn have_ended(mut self, code: u16, word: &str) {
+        let closed = self.websocket.rest().await;
+        let expected = [&[0x88, 2 + word.len() as u8], &code.to_be_bytes()[..], word.as_bytes()].concat();
+        assert_eq!(closed, expected, "{word}: {}", String::from_utf8_lossy(&closed));
+        assert_eq!(self.spdy.rest().await, b"", "{word}: nothing of ours goes into SPDY");
+        let watch = self.watch.rest().await;
+        assert!(watch.ends_with(b"0\r\n\r\n"), "{word}: a watch ends cleanly: {}", String::from_utf8_lossy(&watch));
+        let log = self.log.rest().await;
+        assert!(!log.ends_with(b"0\r\n\r\n"), "{word}: a log breaks off: {}", String::from_utf8_lossy(&log));
+    }
+}
+
+/// Sends the request and reads the head of the answer.
+async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> Raw {
+    let mut raw = doorward.raw().await;
+    raw.send(format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))).await;
+    let head =
+        if status == 101 { raw.answer().await.head } else { String::from_utf8_lossy(&raw.some().await).into_owned() };
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
+    raw
+}
+
+/// Why the streams of a path ended, as the trail has it, once `count` of them have.
+async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
+    let ended = || -> Vec<String> {
+        let trail = doorward.audit();
+        let completed = trail.iter().filter(|record| record["metadata"]["event_code"] == "request.completed");
+        completed.filter_map(|record| record["unmapped"]["ended"].as_str().map(str::to_owned)).collect()
+    };
+    within(async {
+        while ended().len() < count {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    ended()
+}
+
+#[tokio::test]
+async fn streams_end_when_a_reload_takes_the_permission_away() {
+    let mut fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let (alice, b) = (fixture.alice(), bearer(&fixture.b.token("bea", &["dev"])));
+    let path = fixture.doorward.dir().join("doorward.yaml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    // First give B's developers the same, so that there is somebody who keeps it.
+    let both = before
+        .replace(
+            "rules:\n",
+            "rules:\n  - {id: dev-b, on: {routes: [api]}, who: {issuers: [b], groups: [dev]}, do: allow}\n",
+        )
+        .replace("grants:\n", "grants:\n  - {id: dev-b, who: {issuers: [b], groups: [dev]}, kubernetes_groups: [b]}\n");
+    std::fs::write(&path, &both).unwrap();
+    fixture.doorward.wait_for_generation(2).await;
+    let alices = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    let mut beas = Streams::open(&fixture.doorward, &["Host: api.test", &b]).await;
+    std::fs::write(&path, both.replace("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}")).unwrap();
+    alices.have_ended(1008, "permission_lost").await;
+    beas.are_open().await;
+    // The rule stays and the route takes B's tokens no more: that is a permission lost too.
+    let narrowed =
+        both.replace("hosts: [api.test], schemes: [bearer],", "hosts: [api.test], schemes: [bearer], issuers: [a],");
+    assert_ne!(narrowed, both);
+    std::fs::write(&path, narrowed).unwrap();
+    beas.have_ended(1008, "permission_lost").await;
+    assert!(ends(&fixture.doorward, 8).await.iter().all(|why| why == "permission_lost"));
+}
+
+/// A configuration with browser login; `sessions` and `rule` are more of it.
+async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::scripted(streaming).await);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("token", "upstream-token"), ("client", "client-secret")] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
+routes:
+  - {{name: cluster, kind: kubernetes, hosts: [localhost], paths: ['/api/*', '/apis/*'], schemes: [session, bearer], upstream: cluster}}
+rules:
+  - {{id: people, on: {{routes: [cluster]{rule}}}, who: {{users: [alice]}}, do: allow}}
+sessions: {{{sessions}}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    let token = bearer(&issuer.token("probe", &[]));
+    within(async {
+        while doorward.get("/api/v1/pods", &["Host: localhost", &token]).await.status == 503 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let cookie = log_in(&doorward, &host, "/api/v1/pods").await;
+    (doorward, (issuer, upstream), host, cookie)
+}
+
+#[tokio::test]
+async fn streams_end_with_the_logout_of_who_opened_them() {
+    let (doorward, _peers, host, cookie) = with_login("", "").await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
+    let out = doorward.send(&["POST /oauth2/sign_out HTTP/1.1", &host_line, &origin, &cookie], b"").await;
+    assert!((300..400).contains(&out.status), "{}{}", out.head, out.text());
+    streams.have_ended(1008, "signed_out").await;
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
+    assert!(ends(&doorward, 4).await.iter().all(|why| why == "signed_out"));
+}
+
+#[tokio::test]
+async fn streams_end_with_the_session_of_who_opened_them() {
+    let (doorward, _peers, host, cookie) = with_login("absolute: 2h, idle: 2h", "").await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
+    doorward.set_clock_ahead(7000);
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 200);
+    streams.are_open().await;
+    doorward.set_clock_ahead(7300);
+    streams.have_ended(1008, "expired").await;
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
+}
+
+#[tokio::test]
+async fn streams_end_with_the_token_of_who_opened_them() {
+    let fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
+    let mut claims = fixture.a.claims("alice", &["dev"]);
+    claims["exp"] = json!(now() + 1200);
+    let short = bearer(&fixture.a.sign(&claims));
+    claims["exp"] = json!(now() + 7200);
+    let long = bearer(&fixture.a.sign(&claims));
+    let streams = Streams::open(&fixture.doorward, &["Host: api.test", &short]).await;
+    let mut twin = Streams::open(&fixture.doorward, &["Host: api.test", &long]).await;
+    fixture.doorward.set_clock_ahead(1800);
+    streams.have_ended(1008, "expired").await;
+    twin.are_open().await;
+}
+
+#[tokio::test]
+async fn streams_end_when_the_hours_of_their_rule_are_over() {
+    let clock = |minute: u64| format!("{:02}:{:02}", minute / 60 % 24, minute % 60);
+    let minute = now() / 60;
+    let window = format!(", time: {{from: '{}', to: '{}'}}", clock(minute + 24 * 60 - 60), clock(minute + 30));
+    let (doorward, _peers, host, cookie) = with_login("", &window).await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
+    streams.are_open().await;
+    doorward.set_clock_ahead(1800);
+    streams.have_ended(1008, "permission_lost").await;
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 403);
+}
+
+#[tokio::test]
+async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
+    let (doorward, (issuer, _upstream), host, cookie) = with_login("", "").await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
+    let revoke = ["revoke", "--issuer", issuer.url(), "--subject", "alice", "--why", "lost a laptop"];
+    let (code, said) = doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    streams.have_ended(1008, "revoked").await;
+    let refused = doorward.get("/api/v1/pods", &[&host_line, &cookie]).await;
+    assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"));
+    assert!(!refused.text().contains("laptop"), "why is for operators: {}", refused.text());
+    // A later word replaces the earlier one.
+    let (code, said) = doorward.operator(&[&revoke[..6], &["found it", "--for", "1s"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    within(async {
+        while doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
