@@ -88,7 +88,7 @@ pub struct LogMetrics {
 
 impl LogMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("doorward_log_dropped", "Log lines that found the queue full", self.dropped.clone());
+        registry.register("log_dropped", "Log lines that found the queue full", self.dropped.clone());
     }
 }
 

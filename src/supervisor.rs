@@ -79,7 +79,7 @@ struct RestartLabels {
 
 impl TaskMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("doorward_task_restarts", "Restarts of background tasks, by cause", self.restarts.clone());
+        registry.register("task_restarts", "Restarts of background tasks, by cause", self.restarts.clone());
     }
 }
 

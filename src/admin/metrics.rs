@@ -119,18 +119,18 @@ struct ReloadLabels {
 
 impl RequestMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("doorward_requests", "Requests by route, scheme, outcome and reason", self.requests.clone());
+        registry.register("requests", "Requests by route, scheme, outcome and reason", self.requests.clone());
         registry.register_with_unit(
-            "doorward_request_duration",
+            "request_duration",
             "From the first byte of a request to the head of its answer",
             Unit::Seconds,
             self.seconds.clone(),
         );
-        registry.register("doorward_requests_in_flight", "Requests that have no end yet", self.in_flight.clone());
-        registry.register("doorward_config_generation", "The generation in use", self.generation.clone());
-        registry.register("doorward_config_reloads", "Reloads by outcome", self.reloads.clone());
+        registry.register("requests_in_flight", "Requests that have no end yet", self.in_flight.clone());
+        registry.register("config_generation", "The generation in use", self.generation.clone());
+        registry.register("config_reloads", "Reloads by outcome", self.reloads.clone());
         registry.register_with_unit(
-            "doorward_config_last_reload_timestamp",
+            "config_last_reload_timestamp",
             "When the configuration in use was taken, Unix time",
             Unit::Seconds,
             self.last_reload.clone(),
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     fn text(metrics: &RequestMetrics) -> String {
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("doorward");
         metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

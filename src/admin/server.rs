@@ -327,7 +327,7 @@ mod tests {
 
     fn shared(token: Option<&str>) -> (Arc<Shared>, Health) {
         let health = Health::new(Clock::default());
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("doorward");
         RequestMetrics::default().register(&mut registry);
         let handle = TokenHandle(Arc::default());
         handle.set(token.map(|token| Secret::new(token.as_bytes().to_vec())).as_ref());

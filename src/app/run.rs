@@ -116,7 +116,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
 
     let parts = Parts { runtime: &runtime, metrics, requests, clock, context };
     let Prepared { app, downstream: settings, admin } = parts.open(&loaded, resolved)?;
-    let mut registry = Registry::default();
+    let mut registry = Registry::with_prefix("doorward");
     app.metrics.register(&mut registry);
     app.requests.register(&mut registry);
     app.trail.metrics().register(&mut registry);

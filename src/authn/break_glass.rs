@@ -49,7 +49,7 @@ pub struct BreakGlassMetrics {
 impl BreakGlassMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "doorward_break_glass_open",
+            "break_glass_open",
             "1 while break-glass certificates are accepted, else 0",
             self.open.clone(),
         );

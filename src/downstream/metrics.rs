@@ -1,10 +1,34 @@
 //! What the listeners count.
 
+use std::fmt::{self, Write};
+
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+/// The values of these enums as labels: the names of their variants in snake case, as all labels of Doorward are.
+macro_rules! snake_case_labels {
+    ($($label:ty),+) => {$(
+        impl EncodeLabelValue for $label {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                snake_case(&format!("{self:?}"), encoder)
+            }
+        }
+    )+};
+}
+
+snake_case_labels!(Refused, TlsFailure, ProtocolError, Expired);
+
+fn snake_case(name: &str, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+    name.char_indices().try_for_each(|(index, letter)| {
+        if index > 0 && letter.is_ascii_uppercase() {
+            encoder.write_char('_')?;
+        }
+        encoder.write_char(letter.to_ascii_lowercase())
+    })
+}
 
 /// Counters of all listeners.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +60,7 @@ struct RefusedLabel {
 }
 
 /// Why a connection was closed before it spoke HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Refused {
     /// `connections`.
     Total,
@@ -56,7 +80,7 @@ struct TlsLabel {
 }
 
 /// Why a TLS handshake failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TlsFailure {
     Timeout,
     /// The peer went away.
@@ -73,7 +97,7 @@ struct ErrorLabel {
 }
 
 /// What was wrong with the bytes of a connection, or with one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ProtocolError {
     /// The head could not be parsed: 400.
     Parse,
@@ -99,7 +123,7 @@ struct ExpiredLabel {
 }
 
 /// Which deadline closed a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Expired {
     /// The head of a request did not come in time.
     Head,

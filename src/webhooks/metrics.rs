@@ -29,11 +29,11 @@ struct Refused {
 impl WebhookMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "doorward_webhook_genuine",
+            "webhook_genuine",
             "Deliveries whose signature was good, by the position of the secret that made it",
             self.genuine.clone(),
         );
-        registry.register("doorward_webhook_refused", "Deliveries that were refused", self.refused.clone());
+        registry.register("webhook_refused", "Deliveries that were refused", self.refused.clone());
     }
 
     /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.

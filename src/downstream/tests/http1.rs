@@ -199,8 +199,8 @@ fn a_large_request_gets_the_status_that_says_what_is_large() {
         }
     }
     assert_eq!(server.hits(), 2);
-    server.await_metric("protocol_errors_total{kind=\"Limit\"} 2");
-    server.await_metric("protocol_errors_total{kind=\"HeadTooLarge\"} 3");
+    server.await_metric("protocol_errors_total{kind=\"limit\"} 2");
+    server.await_metric("protocol_errors_total{kind=\"head_too_large\"} 3");
 }
 
 #[test]

@@ -207,7 +207,7 @@ impl Server {
         client.rest()
     }
 
-    /// Waits until a metric has a value, such as `connections_refused_total{reason="Total"} 1`.
+    /// Waits until a metric has a value, such as `connections_refused_total{reason="total"} 1`.
     fn await_metric(&self, line: &str) {
         let line = format!("downstream_{line}\n");
         eventually(&line, || {
