@@ -94,7 +94,7 @@ impl Permit {
             (_, Some(attributes)) if attributes.subresource == "log" => StreamKind::Log,
             _ => StreamKind::Download,
         };
-        Stream::new(kind, Arc::clone(self.principal()), StreamRequest::keep(&self.view(now)), Some(max), now)
+        Stream::new(kind, Arc::clone(self.principal()), StreamRequest::keep(&self.view(now)), max, now)
     }
 
     pub(crate) fn into_parts(self) -> (CleanRequest<RequestBody>, Arc<Route>, Arc<Principal>) {

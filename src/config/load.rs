@@ -129,7 +129,9 @@ fn load_once<T>(
     };
 
     resolve::check(&raw, &mended, &mut resolver);
+    let checked = resolver.report.problems().len();
     let result = components(&raw, &mut resolver);
+    resolver.report.drop_repeated(checked);
     draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
     let fingerprint = resolver.fingerprint().clone();
     let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);

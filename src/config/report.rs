@@ -106,6 +106,18 @@ impl Report {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
+    /// Drops what was found after the first `count` problems at a place where one of these is at least as bad already:
+    /// two checks of the same setting have the same to say.
+    pub(super) fn drop_repeated(&mut self, count: usize) {
+        let (first, _) = self.problems.split_at(count.min(self.problems.len()));
+        let told: Vec<(At, Severity)> = first.iter().map(|problem| (problem.at.clone(), problem.severity)).collect();
+        let mut index = 0;
+        self.problems.retain(|problem| {
+            index += 1;
+            index <= count || !told.iter().any(|(at, severity)| *at == problem.at && *severity <= problem.severity)
+        });
+    }
+
     fn push(&mut self, severity: Severity, at: &At, message: String) -> &mut Problem {
         self.problems.push(Problem { severity, at: at.clone(), message, help: None, offset: None });
         let [.., last] = self.problems.as_mut_slice() else { unreachable!("one was just pushed") };

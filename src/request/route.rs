@@ -229,7 +229,7 @@ impl Route {
             event_listener: written.event_listener.clone().map(Arc::new),
             pass_headers,
             max_body: written.max_body.map(|size| size.0),
-            max_stream: written.max_stream.map_or(Duration::from_secs(8 * 3600), |span| span.get()),
+            max_stream: written.max_stream.get(),
             allow: methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
             methods,
         }

@@ -21,12 +21,6 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-const CONNECT_TIMEOUT: Span = Span::from_secs(3);
-const RESPONSE_TIMEOUT: Span = Span::from_secs(30);
-const IDLE_TIMEOUT: Span = Span::from_secs(55);
-const MAX_AGE: Span = Span::from_secs(600);
-const MAX_CONNECTIONS: u32 = 1024;
-
 /// Where requests go, and how.
 pub struct Upstream {
     name: Arc<str>,
@@ -116,26 +110,23 @@ impl Upstream {
             .as_ref()
             .filter(|_| secure)
             .map(|target| Tls::resolve(raw_tls, target, protocol, &at.key("tls"), resolver));
-        let mut span = |key, value: Option<Span>, default: Span| {
-            let value = value.unwrap_or(default).get();
-            if value.is_zero() {
-                resolver
-                    .report
-                    .error(&at.key(key), format!("`{key}` is zero"))
-                    .help(format!("leave it out for the default, {default}"));
+        let mut span = |key, value: Span| {
+            if value.get().is_zero() {
+                let error = resolver.report.error(&at.key(key), format!("`{key}` is zero"));
+                error.help("leave it out for the default");
             }
-            value
+            value.get()
         };
-        let connect_timeout = span("connect_timeout", raw.connect_timeout, CONNECT_TIMEOUT);
-        let response_timeout = span("response_timeout", raw.response_timeout, RESPONSE_TIMEOUT);
-        let idle_timeout = span("idle_timeout", raw.idle_timeout, IDLE_TIMEOUT);
-        let max_age = span("max_age", raw.max_age, MAX_AGE);
-        let max_connections = raw.max_connections.unwrap_or(MAX_CONNECTIONS);
+        let connect_timeout = span("connect_timeout", raw.connect_timeout);
+        let response_timeout = span("response_timeout", raw.response_timeout);
+        let idle_timeout = span("idle_timeout", raw.idle_timeout);
+        let max_age = span("max_age", raw.max_age);
+        let max_connections = raw.max_connections;
         if max_connections == 0 {
             resolver
                 .report
                 .error(&at.key("max_connections"), "`max_connections` is zero, so that nothing could be sent")
-                .help(format!("leave it out for the default, {MAX_CONNECTIONS}"));
+                .help("leave it out for the default");
         }
 
         let target = target?;
@@ -293,18 +284,7 @@ mod tests {
     use super::*;
 
     fn raw(url: &str) -> raw::Upstream {
-        raw::Upstream {
-            name: "cluster".to_owned(),
-            url: url.to_owned(),
-            tls: None,
-            credential: None,
-            protocol: None,
-            connect_timeout: None,
-            response_timeout: None,
-            idle_timeout: None,
-            max_age: None,
-            max_connections: None,
-        }
+        raw::Upstream { url: url.to_owned(), ..serde_json::from_str(r#"{"name": "cluster", "url": ""}"#).unwrap() }
     }
 
     fn resolve(raw: &raw::Upstream, base: &Path) -> (Option<Arc<Upstream>>, Vec<(String, String)>) {
@@ -355,8 +335,8 @@ mod tests {
     fn all_problems_are_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut entry = raw("http://host/path");
-        entry.connect_timeout = Some(Span(Duration::ZERO));
-        entry.max_connections = Some(0);
+        entry.connect_timeout = Span(Duration::ZERO);
+        entry.max_connections = 0;
         entry.credential = Some(raw::UpstreamCredential::Bearer(SecretSource::File("absent".into())));
         let places: Vec<_> = resolve(&entry, dir.path()).1.into_iter().map(|(at, _)| at).collect();
         assert_eq!(
@@ -418,7 +398,7 @@ mod tests {
         };
         let base = with(&|_| {});
         assert_eq!(base, with(&|entry| entry.name = "other".to_owned()));
-        assert_eq!(base, with(&|entry| entry.response_timeout = Some(Span::from_secs(1))));
+        assert_eq!(base, with(&|entry| entry.response_timeout = Span::from_secs(1)));
         let tls = |change: &dyn Fn(&mut raw::ClientTls)| with(&|entry| change(entry.tls.as_mut().unwrap()));
         for (what, other) in [
             ("host", with(&|entry| entry.url = "https://other:6443".to_owned())),

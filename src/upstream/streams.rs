@@ -28,9 +28,6 @@ use crate::{
     kubernetes::Attributes,
 };
 
-/// No stream lasts longer, whatever its route and its credential say.
-pub const MAX_STREAM: Duration = Duration::from_secs(8 * 3600);
-
 /// How often deadlines are looked at.
 const DEADLINE_TICK: Duration = Duration::from_secs(1);
 
@@ -147,17 +144,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// `max` is what the route allows. The deadline is the earliest of it, [`MAX_STREAM`] and the end of the
-    /// credential.
+    /// `max` is what the route allows. The deadline is the earlier of it and the end of the credential.
     pub fn new(
         kind: StreamKind,
         principal: Arc<Principal>,
         request: StreamRequest,
-        max: Option<Duration>,
+        max: Duration,
         now: Timestamp,
     ) -> Self {
-        let longest = now + max.unwrap_or(MAX_STREAM).min(MAX_STREAM);
-        let deadline = longest.min(principal.expires);
+        let deadline = (now + max).min(principal.expires);
         Self { kind, principal, request, deadline }
     }
 
@@ -469,7 +464,7 @@ pub(crate) mod tests {
             delivery: None,
             now,
         };
-        Stream::new(StreamKind::Watch, principal(subject, expires), StreamRequest::keep(&view), None, now)
+        Stream::new(StreamKind::Watch, principal(subject, expires), StreamRequest::keep(&view), seconds(8 * 3600), now)
     }
 
     pub(crate) fn registry() -> (Registry, Clock) {
@@ -482,14 +477,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_deadline_is_the_earliest_of_credential_route_and_eight_hours() {
+    fn the_deadline_is_the_earlier_of_credential_and_route() {
         let now = Timestamp::from_secs(1_000_000);
         for (expires, max, expected) in [
-            (now + seconds(60), None, now + seconds(60)),
-            (now + seconds(60), Some(seconds(30)), now + seconds(30)),
-            (now + seconds(60), Some(seconds(90)), now + seconds(60)),
-            (Timestamp::MAX, None, now + MAX_STREAM),
-            (Timestamp::MAX, Some(seconds(24 * 3600)), now + MAX_STREAM),
+            (now + seconds(60), seconds(30), now + seconds(30)),
+            (now + seconds(60), seconds(90), now + seconds(60)),
+            (Timestamp::MAX, seconds(24 * 3600), now + seconds(24 * 3600)),
         ] {
             let request = watch("alice", expires, now).request;
             let stream = Stream::new(StreamKind::Watch, principal("alice", expires), request, max, now);

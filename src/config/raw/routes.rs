@@ -66,21 +66,44 @@ pub struct Upstream {
     /// The protocol. Default: HTTP/2 where TLS negotiates it, else HTTP/1.1.
     #[serde(default)]
     pub protocol: Option<UpstreamProtocol>,
-    /// Time to connect, TLS included. Default: 3 s.
-    #[serde(default)]
-    pub connect_timeout: Option<Span>,
-    /// Time from the end of the request to the head of the response. Default: 30 s.
-    #[serde(default)]
-    pub response_timeout: Option<Span>,
-    /// How long an unused connection is kept. Default: 55 s (an EventListener closes after 120 s, most others after 60 s).
-    #[serde(default)]
-    pub idle_timeout: Option<Span>,
-    /// How old a connection may become before it takes no more requests. Default: 10 m.
-    #[serde(default)]
-    pub max_age: Option<Span>,
-    /// Connections at once to this upstream, of each worker. Default: 1024.
-    #[serde(default)]
-    pub max_connections: Option<u32>,
+    /// Time to connect, TLS included.
+    #[serde(default = "Upstream::connect_timeout")]
+    pub connect_timeout: Span,
+    /// Time from the end of the request to the head of the response.
+    #[serde(default = "Upstream::response_timeout")]
+    pub response_timeout: Span,
+    /// How long an unused connection is kept. An EventListener closes after 120 s, most others after 60 s.
+    #[serde(default = "Upstream::idle_timeout")]
+    pub idle_timeout: Span,
+    /// How old a connection may become before it takes no more requests.
+    #[serde(default = "Upstream::max_age")]
+    pub max_age: Span,
+    /// Connections at once to this upstream, of each worker.
+    #[serde(default = "Upstream::max_connections")]
+    pub max_connections: u32,
+}
+
+/// Defaults.
+impl Upstream {
+    const fn connect_timeout() -> Span {
+        Span::from_secs(3)
+    }
+
+    const fn response_timeout() -> Span {
+        Span::from_secs(30)
+    }
+
+    const fn idle_timeout() -> Span {
+        Span::from_secs(55)
+    }
+
+    const fn max_age() -> Span {
+        Span::from_secs(600)
+    }
+
+    const fn max_connections() -> u32 {
+        1024
+    }
 }
 
 /// TLS towards an upstream.
@@ -151,9 +174,16 @@ pub struct Route {
     /// The largest request body. Default: by the sender on `webhook` routes, none on the others.
     #[serde(default)]
     pub max_body: Option<Size>,
-    /// How long a stream (watch, log, exec, WebSocket) may last. Default: 8 h, never beyond its credential.
-    #[serde(default)]
-    pub max_stream: Option<Span>,
+    /// How long a stream (watch, log, exec, WebSocket) may last. Never beyond its credential.
+    #[serde(default = "Route::max_stream")]
+    pub max_stream: Span,
+}
+
+/// Defaults.
+impl Route {
+    const fn max_stream() -> Span {
+        Span::from_secs(8 * 3600)
+    }
 }
 
 /// What stands behind a route.

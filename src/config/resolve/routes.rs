@@ -22,7 +22,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
         if route.max_body.is_some_and(|size| size.0 == 0) {
             report.error(&at.key("max_body"), "`max_body` cannot be zero");
         }
-        if route.max_stream.is_some_and(|span| span.get().is_zero()) {
+        if route.max_stream.get().is_zero() {
             report.error(&at.key("max_stream"), "`max_stream` cannot be zero");
         }
     }

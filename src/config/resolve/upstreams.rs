@@ -110,11 +110,11 @@ fn bounds(upstream: &raw::Upstream, at: &At, report: &mut Report) {
         ("max_age", upstream.max_age),
     ];
     for (name, span) in spans {
-        if span.is_some_and(|span| span.get().is_zero()) {
+        if span.get().is_zero() {
             report.error(&at.key(name), format!("`{name}` cannot be zero"));
         }
     }
-    if upstream.max_connections == Some(0) {
+    if upstream.max_connections == 0 {
         report.error(&at.key("max_connections"), "`max_connections` cannot be zero");
     }
 }

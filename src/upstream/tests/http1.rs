@@ -277,7 +277,7 @@ async fn a_peer_that_takes_no_tls_handshake_is_a_connect_timeout() {
     .await;
     let upstream = upstream_with(address, |entry| {
         entry.url = format!("https://{address}");
-        entry.connect_timeout = Some(Span::from_millis(200));
+        entry.connect_timeout = Span::from_millis(200);
     });
     let error = fetch(&pools(), &upstream, get()).await.unwrap_err();
     assert_eq!(error.kind(), UpstreamErrorKind::ConnectTimeout);
@@ -295,7 +295,7 @@ async fn an_answer_that_does_not_come_is_a_504_and_its_connection_is_closed() {
         }
     })
     .await;
-    let upstream = upstream_with(address, |entry| entry.response_timeout = Some(Span::from_millis(300)));
+    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_millis(300));
     let error = fetch(&pools(), &upstream, get()).await.unwrap_err();
     assert_eq!(error.kind(), UpstreamErrorKind::ResponseTimeout);
     assert_eq!(Rejection::from(error).status(), StatusCode::GATEWAY_TIMEOUT);
@@ -312,7 +312,7 @@ async fn an_answer_within_its_time_is_not_cut_by_the_next_tick() {
         }
     })
     .await;
-    let upstream = upstream_with(address, |entry| entry.response_timeout = Some(Span::from_millis(600)));
+    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_millis(600));
     let pools = pools();
     for _ in 0..3 {
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
@@ -371,7 +371,7 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
         stream.write_all(b"k").await.unwrap();
     })
     .await;
-    let upstream = upstream_with(address, |entry| entry.response_timeout = Some(Span::from_millis(100)));
+    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_millis(100));
     let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
     frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
     let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
@@ -421,10 +421,8 @@ async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
 #[tokio::test]
 async fn a_connection_is_kept_for_its_idle_time_and_no_older_than_its_age() {
     type Change = fn(&mut raw::Upstream);
-    let changes: [Change; 2] = [
-        |entry| entry.idle_timeout = Some(Span::from_millis(200)),
-        |entry| entry.max_age = Some(Span::from_millis(200)),
-    ];
+    let changes: [Change; 2] =
+        [|entry| entry.idle_timeout = Span::from_millis(200), |entry| entry.max_age = Span::from_millis(200)];
     for change in changes {
         let (closed, mut was_closed) = mpsc::unbounded_channel();
         let (address, accepted) = scripted(move |number, stream| {
@@ -455,8 +453,8 @@ async fn no_more_connections_are_opened_than_allowed() {
     })
     .await;
     let upstream = upstream_with(address, |entry| {
-        entry.max_connections = Some(1);
-        entry.connect_timeout = Some(Span::from_millis(100));
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_millis(100);
     });
     let pools = pools();
     let held = pools.send(&upstream, get(), Lane::Short).await.unwrap();
@@ -467,7 +465,7 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
 
     // One that waits gets the connection of one that ends.
-    let upstream = upstream_with(address, |entry| entry.max_connections = Some(1));
+    let upstream = upstream_with(address, |entry| entry.max_connections = 1);
     let slow = || Request::get("/slow").body(RequestBody::Empty).unwrap();
     let (a, b) = tokio::join!(fetch(&pools, &upstream, slow()), fetch(&pools, &upstream, slow()));
     assert_eq!((a.unwrap(), b.unwrap()), ("ok".to_owned(), "ok".to_owned()));

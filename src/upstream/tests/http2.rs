@@ -239,7 +239,7 @@ async fn a_stream_without_an_answer_ends_alone() {
     .await;
     let upstream = upstream_with(address, |entry| {
         entry.protocol = Some(raw::UpstreamProtocol::Http2);
-        entry.response_timeout = Some(Span::from_millis(300));
+        entry.response_timeout = Span::from_millis(300);
     });
     let pools = pools();
     let (stalled, answered) = tokio::join!(fetch(&pools, &upstream, as_user("alice")), fetch(&pools, &upstream, get()));

@@ -39,14 +39,8 @@ pub(super) fn raw_upstream(url: String) -> raw::Upstream {
     raw::Upstream {
         name: "backend".to_owned(),
         url,
-        tls: None,
-        credential: None,
-        protocol: None,
-        connect_timeout: None,
-        response_timeout: Some(Span::from_secs(10)),
-        idle_timeout: None,
-        max_age: None,
-        max_connections: None,
+        response_timeout: Span::from_secs(10),
+        ..serde_json::from_str(r#"{"name": "", "url": ""}"#).unwrap()
     }
 }
 

@@ -244,7 +244,7 @@ async fn an_upstream_that_never_answers_an_upgrade_is_a_504() {
         is_closed_silently(&mut stream).await;
     })
     .await;
-    let upstream = upstream_with(address, |entry| entry.response_timeout = Some(Span::from_millis(200)));
+    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_millis(200));
     let front = front(upstream).await;
     let mut client = TcpStream::connect(front.address).await.unwrap();
     client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
@@ -258,8 +258,8 @@ async fn upgraded_connections_count_among_those_of_their_upstream() {
     let (upstream, _reports) = upstream_that(answer.to_owned()).await;
     let address = upstream.authority.host.to_str().unwrap().parse().unwrap();
     let upstream = upstream_with(address, |entry| {
-        entry.max_connections = Some(1);
-        entry.connect_timeout = Some(Span::from_millis(100));
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_millis(100);
     });
     let mut front = front(upstream).await;
     let mut first = TcpStream::connect(front.address).await.unwrap();
