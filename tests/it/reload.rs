@@ -233,22 +233,3 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
         .await;
     assert_eq!(again.status, 403);
 }
-
-#[tokio::test]
-async fn sigterm_lets_requests_end_and_then_stops() {
-    let upstream = Upstream::scripted(|_| Reply::Hang).await;
-    let issuer = Issuer::start().await;
-    let yaml = configuration(&upstream, &issuer, "'g'", ALLOW).replace("drain_accept: 0", "drain_accept: 0, drain: 1s");
-    let mut doorward = Doorward::start_in(folder(), &yaml).await;
-    doorward.wait_for_keys(&issuer).await;
-    let mut upstream = upstream;
-    let mut raw = doorward.raw().await;
-    raw.send(get("/api/v1/pods", &issuer.token("alice", &["dev"]))).await;
-    upstream.wait_for(1).await;
-    doorward.signal("TERM");
-    // The request is cut at the deadline, and the process ends in good order.
-    raw.rest().await;
-    assert!(doorward.ended().await.success());
-    let codes: Vec<_> = doorward.audit().iter().map(|record| record["metadata"]["event_code"].to_string()).collect();
-    assert!(codes.contains(&"\"trail.stop\"".to_owned()), "{codes:?}");
-}

@@ -33,7 +33,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     assert_eq!(code, Some(0), "{said}");
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["issuer"], &said["token_id"]), (&"a".into(), &"jti-of-the-leaked-token".into()));
-    assert_eq!(said["streams_ended"], 4, "{said}");
+    assert_eq!(said["streams_ended"], 6, "{said}");
     let refused = get(&leaked).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"), "{}", refused.text());
     assert!(refused.header("www-authenticate").unwrap().contains("invalid_token"), "{}", refused.head);

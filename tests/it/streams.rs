@@ -2,7 +2,11 @@
 //! close frame that says why, SPDY cut, a watch cleanly, so that its client begins another, and a log broken off, so that
 //! it never looks complete.
 
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::{
     fixture::{Fixture, bearer},
@@ -23,12 +27,14 @@ pub fn streaming(request: &Recorded) -> Reply {
     }
 }
 
-/// One stream of each kind, opened by one caller.
+/// One stream of each kind, opened by one caller; those of HTTP/2 share a connection.
 pub struct Streams {
     watch: Raw,
     log: Raw,
     websocket: Raw,
     spdy: Raw,
+    http2_watch: Incoming,
+    http2_log: Incoming,
 }
 
 impl Streams {
@@ -40,7 +46,10 @@ impl Streams {
             "Sec-WebSocket-Version: 13",
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         ];
+        let mut http2 = http2(doorward).await;
         Self {
+            http2_watch: stream(&mut http2, WATCH, lines).await,
+            http2_log: stream(&mut http2, LOG, lines).await,
             watch: begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
             log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
             websocket: begin(doorward, EXEC, &[lines, &websocket].concat(), 101).await,
@@ -68,7 +77,36 @@ impl Streams {
         assert!(watch.ends_with(b"0\r\n\r\n"), "{word}: a watch ends cleanly: {}", String::from_utf8_lossy(&watch));
         let log = self.log.rest().await;
         assert!(!log.ends_with(b"0\r\n\r\n"), "{word}: a log breaks off: {}", String::from_utf8_lossy(&log));
+        let watch = within(self.http2_watch.collect()).await;
+        assert!(watch.is_ok(), "{word}: a watch ends cleanly: {watch:?}");
+        assert!(within(self.http2_log.collect()).await.is_err(), "{word}: a log breaks off");
     }
+}
+
+type Http2 = SendRequest<Empty<bytes::Bytes>>;
+
+/// A connection of HTTP/2 with prior knowledge.
+async fn http2(doorward: &Doorward) -> Http2 {
+    let stream = TcpStream::connect(doorward.address("public")).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Opens a stream of HTTP/2 and reads the first bytes of the answer.
+async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
+    let fields = lines.iter().map(|line| line.split_once(": ").unwrap());
+    let (hosts, headers): (Vec<_>, Vec<_>) = fields.partition(|(name, _)| *name == "Host");
+    let mut request = http::Request::get(format!("http://{}{path}", hosts[0].1));
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let response = within(sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap();
+    assert_eq!(response.status(), 200, "{path}");
+    let mut body = response.into_body();
+    assert!(within(body.frame()).await.unwrap().is_ok(), "{path}");
+    body
 }
 
 /// Sends the request and reads the head of the answer.
@@ -123,7 +161,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     assert_ne!(narrowed, both);
     std::fs::write(&path, narrowed).unwrap();
     beas.have_ended(1008, "permission_lost").await;
-    assert!(ends(&fixture.doorward, 8).await.iter().all(|why| why == "permission_lost"));
+    assert!(ends(&fixture.doorward, 12).await.iter().all(|why| why == "permission_lost"));
 }
 
 /// A configuration with browser login; `sessions` and `rule` are more of it.
@@ -180,7 +218,7 @@ async fn streams_end_with_the_logout_of_who_opened_them() {
     assert!((300..400).contains(&out.status), "{}{}", out.head, out.text());
     streams.have_ended(1008, "signed_out").await;
     assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
-    assert!(ends(&doorward, 4).await.iter().all(|why| why == "signed_out"));
+    assert!(ends(&doorward, 6).await.iter().all(|why| why == "signed_out"));
 }
 
 #[tokio::test]

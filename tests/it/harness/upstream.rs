@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
 };
 
 /// A request as it arrived.
@@ -58,6 +58,8 @@ pub enum Reply {
     Echo,
     /// Says nothing and keeps the connection open.
     Hang,
+    /// Sends these bytes once it is told to.
+    Later(Arc<Notify>, Vec<u8>),
     /// Sends a chunked answer that never ends, after these chunks.
     Watch(Vec<Vec<u8>>),
 }
@@ -134,6 +136,16 @@ impl Upstream {
     pub async fn wait_for(&mut self, count: usize) {
         super::within(self.count.wait_for(|seen| *seen >= count)).await.unwrap();
     }
+
+    /// Waits until a request with this text in its first line has arrived.
+    pub async fn wait_for_path(&mut self, path: &str) {
+        super::within(async {
+            while !self.requests().iter().any(|request| request.line().contains(path)) {
+                self.count.changed().await.unwrap();
+            }
+        })
+        .await;
+    }
 }
 
 async fn serve(
@@ -185,6 +197,10 @@ async fn serve(
         counter.send_modify(|count| *count += 1);
         match reply {
             Reply::Bytes(bytes) => stream.write_all(&bytes).await?,
+            Reply::Later(told, bytes) => {
+                told.notified().await;
+                stream.write_all(&bytes).await?;
+            }
             Reply::Hang => {
                 let _ = stream.read(&mut [0]).await?;
                 return Ok(());

@@ -1,0 +1,120 @@
+//! SIGTERM: not ready at once, still serving while others notice, then no more connections, what is under way ends, and
+//! what does not end is cut at the deadline.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpStream, sync::Notify};
+
+use crate::{
+    fixture::Fixture,
+    harness::{Raw, Reply, within},
+    streams::{Streams, streaming},
+};
+
+const SLOW: &str = "/slow";
+
+/// Pauses so long that only what the test does ends them.
+fn with_drain(drain: &'static str) -> impl FnOnce(String) -> String {
+    move |yaml| yaml.replace("drain_accept: 0", drain)
+}
+
+#[tokio::test]
+async fn nothing_that_is_under_way_is_lost() {
+    let told = Arc::new(Notify::new());
+    let script = {
+        let told = told.clone();
+        move |request: &crate::harness::Recorded| match request.line().contains(SLOW) {
+            true => Reply::Later(told.clone(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate".to_vec()),
+            false => streaming(request),
+        }
+    };
+    let mut fixture = Fixture::with(with_drain("drain_accept: 10m, drain: 20m"), script).await;
+    let alice = fixture.alice();
+    let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    let mut slow = fixture.doorward.raw().await;
+    slow.send(format!("GET {SLOW} HTTP/1.1\r\nHost: open.test\r\n\r\n")).await;
+    fixture.upstream.wait_for_path(SLOW).await;
+    let mut idle = fixture.doorward.raw().await;
+    idle.send("GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+    assert!(!idle.answer().await.head.to_ascii_lowercase().contains("connection: close"));
+    let stream = TcpStream::connect(fixture.doorward.address("public")).await.unwrap();
+    let (mut sender, http2) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map(|(sender, connection)| (sender, tokio::spawn(connection)))
+        .unwrap();
+    let request = http::Request::get("http://open.test/x").body(Empty::<bytes::Bytes>::new()).unwrap();
+    let response = within(sender.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.into_body().collect().await.unwrap();
+
+    assert_eq!(fixture.doorward.admin("/readyz").await.status, 200);
+    fixture.doorward.signal("TERM");
+    fixture.doorward.wait_for_log("draining").await;
+    let ready = fixture.doorward.admin("/readyz").await;
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert!(ready.text().contains("drain"), "{}", ready.text());
+    assert_eq!(fixture.doorward.admin("/healthz").await.status, 200, "it is alive");
+    // Who has not noticed yet is served, and asked to go elsewhere next time.
+    let late = fixture.doorward.get("/x", &["Host: open.test"]).await;
+    assert_eq!(late.status, 200);
+    assert_eq!(late.header("connection"), Some("close"), "{}", late.head);
+    idle.send("GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+    let answer = idle.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{}", answer.head);
+    // GOAWAY, after which the connection ends in good order.
+    within(http2).await.unwrap().unwrap();
+
+    // Whoever asks again will not wait for the others to notice.
+    fixture.doorward.signal("TERM");
+    streams.have_ended(1012, "draining").await;
+    within(async {
+        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    told.notify_one();
+    let answer = slow.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "late"), "{}", answer.head);
+    assert!(fixture.doorward.ended().await.success());
+    let trail = fixture.doorward.audit();
+    let last = trail.iter().rfind(|record| record["metadata"]["event_code"] != "trail.checkpoint").unwrap();
+    assert_eq!(last["metadata"]["event_code"], "trail.stop", "{last}");
+    let slow = trail.iter().filter(|record| record.to_string().contains(SLOW) && record.to_string().contains("200"));
+    assert!(slow.count() >= 1, "the request that ended last is on the record");
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_at_the_deadline() {
+    let script = |request: &crate::harness::Recorded| match request.line().contains(SLOW) {
+        true => Reply::Hang,
+        false => streaming(request),
+    };
+    let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 1s"), script).await;
+    let mut slow = fixture.doorward.raw().await;
+    slow.send(format!("GET {SLOW} HTTP/1.1\r\nHost: open.test\r\n\r\n")).await;
+    fixture.upstream.wait_for_path(SLOW).await;
+    // A client that says nothing at all holds nothing up either.
+    let mut silent: Raw = fixture.doorward.raw().await;
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    assert_eq!(slow.rest().await, b"");
+    assert_eq!(silent.rest().await, b"");
+    let cut = fixture.doorward.audit().into_iter().filter(|record| record.to_string().contains(SLOW));
+    assert!(cut.count() >= 1, "what was cut is on the record");
+}
+
+#[tokio::test]
+async fn ctrl_c_does_not_wait_where_nobody_is_connected() {
+    let mut fixture = Fixture::with(with_drain("drain_accept: 10m, drain: 20m"), |_| Reply::json(200, "{}")).await;
+    within(async {
+        while !fixture.doorward.metrics().await.contains("doorward_downstream_connections 0") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fixture.doorward.signal("INT");
+    assert!(fixture.doorward.ended().await.success());
+}

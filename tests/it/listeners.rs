@@ -1,0 +1,373 @@
+//! The listeners from outside: who may speak for whom (PROXY protocol), TLS, HTTP/2, how many may come, and ports that
+//! somebody has.
+
+use std::{net::IpAddr, path::Path, process::Command, sync::Arc};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::HandshakeKind;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::{
+    fixture::Fixture,
+    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Reply, Upstream, connect_tls, now, within},
+};
+
+const BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 3));
+const GET: &str = "GET /x HTTP/1.1\r\nHost: open.test\r\nConnection: close\r\n\r\n";
+
+/// A version 2 header for TCP over IPv4 (`proxy-protocol.txt` section 2.2). `command` is 1 for PROXY, 0 for LOCAL, and
+/// `transport` 0x11 for TCP over IPv4.
+fn version2(command: u8, transport: u8, source: [u8; 4]) -> Vec<u8> {
+    let addresses = [&source[..], &[127, 0, 0, 1], &[0, 7, 0, 9]].concat();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, transport, 0, 12][..], &addresses].concat()
+}
+
+/// What the connection gives: the status of its answer, or 0 if it is closed without one.
+async fn outcome(doorward: &Doorward, from: IpAddr, first: &[u8]) -> u16 {
+    let mut raw = Raw::connect_from(from, doorward.address("public")).await;
+    raw.send([first, GET.as_bytes()].concat()).await;
+    let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
+    if answer.is_empty() { 0 } else { answer.split(' ').nth(1).unwrap().parse().unwrap() }
+}
+
+/// The rule of the open route is for clients in 10.0.0.0/8 alone, so that the status tells who Doorward thinks it is.
+fn behind_a_balancer(yaml: &str) -> String {
+    yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, proxy_protocol_from: [127.0.0.2/32]}]")
+        .replace("on: {routes: [open]}", "on: {routes: [open], addresses: [10.0.0.0/8]}")
+}
+
+#[tokio::test]
+async fn a_balancer_says_who_comes_and_nobody_else_may() {
+    let fixture = Fixture::with(|yaml| behind_a_balancer(&yaml), |_| Reply::json(200, "{}")).await;
+    let inside = [10, 1, 2, 3];
+    let too_long = format!("PROXY TCP4 {}", "1".repeat(200));
+    let cases: Vec<(&str, IpAddr, Vec<u8>, u16)> = vec![
+        ("version 1", BALANCER, b"PROXY TCP4 10.1.2.3 127.0.0.1 7 9\r\n".to_vec(), 200),
+        ("version 1 of a client elsewhere", BALANCER, b"PROXY TCP4 192.0.2.1 127.0.0.1 7 9\r\n".to_vec(), 403),
+        ("version 1 without a client", BALANCER, b"PROXY UNKNOWN\r\n".to_vec(), 403),
+        ("version 2", BALANCER, version2(1, 0x11, inside), 200),
+        ("version 2 of a client elsewhere", BALANCER, version2(1, 0x11, [192, 0, 2, 1]), 403),
+        ("version 2 LOCAL", BALANCER, version2(0, 0x00, inside), 403),
+        ("version 2 of UDP", BALANCER, version2(1, 0x12, inside), 0),
+        ("no header", BALANCER, Vec::new(), 0),
+        ("a header that is none", BALANCER, b"PROXY TCP9 a b c d\r\n".to_vec(), 0),
+        ("a header without end", BALANCER, too_long.into_bytes(), 0),
+        ("attacks:Z36 version 1 of somebody", STRANGER, b"PROXY TCP4 10.1.2.3 127.0.0.1 7 9\r\n".to_vec(), 0),
+        ("attacks:Z36 version 2 of somebody", STRANGER, version2(1, 0x11, inside), 0),
+        ("attacks:Z36 version 2 LOCAL of somebody", STRANGER, version2(0, 0x00, inside), 0),
+        ("the twin: somebody without a header", STRANGER, Vec::new(), 403),
+    ];
+    for (what, from, first, status) in cases {
+        let _ = fixture.upstream.take();
+        assert_eq!(outcome(&fixture.doorward, from, &first).await, status, "{what}");
+        assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "{what}");
+    }
+    // The trail names the client and not the balancer.
+    let sources = || -> Vec<String> {
+        let trail = fixture.doorward.audit().into_iter();
+        let served = trail.filter(|record| record["http_response"]["code"] == 200);
+        served.filter_map(|record| record["src_endpoint"]["ip"].as_str().map(str::to_owned)).collect()
+    };
+    within(async {
+        while sources().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(sources(), ["10.1.2.3"; 2]);
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_many() {
+    let few = |yaml: String| {
+        yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.2/32]}]")
+            .replace("connections_per_address: 5000", "connections_per_address: 3")
+    };
+    let fixture = Fixture::with(few, |_| Reply::json(200, "{}")).await;
+    let address = fixture.doorward.address("public");
+    let open = async |from: IpAddr| {
+        let mut raw = Raw::connect_from(from, address).await;
+        raw.send(GET.replace("Connection: close\r\n", "")).await;
+        let first = raw.some().await;
+        (raw, first.starts_with(b"HTTP/1.1 200"))
+    };
+    let mut kept = Vec::new();
+    for number in 1..=5 {
+        let (raw, served) = open(STRANGER).await;
+        assert_eq!(served, number <= 3, "connection {number} of one address");
+        kept.extend(served.then_some(raw));
+    }
+    assert!(open(IpAddr::from([127, 0, 0, 4])).await.1, "another address has a share of its own");
+    // All clients of the ingress come from its address.
+    let mut ingress = Vec::new();
+    for number in 1..=20 {
+        let (raw, served) = open(BALANCER).await;
+        assert!(served, "connection {number} of the ingress");
+        ingress.push(raw);
+    }
+    // One goes and another may come.
+    kept.pop();
+    within(async {
+        while !open(STRANGER).await.1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(
+        fixture.doorward.metrics().await.contains("doorward_downstream_connections_refused_total{reason=\"address\"}"),
+        "{}",
+        fixture.doorward.metrics().await
+    );
+}
+
+/// Doorward with TLS: one listener that asks for client certificates and one that does not.
+struct World {
+    doorward: Doorward,
+    upstream: Upstream,
+    authority: Authority,
+    alice: Pair,
+}
+
+impl World {
+    async fn start() -> Self {
+        let (issuer, upstream, authority) = (Issuer::start().await, Upstream::start().await, Authority::new());
+        let alice = authority.issue(&["alice"]);
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        authority.issue(&["one.test", "two.test"]).write(folder, "server");
+        authority.issue(&["other.test"]).write(folder, "other");
+        std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+        let until = doorward::clock::Timestamp::from_secs(i64::try_from(now()).unwrap() + 1800);
+        let yaml = format!(
+            "
+listeners:
+  - {{name: public, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}, {{chain: other.pem, key: other.key}}]}}}}
+  - {{name: certified, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
+issuers:
+  - {{name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{{sub}}', kind: human}}
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+break_glass:
+  until: '{until}'
+  certificates: [{{name: alice, sha256: '{certificate}'}}]
+routes:
+  - {{name: one, kind: http, hosts: [one.test], schemes: [anonymous], upstream: web}}
+  - {{name: two, kind: http, hosts: [two.test], schemes: [break_glass], upstream: web}}
+  - {{name: other, kind: http, hosts: [other.test], schemes: [anonymous], upstream: web}}
+rules:
+  - {{id: open, on: {{routes: [one, other]}}, who: {{anonymous: true}}, do: allow}}
+  - {{id: glass, on: {{routes: [two]}}, who: {{issuers: [break-glass]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+            issuer = issuer.url(),
+            upstream = upstream.url(),
+            certificate = alice.sha256(),
+        );
+        Self { doorward: Doorward::start_in(dir, &yaml).await, upstream, authority, alice }
+    }
+
+    fn dir(&self) -> &Path {
+        self.doorward.dir()
+    }
+
+    /// The answer to a request for `host` on a connection for `name`, and how many requests reached the upstream.
+    async fn get(&self, listener: &str, config: &Arc<rustls::ClientConfig>, name: &str, host: &str) -> (Answer, usize) {
+        let _ = self.upstream.take();
+        let mut raw = Raw::over(connect_tls(self.doorward.address(listener), config, name).await.unwrap());
+        raw.send(format!("GET /x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        (raw.answer().await, self.upstream.take().len())
+    }
+}
+
+/// Speaks HTTP/2 on a connection.
+async fn http2(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> SendRequest<Empty<bytes::Bytes>> {
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// The status of a request on HTTP/2, its body read to the end.
+async fn ask(sender: &mut SendRequest<Empty<bytes::Bytes>>, url: &str) -> u16 {
+    let request = http::Request::get(url).body(Empty::new()).unwrap();
+    let response = within(sender.send_request(request)).await.unwrap();
+    let status = response.status().as_u16();
+    within(response.into_body().collect()).await.unwrap();
+    status
+}
+
+#[tokio::test]
+async fn the_protocol_is_agreed_and_a_connection_is_for_the_host_that_it_was_opened_for() {
+    let world = World::start().await;
+    let address = world.doorward.address("public");
+    for (offered, agreed) in [
+        (&["h2", "http/1.1"][..], Some("h2")),
+        (&["http/1.1"], Some("http/1.1")),
+        (&["http/1.1", "h2"], Some("h2")),
+        (&[], None),
+    ] {
+        let stream = connect_tls(address, &world.authority.client(offered, None), "one.test").await.unwrap();
+        let found = stream.get_ref().1.alpn_protocol().map(String::from_utf8_lossy);
+        assert_eq!(found.as_deref(), agreed, "{offered:?}");
+    }
+    assert!(connect_tls(address, &world.authority.client(&["acme-tls/1"], None), "one.test").await.is_err());
+
+    let config = world.authority.client(&[], None);
+    for (name, host, status) in [
+        ("one.test", "one.test", 200),
+        ("one.test", "other.test", 421),
+        ("other.test", "one.test", 421),
+        ("other.test", "other.test", 200),
+        ("one.test", "unknown.test", 421),
+        ("one.test", "ONE.test.:443", 200),
+    ] {
+        let (answer, hits) = world.get("public", &config, name, host).await;
+        assert_eq!((answer.status, hits), (status, usize::from(status == 200)), "{name} {host}: {}", answer.text());
+    }
+    // A browser reuses a connection for other hosts of its certificate (RFC 9113 section 9.1.1), and is told not to.
+    let stream = connect_tls(address, &world.authority.client(&["h2"], None), "one.test").await.unwrap();
+    let mut sender = http2(stream).await;
+    assert_eq!(ask(&mut sender, "https://one.test/x").await, 200);
+    assert_eq!(ask(&mut sender, "https://two.test/x").await, 421);
+    assert_eq!(ask(&mut sender, "https://one.test/x").await, 200, "the connection goes on");
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_and_a_broken_one_changes_nothing() {
+    let mut world = World::start().await;
+    let config = world.authority.client(&[], None);
+    let leaf = async |world: &World, name: &str| {
+        let stream = connect_tls(world.doorward.address("public"), &config, name).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let before = leaf(&world, "one.test").await;
+    assert_ne!(leaf(&world, "other.test").await, before, "the certificate is chosen by name");
+    // A connection that is open meanwhile.
+    let mut open = Raw::over(connect_tls(world.doorward.address("public"), &config, "one.test").await.unwrap());
+
+    let renewed = world.authority.issue(&["one.test", "two.test"]);
+    // First the key alone, as half of a renewal: refused, and the old pair serves on.
+    std::fs::write(world.dir().join("server.key"), &renewed.key).unwrap();
+    world.doorward.wait_for_log_containing("does not belong to the certificate").await;
+    assert_eq!(leaf(&world, "one.test").await, before);
+    std::fs::write(world.dir().join("server.pem"), &renewed.chain).unwrap();
+    world.doorward.wait_for_generation(2).await;
+    assert_eq!(leaf(&world, "one.test").await, renewed.der().to_vec());
+    open.send("GET /x HTTP/1.1\r\nHost: one.test\r\n\r\n").await;
+    assert_eq!(open.answer().await.status, 200, "what is open goes on");
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_only_where_no_client_certificate_is_asked_for() {
+    let mut world = World::start().await;
+    let kind = async |world: &World, listener: &str, config: &Arc<rustls::ClientConfig>| {
+        let stream = connect_tls(world.doorward.address(listener), config, "two.test").await?;
+        let kind = stream.get_ref().1.handshake_kind();
+        // To the end of an answer, so that tickets and a refusal of the certificate have arrived.
+        let mut raw = Raw::over(stream);
+        raw.send("GET /x HTTP/1.1\r\nHost: two.test\r\nConnection: close\r\n\r\n").await;
+        let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
+        std::io::Result::Ok((kind.unwrap(), answer.split(' ').nth(1).unwrap_or_default().to_owned()))
+    };
+    let (nobody, alice) = (world.authority.client(&[], None), world.authority.client(&[], Some(&world.alice)));
+    assert_eq!(kind(&world, "public", &nobody).await.unwrap(), (HandshakeKind::Full, "401".to_owned()));
+    let (resumed, _) = kind(&world, "public", &nobody).await.unwrap();
+    assert_eq!(resumed, HandshakeKind::Resumed, "the twin: here it may be");
+    // attacks:Z9: the ticket of the one is no good at the other, which asks for a certificate.
+    assert_eq!(kind(&world, "certified", &nobody).await.unwrap(), (HandshakeKind::Full, "401".to_owned()));
+    for _ in 0..2 {
+        let full = (HandshakeKind::Full, "200".to_owned());
+        assert_eq!(kind(&world, "certified", &alice).await.unwrap(), full, "attacks:Z9");
+    }
+    // attacks:Z9: the authority goes, and with it everything that it ever vouched for.
+    let other = Authority::new();
+    std::fs::write(world.dir().join("ca.pem"), other.pem()).unwrap();
+    world.doorward.wait_for_generation(2).await;
+    let refused = kind(&world, "certified", &alice).await;
+    assert!(refused.as_ref().is_ok_and(|(_, status)| status.is_empty()) || refused.is_err(), "attacks:Z9 {refused:?}");
+    assert_eq!(kind(&world, "certified", &nobody).await.unwrap().1, "401", "the twin: without a certificate");
+}
+
+#[tokio::test]
+async fn http2_says_its_limits_and_offers_no_connect() {
+    let fixture = Fixture::start().await;
+    let mut stream = tokio::net::TcpStream::connect(fixture.doorward.address("public")).await.unwrap();
+    // The preface, and empty SETTINGS.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    within(stream.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "SETTINGS comes first");
+    let mut payload = vec![0; usize::from(head[2])];
+    within(stream.read_exact(&mut payload)).await.unwrap();
+    let settings: std::collections::BTreeMap<u16, u32> = payload
+        .chunks(6)
+        .map(|entry| {
+            let value = u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]);
+            (u16::from_be_bytes([entry[0], entry[1]]), value)
+        })
+        .collect();
+    // RFC 9113 section 6.5.2: MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE.
+    // Of the size, 32 bytes more a field are counted there (RFC 9113 section 6.5.2), and hyper has some room of its own.
+    assert_eq!((settings[&3], settings[&6] >> 10), (100, 32 + 12), "{settings:?}");
+    // What equals the default of the protocol need not be said.
+    assert_eq!(settings.get(&4).copied().unwrap_or(65_535).div_ceil(1 << 10), 64, "{settings:?}");
+    // RFC 8441: with it, browsers would open WebSockets on HTTP/2.
+    assert_ne!(settings.get(&8), Some(&1), "{settings:?}");
+    assert_eq!(fixture.doorward.send(&["CONNECT api.test:443 HTTP/1.1", "Host: api.test:443"], b"").await.status, 405);
+}
+
+/// Starts a Doorward that cannot start, in a folder of its own. Gives its exit status and what it says.
+async fn fails_to_start(address: std::net::SocketAddr, admin: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '{address}'}}]
+upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
+routes: [{{name: web, kind: http, hosts: [open.test], schemes: [anonymous], upstream: web}}]
+rules: [{{id: open, who: {{anonymous: true}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: '{admin}'}}
+"
+    );
+    let config = dir.path().join("doorward.yaml");
+    std::fs::write(&config, yaml).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = within(command.arg("serve").arg(&config).kill_on_drop(true).output()).await.unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_has_is_told_with_who_it_is() {
+    let fixture = Fixture::start().await;
+    let (public, admin) = (fixture.doorward.address("public"), fixture.doorward.address("admin"));
+    // A second Doorward: with SO_REUSEPORT alone it would share the port in silence.
+    let (code, said) = fails_to_start(public, "127.0.0.1:0").await;
+    let owner = format!("port {} is in use by `doorward` (process {})", public.port(), fixture.doorward.pid());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&owner) && said.contains("choose another port"), "{said}");
+    // Not even for a moment: each request reaches the first.
+    for _ in 0..20 {
+        assert_eq!(fixture.doorward.get("/x", &["Host: open.test"]).await.status, 200);
+    }
+    let somebody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = somebody.local_addr().unwrap();
+    let (code, said) = fails_to_start(taken, "127.0.0.1:0").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("(process {})", std::process::id())), "{said}");
+    let (code, said) = fails_to_start("127.0.0.1:0".parse().unwrap(), &admin.to_string()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&admin.to_string()) && said.contains("in use"), "{said}");
+    // The same folder: its store has one process.
+    let config = fixture.doorward.dir().join("doorward.yaml");
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("serve").arg(&config).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("doorward.redb") && said.contains("in use by another Doorward"), "{said}");
+}
