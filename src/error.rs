@@ -53,6 +53,7 @@ pub enum Reason {
     UpstreamUnreachable,
     UpstreamTimeout,
     UpstreamProtocol,
+    UpstreamFailed,
     UpstreamCredential,
     Internal,
 }
@@ -102,6 +103,7 @@ impl Reason {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamCredential => "upstream_credential",
             Self::Internal => "internal",
         }
@@ -147,7 +149,9 @@ impl Reason {
             | Self::AuditUnavailable
             | Self::Overloaded
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamUnreachable | Self::UpstreamProtocol | Self::UpstreamCredential => StatusCode::BAD_GATEWAY,
+            Self::UpstreamUnreachable | Self::UpstreamProtocol | Self::UpstreamFailed | Self::UpstreamCredential => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -170,6 +174,7 @@ struct Inner {
     detail: Cow<'static, str>,
     fix: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
+    status: Option<StatusCode>,
     rule: Option<std::sync::Arc<str>>,
     needed_scopes: Vec<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -184,6 +189,7 @@ impl Rejection {
             detail: detail.into(),
             fix: None,
             retry_after,
+            status: None,
             rule: None,
             needed_scopes: Vec::new(),
             source: None,
@@ -200,6 +206,13 @@ impl Rejection {
     #[must_use]
     pub fn retry_after(mut self, span: Duration) -> Self {
         self.0.retry_after = Some(span);
+        self
+    }
+
+    /// Another status than that of the reason, where the caller's protocol gives that one another meaning.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = Some(status);
         self
     }
 
@@ -229,7 +242,7 @@ impl Rejection {
     }
 
     pub fn status(&self) -> StatusCode {
-        self.0.reason.status()
+        self.0.status.unwrap_or_else(|| self.0.reason.status())
     }
 
     pub fn detail(&self) -> &str {

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -79,6 +79,11 @@ impl Exchange {
     /// Counts on the metrics of a route from here on.
     pub fn count_on(&mut self, metrics: &Arc<RouteMetrics>) {
         self.0.metrics = Arc::clone(metrics);
+    }
+
+    /// The time since the request arrived.
+    pub fn elapsed(&self) -> Duration {
+        self.0.began.elapsed()
     }
 
     pub fn refused(&mut self, rejection: &Rejection) {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
+    delivery,
     exchange::{Exchange, Ledger},
     outbound::{Length, Outbound},
     respond::{self, Asked, Asker},
@@ -23,6 +24,7 @@ use crate::{
     authz::{self, authorize},
     body::ResponseBody,
     clock::Timestamp,
+    config::raw::RouteKind,
     downstream::{Connection, Serve, Unfit},
     error::{Reason, Rejection},
     snapshot::Snapshot,
@@ -157,10 +159,42 @@ impl Worker {
             authn::Outcome::Respond(response) => return Ok(own(response)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
-        let forwarded = self.decide_and_forward(snapshot, authenticated, &route, exchange).await;
+        match route.kind {
+            RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
+            _ => self.decide_and_forward(snapshot, authenticated, &route, exchange).await,
+        }
+    }
+
+    /// Forwards to an EventListener and tells the sender what became of it, while it still waits.
+    async fn deliver(
+        &self,
+        snapshot: &Snapshot,
+        authenticated: authn::Authenticated,
+        route: &Arc<Route>,
+        reservation: Option<webhooks::Reservation>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
+        let deadline = sender.map(|sender| delivery::deadline(sender.answer_within(), exchange.elapsed()));
+        let forward = async {
+            let ending = self.decide_and_forward(snapshot, authenticated, route, exchange).await?;
+            if let Ending::Response { response, .. } = &ending {
+                delivery::check(response.status())?;
+            }
+            Ok(ending)
+        };
+        let forwarded = delivery::answer_by(deadline, forward).await;
+        let forwarded = match forwarded {
+            Ok(Ending::Response { response, forwarded }) => {
+                let (response, event_id) = delivery::read(response, deadline).await;
+                exchange.record().event_id = event_id;
+                Ok(Ending::Response { response, forwarded })
+            }
+            other => other,
+        };
         match reservation {
             None => forwarded,
-            Some(reservation) => Box::pin(settle(reservation, forwarded, self.app.clock.now())).await,
+            Some(reservation) => settle(reservation, forwarded, self.app.clock.now()).await,
         }
     }
 

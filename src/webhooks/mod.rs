@@ -58,6 +58,7 @@ pub struct Webhook {
     tolerance: Duration,
     replay_window: Duration,
     max_body: usize,
+    answer_within: Duration,
     facts: Reader,
 }
 
@@ -105,6 +106,11 @@ impl Webhook {
     /// The largest body that a delivery may have, in bytes.
     pub fn max_body(&self) -> usize {
         self.max_body
+    }
+
+    /// How long an answer may take, from the arrival of the delivery. The sender gives up soon afterwards.
+    pub fn answer_within(&self) -> Duration {
+        self.answer_within
     }
 
     /// The request headers that an EventListener gets. Everything else stays here: credentials, and headers that no

@@ -122,6 +122,7 @@ impl Webhook {
             tolerance: signature.and_then(|signature| signature.tolerance).unwrap_or(TOLERANCE).get(),
             replay_window: raw.replay_window.unwrap_or(REPLAY_WINDOW).get(),
             max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
+            answer_within: raw.answer_within.unwrap_or(sender.answer_within).get(),
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
         })
     }
@@ -148,6 +149,10 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     }
     if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
         report.error(&at.key("replay_window"), "is shorter than 10 m, so that a delivery could be repeated");
+    }
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
+    if raw.answer_within.is_some_and(|budget| !bounds.contains(&budget.get())) {
+        report.error(&at.key("answer_within"), "is not between 100 ms and 1 m");
     }
     if raw.max_body.is_some_and(|size| size.0 == 0) {
         report.error(&at.key("max_body"), "is zero, so that every delivery would be refused");

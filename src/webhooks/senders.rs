@@ -2,7 +2,7 @@
 
 use crate::config::{
     raw::{self, HmacAlgorithm, SignatureEncoding},
-    values::Size,
+    values::{Size, Span},
 };
 
 use super::signature::{Form, Key};
@@ -13,6 +13,8 @@ pub(super) struct Sender {
     /// Its name in identities; `None` where each entry of the configuration is a sender of its own.
     pub(super) label: Option<&'static str>,
     pub(super) max_body: Size,
+    /// How long an answer may take: less than the sender waits.
+    pub(super) answer_within: Span,
     /// How it signs, the strongest first. The first whose header a delivery has is the one that must verify.
     pub(super) forms: fn(&raw::Webhook) -> Vec<Form>,
     /// Makes a key of a configured secret, or says what is wrong with it.
@@ -105,6 +107,7 @@ pub(super) const LABELS: &[&str] = &["github", "gitlab"];
 static GITHUB: Sender = Sender {
     label: Some("github"),
     max_body: Size::mib(26),
+    answer_within: Span::from_secs(8),
     forms: |_| {
         vec![Form::Body {
             header: http::HeaderName::from_static("x-hub-signature-256"),
@@ -193,6 +196,7 @@ const GITHUB_SHAPES: &[Shape] = &[
 static GITLAB: Sender = Sender {
     label: Some("gitlab"),
     max_body: Size::mib(26),
+    answer_within: Span::from_secs(8),
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks];
         if !webhook.require_signature {
@@ -276,6 +280,7 @@ static GITLAB: Sender = Sender {
 static GENERIC: Sender = Sender {
     label: None,
     max_body: Size::mib(10),
+    answer_within: Span::from_secs(8),
     // The names of the headers were checked before.
     forms: |webhook| {
         webhook

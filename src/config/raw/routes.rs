@@ -249,6 +249,10 @@ pub struct Webhook {
     /// The largest body. Default: 26 MiB for GitHub and GitLab, 10 MiB for others.
     #[serde(default)]
     pub max_body: Option<Size>,
+    /// How long an answer may take, from the arrival of the delivery; then the sender gets 503, while it still waits.
+    /// Default: 8 s.
+    #[serde(default)]
+    pub answer_within: Option<Span>,
     /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` the name of
     /// the entry.
     #[serde(default)]

@@ -93,7 +93,12 @@ impl Upstream {
     }
 
     pub async fn scripted(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::scripted_at(([127, 0, 0, 1], 0).into(), script).await
+    }
+
+    /// At an address that was chosen before.
+    pub async fn scripted_at(address: SocketAddr, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let (counter, count) = watch::channel(0);

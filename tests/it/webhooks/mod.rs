@@ -1,0 +1,182 @@
+//! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
+
+use aws_lc_rs::hmac;
+
+use crate::{
+    fixture::{Fixture, WEBHOOK_SECRET},
+    harness::{Answer, Reply, Upstream, free_port, unique, within},
+};
+
+const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
+
+fn signature(body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn lines(id: &str, signature: &str) -> Vec<String> {
+    [
+        "POST /github HTTP/1.1",
+        "Host: hooks.test",
+        "Content-Type: application/json",
+        "X-GitHub-Event: push",
+        &format!("X-GitHub-Delivery: {id}"),
+        &format!("X-Hub-Signature-256: sha256={signature}"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+async fn deliver(fixture: &Fixture, id: &str, body: &str, more: &[&str]) -> Answer {
+    let lines = lines(id, &signature(body.as_bytes()));
+    let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
+    all.extend(more);
+    fixture.doorward.send(&all, body.as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_genuine_delivery_arrives_once_byte_for_byte() {
+    let fixture = Fixture::with(|yaml| yaml, |_| Reply::json(202, r#"{"eventID":"e"}"#)).await;
+    let id = unique();
+    let secret_headers = [
+        "Authorization: Bearer x",
+        "Cookie: a=b",
+        "X-GitHub-Enterprise-Host: evil.example",
+        "Ce-Specversion: 1.0",
+        "Ce-Type: evil",
+    ];
+    assert_eq!(deliver(&fixture, &id, BODY, &secret_headers).await.status, 202, "webhooks:1");
+    let seen = fixture.upstream.only();
+    assert_eq!(seen.body, BODY.as_bytes());
+    assert_eq!(seen.one("x-forwarded-user"), "webhook:github:repo:1234");
+    assert_eq!(seen.one("x-github-event"), "push");
+    for name in ["authorization", "cookie", "x-github-enterprise-host", "ce-specversion", "ce-type"] {
+        assert!(!seen.has(name), "attacks:Z17 {name}");
+    }
+    let again = deliver(&fixture, &id, BODY, &[]).await;
+    assert_eq!((again.status, again.reason().as_str()), (200, "replayed_delivery"), "webhooks:17");
+    assert_eq!(
+        deliver(&fixture, &unique(), BODY, &[]).await.status,
+        200,
+        "webhooks:18: the same signed body under another id"
+    );
+    assert_eq!(fixture.upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_genuine_delivery_that_no_rule_allows_is_403() {
+    let fixture = Fixture::start().await;
+    let other = BODY.replace("refs/heads/main", "refs/heads/other");
+    assert_eq!(deliver(&fixture, &unique(), &other, &[]).await.status, 403);
+    assert!(fixture.upstream.take().is_empty());
+    assert_eq!(deliver(&fixture, &unique(), BODY, &[]).await.status, 200, "twin");
+}
+
+/// 503 and when to come back: what senders that try again do so after.
+fn assert_asks_to_come_back(answer: &Answer, row: &str) {
+    assert_eq!(answer.status, 503, "{row}: {}", answer.text());
+    let span: u64 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
+    assert!((1..=60).contains(&span), "{row}: {span}");
+}
+
+#[tokio::test]
+async fn webhooks_33_while_the_upstream_refuses_connections_the_sender_gets_503_and_its_retry_arrives() {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let down = format!("- {{name: down, url: 'http://{address}'}}\n  - {{name: web, url: ");
+    let fixture = Fixture::with(
+        |yaml| {
+            yaml.replace("- {name: web, url: ", &down)
+                .replace("webhook: github, upstream: web", "webhook: github, upstream: down")
+        },
+        |_| Reply::Hang,
+    )
+    .await;
+    let id = unique();
+    assert_asks_to_come_back(&deliver(&fixture, &id, BODY, &[]).await, "webhooks:33 refused");
+    let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
+    assert_eq!(deliver(&fixture, &id, BODY, &[]).await.status, 202, "webhooks:33 given back");
+    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(deliver(&fixture, &id, BODY, &[]).await.status, 200, "webhooks:33 taken once");
+}
+
+#[tokio::test]
+async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_its_time_and_its_retry_arrives() {
+    let hangs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let script = hangs.clone();
+    // Far beyond what the test waits: only the sender's own time ends the request.
+    let fixture = Fixture::with(
+        |yaml| {
+            yaml.replace("{name: web, url:", "{name: web, response_timeout: 10m, url:")
+                .replace("sender: github,", "sender: github, answer_within: 200ms,")
+        },
+        move |_| match script.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Reply::Hang,
+            false => Reply::json(202, "{}"),
+        },
+    )
+    .await;
+    let id = unique();
+    assert_asks_to_come_back(&deliver(&fixture, &id, BODY, &[]).await, "webhooks:33 hangs");
+    assert_asks_to_come_back(&deliver(&fixture, &id, BODY, &[]).await, "webhooks:33 hangs again");
+    hangs.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(deliver(&fixture, &id, BODY, &[]).await.status, 202, "webhooks:33 given back");
+    assert_eq!(deliver(&fixture, &id, BODY, &[]).await.status, 200, "webhooks:33 taken once");
+}
+
+#[tokio::test]
+async fn webhooks_33_an_answer_that_is_neither_yes_nor_no_is_503() {
+    let fixture = Fixture::with(
+        |yaml| yaml,
+        |request| {
+            let number = request.one("x-github-delivery");
+            Reply::Bytes(format!("HTTP/1.1 {number} X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n").into_bytes())
+        },
+    )
+    .await;
+    for (status, expected) in [("500", 503), ("503", 503), ("307", 503), ("400", 400), ("404", 404)] {
+        for _ in 0..2 {
+            let answer = deliver(&fixture, status, BODY, &[]).await;
+            assert_eq!(answer.status, expected, "webhooks:33 {status}");
+            assert_eq!(fixture.upstream.take().len(), 1, "webhooks:33 {status}: given back");
+            if expected == 503 {
+                assert_asks_to_come_back(&answer, status);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_event_id_of_the_event_listener_is_in_the_audit_record() {
+    let id = unique();
+    let answer = format!(r#"{{"eventListener":"el","namespace":"ci","eventListenerUID":"","eventID":"{id}"}}"#);
+    let body = answer.clone();
+    let fixture = Fixture::with(|yaml| yaml, move |_| Reply::json(202, &body)).await;
+    let accepted = deliver(&fixture, &unique(), BODY, &[]).await;
+    assert_eq!((accepted.status, accepted.text()), (202, answer));
+    let events = || fixture.doorward.audit().into_iter().map(|record| record["unmapped"]["event_id"].clone());
+    within(async {
+        while !events().any(|event| event == id.as_str()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_fifty_twins_at_once_one_arrives() {
+    let fixture = std::sync::Arc::new(Fixture::with(|yaml| yaml, |_| Reply::json(202, "{}")).await);
+    let id = unique();
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let (fixture, id) = (fixture.clone(), id.clone());
+            tokio::spawn(async move { deliver(&fixture, &id, BODY, &[]).await.status })
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    for task in tasks {
+        statuses.push(task.await.unwrap());
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 1, "webhooks:17 {statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "{statuses:?}");
+    assert_eq!(fixture.upstream.requests().len(), 1, "webhooks:17");
+}
