@@ -1,5 +1,8 @@
 //! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
 
+mod attacks;
+mod senders;
+
 use aws_lc_rs::hmac;
 
 use crate::{

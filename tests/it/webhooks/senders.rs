@@ -1,0 +1,262 @@
+//! The senders as they are in the world: how each signs, written here once more and apart from the program.
+
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::harness::{Answer, Doorward, Raw, Reply, Upstream, now, unique};
+
+/// A sender of webhooks.
+#[derive(Clone, Copy)]
+pub struct Sender {
+    /// The name of its entry, and the path of its route.
+    pub name: &'static str,
+    /// Its entry besides name and secrets, in YAML flow style.
+    pub entry: &'static str,
+    pub secret: &'static str,
+    /// The header lines that all its deliveries have, besides the content type.
+    pub head: &'static [&'static str],
+    /// The header with the id of the delivery.
+    pub id_header: &'static str,
+    pub proof: Proof,
+    /// `{nonce}` stands for something that no other delivery has.
+    pub body: &'static str,
+    /// The identity that a delivery gets.
+    pub user: &'static str,
+}
+
+/// How it proves that it knows the secret.
+#[derive(Clone, Copy)]
+pub enum Proof {
+    Mac {
+        algorithm: &'static hmac::Algorithm,
+        header: &'static str,
+        prefix: &'static str,
+        base64: bool,
+        /// What is signed before the body.
+        before: fn(id: &str, time: u64) -> String,
+        time_header: Option<&'static str>,
+        signs_id: bool,
+    },
+    /// The secret itself in a header.
+    Token { header: &'static str },
+}
+
+/// A delivery that can be spoiled before it is sent.
+#[derive(Clone)]
+pub struct Delivery {
+    /// Header lines, the proof last.
+    pub lines: Vec<String>,
+    pub proof: (String, String),
+    pub body: Vec<u8>,
+}
+
+impl Sender {
+    pub fn signs_body(&self) -> bool {
+        matches!(self.proof, Proof::Mac { .. })
+    }
+
+    pub fn signs_id(&self) -> bool {
+        matches!(self.proof, Proof::Mac { signs_id: true, .. })
+    }
+
+    pub fn has_time(&self) -> bool {
+        matches!(self.proof, Proof::Mac { time_header: Some(_), .. })
+    }
+
+    pub fn new_body(&self) -> String {
+        self.body.replace("{nonce}", &unique())
+    }
+
+    /// The same sender with another secret.
+    pub fn with_secret(&self, secret: &'static str) -> Self {
+        Self { secret, ..*self }
+    }
+
+    /// A genuine delivery of a body of its own.
+    pub fn delivery(&self) -> Delivery {
+        self.delivery_of(self.new_body().as_bytes(), &unique(), now())
+    }
+
+    pub fn delivery_of(&self, body: &[u8], id: &str, time: u64) -> Delivery {
+        let mut lines: Vec<String> = self.head.iter().map(|line| (*line).to_owned()).collect();
+        lines.push(format!("{}: {id}", self.id_header));
+        let proof = match &self.proof {
+            Proof::Token { header } => ((*header).to_owned(), self.secret.to_owned()),
+            Proof::Mac { algorithm, header, prefix, base64, before, time_header, .. } => {
+                lines.extend(time_header.map(|header| format!("{header}: {time}")));
+                let key = match self.secret.strip_prefix("whsec_") {
+                    Some(encoded) => STANDARD.decode(encoded).unwrap(),
+                    None => self.secret.as_bytes().to_vec(),
+                };
+                let signed = [before(id, time).as_bytes(), body].concat();
+                let tag = hmac::sign(&hmac::Key::new(**algorithm, &key), &signed);
+                let text = if *base64 {
+                    STANDARD.encode(tag.as_ref())
+                } else {
+                    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+                };
+                ((*header).to_owned(), format!("{prefix}{text}"))
+            }
+        };
+        Delivery { lines, proof, body: body.to_vec() }
+    }
+}
+
+impl Delivery {
+    /// The head with this content type and these framing lines.
+    pub fn head(&self, sender: &Sender, content_type: &str, framing: &[&str]) -> String {
+        let (name, value) = &self.proof;
+        let mut lines =
+            vec![format!("POST /{} HTTP/1.1", sender.name), "Host: hooks.test".to_owned(), content_type.to_owned()];
+        lines.extend(self.lines.iter().cloned());
+        if !name.is_empty() {
+            lines.push(format!("{name}: {value}"));
+        }
+        lines.extend(framing.iter().map(|line| (*line).to_owned()));
+        lines.join("\r\n") + "\r\n\r\n"
+    }
+
+    pub async fn open(&self, door: &Door, sender: &Sender, framing: &[&str]) -> Raw {
+        let mut raw = door.doorward.raw().await;
+        raw.send(self.head(sender, JSON, framing)).await;
+        raw
+    }
+
+    pub async fn send(&self, door: &Door, sender: &Sender) -> Answer {
+        self.send_as(door, sender, JSON, &[]).await
+    }
+
+    pub async fn send_as(&self, door: &Door, sender: &Sender, content_type: &str, more: &[&str]) -> Answer {
+        let length = format!("Content-Length: {}", self.body.len());
+        let mut framing = vec![length.as_str()];
+        framing.extend(more);
+        let mut raw = door.doorward.raw().await;
+        raw.send([self.head(sender, content_type, &framing).as_bytes(), &self.body].concat()).await;
+        raw.answer().await
+    }
+}
+
+pub const JSON: &str = "Content-Type: application/json";
+
+/// Doorward with a route for each sender, in front of an EventListener.
+pub struct Door {
+    pub doorward: Doorward,
+    pub upstream: Upstream,
+}
+
+/// The largest body that the routes take.
+pub const MAX_BODY: usize = 64 << 10;
+
+impl Door {
+    pub async fn open() -> Self {
+        Self::with_limits("").await
+    }
+
+    /// With these entries of `limits` besides, each begun by a comma.
+    pub async fn with_limits(limits: &str) -> Self {
+        let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut webhooks, mut routes) = (String::new(), String::new());
+        for sender in SENDERS {
+            let Sender { name, entry, secret, .. } = sender;
+            std::fs::write(dir.path().join(name), secret).unwrap();
+            webhooks.push_str(&format!(
+                "  - {{name: {name}, {entry}, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
+            ));
+            routes.push_str(&format!(
+                "  - {{name: {name}, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], \
+                 webhook: {name}, upstream: el}}\n"
+            ));
+        }
+        let names = SENDERS.iter().map(|sender| sender.name).collect::<Vec<_>>().join(", ");
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams: [{{name: el, url: '{}'}}]
+webhooks:
+{webhooks}
+routes:
+{routes}
+rules: [{{id: all, on: {{routes: [{names}]}}, who: {{webhooks: [{names}]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0, connections_per_address: 5000{limits}}}
+",
+            upstream.url()
+        );
+        let doorward = Doorward::start_in(dir, &yaml).await;
+        Self { doorward, upstream }
+    }
+}
+
+const GITHUB_BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"{nonce}","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
+const GITLAB_BODY: &str = r#"{"object_kind":"push","event_name":"push","ref":"refs/heads/main","checkout_sha":"{nonce}","user_id":4,"user_username":"tanuki","project_id":15,"project":{"id":15,"path_with_namespace":"group/app"}}"#;
+
+pub const SENDERS: &[Sender] = &[
+    Sender {
+        name: "github",
+        entry: "sender: github",
+        secret: "a secret of github in the tests",
+        head: &["X-GitHub-Event: push"],
+        id_header: "X-GitHub-Delivery",
+        proof: Proof::Mac {
+            algorithm: &hmac::HMAC_SHA256,
+            header: "X-Hub-Signature-256",
+            prefix: "sha256=",
+            base64: false,
+            before: |_, _| String::new(),
+            time_header: None,
+            signs_id: false,
+        },
+        body: GITHUB_BODY,
+        user: "webhook:github:repo:1234",
+    },
+    Sender {
+        name: "gitlab-signed",
+        entry: "sender: gitlab, require_signature: true",
+        secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        head: &["X-Gitlab-Event: Push Hook"],
+        id_header: "webhook-id",
+        proof: Proof::Mac {
+            algorithm: &hmac::HMAC_SHA256,
+            header: "webhook-signature",
+            prefix: "v1,",
+            base64: true,
+            before: |id, time| format!("{id}.{time}."),
+            time_header: Some("webhook-timestamp"),
+            signs_id: true,
+        },
+        body: GITLAB_BODY,
+        user: "webhook:gitlab:repo:15",
+    },
+    Sender {
+        name: "gitlab-token",
+        entry: "sender: gitlab, identity: lab2",
+        secret: "a plain token of gitlab in the tests",
+        head: &["X-Gitlab-Event: Push Hook"],
+        id_header: "Idempotency-Key",
+        proof: Proof::Token { header: "X-Gitlab-Token" },
+        body: GITLAB_BODY,
+        user: "webhook:lab2:repo:15",
+    },
+    Sender {
+        name: "generic",
+        entry: "sender: generic, signature: {header: X-Sign, prefix: 'v0:', algorithm: sha512, encoding: base64, \
+                id_header: X-Id, timestamp_header: X-Time, facts: {event: /kind, repository_id: /repo}}",
+        secret: "a secret of something in the tests",
+        head: &[],
+        id_header: "X-Id",
+        proof: Proof::Mac {
+            algorithm: &hmac::HMAC_SHA512,
+            header: "X-Sign",
+            prefix: "v0:",
+            base64: true,
+            before: |_, time| format!("{time}."),
+            time_header: Some("X-Time"),
+            signs_id: false,
+        },
+        body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
+        user: "webhook:generic:repo:app-1",
+    },
+];
