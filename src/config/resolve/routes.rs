@@ -18,6 +18,11 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
         let own = OwnPaths::on(root, &browser, route);
         matching(route, &own, &at, report);
         fields_of_kind(route, &at, report);
+        if route.kind == RouteKind::Dashboard && route.kubernetes.is_none() && !calls_the_api_elsewhere(root, route) {
+            report
+                .warning(&at.key("kind"), "what people do in this dashboard runs with the dashboard's own rights")
+                .help("name the API server's upstream in `kubernetes`, and it runs with theirs");
+        }
         schemes(root, route, &at, report);
         if route.max_body.is_some_and(|size| size.0 == 0) {
             report.error(&at.key("max_body"), "`max_body` cannot be zero");
@@ -110,18 +115,22 @@ fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
     for (index, header) in route.pass_headers.iter().enumerate() {
         names::passed_header(header, &at.key("pass_headers").index(index), report);
     }
-    if route.kind == RouteKind::Dashboard {
-        if !route.schemes.contains(&Scheme::Session) {
-            report
-                .warning(&at.key("schemes"), "people cannot log in to this dashboard")
-                .help("add the scheme `session`");
-        }
-        if route.kubernetes.is_none() {
-            report
-                .warning(&at.key("kind"), "what people do in this dashboard runs with the dashboard's own rights")
-                .help("name the API server's upstream in `kubernetes`, and it runs with theirs");
-        }
+    if route.kind == RouteKind::Dashboard && !route.schemes.contains(&Scheme::Session) {
+        report.warning(&at.key("schemes"), "people cannot log in to this dashboard").help("add the scheme `session`");
     }
+}
+
+/// Whether routes of the API server take the calls that this dashboard makes on its hosts.
+fn calls_the_api_elsewhere(root: &raw::Root, dashboard: &Route) -> bool {
+    ["/api/*", "/apis/*"].iter().all(|calls| {
+        dashboard.hosts.iter().all(|host| {
+            root.routes.iter().any(|route| {
+                route.kind == RouteKind::Kubernetes
+                    && route.hosts.contains(host)
+                    && route.paths.iter().any(|path| path == calls)
+            })
+        })
+    })
 }
 
 fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
