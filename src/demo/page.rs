@@ -58,7 +58,17 @@ pub fn logged_out() -> Markup {
 
 /// The sample Dashboard: what arrived.
 pub fn arrived(arrived: &Value) -> Markup {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    };
+    // First what Doorward says of the person, then what the browser sent.
+    let says_who = |name: &str| name.starts_with("x-forwarded-") || name == "x-request-id";
+    let headers = |who: bool| {
+        let all = arrived["headers"].as_object().into_iter().flatten();
+        all.filter(move |(name, _)| says_who(name) == who)
+    };
     page(
         "Sample Dashboard",
         true,
@@ -73,8 +83,8 @@ pub fn arrived(arrived: &Value) -> Markup {
             div.scroll {
                 table {
                     tr { th { (text(&arrived["method"])) } td { (text(&arrived["path"])) } }
-                    @if let Some(headers) = arrived["headers"].as_object() {
-                        @for (name, value) in headers { tr { th { (name) } td { (text(value)) } } }
+                    @for (name, value) in headers(true).chain(headers(false)) {
+                        tr { th { (name) } td { (text(value)) } }
                     }
                 }
             }

@@ -42,14 +42,14 @@ pub const PEOPLE: [Person; 3] = [
     Person {
         subject: "alice",
         name: "Alice",
-        what: "Developer: runs pipelines in `ci`",
+        what: "Developer: runs pipelines in ci",
         groups: &["developers"],
         mfa: false,
     },
     Person {
         subject: "bob",
         name: "Bob",
-        what: "Release manager: runs pipelines in `ci` and `prod`",
+        what: "Release manager: runs pipelines in ci and prod",
         groups: &["developers", "release-managers"],
         mfa: true,
     },

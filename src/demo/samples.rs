@@ -33,8 +33,10 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
                 "eventID": uuid::Uuid::new_v4().to_string(), "arrived": arrived});
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
+        // Indented, since people look at it.
         Sample::Kubernetes => {
-            Json(json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived})).into_response()
+            let echo = json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived});
+            ([(header::CONTENT_TYPE, "application/json")], format!("{echo:#}\n")).into_response()
         }
         Sample::Dashboard => match headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) {
             Some(accept) if accept.contains("text/html") => {
@@ -49,7 +51,7 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
 fn arrived(method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Value {
     let mut lines = Map::new();
     for name in headers.keys() {
-        let values: Vec<String> = headers
+        let mut values: Vec<String> = headers
             .get_all(name)
             .iter()
             .map(|value| match name {
@@ -57,7 +59,8 @@ fn arrived(method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Val
                 _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),
             })
             .collect();
-        lines.insert(name.to_string(), if values.len() == 1 { values.into_iter().collect() } else { json!(values) });
+        let value = if values.len() == 1 { values.pop().map(Value::String) } else { None };
+        lines.insert(name.to_string(), value.unwrap_or_else(|| json!(values)));
     }
     json!({"method": method.as_str(), "path": uri.path(), "query": uri.query(), "headers": lines, "body_bytes": body.len()})
 }

@@ -87,7 +87,8 @@ pub fn denied(view: &DeniedView<'_>) -> Markup {
             div { dt { "Time" } dd { (time(view.now)) } }
         }
         @if let Some(href) = view.sign_in {
-            p class="actions" { a class="button" href=(href) { "Sign in" } }
+            @let label = if view.who.is_some() { "Sign in as somebody else" } else { "Sign in" };
+            p class="actions" { a class="button" href=(href) { (label) } }
         }
     };
     layout(title, Tone::Refused, &main, Some(view.request_id))

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::harness::{browse, free_port};
 
@@ -13,18 +14,22 @@ struct Demo {
     child: Child,
     said: String,
     port: u16,
+    provider: u16,
+    /// Where it makes its folder.
+    temporary: TempDir,
 }
 
 impl Demo {
     fn start() -> Self {
         let (port, provider) = (free_port(), free_port());
-        let mut child = command(port, provider).spawn().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let mut child = command(port, provider).env("TMPDIR", temporary.path()).spawn().unwrap();
         let mut said = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         while !said.contains("Ctrl-C stops") {
             assert!(out.read_line(&mut said).unwrap() > 0, "the demo ended: {said}");
         }
-        Self { child, said, port }
+        Self { child, said, port, provider, temporary }
     }
 
     /// The commands that it prints, by their number.
@@ -34,15 +39,18 @@ impl Demo {
         rest.split("\n\n").next().unwrap().to_owned()
     }
 
-    fn interrupt(mut self) -> std::process::ExitStatus {
+    /// Presses Ctrl-C and waits for the end, after which nothing of it is left.
+    fn interrupt(mut self) {
         Command::new("kill").arg("-INT").arg(self.child.id().to_string()).status().unwrap();
-        self.child.wait().unwrap()
+        assert!(self.child.wait().unwrap().success());
+        assert_eq!(std::fs::read_dir(self.temporary.path()).unwrap().count(), 0);
     }
 }
 
 impl Drop for Demo {
     fn drop(&mut self) {
         let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -74,16 +82,19 @@ fn the_four_lines_work_as_they_are_pasted_and_ctrl_c_stops() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{number}: {answer}");
         assert!(answer.contains(text), "{number}: {answer}");
     }
-    assert!(demo.interrupt().success());
+    demo.interrupt();
 }
 
 #[test]
 fn a_port_in_use_is_told_with_what_to_do() {
     let demo = Demo::start();
-    let output = command(demo.port, free_port()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&demo.port.to_string()) && said.contains("in use"), "{said}");
+    for (port, provider, taken) in [(demo.port, free_port(), demo.port), (free_port(), demo.provider, demo.provider)] {
+        let output = command(port, provider).env("TMPDIR", demo.temporary.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("port {taken}")) && said.contains("in use"), "{said}");
+        assert!(said.contains("choose"), "what to do: {said}");
+    }
     let mut own = String::new();
     // The first goes on.
     let answer = Command::new("bash").arg("-c").arg(demo.pasted(4)).output().unwrap();
