@@ -19,6 +19,7 @@ mod limits;
 mod listeners;
 mod matrix;
 mod oidc;
+mod operations;
 mod reload;
 mod revoke;
 mod rows;

@@ -40,12 +40,21 @@ impl Doorward {
         Self::spawn(Arc::new(dir), yaml, &environment).await
     }
 
+    /// Starts with the `doorward.yaml` of a folder that belongs to somebody else.
+    pub async fn start_at(folder: &Path) -> Self {
+        Self::run(Arc::new(tempfile::tempdir().unwrap()), folder, &[]).await
+    }
+
     async fn spawn(dir: Arc<TempDir>, yaml: &str, environment: &[(&str, PathBuf)]) -> Self {
         let config = dir.path().join("doorward.yaml");
         std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
+        Self::run(dir, &config, environment).await
+    }
+
+    async fn run(dir: Arc<TempDir>, config: &Path, environment: &[(&str, PathBuf)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
             .arg("serve")
-            .arg(&config)
+            .arg(config)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,179 @@
+//! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
+
+use std::{os::unix::fs::symlink, path::Path};
+
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Doorward, Fault, Issuer, Upstream, within},
+};
+
+const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+fn configuration(issuer: &Issuer, upstream: &Upstream, state: &Path) -> String {
+    format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - {{name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{{sub}}', kind: human}}
+upstreams:
+  - {{name: web, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
+routes:
+  - {{name: web, kind: http, hosts: [tekton.test], schemes: [bearer], upstream: web}}
+policies: [rules.yaml]
+store: {{path: '{state}/doorward.redb'}}
+audit: {{sink: {{file: {{path: '{state}/audit.jsonl'}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+        state = state.display(),
+    )
+}
+
+/// Puts files where the kubelet puts those of a ConfigMap: in a folder that `..data` points to, which is swapped in
+/// whole, and which the visible names point into.
+fn mount(volume: &Path, name: &str, files: &[(&str, &str)]) {
+    let folder = volume.join(name);
+    std::fs::create_dir(&folder).unwrap();
+    for (file, text) in files {
+        std::fs::write(folder.join(file), text).unwrap();
+        if std::fs::symlink_metadata(volume.join(file)).is_err() {
+            symlink(Path::new("..data").join(file), volume.join(file)).unwrap();
+        }
+    }
+    symlink(name, volume.join("..data_tmp")).unwrap();
+    std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn a_config_map_that_is_swapped_is_loaded_whole() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let (volume, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let main = configuration(&issuer, &upstream, state.path());
+    let rules = |to_do: &str| format!("rules: [{{id: all, who: {{issuers: [a]}}, do: {to_do}}}]\n");
+    let files = |to_do: &str, token: &str| {
+        [("doorward.yaml", main.clone()), ("rules.yaml", rules(to_do)), ("token", token.to_owned())]
+    };
+    let put = |name: &str, files: &[(&str, String)]| {
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        mount(volume.path(), name, &files);
+    };
+    put("..2026_01", &files("deny", "first"));
+    let mut doorward = Doorward::start_at(volume.path()).await;
+    doorward.wait_for_keys(&issuer).await;
+    let alice = bearer(&issuer.token("alice", &[]));
+    assert_eq!(doorward.get("/x", &[&alice]).await.status, 403);
+    put("..2026_02", &files("allow", "second"));
+    doorward.wait_for_generation(2).await;
+    assert_eq!(doorward.get("/x", &[&alice]).await.status, 200);
+    assert_eq!(upstream.only().one("authorization"), "Bearer second", "policy and secret belong together");
+    // One that is broken is refused whole, its secret included.
+    put("..2026_03", &files("perhaps", "third"));
+    doorward.wait_for_log_containing("the configuration was refused").await;
+    let _ = upstream.take();
+    assert_eq!(doorward.get("/x", &[&alice]).await.status, 200);
+    assert_eq!(upstream.only().one("authorization"), "Bearer second");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up() {
+    let (away, here, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
+    away.set_fault(Fault::Garbage);
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("token"), "t").unwrap();
+    std::fs::write(dir.path().join("rules.yaml"), "rules: [{id: all, who: {issuers: [a, b]}, do: allow}]\n").unwrap();
+    let second = format!(
+        "  - {{name: b, issuer: '{}', audiences: ['https://doorward.test'], username: 'b:{{sub}}', kind: human}}\nupstreams:",
+        here.url()
+    );
+    let yaml = configuration(&away, &upstream, state.path()).replacen("upstreams:", &second, 1);
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    doorward.wait_for_keys(&here).await;
+    assert_eq!(doorward.get("/x", &[&bearer(&here.token("bea", &[]))]).await.status, 200);
+    let answer = doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "issuer_unavailable"), "{}", answer.text());
+    within(async {
+        while !doorward.admin("/readyz").await.text().contains("issuer/a failed") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let ready = doorward.admin("/readyz").await;
+    assert_eq!(ready.status, 200, "{}", ready.text());
+    assert!(ready.text().contains(away.url()), "the reason: {}", ready.text());
+    away.set_fault(Fault::None);
+    within(async {
+        while doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_metrics_tell_what_happens() {
+    let fixture = Fixture::start().await;
+    let alice = fixture.alice();
+    for token in [&alice, &alice, &bearer(&fixture.a.token("carol", &["guests"]))] {
+        fixture.api(PATH, &[token]).await;
+    }
+    fixture.a.opaque("opaque-token", json!({"active": false}));
+    fixture.api(PATH, &[&bearer("opaque-token")]).await;
+    let delivery =
+        ["POST /github HTTP/1.1", "Host: hooks.test", "X-GitHub-Event: push", "X-Hub-Signature-256: sha256=00"];
+    fixture.doorward.send(&[&delivery[..], &["Content-Type: application/json"]].concat(), b"{}").await;
+    let text = fixture.doorward.metrics().await;
+    let value = |start: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    for (start, least) in [
+        (r#"doorward_requests_total{route="api",scheme="bearer",outcome="forwarded",reason=""}"#, 2.0),
+        (r#"doorward_requests_total{route="api",scheme="bearer",outcome="denied",reason="no_rule_matched"}"#, 1.0),
+        (r#"doorward_request_duration_seconds_count{route="api"}"#, 3.0),
+        ("doorward_requests_in_flight", 0.0),
+        (r#"doorward_issuer_keys_fetched_timestamp_seconds{issuer="a"}"#, 1e9),
+        (r#"doorward_issuer_key_fetches_total{issuer="a""#, 1.0),
+        (r#"doorward_issuer_keys{issuer="a"}"#, 1.0),
+        (r#"doorward_issuer_introspections_total{issuer="a""#, 1.0),
+        (r#"doorward_webhook_refused_total{"#, 1.0),
+        ("doorward_token_cache_hits_total", 1.0),
+        ("doorward_token_cache_misses_total", 2.0),
+        ("doorward_sessions_active", 0.0),
+        ("doorward_upstream_connections_open", 0.0),
+        (r#"doorward_upstream_connections_opened_total{"#, 1.0),
+        (r#"doorward_downstream_connections_accepted_total{listener="public"}"#, 5.0),
+        ("doorward_config_generation", 1.0),
+        ("doorward_audit_records_written_total", 1.0),
+    ] {
+        assert!(value(start) >= least, "{start} is {}", value(start));
+    }
+    let named = text.lines().filter(|line| !line.starts_with('#')).all(|line| line.starts_with("doorward_"));
+    assert!(named, "{text}");
+    assert!(!text.contains("opaque-token") && !text.contains("alice"), "metrics name nobody");
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
+    let fixture = Fixture::start().await;
+    let trace = format!("{:032x}", fixture.doorward.pid());
+    let parent = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01");
+    let (_, seen) = fixture.api(PATH, &[&fixture.alice(), &parent, "tracestate: vendor=1"]).await;
+    let passed: Vec<&str> = seen[0].one("traceparent").split('-').collect();
+    assert_eq!((passed[0], passed[1], passed[3]), ("00", trace.as_str(), "01"));
+    assert_ne!(passed[2], "00f067aa0ba902b7", "Doorward is a span of its own");
+    assert_eq!(seen[0].one("tracestate"), "vendor=1");
+    within(async {
+        while !fixture.doorward.audit().iter().any(|record| record["unmapped"]["trace_id"] == trace.as_str()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // One that is malformed begins anew and harms nobody.
+    let (answer, seen) = fixture.api(PATH, &[&fixture.alice(), "traceparent: 00-zz-zz-01"]).await;
+    assert_eq!(answer.status, 200);
+    assert!(!seen[0].one("traceparent").contains("zz"));
+}
