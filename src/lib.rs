@@ -16,6 +16,8 @@ pub mod downstream;
 pub mod egress;
 pub mod endpoints;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod issuers;
 pub mod kubernetes;
 pub mod logging;

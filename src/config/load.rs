@@ -300,11 +300,15 @@ impl Finding {
     }
 }
 
-/// Reads bytes as a main file, through all checks that need no other file. For fuzzing: never panics, and ends.
-pub fn fuzz_configuration(bytes: &[u8]) {
+/// Fuzz body: any bytes as a main file, through all checks that need no other file. Ends without a panic, whatever the
+/// shape check lets through can be read, and every problem has its place.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_configuration(bytes: &[u8]) {
     let mut draft = Draft::default();
     let Some(main) = draft.parse(Path::new("fuzz.yaml"), bytes.to_vec()) else {
-        _ = Diagnosis::new(draft.files, draft.findings).render(false);
+        let diagnosis = Diagnosis::new(draft.files, draft.findings);
+        assert!(diagnosis.errors() > 0, "refused without a finding");
+        _ = diagnosis.render(false);
         return;
     };
     // Whatever the shape check lets through or mends must be readable, or problems would go unreported.
@@ -317,5 +321,8 @@ pub fn fuzz_configuration(bytes: &[u8]) {
     draft.findings.extend(diagnosis::findings(&resolver.report, &draft.locations, &mended));
     let diagnosis = Diagnosis::new(draft.locations.files().to_vec(), draft.findings);
     assert!(mended.is_empty() || diagnosis.errors() > 0, "mended without a finding");
+    for finding in diagnosis.findings() {
+        assert!(finding.place.is_some(), "{finding:?} has no place");
+    }
     _ = (diagnosis.render(false), diagnosis.to_json());
 }

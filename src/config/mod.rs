@@ -31,9 +31,11 @@ mod tests;
 pub mod values;
 pub mod watch;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::load::fuzz_configuration;
 pub use self::{
     diagnosis::Diagnosis,
     layers::{NOT_SETTINGS, PREFIX, Sources},
-    load::{Loaded, MAIN_FILE, Refused, fuzz_configuration, load},
+    load::{Loaded, MAIN_FILE, Refused, load},
     schema::schema,
 };

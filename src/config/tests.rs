@@ -160,7 +160,6 @@ golden! {
         fs::remove_file(case.folder.path().join("doorward.yaml")).unwrap();
         case
     };
-    // attacks:Z40
     a_lost_policy_file: Case::new(&format!("policies: [denies.yaml, allows.yaml]\n{GOOD}"))
         .file("denies.yml.bak", "rules: [{id: never, do: deny}]")
         .file("allows.yaml", "rules: [{id: always, do: allow}]");
@@ -179,7 +178,6 @@ golden! {
         .replace("schemes: [webhook]\n", "schemes: [bearer]\n    pass_headers: [Impersonate-User, X-Ok]\n"));
     hosts_paths_and_methods: with("hosts: [k8s.example.com]", "hosts: [K8s.example.com, 'k8s.example.com:443', '*.com']\n    paths: [api, /a//b, /%2e%2e/x, /.doorward/x, /oauth2/*]\n    methods: [get, CONNECT]");
     overlapping_routes: with("hosts: [k8s.example.com]", "hosts: [a.example.com, tekton.example.com]");
-    // attacks:Z16
     one_webhook_on_two_routes: Case::new(&GOOD
         .replace("sessions:\n", "  - name: staging\n    kind: webhook\n    hosts: [hooks.example.com]\n    paths: [/staging]\n    schemes: [webhook]\n    upstream: listener\n    webhook: github\nsessions:\n")
         .replace("upstreams:\n", "  - name: other\n    sender: github\n    secrets: [{secret: {file: github-secret}}]\nupstreams:\n"));

@@ -40,12 +40,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::{Downstream, NeedsRestart},
     drain::{Drain, Phase},
     listener::{BindError, Bound},
     metrics::Metrics,
-    proxy_protocol::fuzz_proxy_header,
     settings::Settings,
     tls::{ClientCertificate, TlsInfo, TlsVersion},
 };

@@ -155,17 +155,25 @@ pub(super) fn begins_alike(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.iter().zip(pattern).all(|(byte, expected)| byte == expected)
 }
 
-/// Fuzz body: whatever the bytes, [`parse`] answers, stays within its bounds, and asks for more only below them.
-pub fn fuzz_proxy_header(bytes: &[u8]) {
+/// Fuzz body: whatever the bytes, [`parse`] answers, stays within its bounds, asks for more only below them and only as
+/// long as all bytes belong to the header, and does not change its mind when more come.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_proxy_header(bytes: &[u8]) {
     match parse(bytes) {
         Ok(Some(found)) => {
             assert!(found.length <= bytes.len() && found.length <= V2_MAX);
-            // What follows the header has no say in it.
-            let alone = parse(bytes.get(..found.length).unwrap_or_default());
-            assert!(matches!(alone, Ok(Some(again)) if again == found));
+            let header = bytes.get(..found.length).unwrap_or_default();
+            // What follows the header has no say in it, and nothing shorter is one.
+            assert!(matches!(parse(header), Ok(Some(again)) if again == found));
+            for cut in 0..found.length {
+                assert!(matches!(parse(header.get(..cut).unwrap_or_default()), Ok(None)), "cut at {cut}");
+            }
         }
         Ok(None) => assert!(bytes.len() < V2_MAX),
-        Err(_) => {}
+        Err(_) => {
+            let longer = [bytes, b"\r\n\0 1 2 3\r\n"].concat();
+            assert!(parse(&longer).is_err(), "an error is mended by more bytes");
+        }
     }
 }
 

@@ -103,11 +103,15 @@ impl Header {
 /// that decodes to the start of a JSON object.
 pub fn is_jwt_shaped(token: &str) -> bool {
     let Some((head, _)) = token.split_once('.') else { return false };
-    // Whole groups of four characters decode by themselves; blanks may stand before the brace.
-    let head = head.get(..head.len().min(64) / 4 * 4).unwrap_or_default();
-    URL_SAFE_NO_PAD
-        .decode(head)
-        .is_ok_and(|bytes| bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'{'))
+    // Whole groups of four characters decode by themselves. However many blanks stand before the brace.
+    let (groups, _) = head.as_bytes().as_chunks::<4>();
+    for group in groups {
+        let Ok(bytes) = URL_SAFE_NO_PAD.decode(group) else { return false };
+        if let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            return *first == b'{';
+        }
+    }
+    false
 }
 
 /// The algorithm of a name of RFC 7518. HMAC has none here: a shared secret cannot tell issuers apart.
@@ -148,5 +152,8 @@ mod tests {
         for opaque in ["", "abc", "a.b.c", "eyJhbGciOiJub25lIn0", "...", "2YotnFZFEjr1zCsicMWpAA", "é.x"] {
             assert!(!is_jwt_shaped(opaque), "{opaque}");
         }
+        // Found by fuzzing: JSON may begin with more blanks than were looked at.
+        let blanks = URL_SAFE_NO_PAD.encode(format!("{}{{\"alg\":\"ES256\"}}", " ".repeat(200)));
+        assert!(is_jwt_shaped(&format!("{blanks}.e30.")));
     }
 }

@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{jwt, strict_json, weak_rsa};
+use super::{jwt, strict_json, weak_ed25519, weak_rsa};
 use crate::config::raw::Algorithm;
 
 /// The largest key set that is read.
@@ -32,6 +32,17 @@ pub struct PublicKey {
 impl PublicKey {
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         self.parsed.verify_sig(message, signature).is_ok()
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl PublicKey {
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
 }
 
@@ -109,6 +120,11 @@ impl Keys {
             (Some(key), 0) => Found::One(key),
             (Some(_), more) => Found::Several(more + 1),
         }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.iter()
     }
 
     /// How many keys of the set are usable.
@@ -237,7 +253,11 @@ impl Jwk<'_> {
                 other => Err(format!("is on curve {}", Quoted(other))),
             },
             "OKP" => match self.text("crv")? {
-                "Ed25519" => Ok(Material::Ed25519(self.bytes("x")?)),
+                "Ed25519" => {
+                    let x = self.bytes("x")?;
+                    weak_ed25519::check(&x)?;
+                    Ok(Material::Ed25519(x))
+                }
                 other => Err(format!("is on curve {}", Quoted(other))),
             },
             other => Err(format!("is of type {}", Quoted(other))),

@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `jwt`, `strict_json` | the one reading of a compact JWS |
-//! | `keys`, `weak_rsa` | a key set, parsed key by key |
+//! | `keys`, `weak_rsa`, `weak_ed25519` | a key set, parsed key by key |
 //! | `key_cache`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
 //! | `checks`, `claim_path` | what claims must satisfy |
 //! | `introspection`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
@@ -20,6 +20,8 @@ mod checks;
 mod claim_path;
 mod client_auth;
 mod discovery;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod introspection;
 mod issuer;
 pub mod jwt;
@@ -40,6 +42,7 @@ mod token_error;
 mod token_review;
 mod username;
 mod verified;
+mod weak_ed25519;
 mod weak_rsa;
 
 use std::{collections::HashMap, sync::Arc};

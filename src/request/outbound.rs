@@ -67,37 +67,9 @@ impl Outbound {
         let length = permit.length();
         let (request, route, principal) = permit.into_parts();
         let CleanRequest { method, target, headers: received, body, mut meta, .. } = request;
-        let kubernetes = route.kind == RouteKind::Kubernetes;
-        let cookies: Vec<HeaderValue> = match route.kind {
-            RouteKind::Dashboard | RouteKind::Http => {
-                received.get_all(header::COOKIE).iter().filter_map(cookie::without_ours).collect()
-            }
-            RouteKind::Kubernetes | RouteKind::Webhook => Vec::new(),
-        };
-        let host = meta.host_line.as_ref().filter(|_| !kubernetes);
-        let mut headers = headers::outbound(route.kind, received, &route.pass_headers, host);
-        for others in cookies {
-            headers.append(header::COOKIE, others);
-        }
-        if !matches!(length, Length::Upgrade(_)) {
-            // Without an upgrade these mean nothing, and one of them may carry a token.
-            for name in
-                ["sec-websocket-protocol", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"]
-            {
-                headers.remove(name);
-            }
-        }
-        describe_client(&mut headers, &route, &meta);
-        meta.trace.child().write(&mut headers);
-        let mut identity = None;
-        if kubernetes {
-            let assumed = Identity::of(&principal, &groups)?;
-            assumed.write(&mut headers);
-            assert_impersonated(&headers)?;
-            identity = Some(Arc::new(assumed.recorded(&principal, groups)));
-        } else {
-            describe_principal(&mut headers, &principal, &groups);
-        }
+        let (headers, assumed) =
+            headers_for(route.kind, &route.pass_headers, received, length, &meta, &principal, &groups)?;
+        let identity = assumed.map(|assumed| Arc::new(assumed.recorded(&principal, groups)));
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri(target);
@@ -114,6 +86,48 @@ impl Outbound {
     }
 }
 
+/// The headers that go to an upstream of this kind, and as whom if it is a Kubernetes. `further` are those that pass
+/// besides the fixed list of the kind.
+pub(crate) fn headers_for(
+    kind: RouteKind,
+    further: &[HeaderName],
+    received: HeaderMap,
+    length: Length,
+    meta: &Meta,
+    principal: &Principal,
+    groups: &[Arc<str>],
+) -> Result<(HeaderMap, Option<Identity>), Rejection> {
+    let kubernetes = kind == RouteKind::Kubernetes;
+    let cookies: Vec<HeaderValue> = match kind {
+        RouteKind::Dashboard | RouteKind::Http => {
+            received.get_all(header::COOKIE).iter().filter_map(cookie::without_ours).collect()
+        }
+        RouteKind::Kubernetes | RouteKind::Webhook => Vec::new(),
+    };
+    let host = meta.host_line.as_ref().filter(|_| !kubernetes);
+    let mut headers = headers::outbound(kind, received, further, host);
+    for others in cookies {
+        headers.append(header::COOKIE, others);
+    }
+    if !matches!(length, Length::Upgrade(_)) {
+        // Without an upgrade these mean nothing, and one of them may carry a token.
+        for name in ["sec-websocket-protocol", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"]
+        {
+            headers.remove(name);
+        }
+    }
+    describe_client(&mut headers, kind, meta);
+    meta.trace.child().write(&mut headers);
+    if !kubernetes {
+        describe_principal(&mut headers, principal, groups);
+        return Ok((headers, None));
+    }
+    let assumed = Identity::of(principal, groups)?;
+    assumed.write(&mut headers);
+    assert_impersonated(&headers)?;
+    Ok((headers, Some(assumed)))
+}
+
 fn uri(target: PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(target);
@@ -122,12 +136,12 @@ fn uri(target: PathAndQuery) -> Uri {
 }
 
 /// Where the request came from, in our words.
-fn describe_client(headers: &mut HeaderMap, route: &Route, meta: &Meta) {
-    headers.insert(if route.kind == RouteKind::Kubernetes { AUDIT_ID } else { REQUEST_ID }, meta.id_line.clone());
+fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
+    headers.insert(if kind == RouteKind::Kubernetes { AUDIT_ID } else { REQUEST_ID }, meta.id_line.clone());
     if let Ok(client) = HeaderValue::try_from(meta.client.to_string()) {
         headers.insert(FORWARDED_FOR, client);
     }
-    if route.kind != RouteKind::Kubernetes {
+    if kind != RouteKind::Kubernetes {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if meta.secure { "https" } else { "http" }));
         if let Some(host) = &meta.host_line {
             headers.insert(FORWARDED_HOST, host.clone());

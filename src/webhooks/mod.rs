@@ -6,6 +6,8 @@
 
 mod document;
 pub mod facts;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod metrics;
 pub mod replay;
 mod resolve;

@@ -99,6 +99,17 @@ impl Webhook {
         if has_errors {
             return None;
         }
+        Some(Self::build(raw, identity, generic_headers, secrets))
+    }
+
+    /// A sender whose settings are good.
+    pub(super) fn build(
+        raw: &raw::Webhook,
+        identity: Arc<str>,
+        generic_headers: Vec<HeaderName>,
+        secrets: Vec<Secret>,
+    ) -> Self {
+        let sender = sender(raw.sender);
         let signature = raw.signature.as_ref();
         let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
@@ -109,12 +120,12 @@ impl Webhook {
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
         allowed_headers.extend(generic_headers);
-        Some(Self {
+        Self {
             name: raw.name.as_str().into(),
             issuer: format!("webhook:{}", raw.name).into(),
             identity,
             sender,
-            forms,
+            forms: (sender.forms)(raw),
             secrets,
             id_headers: names(sender.id_headers).into_iter().chain(configured_id).collect(),
             event_header: sender.events.header().map(HeaderName::from_static),
@@ -124,7 +135,7 @@ impl Webhook {
             max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
             answer_within: raw.answer_within.unwrap_or(sender.answer_within).get(),
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
-        })
+        }
     }
 }
 

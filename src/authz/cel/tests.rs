@@ -93,11 +93,10 @@ fn what_is_absent_or_of_another_type_has_no_value() {
 
 #[test]
 fn an_address_with_two_at_signs_is_none() {
-    // peers:T13
     let with = |email: &str| Principal { email: Some(email.into()), ..principal() };
     let source = "principal.email.endsWith('@company.com')";
     assert_eq!(evaluate_for(source, &with("alice@company.com")), Ok(true));
-    assert!(evaluate_for(source, &with("attacker@evil.com@company.com")).is_err());
+    assert!(evaluate_for(source, &with("attacker@evil.com@company.com")).is_err(), "peers:T13");
 }
 
 #[test]

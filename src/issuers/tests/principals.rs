@@ -202,7 +202,7 @@ async fn one_subject_of_two_issuers_is_two_users() {
     assert_ne!(first.username, second.username);
 }
 
-/// attacks:Z33: what one route accepted is decided again for the next.
+/// What one route accepted is decided again for the next.
 #[tokio::test]
 async fn a_cached_token_is_checked_against_each_route() {
     let bench = Bench::new(json!({"audiences": ["a", "b"]})).await;
@@ -211,7 +211,7 @@ async fn a_cached_token_is_checked_against_each_route() {
     let (a, b) = (route("a"), route("b"));
     bench.issuers.authenticate(&token, &a, &nothing).await.unwrap();
     let rejection = bench.issuers.authenticate(&token, &b, &nothing).await.unwrap_err();
-    assert_eq!(rejection.reason(), Reason::AudienceMismatch);
+    assert_eq!(rejection.reason(), Reason::AudienceMismatch, "attacks:Z33");
     bench.issuers.authenticate(&token, &a, &nothing).await.unwrap();
 
     let nobody = Accepts { issuers: Box::default(), audiences: Box::default() };

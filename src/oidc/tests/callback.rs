@@ -225,7 +225,6 @@ async fn tokens_that_are_not_good_give_no_session() {
     }
 }
 
-/// `peers:D11`.
 #[tokio::test]
 async fn what_the_provider_says_is_shown_as_text_and_bounded() {
     let mut browser = Browser::new().await;
@@ -236,6 +235,6 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
     let response = browser.get(&format!("/oauth2/callback?{query}")).await;
     let text = body(&response);
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
-    assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "{text}");
+    assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "peers:D11 {text}");
     assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
 }

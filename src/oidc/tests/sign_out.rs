@@ -42,7 +42,6 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert!(body(&response).contains("You are signed out"));
 }
 
-/// `peers:T14`.
 #[tokio::test]
 async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     let mut browser = Browser::new().await;
@@ -53,7 +52,7 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     assert!(browser.session().await.is_some(), "another site ended the session");
     let page = browser.get("/oauth2/sign_in?rd=/runs").await;
     assert!(body(&page).contains("href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{}", body(&page));
-    assert!(browser.jar.is_empty());
+    assert!(browser.jar.is_empty(), "peers:T14");
     browser.jar = old;
-    assert!(browser.session().await.is_none());
+    assert!(browser.session().await.is_none(), "peers:T14");
 }

@@ -1,0 +1,160 @@
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, Request, Version, header};
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::fields;
+use crate::{
+    authn::{Principal, Scheme},
+    config::raw::{Limits, RouteKind},
+    request::{
+        headers::{Class, classify, clean_response},
+        outbound::{Length, headers_for},
+        sanitize::{CleanRequest, Received, sanitize},
+    },
+    sessions::cookie,
+};
+
+const KINDS: [RouteKind; 4] = [RouteKind::Webhook, RouteKind::Dashboard, RouteKind::Kubernetes, RouteKind::Http];
+
+/// What belongs to one connection (RFC 9110 section 7.6.1), and what says who somebody is or where they come from.
+/// Written down once more, so that a name that is lost from the lists of `request::headers` is missed here.
+const NEVER_OF_A_CLIENT: [&str; 14] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "authorization",
+    "forwarded",
+    "x-real-ip",
+    "x-remote-user",
+    "x-remote-group",
+    "x-original-url",
+];
+
+/// Header fields of a request, and the answer of an upstream with the same ones.
+///
+/// - Whatever the kind of route, nothing goes on that asks to be somebody, that another program would take for our
+///   word, or that belongs to the client's connection; our own words stand there once and are ours.
+/// - What goes on is what was sent: no value is made up or changed.
+/// - An upstream's answer loses what belongs to its connection, and every cookie of ours.
+pub fn headers(bytes: &[u8]) {
+    let (sent, _) = fields(bytes);
+    for (version, trusted) in [(Version::HTTP_11, false), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
+        let mut request = Request::builder().version(version).uri("/a?b").body(()).unwrap();
+        *request.headers_mut() = sent.clone();
+        if version == Version::HTTP_2 {
+            *request.uri_mut() = "http://a.test/a?b".parse().unwrap();
+        }
+        let proxies: [IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
+        let received = Received {
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            trusted,
+            trusted_proxies: if trusted { &proxies } else { &[] },
+            tls: false,
+            server_name: None,
+        };
+        let id = Uuid::from_u128(7);
+        let Ok(clean) = sanitize(request, received, &Limits::default(), id, |host| Some(host.into())) else { continue };
+        check_clean(&sent, &clean, trusted);
+        for kind in KINDS {
+            check_outbound(kind, &sent, &clean);
+        }
+    }
+    check_response(sent);
+}
+
+fn check_clean(sent: &HeaderMap, clean: &CleanRequest<()>, trusted: bool) {
+    for name in clean.headers().keys() {
+        assert!(matches!(classify(name), Class::EndToEnd | Class::Credential), "{name} was let through");
+        assert!(!name.as_str().contains('_'), "{name} can be read as another name");
+    }
+    let asked = sent.keys().any(|name| name.as_str().starts_with("impersonate"));
+    assert_eq!(clean.meta().impersonation.is_some(), asked, "what was asked is neither ignored nor made up");
+    if !trusted {
+        assert_eq!(clean.meta().client.to_string(), "192.0.2.1", "a stranger named itself");
+        assert_eq!(clean.meta().correlation, None);
+    }
+}
+
+fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
+    let principal = Principal { username: "alice".into(), scheme: Scheme::Bearer, ..Principal::anonymous() };
+    let groups = ["dev".into(), "ops".into()];
+    let length = clean.meta().upgrade.map_or(Length::Short, Length::Upgrade);
+    let received = clean.headers().clone();
+    let (built, assumed) = headers_for(kind, &[], received, length, clean.meta(), &principal, &groups).unwrap();
+    assert_eq!(assumed.is_some(), kind == RouteKind::Kubernetes);
+
+    let all = |name: &str| built.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+    let (users, others) = match kind {
+        RouteKind::Kubernetes => ("impersonate-user", "impersonate-group"),
+        RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => ("x-forwarded-user", "x-forwarded-groups"),
+    };
+    assert_eq!((all(users), all(others)), (vec!["alice"], vec!["dev", "ops"]), "{kind:?}");
+    let id = if kind == RouteKind::Kubernetes { "audit-id" } else { "x-request-id" };
+    assert_eq!(all(id), [Uuid::from_u128(7).to_string()], "{kind:?}");
+    assert_eq!(all("x-forwarded-for"), [clean.meta().client.to_string()], "{kind:?}");
+
+    let ours: &[&str] = match kind {
+        RouteKind::Kubernetes => {
+            &["impersonate-user", "impersonate-group", "audit-id", "x-forwarded-for", "traceparent", "tracestate"]
+        }
+        RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => &[
+            "x-forwarded-user",
+            "x-forwarded-groups",
+            "x-request-id",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "traceparent",
+            "tracestate",
+            "host",
+        ],
+    };
+    let nominated: Vec<HeaderName> = sent
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    for name in built.keys() {
+        assert!(!NEVER_OF_A_CLIENT.contains(&name.as_str()), "{kind:?}: {name}");
+        if ours.contains(&name.as_str()) {
+            continue;
+        }
+        if *name == header::COOKIE {
+            assert!(matches!(kind, RouteKind::Dashboard | RouteKind::Http), "{kind:?}: a cookie");
+            assert!(
+                cookie::pairs(&built).all(|(name, _)| !name.starts_with(cookie::PREFIX.as_bytes())),
+                "{kind:?}: our cookie"
+            );
+            continue;
+        }
+        assert_eq!(classify(name), Class::EndToEnd, "{kind:?}: {name}");
+        assert!(!nominated.contains(name), "{kind:?}: {name} belongs to the client's connection");
+        assert!(built.get_all(name).iter().eq(sent.get_all(name).iter()), "{kind:?}: {name} was changed");
+    }
+}
+
+fn check_response(mut headers: HeaderMap) {
+    let before = headers.clone();
+    clean_response(&mut headers, cookie::PREFIX);
+    for name in ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"] {
+        assert!(!headers.contains_key(name), "{name} of an upstream's connection");
+    }
+    for (name, value) in &headers {
+        assert!(before.get_all(name).iter().any(|sent| sent == value), "{name} was made up");
+    }
+    for value in headers.get_all(header::SET_COOKIE) {
+        assert!(
+            !value.as_bytes().trim_ascii_start().starts_with(cookie::PREFIX.as_bytes()),
+            "an upstream set our cookie"
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! The bodies of the fuzz targets: functions that take any bytes and panic when what they state does not hold.
+//!
+//! They are here for tests and for the crate `fuzz/`, never in the program. Each has a folder of inputs,
+//! `fuzz/corpus/NAME`, all of which the tests below run; `fuzz/README.md` says how to look for more.
+
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "what does not hold here is a finding")]
+
+mod cookie;
+mod headers;
+mod path;
+
+pub use self::{cookie::cookie, headers::headers, path::path};
+
+/// Any bytes as a configuration: an answer, with every problem at its place.
+pub fn configuration(bytes: &[u8]) {
+    crate::config::fuzz_configuration(bytes);
+}
+
+/// Any bytes at the beginning of a connection from a load balancer: exactly the header is consumed.
+pub fn proxy_protocol(bytes: &[u8]) {
+    crate::downstream::fuzz_proxy_header(bytes);
+}
+
+/// Any bytes as a token: see the body.
+pub fn jwt(bytes: &[u8]) {
+    crate::issuers::fuzz::jwt(bytes);
+}
+
+/// Any bytes as a key set: see the body.
+pub fn jwks(bytes: &[u8]) {
+    crate::issuers::fuzz::jwks(bytes);
+}
+
+/// Any bytes as a delivery: see the body.
+pub fn webhook(bytes: &[u8]) {
+    crate::webhooks::fuzz::webhook(bytes);
+}
+
+/// A target: any bytes, and a panic where its statement does not hold.
+pub type Body = fn(&[u8]);
+
+/// All targets, by the names of their corpora.
+pub const TARGETS: [(&str, Body); 8] = [
+    ("configuration", configuration),
+    ("cookie", cookie),
+    ("headers", headers),
+    ("jwks", jwks),
+    ("jwt", jwt),
+    ("path", path),
+    ("proxy_protocol", proxy_protocol),
+    ("webhook", webhook),
+];
+
+/// `name: value` lines up to an empty line, as fields, and the rest. A line that is no field is left out.
+pub(crate) fn fields(bytes: &[u8]) -> (http::HeaderMap, &[u8]) {
+    let mut headers = http::HeaderMap::new();
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let line = &rest[..end];
+        rest = &rest[end + 1..];
+        if line.is_empty() {
+            break;
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = http::HeaderName::from_bytes(&line[..colon]);
+        let value = http::HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            let _ = headers.try_append(name, value);
+        }
+    }
+    (headers, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, panic, path::Path};
+
+    use super::*;
+
+    fn names(folder: &Path) -> BTreeSet<String> {
+        let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    /// Runs a body over all that stands in its folder, and names the input at which it panics.
+    fn run(name: &str) {
+        let (_, body) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        let mut count = 0;
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            if let Err(cause) = panic::catch_unwind(|| body(&bytes)) {
+                eprintln!("the input is {}", path.display());
+                panic::resume_unwind(cause);
+            }
+            count += 1;
+        }
+        assert!(count >= 5, "{} is nearly empty", folder.display());
+        for bytes in [&b""[..], b"\n", b"\0", b"\xff\xfe", &[b'a'; 70_000]] {
+            body(bytes);
+        }
+    }
+
+    #[test]
+    fn every_target_has_a_corpus_and_a_program() {
+        let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        assert_eq!(names(&folder.join("corpus")), targets);
+        assert_eq!(names(&folder.join("fuzz_targets")), targets);
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        for target in targets {
+            assert!(manifest.contains(&format!("\nname = \"{target}\"\n")), "{target} is no binary of fuzz/Cargo.toml");
+        }
+    }
+
+    #[test]
+    fn configuration_holds_over_its_corpus() {
+        run("configuration");
+    }
+
+    #[test]
+    fn cookie_holds_over_its_corpus() {
+        run("cookie");
+    }
+
+    #[test]
+    fn headers_hold_over_their_corpus() {
+        run("headers");
+    }
+
+    #[test]
+    fn jwks_holds_over_its_corpus() {
+        run("jwks");
+    }
+
+    #[test]
+    fn jwt_holds_over_its_corpus() {
+        run("jwt");
+    }
+
+    #[test]
+    fn path_holds_over_its_corpus() {
+        run("path");
+    }
+
+    #[test]
+    fn proxy_protocol_holds_over_its_corpus() {
+        run("proxy_protocol");
+    }
+
+    #[test]
+    fn webhook_holds_over_its_corpus() {
+        run("webhook");
+    }
+}

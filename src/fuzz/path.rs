@@ -1,0 +1,66 @@
+use std::net::SocketAddr;
+
+use http::{Method, Request};
+use percent_encoding::percent_decode_str;
+use uuid::Uuid;
+
+use crate::{
+    config::raw::Limits,
+    kubernetes::Attributes,
+    request::{
+        path::check_canonical,
+        sanitize::{Received, sanitize},
+    },
+};
+
+/// A request target. If its path is accepted,
+///
+/// - a URL parser leaves it as it is, so it has one form;
+/// - decoding gives as many segments as there are, none of them `.` or `..`, and nothing that a file system or a
+///   string of C would cut at;
+/// - what is routed, decided and forwarded is what was sent, byte for byte;
+/// - Kubernetes attributes are read from the same segments.
+pub fn path(bytes: &[u8]) {
+    let Ok(target) = str::from_utf8(bytes) else { return };
+    let Ok(request) = Request::builder().uri(target).header("host", "a.test").body(()) else { return };
+    let sent = request.uri().path().to_owned();
+    let query = request.uri().query().map(str::to_owned);
+    let accepted = check_canonical(&sent);
+    let received = Received {
+        peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+        trusted: false,
+        trusted_proxies: &[],
+        tls: false,
+        server_name: None,
+    };
+    let clean = sanitize(request, received, &Limits::default(), Uuid::nil(), |host| Some(host.into()));
+    if accepted.is_err() {
+        assert!(clean.is_err(), "{sent} is not canonical and was let through");
+        return;
+    }
+
+    let url = url::Url::parse(&format!("http://a.test{sent}")).unwrap();
+    assert_eq!(url.path(), sent, "has another form");
+    assert!(sent.starts_with('/') && !sent.contains("//"));
+    for segment in sent.split('/') {
+        let decoded: Vec<u8> = percent_decode_str(segment).collect();
+        assert!(!matches!(&*decoded, b"." | b".."), "{sent} has a dot segment");
+        assert!(
+            !decoded.iter().any(|byte| byte.is_ascii_control() || matches!(byte, b'/' | b'\\')),
+            "{sent} hides a delimiter"
+        );
+    }
+    if let Ok(clean) = clean {
+        assert_eq!(clean.path(), sent);
+        assert_eq!(clean.query(), query.as_deref());
+    }
+    if let Ok(attributes) = Attributes::parse(&Method::GET, &sent, query.as_deref()) {
+        assert_eq!(attributes.path, percent_decode_str(&sent).decode_utf8().unwrap());
+        let parts = [&attributes.namespace, &attributes.resource, &attributes.name, &attributes.subresource];
+        if query.is_none() {
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                assert!(attributes.path.split('/').any(|segment| segment == part), "{part} is not in {sent}");
+            }
+        }
+    }
+}
