@@ -10,7 +10,7 @@ use axum::{
     routing::{any, get},
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
@@ -64,6 +64,7 @@ impl Endpoints {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
+        let id = request.meta().id_line.clone();
         let (request, _) = request.take_body();
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
@@ -77,7 +78,9 @@ impl Endpoints {
         if response.status() == StatusCode::NOT_FOUND {
             return Err(not_found());
         }
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        parts.headers.insert("x-request-id", id);
         let body = body
             .collect()
             .await

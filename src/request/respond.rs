@@ -224,7 +224,6 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 let error = match rejection.reason() {
                     Reason::CredentialMissing | Reason::SessionExpired => None,
                     _ if insufficient => Some("insufficient_scope"),
-                    Reason::CredentialMalformed => Some("invalid_request"),
                     _ => Some("invalid_token"),
                 };
                 if let Some(error) = error {
