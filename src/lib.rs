@@ -21,6 +21,7 @@ pub mod fuzz;
 pub mod issuers;
 pub mod kubernetes;
 pub mod logging;
+pub mod memory;
 pub mod oidc;
 pub mod pages;
 pub mod request;

@@ -24,6 +24,7 @@ use crate::{
     downstream,
     endpoints::Endpoints,
     issuers,
+    memory::{Memory, MemoryMetrics},
     oidc::LoginMetrics,
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
@@ -55,6 +56,7 @@ pub struct App {
     pub replay: Replay,
     pub streams: streams::Registry,
     pub budget: ByteBudget,
+    pub memory: Memory,
     pub requests: RequestMetrics,
     pub metrics: Metrics,
     pub endpoints: Endpoints,
@@ -81,6 +83,7 @@ pub struct Metrics {
     pub upstream: upstream::Metrics,
     pub webhooks: WebhookMetrics,
     pub break_glass: BreakGlassMetrics,
+    pub memory: MemoryMetrics,
 }
 
 impl Metrics {
@@ -95,6 +98,7 @@ impl Metrics {
         self.upstream.register(registry);
         self.webhooks.register(registry);
         self.break_glass.register(registry);
+        self.memory.register(registry);
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
     endpoints::Endpoints,
     issuers,
     logging::{Logging, LoggingError},
+    memory::Memory,
     request::pipeline::Worker,
     runtime::{control, worker_count},
     sessions::{self, keyring::KeyRing},
@@ -302,6 +303,7 @@ impl Parts<'_> {
             replay: Replay::new(Arc::clone(&store)),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
+            memory: Memory::new(metrics.memory.clone()),
             budget: ByteBudget::new(snapshot.limits.buffered_bytes.bytes()),
             snapshot: ArcSwap::from_pointee(snapshot),
             requests,
@@ -391,17 +393,19 @@ fn start_tasks(app: &Arc<App>) {
 /// How often components are looked at.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
 
-/// Tells the state of issuers, store, trail and break-glass. One issuer that is down is reported and stops nobody else.
+/// Tells the state of issuers, store, trail, memory and break-glass. One issuer that is down is reported and stops nobody else.
 async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
     let break_glass = app.health.component("break-glass", Gate::Report);
+    let memory = app.health.component("memory", Gate::Readiness);
     let mut tick = tokio::time::interval(HEALTH_TICK);
     // A component is forgotten with its last handle, so those of a round are kept until the next.
     let mut issuers = Vec::new();
     loop {
         tick.tick().await;
         let snapshot = app.snapshot.load_full();
+        app.memory.look(snapshot.limits.memory, &memory);
         match app.store.ping().await {
             Ok(()) => store.ok(),
             Err(error) => store.failed(error.to_string()),

@@ -29,7 +29,7 @@ use super::{
     settings::ListenerSettings,
     tls,
 };
-use crate::{config::raw::Limits, runtime::Workers};
+use crate::{config::raw::Limits, memory::Level, runtime::Workers};
 
 /// The pause after a failure that the next try would meet too, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -221,7 +221,7 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
         }
         tokio::select! {
             changed = phase.changed() => if changed.is_err() { break },
-            () = sweep(&shared.registry, &doors) => {}
+            () = sweep(&shared, &doors) => {}
         }
     }
     for _ in 0..CUT_PAUSES {
@@ -244,12 +244,12 @@ fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<
         .collect()
 }
 
-async fn sweep(registry: &Registry, doors: &[Arc<Door>]) {
+async fn sweep<S: Serve>(shared: &Shared<S>, doors: &[Arc<Door>]) {
     loop {
         let step = doors.iter().map(|door| liveness::step(&door.policy.load().limits)).min();
         let step = step.unwrap_or(Duration::from_secs(1));
         tokio::time::sleep(step).await;
-        registry.sweep(step);
+        shared.registry.sweep(step, shared.service.memory());
     }
 }
 
@@ -282,6 +282,9 @@ async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: T
 
 fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
     door.accepted.inc();
+    if shared.service.memory() >= Level::RefuseConnections {
+        return shared.metrics.refused(Refused::Memory);
+    }
     let policy = door.policy.load_full();
     let most = policy.limits.connections.min(descriptors_once());
     let Some(permit) = shared.admission.admit(most) else {

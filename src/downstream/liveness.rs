@@ -69,6 +69,9 @@ pub(super) enum Command {
 /// How many streams of an HTTP/2 connection are judged together (CVE-2023-44487).
 const RESET_WINDOW: u32 = 200;
 
+/// How many times shorter unused connections are kept when memory is short.
+const HURRY: u32 = 10;
+
 /// The part of a connection that its task, its bytes, its requests and the sweep share.
 ///
 /// The fields are atomic so that futures are `Send`; all of them are touched by one worker only.
@@ -239,8 +242,9 @@ impl Liveness {
         self.taken.store(true, Relaxed);
     }
 
-    /// Adds a step of the sweep, and closes the connection if it is beyond a limit.
-    pub(super) fn pass(&self, step: Duration, limits: &Limits, http2: bool) -> Option<Expired> {
+    /// Adds a step of the sweep, and closes the connection if it is beyond a limit. `hurried` shortens the time that an
+    /// unused connection has.
+    pub(super) fn pass(&self, step: Duration, limits: &Limits, http2: bool, hurried: bool) -> Option<Expired> {
         let wrote = self.wrote.swap(false, Relaxed);
         let taken = self.taken.swap(false, Relaxed);
         let phase = self.phase();
@@ -259,14 +263,15 @@ impl Liveness {
         }
         let age = Duration::from_millis(self.age.load(Relaxed).into()) + step;
         self.age.store(u32::try_from(age.as_millis()).unwrap_or(u32::MAX), Relaxed);
+        let idle_timeout = limits.idle_timeout.get() / if hurried { HURRY } else { 1 };
         match phase {
             Phase::Head if age > limits.header_timeout.get() => self.expire(Command::Abort, Expired::Head),
             Phase::Busy if age > limits.stream_idle_timeout.get() => self.expire(Command::Abort, Expired::Stalled),
             // A peer that does not take even the end of its connection.
-            Phase::Idle if age > limits.idle_timeout.get() + limits.header_timeout.get() => {
+            Phase::Idle if age > idle_timeout + limits.header_timeout.get() => {
                 self.expire(Command::Abort, Expired::Idle)
             }
-            Phase::Idle if age > limits.idle_timeout.get() => self.expire(Command::Finish, Expired::Idle),
+            Phase::Idle if age > idle_timeout => self.expire(Command::Finish, Expired::Idle),
             _ => None,
         }
     }
@@ -293,7 +298,7 @@ mod tests {
         let limits = Limits::default();
         (1..7200).find_map(|second| {
             each(liveness);
-            liveness.pass(Duration::from_secs(1), &limits, http2)?;
+            liveness.pass(Duration::from_secs(1), &limits, http2, false)?;
             Some((second, if liveness.is_told(Command::Abort) { Command::Abort } else { Command::Finish }))
         })
     }
@@ -312,6 +317,18 @@ mod tests {
         assert_eq!(lasts(&in_phase(Phase::Busy), true, |_| ()), None);
         assert_eq!(lasts(&in_phase(Phase::Opening), false, |_| ()), None);
         assert_eq!(lasts(&in_phase(Phase::Upgraded), false, |_| ()), None);
+    }
+
+    #[test]
+    fn an_unused_connection_has_less_time_when_memory_is_short_and_others_as_much() {
+        let told = |phase, seconds| {
+            let liveness = Liveness::default();
+            liveness.enter(phase);
+            liveness.pass(Duration::from_secs(seconds), &Limits::default(), false, true)
+        };
+        assert_eq!((told(Phase::Idle, 7), told(Phase::Idle, 8)), (None, Some(Expired::Idle)));
+        assert_eq!((told(Phase::Head, 10), told(Phase::Head, 11)), (None, Some(Expired::Head)));
+        assert_eq!(told(Phase::Busy, 3600), None);
     }
 
     #[test]

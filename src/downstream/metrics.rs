@@ -62,6 +62,8 @@ struct RefusedLabel {
 /// Why a connection was closed before it spoke HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Refused {
+    /// Memory is short.
+    Memory,
     /// `connections`.
     Total,
     /// `connections_per_address`.

@@ -50,7 +50,7 @@ pub use self::{
     settings::Settings,
     tls::{ClientCertificate, TlsInfo, TlsVersion},
 };
-use crate::error::Rejection;
+use crate::{error::Rejection, memory::Level};
 
 /// Answers requests. Made once for each worker, on its thread.
 ///
@@ -66,6 +66,11 @@ pub trait Serve: Sized + Send + Sync + 'static {
         connection: &Arc<Connection>,
         request: Result<Request<Incoming>, Unfit>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+
+    /// How short memory is: decides whether connections are taken, and how long unused ones are kept.
+    fn memory(&self) -> Level {
+        Level::Calm
+    }
 }
 
 /// A request that was parsed and must not be served.

@@ -13,7 +13,7 @@ use super::{
     liveness::{Command, Liveness, Phase},
     metrics::Metrics,
 };
-use crate::config::raw::Limits;
+use crate::{config::raw::Limits, memory::Level};
 
 /// The open connections of one worker. The lock is taken when a connection opens or closes and by the sweep, all of
 /// them on the same thread unless an upgraded stream ends elsewhere.
@@ -58,9 +58,10 @@ impl Registry {
     }
 
     /// Passes over all connections and closes those that are beyond a limit.
-    pub(super) fn sweep(&self, step: Duration) {
+    pub(super) fn sweep(&self, step: Duration, memory: Level) {
+        let hurried = memory >= Level::CloseIdle;
         for entry in self.lock().values() {
-            if let Some(why) = entry.liveness.pass(step, &entry.limits, entry.http2) {
+            if let Some(why) = entry.liveness.pass(step, &entry.limits, entry.http2, hurried) {
                 self.metrics.expired(why);
             }
         }

@@ -27,6 +27,7 @@ use crate::{
     config::raw::RouteKind,
     downstream::{Connection, Serve, Unfit},
     error::{Reason, Rejection},
+    memory::Level,
     snapshot::Snapshot,
     upstream::{
         Pools,
@@ -124,6 +125,9 @@ impl Worker {
         record.upgrade = request.meta().upgrade.is_some();
         record.trace = Some(request.meta().trace.trace_bytes());
         manner.asker.note(request.method(), request.path());
+        if self.app.memory.level() >= Level::RefuseRequests {
+            return Err(short_of_memory());
+        }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
             Ok(Target::Upstream(route)) => route,
             Ok(Target::Own) => return Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await.map(own),
@@ -215,6 +219,9 @@ impl Worker {
         let given = snapshot.policy.kubernetes_groups(permit.principal());
         decision.grants = given.grants;
         let length = permit.length();
+        if length != Length::Short && self.app.memory.level() >= Level::RefuseStreams {
+            return Err(short_of_memory());
+        }
         let announced = permit.is_write() || length != Length::Short;
         let stream = permit.stream(route.max_stream, now);
         let mut outbound = Outbound::assume(permit, given.groups)?;
@@ -265,6 +272,10 @@ impl Worker {
     }
 }
 
+fn short_of_memory() -> Rejection {
+    Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
+}
+
 impl Serve for Worker {
     type Body = ResponseBody<Exchange>;
 
@@ -274,6 +285,10 @@ impl Serve for Worker {
         request: Result<Request<Incoming>, Unfit>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         self.clone().answer(Arc::clone(connection), request)
+    }
+
+    fn memory(&self) -> Level {
+        self.app.memory.level()
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     fixture::{Fixture, bearer},
     harness::{Doorward, Fault, Issuer, Upstream, within},
+    streams::{Streams, streaming},
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -111,6 +112,62 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_short_of_memory_sheds_what_costs_least_first_and_says_so() {
+    let limited = |yaml: String| yaml.replace("limits: {", "limits: {memory: 1000KiB, ");
+    let fixture = Fixture::with_faults(limited, streaming).await;
+    let alice = fixture.alice();
+    let request = format!("GET {PATH} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\n\r\n");
+    let used = async |kib: u64, words: &str| {
+        fixture.doorward.set_memory_used(kib);
+        within(async {
+            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    let watch = async || fixture.doorward.get(&format!("{PATH}?watch=true"), &["Host: api.test", &alice]).await;
+    used(800, "memory ok").await;
+    let mut before = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+    let mut open = fixture.doorward.raw().await;
+    let mut again = async || {
+        open.send(&request).await;
+        open.answer().await
+    };
+    assert_eq!(again().await.status, 200);
+
+    used(860, "unused connections are closed sooner").await;
+    assert_eq!(again().await.status, 200);
+    used(920, "new streams are refused").await;
+    let refused = watch().await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"), "{}", refused.text());
+    assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+    assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200, "the twin: a short request");
+    before.are_open().await;
+    assert_eq!(fixture.doorward.admin("/readyz").await.status, 200);
+
+    used(960, "new connections are refused").await;
+    let mut new = fixture.doorward.raw().await;
+    new.send(&request).await;
+    assert_eq!(new.rest().await, b"");
+    assert_eq!(again().await.status, 200, "the twin: a connection that is there");
+    assert_eq!(fixture.doorward.admin("/readyz").await.status, 503);
+
+    used(990, "all requests are refused").await;
+    let _ = fixture.upstream.take();
+    let refused = again().await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"), "{}", refused.text());
+    assert!(fixture.upstream.take().is_empty());
+    let metrics = fixture.doorward.metrics().await;
+    assert!(metrics.contains("doorward_downstream_connections_refused_total{reason=\"memory\"}"), "{metrics}");
+    assert!(metrics.contains("doorward_memory_limit_bytes 1024000"), "{metrics}");
+
+    used(700, "memory ok").await;
+    assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+    before.are_open().await;
 }
 
 #[tokio::test]

@@ -41,6 +41,9 @@ pub struct Limits {
     pub connections_per_address: u32,
     /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
     pub buffered_bytes: Size,
+    /// Memory that the process may use. From 85 % of it on unused connections are closed sooner, from 90 % on new streams
+    /// are refused, from 95 % on new connections, and from 98 % on all requests. Default: the limit of the cgroup.
+    pub memory: Option<Size>,
     /// How long requests may take to end after SIGTERM.
     pub drain: Span,
     /// How long new connections are still accepted after SIGTERM, while readiness already fails.
@@ -66,6 +69,7 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_address: 200,
             buffered_bytes: Size::mib(256),
+            memory: None,
             drain: Span::from_secs(25),
             drain_accept: Span::from_secs(5),
         }

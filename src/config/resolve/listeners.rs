@@ -87,6 +87,7 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
         ("connections", limits.connections == 0),
         ("connections_per_address", limits.connections_per_address == 0),
         ("buffered_bytes", limits.buffered_bytes.0 == 0),
+        ("memory", limits.memory.is_some_and(|memory| memory.0 == 0)),
     ];
     for (name, _) in zero.iter().filter(|(_, zero)| *zero) {
         report.error(&at.key(name), format!("`{name}` cannot be zero")).help("leave it out for the default");

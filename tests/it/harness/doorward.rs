@@ -105,6 +105,11 @@ impl Doorward {
         super::faults::set_clock_ahead(self.dir(), seconds);
     }
 
+    /// Makes it believe that it uses so much memory. Needs [`Doorward::start_with_faults`].
+    pub fn set_memory_used(&self, kib: u64) {
+        super::faults::set_memory_used(self.dir(), kib);
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }

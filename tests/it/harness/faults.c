@@ -1,11 +1,13 @@
 /* What the real parts cannot be made to show on command. Preloaded with LD_PRELOAD.
 
    While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno. The
-   wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. */
+   wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. Where the file that
+   TEST_PROC_STATUS names exists, it is read in place of /proc/self/status. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,18 @@ FAILING(ssize_t, pread64, (int fd, void *to, size_t count, off64_t at), (fd, to,
 FAILING(ssize_t, pwrite64, (int fd, const void *from, size_t count, off64_t at), (fd, from, count, at))
 FAILING(int, fdatasync, (int fd), (fd))
 FAILING(int, fsync, (int fd), (fd))
+
+int open64(const char *path, int flags, ...) {
+    static int (*real)(const char *, int, ...);
+    if (!real) real = (int (*)(const char *, int, ...)) dlsym(RTLD_NEXT, "open64");
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    const char *instead = getenv("TEST_PROC_STATUS");
+    int told = instead && strcmp(path, "/proc/self/status") == 0 && access(instead, F_OK) == 0;
+    return real(told ? instead : path, flags, mode);
+}
 
 int clock_gettime(clockid_t clock, struct timespec *time) {
     int result = real_clock_gettime(clock, time);

@@ -1,4 +1,5 @@
-//! Faults that the real parts cannot be made to show: a library that is preloaded makes the disk fail and the clock jump.
+//! Faults that the real parts cannot be made to show: a library that is preloaded makes the disk fail, the clock
+//! jump and memory run short.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,22 +28,35 @@ fn clock(folder: &Path) -> PathBuf {
     folder.join("clock-ahead")
 }
 
+fn status(folder: &Path) -> PathBuf {
+    folder.join("proc-status")
+}
+
 /// Variables for a process whose faults are set in this folder.
-pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 3] {
-    [("LD_PRELOAD", LIBRARY.clone()), ("TEST_DISK_FAULT", disk(folder)), ("TEST_CLOCK_AHEAD", clock(folder))]
+pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 4] {
+    [
+        ("LD_PRELOAD", LIBRARY.clone()),
+        ("TEST_DISK_FAULT", disk(folder)),
+        ("TEST_CLOCK_AHEAD", clock(folder)),
+        ("TEST_PROC_STATUS", status(folder)),
+    ]
 }
 
 pub fn break_disk(folder: &Path, broken: bool) {
     // 5 is EIO.
-    set(&disk(folder), if broken { 5 } else { 0 });
+    set(&disk(folder), if broken { "5" } else { "0" });
 }
 
 pub fn set_clock_ahead(folder: &Path, seconds: u64) {
-    set(&clock(folder), seconds);
+    set(&clock(folder), &seconds.to_string());
 }
 
-fn set(file: &Path, number: u64) {
+pub fn set_memory_used(folder: &Path, kib: u64) {
+    set(&status(folder), &format!("RssAnon:\t{kib} kB\n"));
+}
+
+fn set(file: &Path, text: &str) {
     let draft = file.with_extension("draft");
-    std::fs::write(&draft, number.to_string()).unwrap();
+    std::fs::write(&draft, text).unwrap();
     std::fs::rename(draft, file).unwrap();
 }

@@ -1,0 +1,217 @@
+//! How much memory is left, and what is shed when it runs short: first what costs least.
+//!
+//! The kernel kills a process that goes beyond the limit of its cgroup, and with it every stream and every request, so
+//! that it is better to turn some away before. Health, metrics and operator commands are served all the same.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use prometheus_client::{
+    metrics::gauge::Gauge,
+    registry::{Registry, Unit},
+};
+
+use crate::{admin::health::ComponentHandle, config::values::Size};
+
+/// How short memory is. Each level sheds what the ones before it shed, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    #[default]
+    Calm,
+    /// From 85 % on: unused connections are closed sooner.
+    CloseIdle,
+    /// From 90 % on: no new streams (upgrades, watches, followed logs).
+    RefuseStreams,
+    /// From 95 % on: no new connections.
+    RefuseConnections,
+    /// From 98 % on: no requests.
+    RefuseRequests,
+}
+
+impl Level {
+    /// The levels with the share of the limit, in percent, from which on each holds.
+    const LADDER: [(u64, Self); 4] =
+        [(85, Self::CloseIdle), (90, Self::RefuseStreams), (95, Self::RefuseConnections), (98, Self::RefuseRequests)];
+
+    fn of(used: u64, limit: u64) -> Self {
+        let reached = |(percent, _): &&(u64, Self)| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
+        Self::LADDER.iter().rfind(reached).map_or(Self::Calm, |(_, level)| *level)
+    }
+
+    fn from_u8(number: u8) -> Self {
+        Self::LADDER.into_iter().map(|(_, level)| level).find(|level| *level as u8 == number).unwrap_or_default()
+    }
+
+    const fn sheds(self) -> &'static str {
+        match self {
+            Self::Calm => "nothing",
+            Self::CloseIdle => "unused connections are closed sooner",
+            Self::RefuseStreams => "new streams are refused",
+            Self::RefuseConnections => "new connections are refused",
+            Self::RefuseRequests => "all requests are refused",
+        }
+    }
+}
+
+/// The level, shared by all who shed. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    level: Arc<AtomicU8>,
+    metrics: MemoryMetrics,
+}
+
+/// What is known of the memory of the process.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMetrics {
+    used: Gauge,
+    limit: Gauge,
+}
+
+impl MemoryMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let memory = registry.sub_registry_with_prefix("memory");
+        memory.register_with_unit("used", "Memory that cannot be taken back", Unit::Bytes, self.used.clone());
+        memory.register_with_unit(
+            "limit",
+            "Memory that there may be; 0 without a limit",
+            Unit::Bytes,
+            self.limit.clone(),
+        );
+    }
+}
+
+impl Memory {
+    pub fn new(metrics: MemoryMetrics) -> Self {
+        Self { level: Arc::default(), metrics }
+    }
+
+    pub fn level(&self) -> Level {
+        Level::from_u8(self.level.load(Ordering::Relaxed))
+    }
+
+    /// Looks how much there is and tells the component. `limit` is what the configuration allows; without it the limit
+    /// of the cgroup counts.
+    pub fn look(&self, limit: Option<Size>, component: &ComponentHandle) {
+        let used = used_here().unwrap_or(0);
+        let limit = limit.map(|limit| limit.0).or_else(|| limit_of_cgroup(Path::new("/")));
+        let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit));
+        self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
+        self.metrics.limit.set(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        self.level.store(level as u8, Ordering::Relaxed);
+        let why = || format!("{} of {} are in use: {}", Size(used), Size(limit.unwrap_or(0)), level.sheds());
+        match level {
+            Level::Calm => component.ok(),
+            Level::CloseIdle | Level::RefuseStreams => component.degraded(why()),
+            Level::RefuseConnections | Level::RefuseRequests => component.failed(why()),
+        }
+    }
+}
+
+/// Anonymous memory of this process, in bytes. Pages of files count for nothing: the kernel takes them back.
+fn used_here() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// The smallest limit of the cgroups that this process is in, version 2 and version 1. `root` is `/`.
+fn limit_of_cgroup(root: &Path) -> Option<u64> {
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (mount, file) = match fields.next() {
+            Some("") => ("sys/fs/cgroup", "memory.max"),
+            Some(controllers) if controllers.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return Vec::new(),
+        };
+        let group = fields.next().unwrap_or_default();
+        // Within a container the path may be that of the host, which is not there; the ancestors hold all the same.
+        let folders = Path::new(group)
+            .ancestors()
+            .map(|group| root.join(mount).join(group.strip_prefix("/").unwrap_or(group)).join(file));
+        folders.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()).collect()
+    });
+    // Version 1 writes "none" as a number near 2^63.
+    limits.filter(|limit| *limit < 1 << 62).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::health::{Gate, Health, Status},
+        clock::Clock,
+    };
+
+    #[test]
+    fn each_level_begins_at_its_share() {
+        for (used, level) in [
+            (0, Level::Calm),
+            (849, Level::Calm),
+            (850, Level::CloseIdle),
+            (900, Level::RefuseStreams),
+            (949, Level::RefuseStreams),
+            (950, Level::RefuseConnections),
+            (979, Level::RefuseConnections),
+            (980, Level::RefuseRequests),
+            (u64::MAX, Level::RefuseRequests),
+        ] {
+            assert_eq!(Level::of(used, 1000), level, "{used}");
+            assert_eq!(Level::from_u8(level as u8), level);
+        }
+        assert_eq!(Level::of(1, 0), Level::RefuseRequests);
+    }
+
+    #[test]
+    fn the_level_is_told_and_taken_back() {
+        let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
+        let memory = Memory::default();
+        memory.look(Some(Size::kib(1)), &component);
+        assert_eq!((memory.level(), component.status()), (Level::RefuseRequests, Status::Failed));
+        assert!(memory.metrics.used.get() > 100_000, "{}", memory.metrics.used.get());
+        memory.look(Some(Size(1 << 50)), &component);
+        assert_eq!((memory.level(), component.status()), (Level::Calm, Status::Ok));
+    }
+
+    #[test]
+    fn the_smallest_limit_of_a_cgroup_counts() {
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: [(&str, Files, Option<u64>); 6] = [
+            ("0::/\n", &[("sys/fs/cgroup/memory.max", "max\n")], None),
+            ("0::/\n", &[("sys/fs/cgroup/memory.max", "67108864\n")], Some(64 << 20)),
+            (
+                "0::/pod/container\n",
+                &[("sys/fs/cgroup/pod/memory.max", "1000\n"), ("sys/fs/cgroup/pod/container/memory.max", "max\n")],
+                Some(1000),
+            ),
+            ("0::/of/the/host\n", &[("sys/fs/cgroup/memory.max", "2000\n")], Some(2000)),
+            (
+                "4:memory:/a\n3:cpu,cpuacct:/a\n",
+                &[
+                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "3000\n"),
+                    ("sys/fs/cgroup/a/memory.max", "1\n"),
+                ],
+                Some(3000),
+            ),
+            ("nonsense", &[], None),
+        ];
+        for (groups, files, limit) in cases {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in [("proc/self/cgroup", groups)].iter().chain(files) {
+                let path = root.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            assert_eq!(limit_of_cgroup(root.path()), limit, "{groups}");
+        }
+    }
+}
