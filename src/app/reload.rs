@@ -79,7 +79,7 @@ impl Reloader {
                 let admin = resolved.admin.clone();
                 match resolved.into_snapshot(number, &self.app.shared, &self.app.clock) {
                     Some(next) => {
-                        self.take(&loaded, next, cause);
+                        // First, so that all is in force once the log says so.
                         if let Some(settings) = settings {
                             for left in downstream.reload(&settings) {
                                 tracing::warn!("{}; it takes a restart", left.0);
@@ -88,6 +88,7 @@ impl Reloader {
                         if let Some(token) = &self.admin_token {
                             token.set(admin.token.as_ref());
                         }
+                        self.take(&loaded, next, cause);
                         return;
                     }
                     None => vec!["a part of the configuration is missing".to_owned()],
