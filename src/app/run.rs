@@ -405,7 +405,6 @@ async fn watch_health(app: &App) {
     loop {
         tick.tick().await;
         let snapshot = app.snapshot.load_full();
-        app.memory.look(snapshot.limits.memory, &memory);
         match app.store.ping().await {
             Ok(()) => store.ok(),
             Err(error) => store.failed(error.to_string()),
@@ -414,6 +413,7 @@ async fn watch_health(app: &App) {
             None => audit.ok(),
             Some(why) => audit.failed(why),
         }
+        app.memory.look(snapshot.limits.memory, &memory);
         let door = snapshot.break_glass.as_ref();
         if let Some(note) =
             crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())
