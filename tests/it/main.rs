@@ -12,6 +12,7 @@ mod break_glass;
 mod demo;
 mod drain;
 mod fixture;
+mod floods;
 mod front_door;
 mod harness;
 mod kubernetes;

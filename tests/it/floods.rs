@@ -1,0 +1,199 @@
+//! Whatever a client, an issuer or an upstream sends, and however much of it, memory stays bounded. Each flood states the
+//! most that Doorward may have had resident after it (the debug build has some 50 MiB without any), sends a multiple of
+//! that, and ends with a request that is served as ever.
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Fault, Raw, Reply, h2, unique},
+};
+
+const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+/// Asserts the ceiling, and that somebody who does nothing wrong is served.
+async fn survives(fixture: &Fixture, ceiling: u64, flood: &str) {
+    fixture.doorward.stays_below(ceiling, flood);
+    let (answer, seen) = fixture.api(PATH, &[&fixture.alice()]).await;
+    let hits = seen.iter().filter(|seen| seen.line().contains(PATH)).count();
+    assert_eq!((answer.status, hits), (200, 1), "{flood}: {}", answer.text());
+}
+
+/// Runs one future for each number at the same time.
+async fn at_once<F: Future<Output = ()> + Send + 'static>(count: usize, each: impl Fn(usize) -> F) {
+    let mut running: JoinSet<()> = (0..count).map(each).collect();
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn heads_without_end() {
+    let fixture = Fixture::start().await;
+    let address = fixture.doorward.address("public");
+    at_once(200, |_| async move {
+        let mut raw = Raw::connect(address).await;
+        raw.send("GET /x HTTP/1.1\r\nHost: open.test\r\n").await;
+        for number in 0..64 {
+            raw.send(format!("X-{number}: {}\r\n", "a".repeat(16 << 10))).await;
+        }
+        let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+        // The connection may be reset with what was not read.
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 431 "), "{rest}");
+    })
+    .await;
+    assert!(fixture.upstream.take().is_empty());
+    survives(&fixture, 100, "200 heads of 1 MiB").await;
+}
+
+#[tokio::test]
+async fn http2_headers_that_are_never_complete_or_unpack_to_much() {
+    let fixture = Fixture::start().await;
+    let address = fixture.doorward.address("public");
+    at_once(4, |_| h2::continuation_flood(address, 4000)).await;
+    assert!(fixture.upstream.take().is_empty());
+    survives(&fixture, 100, "4 header blocks of 60 MiB").await;
+
+    let outcomes = h2::header_bomb(address, 10, "/x", "open.test").await;
+    assert!(outcomes.iter().all(|outcome| *outcome != h2::Outcome::Ok), "{outcomes:?}");
+    assert!(fixture.upstream.take().is_empty());
+    survives(&fixture, 100, "10 header blocks that unpack to 60 MiB").await;
+}
+
+#[tokio::test]
+async fn deliveries_that_are_read_whole_share_a_budget() {
+    let fixture = Fixture::with(
+        |yaml| yaml.replace("limits: {", "limits: {buffered_bytes: 32MiB, "),
+        |_| Reply::json(200, r#"{"ok":true}"#),
+    )
+    .await;
+    let address = fixture.doorward.address("public");
+    at_once(40, |_| async move {
+        let body = vec![b' '; 8 << 20];
+        let head = format!(
+            "POST /github HTTP/1.1\r\nHost: hooks.test\r\nContent-Type: application/json\r\nX-GitHub-Event: push\r\n\
+             X-GitHub-Delivery: {}\r\nX-Hub-Signature-256: sha256={}\r\nContent-Length: {}\r\n\r\n",
+            unique(),
+            "0".repeat(64),
+            body.len()
+        );
+        let mut raw = Raw::connect(address).await;
+        raw.send(head).await;
+        raw.send(body).await;
+        let status = raw.answer().await.status;
+        assert!(matches!(status, 0 | 401 | 503), "{status}");
+    })
+    .await;
+    assert!(fixture.upstream.take().is_empty());
+    // Besides the budget itself the allocator keeps what a body that grows leaves behind.
+    survives(&fixture, 180, "40 deliveries of 8 MiB that nobody signed").await;
+}
+
+#[tokio::test]
+async fn bodies_go_through_without_being_kept() {
+    const SIZE: usize = 16 << 20;
+    let fixture = Fixture::with(
+        |yaml| yaml,
+        |request| match request.line().starts_with("GET /large") {
+            true => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+                Reply::Bytes([head.into_bytes(), vec![b'x'; SIZE]].concat())
+            }
+            false => Reply::json(200, "{}"),
+        },
+    )
+    .await;
+    let (address, alice) = (fixture.doorward.address("public"), fixture.alice());
+    at_once(6, |_| {
+        let head = format!("Host: web.test\r\n{alice}\r\n");
+        async move {
+            let mut raw = Raw::connect(address).await;
+            raw.send(format!("GET /large HTTP/1.1\r\n{head}\r\n")).await;
+            assert_eq!(raw.answer().await.body.len(), SIZE);
+            raw.send(format!("POST /x HTTP/1.1\r\n{head}Content-Length: {SIZE}\r\n\r\n")).await;
+            raw.send(vec![b'x'; SIZE]).await;
+            assert_eq!(raw.answer().await.status, 200);
+        }
+    })
+    .await;
+    assert_eq!(fixture.upstream.take().iter().map(|seen| seen.body.len()).sum::<usize>(), 6 * SIZE);
+    // Whoever reads nothing holds back what is sent to it.
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        let mut raw = Raw::connect(address).await;
+        raw.send(format!("GET /large HTTP/1.1\r\nHost: web.test\r\n{alice}\r\n\r\n")).await;
+        idle.push(raw);
+    }
+    survives(&fixture, 100, "bodies of 96 MiB both ways").await;
+}
+
+#[tokio::test]
+async fn credentials_that_nobody_gave_leave_nothing_behind() {
+    let fixture = Fixture::start().await;
+    let mut raw = Raw::connect(fixture.doorward.address("public")).await;
+    let filler = "a".repeat(15_000);
+    let before = fixture.doorward.metrics().await.len();
+    for number in 0..3000 {
+        let credential = match number % 3 {
+            // A token of an issuer, signed with a key that it does not have.
+            0 => {
+                let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": unique()});
+                let mut claims = fixture.a.claims(&unique(), &["dev"]);
+                claims["filler"] = filler[..8000].into();
+                bearer(&fixture.a.sign_with(&header, &claims))
+            }
+            1 => bearer(&format!("{}{filler}", unique())),
+            _ => format!("Cookie: __Host-doorward-session={}{filler}", unique()),
+        };
+        let path = format!("/{}", unique());
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n{credential}\r\n\r\n")).await;
+        let status = raw.answer().await.status;
+        assert!(matches!(status, 400 | 401 | 429 | 503), "{status}");
+        raw.send(format!("M{number} {path} HTTP/1.1\r\nHost: {number}.test\r\n\r\n")).await;
+        let status = raw.answer().await.status;
+        assert!(matches!(status, 400 | 405 | 421 | 501), "{status}");
+    }
+    assert!(fixture.upstream.take().is_empty());
+    let after = fixture.doorward.metrics().await.len();
+    assert!(after < before + 8192, "strangers made {} bytes of metrics", after - before);
+    survives(&fixture, 100, "3000 credentials of 15 KiB").await;
+}
+
+#[tokio::test]
+async fn answers_of_an_issuer_and_an_upstream_are_bounded() {
+    let fixture = Fixture::with(
+        |yaml| yaml,
+        |request| match request.line().contains("head") {
+            true => {
+                let line = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
+                Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{}\r\n", line.repeat(32)).into_bytes())
+            }
+            false => Reply::json(200, "{}"),
+        },
+    )
+    .await;
+    for _ in 0..8 {
+        let answer = fixture.doorward.get("/head", &["Host: open.test"]).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (502, "upstream_protocol"), "{}", answer.text());
+    }
+    fixture.a.set_fault(Fault::Huge);
+    for _ in 0..8 {
+        let (answer, seen) = fixture.api(PATH, &[&bearer(&unique())]).await;
+        assert_eq!((answer.status, seen.len()), (503, 0), "{}", answer.text());
+    }
+    survives(&fixture, 100, "answers of 50 MB").await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_cheap() {
+    let fixture = Fixture::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..500 {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send("GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+        assert_eq!(raw.answer().await.status, 200);
+        idle.push(raw);
+    }
+    survives(&fixture, 120, "500 connections kept").await;
+}
