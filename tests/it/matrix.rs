@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
-    harness::{Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, log_in, now, within},
+    harness::{Authority, Doorward, Issuer, Pair, Raw, Recorded, Upstream, connect_tls, log_in, now, within},
 };
 
 /// All variants of an enum, by what it says when it is asked for one that it does not have.
@@ -124,6 +124,64 @@ fn signature(secret: &str) -> String {
     format!("X-Hub-Signature-256: sha256={hex}")
 }
 
+/// The request as it was sent, as the one who was authenticated, and nothing that proved it.
+fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str, body: &str) {
+    let what = format!("{kind:?} {scheme:?}: {}", seen.head);
+    assert_eq!(seen.line(), format!("{first} HTTP/1.1"), "{what}");
+    assert_eq!(seen.body, body.as_bytes(), "{what}");
+    let user = match scheme {
+        Scheme::Session | Scheme::Bearer | Scheme::BreakGlass => Some("alice"),
+        Scheme::Webhook => Some("webhook:github:repo:1"),
+        Scheme::Anonymous => None,
+    };
+    let users: Vec<&str> = user.into_iter().collect();
+    let none: &[&str] = &[];
+    let (name, other, credential) = match kind {
+        RouteKind::Kubernetes => ("impersonate-user", "x-forwarded-user", &["Bearer upstream-token"][..]),
+        RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => ("x-forwarded-user", "impersonate-user", none),
+    };
+    assert_eq!((seen.all(name), seen.all(other)), (users, none.to_vec()), "{what}");
+    assert_eq!(seen.all("authorization"), credential, "{what}");
+    assert!(!seen.has("cookie"), "{what}");
+    // A name that somebody added to the lists without a thought would show here.
+    let names =
+        seen.head.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_ascii_lowercase());
+    let passes = |name: &str| match (kind, scheme) {
+        (_, Scheme::Webhook) => {
+            ["content-type", "content-length", "x-github-event", "x-github-delivery", "x-hub-signature-256"]
+                .contains(&name)
+        }
+        (RouteKind::Dashboard | RouteKind::Http | RouteKind::Webhook, _) => {
+            ["content-length", "origin"].contains(&name)
+        }
+        (RouteKind::Kubernetes, _) => name == "content-length",
+    };
+    let ours: &[&str] = match kind {
+        RouteKind::Kubernetes => &[
+            "host",
+            "impersonate-user",
+            "impersonate-group",
+            "authorization",
+            "audit-id",
+            "x-forwarded-for",
+            "traceparent",
+        ],
+        RouteKind::Webhook | RouteKind::Dashboard | RouteKind::Http => &[
+            "host",
+            "x-forwarded-user",
+            "x-forwarded-groups",
+            "x-request-id",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "traceparent",
+        ],
+    };
+    for name in names {
+        assert!(ours.contains(&&*name) || passes(&name) || name.starts_with("impersonate-extra-"), "{name} of {what}");
+    }
+}
+
 #[tokio::test]
 async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_right() {
     let (issuer, stranger, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
@@ -202,7 +260,9 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 assert!(matches!(status, 401 | 403), "{kind:?} {scheme:?}: {status}");
                 assert!(upstream.take().is_empty(), "{kind:?} {scheme:?}");
                 let status = request(&authority, &doorward, &known, &head).await;
-                assert_eq!((status, upstream.take().len()), (200, 1), "{kind:?} {scheme:?}: the twin");
+                let seen = upstream.take();
+                assert_eq!((status, seen.len()), (200, 1), "{kind:?} {scheme:?}: the twin");
+                check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), "");
                 continue;
             }
             // Nobody may do only what a rule lets everybody do.
@@ -223,10 +283,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
         assert!(seen.is_empty(), "{kind:?} {scheme:?}");
         let (answer, seen) = send(path, &passes).await;
         assert_eq!((answer.status, seen.len()), (200, 1), "{kind:?} {scheme:?}: the twin: {}", answer.text());
-        let users = seen[0].all("impersonate-user");
-        let expected: &[&str] = if *kind == RouteKind::Kubernetes { &["alice"] } else { &[] };
-        assert_eq!(users, expected, "{kind:?} {scheme:?}");
-        assert!(!seen[0].has("cookie"), "{kind:?} {scheme:?}: {}", seen[0].head);
+        check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), body);
     }
 }
 
