@@ -21,6 +21,7 @@ mod listeners;
 mod matrix;
 mod oidc;
 mod operations;
+mod paths;
 mod reload;
 mod revoke;
 mod rows;
