@@ -337,7 +337,8 @@ fn webhook(facts: &Facts, budget: &mut Budget, object: &mut Object<'_>) {
         .some_text("actor_id", facts.actor_id.as_deref().map(&mut text))
         .some("fork", facts.fork)
         .some_text("pull_request", facts.pull_request.as_deref().map(&mut text))
-        .some("draft", facts.draft);
+        .some("draft", facts.draft)
+        .some("several", facts.several.then_some(true));
 }
 
 /// Application Lifecycle, with what happened in `message`.

@@ -370,6 +370,7 @@ fn facts(facts: &BTreeMap<String, Value>) -> Facts {
         fork: flag("fork"),
         pull_request: text("pull_request"),
         draft: flag("draft"),
+        several: flag("several").unwrap_or_default(),
     }
 }
 

@@ -198,7 +198,8 @@ impl Authenticator<'_> {
             rejection
         };
         let length = http_body::Body::size_hint(request.body()).exact();
-        let expected = webhook.precheck(request.method(), request.headers(), length).map_err(counted)?;
+        let expected =
+            webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;
         let max = route
             .max_body
             .and_then(|max| usize::try_from(max).ok())
@@ -215,10 +216,14 @@ impl Authenticator<'_> {
         record.principal = Some(Arc::clone(&principal));
         self.check_revoked(&principal)?;
         if delivery.ping {
-            return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
+            let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
+            return Ok(Outcome::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
         }
         let reservation = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, self.now).await?;
-        let request = request.with_body(RequestBody::Buffered(body));
+        let mut request = request.with_body(RequestBody::Buffered(body));
+        if webhook.has_secret_in_query() {
+            request.drop_query();
+        }
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
         Ok(Outcome::Known(Box::new(authenticated), Some(reservation)))
     }

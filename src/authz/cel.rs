@@ -231,6 +231,7 @@ fn full_facts() -> Facts {
         fork: Some(false),
         pull_request: text(),
         draft: Some(false),
+        several: false,
     }
 }
 

@@ -203,6 +203,7 @@ impl On {
             Self::Events(names) => fact(view, |facts| &facts.event).is_some_and(|event| names.contains(event)),
             Self::Branches(branches) => {
                 fact(view, |facts| &facts.branch).is_some_and(|name| branches.iter().any(|branch| branch.matches(name)))
+                    || (reading == Reading::Wide && view.delivery.is_some_and(|facts| facts.several))
             }
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))

@@ -17,7 +17,7 @@ use crate::{
         report::nearest,
     },
     kubernetes::Attributes,
-    webhooks::Facts,
+    webhooks::{self, Facts},
 };
 
 use super::{RequestView, issuers::ANONYMOUS};
@@ -242,12 +242,7 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
 fn delivery(written: &raw::DeliveryFacts, route: &raw::Route, root: &raw::Root) -> Facts {
     let name = route.webhook.as_deref().unwrap_or_default();
     let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
-    let kind = webhook.map(|webhook| match (&webhook.identity, webhook.sender) {
-        (Some(identity), _) => identity.as_str(),
-        (None, raw::Sender::Github) => "github",
-        (None, raw::Sender::Gitlab) => "gitlab",
-        (None, raw::Sender::Generic) => "generic",
-    });
+    let kind = webhook.map(webhooks::identity);
     Facts {
         webhook: name.into(),
         sender_kind: kind.unwrap_or_default().into(),
@@ -265,5 +260,6 @@ fn delivery(written: &raw::DeliveryFacts, route: &raw::Route, root: &raw::Root) 
         fork: written.fork,
         pull_request: arc(&written.pull_request),
         draft: written.draft,
+        several: written.several,
     }
 }

@@ -179,6 +179,12 @@ impl<B> CleanRequest<B> {
         self.target.path()
     }
 
+    /// Takes the query away, because a secret is in it.
+    pub(crate) fn drop_query(&mut self) {
+        // A path alone is always a target.
+        self.target = PathAndQuery::try_from(self.target.path()).unwrap_or_else(|_| PathAndQuery::from_static("/"));
+    }
+
     pub fn query(&self) -> Option<&str> {
         self.target.query()
     }

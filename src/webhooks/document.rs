@@ -19,11 +19,14 @@ pub(super) enum Found {
     /// A non-negative whole number.
     Number(u64),
     Text(String),
-    /// Any other value: an object, an array, a fraction, a negative number, a longer text.
+    /// A list of so many elements.
+    List(usize),
+    /// Any other value: an object, a fraction, a negative number, a longer text.
     Other,
 }
 
-/// Which places of a document are wanted, by JSON pointer (RFC 6901). Array indices are not followed.
+/// Which places of a document are wanted, by JSON pointer (RFC 6901). Array indices are not followed, but `*` is the
+/// element of a list that has only one: of several none is more wanted than another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     root: Node,
@@ -46,7 +49,7 @@ pub(super) struct Values(Vec<Option<Found>>);
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the body is not one strict JSON object: {0}")]
+#[error("the body cannot be read in one way only: {0}")]
 pub(super) struct NotStrict(#[from] serde_json::Error);
 
 impl Wanted {
@@ -70,6 +73,27 @@ impl Wanted {
         Place(place)
     }
 
+    /// Reads a form (`application/x-www-form-urlencoded`), each field of which is a member with a text. One that stands
+    /// there twice is refused.
+    pub(super) fn read_form(&self, body: &[u8]) -> Result<Values, NotStrict> {
+        let mut values = Values(vec![None; self.places]);
+        let mut names = HashSet::new();
+        for (name, text) in url::form_urlencoded::parse(body) {
+            // What is no UTF-8 was replaced by this sign, so that two texts could look alike.
+            if name.contains('\u{fffd}') || text.contains('\u{fffd}') {
+                return Err(serde_json::Error::custom("it is not UTF-8").into());
+            }
+            let child = self.root.child(&name).and_then(|node| node.place);
+            if let Some(slot) = child.and_then(|place| values.0.get_mut(place)) {
+                *slot = Some(kept(&text));
+            }
+            if !names.insert(name) {
+                return Err(serde_json::Error::custom("a field stands twice").into());
+            }
+        }
+        Ok(values)
+    }
+
     pub(super) fn read(&self, body: &[u8]) -> Result<Values, NotStrict> {
         let mut values = Values(vec![None; self.places]);
         let mut text = serde_json::Deserializer::from_slice(body);
@@ -77,6 +101,23 @@ impl Wanted {
         text.end()?;
         Ok(values)
     }
+}
+
+impl Node {
+    fn child(&self, name: &str) -> Option<&Self> {
+        self.children.iter().find(|(known, _)| **known == *name).map(|(_, child)| child)
+    }
+
+    fn forget(&self, values: &mut Values) {
+        if let Some(slot) = self.place.and_then(|place| values.0.get_mut(place)) {
+            *slot = None;
+        }
+        self.children.iter().for_each(|(_, child)| child.forget(values));
+    }
+}
+
+fn kept(text: &str) -> Found {
+    if text.len() > MAX_TEXT { Found::Other } else { Found::Text(text.to_owned()) }
 }
 
 impl Values {
@@ -144,23 +185,32 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        self.scalar(|| if text.len() > MAX_TEXT { Found::Other } else { Found::Text(text.to_owned()) })
+        self.scalar(|| kept(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         if self.root {
             return Err(A::Error::custom("it is not an object"));
         }
-        while items.next_element_seed(Walk { node: None, values: self.values, root: false })?.is_some() {}
-        self.keep(|| Found::Other);
+        let only = self.node.and_then(|node| node.child("*"));
+        let mut count = 0;
+        while items
+            .next_element_seed(Walk { node: only.filter(|_| count == 0), values: self.values, root: false })?
+            .is_some()
+        {
+            count += 1;
+        }
+        if let Some(only) = only.filter(|_| count > 1) {
+            only.forget(self.values);
+        }
+        self.keep(|| Found::List(count));
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut names = HashSet::new();
         while let Some(Name(name)) = members.next_key()? {
-            let child =
-                self.node.and_then(|node| node.children.iter().find(|(known, _)| **known == *name)).map(|(_, n)| n);
+            let child = self.node.and_then(|node| node.child(&name));
             members.next_value_seed(Walk { node: child, values: self.values, root: false })?;
             if !names.insert(name) {
                 return Err(A::Error::custom("a name stands twice in one object"));
@@ -215,6 +265,11 @@ mod tests {
             ("/a", r#"{"a": 18446744073709551616}"#, Some(Found::Other)),
             ("/a", r#"{"a": {"b": 1}}"#, Some(Found::Other)),
             ("/a", r#"{"b": {"a": 1}}"#, None),
+            ("/a", r#"{"a": [1, 2]}"#, Some(Found::List(2))),
+            ("/a/*/b", r#"{"a": [{"b": 1}]}"#, Some(Found::Number(1))),
+            ("/a/*/b", r#"{"a": [{"b": 1}, {}]}"#, None),
+            ("/a/*/b", r#"{"a": []}"#, None),
+            ("/a/0/b", r#"{"a": [{"b": 1}]}"#, None),
         ] {
             assert_eq!(read(pointer, body.as_bytes()).unwrap(), found, "{body}");
         }
@@ -243,6 +298,18 @@ mod tests {
         ] {
             let shown = String::from_utf8_lossy(body.get(..40).unwrap_or(body)).into_owned();
             assert!(read("/a", body).is_err(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn forms_are_read_as_strictly() {
+        let mut wanted = Wanted::default();
+        let place = wanted.add("/command");
+        let command = |body: &[u8]| wanted.read_form(body).map(|values| values.get(place).cloned());
+        assert_eq!(command(b"a=1&command=%2Fdeploy+x").unwrap(), Some(Found::Text("/deploy x".into())));
+        assert_eq!(command(b"a=1").unwrap(), None);
+        for body in [&b"command=a&command=b"[..], b"a=1&%61=2", b"command=%ff", b"command=\xff"] {
+            assert!(command(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
     }
 

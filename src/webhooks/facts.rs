@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     document::{Found, Place, Values, Wanted},
-    senders::{Events, Field, Shape},
+    senders::{Events, Field, Media, Shape},
 };
 
 /// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
@@ -43,6 +43,19 @@ pub struct Facts {
     pub pull_request: Option<Arc<str>>,
     /// Whether the pull request is a draft.
     pub draft: Option<bool>,
+    /// Whether several refs changed at once. Then branch, tag and commit are of none of them, and a deny that names a
+    /// branch or a tag holds.
+    pub several: bool,
+}
+
+/// What a verified body tells besides [`Facts`].
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) facts: Facts,
+    /// The id of the delivery, if the body has it.
+    pub(super) delivery: Option<Arc<str>>,
+    /// What the sender wants to read in the answer to its ping.
+    pub(super) challenge: Option<Arc<str>>,
 }
 
 /// Why no facts can be taken from a body. The text is for the caller, who has proven to know the secret.
@@ -68,8 +81,33 @@ pub(super) struct Reader {
 
 #[derive(Clone, Debug)]
 enum CompiledEvents {
-    Shapes(Vec<(&'static Shape, Vec<Place>, Vec<Place>)>),
+    Shapes(Vec<CompiledShape>),
     Named(&'static [(&'static str, &'static str)]),
+    Same { unnamed: CompiledShape },
+}
+
+#[derive(Clone, Debug)]
+struct CompiledShape {
+    event: &'static str,
+    has: Vec<Place>,
+    lacks: Vec<Place>,
+    says: Option<(Place, &'static str)>,
+}
+
+impl CompiledShape {
+    fn new(shape: &'static Shape, wanted: &mut Wanted) -> Self {
+        let mut places = |names: &[&str]| names.iter().map(|name| wanted.add(&format!("/{name}"))).collect();
+        let (has, lacks) = (places(shape.has), places(shape.lacks));
+        let says = shape.says.map(|(pointer, text)| (wanted.add(pointer), text));
+        Self { event: shape.event, has, lacks, says }
+    }
+
+    fn fits(&self, values: &Values) -> bool {
+        let has = |place: &Place| values.get(*place).is_some();
+        let says =
+            |(place, text): &(Place, &str)| matches!(values.get(*place), Some(Found::Text(found)) if found == text);
+        self.has.iter().all(has) && !self.lacks.iter().any(has) && self.says.as_ref().is_none_or(says)
+    }
 }
 
 impl Reader {
@@ -85,38 +123,32 @@ impl Reader {
             .map(|(field, at)| (field, at.into_iter().map(|at| (wanted.add(at), at.to_owned())).collect()))
             .collect();
         let events = match events {
-            Events::Shapes { shapes, .. } => CompiledEvents::Shapes(
-                shapes
-                    .iter()
-                    .map(|shape| {
-                        let mut places =
-                            |names: &[&str]| names.iter().map(|name| wanted.add(&format!("/{name}"))).collect();
-                        (shape, places(shape.has), places(shape.lacks))
-                    })
-                    .collect(),
-            ),
+            Events::Shapes { shapes, .. } => {
+                CompiledEvents::Shapes(shapes.iter().map(|shape| CompiledShape::new(shape, &mut wanted)).collect())
+            }
             Events::Named { names, .. } => CompiledEvents::Named(names),
+            Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
             Events::Body => CompiledEvents::Named(&[]),
         };
         Self { wanted, fields, events, text_ids }
     }
 
-    /// The facts of a verified body. `event` is the header of that name, which no one has signed.
-    pub(super) fn read(&self, body: &[u8], event: Option<&str>) -> Result<Facts, NoFacts> {
-        let values = self.wanted.read(body).map_err(|error| NoFacts::NotStrict(error.to_string()))?;
+    /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
+    pub(super) fn read(&self, media: Media, body: &[u8], event: Option<&str>) -> Result<Read, NoFacts> {
+        let values = match media {
+            Media::Json | Media::CloudEvent => self.wanted.read(body),
+            Media::Form => self.wanted.read_form(body),
+        };
+        let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;
         let found = Fields { reader: self, values: &values };
-        let repository = found.text(Field::Repository)?;
-        let owner = found.text(Field::Owner)?.or_else(|| {
-            let (owner, _) = repository.as_deref()?.rsplit_once('/')?;
-            Some(owner.into())
-        });
+        let [repository, owner] = found.repository()?;
         let (branch, tag) = match found.git_ref()? {
             Some(GitRef::Branch(branch)) => (Some(branch), None),
             Some(GitRef::Tag(tag)) => (None, Some(tag)),
             None => (None, None),
         };
         let fork = found.fork();
-        Ok(Facts {
+        let facts = Facts {
             event: self.event(event, &found)?,
             action: found.text(Field::Action)?,
             repository_id: found.id(Field::RepositoryId, "repository")?,
@@ -132,8 +164,11 @@ impl Reader {
             pull_request: if fork.is_some() { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
+            several: matches!(found.all(Field::Changes).next(), Some((Found::List(2..), _))),
             ..Facts::default()
-        })
+        };
+        let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));
+        Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)? })
     }
 
     /// The event that the body itself proves. A header that says otherwise is refused: it is not signed, and the
@@ -141,23 +176,33 @@ impl Reader {
     fn event(&self, header: Option<&str>, found: &Fields<'_>) -> Result<Option<Arc<str>>, NoFacts> {
         match &self.events {
             CompiledEvents::Shapes(shapes) => {
-                let has = |place: &Place| found.values.get(*place).is_some();
-                let fits = |(_, with, without): &&(_, Vec<Place>, Vec<Place>)| {
-                    with.iter().all(has) && !without.iter().any(has)
-                };
+                let fits = |shape: &&CompiledShape| shape.fits(found.values);
                 let header = header.unwrap_or_default();
-                let mismatch = |body: Option<&Shape>| NoFacts::EventMismatch {
+                let mismatch = |body: Option<&CompiledShape>| NoFacts::EventMismatch {
                     header: header.to_owned(),
                     body: body.map(|shape| shape.event.to_owned()),
                 };
-                match shapes.iter().find(|(shape, ..)| shape.event == header) {
+                match shapes.iter().find(|shape| shape.event == header) {
                     Some(named) if fits(&named) => Ok(Some(header.into())),
-                    Some(_) => Err(mismatch(shapes.iter().find(fits).map(|(shape, ..)| *shape))),
+                    Some(_) => Err(mismatch(shapes.iter().find(fits))),
                     // Nothing in the body tells such events apart, so it is no fact.
                     None => match shapes.iter().find(fits) {
                         None => Ok(None),
-                        Some((shape, ..)) => Err(mismatch(Some(shape))),
+                        Some(shape) => Err(mismatch(Some(shape))),
                     },
+                }
+            }
+            CompiledEvents::Same { unnamed } => {
+                let body = match found.text(Field::Event)? {
+                    None if unnamed.fits(found.values) => Some(Arc::from(unnamed.event)),
+                    body => body,
+                };
+                match header {
+                    Some(header) if body.as_deref() != Some(header) => Err(NoFacts::EventMismatch {
+                        header: header.to_owned(),
+                        body: body.map(|body| (*body).to_owned()),
+                    }),
+                    _ => Ok(body),
                 }
             }
             CompiledEvents::Named(names) => {
@@ -215,12 +260,30 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The name of the repository and its owner, of which each may stand in the other.
+    fn repository(&self) -> Result<[Option<Arc<str>>; 2], NoFacts> {
+        let (name, owner) = (self.text(Field::Repository)?, self.text(Field::Owner)?);
+        Ok(match (name, owner) {
+            (Some(name), Some(owner)) if !name.contains('/') => [Some(format!("{owner}/{name}").into()), Some(owner)],
+            (Some(name), None) => {
+                let owner = name.rsplit_once('/').map(|(owner, _)| owner.into());
+                [Some(name), owner]
+            }
+            (name, owner) => [name, owner],
+        })
+    }
+
     /// Whether the two repositories of a change differ. A source that was deleted counts as another.
     fn fork(&self) -> Option<bool> {
-        let mut ids = self.reader.fields.get(&Field::Fork)?.chunks(2).filter_map(|pair| match pair {
-            [(source, _), (target, _)] => Some((self.values.get(*source), self.values.get(*target)?)),
-            _ => None,
-        });
+        let pair = |field| self.reader.fields.get(&field).map_or(&[][..], |places| places).as_chunks::<2>().0;
+        let has = |place: &Place| self.values.get(*place).filter(|found| **found != Found::Null);
+        let marked = pair(Field::ForkMark).iter().find_map(|[(of, _), (from, _)]| has(of).map(|_| has(from).is_some()));
+        if marked.is_some() {
+            return marked;
+        }
+        let mut ids = pair(Field::Fork)
+            .iter()
+            .filter_map(|[(source, _), (target, _)]| Some((self.values.get(*source), self.values.get(*target)?)));
         ids.next().map(|(source, target)| source != Some(target))
     }
 
@@ -229,6 +292,9 @@ impl<'a> Fields<'a> {
     fn git_ref(&self) -> Result<Option<GitRef>, NoFacts> {
         if let Some(branch) = self.text(Field::Branch)? {
             return Ok(Some(GitRef::Branch(branch)));
+        }
+        if let Some(tag) = self.text(Field::Tag)? {
+            return Ok(Some(GitRef::Tag(tag)));
         }
         let Some(reference) = self.text(Field::Ref)? else { return Ok(None) };
         let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
@@ -251,4 +317,9 @@ enum GitRef {
 /// An id becomes part of a user name, in which `:` separates.
 fn is_text_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
+/// As strict as an id in a header.
+fn is_delivery_id(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -29,12 +29,12 @@ pub use self::{
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Replay, ReplayKeys, Reservation},
-    resolve::resolve_all,
+    resolve::{identity, resolve_all},
     signature::github_signature,
 };
 use self::{
     facts::Reader,
-    senders::Sender,
+    senders::{Media, Sender},
     signature::{Form, Key, Presented, single, unproven},
 };
 use crate::{
@@ -80,6 +80,7 @@ pub struct Expected {
     /// The largest body, in bytes. More is [`Reason::BodyTooLarge`].
     pub max_body: usize,
     presented: Presented,
+    media: Media,
     signs_body: bool,
     id: Option<Arc<str>>,
     event: Option<String>,
@@ -93,6 +94,8 @@ pub struct Delivery {
     pub secret_index: usize,
     /// The sender only tries its hook: answered with 200, not forwarded.
     pub ping: bool,
+    /// What the sender wants to read in the answer to its ping.
+    pub challenge: Option<Arc<str>>,
     pub replay: ReplayKeys,
     /// SHA-256 of the body.
     pub body_sha256: [u8; 32],
@@ -127,21 +130,23 @@ impl Webhook {
         &self,
         method: &Method,
         headers: &HeaderMap,
+        query: Option<&str>,
         content_length: Option<u64>,
     ) -> Result<Expected, Rejection> {
         if method != Method::POST {
             return Err(Rejection::new(Reason::MethodNotAllowed, "webhooks are delivered by POST"));
         }
-        check_media(headers)?;
+        let media = media(headers, self.sender.media)?;
         if content_length.is_some_and(|length| length > self.max_body as u64) {
             return Err(self.too_large());
         }
-        let (form, presented) = self.presented(headers)?;
+        let (form, presented) = self.presented(headers, query)?;
         Ok(Expected {
             max_body: self.max_body,
             signs_body: form.signs_body(),
             id: self.delivery_id(headers, &presented)?,
             presented,
+            media,
             event: self.event(headers)?,
         })
     }
@@ -161,27 +166,33 @@ impl Webhook {
             .ok_or_else(|| unproven(Reason::SignatureInvalid, "no active secret made the signature"))?;
         self.check_time(expected.presented.signed_at, now)?;
 
-        let facts = self.facts.read(body, expected.event.as_deref()).map_err(|error| {
+        let read = self.facts.read(expected.media, body, expected.event.as_deref()).map_err(|error| {
             Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
         })?;
         let body_sha256 = sha256(&[body]);
-        let id = expected.id.unwrap_or_else(|| replay::body_id(&body_sha256));
+        let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
         let signed = (expected.signs_body && expected.presented.signed_id.is_none())
             .then(|| sha256(&[expected.presented.before().as_bytes(), &body_sha256]));
         let facts = Facts {
             webhook: Arc::clone(&self.name),
             sender_kind: Arc::clone(&self.identity),
             delivery: Arc::clone(&id),
-            ..facts
+            ..read.facts
         };
         Ok(Delivery {
             ping: facts.event.as_deref().is_some_and(|event| self.sender.pings.contains(&event)),
+            challenge: read.challenge,
             facts: Arc::new(facts),
             secret_index,
             replay: ReplayKeys::new(&secret.scope, &id, signed.as_ref(), self.replay_window),
             body_sha256,
             expires: secret.not_after.unwrap_or(Timestamp::MAX),
         })
+    }
+
+    /// Whether a secret stands in the query, which then must not go on.
+    pub fn has_secret_in_query(&self) -> bool {
+        self.forms.iter().any(|form| matches!(form, Form::Query(_)))
     }
 
     /// Who a delivery comes from: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names no
@@ -221,16 +232,16 @@ impl Webhook {
 
     /// The strongest form that the delivery uses. A weaker one beside it is not looked at, but still read, so that it
     /// stands there once.
-    fn presented(&self, headers: &HeaderMap) -> Result<(&Form, Presented), Rejection> {
-        for form in &self.forms {
-            single(headers, form.header())?;
+    fn presented(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(&Form, Presented), Rejection> {
+        for header in self.forms.iter().filter_map(Form::header) {
+            single(headers, header)?;
         }
         for form in &self.forms {
-            if let Some(presented) = form.read(headers)? {
+            if let Some(presented) = form.read(headers, query)? {
                 return Ok((form, presented));
             }
         }
-        Err(unproven(Reason::CredentialMissing, "no header with a signature"))
+        Err(unproven(Reason::CredentialMissing, "nothing that proves anything"))
     }
 
     fn delivery_id(&self, headers: &HeaderMap, presented: &Presented) -> Result<Option<Arc<str>>, Rejection> {
@@ -286,28 +297,40 @@ impl Secret {
     }
 }
 
-/// Plain JSON only. A form would be verified as one thing and read as another, `application/cloudevents+json` would
-/// turn the delivery into another event, and no Git host compresses.
-fn check_media(headers: &HeaderMap) -> Result<(), Rejection> {
-    let unsupported = |detail| {
-        Rejection::new(Reason::UnsupportedMediaType, detail).fix("set the content type of the hook to application/json")
-    };
+/// The type of the body, if it is one of `taken`. A form would be verified as one thing and read as another where the
+/// sender does not sign it as it comes, `application/cloudevents+json` would turn the delivery into another event, and
+/// none of them compresses.
+fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Rejection> {
     if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|encoding| encoding != "identity") {
-        return Err(unsupported("a delivery must not have a Content-Encoding"));
+        return Err(unsupported("a delivery must not have a Content-Encoding".to_owned()));
     }
-    let essence_and_charset = |value: &str| {
-        let mut parts = value.split(';').map(str::trim);
-        let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-        json && parts.all(|parameter| {
-            parameter.split_once('=').is_none_or(|(name, value)| {
-                !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-            })
+    let kind = single(headers, &header::CONTENT_TYPE)?.and_then(|value| value.to_str().ok());
+    let mut parts = kind.unwrap_or_default().split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let is_utf8 = parts.all(|parameter| {
+        parameter.split_once('=').is_none_or(|(name, value)| {
+            !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
         })
-    };
-    match single(headers, &header::CONTENT_TYPE)?.map(|value| value.to_str().is_ok_and(essence_and_charset)) {
-        Some(true) => Ok(()),
-        _ => Err(unsupported("a delivery must be application/json in UTF-8")),
+    });
+    let media = taken.iter().find(|media| media.essence().eq_ignore_ascii_case(essence));
+    media.copied().filter(|_| is_utf8).ok_or_else(|| {
+        let taken: Vec<_> = taken.iter().map(|media| media.essence()).collect();
+        unsupported(format!("a delivery must be {} in UTF-8", taken.join(" or ")))
+    })
+}
+
+impl Media {
+    fn essence(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Form => "application/x-www-form-urlencoded",
+            Self::CloudEvent => "application/cloudevents+json",
+        }
     }
+}
+
+fn unsupported(detail: String) -> Rejection {
+    Rejection::new(Reason::UnsupportedMediaType, detail).fix("set the content type of the hook to application/json")
 }
 
 fn bad_request(detail: String) -> Rejection {

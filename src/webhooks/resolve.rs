@@ -5,7 +5,7 @@ use http::{HeaderName, header};
 
 use super::{
     Reader, Secret, Webhook,
-    senders::{self, LABELS, sender},
+    senders::{self, Setting, is_label, sender},
 };
 use crate::{
     clock::Timestamp,
@@ -67,7 +67,7 @@ impl Webhook {
         check_name(&raw.name, &at.key("name"), resolver);
         check_settings(raw, at, resolver);
         let generic_headers = generic_headers(raw, at, resolver);
-        let identity = identity(raw, sender, at, resolver);
+        let identity = resolve_identity(raw, sender, at, resolver);
 
         let secrets_at = at.key("secrets");
         if raw.secrets.is_empty() {
@@ -113,9 +113,7 @@ impl Webhook {
         let signature = raw.signature.as_ref();
         let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
-        let configured_facts = signature
-            .into_iter()
-            .flat_map(|signature| signature.facts.iter().map(|(fact, at)| (senders::field(*fact), vec![at.as_str()])));
+        let configured_facts = raw.facts.iter().map(|(fact, at)| (senders::field(*fact), vec![at.as_str()]));
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
@@ -142,21 +140,35 @@ impl Webhook {
 /// Settings that belong to another kind of sender, or that would switch a protection off.
 fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
-    if raw.require_signature && raw.sender != raw::Sender::Gitlab {
+    let takes = |setting| sender(raw.sender).takes.contains(&setting);
+    if raw.require_signature && !takes(Setting::RequireSignature) {
         report
             .error(&at.key("require_signature"), "only `gitlab` has deliveries without a signature")
             .help("take it away; a delivery of this sender is always refused without one");
     }
-    match (&raw.signature, raw.sender) {
-        (None, raw::Sender::Generic) => {
+    match (&raw.signature, takes(Setting::Signature)) {
+        (None, true) => {
             report.error(at, "a `generic` sender needs `signature`").help("name at least its `header`");
         }
-        (Some(_), raw::Sender::Github | raw::Sender::Gitlab) => {
+        (Some(_), false) => {
             report
                 .error(&at.key("signature"), "the signature of this sender is known")
                 .help("take it away, or write `sender: generic`");
         }
         _ => {}
+    }
+    if !raw.facts.is_empty() && !takes(Setting::Facts) {
+        report
+            .error(&at.key("facts"), "where this sender writes its facts is known")
+            .help("take it away, or write `sender: generic`");
+    }
+    for (fact, pointer) in &raw.facts {
+        if !pointer.starts_with('/') || pointer.len() > 256 {
+            let name = serde_json::to_value(fact).ok().and_then(|name| Some(name.as_str()?.to_owned()));
+            report
+                .error(&at.key("facts").key(&name.unwrap_or_default()), format!("`{pointer}` is not a JSON pointer"))
+                .help("write it as `/repository/id`");
+        }
     }
     if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
         report.error(&at.key("replay_window"), "is shorter than 10 m, so that a delivery could be repeated");
@@ -176,17 +188,19 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     if signature.tolerance.is_some_and(|tolerance| tolerance.get() > Duration::from_secs(3600)) {
         report.error(&at.key("tolerance"), "is longer than 1 h");
     }
-    for (fact, pointer) in &signature.facts {
-        if !pointer.starts_with('/') || pointer.len() > 256 {
-            let name = serde_json::to_value(fact).ok().and_then(|name| Some(name.as_str()?.to_owned()));
-            report
-                .error(&at.key("facts").key(&name.unwrap_or_default()), format!("`{pointer}` is not a JSON pointer"))
-                .help("write it as `/repository/id`");
+    if signature.plain {
+        let written = [
+            ("algorithm", signature.algorithm.is_some()),
+            ("encoding", signature.encoding.is_some()),
+            ("timestamp_header", signature.timestamp_header.is_some()),
+        ];
+        for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
+            report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
         }
     }
 }
 
-/// The headers that a generic sender names; they pass to the EventListener.
+/// The headers that a generic sender names; they pass to the EventListener, unless one is the secret itself.
 fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<HeaderName> {
     let Some(signature) = &raw.signature else { return Vec::new() };
     let at = at.key("signature");
@@ -208,6 +222,9 @@ fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<
             Ok(name) => headers.push(name),
         }
     }
+    if signature.plain {
+        headers.retain(|name| *name != signature.header.as_str());
+    }
     headers
 }
 
@@ -221,10 +238,15 @@ fn check_name(name: &str, at: &At, resolver: &mut Resolver) {
     }
 }
 
+/// The name of a sender in identities.
+pub fn identity(raw: &raw::Webhook) -> &str {
+    raw.identity.as_deref().or_else(|| sender(raw.sender).label).unwrap_or(&raw.name)
+}
+
 /// Two senders must not share a name in identities, else repository 7 of one is repository 7 of the other.
-fn identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resolver: &mut Resolver) -> Arc<str> {
-    let name = raw.identity.as_deref().or(sender.label).unwrap_or(&raw.name);
-    if LABELS.contains(&name) && sender.label != Some(name) {
+fn resolve_identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resolver: &mut Resolver) -> Arc<str> {
+    let name = identity(raw);
+    if is_label(name) && sender.label != Some(name) {
         let at = if raw.identity.is_some() { at.key("identity") } else { at.key("name") };
         resolver
             .report

@@ -4,9 +4,13 @@
 //! What a delivery presents is read from its head, before the body; [`Presented::verify`] sees the body. All refusals
 //! with 401 tell the caller the same sentence, the cause goes to the log.
 
-use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, hmac};
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest, hmac,
+    signature::{self, UnparsedPublicKey},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -15,30 +19,63 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// `v1` entries of one `webhook-signature` that are looked at. A sender that rotates signs with two.
+/// Entries of one `webhook-signature` that are looked at. A sender that rotates signs with two.
 const MAX_ENTRIES: usize = 8;
+
+/// Bytes of a signature and of a public key (RFC 8032 section 5.1).
+const ED25519_SIGNATURE: usize = 64;
+const ED25519_KEY: usize = 32;
 
 /// How a sender proves that it knows a secret.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
-    /// `PREFIX` and the encoded HMAC of the body; of `TIME.BODY` where a header with the time is named.
+    /// `PREFIX` and the encoded HMAC of the body, with the time of signing before it where a header tells one.
     Body {
         header: HeaderName,
         prefix: Box<str>,
         algorithm: HmacAlgorithm,
         encoding: SignatureEncoding,
-        timestamp: Option<HeaderName>,
+        timestamp: Option<Timed>,
     },
-    /// [Standard Webhooks](https://www.standardwebhooks.com): `webhook-signature` is a list of `v1,BASE64`, each an
-    /// HMAC-SHA256 of `ID.TIME.BODY`.
-    StandardWebhooks,
-    /// The secret itself stands in a header. It says nothing of the body and can be replayed with another.
-    Token { header: HeaderName },
+    /// [Standard Webhooks](https://www.standardwebhooks.com): a list of `v1,BASE64`, each an HMAC-SHA256 of
+    /// `ID.TIME.BODY`, or `v1a,BASE64`, each an Ed25519 signature of the same.
+    StandardWebhooks(&'static StandardHeaders),
+    /// The secret itself stands in a header, after `PREFIX`. It says nothing of the body and can be replayed with
+    /// another; so it is of the following two.
+    Token { header: HeaderName, prefix: Box<str> },
+    /// The secret is a user name and a password (RFC 7617).
+    Basic,
+    /// The secret is a parameter of the query.
+    Query(&'static str),
 }
 
-static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// A time of signing, in a header, and the signed bytes around it.
+#[derive(Clone, Debug)]
+pub(super) struct Timed {
+    pub(super) header: HeaderName,
+    pub(super) before: &'static str,
+    pub(super) after: &'static str,
+}
+
+/// The names of the headers of Standard Webhooks.
+#[derive(Debug)]
+pub(super) struct StandardHeaders {
+    id: HeaderName,
+    timestamp: HeaderName,
+    signature: HeaderName,
+}
+
+pub(super) static WEBHOOK: StandardHeaders = StandardHeaders {
+    id: HeaderName::from_static("webhook-id"),
+    timestamp: HeaderName::from_static("webhook-timestamp"),
+    signature: HeaderName::from_static("webhook-signature"),
+};
+
+pub(super) static SVIX: StandardHeaders = StandardHeaders {
+    id: HeaderName::from_static("svix-id"),
+    timestamp: HeaderName::from_static("svix-timestamp"),
+    signature: HeaderName::from_static("svix-signature"),
+};
 
 /// What the head of a delivery presents; not yet verified.
 #[derive(Debug)]
@@ -54,7 +91,10 @@ pub(super) struct Presented {
 
 #[derive(Debug)]
 enum Candidates {
-    Digests(Vec<Vec<u8>>),
+    Signatures {
+        macs: Vec<Vec<u8>>,
+        ed25519: Vec<Vec<u8>>,
+    },
     /// SHA-256 of the token.
     Token(digest::Digest),
 }
@@ -63,90 +103,151 @@ enum Candidates {
 #[derive(Clone, Debug)]
 pub(super) enum Key {
     Mac(Box<hmac::Key>),
+    /// The public key.
+    Ed25519(Box<[u8]>),
     /// SHA-256 of the token, so that a comparison tells nothing of its length.
     Token(digest::Digest),
 }
 
 impl Form {
+    /// The HMAC-SHA256 of the body in hex.
+    pub(super) fn hex_sha256(header: &'static str, prefix: &str) -> Self {
+        Self::Body {
+            header: HeaderName::from_static(header),
+            prefix: prefix.into(),
+            algorithm: HmacAlgorithm::Sha256,
+            encoding: SignatureEncoding::Hex,
+            timestamp: None,
+        }
+    }
+
+    /// The secret in a header and nothing else.
+    pub(super) fn token(header: &'static str) -> Self {
+        Self::Token { header: HeaderName::from_static(header), prefix: "".into() }
+    }
+
     /// The header whose presence says that a delivery uses this form.
-    pub(super) fn header(&self) -> &HeaderName {
+    pub(super) fn header(&self) -> Option<&HeaderName> {
         match self {
-            Self::Body { header, .. } | Self::Token { header } => header,
-            Self::StandardWebhooks => &WEBHOOK_SIGNATURE,
+            Self::Body { header, .. } | Self::Token { header, .. } => Some(header),
+            Self::StandardWebhooks(headers) => Some(&headers.signature),
+            Self::Basic => Some(&header::AUTHORIZATION),
+            Self::Query(_) => None,
         }
     }
 
     /// Whether the body is signed.
     pub(super) fn signs_body(&self) -> bool {
-        !matches!(self, Self::Token { .. })
+        matches!(self, Self::Body { .. } | Self::StandardWebhooks(_))
     }
 
-    /// Reads what the head presents in this form; `None` if its header is absent.
-    pub(super) fn read(&self, headers: &HeaderMap) -> Result<Option<Presented>, Rejection> {
-        let Some(value) = single(headers, self.header())? else { return Ok(None) };
+    /// Reads what the head presents in this form; `None` if its header, or its parameter of the query, is absent.
+    pub(super) fn read(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<Presented>, Rejection> {
+        let value = match (self, self.header()) {
+            (_, Some(header)) => single(headers, header)?,
+            (Self::Query(name), _) => return read_query(query.unwrap_or_default(), name),
+            (_, None) => None,
+        };
+        let Some(value) = value else { return Ok(None) };
         let presented = match self {
-            Self::Body { prefix, algorithm, encoding, timestamp, .. } => {
+            Self::Body { header, prefix, algorithm, encoding, timestamp } => {
                 let value = text(value)?;
                 let encoded = value.strip_prefix(&**prefix).ok_or_else(|| malformed("the prefix is another"))?;
                 if encoded.contains(',') {
-                    return Err(ambiguous(self.header()));
+                    return Err(ambiguous(header));
                 }
                 let digest = decode(encoded, *encoding)
                     .filter(|digest| digest.len() == mac_algorithm(*algorithm).digest_algorithm().output_len())
                     .ok_or_else(|| malformed("the digest is not written as configured, or has another length"))?;
                 let (before, signed_at) = match timestamp {
                     None => (String::new(), None),
-                    Some(header) => {
+                    Some(Timed { header, before, after }) => {
                         let (text, time) = read_timestamp(headers, header)?;
-                        (format!("{text}."), Some(time))
+                        (format!("{before}{text}{after}"), Some(time))
                     }
                 };
-                Presented { candidates: Candidates::Digests(vec![digest]), before, signed_at, signed_id: None }
+                let candidates = Candidates::Signatures { macs: vec![digest], ed25519: Vec::new() };
+                Presented { candidates, before, signed_at, signed_id: None }
             }
-            Self::StandardWebhooks => {
-                let id = single(headers, &WEBHOOK_ID)?.ok_or_else(|| missing("webhook-id is missing"))?;
-                let id = id.to_str().ok().filter(|id| is_standard_id(id)).ok_or_else(|| {
-                    Rejection::new(Reason::BadRequest, "webhook-id is not 1 to 255 letters, digits, `_` and `-`")
-                })?;
-                let (time, signed_at) = read_timestamp(headers, &WEBHOOK_TIMESTAMP)?;
-                let digests: Vec<_> = text(value)?
-                    .split(' ')
-                    .filter_map(|entry| entry.strip_prefix("v1,"))
-                    .take(MAX_ENTRIES)
-                    .filter_map(|encoded| decode(encoded, SignatureEncoding::Base64))
-                    .filter(|digest| digest.len() == digest::SHA256_OUTPUT_LEN)
-                    .collect();
-                if digests.is_empty() {
-                    return Err(malformed("webhook-signature has no v1 entry of 32 bytes"));
-                }
-                Presented {
-                    candidates: Candidates::Digests(digests),
-                    before: format!("{id}.{time}."),
-                    signed_at: Some(signed_at),
-                    signed_id: Some(id.to_owned()),
-                }
+            Self::StandardWebhooks(names) => read_standard(headers, names, value)?,
+            Self::Token { prefix, .. } => {
+                let token = value.as_bytes().strip_prefix(prefix.as_bytes());
+                Presented::token(token.ok_or_else(|| malformed("the prefix is another"))?)
             }
-            Self::Token { .. } => Presented {
-                candidates: Candidates::Token(digest::digest(&digest::SHA256, value.as_bytes())),
-                before: String::new(),
-                signed_at: None,
-                signed_id: None,
-            },
+            Self::Basic => {
+                let (scheme, encoded) = text(value)?.split_once(' ').unwrap_or_default();
+                let token = STANDARD.decode(encoded).map(Zeroizing::new);
+                let token = token.ok().filter(|_| scheme.eq_ignore_ascii_case("basic"));
+                Presented::token(&token.ok_or_else(|| malformed("not Basic authentication"))?)
+            }
+            Self::Query(_) => return Ok(None),
         };
         Ok(Some(presented))
     }
 }
 
+fn read_standard(
+    headers: &HeaderMap,
+    names: &StandardHeaders,
+    signature: &HeaderValue,
+) -> Result<Presented, Rejection> {
+    let id = single(headers, &names.id)?.ok_or_else(|| missing("the id of the delivery is missing"))?;
+    let id = id.to_str().ok().filter(|id| is_standard_id(id)).ok_or_else(|| {
+        Rejection::new(Reason::BadRequest, format!("{} is not 1 to 255 letters, digits, `_` and `-`", names.id))
+    })?;
+    let (time, signed_at) = read_timestamp(headers, &names.timestamp)?;
+    let (mut macs, mut ed25519) = (Vec::new(), Vec::new());
+    for entry in text(signature)?.split(' ').take(MAX_ENTRIES) {
+        let Some((version, encoded)) = entry.split_once(',') else { continue };
+        let Some(bytes) = decode(encoded, SignatureEncoding::Base64) else { continue };
+        match (version, bytes.len()) {
+            ("v1", digest::SHA256_OUTPUT_LEN) => macs.push(bytes),
+            ("v1a", ED25519_SIGNATURE) => ed25519.push(bytes),
+            // Of a version that we do not know.
+            _ => {}
+        }
+    }
+    if macs.is_empty() && ed25519.is_empty() {
+        return Err(malformed("no entry of the signature is of a known version and of its length"));
+    }
+    Ok(Presented {
+        candidates: Candidates::Signatures { macs, ed25519 },
+        before: format!("{id}.{time}."),
+        signed_at: Some(signed_at),
+        signed_id: Some(id.to_owned()),
+    })
+}
+
+/// A parameter that stands there once.
+fn read_query(query: &str, name: &str) -> Result<Option<Presented>, Rejection> {
+    let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Rejection::new(Reason::CredentialAmbiguous, format!("the query has more than one `{name}`")));
+    }
+    Ok(first.map(|(_, value)| Presented::token(value.as_bytes())))
+}
+
 impl Presented {
+    fn token(token: &[u8]) -> Self {
+        let candidates = Candidates::Token(digest::digest(&digest::SHA256, token));
+        Self { candidates, before: String::new(), signed_at: None, signed_id: None }
+    }
+
     /// Whether `key` made what is presented.
     pub(super) fn verify(&self, key: &Key, body: &[u8]) -> bool {
         match (&self.candidates, key) {
-            (Candidates::Digests(digests), Key::Mac(key)) => {
+            (Candidates::Signatures { macs, .. }, Key::Mac(key)) if !macs.is_empty() => {
                 let mut context = hmac::Context::with_key(key);
                 context.update(self.before.as_bytes());
                 context.update(body);
                 let tag = context.sign();
-                digests.iter().any(|digest| verify_slices_are_equal(tag.as_ref(), digest).is_ok())
+                macs.iter().any(|mac| verify_slices_are_equal(tag.as_ref(), mac).is_ok())
+            }
+            (Candidates::Signatures { ed25519, .. }, Key::Ed25519(key)) if !ed25519.is_empty() => {
+                let signed = [self.before.as_bytes(), body].concat();
+                let key = UnparsedPublicKey::new(&signature::ED25519, key);
+                ed25519.iter().any(|signature| key.verify(&signed, signature).is_ok())
             }
             (Candidates::Token(presented), Key::Token(token)) => {
                 verify_slices_are_equal(presented.as_ref(), token.as_ref()).is_ok()
@@ -179,8 +280,21 @@ impl Key {
         Ok(Self::mac(HmacAlgorithm::Sha256, &secret))
     }
 
+    /// The public key of a Standard Webhooks sender that signs with Ed25519, less its `whpk_`: base64 of 32 bytes.
+    pub(super) fn ed25519(encoded: &[u8]) -> Result<Self, &'static str> {
+        let key = STANDARD.decode(encoded).map_err(|_| "is not base64 after `whpk_`")?;
+        if key.len() != ED25519_KEY {
+            return Err("does not have 32 bytes after `whpk_`");
+        }
+        Ok(Self::Ed25519(key.into()))
+    }
+
     pub(super) fn signs(&self, form: &Form) -> bool {
-        matches!(self, Self::Mac(_)) == form.signs_body()
+        match self {
+            Self::Mac(_) => form.signs_body(),
+            Self::Ed25519(_) => matches!(form, Form::StandardWebhooks(_)),
+            Self::Token(_) => !form.signs_body(),
+        }
     }
 }
 

@@ -36,6 +36,7 @@ struct Case {
     row: String,
     name: String,
     method: Option<String>,
+    query: Option<String>,
     headers: Vec<(String, String)>,
     body: Option<String>,
     body_hex: Option<String>,
@@ -46,6 +47,10 @@ struct Case {
     /// `accepted`, `ping`, or the reason of the refusal.
     expect: String,
     secret_index: Option<usize>,
+    /// The id of the delivery.
+    delivery: Option<String>,
+    /// What the answer to a ping says.
+    challenge: Option<String>,
     /// All facts that the body tells, but for those that the configuration and the head give.
     facts: Option<Value>,
 }
@@ -95,6 +100,7 @@ fn facts_as_json(facts: &Facts) -> Value {
         ("fork", facts.fork.map(Value::from)),
         ("pull_request", text(&facts.pull_request)),
         ("draft", facts.draft.map(Value::from)),
+        ("several", facts.several.then_some(Value::from(true))),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>().into()
 }
@@ -116,7 +122,7 @@ impl Case {
         let method: Method = self.method.as_deref().unwrap_or("POST").parse().unwrap();
         let body = self.body();
         let length = self.content_length.unwrap_or(body.len() as u64);
-        let expected = webhook.precheck(&method, &head(&self.headers), Some(length))?;
+        let expected = webhook.precheck(&method, &head(&self.headers), self.query.as_deref(), Some(length))?;
         webhook.verify(expected, &body, Timestamp::from_secs(self.now.unwrap_or(now)))
     }
 }
@@ -143,6 +149,10 @@ fn check(vectors: &str) {
                 if let Some(index) = case.secret_index {
                     assert_eq!(delivery.secret_index, index, "{title}");
                 }
+                if let Some(id) = &case.delivery {
+                    assert_eq!(&*delivery.facts.delivery, id, "{title}");
+                }
+                assert_eq!(delivery.challenge.as_deref(), case.challenge.as_deref(), "{title}");
                 if let Some(facts) = &case.facts {
                     assert_eq!(&facts_as_json(&delivery.facts), facts, "{title}");
                 }
@@ -158,18 +168,26 @@ fn check(vectors: &str) {
 }
 
 #[test]
-fn github_vectors() {
-    check(include_str!("vectors/github.json"));
-}
-
-#[test]
-fn gitlab_vectors() {
-    check(include_str!("vectors/gitlab.json"));
-}
-
-#[test]
-fn generic_vectors() {
-    check(include_str!("vectors/generic.json"));
+fn the_vectors_of_each_sender() {
+    let kinds: Vec<&str> = raw::Sender::ALL
+        .into_iter()
+        .map(|kind| match kind {
+            raw::Sender::Github => include_str!("vectors/github.json"),
+            raw::Sender::Gitlab => include_str!("vectors/gitlab.json"),
+            raw::Sender::Gitea => include_str!("vectors/gitea.json"),
+            raw::Sender::Forgejo => include_str!("vectors/forgejo.json"),
+            raw::Sender::Gogs => include_str!("vectors/gogs.json"),
+            raw::Sender::BitbucketCloud => include_str!("vectors/bitbucket_cloud.json"),
+            raw::Sender::BitbucketDataCenter => include_str!("vectors/bitbucket_data_center.json"),
+            raw::Sender::AzureDevops => include_str!("vectors/azure_devops.json"),
+            raw::Sender::Slack => include_str!("vectors/slack.json"),
+            raw::Sender::Harbor => include_str!("vectors/harbor.json"),
+            raw::Sender::DockerHub => include_str!("vectors/docker_hub.json"),
+            raw::Sender::StandardWebhooks => include_str!("vectors/standard_webhooks.json"),
+            raw::Sender::Generic => include_str!("vectors/generic.json"),
+        })
+        .collect();
+    kinds.into_iter().chain([include_str!("vectors/plain.json")]).for_each(check);
 }
 
 const SECRET: &str = "a secret of a webhook";
@@ -187,29 +205,8 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
         ("x-github-delivery", id),
         ("x-hub-signature-256", &signature),
     ]);
-    let expected = webhook.precheck(&Method::POST, &headers, None)?;
+    let expected = webhook.precheck(&Method::POST, &headers, None, None)?;
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000))
-}
-
-#[test]
-fn standard_webhooks_published_vector() {
-    let (webhook, _) =
-        resolve(json!({"name": "lab", "sender": "gitlab"}), &secrets(&["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]));
-    let webhook = webhook.unwrap();
-    let run = |signature: &str| {
-        let headers = head(&[
-            ("content-type", "application/json"),
-            ("x-gitlab-event", "Push Hook"),
-            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
-            ("webhook-timestamp", "1614265330"),
-            ("webhook-signature", signature),
-        ]);
-        let expected = webhook.precheck(&Method::POST, &headers, None)?;
-        webhook.verify(expected, &Bytes::from_static(br#"{"test": 2432232314}"#), Timestamp::from_secs(1_614_265_330))
-    };
-    assert!(run("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=").is_ok());
-    let forged = run("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLawdc=").unwrap_err();
-    assert_eq!(forged.reason(), Reason::SignatureInvalid);
 }
 
 #[test]
@@ -283,7 +280,31 @@ fn configurations_that_would_let_somebody_in_are_refused() {
         ("header name", generic(json!({"header": "x y"})), vec![SECRET], "not the name of a header"),
         ("header meaning", generic(json!({"header": "Authorization"})), vec![SECRET], "another meaning"),
         ("header twice", generic(json!({"header": "x-a", "id_header": "X-A"})), vec![SECRET], "named twice"),
-        ("fact", generic(json!({"header": "x-a", "facts": {"branch": "ref"}})), vec![SECRET], "not a JSON pointer"),
+        (
+            "plain and signed",
+            generic(json!({"header": "x-a", "plain": true, "algorithm": "sha512"})),
+            vec![SECRET],
+            "nothing is signed",
+        ),
+        ("no password", json!({"name": "az", "sender": "azure_devops"}), vec![SECRET], "USER:PASSWORD"),
+        (
+            "fact",
+            {
+                let mut webhook = generic(json!({"header": "x-a"}));
+                webhook["facts"] = json!({"branch": "ref"});
+                webhook
+            },
+            vec![SECRET],
+            "not a JSON pointer",
+        ),
+        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "is known"),
+        (
+            "key of Standard Webhooks",
+            json!({"name": "s", "sender": "standard_webhooks"}),
+            vec![SECRET],
+            "begins neither",
+        ),
+        ("public key", json!({"name": "s", "sender": "standard_webhooks"}), vec!["whpk_AAAA"], "32 bytes"),
         ("tolerance", generic(json!({"header": "x-a", "tolerance": "5m"})), vec![SECRET], "needs `timestamp_header`"),
         ("identity of another", hub(json!({"identity": "gitlab"})), vec![SECRET], "another kind of sender"),
         ("identity with a colon", hub(json!({"identity": "a:b"})), vec![SECRET], "part of an identity"),

@@ -240,6 +240,7 @@ fn hostile(text: &str, many: usize) -> Record {
             fork: Some(true),
             pull_request: some(),
             draft: Some(true),
+            several: true,
         })),
         upstream: Some(Upstream { name: Arc::clone(&shared), status: None }),
         event_id: Some(text.into()),

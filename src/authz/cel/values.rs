@@ -137,6 +137,7 @@ impl<'a> Object<'a> {
                     "fork" => flag(facts.fork),
                     "pull_request" => optional(&facts.pull_request),
                     "draft" => flag(facts.draft),
+                    "several" => flag(Some(facts.several)),
                     _ => None,
                 }
             }

@@ -3,9 +3,10 @@
 use crate::{
     authn::Kind,
     config::{
-        raw::{self, Sender},
+        raw,
         report::{At, Report},
     },
+    webhooks,
 };
 
 use super::{
@@ -255,16 +256,7 @@ fn repositories(
         .collect();
     let of_issuers =
         |kind: &str| issuers.iter().filter(|issuer| issuer.repositories.is_some_and(|(own, _)| own == kind)).count();
-    let of_webhooks: Vec<&str> = root
-        .webhooks
-        .iter()
-        .map(|webhook| match (&webhook.identity, webhook.sender) {
-            (Some(identity), _) => identity.as_str(),
-            (None, Sender::Github) => "github",
-            (None, Sender::Gitlab) => "gitlab",
-            (None, Sender::Generic) => "generic",
-        })
-        .collect();
+    let of_webhooks: Vec<&str> = root.webhooks.iter().map(webhooks::identity).collect();
     let mut parsed = Vec::new();
     for (i, text) in raw.repositories.iter().enumerate() {
         let at = at.index(i);

@@ -421,6 +421,8 @@ pub struct DeliveryFacts {
     pub pull_request: Option<String>,
     /// Whether the pull request is a draft.
     pub draft: Option<bool>,
+    /// Whether several refs changed at once.
+    pub several: bool,
 }
 
 /// What must come of a case. What is left out is not looked at.

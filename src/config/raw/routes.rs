@@ -243,18 +243,22 @@ pub struct Webhook {
     /// `generic` only: how deliveries are signed.
     #[serde(default)]
     pub signature: Option<GenericSignature>,
+    /// `generic` and `standard_webhooks` only: JSON pointers into the body, from the names of facts to where they stand.
+    /// `*` in a pointer is the element of a list that has only one.
+    #[serde(default)]
+    pub facts: BTreeMap<Fact, String>,
     /// How long a delivery id is remembered. Default: 3 d.
     #[serde(default)]
     pub replay_window: Option<Span>,
-    /// The largest body. Default: 26 MiB for GitHub and GitLab, 10 MiB for others.
+    /// The largest body. Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud and Slack, 10 MiB for others.
     #[serde(default)]
     pub max_body: Option<Size>,
     /// How long an answer may take, from the arrival of the delivery; then the sender gets 503, while it still waits.
-    /// Default: 8 s.
+    /// Default: 8 s, for Gitea, Forgejo and Gogs 4 s, for Slack 2.5 s.
     #[serde(default)]
     pub answer_within: Option<Span>,
-    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` the name of
-    /// the entry.
+    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` and
+    /// `standard_webhooks` the name of the entry.
     #[serde(default)]
     pub identity: Option<String>,
 }
@@ -267,8 +271,46 @@ pub enum Sender {
     Github,
     /// GitLab: plain token (`X-Gitlab-Token`) or signing token (`webhook-signature`).
     Gitlab,
-    /// Any sender that puts an HMAC of the body into a header.
+    /// Gitea (`X-Gitea-Signature`).
+    Gitea,
+    /// Forgejo (`X-Forgejo-Signature`).
+    Forgejo,
+    /// Gogs (`X-Gogs-Signature`).
+    Gogs,
+    /// Bitbucket Cloud (`X-Hub-Signature`).
+    BitbucketCloud,
+    /// Bitbucket Data Center (`X-Hub-Signature`).
+    BitbucketDataCenter,
+    /// Azure DevOps, which signs nothing: the secret is the `USER:PASSWORD` of its Basic authentication.
+    AzureDevops,
+    /// Slash commands and events of Slack (`X-Slack-Signature`).
+    Slack,
+    /// Harbor, which signs nothing: the secret is the `Authorization` that it is told to send.
+    Harbor,
+    /// Docker Hub, which signs nothing: the secret is the end of its address, `?secret=...`.
+    DockerHub,
+    /// Any sender that signs as Standard Webhooks or Svix do; the body may be a CloudEvent.
+    StandardWebhooks,
+    /// Any sender that puts an HMAC of the body, or the secret itself, into a header.
     Generic,
+}
+
+impl Sender {
+    pub const ALL: [Self; 13] = [
+        Self::Github,
+        Self::Gitlab,
+        Self::Gitea,
+        Self::Forgejo,
+        Self::Gogs,
+        Self::BitbucketCloud,
+        Self::BitbucketDataCenter,
+        Self::AzureDevops,
+        Self::Slack,
+        Self::Harbor,
+        Self::DockerHub,
+        Self::StandardWebhooks,
+        Self::Generic,
+    ];
 }
 
 /// A secret of a sender, with the time in which it is accepted.
@@ -285,7 +327,7 @@ pub struct WebhookSecret {
     pub not_after: Option<String>,
 }
 
-/// The generic HMAC form.
+/// The generic form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenericSignature {
@@ -294,12 +336,15 @@ pub struct GenericSignature {
     /// What stands before it, such as `sha256=`.
     #[serde(default)]
     pub prefix: String,
-    /// The hash.
+    /// The header carries the secret itself, which proves nothing of the body. Default: off.
     #[serde(default)]
-    pub algorithm: HmacAlgorithm,
-    /// How the signature is written.
+    pub plain: bool,
+    /// The hash of the HMAC. Default: `sha256`.
     #[serde(default)]
-    pub encoding: SignatureEncoding,
+    pub algorithm: Option<HmacAlgorithm>,
+    /// How the HMAC is written. Default: `hex`.
+    #[serde(default)]
+    pub encoding: Option<SignatureEncoding>,
     /// The header that carries the id of the delivery. Without it, deliveries are told apart by their bodies.
     #[serde(default)]
     pub id_header: Option<String>,
@@ -309,9 +354,6 @@ pub struct GenericSignature {
     /// How far that time may be off. Default: 5 m.
     #[serde(default)]
     pub tolerance: Option<Span>,
-    /// JSON pointers into the body: the names of facts to where they stand.
-    #[serde(default)]
-    pub facts: BTreeMap<Fact, String>,
 }
 
 /// A fact that the body of a webhook tells.
@@ -319,10 +361,16 @@ pub struct GenericSignature {
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
     Event,
+    Action,
     Repository,
     RepositoryId,
+    Owner,
     /// Taken as it stands there: `refs/heads/main` stays that.
     Branch,
+    /// Taken as it stands there.
+    Tag,
+    /// A full ref, `refs/heads/main` or `refs/tags/v1`: a branch or a tag.
+    Ref,
     Commit,
     Sender,
     SenderId,

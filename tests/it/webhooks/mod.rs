@@ -183,3 +183,55 @@ async fn of_fifty_twins_at_once_one_arrives() {
     assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "{statuses:?}");
     assert_eq!(fixture.upstream.requests().len(), 1, "webhooks:17");
 }
+
+/// Senders whose proof is no signature over a JSON body, each with its own way to the upstream.
+#[tokio::test]
+async fn a_secret_in_the_address_stays_here_and_a_signed_form_passes_as_it_came() {
+    let fixture = Fixture::with(
+        |yaml| {
+            let route = |name: &str| {
+                format!(
+                    "  - {{name: {name}, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], \
+                     webhook: {name}, upstream: web}}\n"
+                )
+            };
+            let sender = |name: &str, kind: &str, file: &str| {
+                format!("  - {{name: {name}, sender: {kind}, secrets: [{{secret: {{file: {file}}}}}]}}\n")
+            };
+            let senders = sender("hub", "docker_hub", "token") + &sender("slack", "slack", "client");
+            let rule = "  - {id: others, on: {routes: [hub, slack]}, who: {webhooks: [hub, slack]}, do: allow}\n";
+            yaml.replace("\nwebhooks:\n", &format!("\nwebhooks:\n{senders}"))
+                .replace("\nroutes:\n", &format!("\nroutes:\n{}{}", route("hub"), route("slack")))
+                .replace("\nrules:\n", &format!("\nrules:\n{rule}"))
+        },
+        |_| Reply::json(202, "{}"),
+    )
+    .await;
+    let hub = |query: &str| format!("POST /hub{query} HTTP/1.1");
+    let json = "Content-Type: application/json";
+    let body = br#"{"push_data":{"tag":"v1"},"repository":{"repo_name":"acme/app"}}"#;
+    for query in ["", "?secret=upstream-toke", "?secret=upstream-token&secret=upstream-token"] {
+        let answer = fixture.doorward.send(&[&hub(query), "Host: hooks.test", json], body).await;
+        assert!(matches!(answer.status, 400 | 401), "webhooks:24 {query}");
+    }
+    let answer = fixture.doorward.send(&[&hub("?secret=upstream-token"), "Host: hooks.test", json], body).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let seen = fixture.upstream.only();
+    assert!(seen.head.starts_with("POST /hub HTTP/1.1"), "{}", seen.head);
+    fixture.upstream.take();
+
+    let (form, time) = (b"command=%2Fdeploy&user_id=U1&trigger_id=1.2", crate::harness::now());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"introspection-secret");
+    let signed = [format!("v0:{time}:").as_bytes(), form].concat();
+    let tag: String = hmac::sign(&key, &signed).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let (time, signature) = (format!("X-Slack-Request-Timestamp: {time}"), format!("X-Slack-Signature: v0={tag}"));
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    let lines = ["POST /slack HTTP/1.1", "Host: hooks.test", kind, &time, &signature];
+    assert_eq!(fixture.doorward.send(&lines, form).await.status, 202);
+    let seen = fixture.upstream.only();
+    assert_eq!((&*seen.body, seen.one("content-type")), (&form[..], "application/x-www-form-urlencoded"));
+    assert_eq!(fixture.doorward.send(&lines, form).await.status, 200, "webhooks:17");
+    for record in fixture.doorward.audit() {
+        assert!(!record.to_string().contains("upstream-token"), "{record}");
+    }
+}

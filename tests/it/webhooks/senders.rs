@@ -193,6 +193,19 @@ limits: {{drain_accept: 0, connections_per_address: 5000{limits}}}
 const GITHUB_BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"{nonce}","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
 const GITLAB_BODY: &str = r#"{"object_kind":"push","event_name":"push","ref":"refs/heads/main","checkout_sha":"{nonce}","user_id":4,"user_username":"tanuki","project_id":15,"project":{"id":15,"path_with_namespace":"group/app"}}"#;
 
+/// HMAC-SHA256 of the body in hex.
+const fn hex(header: &'static str, prefix: &'static str) -> Proof {
+    Proof::Mac {
+        algorithm: &hmac::HMAC_SHA256,
+        header,
+        prefix,
+        base64: false,
+        before: |_, _| String::new(),
+        time_header: None,
+        signs_id: false,
+    }
+}
+
 pub const SENDERS: &[Sender] = &[
     Sender {
         name: "github",
@@ -200,15 +213,7 @@ pub const SENDERS: &[Sender] = &[
         secret: "a secret of github in the tests",
         head: &["X-GitHub-Event: push"],
         id_header: "X-GitHub-Delivery",
-        proof: Proof::Mac {
-            algorithm: &hmac::HMAC_SHA256,
-            header: "X-Hub-Signature-256",
-            prefix: "sha256=",
-            base64: false,
-            before: |_, _| String::new(),
-            time_header: None,
-            signs_id: false,
-        },
+        proof: hex("X-Hub-Signature-256", "sha256="),
         body: GITHUB_BODY,
         user: "webhook:github:repo:1234",
     },
@@ -241,9 +246,87 @@ pub const SENDERS: &[Sender] = &[
         user: "webhook:lab2:repo:15",
     },
     Sender {
+        name: "gitea",
+        entry: "sender: gitea",
+        secret: "a secret of gitea in the tests",
+        head: &["X-Gitea-Event: push"],
+        id_header: "X-Gitea-Delivery",
+        proof: hex("X-Gitea-Signature", ""),
+        body: GITHUB_BODY,
+        user: "webhook:gitea:repo:1234",
+    },
+    Sender {
+        name: "forgejo",
+        entry: "sender: forgejo",
+        secret: "a secret of forgejo in the tests",
+        head: &["X-Forgejo-Event: push"],
+        id_header: "X-Forgejo-Delivery",
+        proof: hex("X-Forgejo-Signature", ""),
+        body: GITHUB_BODY,
+        user: "webhook:forgejo:repo:1234",
+    },
+    Sender {
+        name: "gogs",
+        entry: "sender: gogs",
+        secret: "a secret of gogs in the tests",
+        head: &["X-Gogs-Event: push"],
+        id_header: "X-Gogs-Delivery",
+        proof: hex("X-Gogs-Signature", ""),
+        body: GITHUB_BODY,
+        user: "webhook:gogs:repo:1234",
+    },
+    Sender {
+        name: "bitbucket-cloud",
+        entry: "sender: bitbucket_cloud",
+        secret: "a secret of bitbucket in the tests",
+        head: &["X-Event-Key: repo:push"],
+        id_header: "X-Request-UUID",
+        proof: hex("X-Hub-Signature", "sha256="),
+        body: r#"{"push":{"changes":[{"new":{"type":"branch","name":"main","target":{"hash":"{nonce}"}}}]},"repository":{"uuid":"{7}","full_name":"acme/app"}}"#,
+        user: "webhook:bitbucket:repo:{7}",
+    },
+    Sender {
+        name: "bitbucket-dc",
+        entry: "sender: bitbucket_data_center",
+        secret: "a secret of bitbucket DC in the tests",
+        head: &["X-Event-Key: repo:refs_changed"],
+        id_header: "X-Request-Id",
+        proof: hex("X-Hub-Signature", "sha256="),
+        body: r#"{"eventKey":"repo:refs_changed","repository":{"id":84,"slug":"app","project":{"key":"ACME"}},"changes":[{"ref":{"id":"refs/heads/main"},"toHash":"{nonce}"}]}"#,
+        user: "webhook:bitbucket-dc:repo:84",
+    },
+    Sender {
+        name: "standard-webhooks",
+        entry: "sender: standard_webhooks, facts: {repository_id: /repo}",
+        secret: "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=",
+        head: &[],
+        id_header: "svix-id",
+        proof: Proof::Mac {
+            algorithm: &hmac::HMAC_SHA256,
+            header: "svix-signature",
+            prefix: "v1,",
+            base64: true,
+            before: |id, time| format!("{id}.{time}."),
+            time_header: Some("svix-timestamp"),
+            signs_id: true,
+        },
+        body: r#"{"type":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
+        user: "webhook:standard-webhooks:repo:app-1",
+    },
+    Sender {
+        name: "plain",
+        entry: "sender: generic, signature: {header: X-Secret, plain: true, id_header: X-Id}, facts: {repository_id: /repo}",
+        secret: "a plain secret of something in the tests",
+        head: &[],
+        id_header: "X-Id",
+        proof: Proof::Token { header: "X-Secret" },
+        body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
+        user: "webhook:plain:repo:app-1",
+    },
+    Sender {
         name: "generic",
         entry: "sender: generic, signature: {header: X-Sign, prefix: 'v0:', algorithm: sha512, encoding: base64, \
-                id_header: X-Id, timestamp_header: X-Time, facts: {event: /kind, repository_id: /repo}}",
+                id_header: X-Id, timestamp_header: X-Time}, facts: {event: /kind, repository_id: /repo}",
         secret: "a secret of something in the tests",
         head: &[],
         id_header: "X-Id",

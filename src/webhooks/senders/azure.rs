@@ -1,0 +1,41 @@
+use super::{Events, Field, JSON, Sender};
+use crate::{
+    config::values::{Size, Span},
+    webhooks::signature::{Form, Key},
+};
+
+/// <https://learn.microsoft.com/azure/devops/service-hooks/events>. It signs nothing: a user name and a password stand
+/// in `Authorization`, and the secret is written `USER:PASSWORD`.
+pub(super) static AZURE_DEVOPS: Sender = Sender {
+    label: Some("azure-devops"),
+    media: JSON,
+    max_body: Size::mib(10),
+    answer_within: Span::from_secs(8),
+    forms: |_| vec![Form::Basic],
+    key: |_, secret| match secret.contains(&b':') {
+        true => Ok(Key::token(secret)),
+        false => Err("is not written `USER:PASSWORD`"),
+    },
+    id_headers: &[],
+    id_required: false,
+    events: Events::Body,
+    pings: &[],
+    facts: &[
+        (Field::Delivery, &["/id"]),
+        (Field::Event, &["/eventType"]),
+        (Field::Repository, &["/resource/repository/name"]),
+        (Field::RepositoryId, &["/resource/repository/id"]),
+        (Field::Owner, &["/resource/repository/project/name"]),
+        (Field::Ref, &["/resource/targetRefName", "/resource/refUpdates/*/name"]),
+        (Field::Changes, &["/resource/refUpdates"]),
+        (Field::Commit, &["/resource/lastMergeSourceCommit/commitId", "/resource/refUpdates/*/newObjectId"]),
+        (Field::Actor, &["/resource/pushedBy/uniqueName", "/resource/createdBy/uniqueName"]),
+        (Field::ActorId, &["/resource/pushedBy/id", "/resource/createdBy/id"]),
+        (Field::ForkMark, &["/resource/pullRequestId", "/resource/forkSource"]),
+        (Field::PullRequest, &["/resource/pullRequestId"]),
+        (Field::Draft, &["/resource/isDraft"]),
+    ],
+    text_ids: true,
+    takes: &[],
+    passes: &[],
+};

@@ -1,0 +1,115 @@
+//! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
+
+use super::{Events, Field, JSON, Sender, Shape, shape};
+use crate::{
+    config::{
+        raw::HmacAlgorithm,
+        values::{Size, Span},
+    },
+    webhooks::signature::{Form, Key},
+};
+
+/// <https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/>
+pub(super) static CLOUD: Sender = Sender {
+    label: Some("bitbucket"),
+    media: JSON,
+    // It sends 256 kB at most.
+    max_body: Size::kib(512),
+    answer_within: Span::from_secs(8),
+    forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
+    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
+    // Its own retries have the same.
+    id_headers: &["x-request-uuid"],
+    id_required: true,
+    events: Events::Shapes { header: "x-event-key", shapes: CLOUD_SHAPES },
+    pings: &[],
+    facts: &[
+        (Field::Repository, &["/repository/full_name"]),
+        (Field::RepositoryId, &["/repository/uuid"]),
+        (Field::Branch, &["/pullrequest/destination/branch/name"]),
+        // Deleted refs have no `new`.
+        (Field::Ref, &["/push/changes/*/new/name", "/push/changes/*/old/name"]),
+        (Field::RefType, &["/push/changes/*/new/type", "/push/changes/*/old/type"]),
+        (Field::Changes, &["/push/changes"]),
+        (Field::Commit, &["/pullrequest/source/commit/hash", "/push/changes/*/new/target/hash"]),
+        (Field::Actor, &["/actor/nickname", "/actor/display_name"]),
+        (Field::ActorId, &["/actor/uuid"]),
+        (Field::Fork, &["/pullrequest/source/repository/uuid", "/pullrequest/destination/repository/uuid"]),
+        (Field::PullRequest, &["/pullrequest/id"]),
+        (Field::Draft, &["/pullrequest/draft"]),
+    ],
+    text_ids: true,
+    takes: &[],
+    passes: &["x-event-key", "x-hook-uuid", "x-request-uuid", "x-attempt-number", "x-hub-signature"],
+};
+
+/// A pull request in a state, without what other events add to it.
+const fn pull_request(event: &'static str, state: &'static str) -> Shape {
+    Shape {
+        event,
+        has: &["pullrequest", "repository", "actor"],
+        lacks: &["comment", "approval", "changes_request"],
+        says: Some(("/pullrequest/state", state)),
+    }
+}
+
+const CLOUD_SHAPES: &[Shape] = &[
+    shape("repo:push", &["push", "repository"], &["pullrequest"]),
+    shape("repo:fork", &["fork", "repository"], &[]),
+    shape("repo:updated", &["changes", "repository"], &["push", "pullrequest"]),
+    shape("repo:commit_comment_created", &["commit", "comment"], &["pullrequest"]),
+    shape("repo:commit_status_created", &["commit_status"], &[]),
+    shape("repo:commit_status_updated", &["commit_status"], &[]),
+    pull_request("pullrequest:created", "OPEN"),
+    pull_request("pullrequest:updated", "OPEN"),
+    pull_request("pullrequest:fulfilled", "MERGED"),
+    pull_request("pullrequest:rejected", "DECLINED"),
+    shape("pullrequest:approved", &["pullrequest", "approval"], &["comment"]),
+    shape("pullrequest:unapproved", &["pullrequest", "approval"], &["comment"]),
+    shape("pullrequest:changes_request_created", &["pullrequest", "changes_request"], &[]),
+    shape("pullrequest:changes_request_removed", &["pullrequest", "changes_request"], &[]),
+    shape("pullrequest:comment_created", &["pullrequest", "comment"], &[]),
+    shape("pullrequest:comment_updated", &["pullrequest", "comment"], &[]),
+    shape("pullrequest:comment_deleted", &["pullrequest", "comment"], &[]),
+    shape("pullrequest:comment_resolved", &["pullrequest", "comment"], &[]),
+    shape("pullrequest:comment_reopened", &["pullrequest", "comment"], &[]),
+    shape("issue:created", &["issue"], &["comment", "changes"]),
+    shape("issue:updated", &["issue", "changes"], &[]),
+    shape("issue:comment_created", &["issue", "comment"], &[]),
+];
+
+/// <https://confluence.atlassian.com/bitbucketserver/event-payload-938025882.html>
+pub(super) static DATA_CENTER: Sender = Sender {
+    label: Some("bitbucket-dc"),
+    media: JSON,
+    max_body: Size::mib(10),
+    answer_within: Span::from_secs(8),
+    forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
+    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
+    id_headers: &["x-request-id"],
+    id_required: true,
+    events: Events::Same {
+        header: "x-event-key",
+        unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
+    },
+    pings: &["diagnostics:ping"],
+    facts: &[
+        (Field::Event, &["/eventKey"]),
+        (Field::Repository, &["/pullRequest/toRef/repository/slug", "/repository/slug"]),
+        (Field::RepositoryId, &["/pullRequest/toRef/repository/id", "/repository/id"]),
+        (Field::Owner, &["/pullRequest/toRef/repository/project/key", "/repository/project/key"]),
+        (Field::Branch, &["/pullRequest/toRef/displayId"]),
+        (Field::Ref, &["/changes/*/ref/id"]),
+        (Field::Changes, &["/changes"]),
+        (Field::Commit, &["/pullRequest/fromRef/latestCommit", "/changes/*/toHash"]),
+        (Field::Actor, &["/actor/name"]),
+        (Field::ActorId, &["/actor/id"]),
+        (Field::Fork, &["/pullRequest/fromRef/repository/id", "/pullRequest/toRef/repository/id"]),
+        (Field::PullRequest, &["/pullRequest/id"]),
+        (Field::Draft, &["/pullRequest/draft"]),
+    ],
+    text_ids: false,
+    takes: &[],
+    // `x-request-id` is ours there.
+    passes: &["x-event-key", "x-hub-signature"],
+};

@@ -1,0 +1,72 @@
+//! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
+
+use super::{Events, Field, JSON, Media, Sender, Setting};
+use crate::{
+    config::{
+        raw,
+        values::{Size, Span},
+    },
+    webhooks::signature::{Form, Key, SVIX, Timed, WEBHOOK},
+};
+
+/// <https://www.standardwebhooks.com>, also as Svix names the headers, with plain JSON or whole CloudEvents (such as
+/// those of CDEvents) in the body.
+pub(super) static STANDARD_WEBHOOKS: Sender = Sender {
+    media: &[Media::Json, Media::CloudEvent],
+    forms: |_| vec![Form::StandardWebhooks(&WEBHOOK), Form::StandardWebhooks(&SVIX)],
+    key: |_, secret| match (secret.strip_prefix(b"whsec_"), secret.strip_prefix(b"whpk_")) {
+        (Some(encoded), _) => Key::standard(encoded),
+        (_, Some(encoded)) => Key::ed25519(encoded),
+        _ => Err("begins neither with `whsec_` nor with `whpk_`"),
+    },
+    facts: &[(Field::Event, &["/type"])],
+    takes: &[Setting::Facts],
+    passes: &["webhook-id", "webhook-timestamp", "webhook-signature", "svix-id", "svix-timestamp", "svix-signature"],
+    ..GENERIC
+};
+
+/// Any sender that puts an HMAC of the body, or the secret itself, into a header.
+pub(super) static ANY: Sender = GENERIC;
+
+const GENERIC: Sender = Sender {
+    label: None,
+    media: JSON,
+    max_body: Size::mib(10),
+    answer_within: Span::from_secs(8),
+    // The names of the headers were checked before.
+    forms: |webhook| webhook.signature.iter().filter_map(form).collect(),
+    key: |webhook, secret| match &webhook.signature {
+        Some(signature) if signature.plain => Ok(Key::token(secret)),
+        signature => {
+            let algorithm = signature.as_ref().and_then(|signature| signature.algorithm);
+            Ok(Key::mac(algorithm.unwrap_or_default(), secret))
+        }
+    },
+    id_headers: &[],
+    id_required: true,
+    events: Events::Body,
+    pings: &[],
+    facts: &[],
+    text_ids: true,
+    takes: &[Setting::Signature, Setting::Facts],
+    passes: &[],
+};
+
+fn form(signature: &raw::GenericSignature) -> Option<Form> {
+    let header = signature.header.parse().ok()?;
+    let prefix = signature.prefix.as_str().into();
+    if signature.plain {
+        return Some(Form::Token { header, prefix });
+    }
+    let timestamp = match &signature.timestamp_header {
+        Some(header) => Some(Timed { header: header.parse().ok()?, before: "", after: "." }),
+        None => None,
+    };
+    Some(Form::Body {
+        header,
+        prefix,
+        algorithm: signature.algorithm.unwrap_or_default(),
+        encoding: signature.encoding.unwrap_or_default(),
+        timestamp,
+    })
+}

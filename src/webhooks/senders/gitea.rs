@@ -1,0 +1,98 @@
+//! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
+//! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
+
+use super::{Events, Field, JSON, Sender, Shape, shape};
+use crate::{
+    config::{
+        raw::HmacAlgorithm,
+        values::{Size, Span},
+    },
+    webhooks::signature::{Form, Key},
+};
+
+/// <https://docs.gitea.com/usage/webhooks>
+pub(super) static GITEA: Sender = Sender {
+    label: Some("gitea"),
+    forms: |_| vec![Form::hex_sha256("x-gitea-signature", "")],
+    id_headers: &["x-gitea-delivery"],
+    events: Events::Shapes { header: "x-gitea-event", shapes: SHAPES },
+    passes: &["x-gitea-event", "x-gitea-delivery", "x-gitea-signature"],
+    ..COMMON
+};
+
+/// <https://forgejo.org/docs/latest/user/webhooks/>
+pub(super) static FORGEJO: Sender = Sender {
+    label: Some("forgejo"),
+    forms: |_| vec![Form::hex_sha256("x-forgejo-signature", "")],
+    id_headers: &["x-forgejo-delivery"],
+    events: Events::Shapes { header: "x-forgejo-event", shapes: SHAPES },
+    passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature"],
+    ..COMMON
+};
+
+/// <https://github.com/gogs/gogs/blob/main/internal/database/webhook.go>
+pub(super) static GOGS: Sender = Sender {
+    label: Some("gogs"),
+    forms: |_| vec![Form::hex_sha256("x-gogs-signature", "")],
+    id_headers: &["x-gogs-delivery"],
+    events: Events::Shapes { header: "x-gogs-event", shapes: SHAPES },
+    passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
+    ..COMMON
+};
+
+const COMMON: Sender = Sender {
+    label: None,
+    media: JSON,
+    max_body: Size::mib(10),
+    // They wait 5 s.
+    answer_within: Span::from_secs(4),
+    forms: |_| Vec::new(),
+    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
+    id_headers: &[],
+    id_required: true,
+    events: Events::Body,
+    pings: &[],
+    facts: &[
+        (Field::Action, &["/action"]),
+        (Field::Repository, &["/repository/full_name"]),
+        (Field::RepositoryId, &["/repository/id"]),
+        (Field::Owner, &["/repository/owner/login", "/repository/owner/username"]),
+        (Field::Branch, &["/pull_request/base/ref", "/pull_request/base_branch"]),
+        (Field::Ref, &["/ref"]),
+        (Field::RefType, &["/ref_type"]),
+        (Field::Commit, &["/pull_request/head/sha", "/after", "/sha"]),
+        (Field::Actor, &["/sender/login", "/sender/username"]),
+        (Field::ActorId, &["/sender/id"]),
+        (
+            Field::Fork,
+            &[
+                "/pull_request/head/repo_id",
+                "/pull_request/base/repo_id",
+                "/pull_request/head_repo/id",
+                "/pull_request/base_repo/id",
+            ],
+        ),
+        (Field::PullRequest, &["/number", "/pull_request/number"]),
+        (Field::Draft, &["/pull_request/draft"]),
+    ],
+    text_ids: false,
+    takes: &[],
+    passes: &[],
+};
+
+const SHAPES: &[Shape] = &[
+    shape("push", &["ref", "before", "after", "commits"], &["pull_request"]),
+    shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
+    shape("delete", &["ref", "ref_type", "pusher_type"], &[]),
+    shape("pull_request", &["pull_request", "number", "action"], &["review", "comment"]),
+    shape("pull_request_approved", &["pull_request", "review", "action"], &[]),
+    shape("pull_request_rejected", &["pull_request", "review", "action"], &[]),
+    shape("pull_request_comment", &["pull_request", "review", "action"], &[]),
+    shape("issues", &["issue", "action"], &["comment", "pull_request"]),
+    shape("issue_comment", &["issue", "comment", "action"], &[]),
+    shape("release", &["release", "action"], &[]),
+    shape("fork", &["forkee"], &[]),
+    shape("wiki", &["page", "action"], &[]),
+    shape("package", &["package", "action"], &[]),
+    shape("status", &["sha", "state", "context"], &[]),
+];

@@ -1,0 +1,91 @@
+use super::{Events, Field, JSON, Sender, Setting};
+use crate::{
+    config::values::{Size, Span},
+    webhooks::signature::{Form, Key, WEBHOOK},
+};
+
+/// <https://docs.gitlab.com/user/project/integrations/webhook_events/>
+pub(super) static GITLAB: Sender = Sender {
+    label: Some("gitlab"),
+    media: JSON,
+    max_body: Size::mib(26),
+    answer_within: Span::from_secs(8),
+    forms: |webhook| {
+        let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
+        if !webhook.require_signature {
+            forms.push(Form::token("x-gitlab-token"));
+        }
+        forms
+    },
+    // A signing token is written `whsec_...` by GitLab, a plain token is whatever somebody chose.
+    key: |_, secret| match secret.strip_prefix(b"whsec_") {
+        Some(encoded) => Key::standard(encoded),
+        None => Ok(Key::token(secret)),
+    },
+    id_headers: &["idempotency-key", "webhook-id"],
+    id_required: false,
+    events: Events::Named {
+        header: "x-gitlab-event",
+        names: &[
+            ("Push Hook", "push"),
+            ("Tag Push Hook", "tag_push"),
+            ("Merge Request Hook", "merge_request"),
+            ("Note Hook", "note"),
+            ("Confidential Note Hook", "note"),
+            ("Issue Hook", "issue"),
+            ("Confidential Issue Hook", "issue"),
+            ("Pipeline Hook", "pipeline"),
+            ("Job Hook", "build"),
+            ("Wiki Page Hook", "wiki_page"),
+            ("Release Hook", "release"),
+            ("Deployment Hook", "deployment"),
+            ("Feature Flag Hook", "feature_flag"),
+            ("Emoji Hook", "emoji"),
+        ],
+    },
+    pings: &[],
+    facts: &[
+        (Field::Event, &["/object_kind", "/event_name"]),
+        (Field::Action, &["/object_attributes/action"]),
+        (Field::Repository, &["/project/path_with_namespace"]),
+        (Field::RepositoryId, &["/project/id", "/project_id"]),
+        (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
+        (Field::Ref, &["/object_attributes/ref", "/ref"]),
+        (Field::RefType, &["/object_attributes/tag", "/tag"]),
+        (
+            Field::Commit,
+            &[
+                "/object_attributes/last_commit/id",
+                "/merge_request/last_commit/id",
+                "/object_attributes/sha",
+                "/after",
+                "/checkout_sha",
+                "/sha",
+            ],
+        ),
+        (Field::Actor, &["/user/username", "/user_username"]),
+        (Field::ActorId, &["/user/id", "/user_id"]),
+        (
+            Field::Fork,
+            &[
+                "/object_attributes/source_project_id",
+                "/object_attributes/target_project_id",
+                "/merge_request/source_project_id",
+                "/merge_request/target_project_id",
+            ],
+        ),
+        (Field::PullRequest, &["/merge_request/iid", "/object_attributes/iid"]),
+        (Field::Draft, &["/object_attributes/draft", "/merge_request/draft"]),
+    ],
+    text_ids: false,
+    takes: &[Setting::RequireSignature],
+    passes: &[
+        "x-gitlab-event",
+        "x-gitlab-event-uuid",
+        "x-gitlab-webhook-uuid",
+        "idempotency-key",
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    ],
+};

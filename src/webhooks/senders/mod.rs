@@ -1,0 +1,211 @@
+//! The senders, as one table: an entry for each, in a file of its maker. A new one is an entry, its arm in [`sender`]
+//! and a file of vectors.
+
+mod azure;
+mod bitbucket;
+mod generic;
+mod gitea;
+mod github;
+mod gitlab;
+mod registries;
+mod slack;
+
+use super::signature::{Form, Key};
+use crate::config::{
+    raw,
+    values::{Size, Span},
+};
+
+/// What is known of a kind of sender.
+#[derive(Debug)]
+pub(super) struct Sender {
+    /// Its name in identities; `None` where each entry of the configuration is a sender of its own.
+    pub(super) label: Option<&'static str>,
+    /// The content types of its bodies. The facts are read from all of them.
+    pub(super) media: &'static [Media],
+    pub(super) max_body: Size,
+    /// How long an answer may take: less than the sender waits.
+    pub(super) answer_within: Span,
+    /// How it signs, the strongest first. The first that a delivery uses is the one that must verify.
+    pub(super) forms: fn(&raw::Webhook) -> Vec<Form>,
+    /// Makes a key of a configured secret, or says what is wrong with it.
+    pub(super) key: fn(&raw::Webhook, &[u8]) -> Result<Key, &'static str>,
+    /// Headers with the id of the delivery, which are not signed; the first that is there counts.
+    pub(super) id_headers: &'static [&'static str],
+    /// Whether a delivery without an id is malformed. Otherwise its body tells the id ([`Field::Delivery`]), or stands
+    /// for it.
+    pub(super) id_required: bool,
+    pub(super) events: Events,
+    /// Events that a sender sends to try a hook.
+    pub(super) pings: &'static [&'static str],
+    /// Where facts stand in the body; the first pointer that is there counts.
+    pub(super) facts: &'static [(Field, &'static [&'static str])],
+    /// Whether ids may be text.
+    pub(super) text_ids: bool,
+    /// The settings that only some senders have.
+    pub(super) takes: &'static [Setting],
+    /// Headers that an EventListener gets, besides `content-type` and `user-agent`. Never a secret, never an address
+    /// that an interceptor would call (`x-github-enterprise-host`), never `ce-*`, which would turn the delivery into
+    /// a CloudEvent.
+    pub(super) passes: &'static [&'static str],
+}
+
+/// A content type that a body may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Media {
+    /// `application/json`, in UTF-8.
+    Json,
+    /// `application/x-www-form-urlencoded`, signed as it comes.
+    Form,
+    /// `application/cloudevents+json`, a whole event. An EventListener reads it as one, so the signature must cover it.
+    CloudEvent,
+}
+
+/// What nearly all send.
+const JSON: &[Media] = &[Media::Json];
+
+/// A setting of the configuration that only some senders have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    RequireSignature,
+    Signature,
+    Facts,
+}
+
+/// A fact, by how it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Field {
+    /// The id of the delivery.
+    Delivery,
+    Event,
+    Action,
+    /// `owner/name`, or a name that stands beside an owner.
+    Repository,
+    RepositoryId,
+    Owner,
+    /// The plain name of a branch.
+    Branch,
+    /// The plain name of a tag.
+    Tag,
+    /// A ref: full, or short with a [`Field::RefType`] beside it.
+    Ref,
+    /// `branch` or `tag`, or whether it is a tag.
+    RefType,
+    /// The list of refs that changed, if there may be several. Those of more than one are no facts.
+    Changes,
+    Commit,
+    Actor,
+    ActorId,
+    /// Pairs of pointers to the ids of the source and of the target repository.
+    Fork,
+    /// Pairs of pointers to what every pull request has, and to what one from a fork has besides.
+    ForkMark,
+    PullRequest,
+    Draft,
+    /// What the sender wants to read in the answer to its [`Sender::pings`].
+    Challenge,
+}
+
+/// How an event is known.
+#[derive(Debug)]
+pub(super) enum Events {
+    /// A header names it and the members of the body prove it.
+    Shapes { header: &'static str, shapes: &'static [Shape] },
+    /// The body names it; a header, if it has one of these values, must agree.
+    Named { header: &'static str, names: &'static [(&'static str, &'static str)] },
+    /// The body names it, and a header that must agree. Bodies of one shape have no name.
+    Same { header: &'static str, unnamed: &'static Shape },
+    /// The body names it.
+    Body,
+}
+
+impl Events {
+    pub(super) fn header(&self) -> Option<&'static str> {
+        match self {
+            Self::Shapes { header, .. } | Self::Named { header, .. } | Self::Same { header, .. } => Some(header),
+            Self::Body => None,
+        }
+    }
+}
+
+/// What proves an event: members that its body always has, members that it never has, and a text in it.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) event: &'static str,
+    pub(super) has: &'static [&'static str],
+    pub(super) lacks: &'static [&'static str],
+    /// A pointer and what stands there.
+    pub(super) says: Option<(&'static str, &'static str)>,
+}
+
+const fn shape(event: &'static str, has: &'static [&'static str], lacks: &'static [&'static str]) -> Shape {
+    Shape { event, has, lacks, says: None }
+}
+
+/// The entry of a kind of sender.
+pub(super) fn sender(kind: raw::Sender) -> &'static Sender {
+    match kind {
+        raw::Sender::Github => &github::GITHUB,
+        raw::Sender::Gitlab => &gitlab::GITLAB,
+        raw::Sender::Gitea => &gitea::GITEA,
+        raw::Sender::Forgejo => &gitea::FORGEJO,
+        raw::Sender::Gogs => &gitea::GOGS,
+        raw::Sender::BitbucketCloud => &bitbucket::CLOUD,
+        raw::Sender::BitbucketDataCenter => &bitbucket::DATA_CENTER,
+        raw::Sender::AzureDevops => &azure::AZURE_DEVOPS,
+        raw::Sender::Slack => &slack::SLACK,
+        raw::Sender::Harbor => &registries::HARBOR,
+        raw::Sender::DockerHub => &registries::DOCKER_HUB,
+        raw::Sender::StandardWebhooks => &generic::STANDARD_WEBHOOKS,
+        raw::Sender::Generic => &generic::ANY,
+    }
+}
+
+/// Whether a name in identities belongs to a kind of sender.
+pub(super) fn is_label(name: &str) -> bool {
+    raw::Sender::ALL.into_iter().any(|kind| sender(kind).label == Some(name))
+}
+
+/// Where a configured fact goes.
+pub(super) const fn field(fact: raw::Fact) -> Field {
+    match fact {
+        raw::Fact::Event => Field::Event,
+        raw::Fact::Action => Field::Action,
+        raw::Fact::Repository => Field::Repository,
+        raw::Fact::RepositoryId => Field::RepositoryId,
+        raw::Fact::Owner => Field::Owner,
+        raw::Fact::Branch => Field::Branch,
+        raw::Fact::Tag => Field::Tag,
+        raw::Fact::Ref => Field::Ref,
+        raw::Fact::Commit => Field::Commit,
+        raw::Fact::Sender => Field::Actor,
+        raw::Fact::SenderId => Field::ActorId,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_well_formed() {
+        for kind in raw::Sender::ALL {
+            let sender = sender(kind);
+            assert!(sender.label.is_none_or(is_label));
+            let headers = sender.id_headers.iter().chain(sender.passes).copied().chain(sender.events.header());
+            for header in headers {
+                assert_eq!(http::HeaderName::from_static(header).as_str(), header);
+            }
+            for pointer in sender.facts.iter().flat_map(|(_, pointers)| *pointers) {
+                assert!(pointer.starts_with('/'), "{pointer}");
+            }
+            for header in sender.passes {
+                assert!(!header.starts_with("ce-") && !header.ends_with("-host"), "{header}");
+                assert!(!["x-gitlab-token", "authorization", "cookie"].contains(header), "{header}");
+            }
+            for (field, pointers) in sender.facts {
+                assert!(!matches!(field, Field::Fork | Field::ForkMark) || pointers.len() % 2 == 0, "{pointers:?}");
+            }
+        }
+    }
+}

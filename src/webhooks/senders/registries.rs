@@ -1,0 +1,54 @@
+//! Registries of images. They sign nothing: whoever knows the secret can send anything.
+
+use super::{Events, Field, JSON, Sender};
+use crate::{
+    config::values::{Size, Span},
+    webhooks::signature::{Form, Key},
+};
+
+/// The configured secret is what stands in `Authorization`, word by word:
+/// <https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/>.
+pub(super) static HARBOR: Sender = Sender {
+    label: Some("harbor"),
+    forms: |_| vec![Form::token("authorization")],
+    facts: &[
+        (Field::Event, &["/type"]),
+        (Field::Repository, &["/event_data/repository/repo_full_name"]),
+        (Field::Owner, &["/event_data/repository/namespace"]),
+        (Field::Tag, &["/event_data/resources/*/tag"]),
+        (Field::Changes, &["/event_data/resources"]),
+        (Field::Actor, &["/operator"]),
+    ],
+    ..COMMON
+};
+
+/// It proves nothing but that it knows the address, so a secret stands there as `?secret=`:
+/// <https://docs.docker.com/docker-hub/repos/manage/webhooks/>.
+pub(super) static DOCKER_HUB: Sender = Sender {
+    label: Some("docker-hub"),
+    forms: |_| vec![Form::Query("secret")],
+    facts: &[
+        (Field::Repository, &["/repository/repo_name"]),
+        (Field::Owner, &["/repository/namespace"]),
+        (Field::Tag, &["/push_data/tag"]),
+        (Field::Actor, &["/push_data/pusher"]),
+    ],
+    ..COMMON
+};
+
+const COMMON: Sender = Sender {
+    label: None,
+    media: JSON,
+    max_body: Size::mib(10),
+    answer_within: Span::from_secs(8),
+    forms: |_| Vec::new(),
+    key: |_, secret| Ok(Key::token(secret)),
+    id_headers: &[],
+    id_required: false,
+    events: Events::Body,
+    pings: &[],
+    facts: &[],
+    text_ids: false,
+    takes: &[],
+    passes: &[],
+};

@@ -1,0 +1,47 @@
+use super::{Events, Field, Media, Sender};
+use crate::{
+    config::{
+        raw::{HmacAlgorithm, SignatureEncoding},
+        values::{Size, Span},
+    },
+    webhooks::signature::{Form, Key, Timed},
+};
+
+/// Slash commands, which are forms, and the Events API: <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
+pub(super) static SLACK: Sender = Sender {
+    label: Some("slack"),
+    media: &[Media::Json, Media::Form],
+    max_body: Size::kib(512),
+    // It waits 3 s.
+    answer_within: Span::from_millis(2500),
+    forms: |_| {
+        vec![Form::Body {
+            header: http::HeaderName::from_static("x-slack-signature"),
+            prefix: "v0=".into(),
+            algorithm: HmacAlgorithm::Sha256,
+            encoding: SignatureEncoding::Hex,
+            timestamp: Some(Timed {
+                header: http::HeaderName::from_static("x-slack-request-timestamp"),
+                before: "v0:",
+                after: ":",
+            }),
+        }]
+    },
+    key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
+    id_headers: &[],
+    id_required: false,
+    events: Events::Body,
+    pings: &["url_verification"],
+    facts: &[
+        // A retry is signed anew, with the same id in its body.
+        (Field::Delivery, &["/event_id", "/trigger_id"]),
+        (Field::Event, &["/event/type", "/type", "/command"]),
+        (Field::Owner, &["/team_id"]),
+        (Field::Actor, &["/user_name"]),
+        (Field::ActorId, &["/event/user", "/user_id"]),
+        (Field::Challenge, &["/challenge"]),
+    ],
+    text_ids: true,
+    takes: &[],
+    passes: &["x-slack-request-timestamp", "x-slack-signature", "x-slack-retry-num", "x-slack-retry-reason"],
+};
