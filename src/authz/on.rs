@@ -32,6 +32,10 @@ pub(super) enum On {
     Namespace(Names),
     Events(Names),
     Branches(Box<[Prefix]>),
+    Tags(Box<[Prefix]>),
+    Actions(Names),
+    Fork(bool),
+    Draft(bool),
     Kubernetes(Kubernetes),
     /// The implied condition of a rule that says nothing of Kubernetes: read strictly, it does not reach proxying.
     NoProxy,
@@ -96,6 +100,15 @@ pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Rep
     if !branches.is_empty() {
         on.push(On::Branches(branches));
     }
+    let tags = parse_all(&raw.tag, &at.key("tag"), report, |text| Prefix::parse(text).map_err(str::to_owned));
+    if !tags.is_empty() {
+        on.push(On::Tags(tags));
+    }
+    if !raw.action.is_empty() {
+        on.push(On::Actions(Names::new(&raw.action)));
+    }
+    on.extend(raw.fork.map(On::Fork));
+    on.extend(raw.draft.map(On::Draft));
     match &raw.kubernetes {
         Some(raw) => on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report))),
         None => on.push(On::NoProxy),
@@ -133,7 +146,9 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             report.unknown(&at.key("event_listener"), "event listener", name, known());
         }
     }
-    let of_webhooks = raw.event_listener.is_some() || !raw.event.is_empty() || !raw.branch.is_empty();
+    let of_webhooks = raw.event_listener.is_some()
+        || [&raw.event, &raw.branch, &raw.tag, &raw.action].iter().any(|list| !list.is_empty())
+        || raw.fork.or(raw.draft).is_some();
     if of_webhooks && raw.kubernetes.is_some() {
         report
             .error(&at.key("kubernetes"), "no request is both a webhook and a Kubernetes request")
@@ -180,7 +195,13 @@ impl On {
         match self {
             Self::Routes(names) => names.contains(&route.name),
             Self::Kubernetes(_) => reaches_kubernetes(route),
-            Self::EventListener(_) | Self::Events(_) | Self::Branches(_) => route.kind == RouteKind::Webhook,
+            Self::EventListener(_)
+            | Self::Events(_)
+            | Self::Branches(_)
+            | Self::Tags(_)
+            | Self::Actions(_)
+            | Self::Fork(_)
+            | Self::Draft(_) => route.kind == RouteKind::Webhook,
             _ => true,
         }
     }
@@ -201,10 +222,11 @@ impl On {
                     || view.kubernetes.is_some_and(|attributes| kubernetes::namespaces(name, attributes, reading))
             }
             Self::Events(names) => fact(view, |facts| &facts.event).is_some_and(|event| names.contains(event)),
-            Self::Branches(branches) => {
-                fact(view, |facts| &facts.branch).is_some_and(|name| branches.iter().any(|branch| branch.matches(name)))
-                    || (reading == Reading::Wide && view.delivery.is_some_and(|facts| facts.several))
-            }
+            Self::Branches(branches) => one_of(branches, view, |facts| &facts.branch, reading),
+            Self::Tags(tags) => one_of(tags, view, |facts| &facts.tag, reading),
+            Self::Actions(names) => fact(view, |facts| &facts.action).is_some_and(|action| names.contains(action)),
+            Self::Fork(fork) => view.delivery.is_some_and(|facts| facts.fork == Some(*fork)),
+            Self::Draft(draft) => view.delivery.is_some_and(|facts| facts.draft == Some(*draft)),
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
             }
@@ -247,6 +269,13 @@ impl On {
                 let needs = joined(branches.iter().map(ToString::to_string).collect());
                 Condition::new("on.branch", needs, or_none(fact(view, |facts| &facts.branch)))
             }
+            Self::Tags(tags) => {
+                let needs = joined(tags.iter().map(ToString::to_string).collect());
+                Condition::new("on.tag", needs, or_none(fact(view, |facts| &facts.tag)))
+            }
+            Self::Actions(names) => Condition::new("on.action", names, or_none(fact(view, |facts| &facts.action))),
+            Self::Fork(fork) => Condition::new("on.fork", fork, told(view.delivery.and_then(|facts| facts.fork))),
+            Self::Draft(draft) => Condition::new("on.draft", draft, told(view.delivery.and_then(|facts| facts.draft))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::NoProxy => Condition::new(
                 "on.kubernetes",
@@ -266,4 +295,22 @@ fn fact<'a>(
     of: impl Fn(&'a crate::webhooks::Facts) -> &'a Option<Arc<str>>,
 ) -> Option<&'a str> {
     view.delivery.and_then(|facts| of(facts).as_deref())
+}
+
+/// Whether a name of a delivery is one of these. Where several refs changed, any may be, so that a deny holds.
+fn one_of(
+    names: &[Prefix],
+    view: &RequestView<'_>,
+    of: impl Fn(&crate::webhooks::Facts) -> &Option<Arc<str>>,
+    reading: Reading,
+) -> bool {
+    view.delivery.is_some_and(|facts| {
+        let is_one = of(facts).as_deref().is_some_and(|name| names.iter().any(|known| known.matches(name)));
+        is_one || (reading == Reading::Wide && facts.several)
+    })
+}
+
+/// A flag in words.
+fn told(flag: Option<bool>) -> String {
+    flag.map_or_else(|| or_none(None).to_owned(), |flag| flag.to_string())
 }

@@ -68,6 +68,8 @@ pub(super) enum Who {
         values: Box<[Value]>,
     },
     Repositories(Box<[(Arc<str>, Arc<str>)]>),
+    /// Kinds and numbers of those who cause deliveries.
+    Senders(Box<[(Arc<str>, Arc<str>)]>),
     /// Subjects, and prefixes of subjects that end in a colon.
     ServiceAccounts(Box<[Arc<str>]>),
     /// Somebody acts for the principal.
@@ -128,6 +130,11 @@ impl Who {
                     repositories.iter().any(|(own_kind, own)| **own_kind == *kind && is_number(number, own))
                 })
                 .into(),
+            Self::Senders(senders) => sender(principal)
+                .is_some_and(|(kind, number)| {
+                    senders.iter().any(|(own_kind, own)| **own_kind == *kind && **own == *number)
+                })
+                .into(),
             Self::ServiceAccounts(accounts) => (caller.issuer.is_some_and(|issuer| issuer.service_accounts)
                 && accounts.iter().any(|account| match account.ends_with(':') {
                     true => principal.subject.starts_with(&**account),
@@ -181,6 +188,11 @@ impl Who {
                 let found = repository(caller).map(|(kind, number)| format!("{kind}:{}", number_text(number)));
                 Condition::new("who.repositories", listed(&needs), or_none(found.as_deref()))
             }
+            Self::Senders(senders) => {
+                let needs: Vec<String> = senders.iter().map(|(kind, number)| format!("{kind}:{number}")).collect();
+                let found = sender(principal).map(|(kind, number)| format!("{kind}:{number}"));
+                Condition::new("who.senders", listed(&needs), or_none(found.as_deref()))
+            }
             Self::ServiceAccounts(accounts) => {
                 Condition::new("who.service_accounts", listed(accounts), &principal.subject)
             }
@@ -218,6 +230,12 @@ fn repository<'a>(caller: &Caller<'a>) -> Option<(&'a str, Number<'a>)> {
     }
     let (kind, claim) = caller.issuer?.repositories?;
     Some((kind, Number::Json(principal.claims.get(claim)?)))
+}
+
+/// The kind and the number of who caused the delivery that a principal stands for.
+fn sender(principal: &Principal) -> Option<(&str, &str)> {
+    let facts = principal.delivery.as_deref()?;
+    Some((&facts.sender_kind, facts.actor_id.as_deref()?))
 }
 
 fn is_number(number: Number<'_>, own: &str) -> bool {

@@ -29,7 +29,7 @@ pub use self::{
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Replay, ReplayKeys, Reservation},
-    resolve::{identity, resolve_all},
+    resolve::{has_text_ids, identity, resolve_all},
     signature::github_signature,
 };
 use self::{
@@ -59,6 +59,7 @@ pub struct Webhook {
     allowed_headers: Vec<HeaderName>,
     tolerance: Duration,
     replay_window: Duration,
+    redeliveries: u8,
     max_body: usize,
     answer_within: Duration,
     facts: Reader,
@@ -184,7 +185,8 @@ impl Webhook {
             challenge: read.challenge,
             facts: Arc::new(facts),
             secret_index,
-            replay: ReplayKeys::new(&secret.scope, &id, signed.as_ref(), self.replay_window),
+            replay: ReplayKeys::new(&secret.scope, &id, signed.as_ref(), self.replay_window)
+                .redeliveries(self.redeliveries),
             body_sha256,
             expires: secret.not_after.unwrap_or(Timestamp::MAX),
         })

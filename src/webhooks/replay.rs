@@ -6,7 +6,8 @@
 //!
 //! Keys depend on the secret, not on the route: the same delivery on a second route with the same secret is a
 //! duplicate. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
-//! delivery could send it under another id. Limits: a sender without signed ids that repeats an event with exactly the
+//! delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
+//! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that repeats an event with exactly the
 //! same body within the window is taken for a repetition; a plain token signs nothing, so its holder can make any
 //! delivery new.
 
@@ -26,6 +27,8 @@ pub struct ReplayKeys {
     keys: Vec<[u8; 32]>,
     /// How long the delivery is remembered.
     window: Duration,
+    /// How often a delivery that was taken is taken once more.
+    redeliveries: u8,
 }
 
 impl ReplayKeys {
@@ -39,7 +42,14 @@ impl ReplayKeys {
             to_array(context.finish())
         };
         let keys = std::iter::once(key(b"id\0", id.as_bytes())).chain(signed.map(|bytes| key(b"body\0", bytes)));
-        Self { keys: keys.collect(), window }
+        Self { keys: keys.collect(), window, redeliveries: 0 }
+    }
+
+    /// Lets a delivery that was taken be taken again so often, under the same id, a minute apart at least: sooner it is
+    /// the sender's own retry after an answer that was lost.
+    #[must_use]
+    pub fn redeliveries(self, redeliveries: u8) -> Self {
+        Self { redeliveries, ..self }
     }
 }
 
@@ -67,12 +77,42 @@ impl std::fmt::Debug for Replay {
 #[must_use = "a reservation is committed or released"]
 pub struct Reservation {
     replay: Replay,
-    held: Vec<([u8; 32], u64)>,
+    held: Vec<Held>,
     window: Duration,
 }
 
+#[derive(Debug)]
+struct Held {
+    key: [u8; 32],
+    version: u64,
+    /// What it was before, where it was taken before.
+    before: Option<Committed>,
+}
+
+/// That a delivery was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Committed {
+    at: Timestamp,
+    /// How often it was taken once more.
+    again: u8,
+}
+
+impl Committed {
+    fn encode(self) -> Vec<u8> {
+        format!("committed {} {}", self.at.as_secs(), self.again).into_bytes()
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(value).ok()?.strip_prefix("committed ")?.split(' ');
+        let at = Timestamp::from_secs(words.next()?.parse().ok()?);
+        Some(Self { at, again: words.next()?.parse().ok()? })
+    }
+}
+
 const RESERVED: &[u8] = b"reserved";
-const COMMITTED: &[u8] = b"committed";
+
+/// How long after the first a delivery is one that somebody asked for.
+const REDELIVERY_GAP: Duration = Duration::from_secs(60);
 
 /// When a twin of a delivery under way may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -90,14 +130,23 @@ impl Replay {
             let put = self.store.put(Table::Deliveries, key, RESERVED.to_vec(), now + lease, Expect::Absent, now);
             let refusal = match put.await {
                 Ok(Written::Done(version)) => {
-                    reservation.held.push((*key, version));
+                    reservation.held.push(Held { key: *key, version, before: None });
                     continue;
                 }
+                Ok(Written::Conflict(Some(twin))) if reservation.may_reopen(&twin, keys.redeliveries, now) => {
+                    let expect = Expect::Version(twin.version);
+                    let put = self.store.put(Table::Deliveries, key, RESERVED.to_vec(), now + lease, expect, now);
+                    match put.await {
+                        Ok(Written::Done(version)) => {
+                            reservation.held.push(Held { key: *key, version, before: Committed::decode(&twin.value) });
+                            continue;
+                        }
+                        Ok(Written::Conflict(twin)) => refuse_twin(twin.as_ref()),
+                        Err(error) => unavailable(error),
+                    }
+                }
                 Ok(Written::Conflict(twin)) => refuse_twin(twin.as_ref()),
-                Err(error) => Rejection::new(Reason::StoreUnavailable, "deliveries cannot be told apart at the moment")
-                    .fix("send it again later")
-                    .retry_after(RETRY_AFTER)
-                    .because(error),
+                Err(error) => unavailable(error),
             };
             // A key that cannot be given back lapses with its lease.
             let _ = reservation.release(now).await;
@@ -107,32 +156,52 @@ impl Replay {
     }
 }
 
+fn unavailable(error: StoreError) -> Rejection {
+    Rejection::new(Reason::StoreUnavailable, "deliveries cannot be told apart at the moment")
+        .fix("send it again later")
+        .retry_after(RETRY_AFTER)
+        .because(error)
+}
+
 impl Reservation {
+    /// Whether a delivery that was taken may be taken once more. The id is looked at first: the same body under an id
+    /// of its own is nobody's redelivery.
+    fn may_reopen(&self, twin: &Stored, redeliveries: u8, now: Timestamp) -> bool {
+        let under_its_id = self.held.iter().all(|held| held.before.is_some());
+        Committed::decode(&twin.value)
+            .is_some_and(|taken| under_its_id && taken.again < redeliveries && taken.at + REDELIVERY_GAP <= now)
+    }
+
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
     pub async fn commit(self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(COMMITTED, now + self.window, now).await
+        let again = |before: Option<Committed>| before.map_or(0, |before| before.again.saturating_add(1));
+        self.write(now, |held| (Committed { at: now, again: again(held.before) }.encode(), now + self.window)).await
     }
 
     /// The upstream did not take it: the sender may send it again.
     pub async fn release(self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(RESERVED, Timestamp::default(), now).await
+        self.write(now, |held| match held.before {
+            None => (RESERVED.to_vec(), Timestamp::default()),
+            Some(before) => (before.encode(), now + self.window),
+        })
+        .await
     }
 
     /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
-    async fn write(&self, value: &[u8], expires: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    async fn write(&self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
         let mut result = Ok(());
-        for (key, version) in &self.held {
-            let expect = Expect::Version(*version);
-            let put = self.replay.store.put(Table::Deliveries, key, value.to_vec(), expires, expect, now).await;
-            let put = put.map(drop);
-            result = result.and(put);
+        for held in &self.held {
+            let (value, expires) = value(held);
+            let expect = Expect::Version(held.version);
+            let put = self.replay.store.put(Table::Deliveries, &held.key, value, expires, expect, now).await;
+            result = result.and_then(|()| put.map(drop));
         }
         result
     }
 }
 
 fn refuse_twin(twin: Option<&Stored>) -> Rejection {
-    if twin.is_some_and(|twin| twin.value == COMMITTED) {
+    if twin.is_some_and(|twin| Committed::decode(&twin.value).is_some()) {
         return Rejection::new(Reason::ReplayedDelivery, "duplicate: this delivery has been accepted before");
     }
     Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").retry_after(RETRY_AFTER)
@@ -240,6 +309,41 @@ mod tests {
         let inside = later + WINDOW - Duration::from_millis(1);
         assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, inside).await), Some(Reason::ReplayedDelivery));
         assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later + WINDOW).await), None);
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configured() {
+        let replay = Replay::new(MemoryStore::shared());
+        let keys = |id| keys(1, id, Some(1)).redeliveries(2);
+        let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
+            Ok(reservation) => {
+                // The first try fails, which uses nothing up.
+                reservation.release(now).await.unwrap();
+                replay.reserve(keys, LEASE, now).await.unwrap().commit(now).await.unwrap();
+                None
+            }
+            Err(rejection) => Some(rejection.reason()),
+        };
+        let later = |gaps: u32| NOW + REDELIVERY_GAP * gaps;
+        assert_eq!(take(&keys("a"), NOW).await, None);
+        let soon = later(1) - Duration::from_secs(1);
+        assert_eq!(take(&keys("a"), soon).await, Some(Reason::ReplayedDelivery), "the sender's own retry");
+        assert_eq!(take(&keys("b"), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:18 under another id");
+        assert_eq!(take(&keys("a").redeliveries(0), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:17");
+        assert_eq!(take(&keys("a"), later(1)).await, None);
+        assert_eq!(take(&keys("a"), later(2)).await, None);
+        assert_eq!(take(&keys("a"), later(3)).await, Some(Reason::ReplayedDelivery), "the third");
+    }
+
+    #[tokio::test]
+    async fn of_two_redeliveries_at_once_one_is_forwarded() {
+        let replay = Replay::new(MemoryStore::shared());
+        let keys = keys(1, "a", None).redeliveries(5);
+        replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
+        let later = NOW + REDELIVERY_GAP;
+        let first = replay.reserve(&keys, LEASE, later).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys, LEASE, later).await), Some(Reason::DeliveryInFlight));
+        first.commit(later).await.unwrap();
     }
 
     #[tokio::test]

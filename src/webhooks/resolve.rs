@@ -130,6 +130,7 @@ impl Webhook {
             allowed_headers,
             tolerance: signature.and_then(|signature| signature.tolerance).unwrap_or(TOLERANCE).get(),
             replay_window: raw.replay_window.unwrap_or(REPLAY_WINDOW).get(),
+            redeliveries: raw.redeliveries,
             max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
             answer_within: raw.answer_within.unwrap_or(sender.answer_within).get(),
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
@@ -172,6 +173,9 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     }
     if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
         report.error(&at.key("replay_window"), "is shorter than 10 m, so that a delivery could be repeated");
+    }
+    if raw.redeliveries > 10 {
+        report.error(&at.key("redeliveries"), "is more than 10");
     }
     let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
     if raw.answer_within.is_some_and(|budget| !bounds.contains(&budget.get())) {
@@ -236,6 +240,11 @@ fn check_name(name: &str, at: &At, resolver: &mut Resolver) {
             .error(at, format!("`{name}` cannot be part of an identity"))
             .help("write 1 to 63 lower case letters, digits, `-`, `_` and `.`");
     }
+}
+
+/// Whether the numbers of this sender's repositories and people may be text.
+pub fn has_text_ids(raw: &raw::Webhook) -> bool {
+    sender(raw.sender).text_ids
 }
 
 /// The name of a sender in identities.

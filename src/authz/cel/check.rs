@@ -77,6 +77,7 @@ const ROOTS: [(&str, Type); 4] = [
             ("repository_id", Scalar),
             ("owner", Scalar),
             ("branch", Scalar),
+            ("several", Scalar),
             ("tag", Scalar),
             ("commit", Scalar),
             ("actor", Scalar),

@@ -354,6 +354,35 @@ tests:
 }
 
 #[test]
+fn deliveries_are_told_apart_by_what_their_bodies_tell() {
+    decide_all(
+        &GROUND.replace("webhooks:\n", "webhooks:\n  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: OTHER}}]}\n"),
+        "
+rules:
+  - {id: all, who: {webhooks: [gh]}, do: allow}
+  - {id: uuid, who: {webhooks: [gh], repositories: ['bitbucket:{7-a}']}, do: allow}
+  - {id: fork, on: {event: [pull_request], fork: true}, do: deny}
+  - {id: draft, on: {draft: true}, who: {webhooks: [gh]}, do: deny}
+  - {id: closed, on: {action: [closed, deleted]}, do: deny}
+  - {id: tags, on: {tag: ['v1*']}, do: deny}
+  - {id: prod, on: {branch: [prod]}, do: deny}
+  - {id: eve, who: {senders: ['github:7']}, do: deny}
+tests:
+  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, actor_id: '70'}}, expect: {outcome: allow}}
+  - {name: a pull request, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: false, draft: false, action: opened}}, expect: {outcome: allow}}
+  - {name: one from a fork, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: true}}, expect: {outcome: deny, rule: fork}}
+  - {name: a draft, principal: {}, request: {route: hooks, delivery: {event: pull_request, draft: true}}, expect: {outcome: deny, rule: draft}}
+  - {name: a closed one, principal: {}, request: {route: hooks, delivery: {event: pull_request, action: closed}}, expect: {outcome: deny, rule: closed}}
+  - {name: a tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v1.2}}, expect: {outcome: deny, rule: tags}}
+  - {name: another tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v2}}, expect: {outcome: allow}}
+  - {name: several branches, principal: {}, request: {route: hooks, delivery: {event: push, several: true}}, expect: {outcome: deny}}
+  - {name: by number, principal: {}, request: {route: hooks, delivery: {event: push, actor: x, actor_id: '7'}}, expect: {outcome: deny, rule: eve}}
+  - {name: by name, principal: {}, request: {route: hooks, delivery: {event: push, actor: '7'}}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
 fn requests_are_told_apart_by_path_method_host_time_and_address() {
     decide_all(
         ONE_ISSUER,

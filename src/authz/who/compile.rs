@@ -97,6 +97,9 @@ pub(in super::super) fn compile(
     if !raw.repositories.is_empty() {
         who.push(Who::Repositories(repositories(raw, at, root, report)));
     }
+    if !raw.senders.is_empty() {
+        who.push(Who::Senders(senders(raw, at, root, report)));
+    }
     if !raw.service_accounts.is_empty() {
         who.push(Who::ServiceAccounts(service_accounts(raw, at, root, report)));
     }
@@ -126,6 +129,7 @@ fn is_scope_alone(raw: &raw::Who) -> bool {
         && raw.users.is_empty()
         && raw.claims.is_empty()
         && raw.repositories.is_empty()
+        && raw.senders.is_empty()
         && raw.service_accounts.is_empty()
         && raw.on_behalf_of.as_ref().is_none_or(|person| person.groups.is_empty() && person.subjects.is_empty())
 }
@@ -240,6 +244,43 @@ fn check_names(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
     }
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether what a webhook calls a number may be text, such as a UUID.
+fn has_text_ids(kind: &str, root: &raw::Root) -> bool {
+    root.webhooks.iter().any(|webhook| webhooks::identity(webhook) == kind && webhooks::has_text_ids(webhook))
+}
+
+/// `kind:number` of those who cause deliveries.
+fn senders(
+    raw: &raw::Who,
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) -> Box<[(std::sync::Arc<str>, std::sync::Arc<str>)]> {
+    let known: Vec<&str> = root.webhooks.iter().map(webhooks::identity).collect();
+    let mut parsed = Vec::new();
+    for (i, text) in raw.senders.iter().enumerate() {
+        let at = at.key("senders").index(i);
+        match text.rsplit_once(':') {
+            Some((kind, _)) if !known.contains(&kind) => {
+                report.unknown(&at, "kind of sender", kind, known.iter().copied())
+            }
+            Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
+                parsed.push((kind.into(), id.into()));
+            }
+            _ => {
+                report
+                    .error(&at, format!("`{text}` is not of the form `github:7`"))
+                    .help("names of people can be taken over; use the number that the API of the host tells");
+            }
+        }
+    }
+    parsed.into()
+}
+
 /// `kind:number`, the number because names of repositories are given anew after a rename.
 fn repositories(
     raw: &raw::Who,
@@ -260,9 +301,8 @@ fn repositories(
     let mut parsed = Vec::new();
     for (i, text) in raw.repositories.iter().enumerate() {
         let at = at.index(i);
-        let number = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         match text.rsplit_once(':') {
-            Some((kind, id)) if number(id) => {
+            Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
                 if of_issuers(kind) == 0 && !of_webhooks.contains(&kind) {
                     let known =
                         of_webhooks.iter().copied().chain(issuers.iter().filter_map(|i| Some(i.repositories?.0)));

@@ -133,6 +133,18 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub branch: Vec<String>,
+    /// Webhook routes: the tag, or a prefix ending in `*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub tag: Vec<String>,
+    /// Webhook routes: what happened to the subject of the event (`opened`, `synchronize`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub action: Vec<String>,
+    /// Webhook routes: whether a pull request comes from a fork.
+    pub fork: Option<bool>,
+    /// Webhook routes: whether a pull request is a draft.
+    pub draft: Option<bool>,
     /// Kubernetes requests, by their attributes.
     pub kubernetes: Option<OnKubernetes>,
     /// When.
@@ -226,6 +238,10 @@ pub struct Who {
     pub kind: Option<Kind>,
     /// Claims with any of these exact values, or a list that holds one, by name or JSON pointer.
     pub claims: BTreeMap<String, Vec<serde_json::Value>>,
+    /// Who caused a delivery, by the number that the sender's host gave them, as `github:7`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub senders: Vec<String>,
     /// Repositories, by the number of the verified body or claim, as `github:1234`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]

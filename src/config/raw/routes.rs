@@ -250,6 +250,10 @@ pub struct Webhook {
     /// How long a delivery id is remembered. Default: 3 d.
     #[serde(default)]
     pub replay_window: Option<Span>,
+    /// How often a delivery that was taken is forwarded once more when it comes again a minute later or more, because
+    /// somebody asked the sender to send it again; whoever saw it can do so too. Default: 0, it is answered with 200.
+    #[serde(default)]
+    pub redeliveries: u8,
     /// The largest body. Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud and Slack, 10 MiB for others.
     #[serde(default)]
     pub max_body: Option<Size>,
