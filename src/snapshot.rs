@@ -30,6 +30,7 @@ use crate::{
     oidc::{self, Login, LoginIssuer, LoginMetrics, Provider},
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
+    store,
     upstream::Upstream,
     webhooks,
 };
@@ -67,6 +68,7 @@ pub struct Resolved {
     pub admin: AdminSettings,
     pub audit: Option<audit::Settings>,
     pub sessions: Option<sessions::Settings>,
+    pub store: Option<store::Settings>,
     root: Arc<raw::Root>,
     routes: Routes,
     upstreams: Vec<Arc<Upstream>>,
@@ -98,6 +100,8 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);
     let audit = audit::Settings::resolve(&root.audit, resolver, &at.key("audit"));
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
+    let has_keys = !root.sessions.keys.is_empty();
+    let store = store::Settings::resolve(&root.store, has_keys, resolver, &at.key("store"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
     let mut clients = BTreeMap::new();
     for (index, issuer) in root.issuers.iter().enumerate() {
@@ -134,6 +138,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         admin,
         audit,
         sessions,
+        store,
         root: Arc::new(root.clone()),
         routes,
         upstreams: upstreams.into_values().collect(),

@@ -376,7 +376,7 @@ mod tests {
                 std::future::pending().await
             }
         });
-        assert_eq!(supervisor.shutdown(Duration::ZERO).await, ["stuck".into()]);
+        assert_eq!(supervisor.shutdown(Duration::ZERO).await, [Arc::<str>::from("stuck")]);
         assert!(supervisor.spawn(TaskSpec::new("late"), |_| async { Ok(()) }).0.is_cancelled());
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;

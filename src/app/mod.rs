@@ -28,7 +28,7 @@ use crate::{
     oidc::LoginMetrics,
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
-    store::{Revocations, Store, StoreMetrics},
+    store::{Redis, Revocations, Store, StoreMetrics},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{
         self,
@@ -64,6 +64,8 @@ pub struct App {
     pub health: Health,
     pub supervisor: Supervisor,
     store: Store,
+    /// The same, where it is Redis, to be given new credentials.
+    redis: Option<Redis>,
     context: Context,
     shared: Shared,
     /// Where policies are kept by digest, so that old decisions can be explained.

@@ -20,7 +20,7 @@ use crate::{
     },
     downstream::Downstream,
     logging::Logging,
-    snapshot,
+    snapshot, store,
     upstream::Pools,
 };
 
@@ -77,9 +77,13 @@ impl Reloader {
                 self.watcher.follow(loaded.fingerprint.clone());
                 let settings = resolved.downstream.clone();
                 let admin = resolved.admin.clone();
+                let store = resolved.store.clone();
                 match resolved.into_snapshot(number, &self.app.shared, &self.app.clock) {
                     Some(next) => {
                         // First, so that all is in force once the log says so.
+                        if let (Some(redis), Some(store::Settings::Redis(settings))) = (&self.app.redis, store) {
+                            redis.set(*settings);
+                        }
                         if let Some(settings) = settings {
                             for left in downstream.reload(&settings) {
                                 tracing::warn!("{}; it takes a restart", left.0);

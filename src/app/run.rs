@@ -37,7 +37,7 @@ use crate::{
     runtime::{control, worker_count},
     sessions::{self, keyring::KeyRing},
     snapshot::{self, Context, Resolved, Shared},
-    store::{Embedded, Metered, OpenError, Revocations, Store},
+    store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     supervisor::{Backoff, Supervisor, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::Replay,
@@ -263,10 +263,18 @@ impl Parts<'_> {
         let home = store_path.parent().map(Path::to_owned).unwrap_or_default();
         std::fs::create_dir_all(&home)
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
-        let store: Store = Arc::new(Metered::new(Embedded::open(&store_path)?, metrics.store.clone()));
         let missing = || StartError::Io {
             what: "the configuration".to_owned(),
             error: io::Error::other("was accepted although a part of it is missing"),
+        };
+        let (store, redis): (Store, _) = match resolved.store.take().ok_or_else(missing)? {
+            store::Settings::Embedded => {
+                (Arc::new(Metered::new(Embedded::open(&store_path)?, metrics.store.clone())), None)
+            }
+            store::Settings::Redis(settings) => {
+                let redis = Redis::new(*settings, runtime.handle().clone());
+                (Arc::new(Metered::new(redis.clone(), metrics.store.clone())), Some(redis))
+            }
         };
         let audit = resolved.audit.take().ok_or_else(missing)?;
         let trail = Trail::open(&audit, &home, &instance(), clock.clone())?;
@@ -313,6 +321,7 @@ impl Parts<'_> {
             health,
             supervisor,
             store,
+            redis,
             context,
             shared,
             policies: super::policies_beside(&store_path),
@@ -377,6 +386,14 @@ fn start_tasks(app: &Arc<App>) {
             Ok(())
         }
     });
+    if let Some(redis) = app.redis.clone() {
+        app.control.spawn(async move {
+            // A server that is away or may not be asked is no reason to warn; health tells whether it works.
+            for warning in redis.warnings().await.unwrap_or_default() {
+                tracing::warn!("{warning}");
+            }
+        });
+    }
     let watched = Arc::clone(app);
     app.supervisor.spawn(TaskSpec::new("health").critical(), move |stop| {
         let app = Arc::clone(&watched);

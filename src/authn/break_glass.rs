@@ -251,7 +251,7 @@ mod tests {
         let Presented::Good(principal) = open.present(Some(DER), NOW) else { panic!("it is refused") };
         assert_eq!((&*principal.issuer, &*principal.username, principal.kind), ("break-glass", "alice", Kind::Human));
         assert_eq!((principal.scheme, principal.expires), (Scheme::BreakGlass, until));
-        assert_eq!(principal.groups, ["sre".into()]);
+        assert_eq!(principal.groups, [Arc::<str>::from("sre")]);
         assert_eq!(principal.credential, CredentialId::Certificate(sha256_hex(DER).into()));
 
         assert!(open.admits(&principal, NOW) && !open.admits(&principal, until));

@@ -7,7 +7,8 @@ use super::{
 
 /// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
 /// names and addresses are: certificates and trusted peers follow a reload.
-pub const FIXED: &[&str] = &["/workers", "/listeners", "/store/path", "/admin/address", "/admin/socket", "/log/format"];
+pub const FIXED: &[&str] =
+    &["/workers", "/listeners", "/store/path", "/store/redis", "/admin/address", "/admin/socket", "/log/format"];
 
 /// A setting that changed although it is fixed until restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
         (root.key("workers"), show(started.workers.as_ref()), show(new.workers.as_ref())),
         (root.key("listeners"), addresses(&started.listeners), addresses(&new.listeners)),
         (root.key("store").key("path"), started.store.path.display().to_string(), new.store.path.display().to_string()),
+        (root.key("store").key("redis"), kind(started), kind(new)),
         (root.key("admin").key("address"), show(started.admin.address.as_ref()), show(new.admin.address.as_ref())),
         (
             root.key("admin").key("socket"),
@@ -46,6 +48,11 @@ impl std::fmt::Display for FixedChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} stays {} until a restart makes it {}", self.at, self.old, self.new)
     }
+}
+
+/// Which Redis, under which names: addresses and credentials follow a reload, another store does not.
+fn kind(root: &raw::Root) -> String {
+    show(root.store.redis.as_ref().map(|redis| format!("Redis with the prefix {}", redis.prefix)).as_ref())
 }
 
 fn show(value: Option<&impl ToString>) -> String {
@@ -81,6 +88,10 @@ mod tests {
             ("workers: 3\nlisteners: [{name: a, address: '127.0.0.1:1'}]\n", vec!["/workers"]),
             ("workers: 2\nlisteners: [{name: a, address: '127.0.0.1:2'}]\n", vec!["/listeners"]),
             ("workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1', trusted_proxies: [10.0.0.0/8]}]\n", vec![]),
+            (
+                "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nstore: {redis: {server: 'a:1'}}\n",
+                vec!["/store/redis"],
+            ),
             (
                 "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nstore: {path: x}\n\
                  admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n",

@@ -187,7 +187,7 @@ async fn a_person_signs_in_and_comes_back_to_where_they_were() {
     let session = browser.session().await.unwrap();
     assert_eq!((&*session.principal.subject, &*session.principal.username), ("alice", "corp#alice"));
     // Granted is what was asked for, as the answer names no scope; never what the ID token says.
-    assert_eq!(session.principal.scopes, ["openid".into(), "groups".into()]);
+    assert_eq!(session.principal.scopes, ["openid", "groups"].map(Arc::<str>::from));
     assert_eq!(session.tokens().access, "a-1");
     assert_eq!(browser.metrics.count("corp", Outcome::success), 1);
 }

@@ -145,7 +145,7 @@ async fn a_session_names_its_person() {
     let cookie = at.create("alice", &dash()).await;
     let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
     assert_eq!((&*session.principal.subject, &*session.principal.username), ("alice", "corp#alice"));
-    assert_eq!(session.principal.groups, ["dev".into()]);
+    assert_eq!(session.principal.groups, [Arc::<str>::from("dev")]);
     assert_eq!(session.end, at.shared.clock.now() + HOUR * 24);
     assert!(matches!(session.principal.credential, CredentialId::Session(_)));
     assert_eq!(get(&at.sessions, &HeaderMap::new(), &dash()).await.unwrap_err(), Reason::CredentialMissing);

@@ -6,7 +6,9 @@
 
 pub mod embedded;
 pub mod metered;
+pub mod redis;
 pub mod revocations;
+mod settings;
 #[cfg(test)]
 pub mod suite;
 
@@ -15,7 +17,9 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
+    redis::Redis,
     revocations::{Revocation, Revocations, Revoked, Target},
+    settings::Settings,
 };
 use crate::clock::Timestamp;
 
@@ -104,7 +108,8 @@ pub enum StoreError {
 
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A place that keeps records. All methods are atomic for one key; a write that returned has been synced to disk.
+/// A place that keeps records. All methods are atomic for one key. A write that returned is as safe as the backend can
+/// make it: synced to disk by the embedded one, and by Redis as its own configuration says.
 pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// The record under `key`, if there is one that has not expired at `now`.
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>>;
@@ -122,7 +127,8 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// Whether there was a record.
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool>;
 
-    /// Records written after version `after`, oldest first, at most `limit`.
+    /// Records written after version `after`, oldest first, at most `limit`. A store that was set back to before
+    /// `after` tells all that it has.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
 
     /// Whether it answers, for readiness.

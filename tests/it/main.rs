@@ -23,6 +23,7 @@ mod oidc;
 mod operations;
 mod paths;
 mod reload;
+mod replicas;
 mod revoke;
 mod rows;
 mod store;

@@ -8,13 +8,14 @@ mod issuers;
 mod operations;
 mod policy;
 mod routes;
+mod store;
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{issuers::*, operations::*, policy::*, routes::*};
+pub use self::{issuers::*, operations::*, policy::*, routes::*, store::*};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -94,22 +94,6 @@ impl Default for Sessions {
     }
 }
 
-/// Where what must survive is kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Store {
-    /// The file of the embedded store. One process only. Fixed until restart.
-    pub path: PathBuf,
-    /// How long bearer routes go on with their copy of the revocations while the store is away.
-    pub max_mirror_age: Span,
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self { path: PathBuf::from("/var/lib/doorward/doorward.redb"), max_mirror_age: Span::from_secs(60) }
-    }
-}
-
 /// The audit trail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

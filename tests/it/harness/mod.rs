@@ -7,6 +7,7 @@ pub mod h2;
 mod issuer;
 mod login;
 mod node;
+mod redis;
 mod tls;
 mod upstream;
 
@@ -18,6 +19,7 @@ pub use self::{
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
     node::{OidcProvider, browse, free_port},
+    redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},
 };

@@ -1,0 +1,93 @@
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::CertificateFiles;
+use crate::config::values::{SecretSource, Span};
+
+/// Where what must survive is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The file of the embedded store, for one process only. With `redis` only its folder is used, for what belongs to
+    /// this replica alone: the keys of its audit trail, and the policies that were in force. Fixed until restart.
+    pub path: PathBuf,
+    /// Redis or Valkey, for several replicas. Without it the embedded store is used.
+    pub redis: Option<Redis>,
+    /// How long bearer routes go on with their copy of the revocations while the store is away.
+    pub max_mirror_age: Span,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("/var/lib/doorward/doorward.redb"),
+            redis: None,
+            max_mirror_age: Span::from_secs(60),
+        }
+    }
+}
+
+/// Redis 6.2 or later, or Valkey: exactly one of `server`, `sentinel` and `cluster`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// One server, `host:port`.
+    pub server: Option<String>,
+    /// Sentinels, which name the server that is master at the moment.
+    pub sentinel: Option<RedisSentinel>,
+    /// Some nodes of a Redis Cluster, `host:port` each; the others are learnt from them.
+    pub cluster: Vec<String>,
+    /// The ACL user. Default: Redis' own `default`.
+    pub username: Option<String>,
+    /// The password. A new one is used without a restart.
+    pub password: Option<SecretSource>,
+    /// The number of the database. A Redis Cluster has only 0.
+    pub database: u16,
+    /// TLS to servers and sentinels. `{}` trusts the system's authorities. Default: none.
+    pub tls: Option<RedisTls>,
+    /// What the names of all keys begin with. Two Doorwards with the same prefix share sessions and revocations.
+    pub prefix: String,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            server: None,
+            sentinel: None,
+            cluster: Vec::new(),
+            username: None,
+            password: None,
+            database: 0,
+            tls: None,
+            prefix: "doorward".to_owned(),
+        }
+    }
+}
+
+/// Redis Sentinel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedisSentinel {
+    /// Some sentinels, `host:port` each. They are asked in this order.
+    pub servers: Vec<String>,
+    /// The name under which they watch the master.
+    pub master: String,
+    /// The ACL user at the sentinels.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The password at the sentinels.
+    #[serde(default)]
+    pub password: Option<SecretSource>,
+}
+
+/// TLS towards Redis. Certificates must name the host that is connected to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisTls {
+    /// Authorities that its certificate is trusted by. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// Our client certificate.
+    pub certificate: Option<CertificateFiles>,
+}

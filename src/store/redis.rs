@@ -1,0 +1,225 @@
+//! The shared store: Redis or Valkey, for several replicas.
+//!
+//! Each table is four keys: a hash of the records, two sorted sets over them by version and by end, and the last
+//! version given out. Scripts change all four at once, so they lie in one slot of a cluster (the braces in their
+//! names), and none has an expiry of its own: a server that is told to evict keys with an expiry keeps all of ours.
+//! What has ended is swept by the writes of its table.
+
+mod link;
+#[cfg(test)]
+#[path = "../../tests/it/harness/redis.rs"]
+mod server;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use redis::{Cmd, Script, Value};
+use tokio::runtime::Handle;
+
+use self::link::{Link, Repeat, Request};
+pub use self::settings::Settings;
+use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use crate::clock::Timestamp;
+
+static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/put.lua")));
+static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
+static CHANGES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/changes.lua")));
+
+/// Ended records that each write clears away.
+const SWEEP: usize = 16;
+
+/// The store in Redis. Nothing is connected before the first call, and a server that is away is looked for anew with
+/// every call.
+#[derive(Clone)]
+pub struct Redis {
+    link: Arc<Link>,
+    prefix: Arc<str>,
+}
+
+impl Redis {
+    /// Connections live on `control`.
+    pub fn new(settings: Settings, control: Handle) -> Self {
+        Self { prefix: settings.prefix.as_str().into(), link: Arc::new(Link::new(settings, control)) }
+    }
+
+    /// Uses other addresses and credentials from now on. The prefix stays.
+    pub fn set(&self, settings: Settings) {
+        self.link.set(settings);
+    }
+
+    /// What of the server's own configuration would lose records, each with what to do about it. A server that does
+    /// not tell, or may not be asked, gives none.
+    pub async fn warnings(&self) -> Result<Vec<&'static str>, StoreError> {
+        let mut info = String::new();
+        for section in ["memory", "persistence"] {
+            let mut command = Cmd::new();
+            command.arg("INFO").arg(section);
+            let answer: Value = self.link.call(&Request::Command(command), Repeat::Harmless).await?;
+            collect_text(&answer, &mut info);
+        }
+        Ok(warnings(&info))
+    }
+
+    fn key(&self, table: Table, what: &str) -> String {
+        format!("{}:{{{}}}:{what}", self.prefix, table.as_str())
+    }
+
+    fn script(&self, script: &'static Script, table: Table, keys: &[&str]) -> redis::ScriptInvocation<'static> {
+        let mut invocation = script.prepare_invoke();
+        for what in keys {
+            invocation.key(self.key(table, what));
+        }
+        invocation
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("link", &self.link).field("prefix", &self.prefix).finish()
+    }
+}
+
+impl Backend for Redis {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move {
+            let mut command = Cmd::new();
+            command.arg("HGET").arg(self.key(table, "records")).arg(key);
+            let found: Option<Vec<u8>> = self.link.call(&Request::Command(command), Repeat::Harmless).await?;
+            let stored = found.map(|record| parse(&record)).transpose()?;
+            Ok(stored.filter(|stored| stored.expires > now))
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        table: Table,
+        key: &'a [u8],
+        value: Vec<u8>,
+        expires: Timestamp,
+        expect: Expect,
+        now: Timestamp,
+    ) -> StoreFuture<'a, Written> {
+        Box::pin(async move {
+            let mut script = self.script(&PUT, table, &["records", "versions", "ends", "last"]);
+            script.arg(key).arg(value).arg(expires.as_millis());
+            match expect {
+                Expect::Any => script.arg("any"),
+                Expect::Absent => script.arg("absent"),
+                Expect::Version(version) => script.arg(version),
+            };
+            script.arg(now.as_millis()).arg(SWEEP);
+            // With a condition a second try would meet what the first one wrote.
+            let repeat = if expect == Expect::Any { Repeat::Harmless } else { Repeat::Never };
+            let (done, outcome): (bool, Option<Vec<u8>>) = self.link.call(&Request::Script(script), repeat).await?;
+            if !done {
+                return Ok(Written::Conflict(outcome.map(|record| parse(&record)).transpose()?));
+            }
+            Ok(Written::Done(outcome.as_deref().and_then(number).ok_or_else(|| corrupt("a version"))?))
+        })
+    }
+
+    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let mut script = self.script(&DELETE, table, &["records", "versions", "ends"]);
+            script.arg(key);
+            self.link.call(&Request::Script(script), Repeat::Harmless).await
+        })
+    }
+
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
+        Box::pin(async move {
+            let mut changes = Vec::new();
+            let mut after = after;
+            // Records that have ended do not count, so one page may not do.
+            while changes.len() < limit {
+                let wanted = limit - changes.len();
+                let mut script = self.script(&CHANGES, table, &["records", "versions", "last"]);
+                script.arg(after).arg(wanted);
+                let answer: Vec<Vec<u8>> = self.link.call(&Request::Script(script), Repeat::Harmless).await?;
+                let (anew, last, page) = match answer.as_slice() {
+                    [anew, last, page @ ..] => (anew == b"1", last, page),
+                    _ => return Err(corrupt("a list of changes")),
+                };
+                if anew {
+                    changes.clear();
+                }
+                after = number(last).ok_or_else(|| corrupt("a version"))?;
+                for pair in page.chunks_exact(2) {
+                    let [key, record] = pair else { continue };
+                    // One that went meanwhile is no change.
+                    if record.is_empty() {
+                        continue;
+                    }
+                    let stored = parse(record)?;
+                    if stored.expires > now {
+                        changes.push(Change { key: key.clone(), stored });
+                    }
+                }
+                if page.len() / 2 < wanted {
+                    break;
+                }
+            }
+            Ok(changes)
+        })
+    }
+
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            // A write is what a replica, a full server or one without its disk would refuse.
+            let mut script = self.script(&DELETE, Table::Logins, &["records", "versions", "ends"]);
+            script.arg("");
+            self.link.call::<bool>(&Request::Script(script), Repeat::Harmless).await.map(drop)
+        })
+    }
+}
+
+/// `VERSION:END:` and the value.
+fn parse(record: &[u8]) -> Result<Stored, StoreError> {
+    let mut parts = record.splitn(3, |byte| *byte == b':');
+    let fields = (|| {
+        let version = number(parts.next()?)?;
+        let expires = number(parts.next()?)?;
+        Some(Stored { value: parts.next()?.to_vec(), version, expires: Timestamp::from_millis(expires) })
+    })();
+    fields.ok_or_else(|| corrupt("a record"))
+}
+
+/// All text of an answer: a cluster gives that of each node.
+fn collect_text(value: &Value, text: &mut String) {
+    match value {
+        Value::BulkString(bytes) => text.push_str(&String::from_utf8_lossy(bytes)),
+        Value::SimpleString(part) | Value::VerbatimString { text: part, .. } => text.push_str(part),
+        Value::Array(values) => values.iter().for_each(|value| collect_text(value, text)),
+        Value::Map(entries) => entries.iter().for_each(|(_, value)| collect_text(value, text)),
+        _ => {}
+    }
+}
+
+fn warnings(info: &str) -> Vec<&'static str> {
+    let has = |wanted: &str| info.lines().any(|line| line.trim().starts_with(wanted));
+    let mut warnings = Vec::new();
+    if has("maxmemory_policy:allkeys") {
+        warnings.push(
+            "Redis may evict keys when its memory is full, and with them revocations and sessions: set `maxmemory-policy noeviction`",
+        );
+    }
+    if has("aof_enabled:0") {
+        warnings.push(
+            "Redis does not write each change to disk: after its restart people must log in again and revocations are forgotten; set `appendonly yes`",
+        );
+    }
+    warnings
+}
+
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("{what} in Redis has another form than Doorward gives it"))
+}

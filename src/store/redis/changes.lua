@@ -1,0 +1,20 @@
+-- Records written after a version, oldest first. KEYS: records, versions, last version. ARGV: version, limit.
+-- Gives {'1' if the list begins anew, last version looked at, key, record, key, record ...}.
+-- A server whose last version is below the one asked for has been set back, to a backup or to nothing: whoever follows
+-- it must begin anew, as what is written next may have any version.
+local after = tonumber(ARGV[1])
+local last = tonumber(redis.call('GET', KEYS[3]) or '0')
+local anew = '0'
+if last < after then
+    after = 0
+    anew = '1'
+end
+local keys = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. string.format('%.0f', after), '+inf',
+    'WITHSCORES', 'LIMIT', 0, ARGV[2])
+local answer = {anew, string.format('%.0f', after)}
+for index = 1, #keys, 2 do
+    answer[2] = keys[index + 1]
+    answer[#answer + 1] = keys[index]
+    answer[#answer + 1] = redis.call('HGET', KEYS[1], keys[index]) or ''
+end
+return answer

@@ -1,0 +1,268 @@
+//! The connection: to whichever server is master now, made again after it broke.
+//!
+//! One connection carries the calls of all threads. It lives on the control runtime, so that it outlives the worker
+//! that happened to need it first. While there is none, one caller connects and the others wait for it; after a
+//! failure nobody tries again for a moment, so that a server that is down is not stormed.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisFuture,
+    RedisResult, ScriptInvocation, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster_async::ClusterConnection,
+};
+use tokio::{runtime::Handle, sync::Mutex};
+
+use super::{
+    super::StoreError,
+    settings::{Place, Settings},
+};
+
+/// How long a connection may take to be made.
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long one answer may take.
+pub(super) const RESPONSE: Duration = Duration::from_millis(1500);
+
+/// How long a call may take with everything that it waits for. A write that timed out may still happen.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long nobody connects after a failure.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A call to the server.
+pub(super) enum Request {
+    Command(Cmd),
+    Script(ScriptInvocation<'static>),
+}
+
+/// Whether a call may be sent again when nobody knows whether it was done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    Harmless,
+    Never,
+}
+
+pub(super) struct Link {
+    settings: ArcSwap<Settings>,
+    live: ArcSwapOption<Live>,
+    /// Held by who connects; when it last failed, and why.
+    failed: Mutex<Option<(Instant, StoreError)>>,
+    control: Handle,
+}
+
+struct Live {
+    connection: Connection,
+    /// Told by the connection itself, before the next call finds out.
+    broken: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    pub fn new(settings: Settings, control: Handle) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(settings),
+            live: ArcSwapOption::empty(),
+            failed: Mutex::new(None),
+            control,
+        }
+    }
+
+    /// Uses other settings from now on, for a new password or new addresses.
+    pub fn set(&self, settings: Settings) {
+        let same = settings.connects_like(&self.settings.load());
+        self.settings.store(Arc::new(settings));
+        if !same {
+            self.live.store(None);
+        }
+    }
+
+    pub async fn call<T: FromRedisValue>(&self, request: &Request, repeat: Repeat) -> Result<T, StoreError> {
+        let exchange = async {
+            let mut last = false;
+            loop {
+                let live = self.live().await?;
+                let fault = match request.send(live.connection.clone()).await {
+                    Ok(value) => {
+                        return redis::from_redis_value(value).map_err(|error| StoreError::Corrupt(error.to_string()));
+                    }
+                    Err(error) => Fault::of(&error),
+                };
+                if fault.reconnect {
+                    self.discard(&live);
+                }
+                let again = fault.reconnect && (fault.undone || repeat == Repeat::Harmless);
+                if last || !again {
+                    return Err(fault.error);
+                }
+                last = true;
+            }
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn live(&self) -> Result<Arc<Live>, StoreError> {
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        let mut failed = self.failed.lock().await;
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        if let Some((_, error)) = failed.as_ref().filter(|(when, _)| when.elapsed() < PAUSE) {
+            return Err(error.clone());
+        }
+        let settings = self.settings.load_full();
+        let connecting = Arc::clone(&settings);
+        let connected = match self.control.spawn(async move { connect(&connecting).await }).await {
+            Ok(connected) => connected.map_err(|error| Fault::of(&error).error),
+            Err(_) => Err(StoreError::Unavailable("connecting was given up".to_owned())),
+        };
+        match connected {
+            Ok(live) => {
+                *failed = None;
+                let live = Arc::new(live);
+                // Settings that were changed meanwhile want another connection.
+                if Arc::ptr_eq(&settings, &self.settings.load()) {
+                    self.live.store(Some(Arc::clone(&live)));
+                }
+                Ok(live)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn usable(&self) -> Option<Arc<Live>> {
+        self.live.load_full().filter(|live| !live.broken.load(Ordering::Acquire))
+    }
+
+    fn discard(&self, broken: &Arc<Live>) {
+        broken.broken.store(true, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+async fn connect(settings: &Settings) -> RedisResult<Live> {
+    let broken = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&broken);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(RESPONSE))
+        .set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                told.store(true, Ordering::Release);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        });
+    let connection = match &settings.place {
+        Place::Server(address) => {
+            let client = settings.client(address)?;
+            Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?)
+        }
+        Place::Sentinel { sentinels, master, user } => {
+            let mut sentinel = settings.sentinel(sentinels, master, user)?;
+            Connection::Server(sentinel.get_async_connection_with_config(&config).await?)
+        }
+        Place::Cluster(nodes) => Connection::Cluster(settings.cluster(nodes)?.get_async_connection().await?),
+    };
+    Ok(Live { connection, broken })
+}
+
+impl Request {
+    async fn send(&self, mut connection: Connection) -> RedisResult<Value> {
+        match self {
+            Self::Command(command) => command.query_async(&mut connection).await,
+            Self::Script(script) => script.invoke_async(&mut connection).await,
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Server(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Server(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// What an error of the client means to us.
+struct Fault {
+    error: StoreError,
+    /// Another connection may do better.
+    reconnect: bool,
+    /// The call was surely not done.
+    undone: bool,
+}
+
+impl Fault {
+    fn of(error: &RedisError) -> Self {
+        let text = error.to_string();
+        // Redis before 7 wraps what a command within a script says.
+        let says = |code: &str| error.code() == Some(code) || text.contains(code);
+        let advised = |advice: &str| StoreError::Unavailable(format!("{text}; {advice}"));
+        let unavailable = || StoreError::Unavailable(text.clone());
+        let (error, reconnect, undone) = match error.kind() {
+            ErrorKind::Io if error.is_timeout() => (StoreError::Timeout, true, false),
+            ErrorKind::AuthenticationFailed => (advised("see `store.redis.username` and `password`"), true, true),
+            ErrorKind::MasterNameNotFoundBySentinel => (advised("see `store.redis.sentinel.master`"), true, true),
+            ErrorKind::Server(ServerErrorKind::NoPerm) => {
+                (advised("the ACL user lacks a right that docs/store.md lists"), false, true)
+            }
+            _ if says("NOAUTH") || says("WRONGPASS") => {
+                (advised("see `store.redis.username` and `password`"), true, true)
+            }
+            _ if says("OOM") => (StoreError::Full(text), false, true),
+            // The connection leads to a server that was master and is not any more, or not yet.
+            _ if says("READONLY") || says("LOADING") || says("MASTERDOWN") || says("CLUSTERDOWN") => {
+                (unavailable(), true, true)
+            }
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::InvalidClientConfig => {
+                (unavailable(), false, true)
+            }
+            _ => (unavailable(), true, false),
+        };
+        Self { error, reconnect, undone }
+    }
+}

@@ -1,0 +1,349 @@
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value as Json, json};
+
+use super::{server::RedisServer, *};
+use crate::{
+    clock::Clock,
+    config::{raw, report::At, resolver::Resolver},
+    store::{Revocations, Target, suite},
+};
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+fn resolve(settings: &Json, folder: &std::path::Path) -> (Option<Settings>, Vec<(String, String)>) {
+    let raw: raw::Redis = serde_json::from_value(settings.clone()).unwrap();
+    let mut resolver = Resolver::new(folder);
+    let settings = Settings::resolve(&raw, &mut resolver, &At::root());
+    let problems =
+        resolver.report.problems().iter().map(|p| (p.at.as_str().to_owned(), p.message.clone())).collect::<Vec<_>>();
+    assert_eq!(settings.is_none(), resolver.report.has_errors());
+    (settings, problems)
+}
+
+fn store(settings: &Json) -> Redis {
+    store_in(settings, std::path::Path::new(""))
+}
+
+fn store_in(settings: &Json, folder: &std::path::Path) -> Redis {
+    let (settings, problems) = resolve(settings, folder);
+    Redis::new(settings.unwrap_or_else(|| panic!("{problems:?}")), Handle::current())
+}
+
+/// Waits until `found` gives something. It is given time, as others use the machine too.
+async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(value) = found().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} never came"))
+}
+
+async fn put(store: &Redis, key: &str, expires: Timestamp) -> Result<Written, StoreError> {
+    store.put(Table::Revocations, key.as_bytes(), key.into(), expires, Expect::Any, NOW).await
+}
+
+#[tokio::test]
+async fn one_server_does_what_every_backend_does_for_a_user_with_few_rights() {
+    let server = RedisServer::start(&[]);
+    let rights = [
+        "ACL",
+        "SETUSER",
+        "doorward",
+        "on",
+        ">s3cret",
+        "~tekton:*",
+        "resetchannels",
+        "-@all",
+        "+hget",
+        "+hset",
+        "+hdel",
+        "+zadd",
+        "+zrem",
+        "+zrangebyscore",
+        "+get",
+        "+set",
+        "+time",
+        "+eval",
+        "+evalsha",
+        "+script|load",
+        "+select",
+        "+info",
+    ];
+    let _: String = server.ask(&rights).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("password"), "s3cret\n").unwrap();
+    let mut settings = json!({
+        "server": server.address(), "username": "doorward", "password": {"file": "password"}, "prefix": "tekton", "database": 3,
+    });
+    suite::run(Arc::new(store_in(&settings, folder.path()))).await;
+    let warnings = store_in(&settings, folder.path()).warnings().await.unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("appendonly"));
+
+    settings["prefix"] = json!("other");
+    let error = store_in(&settings, folder.path()).ping().await.unwrap_err().to_string();
+    assert!(error.contains("docs/store.md"), "{error}");
+    std::fs::write(folder.path().join("password"), "wr0ng").unwrap();
+    let error = store_in(&settings, folder.path()).ping().await.unwrap_err().to_string();
+    assert!(error.contains("`store.redis.username`") && !error.contains("wr0ng"), "{error}");
+}
+
+#[tokio::test]
+async fn a_new_password_is_used_without_a_restart() {
+    let server = RedisServer::start(&["--requirepass", "old"]);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = json!({"server": server.address(), "password": {"file": "password"}});
+    let write = |password: &str| std::fs::write(folder.path().join("password"), password).unwrap();
+    write("old");
+    let store = store_in(&settings, folder.path());
+    store.ping().await.unwrap();
+    write("new");
+    store.set(resolve(&settings, folder.path()).0.unwrap());
+    assert!(store.ping().await.is_err());
+    write("old");
+    store.set(resolve(&settings, folder.path()).0.unwrap());
+    eventually("a connection", async || store.ping().await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_does_what_every_backend_does() {
+    let options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", "{bus}"];
+    let nodes = [RedisServer::start(&options), RedisServer::start(&options)];
+    for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
+        let _: String = node.ask(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]).await;
+    }
+    let bus: String = nodes[1].ask(&["CLUSTER", "NODES"]).await;
+    let bus = bus.split(['@', ' ', ',']).nth(2).unwrap().to_owned();
+    let _: String = nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port().to_string(), &bus]).await;
+    for node in &nodes {
+        eventually("the cluster", async || {
+            let info: String = node.ask(&["CLUSTER", "INFO"]).await;
+            (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")).then_some(())
+        })
+        .await;
+    }
+    suite::run(Arc::new(store(&json!({"cluster": [nodes[0].address()]})))).await;
+    for node in &nodes {
+        let keys: Vec<String> = node.ask(&["KEYS", "doorward:*"]).await;
+        assert!(!keys.is_empty(), "all tables lie on one node");
+    }
+    let warnings = store(&json!({"cluster": [nodes[1].address()]})).warnings().await.unwrap();
+    assert!(warnings.iter().any(|warning| warning.contains("appendonly")), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn tls_does_what_every_backend_does_and_refuses_strangers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let write = |name: String, text: String| std::fs::write(path(&name), text).unwrap();
+    for name in ["ours", "strangers"] {
+        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, format!("{name} authority"));
+        let ca = rcgen::CertifiedIssuer::self_signed(parameters, rcgen::KeyPair::generate().unwrap()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+        write(format!("{name}-ca.crt"), ca.pem());
+        write(format!("{name}.crt"), certificate.pem());
+        write(format!("{name}.key"), key.serialize_pem());
+    }
+    let (certificate, key, ca) = (path("ours.crt"), path("ours.key"), path("ours-ca.crt"));
+    let server = RedisServer::start(&[
+        "--port",
+        "0",
+        "--tls-port",
+        "{port}",
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+    ]);
+    let tls = |ca: &str, own: Option<&str>| {
+        let own = own.map(|own| json!({"chain": path(&format!("{own}.crt")), "key": path(&format!("{own}.key"))}));
+        json!({"server": server.address(), "tls": {"ca": path(ca), "certificate": own}})
+    };
+    suite::run(Arc::new(store(&tls("ours-ca.crt", Some("ours"))))).await;
+    for (row, settings) in [
+        ("another authority", tls("strangers-ca.crt", Some("ours"))),
+        ("no client certificate", tls("ours-ca.crt", None)),
+        ("a client certificate of another authority", tls("ours-ca.crt", Some("strangers"))),
+        ("clear text", json!({"server": server.address()})),
+    ] {
+        assert!(store(&settings).ping().await.is_err(), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_went_away_is_used_again_when_it_is_back() {
+    let mut server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = store(&json!({"server": server.address()}));
+    let end = NOW + Duration::from_secs(60);
+    put(&store, "kept", end).await.unwrap();
+    server.kill();
+    for _ in 0..3 {
+        let error = store.get(Table::Revocations, b"kept", NOW).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    server.restart();
+    let kept = eventually("the record", async || store.get(Table::Revocations, b"kept", NOW).await.ok()).await;
+    assert_eq!(kept.unwrap().value, b"kept");
+    let Written::Done(version) = put(&store, "later", end).await.unwrap() else { panic!("a conflict") };
+    assert!(version > store.get(Table::Revocations, b"kept", NOW).await.unwrap().unwrap().version);
+}
+
+#[tokio::test]
+async fn a_failover_is_followed_by_way_of_the_sentinel() {
+    let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let port = master.port().to_string();
+    let replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
+    eventually("the replica", async || {
+        let info: String = replica.ask(&["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    let sentinel = RedisServer::sentinel(master.port());
+    let settings = json!({"sentinel": {"servers": ["127.0.0.1:1", sentinel.address()], "master": "doorward"}});
+    let store = store(&settings);
+    suite::run(Arc::new(store.clone())).await;
+    let clock = Clock::manual(NOW);
+    let (here, there) = (
+        Revocations::new(Arc::new(store.clone()), clock.clone()),
+        Revocations::new(Arc::new(tests::store(&settings)), clock),
+    );
+    there.refresh().await.unwrap();
+    let end = NOW + Duration::from_secs(60);
+    let bob = Target::Principal { issuer: "corp", subject: "bob" };
+    here.revoke(bob, "left", end).await.unwrap();
+    // The sentinel can put nothing in the master's place before it has heard of the replica.
+    eventually("the replica at the sentinel", async || {
+        let replicas: Vec<Value> = sentinel.ask(&["SENTINEL", "REPLICAS", "doorward"]).await;
+        (!replicas.is_empty()).then_some(())
+    })
+    .await;
+    master.kill();
+    let carol = Target::Principal { issuer: "corp", subject: "carol" };
+    eventually("the new master", async || here.revoke(carol, "left", end).await.ok()).await;
+    there.refresh().await.unwrap();
+    assert!(there.find(&crate::authn::CredentialId::None, "corp", "carol").is_some());
+    assert_eq!(replica.ask::<Vec<Value>>(&["ROLE"]).await[0], Value::BulkString(b"master".to_vec()));
+
+    let unknown = json!({"sentinel": {"servers": [sentinel.address()], "master": "other"}});
+    let error = tests::store(&unknown).ping().await.unwrap_err().to_string();
+    assert!(error.contains("`store.redis.sentinel.master`"), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_follows_a_server_that_was_set_back_hears_all_again() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    let end = NOW + Duration::from_secs(60);
+    let Written::Done(version) = put(&store, "a", end).await.unwrap() else { panic!("a conflict") };
+    assert!(store.changes(Table::Revocations, version, 10, NOW).await.unwrap().is_empty());
+    let ahead = version + 1_000_000_000;
+    let again = store.changes(Table::Revocations, ahead, 10, NOW).await.unwrap();
+    assert_eq!(again.iter().map(|change| change.key.as_slice()).collect::<Vec<_>>(), [b"a"]);
+    let _: String = server.ask(&["FLUSHALL"]).await;
+    assert!(store.changes(Table::Revocations, version, 10, NOW).await.unwrap().is_empty());
+    put(&store, "b", end).await.unwrap();
+    let after = store.changes(Table::Revocations, version, 10, NOW).await.unwrap();
+    assert_eq!(after.iter().map(|change| change.key.as_slice()).collect::<Vec<_>>(), [b"b"]);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_swept_and_fills_no_page() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    let (soon, end) = (NOW + Duration::from_secs(1), NOW + Duration::from_secs(60));
+    for number in 0..20 {
+        put(&store, &format!("ended {number}"), soon).await.unwrap();
+    }
+    put(&store, "lasting", end).await.unwrap();
+    let later = NOW + Duration::from_secs(2);
+    let changes = store.changes(Table::Revocations, 0, 5, later).await.unwrap();
+    assert_eq!(changes.iter().map(|change| change.key.as_slice()).collect::<Vec<_>>(), [b"lasting"]);
+    for _ in 0..2 {
+        store.put(Table::Revocations, b"lasting", b"x".to_vec(), end, Expect::Any, later).await.unwrap();
+    }
+    for (command_word, what) in [("HLEN", "records"), ("ZCARD", "versions"), ("ZCARD", "ends")] {
+        let left: i64 = server.ask(&[command_word, &format!("doorward:{{revocations}}:{what}")]).await;
+        assert_eq!(left, 1, "{what}");
+    }
+    // An end that has come already leaves nothing, and still says that it was written.
+    put(&store, "lasting", NOW).await.unwrap();
+    assert_eq!(store.get(Table::Revocations, b"lasting", NOW).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_server_says_so() {
+    let server = RedisServer::start(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
+    let store = store(&json!({"server": server.address()}));
+    let end = NOW + Duration::from_secs(60);
+    let error = store.put(Table::Sessions, b"big", vec![0; 2 << 20], end, Expect::Any, NOW).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+}
+
+#[test]
+fn what_cannot_be_is_told_at_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("junk"), "junk").unwrap();
+    let sentinel = |servers: Json, master: &str| json!({"sentinel": {"servers": servers, "master": master}});
+    for (settings, places) in [
+        (json!({"server": "redis.example.com:6379"}), vec![]),
+        (json!({"server": "[::1]:6379", "tls": {}}), vec![]),
+        (sentinel(json!(["a:26379", "b:26379"]), "doorward"), vec![]),
+        (json!({"cluster": ["a:1", "b:2"]}), vec![]),
+        (json!({}), vec![""]),
+        (json!({"server": "a:1", "cluster": ["a:1"]}), vec![""]),
+        (json!({"server": "redis.example.com"}), vec!["/server"]),
+        (json!({"server": "redis://a:1"}), vec!["/server"]),
+        (json!({"server": "user@a:1"}), vec!["/server"]),
+        (json!({"server": "a:1/2"}), vec!["/server"]),
+        (json!({"server": "a:0"}), vec!["/server"]),
+        (json!({"cluster": ["a:1", "b"]}), vec!["/cluster/1"]),
+        (json!({"cluster": ["a:1"], "database": 1}), vec!["/database"]),
+        (sentinel(json!([]), "doorward"), vec!["/sentinel/servers"]),
+        (sentinel(json!(["a:1"]), ""), vec!["/sentinel/master"]),
+        (json!({"server": "a:1", "username": "doorward"}), vec!["/username"]),
+        (json!({"server": "a:1", "password": {"file": "none"}}), vec!["/password"]),
+        (json!({"server": "a:1", "prefix": ""}), vec!["/prefix"]),
+        (json!({"server": "a:1", "prefix": "a{b}"}), vec!["/prefix"]),
+        (json!({"server": "a:1", "tls": {"ca": "junk"}}), vec!["/tls/ca"]),
+        (json!({"server": "a:1", "tls": {"certificate": {"chain": "junk", "key": "junk"}}}), vec!["/tls/certificate"]),
+    ] {
+        let (_, problems) = resolve(&settings, folder.path());
+        let found: Vec<&str> = problems.iter().map(|(at, _)| at.as_str()).collect();
+        assert_eq!(found, places, "{settings}: {problems:?}");
+        assert!(problems.iter().all(|(_, message)| !message.contains("junk\"")));
+    }
+}
+
+#[test]
+fn a_server_that_would_lose_records_is_warned_of() {
+    for (info, count) in [
+        ("maxmemory_policy:noeviction\r\naof_enabled:1\r\n", 0),
+        // Only keys with an expiry are evicted, and ours have none.
+        ("maxmemory_policy:volatile-lru\r\naof_enabled:1\r\n", 0),
+        ("maxmemory_policy:allkeys-lru\r\naof_enabled:1\r\n", 1),
+        ("maxmemory_policy:allkeys-lru\r\naof_enabled:0\r\n", 2),
+        ("", 0),
+    ] {
+        assert_eq!(warnings(info).len(), count, "{info}");
+    }
+}
+
+#[test]
+fn records_of_another_form_are_an_error() {
+    for record in ["", "1", "1:2", "x:2:value", "1:y:value", "-1:2:value"] {
+        assert!(matches!(parse(record.as_bytes()), Err(StoreError::Corrupt(_))), "{record}");
+    }
+    let stored = parse(b"7:-1:a:b").unwrap();
+    assert_eq!((stored.version, stored.expires.as_millis(), stored.value.as_slice()), (7, -1, &b"a:b"[..]));
+}

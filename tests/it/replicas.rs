@@ -1,0 +1,120 @@
+//! Two replicas on one Redis: they share who is signed in, follow a failover, and lose nobody.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+use crate::harness::{Answer, Doorward, Issuer, RedisServer, Upstream, log_in, within};
+
+async fn replica(issuer: &Issuer, upstream: &Upstream, redis: &str) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("client", "client-secret".to_owned()), ("key", BASE64_STANDARD.encode([7; 32]))] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+rules:
+  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
+sessions: {{keys: [{{file: key}}]}}
+store: {{path: doorward.redb, redis: {redis}}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    within(async {
+        while doorward.get("/oauth2/start", &["Host: localhost"]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    doorward
+}
+
+async fn until(doorward: &Doorward, lines: &[&str], status: u16) -> Answer {
+    within(async {
+        loop {
+            let answer = doorward.get("/page", lines).await;
+            if answer.status == status {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_away() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let settings = format!("{{server: '{}'}}", redis.address());
+    let (here, there) = (replica(&issuer, &upstream, &settings).await, replica(&issuer, &upstream, &settings).await);
+    let host = format!("localhost:{}", here.address("public").port());
+    let cookie = log_in(&here, &host, "/page").await;
+    let host = format!("Host: {host}");
+    let lines = [host.as_str(), cookie.as_str()];
+    assert_eq!(there.get("/page", &lines).await.status, 200, "signed in at one is signed in at all");
+
+    redis.kill();
+    for replica in [&here, &there] {
+        let refused = until(replica, &lines, 503).await;
+        assert_eq!(refused.reason(), "store_unavailable");
+        assert!(refused.all("set-cookie").is_empty(), "the cookie stays: {}", refused.head);
+        assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+    }
+    redis.restart();
+    until(&here, &lines, 200).await;
+    until(&there, &lines, 200).await;
+
+    let here = here.kill_and_restart().await;
+    until(&here, &lines, 200).await;
+
+    let origin = host.replace("Host: ", "Origin: http://");
+    let out = here.send(&["POST /oauth2/sign_out HTTP/1.1", &host, &cookie, &origin, "Content-Length: 0"], b"").await;
+    assert_eq!(out.status, 303, "{}", out.text());
+    until(&there, &lines, 401).await;
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinel_logs_nobody_out() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let sentinel = RedisServer::sentinel(master.port());
+    let settings = format!("{{sentinel: {{servers: ['{}'], master: doorward}}}}", sentinel.address());
+    let doorward = replica(&issuer, &upstream, &settings).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    let cookie = log_in(&doorward, &host, "/page").await;
+    let host = format!("Host: {host}");
+    let lines = [host.as_str(), cookie.as_str()];
+    until(&doorward, &lines, 200).await;
+    let sessions = ["HLEN", "doorward:{sessions}:records"];
+    within(async {
+        while standby.ask::<i64>(&sessions).await != 1 {
+            tokio::task::yield_now().await;
+        }
+        // A sentinel puts nothing in the master's place before it has heard of the standby.
+        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    master.kill();
+    let refused = until(&doorward, &lines, 503).await;
+    assert!(refused.all("set-cookie").is_empty(), "the cookie stays: {}", refused.head);
+    until(&doorward, &lines, 200).await;
+}
