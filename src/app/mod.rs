@@ -131,9 +131,13 @@ impl App {
 
     /// Whether a stream would be allowed if it began now, by the generation in force.
     pub fn is_still_allowed(&self, stream: &Stream) -> bool {
+        self.is_still_allowed_to(&stream.principal, stream)
+    }
+
+    /// The same for what is known of its caller by now.
+    fn is_still_allowed_to(&self, principal: &Principal, stream: &Stream) -> bool {
         let snapshot = self.snapshot.load();
         let now = self.clock.now();
-        let principal = &stream.principal;
         let is_known = match principal.scheme {
             Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
             Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),

@@ -1,6 +1,7 @@
 //! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     admin::server::TokenHandle,
     audit::Note,
+    authn::CredentialId,
     config::{
         self, Loaded, Sources,
         reload::fixed_changes,
@@ -21,7 +23,10 @@ use crate::{
     downstream::Downstream,
     logging::Logging,
     snapshot, store,
-    upstream::Pools,
+    upstream::{
+        Pools,
+        streams::{CutReason, Stream},
+    },
 };
 
 /// Takes new generations.
@@ -159,5 +164,35 @@ pub async fn watch_streams(app: &App) {
             app.streams.recheck(|stream| app.is_still_allowed(stream));
         }
         looked = now;
+    }
+}
+
+/// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
+const SESSION_TICK: Duration = Duration::from_secs(5);
+
+/// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
+/// do what was asked.
+pub async fn watch_sessions(app: &App) {
+    let mut tick = tokio::time::interval(SESSION_TICK);
+    loop {
+        tick.tick().await;
+        let mut names = HashSet::new();
+        app.streams.for_each(|stream| {
+            if let CredentialId::Session(name) = &stream.principal.credential {
+                names.insert(Arc::clone(name));
+            }
+        });
+        let sessions = app.snapshot.load().sessions.clone();
+        for name in names {
+            let of_session = |stream: &Stream| stream.principal.credential == CredentialId::Session(Arc::clone(&name));
+            match sessions.current(&name).await {
+                Ok(Some(principal)) => {
+                    app.streams.recheck(|stream| !of_session(stream) || app.is_still_allowed_to(&principal, stream));
+                }
+                Ok(None) => drop(app.streams.close_matching(of_session, CutReason::Expired)),
+                // Without the store nobody is logged out.
+                Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
+            }
+        }
     }
 }

@@ -290,6 +290,7 @@ impl Parts<'_> {
             clock: clock.clone(),
             control: runtime.handle().clone(),
             metrics: metrics.sessions.clone(),
+            refreshes: sessions::Refreshes::default(),
         };
         let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
             .map_err(StartError::io("the session key cannot be kept beside the store"))?;
@@ -381,6 +382,17 @@ fn start_tasks(app: &Arc<App>) {
         async move {
             tokio::select! {
                 () = reload::watch_streams(&app) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+    let watched = Arc::clone(app);
+    app.supervisor.spawn(TaskSpec::new("stream-sessions").critical(), move |stop| {
+        let app = Arc::clone(&watched);
+        async move {
+            tokio::select! {
+                () = reload::watch_sessions(&app) => {}
                 () = stop.cancelled() => {}
             }
             Ok(())

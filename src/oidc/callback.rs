@@ -8,7 +8,7 @@ use super::{
     exchange::{self, ExchangeError, Granted},
     failure::Failure,
     flow::{Flow, LIFETIME, State},
-    id_token::{self, Expected},
+    id_token::{self, Expected, Nonce},
     login::{CALLBACK, parse, redirect, store_failed},
     parameters::Parameters,
 };
@@ -243,7 +243,7 @@ impl Login {
         let expected = Expected {
             issuer: provider.issuer(),
             client: &provider.client().id,
-            nonce: &flow.nonce,
+            nonce: Nonce::Required(&flow.nonce),
             access_token,
             now: self.0.sessions.now(),
         };

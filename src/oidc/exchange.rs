@@ -1,13 +1,13 @@
 //! The code for the tokens (RFC 6749 section 4.1.3), through `openidconnect` and our own bounded client. Sent once:
 //! after a network error nobody knows whether the code was used, and a second use revokes what the first one gave.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use openidconnect::{
     AccessToken, AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyAdditionalClaims, EndpointNotSet,
-    HttpRequest, HttpResponse, IssuerUrl, JsonWebKeySet, OAuth2TokenResponse, PkceCodeVerifier, RedirectUrl,
-    RefreshToken, RequestTokenError, Scope, StandardErrorResponse, TokenResponse, TokenUrl,
+    EndpointSet, HttpRequest, HttpResponse, IssuerUrl, JsonWebKeySet, OAuth2TokenResponse, PkceCodeVerifier,
+    RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardErrorResponse, TokenResponse, TokenUrl,
     core::{
         CoreAuthDisplay, CoreAuthPrompt, CoreErrorResponseType, CoreGenderClaim, CoreIdToken, CoreJsonWebKey,
         CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreRevocableToken, CoreRevocationErrorResponse,
@@ -33,12 +33,23 @@ pub struct Granted {
     pub scopes: Option<Vec<Arc<str>>>,
 }
 
+/// What the provider gave for a refresh token. What is `None` stays as it was (RFC 6749 section 6).
+pub struct Renewed {
+    pub access: String,
+    pub refresh: Option<String>,
+    pub id: Option<String>,
+    pub scopes: Option<Vec<Arc<str>>>,
+}
+
 /// Why there are no tokens. None of them carries a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     #[error("the provider cannot be reached: {0}")]
     Unreachable(EgressError),
-    #[error("the provider refused the code: {0}")]
+    /// `invalid_grant` (RFC 6749 section 5.2): the code or the refresh token is worth nothing, now or ever.
+    #[error("the provider refused the code or token: {0}")]
+    InvalidGrant(String),
+    #[error("the provider refused the request: {0}")]
     Refused(String),
     #[error("the answer of the provider cannot be understood: {0}")]
     Malformed(String),
@@ -74,50 +85,95 @@ pub async fn exchange(
     redirect_uri: String,
     now: Timestamp,
 ) -> Result<Granted, ExchangeError> {
+    let redirect_uri = RedirectUrl::new(redirect_uri).map_err(unusable)?;
+    let (client, assertion) = client(provider, metadata, now)?;
+    let client = client.set_redirect_uri(redirect_uri);
+    let mut request =
+        client.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(PkceCodeVerifier::new(verifier));
+    for (name, value) in &assertion {
+        request = request.add_extra_param(*name, value);
+    }
+    request.request_async(&sender(provider)).await.map_err(refused)?.granted()
+}
+
+/// New tokens for a refresh token (RFC 6749 section 6). Sent once, as the token may rotate.
+pub async fn refresh(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    token: &str,
+    now: Timestamp,
+) -> Result<Renewed, ExchangeError> {
+    let (client, assertion) = client(provider, metadata, now)?;
+    let token = RefreshToken::new(token.to_owned());
+    let mut request = client.exchange_refresh_token(&token);
+    for (name, value) in &assertion {
+        request = request.add_extra_param(*name, value);
+    }
+    request.request_async(&sender(provider)).await.map_err(refused)?.renewed()
+}
+
+/// Parameters of a request beyond its own.
+type Parameters = Vec<(&'static str, String)>;
+
+/// The client as it proves itself at `now`, by its settings and by these parameters.
+fn client(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    now: Timestamp,
+) -> Result<(Client<EndpointSet>, Parameters), ExchangeError> {
     let us = provider.client();
-    let unusable = |error: &dyn std::fmt::Display| ExchangeError::Client(error.to_string());
-    let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(|error| unusable(&error))?;
+    let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(unusable)?;
     let token_url = TokenUrl::from_url(metadata.token_endpoint.clone());
-    let redirect_uri = RedirectUrl::new(redirect_uri).map_err(|error| unusable(&error))?;
     let id = ClientId::new(us.id.to_string());
     // The key set stays empty: signatures are checked by the strict check of the issuer.
-    let mut client = <Client>::new(id, issuer, JsonWebKeySet::new(Vec::new()))
-        .set_token_uri(token_url)
-        .set_redirect_uri(redirect_uri)
-        .set_auth_type(match us.authentication {
+    let mut client = <Client>::new(id, issuer, JsonWebKeySet::new(Vec::new())).set_token_uri(token_url).set_auth_type(
+        match us.authentication {
             ClientAuthentication::Basic(_) => AuthType::BasicAuth,
             _ => AuthType::RequestBody,
-        });
+        },
+    );
     if let ClientAuthentication::Basic(secret) | ClientAuthentication::Post(secret) = &us.authentication {
         client = client.set_client_secret(ClientSecret::new(secret.expose_str().unwrap_or_default().to_owned()));
     }
-    let mut request =
-        client.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(PkceCodeVerifier::new(verifier));
+    let mut assertion = Vec::new();
     if let ClientAuthentication::PrivateKeyJwt(key) = &us.authentication {
-        let assertion = key.sign(&us.id, provider.issuer(), now).map_err(|error| unusable(&error))?;
-        request = request
-            .add_extra_param("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-            .add_extra_param("client_assertion", assertion);
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
+        assertion.push(("client_assertion_type", kind));
+        assertion.push(("client_assertion", key.sign(&us.id, provider.issuer(), now).map_err(unusable)?));
     }
+    Ok((client, assertion))
+}
+
+fn unusable(error: impl std::fmt::Display) -> ExchangeError {
+    ExchangeError::Client(error.to_string())
+}
+
+type Sent = Pin<Box<dyn Future<Output = Result<HttpResponse, EgressError>> + Send>>;
+
+/// Sends through the bounded client of the provider.
+fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
     let egress = provider.egress().clone();
-    let http = move |request: HttpRequest| {
+    move |request| {
         let egress = egress.clone();
-        async move {
-            let answer: HttpResponse = egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into);
-            Ok::<_, EgressError>(answer)
-        }
-    };
-    let answer = request.request_async(&http).await.map_err(|error| match error {
+        Box::pin(async move { Ok(egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into)) })
+    }
+}
+
+fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>) -> ExchangeError {
+    match error {
         RequestTokenError::Request(error) => ExchangeError::Unreachable(error),
         RequestTokenError::ServerResponse(error) => {
             let description = error.error_description().map(|text| format!(": {}", bounded(text))).unwrap_or_default();
-            ExchangeError::Refused(format!("{}{description}", bounded(error.error().as_ref())))
+            let text = format!("{}{description}", bounded(error.error().as_ref()));
+            match error.error() {
+                CoreErrorResponseType::InvalidGrant => ExchangeError::InvalidGrant(text),
+                _ => ExchangeError::Refused(text),
+            }
         }
         // The body may hold tokens, so it is not told.
         RequestTokenError::Parse(error, _) => ExchangeError::Malformed(format!("at `{}`", error.path())),
         RequestTokenError::Other(what) => ExchangeError::Malformed(bounded(&what)),
-    })?;
-    answer.granted()
+    }
 }
 
 /// The answer of the token endpoint. Members that we do not know are ignored, and so is how `expires_in` is written.
@@ -136,18 +192,21 @@ struct Answer {
 
 impl Answer {
     fn granted(self) -> Result<Granted, ExchangeError> {
+        let Renewed { access, refresh, id, scopes } = self.renewed()?;
+        let id = id.ok_or_else(|| ExchangeError::Malformed("there is no `id_token`".to_owned()))?;
+        Ok(Granted { tokens: Tokens { access, refresh, id }, scopes })
+    }
+
+    fn renewed(self) -> Result<Renewed, ExchangeError> {
         if self.token_type != CoreTokenType::Bearer {
             return Err(ExchangeError::Malformed("`token_type` is not `Bearer`".to_owned()));
         }
-        let id = self.id_token.as_ref().map(ToString::to_string);
-        let id = id.ok_or_else(|| ExchangeError::Malformed("there is no `id_token`".to_owned()))?;
-        let tokens = Tokens {
+        Ok(Renewed {
             access: self.access_token.into_secret(),
             refresh: self.refresh_token.map(RefreshToken::into_secret),
-            id,
-        };
-        let scopes = self.scope.map(|scopes| scopes.iter().map(|scope| scope.as_str().into()).collect());
-        Ok(Granted { tokens, scopes })
+            id: self.id_token.as_ref().map(ToString::to_string),
+            scopes: self.scope.map(|scopes| scopes.iter().map(|scope| scope.as_str().into()).collect()),
+        })
     }
 }
 

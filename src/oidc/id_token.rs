@@ -23,9 +23,18 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 pub struct Expected<'a> {
     pub issuer: &'a str,
     pub client: &'a str,
-    pub nonce: &'a str,
+    pub nonce: Nonce<'a>,
     pub access_token: &'a str,
     pub now: Timestamp,
+}
+
+/// What its nonce must be.
+#[derive(Clone, Copy)]
+pub enum Nonce<'a> {
+    /// Of a login: this one.
+    Required(&'a str),
+    /// Of a refresh: that of the login, if it has one at all (OpenID Connect Core 1.0 section 12.2).
+    IfPresent(Option<&'a str>),
 }
 
 /// Why it is refused.
@@ -77,8 +86,15 @@ pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mism
         None if several => return Err(Mismatch::AuthorizedPartyMissing),
         None => {}
     }
-    let nonce = text("nonce").ok_or(Mismatch::Nonce)?;
-    verify_slices_are_equal(nonce.as_bytes(), expected.nonce.as_bytes()).map_err(|_| Mismatch::Nonce)?;
+    let nonce = match (expected.nonce, claims.contains_key("nonce")) {
+        (Nonce::IfPresent(_), false) => None,
+        (Nonce::Required(nonce), _) | (Nonce::IfPresent(Some(nonce)), true) => Some(nonce),
+        (Nonce::IfPresent(None), true) => return Err(Mismatch::Nonce),
+    };
+    if let Some(nonce) = nonce {
+        let came = text("nonce").ok_or(Mismatch::Nonce)?;
+        verify_slices_are_equal(came.as_bytes(), nonce.as_bytes()).map_err(|_| Mismatch::Nonce)?;
+    }
     let issued = time("iat").ok_or(Mismatch::IssuedAtMissing)?;
     if issued > expected.now + SKEW || issued + MAX_AGE + SKEW < expected.now {
         return Err(Mismatch::IssuedAt);
@@ -131,7 +147,7 @@ mod tests {
         let expected = Expected {
             issuer: "https://idp.example",
             client: "doorward",
-            nonce: "n-1",
+            nonce: Nonce::Required("n-1"),
             access_token: ACCESS,
             now: Timestamp::from_secs(NOW),
         };

@@ -20,6 +20,7 @@ mod logout;
 mod metrics;
 mod parameters;
 mod provider;
+mod refresh;
 pub mod return_to;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -32,6 +33,7 @@ pub use self::{
     login::{Login, LoginRequest},
     metrics::{LoginMetrics, Outcome},
     provider::{Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken},
+    refresh::{RefreshError, Refreshed, refresh},
 };
 
 /// Text of somebody else, cut to a length that a page and a log line can bear, without control characters.

@@ -28,6 +28,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    fn of(hash: &Hash, record: &Record) -> Self {
+        Self { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.ends }
+    }
+
     pub fn hash(&self) -> Option<Hash> {
         Hash::parse(&self.hash)
     }
@@ -62,12 +66,22 @@ impl<'a> Index<'a> {
 
     /// Adds a session. Gives those that must end to make room.
     pub async fn add(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
-        let entry =
-            Entry { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.ends };
+        let entry = Entry::of(hash, record);
         self.change(now, |entries| {
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(MAX_SESSIONS);
             entries.drain(..surplus).collect()
+        })
+        .await
+    }
+
+    /// Writes it anew, with this session in it.
+    pub async fn keep(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
+        let entry = Entry::of(hash, record);
+        self.change(now, |entries| {
+            if !entries.iter().any(|known| known.hash == entry.hash) {
+                entries.push(entry.clone());
+            }
         })
         .await
     }

@@ -107,6 +107,11 @@ impl KeyRing {
         Some(sealed)
     }
 
+    /// Whether something sealed was sealed with the first key.
+    pub fn is_current(&self, sealed: &[u8]) -> bool {
+        self.0.first().is_some_and(|key| sealed.starts_with(&key.id))
+    }
+
     /// Opens with whichever key sealed.
     pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let (id, rest) = sealed.split_first_chunk::<KEY_ID_LEN>().ok_or(OpenError::Broken)?;

@@ -20,8 +20,10 @@ pub enum Ended {
     replaced,
     /// The person had too many.
     surplus,
-    /// An operator, or the provider, ended it.
+    /// An operator ended it.
     revoked,
+    /// The provider ended it: the grant is gone, or it logged the person out.
+    provider,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

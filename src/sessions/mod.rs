@@ -10,6 +10,7 @@ pub mod keyring;
 mod metrics;
 mod origin;
 mod record;
+mod refresh;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -30,6 +31,7 @@ pub use self::{
     metrics::{Ended, SessionMetrics},
     origin::Origin,
     record::{Hash, Tokens},
+    refresh::Refreshes,
     settings::Settings,
 };
 use crate::{
@@ -67,6 +69,7 @@ pub struct Shared {
     /// Where the store is told that a session is in use.
     pub control: Handle,
     pub metrics: SessionMetrics,
+    pub refreshes: Refreshes,
 }
 
 impl fmt::Debug for Shared {
@@ -100,6 +103,8 @@ pub struct Session {
     record: Record,
     version: u64,
     read: Timestamp,
+    /// Whether the key that seals sessions now sealed it.
+    current_key: bool,
 }
 
 impl Session {
@@ -168,9 +173,18 @@ impl Sessions {
                 Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
             );
         };
-        match self.find(id.hash(), request.origin).await {
+        match self.find_true(id.hash(), request.origin).await {
             Ok(session) => Presented::Good(session),
             Err(refusal) => Presented::Bad(refusal),
+        }
+    }
+
+    /// The session, refreshed first if what is known of it is too old.
+    async fn find_true(&self, hash: Hash, origin: &Origin) -> Result<Arc<Session>, Rejection> {
+        let session = self.find(hash, origin).await?;
+        match self.keep_true(session, self.0.shared.clock.now()).await {
+            Some(session) => Ok(session),
+            None => self.find(hash, origin).await,
         }
     }
 
@@ -204,6 +218,8 @@ impl Sessions {
             tokens: new.tokens,
             created: now,
             last_seen: now,
+            checked: now,
+            lease: None,
             ends: now + inner.settings.absolute,
         };
         let sealed = record.seal(&inner.keys, &hash).ok_or_else(unsealable)?;
@@ -304,7 +320,9 @@ impl Sessions {
         })?;
         let provider = inner.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url);
         let provider = provider.ok_or_else(|| expired("the provider of this session is not in use any more"))?;
-        let session = Arc::new(self.session(&**provider, hash, record, stored.version, now)?);
+        let mut session = self.session(&**provider, hash, record, stored.version, now)?;
+        session.current_key = inner.keys.is_current(&stored.value);
+        let session = Arc::new(session);
         inner.shared.metrics.seen(hash);
         inner.cache.insert(hash, Arc::clone(&session));
         self.touch(&session, now);
@@ -331,16 +349,27 @@ impl Sessions {
         }
         let idle_end = record.expires(&self.0.settings);
         let created = record.created;
-        Ok(Session { principal: Arc::new(principal), created, idle_end, end, hash, record, version, read })
+        Ok(Session {
+            principal: Arc::new(principal),
+            created,
+            idle_end,
+            end,
+            hash,
+            record,
+            version,
+            read,
+            current_key: true,
+        })
     }
 
     /// Tells the store that a session is in use, at most once a minute and without anybody waiting for it.
     fn touch(&self, session: &Session, now: Timestamp) {
-        if now.since(session.record.last_seen) < record::touch_every(&self.0.settings) || session.idle_end <= now {
+        let recent = now.since(session.record.last_seen) < record::touch_every(&self.0.settings);
+        if (recent && session.current_key) || session.idle_end <= now {
             return;
         }
         let record = Record { last_seen: now, ..session.record.clone() };
-        let (hash, version) = (session.hash, session.version);
+        let (hash, version, current) = (session.hash, session.version, session.current_key);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {
             let inner = &*sessions.0;
@@ -348,7 +377,14 @@ impl Sessions {
             let (store, expires) = (&inner.shared.store, record.expires(&inner.settings));
             // On a conflict somebody else has just written, or the session has ended.
             match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Version(version), now).await {
-                Ok(_) => inner.cache.invalidate(&hash),
+                Ok(written) => {
+                    inner.cache.invalidate(&hash);
+                    // The index goes over to the new key with its sessions, or it would be lost with the old key.
+                    if !current && matches!(written, Written::Done(_)) {
+                        let kept = sessions.index(&record).keep(&hash, &record, now).await;
+                        kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "the use of a session was not noted"),
             }
         });

@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use super::{
     keyring::{KeyRing, OpenError, Purpose, random},
+    refresh::Lease,
     settings::Settings,
 };
 use crate::clock::Timestamp;
@@ -113,6 +114,12 @@ pub(super) struct Record {
     pub created: Timestamp,
     #[serde(with = "millis")]
     pub last_seen: Timestamp,
+    /// When the provider last vouched for it.
+    #[serde(with = "millis")]
+    pub checked: Timestamp,
+    /// Who asks the provider at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// The end, however much it is used.
     #[serde(with = "millis")]
     pub ends: Timestamp,

@@ -10,6 +10,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long a session lasts at most.
     pub absolute: Duration,
+    /// How old what is known of a person may be before the provider is asked.
+    pub recheck: Duration,
     /// The keys, if any are configured.
     pub keys: Option<KeyRing>,
 }
@@ -17,10 +19,10 @@ pub struct Settings {
 impl Settings {
     /// Reports every problem at its place; `None` if there is one.
     pub fn resolve(raw: &raw::Sessions, resolver: &mut Resolver, at: &At) -> Option<Self> {
-        let (idle, absolute) = (raw.idle.get(), raw.absolute.get());
+        let (idle, absolute, recheck) = (raw.idle.get(), raw.absolute.get(), raw.recheck.get());
         let minute = Duration::from_secs(60);
         let mut good = true;
-        for (key, value) in [("idle", idle), ("absolute", absolute)] {
+        for (key, value) in [("idle", idle), ("absolute", absolute), ("recheck", recheck)] {
             if value < minute {
                 resolver.report.error(&at.key(key), "is shorter than a minute").help("write `1m` or more");
                 good = false;
@@ -34,7 +36,7 @@ impl Settings {
         }
         let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));
         good &= raw.keys.is_empty() || keys.is_some();
-        good.then_some(Self { idle, absolute, keys })
+        good.then_some(Self { idle, absolute, recheck, keys })
     }
 
     /// The keys that are configured, else one kept beside the store.
@@ -55,7 +57,7 @@ mod tests {
     fn lifetimes_are_checked() {
         for (idle, absolute, problems) in [(8, 24, 0), (24, 8, 1), (0, 24, 1), (0, 0, 2)] {
             let hours = |count: u64| Span::from_secs(count * 3600);
-            let raw = raw::Sessions { idle: hours(idle), absolute: hours(absolute), keys: Vec::new() };
+            let raw = raw::Sessions { idle: hours(idle), absolute: hours(absolute), ..raw::Sessions::default() };
             let mut resolver = Resolver::default();
             let resolved = Settings::resolve(&raw, &mut resolver, &At::root());
             assert_eq!(resolver.report.problems().len(), problems, "{idle} {absolute}");

@@ -327,6 +327,11 @@ impl Registry {
         self.each(|entry| matches(&entry.stream) && self.shared.cut(entry, reason))
     }
 
+    /// Shows every stream to `look`.
+    pub fn for_each(&self, mut look: impl FnMut(&Stream)) {
+        self.shared.open().streams.values().for_each(|entry| look(&entry.stream));
+    }
+
     /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
     /// of a credential, and at the time boundaries of rules. `is_allowed` is not called under a lock.
     pub fn recheck(&self, mut is_allowed: impl FnMut(&Stream) -> bool) -> usize {

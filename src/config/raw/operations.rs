@@ -84,13 +84,22 @@ pub struct Sessions {
     pub idle: Span,
     /// How long a session lasts at most.
     pub absolute: Span,
+    /// How long somebody who was shut out at the provider can go on at most, whatever the lifetime of tokens: the
+    /// provider is asked before, with the refresh token. Most providers give one for the scope `offline_access`;
+    /// without one a session ends by its own lifetime, by a logout at the provider, or by `doorward revoke`.
+    pub recheck: Span,
     /// Keys that encrypt sessions at rest, 32 bytes each as base64; the first encrypts, all decrypt.
     pub keys: Vec<SecretSource>,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { idle: Span::from_secs(8 * 3600), absolute: Span::from_secs(24 * 3600), keys: Vec::new() }
+        Self {
+            idle: Span::from_secs(8 * 3600),
+            absolute: Span::from_secs(24 * 3600),
+            recheck: Span::from_secs(300),
+            keys: Vec::new(),
+        }
     }
 }
 

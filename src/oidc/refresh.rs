@@ -1,0 +1,99 @@
+//! Whether a person may still be signed in, and as what: the refresh token for new ones.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Provider,
+    exchange::{self, ExchangeError, Renewed},
+    id_token::{self, Expected, Nonce},
+};
+use crate::{clock::Timestamp, sessions::Tokens};
+
+/// What a refresh gave. What is `None` stays as it was.
+#[derive(Clone)]
+pub struct Refreshed {
+    pub access: String,
+    pub refresh: Option<String>,
+    /// The ID token and its claims.
+    pub id: Option<(String, Map<String, Value>)>,
+    pub scopes: Option<Vec<Arc<str>>>,
+}
+
+impl std::fmt::Debug for Refreshed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refreshed(..)")
+    }
+}
+
+/// Why there is nothing new. Neither carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// The provider does not vouch for the person any more.
+    #[error("{0}")]
+    Gone(String),
+    /// Nobody knows; it may be tried again.
+    #[error("{0}")]
+    Later(String),
+}
+
+/// Uses the refresh token of a login whose ID token had `claims`. A new ID token must be of the same person, for us,
+/// and of the same login (OpenID Connect Core 1.0 section 12.2).
+pub async fn refresh(
+    provider: &dyn Provider,
+    tokens: &Tokens,
+    claims: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<Refreshed, RefreshError> {
+    let token = tokens.refresh.as_deref().ok_or_else(|| RefreshError::Later("there is no refresh token".to_owned()))?;
+    let metadata =
+        provider.metadata().ok_or_else(|| RefreshError::Later("the provider was not reached yet".to_owned()))?;
+    let renewed = exchange::refresh(provider, &metadata, token, now).await;
+    let Renewed { access, refresh, id, scopes } = renewed.map_err(|error| match error {
+        ExchangeError::InvalidGrant(_) => RefreshError::Gone(error.to_string()),
+        error => RefreshError::Later(error.to_string()),
+    })?;
+    let id = match id {
+        None => None,
+        Some(token) => {
+            let claims = check(provider, &token, &access, claims, now).await?;
+            Some((token, claims))
+        }
+    };
+    Ok(Refreshed { access, refresh, id, scopes })
+}
+
+/// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more.
+async fn check(
+    provider: &dyn Provider,
+    token: &str,
+    access_token: &str,
+    before: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<Map<String, Value>, RefreshError> {
+    let verified = provider.verify_id_token(token).await.map_err(|rejection| {
+        let why = format!("its ID token: {}", rejection.detail());
+        if rejection.status().is_server_error() { RefreshError::Later(why) } else { RefreshError::Gone(why) }
+    })?;
+    let text = |name: &str| before.get(name).and_then(Value::as_str);
+    let expected = Expected {
+        issuer: provider.issuer(),
+        client: &provider.client().id,
+        nonce: Nonce::IfPresent(text("nonce")),
+        access_token,
+        now,
+    };
+    id_token::check(&verified, expected).map_err(|mismatch| RefreshError::Gone(format!("its ID token: {mismatch}")))?;
+    let claims = &verified.claims;
+    if claims.get("sub").and_then(Value::as_str) != text("sub") {
+        return Err(RefreshError::Gone("its ID token is of another person".to_owned()));
+    }
+    if claims.contains_key("auth_time")
+        && before.contains_key("auth_time")
+        && claims.get("auth_time") != before.get("auth_time")
+    {
+        return Err(RefreshError::Gone("its ID token is of another login (`auth_time`)".to_owned()));
+    }
+    Ok(Map::clone(claims))
+}

@@ -1,0 +1,251 @@
+//! Keeping sessions true: before a session's facts are older than `sessions.recheck`, its refresh token is used, which
+//! tells whether the person may still sign in at the provider, and which groups they have now.
+//!
+//! A refresh token that rotates may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So one
+//! refresh of a session runs in this process, whoever needs it, and one among all replicas: who refreshes first writes
+//! a lease into the record, longer than the provider may take, and writes what came of it only if the lease still stands.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    Ended, Session, Sessions,
+    keyring::random,
+    record::{Hash, Record, millis},
+};
+use crate::{
+    authn::Principal,
+    clock::Timestamp,
+    oidc::{self, RefreshError, Refreshed},
+    store::{Expect, StoreError, Table, Written},
+};
+
+/// How long one refresh keeps the others off. Longer than a call to the provider may take, with the writes around it.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How long a session is left alone after its provider gave no answer.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How often is looked whether another replica is done.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Who is refreshing a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Lease {
+    id: [u8; 16],
+    #[serde(with = "millis")]
+    until: Timestamp,
+}
+
+/// The refreshes of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Refreshes(Arc<Mutex<HashMap<Hash, Flight>>>);
+
+#[derive(Debug)]
+enum Flight {
+    /// Closed when it is over.
+    Running(watch::Receiver<()>),
+    Paused(Timestamp),
+}
+
+/// What a refresh came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// The record is true now, or the session is gone.
+    Settled,
+    /// The provider or the store gave no answer.
+    Later,
+}
+
+impl Sessions {
+    /// The session as it may be used at `now`: one whose facts are nearly too old is refreshed beside the request, one
+    /// whose facts are too old before it. A provider that gives no answer costs nobody the session.
+    pub(super) async fn keep_true(&self, session: Arc<Session>, now: Timestamp) -> Option<Arc<Session>> {
+        if !self.is_due(&session, now) {
+            return Some(session);
+        }
+        let over = self.refresh(&session, now);
+        if now.since(session.record.checked) < self.0.settings.recheck {
+            return Some(session);
+        }
+        if let Some(mut over) = over {
+            // An error is the end that is waited for.
+            while over.changed().await.is_ok() {}
+            return None;
+        }
+        Some(session)
+    }
+
+    /// Who the session with this name is of now, for the streams that it opened: it is refreshed when that is due, and
+    /// does not count as used. `None` if it has ended.
+    pub async fn current(&self, name: &str) -> Result<Option<Arc<Principal>>, StoreError> {
+        let Some(hash) = Hash::parse(name) else { return Ok(None) };
+        let Some((record, version)) = self.read(hash).await? else { return Ok(None) };
+        let Some(provider) = self.0.providers.get(&record.issuer) else { return Ok(None) };
+        let now = self.now();
+        let Ok(session) = self.session(&**provider, hash, record, version, now) else { return Ok(None) };
+        if session.idle_end <= now {
+            return Ok(None);
+        }
+        if self.is_due(&session, now) {
+            self.refresh(&session, now);
+        }
+        Ok(Some(session.principal))
+    }
+
+    fn is_due(&self, session: &Session, now: Timestamp) -> bool {
+        session.record.tokens.refresh.is_some() && now.since(session.record.checked) >= self.0.settings.recheck / 4 * 3
+    }
+
+    /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
+    fn refresh(&self, session: &Session, now: Timestamp) -> Option<watch::Receiver<()>> {
+        let shared = &self.0.shared;
+        let mut flights = shared.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match flights.get(&session.hash) {
+            Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
+            Some(Flight::Paused(until)) if *until > now => return None,
+            _ => {}
+        }
+        flights.retain(|_, flight| match flight {
+            Flight::Running(over) => over.has_changed().is_ok(),
+            Flight::Paused(until) => *until > now,
+        });
+        let (running, over) = watch::channel(());
+        flights.insert(session.hash, Flight::Running(over.clone()));
+        drop(flights);
+        let (sessions, hash, seen) = (self.clone(), session.hash, session.record.checked);
+        shared.control.spawn(async move {
+            let done = sessions.recheck(hash, seen).await.unwrap_or_else(|error| {
+                tracing::warn!(session = %hash, %error, "a session could not be refreshed");
+                Done::Later
+            });
+            sessions.0.cache.invalidate(&hash);
+            let shared = &sessions.0.shared;
+            let mut flights = shared.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match done {
+                Done::Settled => drop(flights.remove(&hash)),
+                Done::Later => drop(flights.insert(hash, Flight::Paused(shared.clock.now() + PAUSE))),
+            }
+            drop(flights);
+            // Last, so that whoever waited finds what came of it.
+            drop(running);
+        });
+        Some(over)
+    }
+
+    /// Refreshes unless somebody has done so since `seen`.
+    async fn recheck(&self, hash: Hash, seen: Timestamp) -> Result<Done, StoreError> {
+        let inner = &*self.0;
+        let lease = Lease { id: random(), until: inner.shared.clock.now() + LEASE };
+        let record = loop {
+            let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
+            if record.checked > seen {
+                return Ok(Done::Settled);
+            }
+            let now = inner.shared.clock.now();
+            if record.lease.as_ref().is_some_and(|other| other.until > now) {
+                if now > lease.until {
+                    return Ok(Done::Later);
+                }
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+            let leased = Record { lease: Some(lease.clone()), ..record };
+            if self.write(hash, &leased, version).await? {
+                break leased;
+            }
+        };
+        let Some(provider) = inner.providers.get(&record.issuer).map(Arc::clone) else { return Ok(Done::Later) };
+        let now = inner.shared.clock.now();
+        match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
+            Ok(refreshed) => self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await,
+            Err(RefreshError::Gone(why)) => {
+                tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
+                self.end_one(hash, record.ends, Ended::provider).await?;
+                self.index(&record).remove(&[hash], now).await?;
+                Ok(Done::Settled)
+            }
+            Err(RefreshError::Later(why)) => {
+                tracing::warn!(session = %hash, issuer = %record.issuer, %why, "a session could not be refreshed");
+                self.settle(hash, &lease, |record| record.lease = None).await?;
+                Ok(Done::Later)
+            }
+        }
+    }
+
+    /// Writes what a refresh changed, if its lease still stands. A store that is away is tried as long as it does, as
+    /// a token that rotated and was not kept is lost.
+    async fn settle(&self, hash: Hash, lease: &Lease, change: impl Fn(&mut Record)) -> Result<Done, StoreError> {
+        loop {
+            let attempt = async {
+                let Some((mut record, version)) = self.read(hash).await? else { return Ok(true) };
+                if record.lease.as_ref() != Some(lease) {
+                    tracing::warn!(session = %hash, "a refresh took longer than its lease");
+                    return Ok(true);
+                }
+                change(&mut record);
+                self.write(hash, &record, version).await
+            };
+            match attempt.await {
+                Ok(true) => return Ok(Done::Settled),
+                Ok(false) => {}
+                Err(error) if self.now() > lease.until => return Err(error),
+                Err(error) => {
+                    tracing::warn!(session = %hash, %error, "the store does not take a refreshed session yet");
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        }
+    }
+
+    /// The record as the store has it; `None` if it is gone or cannot be read.
+    async fn read(&self, hash: Hash) -> Result<Option<(Record, u64)>, StoreError> {
+        let shared = &self.0.shared;
+        let stored = shared.store.get(Table::Sessions, hash.as_bytes(), shared.clock.now()).await?;
+        Ok(stored.and_then(|stored| Some((Record::open(&self.0.keys, &hash, &stored.value).ok()?, stored.version))))
+    }
+
+    /// Whether it was written: not if somebody else wrote since `version`.
+    async fn write(&self, hash: Hash, record: &Record, version: u64) -> Result<bool, StoreError> {
+        let inner = &*self.0;
+        let sealed = record
+            .seal(&inner.keys, &hash)
+            .ok_or_else(|| StoreError::Corrupt("the session cannot be sealed".to_owned()))?;
+        let (expires, expect) = (record.expires(&inner.settings), Expect::Version(version));
+        let store = &inner.shared.store;
+        let written = store.put(Table::Sessions, hash.as_bytes(), sealed, expires, expect, inner.shared.clock.now());
+        Ok(matches!(written.await?, Written::Done(_)))
+    }
+}
+
+/// What a login found out and a refresh does not tell again (OpenID Connect Core 1.0 section 12.2).
+const KEPT: [&str; 5] = ["sid", "auth_time", "nonce", "acr", "amr"];
+
+impl Refreshed {
+    fn apply(self, record: &mut Record, now: Timestamp) {
+        record.tokens.access = self.access;
+        if let Some(refresh) = self.refresh {
+            record.tokens.refresh = Some(refresh);
+        }
+        if let Some((token, mut claims)) = self.id {
+            for name in KEPT {
+                if let (false, Some(value)) = (claims.contains_key(name), record.claims.get(name)) {
+                    claims.insert(name.to_owned(), value.clone());
+                }
+            }
+            record.tokens.id = token;
+            record.claims = Arc::new(claims);
+        }
+        if let Some(scopes) = self.scopes {
+            record.scopes = scopes;
+        }
+        record.checked = now;
+        record.lease = None;
+    }
+}

@@ -1,0 +1,184 @@
+use axum::http::StatusCode;
+
+use super::*;
+use crate::oidc::{ClientAuthentication, scripted::Script};
+
+/// A session of Alice with the refresh token `r-1`, at a provider that gives `r-2` and other groups for it.
+struct World {
+    at: Fixture,
+    cookie: HeaderMap,
+}
+
+async fn world() -> World {
+    let at = Fixture::new(ScriptedProvider::start("corp", ClientAuthentication::None).await);
+    let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: "i-1".to_owned() };
+    let claims = json!({"sub": "alice", "groups": ["dev"], "sid": "s-1", "nonce": "n-1", "auth_time": 1});
+    let new = NewSession {
+        origin: &dash(),
+        provider: &*at.provider,
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        scopes: vec!["openid".into()],
+        tokens,
+    };
+    let (line, _) = at.sessions.create(new).await.unwrap();
+    let cookie = sent_back(&line);
+    let world = World { at, cookie };
+    world.script(|_| {});
+    world
+}
+
+impl World {
+    /// What the provider says from now on, to the clock as it stands then.
+    fn script(&self, change: impl FnOnce(&mut Script)) {
+        let now = self.at.shared.clock.now().as_secs();
+        let mut script = Script {
+            status: StatusCode::OK,
+            answer: json!({"access_token": "a-2", "token_type": "Bearer", "refresh_token": "r-2", "scope": "openid extra"}),
+            claims: Some(json!({
+                "iss": self.at.provider.issuer, "aud": "doorward", "sub": "alice", "iat": now, "exp": now + 300,
+                "groups": ["release"],
+            })),
+            forged: false,
+        };
+        change(&mut script);
+        *self.at.provider.script.lock().unwrap() = script;
+    }
+
+    fn advance(&self, seconds: u64, change: impl FnOnce(&mut Script)) {
+        self.at.shared.clock.advance(Duration::from_secs(seconds));
+        self.script(change);
+    }
+
+    async fn get(&self) -> Result<Arc<Session>, Reason> {
+        get(&self.at.sessions, &self.cookie, &dash()).await
+    }
+
+    /// The refresh tokens that the provider was shown.
+    fn used(&self) -> Vec<String> {
+        let exchanges = self.at.provider.exchanges.lock().unwrap();
+        exchanges.iter().map(|exchange| exchange.form["refresh_token"].clone()).collect()
+    }
+
+    /// Another replica on the same store.
+    fn replica(&self) -> Sessions {
+        let shared = Shared { refreshes: Refreshes::default(), ..self.at.shared.clone() };
+        Fixture::generation(&self.at.provider, &shared, settings(), &[[1; 32]])
+    }
+}
+
+#[tokio::test]
+async fn groups_and_scopes_follow_a_refresh_that_nobody_waits_for() {
+    let world = world().await;
+    world.advance(200, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    assert!(world.used().is_empty(), "it is early");
+    world.advance(30, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")], "nobody waits");
+    let session = loop {
+        let session = world.get().await.unwrap();
+        if session.principal.groups != [Arc::<str>::from("dev")] {
+            break session;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(session.principal.groups, [Arc::<str>::from("release")]);
+    assert_eq!(session.principal.scopes, ["openid", "extra"].map(Arc::<str>::from));
+    assert_eq!(session.record.provider_session(), Some("s-1"), "what the login found out stays");
+    assert_eq!(session.tokens().refresh.as_deref(), Some("r-2"));
+    assert_eq!(world.used(), ["r-1"]);
+    world.advance(301, |_| {});
+    world.get().await.unwrap();
+    assert_eq!(world.used(), ["r-1", "r-2"], "the token that rotated is used");
+}
+
+#[tokio::test]
+async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
+    let world = world().await;
+    world.advance(301, |_| {});
+    let (here, there) = (world.at.sessions.clone(), world.replica());
+    let asks = (0..10).map(|number| {
+        let sessions = if number % 2 == 0 { here.clone() } else { there.clone() };
+        let cookie = world.cookie.clone();
+        tokio::spawn(
+            async move { get(&sessions, &cookie, &dash()).await.map(|session| session.principal.groups.clone()) },
+        )
+    });
+    for ask in asks.collect::<Vec<_>>() {
+        assert_eq!(ask.await.unwrap().unwrap(), [Arc::<str>::from("release")], "facts that are too old are not used");
+    }
+    assert_eq!(world.used(), ["r-1"]);
+}
+
+/// What a provider answers that does not vouch for the person any more.
+#[tokio::test]
+async fn a_session_whose_grant_is_gone_ends_everywhere() {
+    type Change = fn(&mut Script);
+    let rows: [(&str, Change); 7] = [
+        ("invalid_grant", |script| {
+            script.status = StatusCode::BAD_REQUEST;
+            script.answer = json!({"error": "invalid_grant", "error_description": "reuse"});
+            script.claims = None;
+        }),
+        ("another person", |script| script.claims.as_mut().unwrap()["sub"] = json!("bob")),
+        ("another client", |script| script.claims.as_mut().unwrap()["aud"] = json!("other")),
+        ("another issuer", |script| script.claims.as_mut().unwrap()["iss"] = json!("https://evil.example")),
+        ("another login", |script| script.claims.as_mut().unwrap()["nonce"] = json!("n-2")),
+        ("logged in at another time", |script| script.claims.as_mut().unwrap()["auth_time"] = json!(2)),
+        ("a forged signature", |script| script.forged = true),
+    ];
+    for (row, change) in rows {
+        let world = world().await;
+        let session = world.get().await.unwrap();
+        world.advance(301, change);
+        assert!(world.get().await.is_err(), "{row}");
+        assert!(world.at.shared.revocations.is_signed_out(&session.principal), "{row}: streams and replicas know");
+        assert!(get(&world.replica(), &world.cookie, &dash()).await.is_err(), "{row}");
+        assert!(world.at.sessions.entries_of(&session).await.is_empty(), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
+    type Change = fn(&mut Script);
+    let rows: [(&str, Change); 4] = [
+        ("500", |script| script.status = StatusCode::INTERNAL_SERVER_ERROR),
+        ("no JSON", |script| {
+            script.answer = json!("what?");
+            script.claims = None;
+        }),
+        ("our own secret is wrong", |script| {
+            script.status = StatusCode::UNAUTHORIZED;
+            script.answer = json!({"error": "invalid_client"});
+            script.claims = None;
+        }),
+        ("busy", |script| {
+            script.status = StatusCode::BAD_REQUEST;
+            script.answer = json!({"error": "temporarily_unavailable"});
+            script.claims = None;
+        }),
+    ];
+    for (row, change) in rows {
+        let world = world().await;
+        world.advance(301, change);
+        for _ in 0..3 {
+            assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")], "{row}");
+        }
+        assert_eq!(world.used(), ["r-1"], "{row}: asked once, then left alone for a while");
+        world.advance(31, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_session_true_without_using_it() {
+    let world = world().await;
+    let session = world.get().await.unwrap();
+    let CredentialId::Session(name) = &session.principal.credential else { panic!("a session") };
+    world.advance(240, |_| {});
+    while world.at.sessions.current(name).await.unwrap().unwrap().groups != [Arc::<str>::from("release")] {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.used(), ["r-1"]);
+    world.advance(8 * 3600, |_| {});
+    assert!(world.at.sessions.current(name).await.unwrap().is_none(), "it was not used for too long");
+}
