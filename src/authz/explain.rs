@@ -133,9 +133,12 @@ impl Policy {
         {
             return fixes;
         }
+        // One that speaks of this very request and misses only the caller is nearer than one that speaks of another.
         let nearest = allows().min_by_key(|report| match &report.verdict {
-            Verdict::Missed { misses } => misses.len(),
-            _ => 0,
+            Verdict::Missed { misses } => {
+                (misses.iter().filter(|miss| miss.key.starts_with("on.")).count(), misses.len())
+            }
+            _ => (0, 0),
         });
         match nearest.map(|report| (&report.rule, &report.verdict)) {
             Some((rule, Verdict::Unmet { needs })) => fixes.push(format!("`{rule}` would allow it with {needs}")),

@@ -70,6 +70,9 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str) -> Result<R
     let url: Url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
     let host = url.host_str().ok_or("the address names no host")?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
+    if resolved.routes().host(host).is_none() {
+        return Err(format!("no route is configured for the host `{host}`: the answer is 421").into());
+    }
     let route = match resolved.routes().find(host, url.path(), &method) {
         Ok(Target::Upstream(route)) => route,
         Ok(Target::Own) => return Err("this is one of Doorward's own pages, which no rule decides".into()),

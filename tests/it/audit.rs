@@ -235,3 +235,17 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
         }
     }
 }
+
+#[tokio::test]
+async fn explain_says_where_no_route_leads() {
+    let fixture = Fixture::start().await;
+    for (address, words) in
+        [("https://nowhere.test/x", "`nowhere.test`"), ("https://hooks.test/elsewhere", "this path")]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        let output = command.arg("explain").arg(fixture.doorward.dir().join("doorward.yaml")).arg(address).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{address}: {said}");
+    }
+}

@@ -527,6 +527,7 @@ fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
         "
 rules:
   - {id: near, on: {methods: [POST]}, who: {groups: [dev]}, do: allow}
+  - {id: here, on: {paths: [/]}, who: {groups: [ops]}, do: allow}
   - {id: far, on: {methods: [POST], paths: [/x]}, who: {groups: [ops]}, do: allow}
   - {id: never, on: {paths: [/]}, who: {kind: agent}, fix: Ask a person., do: deny}
 ",
@@ -540,7 +541,7 @@ rules:
     for part in [
         "DENY: The rule `never` denies this request.",
         "to pass: `never` must not hit: Ask a person.",
-        "to pass: `near` comes nearest to allowing it, and misses on.methods: needs POST, has GET",
+        "to pass: `here` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
         "- never (deny): hits",
         "  far (allow): missed, on.methods: needs POST, has GET",
     ] {
