@@ -141,7 +141,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
         None => None,
         Some(path) => {
             let socket = runtime.block_on(CommandSocket::bind(path, &admin.socket_users));
-            Some(socket.map_err(StartError::io(format!("the operator socket {} cannot be bound", path.display())))?)
+            Some(socket.map_err(StartError::io("Doorward cannot take operator commands"))?)
         }
     };
 

@@ -42,6 +42,9 @@ const DELIVERY: &str = r#"{"ref":"refs/heads/main","before":"0000000000000000000
 
 /// Runs the demo until Ctrl-C.
 pub fn run(args: &DemoArgs) -> Result<(), StartError> {
+    if args.port == args.provider_port {
+        return Err(cannot("--port and --provider-port must differ")(io::Error::other("both are the same")));
+    }
     let folder = Folder::new().map_err(cannot("a folder for the demo cannot be made"))?;
     let runtime = crate::runtime::control().map_err(cannot("a runtime cannot be started"))?;
     let origin = format!("http://localhost:{}", args.port);

@@ -102,6 +102,15 @@ fn a_port_in_use_is_told_with_what_to_do() {
     assert!(own.starts_with("HTTP/1.1 401"), "{own}");
 }
 
+#[test]
+fn doorward_and_the_provider_need_a_port_each() {
+    let port = free_port();
+    let output = command(port, port).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--port and --provider-port must differ"), "{said}");
+}
+
 #[tokio::test]
 async fn one_click_signs_in() {
     let demo = Demo::start();
@@ -111,4 +120,16 @@ async fn one_click_signs_in() {
     assert!(saw["body"].as_str().unwrap().contains("Sample Dashboard"), "{saw}");
     assert_eq!(saw["denied"], 403);
     assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
+}
+
+#[tokio::test]
+async fn the_pages_fit_a_phone_and_do_without_javascript() {
+    let demo = Demo::start();
+    let url = format!("http://localhost:{}", demo.port);
+    let saw = browse(&json!({"scenario": "widths", "url": url})).await;
+    assert_eq!(saw["sideways"], json!([]), "these scroll sideways");
+    let saw = browse(&json!({"scenario": "plain", "url": url})).await;
+    assert!(saw["whoami"].as_str().unwrap().contains("tekton:prod-runners"), "{saw}");
+    assert_eq!((&saw["denied"], &saw["offered"]), (&json!(403), &json!("Sign in as somebody else")), "{saw}");
+    assert_eq!(saw["out"], "You are signed out");
 }

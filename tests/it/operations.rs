@@ -1,6 +1,6 @@
 //! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
 
-use std::{os::unix::fs::symlink, path::Path};
+use std::{os::unix::fs::symlink, path::Path, process::Command};
 
 use serde_json::json;
 
@@ -233,4 +233,13 @@ async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
     let (answer, seen) = fixture.api(PATH, &[&fixture.alice(), "traceparent: 00-zz-zz-01"]).await;
     assert_eq!(answer.status, 200);
     assert!(!seen[0].one("traceparent").contains("zz"));
+}
+
+#[test]
+fn the_cases_beside_an_example_are_decided_as_they_say() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/agents.yaml");
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("test").arg(example).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("7 of 7"), "{said}");
 }

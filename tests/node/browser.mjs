@@ -54,21 +54,41 @@ const scenarios = {
     return { landed, body, whoami, cookies, fetched, signedOut, after: after.status(), replayed: replayed.status() };
   },
 
-  // A picture of a page, as a phone or a desktop sees it.
-  async picture() {
-    const phone = options.phone ?? false;
-    const ctx = await context({ viewport: phone ? { width: 390, height: 844 } : { width: 1280, height: 800 }, colorScheme: options.dark ? 'dark' : 'light' });
-    const page = await ctx.newPage();
-    const answer = await page.goto(options.url);
-    if (options.click) {
-      await Promise.all([page.waitForNavigation(), page.click(options.click)]);
+  // The pages that people see, at the width of a desktop and of a phone: which of them scroll sideways.
+  async widths() {
+    const sideways = [];
+    for (const width of [1280, 360]) {
+      const ctx = await context({ viewport: { width, height: 800 }, colorScheme: width === 360 ? 'dark' : 'light' });
+      const page = await ctx.newPage();
+      const look = async (name) => {
+        if (await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth)) {
+          sideways.push(`${name} at ${width}`);
+        }
+      };
+      await page.goto(options.url + '/');
+      await look('the provider');
+      await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click('button[value=alice]')]);
+      for (const path of ['/', '/.doorward/whoami', '/apis/tekton.dev/v1/namespaces/prod/secrets', '/oauth2/sign_out',
+        '/oauth2/callback?state=x&code=y', '/.doorward/nothing', '/oauth2/signed_out']) {
+        await page.goto(options.url + path);
+        await look(path);
+      }
     }
-    if (options.then) {
-      await page.goto(options.then);
-    }
-    await page.screenshot({ path: options.file, fullPage: true });
-    const wider = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
-    return { status: answer.status(), url: page.url(), scrollsSideways: wider };
+    return { sideways };
+  },
+
+  // In and out again without JavaScript.
+  async plain() {
+    const page = await (await context({ javaScriptEnabled: false })).newPage();
+    await page.goto(options.url + '/');
+    await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click('button[value=bob]')]);
+    await page.goto(options.url + '/.doorward/whoami');
+    const whoami = await page.textContent('main');
+    const denied = await page.goto(options.url + '/apis/tekton.dev/v1/namespaces/prod/secrets');
+    const offered = await page.textContent('a.button');
+    await page.goto(options.url + '/oauth2/sign_out');
+    await Promise.all([page.waitForURL('**/oauth2/signed_out'), page.click('form button[type=submit]')]);
+    return { whoami, denied: denied.status(), offered, out: await page.textContent('h1') };
   },
 
   // The demo's own provider: one click signs in.
