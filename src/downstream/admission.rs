@@ -7,13 +7,31 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
+
+use super::metrics::Refused;
+
+/// How many connections of an address may flood us with resets before it is turned away for [`BLAME`].
+const FLOODS: u32 = 3;
+const BLAME: Duration = Duration::from_secs(60);
+
+/// Addresses that are remembered for their floods.
+const MAX_BLAMED: usize = 4096;
 
 /// Counts the connections of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     total: AtomicU32,
     by_address: Mutex<HashMap<IpAddr, u32>>,
+    floods: Mutex<HashMap<IpAddr, Floods>>,
+}
+
+/// What an address did, and until when it is remembered.
+#[derive(Debug)]
+struct Floods {
+    count: u32,
+    until: Instant,
 }
 
 /// One counted connection; given back when dropped.
@@ -31,21 +49,49 @@ impl Admission {
             .ok()
             .map(|_| Permit { admission: Arc::clone(self), address: None })
     }
+
+    fn is_blamed(&self, address: IpAddr, now: Instant) -> bool {
+        let floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
+        floods.get(&address).is_some_and(|floods| floods.count >= FLOODS && floods.until > now)
+    }
+
+    fn blame(&self, address: IpAddr, now: Instant) {
+        let mut floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
+        if floods.len() >= MAX_BLAMED {
+            floods.retain(|_, floods| floods.until > now);
+        }
+        if floods.len() >= MAX_BLAMED && !floods.contains_key(&address) {
+            return;
+        }
+        let found = floods.entry(address).or_insert(Floods { count: 0, until: now });
+        found.count = if found.until > now { found.count + 1 } else { 1 };
+        found.until = now + BLAME;
+    }
 }
 
 impl Permit {
-    /// Counts the connection for its address too, unless that has `limit` already.
-    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32) -> bool {
+    /// Counts the connection for its address too, unless that has `limit` already, or has flooded us lately.
+    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32, now: Instant) -> Result<(), Refused> {
         let address = group(address);
+        if self.admission.is_blamed(address, now) {
+            return Err(Refused::Flood);
+        }
         let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_insert(0);
         if *count >= limit {
-            return false;
+            return Err(Refused::Address);
         }
         *count += 1;
         drop(counts);
         self.address = Some(address);
-        true
+        Ok(())
+    }
+
+    /// The connection flooded us with resets: its address is remembered for it. One that speaks for many has none.
+    pub(super) fn blame(&self, now: Instant) {
+        if let Some(address) = self.address {
+            self.admission.blame(address, now);
+        }
     }
 }
 
@@ -79,16 +125,45 @@ mod tests {
     fn both_limits_hold_and_are_given_back() {
         let admission = Arc::new(Admission::default());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let now = Instant::now();
         let mut first = admission.admit(2).unwrap();
-        assert!(first.count_for(address, 1));
+        assert_eq!(first.count_for(address, 1, now), Ok(()));
         let mut second = admission.admit(2).unwrap();
-        assert!(!second.count_for(address, 1));
+        assert_eq!(second.count_for(address, 1, now), Err(Refused::Address));
         assert!(admission.admit(2).is_none());
         drop(first);
-        assert!(second.count_for(address, 1));
+        assert_eq!(second.count_for(address, 1, now), Ok(()));
         assert!(admission.admit(2).is_some());
         drop(second);
         assert!(admission.by_address.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_address_that_floods_again_and_again_is_turned_away_for_a_while() {
+        let admission = Arc::new(Admission::default());
+        let [bad, good]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+        let now = Instant::now();
+        let admit = |address, now| {
+            let mut permit = admission.admit(10).unwrap();
+            permit.count_for(address, 10, now).map(|()| permit)
+        };
+        for flood in 0..FLOODS {
+            admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(now);
+        }
+        assert_eq!(admit(bad, now).unwrap_err(), Refused::Flood);
+        assert!(admit(good, now).is_ok());
+        assert_eq!(admit(bad, now + BLAME - Duration::from_secs(1)).unwrap_err(), Refused::Flood);
+        assert!(admit(bad, now + BLAME).is_ok());
+        // Floods that lie far apart do not add up.
+        for flood in 1..10 {
+            admit(bad, now + BLAME * (2 * flood)).unwrap().blame(now + BLAME * (2 * flood));
+        }
+        // Nor can so many addresses be made up that memory runs out.
+        for number in 0..2 * MAX_BLAMED {
+            let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+            admission.blame(address, now);
+        }
+        assert!(admission.floods.lock().unwrap().len() <= MAX_BLAMED);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) async fn run<S: Serve>(
         biased;
         () = liveness.aborted() => {
             if liveness.is_flooded() {
-                shared.metrics.protocol_error(ProtocolError::ResetFlood);
+                shared.metrics.protocol_error(ProtocolError::Flood);
             }
         }
         outcome = opening.serve(stream, canonical(peer)) => {
@@ -86,8 +86,8 @@ impl<S: Serve> Opening<'_, S> {
         let trusted_proxy = contains(&self.policy.trusted_proxies, peer);
         // An ingress or a balancer speaks for many; its own limits hold for them.
         let speaks_for_many = trusted_proxy || (from_balancer && announced.is_none());
-        if !speaks_for_many && !self.registered.count_for(peer.ip(), self.policy.limits.connections_per_address) {
-            return Err(Refused::Address);
+        if !speaks_for_many {
+            self.registered.count_for(peer.ip(), self.policy.limits.connections_per_address)?;
         }
         let mut connection = Connection {
             id: self.id,

@@ -191,6 +191,9 @@ impl<S: Serve> Server<S> {
     fn count(&self, result: &hyper::Result<()>) {
         let Err(error) = result else { return };
         let kind = classify(error, self.connection.protocol);
+        if kind == ProtocolError::Flood {
+            self.liveness.flooded();
+        }
         tracing::debug!(connection = self.connection.id, peer = %self.connection.peer, ?kind, %error, "connection failed");
         self.shared.metrics.protocol_error(kind);
     }
@@ -232,9 +235,17 @@ fn classify(error: &hyper::Error, protocol: Protocol) -> ProtocolError {
         ProtocolError::Incomplete
     } else if error.source().is_some_and(|source| source.is::<io::Error>()) || protocol == Protocol::Http1 {
         ProtocolError::Io
+    } else if error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(is_flood) {
+        ProtocolError::Flood
     } else {
         ProtocolError::Http2
     }
+}
+
+/// Whether h2 ended the connection for too much of what costs the client nothing: resets (CVE-2023-44487,
+/// CVE-2025-8671), or pieces of a head (CVE-2024-27316).
+fn is_flood(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }
 
 /// Reads what the client is still sending: to close on unread bytes is a reset, which may overtake our answer.

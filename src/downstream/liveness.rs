@@ -196,6 +196,11 @@ impl Liveness {
         }
     }
 
+    /// The client resets streams faster than HTTP/2 itself allows.
+    pub(super) fn flooded(&self) {
+        self.flooded.store(true, Relaxed);
+    }
+
     /// Whether the connection was closed for its resets.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Relaxed)

@@ -68,6 +68,8 @@ pub(super) enum Refused {
     Total,
     /// `connections_per_address`.
     Address,
+    /// An address whose connections were closed for floods again and again.
+    Flood,
     /// A listed peer without a PROXY protocol header, or with one that is no good.
     ProxyHeader,
     /// A PROXY protocol header from a peer that is not listed.
@@ -113,8 +115,8 @@ pub(super) enum ProtocolError {
     Limit,
     /// The rules of HTTP/2 were broken.
     Http2,
-    /// Streams reset faster than they could be answered.
-    ResetFlood,
+    /// Streams reset faster than they could be answered, or a head without end.
+    Flood,
     /// Reading or writing failed.
     Io,
 }

@@ -4,14 +4,14 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
     admission::Permit,
     drain::{Drain, Phase as DrainPhase},
     liveness::{Command, Liveness, Phase},
-    metrics::Metrics,
+    metrics::{Metrics, Refused},
 };
 use crate::{config::raw::Limits, memory::Level};
 
@@ -96,9 +96,9 @@ impl Registry {
 }
 
 impl Registered {
-    /// Counts the connection for its address; `false` if that has `limit` already.
-    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32) -> bool {
-        self.permit.count_for(address, limit)
+    /// Counts the connection for its address, unless that may have no more.
+    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32) -> Result<(), Refused> {
+        self.permit.count_for(address, limit, Instant::now())
     }
 
     pub(super) fn speaks_http2(&self) {
@@ -110,7 +110,10 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.id);
+        let entry = self.registry.lock().remove(&self.id);
+        if entry.is_some_and(|entry| entry.liveness.is_flooded()) {
+            self.permit.blame(Instant::now());
+        }
         self.registry.metrics.active.dec();
         self.registry.drain.closed();
     }

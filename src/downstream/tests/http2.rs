@@ -146,6 +146,26 @@ fn kubernetes_r4_a_flood_of_resets_ends_the_connection() {
 }
 
 #[test]
+fn an_address_that_floods_again_and_again_is_turned_away() {
+    let server = Server::start();
+    for number in 1..=3 {
+        let mut client = server.connect();
+        begin(&mut client);
+        let mut flood = Vec::new();
+        for stream in (1..2001).step_by(2) {
+            flood.extend(frame(1, END_STREAM | END_HEADERS, stream, &request(b"/slow", &[])));
+            flood.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
+        }
+        let _ = client.0.write_all(&flood);
+        assert!(matches!(outcome(&mut client), Outcome::GoAway | Outcome::Closed));
+        server.await_metric(&format!("protocol_errors_total{{kind=\"flood\"}} {number}"));
+        eventually("the connection is gone", || server.connections() == 0);
+    }
+    assert_eq!(server.connect().rest(), "");
+    server.await_metric("connections_refused_total{reason=\"flood\"} 1");
+}
+
+#[test]
 fn kubernetes_r4_resets_one_by_one_end_the_connection_too() {
     let server = Server::start();
     let mut client = server.connect();
@@ -169,7 +189,7 @@ fn kubernetes_r4_resets_one_by_one_end_the_connection_too() {
         stream += 2;
     };
     assert!((390..420).contains(&ended), "{ended}");
-    server.await_metric("protocol_errors_total{kind=\"reset_flood\"} 1");
+    server.await_metric("protocol_errors_total{kind=\"flood\"} 1");
 }
 
 #[test]
