@@ -11,7 +11,8 @@ use super::{
 };
 
 const HEAD: &str = "\
-# The configuration in force. What has no comment is a default; what is left out is not set.
+# The configuration in force. What has no comment is a default; what is left out is not set,
+# and the schema tells what comes in its place.
 # Secrets are named by their sources; what they contain is never printed.
 ";
 

@@ -192,6 +192,9 @@ async fn it_is_off_by_default_and_open_for_an_hour_at_most() {
     let (code, said) = check(&far);
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("more than an hour"), "{said}");
+    let (code, said) = check(&world.yaml.replace("schemes: [break_glass]", "schemes: [break_glass, bearer]"));
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("a route of its own"), "{said}");
     let (code, said) = check(&world.yaml);
     assert_eq!(code, Some(0), "the twin: {said}");
 

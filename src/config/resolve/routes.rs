@@ -162,7 +162,14 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
                     .error(&at, "the scheme `webhook` needs a sender")
                     .help("name an entry of `webhooks` in `webhook`, on a route of kind `webhook`");
             }
-            Scheme::BreakGlass => break_glass(root, &at, report),
+            Scheme::BreakGlass => {
+                if route.schemes.len() > 1 {
+                    report.error(&at, "`break_glass` must have a route of its own").help(
+                        "give it a host of its own, so that nobody meets it by chance and rules can tell it apart",
+                    );
+                }
+                break_glass(root, &at, report);
+            }
             Scheme::Anonymous if route.kind == RouteKind::Kubernetes => {
                 report
                     .error(&at, "`anonymous` can never stand on a `kubernetes` route")
