@@ -141,6 +141,20 @@ async fn a_new_key_is_fetched_for_its_first_token_and_the_old_one_dies() {
 }
 
 #[tokio::test]
+async fn a_clock_of_an_issuer_that_is_off_is_forgiven_for_half_a_minute() {
+    let fixture = Fixture::start().await;
+    // Seconds, with room on both sides of the tolerance of 30 for the time that a request takes.
+    for (ahead, status, why) in
+        [(20, 200, ""), (120, 401, "token_not_yet_valid"), (-610, 200, ""), (-700, 401, "token_expired"), (0, 200, "")]
+    {
+        fixture.a.set_clock_ahead(ahead);
+        let (answer, seen) = fixture.api(PATH, &[&fixture.alice()]).await;
+        assert_eq!((answer.status, seen.len()), (status, usize::from(status == 200)), "{ahead}: {}", answer.text());
+        assert!(answer.text().contains(why), "{ahead}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory() {
     for fault in
         [Fault::Hang, Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer]

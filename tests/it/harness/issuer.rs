@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -72,6 +72,7 @@ struct Inner {
     opaque: Mutex<std::collections::HashMap<String, Value>>,
     key_fetches: AtomicUsize,
     introspections: AtomicUsize,
+    clock_ahead: AtomicI64,
 }
 
 /// The issuer.
@@ -91,6 +92,7 @@ impl Issuer {
             opaque: Mutex::default(),
             key_fetches: AtomicUsize::new(0),
             introspections: AtomicUsize::new(0),
+            clock_ahead: AtomicI64::new(0),
         }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
@@ -115,6 +117,11 @@ impl Issuer {
         *self.0.key.lock().unwrap() = Key::new(id);
     }
 
+    /// Sets its clock this many seconds ahead, or back.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.0.clock_ahead.store(seconds, Ordering::SeqCst);
+    }
+
     pub fn key_fetches(&self) -> usize {
         self.0.key_fetches.load(Ordering::SeqCst)
     }
@@ -130,7 +137,7 @@ impl Issuer {
 
     /// The claims of a good access token for `subject`, to change before signing.
     pub fn claims(&self, subject: &str, groups: &[&str]) -> Value {
-        let now = now();
+        let now = now().saturating_add_signed(self.0.clock_ahead.load(Ordering::SeqCst));
         json!({"iss": self.url(), "sub": subject, "aud": AUDIENCE, "client_id": "tests", "iat": now, "exp": now + 600,
             "jti": unique(), "groups": groups})
     }
