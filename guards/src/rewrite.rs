@@ -147,6 +147,8 @@ fn has_effect(called: &Expr) -> bool {
         "open", "send", "answer", "commit",
     ];
     let name = match called {
+        // `write!` and its like.
+        Expr::Macro(_) => return true,
         Expr::Await(waited) => return has_effect(&waited.base),
         Expr::Call(call) => match &*call.func {
             Expr::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),

@@ -196,6 +196,7 @@ mod tests {
             ("alice\u{a0}", InvalidName::BlankEdge),
             ("alice\n", InvalidName::Control),
             ("a\tb", InvalidName::Control),
+            (&"a".repeat(257), InvalidName::TooLong),
         ] {
             assert_eq!(check_name(name), Err(why), "{name:?}");
         }

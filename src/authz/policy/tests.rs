@@ -310,6 +310,7 @@ rules:
   - {id: runs, on: {namespace: dev, kubernetes: {verbs: [create], api_groups: [tekton.dev], resources: [pipelineruns]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
   - {id: root, on: {routes: [api]}, who: {issuers: [corp], groups: [admins]}, do: allow}
   - {id: secrets, on: {kubernetes: {resources: [secrets], namespaces: [prod]}}, do: deny}
+  - {id: widgets, on: {kubernetes: {resources: [widgets], namespaces: [prod]}}, do: deny}
 tests:
   - {name: read, principal: &dev {issuer: corp, groups: [dev]}, request: {route: api, path: /api/v1/namespaces/a/pods}, expect: {outcome: allow, rule: read}}
   - {name: 'kubernetes:1.5 exec is a write', principal: *dev, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: deny}}
@@ -319,6 +320,8 @@ tests:
   - {name: written out, principal: *dev, request: {route: api, kubernetes: {verb: create, api_group: tekton.dev, resource: pipelineruns, namespace: dev}}, expect: {outcome: allow, rule: runs}}
   - {name: 'a list of all namespaces reaches into each', principal: *dev, request: {route: api, path: /api/v1/secrets}, expect: {outcome: deny, rule: secrets}}
   - {name: exec by an admin, principal: &root {issuer: corp, groups: [admins]}, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: allow, rule: root}}
+  - {name: a list of what may have namespaces, principal: *root, request: {route: api, path: /apis/x.example/v1/widgets}, expect: {outcome: deny, rule: widgets}}
+  - {name: one without a namespace has none, principal: *root, request: {route: api, path: /apis/x.example/v1/widgets/a}, expect: {outcome: allow, rule: root}}
   - {name: 'kubernetes:P6 proxy by an admin', principal: *root, request: {route: api, path: /api/v1/nodes/n/proxy/exec}, expect: {outcome: deny}}
   - {name: 'kubernetes:P5 unknown verb', principal: *root, request: {route: api, method: OPTIONS, path: /api/v1/pods}, expect: {outcome: deny}}
 ",
