@@ -120,20 +120,20 @@ mod tests {
 
     use super::*;
 
-    fn facts(more: Value) -> IssuerFacts {
+    fn facts(more: &Value) -> IssuerFacts {
         let mut entry = json!({"name": "corp", "issuer": "https://corp.example"});
         entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         IssuerFacts::new(&serde_json::from_value(entry).unwrap())
     }
 
-    fn with(claims: Value) -> Principal {
+    fn with(claims: &Value) -> Principal {
         Principal { claims: claims.as_object().unwrap().clone().into(), ..Principal::anonymous() }
     }
 
     #[test]
     fn what_is_said_elsewhere_or_is_said_to_be_nothing_is_not_withheld() {
-        let (corp, preset) = (facts(json!({})), facts(json!({"preset": "github_actions"})));
-        let (silent, empty) = (with(json!({})), with(json!({"groups": [], "scope": ""})));
+        let (corp, preset) = (facts(&json!({})), facts(&json!({"preset": "github_actions"})));
+        let (silent, empty) = (with(&json!({})), with(&json!({"groups": [], "scope": ""})));
         assert!(corp.withholds_groups(&silent) && corp.withholds_scopes(&silent) && corp.withholds_client(&silent));
         assert!(!corp.withholds_groups(&empty) && !corp.withholds_scopes(&empty));
         // From the answer of a token endpoint, or of introspection.
@@ -141,7 +141,7 @@ mod tests {
             groups: ["dev".into()].into(),
             scopes: ["read".into()].into(),
             client: Some("ci".into()),
-            ..with(json!({}))
+            ..with(&json!({}))
         };
         assert!(!corp.withholds_groups(&elsewhere) && !corp.withholds_scopes(&elsewhere));
         assert!(!corp.withholds_client(&elsewhere));
@@ -151,11 +151,11 @@ mod tests {
 
     #[test]
     fn a_claim_is_withheld_if_it_was_promised_and_is_not_there() {
-        let corp = facts(json!({"required_claims": {"tier": ["gold"]}}));
+        let corp = facts(&json!({"required_claims": {"tier": ["gold"]}}));
         let path = |name: &str| ClaimPath::new(name);
-        assert!(corp.withholds(&path("tier"), &with(json!({}))));
-        assert!(corp.withholds(&path("groups"), &with(json!({}))));
-        assert!(!corp.withholds(&path("tier"), &with(json!({"tier": "gold"}))));
-        assert!(!corp.withholds(&path("mood"), &with(json!({}))));
+        assert!(corp.withholds(&path("tier"), &with(&json!({}))));
+        assert!(corp.withholds(&path("groups"), &with(&json!({}))));
+        assert!(!corp.withholds(&path("tier"), &with(&json!({"tier": "gold"}))));
+        assert!(!corp.withholds(&path("mood"), &with(&json!({}))));
     }
 }

@@ -118,6 +118,9 @@ mod tests {
             ("two dots", Version::HTTP_11, "/", &["a.example.."]),
             ("path", Version::HTTP_11, "/", &["a.example/x"]),
             ("ipv6", Version::HTTP_11, "/", &["[::1"]),
+            ("ipv6 and more", Version::HTTP_11, "/", &["[::1]x"]),
+            ("ipv6 port", Version::HTTP_11, "/", &["[::1]:99999"]),
+            ("long label", Version::HTTP_11, "/", &[&format!("{}.example", "a".repeat(64))]),
             ("ipv6 zone", Version::HTTP_11, "/", &["[fe80::1%25eth0]"]),
         ] {
             assert!(of(version, uri, hosts).is_err(), "{row}");

@@ -189,6 +189,7 @@ mod tests {
         let ask = ("access-control-request-method", "DELETE");
         assert!(is_preflight(&Method::OPTIONS, &headers(&[("origin", "https://evil.example"), ask])), "attacks:Z8");
         assert!(!is_preflight(&Method::OPTIONS, &headers(&[OURS])));
+        assert!(!is_preflight(&Method::OPTIONS, &headers(&[ask])));
         assert!(!is_preflight(&Method::GET, &headers(&[OURS, ask])));
     }
 }

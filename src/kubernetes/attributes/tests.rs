@@ -93,6 +93,8 @@ fn resources_are_read_as_the_api_server_reads_them() {
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name!=x", "list -/v1 - pods/- -"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x,foo", "list -/v1 - pods/- -"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=a/b", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x=y", "list -/v1 - pods/- -"),
+        ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x%5C%3Dy", "list -/v1 - pods/- x=y"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x&limit=y", "list -/v1 - pods/- -"),
         ("kubernetes:P4", "GET", "/api/v1/pods?FieldSelector=metadata.name=x", "list -/v1 - pods/- -"),
         ("kubernetes:P4", "GET", "/api/v1/watch/pods?fieldSelector=metadata.name=x", "watch -/v1 - pods/- -"),
@@ -115,6 +117,11 @@ fn other_paths_are_no_resources() {
         assert_eq!((attributes.verb.as_str(), attributes.path.as_str()), ("get", target));
     }
     assert_eq!(parse("FOO", "/version").unwrap().verb, "foo");
+    // Whatever its method is called, it is no tunnel and no watch.
+    for method in ["PROXY", "WATCH"] {
+        let attributes = parse(method, "/version").unwrap();
+        assert!(!attributes.is_proxy() && !attributes.is_tunnel() && !attributes.is_long_running(), "{method}");
+    }
 }
 
 #[test]
