@@ -13,6 +13,7 @@
 use std::fmt;
 
 use aws_lc_rs::hmac;
+use data_encoding::HEXLOWER;
 
 use super::keys::{ChainKey, CheckpointKey};
 
@@ -98,9 +99,7 @@ impl ChainKey {
     pub(super) fn mac(&self, bytes: &[u8]) -> Mac {
         let tag = hmac::sign(&self.hmac, bytes);
         let mut mac = [0; 64];
-        for (digits, byte) in mac.chunks_exact_mut(2).zip(tag.as_ref()) {
-            digits.copy_from_slice(&hex_digits(*byte));
-        }
+        HEXLOWER.encode_mut(tag.as_ref(), &mut mac);
         Mac(mac)
     }
 }
@@ -145,25 +144,15 @@ fn split_digits<'a, const N: usize>(bytes: &'a [u8], name: &[u8]) -> Option<(&'a
 }
 
 pub(super) fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
-    for byte in bytes {
-        out.extend_from_slice(&hex_digits(*byte));
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    if let Some(digits) = out.get_mut(start..) {
+        HEXLOWER.encode_mut(bytes, digits);
     }
 }
 
-fn hex_digits(byte: u8) -> [u8; 2] {
-    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-    [digit(byte >> 4), digit(byte & 15)]
-}
-
-pub(super) fn from_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if digits.len() != 2 * N {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+fn from_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    HEXLOWER.decode(digits).ok()?.try_into().ok()
 }
 
 #[cfg(test)]

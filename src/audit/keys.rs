@@ -15,10 +15,9 @@ use aws_lc_rs::{
     signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use zeroize::Zeroizing;
-
-use super::chain::push_hex;
 
 /// The files of keys that were made because none are configured.
 pub const CHAIN_KEY_FILE: &str = "audit-chain.key";
@@ -221,9 +220,7 @@ fn key_id(what: &[u8], bytes: &[u8]) -> Arc<str> {
     context.update(b"doorward audit ");
     context.update(what);
     context.update(bytes);
-    let mut id = Vec::with_capacity(16);
-    push_hex(context.finish().as_ref().get(..8).unwrap_or_default(), &mut id);
-    String::from_utf8_lossy(&id).into()
+    HEXLOWER.encode(context.finish().as_ref().get(..8).unwrap_or_default()).into()
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -33,7 +33,7 @@ pub struct Record {
     /// The name of Doorward's own endpoint that answered.
     pub endpoint: Option<&'static str>,
     /// Lower case, without port.
-    pub host: Box<str>,
+    pub host: Arc<str>,
     pub method: Method,
     /// The canonical path. Never the query, which may carry codes and tokens.
     pub path: Box<str>,
@@ -88,7 +88,7 @@ impl Record {
             route: None,
             kind: None,
             endpoint: None,
-            host: Box::default(),
+            host: Arc::default(),
             method,
             path: Box::default(),
             upgrade: false,

@@ -1,5 +1,8 @@
 use std::sync::Arc;
 
+use http::HeaderMap;
+use hyper::upgrade::OnUpgrade;
+
 use super::Principal;
 use crate::{
     authz::RequestView,
@@ -9,6 +12,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
+    upstream::streams::StreamRequest,
 };
 
 /// A request whose caller is known. Made by the schemes alone; what the authorizer takes.
@@ -84,7 +88,23 @@ impl Authenticated {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (CleanRequest<RequestBody>, Arc<Route>, Arc<Principal>) {
-        (self.request, self.route, self.principal)
+    /// The request as a stream keeps it.
+    pub(crate) fn keep(&self) -> StreamRequest {
+        let meta = self.request.meta();
+        StreamRequest {
+            route: Arc::clone(&self.route.name),
+            kind: self.route.kind,
+            host: Arc::clone(self.request.host()),
+            target: self.request.target().clone(),
+            method: self.request.method().clone(),
+            upgrade: meta.upgrade.is_some(),
+            address: meta.client,
+            event_listener: self.route.event_listener.clone(),
+            kubernetes: self.kubernetes.clone(),
+        }
+    }
+
+    pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
+        self.request.take_parts()
     }
 }

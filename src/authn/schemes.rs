@@ -45,7 +45,7 @@ pub struct Authenticator<'a> {
 /// What authentication leads to.
 #[derive(Debug)]
 pub enum Outcome {
-    Known(Box<Authenticated>, Option<webhooks::Reservation>),
+    Known(Authenticated, Option<webhooks::Reservation>),
     /// An answer of our own: the way to the login, or to a sender that tries its hook.
     Respond(Response<Bytes>),
 }
@@ -225,7 +225,7 @@ impl Authenticator<'_> {
             request.drop_query();
         }
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
-        Ok(Outcome::Known(Box::new(authenticated), Some(reservation)))
+        Ok(Outcome::Known(authenticated, Some(reservation)))
     }
 }
 
@@ -236,7 +236,7 @@ fn known(
     record: &mut audit::Record,
 ) -> Result<Outcome, Rejection> {
     record.principal = Some(Arc::clone(&principal));
-    Ok(Outcome::Known(Box::new(Authenticated::new(request, Arc::clone(route), principal)?), None))
+    Ok(Outcome::Known(Authenticated::new(request, Arc::clone(route), principal)?, None))
 }
 
 /// The request with its body as it comes.

@@ -1,6 +1,9 @@
 //! The proof that a request was decided, and by what.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, uri::PathAndQuery};
+use hyper::upgrade::OnUpgrade;
 
 use super::{Decision, Policy, RequestView};
 use crate::{
@@ -8,9 +11,9 @@ use crate::{
     body::RequestBody,
     clock::Timestamp,
     error::Rejection,
-    request::{outbound::Length, route::Route, sanitize::CleanRequest},
+    request::{outbound::Length, route::Route, sanitize::Meta},
     upstream::{
-        streams::{Stream, StreamKind, StreamRequest},
+        streams::{Stream, StreamKind},
         upgrade::UpgradeProtocol,
     },
 };
@@ -85,19 +88,40 @@ impl Permit {
         }
     }
 
-    /// What the registry of streams keeps of the request, if it is or becomes a stream.
-    pub fn stream(&self, max: Duration, now: Timestamp) -> Stream {
-        let kind = match (self.length(), self.authenticated.kubernetes()) {
+    pub fn route(&self) -> &Arc<Route> {
+        self.authenticated.route()
+    }
+
+    pub(crate) fn meta(&self) -> &Meta {
+        self.authenticated.request().meta()
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        self.authenticated.request().method()
+    }
+
+    pub(crate) fn target(&self) -> &PathAndQuery {
+        self.authenticated.request().target()
+    }
+
+    /// What is sent, less what describes it.
+    pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
+        self.authenticated.take_parts()
+    }
+
+    pub(crate) fn stream_kind(&self) -> StreamKind {
+        match (self.length(), self.authenticated.kubernetes()) {
             (Length::Upgrade(UpgradeProtocol::WebSocket), _) => StreamKind::WebSocket,
             (Length::Upgrade(UpgradeProtocol::Spdy31), _) => StreamKind::Spdy,
             (_, Some(attributes)) if attributes.verb == "watch" => StreamKind::Watch,
             (_, Some(attributes)) if attributes.subresource == "log" => StreamKind::Log,
             _ => StreamKind::Download,
-        };
-        Stream::new(kind, Arc::clone(self.principal()), StreamRequest::keep(&self.view(now)), max, now)
+        }
     }
 
-    pub(crate) fn into_parts(self) -> (CleanRequest<RequestBody>, Arc<Route>, Arc<Principal>) {
-        self.authenticated.into_parts()
+    /// What the registry of streams keeps of a request that was decided at `now`, if it is or becomes a stream.
+    pub(crate) fn stream(&self, now: Timestamp) -> Stream {
+        let max = self.route().max_stream;
+        Stream::new(self.stream_kind(), Arc::clone(self.principal()), self.authenticated.keep(), max, now)
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Write as _,
     sync::Arc,
 };
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use crate::{
@@ -95,7 +95,7 @@ impl Policy {
         let source = canonical(root);
         Some(Self {
             by_route: by_route.collect(),
-            digest: hex_sha256(&source).into(),
+            digest: HEXLOWER.encode(digest::digest(&digest::SHA256, source.as_bytes()).as_ref()).into(),
             source: source.into(),
             rules,
             grants,
@@ -299,14 +299,6 @@ fn prune(value: &mut Value) {
         Value::Array(list) => list.iter_mut().for_each(prune),
         _ => {}
     }
-}
-
-fn hex_sha256(text: &str) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in digest::digest(&digest::SHA256, text.as_bytes()).as_ref() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{
 
 use aws_lc_rs::rand;
 use axum::Router;
+use data_encoding::HEXLOWER;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use self::{
@@ -59,11 +60,11 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
         addresses.push(serve(&runtime, 0, sample.router())?);
     }
 
-    let secret = hex(&random::<20>());
+    let secret = HEXLOWER.encode(&random::<20>());
     let files = [
         ("webhook.secret", secret.clone()),
         ("client.secret", DOORWARD_CLIENT.1.to_owned()),
-        ("cluster.token", hex(&random::<20>())),
+        ("cluster.token", HEXLOWER.encode(&random::<20>())),
     ];
     for (name, text) in files {
         folder.write(name, &text)?;
@@ -155,17 +156,13 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A folder of the demo's own, which goes with it.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("doorward-demo-{}", hex(&random::<6>())));
+        let path = std::env::temp_dir().join(format!("doorward-demo-{}", HEXLOWER.encode(&random::<6>())));
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use ipnet::IpNet;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
@@ -93,6 +94,7 @@ impl<S: Serve> Opening<'_, S> {
             id: self.id,
             listener: Arc::clone(&self.door.name),
             peer,
+            peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
             local: canonical(local),
             trusted_proxy,
             protocol: Protocol::Http1,

@@ -37,7 +37,7 @@ mod tests;
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 #[cfg(any(test, fuzzing))]
@@ -60,12 +60,13 @@ pub trait Serve: Sized + Send + Sync + 'static {
     /// The body of responses. An error ends the stream, so that what was sent never looks complete.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 
-    /// Answers one request. The future is dropped when the client goes away.
+    /// Answers one request. The future is dropped when the client goes away. It is `Unpin`, and so most likely boxed,
+    /// since hyper moves it: a large one would be copied for each request.
     fn serve(
         &self,
         connection: &Arc<Connection>,
         request: Result<Request<Incoming>, Unfit>,
-    ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+    ) -> impl Future<Output = Response<Self::Body>> + Send + Unpin + use<Self>;
 
     /// How short memory is: decides whether connections are taken, and how long unused ones are kept.
     fn memory(&self) -> Level {
@@ -91,6 +92,8 @@ pub struct Connection {
     /// The client: the peer of the socket, or what the PROXY protocol announced. An IPv4 address is never in its
     /// IPv6 form.
     pub peer: SocketAddr,
+    /// Its address as the value of a header.
+    pub peer_line: Option<HeaderValue>,
     /// Our end of the socket.
     pub local: SocketAddr,
     /// Whether `peer` is one of the listener's `trusted_proxies`, whose `X-Forwarded-*` are believed.

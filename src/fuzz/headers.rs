@@ -54,6 +54,7 @@ pub fn headers(bytes: &[u8]) {
         let proxies: [IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
         let received = Received {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            peer_line: None,
             trusted,
             trusted_proxies: if trusted { &proxies } else { &[] },
             tls: false,

@@ -28,6 +28,7 @@ pub fn path(bytes: &[u8]) {
     let accepted = check_canonical(&sent);
     let received = Received {
         peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+        peer_line: None,
         trusted: false,
         trusted_proxies: &[],
         tls: false,

@@ -1,9 +1,10 @@
 //! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): a request keeps the trace that it came with, and gets
 //! one if it has none.
 
-use std::{cell::RefCell, fmt, str::FromStr};
+use std::{cell::RefCell, fmt, ops::Range, str::FromStr};
 
 use aws_lc_rs::rand;
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -55,9 +56,23 @@ impl TraceContext {
         Self { span_id: u64::from_be_bytes(random()), ..self.clone() }
     }
 
+    /// `traceparent`, as version 00. Of the flags only `sampled` and `random` are known, and pass.
+    fn parent(&self) -> [u8; 55] {
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let mut encode = |bytes: &[u8], at: Range<usize>| {
+            if let Some(digits) = parent.get_mut(at) {
+                HEXLOWER.encode_mut(bytes, digits);
+            }
+        };
+        encode(&self.trace_id.to_be_bytes(), 3..35);
+        encode(&self.span_id.to_be_bytes(), 36..52);
+        encode(&[self.flags & 0b11], 53..55);
+        parent
+    }
+
     /// Replaces both headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        if let Ok(parent) = HeaderValue::from_str(&self.to_string()) {
+        if let Ok(parent) = HeaderValue::from_bytes(&self.parent()) {
             headers.insert(TRACEPARENT.clone(), parent);
         }
         match &self.state {
@@ -82,10 +97,9 @@ impl TraceContext {
     }
 }
 
-/// As version 00. Of the flags only `sampled` and `random` are known, and pass.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags & 0b11)
+        f.write_str(str::from_utf8(&self.parent()).unwrap_or_default())
     }
 }
 

@@ -31,8 +31,8 @@ pub struct Exchange(Box<Open>);
 
 #[derive(Debug)]
 struct Open {
-    is_closed: bool,
-    record: Record,
+    /// Goes to the trail as it is when the exchange is closed, which leaves none.
+    record: Option<Box<Record>>,
     began: Instant,
     trail: Trail,
     reservation: Option<Reservation>,
@@ -59,8 +59,7 @@ impl Exchange {
         record.tls = connection.tls.as_ref().map(recorded_tls);
         record.user_agent = user_agent(request.headers());
         Self(Box::new(Open {
-            is_closed: false,
-            record,
+            record: Some(Box::new(record)),
             began: Instant::now(),
             trail: ledger.trail,
             reservation: None,
@@ -73,7 +72,7 @@ impl Exchange {
 
     /// The record, to fill in as things become known.
     pub fn record(&mut self) -> &mut Record {
-        &mut self.0.record
+        self.0.record.get_or_insert_with(|| Box::new(Record::begin(Uuid::nil(), Timestamp::default(), Method::GET)))
     }
 
     /// Counts on the metrics of a route from here on.
@@ -87,7 +86,7 @@ impl Exchange {
     }
 
     pub fn refused(&mut self, rejection: &Rejection) {
-        self.0.record.refuse(rejection);
+        self.record().refuse(rejection);
         self.0.outcome = Outcome::Refused(rejection.reason());
     }
 
@@ -100,18 +99,21 @@ impl Exchange {
     /// Writes the record as it stands, before the request is forwarded, and returns when it is on stable storage.
     pub async fn decided(&mut self) -> Result<(), Rejection> {
         let open = &mut *self.0;
-        let Some(reservation) = &mut open.reservation else { return Ok(()) };
-        open.record.phase = Phase::Decided;
-        let written = reservation.write_durable(open.record.clone());
-        open.record.phase = Phase::Completed;
+        let (Some(reservation), Some(record)) = (&mut open.reservation, &mut open.record) else { return Ok(()) };
+        record.phase = Phase::Decided;
+        let written = reservation.write_durable(record.clone());
+        record.phase = Phase::Completed;
         written.await.map_err(unrecorded)
     }
 
     /// Writes that a stream has begun. Its end is written after the fact, so that it holds no room for hours.
     pub fn started(&mut self) {
         let open = &mut *self.0;
-        if let Some(mut reservation) = open.reservation.take() {
-            reservation.write(Record { phase: Phase::Started, latency: open.began.elapsed(), ..open.record.clone() });
+        if let (Some(mut reservation), Some(record)) = (open.reservation.take(), &open.record) {
+            let mut begun = record.clone();
+            begun.phase = Phase::Started;
+            begun.latency = open.began.elapsed();
+            reservation.write(begun);
         }
     }
 
@@ -122,7 +124,7 @@ impl Exchange {
 
     /// What the caller gets, and whether an upstream gave it.
     pub fn answered(&mut self, status: StatusCode, forwarded: bool) {
-        self.0.record.status = Some(status);
+        self.record().status = Some(status);
         if forwarded {
             self.0.outcome = Outcome::Forwarded;
         }
@@ -130,17 +132,13 @@ impl Exchange {
 
     /// Ends an exchange whose connection was upgraded.
     pub fn end_upgrade(mut self, end: SpliceEnd) {
-        self.0.record.bytes_in = end.bytes_to_upstream;
+        self.record().bytes_in = end.bytes_to_upstream;
         self.end(BodyEnd { outcome: end.outcome, bytes: end.bytes_to_client });
     }
 
     fn end(&mut self, end: BodyEnd) {
         let open = &mut *self.0;
-        if std::mem::replace(&mut open.is_closed, true) {
-            return;
-        }
-        let unused = Record::begin(Uuid::nil(), Timestamp::default(), Method::GET);
-        let mut record = std::mem::replace(&mut open.record, unused);
+        let Some(mut record) = open.record.take() else { return };
         record.latency = open.began.elapsed();
         record.bytes_out = end.bytes;
         if let Some(received) = &open.received {

@@ -122,26 +122,25 @@ pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], ho
     built
 }
 
+/// Names that belong to one connection (RFC 9110 section 7.6.1), of which a response may have any.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 /// Takes from a response what belongs to the upstream's connection, and our cookies, which only we set.
 pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
-    let mut nominated: Vec<HeaderName> = Vec::new();
-    for name in tokens(headers, &header::CONNECTION) {
-        nominated.extend(name.parse());
-    }
-    for name in &nominated {
-        headers.remove(name);
-    }
-    for name in [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ] {
-        headers.remove(name);
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        let nominated: Vec<HeaderName> = nominated(headers).collect();
+        for name in nominated.iter().chain(&HOP_BY_HOP) {
+            headers.remove(name);
+        }
     }
     let ours = |value: &HeaderValue| value.as_bytes().trim_ascii_start().starts_with(own_cookie_prefix.as_bytes());
     if headers.get_all(header::SET_COOKIE).iter().any(ours) {
@@ -151,6 +150,13 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
             headers.append(header::SET_COOKIE, value);
         }
     }
+}
+
+/// The headers that `Connection` takes for this hop besides those that always belong to it.
+pub fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    tokens(headers, &header::CONNECTION)
+        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|token| token.parse().ok())
 }
 
 /// The comma-separated tokens of all lines of a header, blanks trimmed, empty ones left out.

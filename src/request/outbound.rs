@@ -6,11 +6,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use hyper::upgrade::OnUpgrade;
 
-use super::{
-    headers,
-    route::Route,
-    sanitize::{CleanRequest, Meta},
-};
+use super::{headers, sanitize::Meta};
 use crate::{
     audit,
     authn::Principal,
@@ -54,7 +50,7 @@ pub enum Length {
 #[derive(Debug)]
 pub struct Outbound {
     pub(crate) request: Request<RequestBody>,
-    pub(crate) route: Arc<Route>,
+    pub(crate) permit: Permit,
     pub(crate) length: Length,
     pub(crate) on_upgrade: Option<OnUpgrade>,
     /// As whom it goes to Kubernetes.
@@ -63,18 +59,18 @@ pub struct Outbound {
 
 impl Outbound {
     /// Assumes the identity of the permit's principal. `groups` are those that grants gave.
-    pub fn assume(permit: Permit, groups: Vec<Arc<str>>) -> Result<Self, Rejection> {
+    pub fn assume(mut permit: Permit, groups: Vec<Arc<str>>) -> Result<Self, Rejection> {
         let length = permit.length();
-        let (request, route, principal) = permit.into_parts();
-        let CleanRequest { method, target, headers: received, body, mut meta, .. } = request;
+        let (received, body, on_upgrade) = permit.take_parts();
+        let (route, principal) = (permit.route(), permit.principal());
         let (headers, assumed) =
-            headers_for(route.kind, &route.pass_headers, received, length, &meta, &principal, &groups)?;
-        let identity = assumed.map(|assumed| Arc::new(assumed.recorded(&principal, groups)));
+            headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, &groups)?;
+        let identity = assumed.map(|assumed| Arc::new(assumed.recorded(principal, groups)));
         let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = uri(target);
+        request.method_mut().clone_from(permit.method());
+        *request.uri_mut() = uri(permit.target().clone());
         *request.headers_mut() = headers;
-        Ok(Self { request, route, length, on_upgrade: meta.on_upgrade.take(), identity })
+        Ok(Self { request, permit, length, on_upgrade, identity })
     }
 
     /// Has the bytes of a body that is passed on as it comes counted.
@@ -111,8 +107,12 @@ pub(crate) fn headers_for(
     }
     if !matches!(length, Length::Upgrade(_)) {
         // Without an upgrade these mean nothing, and one of them may carry a token.
-        for name in ["sec-websocket-protocol", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"]
-        {
+        for name in [
+            header::SEC_WEBSOCKET_PROTOCOL,
+            header::SEC_WEBSOCKET_KEY,
+            header::SEC_WEBSOCKET_VERSION,
+            header::SEC_WEBSOCKET_EXTENSIONS,
+        ] {
             headers.remove(name);
         }
     }
@@ -138,8 +138,8 @@ fn uri(target: PathAndQuery) -> Uri {
 /// Where the request came from, in our words.
 fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
     headers.insert(if kind == RouteKind::Kubernetes { AUDIT_ID } else { REQUEST_ID }, meta.id_line.clone());
-    if let Ok(client) = HeaderValue::try_from(meta.client.to_string()) {
-        headers.insert(FORWARDED_FOR, client);
+    if let Some(client) = &meta.client_line {
+        headers.insert(FORWARDED_FOR, client.clone());
     }
     if kind != RouteKind::Kubernetes {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if meta.secure { "https" } else { "http" }));

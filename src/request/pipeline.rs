@@ -54,6 +54,17 @@ enum Ending {
     Upgraded(forward::Upgraded),
 }
 
+/// A request that may be sent.
+struct Cleared {
+    outbound: Outbound,
+    /// It is recorded before it is sent.
+    announced: bool,
+    /// Which look at all streams was the last before it was decided.
+    epoch: u64,
+    /// When it was decided.
+    now: Timestamp,
+}
+
 /// What refusals depend on, noted while the request is still whole.
 #[derive(Clone, Debug)]
 struct Manner {
@@ -119,7 +130,7 @@ impl Worker {
         let request =
             sanitize(request, received(connection, snapshot), &snapshot.limits, id, |host| snapshot.routes.host(host))?;
         let record = exchange.record();
-        record.host = (&**request.host()).into();
+        record.host = Arc::clone(request.host());
         record.path = request.path().into();
         record.address = Some(request.meta().client);
         record.upgrade = request.meta().upgrade.is_some();
@@ -159,13 +170,13 @@ impl Worker {
         let authenticator = self.authenticator(snapshot, now);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await?;
         let (authenticated, reservation) = match authenticated {
-            authn::Outcome::Known(authenticated, reservation) => (*authenticated, reservation),
+            authn::Outcome::Known(authenticated, reservation) => (authenticated, reservation),
             authn::Outcome::Respond(response) => return Ok(own(response)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
         match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
-            _ => self.decide_and_forward(snapshot, authenticated, &route, exchange).await,
+            _ => self.forward(self.decide(snapshot, authenticated, exchange)?, exchange).await,
         }
     }
 
@@ -181,7 +192,7 @@ impl Worker {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let deadline = sender.map(|sender| delivery::deadline(sender.answer_within(), exchange.elapsed()));
         let forward = async {
-            let ending = self.decide_and_forward(snapshot, authenticated, route, exchange).await?;
+            let ending = self.forward(self.decide(snapshot, authenticated, exchange)?, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
                 delivery::check(response.status())?;
             }
@@ -202,14 +213,13 @@ impl Worker {
         }
     }
 
-    /// From a known caller to the upstream's answer.
-    async fn decide_and_forward(
+    /// From a known caller to a request that may be sent, with the identity that it is sent under.
+    fn decide(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
-        route: &Arc<Route>,
         exchange: &mut Exchange,
-    ) -> Result<Ending, Rejection> {
+    ) -> Result<Box<Cleared>, Rejection> {
         // Before the decision: a look at all streams after it would miss a stream that is not registered yet.
         let epoch = self.app.streams.epoch();
         let now = self.app.clock.now();
@@ -223,23 +233,30 @@ impl Worker {
             return Err(short_of_memory());
         }
         let announced = permit.is_write() || length != Length::Short;
-        let stream = permit.stream(route.max_stream, now);
+        let upstream = Arc::clone(permit.route().upstream.name());
         let mut outbound = Outbound::assume(permit, given.groups)?;
-        exchange.record().identity.clone_from(&outbound.identity);
-        exchange.record().upstream = Some(audit::Upstream { name: Arc::clone(route.upstream.name()), status: None });
+        let record = exchange.record();
+        record.identity.clone_from(&outbound.identity);
+        record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
-        if announced {
+        outbound.count_body(|| Arc::clone(exchange.received()));
+        Ok(Box::new(Cleared { outbound, announced, epoch, now }))
+    }
+
+    /// From a request that may be sent to the upstream's answer.
+    async fn forward(&self, mut cleared: Box<Cleared>, exchange: &mut Exchange) -> Result<Ending, Rejection> {
+        if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        outbound.count_body(|| Arc::clone(exchange.received()));
-        let begin = |stream| {
-            let handle = self.app.streams.register(stream);
-            if handle.missed(epoch) && !self.app.is_still_allowed(handle.stream()) {
+        let Cleared { outbound, epoch, now, .. } = &mut *cleared;
+        let begin = |outbound: &Outbound| {
+            let handle = self.app.streams.register(outbound.permit.stream(*now));
+            if handle.missed(*epoch) && !self.app.is_still_allowed(handle.stream()) {
                 handle.end(CutReason::PermissionLost);
             }
             handle
         };
-        match forward::forward(&self.pools, outbound, stream, begin).await? {
+        match forward::forward(&self.pools, outbound, begin).await? {
             Forwarded::Response { response, long } => {
                 if let Some(upstream) = &mut exchange.record().upstream {
                     upstream.status = Some(response.status());
@@ -283,8 +300,8 @@ impl Serve for Worker {
         &self,
         connection: &Arc<Connection>,
         request: Result<Request<Incoming>, Unfit>,
-    ) -> impl Future<Output = Answer> + Send + use<> {
-        self.clone().answer(Arc::clone(connection), request)
+    ) -> impl Future<Output = Answer> + Send + Unpin + use<> {
+        Box::pin(self.clone().answer(Arc::clone(connection), request))
     }
 
     fn memory(&self) -> Level {
@@ -307,6 +324,7 @@ fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<
     let trusted: &[IpNet] = snapshot.trusted_proxies.get(&connection.listener).map_or(&[], |nets| nets);
     Received {
         peer: connection.peer,
+        peer_line: connection.peer_line.as_ref(),
         trusted: connection.trusted_proxy,
         trusted_proxies: trusted,
         tls: connection.tls.is_some(),

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
-    headers::{Class, classify, tokens},
+    headers::{Class, classify, nominated, tokens},
     host::host_of,
     path::check_canonical,
 };
@@ -27,13 +27,19 @@ use crate::{
 /// A request that is safe to route, with what was taken from its headers.
 #[derive(Debug)]
 pub struct CleanRequest<B> {
-    pub(super) method: Method,
-    pub(super) target: PathAndQuery,
-    pub(super) version: Version,
-    pub(super) host: Arc<str>,
-    pub(super) headers: HeaderMap,
-    pub(super) body: B,
-    pub(super) meta: Meta,
+    /// Boxed, as it goes from step to step.
+    head: Box<Head>,
+    body: B,
+}
+
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    target: PathAndQuery,
+    version: Version,
+    host: Arc<str>,
+    headers: HeaderMap,
+    meta: Meta,
 }
 
 /// What was taken from the headers, and what is known besides.
@@ -47,6 +53,8 @@ pub struct Meta {
     pub correlation: Option<HeaderValue>,
     /// The client as far as trusted proxies tell.
     pub client: IpAddr,
+    /// The same as a header value.
+    pub client_line: Option<HeaderValue>,
     /// Whether the client itself came over TLS.
     pub secure: bool,
     /// What the client asked to be. Never ignored: refused, or checked.
@@ -70,6 +78,8 @@ pub struct RequestedImpersonation {
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     pub peer: SocketAddr,
+    /// The peer's address as a header value.
+    pub peer_line: Option<&'a HeaderValue>,
     /// The peer is a proxy whose `X-Forwarded-*` count.
     pub trusted: bool,
     /// All proxies that are trusted, to walk `X-Forwarded-For` from the right.
@@ -108,10 +118,7 @@ pub fn sanitize<B>(
 
     let accepts_trailers = parts.version == Version::HTTP_2
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let nominated: Vec<HeaderName> = tokens(&parts.headers, &header::CONNECTION)
-        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
-        .filter_map(|token| token.parse().ok())
-        .collect();
+    let nominated: Vec<HeaderName> = nominated(&parts.headers).collect();
     let (client, secure) = client_of(received, &parts.headers);
     let mut buffer = Uuid::encode_buffer();
     let id_line = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
@@ -121,6 +128,10 @@ pub fn sanitize<B>(
         id_line: id_line.unwrap_or_else(|_| HeaderValue::from_static("")),
         correlation: received.trusted.then(|| parts.headers.get("x-request-id").cloned()).flatten(),
         client,
+        client_line: match received.peer_line {
+            Some(line) if client == received.peer.ip() => Some(line.clone()),
+            _ => HeaderValue::try_from(client.to_string()).ok(),
+        },
         secure,
         impersonation: None,
         upgrade,
@@ -161,22 +172,28 @@ pub fn sanitize<B>(
             }
         }
     }
-    Ok(CleanRequest { method: parts.method, target, version: parts.version, host, headers, body, meta })
+    let head = Head { method: parts.method, target, version: parts.version, host, headers, meta };
+    Ok(CleanRequest { head: Box::new(head), body })
 }
 
 impl<B> CleanRequest<B> {
     pub fn method(&self) -> &Method {
-        &self.method
+        &self.head.method
     }
 
     /// Lower case, without port.
     pub fn host(&self) -> &Arc<str> {
-        &self.host
+        &self.head.host
     }
 
     /// The canonical path: decided and forwarded as it is.
     pub fn path(&self) -> &str {
-        self.target.path()
+        self.head.target.path()
+    }
+
+    /// Path and query as they are forwarded.
+    pub(crate) fn target(&self) -> &PathAndQuery {
+        &self.head.target
     }
 
     /// Takes the query away, because a secret is in it.
@@ -186,20 +203,20 @@ impl<B> CleanRequest<B> {
     }
 
     pub fn query(&self) -> Option<&str> {
-        self.target.query()
+        self.head.target.query()
     }
 
     pub fn version(&self) -> Version {
-        self.version
+        self.head.version
     }
 
     /// The end-to-end headers that are left, with the credentials, which are for us.
     pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+        &self.head.headers
     }
 
     pub fn meta(&self) -> &Meta {
-        &self.meta
+        &self.head.meta
     }
 
     pub fn body(&self) -> &B {
@@ -208,23 +225,32 @@ impl<B> CleanRequest<B> {
 
     /// Sets a header in place of what the client sent under that name.
     pub(crate) fn replace_header(&mut self, name: HeaderName, value: HeaderValue) {
-        self.headers.insert(name, value);
+        self.head.headers.insert(name, value);
     }
 
     /// The origin under which a browser sees this host; none where browsers have no secure one.
     pub fn origin(&self) -> Option<Origin> {
-        let authority = self.meta.host_line.as_ref()?.to_str().ok()?;
-        if self.meta.secure { Origin::https(authority) } else { Origin::loopback(authority) }
+        let meta = self.meta();
+        let authority = meta.host_line.as_ref()?.to_str().ok()?;
+        if meta.secure { Origin::https(authority) } else { Origin::loopback(authority) }
+    }
+
+    /// Takes out what goes on: the end-to-end headers, the body, and the client's connection where it is to speak
+    /// another protocol.
+    pub(crate) fn take_parts(&mut self) -> (HeaderMap, B, Option<OnUpgrade>)
+    where
+        B: Default,
+    {
+        let head = &mut *self.head;
+        (std::mem::take(&mut head.headers), std::mem::take(&mut self.body), head.meta.on_upgrade.take())
     }
 
     pub(crate) fn take_body(self) -> (CleanRequest<()>, B) {
-        let Self { method, target, version, host, headers, body, meta } = self;
-        (CleanRequest { method, target, version, host, headers, body: (), meta }, body)
+        (CleanRequest { head: self.head, body: () }, self.body)
     }
 
     pub(crate) fn with_body<C>(self, body: C) -> CleanRequest<C> {
-        let Self { method, target, version, host, headers, meta, .. } = self;
-        CleanRequest { method, target, version, host, headers, body, meta }
+        CleanRequest { head: self.head, body }
     }
 }
 
@@ -290,6 +316,7 @@ mod tests {
     fn received(trusted: &[IpNet]) -> Received<'_> {
         Received {
             peer: "10.0.0.9:4711".parse().unwrap(),
+            peer_line: None,
             trusted: !trusted.is_empty(),
             trusted_proxies: trusted,
             tls: false,
@@ -345,14 +372,14 @@ mod tests {
     #[test]
     fn forwarded_addresses_count_from_trusted_proxies_only() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let from = |lines: &[(&str, &str)]| clean_from(received(&trusted), lines).unwrap().meta.client.to_string();
+        let from = |lines: &[(&str, &str)]| clean_from(received(&trusted), lines).unwrap().meta().client.to_string();
         assert_eq!(from(&[("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
         assert_eq!(from(&[("x-forwarded-for", "10.1.1.1, 203.0.113.9")]), "203.0.113.9", "peers:T15");
         assert_eq!(from(&[("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.2.2.2")]), "203.0.113.9");
         assert_eq!(from(&[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
         assert_eq!(from(&[("x-forwarded-for", "nonsense")]), "10.0.0.9");
         let untrusted = clean(&[("x-forwarded-for", "1.2.3.4"), ("x-real-ip", "1.2.3.4")]).unwrap();
-        assert_eq!(untrusted.meta.client.to_string(), "10.0.0.9", "kubernetes:X4");
+        assert_eq!(untrusted.meta().client.to_string(), "10.0.0.9", "kubernetes:X4");
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! What a request that carries a cookie must show besides. A browser adds the cookie whoever made it send the request,
 //! so whatever changes something or opens a stream must prove that one of our own pages asked for it.
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Origin;
 use crate::error::{Reason, Rejection};
+
+static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+static X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// Refuses a request with a cookie that changes something, or upgrades, unless it comes from our own origin. SameSite
 /// does not do: a sibling domain is the same site, and WebSockets are not bound by CORS at all.
@@ -12,8 +18,8 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
     if !upgrade && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
     }
-    let site = single(headers, "sec-fetch-site");
-    let ours = match (single(headers, header::ORIGIN.as_str()), site) {
+    let site = single(headers, &SEC_FETCH_SITE);
+    let ours = match (single(headers, &header::ORIGIN), site) {
         (Single::Twice, _) | (_, Single::Twice) => false,
         (Single::One(found), Single::One(site)) => found == origin.as_str() && site == "same-origin",
         (Single::One(found), Single::None) => found == origin.as_str(),
@@ -37,12 +43,12 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
 pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     if *method != Method::GET
         || headers.contains_key(header::UPGRADE)
-        || headers.contains_key("x-requested-with")
-        || headers.contains_key("sec-purpose")
+        || headers.contains_key(&X_REQUESTED_WITH)
+        || headers.contains_key(&SEC_PURPOSE)
     {
         return false;
     }
-    match (single(headers, "sec-fetch-mode"), single(headers, "sec-fetch-dest")) {
+    match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
         (Single::One(mode), Single::One(destination)) => mode == "navigate" && destination == "document",
         (Single::None, Single::None) => accepts_html(headers),
         _ => false,
@@ -74,7 +80,7 @@ enum Single<'a> {
 }
 
 /// The value of a header that must not come twice. One that is not text counts as something else than any text.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Single<'a> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
     let mut values = headers.get_all(name).iter().map(HeaderValue::to_str);
     match (values.next(), values.next()) {
         (None, _) => Single::None,

@@ -1,16 +1,16 @@
 //! Sends what may be sent and gives back what came, clean: the last step but the audit.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{
     Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind,
-    streams::{Stream, StreamHandle, StreamKind},
+    streams::{StreamHandle, StreamKind},
     upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
 };
 use crate::{
-    body::{CutStyle, OnEnd, RequestBody, ResponseBody, Trailers},
+    body::{CutStyle, OnEnd, ResponseBody, Trailers},
     config::raw::RouteKind,
     error::{Reason, Rejection},
     request::{
@@ -53,47 +53,53 @@ impl fmt::Debug for Upgraded {
     }
 }
 
-/// Forwards. `stream` is what the registry keeps if this is or becomes a long stream, which `begin` then registers.
+/// Forwards. `begin` registers the request as a long stream, if it is or becomes one. `outbound` is borrowed, as what an
+/// async function owns is moved and held once more at each level.
 pub async fn forward<E: OnEnd>(
     pools: &Pools,
-    outbound: Outbound,
-    stream: Stream,
-    begin: impl FnOnce(Stream) -> StreamHandle,
+    outbound: &mut Outbound,
+    begin: impl FnOnce(&Outbound) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
-    let Outbound { request, route, length, on_upgrade, .. } = outbound;
-    let lane = match length {
-        Length::Upgrade(protocol) => {
-            let Some(client) = on_upgrade else {
-                return Err(Rejection::new(Reason::UpgradeRefused, "this connection cannot be upgraded"));
-            };
-            return Box::pin(upgrade(pools, request, &route, protocol, stream, begin, client)).await;
-        }
+    let lane = match outbound.length {
+        Length::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
         Length::Short => Lane::Short,
         Length::Long => Lane::Long,
     };
+    let upstream = &outbound.permit.route().upstream;
+    let response = pools.send(upstream, &mut outbound.request, lane).await?;
+    let route = outbound.permit.route();
+    let mut response = accepted(response, route)?;
+    clean(response.headers_mut(), route);
+    let long = lane == Lane::Long || is_event_stream(response.headers());
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
-    let response = pools.send(&route.upstream, request, lane).await?;
-    let mut response = accepted(response, &route)?;
-    clean(response.headers_mut(), &route);
-    let long = length == Length::Long || is_event_stream(response.headers());
-    let style = if stream.kind == StreamKind::Watch { CutStyle::End } else { CutStyle::Abort };
-    let response = response.map(|body| ResponseBody::streaming(body, trailers));
-    let response = if long { response.map(|body| body.cut_by(begin(stream), style)) } else { response };
+    let response = response.map(|body| {
+        let body = ResponseBody::streaming(body, trailers);
+        if !long {
+            return body;
+        }
+        let style = match outbound.permit.stream_kind() {
+            StreamKind::Watch => CutStyle::End,
+            _ => CutStyle::Abort,
+        };
+        body.cut_by(begin(outbound), style)
+    });
     Ok(Forwarded::Response { response, long })
 }
 
 async fn upgrade<E: OnEnd>(
     pools: &Pools,
-    request: Request<RequestBody>,
-    route: &Arc<Route>,
+    outbound: &mut Outbound,
     protocol: UpgradeProtocol,
-    stream: Stream,
-    begin: impl FnOnce(Stream) -> StreamHandle,
-    client: hyper::upgrade::OnUpgrade,
+    begin: impl FnOnce(&Outbound) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
-    match pools.upgrade(&route.upstream, request.map(drop), protocol).await? {
+    let Some(client) = outbound.on_upgrade.take() else {
+        return Err(Rejection::new(Reason::UpgradeRefused, "this connection cannot be upgraded"));
+    };
+    let request = std::mem::take(&mut outbound.request).map(drop);
+    let route = outbound.permit.route();
+    match pools.upgrade(&route.upstream, request, protocol).await? {
         UpgradeAnswer::Switched(response, splice) => {
-            let handle = begin(stream);
+            let handle = begin(outbound);
             let splice = Box::pin(splice.run(client, handle));
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
         }

@@ -27,12 +27,12 @@ mod tests;
 use std::{
     collections::HashMap,
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::progress::{Progress, Ticks};
@@ -83,20 +83,21 @@ impl Pools {
     ///
     /// A request is sent again at most once, and only if nothing of it was sent, if the peer says that it did not
     /// look at it, or if it was idempotent and a pooled connection turned out to be closed.
+    ///
+    /// Takes the request out of `request`, which is a loan only so that the future need not hold it twice.
     pub(crate) async fn send(
         &self,
         upstream: &Arc<Upstream>,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         lane: Lane,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let node = self.node(upstream);
-        let (mut parts, mut body) = request.into_parts();
-        prepare(upstream, &mut parts, &body);
+        prepare(upstream, request);
         let mut is_retry = false;
         loop {
             let checkout = match lane {
                 Lane::Short => node.checkout(upstream, is_retry).await,
-                Lane::Long => node.own(upstream).await,
+                Lane::Long => Box::pin(node.own(upstream)).await,
             };
             let lease = match checkout {
                 Ok(lease) => lease,
@@ -107,20 +108,18 @@ impl Pools {
                 }
                 Err(error) => return Err(error),
             };
-            let again = if is_retry { None } else { replay(&lease, &parts, &body) };
-            match exchange(upstream, lease, Request::from_parts(parts, body), lane).await {
+            let again = if is_retry { None } else { replay(&lease, request) };
+            match exchange(upstream, lease, request, lane).await {
                 Ok(response) => return Ok(response),
                 Err(Failure { error, unsent }) => {
                     let next = match unsent {
                         _ if is_retry => None,
-                        Some(unsent) => Some(unsent.into_parts()),
-                        None => {
-                            again.filter(|again| again.is_allowed_after(&error)).map(|again| (again.parts, again.body))
-                        }
+                        Some(unsent) => Some(*unsent),
+                        None => again.filter(|again| again.is_allowed_after(&error)).map(|again| again.request),
                     };
                     let Some(next) = next else { return Err(error) };
                     tracing::debug!(upstream = %upstream.name(), error = &error as &dyn std::error::Error, "sent again");
-                    (parts, body) = next;
+                    *request = next;
                     is_retry = true;
                     node.counters.retries.inc();
                 }
@@ -160,8 +159,11 @@ impl Pools {
 }
 
 /// Gives the request what every request to this upstream has.
-fn prepare(upstream: &Upstream, parts: &mut Parts, body: &RequestBody) {
-    let headers = &mut parts.headers;
+fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) {
+    // RFC 9110 section 8.6: a method that anticipates content says that there is none.
+    let says_empty = matches!(request.body(), RequestBody::Empty)
+        && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    let headers = request.headers_mut();
     if let Some(credential) = upstream.credential() {
         headers.insert(header::AUTHORIZATION, credential.clone());
     }
@@ -172,19 +174,17 @@ fn prepare(upstream: &Upstream, parts: &mut Parts, body: &RequestBody) {
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::EXPECT);
-    // RFC 9110 section 8.6: a method that anticipates content says that there is none.
-    if matches!(body, RequestBody::Empty) && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+    if says_empty {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if parts.uri.authority().is_some() {
-        parts.uri = parts.uri.path_and_query().map_or_else(Uri::default, |path| Uri::from(path.clone()));
+    if request.uri().authority().is_some() {
+        *request.uri_mut() = request.uri().path_and_query().map_or_else(Uri::default, |path| Uri::from(path.clone()));
     }
 }
 
 /// A second copy of a request.
 struct Replay {
-    parts: Parts,
-    body: RequestBody,
+    request: Request<RequestBody>,
     is_idempotent: bool,
 }
 
@@ -196,8 +196,8 @@ impl Replay {
 
 /// Keeps a copy where a second attempt could be right: the connection has served before, so that the peer may have
 /// closed it meanwhile, and nothing of the body is lost by sending it.
-fn replay(lease: &Lease, parts: &Parts, body: &RequestBody) -> Option<Replay> {
-    let is_idempotent = parts.method.is_idempotent();
+fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> {
+    let is_idempotent = request.method().is_idempotent();
     let is_wanted = match lease {
         Lease::Http1(lease) => lease.reused && is_idempotent,
         // Here the peer can also say of any request that it did not look at it (RFC 9113 section 8.7).
@@ -206,18 +206,17 @@ fn replay(lease: &Lease, parts: &Parts, body: &RequestBody) -> Option<Replay> {
     if !is_wanted {
         return None;
     }
-    let body = body.replay()?;
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = parts.method.clone();
-    copy.uri = parts.uri.clone();
-    copy.headers = parts.headers.clone();
-    Some(Replay { parts: copy, body, is_idempotent })
+    let mut copy = Request::new(request.body().replay()?);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(Box::new(Replay { request: copy, is_idempotent }))
 }
 
 /// A failed attempt, with the request if nothing of it was sent.
 struct Failure {
     error: UpstreamError,
-    unsent: Option<Request<RequestBody>>,
+    unsent: Option<Box<Request<RequestBody>>>,
 }
 
 impl From<UpstreamError> for Failure {
@@ -230,7 +229,7 @@ impl From<UpstreamError> for Failure {
 async fn exchange(
     upstream: &Arc<Upstream>,
     mut lease: Lease,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     lane: Lane,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let progress = Arc::clone(lease.progress());
@@ -247,12 +246,12 @@ async fn exchange(
             let Some(sender) = lease.sender() else {
                 return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()).into());
             };
-            wait(upstream, &progress, sender.try_send_request(request)).await
+            wait(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await
         }
         Lease::Http2(lease) => {
-            make_absolute(upstream, &mut request);
+            make_absolute(upstream, request);
             let mut sender = lease.connection.sender.clone();
-            let sent = wait(upstream, &progress, sender.try_send_request(request)).await;
+            let sent = wait(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await;
             sent.map_err(|failure| {
                 if failure.is_of_connection() {
                     lease.retire();
@@ -286,9 +285,8 @@ async fn exchange(
 async fn wait(
     upstream: &Arc<Upstream>,
     progress: &Progress,
-    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    mut response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>>,
 ) -> Result<Response<Incoming>, Failure> {
-    let mut response = pin!(response);
     let result = poll_fn(|cx| match response.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => progress.poll_expired(cx).map(|()| None),
@@ -309,7 +307,7 @@ async fn wait(
             Err(UpstreamError::new(UpstreamErrorKind::RequestBody, upstream.name()).because(failed.into_error()).into())
         }
         Some(Err(mut failed)) => {
-            let unsent = failed.take_message();
+            let unsent = failed.take_message().map(Box::new);
             let cause = failed.into_error();
             let was_refused = error::find::<h2::Error>(&cause).is_some_and(is_refusal);
             let mut error = UpstreamError::from_hyper(upstream.name(), cause);

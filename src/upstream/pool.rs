@@ -70,9 +70,14 @@ impl Node {
 
     /// A connection for one short exchange: a pooled one, unless `fresh` is asked for, or a new one.
     pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Result<Lease, UpstreamError> {
-        if let Some(lease) = self.reuse(upstream, fresh) {
-            return Ok(lease);
+        match self.reuse(upstream, fresh) {
+            Some(lease) => Ok(lease),
+            // Boxed, as it is rare and by far the largest part of a request's future.
+            None => Box::pin(self.connect(upstream, fresh)).await,
         }
+    }
+
+    async fn connect(self: &Arc<Self>, upstream: &Upstream, fresh: bool) -> Result<Lease, UpstreamError> {
         let deadline = Instant::now() + upstream.connect_timeout;
         let late = |_| UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
         let _opening = if self.may_share(upstream) {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use http::Method;
+use http::{Method, uri::PathAndQuery};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -100,37 +100,19 @@ impl fmt::Display for CutReason {
     }
 }
 
-/// What was asked, kept so that it can be decided again.
+/// What was asked, kept so that it can be decided again. All of it is shared or small, since every request keeps it: one
+/// whose answer turns out to be a stream is known only when the answer comes.
 #[derive(Clone, Debug)]
 pub struct StreamRequest {
     pub route: Arc<str>,
     pub kind: RouteKind,
-    pub host: String,
-    pub path: String,
-    pub query: Option<String>,
+    pub host: Arc<str>,
+    pub target: PathAndQuery,
     pub method: Method,
     pub upgrade: bool,
     pub address: IpAddr,
-    pub event_listener: Option<EventListener>,
-    pub kubernetes: Option<Attributes>,
-}
-
-impl StreamRequest {
-    /// Keeps what `view` borrows.
-    pub fn keep(view: &RequestView<'_>) -> Self {
-        Self {
-            route: view.route.into(),
-            kind: view.kind,
-            host: view.host.to_owned(),
-            path: view.path.to_owned(),
-            query: view.query.map(str::to_owned),
-            method: view.method.clone(),
-            upgrade: view.upgrade,
-            address: view.address,
-            event_listener: view.event_listener.cloned(),
-            kubernetes: view.kubernetes.cloned(),
-        }
-    }
+    pub event_listener: Option<Arc<EventListener>>,
+    pub kubernetes: Option<Arc<Attributes>>,
 }
 
 /// A registered stream.
@@ -163,13 +145,13 @@ impl Stream {
             route: &request.route,
             kind: request.kind,
             host: &request.host,
-            path: &request.path,
-            query: request.query.as_deref(),
+            path: request.target.path(),
+            query: request.target.query(),
             method: &request.method,
             upgrade: request.upgrade,
             address: request.address,
-            event_listener: request.event_listener.as_ref(),
-            kubernetes: request.kubernetes.as_ref(),
+            event_listener: request.event_listener.as_deref(),
+            kubernetes: request.kubernetes.as_deref(),
             delivery: self.principal.delivery.as_deref(),
             now,
         }
@@ -455,21 +437,18 @@ pub(crate) mod tests {
 
     pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream {
         let attributes = Attributes { verb: "watch".to_owned(), resource: "pods".to_owned(), ..Default::default() };
-        let view = RequestView {
-            route: "cluster",
+        let request = StreamRequest {
+            route: "cluster".into(),
             kind: RouteKind::Kubernetes,
-            host: "k8s.example.com",
-            path: "/api/v1/pods",
-            query: Some("watch=1"),
-            method: &Method::GET,
+            host: "k8s.example.com".into(),
+            target: PathAndQuery::from_static("/api/v1/pods?watch=1"),
+            method: Method::GET,
             upgrade: false,
             address: IpAddr::from([10, 0, 0, 1]),
             event_listener: None,
-            kubernetes: Some(&attributes),
-            delivery: None,
-            now,
+            kubernetes: Some(Arc::new(attributes)),
         };
-        Stream::new(StreamKind::Watch, principal(subject, expires), StreamRequest::keep(&view), seconds(8 * 3600), now)
+        Stream::new(StreamKind::Watch, principal(subject, expires), request, seconds(8 * 3600), now)
     }
 
     pub(crate) fn registry() -> (Registry, Clock) {

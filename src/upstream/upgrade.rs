@@ -5,7 +5,7 @@
 //! client pass only after the upstream has said 101 for that very protocol. After any other answer both connections
 //! are closed, so that nothing else can follow on them.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
@@ -149,12 +149,13 @@ impl Pools {
         protocol: UpgradeProtocol,
     ) -> Result<UpgradeAnswer, UpstreamError> {
         let node = self.node(upstream);
-        let (mut parts, ()) = request.into_parts();
-        prepare(upstream, &mut parts, &RequestBody::Empty);
-        parts.version = Version::HTTP_11;
-        parts.headers.remove(header::TE);
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        parts.headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.token()));
+        let mut request = request.map(|()| RequestBody::Empty);
+        prepare(upstream, &mut request);
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.remove(header::TE);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.token()));
 
         let mut lease = match node.upgradable(upstream).await {
             Err(error) if error.kind() == UpstreamErrorKind::Unreachable => {
@@ -168,8 +169,8 @@ impl Pools {
         let Some(sender) = lease.sender() else {
             return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()));
         };
-        let sent = sender.try_send_request(Request::from_parts(parts, RequestBody::Empty));
-        let mut response = wait(upstream, &progress, sent).await.map_err(|Failure { error, .. }| error)?;
+        let sent = sender.try_send_request(request);
+        let mut response = wait(upstream, &progress, pin!(sent)).await.map_err(|Failure { error, .. }| error)?;
 
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {

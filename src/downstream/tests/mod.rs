@@ -54,9 +54,9 @@ impl Serve for Fixture {
         &self,
         connection: &Arc<Connection>,
         request: Result<Request<Incoming>, Unfit>,
-    ) -> impl Future<Output = Response<Self::Body>> + Send + use<> {
+    ) -> impl Future<Output = Response<Self::Body>> + Send + Unpin + use<> {
         let (this, connection) = (self.clone(), Arc::clone(connection));
-        async move {
+        Box::pin(async move {
             match request {
                 Ok(request) => {
                     this.hits.fetch_add(1, Ordering::SeqCst);
@@ -64,7 +64,7 @@ impl Serve for Fixture {
                 }
                 Err(unfit) => response(unfit.rejection.status(), unfit.rejection.detail()),
             }
-        }
+        })
     }
 }
 

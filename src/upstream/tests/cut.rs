@@ -31,7 +31,7 @@ async fn front(upstream: Arc<Upstream>, style: CutStyle) -> Front {
             async move {
                 let now = clock.now();
                 let handle = registry.register(streams::watch("alice", now + Duration::from_secs(60), now));
-                let response = pools.send(&upstream, get(), Lane::Long).await.unwrap();
+                let response = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap();
                 let hook: EndHook = Box::new(move |end| ended.send(end).unwrap());
                 Ok::<_, Infallible>(response.map(|body| {
                     ResponseBody::<EndHook>::streaming(body, Trailers::Drop).cut_by(handle, style).on_end(hook)
@@ -168,7 +168,7 @@ async fn a_stream_registered_after_its_credential_ended_sends_nothing() {
     let (upstream, _closed) = upstream_that_sends(EVENT).await;
     let (registry, clock) = streams::registry();
     let handle = registry.register(streams::watch("alice", Timestamp::from_secs(1), clock.now()));
-    let response = pools().send(&upstream, get(), Lane::Long).await.unwrap();
+    let response = pools().send(&upstream, &mut get(), Lane::Long).await.unwrap();
     let body = ResponseBody::<EndHook>::streaming(response.into_body(), Trailers::Drop).cut_by(handle, CutStyle::Abort);
     assert!(body.collect().await.is_err());
 }

@@ -329,7 +329,7 @@ async fn a_body_that_stalls_breaks_off() {
     .await;
     let limits = raw::Limits { stream_idle_timeout: Span::from_millis(300), ..Default::default() };
     let upstream = resolve(&raw_upstream(format!("http://{address}")), &limits, Path::new("/"));
-    let response = pools().send(&upstream, get(), Lane::Short).await.unwrap();
+    let response = pools().send(&upstream, &mut get(), Lane::Short).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
     assert!(matches!(error, BodyError::Idle), "{error:?}");
 }
@@ -375,7 +375,7 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
     let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
     frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
     let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
-    let response = pools().send(&upstream, request("POST", body), Lane::Short).await.unwrap();
+    let response = pools().send(&upstream, &mut request("POST", body), Lane::Short).await.unwrap();
     drop(frames);
     assert_eq!(text(response).await, "ok");
 }
@@ -412,7 +412,7 @@ async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
     .await;
     let (pools, upstream) = (pools(), upstream(address));
     for expected in 1..3 {
-        drop(pools.send(&upstream, get(), Lane::Short).await.unwrap());
+        drop(pools.send(&upstream, &mut get(), Lane::Short).await.unwrap());
         assert!(was_closed.recv().await.unwrap());
         assert_eq!(accepted.load(Ordering::SeqCst), expected);
     }
@@ -457,7 +457,7 @@ async fn no_more_connections_are_opened_than_allowed() {
         entry.connect_timeout = Span::from_millis(100);
     });
     let pools = pools();
-    let held = pools.send(&upstream, get(), Lane::Short).await.unwrap();
+    let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
     let error = fetch(&pools, &upstream, get()).await.unwrap_err();
     assert_eq!(error.kind(), UpstreamErrorKind::Exhausted);
     assert_eq!(Rejection::from(error).status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -471,7 +471,7 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!((a.unwrap(), b.unwrap()), ("ok".to_owned(), "ok".to_owned()));
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
     // A stream of its own takes the place of an idle connection.
-    assert_eq!(text(pools.send(&upstream, get(), Lane::Long).await.unwrap()).await, "ok");
+    assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
@@ -494,7 +494,7 @@ async fn connections_survive_a_reload_that_leaves_their_settings_alone() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 
     // An exchange under way ends as it would, and its connection with it.
-    let under_way = pools.send(&same, get(), Lane::Short).await.unwrap();
+    let under_way = pools.send(&same, &mut get(), Lane::Short).await.unwrap();
     pools.retain(&[upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http1))]);
     assert_eq!(text(under_way).await, "ok");
     was_closed.recv().await.unwrap();
@@ -505,7 +505,7 @@ async fn long_requests_have_connections_of_their_own() {
     let (address, accepted) = scripted(answer_all).await;
     let (pools, upstream) = (pools(), upstream(address));
     for expected in 1..4 {
-        assert_eq!(text(pools.send(&upstream, get(), Lane::Long).await.unwrap()).await, "ok");
+        assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
         assert_eq!(accepted.load(Ordering::SeqCst), expected);
     }
 }
@@ -520,7 +520,7 @@ async fn a_stream_holds_on_to_no_settings() {
     .await;
     let (pools, upstream) = (pools(), upstream(address));
     let weak = Arc::downgrade(&upstream);
-    let mut response = pools.send(&upstream, get(), Lane::Long).await.unwrap();
+    let mut response = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap();
     drop(upstream);
     assert!(weak.upgrade().is_none());
     assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "{}");

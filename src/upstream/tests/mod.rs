@@ -79,9 +79,9 @@ pub(super) async fn text(response: Response<UpstreamBody>) -> String {
 pub(super) async fn fetch(
     pools: &Pools,
     upstream: &Arc<Upstream>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Result<String, UpstreamError> {
-    Ok(text(pools.send(upstream, request, Lane::Short).await?).await)
+    Ok(text(pools.send(upstream, &mut request, Lane::Short).await?).await)
 }
 
 /// Waits until `done`.

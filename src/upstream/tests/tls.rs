@@ -122,7 +122,7 @@ async fn long_requests_are_http1_although_http2_is_negotiated_otherwise() {
     let (address, _) = server(&authority, &["h2", "http/1.1"]).await;
     let (pools, upstream) = (pools(), tls_upstream(address, dir.path(), None));
     assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), " h2");
-    assert_eq!(text(pools.send(&upstream, get(), Lane::Long).await.unwrap()).await, " http/1.1");
+    assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, " http/1.1");
 }
 
 #[tokio::test]

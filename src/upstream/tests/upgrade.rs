@@ -42,8 +42,8 @@ async fn front(upstream: Arc<Upstream>) -> Front {
                 let answer = async {
                     let Some(protocol) = requested(&request)? else {
                         let (parts, _) = request.into_parts();
-                        let request = Request::from_parts(parts, RequestBody::Empty);
-                        let response = pools.send(&upstream, request, Lane::Short).await?;
+                        let mut request = Request::from_parts(parts, RequestBody::Empty);
+                        let response = pools.send(&upstream, &mut request, Lane::Short).await?;
                         return Ok(response.map(BodyExt::boxed_unsync));
                     };
                     let client = hyper::upgrade::on(&mut request);
