@@ -30,12 +30,16 @@ enum Traffic {
     New(Algorithm),
     /// Signed deliveries, each once.
     Webhook,
+    /// People who are signed in.
+    Session,
 }
 
 /// Tokens in use at once where each has been seen.
 const SEEN: usize = 1000;
 /// Requests of a run in which none may repeat.
 const ONCE: usize = 12_000;
+/// People signed in at once.
+const PEOPLE: usize = 32;
 
 pub fn cases(_: &Bench) -> Vec<Case> {
     let api = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
@@ -48,12 +52,14 @@ pub fn cases(_: &Bench) -> Vec<Case> {
     };
     let all: &[&str] = &["bare", "doorward", "nginx"];
     let ours: &[&str] = &["doorward"];
+    let once: &[&str] = &["signature", "doorward"];
     vec![
         case("plain", "/plain/x", Traffic::Plain, false, all),
         case("bearer RS256 seen", api, Traffic::Seen(Algorithm::Rs256), false, ours),
         case("bearer ES256 seen", api, Traffic::Seen(Algorithm::Es256), false, ours),
-        case("bearer RS256 new", api, Traffic::New(Algorithm::Rs256), false, ours),
-        case("bearer ES256 new", api, Traffic::New(Algorithm::Es256), false, ours),
+        case("bearer RS256 new", api, Traffic::New(Algorithm::Rs256), false, once),
+        case("bearer ES256 new", api, Traffic::New(Algorithm::Es256), false, once),
+        case("session cookie", api, Traffic::Session, false, ours),
         case("webhook 25 kB", "/hooks", Traffic::Webhook, false, all),
         case("TLS", "/plain/x", Traffic::Plain, true, all),
         case("1 MiB body", "/big", Traffic::Plain, false, all),
@@ -62,6 +68,17 @@ pub fn cases(_: &Bench) -> Vec<Case> {
 
 /// Runs one case through one proxy, freshly started, and measures it.
 pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Sample, Failure> {
+    if let (Traffic::New(algorithm), "signature") = (&case.traffic, proxy) {
+        let (checks, cpu_us) = bench.keys.check_signatures(*algorithm)?;
+        return Ok(Sample {
+            case: case.name.to_owned(),
+            proxy: proxy.to_owned(),
+            round,
+            requests: checks,
+            cpu_us_per_request: cpu_us / checks as f64,
+            requests_per_second: checks as f64 * 1e6 / cpu_us,
+        });
+    }
     let running = match proxy {
         "bare" => bench.bare(case.tls)?,
         "nginx" => bench.nginx(case.tls)?,
@@ -69,7 +86,7 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
     };
     let script = bench.dir.path().join("load.lua");
     let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook);
-    fs::write(&script, lua(bench, case, round)?)?;
+    fs::write(&script, lua(bench, case, &running, round)?)?;
     // Connections, pools and, for tokens that count as seen, the cache.
     let warm = if once { bench.dir.path().join("warm.lua") } else { script.clone() };
     if once {
@@ -91,12 +108,13 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
 }
 
 /// The requests of a case as a wrk script, made beforehand so that the load costs little.
-fn lua(bench: &Bench, case: &Case, round: usize) -> Result<String, Failure> {
+fn lua(bench: &Bench, case: &Case, running: &Running, round: usize) -> Result<String, Failure> {
     let list = match &case.traffic {
         Traffic::Plain => return Ok(format!("wrk.path = '{}'", case.path)),
         Traffic::Seen(algorithm) => bearer(bench, *algorithm, SEEN)?,
         Traffic::New(algorithm) => bearer(bench, *algorithm, ONCE)?,
         Traffic::Webhook => return Ok(deliveries(case.path, round)),
+        Traffic::Session => return people(case.path, running),
     };
     let stop = if matches!(case.traffic, Traffic::New(_)) {
         "if i > #tokens then wrk.thread:stop() i = 1 end"
@@ -127,6 +145,20 @@ fn bearer(bench: &Bench, algorithm: Algorithm, count: usize) -> Result<String, F
     }
     made.insert(key, list.clone());
     Ok(list)
+}
+
+fn people(path: &str, running: &Running) -> Result<String, Failure> {
+    let mut list = String::new();
+    for _ in 0..PEOPLE {
+        write!(list, "'{}',", crate::person::log_in(running.address, path)?)?;
+    }
+    Ok(format!(
+        "local cookies = {{{list}}}
+        local requests, i = {{}}, 0
+        init = function() for n, c in ipairs(cookies) do requests[n] = wrk.format('GET', '{path}', {{Host = 'localhost:{}', Cookie = c}}) end end
+        request = function() i = i % #requests + 1 return requests[i] end",
+        running.address.port()
+    ))
 }
 
 fn deliveries(path: &str, round: usize) -> String {

@@ -9,6 +9,7 @@
 mod bare;
 mod load;
 mod peers;
+mod person;
 mod report;
 mod tokens;
 
@@ -24,6 +25,14 @@ pub struct Sample {
     /// User and system time of all threads of the proxy.
     pub cpu_us_per_request: f64,
     pub requests_per_second: f64,
+}
+
+/// What is kept of a whole run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Figures {
+    /// With the configuration of the demo, less its provider and samples: PSS when idle.
+    pub idle_mib: f64,
+    pub samples: Vec<Sample>,
 }
 
 /// Where raw figures are kept.
@@ -71,10 +80,17 @@ fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
             }
         }
     }
+    let figures = Figures { idle_mib: idle_mib(&bench)?, samples };
     if only.is_none() {
-        std::fs::create_dir_all(results().parent().unwrap_or(&results()))?;
-        std::fs::write(results(), serde_json::to_vec_pretty(&samples)?)?;
+        std::fs::write(results(), serde_json::to_vec_pretty(&figures)?)?;
     }
-    print!("{}", report::table(&samples));
+    print!("{}", report::table(&figures));
     Ok(())
+}
+
+/// Memory of a Doorward that has started, and then been left alone for a moment.
+fn idle_mib(bench: &peers::Bench) -> Result<f64, Failure> {
+    let demo = bench.demo()?;
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    demo.memory_mib()
 }

@@ -4,16 +4,15 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tempfile::TempDir;
 
 use crate::{
-    Failure,
+    Failure, person,
     tokens::{AUDIENCE, Keys},
 };
 
@@ -22,6 +21,10 @@ pub struct Bench {
     pub dir: TempDir,
     pub keys: Keys,
     pub upstream: SocketAddr,
+    /// The port of the Doorward under test, which the provider must know.
+    port: u16,
+    /// The issuer of people.
+    people: String,
     _nginx: Killed,
 }
 
@@ -43,6 +46,13 @@ pub struct Running {
 }
 
 impl Running {
+    /// What the process holds of the machine's memory, shared pages by its share, in MiB.
+    pub fn memory_mib(&self) -> Result<f64, Failure> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process.0.id()))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+
     /// User and system time so far, in microseconds, of the process and of its children (nginx works in one).
     pub fn cpu_us(&self) -> Result<f64, Failure> {
         let id = self.process.0.id();
@@ -86,7 +96,8 @@ impl Bench {
         let nginx =
             nginx(dir.path(), "upstream", UPSTREAM_CORE, &format!("server {{ listen {upstream}; {locations} }}"))?;
         wait_for(upstream)?;
-        Ok(Self { dir, keys, upstream, _nginx: nginx })
+        let port = free_address()?.port();
+        Ok(Self { dir, keys, upstream, port, people: person::provider(&[port])?, _nginx: nginx })
     }
 
     pub fn issuer(&self) -> String {
@@ -123,26 +134,59 @@ impl Bench {
 
     /// Doorward with one worker, the audit trail on and nothing logged.
     pub fn doorward(&self, tls: bool) -> Result<Running, Failure> {
-        let address = free_address()?;
-        let home = TempDir::new_in(self.dir.path())?.keep();
-        fs::write(home.join("webhook"), crate::load::WEBHOOK_SECRET)?;
-        fs::write(home.join("token"), "upstream-token")?;
-        fs::write(home.join("session.key"), STANDARD.encode([7; 32]))?;
+        let home = self.home()?;
         let shared = self.dir.path().display().to_string();
         let tls = match tls {
             true => format!("tls: {{certificates: [{{chain: {shared}/tls.crt, key: {shared}/tls.key}}]}}"),
             false => String::new(),
         };
         let yaml = CONFIG
-            .replace("{address}", &address.to_string())
+            .replace("{address}", &self.address().to_string())
             .replace("{tls}", &tls)
-            .replace("{home}", &home.display().to_string())
             .replace("{upstream}", &self.upstream.to_string())
-            .replace("{audience}", AUDIENCE);
+            .replace("{audience}", AUDIENCE)
+            .replace("{people}", &self.people)
+            .replace("{client}", person::CLIENT.0);
         fs::write(home.join("doorward.yaml"), yaml)?;
         let mut command = pinned(PROXY_CORE, env!("CARGO_BIN_EXE_doorward"));
         command.arg("serve").arg(home.join("doorward.yaml")).stdout(Stdio::null());
-        running(command.spawn()?, address)
+        running(command.spawn()?, self.address())
+    }
+
+    /// Doorward with the configuration of the demo, on all cores. Its provider and samples are in other processes.
+    pub fn demo(&self) -> Result<Running, Failure> {
+        let home = self.home()?;
+        let mut yaml = include_str!("../../src/demo/doorward.yaml")
+            .replace("{port}", &self.port.to_string())
+            .replace("{issuer}", &self.people)
+            .replace("{audience}", AUDIENCE)
+            .replace("{client}", person::CLIENT.0)
+            .replace("{agent}", "agent");
+        for upstream in ["{event_listener}", "{dashboard}", "{kubernetes}"] {
+            yaml = yaml.replace(upstream, &self.upstream.to_string());
+        }
+        fs::write(home.join("doorward.yaml"), yaml)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("serve").arg(home.join("doorward.yaml")).stdout(Stdio::null());
+        running(command.spawn()?, self.address())
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// A folder with the secrets, and one in it that nobody watches for changes.
+    fn home(&self) -> Result<PathBuf, Failure> {
+        let home = TempDir::new_in(self.dir.path())?.keep();
+        fs::create_dir(home.join("state"))?;
+        for (name, text) in [
+            ("webhook.secret", crate::load::WEBHOOK_SECRET),
+            ("cluster.token", "upstream-token"),
+            ("client.secret", person::CLIENT.1),
+        ] {
+            fs::write(home.join(name), text)?;
+        }
+        Ok(home)
     }
 }
 
@@ -158,14 +202,21 @@ issuers:
     issuer: http://{upstream}
     audiences: [\"{audience}\"]
     clients: [{id: bench, kind: human}]
+  - name: people
+    issuer: {people}
+    audiences: [\"{audience}\"]
+    username: \"people:{sub}\"
+    kind: human
+    login: {client: {id: \"{client}\", secret: {file: client.secret}}, scopes: [profile, email, groups]}
 upstreams:
   - {name: plain, url: \"http://{upstream}\"}
-  - {name: cluster, url: \"http://{upstream}\", credential: {bearer: {file: {home}/token}}}
+  - {name: cluster, url: \"http://{upstream}\", credential: {bearer: {file: cluster.token}}}
 webhooks:
-  - {name: github, sender: github, secrets: [{secret: {file: {home}/webhook}}]}
+  - {name: github, sender: github, secrets: [{secret: {file: webhook.secret}}]}
 routes:
   - {name: plain, kind: http, hosts: [\"127.0.0.1\"], paths: [/plain/*, /big], schemes: [anonymous], upstream: plain}
   - {name: cluster, kind: kubernetes, hosts: [\"127.0.0.1\"], paths: [/apis/*], schemes: [bearer], upstream: cluster}
+  - {name: browser, kind: kubernetes, hosts: [localhost], paths: [/apis/*], schemes: [session], upstream: cluster}
   - name: hooks
     kind: webhook
     hosts: [\"127.0.0.1\"]
@@ -174,16 +225,16 @@ routes:
     webhook: github
     upstream: plain
 grants:
-  - {id: developers, who: {groups: [developers]}, kubernetes_groups: [\"tekton:developers\"]}
-  - {id: on-call, who: {groups: [on-call]}, kubernetes_groups: [\"tekton:on-call\"]}
+  - {id: developers, who: {issuers: [bench, people], groups: [developers]}, kubernetes_groups: [\"tekton:developers\"]}
+  - {id: on-call, who: {issuers: [bench, people], groups: [on-call]}, kubernetes_groups: [\"tekton:on-call\"]}
 rules:
   - {id: everybody, on: {routes: [plain]}, who: {anonymous: true}, do: allow}
   - {id: no-exec, on: {routes: [cluster], kubernetes: {resources: [pods/exec]}}, do: deny}
-  - {id: read, on: {routes: [cluster], kubernetes: {verbs: [read], api_groups: [tekton.dev], namespaces: [ci]}}, who: {groups: [developers], kind: human}, do: allow}
-  - {id: run, on: {routes: [cluster], kubernetes: {verbs: [create], api_groups: [tekton.dev], namespaces: [ci]}}, who: {groups: [developers], kind: human}, do: allow}
+  - {id: read, on: {routes: [cluster, browser], kubernetes: {verbs: [read], api_groups: [tekton.dev], namespaces: [ci]}}, who: {issuers: [bench, people], groups: [developers], kind: human}, do: allow}
+  - {id: run, on: {routes: [cluster], kubernetes: {verbs: [create], api_groups: [tekton.dev], namespaces: [ci]}}, who: {issuers: [bench, people], groups: [developers], kind: human}, do: allow}
   - {id: hooks, on: {routes: [hooks], event: [push]}, who: {webhooks: [github]}, do: allow}
-store: {path: {home}/doorward.redb}
-audit: {sink: {file: {path: {home}/audit.jsonl, max_size: 64MiB, keep: 2}}}
+store: {path: state/doorward.redb}
+audit: {sink: {file: {path: state/audit.jsonl, max_size: 64MiB, keep: 2}}}
 log: {filter: error}
 ";
 

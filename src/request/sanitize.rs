@@ -199,7 +199,8 @@ impl<B> CleanRequest<B> {
     /// Takes the query away, because a secret is in it.
     pub(crate) fn drop_query(&mut self) {
         // A path alone is always a target.
-        self.target = PathAndQuery::try_from(self.target.path()).unwrap_or_else(|_| PathAndQuery::from_static("/"));
+        let path = PathAndQuery::try_from(self.path());
+        self.head.target = path.unwrap_or_else(|_| PathAndQuery::from_static("/"));
     }
 
     pub fn query(&self) -> Option<&str> {
