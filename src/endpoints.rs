@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 use tower::ServiceExt;
@@ -20,7 +20,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use crate::{
     authn::Kind,
     error::{Reason, Rejection},
-    oidc::LoginRequest,
+    oidc::{LoginRequest, backchannel},
     pages::{self, SessionTimes, WhoAmIView},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sessions::{Origin, Session},
@@ -35,6 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 struct Context {
     snapshot: Arc<Snapshot>,
     request: Arc<CleanRequest<()>>,
+    body: Bytes,
     origin: Option<Origin>,
 }
 
@@ -56,7 +57,7 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// Answers a request to one of our own paths. Its body is not read: none of the endpoints takes one.
+    /// Answers a request to one of our own paths. Its body is read for a back-channel logout alone.
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -65,12 +66,18 @@ impl Endpoints {
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
         let id = request.meta().id_line.clone();
-        let (request, _) = request.take_body();
+        let (request, body) = request.take_body();
+        let body = if request.path() == backchannel::PATH { read(body).await? } else { Bytes::new() };
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
         *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;
         let origin = request.origin();
-        inner.extensions_mut().insert(Context { snapshot: Arc::clone(snapshot), request: Arc::new(request), origin });
+        inner.extensions_mut().insert(Context {
+            snapshot: Arc::clone(snapshot),
+            request: Arc::new(request),
+            body,
+            origin,
+        });
         let response = match self.0.clone().oneshot(inner).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -87,6 +94,15 @@ impl Endpoints {
             .map_err(|error| Rejection::new(Reason::Internal, "the page could not be made").because(error))?;
         Ok(Response::from_parts(parts, body.to_bytes()))
     }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Rejection> {
+    let whole = tokio::time::timeout(TIMEOUT, Limited::new(body, backchannel::MAX_BODY).collect()).await;
+    let whole = whole.map_err(|_| Rejection::new(Reason::BodyTimeout, "the body took too long"))?;
+    let whole = whole.map_err(|error| {
+        Rejection::new(Reason::BodyTooLarge, "the body is longer than 32 KiB, or was cut short").because(error)
+    })?;
+    Ok(whole.to_bytes())
 }
 
 fn name(path: &str) -> &'static str {
@@ -114,6 +130,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         path: context.request.path(),
         query: context.request.query(),
         headers: context.request.headers(),
+        body: &context.body,
         request_id: &request_id,
     };
     match context.snapshot.login.answer(request).await {

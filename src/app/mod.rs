@@ -4,6 +4,7 @@ mod operator;
 mod reload;
 mod revoke;
 mod run;
+mod sessions;
 
 use std::{
     io,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{App, revoke};
+use super::{App, revoke, sessions};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
     audit::{Note, Operator},
@@ -34,7 +34,7 @@ impl Operators {
     }
 }
 
-const KNOWN: &str = "reload, revocations, revoke, status";
+const KNOWN: &str = "end-sessions, reload, revocations, revoke, sessions, status";
 
 /// A command as the audit trail has it: with its arguments, none of which is a secret.
 fn written(command: &Command) -> String {
@@ -79,6 +79,8 @@ impl Commands for Operators {
                     Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
                 }
                 "revoke" => revoke::revoke(&self.app, command).await,
+                "sessions" => sessions::list(&self.app, command).await,
+                "end-sessions" => sessions::end(&self.app, command).await,
                 "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
                 other => {
                     Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))

@@ -68,6 +68,9 @@ enum Command {
     /// Show how a running Doorward is.
     Status(operator::OperatorArgs),
     Revoke(operator::RevokeArgs),
+    /// List or end the browser sessions of a person in a running Doorward.
+    #[command(subcommand)]
+    Sessions(operator::SessionsCommand),
     /// List the tokens and subjects that are revoked in a running Doorward.
     Revocations(operator::OperatorArgs),
 }
@@ -165,6 +168,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),
+        Command::Sessions(asked) => Ok(operator::sessions(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),
     }
 }

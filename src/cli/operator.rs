@@ -61,6 +61,45 @@ pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
     command("revoke", Value::Object(arguments), &args.operator, out)
 }
 
+/// The browser sessions of a person.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum SessionsCommand {
+    /// List them: where and when they began, when they were last used, when they end.
+    List(PersonArgs),
+    /// End them everywhere, open streams included. The person may sign in again; `doorward revoke` shuts them out.
+    End {
+        #[command(flatten)]
+        person: PersonArgs,
+        /// Only this one, as `list` shows it.
+        #[arg(long, value_name = "SESSION")]
+        session: Option<String>,
+    },
+}
+
+/// Whose sessions.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PersonArgs {
+    /// The issuer where they sign in: its name in the configuration or its identifier.
+    #[arg(long, value_name = "NAME|URL")]
+    pub issuer: String,
+    /// The person (`sub`).
+    #[arg(long, value_name = "SUB")]
+    pub subject: String,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+/// Lists or ends sessions. Gives the exit status as [`run`].
+pub fn sessions(asked: &SessionsCommand, out: &mut impl Write) -> io::Result<u8> {
+    let (name, person, session) = match asked {
+        SessionsCommand::List(person) => ("sessions", person, None),
+        SessionsCommand::End { person, session } => ("end-sessions", person, session.as_ref()),
+    };
+    let given = [("issuer", Some(&person.issuer)), ("subject", Some(&person.subject)), ("session", session)];
+    let arguments = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect();
+    command(name, Value::Object(arguments), &person.operator, out)
+}
+
 /// Sends a command without arguments and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
 pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     command(name, Value::Null, args, out)

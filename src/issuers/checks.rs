@@ -36,6 +36,14 @@ pub struct Checked {
     pub expires: Timestamp,
 }
 
+/// The same, of a token that need not name a subject.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub audiences: Vec<Box<str>>,
+    pub not_before: Option<Timestamp>,
+    pub expires: Timestamp,
+}
+
 /// What is asked of an access token of one issuer.
 #[derive(Debug)]
 pub struct AccessTokenChecks {
@@ -212,7 +220,7 @@ impl AccessTokenChecks {
         Ok(())
     }
 
-    fn check_algorithm(&self, header: &Header) -> Result<(), TokenError> {
+    pub(super) fn check_algorithm(&self, header: &Header) -> Result<(), TokenError> {
         if self.algorithms.contains(&header.algorithm) {
             return Ok(());
         }
@@ -223,6 +231,17 @@ impl AccessTokenChecks {
     }
 
     fn check_common(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Checked, TokenError> {
+        let Registered { audiences, not_before, expires } = self.check_registered(claims, now)?;
+        let subject = subject(claims)?.ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
+        Ok(Checked { subject, audiences, not_before, expires })
+    }
+
+    /// What is asked of every token: issuer, times, audiences that can be read.
+    pub(super) fn check_registered(
+        &self,
+        claims: &Map<String, Value>,
+        now: Timestamp,
+    ) -> Result<Registered, TokenError> {
         match claims.get("iss") {
             Some(Value::String(issuer)) if **issuer == *self.issuer => {}
             other => {
@@ -241,12 +260,11 @@ impl AccessTokenChecks {
             return Err(TokenError::Lifetime { came: lifetime, limit: self.max_lifetime });
         }
         check_sender_constraint(claims)?;
-        let subject = subject(claims)?.ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
         let audiences = audiences(claims)?.ok_or_else(|| TokenError::Audience {
             came: Quoted::json(None),
             expected: self.audiences.iter().map(ToString::to_string).collect(),
         })?;
-        Ok(Checked { subject, audiences, not_before, expires })
+        Ok(Registered { audiences, not_before, expires })
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     jwt::Unverified,
     key_cache::KeyCache,
     keys::Found,
+    logout_token::LogoutToken,
     principal::{Facts, Mapping},
     single_flight::Key,
     token_error::TokenError,
@@ -78,6 +79,20 @@ impl Issuer {
         self.check_signature(&token, now, check).await?;
         let checked = check()?;
         Ok(VerifiedToken { header: token.header, claims: token.claims, checked })
+    }
+
+    /// Verifies a logout token for the client `client_id`. Waits at most for one fetch of keys.
+    pub async fn verify_logout_token(
+        &self,
+        token: &str,
+        client_id: &str,
+        now: Timestamp,
+    ) -> Result<LogoutToken, TokenError> {
+        let token = Unverified::parse(token)?;
+        self.checks.check_logout_token_header(&token)?;
+        let check = || self.checks.check_logout_token(&token.claims, client_id, now);
+        self.check_signature(&token, now, check).await?;
+        check()
     }
 
     /// Verifies an access token locally: header, signature, claims. Waits at most for one fetch of keys. Introspection
@@ -158,11 +173,11 @@ impl Issuer {
 
     /// Checks the signature with the key that the header names, of this issuer's set alone, and tells the generation of
     /// the set. Only a token that passes `check` makes a fetch for a key that is not in the set.
-    async fn check_signature(
+    async fn check_signature<T>(
         &self,
         token: &Unverified<'_>,
         now: Timestamp,
-        check: impl Fn() -> Result<Checked, TokenError>,
+        check: impl Fn() -> Result<T, TokenError>,
     ) -> Result<u64, TokenError> {
         let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(&self.name), why };
         let mut generation = self.keys.current(now).map_err(unavailable)?;

@@ -28,6 +28,7 @@ pub mod jwt;
 mod kept_keys;
 mod key_cache;
 mod keys;
+mod logout_token;
 mod lookup;
 mod metrics;
 mod principal;
@@ -56,14 +57,15 @@ pub use self::{
     client_auth::ClientAuth,
     discovery::{Metadata, secure_url},
     issuer::Issuer,
+    jwt::Unverified,
     key_cache::{KeyCache, KeyStatus},
+    logout_token::LogoutToken,
     metrics::Metrics,
     principal::{Facts, split_scopes},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
 };
 use self::{
-    jwt::Unverified,
     single_flight::Key,
     verified::{Verified, VerifiedTokens},
 };

@@ -13,7 +13,7 @@ use super::VerifiedIdToken;
 use crate::{clock::Timestamp, config::raw::Algorithm};
 
 /// How far the provider's clock may be from ours.
-const SKEW: Duration = Duration::from_secs(60);
+pub const SKEW: Duration = Duration::from_secs(60);
 
 /// How old the token of a login that has just ended can be.
 const MAX_AGE: Duration = Duration::from_secs(600);

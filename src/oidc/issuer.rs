@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::{Facts, IdTokenChecks, Issuer},
+    issuers::{Facts, IdTokenChecks, Issuer, LogoutToken},
 };
 
 /// An issuer with a `login`.
@@ -68,6 +68,10 @@ impl Provider for LoginIssuer {
             let verified = self.issuer.verify_id_token(token, &checks, self.clock.now()).await?;
             Ok(VerifiedIdToken { claims: Arc::new(verified.claims), algorithm: verified.header.algorithm })
         })
+    }
+
+    fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>> {
+        Box::pin(async move { Ok(self.issuer.verify_logout_token(token, &self.client.id, self.clock.now()).await?) })
     }
 
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {

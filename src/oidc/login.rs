@@ -10,7 +10,7 @@ use openidconnect::{
 use url::form_urlencoded;
 
 use super::{
-    LoginMetrics, Outcome, Provider,
+    LoginMetrics, Outcome, Provider, backchannel,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
@@ -42,6 +42,8 @@ pub struct LoginRequest<'a> {
     pub query: Option<&'a str>,
     /// As they were received, `Cookie`, `Origin` and `Sec-Fetch-*` included.
     pub headers: &'a HeaderMap,
+    /// Of a back-channel logout, else empty.
+    pub body: &'a [u8],
     pub request_id: &'a str,
 }
 
@@ -82,6 +84,7 @@ impl Login {
             "/oauth2/sign_out" => return Some(not_allowed(request, "GET, HEAD, POST")),
             "/oauth2/start" | CALLBACK => return Some(not_allowed(request, "GET")),
             "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
+            backchannel::PATH => Ok(self.backchannel_logout(request).await),
             _ => return None,
         };
         Some(answer.unwrap_or_else(|failure| {

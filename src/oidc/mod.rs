@@ -6,8 +6,10 @@
 //! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session
 //! /oauth2/sign_in      which provider
 //! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
+//! /oauth2/backchannel_logout <- the provider: a session ended there, so it ends here
 //! ```
 
+pub mod backchannel;
 mod callback;
 mod client;
 mod exchange;

@@ -9,6 +9,7 @@ use crate::{
     config::raw::Algorithm,
     egress::Egress,
     error::Rejection,
+    issuers::LogoutToken,
 };
 
 /// An OpenID provider as the login needs it. An issuer with a `login` is one.
@@ -33,6 +34,10 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// `crit`, no member twice, `iss`, `aud`, `exp`, `nbf`, `iat` not ahead, `sub`
     /// (OpenID Connect Core 1.0 section 3.1.3.7). May fetch a key that is new.
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>>;
+
+    /// Checks a logout token for [`Client::id`] by all rules of OpenID Connect Back-Channel Logout 1.0 section 2.6 but
+    /// whether it was used before. May fetch a key that is new.
+    fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>>;
 
     /// Who the claims of a login name: user name, kind and groups by the issuer's settings, with the scheme
     /// [`Session`](crate::authn::Scheme::Session) and exactly the scopes, credential and end given.

@@ -20,9 +20,11 @@ use url::Url;
 use super::{Client, ClientAuthentication, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
 use crate::{
     authn::{Kind, LoginFacts, Principal, Scheme},
+    clock::Timestamp,
     config::raw,
     egress::Egress,
     error::{Reason, Rejection},
+    issuers::LogoutToken,
 };
 
 /// What arrived at the token endpoint.
@@ -166,6 +168,20 @@ impl Provider for ScriptedProvider {
             let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &validation)
                 .map_err(|_| Rejection::new(Reason::SignatureInvalid, "the signature does not fit"))?;
             Ok(VerifiedIdToken { claims: Arc::new(token.claims), algorithm: raw::Algorithm::ES256 })
+        })
+    }
+
+    /// The signature alone, as above.
+    fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>> {
+        Box::pin(async move {
+            let VerifiedIdToken { claims, .. } = self.verify_id_token(token).await?;
+            let text = |name: &str| claims.get(name).and_then(Value::as_str);
+            Ok(LogoutToken {
+                subject: text("sub").map(Into::into),
+                session: text("sid").map(Into::into),
+                id: text("jti").unwrap_or_default().into(),
+                expires: Timestamp::from_secs(claims.get("exp").and_then(Value::as_i64).unwrap_or_default()),
+            })
         })
     }
 

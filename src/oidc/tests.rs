@@ -67,8 +67,15 @@ impl Browser {
         for (name, value) in extra {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
-        let request =
-            LoginRequest { origin: &self.origin, method: &method, path, query, headers: &headers, request_id: "r-1" };
+        let request = LoginRequest {
+            origin: &self.origin,
+            method: &method,
+            path,
+            query,
+            headers: &headers,
+            body: &[],
+            request_id: "r-1",
+        };
         let response = self.login.answer(request).await.expect("a path of the login");
         for line in response.headers().get_all(header::SET_COOKIE) {
             let line = line.to_str().unwrap();
@@ -351,6 +358,7 @@ async fn other_paths_are_not_ours() {
             path,
             query: None,
             headers: &headers,
+            body: &[],
             request_id: "r",
         };
         assert!(browser.login.answer(request).await.is_none(), "{path}");

@@ -36,6 +36,11 @@ impl Entry {
         Hash::parse(&self.hash)
     }
 
+    /// Whether it may belong to the provider's own session `sid`: where the provider named none, nobody can tell.
+    pub fn is_of(&self, sid: &str) -> bool {
+        self.sid.as_deref().is_none_or(|own| own == sid)
+    }
+
     /// Whether it belongs to the same login at the provider: the same session there, or, where the provider names
     /// none, the same person.
     pub fn same_login(&self, record: &Record) -> bool {
@@ -64,9 +69,31 @@ impl<'a> Index<'a> {
         Ok(self.read(now).await?.0)
     }
 
+    /// Whose the provider's own session `sid` is.
+    pub async fn subject_of(
+        store: &dyn Backend,
+        keys: &KeyRing,
+        issuer: &str,
+        sid: &str,
+        now: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
+        let key = sid_key(issuer, sid);
+        let stored = store.get(Table::SessionIndex, &key, now).await?;
+        Ok(stored.and_then(|stored| String::from_utf8(keys.open(Purpose::Index, &key, &stored.value).ok()?).ok()))
+    }
+
+    /// Writes down whose the provider's own session is, where it names one.
+    async fn note_sid(&self, record: &Record, now: Timestamp) -> Result<(), StoreError> {
+        let Some(sid) = record.provider_session() else { return Ok(()) };
+        let key = sid_key(&record.issuer_url, sid);
+        let sealed = self.keys.seal(Purpose::Index, &key, record.subject.as_bytes()).ok_or_else(unsealable)?;
+        self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
+    }
+
     /// Adds a session. Gives those that must end to make room.
     pub async fn add(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
         let entry = Entry::of(hash, record);
+        self.note_sid(record, now).await?;
         self.change(now, |entries| {
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(MAX_SESSIONS);
@@ -78,6 +105,7 @@ impl<'a> Index<'a> {
     /// Writes it anew, with this session in it.
     pub async fn keep(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
+        self.note_sid(record, now).await?;
         self.change(now, |entries| {
             if !entries.iter().any(|known| known.hash == entry.hash) {
                 entries.push(entry.clone());
@@ -119,7 +147,7 @@ impl<'a> Index<'a> {
             let value = serde_json::to_vec(&entries)
                 .ok()
                 .and_then(|plain| self.keys.seal(Purpose::Index, &self.key, &plain))
-                .ok_or_else(|| StoreError::Corrupt("the index of sessions cannot be sealed".to_owned()))?;
+                .ok_or_else(unsealable)?;
             match self.store.put(Table::SessionIndex, &self.key, value, expires, expect, now).await? {
                 Written::Done(_) => return Ok(outcome),
                 Written::Conflict(_) => {}
@@ -127,4 +155,15 @@ impl<'a> Index<'a> {
         }
         Err(StoreError::Unavailable("too many logins of one person at once".to_owned()))
     }
+}
+
+/// No key of a person: an issuer identifier is a URL.
+fn sid_key(issuer: &str, sid: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest(&SHA256, format!("sid\0{issuer}\0{sid}").as_bytes()).as_ref());
+    key
+}
+
+fn unsealable() -> StoreError {
+    StoreError::Corrupt("the index of sessions cannot be sealed".to_owned())
 }

@@ -9,6 +9,7 @@ mod index;
 pub mod keyring;
 mod metrics;
 mod origin;
+mod people;
 mod record;
 mod refresh;
 mod settings;
@@ -30,6 +31,7 @@ pub use self::{
     keyring::KeyRing,
     metrics::{Ended, SessionMetrics},
     origin::Origin,
+    people::Listed,
     record::{Hash, Tokens},
     refresh::Refreshes,
     settings::Settings,

@@ -205,7 +205,7 @@ impl Sessions {
     }
 
     /// The record as the store has it; `None` if it is gone or cannot be read.
-    async fn read(&self, hash: Hash) -> Result<Option<(Record, u64)>, StoreError> {
+    pub(super) async fn read(&self, hash: Hash) -> Result<Option<(Record, u64)>, StoreError> {
         let shared = &self.0.shared;
         let stored = shared.store.get(Table::Sessions, hash.as_bytes(), shared.clock.now()).await?;
         Ok(stored.and_then(|stored| Some((Record::open(&self.0.keys, &hash, &stored.value).ok()?, stored.version))))

@@ -26,6 +26,7 @@ mod reload;
 mod replicas;
 mod revoke;
 mod rows;
+mod sessions;
 mod store;
 mod streams;
 mod tokens;

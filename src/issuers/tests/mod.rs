@@ -8,4 +8,5 @@ mod id_tokens;
 mod introspection;
 mod key_cache;
 mod kubernetes;
+mod logout_tokens;
 mod principals;

@@ -158,6 +158,7 @@ async fn of_two_answers_at_once_one_counts() {
         path: "/oauth2/callback",
         query: Some(query),
         headers: &headers,
+        body: &[],
         request_id: "r",
     };
     let (one, other) = tokio::join!(browser.login.answer(request), browser.login.answer(request));

@@ -1,0 +1,75 @@
+//! Logout tokens: what a provider says when it ends a session (OpenID Connect Back-Channel Logout 1.0).
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{
+    checks::{self, AccessTokenChecks},
+    jwt::Unverified,
+    token_error::{Quoted, TokenError},
+};
+use crate::clock::Timestamp;
+
+/// The member of `events` that makes it a logout (section 2.4).
+const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
+/// More bytes of a `jti` or `sid` are refused.
+const MAX_ID: usize = 255;
+
+/// A logout token that is good, but may have been used before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogoutToken {
+    /// `sub`: all sessions of this person, unless `session` names one.
+    pub subject: Option<Arc<str>>,
+    /// `sid`: the provider's own session.
+    pub session: Option<Box<str>>,
+    /// `jti`.
+    pub id: Box<str>,
+    /// `exp`, without the tolerance for clocks.
+    pub expires: Timestamp,
+}
+
+impl AccessTokenChecks {
+    /// `typ` is `logout+jwt` (section 2.4, recommended), or says no more than JWT, as older providers write it.
+    pub fn check_logout_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
+        self.check_algorithm(&token.header)?;
+        let accepted = ["logout+jwt", "application/logout+jwt", "jwt", "application/jwt"];
+        match token.header.typ.as_deref() {
+            None => Ok(()),
+            Some(typ) if accepted.iter().any(|accepted| typ.eq_ignore_ascii_case(accepted)) => Ok(()),
+            Some(typ) => Err(TokenError::Type { came: Quoted::text(typ), expected: vec!["logout+jwt".to_owned()] }),
+        }
+    }
+
+    /// All rules of section 2.6 for the claims but one: whether its `jti` was seen before is the caller's part, as a
+    /// verified signature is.
+    pub fn check_logout_token(
+        &self,
+        claims: &Map<String, Value>,
+        client_id: &str,
+        now: Timestamp,
+    ) -> Result<LogoutToken, TokenError> {
+        let registered = self.check_registered(claims, now)?;
+        checks::check_audience(&registered.audiences, &[client_id.into()], claims.get("aud"))?;
+        let wrong = |name, expected| TokenError::Claim { name, came: Quoted::json(claims.get(name)), expected };
+        if claims.contains_key("nonce") {
+            return Err(TokenError::OtherKind("an ID token (it has a `nonce`)"));
+        }
+        if !claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object) {
+            return Err(wrong("events", "an object with the back-channel logout event"));
+        }
+        let text = |name| match claims.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => Ok(Some(Box::from(text.as_str()))),
+            Some(_) => Err(wrong(name, "a text of 1 to 255 bytes")),
+        };
+        let subject = checks::subject(claims)?;
+        let session = text("sid")?;
+        if subject.is_none() && session.is_none() {
+            return Err(wrong("sub", "there, or `sid` is"));
+        }
+        let id = text("jti")?.ok_or_else(|| wrong("jti", "a text of 1 to 255 bytes"))?;
+        Ok(LogoutToken { subject, session, id, expires: registered.expires })
+    }
+}

@@ -1,0 +1,110 @@
+//! The provider says that it ended a session (OpenID Connect Back-Channel Logout 1.0 sections 2.5 to 2.8). It comes without
+//! a cookie, and what it may do is decided by its token alone.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use serde_json::json;
+use url::form_urlencoded;
+
+use super::{Login, LoginRequest, bounded};
+use crate::{
+    issuers::{LogoutToken, Unverified},
+    store::{Expect, StoreError, Table, Written},
+};
+
+/// Where providers send logout tokens.
+pub const PATH: &str = "/oauth2/backchannel_logout";
+
+/// Bytes of a body that are read.
+pub const MAX_BODY: usize = 32 << 10;
+
+/// Why nothing was ended.
+enum Refusal {
+    /// The request or its token is not good.
+    Invalid(String),
+    /// Our own trouble, or that of the provider's keys; it may be sent again.
+    Unavailable(String),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl Login {
+    pub(super) async fn backchannel_logout(&self, request: LoginRequest<'_>) -> Response<Bytes> {
+        let (status, body) = match self.end_at_word_of_provider(request).await {
+            Ok(ended) => {
+                tracing::info!(request_id = request.request_id, ended, "a provider ended sessions");
+                (StatusCode::OK, Bytes::new())
+            }
+            Err(Refusal::Invalid(why)) => {
+                tracing::warn!(request_id = request.request_id, %why, "a back-channel logout was refused");
+                let body = json!({"error": "invalid_request", "error_description": why});
+                (StatusCode::BAD_REQUEST, body.to_string().into())
+            }
+            Err(Refusal::Unavailable(why)) => {
+                tracing::error!(request_id = request.request_id, %why, "a back-channel logout could not be done");
+                let body =
+                    json!({"error": "temporarily_unavailable", "error_description": "send it again in a moment"});
+                (StatusCode::SERVICE_UNAVAILABLE, body.to_string().into())
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status != StatusCode::OK {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+
+    async fn end_at_word_of_provider(&self, request: LoginRequest<'_>) -> Result<usize, Refusal> {
+        let invalid = |why: &str| Refusal::Invalid(why.to_owned());
+        if *request.method != Method::POST {
+            return Err(invalid("a logout token comes in a POST"));
+        }
+        let kind = request.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(invalid("the body is not `application/x-www-form-urlencoded`"));
+        }
+        let mut tokens = form_urlencoded::parse(request.body).filter(|(name, _)| name == "logout_token");
+        let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
+            return Err(invalid("there is not exactly one `logout_token`"));
+        };
+        // Whose it says it is chooses who checks it, and nothing else.
+        let read = Unverified::parse(&token).map_err(|error| Refusal::Invalid(bounded(&error.to_string())))?;
+        let provider = self.0.providers.iter().find(|provider| read.issuer() == Some(provider.issuer()));
+        let provider = provider.ok_or_else(|| invalid("it is of no provider that people sign in with here"))?;
+        let LogoutToken { subject, session, id, expires } =
+            provider.verify_logout_token(&token).await.map_err(|rejection| {
+                let why = bounded(rejection.detail());
+                if rejection.status().is_server_error() { Refusal::Unavailable(why) } else { Refusal::Invalid(why) }
+            })?;
+        let sessions = &self.0.sessions;
+        let (store, now) = (&sessions.shared().store, sessions.now());
+        let seen = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            format!("logout token\0{}\0{id}", provider.issuer()).as_bytes(),
+        );
+        let until = expires + super::id_token::SKEW;
+        match store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Absent, now).await? {
+            Written::Done(_) => {}
+            Written::Conflict(_) => return Err(invalid("it was used before (`jti`)")),
+        }
+        match sessions.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await {
+            Ok(ended) => Ok(ended),
+            Err(error) => {
+                // So that the provider can send it again; if that fails too it sends another.
+                let _ = store.delete(Table::Logins, seen.as_ref()).await;
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Sessions that others end: the provider by a back-channel logout, an operator by a command.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Doorward, Issuer, Upstream, log_in, now, unique, within};
+
+struct World {
+    doorward: Doorward,
+    issuer: Issuer,
+    host: String,
+    _upstream: Upstream,
+}
+
+async fn world() -> World {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "client-secret").unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+rules:
+  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    within(async {
+        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, issuer, host, _upstream: upstream }
+}
+
+impl World {
+    async fn log_in(&self) -> String {
+        log_in(&self.doorward, &self.host, "/page").await
+    }
+
+    async fn status(&self, cookie: &str) -> u16 {
+        self.doorward.get("/page", &[&format!("Host: {}", self.host), cookie]).await.status
+    }
+
+    fn logout_token(&self, change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = json!({"iss": self.issuer.url(), "aud": "doorward", "sub": "alice", "jti": unique(),
+            "iat": now(), "exp": now() + 120,
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
+        change(&mut claims);
+        self.issuer.sign_with(&json!({"alg": "ES256", "typ": "logout+jwt", "kid": "key-1"}), &claims)
+    }
+
+    async fn post(&self, body: &str) -> Answer {
+        let lines = [
+            "POST /oauth2/backchannel_logout HTTP/1.1",
+            &format!("Host: {}", self.host),
+            "Content-Type: application/x-www-form-urlencoded",
+        ];
+        self.doorward.send(&lines, body.as_bytes()).await
+    }
+
+    async fn operator(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let person = ["--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+        self.doorward.operator(&[&["sessions"], arguments, &person[..]].concat()).await
+    }
+}
+
+#[tokio::test]
+async fn the_provider_ends_sessions_without_a_cookie() {
+    let world = world().await;
+    let (one, other) = (world.log_in().await, world.log_in().await);
+    assert_eq!((world.status(&one).await, world.status(&other).await), (200, 200));
+
+    let for_another = world.logout_token(|claims| claims["aud"] = json!("another"));
+    let id_token = world.logout_token(|claims| claims["nonce"] = json!("n"));
+    let of_nobody = world.logout_token(|claims| claims["iss"] = json!("https://nobody.example"));
+    let good = world.logout_token(|_| {});
+    for (row, body) in [
+        ("another client's", format!("logout_token={for_another}")),
+        ("an ID token", format!("logout_token={id_token}")),
+        ("another issuer's", format!("logout_token={of_nobody}")),
+        ("none", String::new()),
+        ("two", format!("logout_token={good}&logout_token={good}")),
+        ("not a token", "logout_token=x.y.z".to_owned()),
+    ] {
+        let answer = world.post(&body).await;
+        assert_eq!(
+            (answer.status, answer.header("cache-control")),
+            (400, Some("no-store")),
+            "{row}: {}",
+            answer.text()
+        );
+        assert_eq!(answer.json()["error"], "invalid_request", "{row}");
+    }
+    assert_eq!((world.status(&one).await, world.status(&other).await), (200, 200), "nothing was ended");
+
+    let of_bob = world.logout_token(|claims| claims["sub"] = json!("bob"));
+    assert_eq!(world.post(&format!("logout_token={of_bob}")).await.status, 200, "no session of his is here");
+    assert_eq!(world.status(&one).await, 200);
+    let answer = world.post(&format!("logout_token={good}")).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
+    assert_eq!((world.status(&one).await, world.status(&other).await), (401, 401));
+
+    let again = world.log_in().await;
+    let replayed = world.post(&format!("logout_token={good}")).await;
+    assert_eq!(replayed.status, 400, "{}", replayed.text());
+    assert_eq!(world.status(&again).await, 200, "a token is good once");
+    let big = world.post(&format!("logout_token={}", "x".repeat(40_000))).await;
+    assert_eq!(big.status, 413);
+}
+
+#[tokio::test]
+async fn an_operator_lists_and_ends_sessions() {
+    let world = world().await;
+    let (one, other) = (world.log_in().await, world.log_in().await);
+    let (code, said) = world.operator(&["list"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let listed = said["sessions"].as_array().unwrap();
+    assert_eq!(listed.len(), 2, "{said}");
+    assert_eq!(listed[0]["origin"], format!("http://{}", world.host));
+
+    let first = listed[0]["session"].as_str().unwrap();
+    let (code, said) = world.operator(&["end", "--session", first]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((world.status(&one).await, world.status(&other).await), (401, 200));
+    let (code, said) = world.operator(&["end", "--session", first]).await;
+    assert!(code == Some(1) && said.contains("no such session"), "{said}");
+
+    let (code, said) = world.operator(&["end"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["ended"], 1);
+    assert_eq!(world.status(&other).await, 401);
+    assert_eq!(world.status(&world.log_in().await).await, 200, "they may sign in again");
+    let trail = world.doorward.audit().iter().map(Value::to_string).collect::<String>();
+    assert!(trail.contains("end-sessions") && trail.contains("laptop lost"));
+}
