@@ -50,6 +50,7 @@ impl Default for Endpoints {
                 .route("/oauth2/{*rest}", any(login))
                 .route("/.doorward/whoami", get(who_am_i))
                 .route("/.well-known/oauth-protected-resource", get(protected_resource))
+                .route("/.well-known/jwks.json", get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
                 .layer(CatchPanicLayer::new()),
         )
@@ -217,6 +218,11 @@ fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], request_id: &str) 
 
 fn texts(list: &[Arc<str>]) -> Vec<&str> {
     list.iter().map(|entry| &**entry).collect()
+}
+
+/// The public keys of assertions.
+async fn assertion_keys(Extension(context): Extension<Context>) -> AxumResponse {
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(context.snapshot.assertions.key_set())).into_response()
 }
 
 /// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2).

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod assertions;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -18,6 +19,7 @@ pub mod endpoints;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod interceptor;
 pub mod issuers;
 pub mod kubernetes;
 pub mod logging;

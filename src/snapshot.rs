@@ -14,6 +14,7 @@ use crate::{
         metrics::{RequestMetrics, RouteMetrics},
         server::AdminSettings,
     },
+    assertions::{self, Assertions},
     audit,
     authn::break_glass::BreakGlass,
     authz::{Policy, claims_named},
@@ -48,6 +49,7 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     /// Names of claims that the policy looks at, for the audit trail.
     pub claims: Option<Arc<[Arc<str>]>>,
+    pub assertions: Assertions,
     pub sessions: Sessions,
     pub login: Login,
     pub break_glass: Option<BreakGlass>,
@@ -69,6 +71,7 @@ pub struct Resolved {
     pub audit: Option<audit::Settings>,
     pub sessions: Option<sessions::Settings>,
     pub store: Option<store::Settings>,
+    assertion_keys: Option<assertions::Keys>,
     root: Arc<raw::Root>,
     routes: Routes,
     upstreams: Vec<Arc<Upstream>>,
@@ -102,6 +105,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
     let has_keys = !root.sessions.keys.is_empty();
     let store = store::Settings::resolve(&root.store, has_keys, resolver, &at.key("store"));
+    let assertion_keys = assertions::Keys::resolve(&root.assertions, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
     let mut clients = BTreeMap::new();
     for (index, issuer) in root.issuers.iter().enumerate() {
@@ -139,6 +143,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         audit,
         sessions,
         store,
+        assertion_keys,
         root: Arc::new(root.clone()),
         routes,
         upstreams: upstreams.into_values().collect(),
@@ -157,6 +162,8 @@ pub struct Shared {
     pub requests: RequestMetrics,
     /// The keys of sessions, where the configuration has none.
     pub keys: KeyRing,
+    /// The key of assertions, where the configuration has none.
+    pub assertion_keys: assertions::Keys,
 }
 
 impl Resolved {
@@ -185,6 +192,8 @@ impl Resolved {
             })
             .collect();
         let keys = settings.keys.clone().unwrap_or_else(|| shared.keys.clone());
+        let assertion_keys = self.assertion_keys.unwrap_or_else(|| shared.assertion_keys.clone());
+        let assertions = Assertions::new(&self.root.assertions, self.root.external_host.as_deref(), assertion_keys);
         let sessions = Sessions::new(settings, keys, &providers, shared.sessions.clone());
         let login = Login::new(providers, sessions.clone(), shared.logins.clone());
         let root = self.root;
@@ -200,6 +209,7 @@ impl Resolved {
             issuers: self.issuers,
             claims: claims_named(&root),
             policy: Arc::new(policy),
+            assertions,
             sessions,
             login,
             break_glass: self.break_glass,

@@ -23,6 +23,7 @@ use crate::{
         server::AdminServer,
         socket::CommandSocket,
     },
+    assertions,
     audit::{self, Note, Trail},
     authn::Principal,
     clock::Clock,
@@ -294,7 +295,10 @@ impl Parts<'_> {
         };
         let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
             .map_err(StartError::io("the session key cannot be kept beside the store"))?;
-        let shared = Shared { sessions, logins: metrics.logins.clone(), requests: requests.clone(), keys };
+        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension("assertion.pem"))
+            .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
+        let shared =
+            Shared { assertion_keys, sessions, logins: metrics.logins.clone(), requests: requests.clone(), keys };
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
         let admin = resolved.admin.clone();
         let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use super::{Authenticated, Presented, Principal, Scheme, bearer, break_glass::BreakGlass};
 use crate::{
-    audit,
+    assertions, audit,
     body::{RequestBody, Trailers},
     clock::Timestamp,
     config::raw::{Limits, RouteKind},
@@ -23,6 +23,9 @@ use crate::{
 
 /// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
 const DELIVERY_LEASE: Duration = Duration::from_secs(120);
+
+/// The largest body that somebody with a token may send to an EventListener, unless the route says otherwise.
+const MAX_CALL: usize = 10 << 20;
 
 /// What the schemes of one generation work with.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +71,8 @@ impl Authenticator<'_> {
         if schemes.contains(&Scheme::Bearer)
             && let Some(principal) = self.bearer(&mut request, route).await?
         {
-            return known(streamed(request, route)?, route, principal, record);
+            let request = self.with_body(request, route, record).await?;
+            return known(request, route, principal, record);
         }
         for scheme in schemes {
             let principal = match scheme {
@@ -98,7 +102,8 @@ impl Authenticator<'_> {
                 Scheme::Anonymous => Arc::clone(self.anonymous),
             };
             self.check_revoked(&principal)?;
-            return known(streamed(request, route)?, route, principal, record);
+            let request = self.with_body(request, route, record).await?;
+            return known(request, route, principal, record);
         }
         let missing = Rejection::new(
             Reason::CredentialMissing,
@@ -184,6 +189,29 @@ impl Authenticator<'_> {
             headers.insert(header::LOCATION, location);
         }
         Ok(Outcome::Respond(response))
+    }
+
+    /// The request with its body: as it comes, but read whole on its way to an EventListener, which gives it 5 s. What
+    /// arrives there is known by its digest, whoever sends it.
+    async fn with_body(
+        &self,
+        request: CleanRequest<Incoming>,
+        route: &Route,
+        record: &mut audit::Record,
+    ) -> Result<CleanRequest<RequestBody>, Rejection> {
+        if route.kind != RouteKind::Webhook {
+            return streamed(request, route);
+        }
+        Box::pin(async {
+            webhooks::check_json(request.headers())?;
+            let max = route.max_body.and_then(|max| usize::try_from(max).ok()).unwrap_or(MAX_CALL);
+            let (request, body) = request.take_body();
+            let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await?;
+            record.bytes_in = body.len() as u64;
+            record.body_digest = Some(assertions::sha256(&body));
+            Ok(request.with_body(RequestBody::Buffered(body)))
+        })
+        .await
     }
 
     async fn webhook(

@@ -75,7 +75,9 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str) -> Result<R
     }
     let route = match resolved.routes().find(host, url.path(), &method) {
         Ok(Target::Upstream(route)) => route,
-        Ok(Target::Own) => return Err("this is one of Doorward's own pages, which no rule decides".into()),
+        Ok(Target::Own | Target::Interceptor) => {
+            return Err("this is one of Doorward's own pages, which no rule decides".into());
+        }
         Err(miss) => return Err(Rejection::from(miss).detail().to_owned().into()),
     };
     let path = match url.query() {

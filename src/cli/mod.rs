@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod explain;
 mod explain_run;
+pub mod interceptor;
 pub mod operator;
 pub mod print_config;
 pub mod schema;
@@ -60,6 +61,7 @@ enum Command {
     PrintConfig(print_config::PrintConfigArgs),
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
+    Interceptor(interceptor::InterceptorArgs),
     /// Look at the audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -160,6 +162,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             let allowed = explain_run::run(&config.sources(), &args, &mut out)?;
             Ok(u8::from(!allowed))
         }
+        Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);

@@ -4,7 +4,7 @@
 //! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
 //! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{borrow::Cow, future::poll_fn, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     body::{OnEnd, ResponseBody},
     error::{Reason, Rejection},
+    webhooks::EventId,
 };
 
 /// The upstream has so much time even if the sender used up its own.
@@ -68,7 +69,7 @@ pub(super) fn check(status: StatusCode) -> Result<(), Rejection> {
 pub(super) async fn read<E: OnEnd>(
     response: Response<ResponseBody<E>>,
     deadline: Option<Instant>,
-) -> (Response<ResponseBody<E>>, Option<Box<str>>) {
+) -> (Response<ResponseBody<E>>, Option<EventId>) {
     let (mut parts, body) = response.into_parts();
     let bytes = match deadline {
         None => collect(body).await,
@@ -96,17 +97,15 @@ async fn collect<E: OnEnd>(mut body: ResponseBody<E>) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-/// The `eventID` of an EventListener's 202: a UUID, which labels every run that comes of the event.
-fn event_id(body: &[u8]) -> Option<Box<str>> {
+/// The `eventID` of an EventListener's 202.
+fn event_id(body: &[u8]) -> Option<EventId> {
     #[derive(Deserialize)]
-    struct Accepted {
+    struct Accepted<'a> {
         #[serde(rename = "eventID")]
-        event_id: Box<str>,
+        event_id: Cow<'a, str>,
     }
-    let accepted: Accepted = serde_json::from_slice(body).ok()?;
-    let is_id = (1..=63).contains(&accepted.event_id.len())
-        && accepted.event_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    is_id.then_some(accepted.event_id)
+    let accepted: Accepted<'_> = serde_json::from_slice(body).ok()?;
+    EventId::parse(&accepted.event_id)
 }
 
 #[cfg(test)]
@@ -123,7 +122,7 @@ mod tests {
             (r#"{}"#, None),
             ("pong", None),
         ] {
-            assert_eq!(event_id(body.as_bytes()).as_deref(), id, "{body}");
+            assert_eq!(event_id(body.as_bytes()), id.and_then(EventId::parse), "{body}");
         }
     }
 

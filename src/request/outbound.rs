@@ -8,7 +8,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::{headers, sanitize::Meta};
 use crate::{
-    audit,
+    assertions, audit,
     authn::Principal,
     authz::Permit,
     body::RequestBody,
@@ -71,6 +71,11 @@ impl Outbound {
         *request.uri_mut() = uri(permit.target().clone());
         *request.headers_mut() = headers;
         Ok(Self { request, permit, length, on_upgrade, identity })
+    }
+
+    /// Adds the signed statement of who the request is from.
+    pub fn assert(&mut self, assertion: HeaderValue) {
+        self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
     /// Has the bytes of a body that is passed on as it comes counted.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     app::App,
+    assertions::{self, Asserted},
     audit,
     authn::{self, Authenticator},
     authz::{self, authorize},
@@ -27,6 +28,7 @@ use crate::{
     config::raw::RouteKind,
     downstream::{Connection, Serve, Unfit},
     error::{Reason, Rejection},
+    interceptor,
     memory::Level,
     snapshot::Snapshot,
     upstream::{
@@ -142,6 +144,9 @@ impl Worker {
         let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
             Ok(Target::Upstream(route)) => route,
             Ok(Target::Own) => return Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await.map(own),
+            Ok(Target::Interceptor) => {
+                return Box::pin(interceptor::answer(&self.app, snapshot, request, exchange)).await.map(own);
+            }
             Err(miss) => {
                 if let Miss::Method(route) = &miss {
                     manner.route = Some(Arc::clone(route));
@@ -176,7 +181,7 @@ impl Worker {
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
         match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
-            _ => self.forward(self.decide(snapshot, authenticated, exchange)?, exchange).await,
+            _ => self.forward(self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
     }
 
@@ -191,8 +196,9 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let deadline = sender.map(|sender| delivery::deadline(sender.answer_within(), exchange.elapsed()));
+        let once = reservation.as_ref().map(webhooks::Reservation::once);
         let forward = async {
-            let ending = self.forward(self.decide(snapshot, authenticated, exchange)?, exchange).await?;
+            let ending = self.forward(self.decide(snapshot, authenticated, once, exchange)?, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
                 delivery::check(response.status())?;
             }
@@ -202,7 +208,12 @@ impl Worker {
         let forwarded = match forwarded {
             Ok(Ending::Response { response, forwarded }) => {
                 let (response, event_id) = delivery::read(response, deadline).await;
-                exchange.record().event_id = event_id;
+                if let (Some(once), Some(event)) = (once, &event_id)
+                    && snapshot.raw.interceptor.is_some()
+                {
+                    self.confirm(&once, event).await;
+                }
+                exchange.record().event_id = event_id.map(webhooks::EventId::into_inner);
                 Ok(Ending::Response { response, forwarded })
             }
             other => other,
@@ -213,11 +224,26 @@ impl Worker {
         }
     }
 
-    /// From a known caller to a request that may be sent, with the identity that it is sent under.
+    /// Tells the interceptor which event is the delivery's. An assertion that somebody saw may have been asked about
+    /// before under another, which then made no run of ours.
+    async fn confirm(&self, once: &[u8; 32], event: &webhooks::EventId) {
+        match self.app.replay.confirm_event(&assertions::hex(once), event, self.app.clock.now()).await {
+            Ok(None) => {}
+            Ok(Some(other)) => {
+                self.app.metrics.webhooks.rebound();
+                tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
+            }
+            Err(error) => tracing::warn!(%error, "which event a delivery became cannot be noted"),
+        }
+    }
+
+    /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names the
+    /// delivery that it is.
     fn decide(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
+        once: Option<[u8; 32]>,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         // Before the decision: a look at all streams after it would miss a stream that is not registered yet.
@@ -234,7 +260,27 @@ impl Worker {
         }
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
+        let assertion = match exchange.record().body_digest {
+            Some(body) if permit.route().kind == RouteKind::Webhook => {
+                let id = exchange.record().id.to_string();
+                let asserted = Asserted {
+                    principal: permit.principal(),
+                    route: permit.route(),
+                    groups: &given.groups,
+                    request_id: &id,
+                    body_sha256: &body,
+                    // Whoever comes without a delivery sends each request once.
+                    once: &once.unwrap_or_else(|| assertions::sha256(id.as_bytes())),
+                };
+                let assertion = snapshot.assertions.sign(asserted, now);
+                Some(assertion.ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))?)
+            }
+            _ => None,
+        };
         let mut outbound = Outbound::assume(permit, given.groups)?;
+        if let Some(assertion) = assertion {
+            outbound.assert(assertion);
+        }
         let record = exchange.record();
         record.identity.clone_from(&outbound.identity);
         record.upstream = Some(audit::Upstream { name: upstream, status: None });

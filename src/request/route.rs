@@ -52,6 +52,8 @@ pub enum Target {
     Upstream(Arc<Route>),
     /// To an endpoint of Doorward itself, which can never forward.
     Own,
+    /// To the interceptor, which is asked by EventListeners.
+    Interceptor,
 }
 
 /// What the route table finds.
@@ -77,6 +79,8 @@ pub struct Routes {
     /// By what follows the first label of `*.example.com`.
     wildcard: HashMap<String, Host>,
     external: Option<Arc<str>>,
+    /// The host of the interceptor.
+    interceptor: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +107,9 @@ impl Route {
 impl Routes {
     /// The form in which the host is used from here on, if any route is for it.
     pub fn host(&self, host: &str) -> Option<Arc<str>> {
+        if let Some(interceptor) = self.interceptor.as_ref().filter(|interceptor| ***interceptor == *host) {
+            return Some(Arc::clone(interceptor));
+        }
         match self.exact.get_key_value(host) {
             Some((known, _)) => Some(known.clone()),
             None => self.wildcard(host).map(|_| host.into()),
@@ -115,6 +122,9 @@ impl Routes {
     }
 
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
+        if self.interceptor.as_deref() == Some(host) {
+            return Ok(Target::Interceptor);
+        }
         let entry = self.exact.get(host).or_else(|| self.wildcard(host)).ok_or(Miss::Path)?;
         if is_own(path, entry.browser, self.external.as_deref() == Some(host)) {
             return Ok(Target::Own);
@@ -141,6 +151,7 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
     path.starts_with("/.doorward/")
         || (browser && path.starts_with("/oauth2/"))
         || (external && path.starts_with("/.well-known/oauth-protected-resource"))
+        || (external && path == "/.well-known/jwks.json")
 }
 
 /// The parts that routes speak of by name.
@@ -154,7 +165,11 @@ pub struct Named<'a> {
 
 /// Builds the table. Names, hosts and paths have been checked by then; what cannot be used is left out and reported.
 pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> Routes {
-    let mut routes = Routes { external: root.external_host.as_deref().map(Into::into), ..Routes::default() };
+    let mut routes = Routes {
+        external: root.external_host.as_deref().map(Into::into),
+        interceptor: root.interceptor.as_ref().map(|interceptor| interceptor.host.as_str().into()),
+        ..Routes::default()
+    };
     let at = At::root().key("routes");
     for (index, written) in root.routes.iter().enumerate() {
         let at = at.index(index);

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
+
 use super::{
     document::{Found, Place, Values, Wanted},
     senders::{Events, Field, Media, Shape},
@@ -9,7 +11,7 @@ use super::{
 
 /// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
 /// strangers write; numbers identify.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Facts {
     /// The `webhooks` entry.
     pub webhook: Arc<str>,
@@ -18,30 +20,43 @@ pub struct Facts {
     /// The id of the delivery, or the hash of the body where the sender gives none.
     pub delivery: Arc<str>,
     /// `push`, `pull_request`, `merge_request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<Arc<str>>,
     /// `opened`, `synchronize`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Arc<str>>,
     /// `owner/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<Arc<str>>,
     /// The number of the repository, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<Arc<str>>,
     /// The owner of the repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Arc<str>>,
     /// The branch that was pushed, or the target of a pull request, without `refs/heads/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<Arc<str>>,
     /// The tag, without `refs/tags/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<Arc<str>>,
     /// The commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<Arc<str>>,
     /// The login of who caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Arc<str>>,
     /// The number of who caused it, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor_id: Option<Arc<str>>,
     /// Whether the change comes from a fork.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fork: Option<bool>,
     /// The number of the pull request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pull_request: Option<Arc<str>>,
     /// Whether the pull request is a draft.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<bool>,
     /// Whether several refs changed at once. Then branch, tag and commit are of none of them, and a deny that names a
     /// branch or a tag holds.

@@ -12,6 +12,8 @@ use crate::error::Reason;
 pub struct WebhookMetrics {
     genuine: Family<Secret, Counter>,
     refused: Family<Refused, Counter>,
+    stopped: Counter,
+    rebound: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,12 +36,28 @@ impl WebhookMetrics {
             self.genuine.clone(),
         );
         registry.register("webhook_refused", "Deliveries that were refused", self.refused.clone());
+        registry.register("interceptor_stopped", "Triggers that the interceptor stopped", self.stopped.clone());
+        registry.register(
+            "interceptor_rebound",
+            "Deliveries that an event was bound to which the EventListener does not know: somebody else asked first",
+            self.rebound.clone(),
+        );
     }
 
     /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.
     pub fn genuine(&self, webhook: &Webhook, delivery: &Delivery) {
         let labels = Secret { webhook: webhook.name.to_string(), secret: delivery.secret_index as u64 };
         self.genuine.get_or_create(&labels).inc();
+    }
+
+    /// The interceptor stopped a trigger.
+    pub fn stopped(&self) {
+        self.stopped.inc();
+    }
+
+    /// A delivery was bound to an event that was not the EventListener's.
+    pub fn rebound(&self) {
+        self.rebound.inc();
     }
 
     /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.

@@ -5,6 +5,7 @@
 //! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new.
 
 mod document;
+mod events;
 pub mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -26,6 +27,7 @@ use http::{HeaderMap, HeaderName, Method, header};
 use serde_json::Map;
 
 pub use self::{
+    events::EventId,
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Replay, ReplayKeys, Reservation},
@@ -319,6 +321,11 @@ fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Rejection> {
         let taken: Vec<_> = taken.iter().map(|media| media.essence()).collect();
         unsupported(format!("a delivery must be {} in UTF-8", taken.join(" or ")))
     })
+}
+
+/// Refuses a body that an EventListener would not read as JSON, of a caller that is no sender of webhooks.
+pub fn check_json(headers: &HeaderMap) -> Result<(), Rejection> {
+    media(headers, &[Media::Json]).map(drop)
 }
 
 impl Media {

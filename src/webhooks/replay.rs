@@ -89,6 +89,13 @@ struct Held {
     before: Option<Committed>,
 }
 
+impl Held {
+    /// How often it was taken once more, with this time.
+    fn again(&self) -> u8 {
+        self.before.map_or(0, |before| before.again.saturating_add(1))
+    }
+}
+
 /// That a delivery was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Committed {
@@ -120,6 +127,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 impl Replay {
     pub fn new(store: Store) -> Self {
         Self { store }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
@@ -172,10 +183,19 @@ impl Reservation {
             .is_some_and(|taken| under_its_id && taken.again < redeliveries && taken.at + REDELIVERY_GAP <= now)
     }
 
+    /// What is the same for every try to deliver this delivery, and of no other: a wanted redelivery is another.
+    pub fn once(&self) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        if let Some(held) = self.held.first() {
+            context.update(&held.key);
+            context.update(&[held.again()]);
+        }
+        to_array(context.finish())
+    }
+
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
     pub async fn commit(self, now: Timestamp) -> Result<(), StoreError> {
-        let again = |before: Option<Committed>| before.map_or(0, |before| before.again.saturating_add(1));
-        self.write(now, |held| (Committed { at: now, again: again(held.before) }.encode(), now + self.window)).await
+        self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + self.window)).await
     }
 
     /// The upstream did not take it: the sender may send it again.

@@ -47,6 +47,10 @@ pub struct Root {
     pub rules: Vec<Rule>,
     /// Cases that the policy must decide as they say, for `doorward test`.
     pub tests: Vec<PolicyTest>,
+    /// What Doorward states about a delivery to its EventListener.
+    pub assertions: Assertions,
+    /// The Tekton ClusterInterceptor.
+    pub interceptor: Option<Interceptor>,
     /// Browser sessions.
     pub sessions: Sessions,
     /// Where sessions, replay ids and revocations are kept.

@@ -76,6 +76,26 @@ impl Default for Limits {
     }
 }
 
+/// Signed statements about deliveries (`Doorward-Assertion`), whose keys stand at `/.well-known/jwks.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Assertions {
+    /// Their `iss`. Default: `https://` and `external_host`, else `doorward`.
+    pub issuer: Option<String>,
+    /// Ed25519 keys in PEM (PKCS #8): the first signs, all are published. Default: one that is made and kept beside the
+    /// store; several replicas need the same.
+    pub keys: Vec<SecretSource>,
+}
+
+/// Answers EventListeners that ask whether a trigger may go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Interceptor {
+    /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it on any listener are such
+    /// questions, so no route may have it.
+    pub host: String,
+}
+
 /// Browser sessions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

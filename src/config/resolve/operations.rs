@@ -23,6 +23,20 @@ const SHARED_AUDIENCES: [(&str, &str); 5] = [
 pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
     let at = At::root();
     issuers(root, names, report);
+    if let Some(interceptor) = &root.interceptor {
+        let at = at.key("interceptor").key("host");
+        names::host(&interceptor.host, &at, report);
+        let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
+        if interceptor.host.contains('*') {
+            report.error(&at, "the interceptor's host must be one name, not a wildcard");
+        } else if let Some(route) = taken {
+            report
+                .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
+                .help("give the interceptor a Service, and so a name, of its own");
+        } else if root.external_host.as_ref() == Some(&interceptor.host) {
+            report.error(&at, "is the `external_host`, whose `/.well-known/` would be out of reach");
+        }
+    }
     if let Some(host) = &root.external_host {
         names::host(host, &at.key("external_host"), report);
         if host.starts_with('*') {

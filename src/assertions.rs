@@ -1,0 +1,315 @@
+//! What Doorward states about a request to the upstream that gets it: a signed JWT in `Doorward-Assertion`, of at most a
+//! minute, for one audience and one body. Whoever has the public keys (`/.well-known/jwks.json`) can tell a request that
+//! came through Doorward from one that came past it; [`crate::interceptor`] does so for Tekton.
+
+use std::{fs::OpenOptions, io, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderName, HeaderValue};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::{
+    authn::{Kind, Principal},
+    clock::Timestamp,
+    config::{raw, report::At, resolver::Resolver},
+    request::route::Route,
+};
+
+/// The request header of an assertion. A client's own is dropped, as every name that begins with `doorward-`.
+pub const HEADER: HeaderName = HeaderName::from_static("doorward-assertion");
+
+/// How long an assertion is good.
+pub const LIFETIME: Duration = Duration::from_secs(60);
+
+/// The `typ` of an assertion, so that no other JWT of ours passes for one.
+const TYPE: &str = "doorward-assertion+jwt";
+
+/// What an assertion says. `T` is `webhooks::Facts` where it is written and any JSON where it is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claims<T = Value> {
+    pub iss: Arc<str>,
+    /// The EventListener as `namespace/name`, or the name of the upstream.
+    pub aud: Arc<str>,
+    /// The Kubernetes user name.
+    pub sub: Arc<str>,
+    pub iat: i64,
+    pub exp: i64,
+    /// The id of the request.
+    pub jti: String,
+    /// SHA-256 of the body, in hex.
+    pub body_sha256: String,
+    /// What is the same for every try to deliver one delivery, and of no other.
+    pub once: String,
+    pub kind: Kind,
+    /// The name of the issuer or `webhook:NAME`.
+    pub issuer: Arc<str>,
+    /// The Kubernetes groups that grants gave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Arc<str>>,
+    /// The facts of the delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<T>,
+}
+
+/// The keys of a generation: the first signs, all are published.
+#[derive(Clone)]
+pub struct Keys(Arc<[AssertionKey]>);
+
+struct AssertionKey {
+    id: String,
+    /// The public key, base64url.
+    public: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+}
+
+/// Signs and checks the assertions of a generation.
+#[derive(Clone, Debug)]
+pub struct Assertions {
+    issuer: Arc<str>,
+    keys: Keys,
+}
+
+/// A request that is asserted.
+#[derive(Clone, Copy, Debug)]
+pub struct Asserted<'a> {
+    pub principal: &'a Principal,
+    pub route: &'a Route,
+    pub groups: &'a [Arc<str>],
+    pub request_id: &'a str,
+    pub body_sha256: &'a [u8; 32],
+    pub once: &'a [u8; 32],
+}
+
+/// Why an assertion is none.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    #[error("it is not signed with a key of this Doorward: {0}")]
+    Signature(#[from] jsonwebtoken::errors::Error),
+    #[error("it names no key of this Doorward, or is of another type")]
+    Key,
+    #[error("it ended {0} s ago")]
+    Expired(i64),
+}
+
+impl Keys {
+    /// From the configuration: Ed25519 keys in PEM (PKCS #8). `None` if none is configured, or if one is wrong, which
+    /// is then reported.
+    pub fn resolve(raw: &raw::Assertions, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let at = at.key("keys");
+        let mut keys = Vec::with_capacity(raw.keys.len());
+        for (index, source) in raw.keys.iter().enumerate() {
+            let at = at.index(index);
+            let Some(secret) = resolver.secret(&at, source) else { continue };
+            match AssertionKey::from_pem(secret.expose()) {
+                Some(key) => keys.push(key),
+                None => drop(
+                    resolver
+                        .report
+                        .error(&at, format!("{source} is not an Ed25519 key in PEM (PKCS #8)"))
+                        .help("make one with `openssl genpkey -algorithm ed25519`"),
+                ),
+            }
+        }
+        (!keys.is_empty() && keys.len() == raw.keys.len()).then(|| Self(keys.into()))
+    }
+
+    /// The key kept in `path`, made and written for its owner only if there is none.
+    pub fn kept_in(path: &Path) -> io::Result<Self> {
+        let broken = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let pair = Ed25519KeyPair::generate().map_err(|_| broken("no random bytes could be had"))?;
+                let der = pair.to_pkcs8v1().map_err(|_| broken("the key cannot be written"))?;
+                let text = Zeroizing::new(format!(
+                    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+                    STANDARD.encode(der.as_ref())
+                ));
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let pem = Zeroizing::new(std::fs::read(path)?);
+        AssertionKey::from_pem(&pem)
+            .map(|key| Self(Arc::new([key])))
+            .ok_or_else(|| broken("the key is not an Ed25519 key in PEM (PKCS #8)"))
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+    }
+}
+
+impl AssertionKey {
+    fn from_pem(pem: &[u8]) -> Option<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+        let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).ok()?;
+        let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        // The thumbprint of the key (RFC 7638 section 3).
+        let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#);
+        Some(Self {
+            id: BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())),
+            verifying: DecodingKey::from_ed_components(&public).ok()?,
+            public,
+            signing: EncodingKey::from_ed_pem(pem).ok()?,
+        })
+    }
+}
+
+impl Assertions {
+    /// `host` is the external host, which names this Doorward unless the configuration does.
+    pub fn new(raw: &raw::Assertions, host: Option<&str>, keys: Keys) -> Self {
+        let issuer = match (&raw.issuer, host) {
+            (Some(issuer), _) => issuer.as_str().into(),
+            (None, Some(host)) => format!("https://{host}").into(),
+            (None, None) => "doorward".into(),
+        };
+        Self { issuer, keys }
+    }
+
+    /// The value of [`HEADER`] for a request, or `None` if it cannot be signed, which only a lack of memory explains.
+    pub fn sign(&self, asserted: Asserted<'_>, now: Timestamp) -> Option<HeaderValue> {
+        let Asserted { principal, route, groups, request_id, body_sha256, once } = asserted;
+        let claims = Claims {
+            iss: Arc::clone(&self.issuer),
+            aud: audience(route),
+            sub: Arc::clone(&principal.username),
+            iat: now.as_secs(),
+            exp: (now + LIFETIME).as_secs(),
+            jti: request_id.to_owned(),
+            body_sha256: hex(body_sha256),
+            once: hex(once),
+            kind: principal.kind,
+            issuer: Arc::clone(&principal.issuer),
+            groups: groups.to_vec(),
+            delivery: principal.delivery.as_deref(),
+        };
+        self.encode(&claims)
+    }
+
+    fn encode<T: Serialize>(&self, claims: &Claims<T>) -> Option<HeaderValue> {
+        let key = self.keys.0.first()?;
+        let header = Header { typ: Some(TYPE.to_owned()), kid: Some(key.id.clone()), ..Header::new(Algorithm::EdDSA) };
+        let token = jsonwebtoken::encode(&header, claims, &key.signing).ok()?;
+        HeaderValue::try_from(token).ok()
+    }
+
+    /// Checks signature, issuer and age. Audience and body are for the caller to compare.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Unproven> {
+        let header = jsonwebtoken::decode_header(token)?;
+        let key = self.keys.0.iter().find(|key| header.kid.as_deref() == Some(&*key.id));
+        let key = key.filter(|_| header.typ.as_deref() == Some(TYPE)).ok_or(Unproven::Key)?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        // By our own clock, below.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.verifying, &validation)?.claims;
+        match now.as_secs().saturating_sub(claims.exp) {
+            late @ 0.. => Err(Unproven::Expired(late)),
+            _ => Ok(claims),
+        }
+    }
+
+    /// The public keys (RFC 7517).
+    pub fn key_set(&self) -> Value {
+        let keys = self.keys.0.iter().map(
+            |key| json!({"kty": "OKP", "crv": "Ed25519", "x": key.public, "kid": key.id, "use": "sig", "alg": "EdDSA"}),
+        );
+        json!({"keys": keys.collect::<Vec<_>>()})
+    }
+}
+
+/// For whom an assertion is.
+fn audience(route: &Route) -> Arc<str> {
+    match &route.event_listener {
+        Some(listener) => format!("{}/{}", listener.namespace, listener.name).into(),
+        None => Arc::clone(route.upstream.name()),
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.iter_mut().zip(digest(&SHA256, bytes).as_ref()).for_each(|(to, from)| *to = *from);
+    sha256
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn keys(dir: &tempfile::TempDir, name: &str) -> Keys {
+        Keys::kept_in(&dir.path().join(name)).unwrap()
+    }
+
+    fn assertions(keys: Keys) -> Assertions {
+        Assertions::new(&raw::Assertions::default(), Some("door.example"), keys)
+    }
+
+    fn claims(assertions: &Assertions) -> Claims {
+        Claims {
+            iss: Arc::clone(&assertions.issuer),
+            aud: "ci/build".into(),
+            sub: "webhook:github:repo:1".into(),
+            iat: NOW.as_secs(),
+            exp: (NOW + LIFETIME).as_secs(),
+            jti: "r".to_owned(),
+            body_sha256: String::new(),
+            once: String::new(),
+            kind: Kind::Agent,
+            issuer: "webhook:hub".into(),
+            groups: Vec::new(),
+            delivery: None,
+        }
+    }
+
+    #[test]
+    fn an_assertion_is_good_for_a_minute_and_by_its_own_keys_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = assertions(keys(&dir, "a"));
+        let token = ours.encode(&claims(&ours)).unwrap();
+        let token = token.to_str().unwrap();
+        assert_eq!(&*ours.verify(token, NOW).unwrap().sub, "webhook:github:repo:1");
+        assert!(ours.verify(token, NOW + LIFETIME - Duration::from_secs(1)).is_ok());
+        assert!(matches!(ours.verify(token, NOW + LIFETIME), Err(Unproven::Expired(0))));
+        // Kept: the next start has the same key.
+        assert!(assertions(keys(&dir, "a")).verify(token, NOW).is_ok());
+        assert!(assertions(keys(&dir, "b")).verify(token, NOW).is_err());
+        let elsewhere = Assertions::new(&raw::Assertions::default(), Some("other.example"), keys(&dir, "a"));
+        assert!(elsewhere.verify(token, NOW).is_err(), "another issuer");
+        let mut parts: Vec<_> = token.split('.').map(str::to_owned).collect();
+        parts[1] =
+            BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&Claims { sub: "root".into(), ..claims(&ours) }).unwrap());
+        assert!(ours.verify(&parts.join("."), NOW).is_err(), "other claims");
+        for token in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
+            assert!(ours.verify(token, NOW).is_err(), "{token}");
+        }
+    }
+
+    #[test]
+    fn the_published_keys_are_public() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = assertions(keys(&dir, "a")).key_set();
+        assert_eq!(set["keys"][0]["crv"], "Ed25519");
+        assert!(set["keys"][0].get("d").is_none());
+    }
+}

@@ -1,0 +1,74 @@
+//! `doorward interceptor`: the ClusterInterceptor that lets EventListeners ask this Doorward.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde_json::json;
+
+/// Print the Tekton ClusterInterceptor that leads to a Doorward whose configuration has `interceptor`, for
+/// `kubectl apply -f -`.
+#[derive(Debug, Args)]
+pub struct InterceptorArgs {
+    /// The Service in front of Doorward, which is the `host` of `interceptor` less its end `.NAMESPACE.svc`.
+    #[arg(long, default_value = "doorward-interceptor")]
+    service: String,
+    /// The namespace of the Service.
+    #[arg(long, default_value = "doorward")]
+    namespace: String,
+    /// The port of the Service.
+    #[arg(long, default_value_t = 8443)]
+    port: u16,
+    /// The authorities of the listener's certificate, in PEM. The certificate must be for `SERVICE.NAMESPACE.svc`.
+    #[arg(long)]
+    ca: PathBuf,
+}
+
+/// Prints it. An object with the label of TLS and without good authorities would end every EventListener of the cluster,
+/// so the file is looked at first.
+pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
+    let pem = std::fs::read(&args.ca)
+        .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be read: {error}", args.ca.display())))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+        let what = format!("{} holds no certificate in PEM", args.ca.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let object = json!({
+        "apiVersion": "triggers.tekton.dev/v1alpha1",
+        "kind": "ClusterInterceptor",
+        "metadata": {"name": "doorward", "labels": {"server/type": "https"}},
+        "spec": {"clientConfig": {
+            "caBundle": STANDARD.encode(&pem),
+            "service": {"name": args.service, "namespace": args.namespace, "path": "interceptor", "port": args.port},
+        }},
+    });
+    writeln!(out, "{object:#}")?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_good_authorities_make_an_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        let args = InterceptorArgs { service: "s".into(), namespace: "n".into(), port: 1, ca: ca.clone() };
+        assert!(run(&args, &mut Vec::new()).is_err(), "no file");
+        std::fs::write(&ca, "nothing").unwrap();
+        assert!(run(&args, &mut Vec::new()).is_err(), "no certificate");
+        let pem = rcgen::generate_simple_self_signed(vec!["s.n.svc".to_owned()]).unwrap().cert.pem();
+        std::fs::write(&ca, &pem).unwrap();
+        let mut out = Vec::new();
+        run(&args, &mut out).unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(object["metadata"]["labels"]["server/type"], "https");
+        assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
+    }
+}

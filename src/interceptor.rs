@@ -1,0 +1,169 @@
+//! The Tekton ClusterInterceptor: an EventListener asks here whether a trigger may go on. The answer is yes only where
+//! the request came through Doorward, and then it carries who sent it, for TriggerBindings (`extensions.doorward`).
+//!
+//! The contract: <https://tekton.dev/docs/triggers/interceptors/>. Whoever reaches the address may ask, so nothing is
+//! answered that the assertion in the question does not hold. An EventListener asks once a trigger, with one `event_id`;
+//! the first `event_id` of a delivery is the only one that goes on.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, header};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    assertions::{self, Claims, hex},
+    error::{Reason, Rejection},
+    request::{exchange::Exchange, sanitize::CleanRequest},
+    snapshot::Snapshot,
+    upstream::buffered::{self, BufferLimits},
+    webhooks::EventId,
+};
+
+/// The largest question: a body of 26 MiB as text within JSON.
+const MAX_QUESTION: usize = 64 << 20;
+
+/// Codes of `google.rpc.Code`, as Tekton's own interceptors use them.
+const INVALID_ARGUMENT: u8 = 3;
+const ALREADY_EXISTS: u8 = 6;
+const UNAUTHENTICATED: u8 = 16;
+
+/// What an EventListener asks.
+#[derive(Debug, Deserialize)]
+struct Question {
+    #[serde(default)]
+    body: String,
+    /// By Go's canonical names.
+    #[serde(default)]
+    header: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    interceptor_params: Option<BTreeMap<String, Value>>,
+    context: Context,
+}
+
+#[derive(Debug, Deserialize)]
+struct Context {
+    event_id: String,
+    /// `namespaces/NAMESPACE/triggers/NAME`.
+    trigger_id: String,
+}
+
+/// Why a trigger must not go on.
+#[derive(Debug)]
+struct Denial(u8, String);
+
+/// Answers a question that was sent to the interceptor's own host.
+pub async fn answer(
+    app: &App,
+    snapshot: &Snapshot,
+    request: CleanRequest<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Response<Bytes>, Rejection> {
+    exchange.record().endpoint = Some("interceptor");
+    if request.method() != Method::POST {
+        return Err(Rejection::new(Reason::MethodNotAllowed, "an interceptor is asked by POST"));
+    }
+    let (_, body) = request.take_body();
+    let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_QUESTION), &app.budget).await?;
+    let question: Question = serde_json::from_slice(&body).map_err(|error| {
+        Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
+    })?;
+    let decision = match decide(app, snapshot, &question).await? {
+        Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
+        Err(Denial(code, message)) => {
+            tracing::warn!(
+                trigger = question.context.trigger_id,
+                event = question.context.event_id,
+                message,
+                "a trigger was stopped"
+            );
+            app.metrics.webhooks.stopped();
+            json!({"continue": false, "status": {"code": code, "message": message}})
+        }
+    };
+    let mut response = Response::new(Bytes::from(decision.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+async fn decide(app: &App, snapshot: &Snapshot, question: &Question) -> Result<Result<Claims, Denial>, Rejection> {
+    let claims = match check(snapshot, question, app) {
+        Ok(claims) => claims,
+        Err(denial) => return Ok(Err(denial)),
+    };
+    let Some(event) = EventId::parse(&question.context.event_id) else {
+        return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
+    };
+    let bound = app.replay.bind_event(&claims.once, &event, app.clock.now()).await?;
+    Ok(match bound == event {
+        true => Ok(claims),
+        false => {
+            let message =
+                format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
+            Err(Denial(ALREADY_EXISTS, message))
+        }
+    })
+}
+
+/// All that needs no store: the assertion, for whom it is, and its body.
+fn check(snapshot: &Snapshot, question: &Question, app: &App) -> Result<Claims, Denial> {
+    let unproven = |message: String| Denial(UNAUTHENTICATED, message);
+    let mut values = question
+        .header
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case(assertions::HEADER.as_str()))
+        .flat_map(|(_, values)| values);
+    let (Some(token), None) = (values.next(), values.next()) else {
+        return Err(unproven("the request has no assertion, so it came past Doorward".to_owned()));
+    };
+    let claims = snapshot
+        .assertions
+        .verify(token, app.clock.now())
+        .map_err(|error| unproven(format!("the assertion is not good: {error}")))?;
+    if claims.body_sha256 != hex(digest(&SHA256, question.body.as_bytes()).as_ref()) {
+        return Err(unproven("the assertion is of another body".to_owned()));
+    }
+    check_audience(&claims, question)?;
+    Ok(claims)
+}
+
+/// The parameter `event_listener` of the trigger says for which EventListener (`namespace/name`) it is. Without one, the
+/// EventListener has to be in the trigger's own namespace.
+fn check_audience(claims: &Claims, question: &Question) -> Result<(), Denial> {
+    let params = question.interceptor_params.as_ref();
+    match params.and_then(|params| params.get("event_listener")) {
+        Some(Value::String(listener)) if **listener == *claims.aud => Ok(()),
+        Some(Value::String(listener)) => {
+            Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud)))
+        }
+        Some(_) => Err(Denial(INVALID_ARGUMENT, "the parameter `event_listener` is not text".to_owned())),
+        None => {
+            let namespace =
+                question.context.trigger_id.strip_prefix("namespaces/").and_then(|rest| rest.split('/').next());
+            let of_listener = claims.aud.split_once('/').map(|(namespace, _)| namespace);
+            match (namespace, of_listener) {
+                (Some(trigger), Some(listener)) if trigger == listener => Ok(()),
+                _ => Err(Denial(
+                    UNAUTHENTICATED,
+                    format!("the assertion is for {}; name it in the trigger's parameter `event_listener`", claims.aud),
+                )),
+            }
+        }
+    }
+}
+
+/// What TriggerBindings read.
+fn extension(claims: &Claims) -> Value {
+    json!({
+        "user": &*claims.sub,
+        "kind": claims.kind,
+        "issuer": &*claims.issuer,
+        "groups": claims.groups,
+        "request_id": claims.jti,
+        "delivery": claims.delivery,
+    })
+}

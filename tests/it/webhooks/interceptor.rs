@@ -1,0 +1,162 @@
+//! The assertion that an EventListener gets, and the interceptor that it asks with it.
+
+use aws_lc_rs::digest;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::{BODY, deliver};
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Answer, Reply, unique},
+};
+
+const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
+
+async fn fixture() -> Fixture {
+    Fixture::with(
+        |yaml| {
+            yaml.replace(
+                "schemes: [webhook], webhook: github, upstream: web}",
+                "schemes: [bearer, webhook], webhook: github, upstream: web, event_listener: {namespace: ci, name: build}}",
+            )
+            .replace("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
+                + "interceptor: {host: door.door.svc}\n"
+        },
+        |_| Reply::json(202, ANSWER),
+    )
+    .await
+}
+
+/// The assertion of a delivery that the fixture forwards, with its body.
+async fn asserted(fixture: &Fixture) -> (String, String) {
+    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    assert_eq!(deliver(fixture, &unique(), &body, &["Doorward-Assertion: forged"]).await.status, 202);
+    let seen = fixture.upstream.only();
+    fixture.upstream.take();
+    (seen.one("doorward-assertion").to_owned(), body)
+}
+
+/// What an EventListener asks about a trigger.
+fn question(assertion: &str, body: &str, event: &str) -> Value {
+    json!({
+        "body": body,
+        "header": {"Content-Type": ["application/json"], "Doorward-Assertion": [assertion]},
+        "context": {"event_url": "/", "event_id": event, "trigger_id": "namespaces/ci/triggers/push"},
+    })
+}
+
+async fn ask(fixture: &Fixture, question: &Value) -> Answer {
+    let head = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
+    fixture.doorward.send(&head, question.to_string().as_bytes()).await
+}
+
+/// Whether the trigger may go on, with the whole answer.
+async fn goes_on(fixture: &Fixture, question: &Value) -> (bool, Value) {
+    let answer = ask(fixture, question).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer: Value = serde_json::from_str(&answer.text()).unwrap();
+    (answer["continue"].as_bool().unwrap(), answer)
+}
+
+#[tokio::test]
+async fn a_delivery_carries_an_assertion_that_the_published_keys_prove() {
+    let fixture = fixture().await;
+    let (assertion, body) = asserted(&fixture).await;
+    let parts: Vec<&str> = assertion.split('.').collect();
+    let part = |index: usize| -> Value {
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(parts[index]).unwrap()).unwrap()
+    };
+    let set = fixture.doorward.get("/.well-known/jwks.json", &["Host: api.test"]).await;
+    let set: Value = serde_json::from_str(&set.text()).unwrap();
+    assert_eq!(set["keys"][0]["kid"], part(0)["kid"]);
+    let key = BASE64_URL_SAFE_NO_PAD.decode(set["keys"][0]["x"].as_str().unwrap()).unwrap();
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
+    aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, key)
+        .verify(format!("{}.{}", parts[0], parts[1]).as_bytes(), &signature)
+        .unwrap();
+    let claims = part(1);
+    let digest: String =
+        digest::digest(&digest::SHA256, body.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(claims["aud"], "ci/build");
+    assert_eq!(claims["sub"], "webhook:github:repo:1234");
+    assert_eq!(claims["body_sha256"], digest);
+    assert_eq!(claims["delivery"]["branch"], "main");
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 60);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_token_reaches_the_event_listener_with_the_same_assertion() {
+    let fixture = fixture().await;
+    let token = bearer(&fixture.a.token("alice", &["dev"]));
+    let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
+    let answer = fixture.doorward.send(&lines, b"{\"by\":\"a bot\"}").await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let seen = fixture.upstream.only();
+    assert!(!seen.has("authorization"));
+    let (go, answer) =
+        goes_on(&fixture, &question(seen.one("doorward-assertion"), "{\"by\":\"a bot\"}", "event-1")).await;
+    assert!(go, "{answer}");
+    assert_eq!(answer["extensions"]["doorward"]["user"], "alice");
+    let form = [lines[0], lines[1], "Content-Type: application/x-www-form-urlencoded", lines[3]];
+    assert_eq!(fixture.doorward.send(&form, b"a=1").await.status, 415, "an EventListener takes JSON");
+    let forged = "Authorization: Bearer forged";
+    assert_eq!(fixture.doorward.send(&[lines[0], lines[1], lines[2], forged], b"{}").await.status, 401);
+}
+
+#[tokio::test]
+async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else() {
+    let fixture = fixture().await;
+    let (assertion, body) = asserted(&fixture).await;
+    let good = question(&assertion, &body, "event-1");
+    let changed = |change: fn(&mut Value)| {
+        let mut question = good.clone();
+        change(&mut question);
+        question
+    };
+    for (why, question) in [
+        (
+            "no assertion",
+            changed(|question| drop(question["header"].as_object_mut().unwrap().remove("Doorward-Assertion"))),
+        ),
+        (
+            "two assertions",
+            changed(|question| {
+                let assertion = question["header"]["Doorward-Assertion"][0].clone();
+                question["header"]["Doorward-Assertion"] = json!([assertion, assertion]);
+            }),
+        ),
+        ("another body", changed(|question| question["body"] = "{}".into())),
+        ("a forged assertion", changed(|question| question["header"]["Doorward-Assertion"] = json!(["a.b.c"]))),
+        (
+            "a trigger of another namespace",
+            changed(|question| question["context"]["trigger_id"] = "namespaces/other/triggers/push".into()),
+        ),
+        (
+            "another EventListener",
+            changed(|question| question["interceptor_params"] = json!({"event_listener": "ci/deploy"})),
+        ),
+        ("an event that is none", changed(|question| question["context"]["event_id"] = "a b".into())),
+        (
+            "another event than the EventListener's",
+            changed(|question| question["context"]["event_id"] = "event-2".into()),
+        ),
+    ] {
+        let (go, answer) = goes_on(&fixture, &question).await;
+        assert!(!go, "{why}: {answer}");
+        assert!(!answer.to_string().contains(&assertion), "{why}");
+    }
+    let named = changed(|question| {
+        question["interceptor_params"] = json!({"event_listener": "ci/build"});
+        question["context"]["trigger_id"] = "namespaces/other/triggers/push".into();
+    });
+    for question in [&good, &good, &named] {
+        let (go, answer) = goes_on(&fixture, question).await;
+        assert!(go, "{answer}");
+        let who = &answer["extensions"]["doorward"];
+        assert_eq!(who["user"], "webhook:github:repo:1234");
+        assert_eq!(who["delivery"]["repository_id"], "1234");
+    }
+    assert_eq!(ask(&fixture, &json!({"body": 7})).await.status, 400);
+    assert_eq!(fixture.doorward.get("/interceptor", &["Host: door.door.svc"]).await.status, 405);
+    assert!(fixture.upstream.take().is_empty(), "nothing is forwarded");
+}
