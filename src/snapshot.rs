@@ -111,7 +111,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     for (index, issuer) in root.issuers.iter().enumerate() {
         let at = at.key("issuers").index(index);
         let Some(login) = &issuer.login else { continue };
-        let Some(client) = oidc::Client::resolve(login, resolver, &at.key("login")) else { continue };
+        let Some(client) = oidc::Client::resolve(login, &issuer.issuer, resolver, &at.key("login")) else { continue };
         let egress = match &issuer.ca {
             None => context.issuers.egress.clone(),
             Some(path) => match Egress::new(Some(&resolver.path(path))) {

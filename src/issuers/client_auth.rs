@@ -1,45 +1,73 @@
-//! How Doorward authenticates as a client of an issuer (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
+//! How Doorward proves who it is as a client of an issuer, at the token endpoint and at the introspection endpoint alike
+//! (RFC 6749 section 2.3.1, RFC 7523 section 2.2, OpenID Connect Core 1.0 section 9).
 
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header};
-use jsonwebtoken::EncodingKey;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use url::form_urlencoded;
 
 use crate::{
     clock::Timestamp,
     config::{
-        raw::{ClientAuthMethod, ClientCredentials},
+        raw::{ClientAuthMethod as Method, ClientCredentials},
         report::At,
         resolver::{Resolver, Secret},
     },
 };
 
-/// The life of an assertion, in seconds.
+/// The life of an assertion, in seconds; it is used at once.
 const ASSERTION_LIFE: i64 = 60;
 
-/// A client with what proves it.
-#[derive(Clone)]
+/// A client of one issuer, with what proves it. Two are equal if they prove the same in the same way.
+#[derive(Clone, PartialEq)]
 pub struct ClientAuth {
-    id: Box<str>,
-    proof: Proof,
+    id: Arc<str>,
+    method: Credential,
 }
 
 #[derive(Clone)]
-enum Proof {
-    Basic(HeaderValue),
+enum Credential {
+    Basic(Secret),
     Post(Secret),
-    PrivateKeyJwt { key: EncodingKey, header: Box<jsonwebtoken::Header>, audience: Arc<str> },
+    PrivateKeyJwt(AssertionKey),
+    None,
+}
+
+/// What goes along with one request to prove the client.
+#[derive(Clone, Debug)]
+pub enum Proof<'c> {
+    /// `client_secret_basic`.
+    Basic(&'c Secret),
+    /// `client_secret_post`.
+    Post(&'c Secret),
+    /// `private_key_jwt`: a fresh assertion.
+    Assertion(String),
+    /// A public client, which proves nothing.
     Public,
+}
+
+/// `client_assertion_type` beside an assertion.
+pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// The key that signs our assertions.
+#[derive(Clone)]
+struct AssertionKey {
+    /// The text that it was read from.
+    pem: Secret,
+    key: EncodingKey,
+    header: Box<Header>,
+    audience: Arc<str>,
 }
 
 #[derive(Serialize)]
 struct Assertion<'a> {
     iss: &'a str,
     sub: &'a str,
-    /// The issuer identifier alone, never an endpoint, which another issuer could have given us.
+    /// The issuer identifier alone, as RFC 7523bis asks: an assertion for one issuer is then worth nothing at another
+    /// that names the first one's endpoint as its own.
     aud: &'a str,
     jti: String,
     iat: i64,
@@ -47,63 +75,69 @@ struct Assertion<'a> {
 }
 
 impl ClientAuth {
-    /// Reads the secret or key of `raw`; problems are reported.
-    pub fn resolve(raw: &ClientCredentials, issuer: &Arc<str>, at: &At, resolver: &mut Resolver) -> Option<Self> {
+    /// Reads the secret or key of `raw` for the issuer with the identifier `issuer`. Reports every problem at its
+    /// place; `None` if there is one.
+    pub fn resolve(raw: &ClientCredentials, issuer: &str, at: &At, resolver: &mut Resolver) -> Option<Self> {
         if raw.id.is_empty() {
-            resolver.report.error(&at.key("id"), "the client id is empty");
+            resolver.report.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
         }
-        let method = raw.method.unwrap_or(match (&raw.secret, &raw.key) {
-            (None, Some(_)) => ClientAuthMethod::PrivateKeyJwt,
-            _ => ClientAuthMethod::Basic,
+        let method = raw.method.or(match (&raw.secret, &raw.key) {
+            (Some(_), None) => Some(Method::Basic),
+            (None, Some(_)) => Some(Method::PrivateKeyJwt),
+            _ => None,
         });
-        let proof = match method {
-            ClientAuthMethod::Basic => Proof::Basic(basic(&raw.id, &Self::secret(raw, at, resolver)?)?),
-            ClientAuthMethod::Post => Proof::Post(Self::secret(raw, at, resolver)?),
-            ClientAuthMethod::None => Proof::Public,
-            ClientAuthMethod::PrivateKeyJwt => {
-                let Some(source) = &raw.key else {
-                    resolver
-                        .report
-                        .error(at, "`private_key_jwt` needs a `key`")
-                        .help("add the private key, PEM (PKCS #8)");
-                    return None;
-                };
-                let at = at.key("key");
+        let method = match (method, &raw.secret, &raw.key) {
+            (Some(method @ (Method::Basic | Method::Post)), Some(source), None) => {
+                let at = at.key("secret");
                 let secret = resolver.secret(&at, source)?;
-                let Some((key, algorithm)) = signing_key(&secret) else {
+                if secret.expose_str().is_none() {
+                    resolver.report.error(&at, format!("{source} is not text"));
+                    return None;
+                }
+                if method == Method::Basic { Credential::Basic(secret) } else { Credential::Post(secret) }
+            }
+            (Some(Method::PrivateKeyJwt), None, Some(source)) => {
+                let at = at.key("key");
+                let pem = resolver.secret(&at, source)?;
+                let Some(key) = AssertionKey::new(pem, raw.key_id.clone(), issuer) else {
                     let problem = resolver.report.error(&at, format!("{source} is not a private key that can sign"));
-                    problem.help("give a PEM file (PKCS #8) with an RSA, P-256, P-384 or Ed25519 key");
+                    problem.help("PKCS #8 in PEM: RSA of 2048 bits or more, P-256, P-384 or Ed25519");
                     return None;
                 };
-                let mut header = jsonwebtoken::Header::new(algorithm);
-                header.kid = raw.key_id.clone();
-                Proof::PrivateKeyJwt { key, header: Box::new(header), audience: Arc::clone(issuer) }
+                Credential::PrivateKeyJwt(key)
+            }
+            (Some(Method::None), None, None) => Credential::None,
+            (method, ..) => {
+                let help = match method {
+                    Some(Method::Basic | Method::Post) => "this method wants `secret` and no `key`",
+                    Some(Method::PrivateKeyJwt) => "this method wants `key` and no `secret`",
+                    Some(Method::None) => "the method `none` wants neither `secret` nor `key`",
+                    None => "give `secret`, or `key`, or the method `none` for a public client",
+                };
+                resolver.report.error(at, "how we authenticate as a client is not clear").help(help);
+                return None;
             }
         };
-        Some(Self { id: raw.id.as_str().into(), proof })
+        (!raw.id.is_empty()).then(|| Self { id: raw.id.as_str().into(), method })
     }
 
-    fn secret(raw: &ClientCredentials, at: &At, resolver: &mut Resolver) -> Option<Secret> {
-        let Some(source) = &raw.secret else {
-            resolver.report.error(at, "the client has neither a `secret` nor a `key`").help("add `secret: {file: …}`");
-            return None;
-        };
-        let at = at.key("secret");
-        let secret = resolver.secret(&at, source)?;
-        if secret.expose_str().is_none() {
-            resolver.report.error(&at, format!("{source} is not text"));
-            return None;
-        }
-        Some(secret)
-    }
-
-    pub fn client_id(&self) -> &str {
+    pub fn client_id(&self) -> &Arc<str> {
         &self.id
     }
 
     /// Whether nothing proves the client.
     pub fn is_public(&self) -> bool {
-        matches!(self.proof, Proof::Public)
+        matches!(self.method, Credential::None)
+    }
+
+    /// What proves the client at `now`. The error says why no assertion can be signed.
+    pub fn proof(&self, now: Timestamp) -> Result<Proof<'_>, String> {
+        Ok(match &self.method {
+            Credential::Basic(secret) => Proof::Basic(secret),
+            Credential::Post(secret) => Proof::Post(secret),
+            Credential::PrivateKeyJwt(key) => Proof::Assertion(key.sign(&self.id, now)?),
+            Credential::None => Proof::Public,
+        })
     }
 
     /// Adds what proves the client to a form request.
@@ -113,40 +147,97 @@ impl ClientAuth {
         form: &mut form_urlencoded::Serializer<'_, String>,
         headers: &mut HeaderMap,
     ) -> Result<(), String> {
-        match &self.proof {
-            Proof::Basic(value) => {
-                headers.insert(header::AUTHORIZATION, value.clone());
+        match self.proof(now)? {
+            Proof::Basic(secret) => {
+                let value = basic(&self.id, secret).ok_or("the client secret cannot stand in a header")?;
+                headers.insert(header::AUTHORIZATION, value);
             }
             Proof::Post(secret) => {
                 form.append_pair("client_id", &self.id);
                 form.append_pair("client_secret", secret.expose_str().unwrap_or_default());
             }
+            Proof::Assertion(assertion) => {
+                form.append_pair("client_id", &self.id);
+                form.append_pair("client_assertion_type", ASSERTION_TYPE);
+                form.append_pair("client_assertion", &assertion);
+            }
             Proof::Public => {
                 form.append_pair("client_id", &self.id);
-            }
-            Proof::PrivateKeyJwt { key, header, audience } => {
-                let iat = now.as_secs();
-                let jti = uuid::Uuid::new_v4().to_string();
-                let assertion =
-                    Assertion { iss: &self.id, sub: &self.id, aud: audience, jti, iat, exp: iat + ASSERTION_LIFE };
-                let assertion = jsonwebtoken::encode(header, &assertion, key)
-                    .map_err(|error| format!("the client assertion cannot be signed: {error}"))?;
-                form.append_pair("client_id", &self.id);
-                form.append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
-                form.append_pair("client_assertion", &assertion);
             }
         }
         Ok(())
     }
 }
 
+#[cfg(test)]
+impl ClientAuth {
+    /// A client as a test writes it, with a secret as text.
+    pub fn of_test(id: &str, method: Method, secret: Option<&str>) -> Self {
+        let secret = || Secret::new(secret.unwrap_or_default().as_bytes().to_vec());
+        let method = match method {
+            Method::Basic => Credential::Basic(secret()),
+            Method::Post => Credential::Post(secret()),
+            Method::PrivateKeyJwt => panic!("see `of_test_key`"),
+            Method::None => Credential::None,
+        };
+        Self { id: id.into(), method }
+    }
+
+    /// A client that signs assertions for `issuer`.
+    pub fn of_test_key(id: &str, pem: &str, key_id: &str, issuer: &str) -> Self {
+        let key = AssertionKey::new(Secret::new(pem.as_bytes().to_vec()), Some(key_id.to_owned()), issuer).unwrap();
+        Self { id: id.into(), method: Credential::PrivateKeyJwt(key) }
+    }
+}
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Basic(one), Self::Basic(other)) | (Self::Post(one), Self::Post(other)) => one == other,
+            (Self::PrivateKeyJwt(one), Self::PrivateKeyJwt(other)) => {
+                one.pem == other.pem && one.header.kid == other.header.kid && one.audience == other.audience
+            }
+            (Self::None, Self::None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl AssertionKey {
+    /// From PKCS #8 in PEM; the algorithm follows from the key, and is found by signing.
+    fn new(pem: Secret, id: Option<String>, issuer: &str) -> Option<Self> {
+        let text = pem.expose();
+        let candidates = [
+            (EncodingKey::from_rsa_pem(text), Algorithm::RS256),
+            (EncodingKey::from_ec_pem(text), Algorithm::ES256),
+            (EncodingKey::from_ec_pem(text), Algorithm::ES384),
+            (EncodingKey::from_ed_pem(text), Algorithm::EdDSA),
+        ];
+        let (key, algorithm) = candidates.into_iter().find_map(|(key, algorithm)| {
+            let key = key.ok()?;
+            jsonwebtoken::crypto::sign(b"trial", &key, algorithm).ok()?;
+            Some((key, algorithm))
+        })?;
+        let header = Box::new(Header { kid: id, ..Header::new(algorithm) });
+        Some(Self { pem, key, header, audience: issuer.into() })
+    }
+
+    /// A fresh assertion (RFC 7523 section 3).
+    fn sign(&self, client: &str, now: Timestamp) -> Result<String, String> {
+        let (jti, iat) = (uuid::Uuid::new_v4().to_string(), now.as_secs());
+        let claims = Assertion { iss: client, sub: client, aud: &self.audience, jti, iat, exp: iat + ASSERTION_LIFE };
+        jsonwebtoken::encode(&self.header, &claims, &self.key)
+            .map_err(|error| format!("the client assertion cannot be signed: {error}"))
+    }
+}
+
 impl fmt::Debug for ClientAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = match self.proof {
-            Proof::Basic(_) => "basic",
-            Proof::Post(_) => "post",
-            Proof::PrivateKeyJwt { .. } => "private_key_jwt",
-            Proof::Public => "none",
+        let method = match self.method {
+            Credential::Basic(_) => "basic",
+            Credential::Post(_) => "post",
+            Credential::PrivateKeyJwt(_) => "private_key_jwt",
+            Credential::None => "none",
         };
         f.debug_struct("ClientAuth").field("id", &self.id).field("method", &method).finish_non_exhaustive()
     }
@@ -161,17 +252,77 @@ fn basic(id: &str, secret: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The key and the algorithm that it can sign with, found by signing.
-fn signing_key(pem: &Secret) -> Option<(EncodingKey, jsonwebtoken::Algorithm)> {
-    use jsonwebtoken::Algorithm::{ES256, ES384, EdDSA, RS256};
-    let pem = pem.expose();
-    [
-        (EncodingKey::from_rsa_pem(pem), RS256),
-        (EncodingKey::from_ec_pem(pem), ES256),
-        (EncodingKey::from_ec_pem(pem), ES384),
-        (EncodingKey::from_ed_pem(pem), EdDSA),
-    ]
-    .into_iter()
-    .filter_map(|(key, algorithm)| Some((key.ok()?, algorithm)))
-    .find(|(key, algorithm)| jsonwebtoken::crypto::sign(b"probe", key, *algorithm).is_ok())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::values::SecretSource;
+
+    const ISSUER: &str = "https://idp.example";
+
+    fn pem(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
+        rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem()
+    }
+
+    fn key(pem: &str) -> Option<AssertionKey> {
+        AssertionKey::new(Secret::new(pem.as_bytes().to_vec()), Some("k1".to_owned()), ISSUER)
+    }
+
+    #[test]
+    fn the_algorithm_follows_from_the_key() {
+        for (algorithm, expected) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Algorithm::ES384),
+            (&rcgen::PKCS_ED25519, Algorithm::EdDSA),
+            (&rcgen::PKCS_RSA_SHA256, Algorithm::RS256),
+        ] {
+            let assertion =
+                key(&pem(algorithm)).unwrap().sign("doorward", Timestamp::from_secs(1_700_000_000)).unwrap();
+            let header = jsonwebtoken::decode_header(assertion.as_bytes()).unwrap();
+            assert_eq!((header.alg, header.kid.as_deref()), (expected, Some("k1")));
+        }
+        assert!(key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_none());
+    }
+
+    #[test]
+    fn credentials_must_be_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "s3cret\n").unwrap();
+        std::fs::write(folder.path().join("key"), pem(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
+        std::fs::write(folder.path().join("binary"), [0xff, 0xfe]).unwrap();
+        let (secret, key) = (Some("secret"), Some("key"));
+        for (id, method, secret, key, expected) in [
+            ("doorward", None, secret, None, Ok("basic")),
+            ("doorward", Some(Method::Post), secret, None, Ok("post")),
+            ("doorward", None, None, key, Ok("private_key_jwt")),
+            ("doorward", Some(Method::None), None, None, Ok("none")),
+            ("doorward", None, None, None, Err("")),
+            ("doorward", None, secret, key, Err("")),
+            ("doorward", Some(Method::None), secret, None, Err("")),
+            ("doorward", Some(Method::Basic), None, key, Err("")),
+            ("doorward", Some(Method::PrivateKeyJwt), secret, None, Err("")),
+            ("doorward", None, Some("absent"), None, Err("/secret")),
+            ("doorward", None, Some("binary"), None, Err("/secret")),
+            ("doorward", None, None, secret, Err("/key")),
+            ("", Some(Method::None), None, None, Err("/id")),
+        ] {
+            let source = |name: Option<&str>| name.map(|name| SecretSource::File(name.into()));
+            let credentials =
+                ClientCredentials { id: id.to_owned(), method, secret: source(secret), key: source(key), key_id: None };
+            let mut resolver = Resolver::new(folder.path());
+            let client = ClientAuth::resolve(&credentials, ISSUER, &At::root(), &mut resolver);
+            let shown = client.as_ref().map(|client| format!("{client:?}"));
+            assert_eq!(shown.is_some(), expected.is_ok(), "{credentials:?} {:?}", resolver.report);
+            match (expected, shown) {
+                (Ok(method), Some(shown)) => {
+                    assert!(shown.contains(&format!("{method:?}")) && !shown.contains("s3cret"), "{shown}");
+                }
+                // Once, and at its place.
+                _ => {
+                    let places: Vec<&str> =
+                        resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+                    assert_eq!(Err(&*places.join(" ")), expected, "{credentials:?}");
+                }
+            }
+        }
+    }
 }

@@ -16,10 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{
-        raw::{self, IntrospectionMode},
-        resolver::Secret,
-    },
+    config::raw::{self, IntrospectionMode},
     egress::{Bounds, Egress},
 };
 
@@ -33,7 +30,7 @@ const TRIES: usize = 2;
 pub struct IntrospectionSettings {
     pub issuer: Arc<str>,
     pub raw: raw::Introspection,
-    pub secret: Option<Secret>,
+    pub client: ClientAuth,
     pub ca: Option<Vec<u8>>,
     pub endpoint: Option<Url>,
     pub timeout: Duration,
@@ -56,14 +53,8 @@ struct Asker {
 }
 
 impl Introspection {
-    pub fn new(
-        settings: IntrospectionSettings,
-        client: ClientAuth,
-        egress: Egress,
-        clock: Clock,
-        lookup: Lookup,
-    ) -> Self {
-        let asker = Arc::new(Asker { client, egress, clock, timeout: settings.timeout });
+    pub fn new(settings: IntrospectionSettings, egress: Egress, clock: Clock, lookup: Lookup) -> Self {
+        let asker = Arc::new(Asker { client: settings.client.clone(), egress, clock, timeout: settings.timeout });
         Self { settings, lookup, asker }
     }
 

@@ -54,7 +54,7 @@ use tokio::runtime::Handle;
 pub use self::{
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
-    client_auth::ClientAuth,
+    client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
     discovery::{Metadata, secure_url},
     issuer::Issuer,
     jwt::Unverified,

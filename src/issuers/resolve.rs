@@ -407,12 +407,10 @@ impl Builder<'_> {
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
             self.resolver.report.error(&at.key("timeout"), format!("{} is not between 50ms and 10s", Span(timeout)));
         }
-        let source = raw.client.secret.as_ref().or(raw.client.key.as_ref());
-        let secret = source.and_then(|source| self.resolver.secret(&at.key("client"), source));
         let settings = IntrospectionSettings {
             issuer: Arc::clone(name),
             raw: raw.clone(),
-            secret,
+            client,
             ca: ca.map(<[u8]>::to_vec),
             endpoint,
             timeout,
@@ -426,7 +424,7 @@ impl Builder<'_> {
         let outcomes = self.context.metrics.introspections.clone();
         let lookup = self.lookup(name, cache, outcomes);
         let clock = self.context.clock.clone();
-        Some(Arc::new(Introspection::new(settings, client, egress.clone(), clock, lookup)))
+        Some(Arc::new(Introspection::new(settings, egress.clone(), clock, lookup)))
     }
 
     fn token_review(&mut self, name: &Arc<str>, checks: &AccessTokenChecks) -> Option<Arc<TokenReview>> {

@@ -242,7 +242,7 @@ impl Login {
         };
         let expected = Expected {
             issuer: provider.issuer(),
-            client: &provider.client().id,
+            client: provider.client().id(),
             nonce: Nonce::Required(&flow.nonce),
             access_token,
             now: self.0.sessions.now(),

@@ -16,10 +16,11 @@ use openidconnect::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{ClientAuthentication, Metadata, Provider, bounded};
+use super::{Metadata, Provider, bounded};
 use crate::{
     clock::Timestamp,
     egress::{Bounds, EgressError},
+    issuers::{ASSERTION_TYPE, Proof},
     sessions::Tokens,
 };
 
@@ -124,22 +125,21 @@ fn client(
     let us = provider.client();
     let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(unusable)?;
     let token_url = TokenUrl::from_url(metadata.token_endpoint.clone());
-    let id = ClientId::new(us.id.to_string());
+    let id = ClientId::new(us.id().to_string());
+    let proof = us.authentication.proof(now).map_err(ExchangeError::Client)?;
     // The key set stays empty: signatures are checked by the strict check of the issuer.
-    let mut client = <Client>::new(id, issuer, JsonWebKeySet::new(Vec::new())).set_token_uri(token_url).set_auth_type(
-        match us.authentication {
-            ClientAuthentication::Basic(_) => AuthType::BasicAuth,
+    let mut client =
+        <Client>::new(id, issuer, JsonWebKeySet::new(Vec::new())).set_token_uri(token_url).set_auth_type(match proof {
+            Proof::Basic(_) => AuthType::BasicAuth,
             _ => AuthType::RequestBody,
-        },
-    );
-    if let ClientAuthentication::Basic(secret) | ClientAuthentication::Post(secret) = &us.authentication {
+        });
+    if let Proof::Basic(secret) | Proof::Post(secret) = proof {
         client = client.set_client_secret(ClientSecret::new(secret.expose_str().unwrap_or_default().to_owned()));
     }
     let mut assertion = Vec::new();
-    if let ClientAuthentication::PrivateKeyJwt(key) = &us.authentication {
-        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
-        assertion.push(("client_assertion_type", kind));
-        assertion.push(("client_assertion", key.sign(&us.id, provider.issuer(), now).map_err(unusable)?));
+    if let Proof::Assertion(text) = proof {
+        assertion.push(("client_assertion_type", ASSERTION_TYPE.to_owned()));
+        assertion.push(("client_assertion", text));
     }
     Ok((client, assertion))
 }

@@ -58,7 +58,7 @@ impl Provider for LoginIssuer {
         Box::pin(async move {
             // Nonce and access-token hash are compared by the login, which knows what it asked for.
             let checks = IdTokenChecks {
-                client_id: &self.client.id,
+                client_id: self.client.id(),
                 nonce: None,
                 max_age: None,
                 acr_values: &[],
@@ -71,7 +71,7 @@ impl Provider for LoginIssuer {
     }
 
     fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>> {
-        Box::pin(async move { Ok(self.issuer.verify_logout_token(token, &self.client.id, self.clock.now()).await?) })
+        Box::pin(async move { Ok(self.issuer.verify_logout_token(token, self.client.id(), self.clock.now()).await?) })
     }
 
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {
@@ -82,7 +82,7 @@ impl Provider for LoginIssuer {
             .ok_or_else(|| Rejection::new(Reason::IdentityRefused, "the login names no subject"))?;
         // The ID token was issued to us, which its audience proves; kinds are given by client.
         let mut claims = (**identity.claims).clone();
-        claims.entry("client_id").or_insert_with(|| (*self.client.id).into());
+        claims.entry("client_id").or_insert_with(|| (**self.client.id()).into());
         self.issuer.principal(Facts {
             claims,
             subject: subject.into(),

@@ -144,7 +144,7 @@ impl Login {
         let us = provider.client();
         let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(|_| internal())?;
         let redirect_uri = RedirectUrl::new(request.origin.url(CALLBACK)).map_err(|_| internal())?;
-        let client = CoreClient::new(ClientId::new(us.id.to_string()), issuer, JsonWebKeySet::new(Vec::new()))
+        let client = CoreClient::new(ClientId::new(us.id().to_string()), issuer, JsonWebKeySet::new(Vec::new()))
             .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
             .set_redirect_uri(redirect_uri);
         let csrf = CsrfToken::new(state.as_str().to_owned());

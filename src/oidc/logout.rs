@@ -49,7 +49,7 @@ impl Login {
         let mut url = provider.metadata()?.end_session_endpoint.clone()?;
         url.query_pairs_mut()
             .append_pair("id_token_hint", &session.tokens().id)
-            .append_pair("client_id", &provider.client().id)
+            .append_pair("client_id", provider.client().id())
             .append_pair("post_logout_redirect_uri", &request.origin.url(SIGNED_OUT));
         Some(url.into())
     }

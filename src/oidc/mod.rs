@@ -30,7 +30,7 @@ pub(crate) mod scripted;
 mod tests;
 
 pub use self::{
-    client::{AssertionKey, Client, ClientAuthentication},
+    client::Client,
     issuer::LoginIssuer,
     login::{Login, LoginRequest},
     metrics::{LoginMetrics, Outcome},

@@ -79,7 +79,7 @@ async fn check(
     let text = |name: &str| before.get(name).and_then(Value::as_str);
     let expected = Expected {
         issuer: provider.issuer(),
-        client: &provider.client().id,
+        client: provider.client().id(),
         nonce: Nonce::IfPresent(text("nonce")),
         access_token,
         now,

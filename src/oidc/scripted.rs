@@ -17,14 +17,14 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::{Client, ClientAuthentication, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
+use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
 use crate::{
     authn::{Kind, LoginFacts, Principal, Scheme},
     clock::Timestamp,
     config::raw,
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::LogoutToken,
+    issuers::{ClientAuth, LogoutToken},
 };
 
 /// What arrived at the token endpoint.
@@ -80,8 +80,7 @@ impl ScriptedProvider {
             name: name.into(),
             issuer: format!("https://{name}.example"),
             client: Client {
-                id: "doorward".into(),
-                authentication: ClientAuthentication::None,
+                authentication: ClientAuth::of_test("doorward", raw::ClientAuthMethod::None, None),
                 scopes: ["openid", "groups"].map(Into::into).to_vec(),
             },
             metadata: Mutex::new(None),
@@ -93,7 +92,7 @@ impl ScriptedProvider {
     }
 
     /// One that answers on loopback.
-    pub async fn start(name: &str, authentication: ClientAuthentication) -> Self {
+    pub async fn start(name: &str, authentication: ClientAuth) -> Self {
         let mut provider = Self::offline(name);
         let (good, key) = key_pair();
         provider.key = key;
@@ -202,7 +201,7 @@ impl Provider for ScriptedProvider {
             scheme: Scheme::Session,
             groups: groups.filter_map(Value::as_str).map(Into::into).collect(),
             scopes: identity.scopes.to_vec(),
-            client: Some(Arc::clone(&self.client.id)),
+            client: Some(Arc::clone(self.client.id())),
             actor: None,
             login: LoginFacts::default(),
             claims: Arc::clone(identity.claims),

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     authn::Presented,
-    config::resolver::Secret,
+    config::raw::ClientAuthMethod,
+    issuers::ClientAuth,
     sessions::{CookieRequest, Origin, Session, tests::Fixture},
 };
 
@@ -36,10 +37,10 @@ struct Sent {
 
 impl Browser {
     async fn new() -> Self {
-        Self::with(ClientAuthentication::Basic(Secret::new(b"s:cret/+".to_vec()))).await
+        Self::with(ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s:cret/+"))).await
     }
 
-    async fn with(authentication: ClientAuthentication) -> Self {
+    async fn with(authentication: ClientAuth) -> Self {
         let fixture = Fixture::new(ScriptedProvider::start("corp", authentication).await);
         let metrics = LoginMetrics::default();
         let providers = vec![Arc::clone(&fixture.provider) as Arc<dyn Provider>];
@@ -214,11 +215,13 @@ async fn granted_scopes_are_those_of_the_answer() {
 #[tokio::test]
 async fn we_prove_who_we_are_in_each_of_the_ways() {
     let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
-    let key = AssertionKey::from_pem(pem.as_bytes(), Some("k")).unwrap();
     for (authentication, members) in [
-        (ClientAuthentication::Post(Secret::new(b"s3cret".to_vec())), vec!["client_id", "client_secret"]),
-        (ClientAuthentication::None, vec!["client_id"]),
-        (ClientAuthentication::PrivateKeyJwt(key), vec!["client_id", "client_assertion", "client_assertion_type"]),
+        (ClientAuth::of_test("doorward", ClientAuthMethod::Post, Some("s3cret")), vec!["client_id", "client_secret"]),
+        (ClientAuth::of_test("doorward", ClientAuthMethod::None, None), vec!["client_id"]),
+        (
+            ClientAuth::of_test_key("doorward", &pem, "k", "https://corp.example"),
+            vec!["client_id", "client_assertion", "client_assertion_type"],
+        ),
     ] {
         let mut browser = Browser::with(authentication).await;
         assert_eq!(browser.sign_in().await.status(), StatusCode::SEE_OTHER);

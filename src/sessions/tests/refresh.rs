@@ -1,7 +1,7 @@
 use axum::http::StatusCode;
 
 use super::*;
-use crate::oidc::{ClientAuthentication, scripted::Script};
+use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::Script};
 
 /// A session of Alice with the refresh token `r-1`, at a provider that gives `r-2` and other groups for it.
 struct World {
@@ -10,7 +10,9 @@ struct World {
 }
 
 async fn world() -> World {
-    let at = Fixture::new(ScriptedProvider::start("corp", ClientAuthentication::None).await);
+    let at = Fixture::new(
+        ScriptedProvider::start("corp", ClientAuth::of_test("doorward", ClientAuthMethod::None, None)).await,
+    );
     let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: "i-1".to_owned() };
     let claims = json!({"sub": "alice", "groups": ["dev"], "sid": "s-1", "nonce": "n-1", "auth_time": 1});
     let new = NewSession {
