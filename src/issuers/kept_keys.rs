@@ -1,4 +1,4 @@
-//! The last good key set of an issuer on disk, for a start during an outage of the issuer.
+//! The last good key set of an issuer on disk, with its discovery document, for a start during an outage of the issuer.
 //!
 //! Whoever can write to the folder can forge tokens, so it belongs to Doorward alone.
 
@@ -13,24 +13,28 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::keys::MAX_KEY_SET;
+use super::{discovery::MAX_METADATA, keys::MAX_KEY_SET};
 use crate::clock::Timestamp;
 
 /// What one file holds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeptKeys {
     issuer: String,
-    /// When the set was fetched, in milliseconds since the Unix epoch.
+    /// When the set was last known to be that of the issuer, in milliseconds since the Unix epoch.
     fetched: i64,
     /// As the issuer sent it; it is read again with all checks.
     jwks: Box<RawValue>,
+    /// The discovery document as the issuer sent it, where one is wanted: the endpoints of introspection and login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discovery: Option<Box<RawValue>>,
 }
 
 impl KeptKeys {
-    /// `None` if `jwks` is not JSON.
-    pub fn new(issuer: &str, fetched: Timestamp, jwks: &[u8]) -> Option<Self> {
+    /// `None` if `jwks` is not JSON. A discovery document that is not is left out.
+    pub fn new(issuer: &str, fetched: Timestamp, jwks: &[u8], discovery: Option<&[u8]>) -> Option<Self> {
         let jwks = serde_json::from_slice(jwks).ok()?;
-        Some(Self { issuer: issuer.to_owned(), fetched: fetched.as_millis(), jwks })
+        let discovery = discovery.and_then(|document| serde_json::from_slice(document).ok());
+        Some(Self { issuer: issuer.to_owned(), fetched: fetched.as_millis(), jwks, discovery })
     }
 
     pub fn fetched(&self) -> Timestamp {
@@ -41,14 +45,18 @@ impl KeptKeys {
         self.jwks.get().as_bytes()
     }
 
-    /// The set kept for `issuer`, if there is one. A file of another issuer is an error.
+    pub fn discovery(&self) -> Option<&[u8]> {
+        self.discovery.as_ref().map(|document| document.get().as_bytes())
+    }
+
+    /// What is kept for `issuer`, if there is anything. A file of another issuer is an error.
     pub fn load(folder: &Path, issuer: &str) -> io::Result<Option<Self>> {
         let file = match File::open(path(folder, issuer)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         let mut text = Vec::new();
-        file.take(2 * MAX_KEY_SET as u64).read_to_end(&mut text)?;
+        file.take(2 * (MAX_KEY_SET + MAX_METADATA) as u64).read_to_end(&mut text)?;
         let kept: Self = serde_json::from_slice(&text)?;
         if kept.issuer != issuer {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the kept key set is of another issuer"));
@@ -82,10 +90,12 @@ mod tests {
     fn a_set_is_kept_for_its_own_issuer_only() {
         let folder = tempfile::tempdir().unwrap();
         assert!(KeptKeys::load(folder.path(), "https://a").unwrap().is_none());
-        let kept = KeptKeys::new("https://a", Timestamp::from_secs(7), br#"{"keys":[]}"#).unwrap();
+        let document = br#"{"issuer":"https://a"}"#;
+        let kept = KeptKeys::new("https://a", Timestamp::from_secs(7), br#"{"keys":[]}"#, Some(document)).unwrap();
         kept.save(folder.path()).unwrap();
         let loaded = KeptKeys::load(folder.path(), "https://a").unwrap().unwrap();
         assert_eq!((loaded.fetched(), loaded.jwks()), (Timestamp::from_secs(7), &br#"{"keys":[]}"#[..]));
+        assert_eq!(loaded.discovery(), Some(&document[..]));
 
         fs::copy(path(folder.path(), "https://a"), path(folder.path(), "https://b")).unwrap();
         assert!(KeptKeys::load(folder.path(), "https://b").is_err());

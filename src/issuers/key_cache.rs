@@ -4,17 +4,17 @@
 //! one case of a key that is not in the set. The states of a set:
 //!
 //! - fresh: until 80 to 90 % of the life that the answer's `Cache-Control` gives it;
-//! - stale: refreshed in the background, with growing pauses after failures, and used meanwhile;
+//! - stale: refreshed in the background, with growing pauses after failures, and used meanwhile; an alarm after an hour;
 //! - gone: `max_stale` after the last success. Tokens then fail with 503, not 401.
 //!
-//! A set that was fetched replaces the old one whole, so a key that left it is dead at once, which is at the latest 90 %
-//! of that life (at most 54 minutes) after the issuer took it out; an answer without a usable key replaces nothing. The
-//! generation changes only when the usable keys do.
+//! The periodic fetch is conditional, and 304 counts as a success. A set that was fetched replaces the old one whole, so
+//! a key that left it is dead at once, which is at the latest 90 % of that life (at most 54 minutes) after the issuer took
+//! it out; an answer without a usable key replaces nothing. The generation changes only when the usable keys do.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,6 +36,7 @@ use super::{
     kept_keys::KeptKeys,
     keys::{Keys, MAX_KEY_SET},
     metrics::{FetchLabels, IssuerLabel, Metrics},
+    validators::Validators,
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -52,6 +53,8 @@ const UNKNOWN_KID: Duration = Duration::from_secs(60);
 /// The life of a set: what its answer says, within these.
 const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+/// A set of which this time has passed since the last success is an alarm. Every set is due before.
+const ALARM: Duration = LIFE.1;
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
@@ -117,6 +120,24 @@ struct Shared {
     /// Keys that a fetch did not bring, until when.
     unknown: Cache<Box<str>, Timestamp>,
     progress: Mutex<Progress>,
+    known: Mutex<Known>,
+}
+
+/// What the last good fetches brought, for the next condition and for the file.
+#[derive(Debug, Default)]
+struct Known {
+    keys: Option<Validators>,
+    discovery: Option<Validators>,
+    /// What the file holds; none where nothing is kept.
+    kept: Option<KeptKeys>,
+}
+
+/// What came of a fetch.
+enum Fetched {
+    /// The document, and the moment of its request.
+    Whole(Response<Bytes>),
+    /// It is the one that we have; how long that one is fresh again.
+    Unchanged(Duration),
 }
 
 /// The budget for fetches that unknown keys cause. The periodic ones have their own clock.
@@ -130,6 +151,8 @@ struct Demand {
 struct Progress {
     fetched: Option<Timestamp>,
     failures: u32,
+    /// Whether the age of the set was told as an alarm.
+    alarmed: bool,
     error: Option<String>,
 }
 
@@ -152,6 +175,7 @@ impl KeyCache {
             answered: watch::Sender::new(0),
             unknown: Cache::new(1_024),
             progress: Mutex::default(),
+            known: Mutex::default(),
         });
         Self { shared, task: OnceLock::new() }
     }
@@ -253,6 +277,8 @@ impl Drop for KeyCache {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
             task.abort();
+            // An issuer that is gone alarms nobody. Where another cache took over, it tells its own age again.
+            self.shared.metrics.keys_stale.get_or_create(&self.shared.label()).set(0);
         }
     }
 }
@@ -271,6 +297,7 @@ impl Shared {
                 self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending = false;
                 self.answered.send_modify(|count| *count += 1);
             }
+            self.watch_age();
             let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
             // Not longer than half a minute, so that a clock that was set or a machine that slept is noticed.
             let pause = due.since(self.clock.now()).clamp(Duration::from_millis(10), Duration::from_secs(30));
@@ -302,12 +329,30 @@ impl Shared {
         self.due.store((self.clock.now() + pause).as_millis(), Ordering::Release);
     }
 
+    /// Tells once when the set is older than it should ever be, and once when it no longer is.
+    fn watch_age(&self) {
+        let now = self.clock.now();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fetched) = progress.fetched else { return };
+        let alarmed = now.since(fetched) > ALARM;
+        if alarmed && !progress.alarmed {
+            let error = progress.error.as_deref().unwrap_or("unknown");
+            let until = Timestamp::from_millis(self.usable_until.load(Ordering::Acquire));
+            tracing::error!(issuer = %self.settings.name, %fetched, %until, error, "the key set is stale; from `until` on its tokens are refused with 503");
+        } else if !alarmed && progress.alarmed {
+            tracing::info!(issuer = %self.settings.name, "the key set is fresh again");
+        }
+        progress.alarmed = alarmed;
+        self.metrics.keys_stale.get_or_create(&self.label()).set(i64::from(alarmed));
+    }
+
     /// How long the fetched set is fresh.
-    async fn try_fetch(&self, started: Timestamp, discover: bool) -> Result<Duration, String> {
+    async fn try_fetch(&self, started: Timestamp, periodic: bool) -> Result<Duration, String> {
         let mut trouble = None;
-        if self.settings.discover && (discover || self.metadata.load().is_none()) {
+        let mut discovery = None;
+        if self.settings.discover && (periodic || self.metadata.load().is_none()) {
             match self.fetch_metadata().await {
-                Ok(metadata) => self.metadata.store(Some(Arc::new(metadata))),
+                Ok(document) => discovery = document,
                 Err(error) => trouble = Some(error),
             }
         }
@@ -321,14 +366,28 @@ impl Shared {
             }
             (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
         };
-        let answer = self.get(url.as_str(), trusted, MAX_KEY_SET).await.map_err(|why| format!("{url}: {why}"))?;
-        let keys = Keys::parse(answer.body(), &self.settings.algorithms).map_err(|why| format!("{url}: {why}"))?;
-        for why in keys.skipped() {
-            tracing::debug!(issuer = %self.settings.name, %why, "a key is not used");
-        }
-        let life = life(answer.headers());
-        self.install(keys, started, life);
-        self.keep(started, answer.into_body()).await;
+        // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
+        let validators = self.known().keys.clone().filter(|_| periodic && self.keys.load().is_some());
+        let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
+        let (life, jwks) = match fetched {
+            Fetched::Unchanged(life) => {
+                self.succeeded(started, life);
+                (life, None)
+            }
+            Fetched::Whole(answer) => {
+                let keys =
+                    Keys::parse(answer.body(), &self.settings.algorithms).map_err(|why| format!("{url}: {why}"))?;
+                for why in keys.skipped() {
+                    tracing::debug!(issuer = %self.settings.name, %why, "a key is not used");
+                }
+                let life = life(answer.headers()).unwrap_or(DEFAULT_LIFE);
+                self.known().keys = Validators::of(&url, answer.headers(), life);
+                self.install(keys);
+                self.succeeded(started, life);
+                (life, Some(answer.into_body()))
+            }
+        };
+        self.keep(started, jwks, discovery).await;
         match trouble {
             // The keys are fresh, but endpoints that others wait for are not known.
             Some(error) if self.metadata.load().is_none() => Err(error),
@@ -336,15 +395,34 @@ impl Shared {
         }
     }
 
-    async fn fetch_metadata(&self) -> Result<Metadata, String> {
+    /// The document, if it is not the one that we have.
+    async fn fetch_metadata(&self) -> Result<Option<Bytes>, String> {
         let location = discovery::location(&self.settings.issuer);
-        let answer = self.get(&location, true, MAX_METADATA).await.map_err(|why| format!("{location}: {why}"))?;
-        Metadata::parse(answer.body(), &self.settings.issuer).map_err(|why| format!("{location}: {why}"))
+        let told = |why: String| format!("{location}: {why}");
+        let url = Url::parse(&location).map_err(|error| told(error.to_string()))?;
+        let validators = self.known().discovery.clone().filter(|_| self.metadata.load().is_some());
+        match self.get(&url, true, MAX_METADATA, validators).await.map_err(told)? {
+            Fetched::Unchanged(_) => Ok(None),
+            Fetched::Whole(answer) => {
+                let metadata = Metadata::parse(answer.body(), &self.settings.issuer).map_err(told)?;
+                self.known().discovery = Validators::of(&url, answer.headers(), DEFAULT_LIFE);
+                self.metadata.store(Some(Arc::new(metadata)));
+                Ok(Some(answer.into_body()))
+            }
+        }
     }
 
-    /// `trusted`: the address is ours or the issuer's own, so that our token may go there.
-    async fn get(&self, url: &str, trusted: bool, max_body: usize) -> Result<Response<Bytes>, String> {
-        let mut request = Request::get(url)
+    /// Fetches what stands at `url`, unless it is what `validators` are of. `trusted`: the address is ours or the
+    /// issuer's own, so that our token may go there.
+    async fn get(
+        &self,
+        url: &Url,
+        trusted: bool,
+        max_body: usize,
+        validators: Option<Validators>,
+    ) -> Result<Fetched, String> {
+        let validators = validators.filter(|validators| validators.are_of(url));
+        let mut request = Request::get(url.as_str())
             .header(header::ACCEPT, "application/json, application/jwk-set+json")
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
@@ -354,15 +432,21 @@ impl Shared {
             value.set_sensitive(true);
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
+        if let Some(validators) = &validators {
+            validators.condition(request.headers_mut());
+        }
         let bounds = Bounds { timeout: FETCH_TIMEOUT, max_body };
         let answer = self.egress.send(request, bounds).await.map_err(|error| error.to_string())?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer),
-            status => Err(format!("the answer is {status}, not 200")),
+        match (answer.status(), validators) {
+            (StatusCode::OK, _) => Ok(Fetched::Whole(answer)),
+            (StatusCode::NOT_MODIFIED, Some(validators)) => {
+                Ok(Fetched::Unchanged(life(answer.headers()).unwrap_or(validators.life)))
+            }
+            (status, _) => Err(format!("the answer is {status}, not 200")),
         }
     }
 
-    fn install(&self, keys: Keys, fetched: Timestamp, life: Duration) {
+    fn install(&self, keys: Keys) {
         let current = self.keys.load();
         let same = current.as_ref().is_some_and(|current| current.keys.fingerprint() == keys.fingerprint());
         if !same {
@@ -374,18 +458,29 @@ impl Shared {
             self.number.store(number, Ordering::Release);
             self.unknown.invalidate_all();
         }
+    }
+
+    /// The set is that of the issuer as of `fetched`.
+    fn succeeded(&self, fetched: Timestamp, life: Duration) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).fetched = Some(fetched);
         self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.as_secs());
         let usable_until = fetched + life.max(self.settings.max_stale);
         self.usable_until.store(usable_until.as_millis(), Ordering::Release);
     }
 
-    async fn keep(&self, fetched: Timestamp, body: Bytes) {
+    /// Keeps what is new of both documents beside what is known of the other, and the time.
+    async fn keep(&self, fetched: Timestamp, jwks: Option<Bytes>, discovery: Option<Bytes>) {
         let Some(folder) = self.settings.keep_in.clone() else { return };
-        let issuer = Arc::clone(&self.settings.issuer);
-        let saved = tokio::task::spawn_blocking(move || {
-            KeptKeys::new(&issuer, fetched, &body).map_or(Ok(()), |kept| kept.save(&folder))
-        });
+        let kept = {
+            let mut known = self.known();
+            let before = known.kept.take();
+            let jwks = jwks.as_deref().or_else(|| before.as_ref().map(KeptKeys::jwks));
+            let discovery = discovery.as_deref().or_else(|| before.as_ref().and_then(KeptKeys::discovery));
+            known.kept = jwks.and_then(|jwks| KeptKeys::new(&self.settings.issuer, fetched, jwks, discovery));
+            known.kept.clone()
+        };
+        let Some(kept) = kept else { return };
+        let saved = tokio::task::spawn_blocking(move || kept.save(&folder));
         if let Ok(Err(error)) = saved.await {
             tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be kept on disk");
         }
@@ -404,12 +499,24 @@ impl Shared {
             _ => return,
         };
         // A set from the future cannot be told fresh from stale.
-        if kept.fetched() > self.clock.now() {
+        let age = self.clock.now().since(kept.fetched());
+        if kept.fetched() > self.clock.now() || age >= self.settings.max_stale {
             return;
         }
         if let Ok(keys) = Keys::parse(kept.jwks(), &self.settings.algorithms) {
-            self.install(keys, kept.fetched(), Duration::ZERO);
+            self.install(keys);
+            self.succeeded(kept.fetched(), Duration::ZERO);
         }
+        if self.settings.discover
+            && let Some(Ok(metadata)) = kept.discovery().map(|text| Metadata::parse(text, &self.settings.issuer))
+        {
+            self.metadata.store(Some(Arc::new(metadata)));
+        }
+        self.known().kept = Some(kept);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn label(&self) -> IssuerLabel {
@@ -417,8 +524,8 @@ impl Shared {
     }
 }
 
-/// The life of an answer by its `Cache-Control: max-age`, within bounds.
-fn life(headers: &http::HeaderMap) -> Duration {
+/// The life of an answer by its `Cache-Control: max-age`, within bounds; `None` if it says nothing.
+fn life(headers: &http::HeaderMap) -> Option<Duration> {
     headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -427,7 +534,7 @@ fn life(headers: &http::HeaderMap) -> Duration {
         .filter_map(|directive| directive.trim().split_once('='))
         .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
         .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
-        .map_or(DEFAULT_LIFE, |seconds| Duration::from_secs(seconds).clamp(LIFE.0, LIFE.1))
+        .map(|seconds| Duration::from_secs(seconds).clamp(LIFE.0, LIFE.1))
 }
 
 /// From 0 to 1, so that replicas do not fetch in step.
@@ -445,19 +552,19 @@ mod tests {
     #[test]
     fn the_life_of_a_set_is_what_its_answer_says_within_bounds() {
         for (value, seconds) in [
-            (None, 600),
-            (Some("max-age=300"), 300),
-            (Some("public, Max-Age=\"120\", must-revalidate"), 120),
-            (Some("max-age=0"), 60),
-            (Some("max-age=99999999"), 3_600),
-            (Some("max-age=99999999999999999999999"), 600),
-            (Some("no-store"), 600),
+            (None, None),
+            (Some("max-age=300"), Some(300)),
+            (Some("public, Max-Age=\"120\", must-revalidate"), Some(120)),
+            (Some("max-age=0"), Some(60)),
+            (Some("max-age=99999999"), Some(3_600)),
+            (Some("max-age=99999999999999999999999"), None),
+            (Some("no-store"), None),
         ] {
             let mut headers = http::HeaderMap::new();
             if let Some(value) = value {
                 headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
             }
-            assert_eq!(life(&headers), Duration::from_secs(seconds), "{value:?}");
+            assert_eq!(life(&headers), seconds.map(Duration::from_secs), "{value:?}");
         }
     }
 }

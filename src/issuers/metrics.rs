@@ -14,6 +14,7 @@ pub struct Metrics {
     pub(super) key_fetches: Family<FetchLabels, Counter>,
     pub(super) keys: Family<IssuerLabel, Gauge>,
     pub(super) keys_fetched_at: Family<IssuerLabel, Gauge>,
+    pub(super) keys_stale: Family<IssuerLabel, Gauge>,
     pub(super) unknown_kids: Family<IssuerLabel, Counter>,
     pub(super) introspections: Family<OutcomeLabels, Counter>,
     pub(super) token_reviews: Family<OutcomeLabels, Counter>,
@@ -47,6 +48,11 @@ impl Metrics {
             "issuer_keys_fetched_timestamp_seconds",
             "When the key set was last fetched with success",
             self.keys_fetched_at.clone(),
+        );
+        registry.register(
+            "issuer_keys_stale",
+            "1 while keys are used that could not be fetched again for an hour",
+            self.keys_stale.clone(),
         );
         registry.register("issuer_unknown_kids", "Tokens that name an unknown key", self.unknown_kids.clone());
         registry.register("issuer_introspections", "Introspection calls", self.introspections.clone());

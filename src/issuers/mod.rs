@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `jwt`, `strict_json` | the one reading of a compact JWS |
 //! | `keys`, `weak_rsa`, `weak_ed25519` | a key set, parsed key by key |
-//! | `key_cache`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
+//! | `key_cache`, `validators`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
 //! | `checks`, `claim_path` | what claims must satisfy |
 //! | `introspection`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
 //! | `principal`, `username` | claims to a principal |
@@ -42,6 +42,7 @@ mod tests;
 mod token_error;
 mod token_review;
 mod username;
+mod validators;
 mod verified;
 mod weak_ed25519;
 mod weak_rsa;

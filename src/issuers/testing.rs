@@ -136,6 +136,8 @@ pub fn changed(mut value: Value, changes: &Value) -> Value {
 #[derive(Clone)]
 pub enum Reply {
     Answer(u16, &'static str, Bytes),
+    /// JSON with an entity tag, and 304 to whoever has it already.
+    Versioned(&'static str, Bytes),
     Redirect(String),
     /// Says nothing.
     Hang,
@@ -232,6 +234,7 @@ impl Provider {
         let body = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
         let path = parts.uri.path().to_owned();
         let reply = self.script.lock().unwrap().get(&path).cloned();
+        let condition = parts.headers.get("if-none-match").cloned();
         self.got.lock().unwrap().push(Got { path, headers: parts.headers, body });
         let respond = |status: u16, kind: &str, body: ReplyBody| {
             Ok(Response::builder().status(status).header("content-type", kind).body(body).unwrap())
@@ -239,6 +242,15 @@ impl Provider {
         match reply {
             None => respond(404, "text/plain", Full::new(Bytes::new()).boxed()),
             Some(Reply::Answer(status, kind, body)) => respond(status, kind, Full::new(body).boxed()),
+            Some(Reply::Versioned(tag, body)) => {
+                let known = condition.is_some_and(|condition| condition == tag);
+                Ok(Response::builder()
+                    .status(if known { 304 } else { 200 })
+                    .header("content-type", "application/json")
+                    .header("etag", tag)
+                    .body(Full::new(if known { Bytes::new() } else { body }).boxed())
+                    .unwrap())
+            }
             Some(Reply::Redirect(to)) => Ok(Response::builder()
                 .status(302)
                 .header("location", to)

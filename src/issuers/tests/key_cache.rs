@@ -43,6 +43,12 @@ impl Bench {
         outcome.map(|_| ()).map_err(|rejection| rejection.reason())
     }
 
+    /// The conditions that the fetches of `path` came with so far.
+    fn conditions(&self, path: &str) -> Vec<Option<String>> {
+        let fetches = self.provider.got().into_iter().filter(|got| got.path == path);
+        fetches.map(|got| Some(got.headers.get("if-none-match")?.to_str().unwrap().to_owned())).collect()
+    }
+
     fn status(&self) -> super::super::KeyStatus {
         self.issuers.get("main").unwrap().keys().status()
     }
@@ -188,6 +194,69 @@ async fn a_good_set_outlives_bad_answers_until_it_is_too_old() {
     }
 }
 
+/// An answer of 304 is a success: the set is that of the issuer as of now.
+#[tokio::test]
+async fn a_set_that_has_not_changed_is_not_sent_again() {
+    let bench = Bench::new(json!({"keys": {"max_stale": "2h"}})).await;
+    let keys = json!({"keys": [RSA.jwk("a", json!({}))]}).to_string();
+    bench.provider.on("/jwks", Reply::Versioned("\"1\"", keys.into()));
+    let discovery = bench.provider.metadata().to_string();
+    bench.provider.on("/.well-known/openid-configuration", Reply::Versioned("\"d\"", discovery.into()));
+    bench.refresh().await;
+    let token = bench.token(&RSA, "a", json!({}));
+    for _ in 0..3 {
+        bench.refresh().await;
+        assert_eq!(bench.status().last_error, None);
+        assert_eq!(bench.ask(&token).await, Ok(()));
+    }
+    let tag = |tag: &str| Some(tag.to_owned());
+    assert_eq!(bench.conditions("/jwks"), [None, None, tag("\"1\""), tag("\"1\""), tag("\"1\"")]);
+    assert_eq!(bench.conditions("/.well-known/openid-configuration").last(), Some(&tag("\"d\"")));
+    let number = bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now());
+    assert_eq!(number, Some(1));
+
+    // For an unknown key the whole set is asked for.
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Err(Reason::KeyUnknown));
+    assert_eq!(bench.conditions("/jwks").last(), Some(&None));
+
+    // A new set comes whole, and the old key is dead.
+    let keys = json!({"keys": [OTHER_RSA.jwk("b", json!({}))]}).to_string();
+    bench.provider.on("/jwks", Reply::Versioned("\"2\"", keys.into()));
+    bench.refresh().await;
+    assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown));
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
+}
+
+/// Nothing was asked conditionally, so 304 says nothing.
+#[tokio::test]
+async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
+    let bench = Bench::new(json!({})).await;
+    bench.provider.on("/jwks", Reply::Answer(304, "application/json", "".into()));
+    bench.refresh().await;
+    assert!(bench.status().last_error.unwrap().contains("304"));
+}
+
+#[tokio::test]
+async fn keys_that_could_not_be_fetched_for_an_hour_are_an_alarm() {
+    let bench = Bench::new(json!({})).await;
+    let stale = || {
+        let label = super::super::metrics::IssuerLabel { issuer: "main".into() };
+        bench.context.metrics.keys_stale.get_or_create(&label).get()
+    };
+    bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));
+    bench.refresh().await;
+    assert_eq!(stale(), 0, "an hour is not over yet");
+    bench.context.clock.advance(Duration::from_secs(1));
+    let _ = bench.status();
+    bench.context.clock.advance(Duration::from_secs(60));
+    let _ = bench.status();
+    until("the alarm", || stale() == 1).await;
+    bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
+    bench.context.clock.advance(Duration::from_secs(60));
+    let _ = bench.status();
+    until("its end", || stale() == 0).await;
+}
+
 #[tokio::test]
 async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
     let bench = Bench::new(json!({})).await;
@@ -243,7 +312,12 @@ async fn one_issuer_down_never_stops_another() {
 #[tokio::test]
 async fn the_set_on_disk_serves_a_start_during_an_outage() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = json!({"keys": {"keep_in": folder.path(), "max_stale": "1h"}});
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s3cret").unwrap();
+    let settings = json!({
+        "keys": {"keep_in": folder.path(), "max_stale": "1h"},
+        "introspection": {"mode": "opaque", "client": {"id": "doorward", "secret": {"file": secret.path()}}},
+    });
     let bench = Bench::new(settings.clone()).await;
     let token = bench.token(&RSA, "a", json!({}));
     until("the file", || {
@@ -251,10 +325,14 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
     })
     .await;
     bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    bench.provider.on("/jwks", Reply::Answer(503, "text/plain", "".into()));
+    bench.provider.on("/introspect", Reply::json(&json!({"active": true, "sub": "alice", "aud": "doorward"})));
 
     let second = context();
     let (issuers, accepts) = ready(&Bench::root(&bench.provider, &settings), &second).await;
     issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
+    // The endpoints of the discovery document are known as well.
+    issuers.authenticate("opaque", &accepts, &nothing).await.unwrap();
 
     // Its age counts.
     let third = context();
