@@ -28,8 +28,8 @@ use crate::{
     webhooks::Facts,
 };
 
-/// What a decision was made on. The query of the request is never recorded, and of the claims only those in
-/// [`super::CLAIMS`] and those that the policy named.
+/// What a decision was made on. Of the claims it holds only those in [`super::CLAIMS`] and those that the policy named,
+/// which are all that it can look at; the query of a request is no input of any rule.
 #[derive(Clone, Debug)]
 pub struct ReplayInputs {
     pub id: Uuid,
@@ -86,7 +86,6 @@ impl ReplayInputs {
             kind: self.kind?,
             host: &self.host,
             path: &self.path,
-            query: None,
             method: &self.method,
             upgrade: self.upgrade,
             address: self.address?,
@@ -319,6 +318,7 @@ impl TryFrom<Line> for ReplayInputs {
 impl PrincipalLine {
     fn with(self, actor: ActorLine, delivery: Option<Arc<Facts>>) -> Principal {
         let id: Arc<str> = actor.session.uid.into();
+        let email = Principal::verified_email(&self.claims);
         Principal {
             issuer: actor.idp.name.into(),
             subject: actor.user.uid.into(),
@@ -345,7 +345,7 @@ impl PrincipalLine {
             },
             expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),
             delivery,
-            email: None,
+            email,
         }
     }
 }

@@ -77,7 +77,6 @@ impl Authenticated {
             kind: self.route.kind,
             host: self.request.host(),
             path: self.request.path(),
-            query: self.request.query(),
             method: self.request.method(),
             upgrade: meta.upgrade.is_some(),
             address: meta.client,

@@ -63,6 +63,13 @@ impl Principal {
         }
     }
 
+    /// The address of mail that the issuer of `claims` says it has verified: `true` and no text.
+    pub fn verified_email(claims: &Map<String, Value>) -> Option<Arc<str>> {
+        let is_verified = claims.get("email_verified") == Some(&Value::Bool(true));
+        let email = claims.get("email").filter(|_| is_verified)?.as_str()?;
+        (1..=255).contains(&email.len()).then(|| email.into())
+    }
+
     /// Provider and number of the repository, for tokens of its CI.
     pub fn repository(&self) -> Option<(&'static str, &str)> {
         match self.workload.as_ref()? {

@@ -2,9 +2,11 @@
 //! request and the principal. An evaluation error is for the caller to turn into a denial.
 
 mod check;
+mod reads;
 mod values;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
 };
@@ -126,7 +128,6 @@ impl Expression {
             kind: RouteKind::Http,
             host: "sample.example",
             path: "/sample",
-            query: None,
             method: &Method::GET,
             upgrade: false,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -144,6 +145,11 @@ impl Expression {
         }
         Ok(())
     }
+}
+
+/// The names of the claims that an expression looks at; none of one that does not parse, which no policy holds.
+pub(super) fn claims_read(source: &str) -> BTreeSet<String> {
+    ENV.compile(source).map(|program| reads::reads(program.expression()).claims).unwrap_or_default()
 }
 
 /// Why an expression has no value. The text may quote values of the request and is for operators only.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use super::cel;
 use crate::config::raw::{Action, Root, Who};
 
 /// Names of top-level claims that rules and grants name, in conditions or in expressions; none if they name none.
@@ -23,21 +24,7 @@ pub fn claims_named(root: &Root) -> Option<Arc<[Arc<str>]>> {
             add(&approve.by);
         }
     }
-    for expression in root.rules.iter().filter_map(|rule| rule.when.as_deref()) {
-        for (at, found) in expression.match_indices("claims") {
-            let Some(rest) = expression.get(at + found.len()..) else { continue };
-            let name = match rest.trim_start().strip_prefix('.') {
-                Some(field) => field.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next(),
-                None => rest
-                    .trim_start()
-                    .strip_prefix('[')
-                    .map(str::trim_start)
-                    .and_then(|index| index.strip_prefix(['"', '\'']))
-                    .and_then(|quoted| quoted.split(['"', '\'']).next()),
-            };
-            names.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
-        }
-    }
+    names.extend(root.rules.iter().filter_map(|rule| rule.when.as_deref()).flat_map(cel::claims_read));
     (!names.is_empty()).then(|| names.into_iter().map(Arc::from).collect())
 }
 
@@ -55,5 +42,23 @@ mod tests {
         let named = claims_named(&root).unwrap();
         assert_eq!(named.iter().map(|name| &**name).collect::<Vec<_>>(), ["hd", "realm", "team", "x-y"]);
         assert!(claims_named(&Root::default()).is_none());
+    }
+
+    #[test]
+    fn an_expression_is_read_as_it_is_evaluated() {
+        for (when, expected) in [
+            ("'team' in principal.claims", &["team"][..]),
+            ("has(principal.claims.team) && principal . claims [ 'a.b' ] == 'x'", &["a.b", "team"]),
+            ("principal.claims.realm.roles.exists(role, role == principal.claims.wanted)", &["realm", "wanted"]),
+            ("principal.email.endsWith('@example.com')", &["email", "email_verified"]),
+            ("request.path == '/claims.secret' // principal.claims.secret", &[]),
+            ("{'x': principal.claims.a} == {'x': [principal.claims.b][0]}", &["a", "b"]),
+        ] {
+            let root: Root =
+                serde_json::from_value(serde_json::json!({"rules": [{"id": "r", "when": when, "do": "allow"}]}))
+                    .unwrap();
+            let named = claims_named(&root).unwrap_or_default();
+            assert_eq!(named.iter().map(|name| &**name).collect::<Vec<_>>(), expected, "{when}");
+        }
     }
 }

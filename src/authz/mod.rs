@@ -45,7 +45,8 @@ pub use self::{
 };
 
 /// What a rule can see of a request. Borrowed, so that looking costs nothing; built again from kept parts when a
-/// stream is decided anew.
+/// stream is decided anew. The query is not among it, as no record holds it: of Kubernetes requests, what it says stands in
+/// the attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
     /// The name of the route.
@@ -55,7 +56,6 @@ pub struct RequestView<'a> {
     pub host: &'a str,
     /// The canonical path, the very bytes that are forwarded.
     pub path: &'a str,
-    pub query: Option<&'a str>,
     pub method: &'a Method,
     /// Whether the request asks for another protocol (WebSocket, SPDY).
     pub upgrade: bool,

@@ -86,9 +86,7 @@ impl Mapping {
                     _ => Vec::new(),
                 },
             },
-            email: (claims.get("email_verified") == Some(&Value::Bool(true)))
-                .then(|| text(&claims, "email").map(Into::into))
-                .flatten(),
+            email: Principal::verified_email(&claims),
             subject,
             credential,
             expires,

@@ -146,7 +146,6 @@ impl Stream {
             kind: request.kind,
             host: &request.host,
             path: request.target.path(),
-            query: request.target.query(),
             method: &request.method,
             upgrade: request.upgrade,
             address: request.address,

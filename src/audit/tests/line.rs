@@ -118,6 +118,21 @@ fn what_a_decision_was_made_on_can_be_read_back() {
     assert!(inputs.truncated.is_empty());
 }
 
+/// Mail is a matter of the policy that asks for it, and of no other.
+#[test]
+fn an_address_of_mail_that_the_policy_asks_for_can_be_read_back() {
+    let claims = json!({"email": "alice@example.com", "email_verified": true});
+    let principal = Arc::new(Principal { claims: Arc::new(claims.as_object().unwrap().clone()), ..principal() });
+    let email = |names: Option<&[&str]>| {
+        let claims = names.map(|names| names.iter().map(|name| Arc::from(*name)).collect());
+        let record = Record { principal: Some(Arc::clone(&principal)), claims, ..full_record() };
+        ReplayInputs::parse(&written(&record)).unwrap().principal.unwrap().email
+    };
+    assert_eq!(email(Some(&["email", "email_verified"])).as_deref(), Some("alice@example.com"));
+    assert_eq!(email(Some(&["email"])), None, "nobody has verified it");
+    assert_eq!(email(None), None);
+}
+
 #[test]
 fn every_credential_id_and_request_without_a_resource_reads_back() {
     for credential in [

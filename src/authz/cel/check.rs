@@ -6,6 +6,7 @@ use cel::{
     common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators},
 };
 
+use super::reads::reads;
 use crate::config::report::nearest;
 
 /// One problem of an expression.
@@ -117,6 +118,13 @@ pub(super) fn check(program: &Program) -> Vec<Problem> {
         checker.problem(root, "the expression gives a value that is no bool", Some("compare it with something".into()));
     }
     checker.visit(root, Use::Value);
+    for at in reads(root).whole {
+        checker.problem(
+            at,
+            "the claims are asked for as a whole, so that the audit trail could not keep what decided",
+            Some("name the claim, such as `principal.claims.team` or `'team' in principal.claims`".into()),
+        );
+    }
     checker.problems
 }
 

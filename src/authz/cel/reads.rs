@@ -1,0 +1,89 @@
+//! Which claims an expression looks at, so that the audit trail can keep them and the decision can be made again.
+
+use std::collections::BTreeSet;
+
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+
+/// What an expression reads of the claims.
+#[derive(Default)]
+pub(super) struct Reads<'e> {
+    /// Names of top-level claims.
+    pub claims: BTreeSet<String>,
+    /// Where the claims are used and none is named: in a loop, by a name that is computed, by their number.
+    pub whole: Vec<&'e IdedExpr>,
+}
+
+/// Looks through the whole expression.
+pub(super) fn reads(expression: &IdedExpr) -> Reads<'_> {
+    let mut reads = Reads::default();
+    reads.visit(expression);
+    reads
+}
+
+impl<'e> Reads<'e> {
+    fn visit(&mut self, expr: &'e IdedExpr) {
+        match &expr.expr {
+            Expr::Select(select) if is_claims(&select.operand) => {
+                self.claims.insert(select.field.clone());
+            }
+            // What `Principal::verified_email` is made of.
+            Expr::Select(select) if select.field == "email" && is_principal(&select.operand) => {
+                self.claims.extend(["email", "email_verified"].map(str::to_owned));
+            }
+            Expr::Select(select) if is_claims(expr) => {
+                if !select.test {
+                    self.whole.push(expr);
+                }
+            }
+            Expr::Select(select) => self.visit(&select.operand),
+            Expr::Call(call) => {
+                let named = match (call.func_name.as_str(), call.args.as_slice()) {
+                    (operators::INDEX, [claims, name]) | (operators::IN, [name, claims]) if is_claims(claims) => {
+                        text(name)
+                    }
+                    _ => None,
+                };
+                match named {
+                    Some(name) => _ = self.claims.insert(name.to_owned()),
+                    None => {
+                        call.target.iter().map(|target| &**target).chain(&call.args).for_each(|part| self.visit(part))
+                    }
+                }
+            }
+            Expr::List(list) => list.elements.iter().for_each(|element| self.visit(element)),
+            Expr::Map(map) => {
+                for entry in &map.entries {
+                    if let EntryExpr::MapEntry(entry) = &entry.expr {
+                        self.visit(&entry.key);
+                        self.visit(&entry.value);
+                    }
+                }
+            }
+            Expr::Comprehension(comprehension) => [
+                &comprehension.iter_range,
+                &comprehension.accu_init,
+                &comprehension.loop_cond,
+                &comprehension.loop_step,
+                &comprehension.result,
+            ]
+            .into_iter()
+            .for_each(|part| self.visit(part)),
+            Expr::Literal(_) | Expr::Ident(_) | Expr::Struct(_) | Expr::Unspecified => {}
+        }
+    }
+}
+
+fn is_principal(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Ident(name) if name == "principal")
+}
+
+fn is_claims(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Select(select) if select.field == "claims" && is_principal(&select.operand))
+}
+
+fn text(expr: &IdedExpr) -> Option<&str> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
