@@ -212,7 +212,7 @@ pub struct KeySet {
     pub url: Option<String>,
     /// How long a key set is used after its last successful fetch. Default: 12 h; `0` turns stale use off.
     pub max_stale: Option<Span>,
-    /// A folder where the last good set is kept for a start during an outage. Default: none.
+    /// A folder where the last good set and discovery document are kept for a start during an outage. Default: none.
     pub keep_in: Option<PathBuf>,
     /// The token that the fetch presents, such as the pod's own for a cluster that wants one.
     pub bearer: Option<SecretSource>,
