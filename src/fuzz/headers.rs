@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::fields;
 use crate::{
     authn::{Principal, Scheme},
-    config::raw::{Limits, RouteKind},
+    config::raw::RouteKind,
     request::{
         headers::{Class, classify, clean_response},
         outbound::{Length, headers_for},
@@ -61,7 +61,7 @@ pub fn headers(bytes: &[u8]) {
             server_name: None,
         };
         let id = Uuid::from_u128(7);
-        let Ok(clean) = sanitize(request, received, &Limits::default(), id, |host| Some(host.into())) else { continue };
+        let Ok(clean) = sanitize(request, received, id, |host| Some(host.into())) else { continue };
         check_clean(&sent, &clean, trusted);
         for kind in KINDS {
             check_outbound(kind, &sent, &clean);

@@ -5,7 +5,6 @@ use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use crate::{
-    config::raw::Limits,
     kubernetes::Attributes,
     request::{
         path::check_canonical,
@@ -34,7 +33,7 @@ pub fn path(bytes: &[u8]) {
         tls: false,
         server_name: None,
     };
-    let clean = sanitize(request, received, &Limits::default(), Uuid::nil(), |host| Some(host.into()));
+    let clean = sanitize(request, received, Uuid::nil(), |host| Some(host.into()));
     if accepted.is_err() {
         assert!(clean.is_err(), "{sent} is not canonical and was let through");
         return;

@@ -101,7 +101,7 @@ const WEBHOOK: [&str; 3] = ["accept", "content-type", "user-agent"];
 /// Builds the headers that go to the upstream from those that a client may send there.
 pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], host: Option<&HeaderValue>) -> HeaderMap {
     // Room for what forwarding adds: identity, trace, addresses.
-    let mut built = HeaderMap::with_capacity(received.len() + 16);
+    let mut built = HeaderMap::with_capacity(received.len() + 8);
     if let Some(host) = host {
         built.insert(header::HOST, host.clone());
     }

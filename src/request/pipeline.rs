@@ -129,8 +129,7 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
-        let request =
-            sanitize(request, received(connection, snapshot), &snapshot.limits, id, |host| snapshot.routes.host(host))?;
+        let request = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host))?;
         let record = exchange.record();
         record.host = Arc::clone(request.host());
         record.path = request.path().into();

@@ -108,7 +108,7 @@ async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
     for ask in asks.collect::<Vec<_>>() {
         assert_eq!(ask.await.unwrap().unwrap(), [Arc::<str>::from("release")], "facts that are too old are not used");
     }
-    assert_eq!(world.used(), ["r-1"]);
+    assert_eq!(world.used(), ["r-1"], "peers:D15");
 }
 
 /// What a provider answers that does not vouch for the person any more.
