@@ -151,9 +151,8 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str
             ["content-type", "content-length", "x-github-event", "x-github-delivery", "x-hub-signature-256"]
                 .contains(&name)
         }
-        (RouteKind::Dashboard | RouteKind::Http | RouteKind::Webhook, _) => {
-            ["content-length", "origin"].contains(&name)
-        }
+        (RouteKind::Webhook, _) => ["content-type", "content-length"].contains(&name),
+        (RouteKind::Dashboard | RouteKind::Http, _) => ["content-length", "origin"].contains(&name),
         (RouteKind::Kubernetes, _) => name == "content-length",
     };
     let ours: &[&str] = match kind {
@@ -175,8 +174,10 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str
             "x-forwarded-proto",
             "x-forwarded-host",
             "traceparent",
+            "doorward-assertion",
         ],
     };
+    assert_eq!(seen.has("doorward-assertion"), kind == RouteKind::Webhook, "{what}");
     for name in names {
         assert!(ours.contains(&&*name) || passes(&name) || name.starts_with("impersonate-extra-"), "{name} of {what}");
     }

@@ -26,5 +26,5 @@ pub use self::{
 
 /// Waits for something that must happen. The bound only ends a test that has already failed.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not happen within 30 s")
+    tokio::time::timeout(Duration::from_secs(90), what).await.expect("it did not happen within 90 s")
 }
