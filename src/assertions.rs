@@ -9,6 +9,7 @@ use aws_lc_rs::{
     signature::{Ed25519KeyPair, KeyPair},
 };
 use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use data_encoding::HEXLOWER;
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
@@ -189,8 +190,8 @@ impl Assertions {
             iat: now.as_secs(),
             exp: (now + LIFETIME).as_secs(),
             jti: request_id.to_owned(),
-            body_sha256: hex(body_sha256),
-            once: hex(once),
+            body_sha256: HEXLOWER.encode(body_sha256),
+            once: HEXLOWER.encode(once),
             kind: principal.kind,
             issuer: Arc::clone(&principal.issuer),
             groups: groups.to_vec(),
@@ -245,10 +246,6 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut sha256 = [0; 32];
     sha256.iter_mut().zip(digest(&SHA256, bytes).as_ref()).for_each(|(to, from)| *to = *from);
     sha256
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

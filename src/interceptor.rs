@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{HeaderValue, Method, Response, header};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    assertions::{self, Claims, hex},
+    assertions::{self, Claims},
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
     snapshot::Snapshot,
@@ -124,7 +125,7 @@ fn check(snapshot: &Snapshot, question: &Question, app: &App) -> Result<Claims, 
         .assertions
         .verify(token, app.clock.now())
         .map_err(|error| unproven(format!("the assertion is not good: {error}")))?;
-    if claims.body_sha256 != hex(digest(&SHA256, question.body.as_bytes()).as_ref()) {
+    if claims.body_sha256 != HEXLOWER.encode(digest(&SHA256, question.body.as_bytes()).as_ref()) {
         return Err(unproven("the assertion is of another body".to_owned()));
     }
     check_audience(&claims, question)?;

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
+use data_encoding::HEXLOWER;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use serde_json::Map;
 
@@ -194,7 +195,7 @@ impl Certificate {
         good.then(|| Self {
             name: raw.name.as_str().into(),
             sha256,
-            fingerprint: sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+            fingerprint: HEXLOWER.encode(&sha256).into(),
             groups: raw.groups.iter().map(|group| group.as_str().into()).collect(),
         })
     }
@@ -229,7 +230,7 @@ mod tests {
     const DER: &[u8] = b"the certificate of alice";
 
     fn sha256_hex(der: &[u8]) -> String {
-        digest::digest(&digest::SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(digest::digest(&digest::SHA256, der).as_ref())
     }
 
     fn resolve(value: Value) -> (Option<BreakGlass>, Resolver) {

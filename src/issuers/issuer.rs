@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
+
 use super::{
     checks::{AccessTokenChecks, Checked, IdTokenChecks, VerifiedToken},
     introspection::Introspection,
@@ -212,7 +214,7 @@ impl Issuer {
     ) -> Result<Verified, Rejection> {
         let credential = match claims.get("jti").and_then(serde_json::Value::as_str) {
             Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),
-            _ => CredentialId::Token(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()),
+            _ => CredentialId::Token(HEXLOWER.encode(&key).into()),
         };
         let principal = self.mapping.principal(Facts {
             claims,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -78,7 +79,7 @@ impl KeptKeys {
 
 fn path(folder: &Path, issuer: &str) -> PathBuf {
     let hash = digest::digest(&digest::SHA256, issuer.as_bytes());
-    let name: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let name = HEXLOWER.encode(hash.as_ref().get(..16).unwrap_or_default());
     folder.join(format!("{name}.jwks.json"))
 }
 

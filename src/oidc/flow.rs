@@ -4,6 +4,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -64,8 +65,7 @@ impl State {
     /// The name of the cookie that goes with it.
     pub fn cookie_name(&self) -> String {
         let hash = self.hash();
-        let short: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{COOKIE}{short}")
+        format!("{COOKIE}{}", HEXLOWER.encode(hash.get(..8).unwrap_or_default()))
     }
 
     pub fn is_over(&self, now: Timestamp) -> bool {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -226,7 +227,7 @@ impl Worker {
     /// Tells the interceptor which event is the delivery's. An assertion that somebody saw may have been asked about
     /// before under another, which then made no run of ours.
     async fn confirm(&self, once: &[u8; 32], event: &webhooks::EventId) {
-        match self.app.replay.confirm_event(&assertions::hex(once), event, self.app.clock.now()).await {
+        match self.app.replay.confirm_event(&HEXLOWER.encode(once), event, self.app.clock.now()).await {
             Ok(None) => {}
             Ok(Some(other)) => {
                 self.app.metrics.webhooks.rebound();

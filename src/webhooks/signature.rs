@@ -10,6 +10,7 @@ use aws_lc_rs::{
     signature::{self, UnparsedPublicKey},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use zeroize::Zeroizing;
 
@@ -301,7 +302,7 @@ impl Key {
 /// The header of GitHub, `sha256=` and the HMAC-SHA256 of the body in hex, as a sender writes it.
 pub fn github_signature(secret: &[u8], body: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
-    tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256={}", HEXLOWER.encode(tag.as_ref()))
 }
 
 fn mac_algorithm(algorithm: HmacAlgorithm) -> hmac::Algorithm {
@@ -316,17 +317,8 @@ fn mac_algorithm(algorithm: HmacAlgorithm) -> hmac::Algorithm {
 fn decode(text: &str, encoding: SignatureEncoding) -> Option<Vec<u8>> {
     match encoding {
         SignatureEncoding::Base64 => STANDARD.decode(text).ok(),
-        SignatureEncoding::Hex => decode_hex(text),
+        SignatureEncoding::Hex => HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
     }
-}
-
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 /// The one value of a header. Two would let a sender show one to us and the other to whoever reads next.
@@ -390,9 +382,9 @@ mod tests {
 
     #[test]
     fn hex_is_read_strictly() {
-        assert_eq!(decode_hex("00fFAb"), Some(vec![0, 255, 171]));
+        assert_eq!(decode("00fFAb", SignatureEncoding::Hex), Some(vec![0, 255, 171]));
         for text in ["0", "0g", " 00", "00 ", "0x00", "é"] {
-            assert_eq!(decode_hex(text), None, "{text:?}");
+            assert_eq!(decode(text, SignatureEncoding::Hex), None, "{text:?}");
         }
     }
 
