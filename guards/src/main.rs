@@ -3,7 +3,7 @@
 mod rewrite;
 mod run;
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{collections::HashSet, env, fs, io::Write as _, path::Path, process::ExitCode};
 
 use rewrite::Guard;
 use run::{Tests, Verdict};
@@ -11,9 +11,13 @@ use run::{Tests, Verdict};
 /// Guards that may be missing without a test that fails: file, source and why, between tabs.
 const REDUNDANT: &str = include_str!("../redundant.tsv");
 
-const USAGE: &str = "usage: doorward-guards COPY TARGET [PREFIX...]
-COPY is a copy of the repository, which is changed; TARGET is the folder for its build; only guards in files whose path
-begins with a PREFIX are taken away.";
+/// Beside the build: the guards that a test missed in the last runs, by file and source.
+const MISSED: &str = "missed.tsv";
+
+const USAGE: &str = "usage: doorward-guards SOURCES COPY TARGET [--go-on] [PREFIX...]
+SOURCES are those of the repository, and are rewritten; COPY is where they are built, and TARGET what they are built into; only guards in files whose path
+begins with a PREFIX are taken away, in the order of the prefixes; with --go-on, only those that no run before has found
+to be missed.";
 
 fn is_known_redundant(guard: &Guard) -> bool {
     REDUNDANT.lines().any(|line| {
@@ -24,31 +28,58 @@ fn is_known_redundant(guard: &Guard) -> bool {
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [copy, target, prefixes @ ..] = &arguments[..] else { return Err(USAGE.into()) };
-    let guards = rewrite::all(Path::new(copy))?;
+    let [sources, copy, target, options @ ..] = &arguments[..] else { return Err(USAGE.into()) };
+    let (goes_on, prefixes) = match options {
+        [first, prefixes @ ..] if first == "--go-on" => (true, prefixes),
+        prefixes => (false, prefixes),
+    };
+    let guards = rewrite::all(Path::new(sources))?;
     for line in REDUNDANT.lines() {
         let is_there = guards.iter().any(|guard| line.starts_with(&format!("{}\t{}\t", guard.file, guard.source)));
         if !is_there {
             return Err(format!("redundant.tsv names what is no guard: {line}").into());
         }
     }
+    rewrite::replace(Path::new(sources), Path::new(copy))?;
     fs::create_dir_all(target)?;
     // Commands run in the copy.
     let target = Path::new(target).canonicalize()?;
+    let before = fs::read_to_string(target.join(MISSED)).unwrap_or_default();
+    let before: HashSet<&str> = if goes_on { before.lines().collect() } else { HashSet::new() };
+    let mut missed = fs::File::options().create(true).append(goes_on).write(true).open(target.join(MISSED))?;
+    if !goes_on {
+        missed.set_len(0)?;
+    }
     let tests = Tests::build(Path::new(copy), &target)?;
-    let (mut caught, mut redundant, mut missed) = (0, 0, 0);
-    for (number, guard) in guards.iter().enumerate() {
-        if !prefixes.is_empty() && !prefixes.iter().any(|prefix| guard.file.starts_with(prefix)) {
+    let place = |guard: &Guard| match prefixes {
+        [] => Some(0),
+        some => some.iter().position(|prefix| guard.file.starts_with(prefix)),
+    };
+    let mut chosen: Vec<(usize, usize, &Guard)> =
+        guards.iter().enumerate().filter_map(|(number, guard)| Some((place(guard)?, number, guard))).collect();
+    chosen.sort_by_key(|(place, number, _)| (*place, *number));
+    let (mut by_unit, mut by_black_box, mut earlier, mut redundant, mut by_none) = (0, 0, 0, 0, 0);
+    for (_, number, guard) in chosen {
+        let known = format!("{}\t{}\t{}", guard.file, guard.source, guard.nth);
+        if before.contains(&*known) {
+            earlier += 1;
             continue;
         }
         let verdict = tests.without(number, guard)?;
         println!("{number}\t{verdict}\t{}:{}\t{}", guard.file, guard.line, guard.source);
         match verdict {
-            Verdict::Missed(_) => caught += 1,
+            Verdict::MissedByUnit => by_unit += 1,
+            Verdict::MissedByBlackBox => by_black_box += 1,
             Verdict::NotMissed | Verdict::NeverMet if is_known_redundant(guard) => redundant += 1,
-            Verdict::NotMissed | Verdict::NeverMet => missed += 1,
+            Verdict::NotMissed | Verdict::NeverMet => by_none += 1,
+        }
+        if matches!(verdict, Verdict::MissedByUnit | Verdict::MissedByBlackBox) {
+            writeln!(missed, "{known}")?;
         }
     }
-    println!("{caught} guards are missed by a test, {redundant} are redundant, {missed} are missed by none");
-    Ok(ExitCode::from(u8::from(missed > 0)))
+    println!(
+        "{by_unit} guards are missed by unit tests, {by_black_box} by black-box tests, {earlier} were in runs before; \
+         {redundant} are redundant, {by_none} are missed by none"
+    );
+    Ok(ExitCode::from(u8::from(by_none > 0)))
 }

@@ -70,6 +70,8 @@ pub struct Guard {
     pub line: usize,
     /// On one line.
     pub source: String,
+    /// How many of the same source stand before it in the file.
+    pub nth: usize,
 }
 
 /// The guards of a file.
@@ -275,7 +277,9 @@ fn rewrite(root: &Path, path: &Path, guards: &mut Vec<Guard>) -> Result<(), Box<
         insertions.push((place.at.start, index, before));
         insertions.push((place.at.end, usize::MAX - index, after));
         let source = text[place.at.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
-        guards.push(Guard { file: path.strip_prefix(root)?.display().to_string(), line: place.line, source });
+        let file = path.strip_prefix(root)?.display().to_string();
+        let nth = guards.iter().filter(|other| other.file == file && other.source == source).count();
+        guards.push(Guard { file, line: place.line, source, nth });
     }
     insertions.sort();
     let mut rewritten = text;
@@ -298,4 +302,31 @@ pub fn all(root: &Path) -> Result<Vec<Guard>, Box<dyn std::error::Error>> {
     let module = format!("\n#[doc(hidden)]\npub mod guards {{\n{MODULE}}}\n");
     fs::write(&library, fs::read_to_string(&library)? + &module)?;
     Ok(guards)
+}
+
+/// Makes `copy` the same as `sources`, and leaves alone what is the same already: cargo goes by the time of a file.
+pub fn replace(sources: &Path, copy: &Path) -> io::Result<()> {
+    fs::create_dir_all(copy)?;
+    let names = |folder: &Path| -> io::Result<Vec<_>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()
+    };
+    let wanted = names(sources)?;
+    for name in names(copy)?.iter().filter(|name| !wanted.contains(name)) {
+        let surplus = copy.join(name);
+        match fs::symlink_metadata(&surplus)?.file_type() {
+            kind if kind.is_dir() => fs::remove_dir_all(surplus)?,
+            kind if kind.is_file() => fs::remove_file(surplus)?,
+            // The modules for Node.js.
+            _ => {}
+        }
+    }
+    for name in wanted {
+        let (from, to) = (sources.join(&name), copy.join(&name));
+        if from.is_dir() {
+            replace(&from, &to)?;
+        } else if fs::read(&to).ok() != Some(fs::read(&from)?) {
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     slice, thread,
@@ -14,10 +15,13 @@ use crate::rewrite::{AWAY, Guard, SEEN};
 /// How long some tests may take without a guard. A test that hangs misses it too.
 const TIME: Duration = Duration::from_secs(120);
 
+/// How many black-box tests run before it is looked whether one of them failed.
+const BATCH: usize = 6;
+
 /// What became of the tests.
 pub enum Verdict {
-    /// A test of these failed.
-    Missed(&'static str),
+    MissedByUnit,
+    MissedByBlackBox,
     NotMissed,
     /// No test meets the guard at all.
     NeverMet,
@@ -26,7 +30,8 @@ pub enum Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missed(by) => write!(f, "missed by {by}"),
+            Self::MissedByUnit => f.write_str("missed by unit tests"),
+            Self::MissedByBlackBox => f.write_str("missed by black-box tests"),
             Self::NotMissed => f.write_str("NOT MISSED"),
             Self::NeverMet => f.write_str("NEVER MET"),
         }
@@ -40,6 +45,8 @@ pub struct Tests {
     black_box: PathBuf,
     by_unit: BTreeMap<usize, BTreeSet<String>>,
     by_black_box: BTreeMap<usize, BTreeSet<String>>,
+    /// Unit tests that fail in any case.
+    left_out: BTreeSet<String>,
 }
 
 impl Tests {
@@ -67,6 +74,7 @@ impl Tests {
             root,
             by_unit: BTreeMap::new(),
             by_black_box: BTreeMap::new(),
+            left_out: BTreeSet::new(),
         };
         tests.meet_all(&target.join("seen"))?;
         Ok(tests)
@@ -76,14 +84,24 @@ impl Tests {
         fs::create_dir_all(seen)?;
         let file = seen.join("unit");
         _ = fs::remove_file(&file);
-        let begun = self.start(&self.unit, &[], Some((SEEN, file.as_os_str())))?;
-        if !passes(begun, TIME * 10)? {
-            return Err("the unit tests fail with all guards in place".into());
+        let output = Command::new(&self.unit).env(SEEN, &file).current_dir(&self.root).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !text.contains("test result: ") {
+            return Err("the unit tests do not run with all guards in place".into());
+        }
+        for line in text.lines() {
+            let failed = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
+            if let Some(test) = failed {
+                eprintln!("{test} fails with all guards in place, and is left out");
+                self.left_out.insert(test.to_owned());
+            }
         }
         // The harness of Rust names a thread after its test.
         for line in fs::read_to_string(&file)?.lines() {
             let (thread, number) = line.rsplit_once('\t').ok_or("a line without a number")?;
-            self.by_unit.entry(number.parse()?).or_default().insert(thread.to_owned());
+            if !self.left_out.contains(thread) {
+                self.by_unit.entry(number.parse()?).or_default().insert(thread.to_owned());
+            }
         }
         for test in self.list(&self.black_box)? {
             let file = seen.join(test.replace(':', "-"));
@@ -112,7 +130,8 @@ impl Tests {
         let mut command = Command::new(binary);
         command.args(names).arg("-q").args((!names.is_empty()).then_some("--exact"));
         command.envs(variable).current_dir(&self.root);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        // A group of its own, which ends with the programs that tests started.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
     }
 
     /// Whether a test fails without the guard: of its own module, of all units, of the whole program.
@@ -127,9 +146,8 @@ impl Tests {
             units.iter().filter(is_test).cloned().partition(|name| name.starts_with(&format!("{module}::")));
         // On another thread than that of the test, which may be any of the component.
         if units.iter().any(|name| !name.contains("::")) {
-            far.extend(
-                self.list(&self.unit).unwrap_or_default().into_iter().filter(|name| name.starts_with(component)),
-            );
+            let all = self.list(&self.unit).unwrap_or_default().into_iter();
+            far.extend(all.filter(|name| name.starts_with(component) && !self.left_out.contains(name)));
         }
         let away = number.to_string();
         let fails = |binary: &Path, names: &[String]| -> io::Result<bool> {
@@ -139,11 +157,17 @@ impl Tests {
             Ok(!passes(self.start(binary, names, Some((AWAY, away.as_ref())))?, TIME)?)
         };
         if fails(&self.unit, &near)? || fails(&self.unit, &far)? {
-            return Ok(Verdict::Missed("unit tests"));
+            return Ok(Verdict::MissedByUnit);
         }
         let whole = self.by_black_box.get(&number).unwrap_or(&empty);
-        if fails(&self.black_box, &Vec::from_iter(whole.iter().cloned()))? {
-            return Ok(Verdict::Missed("black-box tests"));
+        // First those that meet few guards: they are about this one, and end soon.
+        let mut black_box = Vec::from_iter(whole.iter().cloned());
+        black_box.sort_by_key(|test| self.by_black_box.values().filter(|tests| tests.contains(test)).count());
+        for batch in black_box.chunks(BATCH) {
+            // Twice, since a black-box test may fail for want of time too.
+            if fails(&self.black_box, batch)? && fails(&self.black_box, batch)? {
+                return Ok(Verdict::MissedByBlackBox);
+            }
         }
         Ok(if units.is_empty() && whole.is_empty() { Verdict::NeverMet } else { Verdict::NotMissed })
     }
@@ -157,7 +181,7 @@ fn passes(mut begun: Child, time: Duration) -> io::Result<bool> {
             return Ok(status.success());
         }
         if Instant::now() > end {
-            begun.kill()?;
+            Command::new("kill").args(["-KILL", "--", &format!("-{}", begun.id())]).status()?;
             begun.wait()?;
             return Ok(false);
         }
