@@ -207,7 +207,8 @@ mod tests {
         ] {
             assert_eq!(check_name(name), Err(why), "{name:?}");
         }
-        for name in ["alice", "https://idp.example#alice", "systemx:y", "ѕystem:masters", "Jürgen"] {
+        let longest = "a".repeat(256);
+        for name in ["alice", "https://idp.example#alice", "systemx:y", "ѕystem:masters", "Jürgen", &longest] {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
     }

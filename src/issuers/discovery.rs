@@ -132,6 +132,7 @@ mod tests {
         {
             assert!(secure_url(bad).is_err(), "{bad}");
         }
+        assert_eq!(secure_url("http://idp.example"), Err("is not https; http is accepted on loopback only"));
         for good in ["https://a", "http://localhost:1", "http://127.8.9.1", "http://[::1]:3"] {
             assert!(secure_url(good).is_ok(), "{good}");
         }

@@ -320,3 +320,58 @@ fn without_leading_zeros(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.drain(..zeros);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{OTHER_RSA, P256, RSA, changed},
+        *,
+    };
+
+    /// The set's usable keys, or why it has none.
+    fn parse(keys: &[Value]) -> Result<usize, String> {
+        let text = json!({"keys": keys}).to_string();
+        let parsed = Keys::parse(text.as_bytes(), &[Algorithm::RS256, Algorithm::ES256]);
+        parsed.map(|keys| keys.count()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_key_that_is_not_just_so_is_left_out() {
+        let (rsa, ec) = (RSA.jwk("rsa", json!({})), P256.jwk("ec", json!({})));
+        // Both coordinates together have the right length, and are the point when they are put side by side.
+        let point: Vec<u8> =
+            ["x", "y"].iter().flat_map(|name| URL_SAFE_NO_PAD.decode(ec[name].as_str().unwrap()).unwrap()).collect();
+        let (x, y) = point.split_at(31);
+        let shifted = changed(ec.clone(), &json!({"x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}));
+        assert_eq!((parse(std::slice::from_ref(&rsa)), parse(&[ec])), (Ok(1), Ok(1)));
+        for (key, why) in [
+            (RSA.jwk("rsa", json!({"d": "AQAB"})), "carries its private part"),
+            (RSA.jwk("rsa", json!({"use": "enc"})), "`use`"),
+            (RSA.jwk("rsa", json!({"use": 1})), "`use`"),
+            (RSA.jwk("rsa", json!({"key_ops": ["sign"]})), "`key_ops`"),
+            (RSA.jwk("rsa", json!({"key_ops": "verify"})), "`key_ops`"),
+            (RSA.jwk("rsa", json!({"alg": "PS512"})), "no accepted algorithm"),
+            (RSA.jwk("rsa", json!({"alg": "HS256"})), "is for algorithm `HS256`"),
+            (RSA.jwk("rsa", json!({"alg": 5})), "not a text"),
+            (RSA.jwk(&"k".repeat(257), json!({})), "`kid`"),
+            (RSA.jwk("rsa", json!({"kid": 5})), "`kid`"),
+            (RSA.jwk("rsa", json!({"kty": "oct", "k": "AAAA"})), "of type `oct`"),
+            (RSA.jwk("rsa", json!({"n": "%"})), "not base64url"),
+            (P256.jwk("ec", json!({"crv": "secp256k1"})), "on curve `secp256k1`"),
+            (P256.jwk("ec", json!({"x": null})), "has no `x`"),
+            (P256.jwk("ec", json!({"x": "AAAA"})), "wrong length"),
+            (shifted, "wrong length"),
+        ] {
+            let said = parse(&[key]).unwrap_err();
+            assert!(said.contains(why), "{why}: {said}");
+        }
+        let twins = [rsa.clone(), OTHER_RSA.jwk("rsa", json!({}))];
+        assert_eq!(parse(&twins), Ok(1), "of two keys with one name the first counts");
+        let text = json!({"keys": [rsa]}).to_string();
+        let padded = format!("{text}{}", " ".repeat(MAX_KEY_SET));
+        let parsed = |text: &str| Keys::parse(text.as_bytes(), &[Algorithm::RS256]).map(|_| ());
+        assert_eq!((parsed(&text), parsed(&padded)), (Ok(()), Err(KeySetError::TooLarge)));
+    }
+}

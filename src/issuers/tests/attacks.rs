@@ -202,6 +202,8 @@ impl Bench {
             row("oauth:14 number", self.with_header(json!({"typ": 1})), CredentialMalformed),
             row("oauth:14 logout claims", self.with_claims(json!({"events": {}})), TokenInvalid),
             row("oauth:14 refresh token", self.with_claims(json!({"token_use": "refresh"})), TokenInvalid),
+            row("oauth:14 logout token", self.with_claims(json!({"typ": "Logout"})), TokenInvalid),
+            row("oauth:14 introspection answer", self.with_claims(json!({"token_introspection": {}})), TokenInvalid),
             Attack {
                 row: "oauth:21 r=0 s=0",
                 token: forged(&ec(json!({})), &self.payload(json!({})), &[0; 64]),

@@ -34,7 +34,9 @@ async fn each_problem_is_at_its_place() {
         ("twin", json!({}), None),
         ("http", json!({"issuer": "http://idp.example"}), Some((Error, "issuer"))),
         ("http on loopback", json!({"issuer": "http://127.0.0.1:9"}), None),
+        ("no name", json!({"name": ""}), Some((Error, "name"))),
         ("no audience", json!({"audiences": []}), Some((Error, "audiences"))),
+        ("empty audience", json!({"audiences": ["doorward", ""]}), Some((Error, "audiences"))),
         ("claim pointer", json!({"claims": {"groups": "/a~2"}}), Some((Error, "claims/groups"))),
         ("attacks:Z3", json!({"username": "{claim:/a}:{claim:/b}"}), Some((Error, "username"))),
         ("no variable", json!({"username": "bot"}), Some((Error, "username"))),
@@ -70,6 +72,13 @@ async fn each_problem_is_at_its_place() {
             json!({"introspection": {"mode": "opaque", "client": client, "cache": "61s"}}),
             Some((Error, "introspection/cache")),
         ),
+        (
+            "timeout",
+            json!({"introspection": {"mode": "opaque", "client": client, "timeout": "11s"}}),
+            Some((Error, "introspection/timeout")),
+        ),
+        ("no introspection", json!({"introspection": {"mode": "never", "client": {"id": "d"}}}), None),
+        ("a file for a folder", json!({"keys": {"keep_in": secret.path()}}), Some((Error, "keys/keep_in"))),
         ("key set in clear text", json!({"keys": {"url": "http://idp.example/jwks"}}), Some((Error, "keys/url"))),
         (
             "oauth:28",

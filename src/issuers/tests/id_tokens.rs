@@ -56,9 +56,15 @@ async fn every_line_of_the_list() {
         ("13 typ logout+jwt", json!({"typ": "logout+jwt"}), json!({}), Err(Reason::TokenInvalid)),
         ("14 sub", json!({}), json!({"sub": ""}), Err(Reason::TokenInvalid)),
         ("15 crit", json!({"crit": ["x"]}), json!({}), Err(Reason::TokenInvalid)),
+        ("15 alg", json!({"alg": "RS384"}), json!({}), Err(Reason::TokenInvalid)),
+        ("long", json!({}), json!({"pad": "x".repeat(16 << 10)}), Err(Reason::CredentialMalformed)),
     ] {
         assert_eq!(ask(&issuers, &token(header, &changes), &checks()).await, expected, "{line}");
     }
+
+    let header = json!({"alg": "RS256", "kid": "rsa"}).to_string();
+    let forged = OTHER_RSA.token(&header, &claims(&provider.url, good.clone()));
+    assert_eq!(ask(&issuers, &forged, &checks()).await, Err(Reason::SignatureInvalid));
 
     let plain = token(json!({}), &json!({}));
     let gold = ["gold".to_owned()];

@@ -20,16 +20,20 @@ struct Bench {
 
 impl Bench {
     async fn new(introspection: Value) -> Self {
+        Self::with(introspection, json!({})).await
+    }
+
+    async fn with(introspection: Value, issuer: Value) -> Self {
         let context = context();
         let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(secret.path(), "s3cret: ü\n").unwrap();
         let standard = json!({"mode": "opaque", "client": {"id": "door:ward", "secret": {"file": secret.path()}}});
-        let root = json!({"issuers": [{
+        let plain = json!({
             "name": "main", "issuer": provider.url, "audiences": ["doorward"], "clients": [{"id": "listed"}],
             "introspection": changed(standard, &introspection),
-        }]});
-        let (issuers, accepts) = ready(&root, &context).await;
+        });
+        let (issuers, accepts) = ready(&json!({"issuers": [changed(plain, &issuer)]}), &context).await;
         let bench = Self { provider, context, issuers, accepts, _secret: secret };
         bench.answer(json!({}));
         bench
@@ -122,6 +126,17 @@ async fn what_is_no_answer_is_our_trouble_and_is_not_remembered() {
         assert_eq!(bench.provider.hits("/elsewhere"), 0);
         bench.answer(json!({}));
         assert_eq!(bench.ask("opaque").await, Ok(()), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_must_have_the_claims_that_tokens_must_have() {
+    let bench = Bench::with(json!({}), json!({"required_claims": {"tid": ["t-1"]}})).await;
+    for (tenant, reason) in
+        [(json!("t-1"), None), (json!("t-2"), Some(Reason::TokenInvalid)), (json!(null), Some(Reason::TokenInvalid))]
+    {
+        bench.answer(json!({"tid": tenant}));
+        assert_eq!(bench.ask(&format!("opaque-{tenant}")).await.err(), reason, "{tenant}");
     }
 }
 
@@ -231,6 +246,27 @@ async fn we_authenticate_as_a_client() {
         (&json!("doorward"), &json!("doorward"), &json!(bench.provider.url))
     );
     assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300);
+}
+
+/// A refusal of our own client is trouble that only an operator can mend, who is told where.
+#[tokio::test]
+async fn a_refusal_of_our_own_client_says_what_to_check() {
+    let bench = Bench::new(json!({})).await;
+    for status in [401, 403] {
+        bench.provider.on("/introspect", Reply::Answer(status, "application/json", "{}".into()));
+        let rejection = bench.issuers.authenticate("opaque", &bench.accepts, &nothing).await.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
+        assert!(precise(&rejection).contains("introspection.client"), "{status}: {}", precise(&rejection));
+    }
+}
+
+/// Nobody is asked about what is too long to be a token.
+#[tokio::test]
+async fn an_endless_token_is_refused_unasked() {
+    let bench = Bench::new(json!({})).await;
+    let token = "t".repeat(super::super::jwt::MAX_TOKEN);
+    assert_eq!((bench.ask(&token).await, bench.calls()), (Ok(()), 1));
+    assert_eq!((bench.ask(&format!("{token}t")).await, bench.calls()), (Err(Reason::CredentialMalformed), 1));
 }
 
 /// attacks:Z35, and the JWT of another issuer (section 5): only the route's issuer sees an opaque token.

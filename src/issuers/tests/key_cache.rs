@@ -343,6 +343,56 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
     assert_eq!(rejection.reason(), Reason::IssuerUnavailable);
 }
 
+/// Its age cannot be told: it might be used for ever.
+#[tokio::test]
+async fn a_set_on_disk_from_the_future_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = json!({"keys": {"keep_in": folder.path(), "max_stale": "1h"}});
+    let bench = Bench::new(settings.clone()).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    let find = || {
+        std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .find(|path| path.extension().unwrap() == "json")
+    };
+    until("the file", || find().is_some()).await;
+    let path = find().unwrap();
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    for (ahead, expected) in [(0, None), (1, Some(Reason::IssuerUnavailable))] {
+        kept["fetched"] = ((START + ahead) * 1_000).into();
+        std::fs::write(&path, kept.to_string()).unwrap();
+        let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &context());
+        let status = || issuers.get("main").unwrap().keys().status();
+        until("keys or a try", || status().usable || status().last_error.is_some()).await;
+        let outcome = issuers.authenticate(&token, &accepts, &nothing).await;
+        assert_eq!(outcome.err().map(|rejection| rejection.reason()), expected, "{ahead} s");
+    }
+}
+
+/// Tokens are checked with the keys, but whoever waits for an endpoint is told why it is not known, and it is asked for
+/// again soon.
+#[tokio::test]
+async fn keys_without_the_discovery_document_that_is_wanted_are_half_a_success() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s3cret").unwrap();
+    let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
+    provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
+    let settings = json!({
+        "keys": {"url": format!("{}/jwks", provider.url)},
+        "introspection": {"mode": "opaque", "client": {"id": "doorward", "secret": {"file": secret.path()}}},
+    });
+    let context = context();
+    let (issuers, _) = ready(&Bench::root(&provider, &settings), &context).await;
+    let status = || issuers.get("main").unwrap().keys().status();
+    until("the failure", || status().last_error.is_some()).await;
+    assert!(status().usable);
+    provider.on("/.well-known/openid-configuration", Reply::json(&provider.metadata()));
+    context.clock.advance(Duration::from_secs(1));
+    until("recovery", || status().last_error.is_none()).await;
+}
+
 #[tokio::test]
 async fn a_reload_keeps_the_keys_of_an_issuer_whose_key_settings_stay() {
     let bench = Bench::new(json!({})).await;

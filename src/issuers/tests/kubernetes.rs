@@ -64,6 +64,8 @@ async fn service_accounts_are_workloads_with_a_name_of_their_own() {
         (json!({"sub": "system:serviceaccount:ci"}), Reason::TokenInvalid),
         (json!({"sub": "system:serviceaccount:ci:a:b"}), Reason::TokenInvalid),
         (json!({"sub": "system:serviceaccount:a/b:c"}), Reason::TokenInvalid),
+        (json!({"sub": "system:serviceaccount::builder"}), Reason::TokenInvalid),
+        (json!({"sub": format!("system:serviceaccount:{}:x", "n".repeat(300))}), Reason::TokenInvalid),
         (json!({"sub": "alice"}), Reason::TokenInvalid),
         (json!({"aud": ["https://kubernetes.default.svc"]}), Reason::AudienceMismatch),
         (json!({"exp": START + 3_607}), Reason::TokenInvalid),

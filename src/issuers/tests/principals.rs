@@ -80,6 +80,10 @@ async fn scopes_are_taken_as_granted() {
         let principal = bench.principal(changes.clone()).await.unwrap();
         assert_eq!(texts(&principal.scopes), expected, "{changes}");
     }
+    for (count, refused) in [(1_000, None), (1_001, Some(Reason::TokenInvalid))] {
+        let outcome = bench.principal(json!({"scope": null, "scp": vec!["s"; count]})).await;
+        assert_eq!(outcome.err().map(|rejection| rejection.reason()), refused, "{count}");
+    }
 }
 
 /// kubernetes:E1, S1 to S3.
