@@ -110,6 +110,10 @@ impl Fixture {
     }
 
     async fn create_with(&self, claims: Value, origin: &Origin) -> HeaderMap {
+        self.try_create(claims, origin).await.unwrap()
+    }
+
+    async fn try_create(&self, claims: Value, origin: &Origin) -> Result<HeaderMap, Reason> {
         let tokens = Tokens { access: "access".to_owned(), refresh: None, id: "id".to_owned() };
         let new = NewSession {
             origin,
@@ -118,8 +122,8 @@ impl Fixture {
             scopes: vec!["openid".into()],
             tokens,
         };
-        let (line, _) = self.sessions.create(new).await.unwrap();
-        sent_back(&line)
+        let created = self.sessions.create(new).await;
+        created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
     }
 }
 
@@ -269,6 +273,50 @@ async fn an_ended_session_is_over_at_once_and_in_other_processes() {
         assert!(get(sessions, &second, &dash()).await.is_ok());
     }
     assert!(at.shared.revocations.is_revoked(&session.principal).is_some());
+    let stored = at.store.get(Table::Sessions, session.hash.as_bytes(), at.shared.clock.now()).await.unwrap();
+    assert!(stored.is_none(), "what is over is not kept");
+}
+
+/// A record whose claims are those of somebody else, as a fault of ours would leave it.
+#[tokio::test]
+async fn a_session_whose_claims_name_another_person_is_worth_nothing() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    let claims = |subject| Arc::new(Map::from_iter([("sub".to_owned(), Value::from(subject))]));
+    for (subject, refused) in [("alice", None), ("mallory", Some(Reason::Internal))] {
+        let record = Record { claims: claims(subject), ..session.record.clone() };
+        let sealed = record.seal(&at.sessions.0.keys, &session.hash).unwrap();
+        let now = at.shared.clock.now();
+        at.store.put(Table::Sessions, session.hash.as_bytes(), sealed, session.end, Expect::Any, now).await.unwrap();
+        at.sessions.0.cache.invalidate_all();
+        assert_eq!(get(&at.sessions, &cookie, &dash()).await.err(), refused, "{subject}");
+    }
+}
+
+/// The store is written once a minute for a session in use, and not for each request.
+#[tokio::test]
+async fn a_session_that_was_just_used_is_not_written_again() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    let version = async || at.sessions.read(session.hash).await.unwrap().unwrap().1;
+    let before = version().await;
+    for (pass, written) in [(Duration::from_secs(2), false), (record::touch_every(&settings()), true)] {
+        at.shared.clock.advance(pass);
+        get(&at.sessions, &cookie, &dash()).await.unwrap();
+        // What is spawned has begun when this has been polled a few times, as all runs on one thread.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        if written {
+            while version().await == before {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            assert_eq!(version().await, before);
+        }
+    }
 }
 
 #[tokio::test]
@@ -351,7 +399,9 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
     let target = Target::Principal { issuer: "corp", subject: "alice" };
     at.shared.revocations.revoke(target, "left the company", at.shared.clock.now() + HOUR).await.unwrap();
     assert_eq!(get(&at.sessions, &alice, &dash()).await.unwrap_err(), Reason::TokenRevoked);
+    assert_eq!(at.try_create(json!({"sub": "alice"}), &dash()).await, Err(Reason::TokenRevoked));
     assert!(get(&at.sessions, &bob, &dash()).await.is_ok());
+    assert!(at.try_create(json!({"sub": "bob"}), &dash()).await.is_ok());
 }
 
 #[tokio::test]
