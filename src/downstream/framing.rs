@@ -94,7 +94,7 @@ impl Scanner {
 
     /// Whether part of a head has come and its end has not.
     pub(super) fn is_within_head(&self) -> bool {
-        self.mode == Mode::Head && (self.started || self.carried > 0)
+        self.started || self.carried > 0
     }
 
     /// Whether bytes of a body may still be on their way.

@@ -152,3 +152,61 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::{
+        config::raw::Limits,
+        downstream::{admission::Admission, drain::Drain, framing::Defect, metrics::Metrics, registry::Registry},
+    };
+
+    /// A connection in a phase, and the client's end of it.
+    fn connection(phase: Phase) -> (Io<DuplexStream>, DuplexStream) {
+        let liveness = Arc::new(Liveness::default());
+        liveness.enter(phase);
+        let registry = Arc::new(Registry::new(Drain::default(), Metrics::default()));
+        let permit = Arc::new(Admission::default()).admit(1).unwrap();
+        let counted = registry.register(1, Arc::clone(&liveness), Arc::new(Limits::default()), permit);
+        let (ours, theirs) = tokio::io::duplex(256);
+        (Io::new(ours, Prefix::default(), Some(Scanner::default()), liveness, counted), theirs)
+    }
+
+    /// Tells the task that pumps an upgraded stream to stop, whichever way it looks next.
+    #[test]
+    fn an_upgraded_stream_that_is_aborted_ends_at_its_next_poll() {
+        type Operation = fn(Pin<&mut Io<DuplexStream>>, &mut Context<'_>) -> Poll<io::Result<usize>>;
+        let operations: [(&str, Operation); 3] = [
+            ("read", |io, context| io.poll_read(context, &mut ReadBuf::new(&mut [0; 8])).map_ok(|()| 0)),
+            ("write", |io, context| io.poll_write(context, b"x")),
+            ("vectored write", |io, context| io.poll_write_vectored(context, &[io::IoSlice::new(b"x")])),
+        ];
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for (name, operation) in operations {
+            for (phase, command, ends) in [
+                (Phase::Upgraded, Command::Abort, true),
+                (Phase::Upgraded, Command::Finish, false),
+                (Phase::Busy, Command::Abort, false),
+            ] {
+                let (mut io, _client) = connection(phase);
+                io.liveness.command(command);
+                let outcome = operation(Pin::new(&mut io), &mut context);
+                let ended =
+                    matches!(&outcome, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted);
+                assert_eq!(ended, ends, "{name} {phase:?} {command:?}: {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_upgraded_stream_carries_is_no_request() {
+        let bytes = b"GET / HTTP/1.1\nHost: a\r\n\r\n";
+        for (phase, defect) in [(Phase::Head, Some(Defect::BareLineFeed)), (Phase::Upgraded, None)] {
+            let (mut io, _client) = connection(phase);
+            io.arrived(bytes);
+            assert_eq!(io.liveness.defect(), defect, "{phase:?}");
+        }
+    }
+}

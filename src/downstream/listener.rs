@@ -161,9 +161,6 @@ fn owner_of(port: u16) -> Option<(u32, String)> {
         .flat_map(|table| listening_inodes(&table, port))
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
-    if sockets.is_empty() {
-        return None;
-    }
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let id: u32 = process.file_name().to_str()?.parse().ok()?;
         let holds = fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|descriptor| {

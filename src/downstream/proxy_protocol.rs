@@ -179,6 +179,8 @@ pub(crate) fn fuzz_proxy_header(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -216,8 +218,10 @@ mod tests {
 
     #[test]
     fn headers_that_are_not() {
-        let cases: [(&str, Vec<u8>); 9] = [
+        let cases: [(&str, Vec<u8>); 11] = [
             ("a request", b"POST / HTTP/1.1\r\n".to_vec()),
+            ("the beginning of a request, which is not waited for", b"PO".to_vec()),
+            ("a blank line before a request", b"\r\nGE".to_vec()),
             ("TLS", b"\x16\x03\x01\x02\x00".to_vec()),
             ("v1 bad address", b"PROXY TCP4 192.0.2.256 10.0.0.1 1 2\r\n".to_vec()),
             ("v1 family and address differ", b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec()),
@@ -229,6 +233,19 @@ mod tests {
         ];
         for (name, bytes) in cases {
             assert!(parse(&bytes).is_err(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_that_never_comes_is_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for sent in ["", "PROXY TCP4 "] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut client, sent.as_bytes()).await.unwrap();
+            drop(client);
+            let outcome = tokio::time::timeout(Duration::from_secs(60), read(&mut stream)).await.unwrap();
+            assert!(outcome.is_err(), "{sent:?}: {outcome:?}");
         }
     }
 

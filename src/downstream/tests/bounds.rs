@@ -55,6 +55,15 @@ fn a_silent_connection_is_closed() {
     server.await_metric("connections_refused_total{reason=\"silent\"} 1");
 }
 
+/// As health checks of ports do.
+#[test]
+fn a_peer_that_goes_without_a_word_is_not_waited_for() {
+    let server = Server::with_limits(&Limits { header_timeout: Span::from_secs(600), ..Limits::default() });
+    drop(server.connect());
+    server.await_metric("connections_accepted_total{listener=\"main\"} 1");
+    eventually("it is over", || server.connections() == 0);
+}
+
 #[test]
 fn an_idle_connection_is_closed_after_its_time_and_not_before() {
     let server = Server::with_limits(&short());
