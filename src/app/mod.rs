@@ -41,7 +41,7 @@ use crate::{
 
 pub use self::{
     operator::Operators,
-    run::{StartError, Started, check, run},
+    run::{StartError, Started, check, check_at, run},
 };
 
 /// What the parts of a running Doorward share.

@@ -83,7 +83,15 @@ pub struct Started {
 pub fn check(
     runtime: &Runtime,
 ) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
-    let context = context(runtime, Clock::default(), &Metrics::default(), &RequestMetrics::default())?;
+    check_at(runtime, Clock::default())
+}
+
+/// The same by another clock: for what `doorward explain` tells of another time than now.
+pub fn check_at(
+    runtime: &Runtime,
+    clock: Clock,
+) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
+    let context = context(runtime, clock, &Metrics::default(), &RequestMetrics::default())?;
     Ok(move |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
         snapshot::resolve(root, resolver, &context, None)
     })

@@ -53,6 +53,8 @@ pub struct ReplayInputs {
     pub policy: Option<String>,
     /// Why it was refused, whichever step did.
     pub reason: Option<String>,
+    /// The same in a sentence.
+    pub detail: Option<String>,
     /// Fields that were cut to fit the line. If there are any, the decision made again may be another one.
     pub truncated: Vec<String>,
 }
@@ -116,6 +118,8 @@ struct Line {
     metadata: Metadata,
     #[serde(default)]
     status_code: Option<String>,
+    #[serde(default)]
+    status_detail: Option<String>,
     #[serde(default)]
     actor: Option<ActorLine>,
     #[serde(default)]
@@ -259,6 +263,7 @@ impl TryFrom<Line> for ReplayInputs {
             time,
             metadata,
             status_code,
+            status_detail,
             actor,
             src_endpoint,
             http_request,
@@ -310,6 +315,7 @@ impl TryFrom<Line> for ReplayInputs {
             }),
             policy: policy.version,
             reason: status_code,
+            detail: status_detail,
             truncated,
         })
     }

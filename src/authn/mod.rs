@@ -13,7 +13,7 @@ mod schemes;
 pub use self::{
     authenticated::Authenticated,
     principal::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
-    schemes::{Authenticator, Outcome},
+    schemes::{Authenticator, Outcome, wanted},
 };
 use crate::error::Rejection;
 

@@ -281,7 +281,8 @@ fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanReque
 }
 
 /// The credentials that schemes take, in words.
-fn wanted(schemes: &[Scheme]) -> String {
+/// The credentials that a route takes, in words: `a signed-in browser or a bearer token`.
+pub fn wanted(schemes: &[Scheme]) -> String {
     let words = schemes.iter().filter_map(|scheme| match scheme {
         Scheme::Session => Some("a signed-in browser"),
         Scheme::Bearer => Some("a bearer token"),

@@ -10,7 +10,9 @@ use crate::{
     authz::{Explanation, Policy, RequestView},
 };
 
-/// Explain what the policy says of a request.
+/// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
+///
+/// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`
@@ -31,12 +33,21 @@ pub struct ExplainArgs {
     /// The client's address
     #[arg(long, default_value = "192.0.2.1")]
     pub address: IpAddr,
-    /// The time of the request (RFC 3339). Default: now
+    /// The time of the request (RFC 3339), for the token as for the rules. Default: now
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Text of which a part may come from a stranger, fit for a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { printed.extend(c.escape_default()) } else { printed.push(c) }
+    }
+    printed
 }
 
 /// What can be said of a request.
@@ -78,7 +89,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unauthenticated { why, .. } => {
-                writeln!(f, "UNAUTHENTICATED: {}", why.escape_debug())?;
+                writeln!(f, "UNAUTHENTICATED: {}", printable(why))?;
                 writeln!(f, "  no rule is asked before the credential is good")
             }
             Self::Decided(explanation) => write!(f, "{explanation}"),

@@ -1,27 +1,30 @@
 //! How `doorward explain` comes by a principal and a request.
 
 use std::{
+    fmt,
     io::{self, Read, Write},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use url::Url;
 
 use super::{
     Failure,
-    explain::{Answer, ExplainArgs, explain},
+    explain::{Answer, ExplainArgs, explain, printable},
     load_policy,
 };
 use crate::{
     app::{self, StartError},
     audit::{ReplayInputs, trail_files},
-    authn::Principal,
+    authn::{Principal, wanted},
     authz::{Policy, Scenario},
+    clock::{Clock, Timestamp},
     config::{
         self, Sources,
-        raw::{AuditSink, PrincipalFacts, RequestFacts, Root},
+        raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme},
     },
     error::Rejection,
     request::route::Target,
@@ -45,8 +48,15 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
 
 fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answer, Failure> {
     let runtime = control()?;
-    let (loaded, resolved) = config::load(sources, app::check(&runtime)?).map_err(StartError::Configuration)?;
-    let request = request_facts(&resolved, args, url)?;
+    let now = match &args.at {
+        None => Clock::default().now(),
+        Some(text) => Timestamp::from_rfc3339(text)
+            .ok_or_else(|| format!("`{text}` is not a time such as 2024-01-01T12:00:00Z"))?,
+    };
+    // Tokens expire by the same time by which the rules are asked.
+    let check = app::check_at(&runtime, Clock::manual(now))?;
+    let (loaded, resolved) = config::load(sources, check).map_err(StartError::Configuration)?;
+    let request = request_facts(&resolved, args, url, now)?;
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = args.principal.as_ref().map(|path| -> Result<PrincipalFacts, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -54,7 +64,16 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     });
     let written = written.transpose()?;
     let scenario = Scenario::new(written.as_ref(), &request, &loaded.raw)?;
+    let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
     Ok(match &args.token_file {
+        None if written.is_none() && !schemes.contains(&Scheme::Anonymous) => {
+            let why = format!(
+                "This route takes {}, and none was given: name a token with `--token-file`, or write down who asks and \
+                 name that file with `--principal`",
+                wanted(schemes)
+            );
+            explain(policy, Err(why), &scenario.request())
+        }
         None => explain(policy, Ok(&scenario.principal), &scenario.request()),
         Some(path) => {
             let token = read_token(path)?;
@@ -66,8 +85,10 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     })
 }
 
-fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str) -> Result<RequestFacts, Failure> {
-    let url: Url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timestamp) -> Result<RequestFacts, Failure> {
+    let url: Url = url.parse().map_err(|error| {
+        format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
+    })?;
     let host = url.host_str().ok_or("the address names no host")?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
     if resolved.routes().host(host).is_none() {
@@ -84,14 +105,13 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str) -> Result<R
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    let now = crate::clock::Clock::default().now().to_string();
     Ok(RequestFacts {
         route: route.name.to_string(),
         host: Some(host.to_owned()),
         path: Some(path),
         method: Some(args.method.clone()),
         address: Some(args.address),
-        at: Some(args.at.clone().unwrap_or(now)),
+        at: Some(now.to_string()),
         kubernetes: None,
         delivery: None,
     })
@@ -146,30 +166,91 @@ fn from_trail(sources: &Sources, id: &str, json: bool, out: &mut impl Write) -> 
     let path = loaded.path.parent().unwrap_or_else(|| std::path::Path::new("")).join(&file.path);
     let inputs =
         ReplayInputs::find(trail_files(&path)?, id)?.ok_or_else(|| format!("the trail has no request {id}"))?;
-    let principal = inputs.principal.as_ref().ok_or("the request was refused before it was known who asked")?;
-    let view = inputs.view().ok_or("the request matched no route, so no rule was asked")?;
-    if let Some(decision) = &inputs.decision {
-        let rule = decision.rule.as_deref().unwrap_or("no rule");
-        writeln!(
-            out,
-            "recorded: {} by {rule}, policy {}",
-            decision.outcome.as_str(),
-            inputs.policy.as_deref().unwrap_or("unknown")
-        )?;
-    }
+    let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
-    match recorded.map(|digest| kept_policy(&loaded, digest)) {
-        None => {}
-        Some(None) => writeln!(out, "recorded policy: not kept any more")?,
-        Some(Some(policy)) => {
-            writeln!(out, "\nunder the recorded policy:")?;
-            explain(&policy, Ok(principal), &view).print(out, json)?;
+    let recorded = recorded.map(|digest| kept_policy(&loaded, digest));
+    let again = |policy: &Policy| asked.as_ref().map(|(principal, view)| explain(policy, Ok(principal), view));
+    let told = FromTrail {
+        recorded: Recorded::of(&inputs),
+        policy_is_kept: recorded.as_ref().is_none_or(Option::is_some),
+        under_recorded: recorded.flatten().as_ref().and_then(again),
+        under_current: again(&current),
+        truncated: &inputs.truncated,
+    };
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &told)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{told}")?;
+    }
+    Ok(told.under_current.is_some_and(|answer| answer.is_allow()))
+}
+
+/// What the trail tells of a request, and what its inputs lead to now.
+#[derive(Serialize)]
+struct FromTrail<'a> {
+    recorded: Recorded<'a>,
+    /// Whether the policy that decided is at hand, or is the current one.
+    policy_is_kept: bool,
+    /// None if that is the current policy, or not kept any more.
+    under_recorded: Option<Answer>,
+    /// None if no rule was asked: nobody was authenticated, or no route matched.
+    under_current: Option<Answer>,
+    /// Fields of the record that were cut, with which the decision made again may be another one.
+    truncated: &'a [String],
+}
+
+/// What was decided then.
+#[derive(Serialize)]
+struct Recorded<'a> {
+    outcome: Option<&'static str>,
+    rule: Option<&'a str>,
+    /// Why it was refused, whichever step did.
+    reason: Option<&'a str>,
+    detail: Option<&'a str>,
+    policy: Option<&'a str>,
+}
+
+impl<'a> Recorded<'a> {
+    fn of(inputs: &'a ReplayInputs) -> Self {
+        let decision = inputs.decision.as_ref();
+        Self {
+            outcome: decision.map(|decision| decision.outcome.as_str()),
+            rule: decision.and_then(|decision| decision.rule.as_deref()),
+            reason: inputs.reason.as_deref(),
+            detail: inputs.detail.as_deref(),
+            policy: inputs.policy.as_deref(),
         }
     }
-    writeln!(out, "\nunder the current policy:")?;
-    let answer = explain(&current, Ok(principal), &view);
-    answer.print(out, json)?;
-    Ok(answer.is_allow())
+}
+
+impl fmt::Display for FromTrail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Recorded { outcome, rule, reason, detail, policy } = &self.recorded;
+        let policy = policy.unwrap_or("unknown");
+        match outcome {
+            Some(outcome) => write!(f, "recorded: {outcome} by {}, policy {policy}", rule.unwrap_or("no rule"))?,
+            None => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
+        }
+        if let (Some(reason), Some(detail)) = (reason, detail) {
+            write!(f, "\n  {reason}: {}", printable(detail))?;
+        }
+        writeln!(f)?;
+        if !self.truncated.is_empty() {
+            let cut = self.truncated.join(", ");
+            writeln!(f, "the record was too long and lost {cut}: decided again, it may come out otherwise")?;
+        }
+        if !self.policy_is_kept {
+            writeln!(f, "recorded policy: not kept any more")?;
+        }
+        if let Some(answer) = &self.under_recorded {
+            write!(f, "\nunder the recorded policy:\n{answer}")?;
+        }
+        match &self.under_current {
+            Some(answer) => write!(f, "\nunder the current policy:\n{answer}"),
+            None => writeln!(f, "\nno rule is asked before it is known who asks, and what for"),
+        }
+    }
 }
 
 /// A policy that was in force, from the folder where they are kept by digest.

@@ -51,7 +51,6 @@ enum Command {
         #[command(flatten)]
         args: test::TestArgs,
     },
-    /// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
     Explain {
         #[command(flatten)]
         config: ConfigArgs,
@@ -110,20 +109,31 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            let _ = match error.downcast_ref::<StartError>() {
-                Some(StartError::Configuration(refused)) => {
-                    let colours = io::stderr().is_terminal();
-                    io::stderr().write_all(refused.diagnosis.render(colours).as_bytes())
-                }
-                _ => writeln!(io::stderr(), "doorward: {error}"),
-            };
-            let usage = matches!(error.downcast_ref::<StartError>(), Some(StartError::Configuration(_)));
-            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            // Help and version are messages too, and no errors.
+            let status = if message.use_stderr() { EXIT_USAGE } else { 0 };
+            let _ = message.print();
+            return ExitCode::from(status);
         }
+    };
+    ExitCode::from(run(cli.command).unwrap_or_else(|error| complain(&error, 1)))
+}
+
+/// Prints an error, and gives the exit status that goes with it: `otherwise`, unless it is the configuration's.
+fn complain(error: &Failure, otherwise: u8) -> u8 {
+    // Whoever closed our output, as `head` does, asks for no more.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return otherwise;
     }
+    if let Some(StartError::Configuration(refused)) = error.downcast_ref() {
+        let colours = io::stderr().is_terminal();
+        let _ = io::stderr().write_all(refused.diagnosis.render(colours).as_bytes());
+        return EXIT_USAGE;
+    }
+    let _ = writeln!(io::stderr(), "doorward: {error}");
+    otherwise
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -159,8 +169,11 @@ fn run(command: Command) -> Result<u8, Failure> {
             Ok(results.exit_code())
         }
         Command::Explain { config, args } => {
-            let allowed = explain_run::run(&config.sources(), &args, &mut out)?;
-            Ok(u8::from(!allowed))
+            match explain_run::run(&config.sources(), &args, &mut out) {
+                Ok(allowed) => Ok(u8::from(!allowed)),
+                // 1 says that the request would not pass.
+                Err(error) => Ok(complain(&error, 2)),
+            }
         }
         Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),

@@ -236,6 +236,63 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
     }
 }
 
+/// What `doorward explain` says, both outputs, and its exit status.
+fn explain(fixture: &Fixture, options: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = command.arg("explain").arg(fixture.doorward.dir().join("doorward.yaml")).args(options).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (said, output.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_asks_the_token_too_at_the_time_given() {
+    let fixture = Fixture::start().await;
+    let file = fixture.doorward.dir().join("presented");
+    std::fs::write(&file, fixture.a.token("alice", &["dev"])).unwrap();
+    let (url, file) = (format!("https://api.test{PATH}"), file.to_string_lossy().into_owned());
+    let at = |time: &str| explain(&fixture, &[&url, "--token-file", &file, "--at", time]);
+    for (time, words) in [("2100-01-01T00:00:00Z", "expired"), ("2020-01-01T00:00:00Z", "not valid for another")] {
+        let (said, status) = at(time);
+        assert!(said.contains("UNAUTHENTICATED") && said.contains(words), "{time}: {said}");
+        assert_eq!(status, Some(1));
+    }
+    let (said, status) = at("tomorrow");
+    assert!(said.contains("`tomorrow` is not a time"), "{said}");
+    assert_eq!(status, Some(2));
+}
+
+#[tokio::test]
+async fn explain_without_a_credential_says_which_one_is_wanted() {
+    let fixture = Fixture::start().await;
+    let (said, status) = explain(&fixture, &[&format!("https://api.test{PATH}")]);
+    assert!(said.contains("UNAUTHENTICATED: This route takes a bearer token"), "{said}");
+    assert!(said.contains("--token-file") && said.contains("--principal"), "{said}");
+    assert_eq!(status, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_before_any_rule_can_be_explained_too() {
+    let fixture = Fixture::start().await;
+    let (answer, _) = fixture.api(PATH, &[&bearer("abc.def.ghi")]).await;
+    assert_eq!(answer.status, 401);
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    let mut told = (String::new(), None);
+    within(async {
+        while !told.0.contains("recorded") {
+            told = explain(&fixture, &["--audit-id", &id, "--json"]);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let json: Value = serde_json::from_str(&told.0).unwrap();
+    assert_eq!(json["recorded"]["reason"], "credential_malformed", "{json}");
+    assert!(json["recorded"]["detail"].is_string() && json["under_current"].is_null(), "{json}");
+    assert_eq!(told.1, Some(1));
+    let (said, _) = explain(&fixture, &["--audit-id", &id]);
+    assert!(said.contains("refused before any rule was asked"), "{said}");
+}
+
 #[tokio::test]
 async fn explain_says_where_no_route_leads() {
     let fixture = Fixture::start().await;
