@@ -104,14 +104,19 @@ pub struct Problem {
     pub file: String,
     /// Counts from 1; none if it is about the end.
     pub line: Option<u64>,
+    /// The last of the lines one after the other that this is said of.
+    pub through: Option<u64>,
     pub what: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file, self.what),
-            None => write!(f, "{}: {}", self.file, self.what),
+        match (self.line, self.through) {
+            (Some(line), Some(through)) if through > line => {
+                write!(f, "{}:{line} to {through}: {}", self.file, self.what)
+            }
+            (Some(line), _) => write!(f, "{}:{line}: {}", self.file, self.what),
+            (None, _) => write!(f, "{}: {}", self.file, self.what),
         }
     }
 }
@@ -194,6 +199,8 @@ pub struct Verifier<'a> {
     proof: &'a Proof,
     /// Which key fitted last.
     key: usize,
+    /// Whether any line was sealed with one of the keys.
+    fitted: bool,
     /// The line before; none at the beginning.
     last: Option<Link>,
     /// The last checkpoint or start of this segment, and how far the next may be from it.
@@ -213,7 +220,17 @@ impl<'a> Verifier<'a> {
         }
         let mut findings = Findings::default();
         findings.summary.signatures_checked = proof.checkpoint_key.is_some();
-        Ok(Self { proof, key: 0, last: None, mark: None, gap: false, file: String::new(), rewritten: None, findings })
+        Ok(Self {
+            proof,
+            key: 0,
+            fitted: false,
+            last: None,
+            mark: None,
+            gap: false,
+            file: String::new(),
+            rewritten: None,
+            findings,
+        })
     }
 
     /// Checks the next file.
@@ -232,6 +249,8 @@ impl<'a> Verifier<'a> {
         self.findings.summary.last = last.seq;
         if self.last.is_none() {
             self.problem(None, "there is no line of a trail".to_owned());
+        } else if !self.fitted {
+            self.problem(None, "no line fits the key given: is it the key of this trail?".to_owned());
         }
         if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
             self.findings.summary.end_checked = true;
@@ -270,7 +289,7 @@ impl<'a> Verifier<'a> {
             self.follow(number, &sealed);
             return;
         };
-        self.key = key;
+        (self.key, self.fitted) = (key, true);
         let Ok(content) = serde_json::from_slice::<Content>(line.bytes) else {
             self.problem(number, "the line is sealed and yet no JSON".to_owned());
             self.follow(number, &sealed);
@@ -297,7 +316,7 @@ impl<'a> Verifier<'a> {
             && checkpoint.mac != sealed.link.mac
         {
             let what = "this is not the line that the last checkpoint signed: the trail was rewritten".to_owned();
-            self.rewritten = Some(Problem { file: self.file.clone(), line: number, what });
+            self.rewritten = Some(Problem { file: self.file.clone(), line: number, through: number, what });
         }
         self.content(number, &content, &sealed);
     }
@@ -394,8 +413,17 @@ impl<'a> Verifier<'a> {
     }
 
     fn problem(&mut self, line: Option<u64>, what: String) {
+        // The same of many lines in a row is said once.
+        if let (Some(last), Some(number)) = (self.findings.problems.last_mut(), line)
+            && last.through.is_some_and(|through| through + 1 == number)
+            && last.what == what
+            && last.file == self.file
+        {
+            last.through = line;
+            return;
+        }
         if self.findings.problems.len() < MAX_PROBLEMS {
-            self.findings.problems.push(Problem { file: self.file.clone(), line, what });
+            self.findings.problems.push(Problem { file: self.file.clone(), line, through: line, what });
         } else {
             self.findings.more += 1;
         }

@@ -44,7 +44,12 @@ pub fn verify(args: &VerifyArgs) -> u8 {
             if findings.more > 0 {
                 let _ = writeln!(stderr, "and {} problems more", findings.more);
             }
-            let verdict = if findings.is_intact() { "intact" } else { "TAMPERED WITH" };
+            let first = findings.summary.first;
+            let verdict = match findings.is_intact() {
+                true if first > 1 => format!("intact from line number {first} on"),
+                true => "intact".to_owned(),
+                false => "TAMPERED WITH".to_owned(),
+            };
             let _ = write!(io::stdout().lock(), "{verdict}\n{}", findings.summary);
             u8::from(!findings.is_intact())
         }

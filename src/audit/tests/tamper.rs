@@ -31,6 +31,17 @@ fn written() -> &'static Written {
 }
 
 #[test]
+fn a_key_of_another_trail_is_told_once() {
+    let Written { bytes, lines, proof } = written();
+    let keys = vec![ChainKey::new(&[9; 32]).unwrap()];
+    let other = Proof { keys, last_checkpoint: None, ..proof.clone() };
+    let found = problems(&verify(bytes, &other));
+    let all = format!("1 to {}: the line was edited or forged, or sealed with another key", lines.len());
+    assert!(found[0].contains(&all), "{found:?}");
+    assert!(found[1].contains("is it the key of this trail?") && found.len() == 2, "{found:?}");
+}
+
+#[test]
 fn an_untouched_trail_is_intact() {
     let Written { bytes, lines, proof } = written();
     let findings = verify(bytes, proof);
