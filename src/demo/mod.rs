@@ -24,6 +24,7 @@ use crate::{
     app::{self, StartError},
     clock::Clock,
     config::Sources,
+    downstream,
     webhooks::github_signature,
 };
 
@@ -95,11 +96,15 @@ fn serve(runtime: &Runtime, port: u16, router: Router) -> Result<SocketAddr, Sta
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let bound =
         runtime.block_on(TcpListener::bind(address)).and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (address, listener) = bound.map_err(|error| StartError::Io {
-        what: format!(
-            "the demo cannot use port {port} (another demo may run; choose others with --port and --provider-port)"
-        ),
-        error,
+    let (address, listener) = bound.map_err(|error| {
+        let owner = downstream::owner_of(port).map(|owner| format!("; {owner} has it")).unwrap_or_default();
+        StartError::Io {
+            what: format!(
+                "the development provider cannot listen on port {port}{owner}: stop that, or choose another with \
+                 `--provider-port`"
+            ),
+            error,
+        }
     })?;
     runtime.spawn(async move { axum::serve(listener, router).await });
     Ok(address)
@@ -114,7 +119,8 @@ fn welcome(origin: &str, issuer: &str, secret: &str, configuration: &Path) -> St
     );
     let delivery = |signature: &str| {
         format!(
-            "curl -i {origin}/hooks/github -H 'Content-Type: application/json' -H 'X-GitHub-Event: push' \\\n    -H \"X-GitHub-Delivery: $(cat /proc/sys/kernel/random/uuid)\" \\\n    -H 'X-Hub-Signature-256: {signature}' \\\n    -d '{DELIVERY}'"
+            "curl -i {origin}/hooks/github -H 'Content-Type: application/json' -H 'X-GitHub-Event: push' \\\n    -H 'X-GitHub-Delivery: {}' \\\n    -H 'X-Hub-Signature-256: {signature}' \\\n    -d '{DELIVERY}'",
+            uuid::Uuid::new_v4()
         )
     };
     format!(

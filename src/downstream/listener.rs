@@ -102,9 +102,9 @@ impl BindError {
         let owner = (source.kind() == io::ErrorKind::AddrInUse)
             .then(|| owner_of(listener.address.port()))
             .flatten()
-            .map(|(process, name)| {
-                if process != std::process::id() {
-                    return format!("`{name}` (process {process})");
+            .map(|owner| {
+                if owner.process != std::process::id() {
+                    return owner.to_string();
                 }
                 let other = all
                     .iter()
@@ -153,8 +153,21 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Who listens on the port, by `/proc`: the process and its name, if it is one that we may look at.
-fn owner_of(port: u16) -> Option<(u32, String)> {
+/// The process that listens on a port.
+#[derive(Debug)]
+pub struct Owner {
+    process: u32,
+    name: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` (process {})", self.name, self.process)
+    }
+}
+
+/// Who listens on the port, by `/proc`, if it is somebody that we may look at.
+pub fn owner_of(port: u16) -> Option<Owner> {
     let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
@@ -169,7 +182,7 @@ fn owner_of(port: u16) -> Option<(u32, String)> {
         });
         holds.then(|| {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            (id, name.trim_end().to_owned())
+            Owner { process: id, name: name.trim_end().to_owned() }
         })
     })
 }

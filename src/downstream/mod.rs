@@ -45,6 +45,7 @@ pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::{Downstream, NeedsRestart},
     drain::{Drain, Phase},
+    listener::owner_of,
     listener::{BindError, Bound},
     metrics::Metrics,
     settings::Settings,

@@ -94,6 +94,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&format!("port {taken}")) && said.contains("in use"), "{said}");
         assert!(said.contains("choose"), "what to do: {said}");
+        assert!(said.contains(&format!("`doorward` (process {})", demo.child.id())), "who has it: {said}");
     }
     let mut own = String::new();
     // The first goes on.
@@ -115,11 +116,14 @@ fn doorward_and_the_provider_need_a_port_each() {
 async fn one_click_signs_in() {
     let demo = Demo::start();
     let url = format!("http://localhost:{}", demo.port);
-    let saw = browse(&json!({"scenario": "demo", "url": url, "person": "alice"})).await;
-    assert_eq!(saw["landed"], format!("{url}/"));
-    assert!(saw["body"].as_str().unwrap().contains("Sample Dashboard"), "{saw}");
-    assert_eq!(saw["denied"], 403);
-    assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
+    for person in ["alice", "bob", "carol"] {
+        let saw = browse(&json!({"scenario": "demo", "url": url, "person": person})).await;
+        assert_eq!(saw["landed"], format!("{url}/"));
+        let body = saw["body"].as_str().unwrap();
+        assert!(body.contains("Sample Dashboard") && body.contains(&format!("{person}@doorward.demo")), "{saw}");
+        assert_eq!(saw["denied"], 403);
+        assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
+    }
 }
 
 #[tokio::test]
