@@ -11,10 +11,7 @@ use std::{
 };
 
 use super::metrics::Refused;
-
-/// How many connections of an address may flood us with resets before it is turned away for [`BLAME`].
-const FLOODS: u32 = 3;
-const BLAME: Duration = Duration::from_secs(60);
+use crate::config::raw::Limits;
 
 /// Addresses that are remembered for their floods.
 const MAX_BLAMED: usize = 4096;
@@ -50,12 +47,12 @@ impl Admission {
             .map(|_| Permit { admission: Arc::clone(self), address: None })
     }
 
-    fn is_blamed(&self, address: IpAddr, now: Instant) -> bool {
+    fn is_blamed(&self, address: IpAddr, most: u32, now: Instant) -> bool {
         let floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
-        floods.get(&address).is_some_and(|floods| floods.count >= FLOODS && floods.until > now)
+        floods.get(&address).is_some_and(|floods| floods.count >= most && floods.until > now)
     }
 
-    fn blame(&self, address: IpAddr, now: Instant) {
+    fn blame(&self, address: IpAddr, pause: Duration, now: Instant) {
         let mut floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
         if floods.len() >= MAX_BLAMED {
             floods.retain(|_, floods| floods.until > now);
@@ -65,20 +62,20 @@ impl Admission {
         }
         let found = floods.entry(address).or_insert(Floods { count: 0, until: now });
         found.count = if found.until > now { found.count + 1 } else { 1 };
-        found.until = now + BLAME;
+        found.until = now + pause;
     }
 }
 
 impl Permit {
-    /// Counts the connection for its address too, unless that has `limit` already, or has flooded us lately.
-    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32, now: Instant) -> Result<(), Refused> {
+    /// Counts the connection for its address too, unless that has as many as it may, or has flooded us lately.
+    pub(super) fn count_for(&mut self, address: IpAddr, limits: &Limits, now: Instant) -> Result<(), Refused> {
         let address = group(address);
-        if self.admission.is_blamed(address, now) {
+        if self.admission.is_blamed(address, limits.floods_per_address, now) {
             return Err(Refused::Flood);
         }
         let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_insert(0);
-        if *count >= limit {
+        if *count >= limits.connections_per_address {
             return Err(Refused::Address);
         }
         *count += 1;
@@ -88,9 +85,9 @@ impl Permit {
     }
 
     /// The connection flooded us with resets: its address is remembered for it. One that speaks for many has none.
-    pub(super) fn blame(&self, now: Instant) {
+    pub(super) fn blame(&self, pause: Duration, now: Instant) {
         if let Some(address) = self.address {
-            self.admission.blame(address, now);
+            self.admission.blame(address, pause, now);
         }
     }
 }
@@ -126,13 +123,14 @@ mod tests {
         let admission = Arc::new(Admission::default());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let now = Instant::now();
+        let one = Limits { connections_per_address: 1, ..Limits::default() };
         let mut first = admission.admit(2).unwrap();
-        assert_eq!(first.count_for(address, 1, now), Ok(()));
+        assert_eq!(first.count_for(address, &one, now), Ok(()));
         let mut second = admission.admit(2).unwrap();
-        assert_eq!(second.count_for(address, 1, now), Err(Refused::Address));
+        assert_eq!(second.count_for(address, &one, now), Err(Refused::Address));
         assert!(admission.admit(2).is_none());
         drop(first);
-        assert_eq!(second.count_for(address, 1, now), Ok(()));
+        assert_eq!(second.count_for(address, &one, now), Ok(()));
         assert!(admission.admit(2).is_some());
         drop(second);
         assert!(admission.by_address.lock().unwrap().is_empty());
@@ -143,25 +141,27 @@ mod tests {
         let admission = Arc::new(Admission::default());
         let [bad, good]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
         let now = Instant::now();
+        let (pause, most) = (Duration::from_secs(7), 5);
+        let limits = Limits { floods_per_address: most, ..Limits::default() };
         let admit = |address, now| {
             let mut permit = admission.admit(10).unwrap();
-            permit.count_for(address, 10, now).map(|()| permit)
+            permit.count_for(address, &limits, now).map(|()| permit)
         };
-        for flood in 0..FLOODS {
-            admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(now);
+        for flood in 0..most {
+            admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(pause, now);
         }
         assert_eq!(admit(bad, now).unwrap_err(), Refused::Flood);
         assert!(admit(good, now).is_ok());
-        assert_eq!(admit(bad, now + BLAME - Duration::from_secs(1)).unwrap_err(), Refused::Flood);
-        assert!(admit(bad, now + BLAME).is_ok());
+        assert_eq!(admit(bad, now + pause - Duration::from_secs(1)).unwrap_err(), Refused::Flood);
+        assert!(admit(bad, now + pause).is_ok());
         // Floods that lie far apart do not add up.
         for flood in 1..10 {
-            admit(bad, now + BLAME * (2 * flood)).unwrap().blame(now + BLAME * (2 * flood));
+            admit(bad, now + pause * (2 * flood)).unwrap().blame(pause, now + pause * (2 * flood));
         }
         // Nor can so many addresses be made up that memory runs out.
         for number in 0..2 * MAX_BLAMED {
             let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
-            admission.blame(address, now);
+            admission.blame(address, pause, now);
         }
         assert!(admission.floods.lock().unwrap().len() <= MAX_BLAMED);
     }

@@ -38,7 +38,7 @@ pub(super) async fn run<S: Serve>(
     permit: Permit,
 ) {
     let _panic = CountPanic(&shared.metrics);
-    let liveness = Arc::new(Liveness::default());
+    let liveness = Arc::new(Liveness::new(&policy.limits));
     let registered = shared.registry.register(id, Arc::clone(&liveness), Arc::clone(&policy.limits), permit);
     let opening = Opening { shared: &shared, door: &door, policy: &policy, liveness: &liveness, registered, id };
     tokio::select! {
@@ -88,7 +88,7 @@ impl<S: Serve> Opening<'_, S> {
         // An ingress or a balancer speaks for many; its own limits hold for them.
         let speaks_for_many = trusted_proxy || (from_balancer && announced.is_none());
         if !speaks_for_many {
-            self.registered.count_for(peer.ip(), self.policy.limits.connections_per_address)?;
+            self.registered.count_for(peer.ip(), &self.policy.limits)?;
         }
         let mut connection = Connection {
             id: self.id,

@@ -34,16 +34,9 @@ use super::{
 };
 use crate::config::raw::Limits;
 
-/// The least buffer of a connection: what a body is read and written by.
-const MIN_BUFFER: usize = 64 << 10;
-
 /// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset.
 const LINGER_BYTES: usize = 64 << 10;
 const LINGER_TIME: Duration = Duration::from_secs(1);
-
-/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// HTTP/2 resets by the client that wait to be noticed, and errors of the client that are answered with a reset,
 /// before the connection is closed (CVE-2023-44487, CVE-2025-8671).
@@ -90,7 +83,7 @@ impl<S: Serve> Server<S> {
     {
         let head = largest_head(&self.limits);
         let mut builder = http1::Builder::new();
-        builder.max_header_size(head).max_buf_size(head.max(MIN_BUFFER));
+        builder.max_header_size(head).max_buf_size(head.max(self.limits.body_buffer.bytes()));
         // hyper is slower where this is set.
         if usize::from(self.limits.header_count) > 100 {
             builder.max_headers(self.limits.header_count.into());
@@ -127,6 +120,7 @@ impl<S: Serve> Server<S> {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let window = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let ping = self.limits.http2_ping_interval.get();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -134,11 +128,11 @@ impl<S: Serve> Server<S> {
             .initial_stream_window_size(window(self.limits.http2_stream_window.0))
             .initial_connection_window_size(window(self.limits.http2_connection_window.0))
             .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
-            .max_send_buf_size(MIN_BUFFER)
+            .max_send_buf_size(self.limits.body_buffer.bytes())
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(LOCAL_RESETS)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
+            .keep_alive_interval(ping)
+            .keep_alive_timeout(ping * 2 / 3);
         let service = service_fn(|request| self.answer(request));
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut finishing = false;

@@ -66,9 +66,6 @@ pub(super) enum Command {
     Abort,
 }
 
-/// How many streams of an HTTP/2 connection are judged together (CVE-2023-44487).
-const RESET_WINDOW: u32 = 200;
-
 /// How many times shorter unused connections are kept when memory is short.
 const HURRY: u32 = 10;
 
@@ -96,6 +93,8 @@ pub(super) struct Liveness {
     ended: AtomicU32,
     reset: AtomicU32,
     flooded: AtomicBool,
+    /// How many requests make a window (CVE-2023-44487).
+    reset_window: u32,
     /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
     heads: AtomicU32,
     within_head: AtomicBool,
@@ -105,6 +104,12 @@ pub(super) struct Liveness {
 
 impl Default for Liveness {
     fn default() -> Self {
+        Self::new(&Limits::default())
+    }
+}
+
+impl Liveness {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Opening as u8),
             age: AtomicU32::new(0),
@@ -118,6 +123,7 @@ impl Default for Liveness {
             ended: AtomicU32::new(0),
             reset: AtomicU32::new(0),
             flooded: AtomicBool::new(false),
+            reset_window: limits.http2_reset_window,
             heads: AtomicU32::new(0),
             within_head: AtomicBool::new(false),
             within_body: AtomicBool::new(false),
@@ -183,14 +189,14 @@ impl Liveness {
         }
         let reset = self.reset.load(Relaxed) + u32::from(!answered);
         let ended = self.ended.load(Relaxed) + 1;
-        if ended < RESET_WINDOW {
+        if ended < self.reset_window {
             self.reset.store(reset, Relaxed);
             self.ended.store(ended, Relaxed);
             return;
         }
         self.reset.store(0, Relaxed);
         self.ended.store(0, Relaxed);
-        if reset >= RESET_WINDOW / 2 {
+        if reset >= self.reset_window.div_ceil(2) {
             self.flooded.store(true, Relaxed);
             self.command(Command::Abort);
         }
@@ -374,5 +380,16 @@ mod tests {
             });
             assert_eq!(closed, expected, "{answered_of_ten} of ten answered");
         }
+    }
+
+    #[test]
+    fn the_window_in_which_they_are_judged_can_be_set() {
+        let liveness = Liveness::new(&Limits { http2_reset_window: 10, ..Limits::default() });
+        let closed_at = (1..=400).find(|_| {
+            liveness.begin_request();
+            liveness.end_request(false);
+            liveness.is_flooded()
+        });
+        assert_eq!(closed_at, Some(10));
     }
 }

@@ -97,8 +97,8 @@ impl Registry {
 
 impl Registered {
     /// Counts the connection for its address, unless that may have no more.
-    pub(super) fn count_for(&mut self, address: IpAddr, limit: u32) -> Result<(), Refused> {
-        self.permit.count_for(address, limit, Instant::now())
+    pub(super) fn count_for(&mut self, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
+        self.permit.count_for(address, limits, Instant::now())
     }
 
     pub(super) fn speaks_http2(&self) {
@@ -111,8 +111,8 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let entry = self.registry.lock().remove(&self.id);
-        if entry.is_some_and(|entry| entry.liveness.is_flooded()) {
-            self.permit.blame(Instant::now());
+        if let Some(entry) = entry.filter(|entry| entry.liveness.is_flooded()) {
+            self.permit.blame(entry.limits.flood_pause.get(), Instant::now());
         }
         self.registry.metrics.active.dec();
         self.registry.drain.closed();

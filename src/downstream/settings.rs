@@ -125,6 +125,9 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("http2_streams", limits.http2_streams.into(), 1, 10_000, "");
     within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes");
     within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
+    within("http2_reset_window", limits.http2_reset_window.into(), 10, 100_000, "");
+    within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
+    within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     for (key, span) in [
@@ -132,6 +135,7 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
         ("handshake_timeout", limits.handshake_timeout),
         ("idle_timeout", limits.idle_timeout),
         ("stream_idle_timeout", limits.stream_idle_timeout),
+        ("http2_ping_interval", limits.http2_ping_interval),
     ] {
         if span.get().is_zero() {
             report

@@ -35,6 +35,17 @@ pub struct Limits {
     pub http2_stream_window: Size,
     /// HTTP/2 flow-control window of a connection.
     pub http2_connection_window: Size,
+    /// How often an HTTP/2 client is asked whether it is still there. It has two thirds of that time to answer.
+    pub http2_ping_interval: Span,
+    /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them before it had an
+    /// answer, the connection is closed.
+    pub http2_reset_window: u32,
+    /// Connections of one address that may flood us with resets, before the address is turned away.
+    pub floods_per_address: u32,
+    /// How long an address is turned away for its floods.
+    pub flood_pause: Span,
+    /// The least buffer by which the bodies of a connection are read and written.
+    pub body_buffer: Size,
     /// Connections at once, over all listeners.
     pub connections: u32,
     /// Connections at once from one address that is not a trusted proxy.
@@ -66,6 +77,11 @@ impl Default for Limits {
             http2_streams: 100,
             http2_stream_window: Size::kib(64),
             http2_connection_window: Size::mib(1),
+            http2_ping_interval: Span::from_secs(30),
+            http2_reset_window: 200,
+            floods_per_address: 3,
+            flood_pause: Span::from_secs(60),
+            body_buffer: Size::kib(64),
             connections: 10_000,
             connections_per_address: 200,
             buffered_bytes: Size::mib(256),
