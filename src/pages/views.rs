@@ -68,12 +68,12 @@ pub fn denied(view: &DeniedView<'_>) -> Markup {
     let main = html! {
         (sign(Tone::Refused))
         h1 { (title) }
-        p class="lead" { (prose(view.rejection.detail())) }
+        p class="lead" { (prose(&sentence(view.rejection.detail()))) }
         @if let Some(why) = view.why {
             p { strong { "Why: " } (prose(why)) }
         }
         @if let Some(fix) = view.rejection.fix_text() {
-            p class="note" { strong { "What you can do: " } (prose(fix)) }
+            p class="note" { strong { "What you can do: " } (prose(&sentence(fix))) }
         }
         dl {
             div { dt { "Request" } dd { code { (view.request) } } }
@@ -85,6 +85,9 @@ pub fn denied(view: &DeniedView<'_>) -> Markup {
             }
             div { dt { "Reason" } dd { code { (view.rejection.reason().as_str()) } " (" (status.as_u16()) ")" } }
             div { dt { "Time" } dd { (time(view.now)) } }
+        }
+        @if status.as_u16() == 404 {
+            p class="actions" { a href="/" { "To the start page" } }
         }
         @if let Some(href) = view.sign_in {
             @let label = if view.who.is_some() { "Sign in as somebody else" } else { "Sign in" };
@@ -207,6 +210,16 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Markup {
         p class="actions" { a class="button" href=(view.retry) { "Sign in again" } a href="/" { "Go on" } }
     };
     layout(view.title, Tone::Refused, &main, Some(view.request_id))
+}
+
+/// With a capital at its beginning and a full stop at its end, whoever wrote it.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut sentence: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+    if !sentence.ends_with(['.', '!', '?']) {
+        sentence.push('.');
+    }
+    sentence
 }
 
 /// Text whose names stand between backticks, as in all our messages.

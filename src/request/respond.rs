@@ -134,7 +134,13 @@ fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
 
 fn sentence(rejection: &Rejection) -> String {
     match rejection.fix_text() {
-        Some(fix) => format!("{}; {}", rejection.detail().trim_end_matches('.'), fix.trim_end_matches('.')),
+        Some(fix) => {
+            let mut fix = fix.trim_end_matches('.').chars();
+            let first = fix.next().into_iter().flat_map(char::to_uppercase);
+            let mut text = format!("{}. ", rejection.detail().trim_end_matches('.'));
+            text.extend(first.chain(fix));
+            text
+        }
         None => rejection.detail().trim_end_matches('.').to_owned(),
     }
 }
