@@ -68,15 +68,15 @@ impl AdminSettings {
                 .help("make one with `openssl rand -hex 32`");
         }
         if raw.token.is_some() && raw.address.is_none() {
-            resolver.report.warning(&token_at, "is not used, as there is no `address`");
+            resolver.report.warning(&token_at, "`token` is not used, as there is no `address`");
         }
         if !raw.socket_users.is_empty() && raw.socket.is_none() {
-            resolver.report.warning(&at.key("socket_users"), "is not used, as there is no `socket`");
+            resolver.report.warning(&at.key("socket_users"), "`socket_users` is not used, as there is no `socket`");
         }
         Self {
             address: raw.address,
             token,
-            socket: raw.socket.as_deref().map(|socket| resolver.path(socket)),
+            socket: raw.socket.as_deref().map(|socket| resolver.written(&at.key("socket"), socket)),
             socket_users: raw.socket_users.clone(),
         }
     }

@@ -54,7 +54,8 @@ impl Settings {
                 .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
                 .ok()
         });
-        let checkpoint_copy = raw.checkpoint_copy.as_deref().map(|path| resolver.path(path));
+        let checkpoint_copy =
+            raw.checkpoint_copy.as_deref().map(|path| resolver.written(&at.key("checkpoint_copy"), path));
         let destination = match &raw.sink {
             AuditSink::Stdout => Destination::Stdout,
             AuditSink::File(file) => resolve_file(file, resolver, &at.key("sink").key("file")),
@@ -64,7 +65,7 @@ impl Settings {
         {
             resolver
                 .report
-                .error(&at.key("checkpoint_copy"), "is the audit file itself")
+                .error(&at.key("checkpoint_copy"), "`checkpoint_copy` is the audit file itself")
                 .help("a copy helps only where those who can write the trail cannot write");
         }
         let positive = [
@@ -73,7 +74,7 @@ impl Settings {
             ("queue", raw.queue > 0),
         ];
         for (key, _) in positive.into_iter().filter(|(_, positive)| !positive) {
-            resolver.report.error(&at.key(key), "must be more than zero");
+            resolver.report.error(&at.key(key), format!("`{key}` must be more than zero"));
         }
         if resolver.report.problems().iter().any(|problem| {
             problem.severity == crate::config::report::Severity::Error && problem.at.as_str().starts_with(at.as_str())
@@ -98,16 +99,16 @@ fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destinati
     if max_size < MIN_FILE {
         resolver
             .report
-            .error(&at.key("max_size"), format!("must be at least {}", Size(MIN_FILE)))
+            .error(&at.key("max_size"), format!("`max_size` must be at least {}", Size(MIN_FILE)))
             .help("a line of the trail can be 16KiB long");
     }
     if file.keep == Some(0) {
         resolver
             .report
-            .error(&at.key("keep"), "would delete every file as soon as it is full")
+            .error(&at.key("keep"), "`keep` would delete every file as soon as it is full")
             .help("leave it out to keep all, or give a number of at least 1");
     }
-    Destination::File { path: resolver.path(&file.path), max_size, keep: file.keep }
+    Destination::File { path: resolver.written(&at.key("path"), &file.path), max_size, keep: file.keep }
 }
 
 #[cfg(test)]

@@ -188,7 +188,7 @@ impl Certificate {
         let Some(sha256) = fingerprint(&raw.sha256) else {
             resolver
                 .report
-                .error(&at.key("sha256"), "is not a SHA-256 in hex")
+                .error(&at.key("sha256"), "`sha256` is not a SHA-256 in hex")
                 .help("get it with `openssl x509 -in FILE -noout -fingerprint -sha256`");
             return None;
         };

@@ -71,7 +71,10 @@ impl Expression {
             Ok(program) => program,
             Err(errors) => {
                 for error in errors.errors {
+                    // What the grammar could have gone on with is a list of all its tokens.
                     let message = error.msg.trim().trim_start_matches("Syntax error: ");
+                    let message = message.split(" expecting ").next().unwrap_or(message);
+                    let message = message.replace("'<EOF>'", "the end");
                     report
                         .error(at, format!("the expression does not parse: {message}"))
                         .offset(offset(source, error.pos));

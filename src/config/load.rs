@@ -169,7 +169,8 @@ impl Draft {
             Ok(node) => node,
             Err(malformed) => {
                 let place = Place::File { file, span: malformed.span };
-                self.findings.push(Finding::error(Some(place), malformed.message));
+                let help = malformed.help.map(str::to_owned);
+                self.findings.push(Finding { help, ..Finding::error(Some(place), malformed.message) });
                 return None;
             }
         };

@@ -143,11 +143,14 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     if name.len() > 100 {
         return None;
     }
-    known
-        .into_iter()
-        .filter(|candidate| candidate.len() <= 200)
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+    let known: Vec<&str> = known.into_iter().filter(|candidate| candidate.len() <= 200).collect();
+    let misspelt = known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(_, candidate)| candidate);
+    // Or shortened, as `github` for `github_actions`.
+    let mut longer = known.iter().filter(|candidate| name.len() >= 3 && candidate.starts_with(name));
+    misspelt.or_else(|| longer.next().copied().filter(|_| longer.next().is_none()))
 }

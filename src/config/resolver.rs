@@ -59,6 +59,18 @@ impl Resolver {
         self.base.join(path)
     }
 
+    /// The path of a file that Doorward itself will write; a folder that is not there is a problem.
+    pub fn written(&mut self, at: &At, path: &Path) -> PathBuf {
+        let path = self.path(path);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            self.report
+                .error(at, format!("the folder {} does not exist", folder.display()))
+                .help("make it, and let the user that Doorward runs as write there");
+        }
+        path
+    }
+
     /// The files read so far: a change of any is a new generation.
     pub fn files(&self) -> &BTreeSet<PathBuf> {
         &self.files

@@ -41,6 +41,12 @@ impl Shape<'_> {
                 Some("Span") => self.parsed::<Span>(value, at, "a duration such as `30s`"),
                 Some("Size") => self.parsed::<Size>(value, at, "a size such as `64KiB`"),
                 Some("SecretSource") => self.secret(target, value, at),
+                Some("Algorithm") if is_no_signature_of_an_issuer(value) => {
+                    self.report
+                        .error(at, format!("{value} is never accepted").replace('"', "`"))
+                        .help("anybody could make such tokens, or whoever checks them; take what the issuer signs with, such as `RS256`");
+                    false
+                }
                 _ => self.check(target, value, at),
             };
         }
@@ -115,6 +121,7 @@ impl Shape<'_> {
                     };
                     if self.check(property, &mut value, &here) {
                         let moved = at.key(&near);
+                        self.locations.move_within(&here, &moved);
                         let within: Vec<At> = self.mended.iter().filter_map(|part| part.moved(&here, &moved)).collect();
                         self.mended.extend(within);
                         entries.insert(near, value);
@@ -215,8 +222,20 @@ impl Shape<'_> {
             .map(|(name, inner)| (name.as_str(), inner))
             .collect();
         let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
+        let secret = maps.iter().any(|(_, inner)| holds_secret(self.root, inner));
+        let known = |entries: &Map<String, Value>| entries.keys().all(|key| maps.iter().any(|(name, _)| name == key));
+        if secret && !value.as_object().is_some_and(known) {
+            // Whatever stands where a secret is named may be that secret.
+            self.locations.mask(at);
+        }
         match value {
             Value::String(word) if words.contains(&word.as_str()) => true,
+            Value::String(_) if secret => {
+                self.report
+                    .error(at, "this is not one of the values that can stand here")
+                    .help(format!("write one of them with its settings: {}", join(names())));
+                false
+            }
             Value::String(word) => {
                 let problem = self.report.error(at, format!("`{word}` is not one of the values that can stand here"));
                 if maps.iter().any(|(name, _)| name == word) {
@@ -298,12 +317,7 @@ impl Shape<'_> {
     fn wrong_type(&mut self, schema: &Map<String, Value>, value: &Value, at: &At) -> bool {
         let types = types(schema);
         let expected = types.iter().copied().find(|name| *name != "null").unwrap_or("nothing");
-        let of_secrets = schema
-            .get("items")
-            .and_then(|items| items.get("$ref"))
-            .and_then(Value::as_str)
-            .is_some_and(|target| target.ends_with("/SecretSource"));
-        if of_secrets {
+        if holds_secret(self.root, &Value::Object(schema.clone())) {
             self.locations.mask(at);
         }
         let named = match expected {
@@ -398,6 +412,29 @@ fn types(schema: &Map<String, Value>) -> Vec<&str> {
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Whether a value of this schema has a place for a secret, itself or in a field of its own: text that stands there
+/// instead may be that secret.
+fn holds_secret(root: &Value, schema: &Value) -> bool {
+    fn within(root: &Value, schema: &Value, fields: bool) -> bool {
+        let Some(schema) = schema.as_object() else { return false };
+        if let Some(reference) = text(schema, "$ref") {
+            return reference.ends_with("/SecretSource")
+                || (fields && schema::definition(root, reference).is_some_and(|target| within(root, target, fields)));
+        }
+        let variants = ["anyOf", "oneOf"].iter().filter_map(|name| schema.get(*name)?.as_array()).flatten();
+        let properties = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::values);
+        variants.chain(schema.get("items")).any(|inner| within(root, inner, fields))
+            || (fields && properties.into_iter().any(|inner| within(root, inner, false)))
+    }
+    within(root, schema, true)
+}
+
+/// The algorithms of RFC 7518 by which no issuer signs for others: none at all, and a secret that both sides share.
+fn is_no_signature_of_an_issuer(value: &Value) -> bool {
+    let name = value.as_str().map(str::to_ascii_lowercase);
+    matches!(name.as_deref(), Some("none" | "hs256" | "hs384" | "hs512"))
 }
 
 /// The words that a variant allows.

@@ -55,6 +55,7 @@ pub(super) struct Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
     pub message: String,
+    pub help: Option<&'static str>,
     pub span: Range<usize>,
 }
 
@@ -62,7 +63,8 @@ impl Node {
     /// Reads the only document of a text.
     pub(super) fn parse(text: &str, source: usize) -> Result<Self, Malformed> {
         if text.len() > MAX_BYTES {
-            return Err(Malformed { message: format!("larger than {} MiB", MAX_BYTES >> 20), span: 0..0 });
+            let message = format!("larger than {} MiB", MAX_BYTES >> 20);
+            return Err(Malformed { message, help: None, span: 0..0 });
         }
         let mut node: Self =
             serde_saphyr::from_str_with_options(text, reader()).map_err(|error| Malformed::new(&error, text))?;
@@ -125,7 +127,7 @@ impl Node {
 impl Malformed {
     fn new(error: &Error, text: &str) -> Self {
         let error = error.without_snippet();
-        let start = error.location().map_or(0, |place| byte_of(text, place));
+        let mut start = error.location().map_or(0, |place| byte_of(text, place));
         let message = match error {
             Error::MultipleDocuments { .. } => "more than one YAML document in a file".to_owned(),
             Error::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not accepted; write the keys out".to_owned(),
@@ -138,8 +140,27 @@ impl Malformed {
                 }
             }
         };
+        // The reader says what its grammar expected; the person wants to know what to change.
+        let (message, help) = match message.as_str() {
+            said if said.contains("found a tab") => {
+                start = text.get(start..).and_then(|rest| rest.find('\t')).map_or(start, |at| start + at);
+                ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
+            }
+            said if said.contains("recursive") => {
+                ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
+            }
+            said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => (
+                message,
+                Some("compare the indentation with the lines above: what belongs together begins in one column"),
+            ),
+            said if said.contains("illegal placement of ':'") => (
+                "a `:` stands where no key can be".to_owned(),
+                Some("a bracket, brace or quote above may not be closed"),
+            ),
+            _ => (message, None),
+        };
         let width = text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
-        Self { message, span: start..start + width }
+        Self { message, help, span: start..start + width }
     }
 }
 

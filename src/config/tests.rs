@@ -147,6 +147,14 @@ golden! {
     secrets_written_inline: with("{id: doorward, secret: {file: client-secret}}", "{id: doorward, secret: hunter2, client_secret: hunter3}")
         .env("DOORWARD_ADMIN__TOKEN", "hunter4");
     a_secret_of_an_unknown_kind: with("secret: {file: github-secret}", "secret: {fiel: github-secret}");
+    secrets_where_their_settings_belong: with("secrets: [{secret: {file: github-secret}}]", "secrets: [hunter2]");
+    text_for_settings_with_secrets: with("client: {id: doorward, secret: {file: client-secret}}", "client: doorward:hunter2");
+    a_bare_credential: with("credential: {bearer: {file: token}}", "credential: hunter2");
+    algorithms_that_prove_nothing: with("    audiences: [doorward]", "    audiences: [doorward]\n    algorithms: [RS256, HS256, none]");
+    a_misspelt_key_with_a_wrong_value: with("sessions:", "limits: {header_byte: 3}\nsessions:");
+    a_bracket_left_open: with("hosts: [tekton.example.com]", "hosts: [tekton.example.com");
+    an_alias_of_itself: with("  keys: [{file: session-key}]", "  keys: &keys [*keys]");
+    a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: github");
     duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
     broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
     tabs: with("    sender: github", "\tsender: github");
@@ -341,6 +349,39 @@ proptest::proptest! {
         }
         super::fuzz_configuration(lines.join("\n").as_bytes());
     }
+}
+
+#[test]
+fn no_secret_is_printed_wherever_it_stands() {
+    for written in [
+        "secrets: hunter2",
+        "secrets: [hunter2]",
+        "secrets: [[hunter2]]",
+        "secrets: [{secret: hunter2}]",
+        "secrets: [{secrt: hunter2}]",
+    ] {
+        let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+    for written in ["hunter2", "[hunter2]", "{bearer: hunter2}", "{baerer: hunter2}", "{bearer: {flie: hunter2}}"] {
+        let printed = with("{bearer: {file: token}}", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+}
+
+#[test]
+fn a_folder_to_write_in_that_is_not_there_is_told() {
+    let main = "audit: {sink: {file: {path: logs/audit.jsonl}}, checkpoint_copy: copy/checkpoints}\n\
+                store: {path: state/doorward.redb}\nadmin: {socket: run/doorward.sock}\n";
+    let case = Case::new(&format!("{main}listeners: [{{name: main, address: '127.0.0.1:0'}}]"));
+    let runtime = crate::runtime::control().unwrap();
+    let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
+    let told = refused.diagnosis.render(false);
+    for folder in ["logs", "copy", "state", "run"] {
+        assert!(told.contains(&format!("/{folder} does not exist")), "{folder}: {told}");
+        fs::create_dir(case.folder.path().join(folder)).unwrap();
+    }
+    assert!(load(&case.sources, crate::app::check(&runtime).unwrap()).is_ok());
 }
 
 /// Every shipped example; `policies/` holds parts of one of them.

@@ -323,7 +323,7 @@ impl Builder<'_> {
     fn span(&mut self, key: &str, written: Option<Span>, default: Duration, most: Option<Duration>) -> Duration {
         let span = written.map_or(default, Span::get);
         if let Some(most) = most.filter(|most| span > *most) {
-            self.error(key, format!("{} is more than {}", Span(span), Span(most)));
+            self.error(key, format!("`{key}` is more than {}", Span(most)));
         }
         span
     }
@@ -401,11 +401,11 @@ impl Builder<'_> {
         let cache = raw.cache.map_or(Duration::from_secs(30), Span::get);
         if cache > Duration::from_secs(60) {
             let help = "a revoked token is accepted for as long as this";
-            self.resolver.report.error(&at.key("cache"), format!("{} is more than 60s", Span(cache))).help(help);
+            self.resolver.report.error(&at.key("cache"), "`cache` is more than 60s").help(help);
         }
         let timeout = raw.timeout.map_or(Duration::from_secs(1), Span::get);
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
-            self.resolver.report.error(&at.key("timeout"), format!("{} is not between 50ms and 10s", Span(timeout)));
+            self.resolver.report.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
         }
         let settings = IntrospectionSettings {
             issuer: Arc::clone(name),
@@ -446,7 +446,7 @@ impl Builder<'_> {
         let cache = raw.cache.map_or(Duration::from_secs(10), Span::get);
         if cache > Duration::from_secs(10) {
             let help = "a token of a deleted pod is accepted for as long as this";
-            self.resolver.report.error(&at.key("cache"), format!("{} is more than 10s", Span(cache))).help(help);
+            self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);
         }
         let authority = upstream.tls.as_ref().and_then(|tls| tls.ca.as_ref());
         let ca = match authority {

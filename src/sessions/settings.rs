@@ -24,14 +24,17 @@ impl Settings {
         let mut good = true;
         for (key, value) in [("idle", idle), ("absolute", absolute), ("recheck", recheck)] {
             if value < minute {
-                resolver.report.error(&at.key(key), "is shorter than a minute").help("write `1m` or more");
+                resolver
+                    .report
+                    .error(&at.key(key), format!("`{key}` is shorter than a minute"))
+                    .help("write `1m` or more");
                 good = false;
             }
         }
         if idle > absolute {
             resolver
                 .report
-                .warning(&at.key("idle"), "is longer than `absolute`, which ends every session before")
+                .warning(&at.key("idle"), "`idle` is longer than `absolute`, which ends every session before")
                 .help("make `idle` the shorter of the two");
         }
         let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));

@@ -172,25 +172,28 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         }
     }
     if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
-        report.error(&at.key("replay_window"), "is shorter than 10 m, so that a delivery could be repeated");
+        report.error(
+            &at.key("replay_window"),
+            "`replay_window` is shorter than 10 m, so that a delivery could be repeated",
+        );
     }
     if raw.redeliveries > 10 {
-        report.error(&at.key("redeliveries"), "is more than 10");
+        report.error(&at.key("redeliveries"), "`redeliveries` is more than 10");
     }
     let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
     if raw.answer_within.is_some_and(|budget| !bounds.contains(&budget.get())) {
-        report.error(&at.key("answer_within"), "is not between 100 ms and 1 m");
+        report.error(&at.key("answer_within"), "`answer_within` is not between 100 ms and 1 m");
     }
     if raw.max_body.is_some_and(|size| size.0 == 0) {
-        report.error(&at.key("max_body"), "is zero, so that every delivery would be refused");
+        report.error(&at.key("max_body"), "`max_body` is zero, so that every delivery would be refused");
     }
     let Some(signature) = &raw.signature else { return };
     let at = at.key("signature");
     if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
-        report.error(&at.key("tolerance"), "needs `timestamp_header`");
+        report.error(&at.key("tolerance"), "`tolerance` needs `timestamp_header`");
     }
     if signature.tolerance.is_some_and(|tolerance| tolerance.get() > Duration::from_secs(3600)) {
-        report.error(&at.key("tolerance"), "is longer than 1 h");
+        report.error(&at.key("tolerance"), "`tolerance` is longer than 1 h");
     }
     if signature.plain {
         let written = [
@@ -288,7 +291,9 @@ fn resolve_secret(
     };
     let (not_before, not_after) = (time("not_before", &raw.not_before), time("not_after", &raw.not_after));
     if not_before.zip(not_after).is_some_and(|(from, until)| from >= until) {
-        resolver.report.error(&at.key("not_after"), "is not after `not_before`, so the secret is never accepted");
+        resolver
+            .report
+            .error(&at.key("not_after"), "`not_after` is not after `not_before`, so the secret is never accepted");
     }
     let at = at.key("secret");
     let secret = resolver.secret(&at, &raw.secret)?;

@@ -164,7 +164,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
     } else if raw.issuers.is_empty() {
         match (facts_of_an_issuer(raw), root.issuers.len()) {
             (Some(key), 0) => {
-                report.error(&at.key(key), "no issuer is defined that could say so");
+                report.error(&at.key(key), "no issuer is defined that could say so").help("add an entry to `issuers`");
             }
             (Some(key), 2..) => {
                 report

@@ -8,6 +8,7 @@ use super::item;
 use crate::config::{
     raw::{self, Limits},
     report::{At, Report},
+    values::Size,
 };
 
 pub(super) fn check(root: &raw::Root, report: &mut Report) {
@@ -106,7 +107,8 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
             report.error(&at.key(small), format!("`{small}` is more than `{large}`, and would never be reached"));
         }
     };
-    at_most("uri_bytes", "header_bytes", limits.uri_bytes > limits.header_bytes);
+    // Of a bound that is too small itself, that is told already.
+    at_most("uri_bytes", "header_bytes", limits.uri_bytes > limits.header_bytes && limits.header_bytes >= Size::kib(1));
     at_most(
         "http2_stream_window",
         "http2_connection_window",

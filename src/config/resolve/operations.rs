@@ -34,7 +34,10 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
                 .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
                 .help("give the interceptor a Service, and so a name, of its own");
         } else if root.external_host.as_ref() == Some(&interceptor.host) {
-            report.error(&at, "is the `external_host`, whose `/.well-known/` would be out of reach");
+            report.error(
+                &at,
+                "the interceptor's host is the `external_host`, whose `/.well-known/` would be out of reach",
+            );
         }
     }
     if let Some(host) = &root.external_host {

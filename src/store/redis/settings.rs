@@ -195,7 +195,7 @@ impl User {
                 let at = at.key("password");
                 let secret = resolver.secret(&at, source)?;
                 if secret.expose_str().is_none() {
-                    resolver.report.error(&at, "is not text");
+                    resolver.report.error(&at, "the password is not text");
                     return None;
                 }
                 Some(secret)
@@ -224,12 +224,12 @@ fn sentinel_place(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) ->
     let sentinels = addresses(&raw.servers, &at.key("servers"), resolver);
     let user = User::resolve(raw.username.as_deref(), raw.password.as_ref(), resolver, at);
     if raw.servers.is_empty() {
-        resolver.report.error(&at.key("servers"), "names no sentinel");
+        resolver.report.error(&at.key("servers"), "`servers` names no sentinel");
     }
     if raw.master.is_empty() {
         resolver
             .report
-            .error(&at.key("master"), "is empty")
+            .error(&at.key("master"), "`master` is empty")
             .help("the name of the `sentinel monitor` line in the configuration of the sentinels");
     }
     let good = !raw.servers.is_empty() && !raw.master.is_empty();
@@ -259,7 +259,7 @@ fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Address> {
         _ => {
             resolver
                 .report
-                .error(at, "is not a host with a port")
+                .error(at, format!("`{text}` is not a host with a port"))
                 .help("write `redis.example.com:6379`; user, password and database have keys of their own");
             None
         }
@@ -301,7 +301,7 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
             if pair.is_none() {
                 resolver
                     .report
-                    .error(&at, "is not a certificate with its private key")
+                    .error(&at, "this is not a certificate with its private key")
                     .help("both in PEM, and the key that of the first certificate of the chain");
                 return None;
             }

@@ -48,7 +48,7 @@ impl Tls {
         if server_name.is_none() {
             resolver
                 .report
-                .error(&at.key("server_name"), "is neither a DNS name nor an IP address")
+                .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
                 .help("write the name that stands in the certificate of the upstream");
         }
 
