@@ -98,6 +98,7 @@ impl Context {
 /// caches and connections whose settings have not changed.
 pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
     let at = At::root();
+    resolver.makes_folder_of(&root.store.path);
     logging::check(&root.log, &at.key("log"), resolver);
     let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);

@@ -269,8 +269,8 @@ impl Parts<'_> {
         let Self { runtime, metrics, requests, clock, context } = self;
         let base = loaded.path.parent().unwrap_or_else(|| Path::new(""));
         let store_path = base.join(&loaded.raw.store.path);
-        let home = store_path.parent().map(Path::to_owned).unwrap_or_default();
-        std::fs::create_dir_all(&home)
+        let home = config::resolver::folder_of(&store_path);
+        std::fs::create_dir_all(home)
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
         let missing = || StartError::Io {
             what: "the configuration".to_owned(),
@@ -286,7 +286,7 @@ impl Parts<'_> {
             }
         };
         let audit = resolved.audit.take().ok_or_else(missing)?;
-        let trail = Trail::open(&audit, &home, &instance(), clock.clone())?;
+        let trail = Trail::open(&audit, home, &instance(), clock.clone())?;
         let revocations = Revocations::new(Arc::clone(&store), clock.clone());
         // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
         // routes that ask it answer 503 until it is there.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::chain::{Link, MAX_LINE, Sealed};
+use crate::config::resolver::folder_of;
 
 /// Takes lines. It is used by one thread, which comes again with what was not taken, byte for byte.
 pub(super) trait Sink: Send + 'static {
@@ -184,7 +185,7 @@ fn numbered_path(path: &Path, number: u64) -> PathBuf {
 fn numbered_files(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let prefix = format!("{}.", file_name(path));
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory(path))? {
+    for entry in fs::read_dir(folder_of(path))? {
         let entry = entry?;
         let name = entry.file_name();
         let digits = name.to_str().and_then(|name| name.strip_prefix(&prefix));
@@ -201,12 +202,8 @@ fn file_name(path: &Path) -> Arc<str> {
     path.file_name().unwrap_or_default().to_string_lossy().into()
 }
 
-fn directory(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
-}
-
 fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(directory(path))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// The end of a file of lines.

@@ -47,6 +47,13 @@ pub struct Resolver {
     base: PathBuf,
     files: BTreeSet<PathBuf>,
     fingerprint: Fingerprint,
+    /// A folder that a start makes if it is not there.
+    made: Option<PathBuf>,
+}
+
+/// The folder that a file stands in, also of one that is named without any.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Resolver {
@@ -59,11 +66,16 @@ impl Resolver {
         self.base.join(path)
     }
 
+    /// Says that a start makes the folder of this file.
+    pub fn makes_folder_of(&mut self, path: &Path) {
+        self.made = Some(folder_of(&self.path(path)).to_owned());
+    }
+
     /// The path of a file that Doorward itself will write; a folder that is not there is a problem.
     pub fn written(&mut self, at: &At, path: &Path) -> PathBuf {
         let path = self.path(path);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !folder.is_dir() {
+        let folder = folder_of(&path);
+        if !folder.is_dir() && self.made.as_deref() != Some(folder) {
             self.report
                 .error(at, format!("the folder {} does not exist", folder.display()))
                 .help("make it, and let the user that Doorward runs as write there");

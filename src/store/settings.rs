@@ -12,8 +12,6 @@ pub enum Settings {
 impl Settings {
     /// Reports every problem at its place; `None` if there is one. `keys` tells whether `sessions.keys` has any.
     pub fn resolve(raw: &raw::Store, keys: bool, resolver: &mut Resolver, at: &At) -> Option<Self> {
-        // Keys and kept policies stand beside it, whichever store it is.
-        resolver.written(&at.key("path"), &raw.path);
         let Some(redis) = &raw.redis else { return Some(Self::Embedded) };
         if !keys {
             resolver

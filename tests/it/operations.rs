@@ -80,6 +80,34 @@ async fn a_config_map_that_is_swapped_is_loaded_whole() {
 }
 
 #[tokio::test]
+async fn a_configuration_named_without_its_folder_is_served_and_watched() {
+    let upstream = Upstream::start().await;
+    let yaml = |outcome: &str| {
+        format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams: [{{name: web, url: '{}'}}]
+routes: [{{name: web, kind: http, hosts: [tekton.test], schemes: [anonymous], upstream: web}}]
+rules: [{{id: all, who: {{anonymous: true}}, do: {outcome}}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}, checkpoint_copy: checkpoints.jsonl}}
+admin: {{socket: doorward.sock}}
+limits: {{drain_accept: 0}}
+",
+            upstream.url()
+        )
+    };
+    let mut doorward = Doorward::start_by_name(&yaml("deny")).await;
+    assert_eq!(doorward.get("/x", &[]).await.status, 403);
+    std::fs::write(doorward.dir().join("doorward.yaml"), yaml("allow")).unwrap();
+    doorward.wait_for_generation(2).await;
+    assert_eq!(doorward.get("/x", &[]).await.status, 200);
+    for made in ["doorward.redb", "audit.jsonl", "checkpoints.jsonl", "doorward.sock", "audit-chain.key"] {
+        assert!(doorward.dir().join(made).exists(), "{made}");
+    }
+}
+
+#[tokio::test]
 async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up() {
     let (away, here, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
     away.set_fault(Fault::Garbage);

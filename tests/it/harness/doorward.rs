@@ -45,6 +45,13 @@ impl Doorward {
         Self::run(Arc::new(tempfile::tempdir().unwrap()), folder, &[]).await
     }
 
+    /// Starts in the folder of the configuration, which is named without it: `doorward serve doorward.yaml`.
+    pub async fn start_by_name(yaml: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+        Self::run(Arc::new(dir), Path::new("doorward.yaml"), &[]).await
+    }
+
     async fn spawn(dir: Arc<TempDir>, yaml: &str, environment: &[(&str, PathBuf)]) -> Self {
         let config = dir.path().join("doorward.yaml");
         std::fs::write(&config, yaml.replace("{dir}", &dir.path().display().to_string())).unwrap();
@@ -55,6 +62,7 @@ impl Doorward {
         let mut child = Command::new(env!("CARGO_BIN_EXE_doorward"))
             .arg("serve")
             .arg(config)
+            .current_dir(dir.path())
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
