@@ -53,7 +53,7 @@ pub struct Resolver {
 
 /// The folder that a file stands in, also of one that is named without any.
 pub fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 impl Resolver {

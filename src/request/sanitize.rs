@@ -63,7 +63,7 @@ pub struct Meta {
     /// `te: trailers` over HTTP/2.
     pub accepts_trailers: bool,
     pub trace: TraceContext,
-    /// `Host` as it was sent, for upstreams that see the browser's host.
+    /// The host as it was sent, with its port, for upstreams that see the browser's host.
     pub host_line: Option<HeaderValue>,
 }
 
@@ -132,11 +132,11 @@ pub fn sanitize<B>(
         on_upgrade: if upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None },
         accepts_trailers,
         trace: TraceContext::from_headers(&parts.headers),
-        host_line: parts
-            .headers
-            .get(header::HOST)
-            .cloned()
-            .or_else(|| parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())),
+        // The one that was routed by: an absolute target replaces `Host` (RFC 9112 section 3.2.2).
+        host_line: match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => parts.headers.get(header::HOST).cloned(),
+        },
     };
 
     let mut headers = HeaderMap::with_capacity(parts.headers.len());
@@ -317,6 +317,15 @@ mod tests {
         assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
         assert!(!request.headers().contains_key("host"));
         assert_eq!(request.meta().client, IpAddr::from([10, 0, 0, 9]));
+    }
+
+    #[test]
+    fn an_absolute_target_is_the_host_that_upstreams_are_told_of() {
+        let request = Request::builder().uri("http://Tekton.Example:8443/a").header("host", "other.example");
+        let known = |host: &str| (host == "tekton.example").then(|| host.into());
+        let request = sanitize(request.body(()).unwrap(), received(&[]), Uuid::nil(), known).unwrap();
+        assert_eq!(&**request.host(), "tekton.example");
+        assert_eq!(request.meta().host_line.as_ref().unwrap(), "Tekton.Example:8443");
     }
 
     #[test]

@@ -55,6 +55,20 @@ async fn a_path_is_open_by_its_own_bytes_alone() {
     }
 }
 
+#[tokio::test]
+async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
+    let fixture = Fixture::start().await;
+    let lines = ["GET http://open.test/public HTTP/1.1", "Host: elsewhere.test"];
+    let answer = fixture.doorward.send(&lines, b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = fixture.upstream.only();
+    assert_eq!(seen.one("x-forwarded-host"), "open.test");
+    assert!(!seen.head.contains("elsewhere.test"), "{}", seen.head);
+    let lines = ["GET http://elsewhere.test/public HTTP/1.1", "Host: open.test"];
+    assert_eq!(fixture.doorward.send(&lines, b"").await.status, 421);
+    assert!(fixture.upstream.take().is_empty());
+}
+
 fn trusting(yaml: &str) -> String {
     yaml.replace("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]")
         .replace("on: {routes: [hooks],", "on: {routes: [hooks], addresses: [10.0.0.0/8],")
