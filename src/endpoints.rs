@@ -66,7 +66,6 @@ impl Endpoints {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
-        let id = request.meta().id_line.clone();
         let (request, body) = request.take_body();
         let body = if request.path() == backchannel::PATH { read(body).await? } else { Bytes::new() };
         let mut inner = Request::new(Body::empty());
@@ -88,7 +87,6 @@ impl Endpoints {
         }
         let (mut parts, body) = response.into_parts();
         parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        parts.headers.insert("x-request-id", id);
         let body = body
             .collect()
             .await

@@ -29,6 +29,10 @@ pub enum Class {
 const FORGEABLE_PREFIXES: [&str; 8] =
     ["x-remote-", "remote-", "x-forwarded-", "x-auth-request-", "x-webauth-", "x-original-", "x-rewrite-", "doorward-"];
 
+/// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
+/// only ours is in the audit trail.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 const DROPPED: [&str; 23] = [
     "audit-id",
     "connection",

@@ -20,7 +20,6 @@ use crate::{
 };
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -142,7 +141,7 @@ fn uri(target: PathAndQuery) -> Uri {
 
 /// Where the request came from, in our words.
 fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
-    headers.insert(if kind == RouteKind::Kubernetes { AUDIT_ID } else { REQUEST_ID }, meta.id_line.clone());
+    headers.insert(if kind == RouteKind::Kubernetes { AUDIT_ID } else { headers::REQUEST_ID }, meta.id_line.clone());
     if let Some(client) = &meta.client_line {
         headers.insert(FORWARDED_FOR, client.clone());
     }

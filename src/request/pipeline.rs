@@ -143,9 +143,13 @@ impl Worker {
         }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
             Ok(Target::Upstream(route)) => route,
-            Ok(Target::Own) => return Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await.map(own),
+            Ok(Target::Own) => {
+                let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
+                return answer.map(|response| own(response, id));
+            }
             Ok(Target::Interceptor) => {
-                return Box::pin(interceptor::answer(&self.app, snapshot, request, exchange)).await.map(own);
+                let answer = Box::pin(interceptor::answer(&self.app, snapshot, request, exchange)).await;
+                return answer.map(|response| own(response, id));
             }
             Err(miss) => {
                 if let Miss::Method(route) = &miss {
@@ -176,7 +180,7 @@ impl Worker {
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await?;
         let (authenticated, reservation) = match authenticated {
             authn::Outcome::Known(authenticated, reservation) => (authenticated, reservation),
-            authn::Outcome::Respond(response) => return Ok(own(response)),
+            authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
         match route.kind {
@@ -392,7 +396,8 @@ async fn settle(
     forwarded
 }
 
-fn own(response: Response<Bytes>) -> Ending {
+fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
+    respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
 }
 

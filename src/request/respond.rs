@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::headers::REQUEST_ID;
 use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
@@ -13,8 +14,6 @@ use crate::{
     pages::{self, DeniedView},
     sessions::csrf,
 };
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How somebody who is refused wants to be told, noted while the request is still whole.
 #[derive(Clone, Debug)]
@@ -88,7 +87,6 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    insert(headers, REQUEST_ID, &asker.manner.id.to_string());
     if let Some(span) = rejection.retry_after_span() {
         insert(headers, header::RETRY_AFTER, &span.as_secs().max(1).to_string());
     }
@@ -100,7 +98,13 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
             headers.append(header::WWW_AUTHENTICATE, value);
         }
     }
+    identify(&mut response, asker.manner.id);
     response
+}
+
+/// Says which request an answer of ours is to.
+pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
+    insert(response.headers_mut(), REQUEST_ID, &id.to_string());
 }
 
 fn body(content_type: &'static str, text: String) -> Response<Bytes> {

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
-    headers::{Class, classify, nominated, tokens},
+    headers::{Class, REQUEST_ID, classify, nominated, tokens},
     host::host_of,
     path::check_canonical,
 };
@@ -120,7 +120,7 @@ pub fn sanitize<B>(
         id,
         // A UUID is ASCII.
         id_line: id_line.unwrap_or_else(|_| HeaderValue::from_static("")),
-        correlation: received.trusted.then(|| parts.headers.get("x-request-id").cloned()).flatten(),
+        correlation: received.trusted.then(|| parts.headers.get(REQUEST_ID).cloned()).flatten(),
         client,
         client_line: match received.peer_line {
             Some(line) if client == received.peer.ip() => Some(line.clone()),

@@ -14,7 +14,7 @@ use crate::{
     config::raw::RouteKind,
     error::{Reason, Rejection},
     request::{
-        headers::clean_response,
+        headers::{REQUEST_ID, clean_response},
         outbound::{Length, Outbound},
         route::Route,
     },
@@ -70,6 +70,7 @@ pub async fn forward<E: OnEnd>(
     let route = outbound.permit.route();
     let mut response = accepted(response, route)?;
     clean(response.headers_mut(), route);
+    identify(response.headers_mut(), outbound);
     let long = lane == Lane::Long || is_event_stream(response.headers());
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
     let response = response.map(|body| {
@@ -98,7 +99,8 @@ async fn upgrade<E: OnEnd>(
     let request = std::mem::take(&mut outbound.request).map(drop);
     let route = outbound.permit.route();
     match pools.upgrade(&route.upstream, request, protocol).await? {
-        UpgradeAnswer::Switched(response, splice) => {
+        UpgradeAnswer::Switched(mut response, splice) => {
+            identify(response.headers_mut(), outbound);
             let handle = begin(outbound);
             let splice = Box::pin(splice.run(client, handle));
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
@@ -106,6 +108,7 @@ async fn upgrade<E: OnEnd>(
         UpgradeAnswer::Refused(response) => {
             let mut response = accepted(response, route)?;
             clean(response.headers_mut(), route);
+            identify(response.headers_mut(), outbound);
             // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             let response = response.map(|body| ResponseBody::streaming(body, Trailers::Drop));
@@ -147,6 +150,10 @@ fn clean(headers: &mut HeaderMap, route: &Route) {
             }
         }
     }
+}
+
+fn identify(headers: &mut HeaderMap, outbound: &Outbound) {
+    headers.insert(REQUEST_ID, outbound.permit.meta().id_line.clone());
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

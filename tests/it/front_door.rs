@@ -111,3 +111,46 @@ async fn a_stranger_names_nobody() {
     assert_eq!(answer.status, 403, "webhooks:31: {}", answer.text());
     assert!(fixture.upstream.take().is_empty(), "webhooks:31");
 }
+
+#[tokio::test]
+async fn every_answer_carries_our_id_of_the_request_and_no_other() {
+    let theirs = "Content-Length: 2\r\nX-Request-Id: theirs\r\nx-request-id: again\r\n\r\n{}";
+    let fixture = Fixture::with(
+        |yaml| yaml,
+        move |request| match (request.has("upgrade"), request.line().contains("/refused")) {
+            (true, true) => Reply::Bytes(format!("HTTP/1.1 403 X\r\n{theirs}").into_bytes()),
+            (true, false) => Reply::Echo,
+            _ => Reply::Bytes(format!("HTTP/1.1 200 X\r\n{theirs}").into_bytes()),
+        },
+    )
+    .await;
+    let (alice, exec) = (fixture.alice(), "/api/v1/namespaces/ci/pods/p/exec");
+    let socket = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    // Host, path, headers, status, and under which name the upstream was told the id.
+    type Case<'a> = (&'a str, &'a str, &'a [&'a str], u16, Option<&'a str>);
+    let cases: [Case<'_>; 7] = [
+        ("api.test", TASKRUNS, &[&alice], 200, Some("audit-id")),
+        ("web.test", "/x", &[&alice], 200, Some("x-request-id")),
+        ("api.test", exec, &[&[&*alice], &socket[..]].concat(), 101, Some("audit-id")),
+        ("web.test", "/refused", &[&[&*alice], &socket[..]].concat(), 403, Some("x-request-id")),
+        ("api.test", "/.doorward/whoami", &[&alice], 401, None),
+        ("api.test", "/.well-known/jwks.json", &[], 200, None),
+        ("api.test", TASKRUNS, &[], 401, None),
+    ];
+    let mut ids = std::collections::BTreeSet::new();
+    for (host, path, lines, status, told) in cases {
+        let _ = fixture.upstream.take();
+        let host_line = format!("Host: {host}");
+        let answer = fixture.doorward.get(path, &[&[&*host_line], lines].concat()).await;
+        assert_eq!(answer.status, status, "{host}{path}: {}{}", answer.head, answer.text());
+        let [id] = answer.all("x-request-id")[..] else { panic!("{host}{path}: {}", answer.head) };
+        assert!(ids.insert(id.to_owned()), "{host}{path}: {id} came twice");
+        let seen = fixture.upstream.take();
+        assert_eq!(seen.first().zip(told).map(|(seen, name)| seen.one(name)), told.map(|_| id), "{host}{path}");
+    }
+}
