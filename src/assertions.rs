@@ -169,15 +169,16 @@ impl AssertionKey {
     }
 }
 
+/// The `iss` of assertions where the configuration names none.
+pub fn default_issuer(host: Option<&str>) -> String {
+    host.map_or_else(|| "doorward".to_owned(), |host| format!("https://{host}"))
+}
+
 impl Assertions {
     /// `host` is the external host, which names this Doorward unless the configuration does.
     pub fn new(raw: &raw::Assertions, host: Option<&str>, keys: Keys) -> Self {
-        let issuer = match (&raw.issuer, host) {
-            (Some(issuer), _) => issuer.as_str().into(),
-            (None, Some(host)) => format!("https://{host}").into(),
-            (None, None) => "doorward".into(),
-        };
-        Self { issuer, keys }
+        let issuer = raw.issuer.clone().unwrap_or_else(|| default_issuer(host));
+        Self { issuer: issuer.into(), keys }
     }
 
     /// The value of [`HEADER`] for a request, or `None` if it cannot be signed, which only a lack of memory explains.

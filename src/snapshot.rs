@@ -1,6 +1,8 @@
 //! A generation: everything that one configuration gives. It is built whole beside the one in force and swapped in
 //! whole; a request is decided by the one that it began with.
 
+mod defaults;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -9,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::defaults::fill_defaults;
 use crate::{
     admin::{
         metrics::{RequestMetrics, RouteMetrics},

@@ -36,7 +36,7 @@ pub use self::{
     note::{Note, Operator},
     record::{Decision, Identity, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
-    settings::{Destination, Settings},
+    settings::{DEFAULT_FILE, Destination, Settings},
     sink::trail_files,
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{CannotVerify, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_files},

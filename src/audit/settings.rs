@@ -12,7 +12,8 @@ use crate::config::{
 
 /// The smallest size at which a file may be full: some lines of the greatest length.
 const MIN_FILE: u64 = 64 << 10;
-const DEFAULT_FILE: Size = Size::mib(100);
+/// The size at which a new file begins where the configuration says nothing.
+pub const DEFAULT_FILE: Size = Size::mib(100);
 
 /// Resolved settings of the trail. They hold from start to end of the process.
 #[derive(Clone, Debug)]

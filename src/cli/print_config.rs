@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use super::{ConfigArgs, EXIT_USAGE};
-use crate::config::{self, Sources, raw, resolver::Resolver};
+use crate::{
+    config::{self, Sources, raw, resolver::Resolver},
+    snapshot::fill_defaults,
+};
 
 /// Print the configuration as it is in force: all layers and the defaults.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,7 +26,7 @@ pub fn run<T>(
 ) -> io::Result<u8> {
     match config::load(sources, components) {
         Ok((loaded, _)) => {
-            let yaml = loaded.to_yaml().map_err(io::Error::other)?;
+            let yaml = loaded.to_yaml(fill_defaults).map_err(io::Error::other)?;
             out.write_all(yaml.as_bytes()).map(|()| 0)
         }
         Err(refused) => {
@@ -72,7 +75,8 @@ rules:
         // It is a configuration itself, the same one.
         let again = folder.path().join("again.yaml");
         std::fs::write(&again, &text).unwrap();
-        let first = config::load(&sources, |_, _| ()).unwrap().0;
+        let mut first = config::load(&sources, |_, _| ()).unwrap().0;
+        fill_defaults(&mut first.raw);
         let second = config::load(&Sources { path: again, ..Sources::default() }, |_, _| ()).unwrap().0;
         assert_eq!(first.raw, second.raw);
     }

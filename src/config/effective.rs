@@ -1,40 +1,54 @@
 //! The configuration in force as YAML, each value that somebody set with a comment that tells who.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 use super::{
     diagnosis::line_and_column,
     load::Loaded,
     locations::Place,
+    raw,
     report::At,
+    schema::{self, schema},
     source::{Data, Node},
 };
 
 const HEAD: &str = "\
-# The configuration in force. What has no comment is a default; what is left out is not set,
-# and the schema tells what comes in its place.
+# The configuration in force. What has no comment is a default; what is left out is not set and has none.
 # Secrets are named by their sources; what they contain is never printed.
 ";
 
 impl Loaded {
-    /// The configuration in force, defaults included, with the origin of each value that is not one.
-    pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
-        let yaml = serde_saphyr::to_string(&self.raw)?;
+    /// The configuration in force, with the origin of each value that is not a default. `fill` writes the defaults into
+    /// it that depend on what stands beside them.
+    pub fn to_yaml(&self, fill: impl FnOnce(&mut raw::Root)) -> Result<String, serde_saphyr::ser::Error> {
+        let mut effective = self.raw.clone();
+        fill(&mut effective);
+        let yaml = serde_saphyr::to_string(&effective)?;
         // What was just printed can be read; should it not, it is still true without comments.
         let Ok(tree) = Node::parse(&yaml, 0) else { return Ok(yaml) };
-        let mut notes = Notes { loaded: self, yaml: &yaml, origins: BTreeMap::new(), unset: BTreeSet::new() };
-        notes.collect(&tree, &At::root());
+        let root = schema();
+        let mut notes =
+            Notes { loaded: self, schema: &root, yaml: &yaml, notes: BTreeMap::new(), unset: BTreeMap::new() };
+        notes.collect(&tree, &At::root(), Some(&root));
 
         let mut text = HEAD.to_owned();
         for (index, line) in yaml.lines().enumerate() {
             let number = index + 1;
-            if notes.unset.contains(&number) {
-                continue;
+            match notes.unset.get(&number) {
+                Some(None) => continue,
+                Some(Some(note)) => {
+                    let indent = line.len() - line.trim_start().len();
+                    let (indent, key) = line.split_at(indent);
+                    let key = key.split(':').next().unwrap_or_default();
+                    text.push_str(&format!("{indent}# {key} is not set. {note}"));
+                }
+                None => text.push_str(line),
             }
-            text.push_str(line);
-            if let Some(origin) = notes.origins.get(&number) {
+            if let Some(note) = notes.notes.get(&number) {
                 text.push_str("  # ");
-                text.push_str(origin);
+                text.push_str(note);
             }
             text.push('\n');
         }
@@ -56,44 +70,57 @@ impl Loaded {
 
 struct Notes<'a> {
     loaded: &'a Loaded,
+    schema: &'a Value,
     yaml: &'a str,
-    /// By line.
-    origins: BTreeMap<usize, String>,
-    /// Lines of values that are null.
-    unset: BTreeSet<usize>,
+    /// What stands behind a value, by line.
+    notes: BTreeMap<usize, String>,
+    /// Lines of values that are null, with what holds then.
+    unset: BTreeMap<usize, Option<String>>,
 }
 
 impl Notes<'_> {
-    fn collect(&mut self, node: &Node, at: &At) {
+    fn collect(&mut self, node: &Node, at: &At, schema: Option<&Value>) {
         match &node.data {
             Data::Map(entries) => {
                 let empty = entries.iter().all(|(_, value)| value.data == Data::Null);
                 for (key, value) in entries {
                     let (line, column) = line_and_column(self.yaml, key.span.start);
                     let at = at.key(&key.name);
+                    let schema = schema.and_then(|schema| schema::property(self.schema, schema, &key.name));
+                    // What a table test leaves out is its own affair.
+                    let default = schema.filter(|_| !at.is_within(&At::root().key("tests")));
+                    let default = default.and_then(schema::default_told);
                     if value.data == Data::Null && !empty && self.is_alone(line, column) {
-                        self.unset.insert(line);
+                        self.unset.insert(line, default);
                     } else if is_leaf(value) {
-                        self.note(line, &at, value);
+                        self.note(line, &at, value, default);
                     } else {
-                        self.collect(value, &at);
+                        self.collect(value, &at, schema);
                     }
                 }
             }
             Data::List(items) => {
+                let schema = schema.and_then(|schema| schema::items(self.schema, schema));
                 for (index, item) in items.iter().enumerate() {
-                    self.collect(item, &at.index(index));
+                    self.collect(item, &at.index(index), schema);
                 }
             }
             _ => {}
         }
     }
 
-    fn note(&mut self, line: usize, at: &At, value: &Node) {
+    fn note(&mut self, line: usize, at: &At, value: &Node, default: Option<String>) {
+        let says_nothing = match &value.data {
+            Data::Null => true,
+            Data::List(items) => items.is_empty(),
+            Data::Map(entries) => entries.is_empty(),
+            _ => false,
+        };
         // A comment within a block scalar would be part of it.
         let block = matches!(&value.data, Data::Text(text) if text.contains('\n'));
-        if let Some(origin) = self.loaded.origin(at).filter(|_| !block) {
-            self.origins.insert(line, origin);
+        let origin = self.loaded.origin(at).filter(|_| !block);
+        if let Some(note) = origin.or_else(|| default.filter(|_| says_nothing)) {
+            self.notes.insert(line, note);
         }
     }
 
@@ -112,3 +139,6 @@ fn is_leaf(node: &Node) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,37 @@ pub(super) fn definition<'a>(root: &'a Value, reference: &str) -> Option<&'a Val
     root.pointer(reference.strip_prefix('#')?)
 }
 
+/// The schema of a part of what `schema` describes: through references and what may be left out, and of a choice the
+/// alternative that has the key.
+pub(super) fn property<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Option<&'a Value> {
+    alternatives(root, schema).into_iter().find_map(|schema| {
+        let properties = schema.get("properties").and_then(|properties| properties.get(key));
+        properties.or_else(|| schema.get("additionalProperties").filter(|rest| rest.is_object()))
+    })
+}
+
+/// The schema of the elements of a list.
+pub(super) fn items<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
+    alternatives(root, schema).into_iter().find_map(|schema| schema.get("items"))
+}
+
+/// What a schema comes down to.
+fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|target| definition(root, target)) {
+        return alternatives(root, target);
+    }
+    let choices = ["anyOf", "oneOf"].into_iter().find_map(|key| schema.get(key)?.as_array());
+    choices
+        .map_or_else(|| vec![schema], |choices| choices.iter().flat_map(|choice| alternatives(root, choice)).collect())
+}
+
+/// The sentence of a description that tells what holds where a setting is left out.
+pub(super) fn default_told(property: &Value) -> Option<String> {
+    let description = property.get("description")?.as_str()?;
+    let from = ["Default: ", "Without it"].into_iter().find_map(|start| description.find(start))?;
+    Some(description.get(from..)?.replace('\n', " "))
+}
+
 /// The paths of all settings that do not stand within a list.
 pub(super) fn settings() -> Vec<Vec<String>> {
     let root = schema();

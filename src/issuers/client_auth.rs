@@ -74,6 +74,15 @@ struct Assertion<'a> {
     exp: i64,
 }
 
+/// How a client authenticates where nothing says how.
+pub(super) fn default_method(raw: &ClientCredentials) -> Option<Method> {
+    match (&raw.secret, &raw.key) {
+        (Some(_), None) => Some(Method::Basic),
+        (None, Some(_)) => Some(Method::PrivateKeyJwt),
+        _ => None,
+    }
+}
+
 impl ClientAuth {
     /// Reads the secret or key of `raw` for the issuer with the identifier `issuer`. Reports every problem at its
     /// place; `None` if there is one.
@@ -81,11 +90,7 @@ impl ClientAuth {
         if raw.id.is_empty() {
             resolver.report.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
         }
-        let method = raw.method.or(match (&raw.secret, &raw.key) {
-            (Some(_), None) => Some(Method::Basic),
-            (None, Some(_)) => Some(Method::PrivateKeyJwt),
-            _ => None,
-        });
+        let method = raw.method.or_else(|| default_method(raw));
         let method = match (method, &raw.secret, &raw.key) {
             (Some(method @ (Method::Basic | Method::Post)), Some(source), None) => {
                 let at = at.key("secret");

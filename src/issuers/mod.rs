@@ -13,12 +13,13 @@
 //! | `introspection`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
 //! | `principal`, `username` | claims to a principal |
 //! | `verified` | tokens that were verified before |
-//! | `resolve` | all of it from the configuration |
+//! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |
 
 mod breaker;
 mod checks;
 mod claim_path;
 mod client_auth;
+mod defaults;
 mod discovery;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -56,6 +57,7 @@ pub use self::{
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
+    defaults::fill as fill_defaults,
     discovery::{Metadata, secure_url},
     issuer::Issuer,
     jwt::Unverified,

@@ -10,6 +10,7 @@ use super::{
     checks::AccessTokenChecks,
     claim_path::ClaimPath,
     client_auth::ClientAuth,
+    defaults::{self, Defaults},
     discovery::secure_url,
     introspection::{Introspection, IntrospectionSettings},
     key_cache::{KeyCache, KeySettings},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{
-        raw::{self, Algorithm, IntrospectionMode, Kind, Preset},
+        raw::{self, IntrospectionMode, Preset},
         report::At,
         resolver::{Resolver, Secret},
         values::Span,
@@ -31,17 +32,6 @@ use crate::{
 };
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
-/// any application, so only listed clients count.
-const SHARED_AUDIENCES: [(&str, &str); 5] = [
-    ("api://default", "every application of the Okta organisation"),
-    ("account", "every client of the Keycloak realm"),
-    ("00000003-0000-0000-c000-000000000000", "everybody who calls Microsoft Graph"),
-    ("https://graph.microsoft.com", "everybody who calls Microsoft Graph"),
-    ("api://AzureADTokenExchange", "every workload that federates with Entra ID"),
-];
 
 /// Issuers of which everybody in the world can be a customer, and the claims that tell customers apart.
 const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
@@ -49,44 +39,6 @@ const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
     ("https://gitlab.com", &["project_id", "namespace_id"]),
     ("https://accounts.google.com", &["hd", "sub"]),
 ];
-
-/// What a preset gives where the configuration says nothing.
-struct Defaults {
-    algorithms: &'static [Algorithm],
-    token_types: &'static [&'static str],
-    username: &'static str,
-    kind: Option<Kind>,
-    max_lifetime: Duration,
-}
-
-impl Defaults {
-    fn of(preset: Option<Preset>) -> Self {
-        match preset {
-            None => Self {
-                algorithms: &[Algorithm::RS256, Algorithm::ES256],
-                token_types: &["at+jwt", "application/at+jwt"],
-                username: "{issuer}#{sub}",
-                kind: None,
-                max_lifetime: DAY,
-            },
-            Some(Preset::GithubActions | Preset::GitlabCi) => Self {
-                algorithms: &[Algorithm::RS256],
-                token_types: &["JWT"],
-                username: "{issuer}#{sub}",
-                kind: Some(Kind::Workload),
-                max_lifetime: DAY,
-            },
-            // Longer ones come from the extended default tokens, which are not projected for us.
-            Some(Preset::Kubernetes) => Self {
-                algorithms: &[Algorithm::RS256, Algorithm::ES256],
-                token_types: &["", "JWT"],
-                username: "{issuer}#{service_account}",
-                kind: Some(Kind::Workload),
-                max_lifetime: Duration::from_secs(3_600),
-            },
-        }
-    }
-}
 
 impl Issuers {
     /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
@@ -206,7 +158,7 @@ impl Builder<'_> {
             )
             .help("choose an audience of your own and project service-account tokens for it");
         }
-        if let Some((audience, with)) = self.shared_audience()
+        if let Some((audience, with)) = defaults::shared_audience(self.raw)
             && raw.clients.is_empty()
         {
             self.warning(
@@ -215,10 +167,6 @@ impl Builder<'_> {
             )
             .help("list the clients whose tokens are meant for Doorward, or use an audience of your own");
         }
-    }
-
-    fn shared_audience(&self) -> Option<(&'static str, &'static str)> {
-        SHARED_AUDIENCES.into_iter().find(|(shared, _)| self.raw.audiences.iter().any(|audience| audience == shared))
     }
 
     /// With an issuer for the whole world, a claim must tell our tenants from everybody's.
@@ -247,7 +195,7 @@ impl Builder<'_> {
         if token_types.is_empty() {
             self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
         }
-        let skew = self.span("clock_skew", raw.clock_skew, Duration::from_secs(30), Some(MAX_SKEW));
+        let skew = self.span("clock_skew", raw.clock_skew, defaults::CLOCK_SKEW.get(), Some(MAX_SKEW));
         let max_lifetime = self.span("max_lifetime", raw.max_lifetime, defaults.max_lifetime, None);
         let mut required_claims = Vec::new();
         for (claim, values) in &raw.required_claims {
@@ -292,7 +240,7 @@ impl Builder<'_> {
         if raw.listed_clients_only && raw.clients.is_empty() {
             self.warning("clients", "only listed clients are accepted, and none is listed");
         }
-        let groups = self.path("groups", raw.claims.groups.as_deref(), &["groups"]);
+        let groups = self.path("groups", raw.claims.groups.as_deref(), &[defaults::GROUPS]);
         let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
         let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
         Some(Mapping {
@@ -301,7 +249,7 @@ impl Builder<'_> {
             username: username?,
             kind: raw.kind.or(defaults.kind),
             clients,
-            listed_clients_only: raw.listed_clients_only || self.shared_audience().is_some(),
+            listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
             groups: groups.into_iter().next()?,
             scopes: scopes.into(),
             client: client.into(),
@@ -368,7 +316,7 @@ impl Builder<'_> {
             discover: url.is_none() || raw.login.is_some() || endpoint_wanted,
             url,
             algorithms: checks.algorithms.clone(),
-            max_stale: raw.keys.max_stale.map_or(DAY / 2, Span::get),
+            max_stale: raw.keys.max_stale.unwrap_or(defaults::MAX_STALE).get(),
             keep_in,
             ca,
         };
@@ -398,12 +346,12 @@ impl Builder<'_> {
                 "use `basic`, `post` or `private_key_jwt`; without, everybody could ask about tokens (RFC 7662 section 2.1)",
             );
         }
-        let cache = raw.cache.map_or(Duration::from_secs(30), Span::get);
+        let cache = raw.cache.unwrap_or(defaults::INTROSPECTION_CACHE).get();
         if cache > Duration::from_secs(60) {
             let help = "a revoked token is accepted for as long as this";
             self.resolver.report.error(&at.key("cache"), "`cache` is more than 60s").help(help);
         }
-        let timeout = raw.timeout.map_or(Duration::from_secs(1), Span::get);
+        let timeout = raw.timeout.unwrap_or(defaults::INTROSPECTION_TIMEOUT).get();
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
             self.resolver.report.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
         }
@@ -443,7 +391,7 @@ impl Builder<'_> {
         };
         let server = self.url(&at.key("upstream"), Some(&upstream.url))?;
         let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
-        let cache = raw.cache.map_or(Duration::from_secs(10), Span::get);
+        let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
         if cache > Duration::from_secs(10) {
             let help = "a token of a deleted pod is accepted for as long as this";
             self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);

@@ -31,7 +31,7 @@ pub use self::{
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Replay, ReplayKeys, Reservation},
-    resolve::{has_text_ids, identity, resolve_all},
+    resolve::{fill_defaults, has_text_ids, identity, resolve_all},
     signature::github_signature,
 };
 use self::{

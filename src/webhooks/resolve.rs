@@ -59,6 +59,24 @@ pub fn resolve_all(webhooks: &[raw::Webhook], at: &At, resolver: &mut Resolver) 
     resolved
 }
 
+/// Writes into an entry what holds where it says nothing, for who wants to read it.
+pub fn fill_defaults(raw: &mut raw::Webhook) {
+    let sender = sender(raw.sender);
+    raw.replay_window.get_or_insert(REPLAY_WINDOW);
+    raw.max_body.get_or_insert(sender.max_body);
+    raw.answer_within.get_or_insert(sender.answer_within);
+    let name = identity(raw).to_owned();
+    raw.identity.get_or_insert(name);
+    let Some(signature) = &mut raw.signature else { return };
+    if !signature.plain {
+        signature.algorithm.get_or_insert_default();
+        signature.encoding.get_or_insert_default();
+    }
+    if signature.timestamp_header.is_some() {
+        signature.tolerance.get_or_insert(TOLERANCE);
+    }
+}
+
 impl Webhook {
     /// Resolves an entry of `webhooks`; what is wrong with it is reported.
     pub fn resolve(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Option<Self> {

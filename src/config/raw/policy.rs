@@ -254,7 +254,8 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub webhooks: Vec<String>,
-    /// The person on whose behalf an agent acts. Without it a rule with `kind: human` never matches an agent.
+    /// The person on whose behalf an agent acts. A rule with `kind: human` that does not ask for it never matches an
+    /// agent.
     pub on_behalf_of: Option<OnBehalfOf>,
 }
 

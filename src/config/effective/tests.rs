@@ -1,0 +1,198 @@
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::{
+    config::{Sources, load},
+    snapshot::fill_defaults,
+};
+
+/// One of everything that can be configured.
+const WHOLE: &str = "
+external_host: tekton.test
+listeners:
+  - {name: main, address: 127.0.0.1:8443, tls: {certificates: [{chain: crt.pem, key: key.pem}], client_ca: ca.pem}}
+issuers:
+  - name: company
+    issuer: https://id.test
+    audiences: [account]
+    clients: [{id: ci}]
+    required_claims: {tenant: [a]}
+    introspection: {mode: opaque, client: {id: doorward, secret: {file: secret}}}
+    login: {client: {id: doorward, key: {file: key.pem}}}
+  - name: cluster
+    issuer: https://cluster.test
+    preset: kubernetes
+    audiences: [doorward]
+    token_review: {upstream: api, bearer: {file: secret}}
+webhooks:
+  - {name: git, sender: slack, secrets: [{secret: {file: secret}}]}
+  - name: other
+    sender: generic
+    secrets: [{secret: {file: other}}]
+    signature: {header: x-signature, timestamp_header: x-time}
+    facts: {event: /event}
+upstreams:
+  - {name: api, url: 'https://api.test', tls: {}, credential: {bearer: {file: secret}}}
+  - {name: listener, url: 'http://build.test'}
+routes:
+  - {name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: api}
+  - {name: hook, kind: webhook, hosts: [hook.test], schemes: [webhook], webhook: git, upstream: listener,
+     event_listener: {namespace: ci, name: build}}
+grants:
+  - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev]}
+rules:
+  - id: deploy
+    on: {kubernetes: {verbs: [create], resources: [pods]}, time: {from: '08:00', to: '18:00'}}
+    who: {claims: {tenant: [a]}, kind: agent, on_behalf_of: {groups: [admins]}}
+    need: {mfa: {max_age: 15m}}
+    do: {approve: {by: {groups: [managers]}}}
+interceptor: {host: interceptor.test}
+store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
+sessions: {keys: [{file: secret}]}
+audit: {sink: {file: {path: audit.jsonl}}}
+break_glass: {until: '2026-01-01T00:00:00Z', certificates: [{name: a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}]}
+";
+
+fn print(yaml: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doorward.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let loaded = load(&Sources { path, ..Sources::default() }, |_, _| ());
+    loaded.unwrap_or_else(|refused| panic!("{refused}")).0.to_yaml(fill_defaults).unwrap()
+}
+
+/// The values of what is printed; a comment that tells what holds for a setting counts as its value.
+fn read(printed: &str) -> Value {
+    let told = |line: &str| {
+        if let Some((key, _)) = line.split_once(": null  # Default: ") {
+            return Some(format!("{key}: told"));
+        }
+        let indent = line.len() - line.trim_start().len();
+        let key = line.trim_start().strip_prefix("# ")?.split_once(" is not set. ")?.0;
+        Some(format!("{}{key}: told", &line[..indent]))
+    };
+    let lines: Vec<String> = printed.lines().map(|line| told(line).unwrap_or_else(|| line.to_owned())).collect();
+    Node::parse(&lines.join("\n"), 0).unwrap().to_json()
+}
+
+struct Walk {
+    root: Value,
+    /// Parts of the schema whose printed form was looked at.
+    seen: BTreeSet<String>,
+    missing: BTreeSet<String>,
+}
+
+impl Walk {
+    fn has_default(property: &Value) -> bool {
+        property.get("default").is_some_and(|default| !default.is_null()) || schema::default_told(property).is_some()
+    }
+
+    fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+    }
+
+    fn value(&mut self, name: &str, schema: &Value, value: &Value) {
+        if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+            let target = schema::definition(&self.root, reference).unwrap().clone();
+            return self.value(reference.rsplit('/').next().unwrap(), &target, value);
+        }
+        for alternative in ["anyOf", "oneOf"].iter().filter_map(|key| schema.get(key)?.as_array()).flatten() {
+            self.value(name, alternative, value);
+        }
+        match value {
+            Value::Object(entries) => self.object(name, schema, entries),
+            Value::Array(items) => {
+                let Some(schema) = schema.get("items") else { return };
+                items.iter().for_each(|item| self.value(name, schema, item));
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, name: &str, schema: &Value, entries: &Map<String, Value>) {
+        // Of a choice, another alternative.
+        if entries.keys().any(|key| schema.get("properties").is_some_and(|known| known.get(key).is_none())) {
+            return;
+        }
+        for (key, property) in Self::properties(schema) {
+            self.seen.insert(name.to_owned());
+            let value = entries.get(key).filter(|value| !value.is_null());
+            if value.is_none() && Self::has_default(property) && schema.get("oneOf").is_none() {
+                self.missing.insert(format!("{name}.{key}"));
+            }
+            self.value(key, property, value.unwrap_or(&Value::Null));
+        }
+    }
+}
+
+/// The parts of the schema that have a setting with a default, less the facts of table tests.
+fn parts_with_defaults(root: &Value) -> BTreeSet<String> {
+    let of_tests = [
+        "PolicyTest",
+        "PrincipalFacts",
+        "ActorFacts",
+        "RequestFacts",
+        "DeliveryFacts",
+        "KubernetesFacts",
+        "Expectation",
+    ];
+    let definitions = root["$defs"].as_object().unwrap().iter();
+    definitions
+        .filter(|(name, schema)| {
+            !of_tests.contains(&name.as_str())
+                && Walk::properties(schema).any(|(_, property)| Walk::has_default(property))
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[test]
+fn every_setting_with_a_default_is_shown() {
+    let printed = print(WHOLE);
+    let mut walk = Walk { root: schema(), seen: BTreeSet::new(), missing: BTreeSet::new() };
+    walk.value("Root", &walk.root.clone(), &read(&printed));
+    assert_eq!(walk.missing, BTreeSet::new(), "left out of\n{printed}");
+    let unseen: Vec<_> = parts_with_defaults(&walk.root).difference(&walk.seen).cloned().collect();
+    assert_eq!(unseen, Vec::<String>::new(), "add one of each to the configuration of this test");
+}
+
+#[test]
+fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
+    let printed = read(&print(WHOLE));
+    for (pointer, value) in [
+        ("/issuers/0/clock_skew", "30s"),
+        ("/issuers/0/max_lifetime", "1d"),
+        ("/issuers/0/username", "{issuer}#{sub}"),
+        ("/issuers/0/introspection/timeout", "1s"),
+        ("/issuers/0/introspection/client/method", "basic"),
+        ("/issuers/0/login/client/method", "private_key_jwt"),
+        ("/issuers/0/keys/max_stale", "12h"),
+        ("/issuers/1/max_lifetime", "1h"),
+        ("/issuers/1/username", "{issuer}#{service_account}"),
+        ("/issuers/1/kind", "workload"),
+        ("/issuers/1/token_review/cache", "10s"),
+        ("/webhooks/0/answer_within", "2500ms"),
+        ("/webhooks/0/max_body", "512KiB"),
+        ("/webhooks/0/replay_window", "3d"),
+        ("/webhooks/1/signature/tolerance", "5m"),
+        ("/webhooks/1/identity", "other"),
+        ("/routes/0/paths/0", "/*"),
+        ("/routes/1/max_body", "512KiB"),
+        ("/routes/1/methods/0", "POST"),
+        ("/assertions/issuer", "https://tekton.test"),
+        ("/audit/sink/file/max_size", "100MiB"),
+    ] {
+        assert_eq!(printed.pointer(pointer), Some(&Value::from(value)), "{pointer}");
+    }
+    // Everybody's audience takes listed clients alone.
+    assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_that_means_the_same() {
+    let first = print(WHOLE);
+    let values = |text: &str| Node::parse(text, 0).unwrap().to_json();
+    assert_eq!(values(&print(&first)), values(&first));
+}

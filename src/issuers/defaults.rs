@@ -1,0 +1,99 @@
+//! What holds for an issuer where its entry says nothing.
+
+use std::time::Duration;
+
+use super::client_auth::default_method;
+use crate::config::{
+    raw::{self, Algorithm, ClientCredentials, Kind, Preset},
+    values::Span,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) const CLOCK_SKEW: Span = Span::from_secs(30);
+pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
+pub(super) const INTROSPECTION_CACHE: Span = Span::from_secs(30);
+pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
+pub(super) const TOKEN_REVIEW_CACHE: Span = Span::from_secs(10);
+pub(super) const GROUPS: &str = "groups";
+
+/// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
+/// any application, so only listed clients count.
+const SHARED_AUDIENCES: [(&str, &str); 5] = [
+    ("api://default", "every application of the Okta organisation"),
+    ("account", "every client of the Keycloak realm"),
+    ("00000003-0000-0000-c000-000000000000", "everybody who calls Microsoft Graph"),
+    ("https://graph.microsoft.com", "everybody who calls Microsoft Graph"),
+    ("api://AzureADTokenExchange", "every workload that federates with Entra ID"),
+];
+
+/// What a preset gives where the configuration says nothing.
+pub(super) struct Defaults {
+    pub algorithms: &'static [Algorithm],
+    pub token_types: &'static [&'static str],
+    pub username: &'static str,
+    pub kind: Option<Kind>,
+    pub max_lifetime: Duration,
+}
+
+impl Defaults {
+    pub fn of(preset: Option<Preset>) -> Self {
+        match preset {
+            None => Self {
+                algorithms: &[Algorithm::RS256, Algorithm::ES256],
+                token_types: &["at+jwt", "application/at+jwt"],
+                username: "{issuer}#{sub}",
+                kind: None,
+                max_lifetime: DAY,
+            },
+            Some(Preset::GithubActions | Preset::GitlabCi) => Self {
+                algorithms: &[Algorithm::RS256],
+                token_types: &["JWT"],
+                username: "{issuer}#{sub}",
+                kind: Some(Kind::Workload),
+                max_lifetime: DAY,
+            },
+            // Longer ones come from the extended default tokens, which are not projected for us.
+            Some(Preset::Kubernetes) => Self {
+                algorithms: &[Algorithm::RS256, Algorithm::ES256],
+                token_types: &["", "JWT"],
+                username: "{issuer}#{service_account}",
+                kind: Some(Kind::Workload),
+                max_lifetime: Duration::from_secs(3_600),
+            },
+        }
+    }
+}
+
+pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'static str)> {
+    SHARED_AUDIENCES.into_iter().find(|(shared, _)| raw.audiences.iter().any(|audience| audience == shared))
+}
+
+/// Writes into an entry what holds where it says nothing, for who wants to read it.
+pub fn fill(raw: &mut raw::Issuer) {
+    let defaults = Defaults::of(raw.preset);
+    raw.listed_clients_only |= shared_audience(raw).is_some();
+    raw.algorithms.get_or_insert_with(|| defaults.algorithms.to_vec());
+    raw.token_types.get_or_insert_with(|| defaults.token_types.iter().map(|&typ| typ.to_owned()).collect());
+    raw.username.get_or_insert_with(|| defaults.username.to_owned());
+    raw.kind = raw.kind.or(defaults.kind);
+    raw.clock_skew.get_or_insert(CLOCK_SKEW);
+    raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
+    raw.claims.groups.get_or_insert_with(|| GROUPS.to_owned());
+    raw.keys.max_stale.get_or_insert(MAX_STALE);
+    if let Some(introspection) = &mut raw.introspection {
+        introspection.cache.get_or_insert(INTROSPECTION_CACHE);
+        introspection.timeout.get_or_insert(INTROSPECTION_TIMEOUT);
+        fill_client(&mut introspection.client);
+    }
+    if let Some(login) = &mut raw.login {
+        fill_client(&mut login.client);
+    }
+    if let Some(review) = &mut raw.token_review {
+        review.cache.get_or_insert(TOKEN_REVIEW_CACHE);
+    }
+}
+
+fn fill_client(raw: &mut ClientCredentials) {
+    raw.method = raw.method.or_else(|| default_method(raw));
+}
