@@ -1,5 +1,8 @@
 //! Doorward's own calls to the outside: providers, key sets, introspection, token reviews. One client that follows no
-//! redirects, waits no longer than it is told and reads no more than it is told. Proxied requests never come here.
+//! redirects, waits no longer than it is told and reads no more than it is told, by the proxy that the environment names.
+//! Requests to upstreams never come here.
+
+mod proxy;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -9,11 +12,16 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, pki_types::CertificateDer, pki_types::pem::PemObject,
+};
 use rustls_platform_verifier::BuilderVerifierExt;
+
+use self::proxy::Connector;
+pub use self::proxy::Proxy;
 
 /// What one call may cost.
 #[derive(Clone, Copy, Debug)]
@@ -44,29 +52,49 @@ pub enum EgressError {
 /// The client. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Egress {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    proxy: Proxy,
 }
 
 impl Egress {
-    /// Trusts the authorities in the PEM file `ca` and no others, or without one those of the system.
-    pub fn new(ca: Option<&Path>) -> Result<Self, String> {
-        // Named here, so that it is ours whatever the process has installed as its default.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let tls = match ca {
-            None => builder.with_platform_verifier().map_err(|error| error.to_string())?,
-            Some(path) => builder.with_root_certificates(roots(path)?),
-        }
-        .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions().build();
+    /// Trusts the authorities of the system.
+    pub fn new(proxy: Proxy) -> Result<Self, String> {
+        Self::build(None, proxy)
+    }
+
+    /// One that goes by the same proxy and trusts the authorities in the PEM file `ca` and no others.
+    pub fn trusting(&self, ca: &Path) -> Result<Self, String> {
+        Self::build(Some(ca), self.proxy.clone())
+    }
+
+    /// One that goes by no proxy, to an upstream.
+    pub fn direct(ca: Option<&Path>) -> Result<Self, String> {
+        Self::build(ca, Proxy::default())
+    }
+
+    /// The proxy that calls go by.
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    fn build(ca: Option<&Path>, proxy: Proxy) -> Result<Self, String> {
+        let hop = match proxy.is_tls() {
+            true => trust(None)?,
+            // Nothing is said over TLS to a proxy in clear text, and the authorities of the system take memory.
+            false => tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
+        };
+        let hop = HttpsConnectorBuilder::new().with_tls_config(hop).https_or_http().enable_http1().build();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trust(ca)?)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(Connector::new(proxy.clone(), hop));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(4)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Ok(Self { client })
+        Ok(Self { client, proxy })
     }
 
     /// Sends a request and reads the whole answer within `bounds`. Any status is an answer; a redirect is one too.
@@ -92,6 +120,21 @@ impl Egress {
         };
         tokio::time::timeout(bounds.timeout, exchange).await.unwrap_or(Err(EgressError::Timeout(bounds.timeout)))
     }
+}
+
+fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    // Named here, so that it is ours whatever the process has installed as its default.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.map_err(|error| error.to_string())
+}
+
+fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let trusting = match ca {
+        None => tls()?.with_platform_verifier().map_err(|error| error.to_string())?,
+        Some(path) => tls()?.with_root_certificates(roots(path)?),
+    };
+    Ok(trusting.with_no_client_auth())
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {

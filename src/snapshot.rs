@@ -118,7 +118,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         let Some(client) = oidc::Client::resolve(login, &issuer.issuer, resolver, &at.key("login")) else { continue };
         let egress = match &issuer.ca {
             None => context.issuers.egress.clone(),
-            Some(path) => match Egress::new(Some(&resolver.path(path))) {
+            Some(path) => match context.issuers.egress.trusting(&resolver.path(path)) {
                 Ok(egress) => egress,
                 // The issuer itself has reported the file.
                 Err(_) => continue,

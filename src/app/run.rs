@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     config::{self, Diagnosis, Loaded, Refused, Sources},
     downstream::{BindError, Bound, Downstream},
-    egress::Egress,
+    egress::{Egress, Proxy},
     endpoints::Endpoints,
     issuers,
     logging::{Logging, LoggingError},
@@ -62,6 +62,8 @@ pub enum StartError {
     Io { what: String, error: io::Error },
     #[error("the authorities of the system cannot be read: {0}")]
     Trust(String),
+    #[error("{0}")]
+    Proxy(String),
 }
 
 impl StartError {
@@ -106,7 +108,7 @@ fn context(
     let issuers = issuers::Context {
         clock,
         control: runtime.handle().clone(),
-        egress: Egress::new(None).map_err(StartError::Trust)?,
+        egress: Egress::new(Proxy::from_environment().map_err(StartError::Proxy)?).map_err(StartError::Trust)?,
         metrics: metrics.issuers.clone(),
     };
     Ok(Context { issuers, requests: requests.clone() })
@@ -123,6 +125,10 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
         .map_err(StartError::Configuration)?;
     let logging = Logging::init(&loaded.raw.log)?;
     warn_of(&loaded.warnings);
+    let proxy = context.issuers.egress.proxy();
+    if proxy.is_set() {
+        tracing::info!(%proxy, "issuers are called by a proxy");
+    }
 
     let parts = Parts { runtime: &runtime, metrics, requests, clock, context };
     let Prepared { app, downstream: settings, admin } = parts.open(&loaded, resolved)?;

@@ -287,7 +287,11 @@ impl Builder<'_> {
             return Some(previous.keys.egress().clone());
         }
         let path = self.resolver.path(path);
-        Egress::new(Some(&path)).map_err(|why| _ = self.error("ca", format!("{}: {why}", path.display()))).ok()
+        self.context
+            .egress
+            .trusting(&path)
+            .map_err(|why| _ = self.error("ca", format!("{}: {why}", path.display())))
+            .ok()
     }
 
     fn keys(
@@ -407,18 +411,12 @@ impl Builder<'_> {
         {
             return Some(Arc::clone(previous));
         }
-        let egress = match authority {
-            None => self.context.egress.clone(),
-            Some(path) => {
-                let path = self.resolver.path(path);
-                let egress = Egress::new(Some(&path));
-                egress
-                    .map_err(|why| {
-                        _ = self.resolver.report.error(&at.key("upstream"), format!("{}: {why}", path.display()))
-                    })
-                    .ok()?
-            }
-        };
+        let authority = authority.map(|path| self.resolver.path(path));
+        let egress = Egress::direct(authority.as_deref()).map_err(|why| {
+            let of = authority.map_or_else(|| "authorities of the system".into(), |path| path.display().to_string());
+            _ = self.resolver.report.error(&at.key("upstream"), format!("{of}: {why}"));
+        });
+        let egress = egress.ok()?;
         let outcomes = self.context.metrics.token_reviews.clone();
         let lookup = self.lookup(name, cache, outcomes);
         Some(Arc::new(TokenReview::new(settings, egress, lookup)))

@@ -86,7 +86,7 @@ impl ScriptedProvider {
             metadata: Mutex::new(None),
             script: Arc::new(Mutex::new(script)),
             exchanges: Arc::default(),
-            egress: Egress::new(None).unwrap(),
+            egress: Egress::direct(None).unwrap(),
             key,
         }
     }

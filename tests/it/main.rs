@@ -11,6 +11,7 @@ mod audit;
 mod break_glass;
 mod demo;
 mod drain;
+mod egress;
 mod fixture;
 mod floods;
 mod front_door;

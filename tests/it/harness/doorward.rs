@@ -40,6 +40,12 @@ impl Doorward {
         Self::spawn(Arc::new(dir), yaml, &environment).await
     }
 
+    /// The same with these variables in its environment.
+    pub async fn start_with_environment(dir: TempDir, yaml: &str, environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, PathBuf::from(value))).collect();
+        Self::spawn(Arc::new(dir), yaml, &environment).await
+    }
+
     /// Starts with the `doorward.yaml` of a folder that belongs to somebody else.
     pub async fn start_at(folder: &Path) -> Self {
         Self::run(Arc::new(tempfile::tempdir().unwrap()), folder, &[]).await

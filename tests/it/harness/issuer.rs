@@ -66,6 +66,7 @@ impl Key {
 }
 
 struct Inner {
+    address: SocketAddr,
     issuer: String,
     fault: Mutex<Fault>,
     key: Mutex<Key>,
@@ -83,10 +84,16 @@ pub const AUDIENCE: &str = "https://doorward.test";
 
 impl Issuer {
     pub async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    /// One whose identifier and endpoints are at another address than its own, where something else leads to it.
+    pub async fn start_as(identifier: Option<&str>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let issuer = Self(Arc::new(Inner {
-            issuer: format!("http://{address}"),
+            address,
+            issuer: identifier.map_or_else(|| format!("http://{address}"), str::to_owned),
             fault: Mutex::default(),
             key: Mutex::new(Key::new("key-1")),
             opaque: Mutex::default(),
@@ -102,6 +109,10 @@ impl Issuer {
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         issuer
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
     }
 
     pub fn url(&self) -> &str {

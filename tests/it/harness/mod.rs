@@ -1,6 +1,7 @@
 //! What the tests stand on: Doorward as a process, its peers, and a client that hides nothing.
 
 mod client;
+mod connect_proxy;
 mod doorward;
 mod faults;
 pub mod h2;
@@ -15,6 +16,7 @@ use std::{future::Future, time::Duration};
 
 pub use self::{
     client::{Answer, Raw},
+    connect_proxy::ConnectProxy,
     doorward::Doorward,
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
