@@ -103,8 +103,7 @@ impl Budget {
     /// The beginning of `text` that the field has room for.
     pub(super) fn text<'a>(&mut self, field: Field, text: &'a str) -> &'a str {
         let room = self.room(field);
-        // No character grows by more than this when it is escaped.
-        if text.len() <= room / 6 {
+        if longest(text) <= room {
             return text;
         }
         let mut used = 0;
@@ -124,8 +123,7 @@ impl Budget {
 
     /// The first entries that the field has room for.
     pub(super) fn list<'a, T: AsRef<str>>(&mut self, field: Field, entries: &'a [T]) -> &'a [T] {
-        // No byte grows by more than this when it is escaped; the rest is quotes and a comma.
-        if entries.iter().map(|entry| 6 * entry.as_ref().len() + 3).sum::<usize>() <= self.room(field) {
+        if entries.iter().map(|entry| longest(entry.as_ref())).sum::<usize>() <= self.room(field) {
             return entries;
         }
         let taken = self.take(field, entries.iter().map(|entry| text_len(entry.as_ref())));
@@ -134,6 +132,9 @@ impl Budget {
 
     /// The first pairs that the field has room for.
     pub(super) fn pairs<'a>(&mut self, field: Field, pairs: &'a [(Arc<str>, Arc<str>)]) -> &'a [(Arc<str>, Arc<str>)] {
+        if pairs.iter().map(|(key, value)| longest(key) + longest(value) + 2).sum::<usize>() <= self.room(field) {
+            return pairs;
+        }
         let taken = self.take(field, pairs.iter().map(|(key, value)| text_len(key) + text_len(value) + 1));
         pairs.get(..taken).unwrap_or_default()
     }
@@ -193,6 +194,11 @@ const fn escaped_len(c: char) -> usize {
         '\0'..='\u{1f}' => 6,
         _ => c.len_utf8(),
     }
+}
+
+/// A bound for the bytes of a text in JSON and a comma, without looking at it: no byte grows by more than this.
+const fn longest(text: &str) -> usize {
+    6 * text.len() + 3
 }
 
 fn text_len(text: &str) -> usize {

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, map::Entry};
 
 /// Objects and arrays may be nested this deep. Tokens and provider documents in use stay below ten.
 const MAX_DEPTH: u8 = 32;
@@ -118,11 +118,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let depth = self.below()?;
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if members.contains_key(&name) {
+            let Entry::Vacant(place) = members.entry(name) else {
                 return Err(self.fail(JsonError::DuplicateMember));
-            }
-            let value = map.next_value_seed(Strict { depth, failure: self.failure })?;
-            members.insert(name, value);
+            };
+            place.insert(map.next_value_seed(Strict { depth, failure: self.failure })?);
         }
         Ok(Value::Object(members))
     }
