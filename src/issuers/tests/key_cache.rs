@@ -1,6 +1,6 @@
 //! The key cache against a provider that misbehaves, with a clock that the test moves.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -347,8 +347,8 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
 #[tokio::test]
 async fn a_set_on_disk_from_the_future_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = json!({"keys": {"keep_in": folder.path(), "max_stale": "1h"}});
-    let bench = Bench::new(settings.clone()).await;
+    let settings = |folder: &Path| json!({"keys": {"keep_in": folder, "max_stale": "1h"}});
+    let bench = Bench::new(settings(folder.path())).await;
     let token = bench.token(&RSA, "a", json!({}));
     let find = || {
         std::fs::read_dir(folder.path())
@@ -362,8 +362,10 @@ async fn a_set_on_disk_from_the_future_is_not_used() {
     bench.provider.on("/.well-known/openid-configuration", Reply::Answer(503, "text/plain", "".into()));
     for (ahead, expected) in [(0, None), (1, Some(Reason::IssuerUnavailable))] {
         kept["fetched"] = ((START + ahead) * 1_000).into();
-        std::fs::write(&path, kept.to_string()).unwrap();
-        let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &context());
+        // A folder of its own, in which nobody who fetched the keys keeps them anew.
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(path.file_name().unwrap()), kept.to_string()).unwrap();
+        let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings(folder.path())), None, &context());
         let status = || issuers.get("main").unwrap().keys().status();
         until("keys or a try", || status().usable || status().last_error.is_some()).await;
         let outcome = issuers.authenticate(&token, &accepts, &nothing).await;
