@@ -80,6 +80,13 @@ impl Reservation {
         }
         fits.is_ok()
     }
+
+    /// Gives back what is beyond `bytes`.
+    fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.budget.used.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
+    }
 }
 
 impl Drop for Reservation {
@@ -205,13 +212,15 @@ fn make_room(
     }
     let ceiling = if declared > 0 { declared } else { max };
     let capacity = needed.max((bytes.capacity() * 2).max(FIRST_ROOM).min(ceiling));
-    let has_room = reservation.grow_to(capacity);
+    // Both are there until the bytes have moved.
+    let has_room = reservation.grow_to(bytes.capacity() + capacity);
     if !has_room {
         return Err(
             Rejection::new(Reason::Overloaded, "too many bodies are being read at once").fix("try again in a moment")
         );
     }
     bytes.reserve_exact(capacity - bytes.len());
+    reservation.shrink_to(capacity);
     Ok(())
 }
 
@@ -324,6 +333,17 @@ mod tests {
         drop(copy);
         assert_eq!(budget.used(), 0);
         assert!(read(&mut script(vec![60_000]), LIMITS, &budget).await.is_ok());
+    }
+
+    /// Found by a ceiling that was passed: for a moment a body that grows is there twice.
+    #[tokio::test]
+    async fn a_body_that_grows_takes_both_rooms_of_the_budget() {
+        for (budget, refused) in [(119_999, Some(StatusCode::SERVICE_UNAVAILABLE)), (120_000, None)] {
+            let budget = ByteBudget::new(budget);
+            let outcome = read(&mut script(vec![40_000, 40_000]), LIMITS, &budget).await;
+            assert_eq!(budget.used(), if refused.is_some() { 0 } else { 80_000 });
+            assert_eq!(outcome.err().map(|error| error.status()), refused);
+        }
     }
 
     #[tokio::test(start_paused = true)]
