@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
-// Measured against the system's allocator, it costs less CPU for each request and less memory for idle connections.
+// Measured against the system's allocator, it costs less CPU for each request and less memory for idle connections. Without
+// huge pages, as they keep 2 MiB where a few kilobytes are in use: 33 MiB instead of 20 when idle.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
