@@ -274,7 +274,7 @@ async fn explain_without_a_credential_says_which_one_is_wanted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_before_any_rule_can_be_explained_too() {
     let fixture = Fixture::start().await;
-    let (answer, _) = fixture.api(PATH, &[&bearer("abc.def.ghi")]).await;
+    let (answer, _) = fixture.api(PATH, &[&bearer("no-token-of-the-issuer")]).await;
     assert_eq!(answer.status, 401);
     let id = answer.header("x-request-id").unwrap().to_owned();
     let mut told = (String::new(), None);
@@ -286,7 +286,7 @@ async fn a_refusal_before_any_rule_can_be_explained_too() {
     })
     .await;
     let json: Value = serde_json::from_str(&told.0).unwrap();
-    assert_eq!(json["recorded"]["reason"], "credential_malformed", "{json}");
+    assert_eq!(json["recorded"]["reason"], "token_inactive", "{json}");
     assert!(json["recorded"]["detail"].is_string() && json["under_current"].is_null(), "{json}");
     assert_eq!(told.1, Some(1));
     let (said, _) = explain(&fixture, &["--audit-id", &id]);

@@ -102,7 +102,11 @@ limits: {{drain_accept: 0}}
     std::fs::write(doorward.dir().join("doorward.yaml"), yaml("allow")).unwrap();
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/x", &[]).await.status, 200);
-    for made in ["doorward.redb", "audit.jsonl", "checkpoints.jsonl", "doorward.sock", "audit-chain.key"] {
+    assert!(doorward.dir().join("doorward.sock").exists());
+    // The last checkpoint is made at the end.
+    doorward.signal("TERM");
+    assert!(doorward.ended().await.success());
+    for made in ["doorward.redb", "audit.jsonl", "checkpoints.jsonl", "audit-chain.key"] {
         assert!(doorward.dir().join(made).exists(), "{made}");
     }
 }

@@ -92,11 +92,11 @@ async fn a_revocation_that_would_do_nothing_is_refused() {
     let fixture = Fixture::with(|yaml| yaml, streaming).await;
     let cases: [(&[&str], i32, &str); 8] = [
         (&["--issuer", "corp", "--subject", "alice", "--why", "x"], 1, "no issuer `corp`"),
-        (&["--issuer", "a", "--subject", "alice"], 2, "--why"),
+        (&["--issuer", "a", "--subject", "alice"], 64, "--why"),
         (&["--issuer", "a", "--subject", "alice", "--why", " "], 1, "`why` must be"),
         (&["--issuer", "a", "--subject", " ", "--why", "x"], 1, "`subject` must be"),
-        (&["--issuer", "a", "--why", "x"], 2, "--subject"),
-        (&["--issuer", "a", "--subject", "s", "--token-id", "t", "--why", "x"], 2, "cannot be used with"),
+        (&["--issuer", "a", "--why", "x"], 64, "--subject"),
+        (&["--issuer", "a", "--subject", "s", "--token-id", "t", "--why", "x"], 64, "cannot be used with"),
         (&["--issuer", "a", "--subject", "s", "--until", "2020-01-01T00:00:00Z", "--why", "x"], 1, "has passed"),
         (&["--issuer", "a", "--subject", "s", "--until", "tomorrow", "--why", "x"], 1, "not a time"),
     ];
