@@ -243,12 +243,6 @@ fn audience(route: &Route) -> Arc<str> {
     }
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sha256 = [0; 32];
-    sha256.iter_mut().zip(digest(&SHA256, bytes).as_ref()).for_each(|(to, from)| *to = *from);
-    sha256
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

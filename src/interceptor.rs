@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::{HeaderValue, Method, Response, header};
@@ -20,6 +19,7 @@ use crate::{
     assertions::{self, Claims},
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
+    sha256::sha256,
     snapshot::Snapshot,
     upstream::buffered::{self, BufferLimits},
     webhooks::EventId,
@@ -125,7 +125,7 @@ fn check(snapshot: &Snapshot, question: &Question, app: &App) -> Result<Claims, 
         .assertions
         .verify(token, app.clock.now())
         .map_err(|error| unproven(format!("the assertion is not good: {error}")))?;
-    if claims.body_sha256 != HEXLOWER.encode(digest(&SHA256, question.body.as_bytes()).as_ref()) {
+    if claims.body_sha256 != HEXLOWER.encode(&sha256(&[question.body.as_bytes()])) {
         return Err(unproven("the assertion is of another body".to_owned()));
     }
     check_audience(&claims, question)?;

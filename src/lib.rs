@@ -29,6 +29,7 @@ pub mod pages;
 pub mod request;
 pub mod runtime;
 pub mod sessions;
+mod sha256;
 pub mod snapshot;
 pub mod store;
 pub mod supervisor;

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use super::{Authenticated, Presented, Principal, Scheme, bearer, break_glass::BreakGlass};
 use crate::{
-    assertions, audit,
+    audit,
     body::{RequestBody, Trailers},
     clock::Timestamp,
     config::raw::{Limits, RouteKind},
@@ -16,6 +16,7 @@ use crate::{
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
     sessions::{CookieRequest, Sessions, csrf},
+    sha256::sha256,
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
@@ -208,7 +209,7 @@ impl Authenticator<'_> {
             let (request, body) = request.take_body();
             let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await?;
             record.bytes_in = body.len() as u64;
-            record.body_digest = Some(assertions::sha256(&body));
+            record.body_digest = Some(sha256(&[&body]));
             Ok(request.with_body(RequestBody::Buffered(body)))
         })
         .await

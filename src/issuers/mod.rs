@@ -50,7 +50,6 @@ mod weak_rsa;
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws_lc_rs::digest;
 use tokio::runtime::Handle;
 
 pub use self::{
@@ -78,6 +77,7 @@ use crate::{
     config::{report::At, resolver::Resolver},
     egress::Egress,
     error::{Reason, Rejection},
+    sha256::sha256,
 };
 
 /// What issuers run on.
@@ -254,7 +254,5 @@ impl Accepts {
 
 /// The whole SHA-256 of a token: what it is remembered by, so that no cache holds the token itself.
 fn token_key(token: &str) -> Key {
-    let mut key = [0; 32];
-    key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-    key
+    sha256(&[token.as_bytes()])
 }

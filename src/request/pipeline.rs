@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::App,
-    assertions::{self, Asserted},
+    assertions::Asserted,
     audit,
     authn::{self, Authenticator},
     authz::{self, authorize},
@@ -31,6 +31,7 @@ use crate::{
     error::{Reason, Rejection},
     interceptor,
     memory::Level,
+    sha256::sha256,
     snapshot::Snapshot,
     upstream::{
         Pools,
@@ -274,7 +275,7 @@ impl Worker {
                     request_id: &id,
                     body_sha256: &body,
                     // Whoever comes without a delivery sends each request once.
-                    once: &once.unwrap_or_else(|| assertions::sha256(id.as_bytes())),
+                    once: &once.unwrap_or_else(|| sha256(&[id.as_bytes()])),
                 };
                 let assertion = snapshot.assertions.sign(asserted, now);
                 Some(assertion.ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))?)

@@ -1,6 +1,5 @@
 //! Which sessions a person has: what "end all of them" goes by, on every host of ours.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,6 +8,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    sha256::sha256,
     store::{Backend, Expect, StoreError, Table, Written},
 };
 
@@ -60,9 +60,7 @@ pub(super) struct Index<'a> {
 
 impl<'a> Index<'a> {
     pub fn of(store: &'a dyn Backend, keys: &'a KeyRing, issuer: &str, subject: &str) -> Self {
-        let mut key = [0; 32];
-        key.copy_from_slice(digest(&SHA256, format!("{issuer}\0{subject}").as_bytes()).as_ref());
-        Self { store, keys, key }
+        Self { store, keys, key: sha256(&[issuer.as_bytes(), b"\0", subject.as_bytes()]) }
     }
 
     pub async fn entries(&self, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
@@ -159,9 +157,7 @@ impl<'a> Index<'a> {
 
 /// No key of a person: an issuer identifier is a URL.
 fn sid_key(issuer: &str, sid: &str) -> [u8; 32] {
-    let mut key = [0; 32];
-    key.copy_from_slice(digest(&SHA256, format!("sid\0{issuer}\0{sid}").as_bytes()).as_ref());
-    key
+    sha256(&[b"sid\0", issuer.as_bytes(), b"\0", sid.as_bytes()])
 }
 
 fn unsealable() -> StoreError {

@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,6 +13,7 @@ use super::{
     settings::Settings,
 };
 use crate::clock::Timestamp;
+use crate::sha256::sha256;
 
 /// What a browser holds: 256 random bits that mean nothing. The store knows only their hash, so that who reads the
 /// store cannot use a session.
@@ -34,9 +34,7 @@ impl SessionId {
     }
 
     pub fn hash(&self) -> Hash {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, &self.0).as_ref());
-        Hash(hash)
+        Hash(sha256(&[&self.0]))
     }
 }
 

@@ -3,12 +3,11 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
-
-use super::replay::{Replay, to_array};
+use super::replay::Replay;
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
+    sha256::sha256,
     store::{Expect, StoreError, Table, Written},
 };
 
@@ -39,10 +38,7 @@ impl fmt::Display for EventId {
 }
 
 fn key(once: &str) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(b"event\0");
-    context.update(once.as_bytes());
-    to_array(context.finish())
+    sha256(&[b"event\0", once.as_bytes()])
 }
 
 impl Replay {

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
-use super::{Delivery, Secret, Webhook, github_signature, replay::to_array, senders::sender, sha256};
+use super::{Delivery, Secret, Webhook, github_signature, senders::sender};
 use crate::{
     clock::Timestamp,
     config::raw,
     error::{Reason, Rejection},
     fuzz::fields,
+    sha256::sha256,
 };
 
 const NOW: i64 = 1_700_000_000;
@@ -72,7 +73,7 @@ static CASES: LazyLock<[Case; 4]> = LazyLock::new(|| {
 fn build(entry: &Value, secret: &[u8]) -> Webhook {
     let raw: raw::Webhook = serde_json::from_value(entry.clone()).unwrap();
     let key = (sender(raw.sender).key)(&raw, secret).unwrap();
-    let scope = to_array(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret));
+    let scope = sha256(&[secret]);
     let identity = raw.name.as_str().into();
     Webhook::build(&raw, identity, Vec::new(), vec![Secret { key, scope, not_before: None, not_after: None }])
 }

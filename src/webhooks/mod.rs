@@ -21,7 +21,6 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, header};
 use serde_json::Map;
@@ -43,6 +42,7 @@ use crate::{
     authn::{CredentialId, Kind, LoginFacts, Principal, Scheme, principal::check_name},
     clock::Timestamp,
     error::{Reason, Rejection},
+    sha256::sha256,
 };
 
 /// A sender of webhooks, as an entry of `webhooks` configures it.
@@ -344,10 +344,4 @@ fn unsupported(detail: String) -> Rejection {
 
 fn bad_request(detail: String) -> Rejection {
     Rejection::new(Reason::BadRequest, detail)
-}
-
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    parts.iter().for_each(|part| context.update(part));
-    replay::to_array(context.finish())
 }

@@ -13,11 +13,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
-
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
+    sha256::sha256,
     store::{Expect, Store, StoreError, Stored, Table, Written},
 };
 
@@ -34,13 +33,7 @@ pub struct ReplayKeys {
 impl ReplayKeys {
     /// `scope` stands for the secret, `id` is the sender's, `signed` the hash of the signed bytes if they count.
     pub(super) fn new(scope: &[u8; 32], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
-        let key = |kind: &[u8], data: &[u8]| {
-            let mut context = digest::Context::new(&digest::SHA256);
-            context.update(scope);
-            context.update(kind);
-            context.update(data);
-            to_array(context.finish())
-        };
+        let key = |kind: &[u8], data: &[u8]| sha256(&[scope, kind, data]);
         let keys = std::iter::once(key(b"id\0", id.as_bytes())).chain(signed.map(|bytes| key(b"body\0", bytes)));
         Self { keys: keys.collect(), window, redeliveries: 0 }
     }
@@ -51,12 +44,6 @@ impl ReplayKeys {
     pub fn redeliveries(self, redeliveries: u8) -> Self {
         Self { redeliveries, ..self }
     }
-}
-
-pub(super) fn to_array(digest: digest::Digest) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-    bytes
 }
 
 /// Remembers deliveries in the store.
@@ -185,12 +172,10 @@ impl Reservation {
 
     /// What is the same for every try to deliver this delivery, and of no other: a wanted redelivery is another.
     pub fn once(&self) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        if let Some(held) = self.held.first() {
-            context.update(&held.key);
-            context.update(&[held.again()]);
+        match self.held.first() {
+            Some(held) => sha256(&[&held.key, &[held.again()]]),
+            None => sha256(&[]),
         }
-        to_array(context.finish())
     }
 
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
