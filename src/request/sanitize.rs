@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     headers::{Class, REQUEST_ID, classify, nominated, tokens},
     host::host_of,
-    path::check_canonical,
+    path::{NotCanonical, check_canonical},
 };
 use crate::{
     error::{Reason, Rejection},
@@ -104,10 +104,8 @@ pub fn sanitize<B>(
         return Err(misdirected());
     }
     let host = known_host(&host).ok_or_else(misdirected)?;
-    let target = match parts.uri.path_and_query() {
-        Some(target) => target.clone(),
-        None => PathAndQuery::from_static("/"),
-    };
+    // An authority alone is the target of CONNECT (RFC 9112 section 3.2.3): it asks for no path, not for `/`.
+    let target = parts.uri.path_and_query().cloned().ok_or(NotCanonical::NotAbsolute)?;
     check_canonical(target.path())?;
 
     let accepts_trailers = parts.version == Version::HTTP_2
@@ -365,6 +363,22 @@ mod tests {
     fn a_name_that_two_programs_read_as_two_headers_is_refused() {
         assert_eq!(refusal(&[("x-a", "1")]), None);
         assert_eq!(refusal(&[("x_a", "1")]), Some(Reason::BadRequest));
+    }
+
+    /// Found by fuzzing: an authority alone was taken for the path `/`.
+    #[test]
+    fn a_target_that_has_no_path_is_refused() {
+        for (target, refused) in [
+            ("/", None),
+            ("http://tekton.example", None),
+            ("tekton.example", Some(Reason::PathNotCanonical)),
+            ("tekton.example:443", Some(Reason::PathNotCanonical)),
+            ("*", Some(Reason::PathNotCanonical)),
+        ] {
+            let request = Request::builder().uri(target).header("host", "tekton.example").body(()).unwrap();
+            let outcome = sanitize(request, received(&[]), Uuid::nil(), |host| Some(host.into()));
+            assert_eq!(outcome.err().map(|rejection| rejection.reason()), refused, "{target}");
+        }
     }
 
     #[test]
