@@ -6,7 +6,7 @@ mod run;
 use std::{collections::HashSet, env, fs, io::Write as _, path::Path, process::ExitCode};
 
 use rewrite::Guard;
-use run::{Tests, Verdict};
+use run::Tests;
 
 /// Guards that may be missing without a test that fails: file, source and why, between tabs.
 const REDUNDANT: &str = include_str!("../redundant.tsv");
@@ -15,9 +15,9 @@ const REDUNDANT: &str = include_str!("../redundant.tsv");
 const MISSED: &str = "missed.tsv";
 
 const USAGE: &str = "usage: doorward-guards SOURCES COPY TARGET [--go-on] [PREFIX...]
-SOURCES are those of the repository, and are rewritten; COPY is where they are built, and TARGET what they are built into; only guards in files whose path
-begins with a PREFIX are taken away, in the order of the prefixes; with --go-on, only those that no run before has found
-to be missed.";
+SOURCES are those of the repository, and are rewritten; COPY is where they are built, and TARGET what they are built into.
+Only guards in files whose path begins with a PREFIX are taken away, in the order of the prefixes; with --go-on, only
+those that no run before has found to be missed.";
 
 fn is_known_redundant(guard: &Guard) -> bool {
     REDUNDANT.lines().any(|line| {
@@ -50,7 +50,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     if !goes_on {
         missed.set_len(0)?;
     }
-    let tests = Tests::build(Path::new(copy), &target)?;
+    let mut tests = Tests::build(Path::new(copy), &target)?;
     let place = |guard: &Guard| match prefixes {
         [] => Some(0),
         some => some.iter().position(|prefix| guard.file.starts_with(prefix)),
@@ -58,28 +58,44 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut chosen: Vec<(usize, usize, &Guard)> =
         guards.iter().enumerate().filter_map(|(number, guard)| Some((place(guard)?, number, guard))).collect();
     chosen.sort_by_key(|(place, number, _)| (*place, *number));
-    let (mut by_unit, mut by_black_box, mut earlier, mut redundant, mut by_none) = (0, 0, 0, 0, 0);
+    let known = |guard: &Guard| format!("{}\t{}\t{}", guard.file, guard.source, guard.nth);
+    let count = chosen.len();
+    chosen.retain(|(_, _, guard)| !before.contains(&*known(guard)));
+    let earlier = count - chosen.len();
+    let (mut by_unit, mut by_black_box, mut redundant, mut by_none) = (0, 0, 0, 0);
+    // All that unit tests tell comes first: it takes the least time.
+    let mut left = Vec::new();
     for (_, number, guard) in chosen {
-        let known = format!("{}\t{}\t{}", guard.file, guard.source, guard.nth);
-        if before.contains(&*known) {
-            earlier += 1;
-            continue;
+        if tests.units_miss(number, guard)? {
+            by_unit += 1;
+            tell(number, "missed by unit tests", guard);
+            writeln!(missed, "{}", known(guard))?;
+        } else {
+            left.push((number, guard));
         }
-        let verdict = tests.without(number, guard)?;
-        println!("{number}\t{verdict}\t{}:{}\t{}", guard.file, guard.line, guard.source);
-        match verdict {
-            Verdict::MissedByUnit => by_unit += 1,
-            Verdict::MissedByBlackBox => by_black_box += 1,
-            Verdict::NotMissed | Verdict::NeverMet if is_known_redundant(guard) => redundant += 1,
-            Verdict::NotMissed | Verdict::NeverMet => by_none += 1,
-        }
-        if matches!(verdict, Verdict::MissedByUnit | Verdict::MissedByBlackBox) {
-            writeln!(missed, "{known}")?;
-        }
+    }
+    tests.meet_black_box()?;
+    for (number, guard) in left {
+        let verdict = if tests.black_box_misses(number)? {
+            by_black_box += 1;
+            writeln!(missed, "{}", known(guard))?;
+            "missed by black-box tests"
+        } else if is_known_redundant(guard) {
+            redundant += 1;
+            "redundant"
+        } else {
+            by_none += 1;
+            if tests.meet(number) { "NOT MISSED" } else { "NEVER MET" }
+        };
+        tell(number, verdict, guard);
     }
     println!(
         "{by_unit} guards are missed by unit tests, {by_black_box} by black-box tests, {earlier} were in runs before; \
          {redundant} are redundant, {by_none} are missed by none"
     );
     Ok(ExitCode::from(u8::from(by_none > 0)))
+}
+
+fn tell(number: usize, verdict: &str, guard: &Guard) {
+    println!("{number}\t{verdict}\t{}:{}\t{}", guard.file, guard.line, guard.source);
 }

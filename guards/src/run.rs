@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,37 +15,23 @@ use crate::rewrite::{AWAY, Guard, SEEN};
 /// How long some tests may take without a guard. A test that hangs misses it too.
 const TIME: Duration = Duration::from_secs(120);
 
+/// In the folder of what the tests of a binary met: when that was built, and which of them fail in any case.
+const BUILT: &str = "built";
+const FAILED: &str = "failed";
+
 /// How many black-box tests run before it is looked whether one of them failed.
 const BATCH: usize = 6;
-
-/// What became of the tests.
-pub enum Verdict {
-    MissedByUnit,
-    MissedByBlackBox,
-    NotMissed,
-    /// No test meets the guard at all.
-    NeverMet,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MissedByUnit => f.write_str("missed by unit tests"),
-            Self::MissedByBlackBox => f.write_str("missed by black-box tests"),
-            Self::NotMissed => f.write_str("NOT MISSED"),
-            Self::NeverMet => f.write_str("NEVER MET"),
-        }
-    }
-}
 
 /// The tests, and which guards each meets.
 pub struct Tests {
     root: PathBuf,
+    /// The folder for what tests met.
+    seen: PathBuf,
     unit: PathBuf,
     black_box: PathBuf,
     by_unit: BTreeMap<usize, BTreeSet<String>>,
     by_black_box: BTreeMap<usize, BTreeSet<String>>,
-    /// Unit tests that fail in any case.
+    /// Tests that fail in any case.
     left_out: BTreeSet<String>,
 }
 
@@ -72,46 +58,82 @@ impl Tests {
             unit: executable("\"kind\":[\"lib\"]")?,
             black_box: executable("\"kind\":[\"test\"]")?,
             root,
+            seen: target.join("seen"),
             by_unit: BTreeMap::new(),
             by_black_box: BTreeMap::new(),
             left_out: BTreeSet::new(),
         };
-        tests.meet_all(&target.join("seen"))?;
+        tests.meet_units()?;
         Ok(tests)
     }
 
-    fn meet_all(&mut self, seen: &Path) -> Result<(), Box<dyn std::error::Error>> {
-        fs::create_dir_all(seen)?;
-        let file = seen.join("unit");
-        _ = fs::remove_file(&file);
-        let output = Command::new(&self.unit).env(SEEN, &file).current_dir(&self.root).output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if !text.contains("test result: ") {
-            return Err("the unit tests do not run with all guards in place".into());
+    /// Whether the tests of a binary were run as it is built now; if not, empties the folder of what they met.
+    fn is_known(binary: &Path, folder: &Path) -> io::Result<bool> {
+        let (file, built) = (folder.join(BUILT), format!("{:?}", fs::metadata(binary)?.modified()?));
+        if fs::read_to_string(&file).ok().as_ref() == Some(&built) {
+            return Ok(true);
         }
-        for line in text.lines() {
-            let failed = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
-            if let Some(test) = failed {
-                eprintln!("{test} fails with all guards in place, and is left out");
-                self.left_out.insert(test.to_owned());
+        _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
+        Ok(false)
+    }
+
+    /// Writes down that all tests of a binary were run, and which of them fail in any case.
+    fn note_known(binary: &Path, folder: &Path, failed: &[String]) -> io::Result<()> {
+        fs::write(folder.join(FAILED), failed.join("\n"))?;
+        fs::write(folder.join(BUILT), format!("{:?}", fs::metadata(binary)?.modified()?))
+    }
+
+    fn leave_out(&mut self, folder: &Path) -> io::Result<()> {
+        for test in fs::read_to_string(folder.join(FAILED))?.lines() {
+            eprintln!("{test} fails with all guards in place, and is left out");
+            self.left_out.insert(test.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Finds out which guards the unit tests meet.
+    fn meet_units(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let folder = self.seen.join("unit");
+        let seen = folder.join("seen");
+        if !Self::is_known(&self.unit, &folder)? {
+            let output = Command::new(&self.unit).env(SEEN, &seen).current_dir(&self.root).output()?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            if !text.contains("test result: ") {
+                return Err("the unit tests do not run with all guards in place".into());
             }
+            let failed = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+            Self::note_known(&self.unit, &folder, &Vec::from_iter(failed.map(str::to_owned)))?;
         }
+        self.leave_out(&folder)?;
         // The harness of Rust names a thread after its test.
-        for line in fs::read_to_string(&file)?.lines() {
+        for line in fs::read_to_string(seen)?.lines() {
             let (thread, number) = line.rsplit_once('\t').ok_or("a line without a number")?;
             if !self.left_out.contains(thread) {
                 self.by_unit.entry(number.parse()?).or_default().insert(thread.to_owned());
             }
         }
-        for test in self.list(&self.black_box)? {
-            let file = seen.join(test.replace(':', "-"));
-            _ = fs::remove_file(&file);
-            let begun = self.start(&self.black_box, slice::from_ref(&test), Some((SEEN, file.as_os_str())))?;
-            if !passes(begun, TIME)? {
-                eprintln!("{test} fails with all guards in place, and is left out");
-                continue;
+        Ok(())
+    }
+
+    /// Finds out which guards the black-box tests meet, each of them in a process of its own.
+    pub fn meet_black_box(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let folder = self.seen.join("black-box");
+        let seen = |test: &str| folder.join(test.replace(':', "-"));
+        let tests = self.list(&self.black_box)?;
+        if !Self::is_known(&self.black_box, &folder)? {
+            let mut failed = Vec::new();
+            for test in &tests {
+                let begun = self.start(&self.black_box, slice::from_ref(test), Some((SEEN, seen(test).as_os_str())))?;
+                if !passes(begun, TIME)? {
+                    failed.push(test.clone());
+                }
             }
-            for line in fs::read_to_string(&file).unwrap_or_default().lines() {
+            Self::note_known(&self.black_box, &folder, &failed)?;
+        }
+        self.leave_out(&folder)?;
+        for test in tests.into_iter().filter(|test| !self.left_out.contains(test)) {
+            for line in fs::read_to_string(seen(&test)).unwrap_or_default().lines() {
                 let (_, number) = line.rsplit_once('\t').ok_or("a line without a number")?;
                 self.by_black_box.entry(number.parse()?).or_default().insert(test.clone());
             }
@@ -134,10 +156,9 @@ impl Tests {
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
     }
 
-    /// Whether a test fails without the guard: of its own module, of all units, of the whole program.
-    pub fn without(&self, number: usize, guard: &Guard) -> io::Result<Verdict> {
-        let empty = BTreeSet::new();
-        let units = self.by_unit.get(&number).unwrap_or(&empty);
+    /// Whether a unit test fails without the guard: one of its own module, or another that meets it.
+    pub fn units_miss(&self, number: usize, guard: &Guard) -> io::Result<bool> {
+        let Some(units) = self.by_unit.get(&number) else { return Ok(false) };
         let path = guard.file.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         let module = path.replace('/', "::");
         let (component, _) = module.split_once("::").unwrap_or((&module, ""));
@@ -149,27 +170,34 @@ impl Tests {
             let all = self.list(&self.unit).unwrap_or_default().into_iter();
             far.extend(all.filter(|name| name.starts_with(component) && !self.left_out.contains(name)));
         }
-        let away = number.to_string();
-        let fails = |binary: &Path, names: &[String]| -> io::Result<bool> {
-            if names.is_empty() {
-                return Ok(false);
-            }
-            Ok(!passes(self.start(binary, names, Some((AWAY, away.as_ref())))?, TIME)?)
-        };
-        if fails(&self.unit, &near)? || fails(&self.unit, &far)? {
-            return Ok(Verdict::MissedByUnit);
-        }
-        let whole = self.by_black_box.get(&number).unwrap_or(&empty);
+        Ok(self.fails(&self.unit, &near, number)? || self.fails(&self.unit, &far, number)?)
+    }
+
+    /// Whether a black-box test fails against a program without the guard.
+    pub fn black_box_misses(&self, number: usize) -> io::Result<bool> {
+        let Some(tests) = self.by_black_box.get(&number) else { return Ok(false) };
         // First those that meet few guards: they are about this one, and end soon.
-        let mut black_box = Vec::from_iter(whole.iter().cloned());
-        black_box.sort_by_key(|test| self.by_black_box.values().filter(|tests| tests.contains(test)).count());
-        for batch in black_box.chunks(BATCH) {
+        let mut tests = Vec::from_iter(tests.iter().cloned());
+        tests.sort_by_key(|test| self.by_black_box.values().filter(|tests| tests.contains(test)).count());
+        for batch in tests.chunks(BATCH) {
             // Twice, since a black-box test may fail for want of time too.
-            if fails(&self.black_box, batch)? && fails(&self.black_box, batch)? {
-                return Ok(Verdict::MissedByBlackBox);
+            if self.fails(&self.black_box, batch, number)? && self.fails(&self.black_box, batch, number)? {
+                return Ok(true);
             }
         }
-        Ok(if units.is_empty() && whole.is_empty() { Verdict::NeverMet } else { Verdict::NotMissed })
+        Ok(false)
+    }
+
+    /// Whether any test meets the guard.
+    pub fn meet(&self, number: usize) -> bool {
+        self.by_unit.contains_key(&number) || self.by_black_box.contains_key(&number)
+    }
+
+    fn fails(&self, binary: &Path, names: &[String], away: usize) -> io::Result<bool> {
+        if names.is_empty() {
+            return Ok(false);
+        }
+        Ok(!passes(self.start(binary, names, Some((AWAY, away.to_string().as_ref())))?, TIME)?)
     }
 }
 
