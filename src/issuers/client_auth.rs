@@ -288,6 +288,21 @@ mod tests {
         assert!(key("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_none());
     }
 
+    /// What is kept over a reload was found out as this client.
+    #[test]
+    fn another_key_another_name_of_it_or_another_issuer_is_another_client() {
+        let (pem, other) = (pem(&rcgen::PKCS_ED25519), pem(&rcgen::PKCS_ED25519));
+        let client =
+            |pem: &str, key_id: &str, issuer: &str| ClientAuth::of_test_key("doorward", pem, key_id, issuer).method;
+        let first = client(&pem, "k1", ISSUER);
+        assert!(first == client(&pem, "k1", ISSUER));
+        for changed in
+            [client(&other, "k1", ISSUER), client(&pem, "k2", ISSUER), client(&pem, "k1", "https://b.example")]
+        {
+            assert!(first != changed);
+        }
+    }
+
     #[test]
     fn credentials_must_be_clear() {
         let folder = tempfile::tempdir().unwrap();

@@ -166,6 +166,9 @@ async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
             assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")], "{row}");
         }
         assert_eq!(world.used(), ["r-1"], "{row}: asked once, then left alone for a while");
+        let hash = world.get().await.unwrap().hash;
+        let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
+        assert_eq!(record.lease, None, "{row}: another replica may try");
         world.advance(31, |_| {});
         assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{row}");
     }

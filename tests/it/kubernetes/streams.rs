@@ -140,6 +140,11 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
         let lines = with(&[&first, "Host: api.test", &alice], lines);
         check(&fixture, row, &lines, b"", no).await;
     }
+    // What does not last changes no protocol.
+    for path in [TASKRUNS, "/api/v1/namespaces/ci/pods/p/log", "/version"] {
+        let first = format!("GET {path} HTTP/1.1");
+        check(&fixture, path, &with(&[&first, "Host: api.test", &alice], &HANDSHAKE), b"", no).await;
+    }
     let (mut raw, status) = open(&fixture, &exec(EXEC, &with(&HANDSHAKE, &[&alice]))).await;
     assert_eq!(status, 101, "the twin");
     echoes(&mut raw, "the twin").await;
