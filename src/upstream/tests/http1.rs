@@ -14,16 +14,6 @@ fn error_kind(result: Result<String, UpstreamError>) -> UpstreamErrorKind {
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_one_after_the_other() {
-    let (address, accepted) = scripted(answer_all).await;
-    let (pools, upstream) = (pools(), upstream(address));
-    for _ in 0..5 {
-        assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
-    }
-    assert_eq!(accepted.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
 async fn a_request_carries_our_credential_the_upstreams_host_and_framing_of_our_own() {
     let (heads, mut seen) = mpsc::unbounded_channel();
     let (address, _) = scripted(move |_, mut stream| {
@@ -238,22 +228,6 @@ async fn a_retry_is_made_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_is_not_used() {
-    let (address, accepted) = scripted(|_, mut stream| async move {
-        read_head(&mut stream).await;
-        stream.write_all(OK).await.unwrap();
-    })
-    .await;
-    let metrics = Metrics::default();
-    let (pools, upstream) = (Pools::new(metrics.clone()), upstream(address));
-    for expected in 1..4 {
-        assert_eq!(fetch(&pools, &upstream, request("POST", RequestBody::Empty)).await.unwrap(), "ok");
-        assert_eq!(accepted.load(Ordering::SeqCst), expected);
-        until(|| metrics.of(upstream.name()).open.get() == 0).await;
-    }
-}
-
-#[tokio::test]
 async fn an_upstream_that_is_not_there_is_a_502() {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let metrics = Metrics::default();
@@ -396,134 +370,6 @@ async fn a_head_that_is_too_large_is_refused() {
             assert_eq!(error_kind(result), UpstreamErrorKind::Protocol);
         }
     }
-}
-
-#[tokio::test]
-async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
-    let (closed, mut was_closed) = mpsc::unbounded_channel();
-    let (address, accepted) = scripted(move |_, mut stream| {
-        let closed = closed.clone();
-        async move {
-            read_head(&mut stream).await;
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await.unwrap();
-            closed.send(is_closed_silently(&mut stream).await).unwrap();
-        }
-    })
-    .await;
-    let (pools, upstream) = (pools(), upstream(address));
-    for expected in 1..3 {
-        drop(pools.send(&upstream, &mut get(), Lane::Short).await.unwrap());
-        assert!(was_closed.recv().await.unwrap());
-        assert_eq!(accepted.load(Ordering::SeqCst), expected);
-    }
-}
-
-#[tokio::test]
-async fn a_connection_is_kept_for_its_idle_time_and_no_older_than_its_age() {
-    type Change = fn(&mut raw::Upstream);
-    let changes: [Change; 2] =
-        [|entry| entry.idle_timeout = Span::from_millis(200), |entry| entry.max_age = Span::from_millis(200)];
-    for change in changes {
-        let (closed, mut was_closed) = mpsc::unbounded_channel();
-        let (address, accepted) = scripted(move |number, stream| {
-            let closed = closed.clone();
-            async move {
-                answer_all(number, stream).await;
-                closed.send(()).unwrap();
-            }
-        })
-        .await;
-        let (pools, upstream) = (pools(), upstream_with(address, change));
-        fetch(&pools, &upstream, get()).await.unwrap();
-        was_closed.recv().await.unwrap();
-        fetch(&pools, &upstream, get()).await.unwrap();
-        assert_eq!(accepted.load(Ordering::SeqCst), 2);
-    }
-}
-
-#[tokio::test]
-async fn no_more_connections_are_opened_than_allowed() {
-    let (address, accepted) = scripted(|_, mut stream| async move {
-        while let Some(head) = read_head(&mut stream).await {
-            if head.contains("slow") {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            stream.write_all(OK).await.unwrap();
-        }
-    })
-    .await;
-    let upstream = upstream_with(address, |entry| {
-        entry.max_connections = 1;
-        entry.connect_timeout = Span::from_millis(100);
-    });
-    let pools = pools();
-    let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
-    let error = fetch(&pools, &upstream, get()).await.unwrap_err();
-    assert_eq!(error.kind(), UpstreamErrorKind::Exhausted);
-    assert_eq!(Rejection::from(error).status(), StatusCode::SERVICE_UNAVAILABLE);
-    text(held).await;
-    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
-
-    // One that waits gets the connection of one that ends.
-    let upstream = upstream_with(address, |entry| entry.max_connections = 1);
-    let slow = || Request::get("/slow").body(RequestBody::Empty).unwrap();
-    let (a, b) = tokio::join!(fetch(&pools, &upstream, slow()), fetch(&pools, &upstream, slow()));
-    assert_eq!((a.unwrap(), b.unwrap()), ("ok".to_owned(), "ok".to_owned()));
-    assert_eq!(accepted.load(Ordering::SeqCst), 1);
-    // A stream of its own takes the place of an idle connection.
-    assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
-    assert_eq!(accepted.load(Ordering::SeqCst), 2);
-}
-
-#[tokio::test]
-async fn connections_survive_a_reload_that_leaves_their_settings_alone() {
-    let (closed, mut was_closed) = mpsc::unbounded_channel();
-    let (address, accepted) = scripted(move |number, stream| {
-        let closed = closed.clone();
-        async move {
-            answer_all(number, stream).await;
-            closed.send(()).unwrap();
-        }
-    })
-    .await;
-    let pools = pools();
-    fetch(&pools, &upstream(address), get()).await.unwrap();
-    let same = upstream_with(address, |entry| entry.name = "renamed".to_owned());
-    pools.retain(std::slice::from_ref(&same));
-    fetch(&pools, &same, get()).await.unwrap();
-    assert_eq!(accepted.load(Ordering::SeqCst), 1);
-
-    // An exchange under way ends as it would, and its connection with it.
-    let under_way = pools.send(&same, &mut get(), Lane::Short).await.unwrap();
-    pools.retain(&[upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http1))]);
-    assert_eq!(text(under_way).await, "ok");
-    was_closed.recv().await.unwrap();
-}
-
-#[tokio::test]
-async fn long_requests_have_connections_of_their_own() {
-    let (address, accepted) = scripted(answer_all).await;
-    let (pools, upstream) = (pools(), upstream(address));
-    for expected in 1..4 {
-        assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
-        assert_eq!(accepted.load(Ordering::SeqCst), expected);
-    }
-}
-
-#[tokio::test]
-async fn a_stream_holds_on_to_no_settings() {
-    let (address, _) = scripted(|_, mut stream| async move {
-        read_head(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n").await.unwrap();
-        is_closed_silently(&mut stream).await;
-    })
-    .await;
-    let (pools, upstream) = (pools(), upstream(address));
-    let weak = Arc::downgrade(&upstream);
-    let mut response = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap();
-    drop(upstream);
-    assert!(weak.upgrade().is_none());
-    assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "{}");
 }
 
 #[tokio::test]

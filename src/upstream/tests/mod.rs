@@ -3,6 +3,7 @@
 mod cut;
 mod http1;
 mod http2;
+mod pool;
 mod tls;
 mod upgrade;
 

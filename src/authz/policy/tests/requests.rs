@@ -1,0 +1,112 @@
+//! What a request asks for decides: of Kubernetes, of a webhook, of a path.
+
+use super::*;
+
+#[test]
+fn kubernetes_requests_are_decided_on_their_attributes() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: read, on: {kubernetes: {verbs: [get, list, watch], resources: ['*']}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: runs, on: {namespace: dev, kubernetes: {verbs: [create], api_groups: [tekton.dev], resources: [pipelineruns]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: root, on: {routes: [api]}, who: {issuers: [corp], groups: [admins]}, do: allow}
+  - {id: secrets, on: {kubernetes: {resources: [secrets], namespaces: [prod]}}, do: deny}
+  - {id: widgets, on: {kubernetes: {resources: [widgets], namespaces: [prod]}}, do: deny}
+tests:
+  - {name: read, principal: &dev {issuer: corp, groups: [dev]}, request: {route: api, path: /api/v1/namespaces/a/pods}, expect: {outcome: allow, rule: read}}
+  - {name: 'kubernetes:1.5 exec is a write', principal: *dev, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: deny}}
+  - {name: 'kubernetes:P6 proxy', principal: *dev, request: {route: api, path: /api/v1/namespaces/a/services/x/proxy/y}, expect: {outcome: deny}}
+  - {name: create, principal: *dev, request: {route: api, method: POST, path: /apis/tekton.dev/v1/namespaces/dev/pipelineruns}, expect: {outcome: allow, rule: runs}}
+  - {name: create elsewhere, principal: *dev, request: {route: api, method: POST, path: /apis/tekton.dev/v1/namespaces/prod/pipelineruns}, expect: {outcome: deny}}
+  - {name: written out, principal: *dev, request: {route: api, kubernetes: {verb: create, api_group: tekton.dev, resource: pipelineruns, namespace: dev}}, expect: {outcome: allow, rule: runs}}
+  - {name: 'a list of all namespaces reaches into each', principal: *dev, request: {route: api, path: /api/v1/secrets}, expect: {outcome: deny, rule: secrets}}
+  - {name: exec by an admin, principal: &root {issuer: corp, groups: [admins]}, request: {route: api, path: /api/v1/namespaces/a/pods/p/exec}, expect: {outcome: allow, rule: root}}
+  - {name: a list of what may have namespaces, principal: *root, request: {route: api, path: /apis/x.example/v1/widgets}, expect: {outcome: deny, rule: widgets}}
+  - {name: one without a namespace has none, principal: *root, request: {route: api, path: /apis/x.example/v1/widgets/a}, expect: {outcome: allow, rule: root}}
+  - {name: 'kubernetes:P6 proxy by an admin', principal: *root, request: {route: api, path: /api/v1/nodes/n/proxy/exec}, expect: {outcome: deny}}
+  - {name: 'kubernetes:P5 unknown verb', principal: *root, request: {route: api, method: OPTIONS, path: /api/v1/pods}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn webhooks_and_workloads_are_told_apart_by_numbers_and_accounts() {
+    decide_all(
+        GROUND,
+        "
+rules:
+  - {id: push, on: {event_listener: deploy, namespace: prod, event: [push], branch: [main, 'release/*']}, who: {repositories: ['github:1234']}, do: allow}
+  - {id: job, on: {routes: [web]}, who: {issuers: [actions], repositories: ['github:1234']}, do: allow}
+  - {id: pod, on: {routes: [web]}, who: {service_accounts: [ci/builder, 'ops/*']}, do: allow}
+grants:
+  - {id: repo, who: {repositories: ['github:1234']}, kubernetes_groups: [tekton:repo]}
+tests:
+  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '1234'}}, expect: {outcome: allow, kubernetes_groups: [tekton:repo]}}
+  - {name: a push to a release, principal: {}, request: {route: hooks, delivery: {event: push, branch: release/1, repository_id: '1234'}}, expect: {outcome: allow}}
+  - {name: another branch, principal: {}, request: {route: hooks, delivery: {event: push, branch: main2, repository_id: '1234'}}, expect: {outcome: deny}}
+  - {name: no branch, principal: {}, request: {route: hooks, delivery: {event: push, repository_id: '1234'}}, expect: {outcome: deny}}
+  - {name: another repository, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, repository_id: '12345'}}, expect: {outcome: deny, kubernetes_groups: []}}
+  - {name: a job, principal: {issuer: actions, claims: {repository_id: '1234'}}, request: {route: web}, expect: {outcome: allow, rule: job}}
+  - {name: a job with a number, principal: {issuer: actions, claims: {repository_id: 1234}}, request: {route: web}, expect: {outcome: allow, rule: job}}
+  - {name: a person who claims to be a job, principal: {issuer: corp, claims: {repository_id: '1234'}}, request: {route: web}, expect: {outcome: deny, kubernetes_groups: []}}
+  - {name: a pod, principal: {issuer: cluster, subject: 'system:serviceaccount:ci:builder'}, request: {route: web}, expect: {outcome: allow, rule: pod}}
+  - {name: a pod of a namespace, principal: {issuer: cluster, subject: 'system:serviceaccount:ops:x'}, request: {route: web}, expect: {outcome: allow, rule: pod}}
+  - {name: another pod, principal: {issuer: cluster, subject: 'system:serviceaccount:ci:builder2'}, request: {route: web}, expect: {outcome: deny}}
+  - {name: a subject that looks like a pod, principal: {issuer: corp, subject: 'system:serviceaccount:ci:builder'}, request: {route: web}, expect: {outcome: deny}}
+",
+    );
+}
+
+#[test]
+fn deliveries_are_told_apart_by_what_their_bodies_tell() {
+    decide_all(
+        &GROUND.replace("webhooks:\n", "webhooks:\n  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: OTHER}}]}\n"),
+        "
+rules:
+  - {id: all, who: {webhooks: [gh]}, do: allow}
+  - {id: uuid, who: {webhooks: [gh], repositories: ['bitbucket:{7-a}']}, do: allow}
+  - {id: fork, on: {event: [pull_request], fork: true}, do: deny}
+  - {id: draft, on: {draft: true}, who: {webhooks: [gh]}, do: deny}
+  - {id: closed, on: {action: [closed, deleted]}, do: deny}
+  - {id: tags, on: {tag: ['v1*']}, do: deny}
+  - {id: prod, on: {branch: [prod]}, do: deny}
+  - {id: eve, who: {senders: ['github:7']}, do: deny}
+tests:
+  - {name: a push, principal: {}, request: {route: hooks, delivery: {event: push, branch: main, actor_id: '70'}}, expect: {outcome: allow}}
+  - {name: a pull request, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: false, draft: false, action: opened}}, expect: {outcome: allow}}
+  - {name: one from a fork, principal: {}, request: {route: hooks, delivery: {event: pull_request, fork: true}}, expect: {outcome: deny, rule: fork}}
+  - {name: a draft, principal: {}, request: {route: hooks, delivery: {event: pull_request, draft: true}}, expect: {outcome: deny, rule: draft}}
+  - {name: a closed one, principal: {}, request: {route: hooks, delivery: {event: pull_request, action: closed}}, expect: {outcome: deny, rule: closed}}
+  - {name: a tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v1.2}}, expect: {outcome: deny, rule: tags}}
+  - {name: another tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v2}}, expect: {outcome: allow}}
+  - {name: several branches, principal: {}, request: {route: hooks, delivery: {event: push, several: true}}, expect: {outcome: deny}}
+  - {name: by number, principal: {}, request: {route: hooks, delivery: {event: push, actor: x, actor_id: '7'}}, expect: {outcome: deny, rule: eve}}
+  - {name: by name, principal: {}, request: {route: hooks, delivery: {event: push, actor: '7'}}, expect: {outcome: allow}}
+",
+    );
+}
+
+#[test]
+fn requests_are_told_apart_by_path_method_host_time_and_address() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, on: {hosts: ['*.example'], methods: [GET, POST, HEAD], addresses: [192.0.2.0/24, '2001:db8::/32']}, do: allow}
+  - {id: no-read, on: {paths: [/secret/*], methods: [GET]}, do: deny}
+  - {id: night, on: {time: {days: mon-fri, from: '22:00', to: '06:00'}}, do: deny}
+tests:
+  - {name: all, principal: {}, request: {route: web}, expect: {outcome: allow}}
+  - {name: another method, principal: {}, request: {route: web, method: PUT}, expect: {outcome: deny}}
+  - {name: another host, principal: {}, request: {route: web, host: a.web.example}, expect: {outcome: deny}}
+  - {name: another address, principal: {}, request: {route: web, address: 198.51.100.1}, expect: {outcome: deny}}
+  - {name: a mapped address, principal: {}, request: {route: web, address: '::ffff:192.0.2.7'}, expect: {outcome: allow}}
+  - {name: a deny of GET holds for HEAD, principal: {}, request: {route: web, method: HEAD, path: /secret/x}, expect: {outcome: deny, rule: no-read}}
+  - {name: and not for POST, principal: {}, request: {route: web, method: POST, path: /secret/x}, expect: {outcome: allow}}
+  - {name: at night, principal: {}, request: {route: web, at: '2024-01-01T22:00:00Z'}, expect: {outcome: deny, rule: night}}
+  - {name: on the morning after, principal: {}, request: {route: web, at: '2024-01-02T05:59:59Z'}, expect: {outcome: deny, rule: night}}
+  - {name: at day, principal: {}, request: {route: web, at: '2024-01-02T06:00:00Z'}, expect: {outcome: allow}}
+",
+    );
+}

@@ -1,0 +1,297 @@
+//! The task of a key cache: when it fetches, what it makes of answers, and what it keeps on disk for a start during an
+//! outage.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use url::Url;
+
+use super::{
+    super::{
+        discovery::{self, MAX_METADATA, Metadata},
+        kept_keys::KeptKeys,
+        keys::{Keys, MAX_KEY_SET},
+        metrics::FetchLabels,
+        validators::Validators,
+    },
+    Shared,
+};
+use crate::{clock::Timestamp, egress::Bounds};
+
+/// The time for one fetch, from the connection to the last byte.
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The life of a set: what its answer says, within these.
+const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
+const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+/// A set of which this time has passed since the last success is an alarm. Every set is due before.
+const ALARM: Duration = LIFE.1;
+/// The longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// What came of a fetch.
+enum Fetched {
+    /// The document, and the moment of its request.
+    Whole(Response<Bytes>),
+    /// It is the one that we have; how long that one is fresh again.
+    Unchanged(Duration),
+}
+
+impl Shared {
+    pub(super) async fn run(self: Arc<Self>) {
+        self.load_kept().await;
+        loop {
+            let demanded = self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending;
+            let now = self.clock.now();
+            let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
+            if demanded || now >= due {
+                self.fetch(if demanded { "unknown_key" } else { "periodic" }).await;
+            }
+            if demanded {
+                self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending = false;
+                self.answered.send_modify(|count| *count += 1);
+            }
+            self.watch_age();
+            let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
+            // Not longer than half a minute, so that a clock that was set or a machine that slept is noticed.
+            let pause = due.since(self.clock.now()).clamp(Duration::from_millis(10), Duration::from_secs(30));
+            let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+        }
+    }
+
+    /// One try, with its effect on everything that requests see.
+    async fn fetch(&self, cause: &'static str) {
+        let started = self.clock.now();
+        let (outcome, pause) = match self.try_fetch(started, cause == "periodic").await {
+            Ok(life) => {
+                let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.failures = 0;
+                progress.error = None;
+                ("ok", life.mul_f64(0.8 + jitter() * 0.1))
+            }
+            Err(error) => {
+                tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");
+                let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.failures = progress.failures.saturating_add(1);
+                progress.error = Some(error);
+                let pause = Duration::from_secs(1 << (progress.failures - 1).min(6)).min(MAX_PAUSE);
+                ("failed", pause)
+            }
+        };
+        let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause, outcome };
+        self.metrics.key_fetches.get_or_create(&labels).inc();
+        self.due.store((self.clock.now() + pause).as_millis(), Ordering::Release);
+    }
+
+    /// Tells once when the set is older than it should ever be, and once when it no longer is.
+    fn watch_age(&self) {
+        let now = self.clock.now();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fetched) = progress.fetched else { return };
+        let alarmed = now.since(fetched) > ALARM;
+        if alarmed && !progress.alarmed {
+            let error = progress.error.as_deref().unwrap_or("unknown");
+            let until = Timestamp::from_millis(self.usable_until.load(Ordering::Acquire));
+            tracing::error!(issuer = %self.settings.name, %fetched, %until, error, "the key set is stale; from `until` on its tokens are refused with 503");
+        } else if !alarmed && progress.alarmed {
+            tracing::info!(issuer = %self.settings.name, "the key set is fresh again");
+        }
+        progress.alarmed = alarmed;
+        self.metrics.keys_stale.get_or_create(&self.label()).set(i64::from(alarmed));
+    }
+
+    /// How long the fetched set is fresh.
+    async fn try_fetch(&self, started: Timestamp, periodic: bool) -> Result<Duration, String> {
+        let mut trouble = None;
+        let mut discovery = None;
+        if self.settings.discover && (periodic || self.metadata.load().is_none()) {
+            match self.fetch_metadata().await {
+                Ok(document) => discovery = document,
+                Err(error) => trouble = Some(error),
+            }
+        }
+        let (url, trusted) = match (&self.settings.url, self.metadata.load().as_ref()) {
+            (Some(url), _) => (url.clone(), true),
+            (None, Some(metadata)) => {
+                let url =
+                    metadata.jwks_uri.clone().ok_or("the discovery document has no `jwks_uri`; set `keys.url`")?;
+                let own = Url::parse(&self.settings.issuer).is_ok_and(|issuer| issuer.origin() == url.origin());
+                (url, own)
+            }
+            (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
+        };
+        // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
+        let validators = self.known().keys.clone().filter(|_| periodic && self.keys.load().is_some());
+        let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
+        let (life, jwks) = match fetched {
+            Fetched::Unchanged(life) => {
+                self.succeeded(started, life);
+                (life, None)
+            }
+            Fetched::Whole(answer) => {
+                let keys =
+                    Keys::parse(answer.body(), &self.settings.algorithms).map_err(|why| format!("{url}: {why}"))?;
+                for why in keys.skipped() {
+                    tracing::debug!(issuer = %self.settings.name, %why, "a key is not used");
+                }
+                let life = life(answer.headers()).unwrap_or(DEFAULT_LIFE);
+                self.known().keys = Validators::of(&url, answer.headers(), life);
+                self.install(keys);
+                self.succeeded(started, life);
+                (life, Some(answer.into_body()))
+            }
+        };
+        self.keep(started, jwks, discovery).await;
+        match trouble {
+            // The keys are fresh, but endpoints that others wait for are not known.
+            Some(error) if self.metadata.load().is_none() => Err(error),
+            _ => Ok(life),
+        }
+    }
+
+    /// The document, if it is not the one that we have.
+    async fn fetch_metadata(&self) -> Result<Option<Bytes>, String> {
+        let location = discovery::location(&self.settings.issuer);
+        let told = |why: String| format!("{location}: {why}");
+        let url = Url::parse(&location).map_err(|error| told(error.to_string()))?;
+        let validators = self.known().discovery.clone().filter(|_| self.metadata.load().is_some());
+        match self.get(&url, true, MAX_METADATA, validators).await.map_err(told)? {
+            Fetched::Unchanged(_) => Ok(None),
+            Fetched::Whole(answer) => {
+                let metadata = Metadata::parse(answer.body(), &self.settings.issuer).map_err(told)?;
+                self.known().discovery = Validators::of(&url, answer.headers(), DEFAULT_LIFE);
+                self.metadata.store(Some(Arc::new(metadata)));
+                Ok(Some(answer.into_body()))
+            }
+        }
+    }
+
+    /// Fetches what stands at `url`, unless it is what `validators` are of. `trusted`: the address is ours or the
+    /// issuer's own, so that our token may go there.
+    async fn get(
+        &self,
+        url: &Url,
+        trusted: bool,
+        max_body: usize,
+        validators: Option<Validators>,
+    ) -> Result<Fetched, String> {
+        let validators = validators.filter(|validators| validators.are_of(url));
+        let mut request = Request::get(url.as_str())
+            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
+        if let Some(token) = self.bearer.load().as_ref().filter(|_| trusted) {
+            let mut value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat())
+                .map_err(|_| "the token in `keys.bearer` has characters that no header may have")?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        if let Some(validators) = &validators {
+            validators.condition(request.headers_mut());
+        }
+        let bounds = Bounds { timeout: FETCH_TIMEOUT, max_body };
+        let answer = self.egress.send(request, bounds).await.map_err(|error| error.to_string())?;
+        match (answer.status(), validators) {
+            (StatusCode::OK, _) => Ok(Fetched::Whole(answer)),
+            (StatusCode::NOT_MODIFIED, Some(validators)) => {
+                Ok(Fetched::Unchanged(life(answer.headers()).unwrap_or(validators.life)))
+            }
+            (status, _) => Err(format!("the answer is {status}, not 200")),
+        }
+    }
+
+    /// Keeps what is new of both documents beside what is known of the other, and the time.
+    async fn keep(&self, fetched: Timestamp, jwks: Option<Bytes>, discovery: Option<Bytes>) {
+        let Some(folder) = self.settings.keep_in.clone() else { return };
+        let kept = {
+            let mut known = self.known();
+            let before = known.kept.take();
+            let jwks = jwks.as_deref().or_else(|| before.as_ref().map(KeptKeys::jwks));
+            let discovery = discovery.as_deref().or_else(|| before.as_ref().and_then(KeptKeys::discovery));
+            known.kept = jwks.and_then(|jwks| KeptKeys::new(&self.settings.issuer, fetched, jwks, discovery));
+            known.kept.clone()
+        };
+        let Some(kept) = kept else { return };
+        let saved = tokio::task::spawn_blocking(move || kept.save(&folder));
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be kept on disk");
+        }
+    }
+
+    async fn load_kept(&self) {
+        let Some(folder) = self.settings.keep_in.clone() else { return };
+        let issuer = Arc::clone(&self.settings.issuer);
+        let loaded = tokio::task::spawn_blocking(move || KeptKeys::load(&folder, &issuer)).await;
+        let kept = match loaded {
+            Ok(Ok(Some(kept))) => kept,
+            Ok(Err(error)) => {
+                tracing::warn!(issuer = %self.settings.name, %error, "the kept key set is not used");
+                return;
+            }
+            _ => return,
+        };
+        // A set from the future cannot be told fresh from stale.
+        let age = self.clock.now().since(kept.fetched());
+        if kept.fetched() > self.clock.now() || age >= self.settings.max_stale {
+            return;
+        }
+        if let Ok(keys) = Keys::parse(kept.jwks(), &self.settings.algorithms) {
+            self.install(keys);
+            self.succeeded(kept.fetched(), Duration::ZERO);
+        }
+        if self.settings.discover
+            && let Some(Ok(metadata)) = kept.discovery().map(|text| Metadata::parse(text, &self.settings.issuer))
+        {
+            self.metadata.store(Some(Arc::new(metadata)));
+        }
+        self.known().kept = Some(kept);
+    }
+}
+
+/// The life of an answer by its `Cache-Control: max-age`, within bounds; `None` if it says nothing.
+fn life(headers: &http::HeaderMap) -> Option<Duration> {
+    headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|directive| directive.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
+        .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).clamp(LIFE.0, LIFE.1))
+}
+
+/// From 0 to 1, so that replicas do not fetch in step.
+fn jitter() -> f64 {
+    let mut byte = [0];
+    // Without randomness the pause is only less spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_set_is_what_its_answer_says_within_bounds() {
+        for (value, seconds) in [
+            (None, None),
+            (Some("max-age=300"), Some(300)),
+            (Some("public, Max-Age=\"120\", must-revalidate"), Some(120)),
+            (Some("max-age=0"), Some(60)),
+            (Some("max-age=99999999"), Some(3_600)),
+            (Some("max-age=99999999999999999999999"), None),
+            (Some("no-store"), None),
+        ] {
+            let mut headers = http::HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
+            }
+            assert_eq!(life(&headers), seconds.map(Duration::from_secs), "{value:?}");
+        }
+    }
+}

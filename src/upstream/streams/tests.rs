@@ -1,0 +1,147 @@
+use super::*;
+use crate::authn::{CredentialId, Kind, LoginFacts, Scheme};
+
+pub(crate) fn principal(subject: &str, expires: Timestamp) -> Arc<Principal> {
+    Arc::new(Principal {
+        issuer: "corp".into(),
+        subject: subject.into(),
+        username: subject.into(),
+        kind: Kind::Human,
+        scheme: Scheme::Bearer,
+        groups: Vec::new(),
+        scopes: Vec::new(),
+        client: None,
+        actor: None,
+        login: LoginFacts::default(),
+        claims: Arc::default(),
+        credential: CredentialId::Token(subject.into()),
+        expires,
+        delivery: None,
+        workload: None,
+        email: None,
+    })
+}
+
+pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream {
+    let attributes = Attributes { verb: "watch".to_owned(), resource: "pods".to_owned(), ..Default::default() };
+    let request = StreamRequest {
+        route: "cluster".into(),
+        kind: RouteKind::Kubernetes,
+        host: "k8s.example.com".into(),
+        target: PathAndQuery::from_static("/api/v1/pods?watch=1"),
+        method: Method::GET,
+        upgrade: false,
+        address: IpAddr::from([10, 0, 0, 1]),
+        event_listener: None,
+        kubernetes: Some(Arc::new(attributes)),
+    };
+    Stream::new(StreamKind::Watch, principal(subject, expires), request, seconds(8 * 3600), now)
+}
+
+pub(crate) fn registry() -> (Registry, Clock) {
+    let clock = Clock::manual(Timestamp::from_secs(1_000_000));
+    (Registry::new(clock.clone(), Metrics::default()), clock)
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn the_deadline_is_the_earlier_of_credential_and_route() {
+    let now = Timestamp::from_secs(1_000_000);
+    for (expires, max, expected) in [
+        (now + seconds(60), seconds(30), now + seconds(30)),
+        (now + seconds(60), seconds(90), now + seconds(60)),
+        (Timestamp::MAX, seconds(24 * 3600), now + seconds(24 * 3600)),
+    ] {
+        let request = watch("alice", expires, now).request;
+        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), request, max, now);
+        assert_eq!(stream.deadline, expected);
+    }
+}
+
+#[tokio::test]
+async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
+    let (registry, clock) = registry();
+    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
+    let other = registry.register(watch("bob", clock.now() + seconds(6), clock.now()));
+    clock.advance(Duration::from_millis(4_999));
+    assert_eq!((registry.cut_expired(), handle.reason()), (0, None));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(registry.cut_expired(), 1);
+    assert_eq!((handle.cut().await, other.reason()), (CutReason::Expired, None));
+}
+
+#[tokio::test]
+async fn the_deadline_task_wakes_a_waiting_stream() {
+    let (registry, clock) = registry();
+    let handle = registry.register(watch("alice", clock.now() + seconds(5), clock.now()));
+    let task = tokio::spawn(registry.clone().enforce_deadlines());
+    clock.advance(seconds(5));
+    assert_eq!(handle.cut().await, CutReason::Expired);
+    task.abort();
+}
+
+#[test]
+fn a_stream_that_is_over_when_it_begins_is_cut_at_once() {
+    let (registry, clock) = registry();
+    let handle = registry.register(watch("alice", clock.now(), clock.now()));
+    assert_eq!(handle.reason(), Some(CutReason::Expired));
+}
+
+#[tokio::test]
+async fn kubernetes_t2_a_revocation_ends_the_streams_of_that_credential_alone() {
+    let (registry, clock) = registry();
+    let alice = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let bob = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    let waiting = tokio::spawn(async move { alice.cut().await });
+    let revoked = CredentialId::Token("alice".into());
+    assert_eq!(registry.close_matching(|stream| stream.principal.credential == revoked, CutReason::Revoked), 1);
+    assert_eq!(waiting.await.unwrap(), CutReason::Revoked);
+    assert_eq!(bob.reason(), None);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
+    let (registry, clock) = registry();
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let now = clock.now();
+    assert_eq!(registry.recheck(|stream| stream.view(now).kubernetes.unwrap().verb == "watch"), 0);
+    assert_eq!(registry.recheck(|stream| stream.view(now).path != "/api/v1/pods"), 1);
+    assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
+    // The first reason stays.
+    assert_eq!(registry.close_matching(|_| true, CutReason::Draining), 0);
+    assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
+}
+
+#[test]
+fn a_look_between_decision_and_registration_is_noticed() {
+    let (registry, clock) = registry();
+    let before = registry.epoch();
+    assert!(!registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+    registry.recheck(|_| true);
+    assert!(registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
+}
+
+#[test]
+fn metrics_count_open_and_cut_streams() {
+    let metrics = Metrics::default();
+    let mut prometheus = prometheus_client::registry::Registry::default();
+    metrics.register(&mut prometheus);
+    let clock = Clock::manual(Timestamp::from_secs(1));
+    let registry = Registry::new(clock.clone(), metrics);
+    let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    registry.close_matching(|_| true, CutReason::SignedOut);
+    let text = |prometheus: &_| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, prometheus).unwrap();
+        text
+    };
+    let before = text(&prometheus);
+    assert!(before.contains("streams_open{kind=\"watch\"} 1"), "{before}");
+    assert!(before.contains("streams_cut_total{kind=\"watch\",reason=\"signed_out\"} 1"), "{before}");
+    drop(handle);
+    assert!(text(&prometheus).contains("streams_open{kind=\"watch\"} 0"));
+}
