@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     oidc::scripted::ScriptedProvider,
-    store::{Backend, Change, Embedded, StoreFuture, Stored},
+    store::{Backend, Change, Embedded, Put, StoreFuture, Stored, WrittenAll},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -46,23 +46,18 @@ impl Backend for Switched {
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
         self.call(self.inner.get(table, key, now))
     }
-    fn put<'a>(
-        &'a self,
-        table: Table,
-        key: &'a [u8],
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-    ) -> StoreFuture<'a, Written> {
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
         self.puts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.call(self.inner.put(table, key, value, expires, expect, now))
+        self.call(self.inner.put_all(puts, now))
     }
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
         self.call(self.inner.delete(table, key))
     }
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
         self.call(self.inner.changes(table, after, limit, now))
+    }
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
     fn ping(&self) -> StoreFuture<'_, ()> {
         self.call(self.inner.ping())

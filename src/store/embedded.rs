@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Disk, Read, Write};
-use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
 
 /// Calls that may wait for each of the two threads.
@@ -102,24 +102,8 @@ impl Backend for Embedded {
         Box::pin(ask(&self.reads, move |reply| Read::Get { table, key: key.to_vec(), now, reply }))
     }
 
-    fn put<'a>(
-        &'a self,
-        table: Table,
-        key: &'a [u8],
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-    ) -> StoreFuture<'a, Written> {
-        Box::pin(ask(&self.writes, move |reply| Write::Put {
-            table,
-            key: key.to_vec(),
-            value,
-            expires,
-            expect,
-            now,
-            reply,
-        }))
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
+        Box::pin(ask(&self.writes, move |reply| Write::Put { puts, now, reply }))
     }
 
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
@@ -128,6 +112,10 @@ impl Backend for Embedded {
 
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
         Box::pin(ask(&self.reads, move |reply| Read::Changes { table, after, limit, now, reply }))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

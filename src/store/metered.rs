@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,16 +87,8 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("get", self.inner.get(table, key, now))
     }
 
-    fn put<'a>(
-        &'a self,
-        table: Table,
-        key: &'a [u8],
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-    ) -> StoreFuture<'a, Written> {
-        self.measure("put", self.inner.put(table, key, value, expires, expect, now))
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
+        self.measure("put", self.inner.put_all(puts, now))
     }
 
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
@@ -105,6 +97,10 @@ impl<B: Backend> Backend for Metered<B> {
 
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
         self.measure("changes", self.inner.changes(table, after, limit, now))
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

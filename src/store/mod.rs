@@ -38,11 +38,26 @@ pub enum Table {
     Revocations,
     /// Policies by digest.
     Policies,
+    /// What is known of each held delivery but its request, by what is the same for every try of it.
+    Held,
+    /// The requests of held deliveries, by the same key.
+    HeldRequests,
+    /// Who delivers the held deliveries of a repository at the moment.
+    HeldLeases,
 }
 
 impl Table {
-    pub const ALL: [Self; 6] =
-        [Self::Sessions, Self::SessionIndex, Self::Logins, Self::Deliveries, Self::Revocations, Self::Policies];
+    pub const ALL: [Self; 9] = [
+        Self::Sessions,
+        Self::SessionIndex,
+        Self::Logins,
+        Self::Deliveries,
+        Self::Revocations,
+        Self::Policies,
+        Self::Held,
+        Self::HeldRequests,
+        Self::HeldLeases,
+    ];
 
     /// Its name in the file and on metrics.
     pub const fn as_str(self) -> &'static str {
@@ -53,6 +68,17 @@ impl Table {
             Self::Deliveries => "deliveries",
             Self::Revocations => "revocations",
             Self::Policies => "policies",
+            Self::Held => "held",
+            Self::HeldRequests => "held_requests",
+            Self::HeldLeases => "held_leases",
+        }
+    }
+
+    /// The table that it is kept together with: only tables of one group can be written to at once.
+    pub const fn group(self) -> Self {
+        match self {
+            Self::Held | Self::HeldRequests | Self::HeldLeases => Self::Deliveries,
+            alone => alone,
         }
     }
 }
@@ -75,6 +101,26 @@ pub enum Expect {
     Absent,
     /// It has this version.
     Version(u64),
+}
+
+/// A write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    pub table: Table,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    /// A time that has come already removes the record.
+    pub expires: Timestamp,
+    pub expect: Expect,
+}
+
+/// What several writes did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WrittenAll {
+    /// All happened; the versions written.
+    Done(Vec<u64>),
+    /// None did, as the expectation of one failed, which is the first such; what stands there instead.
+    Conflict { index: usize, found: Option<Stored> },
 }
 
 /// What a write did.
@@ -108,7 +154,7 @@ pub enum StoreError {
 
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A place that keeps records. All methods are atomic for one key. A write that returned is as safe as the backend can
+/// A place that keeps records. All methods are atomic. A write that returned is as safe as the backend can
 /// make it: synced to disk by the embedded one, and by Redis as its own configuration says.
 pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// The record under `key`, if there is one that has not expired at `now`.
@@ -122,7 +168,21 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         expires: Timestamp,
         expect: Expect,
         now: Timestamp,
-    ) -> StoreFuture<'a, Written>;
+    ) -> StoreFuture<'a, Written> {
+        let written = self.put_all(vec![Put { table, key: key.to_vec(), value, expires, expect }], now);
+        Box::pin(async move {
+            match written.await? {
+                WrittenAll::Done(versions) => match versions.as_slice() {
+                    [version] => Ok(Written::Done(*version)),
+                    _ => Err(StoreError::Corrupt("one write has another number of versions".to_owned())),
+                },
+                WrittenAll::Conflict { found, .. } => Ok(Written::Conflict(found)),
+            }
+        })
+    }
+
+    /// Does all of these writes or none. Their tables must be of one [group](Table::group), and their keys differ.
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll>;
 
     /// Whether there was a record.
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool>;
@@ -130,6 +190,9 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// Records written after version `after`, oldest first, at most `limit`. A store that was set back to before
     /// `after` tells all that it has.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
+
+    /// Whether other processes use it too, so that what one of them knows must be kept in it.
+    fn is_shared(&self) -> bool;
 
     /// Whether it answers, for readiness.
     fn ping(&self) -> StoreFuture<'_, ()>;

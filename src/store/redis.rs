@@ -1,8 +1,8 @@
 //! The shared store: Redis or Valkey, for several replicas.
 //!
 //! Each table is four keys: a hash of the records, two sorted sets over them by version and by end, and the last
-//! version given out. Scripts change all four at once, so they lie in one slot of a cluster (the braces in their
-//! names), and none has an expiry of its own: a server that is told to evict keys with an expiry keeps all of ours.
+//! version given out. Scripts change all four at once, and those of several tables of a group, so they lie in one slot
+//! of a cluster (the braces in their names), and none has an expiry of its own: a server that is told to evict keys with an expiry keeps all of ours.
 //! What has ended is swept by the writes of its table.
 
 mod link;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 
 use self::link::{Link, Repeat, Request};
 pub use self::settings::Settings;
-use super::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written};
+use super::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
 
 static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/put.lua")));
@@ -66,7 +66,11 @@ impl Redis {
     }
 
     fn key(&self, table: Table, what: &str) -> String {
-        format!("{}:{{{}}}:{what}", self.prefix, table.as_str())
+        let group = table.group();
+        match table == group {
+            true => format!("{}:{{{}}}:{what}", self.prefix, table.as_str()),
+            false => format!("{}:{{{}}}:{}:{what}", self.prefix, group.as_str(), table.as_str()),
+        }
     }
 
     fn script(&self, script: &'static Script, table: Table, keys: &[&str]) -> redis::ScriptInvocation<'static> {
@@ -95,31 +99,37 @@ impl Backend for Redis {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        table: Table,
-        key: &'a [u8],
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-    ) -> StoreFuture<'a, Written> {
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
         Box::pin(async move {
-            let mut script = self.script(&PUT, table, &["records", "versions", "ends", "last"]);
-            script.arg(key).arg(value).arg(expires.as_millis());
-            match expect {
-                Expect::Any => script.arg("any"),
-                Expect::Absent => script.arg("absent"),
-                Expect::Version(version) => script.arg(version),
-            };
+            let mut script = PUT.prepare_invoke();
             script.arg(now.as_millis()).arg(SWEEP);
             // With a condition a second try would meet what the first one wrote.
-            let repeat = if expect == Expect::Any { Repeat::Harmless } else { Repeat::Never };
-            let (done, outcome): (bool, Option<Vec<u8>>) = self.link.call(&Request::Script(script), repeat).await?;
-            if !done {
-                return Ok(Written::Conflict(outcome.map(|record| parse(&record)).transpose()?));
+            let harmless = puts.iter().all(|put| put.expect == Expect::Any);
+            let count = puts.len();
+            for Put { table, key, value, expires, expect } in puts {
+                for what in ["records", "versions", "ends", "last"] {
+                    script.key(self.key(table, what));
+                }
+                script.arg(key).arg(value).arg(expires.as_millis());
+                match expect {
+                    Expect::Any => script.arg("any"),
+                    Expect::Absent => script.arg("absent"),
+                    Expect::Version(version) => script.arg(version),
+                };
             }
-            Ok(Written::Done(outcome.as_deref().and_then(number).ok_or_else(|| corrupt("a version"))?))
+            let repeat = if harmless { Repeat::Harmless } else { Repeat::Never };
+            // How many were written, then their versions; or 0, which one was not, and what stands there.
+            let answer: Vec<Option<Vec<u8>>> = self.link.call(&Request::Script(script), repeat).await?;
+            let wrong = || corrupt("the answer to a write");
+            let (written, rest) = answer.split_first().ok_or_else(wrong)?;
+            let written: usize = written.as_deref().and_then(number).ok_or_else(wrong)?;
+            if written == 0 {
+                let index = rest.first().and_then(|index| number(index.as_deref()?)).ok_or_else(wrong)?;
+                let found = rest.get(1).and_then(Option::as_deref).map(parse).transpose()?;
+                return Ok(WrittenAll::Conflict { index, found });
+            }
+            let versions: Option<Vec<u64>> = rest.iter().map(|version| number(version.as_deref()?)).collect();
+            versions.filter(|versions| versions.len() == count).map(WrittenAll::Done).ok_or_else(wrong)
         })
     }
 
@@ -166,6 +176,10 @@ impl Backend for Redis {
             }
             Ok(changes)
         })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

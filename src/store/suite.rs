@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Backend, Expect, Table, Written};
+use super::{Backend, Expect, Put, Table, Written, WrittenAll};
 use crate::clock::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -24,6 +24,7 @@ pub async fn run(store: Arc<dyn Backend>) {
     keeps_tables_apart(&*store).await;
     forgets_what_expired(&*store).await;
     writes_on_condition(&*store).await;
+    writes_all_or_nothing(&*store).await;
     lets_one_of_many_writers_win(&store).await;
     tells_changes_in_order(&*store).await;
     store.ping().await.unwrap();
@@ -76,6 +77,37 @@ async fn writes_on_condition(store: &dyn Backend) {
     let second = version(&put(b"2", Expect::Version(first)).await.unwrap());
     assert!(matches!(put(b"3", Expect::Version(first)).await.unwrap(), Written::Conflict(Some(_))));
     assert!(second > first);
+}
+
+async fn writes_all_or_nothing(store: &dyn Backend) {
+    let put =
+        |table, key: &[u8], expires, expect| Put { table, key: key.to_vec(), value: b"v".to_vec(), expires, expect };
+    let one = put(Table::Deliveries, b"all", later(60), Expect::Absent);
+    let two = put(Table::Held, b"all", later(60), Expect::Absent);
+    let three = put(Table::HeldRequests, b"all", Timestamp::MAX, Expect::Any);
+    let WrittenAll::Done(versions) = store.put_all(vec![one.clone(), two.clone(), three.clone()], NOW).await.unwrap()
+    else {
+        panic!("an empty store had a record");
+    };
+    assert_eq!(versions.len(), 3);
+    let mut found = Vec::new();
+    for table in [Table::Deliveries, Table::Held, Table::HeldRequests] {
+        found.push(store.get(table, b"all", later(30)).await.unwrap().unwrap().version);
+    }
+    assert_eq!(found, versions);
+    assert!(store.get(Table::HeldRequests, b"all", later(1 << 40)).await.unwrap().is_some(), "it has no end");
+
+    let other = put(Table::Deliveries, b"other", later(60), Expect::Absent);
+    let conflict = store.put_all(vec![other.clone(), two.clone(), three], NOW).await.unwrap();
+    let WrittenAll::Conflict { index: 1, found: Some(found) } = conflict else { panic!("{conflict:?}") };
+    assert_eq!(found.version, versions[1]);
+    assert_eq!(store.get(Table::Deliveries, b"other", NOW).await.unwrap(), None, "nothing of it was written");
+
+    // An end that has come already removes, whatever stands beside it.
+    let gone = Put { expires: NOW, expect: Expect::Version(versions[1]), ..two };
+    assert!(matches!(store.put_all(vec![gone, other], NOW).await.unwrap(), WrittenAll::Done(_)));
+    assert_eq!(store.get(Table::Held, b"all", Timestamp::default()).await.unwrap(), None);
+    assert!(store.get(Table::Deliveries, b"other", NOW).await.unwrap().is_some());
 }
 
 async fn lets_one_of_many_writers_win(store: &Arc<dyn Backend>) {

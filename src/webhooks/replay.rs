@@ -7,9 +7,9 @@
 //! Keys depend on the secret, not on the route: the same delivery on a second route with the same secret is a
 //! duplicate. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
 //! delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
-//! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that repeats an event with exactly the
-//! same body within the window is taken for a repetition; a plain token signs nothing, so its holder can make any
-//! delivery new.
+//! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
+//! repeats an event with exactly the same body within the window is taken for a repetition; a plain token signs nothing,
+//! so its holder can make any delivery new.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     sha256::sha256,
-    store::{Expect, Store, StoreError, Stored, Table, Written},
+    store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
 };
 
 /// What makes a delivery the same as another: opaque keys of the store.
@@ -71,7 +71,8 @@ pub struct Reservation {
 #[derive(Debug)]
 struct Held {
     key: [u8; 32],
-    version: u64,
+    /// Its record as it stands; none before the first write.
+    version: Option<u64>,
     /// What it was before, where it was taken before.
     before: Option<Committed>,
 }
@@ -80,6 +81,11 @@ impl Held {
     /// How often it was taken once more, with this time.
     fn again(&self) -> u8 {
         self.before.map_or(0, |before| before.again.saturating_add(1))
+    }
+
+    fn put(&self, (value, expires): (Vec<u8>, Timestamp)) -> Put {
+        let expect = self.version.map_or(Expect::Absent, Expect::Version);
+        Put { table: Table::Deliveries, key: self.key.to_vec(), value, expires, expect }
     }
 }
 
@@ -123,34 +129,60 @@ impl Replay {
     /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
     /// [`Reason::ReplayedDelivery`] (200), [`Reason::DeliveryInFlight`] (503) or [`Reason::StoreUnavailable`] (503).
     pub async fn reserve(&self, keys: &ReplayKeys, lease: Duration, now: Timestamp) -> Result<Reservation, Rejection> {
-        let mut reservation = Reservation { replay: self.clone(), held: Vec::new(), window: keys.window };
-        for key in &keys.keys {
-            let put = self.store.put(Table::Deliveries, key, RESERVED.to_vec(), now + lease, Expect::Absent, now);
-            let refusal = match put.await {
-                Ok(Written::Done(version)) => {
-                    reservation.held.push(Held { key: *key, version, before: None });
-                    continue;
+        let held = self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease)).await?;
+        Ok(Reservation { replay: self.clone(), held, window: keys.window })
+    }
+
+    /// Writes all keys, or none where one of them is taken. `value` says what and until when.
+    async fn claim(
+        &self,
+        keys: &ReplayKeys,
+        now: Timestamp,
+        value: impl Fn(&Held) -> (Vec<u8>, Timestamp),
+    ) -> Result<Vec<Held>, Rejection> {
+        let mut held: Vec<Held> = keys.keys.iter().map(|key| Held { key: *key, version: None, before: None }).collect();
+        loop {
+            let puts = held.iter().map(|held| held.put(value(held))).collect();
+            match self.store.put_all(puts, now).await.map_err(unavailable)? {
+                WrittenAll::Done(versions) => {
+                    held.iter_mut().zip(versions).for_each(|(held, version)| held.version = Some(version));
+                    return Ok(held);
                 }
-                Ok(Written::Conflict(Some(twin))) if reservation.may_reopen(&twin, keys.redeliveries, now) => {
-                    let expect = Expect::Version(twin.version);
-                    let put = self.store.put(Table::Deliveries, key, RESERVED.to_vec(), now + lease, expect, now);
-                    match put.await {
-                        Ok(Written::Done(version)) => {
-                            reservation.held.push(Held { key: *key, version, before: Committed::decode(&twin.value) });
-                            continue;
+                WrittenAll::Conflict { index, found } => {
+                    let reopened = may_reopen(held.get(..=index), found.as_ref(), keys.redeliveries, now);
+                    match (held.get_mut(index), reopened) {
+                        (Some(held), Some((version, before))) => {
+                            held.version = Some(version);
+                            held.before = Some(before);
                         }
-                        Ok(Written::Conflict(twin)) => refuse_twin(twin.as_ref()),
-                        Err(error) => unavailable(error),
+                        _ => return Err(refuse_twin(found.as_ref())),
                     }
                 }
-                Ok(Written::Conflict(twin)) => refuse_twin(twin.as_ref()),
-                Err(error) => unavailable(error),
-            };
-            // A key that cannot be given back lapses with its lease.
-            let _ = reservation.release(now).await;
-            return Err(refusal);
+            }
         }
-        Ok(reservation)
+    }
+}
+
+/// Whether a delivery that was taken may be taken once more: its version, and what it is now. `held` ends with it. The id
+/// is looked at first: the same body under an id of its own is nobody's redelivery.
+fn may_reopen(
+    held: Option<&[Held]>,
+    twin: Option<&Stored>,
+    redeliveries: u8,
+    now: Timestamp,
+) -> Option<(u64, Committed)> {
+    let (this, earlier) = held?.split_last()?;
+    let under_its_id = earlier.iter().all(|held| held.before.is_some());
+    let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
+    let taken = Committed::decode(&twin.value)?;
+    (taken.again < redeliveries && taken.at + REDELIVERY_GAP <= now).then_some((twin.version, taken))
+}
+
+/// What is the same for every try to deliver a delivery, and of no other: a wanted redelivery is another.
+fn once(held: &[Held]) -> [u8; 32] {
+    match held.first() {
+        Some(held) => sha256(&[&held.key, &[held.again()]]),
+        None => sha256(&[]),
     }
 }
 
@@ -162,54 +194,50 @@ fn unavailable(error: StoreError) -> Rejection {
 }
 
 impl Reservation {
-    /// Whether a delivery that was taken may be taken once more. The id is looked at first: the same body under an id
-    /// of its own is nobody's redelivery.
-    fn may_reopen(&self, twin: &Stored, redeliveries: u8, now: Timestamp) -> bool {
-        let under_its_id = self.held.iter().all(|held| held.before.is_some());
-        Committed::decode(&twin.value)
-            .is_some_and(|taken| under_its_id && taken.again < redeliveries && taken.at + REDELIVERY_GAP <= now)
-    }
-
     /// What is the same for every try to deliver this delivery, and of no other: a wanted redelivery is another.
     pub fn once(&self) -> [u8; 32] {
-        match self.held.first() {
-            Some(held) => sha256(&[&held.key, &[held.again()]]),
-            None => sha256(&[]),
-        }
+        once(&self.held)
     }
 
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
     pub async fn commit(self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + self.window)).await
+        let window = self.window;
+        self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + window)).await
     }
 
     /// The upstream did not take it: the sender may send it again.
     pub async fn release(self, now: Timestamp) -> Result<(), StoreError> {
+        let window = self.window;
         self.write(now, |held| match held.before {
             None => (RESERVED.to_vec(), Timestamp::default()),
-            Some(before) => (before.encode(), now + self.window),
+            Some(before) => (before.encode(), now + window),
         })
         .await
     }
 
     /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
-    async fn write(&self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
-        let mut result = Ok(());
-        for held in &self.held {
-            let (value, expires) = value(held);
-            let expect = Expect::Version(held.version);
-            let put = self.replay.store.put(Table::Deliveries, &held.key, value, expires, expect, now).await;
-            result = result.and_then(|()| put.map(drop));
+    async fn write(self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
+        let mut ours = self.held;
+        while !ours.is_empty() {
+            let puts = ours.iter().map(|held| held.put(value(held))).collect();
+            match self.replay.store.put_all(puts, now).await? {
+                WrittenAll::Done(_) => break,
+                WrittenAll::Conflict { index, .. } => drop(ours.remove(index)),
+            }
         }
-        result
+        Ok(())
     }
 }
 
 fn refuse_twin(twin: Option<&Stored>) -> Rejection {
     if twin.is_some_and(|twin| Committed::decode(&twin.value).is_some()) {
-        return Rejection::new(Reason::ReplayedDelivery, "duplicate: this delivery has been accepted before");
+        return duplicate();
     }
     Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").retry_after(RETRY_AFTER)
+}
+
+fn duplicate() -> Rejection {
+    Rejection::new(Reason::ReplayedDelivery, "duplicate: this delivery has been accepted before")
 }
 
 /// The short text for a delivery that has no id of its own.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     clock::Timestamp,
-    store::{Backend, Change, Expect, StoreError, StoreFuture, Stored, Table, Written},
+    store::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll},
 };
 
 type Records = HashMap<(Table, Vec<u8>), Stored>;
@@ -47,31 +47,32 @@ impl Backend for MemoryStore {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        table: Table,
-        key: &'a [u8],
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-    ) -> StoreFuture<'a, Written> {
+    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
         Box::pin(async move {
             self.check()?;
             let mut records = self.records.lock().unwrap();
             let (last, map) = &mut *records;
-            let there = map.get(&(table, key.to_vec())).filter(|stored| stored.expires > now).cloned();
-            let met = match expect {
-                Expect::Any => true,
-                Expect::Absent => there.is_none(),
-                Expect::Version(version) => there.as_ref().is_some_and(|stored| stored.version == version),
-            };
-            if !met {
-                return Ok(Written::Conflict(there));
+            for (index, put) in puts.iter().enumerate() {
+                let there = map.get(&(put.table, put.key.clone())).filter(|stored| stored.expires > now);
+                let met = match put.expect {
+                    Expect::Any => true,
+                    Expect::Absent => there.is_none(),
+                    Expect::Version(version) => there.is_some_and(|stored| stored.version == version),
+                };
+                if !met {
+                    return Ok(WrittenAll::Conflict { index, found: there.cloned() });
+                }
             }
-            *last += 1;
-            map.insert((table, key.to_vec()), Stored { value, version: *last, expires });
-            Ok(Written::Done(*last))
+            let mut versions = Vec::new();
+            for Put { table, key, value, expires, .. } in puts {
+                *last += 1;
+                versions.push(*last);
+                match expires > now {
+                    true => drop(map.insert((table, key), Stored { value, version: *last, expires })),
+                    false => drop(map.remove(&(table, key))),
+                }
+            }
+            Ok(WrittenAll::Done(versions))
         })
     }
 
@@ -82,8 +83,23 @@ impl Backend for MemoryStore {
         })
     }
 
-    fn changes<'a>(&'a self, _: Table, _: u64, _: usize, _: Timestamp) -> StoreFuture<'a, Vec<Change>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
+        Box::pin(async move {
+            self.check()?;
+            let records = self.records.lock().unwrap();
+            let of_table = records.1.iter().filter(|((of, _), stored)| *of == table && stored.expires > now);
+            let mut changes: Vec<Change> = of_table
+                .filter(|(_, stored)| stored.version > after)
+                .map(|((_, key), stored)| Change { key: key.clone(), stored: stored.clone() })
+                .collect();
+            changes.sort_by_key(|change| change.stored.version);
+            changes.truncate(limit);
+            Ok(changes)
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

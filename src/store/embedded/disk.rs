@@ -16,7 +16,7 @@ use redb::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Change, Expect, StoreError, Stored, Table, Written},
+    super::{Change, Put, StoreError, Stored, Table, WrittenAll},
     OpenError, Reply,
     layout::{self, FORMAT},
 };
@@ -42,25 +42,13 @@ pub(super) enum Read {
 }
 
 pub(super) enum Write {
-    Put {
-        table: Table,
-        key: Vec<u8>,
-        value: Vec<u8>,
-        expires: Timestamp,
-        expect: Expect,
-        now: Timestamp,
-        reply: Reply<Written>,
-    },
-    Delete {
-        table: Table,
-        key: Vec<u8>,
-        reply: Reply<bool>,
-    },
+    Put { puts: Vec<Put>, now: Timestamp, reply: Reply<WrittenAll> },
+    Delete { table: Table, key: Vec<u8>, reply: Reply<bool> },
 }
 
 /// What a write came to, until its group is on disk.
 enum Outcome {
-    Put(Reply<Written>, Written),
+    Put(Reply<WrittenAll>, WrittenAll),
     Delete(Reply<bool>, bool),
 }
 
@@ -199,9 +187,7 @@ impl Disk {
             let mut done = Vec::with_capacity(group.len());
             for write in &*group {
                 done.push(match write {
-                    Write::Put { table, key, value, expires, expect, now, .. } => {
-                        Done::Put(layout::put(&transaction, *table, key, value, *expires, *expect, *now)?)
-                    }
+                    Write::Put { puts, now, .. } => Done::Put(layout::put_all(&transaction, puts, *now)?),
                     Write::Delete { table, key, .. } => Done::Delete(layout::delete(&transaction, *table, key)?),
                 });
             }
@@ -220,7 +206,7 @@ impl Disk {
 }
 
 enum Done {
-    Put(Written),
+    Put(WrittenAll),
     Delete(bool),
 }
 

@@ -3,7 +3,7 @@
 
 use redb::{ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
 
-use super::super::{Change, Expect, Stored, Table, Written};
+use super::super::{Change, Expect, Put, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
 
 /// The format that this version writes.
@@ -21,6 +21,9 @@ pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u
         Table::Deliveries => "deliveries",
         Table::Revocations => "revocations",
         Table::Policies => "policies",
+        Table::Held => "held",
+        Table::HeldRequests => "held_requests",
+        Table::HeldLeases => "held_leases",
     })
 }
 
@@ -33,6 +36,9 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
         Table::Deliveries => "deliveries/versions",
         Table::Revocations => "revocations/versions",
         Table::Policies => "policies/versions",
+        Table::Held => "held/versions",
+        Table::HeldRequests => "held_requests/versions",
+        Table::HeldLeases => "held_leases/versions",
     })
 }
 
@@ -45,6 +51,9 @@ const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8
         Table::Deliveries => "deliveries/ends",
         Table::Revocations => "revocations/ends",
         Table::Policies => "policies/ends",
+        Table::Held => "held/ends",
+        Table::HeldRequests => "held_requests/ends",
+        Table::HeldLeases => "held_leases/ends",
     })
 }
 
@@ -75,39 +84,53 @@ pub fn find(
     }))
 }
 
-pub fn put(
-    transaction: &WriteTransaction,
-    table: Table,
-    key: &[u8],
-    value: &[u8],
-    expires: Timestamp,
-    expect: Expect,
-    now: Timestamp,
-) -> Result<Written, TableError> {
-    let mut records = transaction.open_table(records(table))?;
-    let before = find(&records, key)?;
-    let live = before.clone().filter(|stored| stored.expires > now);
-    let fits = match expect {
-        Expect::Any => true,
-        Expect::Absent => live.is_none(),
-        Expect::Version(version) => live.as_ref().is_some_and(|stored| stored.version == version),
-    };
-    if !fits {
-        return Ok(Written::Conflict(live));
+/// Looks at all expectations first, so that nothing is written if one fails.
+pub fn put_all(transaction: &WriteTransaction, puts: &[Put], now: Timestamp) -> Result<WrittenAll, TableError> {
+    let mut before = Vec::with_capacity(puts.len());
+    for (index, Put { table, key, expect, .. }) in puts.iter().enumerate() {
+        let found = find(&transaction.open_table(records(*table))?, key)?;
+        let live = found.as_ref().filter(|stored| stored.expires > now);
+        let fits = match expect {
+            Expect::Any => true,
+            Expect::Absent => live.is_none(),
+            Expect::Version(version) => live.is_some_and(|stored| stored.version == *version),
+        };
+        if !fits {
+            return Ok(WrittenAll::Conflict { index, found: live.cloned() });
+        }
+        before.push(found.map(|stored| (stored.version, stored.expires)));
     }
+    let versions = puts.iter().zip(before).map(|(put, before)| write(transaction, put, before, now));
+    Ok(WrittenAll::Done(versions.collect::<Result<_, _>>()?))
+}
+
+/// Writes one record; `before` is the version and the end of what it replaces.
+fn write(
+    transaction: &WriteTransaction,
+    put: &Put,
+    before: Option<(u64, Timestamp)>,
+    now: Timestamp,
+) -> Result<u64, TableError> {
+    let Put { table, key, value, expires, .. } = put;
+    let key = key.as_slice();
     let mut counters = transaction.open_table(COUNTERS)?;
     let version = counters.get(table.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
     counters.insert(table.as_str(), version)?;
-    let mut versions = transaction.open_table(versions(table))?;
-    let mut ends = transaction.open_table(ends(table))?;
-    if let Some(before) = before {
-        versions.remove(before.version)?;
-        ends.remove((before.expires.as_millis(), before.version))?;
+    let mut records = transaction.open_table(records(*table))?;
+    let mut versions = transaction.open_table(versions(*table))?;
+    let mut ends = transaction.open_table(ends(*table))?;
+    if let Some((version, expires)) = before {
+        versions.remove(version)?;
+        ends.remove((expires.as_millis(), version))?;
     }
-    records.insert(key, (version, expires.as_millis(), value))?;
-    versions.insert(version, key)?;
-    ends.insert((expires.as_millis(), version), key)?;
-    Ok(Written::Done(version))
+    if *expires <= now {
+        records.remove(key)?;
+    } else {
+        records.insert(key, (version, expires.as_millis(), value.as_slice()))?;
+        versions.insert(version, key)?;
+        ends.insert((expires.as_millis(), version), key)?;
+    }
+    Ok(version)
 }
 
 pub fn delete(transaction: &WriteTransaction, table: Table, key: &[u8]) -> Result<bool, TableError> {

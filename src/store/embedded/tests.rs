@@ -9,7 +9,7 @@ use std::{
 use redb::{StorageBackend, backends::InMemoryBackend};
 
 use super::*;
-use crate::store::suite;
+use crate::store::{Expect, Written, suite};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

@@ -6,7 +6,7 @@ use super::{server::RedisServer, *};
 use crate::{
     clock::Clock,
     config::{raw, report::At, resolver::Resolver},
-    store::{Revocations, Target, suite},
+    store::{Revocations, Target, Written, suite},
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
