@@ -103,9 +103,18 @@ pub enum Unproven {
 
 impl Keys {
     /// From the configuration: Ed25519 keys in PEM (PKCS #8). `None` if none is configured, or if one is wrong, which
-    /// is then reported.
-    pub fn resolve(raw: &raw::Assertions, resolver: &mut Resolver, at: &At) -> Option<Self> {
+    /// is then reported. `shared` says that several replicas assert, which then must do so with the same keys.
+    pub fn resolve(raw: &raw::Assertions, shared: bool, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let at = at.key("keys");
+        if shared && raw.keys.is_empty() {
+            resolver
+                .report
+                .error(&at, "with `store.redis`, webhook routes need `assertions.keys`, the same on every replica")
+                .help(
+                    "make one with `openssl genpkey -algorithm ed25519`; with a key of each replica's own, what one of \
+                     them sends is stopped by the interceptor of another",
+                );
+        }
         let mut keys = Vec::with_capacity(raw.keys.len());
         for (index, source) in raw.keys.iter().enumerate() {
             let at = at.index(index);

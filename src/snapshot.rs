@@ -109,7 +109,9 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
     let has_keys = !root.sessions.keys.is_empty();
     let store = store::Settings::resolve(&root.store, has_keys, resolver, &at.key("store"));
-    let assertion_keys = assertions::Keys::resolve(&root.assertions, resolver, &at.key("assertions"));
+    let asserts = root.routes.iter().any(|route| route.kind == raw::RouteKind::Webhook);
+    let shared = root.store.redis.is_some() && asserts;
+    let assertion_keys = assertions::Keys::resolve(&root.assertions, shared, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
     let mut clients = BTreeMap::new();
     for (index, issuer) in root.issuers.iter().enumerate() {

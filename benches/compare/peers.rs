@@ -212,7 +212,7 @@ upstreams:
   - {name: plain, url: \"http://{upstream}\"}
   - {name: cluster, url: \"http://{upstream}\", credential: {bearer: {file: cluster.token}}}
 webhooks:
-  - {name: github, sender: github, secrets: [{secret: {file: webhook.secret}}]}
+  - {name: github, sender: github, hold: false, secrets: [{secret: {file: webhook.secret}}]}
 routes:
   - {name: plain, kind: http, hosts: [\"127.0.0.1\"], paths: [/plain/*, /big], schemes: [anonymous], upstream: plain}
   - {name: cluster, kind: kubernetes, hosts: [\"127.0.0.1\"], paths: [/apis/*], schemes: [bearer], upstream: cluster}

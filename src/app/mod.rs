@@ -1,5 +1,6 @@
 //! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
 
+mod hooks;
 mod operator;
 mod reload;
 mod revoke;
@@ -36,7 +37,7 @@ use crate::{
         buffered::ByteBudget,
         streams::{self, CutReason, Stream},
     },
-    webhooks::{Replay, WebhookMetrics},
+    webhooks::{Replay, WebhookMetrics, hold},
 };
 
 pub use self::{
@@ -55,6 +56,7 @@ pub struct App {
     pub trail: Trail,
     pub revocations: Revocations,
     pub replay: Replay,
+    pub held: hold::Queue,
     pub streams: streams::Registry,
     pub budget: ByteBudget,
     pub memory: Memory,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{App, revoke, sessions};
+use super::{App, hooks, revoke, sessions};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
     audit::{Note, Operator},
@@ -34,7 +34,8 @@ impl Operators {
     }
 }
 
-const KNOWN: &str = "end-sessions, reload, revocations, revoke, sessions, status";
+const KNOWN: &str =
+    "drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, sessions, show-hook, status";
 
 /// A command as the audit trail has it: with its arguments, none of which is a secret.
 fn written(command: &Command) -> String {
@@ -81,6 +82,10 @@ impl Commands for Operators {
                 "revoke" => revoke::revoke(&self.app, command).await,
                 "sessions" => sessions::list(&self.app, command).await,
                 "end-sessions" => sessions::end(&self.app, command).await,
+                "hooks" => hooks::list(&self.app, command).await,
+                "show-hook" => hooks::show(&self.app, command).await,
+                "retry-hook" => hooks::retry(&self.app, command).await,
+                "drop-hook" => hooks::drop_one(&self.app, command).await,
                 "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
                 other => {
                     Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))

@@ -41,7 +41,7 @@ use crate::{
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     supervisor::{Backoff, Supervisor, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
-    webhooks::Replay,
+    webhooks::{Replay, hold},
 };
 
 /// Why Doorward did not start.
@@ -165,6 +165,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     let downstream = start_workers(bound, &app, &pools)?;
     let _entered = runtime.enter();
     start_tasks(&app);
+    bring_held(&app, &pools);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
     if let Some(server) = admin_server {
@@ -328,6 +329,7 @@ impl Parts<'_> {
             control: runtime.handle().clone(),
             trail,
             replay: Replay::new(Arc::clone(&store)),
+            held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
             memory: Memory::new(metrics.memory.clone()),
@@ -432,6 +434,21 @@ fn start_tasks(app: &Arc<App>) {
                 () = watch_health(&app) => {}
                 () = stop.cancelled() => {}
             }
+            Ok(())
+        }
+    });
+}
+
+/// Brings deliveries that are held, over connections of its own.
+fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+    let own = Pools::new(app.metrics.upstream.clone());
+    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    let carrier = Arc::new(Worker::new(Arc::clone(app), own));
+    let app = Arc::clone(app);
+    app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
+        let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
+        async move {
+            hold::run(queue, carrier, clock, stop).await;
             Ok(())
         }
     });

@@ -214,6 +214,7 @@ fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Objec
                 .some("status", upstream.status.as_ref().map(StatusCode::as_u16));
         });
     }
+    object.some("held", record.held.map(Id));
     if let Some(digest) = &record.body_digest {
         object.hex("body_sha256", digest);
     }

@@ -59,6 +59,9 @@ pub struct Record {
     pub event_listener: Option<Arc<EventListener>>,
     /// What a verified delivery tells.
     pub delivery: Option<Arc<Facts>>,
+    /// The id of the request that brought a delivery which was stored: this one itself, or the one whose delivery is
+    /// sent now.
+    pub held: Option<Uuid>,
     pub upstream: Option<Upstream>,
     /// The status that the caller got.
     pub status: Option<StatusCode>,
@@ -103,6 +106,7 @@ impl Record {
             identity: None,
             event_listener: None,
             delivery: None,
+            held: None,
             upstream: None,
             status: None,
             body_digest: None,

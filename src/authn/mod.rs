@@ -10,6 +10,7 @@ pub mod break_glass;
 pub mod principal;
 mod schemes;
 
+pub(crate) use self::schemes::held;
 pub use self::{
     authenticated::Authenticated,
     principal::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},

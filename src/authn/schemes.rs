@@ -49,7 +49,7 @@ pub struct Authenticator<'a> {
 /// What authentication leads to.
 #[derive(Debug)]
 pub enum Outcome {
-    Known(Authenticated, Option<webhooks::Reservation>),
+    Known(Authenticated, Option<webhooks::Claim>),
     /// An answer of our own: the way to the login, or to a sender that tries its hook.
     Respond(Response<Bytes>),
 }
@@ -248,14 +248,37 @@ impl Authenticator<'_> {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
             return Ok(Outcome::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
         }
-        let reservation = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, self.now).await?;
+        let claim = match webhook.hold() {
+            Some(settings) => webhooks::Claim::Held(delivery.replay, settings),
+            None => {
+                let reserved = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, self.now).await?;
+                webhooks::Claim::Reserved(reserved)
+            }
+        };
         let mut request = request.with_body(RequestBody::Buffered(body));
         if webhook.has_secret_in_query() {
             request.drop_query();
         }
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
-        Ok(Outcome::Known(authenticated, Some(reservation)))
+        Ok(Outcome::Known(authenticated, Some(claim)))
     }
+}
+
+/// A delivery whose signature was verified when it came, and which was stored since. Whether it may still go on is the
+/// policy's to decide.
+pub(crate) fn held(
+    request: CleanRequest<RequestBody>,
+    route: &Arc<Route>,
+    facts: &Arc<webhooks::Facts>,
+    revocations: &Revocations,
+    record: &mut audit::Record,
+) -> Result<Authenticated, Rejection> {
+    let principal = Arc::new(webhooks::principal(facts, Timestamp::MAX)?);
+    record.principal = Some(Arc::clone(&principal));
+    if revocations.is_revoked(&principal).is_some() {
+        return Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this repository were revoked"));
+    }
+    Authenticated::new(request, Arc::clone(route), principal)
 }
 
 fn known(

@@ -100,6 +100,10 @@ impl Permit {
         self.authenticated.request().method()
     }
 
+    pub(crate) fn host(&self) -> &Arc<str> {
+        self.authenticated.request().host()
+    }
+
     pub(crate) fn target(&self) -> &PathAndQuery {
         self.authenticated.request().target()
     }

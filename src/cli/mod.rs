@@ -72,6 +72,9 @@ enum Command {
     /// List or end the browser sessions of a person in a running Doorward.
     #[command(subcommand)]
     Sessions(operator::SessionsCommand),
+    /// Look after deliveries that are held until their EventListener takes them.
+    #[command(subcommand)]
+    Hooks(operator::HooksCommand),
     /// List the tokens and subjects that are revoked in a running Doorward.
     Revocations(operator::OperatorArgs),
 }
@@ -185,6 +188,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),
         Command::Sessions(asked) => Ok(operator::sessions(&asked, &mut out)?),
+        Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),
     }
 }

@@ -100,6 +100,67 @@ pub fn sessions(asked: &SessionsCommand, out: &mut impl Write) -> io::Result<u8>
     command(name, Value::Object(arguments), &person.operator, out)
 }
 
+/// Deliveries that are held until their EventListener takes them.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum HooksCommand {
+    /// List them, the oldest first.
+    List {
+        /// Only those of this sender: its name in the configuration.
+        #[arg(long, value_name = "NAME")]
+        webhook: Option<String>,
+        /// Only those that are no longer tried.
+        #[arg(long)]
+        parked: bool,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Show all that is known of one, but its body.
+    Show(HookArgs),
+    /// Have one tried at once, and for its whole time again.
+    #[command(group = clap::ArgGroup::new("target").required(true))]
+    Retry {
+        /// Its id as `list` shows it, or how that begins.
+        #[arg(value_name = "ID", group = "target")]
+        id: Option<String>,
+        /// All that are no longer tried.
+        #[arg(long, group = "target")]
+        parked: bool,
+        /// Of these, only those of this sender.
+        #[arg(long, value_name = "NAME", requires = "parked")]
+        webhook: Option<String>,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Drop one for ever. The sender's own tries of it stay duplicates.
+    Drop(HookArgs),
+}
+
+/// Which held delivery.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HookArgs {
+    /// Its id as `list` shows it, or how that begins.
+    #[arg(value_name = "ID")]
+    pub id: String,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+/// Lists, shows, retries or drops held deliveries. Gives the exit status as [`run`].
+pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
+    let (name, arguments, operator) = match asked {
+        HooksCommand::List { webhook, parked, operator } => {
+            ("hooks", json!({"webhook": webhook, "parked": parked}), operator)
+        }
+        HooksCommand::Show(HookArgs { id, operator }) => ("show-hook", json!({"id": id}), operator),
+        HooksCommand::Retry { id: Some(id), operator, .. } => ("retry-hook", json!({"id": id}), operator),
+        HooksCommand::Retry { id: None, webhook, operator, .. } => {
+            ("retry-hook", json!({"webhook": webhook, "parked": true}), operator)
+        }
+        HooksCommand::Drop(HookArgs { id, operator }) => ("drop-hook", json!({"id": id}), operator),
+    };
+    command(name, arguments, operator, out)
+}
+
 /// Sends a command without arguments and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
 pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     command(name, Value::Null, args, out)
@@ -109,7 +170,7 @@ fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Wri
     let command = Command { command: name.to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(send(&args.socket, &command))? {
-        Answer::Result(value) => writeln!(out, "{value:#}").map(|()| 0),
+        Answer::Result(value) => writeln!(out, "{}", printable(&format!("{value:#}"))).map(|()| 0),
         Answer::Error(error) => {
             writeln!(io::stderr(), "doorward: {error}")?;
             if let Some(help) = error.help {
@@ -117,5 +178,33 @@ fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Wri
             }
             Ok(1)
         }
+    }
+}
+
+/// JSON without what a terminal would obey: control characters that JSON lets stand, and those that turn text round.
+fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        let obeyed = (character.is_control() && character != '\n')
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match obeyed {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            false => text.push(character),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attacks_z19_what_strangers_wrote_is_text_on_a_terminal() {
+        let written = json!({"branch": "a\u{1b}[2J\u{9b}2J\u{202e}b\u{7f}"});
+        let shown = printable(&format!("{written:#}"));
+        assert!(shown.chars().all(|character| character == '\n' || !character.is_control()), "{shown:?}");
+        assert!(!shown.contains('\u{202e}'));
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), written, "it is the same JSON");
     }
 }

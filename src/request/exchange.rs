@@ -58,6 +58,11 @@ impl Exchange {
         record.address = Some(connection.peer.ip());
         record.tls = connection.tls.as_ref().map(recorded_tls);
         record.user_agent = user_agent(request.headers());
+        Self::resume(record, ledger)
+    }
+
+    /// Brings again what came before and was held: nobody waits for its answer.
+    pub fn resume(record: Record, ledger: Ledger) -> Self {
         Self(Box::new(Open {
             record: Some(Box::new(record)),
             began: Instant::now(),

@@ -3,6 +3,7 @@
 mod delivery;
 pub mod exchange;
 pub mod headers;
+mod held;
 pub mod host;
 pub mod outbound;
 pub mod path;

@@ -44,14 +44,14 @@ use crate::{
 /// Serves requests on one worker.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    app: Arc<App>,
+    pub(super) app: Arc<App>,
     pools: Pools,
 }
 
 type Answer = Response<ResponseBody<Exchange>>;
 
 /// What a request leads to.
-enum Ending {
+pub(super) enum Ending {
     /// A response whose body ends the exchange.
     Response { response: Response<ResponseBody<Exchange>>, forwarded: bool },
     /// A response after which the connection speaks another protocol.
@@ -59,7 +59,7 @@ enum Ending {
 }
 
 /// A request that may be sent.
-struct Cleared {
+pub(super) struct Cleared {
     outbound: Outbound,
     /// It is recorded before it is sent.
     announced: bool,
@@ -179,11 +179,18 @@ impl Worker {
         let now = self.app.clock.now();
         let authenticator = self.authenticator(snapshot, now);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await?;
-        let (authenticated, reservation) = match authenticated {
-            authn::Outcome::Known(authenticated, reservation) => (authenticated, reservation),
+        let (authenticated, claim) = match authenticated {
+            authn::Outcome::Known(authenticated, claim) => (authenticated, claim),
             authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
+        let reservation = match claim {
+            Some(webhooks::Claim::Held(keys, settings)) => {
+                return Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await;
+            }
+            Some(webhooks::Claim::Reserved(reservation)) => Some(reservation),
+            None => None,
+        };
         match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
             _ => self.forward(self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
@@ -231,7 +238,7 @@ impl Worker {
 
     /// Tells the interceptor which event is the delivery's. An assertion that somebody saw may have been asked about
     /// before under another, which then made no run of ours.
-    async fn confirm(&self, once: &[u8; 32], event: &webhooks::EventId) {
+    pub(super) async fn confirm(&self, once: &[u8; 32], event: &webhooks::EventId) {
         match self.app.replay.confirm_event(&HEXLOWER.encode(once), event, self.app.clock.now()).await {
             Ok(None) => {}
             Ok(Some(other)) => {
@@ -244,7 +251,7 @@ impl Worker {
 
     /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names the
     /// delivery that it is.
-    fn decide(
+    pub(super) fn decide(
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
@@ -295,7 +302,11 @@ impl Worker {
     }
 
     /// From a request that may be sent to the upstream's answer.
-    async fn forward(&self, mut cleared: Box<Cleared>, exchange: &mut Exchange) -> Result<Ending, Rejection> {
+    pub(super) async fn forward(
+        &self,
+        mut cleared: Box<Cleared>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
@@ -397,12 +408,12 @@ async fn settle(
     forwarded
 }
 
-fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
+pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
 }
 
-fn recorded(decision: &authz::Decision) -> audit::Decision {
+pub(super) fn recorded(decision: &authz::Decision) -> audit::Decision {
     audit::Decision {
         outcome: match &decision.outcome {
             authz::Outcome::Allow => audit::Outcome::Allow,

@@ -169,6 +169,19 @@ pub fn sanitize<B>(
 }
 
 impl<B> CleanRequest<B> {
+    /// One that was sanitized before, and kept.
+    pub(crate) fn restored(
+        method: Method,
+        host: Arc<str>,
+        target: PathAndQuery,
+        headers: HeaderMap,
+        meta: Meta,
+        body: B,
+    ) -> Self {
+        let head = Head { method, target, version: Version::HTTP_11, host, headers, meta };
+        Self { head: Box::new(head), body }
+    }
+
     pub fn method(&self) -> &Method {
         &self.head.method
     }

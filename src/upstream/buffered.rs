@@ -56,6 +56,13 @@ impl ByteBudget {
         self.shared.used.load(Ordering::Relaxed)
     }
 
+    /// Counts a body that was read from elsewhere, as long as anybody has it; `None` if there is no room.
+    pub fn hold(&self, body: Bytes) -> Option<Bytes> {
+        let mut reservation = self.reservation();
+        let fits = reservation.grow_to(body.len());
+        fits.then(|| Bytes::from_owner(Held { bytes: body, _reservation: reservation }))
+    }
+
     fn reservation(&self) -> Reservation {
         Reservation { budget: Arc::clone(&self.shared), bytes: 0 }
     }
@@ -96,14 +103,14 @@ impl Drop for Reservation {
 }
 
 /// Bytes and their part of the budget, which lives as long as anybody has them.
-struct Held {
-    bytes: Vec<u8>,
+struct Held<B> {
+    bytes: B,
     _reservation: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 

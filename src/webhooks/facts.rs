@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     document::{Found, Place, Values, Wanted},
@@ -11,7 +11,8 @@ use super::{
 
 /// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
 /// strangers write; numbers identify.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Facts {
     /// The `webhooks` entry.
     pub webhook: Arc<str>,

@@ -1,10 +1,12 @@
+use std::{sync::Arc, time::Duration};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
 };
 
-use super::{Delivery, Webhook};
+use super::{Delivery, Webhook, hold::Usage};
 use crate::error::Reason;
 
 /// Counts deliveries. Cheap to clone; clones count together.
@@ -14,6 +16,24 @@ pub struct WebhookMetrics {
     refused: Family<Refused, Counter>,
     stopped: Counter,
     rebound: Counter,
+    held: Family<HeldLabels, Gauge>,
+    held_bytes: Family<Sender, Gauge>,
+    held_oldest: Family<Sender, Gauge>,
+    delivered: Family<Sender, Counter>,
+    failed: Family<Sender, Counter>,
+    parked: Family<Sender, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sender {
+    webhook: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HeldLabels {
+    webhook: Arc<str>,
+    /// `waiting` or `parked`.
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +62,59 @@ impl WebhookMetrics {
             "Deliveries that an event was bound to which the EventListener does not know: somebody else asked first",
             self.rebound.clone(),
         );
+        registry.register("webhook_held", "Deliveries that are held, by what becomes of them", self.held.clone());
+        registry.register_with_unit(
+            "webhook_held",
+            "Size of the deliveries that are held",
+            Unit::Bytes,
+            self.held_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "webhook_held_oldest",
+            "How long the oldest held delivery waits for its EventListener",
+            Unit::Seconds,
+            self.held_oldest.clone(),
+        );
+        registry.register("webhook_delivered", "Held deliveries that the EventListener took", self.delivered.clone());
+        registry.register("webhook_try_failed", "Tries of held deliveries that failed", self.failed.clone());
+        registry.register(
+            "webhook_parked",
+            "Held deliveries that were given up until an operator has them tried again",
+            self.parked.clone(),
+        );
+    }
+
+    /// What a sender has held.
+    pub(super) fn held(&self, webhook: &Arc<str>, usage: &Usage) {
+        let set = |state, count: usize| {
+            let labels = HeldLabels { webhook: Arc::clone(webhook), state };
+            self.held.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        set("waiting", usage.waiting);
+        set("parked", usage.parked);
+        let bytes = i64::try_from(usage.bytes).unwrap_or(i64::MAX);
+        self.held_bytes.get_or_create(&sender(webhook)).set(bytes);
+    }
+
+    /// How long the oldest delivery of a sender waits.
+    pub(super) fn oldest_held(&self, webhook: &Arc<str>, age: Duration) {
+        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        self.held_oldest.get_or_create(&sender(webhook)).set(seconds);
+    }
+
+    /// The EventListener took a held delivery.
+    pub(super) fn delivered(&self, webhook: &Arc<str>) {
+        self.delivered.get_or_create(&sender(webhook)).inc();
+    }
+
+    /// A held delivery was tried in vain.
+    pub(super) fn try_failed(&self, webhook: &Arc<str>) {
+        self.failed.get_or_create(&sender(webhook)).inc();
+    }
+
+    /// A held delivery was given up until an operator says otherwise.
+    pub(super) fn parked(&self, webhook: &Arc<str>) {
+        self.parked.get_or_create(&sender(webhook)).inc();
     }
 
     /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.
@@ -64,4 +137,8 @@ impl WebhookMetrics {
     pub fn refused(&self, webhook: &Webhook, reason: Reason) {
         self.refused.get_or_create(&Refused { webhook: webhook.name.to_string(), reason: reason.as_str() }).inc();
     }
+}
+
+fn sender(webhook: &Arc<str>) -> Sender {
+    Sender { webhook: Arc::clone(webhook) }
 }

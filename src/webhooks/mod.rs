@@ -2,13 +2,15 @@
 //!
 //! An EventListener answers 202 before it looks at a signature, so this is the only place that can say 401. A delivery
 //! passes three steps: [`Webhook::precheck`] reads its head, before the body is polled; [`Webhook::verify`] checks the
-//! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new.
+//! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new. A sender
+//! that never tries again has its deliveries [held](hold) instead.
 
 mod document;
 mod events;
 pub mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub mod hold;
 mod metrics;
 pub mod replay;
 mod resolve;
@@ -49,8 +51,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Webhook {
     name: Arc<str>,
-    /// `webhook:NAME`, the issuer of its principals.
-    issuer: Arc<str>,
     /// The name in identities.
     identity: Arc<str>,
     sender: &'static Sender,
@@ -64,7 +64,17 @@ pub struct Webhook {
     redeliveries: u8,
     max_body: usize,
     answer_within: Duration,
+    hold: Option<hold::Settings>,
     facts: Reader,
+}
+
+/// What makes sure that a delivery is taken once.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is forwarded while the sender waits.
+    Reserved(Reservation),
+    /// It is stored first.
+    Held(ReplayKeys, hold::Settings),
 }
 
 /// A secret and the time in which it is accepted.
@@ -119,6 +129,11 @@ impl Webhook {
     /// How long an answer may take, from the arrival of the delivery. The sender gives up soon afterwards.
     pub fn answer_within(&self) -> Duration {
         self.answer_within
+    }
+
+    /// How deliveries are held, if they are.
+    pub fn hold(&self) -> Option<hold::Settings> {
+        self.hold
     }
 
     /// The request headers that an EventListener gets. Everything else stays here: credentials, and headers that no
@@ -202,31 +217,7 @@ impl Webhook {
     /// Who a delivery comes from: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names no
     /// repository. An agent, since nothing tells whether a person, a bot or a pod caused it.
     pub fn principal(&self, delivery: &Delivery) -> Result<Principal, Rejection> {
-        let name: Arc<str> = match &delivery.facts.repository_id {
-            Some(id) => format!("webhook:{}:repo:{id}", self.identity).into(),
-            None => format!("webhook:{}:hook:{}", self.identity, self.name).into(),
-        };
-        check_name(&name).map_err(|error| {
-            Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
-        })?;
-        Ok(Principal {
-            issuer: Arc::clone(&self.issuer),
-            subject: Arc::clone(&name),
-            username: name,
-            kind: Kind::Agent,
-            scheme: Scheme::Webhook,
-            groups: Vec::new(),
-            scopes: Vec::new(),
-            client: None,
-            actor: None,
-            login: LoginFacts::default(),
-            claims: Arc::new(Map::new()),
-            credential: CredentialId::Delivery(Arc::clone(&delivery.facts.delivery)),
-            expires: delivery.expires,
-            delivery: Some(Arc::clone(&delivery.facts)),
-            workload: None,
-            email: None,
-        })
+        principal(&delivery.facts, delivery.expires)
     }
 
     /// Whether some secret is configured here and there, so that a delivery for one would be genuine for the other.
@@ -293,6 +284,36 @@ impl Webhook {
     fn too_large(&self) -> Rejection {
         Rejection::new(Reason::BodyTooLarge, format!("a delivery may have {} bytes at most", self.max_body))
     }
+}
+
+/// See [`Webhook::principal`].
+pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Rejection> {
+    let Facts { webhook, sender_kind, repository_id, delivery, .. } = &**facts;
+    let name: Arc<str> = match repository_id {
+        Some(id) => format!("webhook:{sender_kind}:repo:{id}").into(),
+        None => format!("webhook:{sender_kind}:hook:{webhook}").into(),
+    };
+    check_name(&name).map_err(|error| {
+        Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
+    })?;
+    Ok(Principal {
+        issuer: format!("webhook:{webhook}").into(),
+        subject: Arc::clone(&name),
+        username: name,
+        kind: Kind::Agent,
+        scheme: Scheme::Webhook,
+        groups: Vec::new(),
+        scopes: Vec::new(),
+        client: None,
+        actor: None,
+        login: LoginFacts::default(),
+        claims: Arc::new(Map::new()),
+        credential: CredentialId::Delivery(Arc::clone(delivery)),
+        expires,
+        delivery: Some(Arc::clone(facts)),
+        workload: None,
+        email: None,
+    })
 }
 
 impl Secret {

@@ -10,6 +10,8 @@
 //! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
 //! repeats an event with exactly the same body within the window is taken for a repetition; a plain token signs nothing,
 //! so its holder can make any delivery new.
+//!
+//! A delivery that is [held](super::hold) is not reserved: it is committed in the same write that stores it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -129,8 +131,21 @@ impl Replay {
     /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
     /// [`Reason::ReplayedDelivery`] (200), [`Reason::DeliveryInFlight`] (503) or [`Reason::StoreUnavailable`] (503).
     pub async fn reserve(&self, keys: &ReplayKeys, lease: Duration, now: Timestamp) -> Result<Reservation, Rejection> {
-        let held = self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease)).await?;
+        let (held, _) = self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?;
         Ok(Reservation { replay: self.clone(), held, window: keys.window })
+    }
+
+    /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it. Gives
+    /// that, and the versions of these writes. Refuses as [`Replay::reserve`] does.
+    pub(super) async fn take(
+        &self,
+        keys: &ReplayKeys,
+        now: Timestamp,
+        more: impl Fn(&[u8; 32]) -> Vec<Put>,
+    ) -> Result<([u8; 32], Vec<u64>), Rejection> {
+        let committed = |held: &Held| (Committed { at: now, again: held.again() }.encode(), now + keys.window);
+        let (held, versions) = self.claim(keys, now, committed, more).await?;
+        Ok((once(&held), versions))
     }
 
     /// Writes all keys, or none where one of them is taken. `value` says what and until when.
@@ -139,14 +154,17 @@ impl Replay {
         keys: &ReplayKeys,
         now: Timestamp,
         value: impl Fn(&Held) -> (Vec<u8>, Timestamp),
-    ) -> Result<Vec<Held>, Rejection> {
+        more: impl Fn(&[u8; 32]) -> Vec<Put>,
+    ) -> Result<(Vec<Held>, Vec<u64>), Rejection> {
         let mut held: Vec<Held> = keys.keys.iter().map(|key| Held { key: *key, version: None, before: None }).collect();
         loop {
-            let puts = held.iter().map(|held| held.put(value(held))).collect();
+            let mut puts: Vec<Put> = held.iter().map(|held| held.put(value(held))).collect();
+            puts.extend(more(&once(&held)));
             match self.store.put_all(puts, now).await.map_err(unavailable)? {
-                WrittenAll::Done(versions) => {
+                WrittenAll::Done(mut versions) => {
+                    let further = versions.split_off(held.len().min(versions.len()));
                     held.iter_mut().zip(versions).for_each(|(held, version)| held.version = Some(version));
-                    return Ok(held);
+                    return Ok((held, further));
                 }
                 WrittenAll::Conflict { index, found } => {
                     let reopened = may_reopen(held.get(..=index), found.as_ref(), keys.redeliveries, now);
@@ -155,7 +173,9 @@ impl Replay {
                             held.version = Some(version);
                             held.before = Some(before);
                         }
-                        _ => return Err(refuse_twin(found.as_ref())),
+                        (Some(_), None) => return Err(refuse_twin(found.as_ref())),
+                        // What goes with it is there already.
+                        (None, _) => return Err(duplicate()),
                     }
                 }
             }

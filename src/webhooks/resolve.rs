@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use http::{HeaderName, header};
 
 use super::{
-    Reader, Secret, Webhook,
+    Reader, Secret, Webhook, hold,
     senders::{self, Setting, is_label, sender},
 };
 use crate::{
@@ -67,6 +67,9 @@ pub fn fill_defaults(raw: &mut raw::Webhook) {
     raw.answer_within.get_or_insert(sender.answer_within);
     let name = identity(raw).to_owned();
     raw.identity.get_or_insert(name);
+    if *raw.hold.get_or_insert(sender.never_retries) {
+        raw.held.get_or_insert_default();
+    }
     let Some(signature) = &mut raw.signature else { return };
     if !signature.plain {
         signature.algorithm.get_or_insert_default();
@@ -138,7 +141,6 @@ impl Webhook {
         allowed_headers.extend(generic_headers);
         Self {
             name: raw.name.as_str().into(),
-            issuer: format!("webhook:{}", raw.name).into(),
             identity,
             sender,
             forms: (sender.forms)(raw),
@@ -151,6 +153,10 @@ impl Webhook {
             redeliveries: raw.redeliveries,
             max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
             answer_within: raw.answer_within.unwrap_or(sender.answer_within).get(),
+            hold: raw.hold.unwrap_or(sender.never_retries).then(|| {
+                let limits = raw.held.clone().unwrap_or_default();
+                hold::Settings { span: limits.try_for.get(), max: limits.max as usize, max_bytes: limits.max_size.0 }
+            }),
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
         }
     }
@@ -205,7 +211,9 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     if raw.max_body.is_some_and(|size| size.0 == 0) {
         report.error(&at.key("max_body"), "`max_body` is zero, so that every delivery would be refused");
     }
+    check_hold(raw, at, resolver);
     let Some(signature) = &raw.signature else { return };
+    let report = &mut resolver.report;
     let at = at.key("signature");
     if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
         report.error(&at.key("tolerance"), "`tolerance` needs `timestamp_header`");
@@ -222,6 +230,38 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
             report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
         }
+    }
+}
+
+fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let never_retries = sender(raw.sender).never_retries;
+    match raw.hold {
+        Some(true) if raw.sender == raw::Sender::Slack => {
+            report
+                .error(&at.key("hold"), "Slack shows people what the EventListener answers")
+                .help("take it away; Slack tries again by itself");
+        }
+        Some(false) if never_retries => {
+            report
+                .warning(&at.key("hold"), "this sender never tries again: what its EventListener does not take is lost")
+                .help("take it away, so that deliveries are stored until they are taken");
+        }
+        _ => {}
+    }
+    let Some(limits) = &raw.held else { return };
+    let at = at.key("held");
+    if !raw.hold.unwrap_or(never_retries) {
+        report.error(&at, "nothing of this sender is held").help("add `hold: true`, or take it away");
+    }
+    if !(Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&limits.try_for.get()) {
+        report.error(&at.key("try_for"), "`try_for` is not between 1 m and 30 d");
+    }
+    if limits.max == 0 {
+        report.error(&at.key("max"), "`max` is zero, so that every delivery would be refused");
+    }
+    if limits.max_size.0 == 0 {
+        report.error(&at.key("max_size"), "`max_size` is zero, so that every delivery would be refused");
     }
 }
 

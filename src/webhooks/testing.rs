@@ -19,6 +19,7 @@ type Records = HashMap<(Table, Vec<u8>), Stored>;
 pub(super) struct MemoryStore {
     records: Mutex<(u64, Records)>,
     down: AtomicBool,
+    is_shared: AtomicBool,
 }
 
 impl MemoryStore {
@@ -28,6 +29,11 @@ impl MemoryStore {
 
     pub(super) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// It is what several replicas use.
+    pub(super) fn set_shared(&self) {
+        self.is_shared.store(true, Ordering::SeqCst);
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -99,7 +105,7 @@ impl Backend for MemoryStore {
     }
 
     fn is_shared(&self) -> bool {
-        false
+        self.is_shared.load(Ordering::SeqCst)
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -310,6 +310,15 @@ fn configurations_that_would_let_somebody_in_are_refused() {
         ("identity with a colon", hub(json!({"identity": "a:b"})), vec![SECRET], "part of an identity"),
         ("name", json!({"name": "A B", "sender": "github"}), vec![SECRET], "part of an identity"),
         ("window", hub(json!({"replay_window": "1m"})), vec![SECRET], "shorter than 10 m"),
+        ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1 m and 30 d"),
+        ("nothing held", hub(json!({"held": {"max": 0}})), vec![SECRET], "is zero"),
+        (
+            "hold is off",
+            hub(json!({"hold": false, "held": {"max": 5}})),
+            vec![SECRET],
+            "nothing of this sender is held",
+        ),
+        ("people wait", json!({"name": "s", "sender": "slack", "hold": true}), vec![SECRET], "what the EventListener"),
     ] {
         let (webhook, resolver) = resolve(webhook, &secrets(&values));
         assert!(webhook.is_none(), "{row}");
@@ -318,6 +327,29 @@ fn configurations_that_would_let_somebody_in_are_refused() {
     }
     let (webhook, resolver) = resolve(generic(json!({"header": "x-a"})), &secrets(&[SECRET]));
     assert!(webhook.is_some() && resolver.report.problems().is_empty());
+}
+
+#[test]
+fn attacks_z21_senders_that_never_try_again_are_held_unless_somebody_says_otherwise() {
+    for (sender, held) in [
+        ("github", true),
+        ("gitea", true),
+        ("forgejo", true),
+        ("gogs", true),
+        ("bitbucket_data_center", true),
+        ("gitlab", false),
+        ("bitbucket_cloud", false),
+    ] {
+        let entry = |hold: Option<bool>| json!({"name": "hub", "sender": sender, "hold": hold});
+        let (webhook, resolver) = resolve(entry(None), &secrets(&[SECRET]));
+        assert_eq!(webhook.unwrap().hold().is_some(), held, "{sender}");
+        assert!(resolver.report.problems().is_empty(), "{sender}");
+        let (webhook, resolver) = resolve(entry(Some(false)), &secrets(&[SECRET]));
+        assert!(webhook.unwrap().hold().is_none(), "{sender}");
+        assert_eq!(resolver.report.problems().len(), usize::from(held), "{sender} is warned of");
+        let (webhook, _) = resolve(entry(Some(true)), &secrets(&[SECRET]));
+        assert!(webhook.unwrap().hold().is_some(), "{sender}");
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn the_four_lines_work_as_they_are_pasted_and_ctrl_c_stops() {
     for (number, status, text) in [
         (1, "403", "no_rule_matched"),
         (2, "200", "deploy-bot"),
-        (3, "202", "eventID"),
+        (3, "202", "held"),
         (3, "200", "replayed_delivery"),
         (4, "401", "signature_invalid"),
     ] {

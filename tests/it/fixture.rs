@@ -94,7 +94,7 @@ upstreams:
   - {name: cluster, url: '{upstream}', credential: {bearer: {file: token}}, response_timeout: 5s}
   - {name: web, url: '{upstream}'}
 webhooks:
-  - {name: github, sender: github, secrets: [{secret: {file: secret}}]}
+  - {name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}
 routes:
   - {name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}
   - {name: only-a, kind: kubernetes, hosts: [a.test], schemes: [bearer], issuers: [a], upstream: cluster}

@@ -84,7 +84,7 @@ upstreams:
   - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
   - {{name: web, url: '{upstream}'}}
 webhooks:
-  - {{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}
+  - {{name: github, sender: github, hold: false, secrets: [{{secret: {{file: secret}}}}]}}
 break_glass:
   until: '{until}'
   certificates: [{{name: alice, sha256: '{certificate}', groups: [dev]}}]

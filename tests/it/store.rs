@@ -45,7 +45,7 @@ issuers:
 upstreams:
   - {{name: web, url: '{upstream}'}}
 webhooks:
-  - {{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}
+  - {{name: github, sender: github, hold: false, secrets: [{{secret: {{file: secret}}}}]}}
 routes:
   - {{name: hooks, kind: webhook, hosts: [localhost], paths: [/github], schemes: [webhook], webhook: github, upstream: web}}
   - {{name: web, kind: http, hosts: [localhost], schemes: [session, bearer], upstream: web}}

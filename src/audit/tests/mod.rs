@@ -256,6 +256,7 @@ fn full_record() -> Record {
         })),
         upstream: Some(Upstream { name: "apiserver".into(), status: Some(StatusCode::CREATED) }),
         status: Some(StatusCode::CREATED),
+        held: None,
         body_digest: Some([0xcd; 32]),
         bytes_in: 10,
         bytes_out: 20,

@@ -33,6 +33,7 @@ webhooks:
     secrets: [{secret: {file: other}}]
     signature: {header: x-signature, timestamp_header: x-time}
     facts: {event: /event}
+    hold: true
 upstreams:
   - {name: api, url: 'https://api.test', tls: {}, credential: {bearer: {file: secret}}}
   - {name: listener, url: 'http://build.test'}
@@ -178,6 +179,8 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
         ("/webhooks/0/replay_window", "3d"),
         ("/webhooks/1/signature/tolerance", "5m"),
         ("/webhooks/1/identity", "other"),
+        ("/webhooks/1/held/try_for", "1d"),
+        ("/webhooks/1/held/max_size", "1GiB"),
         ("/routes/0/paths/0", "/*"),
         ("/routes/1/max_body", "512KiB"),
         ("/routes/1/methods/0", "POST"),

@@ -261,10 +261,36 @@ pub struct Webhook {
     /// Default: 8 s, for Gitea, Forgejo and Gogs 4 s, for Slack 2.5 s.
     #[serde(default)]
     pub answer_within: Option<Span>,
+    /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Default: on
+    /// for senders that never try again (GitHub, Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
+    #[serde(default)]
+    pub hold: Option<bool>,
+    /// How much is held for how long, where deliveries are held.
+    #[serde(default)]
+    pub held: Option<HeldLimits>,
     /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` and
     /// `standard_webhooks` the name of the entry.
     #[serde(default)]
     pub identity: Option<String>,
+}
+
+/// Bounds on the held deliveries of a sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeldLimits {
+    /// How long a delivery is tried before it is parked for an operator.
+    pub try_for: Span,
+    /// How many deliveries may be held, parked ones included; beyond, the sender gets 503.
+    pub max: u32,
+    /// How many bytes of them may be held.
+    pub max_size: Size,
+}
+
+impl Default for HeldLimits {
+    /// A day: an EventListener that is down over night is repaired in the morning.
+    fn default() -> Self {
+        Self { try_for: Span::from_secs(86_400), max: 10_000, max_size: Size::mib(1024) }
+    }
 }
 
 /// What sends webhooks.

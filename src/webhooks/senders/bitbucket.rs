@@ -16,6 +16,7 @@ pub(super) static CLOUD: Sender = Sender {
     // It sends 256 kB at most.
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
+    never_retries: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     // Its own retries have the same.
@@ -84,6 +85,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
     media: JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
+    never_retries: true,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-request-id"],

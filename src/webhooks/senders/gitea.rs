@@ -46,6 +46,7 @@ const COMMON: Sender = Sender {
     max_body: Size::mib(10),
     // They wait 5 s.
     answer_within: Span::from_secs(4),
+    never_retries: true,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &[],

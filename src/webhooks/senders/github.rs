@@ -13,6 +13,7 @@ pub(super) static GITHUB: Sender = Sender {
     media: JSON,
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
+    never_retries: true,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-github-delivery"],

@@ -10,6 +10,7 @@ pub(super) static GITLAB: Sender = Sender {
     media: JSON,
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
+    never_retries: false,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
         if !webhook.require_signature {

@@ -26,6 +26,8 @@ pub(super) struct Sender {
     pub(super) max_body: Size,
     /// How long an answer may take: less than the sender waits.
     pub(super) answer_within: Span,
+    /// It sends each delivery once, whatever it hears.
+    pub(super) never_retries: bool,
     /// How it signs, the strongest first. The first that a delivery uses is the one that must verify.
     pub(super) forms: fn(&raw::Webhook) -> Vec<Form>,
     /// Makes a key of a configured secret, or says what is wrong with it.

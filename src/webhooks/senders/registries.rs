@@ -41,6 +41,7 @@ const COMMON: Sender = Sender {
     media: JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
+    never_retries: false,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::token(secret)),
     id_headers: &[],

@@ -14,6 +14,7 @@ pub(super) static SLACK: Sender = Sender {
     max_body: Size::kib(512),
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
+    never_retries: false,
     forms: |_| {
         vec![Form::Body {
             header: http::HeaderName::from_static("x-slack-signature"),

@@ -1,6 +1,7 @@
 //! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
 
 mod attacks;
+mod hold;
 mod interceptor;
 mod senders;
 

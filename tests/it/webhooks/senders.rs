@@ -161,7 +161,7 @@ impl Door {
             let Sender { name, entry, secret, .. } = sender;
             std::fs::write(dir.path().join(name), secret).unwrap();
             webhooks.push_str(&format!(
-                "  - {{name: {name}, {entry}, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
+                "  - {{name: {name}, {entry}, hold: false, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
             ));
             routes.push_str(&format!(
                 "  - {{name: {name}, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], \

@@ -1,0 +1,137 @@
+//! Held deliveries, on an operator's word.
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::App;
+use crate::{
+    admin::socket::{Command, CommandError},
+    clock::Timestamp,
+    sha256::sha256,
+    store::StoreError,
+    webhooks::hold::{Held, HeldId, Wanted},
+};
+
+/// Deliveries that one list shows.
+const MOST: usize = 1000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Which {
+    webhook: Option<String>,
+    parked: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    /// How its id begins.
+    id: String,
+}
+
+/// What is held, the oldest first.
+pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let Which { webhook, parked } = arguments(command)?;
+    let held =
+        app.held.list(&Wanted { webhook, parked }, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let total = held.len();
+    let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
+    Ok(json!({"total": total, "held": shown}))
+}
+
+/// All that is known of one but its body, which may hold what nobody should read.
+pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let id = find(app, command).await?;
+    let found = app.held.show(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let (held, request) = found.ok_or_else(gone)?;
+    let mut shown = described(&id, &held);
+    let details = json!({
+        "host": &*request.head.host,
+        "path": request.head.target.split('?').next(),
+        "client": request.head.client,
+        "headers": request.head.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        "body_bytes": request.body.len(),
+        "body_sha256": HEXLOWER.encode(&sha256(&[&request.body])),
+        "facts": request.head.facts,
+    });
+    if let (Value::Object(shown), Value::Object(details)) = (&mut shown, details) {
+        shown.extend(details);
+    }
+    Ok(shown)
+}
+
+/// Has one tried at once, or all that are parked.
+pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let now = app.clock.now();
+    let ids = match arguments::<One>(command) {
+        Ok(_) => vec![find(app, command).await?],
+        Err(_) => {
+            let Which { webhook, .. } = arguments(command)?;
+            let parked = app.held.list(&Wanted { webhook, parked: true }, now).await;
+            parked.map_err(|error| unavailable(&error))?.into_iter().map(|(id, _)| id).collect()
+        }
+    };
+    let mut retried = 0;
+    for id in &ids {
+        retried += u32::from(app.held.retry(id, now).await.map_err(|error| unavailable(&error))?);
+    }
+    tracing::warn!(retried, who = command.who, why = command.why, "held deliveries are tried at once");
+    Ok(json!({"retried": retried}))
+}
+
+/// Drops one for ever.
+pub async fn drop_one(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let id = find(app, command).await?;
+    if !app.held.drop_one(&id, app.clock.now()).await.map_err(|error| unavailable(&error))? {
+        return Err(gone());
+    }
+    tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
+    Ok(json!({"dropped": id.to_string()}))
+}
+
+fn described(id: &HeldId, held: &Held) -> Value {
+    let time = |millis: i64| Timestamp::from_millis(millis).to_string();
+    json!({
+        "id": id.to_string(),
+        "webhook": &*held.webhook,
+        "route": &*held.route,
+        "delivery": &*held.delivery,
+        "request": held.request,
+        "event": held.event,
+        "repository": held.repository,
+        "repository_id": held.repository_id,
+        "bytes": held.size,
+        "received": time(held.received),
+        "state": if held.parked.is_some() { "parked" } else { "waiting" },
+        "parked": held.parked.map(time),
+        "tries": held.tries,
+        "next_try": held.parked.is_none().then(|| time(held.next)),
+        "until": time(held.until),
+        "last_error": held.last_error,
+    })
+}
+
+async fn find(app: &App, command: &Command) -> Result<HeldId, CommandError> {
+    let One { id } = arguments(command)?;
+    let found = app.held.find(&id, app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(gone()),
+        several => Err(CommandError::new(format!("{} held deliveries begin with `{id}`", several.len()))
+            .help("write more of the id")),
+    }
+}
+
+fn arguments<T: DeserializeOwned>(command: &Command) -> Result<T, CommandError> {
+    serde_json::from_value(command.arguments.clone())
+        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))
+}
+
+fn gone() -> CommandError {
+    CommandError::new("no such delivery is held").help("`doorward hooks list` shows them; one that was taken is gone")
+}
+
+fn unavailable(error: &StoreError) -> CommandError {
+    CommandError::new(format!("what is held cannot be looked up: {error}")).help("see to the store and try again")
+}

@@ -1,0 +1,242 @@
+//! Deliveries that are stored before their sender gets an answer, and what is done with them afterwards: the same steps
+//! from the decision on, with what is in force by then.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header, uri::PathAndQuery};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::{
+    delivery,
+    exchange::{Exchange, Ledger},
+    headers,
+    pipeline::{Ending, Worker, own, recorded},
+    route::Route,
+    sanitize::{CleanRequest, Meta},
+};
+use crate::{
+    audit::Record,
+    authn::{self, Authenticated},
+    authz::{Permit, authorize},
+    body::{BodyEnd, OnEnd, Outcome as End, RequestBody},
+    clock::Timestamp,
+    config::raw::RouteKind,
+    error::{Reason, Rejection},
+    logging::TraceContext,
+    sha256::sha256,
+    snapshot::Snapshot,
+    webhooks::{
+        EventId, ReplayKeys,
+        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings},
+    },
+};
+
+/// How long a try may take, so that it ends before the lease of its lane does. An EventListener answers at once.
+const TRY: Duration = Duration::from_secs(20);
+
+impl Worker {
+    /// Stores a delivery that the policy allows and answers its sender.
+    pub(super) async fn hold(
+        &self,
+        snapshot: &Snapshot,
+        authenticated: Authenticated,
+        keys: &ReplayKeys,
+        settings: Settings,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let now = self.app.clock.now();
+        let decided = authorize(&snapshot.policy, authenticated, now);
+        exchange.record().decision = Some(recorded(&decided.decision));
+        let permit = decided.permit?;
+        exchange.reserve(1)?;
+        let record = exchange.record();
+        let request_id = record.id;
+        let (held, request) = keep(permit, request_id, settings, now)?;
+        let delivery = Arc::clone(&held.delivery);
+        record.held = Some(request_id);
+        let id = self.app.held.keep(&self.app.replay, keys, held, &request, &settings, now).await?;
+        let body = json!({"delivery": &*delivery, "held": id.to_string()});
+        let mut response = Response::new(Bytes::from(format!("{body}\n")));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(own(response, request_id))
+    }
+
+    async fn send_held(
+        &self,
+        snapshot: &Snapshot,
+        route: &Arc<Route>,
+        id: HeldId,
+        request: HeldRequest,
+        exchange: &mut Exchange,
+    ) -> Result<(StatusCode, Option<EventId>), Rejection> {
+        let HeldRequest { head, body } = request;
+        let body =
+            self.app.budget.hold(body).ok_or_else(|| {
+                Rejection::new(Reason::Overloaded, "too many bodies are held in memory at the moment")
+            })?;
+        let record = exchange.record();
+        let facts = Arc::new(head.facts.clone());
+        record.delivery = Some(Arc::clone(&facts));
+        record.bytes_in = body.len() as u64;
+        record.body_digest = Some(sha256(&[&body]));
+        let request = restore(&head, record.id, RequestBody::Buffered(body))?;
+        record.trace = Some(request.meta().trace.trace_bytes());
+        let authenticated = authn::held(request, route, &facts, &self.app.revocations, record)?;
+        let deadline = Instant::now() + TRY;
+        let send = async {
+            let cleared = self.decide(snapshot, authenticated, Some(*id.once()), exchange)?;
+            let ending = self.forward(cleared, exchange).await?;
+            let Ending::Response { response, .. } = ending else {
+                return Err(Rejection::new(Reason::UpstreamProtocol, "the EventListener switched protocols"));
+            };
+            let status = response.status();
+            delivery::check(status)?;
+            Ok((status, delivery::read(response, Some(deadline)).await.1))
+        };
+        let (status, event) = timeout_at(deadline, send).await.unwrap_or_else(|_| {
+            Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
+        })?;
+        if let Some(event) = &event
+            && snapshot.raw.interceptor.is_some()
+        {
+            self.confirm(id.once(), event).await;
+        }
+        exchange.record().event_id = event.clone().map(EventId::into_inner);
+        Ok((status, event))
+    }
+}
+
+impl Carrier for Worker {
+    async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
+        let snapshot = self.app.snapshot.load_full();
+        let route = snapshot.routes.by_name(&held.route).filter(|route| {
+            route.kind == RouteKind::Webhook
+                && route.webhook.as_ref().is_some_and(|webhook| *webhook.name() == held.webhook)
+        });
+        let Some(route) = route else {
+            let why = format!("there is no route `{}` with the webhook `{}` any more", held.route, held.webhook);
+            return Brought::Failed(Failure { kind: FailureKind::Passing, why });
+        };
+        let ledger = Ledger {
+            trail: self.app.trail.clone(),
+            metrics: Arc::clone(&route.metrics),
+            in_flight: self.app.requests.begin(),
+        };
+        let mut record = Record::begin(Uuid::now_v7(), self.app.clock.now(), Method::POST);
+        record.held = Some(held.request);
+        record.host = Arc::clone(&request.head.host);
+        record.path = request.head.target.split('?').next().unwrap_or_default().into();
+        record.address = Some(request.head.client);
+        record.route = Some(Arc::clone(&route.name));
+        record.kind = Some(route.kind);
+        record.event_listener.clone_from(&route.event_listener);
+        record.policy = Some(Arc::clone(snapshot.policy.digest()));
+        record.claims.clone_from(&snapshot.claims);
+        let mut exchange = Exchange::resume(record, ledger);
+        let sent = Box::pin(self.send_held(&snapshot, route, id, request, &mut exchange)).await;
+        let brought = match sent {
+            Ok((status, event)) => {
+                exchange.answered(status, true);
+                match status.is_success() {
+                    true => Brought::Taken(event),
+                    false => Brought::Failed(refused(status)),
+                }
+            }
+            Err(rejection) => {
+                exchange.refused(&rejection);
+                Brought::Failed(failure(&rejection))
+            }
+        };
+        exchange.on_end(BodyEnd { outcome: End::Complete, bytes: 0 });
+        brought
+    }
+}
+
+/// What is kept of a delivery that may be sent. The permit ends here: a held delivery is decided again when it is sent.
+fn keep(
+    mut permit: Permit,
+    request: Uuid,
+    settings: Settings,
+    now: Timestamp,
+) -> Result<(Held, HeldRequest), Rejection> {
+    let internal = |why: &'static str| Rejection::new(Reason::Internal, why);
+    let facts = permit.principal().delivery.clone().ok_or_else(|| internal("a delivery without facts"))?;
+    let (received, body, _) = permit.take_parts();
+    let RequestBody::Buffered(body) = body else { return Err(internal("a delivery whose body was not read")) };
+    let route = permit.route();
+    let passing = headers::outbound(route.kind, received, &route.pass_headers, None);
+    let meta = permit.meta();
+    let line = |line: &Option<HeaderValue>| line.as_ref().and_then(|line| Some(line.to_str().ok()?.to_owned()));
+    let head = HeldHead {
+        host: Arc::clone(permit.host()),
+        host_line: line(&meta.host_line),
+        target: permit.target().to_string(),
+        secure: meta.secure,
+        client: meta.client,
+        headers: HeldHead::keep_headers(&passing),
+        trace: meta.trace.to_string(),
+        facts: (*facts).clone(),
+    };
+    let held = Held {
+        webhook: Arc::clone(&facts.webhook),
+        route: Arc::clone(&route.name),
+        delivery: Arc::clone(&facts.delivery),
+        request,
+        event: facts.event.clone(),
+        repository: facts.repository.clone(),
+        repository_id: facts.repository_id.clone(),
+        size: 0,
+        received: now.as_millis(),
+        span: u64::try_from(settings.span.as_millis()).unwrap_or(u64::MAX),
+        until: (now + settings.span).as_millis(),
+        place: None,
+        tries: 0,
+        next: now.as_millis(),
+        parked: None,
+        last_error: None,
+    };
+    Ok((held, HeldRequest { head, body }))
+}
+
+/// The request as it was when it was stored, under an id of its own.
+fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<RequestBody>, Rejection> {
+    let unreadable = |_| Rejection::new(Reason::Internal, "the address of a held delivery cannot be read");
+    let target = PathAndQuery::try_from(head.target.as_str()).map_err(unreadable)?;
+    let line = |text: String| HeaderValue::try_from(text).ok();
+    let meta = Meta {
+        id,
+        // A UUID is ASCII.
+        id_line: line(id.to_string()).unwrap_or_else(|| HeaderValue::from_static("")),
+        correlation: None,
+        client: head.client,
+        client_line: line(head.client.to_string()),
+        secure: head.secure,
+        impersonation: None,
+        upgrade: None,
+        on_upgrade: None,
+        accepts_trailers: false,
+        trace: head.trace.parse().unwrap_or_else(|_| TraceContext::generate()),
+        host_line: head.host_line.clone().and_then(line),
+    };
+    Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, head.header_map(), meta, body))
+}
+
+/// What an answer of 4xx means: some of them pass by themselves.
+fn refused(status: StatusCode) -> Failure {
+    let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    Failure {
+        kind: if passing.contains(&status) { FailureKind::Passing } else { FailureKind::Refused },
+        why: format!("the EventListener answered {status}"),
+    }
+}
+
+/// What a refusal of our own means: 403 and a revocation are the decision, all else is trouble that passes.
+fn failure(rejection: &Rejection) -> Failure {
+    let denied = rejection.status() == StatusCode::FORBIDDEN || rejection.reason() == Reason::TokenRevoked;
+    let rule = rejection.rule_id().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
+    Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
+}

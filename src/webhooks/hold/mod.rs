@@ -1,0 +1,290 @@
+//! Hold and deliver: a verified delivery is stored before its sender gets 202, and brought to the EventListener
+//! afterwards, in order for each repository, again and again until it is taken.
+//!
+//! What is kept is one record a delivery in each of two tables of the store, under what is the same for every try of it
+//! ([`super::Reservation::once`]): [`Held`] in `held`, which is rewritten with every try, and [`HeldRequest`], which is
+//! large and is not. Both are written in one transaction together with the replay ids, so that a delivery is either
+//! stored and known, or neither, whenever the process dies. They have no end while the delivery waits.
+//!
+//! ```text
+//! sender -> verify -> decide -> [ replay ids + held + request ] -> 202
+//!                                        |
+//!            queue: one lane a repository, the oldest first
+//!                                        |
+//!              decide again -> send -> 2xx: both records go
+//!                                      4xx: tried five times, then parked
+//!                                      else: tried until `held.try_for` is over, then parked
+//! ```
+//!
+//! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried, and who tries
+//!   holds the lane: in memory with the embedded store, by a lease in `held_leases` on a shared one, which ends by itself
+//!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery.
+//! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the same
+//!   `once`, and so does a replica whose lease ended while it was stopped. The interceptor lets one of them pass.
+//! - **Fairness.** Each sender has [`LANES`] lanes under way at most and a bound of its own on what may wait, so that
+//!   none takes another's place.
+//! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
+//!   ones of the lane go on. They end after [`PARKED_FOR`].
+
+mod index;
+mod queue;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use self::{
+    index::Usage,
+    queue::{Queue, Wanted},
+    run::run,
+};
+use super::{EventId, Facts};
+use crate::{clock::Timestamp, sha256::sha256, store::StoreError};
+
+/// Lanes of one sender that are brought at once.
+pub const LANES: usize = 8;
+
+/// How long a parked delivery is kept.
+pub const PARKED_FOR: Duration = Duration::from_secs(30 * 86_400);
+
+/// How often an EventListener may refuse a delivery (4xx) before it is parked.
+const REFUSALS: u32 = 5;
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a sender's deliveries are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a delivery is tried.
+    pub span: Duration,
+    /// How many may be held, parked ones included.
+    pub max: usize,
+    /// How many bytes may be held, parked ones included.
+    pub max_bytes: u64,
+}
+
+/// The key of a held delivery: what is the same for every try of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HeldId([u8; 32]);
+
+impl HeldId {
+    pub const fn new(once: [u8; 32]) -> Self {
+        Self(once)
+    }
+
+    pub const fn once(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn of(key: &[u8]) -> Option<Self> {
+        Some(Self(key.try_into().ok()?))
+    }
+}
+
+impl std::fmt::Display for HeldId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl std::fmt::Debug for HeldId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HeldId({self})")
+    }
+}
+
+/// What is kept in order within a sender.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    pub webhook: Arc<str>,
+    /// The number of the repository; empty for deliveries that name none.
+    pub repository: Arc<str>,
+}
+
+impl Lane {
+    /// The key of its lease.
+    fn key(&self) -> [u8; 32] {
+        sha256(&[self.webhook.as_bytes(), b"\0", self.repository.as_bytes()])
+    }
+}
+
+/// A held delivery, without its request. Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The `webhooks` entry.
+    pub webhook: Arc<str>,
+    /// The route that it came over, and goes on over.
+    pub route: Arc<str>,
+    /// The id that the sender gave it.
+    pub delivery: Arc<str>,
+    /// The id of the request that brought it: the `http_request.uid` of its audit record.
+    pub request: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<Arc<str>>,
+    /// Bytes of its request.
+    pub size: u64,
+    pub received: i64,
+    /// How long it is tried, in milliseconds.
+    pub span: u64,
+    /// Until when it is tried.
+    pub until: i64,
+    /// Its place in the order: the version of its first record; none in that record itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u64>,
+    /// How often it was tried.
+    #[serde(default)]
+    pub tries: u32,
+    /// When it is tried next.
+    pub next: i64,
+    /// Since when it is parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<i64>,
+    /// What came of the last try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+impl Held {
+    pub fn lane(&self) -> Lane {
+        Lane {
+            webhook: Arc::clone(&self.webhook),
+            repository: self.repository_id.as_ref().map_or_else(|| "".into(), Arc::clone),
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(self).map_err(|error| corrupt("written", &error))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        serde_json::from_slice(bytes).map_err(|error| corrupt("read", &error))
+    }
+
+    /// Notes a try that failed. Tells whether it was the last.
+    fn failed(&mut self, failure: &Failure, now: Timestamp) -> bool {
+        self.tries = self.tries.saturating_add(1);
+        self.last_error = Some(failure.why.clone());
+        let pause = Duration::from_secs(1 << self.tries.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
+        self.next = (now + pause).as_millis();
+        match failure.kind {
+            FailureKind::Passing => self.next >= self.until,
+            FailureKind::Refused => self.tries >= REFUSALS,
+            FailureKind::Denied => true,
+        }
+    }
+}
+
+/// The request of a held delivery: what [`crate::request`] needs to decide about it and to send it once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRequest {
+    pub head: HeldHead,
+    pub body: Bytes,
+}
+
+/// All of a held request but its body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldHead {
+    pub host: Arc<str>,
+    /// `Host` as it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_line: Option<String>,
+    /// Path and query.
+    pub target: String,
+    /// Whether the sender came over TLS.
+    pub secure: bool,
+    pub client: IpAddr,
+    /// The headers that the EventListener gets, none of which is a credential.
+    pub headers: Vec<(String, String)>,
+    /// `traceparent`.
+    pub trace: String,
+    pub facts: Facts,
+}
+
+impl HeldHead {
+    /// Headers whose value is not text are left out: no sender has any.
+    pub fn keep_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        };
+        headers.iter().filter_map(text).collect()
+    }
+
+    pub fn header_map(&self) -> HeaderMap {
+        let parsed = |(name, value): &(String, String)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        };
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in self.headers.iter().filter_map(parsed) {
+            headers.append(name, value);
+        }
+        headers
+    }
+}
+
+impl HeldRequest {
+    /// The head as JSON, a line end, and the body as it came.
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = serde_json::to_vec(&self.head).map_err(|error| corrupt("written", &error))?;
+        bytes.reserve_exact(self.body.len() + 1);
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.body);
+        Ok(bytes)
+    }
+
+    fn decode(bytes: Vec<u8>) -> Result<Self, StoreError> {
+        // JSON of serde has no line end.
+        let end = memchr::memchr(b'\n', &bytes).unwrap_or(bytes.len());
+        let bytes = Bytes::from(bytes);
+        let head = serde_json::from_slice(bytes.get(..end).unwrap_or_default());
+        let head = head.map_err(|error| corrupt("read", &error))?;
+        Ok(Self { head, body: bytes.slice((end + 1).min(bytes.len())..) })
+    }
+}
+
+fn corrupt(what: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::Corrupt(format!("a held delivery cannot be {what}: {error}"))
+}
+
+/// What came of a try to bring a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// The EventListener took it.
+    Taken(Option<EventId>),
+    Failed(Failure),
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// For operators.
+    pub why: String,
+}
+
+/// What follows of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It will pass: the EventListener, the store or Doorward itself is in trouble.
+    Passing,
+    /// The EventListener does not want it (4xx).
+    Refused,
+    /// The policy does not allow it any more.
+    Denied,
+}
+
+/// Brings a delivery to its EventListener, once.
+pub trait Carrier: Send + Sync + 'static {
+    fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Brought> + Send;
+}

@@ -1,0 +1,335 @@
+//! The queue: the two tables of the store and what of them is known in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, index::Index};
+use crate::{
+    clock::Timestamp,
+    error::{Reason, Rejection},
+    store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
+    webhooks::{Replay, ReplayKeys, WebhookMetrics},
+};
+
+/// Records read at once.
+const PAGE: usize = 256;
+
+/// When a sender whose queue is full may come again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What is held. Clones share it.
+#[derive(Clone)]
+pub struct Queue {
+    pub(super) store: Store,
+    index: Arc<Mutex<Index>>,
+    /// Something may be due.
+    pub(super) wake: Arc<Notify>,
+    pub(super) metrics: WebhookMetrics,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
+/// Which held deliveries an operator wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub webhook: Option<String>,
+    pub parked: bool,
+}
+
+impl Queue {
+    pub fn new(store: Store, metrics: WebhookMetrics) -> Self {
+        Self { store, index: Arc::default(), wake: Arc::default(), metrics }
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a delivery that is decided, together with its replay ids. Once this has returned it will be tried, whatever
+    /// happens to the process. Refuses with 503 where the sender's queue is full or the store is not to be had, and as
+    /// [`Replay::reserve`] does.
+    pub async fn keep(
+        &self,
+        replay: &Replay,
+        keys: &ReplayKeys,
+        mut held: Held,
+        request: &HeldRequest,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<HeldId, Rejection> {
+        let unwritable = |error: StoreError| {
+            Rejection::new(Reason::StoreUnavailable, "the delivery cannot be stored at the moment")
+                .fix("send it again later")
+                .because(error)
+        };
+        let request = request.encode().map_err(unwritable)?;
+        held.size = request.len() as u64;
+        let room = Room::take(self, &held, settings)?;
+        let record = held.encode().map_err(unwritable)?;
+        let put = |table, once: &[u8; 32], value: &[u8]| Put {
+            table,
+            key: once.to_vec(),
+            value: value.to_vec(),
+            expires: Timestamp::MAX,
+            expect: Expect::Absent,
+        };
+        let writes = |once: &[u8; 32]| vec![put(Table::Held, once, &record), put(Table::HeldRequests, once, &request)];
+        let (once, versions) = replay.take(keys, now, writes).await?;
+        drop(room);
+        let id = HeldId::new(once);
+        self.index().set(id, held, versions.first().copied().unwrap_or_default());
+        self.measure();
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Reads what was written since the last time, by whichever replica.
+    pub async fn refresh(&self, now: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let after = self.index().seen;
+            let changes = self.store.changes(Table::Held, after, PAGE, now).await?;
+            let is_last = changes.len() < PAGE;
+            let mut index = self.index();
+            for change in changes {
+                index.seen = change.stored.version;
+                match (HeldId::of(&change.key), Held::decode(&change.stored.value)) {
+                    (Some(id), Ok(held)) => index.set(id, held, change.stored.version),
+                    (_, decoded) => {
+                        tracing::error!(error = ?decoded.err(), "a held delivery cannot be read; it stays where it is");
+                    }
+                }
+            }
+            drop(index);
+            if is_last {
+                self.measure();
+                return Ok(());
+            }
+        }
+    }
+
+    /// The record of a delivery as it stands, which the index then knows as well.
+    pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
+        let Some(Stored { value, version, .. }) = self.store.get(Table::Held, id.once(), now).await? else {
+            self.index().remove(id);
+            self.measure();
+            return Ok(None);
+        };
+        let held = Held::decode(&value)?;
+        self.index().set(*id, held.clone(), version);
+        Ok(Some((held, version)))
+    }
+
+    pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {
+        let stored = self.store.get(Table::HeldRequests, id.once(), now).await?;
+        let stored = stored.ok_or_else(|| StoreError::Corrupt("a held delivery has no request".to_owned()))?;
+        HeldRequest::decode(stored.value)
+    }
+
+    /// Writes a record again, if nobody else did meanwhile. A delivery that is parked now, or no longer, takes its
+    /// request with it, so that both end together. False if somebody else was there first.
+    pub(super) async fn rewrite(
+        &self,
+        id: &HeldId,
+        mut held: Held,
+        version: u64,
+        request: Option<&HeldRequest>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        held.place.get_or_insert(version);
+        let expires = if held.parked.is_some() { now + PARKED_FOR } else { Timestamp::MAX };
+        let put = |table, value, expect| Put { table, key: id.once().to_vec(), value, expires, expect };
+        let mut puts = vec![put(Table::Held, held.encode()?, Expect::Version(version))];
+        if let Some(request) = request {
+            puts.push(put(Table::HeldRequests, request.encode()?, Expect::Any));
+        }
+        match self.store.put_all(puts, now).await? {
+            WrittenAll::Done(versions) => {
+                self.index().set(*id, held, versions.first().copied().unwrap_or_default());
+                self.measure();
+                Ok(true)
+            }
+            WrittenAll::Conflict { found: None, .. } => {
+                self.index().remove(id);
+                Ok(false)
+            }
+            WrittenAll::Conflict { found: Some(found), .. } => {
+                self.index().set(*id, Held::decode(&found.value)?, found.version);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Forgets a delivery that was taken or dropped. Its replay ids stay.
+    pub(super) async fn forget(&self, id: &HeldId, now: Timestamp) -> Result<(), StoreError> {
+        let gone = |table| Put {
+            table,
+            key: id.once().to_vec(),
+            value: Vec::new(),
+            expires: Timestamp::default(),
+            expect: Expect::Any,
+        };
+        self.store.put_all(vec![gone(Table::Held), gone(Table::HeldRequests)], now).await?;
+        self.index().remove(id);
+        self.measure();
+        Ok(())
+    }
+
+    /// What is held, the oldest first.
+    pub async fn list(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
+        self.refresh(now).await?;
+        let mut all = self.index().all();
+        all.retain(|(_, held)| {
+            wanted.webhook.as_ref().is_none_or(|webhook| **webhook == *held.webhook)
+                && (!wanted.parked || held.parked.is_some())
+        });
+        Ok(all)
+    }
+
+    /// Those whose key begins like this.
+    pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<HeldId>, StoreError> {
+        let all = self.list(&Wanted::default(), now).await?;
+        Ok(all.into_iter().map(|(id, _)| id).filter(|id| id.to_string().starts_with(prefix)).collect())
+    }
+
+    /// A delivery with its request.
+    pub async fn show(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, HeldRequest)>, StoreError> {
+        match self.look(id, now).await? {
+            None => Ok(None),
+            Some((held, _)) => Ok(Some((held, self.request(id, now).await?))),
+        }
+    }
+
+    /// Has a delivery tried at once, and for its whole span again; a parked one takes its old place in its lane. False if
+    /// it is gone.
+    pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
+        loop {
+            let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
+            let request = if held.parked.is_some() { Some(self.request(id, now).await?) } else { None };
+            held.parked = None;
+            held.tries = 0;
+            held.next = now.as_millis();
+            held.until = (now + std::time::Duration::from_millis(held.span)).as_millis();
+            if self.rewrite(id, held, version, request.as_ref(), now).await? {
+                self.wake.notify_one();
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Drops a delivery: it is never sent, unless it is on its way at this moment. False if it is gone.
+    pub async fn drop_one(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
+        if self.look(id, now).await?.is_none() {
+            return Ok(false);
+        }
+        self.forget(id, now).await.map(|()| true)
+    }
+
+    fn measure(&self) {
+        let index = self.index();
+        for (webhook, usage) in index.usage() {
+            self.metrics.held(webhook, usage);
+        }
+    }
+
+    /// Measures what grows with time alone.
+    pub(super) fn measure_age(&self, now: Timestamp) {
+        let index = self.index();
+        for (webhook, _) in index.usage() {
+            let age = index.oldest(webhook).map(|since| now.since(Timestamp::from_millis(since)));
+            self.metrics.oldest_held(webhook, age.unwrap_or_default());
+        }
+    }
+}
+
+/// Room in a sender's queue, given back when dropped.
+struct Room<'a> {
+    queue: &'a Queue,
+    webhook: Arc<str>,
+    size: u64,
+}
+
+impl<'a> Room<'a> {
+    fn take(queue: &'a Queue, held: &Held, settings: &Settings) -> Result<Self, Rejection> {
+        let (webhook, size) = (Arc::clone(&held.webhook), held.size);
+        if queue.index().reserve(&webhook, size, settings) {
+            return Ok(Self { queue, webhook, size });
+        }
+        Err(Rejection::new(Reason::Overloaded, "too many deliveries of this sender wait for their EventListener")
+            .fix("send it again later")
+            .retry_after(RETRY_AFTER))
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.queue.index().release(&self.webhook, self.size);
+    }
+}
+
+/// The right to bring the deliveries of a lane.
+#[derive(Debug)]
+pub(super) struct Lease {
+    key: [u8; 32],
+    /// None where nobody else uses the store.
+    version: Option<u64>,
+    until: Timestamp,
+}
+
+/// How long a lease is good: longer than a try can take.
+const LEASE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What must be left of a lease for another try.
+const LEAST: std::time::Duration = std::time::Duration::from_secs(40);
+
+impl Queue {
+    /// Takes a lane; `None` if another replica has it.
+    pub(super) async fn lease(&self, lane: &Lane, now: Timestamp) -> Result<Option<Lease>, StoreError> {
+        let mut lease = Lease { key: lane.key(), version: None, until: Timestamp::MAX };
+        if !self.store.is_shared() {
+            return Ok(Some(lease));
+        }
+        Ok(self.write_lease(&mut lease, Expect::Absent, now + LEASE, now).await?.then_some(lease))
+    }
+
+    /// Makes sure that a lease lasts for another try; false if it was lost.
+    pub(super) async fn renew(&self, lease: &mut Lease, now: Timestamp) -> Result<bool, StoreError> {
+        match lease.version {
+            Some(version) if lease.until < now + LEAST => {
+                self.write_lease(lease, Expect::Version(version), now + LEASE, now).await
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Gives a lane back. What cannot be written lapses.
+    pub(super) async fn give_back(&self, mut lease: Lease, now: Timestamp) {
+        if let Some(version) = lease.version
+            && let Err(error) = self.write_lease(&mut lease, Expect::Version(version), Timestamp::default(), now).await
+        {
+            tracing::debug!(%error, "a lane is kept until its lease ends");
+        }
+    }
+
+    async fn write_lease(
+        &self,
+        lease: &mut Lease,
+        expect: Expect,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let put = Put { table: Table::HeldLeases, key: lease.key.to_vec(), value: Vec::new(), expires: until, expect };
+        match self.store.put_all(vec![put], now).await? {
+            WrittenAll::Done(versions) => {
+                lease.version = versions.first().copied();
+                lease.until = until;
+                Ok(true)
+            }
+            WrittenAll::Conflict { .. } => Ok(false),
+        }
+    }
+}

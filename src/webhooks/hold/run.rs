@@ -1,0 +1,199 @@
+//! Brings what is held: which lanes have their turn, and what follows of each try.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, HeldRequest, Lane, PARKED_FOR, Queue, queue::Lease};
+use crate::{
+    clock::{Clock, Timestamp},
+    store::StoreError,
+};
+
+/// Deliveries of one lane before another lane of its sender has its turn.
+const TURN: usize = 32;
+
+/// How long a lane rests after an error of the store, or while another replica has it.
+const REST: Duration = Duration::from_secs(1);
+
+/// How often a shared store is looked at for what other replicas took, and ages are measured.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Brings what is held until `stop`, and then ends what is on its way.
+pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: CancellationToken) {
+    // The whole table once, whoever wrote it: this process before its last end, or other replicas.
+    while let Err(error) = queue.refresh(clock.now()).await {
+        tracing::warn!(%error, "what is held cannot be read yet");
+        tokio::select! {
+            () = tokio::time::sleep(REST) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    let mut lanes = JoinSet::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let (due, next) = queue.index().begin_due(clock.now());
+        for lane in due {
+            let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused: clock.now() + REST };
+            let turn = Turn { queue: queue.clone(), carrier: Arc::clone(&carrier), clock: clock.clone(), lane };
+            let stop = stop.clone();
+            lanes.spawn(async move { turn.run(busy, &stop).await });
+        }
+        let until_next = next.map_or(TICK, |next| next.since(clock.now()));
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = queue.wake.notified() => {}
+            Some(_) = lanes.join_next() => {}
+            () = tokio::time::sleep(until_next) => {}
+            _ = tick.tick() => {
+                queue.measure_age(clock.now());
+                if queue.store.is_shared()
+                    && let Err(error) = queue.refresh(clock.now()).await
+                {
+                    tracing::debug!(%error, "what other replicas hold cannot be read at the moment");
+                }
+            }
+        }
+    }
+    while lanes.join_next().await.is_some() {}
+}
+
+/// A lane that has its turn, until this is dropped, which a panic does too.
+struct Busy {
+    queue: Queue,
+    lane: Lane,
+    /// It gets no other turn before.
+    paused: Timestamp,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.queue.index().end_turn(&self.lane, self.paused);
+    }
+}
+
+/// The turn of a lane.
+struct Turn<C> {
+    queue: Queue,
+    carrier: Arc<C>,
+    clock: Clock,
+    lane: Lane,
+}
+
+/// Whether the lane goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    /// Its first is not due, or it has none.
+    Rest,
+}
+
+impl<C: Carrier> Turn<C> {
+    async fn run(&self, mut busy: Busy, stop: &CancellationToken) {
+        busy.paused = match self.bring_all(stop).await {
+            Ok(true) => Timestamp::default(),
+            Ok(false) => self.clock.now() + REST,
+            Err(error) => {
+                tracing::warn!(webhook = &*self.lane.webhook, %error, "held deliveries wait for the store");
+                self.clock.now() + REST
+            }
+        };
+    }
+
+    /// False if another replica has the lane.
+    async fn bring_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
+        // One that another replica brought is gone, which costs less to find out than a lease.
+        let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
+        if self.queue.store.is_shared() && self.queue.look(&first, self.clock.now()).await?.is_none() {
+            return Ok(true);
+        }
+        let Some(mut lease) = self.queue.lease(&self.lane, self.clock.now()).await? else { return Ok(false) };
+        let brought = self.bring_some(&mut lease, stop).await;
+        self.queue.give_back(lease, self.clock.now()).await;
+        brought
+    }
+
+    async fn bring_some(&self, lease: &mut Lease, stop: &CancellationToken) -> Result<bool, StoreError> {
+        if self.queue.store.is_shared() {
+            // Whoever had the lane before may have written what is not known here.
+            self.queue.refresh(self.clock.now()).await?;
+        }
+        for _ in 0..TURN {
+            if stop.is_cancelled() {
+                break;
+            }
+            let Some(id) = self.queue.index().first(&self.lane) else { break };
+            if !self.queue.renew(lease, self.clock.now()).await? {
+                return Ok(false);
+            }
+            if self.bring(&id).await? == Next::Rest {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn bring(&self, id: &HeldId) -> Result<Next, StoreError> {
+        if self.queue.index().is_taken(id) {
+            self.queue.forget(id, self.clock.now()).await?;
+            return Ok(Next::GoOn);
+        }
+        let now = self.clock.now();
+        let Some((held, version)) = self.queue.look(id, now).await? else { return Ok(Next::GoOn) };
+        if held.parked.is_some() {
+            return Ok(Next::GoOn);
+        }
+        if held.next > now.as_millis() {
+            return Ok(Next::Rest);
+        }
+        let request = match self.queue.request(id, now).await {
+            Ok(request) => request,
+            Err(error @ StoreError::Corrupt(_)) => {
+                let failure = Failure { kind: FailureKind::Denied, why: error.to_string() };
+                return self.failed(id, held, version, None, &failure).await;
+            }
+            Err(error) => return Err(error),
+        };
+        match self.carrier.bring(*id, &held, request.clone()).await {
+            Brought::Taken(event) => {
+                self.queue.metrics.delivered(&held.webhook);
+                tracing::debug!(delivery = &*held.delivery, event = ?event, tries = held.tries + 1, "a held delivery was taken");
+                self.queue.index().set_taken(id);
+                self.queue.forget(id, self.clock.now()).await?;
+                Ok(Next::GoOn)
+            }
+            Brought::Failed(failure) => self.failed(id, held, version, Some(&request), &failure).await,
+        }
+    }
+
+    async fn failed(
+        &self,
+        id: &HeldId,
+        mut held: Held,
+        version: u64,
+        request: Option<&HeldRequest>,
+        failure: &Failure,
+    ) -> Result<Next, StoreError> {
+        let now = self.clock.now();
+        let is_last = held.failed(failure, now);
+        self.queue.metrics.try_failed(&held.webhook);
+        if is_last {
+            held.parked = Some(now.as_millis());
+            self.queue.metrics.parked(&held.webhook);
+            tracing::error!(
+                held = %id,
+                webhook = &*held.webhook,
+                delivery = &*held.delivery,
+                why = failure.why,
+                until = %(now + PARKED_FOR),
+                "a held delivery is parked; `doorward hooks retry` tries it again"
+            );
+        }
+        let request = request.filter(|_| is_last);
+        self.queue.rewrite(id, held, version, request, now).await?;
+        // A lane whose first was parked goes on; one whose first was set back waits for it.
+        Ok(if is_last { Next::GoOn } else { Next::Rest })
+    }
+}

@@ -1,0 +1,332 @@
+use std::{collections::BTreeMap, sync::Mutex};
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    error::Reason,
+    webhooks::{Replay, ReplayKeys, WebhookMetrics, testing::MemoryStore},
+};
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+const SETTINGS: Settings = Settings { span: Duration::from_secs(3600), max: 1000, max_bytes: 1 << 20 };
+
+type Script = Box<dyn Fn(&Held) -> Brought + Send + Sync>;
+
+/// Brings to nowhere, as it is told, and writes down what it was given.
+struct Scripted {
+    script: Script,
+    /// Delivery and body, in the order in which they were brought.
+    seen: Mutex<Vec<String>>,
+}
+
+impl Carrier for Scripted {
+    async fn bring(&self, _: HeldId, held: &Held, request: HeldRequest) -> Brought {
+        assert_eq!(request.body, format!("body of {}", held.delivery));
+        assert_eq!(request.head.header_map()["x-kept"], "yes");
+        self.seen.lock().unwrap().push(held.delivery.to_string());
+        // Others have their chance meanwhile.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        (self.script)(held)
+    }
+}
+
+struct Fixture {
+    queue: Queue,
+    replay: Replay,
+    carrier: Arc<Scripted>,
+    clock: Clock,
+    stop: CancellationToken,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Fixture {
+    fn new(store: &Arc<MemoryStore>, script: impl Fn(&Held) -> Brought + Send + Sync + 'static) -> Self {
+        Self {
+            queue: Queue::new(store.clone(), WebhookMetrics::default()),
+            replay: Replay::new(store.clone()),
+            carrier: Arc::new(Scripted { script: Box::new(script), seen: Mutex::default() }),
+            clock: Clock::manual(NOW),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn start(&self) {
+        tokio::spawn(run(self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone(), self.stop.clone()));
+    }
+
+    async fn keep(&self, webhook: &str, repository: &str, delivery: &str) -> Result<HeldId, crate::error::Rejection> {
+        self.keep_within(webhook, repository, delivery, SETTINGS).await
+    }
+
+    async fn keep_within(
+        &self,
+        webhook: &str,
+        repository: &str,
+        delivery: &str,
+        settings: Settings,
+    ) -> Result<HeldId, crate::error::Rejection> {
+        let now = self.clock.now();
+        let keys = ReplayKeys::new(&[7; 32], delivery, None, Duration::from_secs(86_400));
+        let held = Held {
+            webhook: webhook.into(),
+            route: "hooks".into(),
+            delivery: delivery.into(),
+            request: Uuid::nil(),
+            event: None,
+            repository: None,
+            repository_id: Some(repository.into()),
+            size: 0,
+            received: now.as_millis(),
+            span: u64::try_from(settings.span.as_millis()).unwrap(),
+            until: (now + settings.span).as_millis(),
+            place: None,
+            tries: 0,
+            next: now.as_millis(),
+            parked: None,
+            last_error: None,
+        };
+        let head = HeldHead {
+            host: "hooks.test".into(),
+            host_line: None,
+            target: "/github".to_owned(),
+            secure: true,
+            client: [192, 0, 2, 1].into(),
+            headers: vec![("x-kept".to_owned(), "yes".to_owned())],
+            trace: String::new(),
+            facts: Facts::default(),
+        };
+        let request = HeldRequest { head, body: format!("body of {delivery}").into() };
+        self.queue.keep(&self.replay, &keys, held, &request, &settings, now).await
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.carrier.seen.lock().unwrap().clone()
+    }
+
+    /// Lets seconds pass until something is so.
+    async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        for _ in 0..20_000 {
+            if is_so().await {
+                return;
+            }
+            self.queue.wake.notify_one();
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            self.clock.advance(Duration::from_millis(250));
+        }
+        panic!("never {what}: {:?}", self.seen());
+    }
+
+    async fn held(&self) -> Vec<(String, bool)> {
+        let all = self.queue.list(&Wanted::default(), self.clock.now()).await.unwrap();
+        all.into_iter().map(|(_, held)| (held.delivery.to_string(), held.parked.is_some())).collect()
+    }
+}
+
+fn failed(kind: FailureKind) -> Brought {
+    Brought::Failed(Failure { kind, why: "scripted".to_owned() })
+}
+
+#[tokio::test]
+async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_them() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
+        ("a1", 0..4) => failed(FailureKind::Passing),
+        _ => Brought::Taken(None),
+    });
+    for delivery in ["a1", "a2", "a3"] {
+        fixture.keep("hub", "1", delivery).await.unwrap();
+    }
+    fixture.keep("hub", "2", "b1").await.unwrap();
+    fixture.start();
+    fixture.until("empty", async || fixture.held().await.is_empty()).await;
+    let seen = fixture.seen();
+    assert_eq!(
+        seen.iter().filter(|delivery| delivery.starts_with('a')).collect::<Vec<_>>(),
+        ["a1", "a1", "a1", "a1", "a1", "a2", "a3"]
+    );
+    assert!(seen.iter().position(|delivery| delivery == "b1") < Some(2), "{seen:?}");
+}
+
+#[tokio::test]
+async fn pauses_between_tries_double_up_to_a_bound() {
+    let mut held = {
+        let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+        let id = fixture.keep("hub", "1", "a").await.unwrap();
+        fixture.queue.show(&id, NOW).await.unwrap().unwrap().0
+    };
+    let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        assert!(!held.failed(&failure, NOW));
+        pauses.push((held.next - NOW.as_millis()) / 1000);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+    assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
+}
+
+#[tokio::test]
+async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
+        "bad" => failed(FailureKind::Refused),
+        "denied" if held.received == NOW.as_millis() && held.until <= (NOW + SETTINGS.span).as_millis() => {
+            failed(FailureKind::Denied)
+        }
+        _ => Brought::Taken(None),
+    });
+    for delivery in ["bad", "denied", "good"] {
+        fixture.keep("hub", "1", delivery).await.unwrap();
+    }
+    fixture.start();
+    let parked = [("bad".to_owned(), true), ("denied".to_owned(), true)];
+    fixture.until("parked", async || fixture.held().await == parked).await;
+    assert_eq!(fixture.seen(), ["bad", "bad", "bad", "bad", "bad", "denied", "good"]);
+
+    // An operator has it tried again, for its whole time.
+    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[1].0;
+    assert!(fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
+    fixture.until("taken", async || fixture.held().await.len() == 1).await;
+    let id = fixture.queue.list(&Wanted::default(), fixture.clock.now()).await.unwrap()[0].0;
+    assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert!(!fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
+    assert!(!fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
+    assert_eq!(fixture.held().await, []);
+}
+
+#[tokio::test]
+async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Passing));
+    fixture.keep_within("hub", "1", "a", Settings { span: Duration::from_secs(60), ..SETTINGS }).await.unwrap();
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert!(fixture.clock.now() >= NOW + Duration::from_secs(30) && fixture.seen().len() > 4, "{:?}", fixture.seen());
+    let id = fixture.queue.find("", fixture.clock.now()).await.unwrap()[0];
+    let parked = fixture.clock.now();
+    assert!(fixture.queue.show(&id, parked + PARKED_FOR - Duration::from_secs(60)).await.unwrap().is_some());
+    assert!(fixture.queue.show(&id, parked + PARKED_FOR).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
+    let store = MemoryStore::shared();
+    {
+        let dead = Fixture::new(&store, |_| panic!("it died before"));
+        for delivery in ["a", "b", "c"] {
+            dead.keep("hub", "1", delivery).await.unwrap();
+        }
+    }
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.start();
+    fixture.until("empty", async || fixture.seen().len() == 3 && fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["a", "b", "c"]);
+    let twin = fixture.keep("hub", "1", "a").await.unwrap_err();
+    assert_eq!(twin.reason(), Reason::ReplayedDelivery, "webhooks:17");
+}
+
+#[tokio::test]
+async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let small = Settings { max: 2, ..SETTINGS };
+    for delivery in ["a", "b"] {
+        fixture.keep_within("hub", "1", delivery, small).await.unwrap();
+    }
+    let full = fixture.keep_within("hub", "1", "c", small).await.unwrap_err();
+    assert_eq!((full.status().as_u16(), full.retry_after_span().is_some()), (503, true));
+    fixture.keep_within("lab", "1", "d", small).await.unwrap();
+    let bytes = Settings { max_bytes: 10, ..SETTINGS };
+    assert_eq!(fixture.keep_within("tea", "1", "e", bytes).await.unwrap_err().reason(), Reason::Overloaded);
+    fixture.start();
+    fixture.until("empty", async || fixture.held().await.is_empty()).await;
+    fixture.keep_within("hub", "1", "c", small).await.expect("it is not remembered as taken");
+}
+
+#[tokio::test]
+async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.webhook {
+        "hub" => failed(FailureKind::Passing),
+        _ => Brought::Taken(None),
+    });
+    for number in 0..200 {
+        fixture.keep("hub", &number.to_string(), &format!("hub-{number}")).await.unwrap();
+    }
+    fixture.keep("lab", "1", "lab").await.unwrap();
+    fixture.start();
+    fixture.until("taken", async || fixture.seen().iter().any(|delivery| delivery == "lab")).await;
+    assert!(fixture.seen().len() <= LANES + 1 + 200 / 4, "{:?}", fixture.seen());
+}
+
+#[tokio::test]
+async fn without_the_store_nothing_is_kept_and_what_is_kept_waits() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    store.set_down(true);
+    assert_eq!(fixture.keep("hub", "1", "b").await.unwrap_err().reason(), Reason::StoreUnavailable);
+    fixture.start();
+    store.set_down(false);
+    fixture.until("empty", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["a"]);
+    fixture.keep("hub", "1", "b").await.expect("nothing of it was written");
+}
+
+#[tokio::test]
+async fn replicas_bring_each_delivery_once_and_in_order() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let order: Arc<Mutex<BTreeMap<String, Vec<String>>>> = Arc::default();
+    let replica = || {
+        let order = Arc::clone(&order);
+        Fixture::new(&store, move |held| {
+            let lane = held.repository_id.as_ref().unwrap().to_string();
+            order.lock().unwrap().entry(lane).or_default().push(held.delivery.to_string());
+            Brought::Taken(None)
+        })
+    };
+    let (here, there) = (replica(), replica());
+    here.start();
+    there.start();
+    let mut expected = BTreeMap::<String, Vec<String>>::new();
+    for number in 0..60 {
+        let (at, lane) = (if number % 3 == 0 { &here } else { &there }, (number % 4).to_string());
+        let delivery = format!("d{number}");
+        at.keep("hub", &lane, &delivery).await.unwrap();
+        expected.entry(lane).or_default().push(delivery);
+    }
+    here.until("empty", async || {
+        there.clock.advance(Duration::from_millis(250));
+        there.queue.wake.notify_one();
+        here.held().await.is_empty() && there.held().await.is_empty()
+    })
+    .await;
+    assert_eq!(*order.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_request_is_kept_byte_for_byte() {
+    let head = HeldHead {
+        host: "h".into(),
+        host_line: Some("h:1".to_owned()),
+        target: "/a?b".to_owned(),
+        secure: false,
+        client: [192, 0, 2, 1].into(),
+        headers: vec![("x-a".to_owned(), "1".to_owned()), ("x-a".to_owned(), "2\n".to_owned())],
+        trace: String::new(),
+        facts: Facts { branch: Some("line\nend".into()), fork: Some(true), ..Facts::default() },
+    };
+    for body in [&b""[..], b"\n", b"{\"a\":1}\n\n\0\xff"] {
+        let request = HeldRequest { head: head.clone(), body: Bytes::copy_from_slice(body) };
+        assert_eq!(HeldRequest::decode(request.encode().unwrap()).unwrap(), request);
+    }
+    for broken in [&b""[..], b"\n", b"{}\nbody"] {
+        assert!(matches!(HeldRequest::decode(broken.to_vec()), Err(StoreError::Corrupt(_))));
+    }
+}

@@ -1,0 +1,264 @@
+//! Deliveries that are held: stored before the sender gets its answer, and brought until they are taken.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+use super::{BODY, signature};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Answer, Doorward, Recorded, RedisServer, Reply, Upstream, free_port, unique, within},
+};
+
+const RULE: &str = "- {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github]}, do: allow}";
+
+/// A Doorward that holds what GitHub sends to an EventListener at `address`.
+async fn holding(address: SocketAddr, more: &str) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    Doorward::start_with_faults(dir, &configuration(address, more)).await
+}
+
+fn configuration(address: SocketAddr, more: &str) -> String {
+    format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams:
+  - {{name: el, url: 'http://{address}'}}
+webhooks:
+  - {{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}
+routes:
+  - {{name: hooks, kind: webhook, hosts: [hooks.test], paths: [/github], schemes: [webhook], webhook: github, upstream: el}}
+rules:
+  {RULE}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+{more}
+"
+    )
+}
+
+/// A body of its own of a repository.
+fn body(repository: u32) -> String {
+    BODY.replace("\"0\"", &format!("\"{}\"", unique())).replace("1234", &repository.to_string())
+}
+
+pub(super) async fn deliver_to(doorward: &Doorward, id: &str, body: &str) -> Answer {
+    let lines = super::lines(id, &signature(body.as_bytes()));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    doorward.send(&lines, body.as_bytes()).await
+}
+
+async fn hooks(doorward: &Doorward, arguments: &[&str]) -> Result<Value, String> {
+    let all: Vec<&str> = ["hooks"].iter().chain(arguments).copied().chain(["--why", "test"]).collect();
+    match doorward.operator(&all).await {
+        (Some(0), said) => Ok(serde_json::from_str(&said).unwrap()),
+        (_, said) => Err(said),
+    }
+}
+
+async fn held(doorward: &Doorward) -> Vec<Value> {
+    hooks(doorward, &["list"]).await.unwrap()["held"].as_array().unwrap().clone()
+}
+
+/// Whether so many deliveries wait and are parked.
+async fn holds(doorward: &Doorward, waiting: usize, parked: usize) -> bool {
+    let metrics = doorward.metrics().await;
+    let says = |state: &str, count: usize| {
+        metrics.contains(&format!("doorward_webhook_held{{webhook=\"github\",state=\"{state}\"}} {count}\n"))
+    };
+    says("waiting", waiting) && says("parked", parked)
+}
+
+async fn until_it_holds(doorward: &Doorward, waiting: usize, parked: usize) {
+    within(async { while !holds(doorward, waiting, parked).await {} }).await;
+}
+
+/// An EventListener that numbers its events.
+fn takes(request: &Recorded) -> Reply {
+    Reply::json(202, &format!(r#"{{"eventID":"event-{}"}}"#, request.one("x-github-delivery")))
+}
+
+#[tokio::test]
+async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_a_kill_in_order() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let doorward = holding(address, "store: {path: doorward.redb}").await;
+    let mut sent = Vec::new();
+    for repository in [1, 2, 1, 1] {
+        let (id, body) = (unique(), body(repository));
+        let answer = deliver_to(&doorward, &id, &body).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let said: Value = serde_json::from_str(&answer.text()).unwrap();
+        assert_eq!(said["delivery"], id.as_str());
+        sent.push((repository, id, body));
+    }
+    assert_eq!(deliver_to(&doorward, &sent[0].1, &sent[0].2).await.status, 200, "webhooks:17 a twin");
+    let listed = held(&doorward).await;
+    assert_eq!(listed.iter().map(|held| held["delivery"].as_str().unwrap()).collect::<Vec<_>>(), {
+        sent.iter().map(|(_, id, _)| id.as_str()).collect::<Vec<_>>()
+    });
+
+    let doorward = doorward.kill_and_restart().await;
+    let upstream = Upstream::scripted_at(address, takes).await;
+    until_it_holds(&doorward, 0, 0).await;
+    let arrived = upstream.requests();
+    assert_eq!(arrived.len(), 4);
+    for repository in [1, 2] {
+        let expected: Vec<_> = sent.iter().filter(|(of, ..)| *of == repository).map(|(_, id, _)| id.as_str()).collect();
+        let user = format!("webhook:github:repo:{repository}");
+        let of_repository: Vec<_> = arrived
+            .iter()
+            .filter(|request| request.one("x-forwarded-user") == user)
+            .map(|request| request.one("x-github-delivery"))
+            .collect();
+        assert_eq!(of_repository, expected);
+    }
+    for (_, id, body) in &sent {
+        let request = arrived.iter().find(|request| request.one("x-github-delivery") == id).unwrap();
+        assert_eq!(request.body, body.as_bytes());
+        assert!(request.has("doorward-assertion") && !request.has("authorization"));
+        // One id joins the request that brought it, what was sent, and the event.
+        let mut records = doorward.audit();
+        records.retain(|record| record["unmapped"]["webhook"]["delivery"] == id.as_str());
+        let first = records.iter().find(|record| record["http_response"]["code"] == 202).unwrap();
+        let request_id = &first["http_request"]["uid"];
+        assert!(records.iter().filter(|record| &record["unmapped"]["held"] == request_id).count() >= 3, "{records:#?}");
+        let event = format!("event-{id}");
+        assert!(records.iter().any(|record| record["unmapped"]["event_id"] == event.as_str()), "{records:#?}");
+    }
+    assert_eq!(deliver_to(&doorward, &sent[0].1, &sent[0].2).await.status, 200, "webhooks:17 after it was taken");
+    let metrics = doorward.metrics().await;
+    assert!(metrics.contains("doorward_webhook_delivered_total{webhook=\"github\"} 4"), "{metrics}");
+    assert!(metrics.contains("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record() {
+    let status = Arc::new(AtomicU16::new(400));
+    let script = status.clone();
+    let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
+        202 => takes(request),
+        status => Reply::json(status, "{}"),
+    })
+    .await;
+    let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    let (first, second) = (unique(), unique());
+    assert_eq!(deliver_to(&doorward, &first, &body(1)).await.status, 202);
+    assert_eq!(
+        deliver_to(&doorward, &second, &body(2).replace("\"acme/app\"", "\"acme/\\u001b[2J\"")).await.status,
+        202
+    );
+    let parked = async || {
+        let all = hooks(&doorward, &["list", "--parked"]).await.unwrap();
+        all["held"].as_array().unwrap().clone()
+    };
+    until_it_holds(&doorward, 0, 2).await;
+    for held in parked().await {
+        assert_eq!((&held["tries"], &held["state"]), (&5.into(), &"parked".into()), "attacks:Z18");
+        assert!(held["last_error"].as_str().unwrap().contains("400"), "{held}");
+    }
+    let id_of = async |delivery: &str| {
+        let all = held(&doorward).await;
+        all.iter().find(|held| held["delivery"] == delivery).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let (first_id, second_id) = (id_of(&first).await, id_of(&second).await);
+    let (status_code, shown) = doorward.operator(&["hooks", "show", &second_id[..12], "--why", "test"]).await;
+    assert_eq!(status_code, Some(0));
+    assert!(!shown.contains('\u{1b}'), "attacks:Z19 {shown}");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["facts"]["repository"], "acme/\u{1b}[2J");
+    assert!(shown["headers"].as_array().unwrap().contains(&"x-github-event".into()), "{shown}");
+
+    status.store(202, Ordering::SeqCst);
+    assert_eq!(hooks(&doorward, &["retry", &first_id]).await.unwrap()["retried"], 1);
+    until_it_holds(&doorward, 0, 1).await;
+    assert!(hooks(&doorward, &["show", &first_id]).await.unwrap_err().contains("no such delivery"));
+    assert_eq!(hooks(&doorward, &["drop", &second_id]).await.unwrap()["dropped"], second_id.as_str());
+    assert!(held(&doorward).await.is_empty());
+    assert!(hooks(&doorward, &["drop", &second_id]).await.is_err());
+    let commands: Vec<String> = doorward.audit().iter().map(ToString::to_string).collect();
+    for command in ["retry-hook", "drop-hook", "show-hook"] {
+        assert!(commands.iter().any(|line| line.contains(command) && line.contains("olga")), "{command}");
+    }
+    let seen = upstream.requests();
+    assert_eq!(seen.iter().filter(|request| request.one("x-github-delivery") == second).count(), 5);
+}
+
+#[tokio::test]
+async fn a_held_delivery_is_decided_again_when_it_is_sent() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut doorward = holding(address, "store: {path: doorward.redb}").await;
+    let id = unique();
+    assert_eq!(deliver_to(&doorward, &id, &body(1)).await.status, 202);
+    let denied = configuration(address, "store: {path: doorward.redb}").replace("do: allow", "do: deny");
+    std::fs::write(doorward.dir().join("doorward.yaml"), denied).unwrap();
+    doorward.wait_for_generation(2).await;
+    let upstream = Upstream::scripted_at(address, takes).await;
+    until_it_holds(&doorward, 0, 1).await;
+    assert!(held(&doorward).await[0]["last_error"].as_str().unwrap().contains("hooks"), "the rule is named");
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 403, "and no other is taken");
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
+    let upstream = Upstream::scripted(takes).await;
+    let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    let (id, body) = (unique(), body(1));
+    doorward.break_disk(true);
+    let refused = deliver_to(&doorward, &id, &body).await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"));
+    assert!(refused.header("retry-after").is_some());
+    doorward.break_disk(false);
+    within(async { while deliver_to(&doorward, &id, &body).await.status == 503 {} }).await;
+    until_it_holds(&doorward, 0, 0).await;
+    assert_eq!(upstream.only().one("x-github-delivery"), id);
+}
+
+#[tokio::test]
+async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
+    let down = Arc::new(AtomicBool::new(true));
+    let script = down.clone();
+    let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
+        true => Reply::json(503, "{}"),
+        false => takes(request),
+    })
+    .await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let more = format!(
+        "store: {{path: doorward.redb, redis: {{server: '{}'}}}}\nsessions: {{keys: [{{file: key}}]}}\n\
+         assertions: {{keys: [{{file: assertions}}]}}",
+        redis.address()
+    );
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    let start = async || {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+        std::fs::write(dir.path().join("key"), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
+        std::fs::write(dir.path().join("assertions"), &pem).unwrap();
+        Doorward::start_in(dir, &configuration(upstream.address, &more)).await
+    };
+    let (here, there) = (start().await, start().await);
+    let mut sent = Vec::new();
+    for number in 0..12 {
+        let (id, at) = (unique(), if number % 2 == 0 { &here } else { &there });
+        assert_eq!(deliver_to(at, &id, &body(number % 3)).await.status, 202);
+        sent.push(id);
+    }
+    // With it goes the lease that it may have.
+    drop(here);
+    down.store(false, Ordering::SeqCst);
+    let done = async { while !holds(&there, 0, 0).await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(150), done).await.unwrap();
+    let arrived = upstream.requests();
+    for id in &sent {
+        assert!(arrived.iter().any(|request| request.one("x-github-delivery") == id), "{id} is lost");
+    }
+}
