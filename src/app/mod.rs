@@ -1,11 +1,13 @@
 //! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
 
+mod durability;
 mod hooks;
 mod operator;
 mod reload;
 mod revoke;
 mod run;
 mod sessions;
+mod tasks;
 
 use std::{
     io,
@@ -41,6 +43,7 @@ use crate::{
 };
 
 pub use self::{
+    durability::check_held,
     operator::Operators,
     run::{StartError, Started, check, check_at, run},
 };

@@ -15,14 +15,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{App, Metrics, Operators, reload};
+use super::{App, Metrics, Operators, reload, tasks};
 use crate::{
-    admin::{
-        health::{Gate, Health},
-        metrics::RequestMetrics,
-        server::AdminServer,
-        socket::CommandSocket,
-    },
+    admin::{health::Health, metrics::RequestMetrics, server::AdminServer, socket::CommandSocket},
     assertions,
     audit::{self, Note, Trail},
     authn::Principal,
@@ -164,8 +159,8 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     let pools: Arc<Mutex<Vec<Pools>>> = Arc::default();
     let downstream = start_workers(bound, &app, &pools)?;
     let _entered = runtime.enter();
-    start_tasks(&app);
-    bring_held(&app, &pools);
+    tasks::start(&app);
+    tasks::bring_held(&app, &pools);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
     if let Some(server) = admin_server {
@@ -373,130 +368,4 @@ fn start_workers(bound: Bound, app: &Arc<App>, pools: &Arc<Mutex<Vec<Pools>>>) -
         Worker::new(Arc::clone(&app), own)
     };
     bound.start(make, &metrics).map_err(StartError::io("the workers cannot be started"))
-}
-
-/// Starts what goes on beside requests.
-fn start_tasks(app: &Arc<App>) {
-    let revocations = app.revocations.clone();
-    app.supervisor.spawn(TaskSpec::new("revocations").critical(), move |stop| {
-        let revocations = revocations.clone();
-        async move {
-            revocations.follow(stop).await;
-            Ok(())
-        }
-    });
-    let streams = app.streams.clone();
-    app.supervisor.spawn(TaskSpec::new("stream-deadlines").critical(), move |stop| {
-        let streams = streams.clone();
-        async move {
-            tokio::select! {
-                () = streams.enforce_deadlines() => {}
-                () = stop.cancelled() => {}
-            }
-            Ok(())
-        }
-    });
-    let watched = Arc::clone(app);
-    app.supervisor.spawn(TaskSpec::new("streams").critical(), move |stop| {
-        let app = Arc::clone(&watched);
-        async move {
-            tokio::select! {
-                () = reload::watch_streams(&app) => {}
-                () = stop.cancelled() => {}
-            }
-            Ok(())
-        }
-    });
-    let watched = Arc::clone(app);
-    app.supervisor.spawn(TaskSpec::new("stream-sessions").critical(), move |stop| {
-        let app = Arc::clone(&watched);
-        async move {
-            tokio::select! {
-                () = reload::watch_sessions(&app) => {}
-                () = stop.cancelled() => {}
-            }
-            Ok(())
-        }
-    });
-    if let Some(redis) = app.redis.clone() {
-        app.control.spawn(async move {
-            // A server that is away or may not be asked is no reason to warn; health tells whether it works.
-            for warning in redis.warnings().await.unwrap_or_default() {
-                tracing::warn!("{warning}");
-            }
-        });
-    }
-    let watched = Arc::clone(app);
-    app.supervisor.spawn(TaskSpec::new("health").critical(), move |stop| {
-        let app = Arc::clone(&watched);
-        async move {
-            tokio::select! {
-                () = watch_health(&app) => {}
-                () = stop.cancelled() => {}
-            }
-            Ok(())
-        }
-    });
-}
-
-/// Brings deliveries that are held, over connections of its own.
-fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
-    let own = Pools::new(app.metrics.upstream.clone());
-    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-    let carrier = Arc::new(Worker::new(Arc::clone(app), own));
-    let app = Arc::clone(app);
-    app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
-        let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
-        async move {
-            hold::run(queue, carrier, clock, stop).await;
-            Ok(())
-        }
-    });
-}
-
-/// How often components are looked at.
-const HEALTH_TICK: Duration = Duration::from_millis(500);
-
-/// Tells the state of issuers, store, trail, memory and break-glass. One issuer that is down is reported and stops nobody else.
-async fn watch_health(app: &App) {
-    let store = app.health.component("store", Gate::Readiness);
-    let audit = app.health.component("audit", Gate::Readiness);
-    let break_glass = app.health.component("break-glass", Gate::Report);
-    let memory = app.health.component("memory", Gate::Readiness);
-    let mut tick = tokio::time::interval(HEALTH_TICK);
-    // A component is forgotten with its last handle, so those of a round are kept until the next.
-    let mut issuers = Vec::new();
-    loop {
-        tick.tick().await;
-        let snapshot = app.snapshot.load_full();
-        match app.store.ping().await {
-            Ok(()) => store.ok(),
-            Err(error) => store.failed(error.to_string()),
-        }
-        match app.trail.failure() {
-            None => audit.ok(),
-            Some(why) => audit.failed(why),
-        }
-        app.memory.look(snapshot.limits.memory, &memory);
-        let door = snapshot.break_glass.as_ref();
-        if let Some(note) =
-            crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())
-        {
-            app.trail.note(note);
-        }
-        let mut current = Vec::new();
-        for issuer in snapshot.issuers.iter() {
-            let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
-            let status = issuer.keys().status();
-            match (status.usable, status.last_error) {
-                (true, None) => component.ok(),
-                (true, Some(error)) => component.degraded(format!("works with older keys: {error}")),
-                (false, Some(error)) => component.failed(error),
-                // Nothing was tried yet: it is starting.
-                (false, None) => {}
-            }
-            current.push(component);
-        }
-        drop(std::mem::replace(&mut issuers, current));
-    }
 }

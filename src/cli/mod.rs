@@ -157,7 +157,13 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Check(args) => {
             let runtime = control()?;
-            Ok(check::run(&args.config.sources(), args.format, colours, app::check(&runtime)?, &mut out)?)
+            let mut resolve = app::check(&runtime)?;
+            let components = |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
+                let resolved = resolve(root, resolver);
+                app::check_held(&runtime, &resolved, resolver);
+                resolved
+            };
+            Ok(check::run(&args.config.sources(), args.format, colours, components, &mut out)?)
         }
         Command::PrintConfig(args) => {
             let runtime = control()?;

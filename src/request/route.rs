@@ -136,6 +136,13 @@ impl Routes {
         }
     }
 
+    /// Whether deliveries of any of them are held.
+    pub fn hold(&self) -> bool {
+        let hosts = self.exact.values().chain(self.wildcard.values());
+        let mut routes = hosts.flat_map(|host| host.routes.iter().flatten());
+        routes.any(|route| route.webhook.as_ref().is_some_and(|webhook| webhook.hold().is_some()))
+    }
+
     pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
         let hosts = self.exact.values().chain(self.wildcard.values());
         hosts.flat_map(|host| host.routes.iter().flatten()).find(|route| *route.name == *name)

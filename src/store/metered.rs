@@ -99,6 +99,10 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("changes", self.inner.changes(table, after, limit, now))
     }
 
+    fn replicated(&self) -> StoreFuture<'_, ()> {
+        self.measure("replicate", self.inner.replicated())
+    }
+
     fn is_shared(&self) -> bool {
         self.inner.is_shared()
     }

@@ -17,7 +17,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use self::{
     embedded::{Embedded, OpenError},
     metered::{Metered, StoreMetrics},
-    redis::Redis,
+    redis::{Durability, Redis},
     revocations::{Revocation, Revocations, Revoked, Target},
     settings::Settings,
 };
@@ -190,6 +190,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// Records written after version `after`, oldest first, at most `limit`. A store that was set back to before
     /// `after` tells all that it has.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
+
+    /// Returns once what this process has written has reached a second server, where there is one.
+    fn replicated(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Whether other processes use it too, so that what one of them knows must be kept in it.
     fn is_shared(&self) -> bool;

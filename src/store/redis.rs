@@ -15,7 +15,10 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use redis::{Cmd, Script, Value};
@@ -30,6 +33,9 @@ static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/
 static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
 static CHANGES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/changes.lua")));
 
+/// How long a write waits for a replica, less than a call may take.
+const REPLICA_PATIENCE: std::time::Duration = std::time::Duration::from_millis(1000);
+
 /// Ended records that each write clears away.
 const SWEEP: usize = 16;
 
@@ -39,12 +45,27 @@ const SWEEP: usize = 16;
 pub struct Redis {
     link: Arc<Link>,
     prefix: Arc<str>,
+    /// Writes that must not be lost wait for a second server.
+    has_replica: Arc<AtomicBool>,
+}
+
+/// Whether a write that was answered can be lost when the server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It cannot.
+    Synced,
+    /// It can, for this reason, which says what to do.
+    Lossy(&'static str),
 }
 
 impl Redis {
     /// Connections live on `control`.
     pub fn new(settings: Settings, control: Handle) -> Self {
-        Self { prefix: settings.prefix.as_str().into(), link: Arc::new(Link::new(settings, control)) }
+        Self {
+            prefix: settings.prefix.as_str().into(),
+            link: Arc::new(Link::new(settings, control)),
+            has_replica: Arc::default(),
+        }
     }
 
     /// Uses other addresses and credentials from now on. The prefix stays.
@@ -63,6 +84,38 @@ impl Redis {
             collect_text(&answer, &mut info);
         }
         Ok(warnings(&info))
+    }
+
+    /// Looks whether the server syncs each write to its disk, and whether it has a replica to wait for.
+    pub async fn durability(&self) -> Result<Durability, StoreError> {
+        let settings = self.link.settings();
+        let mut info = Cmd::new();
+        info.arg("INFO").arg("replication");
+        let mut text = String::new();
+        collect_text(&self.link.call(&Request::Command(info), Repeat::Harmless).await?, &mut text);
+        // WAIT speaks of one server, and a cluster has several.
+        let is_cluster = matches!(settings.place, settings::Place::Cluster(_));
+        let counts = text.lines().filter_map(|line| line.trim().strip_prefix("connected_slaves:"));
+        let has_replica = !is_cluster && counts.filter_map(|count| count.parse::<u32>().ok()).any(|count| count > 0);
+        self.has_replica.store(has_replica, Ordering::Relaxed);
+        if settings.durable {
+            return Ok(Durability::Synced);
+        }
+        let mut config = Cmd::new();
+        config.arg("CONFIG").arg("GET").arg("append*");
+        let answer: Value = match self.link.call(&Request::Command(config), Repeat::Harmless).await {
+            Ok(answer) => answer,
+            // The user lacks the right, or the service has taken the command away.
+            Err(StoreError::Unavailable(why)) if why.contains("NoPerm") || why.contains("unknown command") => {
+                return Ok(Durability::Lossy(
+                    "Redis does not tell whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
+                ));
+            }
+            Err(error) => return Err(error),
+        };
+        let mut words = Vec::new();
+        collect_words(&answer, &mut words);
+        Ok(durability(&words))
     }
 
     fn key(&self, table: Table, what: &str) -> String {
@@ -178,6 +231,19 @@ impl Backend for Redis {
         })
     }
 
+    fn replicated(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            if !self.has_replica.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // One connection carries all calls, so this speaks of what was written on it before.
+            let mut wait = Cmd::new();
+            wait.arg("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
+            let reached: i64 = self.link.call(&Request::Command(wait), Repeat::Never).await?;
+            if reached > 0 { Ok(()) } else { Err(StoreError::Timeout) }
+        })
+    }
+
     fn is_shared(&self) -> bool {
         true
     }
@@ -212,6 +278,37 @@ fn collect_text(value: &Value, text: &mut String) {
         Value::Map(entries) => entries.iter().for_each(|(_, value)| collect_text(value, text)),
         _ => {}
     }
+}
+
+/// All words of an answer, in order.
+fn collect_words(value: &Value, words: &mut Vec<String>) {
+    match value {
+        Value::BulkString(bytes) => words.push(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(word) | Value::VerbatimString { text: word, .. } => words.push(word.clone()),
+        Value::Array(values) => values.iter().for_each(|value| collect_words(value, words)),
+        Value::Map(entries) => entries.iter().for_each(|(name, value)| {
+            collect_words(name, words);
+            collect_words(value, words);
+        }),
+        _ => {}
+    }
+}
+
+/// What names and values of the configuration say, of all nodes.
+fn durability(words: &[String]) -> Durability {
+    let all = |name: &str, wanted: &str| {
+        let mut values = words.windows(2).filter(|pair| pair.first().is_some_and(|word| word == name)).peekable();
+        values.peek().is_some() && values.all(|pair| pair.get(1).is_some_and(|value| value == wanted))
+    };
+    if !all("appendonly", "yes") {
+        return Durability::Lossy("Redis does not write each change to disk: set `appendonly yes`");
+    }
+    if !all("appendfsync", "always") {
+        return Durability::Lossy(
+            "Redis answers a write before it is synced to disk, so that a delivery that got 202 could be lost: set `appendfsync always`",
+        );
+    }
+    Durability::Synced
 }
 
 fn warnings(info: &str) -> Vec<&'static str> {

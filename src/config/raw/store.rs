@@ -47,6 +47,9 @@ pub struct Redis {
     pub database: u16,
     /// TLS to servers and sentinels. `{}` trusts the system's authorities. Default: none.
     pub tls: Option<RedisTls>,
+    /// The server syncs each write to its disk before it answers (`appendfsync always`), where it may not be asked, as
+    /// with a managed one. Held deliveries need it. Default: it is asked.
+    pub durable: bool,
     /// What the names of all keys begin with. Two Doorwards with the same prefix share sessions and revocations.
     pub prefix: String,
 }
@@ -61,6 +64,7 @@ impl Default for Redis {
             password: None,
             database: 0,
             tls: None,
+            durable: false,
             prefix: "doorward".to_owned(),
         }
     }

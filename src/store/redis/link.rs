@@ -91,6 +91,10 @@ impl Link {
         }
     }
 
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
     pub async fn call<T: FromRedisValue>(&self, request: &Request, repeat: Repeat) -> Result<T, StoreError> {
         let exchange = async {
             let mut last = false;

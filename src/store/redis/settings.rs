@@ -30,6 +30,8 @@ pub struct Settings {
     user: User,
     database: u16,
     tls: Option<TlsCertificates>,
+    /// The configuration says that each write is synced.
+    pub(super) durable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +94,14 @@ impl Settings {
             Some(raw) => Some(tls(raw, resolver, &at.key("tls"))?),
         };
         good.then_some(())?;
-        Some(Self { place: place?, prefix: raw.prefix.clone(), user: user?, database: raw.database, tls })
+        Some(Self {
+            place: place?,
+            prefix: raw.prefix.clone(),
+            user: user?,
+            database: raw.database,
+            tls,
+            durable: raw.durable,
+        })
     }
 
     /// Whether a connection made with `other` may be kept.

@@ -73,6 +73,8 @@ async fn one_server_does_what_every_backend_does_for_a_user_with_few_rights() {
         "+script|load",
         "+select",
         "+info",
+        "+config|get",
+        "+wait",
     ];
     let _: String = server.ask(&rights).await;
     let folder = tempfile::tempdir().unwrap();
@@ -84,6 +86,8 @@ async fn one_server_does_what_every_backend_does_for_a_user_with_few_rights() {
     let warnings = store_in(&settings, folder.path()).warnings().await.unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("appendonly"));
+    let durability = store_in(&settings, folder.path()).durability().await.unwrap();
+    assert!(matches!(durability, Durability::Lossy(why) if why.contains("appendonly")), "{durability:?}");
 
     settings["prefix"] = json!("other");
     let error = store_in(&settings, folder.path()).ping().await.unwrap_err().to_string();
@@ -337,6 +341,54 @@ fn a_server_that_would_lose_records_is_warned_of() {
     ] {
         assert_eq!(warnings(info).len(), count, "{info}");
     }
+}
+
+#[test]
+fn a_server_that_does_not_sync_each_write_is_lossy() {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for (text, good) in [
+        ("appendonly yes appendfsync always", true),
+        ("appendfilename a appendonly yes appendfsync always appendonly yes appendfsync always", true),
+        ("appendonly yes appendfsync everysec", false),
+        ("appendonly no appendfsync always", false),
+        ("appendonly yes appendfsync always appendonly no appendfsync always", false),
+        ("", false),
+    ] {
+        assert_eq!(durability(&words(text)) == Durability::Synced, good, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
+    let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let asked = store(&json!({"server": server.address()}));
+    assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("appendfsync always")));
+    let _: String = server.ask(&["CONFIG", "SET", "appendfsync", "always"]).await;
+    assert_eq!(asked.durability().await.unwrap(), Durability::Synced);
+    asked.replicated().await.expect("there is none to wait for");
+
+    let _: String = server.ask(&["ACL", "SETUSER", "default", "-config"]).await;
+    assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("store.redis.durable")));
+    let told = store(&json!({"server": server.address(), "durable": true}));
+    assert_eq!(told.durability().await.unwrap(), Durability::Synced);
+
+    let port = server.port().to_string();
+    let mut replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
+    eventually("the replica", async || {
+        let info: String = replica.ask(&["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    told.durability().await.unwrap();
+    put(&told, "key", NOW + Duration::from_secs(60)).await.unwrap();
+    told.replicated().await.unwrap();
+    replica.kill();
+    // Whichever is noticed first: that it does not answer, or that it is gone.
+    eventually("the loss", async || {
+        put(&told, "key", NOW + Duration::from_secs(60)).await.unwrap();
+        told.replicated().await.err().map(|error| assert!(matches!(error, StoreError::Timeout), "{error}"))
+    })
+    .await;
 }
 
 #[test]

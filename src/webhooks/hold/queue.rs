@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, index::Index};
@@ -26,6 +27,8 @@ pub struct Queue {
     /// Something may be due.
     pub(super) wake: Arc<Notify>,
     pub(super) metrics: WebhookMetrics,
+    /// Why the store could lose what it says that it has.
+    doubt: Arc<ArcSwapOption<&'static str>>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -43,7 +46,15 @@ pub struct Wanted {
 
 impl Queue {
     pub fn new(store: Store, metrics: WebhookMetrics) -> Self {
-        Self { store, index: Arc::default(), wake: Arc::default(), metrics }
+        // A shared store is believed once somebody has looked.
+        let doubt = store.is_shared().then(|| Arc::new("whether the store syncs what it is told is not known yet"));
+        let doubt = Arc::new(ArcSwapOption::new(doubt));
+        Self { store, index: Arc::default(), wake: Arc::default(), metrics, doubt }
+    }
+
+    /// Takes no more deliveries, as the store could lose them, or takes them again.
+    pub fn set_doubt(&self, doubt: Option<&'static str>) {
+        self.doubt.store(doubt.map(Arc::new));
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
@@ -67,6 +78,9 @@ impl Queue {
                 .fix("send it again later")
                 .because(error)
         };
+        if let Some(doubt) = &*self.doubt.load() {
+            return Err(unwritable(StoreError::Unavailable((**doubt).to_owned())));
+        }
         let request = request.encode().map_err(unwritable)?;
         held.size = request.len() as u64;
         let room = Room::take(self, &held, settings)?;
@@ -85,6 +99,8 @@ impl Queue {
         self.index().set(id, held, versions.first().copied().unwrap_or_default());
         self.measure();
         self.wake.notify_one();
+        // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
+        self.store.replicated().await.map_err(unwritable)?;
         Ok(id)
     }
 

@@ -60,6 +60,7 @@ impl Fixture {
     }
 
     fn start(&self) {
+        self.queue.set_doubt(None);
         tokio::spawn(run(self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone(), self.stop.clone()));
     }
 
@@ -294,6 +295,10 @@ async fn replicas_bring_each_delivery_once_and_in_order() {
     let (here, there) = (replica(), replica());
     here.start();
     there.start();
+    here.queue.set_doubt(Some("it does not sync"));
+    let doubtful = here.keep("hub", "1", "doubtful").await.unwrap_err();
+    assert_eq!(doubtful.reason(), Reason::StoreUnavailable);
+    here.queue.set_doubt(None);
     let mut expected = BTreeMap::<String, Vec<String>>::new();
     for number in 0..60 {
         let (at, lane) = (if number % 3 == 0 { &here } else { &there }, (number % 4).to_string());

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
 };
@@ -25,7 +25,7 @@ async fn holding(address: SocketAddr, more: &str) -> Doorward {
     Doorward::start_with_faults(dir, &configuration(address, more)).await
 }
 
-fn configuration(address: SocketAddr, more: &str) -> String {
+pub(super) fn configuration(address: SocketAddr, more: &str) -> String {
     format!(
         "
 listeners: [{{name: public, address: 127.0.0.1:0}}]
@@ -222,6 +222,66 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
 
+/// The same on every replica.
+static ASSERTION_KEY: LazyLock<String> =
+    LazyLock::new(|| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem());
+
+/// What a Doorward needs to hold in Redis, and its configuration there.
+fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("secret", WEBHOOK_SECRET),
+        ("key", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="),
+        ("assertions", ASSERTION_KEY.as_str()),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let more = format!(
+        "store: {{path: doorward.redb, redis: {{server: '{}'}}}}\nsessions: {{keys: [{{file: key}}]}}\n\
+         assertions: {{keys: [{{file: assertions}}]}}",
+        redis.address()
+    );
+    (dir, configuration(el, &more))
+}
+
+#[tokio::test]
+async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
+    let upstream = Upstream::scripted(takes).await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let (dir, yaml) = on_redis(&redis, upstream.address);
+    let check = |yaml: &str| {
+        std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+        check_in(dir.path())
+    };
+    let (status, said) = check(&yaml);
+    assert!(status == Some(64) && said.contains("appendfsync always"), "{said}");
+    let (status, said) = check(&yaml.replace("sender: github,", "sender: github, hold: false,"));
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = check(&yaml.replace("assertions: {keys: [{file: assertions}]}", ""));
+    assert!(status == Some(64) && said.contains("`assertions.keys`"), "{said}");
+
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    let refused = deliver_to(&doorward, &unique(), &body(1)).await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"), "nothing is promised");
+    assert!(upstream.requests().is_empty());
+    let _: String = redis.ask(&["CONFIG", "SET", "appendfsync", "always"]).await;
+    let (status, said) = check_in(doorward.dir());
+    assert_eq!(status, Some(0), "{said}");
+    let doorward = doorward.kill_and_restart().await;
+    let (id, body) = (unique(), body(1));
+    // It has to look first.
+    within(async { while deliver_to(&doorward, &id, &body).await.status == 503 {} }).await;
+    until_it_holds(&doorward, 0, 0).await;
+    assert_eq!(upstream.only().one("x-github-delivery"), id);
+}
+
+/// What `doorward check` says of the configuration in a folder.
+fn check_in(folder: &std::path::Path) -> (Option<i32>, String) {
+    let file = folder.join("doorward.yaml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(file).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 #[tokio::test]
 async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
     let down = Arc::new(AtomicBool::new(true));
@@ -232,18 +292,9 @@ async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
     })
     .await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let more = format!(
-        "store: {{path: doorward.redb, redis: {{server: '{}'}}}}\nsessions: {{keys: [{{file: key}}]}}\n\
-         assertions: {{keys: [{{file: assertions}}]}}",
-        redis.address()
-    );
-    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
     let start = async || {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
-        std::fs::write(dir.path().join("key"), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
-        std::fs::write(dir.path().join("assertions"), &pem).unwrap();
-        Doorward::start_in(dir, &configuration(upstream.address, &more)).await
+        let (dir, yaml) = on_redis(&redis, upstream.address);
+        Doorward::start_in(dir, &yaml).await
     };
     let (here, there) = (start().await, start().await);
     let mut sent = Vec::new();

@@ -1,0 +1,74 @@
+//! Whether a shared store keeps what it says that it has: held deliveries must not be trusted to one that could lose them.
+
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use super::App;
+use crate::{
+    admin::health::Gate,
+    config::{report::At, resolver::Resolver},
+    snapshot::Resolved,
+    store::{self, Durability, Redis},
+};
+
+/// Reports a store that could lose what is held in it, where it can be asked: for `doorward check`.
+pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolver) {
+    let Some(store::Settings::Redis(settings)) = &resolved.store else { return };
+    if !resolved.routes().hold() {
+        return;
+    }
+    let at = At::root().key("store").key("redis");
+    let redis = Redis::new((**settings).clone(), runtime.handle().clone());
+    match runtime.block_on(redis.durability()) {
+        Ok(Durability::Synced) => {}
+        Ok(Durability::Lossy(why)) => {
+            resolver
+                .report
+                .error(&at, why)
+                .help("or set `hold: false` for all senders; docs/webhooks.md says what can be lost then");
+        }
+        Err(error) => {
+            resolver
+                .report
+                .warning(&at, format!("whether held deliveries are safe there cannot be told: {error}"))
+                .help("check again where Redis can be reached; a start refuses them if they are not");
+        }
+    }
+}
+
+/// How often a shared store is asked whether it keeps what it is told.
+const TICK: Duration = Duration::from_secs(30);
+
+/// The pause after it gave no answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Has no deliveries held in a store that could lose them.
+pub(super) async fn watch(app: &App, redis: &Redis) {
+    let component = app.health.component("held-deliveries", Gate::Report);
+    loop {
+        let pause = match redis.durability().await {
+            Ok(Durability::Synced) => {
+                app.held.set_doubt(None);
+                component.ok();
+                TICK
+            }
+            Ok(Durability::Lossy(why)) => {
+                app.held.set_doubt(Some(why));
+                if app.snapshot.load().routes.hold() {
+                    tracing::error!(why, "deliveries that are to be held are refused");
+                    component.failed(why);
+                } else {
+                    component.ok();
+                }
+                TICK
+            }
+            // What was known of it stands; without it nothing is written anyway.
+            Err(error) => {
+                tracing::debug!(%error, "the store does not tell whether it keeps what it is told");
+                RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}

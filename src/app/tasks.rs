@@ -1,0 +1,120 @@
+//! What goes on beside requests.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{App, durability, reload};
+use crate::{admin::health::Gate, request::pipeline::Worker, supervisor::TaskSpec, upstream::Pools, webhooks::hold};
+
+/// Starts all that goes on until the end.
+pub(super) fn start(app: &Arc<App>) {
+    let revocations = app.revocations.clone();
+    app.supervisor.spawn(TaskSpec::new("revocations").critical(), move |stop| {
+        let revocations = revocations.clone();
+        async move {
+            revocations.follow(stop).await;
+            Ok(())
+        }
+    });
+    let critical = |name: &'static str| TaskSpec::new(name).critical();
+    spawn(app, critical("stream-deadlines"), |app| app.streams.clone().enforce_deadlines());
+    spawn(app, critical("streams"), |app| async move { reload::watch_streams(&app).await });
+    spawn(app, critical("stream-sessions"), |app| async move { reload::watch_sessions(&app).await });
+    spawn(app, critical("health"), |app| async move { watch_health(&app).await });
+    if let Some(redis) = app.redis.clone() {
+        let watched = redis.clone();
+        spawn(app, TaskSpec::new("store-durability"), move |app| {
+            let redis = watched.clone();
+            async move { durability::watch(&app, &redis).await }
+        });
+        app.control.spawn(async move {
+            // A server that is away or may not be asked is no reason to warn; health tells whether it works.
+            for warning in redis.warnings().await.unwrap_or_default() {
+                tracing::warn!("{warning}");
+            }
+        });
+    }
+}
+
+/// Starts a task that has nothing to put in order when it is to stop.
+fn spawn<F, T>(app: &Arc<App>, spec: TaskSpec, task: F)
+where
+    F: Fn(Arc<App>) -> T + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let shared = Arc::clone(app);
+    app.supervisor.spawn(spec, move |stop| {
+        let work = task(Arc::clone(&shared));
+        async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+}
+
+/// Brings deliveries that are held, over connections of its own.
+pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+    let own = Pools::new(app.metrics.upstream.clone());
+    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    let carrier = Arc::new(Worker::new(Arc::clone(app), own));
+    let app = Arc::clone(app);
+    app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
+        let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
+        async move {
+            hold::run(queue, carrier, clock, stop).await;
+            Ok(())
+        }
+    });
+}
+
+/// How often components are looked at.
+const HEALTH_TICK: Duration = Duration::from_millis(500);
+
+/// Tells the state of issuers, store, trail, memory and break-glass. One issuer that is down is reported and stops nobody else.
+async fn watch_health(app: &App) {
+    let store = app.health.component("store", Gate::Readiness);
+    let audit = app.health.component("audit", Gate::Readiness);
+    let break_glass = app.health.component("break-glass", Gate::Report);
+    let memory = app.health.component("memory", Gate::Readiness);
+    let mut tick = tokio::time::interval(HEALTH_TICK);
+    // A component is forgotten with its last handle, so those of a round are kept until the next.
+    let mut issuers = Vec::new();
+    loop {
+        tick.tick().await;
+        let snapshot = app.snapshot.load_full();
+        match app.store.ping().await {
+            Ok(()) => store.ok(),
+            Err(error) => store.failed(error.to_string()),
+        }
+        match app.trail.failure() {
+            None => audit.ok(),
+            Some(why) => audit.failed(why),
+        }
+        app.memory.look(snapshot.limits.memory, &memory);
+        let door = snapshot.break_glass.as_ref();
+        if let Some(note) =
+            crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())
+        {
+            app.trail.note(note);
+        }
+        let mut current = Vec::new();
+        for issuer in snapshot.issuers.iter() {
+            let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
+            let status = issuer.keys().status();
+            match (status.usable, status.last_error) {
+                (true, None) => component.ok(),
+                (true, Some(error)) => component.degraded(format!("works with older keys: {error}")),
+                (false, Some(error)) => component.failed(error),
+                // Nothing was tried yet: it is starting.
+                (false, None) => {}
+            }
+            current.push(component);
+        }
+        drop(std::mem::replace(&mut issuers, current));
+    }
+}
