@@ -2,16 +2,23 @@
 
    While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno. The
    wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. Where the file that
-   TEST_PROC_STATUS names exists, it is read in place of /proc/self/status. */
+   TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
+
+   TEST_KILL, as CLASS:COUNT:WHEN, ends the process by SIGKILL before or after its COUNTth operation of a class: `write`
+   and `sync` of *.redb files, `send` to the port that TEST_KILL_PORT has, `answer` on any other connection. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,30 +44,74 @@ static long number_in(const char *variable) {
     return strtol(text, NULL, 10);
 }
 
-/* The error that an operation on this file has to fail with, or 0. */
-static int fault_of(int fd) {
-    long fault = number_in("TEST_DISK_FAULT");
-    if (!fault) return 0;
+static int is_store(int fd) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path);
-    int ours = length > 5 && memcmp(path + length - 5, ".redb", 5) == 0;
-    return ours ? (int) fault : 0;
+    return length > 5 && memcmp(path + length - 5, ".redb", 5) == 0;
 }
 
-#define FAILING(type, name, declared, passed)                          \
+/* The error that an operation on this file has to fail with, or 0. */
+static int fault_of(int fd) {
+    long fault = number_in("TEST_DISK_FAULT");
+    return fault && is_store(fd) ? (int) fault : 0;
+}
+
+/* What happens on this socket: `send`, `answer`, or nothing that counts. */
+static const char *class_of_socket(int fd) {
+    struct sockaddr_in peer;
+    socklen_t size = sizeof peer;
+    const char *port = getenv("TEST_KILL_PORT");
+    if (!port || getpeername(fd, (struct sockaddr *) &peer, &size) || peer.sin_family != AF_INET) return "";
+    return ntohs(peer.sin_port) == atoi(port) ? "send" : "answer";
+}
+
+/* Whether the process ends before (`b`) or after (`a`) this operation, or 0. */
+static char kill_at(const char *class) {
+    static long count;
+    const char *kill = getenv("TEST_KILL");
+    size_t length = strlen(class);
+    if (!kill || !length || strncmp(kill, class, length) || kill[length] != ':') return 0;
+    char *when;
+    long wanted = strtol(kill + length + 1, &when, 10);
+    return __sync_add_and_fetch(&count, 1) == wanted && *when == ':' ? when[1] : 0;
+}
+
+static void end_if(int now) {
+    if (now) kill(getpid(), SIGKILL);
+}
+
+#define FAILING(type, name, class, declared, passed)                   \
     type name declared {                                               \
         static type (*real) declared;                                  \
         if (!real) real = (type (*) declared) dlsym(RTLD_NEXT, #name); \
         int fault = fault_of(fd);                                      \
         if (fault) { errno = fault; return -1; }                       \
-        return real passed;                                            \
+        char end = getenv("TEST_KILL") && *class && is_store(fd) ? kill_at(class) : 0; \
+        end_if(end == 'b');                                            \
+        type result = real passed;                                     \
+        end_if(end == 'a');                                            \
+        return result;                                                 \
     }
 
-FAILING(ssize_t, pread64, (int fd, void *to, size_t count, off64_t at), (fd, to, count, at))
-FAILING(ssize_t, pwrite64, (int fd, const void *from, size_t count, off64_t at), (fd, from, count, at))
-FAILING(int, fdatasync, (int fd), (fd))
-FAILING(int, fsync, (int fd), (fd))
+FAILING(ssize_t, pread64, "", (int fd, void *to, size_t count, off64_t at), (fd, to, count, at))
+FAILING(ssize_t, pwrite64, "write", (int fd, const void *from, size_t count, off64_t at), (fd, from, count, at))
+FAILING(int, fdatasync, "sync", (int fd), (fd))
+FAILING(int, fsync, "sync", (int fd), (fd))
+
+#define SENDING(name, declared, passed)                                \
+    ssize_t name declared {                                            \
+        static ssize_t (*real) declared;                               \
+        if (!real) real = (ssize_t (*) declared) dlsym(RTLD_NEXT, #name); \
+        char end = getenv("TEST_KILL") ? kill_at(class_of_socket(fd)) : 0; \
+        end_if(end == 'b');                                            \
+        ssize_t result = real passed;                                  \
+        end_if(end == 'a');                                            \
+        return result;                                                 \
+    }
+
+SENDING(send, (int fd, const void *from, size_t count, int flags), (fd, from, count, flags))
+SENDING(writev, (int fd, const struct iovec *parts, int count), (fd, parts, count))
 
 int open64(const char *path, int flags, ...) {
     static int (*real)(const char *, int, ...);

@@ -3,7 +3,7 @@
 mod client;
 mod connect_proxy;
 mod doorward;
-mod faults;
+pub mod faults;
 pub mod h2;
 mod issuer;
 mod login;
@@ -17,7 +17,7 @@ use std::{future::Future, time::Duration};
 pub use self::{
     client::{Answer, Raw},
     connect_proxy::ConnectProxy,
-    doorward::Doorward,
+    doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
     node::{OidcProvider, browse, free_port},

@@ -3,6 +3,7 @@
 mod attacks;
 mod hold;
 mod interceptor;
+mod kill;
 mod senders;
 
 use aws_lc_rs::hmac;

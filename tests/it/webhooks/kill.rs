@@ -1,0 +1,192 @@
+//! Held deliveries over kill -9 at chosen moments: before and after writes and syncs of the store, sends to the
+//! EventListener, and answers to the sender.
+//!
+//! A short run is a test; `scripts/kills` is a long one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{BODY, hold::configuration, lines, signature};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Recorded, Reply, Upstream, faults, free_port, request},
+};
+
+/// Repositories, each of which sends one delivery after the other.
+const REPOSITORIES: u32 = 4;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
+}
+
+/// SplitMix64: the same run for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.arg("serve").arg(folder.join("doorward.yaml")).envs(faults::environment(folder));
+    if let Some(kill) = kill {
+        command.env("TEST_KILL", kill).env("TEST_KILL_PORT", upstream.to_string());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// What one try to deliver heard: the status, or nothing where Doorward went away.
+async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
+    let lines = lines(id, &signature(body.as_bytes()));
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    lines.push("Connection: close");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    stream.write_all(&request(&lines, body.as_bytes())).await.ok()?;
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.ok()?.ok()?;
+    std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+}
+
+/// What is the same for every try of one delivery, as the assertion says.
+fn once(request: &Recorded) -> String {
+    let claims = request.one("doorward-assertion").split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    claims["once"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
+    let (deliveries, kills) = (number("TEST_KILL_DELIVERIES", 80), number("TEST_KILL_COUNT", 8));
+    let seed = number("TEST_KILL_SEED", 1);
+    let mut random = Random(seed);
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counter = arrived.clone();
+    // Outages, and answers that are lost on the way.
+    let script = move |request: &Recorded| match counter.fetch_add(1, Ordering::SeqCst) % 120 {
+        20..28 => Reply::json(503, "{}"),
+        15 | 75 => Reply::Bytes(b"lost\r\n\r\n".to_vec()),
+        _ => Reply::json(202, &format!(r#"{{"eventID":"event-{}"}}"#, request.one("x-github-delivery"))),
+    };
+    let answers: Arc<Mutex<Vec<(Recorded, bool)>>> = Arc::default();
+    let kept = answers.clone();
+    let upstream = Upstream::scripted(move |request| {
+        let reply = script(request);
+        let taken = matches!(&reply, Reply::Bytes(bytes) if bytes.starts_with(b"HTTP/1.1 202"));
+        kept.lock().unwrap().push((request.clone(), taken));
+        reply
+    })
+    .await;
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let port = free_port();
+    let yaml = configuration(upstream.address, "store: {path: doorward.redb}")
+        .replace("address: 127.0.0.1:0}]", &format!("address: 127.0.0.1:{port}}}]"));
+    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+
+    let enough = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (1..=REPOSITORIES)
+        .map(|repository| {
+            let enough = enough.clone();
+            tokio::spawn(async move {
+                let mut taken = Vec::new();
+                let least = deliveries / u64::from(REPOSITORIES);
+                while (taken.len() as u64) < least || !enough.load(Ordering::SeqCst) {
+                    let id = format!("{repository}-{}", taken.len());
+                    let body = BODY.replace("1234", &repository.to_string()).replace("\"0\"", &format!("\"{id}\""));
+                    // As a sender that tries again: 200 says that an earlier try was stored.
+                    while !matches!(try_to_deliver(port, &id, &body).await, Some(200 | 202)) {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    taken.push(id);
+                }
+                taken
+            })
+        })
+        .collect();
+
+    let mut ends = BTreeMap::<String, u64>::new();
+    let a_life = (deliveries / kills).max(4);
+    for kill in 0..kills {
+        let class = ["write", "sync", "send", "answer"][(kill % 4) as usize];
+        let when = ["before", "after"][random.below(2) as usize];
+        let count = 1 + random.below(a_life * if class == "write" { 6 } else { 1 });
+        let mut child = doorward(dir.path(), Some(&format!("{class}:{count}:{when}")), upstream.address.port());
+        let status = timeout(Duration::from_secs(300), child.wait()).await;
+        assert!(status.expect("it is killed").unwrap().code().is_none(), "seed {seed}: {class}:{count}:{when}");
+        *ends.entry(format!("{when} {class}")).or_default() += 1;
+    }
+    enough.store(true, Ordering::SeqCst);
+    let _last = doorward(dir.path(), None, upstream.address.port());
+    let mut taken = BTreeMap::new();
+    for (repository, sender) in (1..=REPOSITORIES).zip(senders) {
+        taken.insert(repository, sender.await.unwrap());
+    }
+    let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
+    let arrivals = || -> Vec<Recorded> {
+        answers.lock().unwrap().iter().filter(|(_, taken)| *taken).map(|(request, _)| request.clone()).collect()
+    };
+    let ids = || -> BTreeSet<String> {
+        arrivals().iter().map(|request| request.one("x-github-delivery").to_owned()).collect()
+    };
+    // As long as some go on arriving, those that are left have not been lost.
+    let mut left = all.len() + 1;
+    while left > 0 {
+        let fewer = timeout(Duration::from_secs(120), async {
+            loop {
+                let now = all.difference(&ids()).count();
+                if now < left {
+                    return now;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        left = fewer.await.unwrap_or_else(|_| {
+            let lost: Vec<String> = all.difference(&ids()).take(10).cloned().collect();
+            panic!("seed {seed}: {left} are lost, {lost:?} among them")
+        });
+    }
+
+    let mut counts = BTreeMap::<String, (usize, BTreeSet<String>)>::new();
+    let mut order = BTreeMap::<String, Vec<String>>::new();
+    for request in arrivals() {
+        let id = request.one("x-github-delivery").to_owned();
+        let (count, onces) = counts.entry(id.clone()).or_default();
+        *count += 1;
+        onces.insert(once(&request));
+        if *count == 1 {
+            order.entry(request.one("x-forwarded-user").to_owned()).or_default().push(id);
+        }
+    }
+    for (id, (_, onces)) in &counts {
+        assert_eq!(onces.len(), 1, "seed {seed}: {id}: the interceptor could not tell its copies");
+    }
+    for (repository, sent) in &taken {
+        assert_eq!(&order[&format!("webhook:github:repo:{repository}")], sent, "seed {seed}: the order");
+    }
+    let doubled = counts.values().filter(|(count, _)| *count > 1).count();
+    println!("seed {seed}: {} deliveries, {kills} kills {ends:?}, 0 lost, {doubled} doubled", all.len());
+}
