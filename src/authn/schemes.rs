@@ -88,7 +88,7 @@ impl Authenticator<'_> {
                     Presented::Bad(rejection) => return Err(rejection),
                 },
                 Scheme::Webhook => match &route.webhook {
-                    Some(webhook) => return Box::pin(self.webhook(request, route, webhook, record)).await,
+                    Some(webhook) => return Box::pin(self.webhook(request, route, webhook, connection, record)).await,
                     None => continue,
                 },
                 Scheme::BreakGlass => {
@@ -220,12 +220,18 @@ impl Authenticator<'_> {
         request: CleanRequest<Incoming>,
         route: &Arc<Route>,
         webhook: &Arc<Webhook>,
+        connection: &Connection,
         record: &mut audit::Record,
     ) -> Result<Outcome, Rejection> {
         let counted = |rejection: Rejection| {
             self.webhooks.refused(webhook, rejection.reason());
             rejection
         };
+        let certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        webhook.check_certificate(certificate).map_err(counted)?;
+        if webhook.is_unsigned_ping(request.method(), request.headers()) {
+            return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
+        }
         let length = http_body::Body::size_hint(request.body()).exact();
         let expected =
             webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;

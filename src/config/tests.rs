@@ -208,6 +208,29 @@ golden! {
 }
 
 #[test]
+fn what_a_sender_asks_for_must_be_possible() {
+    let sender = |sender: &str| {
+        Case::new(&GOOD.replace("sender: github", sender).replace("schemes: [webhook]", "schemes: [bearer, webhook]"))
+    };
+    for (row, case, problem) in [
+        ("Basic and Bearer", sender("sender: azure_devops"), Some("both come in `Authorization`")),
+        ("its own and Bearer", sender("sender: harbor"), Some("both come in `Authorization`")),
+        ("twin: a signature and Bearer", sender("sender: github"), None),
+        (
+            "a certificate that nobody asks for",
+            with("sender: github", "sender: github\n    client_certificate: {names: [git.example.com]}"),
+            Some("no listener asks for client certificates"),
+        ),
+    ] {
+        let printed = case.printed();
+        match problem {
+            Some(problem) => assert!(printed.contains(problem), "{row}: {printed}"),
+            None => assert_eq!(printed, "no errors\n", "{row}"),
+        }
+    }
+}
+
+#[test]
 fn a_problem_within_an_expression_is_shown_at_its_byte() {
     let case = with("do: allow", "do: allow\n    when: |\n      request.host == 'a' &&\n      requst.path == 'b'");
     let refused = load(&case.sources, |_, resolver| {

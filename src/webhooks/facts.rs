@@ -8,6 +8,7 @@ use super::{
     document::{Found, Place, Values, Wanted},
     senders::{Events, Field, Media, Shape},
 };
+use crate::clock::Timestamp;
 
 /// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
 /// strangers write; numbers identify.
@@ -72,6 +73,8 @@ pub(super) struct Read {
     pub(super) delivery: Option<Arc<str>>,
     /// What the sender wants to read in the answer to its ping.
     pub(super) challenge: Option<Arc<str>>,
+    /// When the event was, if the body tells.
+    pub(super) date: Option<Timestamp>,
 }
 
 /// Why no facts can be taken from a body. The text is for the caller, who has proven to know the secret.
@@ -81,6 +84,8 @@ pub(super) enum NoFacts {
     NotStrict(String),
     #[error("the event `{header}` of the header does not fit the body{}", .body.as_ref().map(|body| format!(", which is of `{body}`")).unwrap_or_default())]
     EventMismatch { header: String, body: Option<String> },
+    #[error("`{0}` is not a time")]
+    NotADate(String),
     #[error("the value at `{0}` is not of the kind that identifies a {1}")]
     Misshapen(String, &'static str),
 }
@@ -184,7 +189,11 @@ impl Reader {
             ..Facts::default()
         };
         let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));
-        Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)? })
+        let date = match found.text(Field::Date)? {
+            None => None,
+            Some(text) => Some(date(&text).ok_or_else(|| NoFacts::NotADate(text.to_string()))?),
+        };
+        Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)?, date })
     }
 
     /// The event that the body itself proves. A header that says otherwise is refused: it is not signed, and the
@@ -328,6 +337,15 @@ impl<'a> Fields<'a> {
 enum GitRef {
     Branch(Arc<str>),
     Tag(Arc<str>),
+}
+
+/// RFC 3339, or the same with an offset without its colon, as Java writes it.
+pub(super) fn date(text: &str) -> Option<Timestamp> {
+    let written = match text.split_at_checked(text.len().checked_sub(2)?)? {
+        (before, minutes) if before.ends_with(':') || text.ends_with('Z') => format!("{before}{minutes}"),
+        (before, minutes) => format!("{before}:{minutes}"),
+    };
+    Timestamp::from_rfc3339(&written)
 }
 
 /// An id becomes part of a user name, in which `:` separates.

@@ -5,6 +5,7 @@
 //! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new. A sender
 //! that never tries again has its deliveries [held](hold) instead.
 
+mod certificate;
 mod document;
 mod events;
 pub mod facts;
@@ -27,6 +28,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, header};
 use serde_json::Map;
 
+use self::{
+    certificate::Certificates,
+    facts::Reader,
+    senders::{Media, Sender},
+    signature::{Form, Key, Presented, single, unproven},
+};
 pub use self::{
     events::EventId,
     facts::Facts,
@@ -35,14 +42,10 @@ pub use self::{
     resolve::{fill_defaults, has_text_ids, identity, resolve_all},
     signature::github_signature,
 };
-use self::{
-    facts::Reader,
-    senders::{Media, Sender},
-    signature::{Form, Key, Presented, single, unproven},
-};
 use crate::{
     authn::{CredentialId, Kind, LoginFacts, Principal, Scheme, principal::check_name},
     clock::Timestamp,
+    downstream::ClientCertificate,
     error::{Reason, Rejection},
     sha256::sha256,
 };
@@ -65,6 +68,8 @@ pub struct Webhook {
     max_body: usize,
     answer_within: Duration,
     hold: Option<hold::Settings>,
+    unsigned_pings: bool,
+    certificates: Option<Certificates>,
     facts: Reader,
 }
 
@@ -142,6 +147,25 @@ impl Webhook {
         &self.allowed_headers
     }
 
+    /// Refuses a connection whose client certificate is none of the sender's, where it must have one.
+    pub fn check_certificate(&self, presented: Option<&ClientCertificate>) -> Result<(), Rejection> {
+        match &self.certificates {
+            Some(certificates) if !certificates.admits(presented) => {
+                Err(unproven(Reason::CredentialMissing, "the connection has no client certificate of this sender"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this is the test of a sender that does not sign it, which is answered and nothing else.
+    pub fn is_unsigned_ping(&self, method: &Method, headers: &HeaderMap) -> bool {
+        let event = self.event_header.as_ref().and_then(|name| single(headers, name).ok()?);
+        let is_ping =
+            event.and_then(|event| event.to_str().ok()).is_some_and(|event| self.sender.pings.contains(&event));
+        let is_signed = self.forms.iter().filter_map(Form::header).any(|header| headers.contains_key(header));
+        self.unsigned_pings && method == Method::POST && is_ping && !is_signed
+    }
+
     /// Reads the head of a delivery before its body is polled, so that only plausible callers are asked for one.
     /// Refuses with 405, 415, 413, 400 or 401.
     pub fn precheck(
@@ -187,6 +211,7 @@ impl Webhook {
         let read = self.facts.read(expected.media, body, expected.event.as_deref()).map_err(|error| {
             Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
         })?;
+        self.check_date(read.date, now)?;
         let body_sha256 = sha256(&[body]);
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
         let signed = (expected.signs_body && expected.presented.signed_id.is_none())
@@ -279,6 +304,19 @@ impl Webhook {
         }
         let reason = if age > 0 { Reason::TokenExpired } else { Reason::TokenNotYetValid };
         Err(unproven(reason, "the time of signing is too far from ours"))
+    }
+
+    /// The time that a signed body tells is within what is remembered of deliveries, so that none is new again once it is
+    /// forgotten.
+    fn check_date(&self, date: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
+        let Some(date) = date else { return Ok(()) };
+        if now.since(date) > self.replay_window {
+            return Err(unproven(Reason::TokenExpired, "the body is older than deliveries are remembered"));
+        }
+        match date.since(now) > self.tolerance {
+            true => Err(unproven(Reason::TokenNotYetValid, "the body is of a time that has not come")),
+            false => Ok(()),
+        }
     }
 
     fn too_large(&self) -> Rejection {

@@ -4,7 +4,9 @@ use aws_lc_rs::hmac;
 use http::{HeaderName, header};
 
 use super::{
-    Reader, Secret, Webhook, hold,
+    Reader, Secret, Webhook,
+    certificate::Certificates,
+    hold,
     senders::{self, Setting, is_label, sender},
 };
 use crate::{
@@ -103,6 +105,10 @@ impl Webhook {
             .enumerate()
             .filter_map(|(index, secret)| resolve_secret(raw, secret, sender, &secrets_at.index(index), resolver))
             .collect();
+        let certificates = raw
+            .client_certificate
+            .as_ref()
+            .and_then(|raw| Certificates::resolve(raw, &at.key("client_certificate"), resolver));
         let forms = (sender.forms)(raw);
         if !secrets.is_empty() && !secrets.iter().any(|secret| forms.iter().any(|form| secret.key.signs(form))) {
             resolver
@@ -120,7 +126,7 @@ impl Webhook {
         if has_errors {
             return None;
         }
-        Some(Self::build(raw, identity, generic_headers, secrets))
+        Some(Self { certificates, ..Self::build(raw, identity, generic_headers, secrets) })
     }
 
     /// A sender whose settings are good.
@@ -157,6 +163,8 @@ impl Webhook {
                 let limits = raw.held.clone().unwrap_or_default();
                 hold::Settings { span: limits.try_for.get(), max: limits.max as usize, max_bytes: limits.max_size.0 }
             }),
+            unsigned_pings: raw.unsigned_pings,
+            certificates: None,
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
         }
     }
@@ -170,6 +178,11 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         report
             .error(&at.key("require_signature"), "only `gitlab` has deliveries without a signature")
             .help("take it away; a delivery of this sender is always refused without one");
+    }
+    if raw.unsigned_pings && !takes(Setting::UnsignedPings) {
+        report
+            .error(&at.key("unsigned_pings"), "only `bitbucket_data_center` has a test without a signature")
+            .help("take it away");
     }
     match (&raw.signature, takes(Setting::Signature)) {
         (None, true) => {

@@ -353,6 +353,38 @@ fn attacks_z21_senders_that_never_try_again_are_held_unless_somebody_says_otherw
 }
 
 #[test]
+fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so() {
+    let entry = |allowed: bool| json!({"name": "dc", "sender": "bitbucket_data_center", "unsigned_pings": allowed});
+    let allowed = resolve(entry(true), &secrets(&[SECRET])).0.unwrap();
+    let ping = head(&[("x-event-key", "diagnostics:ping")]);
+    assert!(allowed.is_unsigned_ping(&Method::POST, &ping));
+    for (row, method, headers) in [
+        ("another method", Method::GET, ping.clone()),
+        ("another event", Method::POST, head(&[("x-event-key", "repo:refs_changed")])),
+        ("two events", Method::POST, head(&[("x-event-key", "diagnostics:ping"), ("x-event-key", "pr:opened")])),
+        ("a signature", Method::POST, head(&[("x-event-key", "diagnostics:ping"), ("x-hub-signature", "sha256=00")])),
+    ] {
+        assert!(!allowed.is_unsigned_ping(&method, &headers), "{row}");
+    }
+    assert!(!resolve(entry(false), &secrets(&[SECRET])).0.unwrap().is_unsigned_ping(&Method::POST, &ping));
+    let of_another = json!({"name": "hub", "sender": "github", "unsigned_pings": true});
+    assert!(resolve(of_another, &secrets(&[SECRET])).0.is_none());
+}
+
+#[test]
+fn dates_of_bodies_are_read_with_and_without_a_colon() {
+    let time = Timestamp::from_secs(1_700_000_000);
+    for text in
+        ["2023-11-14T22:13:20Z", "2023-11-14T22:13:20+0000", "2023-11-15T08:13:20+1000", "2023-11-14T20:13:20-02:00"]
+    {
+        assert_eq!(facts::date(text), Some(time), "{text}");
+    }
+    for text in ["", "Z", "2023", "2023-11-14T22:13:20", "é"] {
+        assert_eq!(facts::date(text), None, "{text}");
+    }
+}
+
+#[test]
 fn times_of_secrets_are_checked() {
     for (from, until, message) in [
         (Some("tomorrow"), None, "not a time"),

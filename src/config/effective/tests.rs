@@ -34,6 +34,7 @@ webhooks:
     signature: {header: x-signature, timestamp_header: x-time}
     facts: {event: /event}
     hold: true
+    client_certificate: {names: [git.test]}
 upstreams:
   - {name: api, url: 'https://api.test', tls: {}, credential: {bearer: {file: secret}}}
   - {name: listener, url: 'http://build.test'}

@@ -240,6 +240,14 @@ pub struct Webhook {
     /// `gitlab` only: refuse deliveries that carry only the plain token. Default: off.
     #[serde(default)]
     pub require_signature: bool,
+    /// `bitbucket_data_center` only: answer its connection test with 200 although nothing proves where that comes from, as
+    /// older versions do not sign it. Nothing is forwarded. Default: off.
+    #[serde(default)]
+    pub unsigned_pings: bool,
+    /// The certificate that deliveries must come with besides what proves them, on a listener with `client_ca`. Not
+    /// through a proxy that ends TLS.
+    #[serde(default)]
+    pub client_certificate: Option<SenderCertificate>,
     /// `generic` only: how deliveries are signed.
     #[serde(default)]
     pub signature: Option<GenericSignature>,
@@ -341,6 +349,18 @@ impl Sender {
         Self::StandardWebhooks,
         Self::Generic,
     ];
+}
+
+/// Which client certificates are a sender's: any that has one of the names, or one of the fingerprints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SenderCertificate {
+    /// DNS names of the certificate (subject alternative names), such as `bitbucket.example.com`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// SHA-256 of the certificate, in hex, as `openssl x509 -noout -fingerprint -sha256` prints it.
+    #[serde(default)]
+    pub sha256: Vec<String>,
 }
 
 /// A secret of a sender, with the time in which it is accepted.

@@ -33,6 +33,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
     }
     same_requests(&root.routes, report);
     shared_webhooks(root, report);
+    certificates(root, report);
 }
 
 fn references(route: &Route, names: &Names<'_>, at: &At, report: &mut Report) {
@@ -181,10 +182,32 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             _ => {}
         }
     }
+    if seen.contains(&Scheme::Bearer) && seen.contains(&Scheme::Webhook) {
+        let of_route = |webhook: &&raw::Webhook| route.webhook.as_ref() == Some(&webhook.name);
+        let authorization = [raw::Sender::AzureDevops, raw::Sender::Harbor];
+        if root.webhooks.iter().find(of_route).is_some_and(|webhook| authorization.contains(&webhook.sender)) {
+            report
+                .error(&here, "this sender and a bearer token both come in `Authorization`, so one hides the other")
+                .help("give callers with a token a route of their own, with another path");
+        }
+    }
     if route.webhook.is_some() && route.kind == RouteKind::Webhook && !seen.contains(&Scheme::Webhook) {
         report
             .error(&at.key("webhook"), "the signatures of this sender would never be checked")
             .help("add `webhook` to `schemes`");
+    }
+}
+
+/// A sender with a certificate needs a listener that asks for one.
+fn certificates(root: &raw::Root, report: &mut Report) {
+    let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if root.listeners.iter().any(asks) {
+        return;
+    }
+    for (index, _) in root.webhooks.iter().enumerate().filter(|(_, webhook)| webhook.client_certificate.is_some()) {
+        report
+            .error(&item("webhooks", index).key("client_certificate"), "no listener asks for client certificates")
+            .help("set `client_ca` within `tls` of a listener");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
 
-use super::{Events, Field, JSON, Sender, Shape, shape};
+use super::{Events, Field, JSON, Sender, Setting, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -96,6 +96,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
     },
     pings: &["diagnostics:ping"],
     facts: &[
+        (Field::Date, &["/date"]),
         (Field::Event, &["/eventKey"]),
         (Field::Repository, &["/pullRequest/toRef/repository/slug", "/repository/slug"]),
         (Field::RepositoryId, &["/pullRequest/toRef/repository/id", "/repository/id"]),
@@ -111,7 +112,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::Draft, &["/pullRequest/draft"]),
     ],
     text_ids: false,
-    takes: &[],
+    takes: &[Setting::UnsignedPings],
     // `x-request-id` is ours there.
     passes: &["x-event-key", "x-hub-signature"],
 };

@@ -70,6 +70,7 @@ const JSON: &[Media] = &[Media::Json];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setting {
     RequireSignature,
+    UnsignedPings,
     Signature,
     Facts,
 }
@@ -106,6 +107,8 @@ pub(super) enum Field {
     Draft,
     /// What the sender wants to read in the answer to its [`Sender::pings`].
     Challenge,
+    /// When the event was, in a body that is signed.
+    Date,
 }
 
 /// How an event is known.

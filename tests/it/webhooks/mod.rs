@@ -1,6 +1,7 @@
 //! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
 
 mod attacks;
+mod certificate;
 mod hold;
 mod interceptor;
 mod kill;
@@ -185,6 +186,22 @@ async fn of_fifty_twins_at_once_one_arrives() {
     assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 1, "webhooks:17 {statuses:?}");
     assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "{statuses:?}");
     assert_eq!(fixture.upstream.requests().len(), 1, "webhooks:17");
+}
+
+#[tokio::test]
+async fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so_and_goes_no_further() {
+    let fixture = Fixture::with(
+        |yaml| yaml.replace("sender: github,", "sender: bitbucket_data_center, unsigned_pings: true,"),
+        |_| Reply::json(202, "{}"),
+    )
+    .await;
+    let send = async |event: &str| {
+        let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", event];
+        fixture.doorward.send(&lines, b"{\"test\": true}").await.status
+    };
+    assert_eq!(send("X-Event-Key: diagnostics:ping").await, 200);
+    assert_eq!(send("X-Event-Key: repo:refs_changed").await, 401);
+    assert!(fixture.upstream.requests().is_empty());
 }
 
 /// Senders whose proof is no signature over a JSON body, each with its own way to the upstream.

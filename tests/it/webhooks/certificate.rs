@@ -1,0 +1,68 @@
+//! A client certificate as a sender's condition, besides its signature.
+
+use super::{BODY, lines, signature};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Answer, Authority, Doorward, Pair, Raw, Reply, Upstream, connect_tls, request, unique},
+};
+
+async fn deliver(doorward: &Doorward, authority: &Authority, certificate: Option<&Pair>) -> Answer {
+    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let lines = lines(&unique(), &signature(body.as_bytes()));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let config = authority.client(&[], certificate);
+    let stream = connect_tls(doorward.address("tls"), &config, "hooks.test").await.unwrap();
+    let mut raw = Raw::over(stream);
+    raw.send(request(&lines, body.as_bytes())).await;
+    raw.answer().await
+}
+
+#[tokio::test]
+async fn a_sender_with_a_certificate_is_refused_without_it_though_it_signs() {
+    let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().unwrap();
+    authority.issue(&["hooks.test"]).write(dir.path(), "server");
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let (named, pinned, other) =
+        (authority.issue(&["git.example.com"]), authority.issue(&["a.test"]), authority.issue(&["b.test"]));
+    let yaml = format!(
+        "
+listeners:
+  - {{name: public, address: 127.0.0.1:0}}
+  - {{name: tls, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
+upstreams: [{{name: el, url: '{upstream}'}}]
+webhooks:
+  - name: github
+    sender: github
+    hold: false
+    secrets: [{{secret: {{file: secret}}}}]
+    client_certificate: {{names: [git.example.com], sha256: ['{pinned}']}}
+routes:
+  - {{name: hooks, kind: webhook, hosts: [hooks.test], paths: [/github], schemes: [webhook], webhook: github, upstream: el}}
+rules:
+  - {{id: hooks, on: {{routes: [hooks]}}, who: {{webhooks: [github]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        upstream = upstream.url(),
+        pinned = pinned.sha256(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    for (row, certificate, status) in [
+        ("none", None, 401),
+        ("another of the same authority", Some(&other), 401),
+        ("by its name", Some(&named), 202),
+        ("by its fingerprint", Some(&pinned), 202),
+    ] {
+        let answer = deliver(&doorward, &authority, certificate).await;
+        assert_eq!(answer.status, status, "{row}: {}", answer.text());
+    }
+    let lines = lines("clear", &signature(BODY.as_bytes()));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    assert_eq!(doorward.send(&lines, BODY.as_bytes()).await.status, 401, "in clear text there is none");
+    assert_eq!(upstream.requests().len(), 2);
+}
