@@ -159,11 +159,12 @@ async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
 }
 
 fn signed_out(context: &Context) -> AxumResponse {
-    if context.origin.is_some()
-        && context.snapshot.login.is_possible()
-        && crate::sessions::csrf::is_navigation(context.request.method(), context.request.headers())
-    {
-        let location = context.snapshot.login.challenge(context.request.path());
+    let request = &context.request;
+    let location = context.origin.as_ref().and_then(|origin| {
+        let login = &context.snapshot.login;
+        login.challenge(origin, request.method(), request.path(), request.query(), request.headers())
+    });
+    if let Some(location) = location {
         return (StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::CACHE_CONTROL, "no-store".to_owned())])
             .into_response();
     }

@@ -172,23 +172,17 @@ impl Authenticator<'_> {
 
     /// Sends somebody who looks at a page to the login; a program gets the refusal, which it can read.
     fn challenge<B>(&self, request: &CleanRequest<B>, rejection: Rejection) -> Result<Outcome, Rejection> {
-        if !self.login.is_possible()
-            || request.origin().is_none()
-            || !csrf::is_navigation(request.method(), request.headers())
-        {
+        let location = request.origin().and_then(|origin| {
+            self.login.challenge(&origin, request.method(), request.path(), request.query(), request.headers())
+        });
+        let Some(location) = location.and_then(|location| http::HeaderValue::try_from(location).ok()) else {
             return Err(rejection);
-        }
-        let target = match request.query() {
-            Some(query) => format!("{}?{query}", request.path()),
-            None => request.path().to_owned(),
         };
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::SEE_OTHER;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-        if let Ok(location) = self.login.challenge(&target).try_into() {
-            headers.insert(header::LOCATION, location);
-        }
+        headers.insert(header::LOCATION, location);
         Ok(Outcome::Respond(response))
     }
 
@@ -310,7 +304,6 @@ fn streamed(request: CleanRequest<Incoming>, route: &Route) -> Result<CleanReque
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
 }
 
-/// The credentials that schemes take, in words.
 /// The credentials that a route takes, in words: `a signed-in browser or a bearer token`.
 pub fn wanted(schemes: &[Scheme]) -> String {
     let words = schemes.iter().filter_map(|scheme| match scheme {

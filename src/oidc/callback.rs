@@ -1,19 +1,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
-    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, bounded,
+    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, attempts, bounded,
     exchange::{self, ExchangeError, Granted},
     failure::Failure,
     flow::{Flow, LIFETIME, State},
-    id_token::{self, Expected, Nonce},
+    id_token::{self, Expected, Mismatch, Nonce},
     login::{CALLBACK, parse, redirect, store_failed},
     parameters::Parameters,
 };
 use crate::{
-    sessions::{Ended, NewSession, Origin, cookie},
+    error::Reason,
+    sessions::{Ended, NewSession, Origin, cookie, keyring::Purpose},
     store::{Expect, Table, Written},
 };
 
@@ -46,7 +47,9 @@ impl Login {
             Err(failure) => return (Err(failure), None),
         };
         let Some(flow) = Flow::from_cookie(keys, &state, request.headers) else {
-            return (Err(self.without_cookie(&state).await), None);
+            let mut failure = self.without_cookie(&state).await;
+            failure.signed_in = self.is_signed_in(request).await;
+            return (Err(failure), None);
         };
         let (return_to, name) = (flow.return_to.clone(), flow.issuer.clone());
         let provider = self.provider(&name).filter(|provider| provider.issuer() == flow.issuer_url);
@@ -64,10 +67,17 @@ impl Login {
             Err(mut failure) => {
                 failure.return_to = return_to;
                 failure.cookies.push(over);
+                failure.signed_in = self.is_signed_in(request).await;
                 Err(failure)
             }
         };
         (result, issuer)
+    }
+
+    /// Whether the browser can go on although this answer is worth nothing: another tab has signed in, or the answer
+    /// is a page of the browser's history.
+    async fn is_signed_in(&self, request: LoginRequest<'_>) -> bool {
+        matches!(self.0.sessions.held_by(request.headers, request.origin).await, Ok(Some(_)))
     }
 
     fn state(&self, parameters: &Parameters<'_>) -> Result<State, Failure> {
@@ -94,7 +104,11 @@ impl Login {
             return expired();
         }
         match shared.store.get(Table::Logins, &state.hash(), now).await {
-            Ok(Some(_)) => replayed(),
+            Ok(Some(completed)) => {
+                let mut failure = replayed();
+                failure.return_to = self.led_to(state, &completed.value).unwrap_or(failure.return_to);
+                failure
+            }
             Ok(None) => Failure::new(
                 Outcome::other_browser,
                 "Open Doorward in the browser in which you want to work, and sign in there. \
@@ -134,7 +148,7 @@ impl Login {
             )
             .detail(format!("expected {}, the answer names {named}", provider.issuer())));
         }
-        self.use_up(state).await?;
+        self.use_up(state, &flow).await?;
         if let Some(error) = parameters.get("error") {
             let description = parameters.get("error_description").map(|text| format!(": {}", bounded(text)));
             let text = match error {
@@ -157,17 +171,24 @@ impl Login {
         })
     }
 
-    /// Marks a state as used. Of several answers with the same state, one gets past here.
-    async fn use_up(&self, state: &State) -> Result<(), Failure> {
+    /// Marks a state as used, with where its login led to. Of several answers with the same state, one gets past here.
+    async fn use_up(&self, state: &State, flow: &Flow) -> Result<(), Failure> {
         let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
         // Kept until the state is over for every clock of ours.
         let until = state.began + LIFETIME * 2;
+        let keys = self.0.sessions.keys();
+        let led_to = keys.seal(Purpose::Completed, state.as_str().as_bytes(), flow.return_to.as_bytes());
         let store = &shared.store;
-        match store.put(Table::Logins, &state.hash(), Vec::new(), until, Expect::Absent, now).await {
+        match store.put(Table::Logins, &state.hash(), led_to.unwrap_or_default(), until, Expect::Absent, now).await {
             Ok(Written::Done(_)) => Ok(()),
             Ok(Written::Conflict(_)) => Err(replayed()),
             Err(error) => Err(store_failed(&error)),
         }
+    }
+
+    fn led_to(&self, state: &State, sealed: &[u8]) -> Option<String> {
+        let plain = self.0.sessions.keys().open(Purpose::Completed, state.as_str().as_bytes(), sealed).ok()?;
+        String::from_utf8(plain).ok()
     }
 
     /// The rest runs on the control runtime: a browser that goes away must not leave a code used and no session.
@@ -195,7 +216,9 @@ impl Login {
         }
         tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
         let mut response = redirect(&flow.return_to);
-        response.headers_mut().append(header::SET_COOKIE, line);
+        for line in [line, attempts::note(flow.attempt)] {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
         Ok(response)
     }
 
@@ -235,9 +258,20 @@ impl Login {
             Failure::new(Outcome::id_token_refused, "Sign in again. If it stays, tell whoever runs Doorward.")
                 .detail(format!("ID token: {why}"))
         };
+        let clocks = |why: String| {
+            let mut failure = refused(why).titled(StatusCode::BAD_GATEWAY, "The clocks do not agree");
+            failure.text =
+                "The provider's clock and Doorward's differ by more than a minute. Whoever runs Doorward can set \
+                            them right; then sign in again."
+                    .into();
+            failure
+        };
         let token = match provider.verify_id_token(token).await {
             Ok(token) => token,
             Err(rejection) if rejection.status().is_server_error() => return Err(rejection.into()),
+            Err(rejection) if matches!(rejection.reason(), Reason::TokenExpired | Reason::TokenNotYetValid) => {
+                return Err(clocks(rejection.detail().to_owned()));
+            }
             Err(rejection) => return Err(refused(rejection.detail().to_owned())),
         };
         let expected = Expected {
@@ -247,7 +281,10 @@ impl Login {
             access_token,
             now: self.0.sessions.now(),
         };
-        id_token::check(&token, expected).map_err(|mismatch| refused(mismatch.to_string()))?;
+        id_token::check(&token, expected).map_err(|mismatch| match mismatch {
+            Mismatch::IssuedAt | Mismatch::Expired => clocks(mismatch.to_string()),
+            _ => refused(mismatch.to_string()),
+        })?;
         Ok(token)
     }
 }

@@ -16,11 +16,13 @@ pub(super) struct Failure {
     pub outcome: Outcome,
     status: StatusCode,
     title: &'static str,
-    text: Cow<'static, str>,
+    pub text: Cow<'static, str>,
     /// What the provider said, or which check failed.
     detail: Option<String>,
     /// Where a new login leads.
     pub return_to: String,
+    /// Whether the browser is signed in all the same, so that it can go on there at once.
+    pub signed_in: bool,
     /// Cookies to take away.
     pub cookies: Vec<HeaderValue>,
 }
@@ -41,9 +43,19 @@ impl Failure {
             }
             Outcome::identity_refused => (StatusCode::FORBIDDEN, "You cannot sign in with this account"),
             Outcome::store_unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible right now"),
+            Outcome::looping => (StatusCode::LOOP_DETECTED, "Signing in does not last"),
             Outcome::success | Outcome::internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here"),
         };
-        Self { outcome, status, title, text: text.into(), detail: None, return_to: "/".to_owned(), cookies: Vec::new() }
+        Self {
+            outcome,
+            status,
+            title,
+            text: text.into(),
+            detail: None,
+            return_to: "/".to_owned(),
+            signed_in: false,
+            cookies: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -68,6 +80,7 @@ impl Failure {
                 text: &self.text,
                 detail: self.detail.as_deref(),
                 retry: &format!("/oauth2/start?rd={retry}"),
+                go_on: self.signed_in.then_some(&*self.return_to),
                 request_id,
             }),
         );

@@ -23,8 +23,10 @@ pub const LIFETIME: Duration = Duration::from_secs(600);
 /// How long the cookie stays: somebody who comes back late is told so, and keeps their place.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Logins that one browser may have under way, one a tab. Beyond, the oldest are given up.
-pub const MAX_TABS: usize = 6;
+/// Logins that one browser may have under way, one a tab, and the bytes of their cookies: a browser that opens all its
+/// tabs anew must not send more headers than are read. Beyond, the oldest are given up.
+pub const MAX_TABS: usize = 16;
+const MAX_BYTES: usize = 12 << 10;
 
 const COOKIE: &str = "__Host-doorward-login-";
 
@@ -85,6 +87,8 @@ pub struct Flow {
     /// The verifier of PKCE (RFC 7636).
     pub verifier: String,
     pub return_to: String,
+    /// How often this browser has come back from a login in a row, this one included.
+    pub attempt: u8,
 }
 
 impl Flow {
@@ -103,17 +107,23 @@ impl Flow {
     }
 }
 
-/// The lines that delete the oldest login cookies, so that with one more there are at most [`MAX_TABS`].
-pub fn give_up_oldest(headers: &HeaderMap) -> Vec<HeaderValue> {
-    let names: Vec<&str> = cookie::pairs(headers)
-        .filter_map(|(name, _)| std::str::from_utf8(name).ok())
-        .filter(|name| {
+/// The lines that delete the oldest login cookies, so that with the cookie of `line` there are no more than may be.
+pub fn give_up_oldest(headers: &HeaderMap, line: &HeaderValue) -> Vec<HeaderValue> {
+    let under_way: Vec<(&str, usize)> = cookie::pairs(headers)
+        .filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, name.len() + value.len())))
+        .filter(|(name, _)| {
             name.strip_prefix(COOKIE)
                 .is_some_and(|rest| rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
         })
         .collect();
-    let surplus = (names.len() + 1).saturating_sub(MAX_TABS);
-    names.iter().take(surplus).map(|name| cookie::delete(name)).collect()
+    let mut bytes = line.len() + under_way.iter().map(|(_, bytes)| bytes).sum::<usize>();
+    let mut left = under_way.len() + 1;
+    let surplus = under_way.iter().take_while(|(_, size)| {
+        let too_much = left > MAX_TABS || bytes > MAX_BYTES;
+        (left, bytes) = (left.saturating_sub(1), bytes.saturating_sub(*size));
+        too_much
+    });
+    surplus.map(|(name, _)| cookie::delete(name)).collect()
 }
 
 #[cfg(test)]
@@ -132,6 +142,7 @@ mod tests {
             nonce: "n".to_owned(),
             verifier: "v".repeat(43),
             return_to: format!("/{}", "a".repeat(1535)),
+            attempt: 1,
         }
     }
 
@@ -171,17 +182,21 @@ mod tests {
 
     #[test]
     fn the_oldest_tabs_give_way() {
-        let names: Vec<String> = (0..7u8).map(|tab| format!("{COOKIE}{}", format!("{tab:02x}").repeat(8))).collect();
-        for (count, deleted) in [(0, 0), (5, 0), (6, 1), (7, 2)] {
-            let line: Vec<String> = names.iter().take(count).map(|name| format!("{name}=x")).collect();
+        let names: Vec<String> = (0..20u8).map(|tab| format!("{COOKIE}{}", format!("{tab:02x}").repeat(8))).collect();
+        for (count, size, deleted) in
+            [(0, 1, 0), (15, 1, 0), (16, 1, 1), (18, 1, 3), (3, 3000, 0), (4, 3000, 1), (15, 3000, 12)]
+        {
+            let value = "x".repeat(size);
+            let line: Vec<String> = names.iter().take(count).map(|name| format!("{name}={value}")).collect();
             let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(&line.join("; ")).unwrap())]);
-            let lines = give_up_oldest(&headers);
-            assert_eq!(lines.len(), deleted, "{count}");
+            let lines = give_up_oldest(&headers, &HeaderValue::from_str(&"y".repeat(size)).unwrap());
+            assert_eq!(lines.len(), deleted, "{count} of {size}");
             for (line, name) in lines.iter().zip(&names) {
                 assert!(line.to_str().unwrap().starts_with(&format!("{name}=;")), "{line:?}");
             }
         }
         let strange = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("__Host-doorward-login-x=y"))]);
-        assert!(give_up_oldest(&strange).is_empty());
+        let huge = HeaderValue::from_str(&"y".repeat(MAX_BYTES + 1)).unwrap();
+        assert!(give_up_oldest(&strange, &huge).is_empty());
     }
 }

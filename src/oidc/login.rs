@@ -10,15 +10,15 @@ use openidconnect::{
 use url::form_urlencoded;
 
 use super::{
-    LoginMetrics, Outcome, Provider, backchannel,
+    LoginMetrics, Outcome, Provider, attempts, backchannel,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
-    return_to,
+    return_to, unsent,
 };
 use crate::{
     pages::{self, Choice, SignInView},
-    sessions::{Ended, Origin, Sessions, cookie},
+    sessions::{Ended, Origin, Sessions, cookie, csrf},
     store::StoreError,
 };
 
@@ -47,6 +47,10 @@ pub struct LoginRequest<'a> {
     pub request_id: &'a str,
 }
 
+/// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,
+/// and lose it; this page is what keeps it.
+const CONTINUE: &str = "/oauth2/continue";
+
 /// Where the provider sends the browser back to.
 pub(super) const CALLBACK: &str = "/oauth2/callback";
 
@@ -64,18 +68,37 @@ impl Login {
         !self.0.providers.is_empty()
     }
 
-    /// Where a person who is not signed in is sent to, to come back to `target` (path and query) afterwards: straight
-    /// to the login where there is one provider, else to the choice.
-    pub fn challenge(&self, target: &str) -> String {
-        let path = if self.0.providers.len() == 1 { "/oauth2/start" } else { "/oauth2/sign_in" };
-        format!("{path}?rd={}", encode(target))
+    /// Where a browser is sent to whose request needs a session and has none that is good: somebody who looks at a page
+    /// comes back to it after the login, somebody who sent a form of ours to a page that says that it was not sent.
+    /// `None` for all others, who can read a refusal.
+    pub fn challenge(
+        &self,
+        origin: &Origin,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Option<String> {
+        if !self.is_possible() {
+            return None;
+        }
+        let target = if csrf::is_navigation(method, headers) {
+            query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+        } else if csrf::is_submission(method, headers) && csrf::check(method, headers, false, origin).is_ok() {
+            unsent::address(self.0.sessions.keys(), origin, method, path, headers)?
+        } else {
+            return None;
+        };
+        Some(format!("{CONTINUE}?rd={}", encode(&target)))
     }
 
     /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
     pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
         let get = matches!(*request.method, Method::GET | Method::HEAD);
         let answer = match request.path {
+            CONTINUE if get => self.go_on(request).await,
             "/oauth2/start" if *request.method == Method::GET => self.start(request),
+            unsent::PATH if get => self.unsent(request),
             CALLBACK if *request.method == Method::GET => self.callback(request).await,
             "/oauth2/sign_in" if get => self.sign_in(request).await,
             "/oauth2/sign_out" if get => self.confirm_sign_out(request).await,
@@ -83,7 +106,7 @@ impl Login {
             SIGNED_OUT if get => Ok(self.signed_out()),
             "/oauth2/sign_out" => return Some(not_allowed(request, "GET, HEAD, POST")),
             "/oauth2/start" | CALLBACK => return Some(not_allowed(request, "GET")),
-            "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
+            CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
             backchannel::PATH => Ok(self.backchannel_logout(request).await),
             _ => return None,
         };
@@ -91,6 +114,19 @@ impl Login {
             tracing::info!(request_id = request.request_id, outcome = ?failure.outcome, "a login failed");
             failure.page(request.request_id)
         }))
+    }
+
+    async fn go_on(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        let parameters = parse(request)?;
+        let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
+        // Another tab was quicker.
+        if self.0.sessions.held_by(request.headers, request.origin).await?.is_some() {
+            return Ok(redirect(&return_to));
+        }
+        let choices = self.choices(&return_to);
+        let view = SignInView { host: host(request.origin), choices: &choices };
+        let page = if choices.len() == 1 { pages::going_to_sign_in(&view) } else { pages::sign_in(&view) };
+        Ok(pages::html_with_script(StatusCode::OK, &page))
     }
 
     fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
@@ -121,6 +157,23 @@ impl Login {
         return_to: &str,
     ) -> Result<Response<Bytes>, Failure> {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
+        let made = attempts::made(request.headers);
+        if made >= attempts::MAX {
+            self.0.metrics.ended(Some(provider.name()), Outcome::looping);
+            tracing::warn!(
+                request_id = request.request_id,
+                issuer = %provider.name(),
+                origin = %request.origin,
+                "a browser signs in again and again: the sessions that it gets are not good a moment later"
+            );
+            let mut failure = Failure::new(
+                Outcome::looping,
+                "You signed in several times in a row, and each time the session was gone at once. Doorward stopped \
+                 trying. If it goes on, tell whoever runs Doorward: the log says why sessions are refused.",
+            );
+            failure.cookies.push(attempts::forget());
+            return Err(failure);
+        }
         let metadata = provider.metadata().ok_or_else(|| {
             Failure::new(
                 Outcome::provider_unavailable,
@@ -138,6 +191,7 @@ impl Login {
             nonce: nonce.secret().clone(),
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
+            attempt: made.saturating_add(1),
         };
         let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
 
@@ -157,7 +211,7 @@ impl Login {
 
         self.0.metrics.begun();
         let mut response = redirect(url.as_str());
-        for line in flow::give_up_oldest(request.headers).into_iter().chain([line]) {
+        for line in flow::give_up_oldest(request.headers, &line).into_iter().chain([line]) {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         Ok(response)
@@ -174,21 +228,23 @@ impl Login {
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
-        let choices: Vec<Choice> = self
-            .0
-            .providers
-            .iter()
-            .map(|provider| Choice {
-                name: provider.name().to_string(),
-                href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(&return_to)),
-            })
-            .collect();
-        let host = request.origin.as_str().split_once("://").map_or("", |(_, host)| host);
-        let mut response = pages::html(StatusCode::OK, &pages::sign_in(&SignInView { host, choices: &choices }));
+        let view = SignInView { host: host(request.origin), choices: &self.choices(&return_to) };
+        let mut response = pages::html_with_script(StatusCode::OK, &pages::sign_in(&view));
         if held {
-            response.headers_mut().append(header::SET_COOKIE, cookie::delete(cookie::SESSION));
+            for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
+                response.headers_mut().append(header::SET_COOKIE, line);
+            }
         }
         Ok(response)
+    }
+
+    /// The providers to choose from. The return address stands last, so that the script can add the fragment to it.
+    fn choices(&self, return_to: &str) -> Vec<Choice> {
+        let choice = |provider: &Arc<dyn Provider>| Choice {
+            name: provider.name().to_string(),
+            href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(return_to)),
+        };
+        self.0.providers.iter().map(choice).collect()
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
@@ -236,6 +292,10 @@ fn not_allowed(request: LoginRequest<'_>, allow: &'static str) -> Response<Bytes
     response
 }
 
-fn encode(text: &str) -> String {
+fn host(origin: &Origin) -> &str {
+    origin.as_str().split_once("://").map_or("", |(_, host)| host)
+}
+
+pub(super) fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 
 use super::{
-    Login, LoginRequest, Outcome,
+    Login, LoginRequest, Outcome, attempts,
     failure::Failure,
     login::{SIGNED_OUT, redirect, store_failed},
 };
@@ -36,7 +36,9 @@ impl Login {
             location = self.end_at_provider(&session, request).unwrap_or(location);
         }
         let mut response = redirect(&location);
-        response.headers_mut().append(header::SET_COOKIE, cookie::delete(cookie::SESSION));
+        for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
         Ok(response)
     }
 

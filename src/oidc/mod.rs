@@ -2,13 +2,16 @@
 //! (RFC 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1).
 //!
 //! ```text
+//! /oauth2/continue     keeps the `#fragment`, which only the browser knows, and goes on to the provider or the choice
 //! /oauth2/start     -> the provider, with a sealed state and a sealed cookie
 //! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session
+//! /oauth2/unsent       tells of a form that met an ended session
 //! /oauth2/sign_in      which provider
 //! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
 //! /oauth2/backchannel_logout <- the provider: a session ended there, so it ends here
 //! ```
 
+mod attempts;
 pub mod backchannel;
 mod callback;
 mod client;
@@ -28,6 +31,7 @@ pub mod return_to;
 pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 pub use self::{
     client::Client,

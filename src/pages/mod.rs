@@ -1,4 +1,4 @@
-//! What people see of Doorward: small pages that need no script, in light and dark, on a phone and with a screen
+//! What people see of Doorward: small pages that work without a script, in light and dark, on a phone and with a screen
 //! reader. Each is a pure function of its view; everything in a view is escaped.
 
 #[cfg(test)]
@@ -19,15 +19,28 @@ pub use self::views::*;
 /// allows it by its hash and nothing else.
 const STYLE: &str = include_str!("style.css");
 
+/// The one script: on pages that lead to a login, it adds the fragment of the address (`#/namespaces/ci`) to their
+/// links, as browsers tell it to no server. Where a page has one way to go, it goes there.
+const SCRIPT: &str = include_str!("fragment.js");
+
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(""));
+
+static WITH_SCRIPT: LazyLock<HeaderValue> =
+    LazyLock::new(|| policy(&format!(" script-src 'sha256-{}';", hash_of(SCRIPT))));
+
 /// Forms may lead to a provider (a logout does, by a redirect), which is https or, in development, this machine.
-static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = BASE64_STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+fn policy(script: &str) -> HeaderValue {
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'; \
-         form-action 'self' https: http://localhost:* http://127.0.0.1:*"
+        "default-src 'none'; style-src 'sha256-{}';{script} base-uri 'none'; frame-ancestors 'none'; \
+         form-action 'self' https: http://localhost:* http://127.0.0.1:*",
+        hash_of(STYLE)
     );
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
-});
+}
+
+fn hash_of(text: &str) -> String {
+    BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
+}
 
 /// A page as a response, which nobody caches, frames or learns the address of.
 pub fn html(status: StatusCode, page: &Markup) -> Response<Bytes> {
@@ -45,8 +58,20 @@ pub fn html(status: StatusCode, page: &Markup) -> Response<Bytes> {
     response
 }
 
+/// A page that leads to a login, whose script may run.
+pub fn html_with_script(status: StatusCode, page: &Markup) -> Response<Bytes> {
+    let mut response = html(status, page);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, WITH_SCRIPT.clone());
+    response
+}
+
 /// The frame of every page.
 fn layout(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>) -> Markup {
+    layout_with_head(title, tone, main, request_id, &markup! {})
+}
+
+/// The same, with something of its own in its head.
+fn layout_with_head(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>, head: &Markup) -> Markup {
     markup! {
         (DOCTYPE)
         html lang="en" {
@@ -57,6 +82,7 @@ fn layout(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>) -> M
                 meta name="robots" content="noindex";
                 title { (title) " · Doorward" }
                 style { (PreEscaped(STYLE)) }
+                (head)
             }
             body class=(tone.class()) {
                 header { (mark()) span { "Doorward" } }
@@ -72,6 +98,11 @@ fn layout(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>) -> M
             }
         }
     }
+}
+
+/// The script, at the end of a page.
+fn keep_fragment() -> Markup {
+    markup! { script { (PreEscaped(SCRIPT)) } }
 }
 
 /// The colour of a page.

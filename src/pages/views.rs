@@ -1,6 +1,6 @@
 use maud::{Markup, html};
 
-use super::{Tone, layout, sign};
+use super::{Tone, keep_fragment, layout, layout_with_head, sign};
 use crate::{clock::Timestamp, error::Rejection};
 
 /// The choice of a provider.
@@ -29,13 +29,56 @@ pub fn sign_in(view: &SignInView<'_>) -> Markup {
             nav aria-label="Providers" {
                 ul class="choices" {
                     @for choice in view.choices {
-                        li { a class="button" href=(choice.href) { "Continue with " strong { (choice.name) } } }
+                        li { a class="button" data-return href=(choice.href) { "Continue with " strong { (choice.name) } } }
                     }
                 }
             }
         }
     };
+    let main = html! { (main) (keep_fragment()) };
     layout("Sign in", Tone::Plain, &main, None)
+}
+
+/// On the way to the only provider: seen for a moment, or longer where neither script nor refresh is allowed.
+pub fn going_to_sign_in(view: &SignInView<'_>) -> Markup {
+    let Some(Choice { name, href }) = view.choices.first() else { return sign_in(view) };
+    let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
+    let main = html! {
+        (sign(Tone::Plain))
+        h1 { "Taking you to sign in" }
+        p class="lead" { "to continue to " strong class="host" { (view.host) } }
+        p class="actions" {
+            a class="button" data-return data-next href=(href) { "Continue with " strong { (name) } }
+        }
+        (keep_fragment())
+    };
+    layout_with_head("Taking you to sign in", Tone::Plain, &main, None, &head)
+}
+
+/// A form that met an ended session.
+#[derive(Clone, Copy, Debug)]
+pub struct UnsentView<'a> {
+    /// Method and path.
+    pub request: &'a str,
+    /// The page of the form, where it is known.
+    pub back: Option<&'a str>,
+}
+
+pub fn unsent(view: &UnsentView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Refused))
+        h1 { "Your form was not sent" }
+        p class="lead" { "Your session had ended when you sent it. You are signed in again now." }
+        p { "Nothing of it was passed on and nothing was kept, so nothing has changed. Please fill it in and send it again." }
+        dl { div { dt { "Not sent" } dd { code { (view.request) } } } }
+        p class="actions" {
+            @match view.back {
+                Some(back) => a class="button" href=(back) { "Back to the form" },
+                None => a class="button" href="/" { "To the start page" },
+            }
+        }
+    };
+    layout("Your form was not sent", Tone::Refused, &main, None)
 }
 
 /// A refusal, as the person whom it meets should read it.
@@ -196,6 +239,8 @@ pub struct LoginErrorView<'a> {
     pub detail: Option<&'a str>,
     /// Where a new login begins.
     pub retry: &'a str,
+    /// Where somebody who is signed in all the same can go on.
+    pub go_on: Option<&'a str>,
     pub request_id: &'a str,
 }
 
@@ -207,7 +252,16 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Markup {
         @if let Some(detail) = view.detail {
             p class="note" { code { (detail) } }
         }
-        p class="actions" { a class="button" href=(view.retry) { "Sign in again" } a href="/" { "Go on" } }
+        @match view.go_on {
+            Some(href) => {
+                p class="note" { "You are signed in in this browser." }
+                p class="actions" { a class="button" href=(href) { "Go on" } a href=(view.retry) { "Sign in again" } }
+            }
+            None => p class="actions" {
+                a class="button" href=(view.retry) { "Sign in again" }
+                a href="/" { "To the start page" }
+            },
+        }
     };
     layout(view.title, Tone::Refused, &main, Some(view.request_id))
 }

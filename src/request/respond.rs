@@ -19,7 +19,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Manner {
     id: Uuid,
-    is_navigation: bool,
+    /// Somebody looks at what comes back.
+    is_page: bool,
     is_grpc: bool,
     /// Method and path, for people.
     request: String,
@@ -30,7 +31,7 @@ impl Manner {
         let headers = request.headers();
         Self {
             id,
-            is_navigation: csrf::is_navigation(request.method(), headers),
+            is_page: csrf::is_navigation(request.method(), headers) || csrf::is_submission(request.method(), headers),
             is_grpc: headers
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
@@ -40,7 +41,7 @@ impl Manner {
 
     /// Notes what the page of a refusal names. Only people are shown one.
     pub fn note(&mut self, method: &Method, path: &str) {
-        if self.is_navigation {
+        if self.is_page {
             self.request = format!("{method} {path}");
         }
     }
@@ -74,7 +75,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let grpc = kind == Some(RouteKind::Http) && asker.manner.is_grpc;
     let mut response = if grpc {
         trailers_only(rejection)
-    } else if asker.manner.is_navigation && kind != Some(RouteKind::Webhook) {
+    } else if asker.manner.is_page && kind != Some(RouteKind::Webhook) {
         page(rejection, asker)
     } else if kind == Some(RouteKind::Kubernetes) {
         body("application/json", status_object(rejection, asker).to_string())

@@ -55,6 +55,31 @@ pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether somebody sent a form and looks at what comes of it: a refusal is then a page. A script that sends the same
+/// gets what a program can read.
+pub fn is_submission(method: &Method, headers: &HeaderMap) -> bool {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+        || headers.contains_key(header::UPGRADE)
+        || headers.contains_key(&X_REQUESTED_WITH)
+    {
+        return false;
+    }
+    match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
+        (Single::One(mode), Single::One(destination)) => mode == "navigate" && destination == "document",
+        (Single::None, Single::None) => accepts_html(headers) && has_form(headers),
+        _ => false,
+    }
+}
+
+/// Whether the body is what a form of HTML sends.
+fn has_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let media = kind.split(';').next().unwrap_or_default().trim();
+    ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"]
+        .iter()
+        .any(|form| media.eq_ignore_ascii_case(form))
+}
+
 /// Whether it is the question that a browser asks before a request to another origin (Fetch section 4.8). It never
 /// carries a credential, so it is answered here, without any `Access-Control-Allow-*`, and never sent on.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
@@ -187,6 +212,30 @@ mod tests {
         ];
         for (row, method, pairs, expected) in rows {
             assert_eq!(is_navigation(method, &headers(pairs)), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_form_that_somebody_sent_is_told_from_what_a_script_sends() {
+        let mode = |value| ("sec-fetch-mode", value);
+        let destination = |value| ("sec-fetch-dest", value);
+        const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+        const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+        type Row<'a> = (&'a str, Method, &'a [(&'static str, &'a str)], bool);
+        let rows: &[Row<'_>] = &[
+            ("form", Method::POST, &[mode("navigate"), destination("document"), FORM, HTML], true),
+            ("form in a frame", Method::POST, &[mode("navigate"), destination("iframe"), FORM, HTML], false),
+            ("fetch", Method::POST, &[mode("cors"), destination("empty"), FORM, HTML], false),
+            ("old browser", Method::POST, &[FORM, HTML], true),
+            ("old browser, file", Method::POST, &[("content-type", "multipart/form-data; boundary=x"), HTML], true),
+            ("old browser, script", Method::POST, &[FORM, HTML, ("x-requested-with", "XMLHttpRequest")], false),
+            ("JSON", Method::POST, &[("content-type", "application/json"), HTML], false),
+            ("curl", Method::POST, &[FORM, ("accept", "*/*")], false),
+            ("upgrade", Method::POST, &[("upgrade", "x"), FORM, HTML], false),
+            ("a page", Method::GET, &[mode("navigate"), destination("document"), HTML], false),
+        ];
+        for (row, method, pairs, expected) in rows {
+            assert_eq!(is_submission(method, &headers(pairs)), *expected, "{row}");
         }
     }
 

@@ -31,6 +31,10 @@ pub enum Purpose {
     State,
     /// The cookie of a login under way; bound to its state.
     Login,
+    /// Where a login that was completed led to; bound to its state.
+    Completed,
+    /// What was not sent on because a session had ended.
+    Unsent,
 }
 
 /// Why something sealed cannot be opened.
@@ -164,6 +168,8 @@ fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {
         Purpose::Index => b"doorward index\0",
         Purpose::State => b"doorward state\0",
         Purpose::Login => b"doorward login\0",
+        Purpose::Completed => b"doorward completed\0",
+        Purpose::Unsent => b"doorward unsent\0",
     };
     [name, context].concat()
 }

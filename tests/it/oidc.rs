@@ -3,19 +3,26 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::harness::{Doorward, OidcProvider, Raw, Upstream, browse, free_port, within};
+use crate::harness::{Doorward, OidcProvider, Raw, Upstream, browse, browse_until, free_port, within};
 
 struct World {
     doorward: Doorward,
-    provider: OidcProvider,
+    provider: Option<OidcProvider>,
     upstream: Upstream,
     origin: String,
 }
 
 async fn world() -> World {
-    let port = free_port();
-    let origin = format!("http://localhost:{port}");
+    let origin = format!("http://localhost:{}", free_port());
     let provider = OidcProvider::start(&origin).await;
+    let world = world_with(origin, provider.issuer.clone()).await;
+    world.provider_is_known().await;
+    World { provider: Some(provider), ..world }
+}
+
+/// One whose provider may not be there yet.
+async fn world_with(origin: String, issuer: String) -> World {
+    let (_, port) = origin.rsplit_once(':').unwrap();
     let upstream = Upstream::start().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
@@ -49,26 +56,33 @@ store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 limits: {{drain_accept: 0}}
 ",
-        issuer = provider.issuer,
         upstream = upstream.url().replace("127.0.0.1", "localhost"),
     );
     let doorward = Doorward::start_in(dir, &yaml).await;
-    within(async {
-        // Until discovery has been read, the login says that the provider was not reached yet.
-        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    World { doorward, provider, upstream, origin }
+    World { doorward, provider: None, upstream, origin }
+}
+
+impl World {
+    /// Until discovery has been read, the login says that the provider was not reached yet.
+    async fn provider_is_known(&self) {
+        let host = format!("Host: {}", self.origin.strip_prefix("http://").unwrap());
+        within(async {
+            while self.doorward.get("/oauth2/start", &[&host]).await.status != 303 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
     let world = world().await;
     let saw =
-        browse(&json!({"scenario": "login", "url": world.origin, "path": "/deep/page?tab=1", "person": "alice"})).await;
-    assert_eq!(saw["landed"], format!("{}/deep/page?tab=1", world.origin), "the return address keeps its query");
+        browse(&json!({"scenario": "login", "url": world.origin, "path": "/deep/page?tab=1#/namespaces/ci?x=%2F", "person": "alice"}))
+            .await;
+    let landed = format!("{}/deep/page?tab=1#/namespaces/ci?x=%2F", world.origin);
+    assert_eq!(saw["landed"], landed, "the return address keeps its query and its fragment");
     let whoami = saw["whoami"].as_str().unwrap();
     for part in ["alice", "tekton:viewers", "developers", "human"] {
         assert!(whoami.contains(part), "{part} in {whoami}");
@@ -95,6 +109,58 @@ async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
     for line in std::fs::read_to_string(world.doorward.audit_path()).unwrap().lines() {
         assert!(!line.contains(cookie["value"].as_str().unwrap()), "a cookie is in the trail");
     }
+}
+
+#[tokio::test]
+async fn without_a_script_path_and_query_survive() {
+    let world = world().await;
+    let saw =
+        browse(&json!({"scenario": "withoutScript", "url": world.origin, "path": "/deep/page?tab=1&x=%2F"})).await;
+    assert_eq!(saw["landed"], format!("{}/deep/page?tab=1&x=%2F", world.origin));
+}
+
+#[tokio::test]
+async fn tabs_that_log_in_at_once_all_come_back_to_their_places() {
+    let world = world().await;
+    let saw = browse(&json!({"scenario": "tabs", "url": world.origin})).await;
+    assert_eq!(saw["landed"], saw["expected"]);
+    assert_eq!(saw["reloaded"], saw["expected"]);
+}
+
+#[tokio::test]
+async fn a_form_that_meets_an_ended_session_is_told_of_and_a_script_is_refused() {
+    let world = world().await;
+    let saw = browse(&json!({"scenario": "form", "url": world.origin})).await;
+    let fetched = &saw["fetched"];
+    assert_eq!((&fetched["status"], &fetched["type"]), (&json!(401), &json!("application/problem+json")), "{saw}");
+    assert_eq!(fetched["body"]["reason"], "credential_missing");
+    assert_eq!(saw["socket"], "refused");
+    let told = saw["told"].as_str().unwrap();
+    assert!(told.contains("Your form was not sent") && told.contains("POST /deploy"), "{told}");
+    assert_eq!(saw["back"], format!("{}/form?env=prod", world.origin));
+    assert!(world.upstream.requests().iter().all(|request| !request.line().contains("/deploy")), "it was sent on");
+}
+
+#[tokio::test]
+async fn an_answer_in_another_browser_or_twice_gets_a_page_with_a_way_on() {
+    let world = world().await;
+    let saw = browse(&json!({"scenario": "elsewhere", "url": world.origin})).await;
+    assert!(saw["inAnother"].as_str().unwrap().contains("already completed"), "{saw}");
+    assert!(saw["again"].as_str().unwrap().contains("You are signed in in this browser"), "{saw}");
+    assert_eq!(saw["wentOn"], format!("{}/runs", world.origin));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_gets_a_page_whose_button_works_once_it_is_back() {
+    let (origin, port) = (format!("http://localhost:{}", free_port()), free_port());
+    let world = world_with(origin, format!("http://127.0.0.1:{port}")).await;
+    let waiting = browse_until(&json!({"scenario": "provider", "url": world.origin}), "away").await;
+    let _provider = OidcProvider::start_at(&world.origin, port).await;
+    let saw = waiting.go_on().await;
+    assert!(saw["told"].as_str().unwrap().contains("The provider cannot be reached"), "{saw}");
+    assert_eq!(saw["landed"], format!("{}/runs", world.origin));
+    let said = world.doorward.log().iter().map(Value::to_string).collect::<String>();
+    assert!(said.contains("the key set could not be fetched"), "the cause is in the log: {said}");
 }
 
 /// A token of the bot by client credentials; with a resource it is a JWT, without one it is opaque.
@@ -130,12 +196,12 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
     let grant = "grant_type=client_credentials&scope=tekton:run";
     let resource = "&resource=https://doorward.test";
 
-    let jwt = token(&world.provider, &format!("{grant}{resource}")).await;
+    let jwt = token(world.provider.as_ref().unwrap(), &format!("{grant}{resource}")).await;
     assert_eq!(jwt.split('.').count(), 3);
     assert_eq!(call(&world, &jwt).await.0, 200);
     assert_eq!(world.upstream.take()[0].one("impersonate-user"), "bot");
     // The twin: the same token without the scope that the rule needs.
-    let narrow = token(&world.provider, &format!("grant_type=client_credentials{resource}")).await;
+    let narrow = token(world.provider.as_ref().unwrap(), &format!("grant_type=client_credentials{resource}")).await;
     let refused = call(&world, &narrow).await;
     assert_eq!(refused.0, 403, "{}", refused.1);
     assert!(world.upstream.take().is_empty());
@@ -144,12 +210,12 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
 #[tokio::test]
 async fn an_opaque_token_is_good_until_it_is_revoked() {
     let world = world().await;
-    let opaque = token(&world.provider, "grant_type=client_credentials&scope=tekton:run").await;
+    let opaque = token(world.provider.as_ref().unwrap(), "grant_type=client_credentials&scope=tekton:run").await;
     assert!(!opaque.contains('.'));
     let (status, text) = call(&world, &opaque).await;
     assert_eq!(status, 200, "{text}");
     let form = format!("token={opaque}");
-    post(&world.provider.issuer, "/token/revocation", "bot", "bot-secret-of-the-tests", &form).await;
+    post(&world.provider.as_ref().unwrap().issuer, "/token/revocation", "bot", "bot-secret-of-the-tests", &form).await;
     within(async {
         // Good answers are used for a second, which the configuration says.
         while call(&world, &opaque).await.0 == 200 {

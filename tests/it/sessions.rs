@@ -1,8 +1,10 @@
 //! Sessions that others end: the provider by a back-channel logout, an operator by a command.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Doorward, Issuer, Upstream, log_in, now, unique, within};
+use crate::harness::{Answer, Doorward, Issuer, Upstream, browse, log_in, now, unique, within};
 
 struct World {
     doorward: Doorward,
@@ -80,6 +82,33 @@ impl World {
         let person = ["--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
         self.doorward.operator(&[&["sessions"], arguments, &person[..]].concat()).await
     }
+}
+
+/// Each in a browser that is new, through the whole login, to where Chromium ends up.
+#[tokio::test]
+async fn no_return_address_leads_a_browser_elsewhere() {
+    let world = world().await;
+    let classes: BTreeMap<String, Vec<String>> =
+        serde_json::from_str(include_str!("../../src/oidc/return_to/hostile.json")).unwrap();
+    let all: Vec<&str> = classes.values().flatten().map(String::as_str).collect();
+    let one_of_each: Vec<&str> = classes.values().filter_map(|class| class.first()).map(String::as_str).collect();
+    assert!(one_of_each.len() >= 20 && all.len() >= 200);
+    let origin = format!("http://{}", world.host);
+    let (half, other_half) = all.split_at(all.len() / 2);
+    for (begin, addresses) in [("start", half), ("start", other_half), ("continue", &one_of_each)] {
+        let saw =
+            browse(&json!({"scenario": "returnAddresses", "url": origin, "begin": begin, "addresses": addresses}))
+                .await;
+        let ended = saw["ended"].as_array().unwrap();
+        assert_eq!(ended.len(), addresses.len());
+        for (address, ended) in addresses.iter().zip(ended) {
+            assert_eq!(*ended, format!("{origin}/"), "{begin}: {address:?}");
+        }
+    }
+    // The twin: a good one is followed.
+    let good = ["/runs?a=b#/c"];
+    let saw = browse(&json!({"scenario": "returnAddresses", "url": origin, "begin": "start", "addresses": good})).await;
+    assert_eq!(saw["ended"][0], format!("{origin}/runs?a=b#/c"));
 }
 
 #[tokio::test]

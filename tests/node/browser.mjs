@@ -54,6 +54,110 @@ const scenarios = {
     return { landed, body, whoami, cookies, fetched, signedOut, after: after.status(), replayed: replayed.status() };
   },
 
+  // Without JavaScript, to an address with a query.
+  async withoutScript() {
+    const page = await (await context({ javaScriptEnabled: false })).newPage();
+    await page.goto(options.url + options.path);
+    await logIn(page, 'alice');
+    return { landed: page.url() };
+  },
+
+  // Five tabs that are opened at once and logged in one after the other; then all of them anew with the session.
+  async tabs() {
+    const ctx = await context();
+    const pages = await Promise.all([1, 2, 3, 4, 5].map(() => ctx.newPage()));
+    const address = (index) => `${options.url}/tab${index}?of=5#/place/${index}`;
+    await Promise.all(pages.map((page, index) => page.goto(address(index)).then(() => page.waitForSelector('input[name=login]'))));
+    for (const page of pages) {
+      await logIn(page, 'alice');
+    }
+    const landed = pages.map((page) => page.url());
+    await Promise.all(pages.map((page) => page.reload()));
+    return { landed, expected: pages.map((_, index) => address(index)), reloaded: pages.map((page) => page.url()) };
+  },
+
+  // A form whose session has ended when it is sent, by a person and by a script.
+  async form() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + '/form?env=prod');
+    await logIn(page, 'alice');
+    await ctx.clearCookies({ name: '__Host-doorward' });
+    const fetched = await page.evaluate(async () => {
+      const answer = await fetch('/deploy', { method: 'POST', body: 'x' });
+      return { status: answer.status, type: answer.headers.get('content-type'), body: await answer.json() };
+    });
+    const socket = await page.evaluate(() => new Promise((done) => {
+      const socket = new WebSocket(location.origin.replace('http', 'ws') + '/stream');
+      socket.onopen = () => done('open');
+      socket.onerror = () => done('refused');
+    }));
+    await page.evaluate(() => {
+      const form = document.createElement('form');
+      form.method = 'post';
+      form.action = '/deploy';
+      document.body.append(form);
+      form.submit();
+    });
+    await page.waitForURL('**/oauth2/unsent?*');
+    const told = await page.textContent('main');
+    await Promise.all([page.waitForURL('**/form?env=prod'), page.click('a.button')]);
+    return { fetched, socket, told, back: page.url() };
+  },
+
+  // An answer of the provider in a browser that did not begin, and again in the one that did.
+  async elsewhere() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    const answers = [];
+    page.on('request', (request) => request.url().includes('/oauth2/callback?') && answers.push(request.url()));
+    await page.goto(options.url + '/runs');
+    await logIn(page, 'alice');
+    const other = await (await context()).newPage();
+    await other.goto(answers[0]);
+    const inAnother = await other.textContent('main');
+    await page.goto(answers[0]);
+    const again = await page.textContent('main');
+    await Promise.all([page.waitForURL(options.url + '/runs'), page.click('a.button')]);
+    return { inAnother, again, wentOn: page.url() };
+  },
+
+  // A provider that is not there yet: the page, then the button on it until the provider is.
+  async provider() {
+    const page = await (await context()).newPage();
+    await page.goto(options.url + '/runs');
+    await page.waitForURL('**/oauth2/start?*');
+    const told = await page.textContent('main');
+    process.stdout.write('away\n');
+    await new Promise((go) => process.stdin.once('data', go));
+    process.stdin.pause();
+    while (page.url().startsWith(options.url)) {
+      await Promise.all([page.waitForNavigation(), page.click('a.button')]);
+    }
+    await logIn(page, 'alice');
+    return { told, landed: page.url() };
+  },
+
+  // Where each return address ends, in a browser that is new each time.
+  async returnAddresses() {
+    const ended = new Array(options.addresses.length);
+    let next = 0;
+    const worker = async () => {
+      const ctx = await context();
+      const page = await ctx.newPage();
+      while (next < ended.length) {
+        const index = next++;
+        await ctx.clearCookies();
+        const begin = `${options.url}/oauth2/${options.begin}?rd=${encodeURIComponent(options.addresses[index])}`;
+        await page.goto(begin, { waitUntil: 'commit' });
+        await page.waitForURL((url) => !url.pathname.startsWith('/oauth2/'), { waitUntil: 'commit' });
+        ended[index] = page.url();
+      }
+    };
+    await Promise.all([1, 2, 3, 4].map(worker));
+    return { ended };
+  },
+
   // The pages that people see, at the width of a desktop and of a phone: which of them scroll sideways.
   async widths() {
     const sideways = [];

@@ -16,7 +16,7 @@ use aws_lc_rs::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Form, State},
+    extract::{Form, Query, State},
     http::{StatusCode, header},
     response::{IntoResponse, Json, Response},
     routing::{get, post},
@@ -105,6 +105,7 @@ impl Issuer {
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(keys))
             .route("/introspect", post(introspect))
+            .route("/authorize", get(authorize))
             .route("/token", post(redeem))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -235,6 +236,21 @@ async fn keys(State(issuer): State<Issuer>) -> Response {
     let empty = *issuer.0.fault.lock().unwrap() == Fault::Empty;
     let keys = if empty { json!([]) } else { json!([issuer.0.key.lock().unwrap().jwk()]) };
     Json(json!({"keys": keys})).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Authorize {
+    redirect_uri: String,
+    state: String,
+    nonce: String,
+}
+
+/// Sends everybody back at once, with the nonce as the code.
+async fn authorize(State(issuer): State<Issuer>, Query(asked): Query<Authorize>) -> Response {
+    let Authorize { redirect_uri, state, nonce } = asked;
+    let iss = url::form_urlencoded::byte_serialize(issuer.url().as_bytes()).collect::<String>();
+    (StatusCode::SEE_OTHER, [(header::LOCATION, format!("{redirect_uri}?code={nonce}&state={state}&iss={iss}"))])
+        .into_response()
 }
 
 #[derive(serde::Deserialize)]

@@ -9,7 +9,8 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     let navigation = [host.as_str(), "Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
     let mut away = doorward.get(page, &navigation).await;
     let location = loop {
-        let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text())).to_owned();
+        let location = away.header("location").map(str::to_owned);
+        let location = location.or_else(|| next(&away)).unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
         if !location.starts_with('/') {
             break location;
         }
@@ -25,6 +26,13 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     let back = doorward.get(&callback, &[&navigation[..], &[&begun]].concat()).await;
     assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
     cookies(&back)
+}
+
+/// Where a page leads by itself, as a browser without scripts goes.
+fn next(answer: &Answer) -> Option<String> {
+    let text = answer.text();
+    let (_, rest) = text.split_once("content=\"0;url=")?;
+    Some(rest.split_once('"')?.0.replace("&amp;", "&"))
 }
 
 /// The cookies that an answer sets and does not delete, as a `Cookie` line.

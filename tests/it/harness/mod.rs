@@ -20,7 +20,7 @@ pub use self::{
     doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
-    node::{OidcProvider, browse, free_port},
+    node::{OidcProvider, browse, browse_until, free_port},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},

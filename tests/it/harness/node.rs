@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Stdio};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
 
@@ -25,7 +25,13 @@ pub struct OidcProvider {
 impl OidcProvider {
     /// `origin` is where Doorward will be reached.
     pub async fn start(origin: &str) -> Self {
+        Self::start_at(origin, 0).await
+    }
+
+    /// The same at a port of its own; 0 for any.
+    pub async fn start_at(origin: &str, port: u16) -> Self {
         let options = json!({
+            "port": port,
             "redirectUris": [format!("{origin}/oauth2/callback")],
             "postLogoutRedirectUris": [format!("{origin}/oauth2/signed_out")],
         });
@@ -51,6 +57,37 @@ pub async fn browse(options: &Value) -> Value {
     let output = super::within(run).await.unwrap();
     assert!(output.status.success(), "{options}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A browser that waits in the middle of its scenario.
+pub struct Waiting {
+    child: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+/// Runs a scenario up to where it says `mark`.
+pub async fn browse_until(options: &Value, mark: &str) -> Waiting {
+    let mut child = Command::new("node")
+        .arg(script("browser.mjs"))
+        .arg(options.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(super::within(output.next_line()).await.unwrap().as_deref(), Some(mark), "{options}");
+    Waiting { child, output }
+}
+
+impl Waiting {
+    /// Lets it go on, and gives what it saw.
+    pub async fn go_on(mut self) -> Value {
+        let mut input = self.child.stdin.take().unwrap();
+        input.write_all(b"go on\n").await.unwrap();
+        let line = super::within(self.output.next_line()).await.unwrap().expect("the browser failed");
+        serde_json::from_str(&line).unwrap()
+    }
 }
 
 /// A port that nothing listens on at the moment.
