@@ -1,5 +1,7 @@
-//! Doorward's own endpoints: the login, who am I, and the metadata of the protected resource. A request comes here after
+//! Doorward's own endpoints: the login, who am I, my sessions, and the metadata of the protected resource. A request comes here after
 //! it was sanitized and routed, and nothing here can forward.
+
+mod sessions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +9,7 @@ use axum::{
     Extension, Router,
     body::Body,
     response::{IntoResponse, Json, Response as AxumResponse},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -19,6 +21,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     authn::Kind,
+    clock::Timestamp,
     error::{Reason, Rejection},
     oidc::{LoginRequest, backchannel},
     pages::{self, SessionTimes, WhoAmIView},
@@ -49,6 +52,8 @@ impl Default for Endpoints {
             Router::new()
                 .route("/oauth2/{*rest}", any(login))
                 .route("/.doorward/whoami", get(who_am_i))
+                .route(sessions::PATH, get(sessions::list))
+                .route(sessions::END, post(sessions::end))
                 .route("/.well-known/oauth-protected-resource", get(protected_resource))
                 .route("/.well-known/jwks.json", get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
@@ -107,6 +112,7 @@ async fn read(body: Incoming) -> Result<Bytes, Rejection> {
 fn name(path: &str) -> &'static str {
     match path {
         "/.doorward/whoami" => "whoami",
+        sessions::PATH | sessions::END => "sessions",
         path if path.starts_with("/oauth2/") => "login",
         path if path.starts_with("/.well-known/") => "metadata",
         _ => "own",
@@ -131,6 +137,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         headers: context.request.headers(),
         body: &context.body,
         request_id: &request_id,
+        address: context.request.meta().client,
     };
     match context.snapshot.login.answer(request).await {
         Some(response) => response.map(Body::from),
@@ -139,23 +146,37 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
 }
 
 async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
-    let request = &context.request;
-    let session = match &context.origin {
-        Some(origin) => context.snapshot.sessions.held_by(request.headers(), origin).await,
-        None => Ok(None),
-    };
-    let session = match session {
-        Ok(Some(session)) => session,
-        Ok(None) => return signed_out(&context),
-        Err(rejection) => return (rejection.status(), rejection.detail().to_owned()).into_response(),
+    let session = match context.session().await {
+        Ok(session) => session,
+        Err(answer) => return answer,
     };
     let groups = context.snapshot.policy.kubernetes_groups(&session.principal).groups;
-    let wants_json = request
-        .headers()
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("application/json") && !accept.contains("text/html"));
-    if wants_json { as_json(&session, &groups) } else { as_page(&session, &groups, &request.meta().id.to_string()) }
+    let recheck = context.snapshot.sessions.rechecked_by(&session);
+    if context.wants_json() {
+        as_json(&session, &groups, recheck)
+    } else {
+        as_page(&session, &groups, recheck, &context.request.meta().id.to_string())
+    }
+}
+
+impl Context {
+    /// The session that the browser holds, or the answer to one that holds none.
+    async fn session(&self) -> Result<Arc<Session>, AxumResponse> {
+        let session = match &self.origin {
+            Some(origin) => self.snapshot.sessions.held_by(self.request.headers(), origin).await,
+            None => Ok(None),
+        };
+        match session {
+            Ok(Some(session)) => Ok(session),
+            Ok(None) => Err(signed_out(self)),
+            Err(rejection) => Err((rejection.status(), rejection.detail().to_owned()).into_response()),
+        }
+    }
+
+    fn wants_json(&self) -> bool {
+        let accept = self.request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("application/json") && !accept.contains("text/html"))
+    }
 }
 
 fn signed_out(context: &Context) -> AxumResponse {
@@ -178,7 +199,7 @@ fn signed_out(context: &Context) -> AxumResponse {
     (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
 }
 
-fn as_json(session: &Session, kubernetes_groups: &[Arc<str>]) -> AxumResponse {
+fn as_json(session: &Session, kubernetes_groups: &[Arc<str>], recheck: Timestamp) -> AxumResponse {
     let principal = &session.principal;
     let body = Json(json!({
         "username": &*principal.username,
@@ -189,12 +210,17 @@ fn as_json(session: &Session, kubernetes_groups: &[Arc<str>]) -> AxumResponse {
         "groups": texts(&principal.groups),
         "scopes": texts(&principal.scopes),
         "kubernetes_groups": texts(kubernetes_groups),
-        "session": {"created": session.created.to_string(), "ends_if_unused": session.idle_end.to_string(), "ends": session.end.to_string()},
+        "session": {
+            "created": session.created.to_string(),
+            "checked_again_by": recheck.to_string(),
+            "ends_if_unused": session.idle_end.to_string(),
+            "ends": session.end.to_string(),
+        },
     }));
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], request_id: &str) -> AxumResponse {
+fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], recheck: Timestamp, request_id: &str) -> AxumResponse {
     let principal = &session.principal;
     let view = WhoAmIView {
         username: &principal.username,
@@ -209,7 +235,7 @@ fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], request_id: &str) 
         groups: &texts(&principal.groups),
         scopes: &texts(&principal.scopes),
         kubernetes_groups: &texts(kubernetes_groups),
-        session: Some(SessionTimes { created: session.created, idle_end: session.idle_end, end: session.end }),
+        session: Some(SessionTimes { created: session.created, recheck, idle_end: session.idle_end, end: session.end }),
         request_id,
     };
     pages::html(StatusCode::OK, &pages::who_am_i(&view)).map(Body::from)

@@ -162,6 +162,7 @@ impl Authenticator<'_> {
             method: request.method(),
             headers: request.headers(),
             upgrade: request.meta().upgrade.is_some(),
+            address: request.meta().client,
         };
         match self.sessions.authenticate(cookie).await {
             Presented::Not => Presented::Not,

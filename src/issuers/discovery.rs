@@ -16,6 +16,7 @@ pub struct Metadata {
     pub token_endpoint: Option<Url>,
     pub introspection_endpoint: Option<Url>,
     pub end_session_endpoint: Option<Url>,
+    pub userinfo_endpoint: Option<Url>,
     /// RFC 9207: every authorization response carries `iss`.
     pub iss_parameter_supported: bool,
 }
@@ -33,6 +34,8 @@ struct Document {
     introspection_endpoint: Option<String>,
     #[serde(default)]
     end_session_endpoint: Option<String>,
+    #[serde(default)]
+    userinfo_endpoint: Option<String>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: bool,
 }
@@ -62,6 +65,7 @@ impl Metadata {
             token_endpoint: endpoint("token_endpoint", document.token_endpoint)?,
             introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint)?,
             end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint)?,
+            userinfo_endpoint: endpoint("userinfo_endpoint", document.userinfo_endpoint)?,
             iss_parameter_supported: document.authorization_response_iss_parameter_supported,
         })
     }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Reason,
-    sessions::{Ended, NewSession, Origin, cookie, keyring::Purpose},
+    sessions::{Ended, NewSession, Origin, Seen, cookie, keyring::Purpose},
     store::{Expect, Table, Written},
 };
 
@@ -25,6 +25,7 @@ struct Accepted {
     code: String,
     origin: Origin,
     headers: HeaderMap,
+    address: IpAddr,
 }
 
 impl Login {
@@ -168,6 +169,7 @@ impl Login {
             code: parameters.get("code").unwrap_or_default().to_owned(),
             origin: request.origin.clone(),
             headers: request.headers.clone(),
+            address: request.address,
         })
     }
 
@@ -202,14 +204,15 @@ impl Login {
     }
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
-        let Accepted { provider, flow, code, origin, headers } = accepted;
+        let Accepted { provider, flow, code, origin, headers, address } = accepted;
         let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let VerifiedIdToken { claims, .. } = self.verify(&*provider, &flow, &tokens.id, &tokens.access).await?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let scopes = scopes.unwrap_or_else(|| provider.client().scopes.clone());
         let sessions = &self.0.sessions;
         let before = sessions.held_by(&headers, &origin).await?;
-        let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens };
+        let seen = Seen::of(&headers, address);
+        let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
         if let Some(before) = before {
             sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;

@@ -46,6 +46,8 @@ impl Provider for LoginIssuer {
             authorization_endpoint: discovered.authorization_endpoint.clone()?,
             token_endpoint: discovered.token_endpoint.clone()?,
             end_session_endpoint: discovered.end_session_endpoint.clone(),
+            userinfo_endpoint: discovered.userinfo_endpoint.clone(),
+            introspection_endpoint: discovered.introspection_endpoint.clone(),
             names_issuer_in_response: discovered.iss_parameter_supported,
         }))
     }

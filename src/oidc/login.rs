@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -45,6 +45,8 @@ pub struct LoginRequest<'a> {
     /// Of a back-channel logout, else empty.
     pub body: &'a [u8],
     pub request_id: &'a str,
+    /// The address of the client.
+    pub address: IpAddr,
 }
 
 /// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,

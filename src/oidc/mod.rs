@@ -32,6 +32,7 @@ pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
 mod unsent;
+mod vouch;
 
 pub use self::{
     client::Client,

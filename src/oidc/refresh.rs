@@ -1,4 +1,5 @@
-//! Whether a person may still be signed in, and as what: the refresh token for new ones.
+//! Whether a person may still be signed in, and as what: the refresh token for new ones, or, where there is none, the
+//! access token shown to the provider.
 
 use std::sync::Arc;
 
@@ -8,16 +9,19 @@ use super::{
     Provider,
     exchange::{self, ExchangeError, Renewed},
     id_token::{self, Expected, Nonce},
+    vouch::vouch,
 };
 use crate::{clock::Timestamp, sessions::Tokens};
 
 /// What a refresh gave. What is `None` stays as it was.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Refreshed {
-    pub access: String,
+    pub access: Option<String>,
     pub refresh: Option<String>,
     /// The ID token and its claims.
     pub id: Option<(String, Map<String, Value>)>,
+    /// What the provider tells of the person where there is no ID token.
+    pub told: Map<String, Value>,
     pub scopes: Option<Vec<Arc<str>>>,
 }
 
@@ -38,17 +42,21 @@ pub enum RefreshError {
     Later(String),
 }
 
-/// Uses the refresh token of a login whose ID token had `claims`. A new ID token must be of the same person, for us,
-/// and of the same login (OpenID Connect Core 1.0 section 12.2).
+/// Uses the tokens of a login whose ID token had `claims`. A new ID token must be of the same person, for us, and of the
+/// same login (OpenID Connect Core 1.0 section 12.2).
 pub async fn refresh(
     provider: &dyn Provider,
     tokens: &Tokens,
     claims: &Map<String, Value>,
     now: Timestamp,
 ) -> Result<Refreshed, RefreshError> {
-    let token = tokens.refresh.as_deref().ok_or_else(|| RefreshError::Later("there is no refresh token".to_owned()))?;
     let metadata =
         provider.metadata().ok_or_else(|| RefreshError::Later("the provider was not reached yet".to_owned()))?;
+    let Some(token) = tokens.refresh.as_deref() else {
+        let subject = claims.get("sub").and_then(Value::as_str);
+        let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
+        return Ok(Refreshed { told, ..Refreshed::default() });
+    };
     let renewed = exchange::refresh(provider, &metadata, token, now).await;
     let Renewed { access, refresh, id, scopes } = renewed.map_err(|error| match error {
         ExchangeError::InvalidGrant(_) => RefreshError::Gone(error.to_string()),
@@ -61,7 +69,7 @@ pub async fn refresh(
             Some((token, claims))
         }
     };
-    Ok(Refreshed { access, refresh, id, scopes })
+    Ok(Refreshed { access: Some(access), refresh, id, told: Map::new(), scopes })
 }
 
 /// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more.

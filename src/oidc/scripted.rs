@@ -10,7 +10,7 @@ use axum::{
     extract::{Form, State},
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
-    routing::post,
+    routing::{get, post},
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Map, Value, json};
@@ -43,6 +43,23 @@ pub struct Script {
     pub claims: Option<Value>,
     /// Whether the ID token is signed by somebody else.
     pub forged: bool,
+    /// What the userinfo and the introspection endpoint answer to the access token.
+    pub user_info: (StatusCode, Value),
+    pub introspection: (StatusCode, Value),
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let nothing = || (StatusCode::NOT_FOUND, Value::Null);
+        Self {
+            status: StatusCode::OK,
+            answer: json!({}),
+            claims: None,
+            forged: false,
+            user_info: nothing(),
+            introspection: nothing(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -75,7 +92,6 @@ impl ScriptedProvider {
     /// One without an endpoint, for tests of sessions.
     pub fn offline(name: &str) -> Self {
         let (_, key) = key_pair();
-        let script = Script { status: StatusCode::OK, answer: json!({}), claims: None, forged: false };
         Self {
             name: name.into(),
             issuer: format!("https://{name}.example"),
@@ -84,7 +100,7 @@ impl ScriptedProvider {
                 scopes: ["openid", "groups"].map(Into::into).to_vec(),
             },
             metadata: Mutex::new(None),
-            script: Arc::new(Mutex::new(script)),
+            script: Arc::default(),
             exchanges: Arc::default(),
             egress: Egress::direct(None).unwrap(),
             key,
@@ -105,12 +121,18 @@ impl ScriptedProvider {
             good,
             evil: key_pair().0,
         };
-        let router = Router::new().route("/token", post(token)).with_state(endpoint);
+        let router = Router::new()
+            .route("/token", post(token))
+            .route("/userinfo", get(user_info))
+            .route("/introspect", post(introspect))
+            .with_state(endpoint);
         tokio::spawn(async move { axum::serve(listener, router).await });
         provider.metadata = Mutex::new(Some(Arc::new(Metadata {
             authorization_endpoint: Url::parse(&format!("{base}/authorize?tenant=t")).unwrap(),
             token_endpoint: Url::parse(&format!("{base}/token")).unwrap(),
             end_session_endpoint: Some(Url::parse(&format!("{base}/logout")).unwrap()),
+            userinfo_endpoint: Some(Url::parse(&format!("{base}/userinfo")).unwrap()),
+            introspection_endpoint: Some(Url::parse(&format!("{base}/introspect")).unwrap()),
             names_issuer_in_response: true,
         })));
         provider
@@ -138,6 +160,25 @@ async fn token(
         answer["id_token"] = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, key).unwrap().into();
     }
     (script.status, Json(answer))
+}
+
+/// What arrived counts as an exchange too.
+async fn user_info(State(endpoint): State<Endpoint>, headers: HeaderMap) -> impl IntoResponse {
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    endpoint.exchanges.lock().unwrap().push(Exchange { form: HashMap::new(), authorization });
+    let (status, answer) = endpoint.script.lock().unwrap().user_info.clone();
+    (status, Json(answer))
+}
+
+async fn introspect(
+    State(endpoint): State<Endpoint>,
+    headers: HeaderMap,
+    Form(form): Form<HashMap<String, String>>,
+) -> impl IntoResponse {
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    endpoint.exchanges.lock().unwrap().push(Exchange { form, authorization });
+    let (status, answer) = endpoint.script.lock().unwrap().introspection.clone();
+    (status, Json(answer))
 }
 
 impl Provider for ScriptedProvider {

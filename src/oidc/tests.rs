@@ -77,6 +77,7 @@ impl Browser {
             headers: &headers,
             body: &[],
             request_id: "r-1",
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
         };
         let response = self.login.answer(request).await.expect("a path of the login");
         for line in response.headers().get_all(header::SET_COOKIE) {
@@ -111,6 +112,7 @@ impl Browser {
                 "iat": now, "exp": now + 300, "groups": ["dev"], "scope": "admin everything",
             })),
             forged: false,
+            ..Script::default()
         };
         Sent { parameters, issuer }
     }
@@ -130,7 +132,13 @@ impl Browser {
 
     async fn session(&self) -> Option<Arc<Session>> {
         let headers = self.headers();
-        let request = CookieRequest { origin: &self.origin, method: &Method::GET, headers: &headers, upgrade: false };
+        let request = CookieRequest {
+            origin: &self.origin,
+            method: &Method::GET,
+            headers: &headers,
+            upgrade: false,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+        };
         match self.fixture.sessions.authenticate(request).await {
             Presented::Good(session) => Some(session),
             _ => None,
@@ -364,6 +372,7 @@ async fn other_paths_are_not_ours() {
             headers: &headers,
             body: &[],
             request_id: "r",
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
         };
         assert!(browser.login.answer(request).await.is_none(), "{path}");
     }

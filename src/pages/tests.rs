@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
+    sessions::Listed,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -27,6 +28,20 @@ fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Ma
     })
 }
 
+fn listed(browser: &str, address: &str) -> Listed {
+    Listed {
+        session: "mUJr2KFzXjGkEZG2zW5cVYq2J1m9bYB0bYqkJpY0T5g".to_owned(),
+        origin: "https://dashboard.ci.example.com".to_owned(),
+        browser: browser.to_owned(),
+        address: Some(address.parse().unwrap()),
+        created: NOW,
+        last_seen: NOW,
+        checked: NOW,
+        ends_if_unused: NOW,
+        ends: NOW,
+    }
+}
+
 /// Every page, with the words of a good day.
 fn pages() -> Vec<(&'static str, Markup)> {
     let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")]
@@ -34,10 +49,24 @@ fn pages() -> Vec<(&'static str, Markup)> {
     let host = "dashboard.ci.example.com";
     let times = SessionTimes {
         created: NOW,
+        recheck: NOW + Duration::from_secs(300),
         idle_end: NOW + Duration::from_secs(8 * 3600),
         end: NOW + Duration::from_secs(24 * 3600),
     };
+    let own = [
+        listed("Firefox on Linux", "192.0.2.17"),
+        listed("Safari on iPhone", "2001:db8:85a3::8a2e:370:7334"),
+        listed("Chrome on Windows", "198.51.100.4"),
+    ];
+    let own: Vec<_> =
+        own.iter().enumerate().map(|(index, listed)| OwnSession { listed, current: index == 0 }).collect();
+    let sessions = |sessions, ended| {
+        let request_id = "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e";
+        own_sessions(&OwnSessionsView { who: "alice@example.com", sessions, ended, request_id })
+    };
     vec![
+        ("sessions", sessions(&own, Some(2))),
+        ("sessions-one", sessions(&own[..1], Some(0))),
         ("going-to-sign-in", going_to_sign_in(&SignInView { host, choices: &choices[..1] })),
         ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
         ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
@@ -141,6 +170,8 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
 fn whatever_is_shown_is_escaped() {
     let choices = [Choice { name: HOSTILE.to_owned(), href: format!("/oauth2/start?issuer={HOSTILE}") }];
     let names = [HOSTILE];
+    let hostile = Listed { session: HOSTILE.to_owned(), origin: HOSTILE.to_owned(), ..listed(HOSTILE, "::1") };
+    let own = [OwnSession { listed: &hostile, current: false }];
     for page in [
         sign_in(&SignInView { host: HOSTILE, choices: &choices }),
         going_to_sign_in(&SignInView { host: HOSTILE, choices: &choices }),
@@ -158,6 +189,7 @@ fn whatever_is_shown_is_escaped() {
             session: None,
             request_id: HOSTILE,
         }),
+        own_sessions(&OwnSessionsView { who: HOSTILE, sessions: &own, ended: None, request_id: HOSTILE }),
         confirm_sign_out(&ConfirmSignOutView { who: Some(HOSTILE) }),
         login_error(&LoginErrorView {
             title: HOSTILE,

@@ -1,7 +1,7 @@
 use maud::{Markup, html};
 
 use super::{Tone, keep_fragment, layout, layout_with_head, sign};
-use crate::{clock::Timestamp, error::Rejection};
+use crate::{clock::Timestamp, error::Rejection, sessions::Listed};
 
 /// The choice of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -162,6 +162,8 @@ pub struct WhoAmIView<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SessionTimes {
     pub created: Timestamp,
+    /// When the provider is asked again at the latest.
+    pub recheck: Timestamp,
     pub idle_end: Timestamp,
     pub end: Timestamp,
 }
@@ -181,15 +183,83 @@ pub fn who_am_i(view: &WhoAmIView<'_>) -> Markup {
             div { dt { "Scopes" } dd { (list(view.scopes)) } }
             @if let Some(session) = view.session {
                 div { dt { "Signed in at" } dd { (time(session.created)) } }
+                div { dt { "Checked again by" } dd { (time(session.recheck)) } }
                 div { dt { "Ends if unused" } dd { (time(session.idle_end)) } }
                 div { dt { "Ends" } dd { (time(session.end)) } }
             }
         }
         @if view.session.is_some() {
             (sign_out_form("Sign out"))
+            p class="actions" { a href="/.doorward/sessions" { "Your sessions" } }
         }
     };
     layout("Who am I", Tone::Good, &main, Some(view.request_id))
+}
+
+/// Where a person is signed in.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnSessionsView<'a> {
+    pub who: &'a str,
+    /// In the order in which they are shown.
+    pub sessions: &'a [OwnSession<'a>],
+    /// How many have just been ended, after an attempt to end some.
+    pub ended: Option<usize>,
+    pub request_id: &'a str,
+}
+
+/// One of a person's sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnSession<'a> {
+    pub listed: &'a Listed,
+    /// Whether it is the one that asks.
+    pub current: bool,
+}
+
+pub fn own_sessions(view: &OwnSessionsView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Plain))
+        h1 { "Your sessions" }
+        p class="lead" { "Where " strong { (view.who) } " is signed in." }
+        @match view.ended {
+            Some(0) => p class="note" role="status" { "That session had ended already." },
+            Some(1) => p class="note" role="status" { "One session was ended, with everything that was open in it." },
+            Some(count) => p class="note" role="status" { (count) " sessions were ended, with everything that was open in them." },
+            None => {}
+        }
+        ul class="sessions" {
+            @for own in view.sessions { li { (own_session(own)) } }
+        }
+        @if view.sessions.iter().any(|own| !own.current) {
+            form class="actions" method="post" action="/.doorward/sessions/end?others" {
+                button class="button" type="submit" { "End all others" }
+            }
+        }
+        p class="actions" { a href="/.doorward/whoami" { "Who am I" } a href="/oauth2/sign_out" { "Sign out" } }
+    };
+    layout("Your sessions", Tone::Plain, &main, Some(view.request_id))
+}
+
+fn own_session(own: &OwnSession<'_>) -> Markup {
+    let Listed { session, origin, browser, address, created, last_seen, .. } = own.listed;
+    let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+    html! {
+        h2 { (browser) @if own.current { " " span class="badge" { "this one" } } }
+        p {
+            (host)
+            @if let Some(address) = address { " from " (address) }
+            br;
+            "Signed in " (time(*created))
+            br;
+            "Last seen " (time(*last_seen))
+        }
+        @if !own.current {
+            form method="post" action=(format!("/.doorward/sessions/end?session={session}")) {
+                button class="small button" type="submit" aria-label=(format!("End the session of {browser} at {host}")) {
+                    "End"
+                }
+            }
+        }
+    }
 }
 
 /// The question before a logout.

@@ -12,9 +12,6 @@ use crate::{
     store::{Backend, Expect, StoreError, Table, Written},
 };
 
-/// Sessions that one person may have. A further login ends the oldest, so that nobody fills the store.
-pub(super) const MAX_SESSIONS: usize = 64;
-
 /// Tries against others who write the same person's index.
 const TRIES: usize = 64;
 
@@ -88,13 +85,19 @@ impl<'a> Index<'a> {
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
 
-    /// Adds a session. Gives those that must end to make room.
-    pub async fn add(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
+    /// Adds a session. Gives those that must end so that there are at most `max`, the oldest first.
+    pub async fn add(
+        &self,
+        hash: &Hash,
+        record: &Record,
+        max: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Entry>, StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
         self.change(now, |entries| {
             entries.push(entry.clone());
-            let surplus = entries.len().saturating_sub(MAX_SESSIONS);
+            let surplus = entries.len().saturating_sub(max);
             entries.drain(..surplus).collect()
         })
         .await

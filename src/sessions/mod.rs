@@ -12,11 +12,12 @@ mod origin;
 mod people;
 mod record;
 mod refresh;
+mod seen;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method};
 use moka::sync::Cache;
@@ -31,9 +32,10 @@ pub use self::{
     keyring::KeyRing,
     metrics::{Ended, SessionMetrics},
     origin::Origin,
-    people::Listed,
+    people::{Listed, Which},
     record::{Hash, Tokens},
     refresh::Refreshes,
+    seen::Seen,
     settings::Settings,
 };
 use crate::{
@@ -90,6 +92,8 @@ pub struct CookieRequest<'a> {
     pub headers: &'a HeaderMap,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
+    /// The address of the client.
+    pub address: IpAddr,
 }
 
 /// A session that is good.
@@ -118,6 +122,11 @@ impl Session {
     pub fn tokens(&self) -> &Tokens {
         &self.record.tokens
     }
+
+    /// Its name, as in a list of sessions and in the audit trail.
+    pub fn name(&self) -> String {
+        self.hash.to_string()
+    }
 }
 
 /// What a login found out.
@@ -129,6 +138,7 @@ pub struct NewSession<'a> {
     /// The scopes that were granted.
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
+    pub seen: Seen,
 }
 
 impl Sessions {
@@ -146,6 +156,11 @@ impl Sessions {
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.0.shared
+    }
+
+    /// When the provider is asked about a session again at the latest.
+    pub fn rechecked_by(&self, session: &Session) -> Timestamp {
+        session.record.checked + self.0.settings.recheck
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -175,18 +190,18 @@ impl Sessions {
                 Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
             );
         };
-        match self.find_true(id.hash(), request.origin).await {
+        match self.find_true(id.hash(), request.origin, request.address).await {
             Ok(session) => Presented::Good(session),
             Err(refusal) => Presented::Bad(refusal),
         }
     }
 
     /// The session, refreshed first if what is known of it is too old.
-    async fn find_true(&self, hash: Hash, origin: &Origin) -> Result<Arc<Session>, Rejection> {
-        let session = self.find(hash, origin).await?;
+    async fn find_true(&self, hash: Hash, origin: &Origin, address: IpAddr) -> Result<Arc<Session>, Rejection> {
+        let session = self.find(hash, origin, Some(address)).await?;
         match self.keep_true(session, self.0.shared.clock.now()).await {
             Some(session) => Ok(session),
-            None => self.find(hash, origin).await,
+            None => self.find(hash, origin, Some(address)).await,
         }
     }
 
@@ -196,7 +211,7 @@ impl Sessions {
         let Ok(Some(id)) = cookie::find(headers, cookie::SESSION).map(|value| value.and_then(SessionId::parse)) else {
             return Ok(None);
         };
-        match self.find(id.hash(), origin).await {
+        match self.find(id.hash(), origin, None).await {
             Ok(session) => Ok(Some(session)),
             Err(refusal) if refusal.reason() == Reason::StoreUnavailable => Err(refusal),
             Err(_) => Ok(None),
@@ -218,6 +233,8 @@ impl Sessions {
             claims: new.claims,
             scopes: new.scopes,
             tokens: new.tokens,
+            agent: new.seen.agent,
+            address: new.seen.address,
             created: now,
             last_seen: now,
             checked: now,
@@ -231,7 +248,8 @@ impl Sessions {
         }
         let index = self.index(&session.record);
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
-        let surplus = index.add(&hash, &session.record, now).await.map_err(unavailable)?;
+        let max = inner.settings.max_per_person;
+        let surplus = index.add(&hash, &session.record, max, now).await.map_err(unavailable)?;
         let expires = session.record.expires(&inner.settings);
         let store = &shared.store;
         match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Absent, now).await {
@@ -292,12 +310,12 @@ impl Sessions {
         Index::of(&*self.0.shared.store, &self.0.keys, &record.issuer_url, &record.subject)
     }
 
-    async fn find(&self, hash: Hash, origin: &Origin) -> Result<Arc<Session>, Rejection> {
+    async fn find(&self, hash: Hash, origin: &Origin, address: Option<IpAddr>) -> Result<Arc<Session>, Rejection> {
         let now = self.0.shared.clock.now();
         let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
         let session = match cached {
             Some(session) => session,
-            None => self.load(hash, now).await?,
+            None => self.load(hash, address, now).await?,
         };
         // The origin before all else: what a session is worth elsewhere is not told.
         if session.record.origin != origin.as_str() {
@@ -312,7 +330,7 @@ impl Sessions {
         Ok(session)
     }
 
-    async fn load(&self, hash: Hash, now: Timestamp) -> Result<Arc<Session>, Rejection> {
+    async fn load(&self, hash: Hash, address: Option<IpAddr>, now: Timestamp) -> Result<Arc<Session>, Rejection> {
         let inner = &*self.0;
         let stored = inner.shared.store.get(Table::Sessions, hash.as_bytes(), now).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| expired("there is no such session, or it has ended"))?;
@@ -327,7 +345,7 @@ impl Sessions {
         let session = Arc::new(session);
         inner.shared.metrics.seen(hash);
         inner.cache.insert(hash, Arc::clone(&session));
-        self.touch(&session, now);
+        self.touch(&session, address, now);
         Ok(session)
     }
 
@@ -364,13 +382,14 @@ impl Sessions {
         })
     }
 
-    /// Tells the store that a session is in use, at most once a minute and without anybody waiting for it.
-    fn touch(&self, session: &Session, now: Timestamp) {
+    /// Tells the store that a session is in use, and from where, at most once a minute and without anybody waiting for it.
+    fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
         let recent = now.since(session.record.last_seen) < record::touch_every(&self.0.settings);
         if (recent && session.current_key) || session.idle_end <= now {
             return;
         }
-        let record = Record { last_seen: now, ..session.record.clone() };
+        let known = &session.record;
+        let record = Record { last_seen: now, address: address.or(known.address), ..known.clone() };
         let (hash, version, current) = (session.hash, session.version, session.current_key);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {

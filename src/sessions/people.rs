@@ -1,13 +1,16 @@
-//! The sessions of one person: listed and ended by an operator's word or their provider's.
+//! The sessions of one person: listed and ended by their own word, an operator's or their provider's.
 
-use serde::Serialize;
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
 
 use super::{
-    Ended, Sessions,
+    Ended, Session, Sessions,
     index::{Entry, Index},
     record::Hash,
+    seen,
 };
-use crate::store::StoreError;
+use crate::{clock::Timestamp, store::StoreError};
 
 /// A session, for a list of them. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,14 +19,37 @@ pub struct Listed {
     pub session: String,
     /// Where it began, and only there it is worth anything.
     pub origin: String,
-    pub created: String,
+    /// The browser that it began in, as that called itself.
+    pub browser: String,
+    /// From where it was last seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    #[serde(serialize_with = "rfc3339")]
+    pub created: Timestamp,
     /// To the minute.
-    pub last_seen: String,
+    #[serde(serialize_with = "rfc3339")]
+    pub last_seen: Timestamp,
     /// When the provider last vouched for it.
-    pub checked: String,
+    #[serde(serialize_with = "rfc3339")]
+    pub checked: Timestamp,
     /// The end if it is not used any more.
-    pub ends_if_unused: String,
-    pub ends: String,
+    #[serde(serialize_with = "rfc3339")]
+    pub ends_if_unused: Timestamp,
+    #[serde(serialize_with = "rfc3339")]
+    pub ends: Timestamp,
+}
+
+fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
+/// Which of their own sessions a person ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// This one, as it is listed.
+    One(&'a str),
+    /// All but the one that asks.
+    Others,
 }
 
 impl Sessions {
@@ -35,15 +61,33 @@ impl Sessions {
             let Some((record, _)) = self.read(hash).await? else { continue };
             list.push(Listed {
                 session: hash.to_string(),
-                created: record.created.to_string(),
-                last_seen: record.last_seen.to_string(),
-                checked: record.checked.to_string(),
-                ends_if_unused: record.expires(&self.0.settings).to_string(),
-                ends: record.ends.to_string(),
+                browser: seen::browser(record.agent.as_deref().unwrap_or_default()),
+                address: record.address,
+                created: record.created,
+                last_seen: record.last_seen,
+                checked: record.checked,
+                ends_if_unused: record.expires(&self.0.settings),
+                ends: record.ends,
                 origin: record.origin,
             });
         }
         Ok(list)
+    }
+
+    /// The sessions of the person whose session this is.
+    pub async fn list_own(&self, session: &Session) -> Result<Vec<Listed>, StoreError> {
+        self.list(&session.record.issuer_url, &session.record.subject).await
+    }
+
+    /// Ends sessions of the person whose session this is, with their streams. Gives how many.
+    pub async fn end_own(&self, session: &Session, which: Which<'_>) -> Result<usize, StoreError> {
+        let wanted = |entry: &Entry| {
+            entry.hash().is_some_and(|hash| match which {
+                Which::One(name) => hash.to_string() == name,
+                Which::Others => hash != session.hash,
+            })
+        };
+        self.end_where(&session.record.issuer_url, &session.record.subject, Ended::signed_out, wanted).await
     }
 
     /// Ends the sessions of a person, or the one that is named, with their streams. Gives how many.

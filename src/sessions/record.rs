@@ -1,6 +1,6 @@
 //! What is kept of a session, and the id that a browser holds for it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,12 @@ pub(super) struct Record {
     pub claims: Arc<Map<String, Value>>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
+    /// The `User-Agent` that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// From where it was last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     #[serde(with = "millis")]
     pub created: Timestamp,
     #[serde(with = "millis")]

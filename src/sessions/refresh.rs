@@ -1,5 +1,6 @@
-//! Keeping sessions true: before a session's facts are older than `sessions.recheck`, its refresh token is used, which
-//! tells whether the person may still sign in at the provider, and which groups they have now.
+//! Keeping sessions true: before a session's facts are older than `sessions.recheck`, its provider is asked, with the
+//! refresh token or, where there is none, the access token, whether the person may still sign in there, and which groups
+//! they have now. A session about which nothing can be asked ends then.
 //!
 //! A refresh token that rotates may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So one
 //! refresh of a session runs in this process, whoever needs it, and one among all replicas: who refreshes first writes
@@ -12,6 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
@@ -100,7 +102,7 @@ impl Sessions {
     }
 
     fn is_due(&self, session: &Session, now: Timestamp) -> bool {
-        session.record.tokens.refresh.is_some() && now.since(session.record.checked) >= self.0.settings.recheck / 4 * 3
+        now.since(session.record.checked) >= self.0.settings.recheck / 4 * 3
     }
 
     /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
@@ -224,12 +226,18 @@ impl Sessions {
     }
 }
 
+/// Claims of an ID token that are about the token, or about the login, and not about the person.
+const PROTOCOL: [&str; 14] =
+    ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "auth_time", "nonce", "acr", "amr", "azp", "at_hash"];
+
 /// What a login found out and a refresh does not tell again (OpenID Connect Core 1.0 section 12.2).
 const KEPT: [&str; 5] = ["sid", "auth_time", "nonce", "acr", "amr"];
 
 impl Refreshed {
     fn apply(self, record: &mut Record, now: Timestamp) {
-        record.tokens.access = self.access;
+        if let Some(access) = self.access {
+            record.tokens.access = access;
+        }
         if let Some(refresh) = self.refresh {
             record.tokens.refresh = Some(refresh);
         }
@@ -241,6 +249,14 @@ impl Refreshed {
             }
             record.tokens.id = token;
             record.claims = Arc::new(claims);
+        }
+        // Only what the login knew as well: a claim from elsewhere never stands for one that policy was written for.
+        let changed = |name: &String, value: &Value| {
+            !PROTOCOL.contains(&name.as_str()) && record.claims.get(name).is_some_and(|known| known != value)
+        };
+        if self.told.iter().any(|(name, value)| changed(name, value)) {
+            let told = self.told.into_iter().filter(|(name, value)| changed(name, value)).collect::<Vec<_>>();
+            Arc::make_mut(&mut record.claims).extend(told);
         }
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;

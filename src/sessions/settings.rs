@@ -3,6 +3,9 @@ use std::{io, path::Path, time::Duration};
 use super::keyring::KeyRing;
 use crate::config::{raw, report::At, resolver::Resolver};
 
+/// The sessions of one person are written down in one record, which is read and written at each login.
+const MAX_PER_PERSON: usize = 256;
+
 /// The settings of browser sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -12,6 +15,8 @@ pub struct Settings {
     pub absolute: Duration,
     /// How old what is known of a person may be before the provider is asked.
     pub recheck: Duration,
+    /// Sessions that one person may have.
+    pub max_per_person: usize,
     /// The keys, if any are configured.
     pub keys: Option<KeyRing>,
 }
@@ -37,9 +42,17 @@ impl Settings {
                 .warning(&at.key("idle"), "`idle` is longer than `absolute`, which ends every session before")
                 .help("make `idle` the shorter of the two");
         }
+        let max_per_person = usize::from(raw.max_per_person);
+        if !(1..=MAX_PER_PERSON).contains(&max_per_person) {
+            resolver
+                .report
+                .error(&at.key("max_per_person"), format!("`{max_per_person}` is not between 1 and {MAX_PER_PERSON}"))
+                .help("a further login ends the oldest session");
+            good = false;
+        }
         let keys = KeyRing::resolve(&raw.keys, resolver, &at.key("keys"));
         good &= raw.keys.is_empty() || keys.is_some();
-        good.then_some(Self { idle, absolute, recheck, keys })
+        good.then_some(Self { idle, absolute, recheck, max_per_person, keys })
     }
 
     /// The keys that are configured, else one kept beside the store.
@@ -65,6 +78,13 @@ mod tests {
             let resolved = Settings::resolve(&raw, &mut resolver, &At::root());
             assert_eq!(resolver.report.problems().len(), problems, "{idle} {absolute}");
             assert_eq!(resolved.is_none(), resolver.report.has_errors());
+        }
+        for (max_per_person, good) in [(0, false), (1, true), (256, true), (257, false)] {
+            let raw = raw::Sessions { max_per_person, ..raw::Sessions::default() };
+            let mut resolver = Resolver::default();
+            assert_eq!(Settings::resolve(&raw, &mut resolver, &At::root()).is_some(), good, "{max_per_person}");
+            let places: Vec<_> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(places, if good { vec![] } else { vec!["/max_per_person"] });
         }
     }
 }

@@ -65,7 +65,7 @@ impl Backend for Switched {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { idle: HOUR * 8, absolute: HOUR * 24, recheck: Duration::from_secs(300), keys: None }
+    Settings { idle: HOUR * 8, absolute: HOUR * 24, recheck: Duration::from_secs(300), max_per_person: 5, keys: None }
 }
 
 impl Fixture {
@@ -120,6 +120,7 @@ impl Fixture {
             claims: Arc::new(claims.as_object().unwrap().clone()),
             scopes: vec!["openid".into()],
             tokens,
+            seen: Seen::default(),
         };
         let created = self.sessions.create(new).await;
         created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
@@ -143,7 +144,13 @@ fn dash() -> Origin {
 }
 
 async fn get(sessions: &Sessions, headers: &HeaderMap, origin: &Origin) -> Result<Arc<Session>, Reason> {
-    let request = CookieRequest { origin, method: &Method::GET, headers, upgrade: false };
+    let request = CookieRequest {
+        origin,
+        method: &Method::GET,
+        headers,
+        upgrade: false,
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+    };
     match sessions.authenticate(request).await {
         Presented::Good(session) => Ok(session),
         Presented::Bad(rejection) => Err(rejection.reason()),
@@ -353,7 +360,7 @@ async fn a_provider_ends_its_own_session_by_name_alone() {
 async fn one_person_has_so_many_sessions_and_no_more() {
     let at = Fixture::offline();
     let oldest = at.create("alice", &dash()).await;
-    for _ in 1..index::MAX_SESSIONS {
+    for _ in 1..settings().max_per_person {
         at.create("alice", &dash()).await;
     }
     assert!(get(&at.sessions, &oldest, &dash()).await.is_ok());
@@ -432,7 +439,13 @@ async fn a_request_of_another_site_is_refused_before_the_session_is_looked_up() 
     let at = Fixture::offline();
     let cookie = at.create("alice", &dash()).await;
     at.store.switch(true);
-    let request = CookieRequest { origin: &dash(), method: &Method::POST, headers: &cookie, upgrade: false };
+    let request = CookieRequest {
+        origin: &dash(),
+        method: &Method::POST,
+        headers: &cookie,
+        upgrade: false,
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+    };
     let Presented::Bad(refusal) = at.sessions.authenticate(request).await else { panic!("it was let in") };
     assert_eq!(refusal.reason(), Reason::OriginRefused);
     at.store.switch(false);
@@ -456,4 +469,47 @@ async fn sessions_are_counted() {
     for line in ["sessions_created_total 2", "sessions_ended_total{reason=\"signed_out\"} 1", "sessions_active 1"] {
         assert!(text.contains(line), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
+    let at = Fixture::offline();
+    let (here, there, elsewhere) =
+        (at.create("alice", &dash()).await, at.create("alice", &dash()).await, at.create("alice", &dash()).await);
+    let of_bob = at.create("bob", &dash()).await;
+    let session = get(&at.sessions, &here, &dash()).await.unwrap();
+    let listed = at.sessions.list_own(&session).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    assert_eq!(listed[0].session, session.name());
+    // Bob's is not hers to end.
+    let bobs = get(&at.sessions, &of_bob, &dash()).await.unwrap().name();
+    assert_eq!(at.sessions.end_own(&session, Which::One(&bobs)).await.unwrap(), 0);
+    assert_eq!(at.sessions.end_own(&session, Which::One("nothing")).await.unwrap(), 0);
+    assert_eq!(at.sessions.end_own(&session, Which::One(&listed[1].session)).await.unwrap(), 1);
+    assert!(get(&at.sessions, &there, &dash()).await.is_err());
+    assert_eq!(at.sessions.end_own(&session, Which::Others).await.unwrap(), 1);
+    assert!(get(&at.sessions, &elsewhere, &dash()).await.is_err());
+    for stays in [&here, &of_bob] {
+        assert!(get(&at.sessions, stays, &dash()).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn where_a_session_was_last_seen_is_noted() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    at.shared.clock.advance(Duration::from_secs(61));
+    let address = IpAddr::from([192, 0, 2, 9]);
+    let request = CookieRequest { origin: &dash(), method: &Method::GET, headers: &cookie, upgrade: false, address };
+    assert!(matches!(at.sessions.authenticate(request).await, Presented::Good(_)));
+    let listed = loop {
+        let listed = at.sessions.list_own(&session).await.unwrap().remove(0);
+        if listed.address.is_some() {
+            break listed;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((listed.address, listed.last_seen), (Some(address), at.shared.clock.now()));
+    assert_eq!(listed.browser, "An unknown browser");
 }

@@ -156,6 +156,56 @@ async fn the_provider_ends_sessions_without_a_cookie() {
 }
 
 #[tokio::test]
+async fn a_person_sees_their_sessions_and_ends_others_and_nobody_else_makes_them() {
+    let world = world().await;
+    let (here, there, elsewhere) = (world.log_in().await, world.log_in().await, world.log_in().await);
+    let (host, json) = (format!("Host: {}", world.host), "Accept: application/json");
+    let list = async |cookie: &str| world.doorward.get("/.doorward/sessions", &[&host, json, cookie]).await;
+    let listed = list(&here).await.json();
+    let sessions = listed["sessions"].as_array().unwrap();
+    assert_eq!(sessions.len(), 3, "{listed}");
+    assert_eq!((&sessions[0]["session"], &sessions[0]["address"]), (&listed["current"], &json!("127.0.0.1")));
+
+    let end = |query: &str| format!("POST /.doorward/sessions/end?{query} HTTP/1.1");
+    let origin = format!("Origin: http://{}", world.host);
+    for forged in ["Origin: https://evil.example", "Origin: null", "X-Nothing: x", "Sec-Fetch-Site: same-site"] {
+        let answer = world.doorward.send(&[&end("others"), &host, forged, &here, "Content-Length: 0"], b"").await;
+        assert_eq!(answer.status, 403, "{forged}: {}", answer.text());
+    }
+    let by_link = world.doorward.get("/.doorward/sessions/end?others", &[&host, &here]).await;
+    assert_eq!(by_link.status, 405, "{}", by_link.text());
+    assert_eq!(world.status(&there).await, 200, "nothing was ended");
+    let by_nobody = world.doorward.send(&[&end("others"), &host, &origin, "Content-Length: 0"], b"").await;
+    assert_eq!(by_nobody.status, 401, "{}", by_nobody.text());
+
+    let post = async |query: &str| {
+        let answer = world.doorward.send(&[&end(query), &host, &origin, &here, "Content-Length: 0"], b"").await;
+        (answer.status, answer.header("location").unwrap_or_default().to_owned())
+    };
+    let name = sessions[1]["session"].as_str().unwrap();
+    assert_eq!(post(&format!("session={name}")).await, (303, "/.doorward/sessions?ended=1".to_owned()));
+    assert_eq!(
+        [world.status(&here).await, world.status(&there).await, world.status(&elsewhere).await],
+        [200, 401, 200]
+    );
+    assert_eq!(post(&format!("session={name}")).await, (303, "/.doorward/sessions?ended=0".to_owned()));
+    let own = listed["current"].as_str().unwrap();
+    assert_eq!(post(&format!("session={own}")).await, (303, "/oauth2/sign_out".to_owned()));
+    assert_eq!(post("").await.0, 400);
+    assert_eq!(post("others").await, (303, "/.doorward/sessions?ended=1".to_owned()));
+    assert_eq!([world.status(&here).await, world.status(&elsewhere).await], [200, 401]);
+    assert_eq!(list(&elsewhere).await.status, 401);
+
+    let page = world.doorward.get("/.doorward/sessions?ended=1", &[&host, "Accept: text/html", &here]).await;
+    let text = page.text();
+    assert!(text.contains("this one") && text.contains("One session was ended") && !text.contains("<form"), "{text}");
+    let whoami = world.doorward.get("/.doorward/whoami", &[&host, json, &here]).await.json();
+    for member in ["created", "checked_again_by", "ends_if_unused", "ends"] {
+        assert!(whoami["session"][member].as_str().unwrap().ends_with('Z'), "{whoami}");
+    }
+}
+
+#[tokio::test]
 async fn an_operator_lists_and_ends_sessions() {
     let world = world().await;
     let (one, other) = (world.log_in().await, world.log_in().await);

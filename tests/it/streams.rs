@@ -234,6 +234,21 @@ async fn streams_end_with_the_session_of_who_opened_them() {
     assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
 }
 
+/// Whatever the lifetime of their token, and without any refresh token: after `sessions.recheck`, 5 min.
+#[tokio::test]
+async fn who_is_shut_out_at_the_provider_is_out_within_the_stated_time_with_what_they_have_open() {
+    let (doorward, (issuer, _upstream), host, cookie) = with_login("", "").await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
+    doorward.set_clock_ahead(301);
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 200, "the provider vouches");
+    streams.are_open().await;
+    issuer.shut_out();
+    doorward.set_clock_ahead(602);
+    assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
+    streams.have_ended(1008, "signed_out").await;
+}
+
 #[tokio::test]
 async fn streams_end_with_the_token_of_who_opened_them() {
     let fixture = Fixture::with_faults(|yaml| yaml, streaming).await;

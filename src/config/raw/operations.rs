@@ -121,9 +121,12 @@ pub struct Sessions {
     /// How long a session lasts at most.
     pub absolute: Span,
     /// How long somebody who was shut out at the provider can go on at most, whatever the lifetime of tokens: the
-    /// provider is asked before, with the refresh token. Most providers give one for the scope `offline_access`;
-    /// without one a session ends by its own lifetime, by a logout at the provider, or by `doorward revoke`.
+    /// provider is asked before, with the refresh token, which most give for the scope `offline_access`, or without one
+    /// with the access token, at its userinfo or introspection endpoint. A session of a provider that tells nothing in
+    /// any of these ways ends then.
     pub recheck: Span,
+    /// Sessions that one person may have, on all hosts together, 1 to 256. A further login ends the oldest.
+    pub max_per_person: u16,
     /// Keys that encrypt sessions at rest, 32 bytes each as base64; the first encrypts, all decrypt.
     pub keys: Vec<SecretSource>,
 }
@@ -134,6 +137,7 @@ impl Default for Sessions {
             idle: Span::from_secs(8 * 3600),
             absolute: Span::from_secs(24 * 3600),
             recheck: Span::from_secs(300),
+            max_per_person: 64,
             keys: Vec::new(),
         }
     }

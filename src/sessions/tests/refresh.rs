@@ -21,6 +21,7 @@ async fn world() -> World {
         claims: Arc::new(claims.as_object().unwrap().clone()),
         scopes: vec!["openid".into()],
         tokens,
+        seen: Seen::default(),
     };
     let (line, _) = at.sessions.create(new).await.unwrap();
     let cookie = sent_back(&line);
@@ -41,6 +42,7 @@ impl World {
                 "groups": ["release"],
             })),
             forged: false,
+            ..Script::default()
         };
         change(&mut script);
         *self.at.provider.script.lock().unwrap() = script;
@@ -186,4 +188,89 @@ async fn a_stream_keeps_its_session_true_without_using_it() {
     assert_eq!(world.used(), ["r-1"]);
     world.advance(8 * 3600, |_| {});
     assert!(world.at.sessions.current(name).await.unwrap().is_none(), "it was not used for too long");
+}
+
+/// A session without a refresh token, at a provider that says this of the access token.
+async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
+    let world = world().await;
+    let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: "i-1".to_owned() };
+    let claims = json!({"sub": "alice", "groups": ["dev"], "aud": "doorward", "email": "a@b.c"});
+    let new = NewSession {
+        origin: &dash(),
+        provider: &*world.at.provider,
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        scopes: vec!["openid".into()],
+        tokens,
+        seen: Seen::default(),
+    };
+    let (line, _) = world.at.sessions.create(new).await.unwrap();
+    let world = World { cookie: sent_back(&line), ..world };
+    world.advance(301, change);
+    world
+}
+
+fn answers(status: u16, answer: Value) -> (StatusCode, Value) {
+    (StatusCode::from_u16(status).unwrap(), answer)
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_the_access_token_is_asked_about() {
+    type Row = (&'static str, (StatusCode, Value), (StatusCode, Value), bool);
+    let nothing = || answers(404, Value::Null);
+    let rows: Vec<Row> = vec![
+        ("userinfo knows them", answers(200, json!({"sub": "alice"})), nothing(), true),
+        ("userinfo is of another", answers(200, json!({"sub": "bob"})), nothing(), false),
+        ("userinfo names nobody", answers(200, json!({"groups": ["dev"]})), nothing(), false),
+        ("userinfo does not take the token", answers(401, Value::Null), answers(200, json!({"active": true})), false),
+        ("the token is active", nothing(), answers(200, json!({"active": true})), true),
+        ("the token is active, and theirs", nothing(), answers(200, json!({"active": true, "sub": "alice"})), true),
+        ("the token is another's", nothing(), answers(200, json!({"active": true, "sub": "bob"})), false),
+        ("the token is not active", nothing(), answers(200, json!({"active": false})), false),
+        ("active is no boolean", nothing(), answers(200, json!({"active": "true"})), false),
+        ("we may not introspect", answers(403, Value::Null), answers(401, Value::Null), false),
+        ("nothing tells", nothing(), nothing(), false),
+        ("the provider has trouble", answers(503, Value::Null), nothing(), true),
+        ("we ask too often", answers(429, Value::Null), nothing(), true),
+        ("introspection has trouble", nothing(), answers(500, Value::Null), true),
+    ];
+    for (row, user_info, introspection, stays) in rows {
+        let world = without_refresh_token(|script| {
+            (script.user_info, script.introspection) = (user_info, introspection);
+        })
+        .await;
+        let found = world.get().await;
+        assert_eq!(found.is_ok(), stays, "{row}");
+        assert_eq!(get(&world.replica(), &world.cookie, &dash()).await.is_ok(), stays, "{row}, elsewhere");
+        let asked = world.at.provider.exchanges.lock().unwrap();
+        assert_eq!(asked[0].authorization.as_deref(), Some("Bearer a-1"), "{row}");
+        for introspected in asked.iter().filter(|asked| !asked.form.is_empty()) {
+            assert_eq!((&*introspected.form["token"], &*introspected.form["client_id"]), ("a-1", "doorward"), "{row}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_can_tell_nothing_has_short_sessions() {
+    let world = without_refresh_token(|_| {}).await;
+    world.at.provider.change_metadata(|metadata| {
+        (metadata.userinfo_endpoint, metadata.introspection_endpoint) = (None, None);
+    });
+    assert!(world.get().await.is_err());
+    assert!(world.at.provider.exchanges.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
+    let world = without_refresh_token(|script| {
+        let told = json!({"sub": "alice", "groups": ["release"], "aud": "evil", "admin": true, "email": "a@b.c"});
+        script.user_info = (StatusCode::OK, told);
+    })
+    .await;
+    let session = world.get().await.unwrap();
+    assert_eq!(session.principal.groups, [Arc::<str>::from("release")]);
+    let claims = &session.record.claims;
+    assert_eq!((&claims["aud"], claims.get("admin")), (&json!("doorward"), None));
+    world.at.shared.clock.advance(Duration::from_secs(100));
+    world.get().await.unwrap();
+    assert_eq!(world.at.provider.exchanges.lock().unwrap().len(), 1, "it is asked once in a while");
 }

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -74,6 +74,7 @@ struct Inner {
     key_fetches: AtomicUsize,
     introspections: AtomicUsize,
     clock_ahead: AtomicI64,
+    shut_out: AtomicBool,
 }
 
 /// The issuer.
@@ -100,6 +101,7 @@ impl Issuer {
             key_fetches: AtomicUsize::new(0),
             introspections: AtomicUsize::new(0),
             clock_ahead: AtomicI64::new(0),
+            shut_out: AtomicBool::new(false),
         }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
@@ -107,6 +109,7 @@ impl Issuer {
             .route("/introspect", post(introspect))
             .route("/authorize", get(authorize))
             .route("/token", post(redeem))
+            .route("/userinfo", get(user_info))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         issuer
@@ -132,6 +135,11 @@ impl Issuer {
     /// Sets its clock this many seconds ahead, or back.
     pub fn set_clock_ahead(&self, seconds: i64) {
         self.0.clock_ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    /// From now on it vouches for nobody who has signed in.
+    pub fn shut_out(&self) {
+        self.0.shut_out.store(true, Ordering::SeqCst);
     }
 
     pub fn key_fetches(&self) -> usize {
@@ -220,6 +228,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Response {
         "authorization_endpoint": format!("{url}/authorize"),
         "token_endpoint": format!("{url}/token"),
         "introspection_endpoint": format!("{url}/introspect"),
+        "userinfo_endpoint": format!("{url}/userinfo"),
         "jwks_uri": format!("{url}/jwks"),
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],
@@ -267,6 +276,14 @@ async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Re
     let id_token = issuer.sign_with(&json!({"alg": "ES256", "typ": "JWT", "kid": kid}), &claims);
     Json(json!({"access_token": unique(), "token_type": "Bearer", "expires_in": 600, "id_token": id_token}))
         .into_response()
+}
+
+/// Of Alice, whatever the token.
+async fn user_info(State(issuer): State<Issuer>) -> Response {
+    if issuer.0.shut_out.load(Ordering::SeqCst) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    Json(json!({"sub": "alice"})).into_response()
 }
 
 #[derive(serde::Deserialize)]

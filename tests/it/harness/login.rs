@@ -25,7 +25,9 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     let begun = cookies(&away);
     let back = doorward.get(&callback, &[&navigation[..], &[&begun]].concat()).await;
     assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
-    cookies(&back)
+    let set = cookies(&back);
+    let mut pairs = set.trim_start_matches("Cookie: ").split("; ");
+    format!("Cookie: {}", pairs.find(|pair| pair.starts_with("__Host-doorward=")).expect("a session"))
 }
 
 /// Where a page leads by itself, as a browser without scripts goes.

@@ -1,0 +1,123 @@
+//! My sessions: where a person is signed in, and the ends that they put to it. Whoever can see one session of theirs can
+//! end them all, so nothing here works with another credential than a session.
+
+use axum::{Extension, body::Body, response::IntoResponse, response::Json, response::Response as AxumResponse};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use url::form_urlencoded;
+
+use super::Context;
+use crate::{
+    error::{Reason, Rejection},
+    pages::{self, DeniedView, OwnSession, OwnSessionsView},
+    sessions::{Session, Which, csrf},
+    store::StoreError,
+};
+
+pub const PATH: &str = "/.doorward/sessions";
+
+/// Takes `session=NAME` or `others` in its query, and a POST of our own pages.
+pub const END: &str = "/.doorward/sessions/end";
+
+pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
+    let session = match context.session().await {
+        Ok(session) => session,
+        Err(answer) => return answer,
+    };
+    let listed = match context.snapshot.sessions.list_own(&session).await {
+        Ok(listed) => listed,
+        Err(error) => return refuse(&context, &session, &unavailable(error)),
+    };
+    let current = session.name();
+    if context.wants_json() {
+        let body = Json(json!({"current": current, "sessions": listed}));
+        return ([(header::CACHE_CONTROL, "no-store")], body).into_response();
+    }
+    // The newest first, and before all the one that asks.
+    let mut own: Vec<OwnSession<'_>> =
+        listed.iter().rev().map(|listed| OwnSession { listed, current: listed.session == current }).collect();
+    own.sort_by_key(|own| !own.current);
+    let view = OwnSessionsView {
+        who: session.principal.email.as_deref().unwrap_or(&session.principal.username),
+        sessions: &own,
+        ended: parameter(&context, "ended").and_then(|count| count.parse().ok()),
+        request_id: &context.request.meta().id.to_string(),
+    };
+    pages::html(StatusCode::OK, &pages::own_sessions(&view)).map(Body::from)
+}
+
+pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
+    let session = match context.session().await {
+        Ok(session) => session,
+        Err(answer) => return answer,
+    };
+    let Some(origin) = &context.origin else { return super::signed_out(&context) };
+    let request = &context.request;
+    if let Err(refusal) = csrf::check(request.method(), request.headers(), false, origin) {
+        return refuse(&context, &session, &refusal);
+    }
+    let named = parameter(&context, "session");
+    let which = match (&named, parameter(&context, "others")) {
+        // Signing out ends more than this record: all hosts, and the provider's own session.
+        (Some(name), None) if *name == session.name() => return see_other("/oauth2/sign_out"),
+        (Some(name), None) => Which::One(name),
+        (None, Some(_)) => Which::Others,
+        _ => {
+            let refusal = Rejection::new(Reason::BadRequest, "which session is to end is not clear")
+                .fix("go back to your sessions and press a button there");
+            return refuse(&context, &session, &refusal);
+        }
+    };
+    match context.snapshot.sessions.end_own(&session, which).await {
+        Ok(ended) => {
+            tracing::info!(
+                issuer = %session.principal.issuer,
+                subject = %session.principal.subject,
+                by = session.name(),
+                ended,
+                "a person ended sessions of theirs"
+            );
+            see_other(&format!("{PATH}?ended={ended}"))
+        }
+        Err(error) => refuse(&context, &session, &unavailable(error)),
+    }
+}
+
+fn parameter(context: &Context, name: &str) -> Option<String> {
+    let query = context.request.query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
+}
+
+fn see_other(location: &str) -> AxumResponse {
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::from_str(location) {
+        headers.insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn refuse(context: &Context, session: &Session, rejection: &Rejection) -> AxumResponse {
+    let request = &context.request;
+    let view = DeniedView {
+        rejection,
+        why: None,
+        request: &format!("{} {}", request.method(), request.path()),
+        who: Some(&session.principal.username),
+        request_id: &request.meta().id.to_string(),
+        now: context.snapshot.sessions.now(),
+        sign_in: None,
+    };
+    let mut response = pages::html(rejection.status(), &pages::denied(&view)).map(Body::from);
+    if rejection.retry_after_span().is_some() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn unavailable(error: StoreError) -> Rejection {
+    Rejection::new(Reason::StoreUnavailable, "your sessions cannot be looked up at the moment")
+        .fix("try again in a moment; you stay signed in")
+        .because(error)
+}

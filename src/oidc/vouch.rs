@@ -1,0 +1,110 @@
+//! Whether a person may still be signed in, where there is no refresh token: the access token, shown to the provider.
+//! First at its userinfo endpoint, as that wants nothing but the token; else at its introspection endpoint.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use serde_json::{Map, Value};
+use url::{Url, form_urlencoded};
+
+use super::{Metadata, Provider, RefreshError};
+use crate::{clock::Timestamp, egress::Bounds};
+
+/// What one question may cost.
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 64 << 10 };
+
+/// What an endpoint says.
+enum Word {
+    /// The person `sub` may be signed in; what else is told of them.
+    Yes(Map<String, Value>),
+    No(&'static str),
+    /// It is none that could tell, whenever it is asked.
+    Nothing,
+}
+
+/// What the provider tells of the person `subject`, for whom it issued `access`.
+pub(super) async fn vouch(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    access: &str,
+    subject: Option<&str>,
+    now: Timestamp,
+) -> Result<Map<String, Value>, RefreshError> {
+    let mut word = Word::Nothing;
+    if let Some(endpoint) = &metadata.userinfo_endpoint {
+        word = user_info(provider, endpoint, access).await?;
+    }
+    if let (Word::Nothing, Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
+        word = introspect(provider, endpoint, access, now).await?;
+    }
+    match word {
+        Word::Yes(claims) if claims.get("sub").is_none_or(|found| found.as_str() == subject) => Ok(claims),
+        Word::Yes(_) => Err(RefreshError::Gone("its access token is of another person".to_owned())),
+        Word::No(why) => Err(RefreshError::Gone(why.to_owned())),
+        Word::Nothing => Err(RefreshError::Gone(
+            "there is no refresh token, and neither a userinfo nor an introspection endpoint tells us more".to_owned(),
+        )),
+    }
+}
+
+/// OpenID Connect Core 1.0 section 5.3. An answer that is no JSON (section 5.3.2 allows a JWT) tells nothing.
+async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Word, RefreshError> {
+    let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {access}")) else { return Ok(Word::Nothing) };
+    bearer.set_sensitive(true);
+    let request = Request::get(endpoint.as_str())
+        .header(header::AUTHORIZATION, bearer)
+        .header(header::ACCEPT, "application/json")
+        .body(Bytes::new())
+        .map_err(|error| RefreshError::Later(error.to_string()))?;
+    let answer = send(provider, request).await?;
+    Ok(match (answer.status(), object(&answer)) {
+        // Section 5.3.2: `sub` is always there.
+        (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Word::Yes(claims),
+        (StatusCode::UNAUTHORIZED, _) => Word::No("its userinfo endpoint does not take the access token any more"),
+        _ => Word::Nothing,
+    })
+}
+
+/// RFC 7662, as the client that logs people in. A refusal is about that client and tells nothing of the person.
+async fn introspect(
+    provider: &dyn Provider,
+    endpoint: &Url,
+    access: &str,
+    now: Timestamp,
+) -> Result<Word, RefreshError> {
+    let mut request = Request::post(endpoint.as_str())
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Bytes::new())
+        .map_err(|error| RefreshError::Later(error.to_string()))?;
+    *request.body_mut() = {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("token", access).append_pair("token_type_hint", "access_token");
+        let us = &provider.client().authentication;
+        us.apply(now, &mut form, request.headers_mut()).map_err(RefreshError::Later)?;
+        form.finish().into()
+    };
+    let answer = send(provider, request).await?;
+    let said = object(&answer).filter(|_| answer.status() == StatusCode::OK);
+    Ok(match said.as_ref().and_then(|said| said.get("active")) {
+        // Its other members are about the token, not about the person.
+        Some(Value::Bool(true)) => Word::Yes(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect()),
+        Some(Value::Bool(false)) => Word::No("its access token is not active any more"),
+        _ => Word::Nothing,
+    })
+}
+
+/// Trouble of the provider, or on the way to it, says nothing and passes.
+async fn send(provider: &dyn Provider, request: Request<Bytes>) -> Result<Response<Bytes>, RefreshError> {
+    let answer = provider.egress().send(request, BOUNDS).await;
+    let answer = answer.map_err(|error| RefreshError::Later(error.to_string()))?;
+    if answer.status().is_server_error() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
+        return Err(RefreshError::Later(format!("the provider answers {}", answer.status())));
+    }
+    Ok(answer)
+}
+
+fn object(answer: &Response<Bytes>) -> Option<Map<String, Value>> {
+    serde_json::from_slice(answer.body()).ok()
+}
