@@ -135,7 +135,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .filter_map(|(index, raw)| Upstream::resolve(raw, &root.limits, &at.key("upstreams").index(index), resolver))
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
-    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), resolver);
+    let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);

@@ -238,7 +238,7 @@ impl Authenticator<'_> {
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await.map_err(counted)?;
         record.bytes_in = body.len() as u64;
-        let delivery = webhook.verify(expected, &body, self.now).map_err(counted)?;
+        let delivery = webhook.prove(expected, &body, self.now).await.map_err(counted)?;
         record.body_digest = Some(delivery.body_sha256);
         record.delivery = Some(Arc::clone(&delivery.facts));
         self.webhooks.genuine(webhook, &delivery);

@@ -149,7 +149,7 @@ impl Reader {
             }
             Events::Named { names, .. } => CompiledEvents::Named(names),
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
-            Events::Body => CompiledEvents::Named(&[]),
+            Events::Body | Events::Within { .. } => CompiledEvents::Named(&[]),
         };
         Self { wanted, fields, events, text_ids }
     }
@@ -157,7 +157,7 @@ impl Reader {
     /// What a verified body of this type tells. `event` is the header of that name, which no one has signed.
     pub(super) fn read(&self, media: Media, body: &[u8], event: Option<&str>) -> Result<Read, NoFacts> {
         let values = match media {
-            Media::Json | Media::CloudEvent => self.wanted.read(body),
+            Media::Json | Media::Text | Media::CloudEvent => self.wanted.read(body),
             Media::Form => self.wanted.read_form(body),
         };
         let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;

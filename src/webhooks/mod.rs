@@ -17,6 +17,7 @@ pub mod replay;
 mod resolve;
 mod senders;
 mod signature;
+mod sns;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use self::{
     facts::Reader,
     senders::{Media, Sender},
     signature::{Form, Key, Presented, single, unproven},
+    sns::Sns,
 };
 pub use self::{
     events::EventId,
@@ -70,6 +72,7 @@ pub struct Webhook {
     hold: Option<hold::Settings>,
     unsigned_pings: bool,
     certificates: Option<Certificates>,
+    sns: Option<Sns>,
     facts: Reader,
 }
 
@@ -193,6 +196,14 @@ impl Webhook {
         })
     }
 
+    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others, whose trouble is 503.
+    pub async fn prove(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Rejection> {
+        match &self.sns {
+            None => self.verify(expected, body, now),
+            Some(sns) => Box::pin(self.verify_message(sns, expected, body, now)).await,
+        }
+    }
+
     /// Verifies the signature over `body`, as it came, and reads the facts. Refuses with 413, 401, and for the body of
     /// somebody who knows the secret with 400.
     pub fn verify(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Rejection> {
@@ -208,9 +219,8 @@ impl Webhook {
             .ok_or_else(|| unproven(Reason::SignatureInvalid, "no active secret made the signature"))?;
         self.check_time(expected.presented.signed_at, now)?;
 
-        let read = self.facts.read(expected.media, body, expected.event.as_deref()).map_err(|error| {
-            Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
-        })?;
+        let read =
+            self.facts.read(expected.media, body, expected.event.as_deref()).map_err(|error| unreadable(&error))?;
         self.check_date(read.date, now)?;
         let body_sha256 = sha256(&[body]);
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
@@ -391,10 +401,15 @@ impl Media {
     fn essence(self) -> &'static str {
         match self {
             Self::Json => "application/json",
+            Self::Text => "text/plain",
             Self::Form => "application/x-www-form-urlencoded",
             Self::CloudEvent => "application/cloudevents+json",
         }
     }
+}
+
+fn unreadable(error: &facts::NoFacts) -> Rejection {
+    Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
 }
 
 fn unsupported(detail: String) -> Rejection {

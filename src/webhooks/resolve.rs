@@ -8,6 +8,7 @@ use super::{
     certificate::Certificates,
     hold,
     senders::{self, Setting, is_label, sender},
+    sns::{self, Sns},
 };
 use crate::{
     clock::Timestamp,
@@ -17,6 +18,7 @@ use crate::{
         resolver::{self, Resolver},
         values::Span,
     },
+    egress::Egress,
 };
 
 /// Three days: how long GitHub offers to send a delivery again.
@@ -32,16 +34,21 @@ const COMMON_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::USER_AGEN
 const NOT_A_SIGNATURE: [HeaderName; 5] =
     [header::AUTHORIZATION, header::COOKIE, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::HOST];
 
-/// Resolves all senders, by name. `at` is the place of the list. Also refuses a secret that two senders share: a
+/// Resolves all senders, by name. `at` is the place of the list; `egress` is the way to what a sender has to be asked. Also refuses a secret that two senders share: a
 /// delivery for one would be genuine for the other.
-pub fn resolve_all(webhooks: &[raw::Webhook], at: &At, resolver: &mut Resolver) -> BTreeMap<Arc<str>, Arc<Webhook>> {
+pub fn resolve_all(
+    webhooks: &[raw::Webhook],
+    at: &At,
+    egress: &Egress,
+    resolver: &mut Resolver,
+) -> BTreeMap<Arc<str>, Arc<Webhook>> {
     let mut resolved: BTreeMap<Arc<str>, Arc<Webhook>> = BTreeMap::new();
     for (index, raw) in webhooks.iter().enumerate() {
         let at = at.index(index);
         if resolved.contains_key(&*raw.name) {
             resolver.report.error(&at.key("name"), format!("there are two webhooks `{}`", raw.name));
         }
-        let Some(webhook) = Webhook::resolve(raw, &at, resolver) else { continue };
+        let Some(webhook) = Webhook::resolve(raw, &at, egress, resolver) else { continue };
         for other in resolved.values().filter(|other| webhook.shares_secret_with(other)) {
             resolver
                 .report
@@ -72,6 +79,11 @@ pub fn fill_defaults(raw: &mut raw::Webhook) {
     if *raw.hold.get_or_insert(sender.never_retries) {
         raw.held.get_or_insert_default();
     }
+    if let Some(sns) = &mut raw.sns
+        && sns.hosts.is_empty()
+    {
+        sns.hosts = sns::hosts(&sns.topics);
+    }
     let Some(signature) = &mut raw.signature else { return };
     if !signature.plain {
         signature.algorithm.get_or_insert_default();
@@ -84,7 +96,7 @@ pub fn fill_defaults(raw: &mut raw::Webhook) {
 
 impl Webhook {
     /// Resolves an entry of `webhooks`; what is wrong with it is reported.
-    pub fn resolve(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Option<Self> {
+    pub fn resolve(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
         let sender = sender(raw.sender);
         let errors = resolver.report.problems().len();
         check_name(&raw.name, &at.key("name"), resolver);
@@ -93,7 +105,8 @@ impl Webhook {
         let identity = resolve_identity(raw, sender, at, resolver);
 
         let secrets_at = at.key("secrets");
-        if raw.secrets.is_empty() {
+        let sns = resolve_sns(raw, at, egress, resolver);
+        if raw.secrets.is_empty() && raw.sender != raw::Sender::AwsSns {
             resolver
                 .report
                 .error(&secrets_at, "there is no secret")
@@ -126,7 +139,7 @@ impl Webhook {
         if has_errors {
             return None;
         }
-        Some(Self { certificates, ..Self::build(raw, identity, generic_headers, secrets) })
+        Some(Self { certificates, sns, ..Self::build(raw, identity, generic_headers, secrets) })
     }
 
     /// A sender whose settings are good.
@@ -165,6 +178,7 @@ impl Webhook {
             }),
             unsigned_pings: raw.unsigned_pings,
             certificates: None,
+            sns: None,
             facts: Reader::new(known_facts.chain(configured_facts), &sender.events, sender.text_ids),
         }
     }
@@ -243,6 +257,22 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
             report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
         }
+    }
+}
+
+/// The topics of SNS, which that sender must have and no other may.
+fn resolve_sns(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Sns> {
+    match (&raw.sns, raw.sender == raw::Sender::AwsSns) {
+        (Some(sns), true) => Sns::resolve(sns, &at.key("sns"), egress, resolver),
+        (None, true) => {
+            resolver.report.error(at, "an `aws_sns` sender needs `sns`").help("list its `topics`");
+            None
+        }
+        (Some(_), false) => {
+            resolver.report.error(&at.key("sns"), "only `aws_sns` has topics").help("take it away");
+            None
+        }
+        (None, false) => None,
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) enum Form {
     Basic,
     /// The secret is a parameter of the query.
     Query(&'static str),
+    /// The body is a message that has its own signature in it ([`super::sns`]).
+    Message,
 }
 
 /// A time of signing, in a header, and the signed bytes around it.
@@ -133,19 +135,20 @@ impl Form {
             Self::Body { header, .. } | Self::Token { header, .. } => Some(header),
             Self::StandardWebhooks(headers) => Some(&headers.signature),
             Self::Basic => Some(&header::AUTHORIZATION),
-            Self::Query(_) => None,
+            Self::Query(_) | Self::Message => None,
         }
     }
 
     /// Whether the body is signed.
     pub(super) fn signs_body(&self) -> bool {
-        matches!(self, Self::Body { .. } | Self::StandardWebhooks(_))
+        matches!(self, Self::Body { .. } | Self::StandardWebhooks(_) | Self::Message)
     }
 
     /// Reads what the head presents in this form; `None` if its header, or its parameter of the query, is absent.
     pub(super) fn read(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<Presented>, Rejection> {
         let value = match (self, self.header()) {
             (_, Some(header)) => single(headers, header)?,
+            (Self::Message, _) => return Ok(Some(Presented::message())),
             (Self::Query(name), _) => return read_query(query.unwrap_or_default(), name),
             (_, None) => None,
         };
@@ -181,7 +184,7 @@ impl Form {
                 let token = token.ok().filter(|_| scheme.eq_ignore_ascii_case("basic"));
                 Presented::token(&token.ok_or_else(|| malformed("not Basic authentication"))?)
             }
-            Self::Query(_) => return Ok(None),
+            Self::Query(_) | Self::Message => return Ok(None),
         };
         Ok(Some(presented))
     }
@@ -230,6 +233,12 @@ fn read_query(query: &str, name: &str) -> Result<Option<Presented>, Rejection> {
 }
 
 impl Presented {
+    /// Nothing in the head: the body has it.
+    fn message() -> Self {
+        let candidates = Candidates::Signatures { macs: Vec::new(), ed25519: Vec::new() };
+        Self { candidates, before: String::new(), signed_at: None, signed_id: None }
+    }
+
     fn token(token: &[u8]) -> Self {
         let candidates = Candidates::Token(digest::digest(&digest::SHA256, token));
         Self { candidates, before: String::new(), signed_at: None, signed_id: None }
@@ -364,7 +373,7 @@ fn missing(cause: &'static str) -> Rejection {
     unproven(Reason::CredentialMissing, cause)
 }
 
-fn malformed(cause: &'static str) -> Rejection {
+pub(super) fn malformed(cause: &'static str) -> Rejection {
     unproven(Reason::CredentialMalformed, cause)
 }
 

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{raw, report::At, resolver::Resolver};
+use crate::{
+    config::{raw, report::At, resolver::Resolver},
+    egress::{Egress, Proxy},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +58,10 @@ struct Case {
     facts: Option<Value>,
 }
 
+fn egress() -> Egress {
+    Egress::new(Proxy::default()).unwrap()
+}
+
 /// Resolves a `webhooks` entry whose secrets stand in files of a folder of its own.
 fn resolve(mut webhook: Value, secrets: &[SecretText]) -> (Option<Webhook>, Resolver) {
     let folder = tempfile::tempdir().unwrap();
@@ -66,7 +73,7 @@ fn resolve(mut webhook: Value, secrets: &[SecretText]) -> (Option<Webhook>, Reso
     webhook["secrets"] = entries.collect();
     let raw: raw::Webhook = serde_json::from_value(webhook).unwrap();
     let mut resolver = Resolver::new(folder.path());
-    let webhook = Webhook::resolve(&raw, &At::root().key("webhooks").index(0), &mut resolver);
+    let webhook = Webhook::resolve(&raw, &At::root().key("webhooks").index(0), &egress(), &mut resolver);
     (webhook, resolver)
 }
 
@@ -171,20 +178,24 @@ fn check(vectors: &str) {
 fn the_vectors_of_each_sender() {
     let kinds: Vec<&str> = raw::Sender::ALL
         .into_iter()
-        .map(|kind| match kind {
-            raw::Sender::Github => include_str!("vectors/github.json"),
-            raw::Sender::Gitlab => include_str!("vectors/gitlab.json"),
-            raw::Sender::Gitea => include_str!("vectors/gitea.json"),
-            raw::Sender::Forgejo => include_str!("vectors/forgejo.json"),
-            raw::Sender::Gogs => include_str!("vectors/gogs.json"),
-            raw::Sender::BitbucketCloud => include_str!("vectors/bitbucket_cloud.json"),
-            raw::Sender::BitbucketDataCenter => include_str!("vectors/bitbucket_data_center.json"),
-            raw::Sender::AzureDevops => include_str!("vectors/azure_devops.json"),
-            raw::Sender::Slack => include_str!("vectors/slack.json"),
-            raw::Sender::Harbor => include_str!("vectors/harbor.json"),
-            raw::Sender::DockerHub => include_str!("vectors/docker_hub.json"),
-            raw::Sender::StandardWebhooks => include_str!("vectors/standard_webhooks.json"),
-            raw::Sender::Generic => include_str!("vectors/generic.json"),
+        .filter_map(|kind| {
+            Some(match kind {
+                // Its certificate is fetched, which black-box tests show.
+                raw::Sender::AwsSns => return None,
+                raw::Sender::Github => include_str!("vectors/github.json"),
+                raw::Sender::Gitlab => include_str!("vectors/gitlab.json"),
+                raw::Sender::Gitea => include_str!("vectors/gitea.json"),
+                raw::Sender::Forgejo => include_str!("vectors/forgejo.json"),
+                raw::Sender::Gogs => include_str!("vectors/gogs.json"),
+                raw::Sender::BitbucketCloud => include_str!("vectors/bitbucket_cloud.json"),
+                raw::Sender::BitbucketDataCenter => include_str!("vectors/bitbucket_data_center.json"),
+                raw::Sender::AzureDevops => include_str!("vectors/azure_devops.json"),
+                raw::Sender::Slack => include_str!("vectors/slack.json"),
+                raw::Sender::Harbor => include_str!("vectors/harbor.json"),
+                raw::Sender::DockerHub => include_str!("vectors/docker_hub.json"),
+                raw::Sender::StandardWebhooks => include_str!("vectors/standard_webhooks.json"),
+                raw::Sender::Generic => include_str!("vectors/generic.json"),
+            })
         })
         .collect();
     kinds.into_iter().chain([include_str!("vectors/plain.json")]).for_each(check);
@@ -417,7 +428,7 @@ fn what_two_senders_must_not_share() {
     ] {
         let entries: Vec<raw::Webhook> = serde_json::from_value(json!([entry("one", "a", None), second])).unwrap();
         let mut resolver = Resolver::new(folder.path());
-        resolve_all(&entries, &At::root().key("webhooks"), &mut resolver);
+        resolve_all(&entries, &At::root().key("webhooks"), &egress(), &mut resolver);
         let problems = resolver.report.problems();
         assert_eq!(problems.len(), usize::from(problem.is_some()), "{row}: {problems:?}");
         if let Some((at, message)) = problem {

@@ -35,6 +35,7 @@ webhooks:
     facts: {event: /event}
     hold: true
     client_certificate: {names: [git.test]}
+  - {name: commits, sender: aws_sns, sns: {topics: ['arn:aws:sns:us-east-1:123456789012:commits']}}
 upstreams:
   - {name: api, url: 'https://api.test', tls: {}, credential: {bearer: {file: secret}}}
   - {name: listener, url: 'http://build.test'}
@@ -180,6 +181,7 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
         ("/webhooks/0/replay_window", "3d"),
         ("/webhooks/1/signature/tolerance", "5m"),
         ("/webhooks/1/identity", "other"),
+        ("/webhooks/2/sns/hosts/0", "sns.us-east-1.amazonaws.com"),
         ("/webhooks/1/held/try_for", "1d"),
         ("/webhooks/1/held/max_size", "1GiB"),
         ("/routes/0/paths/0", "/*"),

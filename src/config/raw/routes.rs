@@ -235,7 +235,8 @@ pub struct Webhook {
     pub name: String,
     /// What sends.
     pub sender: Sender,
-    /// The secrets, of which any may have signed.
+    /// The secrets, of which any may have signed. All senders need one but `aws_sns`, which has none.
+    #[serde(default)]
     pub secrets: Vec<WebhookSecret>,
     /// `gitlab` only: refuse deliveries that carry only the plain token. Default: off.
     #[serde(default)]
@@ -248,11 +249,14 @@ pub struct Webhook {
     /// through a proxy that ends TLS.
     #[serde(default)]
     pub client_certificate: Option<SenderCertificate>,
+    /// `aws_sns` only: whose messages are taken.
+    #[serde(default)]
+    pub sns: Option<Sns>,
     /// `generic` only: how deliveries are signed.
     #[serde(default)]
     pub signature: Option<GenericSignature>,
-    /// `generic` and `standard_webhooks` only: JSON pointers into the body, from the names of facts to where they stand.
-    /// `*` in a pointer is the element of a list that has only one.
+    /// `generic`, `standard_webhooks` and `aws_sns` only: JSON pointers into the body (for `aws_sns`: into its `Message`),
+    /// from the names of facts to where they stand. `*` in a pointer is the element of a list that has only one.
     #[serde(default)]
     pub facts: BTreeMap<Fact, String>,
     /// How long a delivery id is remembered. Default: 3 d.
@@ -323,6 +327,8 @@ pub enum Sender {
     AzureDevops,
     /// Slash commands and events of Slack (`X-Slack-Signature`).
     Slack,
+    /// Amazon SNS, such as events of CodeCommit. It has no secret; `sns` lists the topics.
+    AwsSns,
     /// Harbor, which signs nothing: the secret is the `Authorization` that it is told to send.
     Harbor,
     /// Docker Hub, which signs nothing: the secret is the end of its address, `?secret=...`.
@@ -334,7 +340,7 @@ pub enum Sender {
 }
 
 impl Sender {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Github,
         Self::Gitlab,
         Self::Gitea,
@@ -344,11 +350,30 @@ impl Sender {
         Self::BitbucketDataCenter,
         Self::AzureDevops,
         Self::Slack,
+        Self::AwsSns,
         Self::Harbor,
         Self::DockerHub,
         Self::StandardWebhooks,
         Self::Generic,
     ];
+}
+
+/// Topics of Amazon SNS. Their signatures are verified with certificates from `hosts` alone, and their subscriptions are
+/// confirmed there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sns {
+    /// ARNs, such as `arn:aws:sns:us-east-1:123456789012:commits`.
+    pub topics: Vec<String>,
+    /// Accept signature version 1, which is SHA-1. Set the topic's attribute `SignatureVersion` to 2 instead. Default: off.
+    #[serde(default)]
+    pub allow_sha1: bool,
+    /// `host` or `host:port`, over TLS. Default: `sns.REGION.amazonaws.com` for the regions of the topics.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Authorities to trust these hosts by, instead of the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 /// Which client certificates are a sender's: any that has one of the names, or one of the fingerprints.

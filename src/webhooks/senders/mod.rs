@@ -9,6 +9,7 @@ mod github;
 mod gitlab;
 mod registries;
 mod slack;
+mod sns;
 
 use super::signature::{Form, Key};
 use crate::config::{
@@ -59,6 +60,8 @@ pub(super) enum Media {
     Json,
     /// `application/x-www-form-urlencoded`, signed as it comes.
     Form,
+    /// `text/plain`, which JSON of SNS calls itself.
+    Text,
     /// `application/cloudevents+json`, a whole event. An EventListener reads it as one, so the signature must cover it.
     CloudEvent,
 }
@@ -120,6 +123,8 @@ pub(super) enum Events {
     Named { header: &'static str, names: &'static [(&'static str, &'static str)] },
     /// The body names it, and a header that must agree. Bodies of one shape have no name.
     Same { header: &'static str, unnamed: &'static Shape },
+    /// The body is an envelope, whose kind a header tells as well; what is within names the event.
+    Within { header: &'static str },
     /// The body names it.
     Body,
 }
@@ -127,7 +132,10 @@ pub(super) enum Events {
 impl Events {
     pub(super) fn header(&self) -> Option<&'static str> {
         match self {
-            Self::Shapes { header, .. } | Self::Named { header, .. } | Self::Same { header, .. } => Some(header),
+            Self::Shapes { header, .. }
+            | Self::Named { header, .. }
+            | Self::Same { header, .. }
+            | Self::Within { header } => Some(header),
             Self::Body => None,
         }
     }
@@ -159,6 +167,7 @@ pub(super) fn sender(kind: raw::Sender) -> &'static Sender {
         raw::Sender::BitbucketDataCenter => &bitbucket::DATA_CENTER,
         raw::Sender::AzureDevops => &azure::AZURE_DEVOPS,
         raw::Sender::Slack => &slack::SLACK,
+        raw::Sender::AwsSns => &sns::AWS_SNS,
         raw::Sender::Harbor => &registries::HARBOR,
         raw::Sender::DockerHub => &registries::DOCKER_HUB,
         raw::Sender::StandardWebhooks => &generic::STANDARD_WEBHOOKS,

@@ -48,6 +48,11 @@ impl Authority {
         self.0.pem()
     }
 
+    /// A certificate as the parameters say, PEM.
+    pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.0).unwrap().pem()
+    }
+
     /// A certificate for names of hosts, or of somebody.
     pub fn issue(&self, names: &[&str]) -> Pair {
         let key = KeyPair::generate().unwrap();

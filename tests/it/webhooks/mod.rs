@@ -6,6 +6,7 @@ mod hold;
 mod interceptor;
 mod kill;
 mod senders;
+mod sns;
 
 use aws_lc_rs::hmac;
 

@@ -1,0 +1,32 @@
+use super::{Events, Field, Media, Sender, Setting};
+use crate::{
+    config::values::{Size, Span},
+    webhooks::signature::Form,
+};
+
+/// <https://docs.aws.amazon.com/sns/latest/dg/http-subscription-confirmation-json.html>. What proves a message stands in
+/// it; there is no secret. The facts are those of its `Message`, as CodeCommit writes them.
+pub(super) static AWS_SNS: Sender = Sender {
+    label: Some("aws-sns"),
+    media: &[Media::Text, Media::Json],
+    max_body: Size::kib(512),
+    answer_within: Span::from_secs(8),
+    never_retries: false,
+    forms: |_| vec![Form::Message],
+    key: |_, _| Err("is of no use: SNS signs with a certificate"),
+    id_headers: &[],
+    id_required: false,
+    events: Events::Within { header: "x-amz-sns-message-type" },
+    pings: &[],
+    facts: &[
+        (Field::Repository, &["/Records/*/eventSourceARN"]),
+        (Field::Event, &["/Records/*/eventName"]),
+        (Field::Ref, &["/Records/*/codecommit/references/*/ref"]),
+        (Field::Changes, &["/Records/*/codecommit/references"]),
+        (Field::Commit, &["/Records/*/codecommit/references/*/commit"]),
+        (Field::Actor, &["/Records/*/userIdentityARN"]),
+    ],
+    text_ids: true,
+    takes: &[Setting::Facts],
+    passes: &["x-amz-sns-message-type", "x-amz-sns-message-id", "x-amz-sns-topic-arn", "x-amz-sns-subscription-arn"],
+};

@@ -1,0 +1,433 @@
+//! Amazon SNS, which signs with a certificate that it names in the message itself:
+//! <https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html>.
+//!
+//! The signature says only that some topic of somebody's sent the message, so topics are listed. The certificate is
+//! fetched over TLS from a listed host alone, which by default is that of the topics' regions, and kept. Nothing else that
+//! a message says is ever fetched, but the confirmation of a subscription to a listed topic, from the same hosts.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::signature::{
+    RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RsaParameters, UnparsedPublicKey,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::Request;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::Deserialize;
+use url::Url;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    Delivery, Expected, ReplayKeys, Webhook,
+    document::Wanted,
+    facts::Facts,
+    senders::Media,
+    signature::{malformed, unproven},
+    unreadable,
+};
+use crate::{
+    clock::Timestamp,
+    config::{raw, report::At, resolver::Resolver},
+    egress::{Bounds, Egress},
+    error::{Reason, Rejection},
+    sha256::sha256,
+};
+
+/// How old a message may be: SNS tries for an hour.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// How far its clock may be ahead.
+const MAX_AHEAD: Duration = Duration::from_secs(300);
+
+/// What a fetch may cost. SNS waits 15 s for an answer.
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
+
+/// Certificates that are kept. A region has one or two.
+const MAX_CERTIFICATES: usize = 32;
+
+/// After a fetch that failed, the next may wait: the address of a certificate is nobody's proof.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest chain of a file.
+const MAX_CHAIN: usize = 5;
+
+/// The topics of a sender, and what is needed to tell that a message comes from one of them.
+#[derive(Debug)]
+pub struct Sns {
+    topics: Vec<Arc<str>>,
+    /// `host` or `host:port`.
+    hosts: Vec<String>,
+    allows_sha1: bool,
+    egress: Egress,
+    /// Certificates by their address.
+    known: Mutex<HashMap<String, Certificate>>,
+    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. When the last failed.
+    fetching: tokio::sync::Mutex<Option<Timestamp>>,
+}
+
+/// A key that signs messages, and when.
+#[derive(Clone, Debug)]
+struct Certificate {
+    /// The public key (RFC 8017 appendix A.1.1).
+    key: Arc<[u8]>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+/// A message that SNS signed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Message {
+    #[serde(rename = "Type")]
+    pub(super) kind: Kind,
+    pub(super) message_id: Arc<str>,
+    pub(super) topic_arn: Arc<str>,
+    pub(super) message: String,
+    timestamp: String,
+    signature_version: String,
+    signature: String,
+    #[serde(rename = "SigningCertURL")]
+    signing_cert_url: String,
+    subject: Option<String>,
+    #[serde(rename = "SubscribeURL")]
+    subscribe_url: Option<String>,
+    token: Option<String>,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Kind {
+    Notification,
+    SubscriptionConfirmation,
+    UnsubscribeConfirmation,
+}
+
+impl Kind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notification => "Notification",
+            Self::SubscriptionConfirmation => "SubscriptionConfirmation",
+            Self::UnsubscribeConfirmation => "UnsubscribeConfirmation",
+        }
+    }
+}
+
+impl Sns {
+    /// Reports every problem at its place; `None` if there is one.
+    pub(super) fn resolve(raw: &raw::Sns, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
+        let errors = resolver.report.problems().len();
+        let topics_at = at.key("topics");
+        if raw.topics.is_empty() {
+            resolver
+                .report
+                .error(&topics_at, "there is no topic")
+                .help("anybody can make a topic and have SNS sign what it says; list yours");
+        }
+        for (index, topic) in raw.topics.iter().enumerate().filter(|(_, topic)| host_of(topic).is_none()) {
+            resolver
+                .report
+                .error(&topics_at.index(index), format!("`{topic}` is not the ARN of a topic"))
+                .help("write it as `arn:aws:sns:us-east-1:123456789012:NAME`");
+        }
+        for (index, host) in raw.hosts.iter().enumerate() {
+            let is_host =
+                Url::parse(&format!("https://{host}/")).is_ok_and(|url| authority(&url).as_ref() == Some(host));
+            if !is_host {
+                resolver.report.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
+            }
+        }
+        let egress = match &raw.ca {
+            None => egress.clone(),
+            Some(path) => match egress.trusting(&resolver.path(path)) {
+                Ok(egress) => egress,
+                Err(why) => {
+                    resolver.report.error(&at.key("ca"), format!("the authorities cannot be read: {why}"));
+                    return None;
+                }
+            },
+        };
+        (resolver.report.problems().len() == errors).then(|| Self {
+            topics: raw.topics.iter().map(|topic| topic.as_str().into()).collect(),
+            hosts: if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() },
+            allows_sha1: raw.allow_sha1,
+            egress,
+            known: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Reads a message and makes sure that SNS signed it for a listed topic. `kind` is the header of that name, which no
+    /// one has signed.
+    pub(super) async fn verify(&self, body: &[u8], kind: Option<&str>, now: Timestamp) -> Result<Message, Rejection> {
+        let unreadable =
+            |error: String| Rejection::new(Reason::BadRequest, format!("the body is no message of SNS: {error}"));
+        // What two parsers could read in two ways proves nothing.
+        Wanted::default().read(body).map_err(|error| unreadable(error.to_string()))?;
+        let message: Message = serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()))?;
+        if kind != Some(message.kind.as_str()) {
+            return Err(unreadable("the type of the header is another".to_owned()));
+        }
+        if !self.topics.contains(&message.topic_arn) {
+            return Err(unproven(Reason::SignatureInvalid, "the topic is not listed"));
+        }
+        let algorithm: &RsaParameters = match message.signature_version.as_str() {
+            "2" => &RSA_PKCS1_2048_8192_SHA256,
+            "1" if self.allows_sha1 => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+            _ => return Err(unproven(Reason::SignatureInvalid, "the signature version is not accepted")),
+        };
+        let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
+        let signed = message.signed().ok_or_else(|| malformed("a signed member is missing"))?;
+        let certificate = self.certificate(&message.signing_cert_url, now).await?;
+        if now < certificate.not_before || certificate.not_after < now {
+            return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
+        }
+        UnparsedPublicKey::new(algorithm, &certificate.key)
+            .verify(signed.as_bytes(), &signature)
+            .map_err(|_| unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"))?;
+        let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
+        if now.since(time) > MAX_AGE {
+            return Err(unproven(Reason::TokenExpired, "the message is older than SNS would send it"));
+        }
+        if time.since(now) > MAX_AHEAD {
+            return Err(unproven(Reason::TokenNotYetValid, "the message is of a time that has not come"));
+        }
+        Ok(message)
+    }
+
+    /// Confirms the subscription that a verified message offers. SNS tries again after an error.
+    pub(super) async fn confirm(&self, message: &Message) -> Result<(), Rejection> {
+        let url = message.subscribe_url.as_deref().and_then(|url| Url::parse(url).ok());
+        let is_ours = |url: &Url| {
+            let says = |name: &str, value: &str| {
+                let mut values = url.query_pairs().filter(|(key, _)| key == name);
+                values.next().is_some_and(|(_, is)| is == value) && values.next().is_none()
+            };
+            self.is_listed(url) && says("Action", "ConfirmSubscription") && says("TopicArn", &message.topic_arn)
+        };
+        let Some(url) = url.filter(is_ours) else {
+            return Err(unproven(Reason::SignatureInvalid, "the subscription is not confirmed at a listed host"));
+        };
+        let unavailable = |why: String| {
+            Rejection::new(Reason::UpstreamFailed, "the subscription cannot be confirmed at the moment")
+                .with_status(http::StatusCode::SERVICE_UNAVAILABLE)
+                .because(why)
+        };
+        self.fetch(&url).await.map_err(unavailable)?;
+        tracing::info!(topic = &*message.topic_arn, "a subscription to a topic of SNS is confirmed");
+        Ok(())
+    }
+
+    /// The certificate at an address, fetched if it is not known. One that is known waits for no fetch, whatever
+    /// addresses others name.
+    async fn certificate(&self, address: &str, now: Timestamp) -> Result<Certificate, Rejection> {
+        let url = Url::parse(address).ok().filter(|url| self.is_listed(url) && is_certificate(url));
+        let Some(url) = url else {
+            return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
+        };
+        if let Some(known) = self.known().get(address) {
+            return Ok(known.clone());
+        }
+        let unavailable = |why: String| {
+            Rejection::new(Reason::IssuerUnavailable, "the certificate of the signature cannot be had at the moment")
+                .because(why)
+        };
+        let mut failed = self.fetching.lock().await;
+        if let Some(known) = self.known().get(address) {
+            return Ok(known.clone());
+        }
+        if failed.is_some_and(|failed| now.since(failed) < PAUSE) {
+            return Err(unavailable("the last fetch failed a moment ago".to_owned()));
+        }
+        let fetched = self.fetch(&url).await;
+        let read = fetched.and_then(|pem| Certificate::read(&pem));
+        let certificate = read.map_err(|why| {
+            *failed = Some(now);
+            unavailable(why)
+        })?;
+        *failed = None;
+        let mut known = self.known();
+        if known.len() >= MAX_CERTIFICATES {
+            known.clear();
+        }
+        known.insert(address.to_owned(), certificate.clone());
+        Ok(certificate)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Certificate>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch(&self, url: &Url) -> Result<Bytes, String> {
+        let request = Request::get(url.as_str()).body(Bytes::new()).map_err(|error| error.to_string())?;
+        let answer = self.egress.send(request, BOUNDS).await.map_err(|error| error.to_string())?;
+        match answer.status().is_success() {
+            true => Ok(answer.into_body()),
+            false => Err(format!("{} answered {}", url.host_str().unwrap_or_default(), answer.status())),
+        }
+    }
+
+    fn is_listed(&self, url: &Url) -> bool {
+        authority(url).is_some_and(|authority| self.hosts.contains(&authority))
+    }
+}
+
+impl Webhook {
+    /// Verifies a message of SNS, whose certificate may have to be fetched, and confirms the subscription that it may
+    /// offer. Refuses as [`Webhook::verify`] does, and with 503.
+    pub(super) async fn verify_message(
+        &self,
+        sns: &Sns,
+        expected: Expected,
+        body: &Bytes,
+        now: Timestamp,
+    ) -> Result<Delivery, Rejection> {
+        if body.len() > self.max_body {
+            return Err(self.too_large());
+        }
+        let message = sns.verify(body, expected.event.as_deref(), now).await?;
+        match message.kind {
+            Kind::Notification => {}
+            Kind::SubscriptionConfirmation => sns.confirm(&message).await?,
+            Kind::UnsubscribeConfirmation => {
+                let topic = &*message.topic_arn;
+                tracing::warn!(webhook = &*self.name, topic, "a subscription to a topic of SNS ended");
+            }
+        }
+        let is_document = message.kind == Kind::Notification && message.message.trim_start().starts_with('{');
+        let told = match is_document {
+            true => {
+                self.facts
+                    .read(Media::Json, message.message.as_bytes(), None)
+                    .map_err(|error| unreadable(&error))?
+                    .facts
+            }
+            false => Facts::default(),
+        };
+        let facts = Facts {
+            webhook: Arc::clone(&self.name),
+            sender_kind: Arc::clone(&self.identity),
+            delivery: Arc::clone(&message.message_id),
+            event: told.event.clone().or_else(|| Some(message.kind.as_str().into())),
+            ..with_repository(told)
+        };
+        // Its topic is to a message what the secret is to other deliveries.
+        let scope = sha256(&[b"sns\0", message.topic_arn.as_bytes()]);
+        Ok(Delivery {
+            ping: message.kind != Kind::Notification,
+            challenge: None,
+            facts: Arc::new(facts),
+            secret_index: 0,
+            replay: ReplayKeys::new(&scope, &message.message_id, None, self.replay_window)
+                .redeliveries(self.redeliveries),
+            body_sha256: sha256(&[body]),
+            expires: Timestamp::MAX,
+        })
+    }
+}
+
+/// `host`, or `host:port` where that is not 443, of an address over TLS without a user.
+fn authority(url: &Url) -> Option<String> {
+    let plain = url.scheme() == "https" && url.username().is_empty() && url.password().is_none();
+    let host = url.host_str().filter(|_| plain)?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+/// Whether an address can be that of a certificate: a file of that kind, and nothing that could make it another.
+fn is_certificate(url: &Url) -> bool {
+    let name = url.path().strip_prefix('/').and_then(|path| path.strip_suffix(".pem")).unwrap_or_default();
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    (1..=128).contains(&name.len()) && plain && url.query().is_none() && url.fragment().is_none()
+}
+
+/// The hosts of SNS in the regions of these topics.
+pub(super) fn hosts(topics: &[String]) -> Vec<String> {
+    let hosts: BTreeSet<String> = topics.iter().filter_map(|topic| host_of(topic)).collect();
+    hosts.into_iter().collect()
+}
+
+/// The host of SNS in the region of a topic: `arn:aws:sns:REGION:ACCOUNT:NAME`.
+fn host_of(topic: &str) -> Option<String> {
+    let parts: Vec<&str> = topic.split(':').collect();
+    let ["arn", partition, "sns", region, account, name] = parts.as_slice() else { return None };
+    let end = match *partition {
+        "aws" | "aws-us-gov" => "amazonaws.com",
+        "aws-cn" => "amazonaws.com.cn",
+        _ => return None,
+    };
+    let is_region = region.len() >= 3
+        && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    (is_region && is_account && !name.is_empty()).then(|| format!("sns.{region}.{end}"))
+}
+
+impl Message {
+    /// The string to sign: names and values in the order of their bytes, a line each.
+    fn signed(&self) -> Option<String> {
+        let mut members: Vec<(&str, &str)> = vec![("Message", &self.message), ("MessageId", &self.message_id)];
+        match self.kind {
+            Kind::Notification => members.extend(self.subject.as_deref().map(|subject| ("Subject", subject))),
+            Kind::SubscriptionConfirmation | Kind::UnsubscribeConfirmation => {
+                members.push(("SubscribeURL", self.subscribe_url.as_deref()?));
+            }
+        }
+        members.push(("Timestamp", &self.timestamp));
+        if self.kind != Kind::Notification {
+            members.push(("Token", self.token.as_deref()?));
+        }
+        members.extend([("TopicArn", &*self.topic_arn), ("Type", self.kind.as_str())]);
+        Some(members.iter().fold(String::new(), |text, (name, value)| text + name + "\n" + value + "\n"))
+    }
+}
+
+impl Certificate {
+    /// The first certificate of a file. What follows must be its issuers, each of which signed the one before.
+    fn read(pem: &[u8]) -> Result<Self, String> {
+        let chain: Vec<CertificateDer<'_>> =
+            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        if !(1..=MAX_CHAIN).contains(&chain.len()) {
+            return Err(format!("the file has {} certificates", chain.len()));
+        }
+        let parsed: Vec<X509Certificate<'_>> = chain
+            .iter()
+            .map(|der| X509Certificate::from_der(der).map(|(_, certificate)| certificate))
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("a certificate cannot be read: {error}"))?;
+        for pair in parsed.windows(2) {
+            if let [issued, issuer] = pair
+                && (issued.issuer() != issuer.subject() || issued.verify_signature(Some(issuer.public_key())).is_err())
+            {
+                return Err("a certificate of the chain is not signed by the next".to_owned());
+            }
+        }
+        let first = parsed.first().ok_or_else(|| "the file has no certificate".to_owned())?;
+        let validity = parsed.iter().map(|certificate| certificate.validity());
+        let begins = validity.clone().map(|validity| validity.not_before.timestamp()).max().unwrap_or(i64::MAX);
+        let ends = validity.map(|validity| validity.not_after.timestamp()).min().unwrap_or(i64::MIN);
+        Ok(Self {
+            key: first.public_key().subject_public_key.data.as_ref().into(),
+            not_before: Timestamp::from_secs(begins),
+            not_after: Timestamp::from_secs(ends),
+        })
+    }
+}
+
+/// A repository of CodeCommit by its ARN, `arn:aws:codecommit:REGION:ACCOUNT:NAME`, whose parts identify it.
+pub(super) fn with_repository(facts: Facts) -> Facts {
+    let arn = facts.repository.clone().unwrap_or_default();
+    let parts: Vec<&str> = arn.split(':').collect();
+    let ["arn", _, "codecommit", region, account, name] = parts.as_slice() else { return facts };
+    Facts {
+        repository: Some(format!("{account}/{name}").into()),
+        repository_id: Some(format!("{region}/{account}/{name}").into()),
+        owner: Some((*account).into()),
+        ..facts
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+use super::*;
+
+#[test]
+fn only_topics_have_hosts() {
+    for (topic, host) in [
+        ("arn:aws:sns:us-east-1:123456789012:commits", Some("sns.us-east-1.amazonaws.com")),
+        ("arn:aws-us-gov:sns:us-gov-west-1:123456789012:a", Some("sns.us-gov-west-1.amazonaws.com")),
+        ("arn:aws-cn:sns:cn-north-1:123456789012:a", Some("sns.cn-north-1.amazonaws.com.cn")),
+        ("arn:aws:sns:us-east-1:123456789012:", None),
+        ("arn:aws:sns:us-east-1:12345678901:a", None),
+        ("arn:aws:sns:evil.com/:123456789012:a", None),
+        ("arn:aws:sqs:us-east-1:123456789012:a", None),
+        ("arn:aws:sns:us-east-1:123456789012:a:b", None),
+        ("", None),
+    ] {
+        assert_eq!(host_of(topic).as_deref(), host, "{topic}");
+    }
+}
+
+#[test]
+fn webhooks_29_certificates_come_from_listed_hosts_alone() {
+    let sns = Sns {
+        topics: Vec::new(),
+        hosts: vec!["sns.us-east-1.amazonaws.com".to_owned(), "localhost:4566".to_owned()],
+        allows_sha1: false,
+        egress: Egress::new(crate::egress::Proxy::default()).unwrap(),
+        known: Mutex::default(),
+        fetching: tokio::sync::Mutex::default(),
+    };
+    for (url, good) in [
+        ("https://sns.us-east-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem", true),
+        ("https://localhost:4566/a.pem", true),
+        ("https://sns.us-east-1.amazonaws.com:443/a.pem", true),
+        ("http://sns.us-east-1.amazonaws.com/a.pem", false),
+        ("https://sns.us-west-1.amazonaws.com/a.pem", false),
+        ("https://sns.evil.com/a.pem", false),
+        ("https://evil.com/?sns.us-east-1.amazonaws.com/a.pem", false),
+        ("https://evil.s3.amazonaws.com/a.pem", false),
+        ("https://sns.us-east-1.amazonaws.com.evil.com/a.pem", false),
+        ("https://sns.us-east-1.amazonaws.com@evil.com/a.pem", false),
+        ("https://user@sns.us-east-1.amazonaws.com/a.pem", false),
+        ("https://sns.us-east-1.amazonaws.com:8443/a.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/a.pem?x=.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/a.pem#.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/a/b.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/a%2f.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/.pem", false),
+        ("https://sns.us-east-1.amazonaws.com/a.crt", false),
+        ("file:///etc/passwd.pem", false),
+        ("", false),
+    ] {
+        let is_good = Url::parse(url).is_ok_and(|url| sns.is_listed(&url) && is_certificate(&url));
+        assert_eq!(is_good, good, "{url}");
+    }
+}
+
+#[test]
+fn the_string_to_sign_has_its_members_in_order() {
+    let message = |more: &str| -> Message {
+        let text = format!(
+            r#"{{"Type":"{more}","MessageId":"m","TopicArn":"t","Message":"a\nb","Timestamp":"now","SignatureVersion":"2",
+                "Signature":"","SigningCertURL":"","Subject":"s","SubscribeURL":"u","Token":"k"}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    };
+    assert_eq!(
+        message("Notification").signed().unwrap(),
+        "Message\na\nb\nMessageId\nm\nSubject\ns\nTimestamp\nnow\nTopicArn\nt\nType\nNotification\n"
+    );
+    assert_eq!(
+        message("SubscriptionConfirmation").signed().unwrap(),
+        "Message\na\nb\nMessageId\nm\nSubscribeURL\nu\nTimestamp\nnow\nToken\nk\nTopicArn\nt\nType\nSubscriptionConfirmation\n"
+    );
+    let mut incomplete = message("UnsubscribeConfirmation");
+    incomplete.token = None;
+    assert_eq!(incomplete.signed(), None);
+}
+
+#[test]
+fn a_repository_is_identified_by_its_arn() {
+    let of = |arn: &str| with_repository(Facts { repository: Some(arn.into()), ..Facts::default() });
+    let facts = of("arn:aws:codecommit:us-east-1:123456789012:app");
+    assert_eq!(facts.repository_id.as_deref(), Some("us-east-1/123456789012/app"));
+    assert_eq!((facts.repository.as_deref(), facts.owner.as_deref()), (Some("123456789012/app"), Some("123456789012")));
+    assert_eq!(of("acme/app").repository_id, None);
+}
+
+#[test]
+fn a_file_that_is_no_chain_is_refused() {
+    let own = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
+    assert!(Certificate::read(own("a").as_bytes()).is_ok());
+    for (row, pem) in
+        [("nothing", String::new()), ("two strangers", own("a") + &own("b")), ("too many", own("a").repeat(6))]
+    {
+        assert!(Certificate::read(pem.as_bytes()).is_err(), "{row}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Amazon SNS: messages signed by an authority of the test's own, whose certificates Doorward fetches.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SigningKey as _};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::harness::{Answer, Authority, Doorward, Reply, Upstream, unique};
+
+const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
+
+/// What SNS is to the outside: a host with certificates, where subscriptions are confirmed.
+struct Amazon {
+    host: String,
+    key: KeyPair,
+    /// Of another certificate, which has expired.
+    expired: KeyPair,
+    /// Paths that were asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Amazon {
+    async fn start(authority: &Authority) -> Self {
+        let pair = authority.issue(&["localhost"]);
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.der()], PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let rsa = || KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let (key, expired) = (rsa(), rsa());
+        let params = CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
+        let mut over = params.clone();
+        over.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let good = authority.sign(&params, &key) + &authority.pem();
+        let over = authority.sign(&over, &expired);
+        let stranger = authority.sign(&params, &key) + &Authority::new().pem();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+                let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
+                let (status, body) = match path.as_str() {
+                    "/good.pem" => (200, good.as_str()),
+                    "/expired.pem" => (200, over.as_str()),
+                    "/stranger.pem" => (200, stranger.as_str()),
+                    path if path.starts_with("/?Action=ConfirmSubscription") => (200, "<Confirmed/>"),
+                    _ => (404, ""),
+                };
+                log.lock().unwrap().push(path);
+                let answer =
+                    format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        Self { host, key, expired, asked }
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// The members of a message, without its signature.
+    fn message(&self, kind: &str) -> Map<String, Value> {
+        let commit = json!({"Records": [{
+            "eventName": "ReferenceChanges",
+            "eventSourceARN": "arn:aws:codecommit:us-east-1:123456789012:app",
+            "userIdentityARN": "arn:aws:iam::123456789012:user/ada",
+            "codecommit": {"references": [{"ref": "refs/heads/main", "commit": "2222"}]},
+        }]});
+        let mut message = json!({
+            "Type": kind,
+            "MessageId": unique(),
+            "TopicArn": TOPIC,
+            "Message": commit.to_string(),
+            "Timestamp": rfc3339(crate::harness::now()),
+            "SignatureVersion": "2",
+            "SigningCertURL": format!("https://{}/good.pem", self.host),
+        });
+        if kind != "Notification" {
+            message["Token"] = "t0ken".into();
+            message["SubscribeURL"] =
+                format!("https://{}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=t0ken", self.host).into();
+        }
+        message.as_object().unwrap().clone()
+    }
+
+    fn sign(&self, message: Map<String, Value>) -> Value {
+        let signature = self.key.sign(string_to_sign(&message).as_bytes()).unwrap();
+        with_signature(message, &signature)
+    }
+}
+
+fn with_signature(mut message: Map<String, Value>, signature: &[u8]) -> Value {
+    message.insert("Signature".to_owned(), BASE64_STANDARD.encode(signature).into());
+    message.into()
+}
+
+fn string_to_sign(message: &Map<String, Value>) -> String {
+    let names = match message["Type"].as_str().unwrap() {
+        "Notification" => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"][..],
+        _ => &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"],
+    };
+    let present = names.iter().filter_map(|name| Some((name, message.get(*name)?.as_str()?)));
+    present.map(|(name, value)| format!("{name}\n{value}\n")).collect()
+}
+
+fn rfc3339(seconds: u64) -> String {
+    doorward::clock::Timestamp::from_secs(i64::try_from(seconds).unwrap()).to_string()
+}
+
+/// RSA with SHA-1, which the library verifies and does not make.
+fn sign_with_sha1(folder: &Path, key: &KeyPair, text: &str) -> Vec<u8> {
+    let file = folder.join("sns.key");
+    std::fs::write(&file, key.serialize_pem()).unwrap();
+    let mut child = Command::new("openssl")
+        .args(["dgst", "-sha1", "-sign"])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+async fn send(doorward: &Doorward, message: &Value) -> Answer {
+    let kind = format!("X-Amz-Sns-Message-Type: {}", message["Type"].as_str().unwrap());
+    let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8", &kind];
+    doorward.send(&lines, message.to_string().as_bytes()).await
+}
+
+async fn start(authority: &Authority, amazon: &Amazon, upstream: &Upstream, more: &str) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams: [{{name: el, url: '{upstream}'}}]
+webhooks:
+  - {{name: commits, sender: aws_sns, sns: {{topics: ['{TOPIC}'], hosts: ['{host}'], ca: ca.pem{more}}}}}
+routes:
+  - {{name: sns, kind: webhook, hosts: [hooks.test], paths: [/sns], schemes: [webhook], webhook: commits, upstream: el}}
+rules:
+  - {{id: sns, on: {{routes: [sns], branch: [main]}}, who: {{repositories: ['aws-sns:us-east-1/123456789012/app']}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+",
+        upstream = upstream.url(),
+        host = amazon.host,
+    );
+    Doorward::start_in(dir, &yaml).await
+}
+
+#[tokio::test]
+async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
+    let authority = Authority::new();
+    let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
+    let doorward = start(&authority, &amazon, &upstream, "").await;
+
+    let message = amazon.sign(amazon.message("Notification"));
+    let answer = send(&doorward, &message).await;
+    assert_eq!(answer.status, 202, "webhooks:29 {}", answer.text());
+    let seen = upstream.only();
+    assert_eq!(seen.body, message.to_string().as_bytes());
+    assert_eq!(seen.one("x-forwarded-user"), "webhook:aws-sns:repo:us-east-1/123456789012/app");
+    assert_eq!(send(&doorward, &message).await.status, 200, "webhooks:17");
+    let mut with_subject = amazon.message("Notification");
+    with_subject.insert("Subject".to_owned(), "a subject".into());
+    assert_eq!(send(&doorward, &amazon.sign(with_subject.clone())).await.status, 202, "webhooks:29 Subject present");
+    assert_eq!(amazon.take(), ["/good.pem"], "it is fetched once");
+
+    let change = |name: &'static str, value: Value| {
+        let mut message = amazon.message("Notification");
+        message.insert(name.to_owned(), value);
+        message
+    };
+    let altered = |name: &str, value: Value| {
+        let mut message = amazon.sign(amazon.message("Notification"));
+        message[name] = value;
+        message
+    };
+    let url = |path: &str| Value::from(format!("https://{}{path}", amazon.host));
+    let mut without_subject = amazon.sign(with_subject);
+    without_subject.as_object_mut().unwrap().remove("Subject");
+    let mut by_expired = amazon.message("Notification");
+    by_expired.insert("SigningCertURL".to_owned(), url("/expired.pem"));
+    let by_expired = {
+        let signature = amazon.expired.sign(string_to_sign(&by_expired).as_bytes()).unwrap();
+        with_signature(by_expired, &signature)
+    };
+    let late = i64::try_from(crate::harness::now()).unwrap();
+    let at = |offset: i64| Value::from(rfc3339(u64::try_from(late + offset).unwrap()));
+    for (row, status, message) in [
+        ("another message", 401, altered("Message", "{}".into())),
+        ("Subject added", 401, altered("Subject", "x".into())),
+        ("Subject taken away", 401, without_subject),
+        ("no base64", 401, altered("Signature", "!".into())),
+        ("another host", 401, amazon.sign(change("SigningCertURL", "https://sns.evil.com/good.pem".into()))),
+        (
+            "a user in the address",
+            401,
+            amazon.sign(change("SigningCertURL", format!("https://{}@evil.com/good.pem", amazon.host).into())),
+        ),
+        ("clear text", 401, amazon.sign(change("SigningCertURL", format!("http://{}/good.pem", amazon.host).into()))),
+        ("a query", 401, amazon.sign(change("SigningCertURL", url("/good.pem?a=b")))),
+        ("another file", 401, amazon.sign(change("SigningCertURL", url("/good.txt")))),
+        ("another topic", 401, amazon.sign(change("TopicArn", "arn:aws:sns:us-east-1:123456789012:other".into()))),
+        ("SHA-1", 401, amazon.sign(change("SignatureVersion", "1".into()))),
+        ("an hour ago", 401, amazon.sign(change("Timestamp", at(-3660)))),
+        ("in the future", 401, amazon.sign(change("Timestamp", at(360)))),
+        ("an expired certificate", 401, by_expired),
+        ("no message", 400, json!({"Type": "Notification"})),
+    ] {
+        let answer = send(&doorward, &message).await;
+        assert_eq!(answer.status, status, "webhooks:29 {row}: {}", answer.text());
+    }
+    assert_eq!(amazon.take(), ["/expired.pem"], "nothing else is fetched");
+    let chain = send(&doorward, &amazon.sign(change("SigningCertURL", url("/stranger.pem")))).await;
+    assert_eq!((chain.status, chain.reason().as_str()), (503, "issuer_unavailable"), "webhooks:29 a broken chain");
+    let twice = message.to_string().replacen('{', "{\"Type\":\"Notification\",", 1);
+    let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8"];
+    assert_eq!(doorward.send(&lines, twice.as_bytes()).await.status, 400, "webhooks:25");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_taken_on_demand() {
+    let authority = Authority::new();
+    let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
+    let doorward = start(&authority, &amazon, &upstream, ", allow_sha1: true").await;
+    let mut elsewhere = amazon.message("SubscriptionConfirmation");
+    elsewhere.insert("SubscribeURL".to_owned(), "https://evil.com/?Action=ConfirmSubscription".into());
+    let mut of_another = amazon.message("SubscriptionConfirmation");
+    let url = of_another["SubscribeURL"].as_str().unwrap().replace(":commits", ":other");
+    of_another.insert("SubscribeURL".to_owned(), url.into());
+    for message in [elsewhere, of_another] {
+        assert_eq!(send(&doorward, &amazon.sign(message)).await.status, 401, "webhooks:29");
+    }
+    assert_eq!(amazon.take(), ["/good.pem"], "nothing is confirmed");
+    let offered = amazon.sign(amazon.message("SubscriptionConfirmation"));
+    assert_eq!(send(&doorward, &offered).await.status, 200, "webhooks:29");
+    assert_eq!(amazon.take(), [format!("/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=t0ken")]);
+    assert_eq!(send(&doorward, &amazon.sign(amazon.message("UnsubscribeConfirmation"))).await.status, 200);
+    assert!(amazon.take().is_empty() && upstream.requests().is_empty());
+
+    let mut old = amazon.message("Notification");
+    old.insert("SignatureVersion".to_owned(), "1".into());
+    let signature = sign_with_sha1(doorward.dir(), &amazon.key, &string_to_sign(&old));
+    assert_eq!(send(&doorward, &with_signature(old, &signature)).await.status, 202, "webhooks:29 SHA-1");
+}
