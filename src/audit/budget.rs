@@ -2,8 +2,6 @@
 //! than [`MAX_LINE`](super::MAX_LINE) is written again with one field more on its least budget, in the order of [`Field`];
 //! the least budgets together fit, so this ends.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
 /// What can be cut, the first to be cut first.
@@ -92,12 +90,30 @@ impl Field {
 pub(super) struct Budget {
     /// Fields before this one are on their least budget.
     level: usize,
-    cut: u32,
+    cut: Cut,
 }
+
+/// Which fields were cut.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cut(u32);
 
 impl Budget {
     pub(super) const fn new(level: usize) -> Self {
-        Self { level, cut: 0 }
+        Self { level, cut: Cut(0) }
+    }
+
+    /// Whether every field has its full budget.
+    pub(super) const fn is_full(&self) -> bool {
+        self.level == 0
+    }
+
+    pub(super) const fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Counts as cut what was cut elsewhere.
+    pub(super) const fn add(&mut self, cut: Cut) {
+        self.cut.0 |= cut.0;
     }
 
     /// The beginning of `text` that the field has room for.
@@ -131,7 +147,7 @@ impl Budget {
     }
 
     /// The first pairs that the field has room for.
-    pub(super) fn pairs<'a>(&mut self, field: Field, pairs: &'a [(Arc<str>, Arc<str>)]) -> &'a [(Arc<str>, Arc<str>)] {
+    pub(super) fn pairs<'a, 'p>(&mut self, field: Field, pairs: &'a [(&'p str, &'p str)]) -> &'a [(&'p str, &'p str)] {
         if pairs.iter().map(|(key, value)| longest(key) + longest(value) + 2).sum::<usize>() <= self.room(field) {
             return pairs;
         }
@@ -160,7 +176,7 @@ impl Budget {
 
     /// The names of the fields that were cut.
     pub(super) fn truncated(&self) -> impl Iterator<Item = &'static str> {
-        Field::ALL.into_iter().filter(|field| self.cut & (1 << *field as u32) != 0).map(Field::name)
+        Field::ALL.into_iter().filter(|field| self.cut.0 & (1 << *field as u32) != 0).map(Field::name)
     }
 
     fn take(&mut self, field: Field, sizes: impl Iterator<Item = usize>) -> usize {
@@ -183,7 +199,7 @@ impl Budget {
     }
 
     fn mark(&mut self, field: Field) {
-        self.cut |= 1 << field as u32;
+        self.cut.0 |= 1 << field as u32;
     }
 }
 

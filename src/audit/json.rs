@@ -17,6 +17,11 @@ pub(super) struct Object<'a> {
 impl<'a> Object<'a> {
     pub(super) fn begin(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
+        Self::open(out)
+    }
+
+    /// An object whose brace somebody else writes.
+    pub(super) fn open(out: &'a mut Vec<u8>) -> Self {
         Self { out, empty: true }
     }
 
@@ -51,12 +56,12 @@ impl<'a> Object<'a> {
     }
 
     /// Writes members that are JSON already.
-    pub(super) fn members(&mut self, json: &'static str) -> &mut Self {
+    pub(super) fn members(&mut self, json: &[u8]) -> &mut Self {
         if !self.empty {
             self.out.push(b',');
         }
         self.empty = false;
-        self.out.extend_from_slice(json.as_bytes());
+        self.out.extend_from_slice(json);
         self
     }
 
@@ -69,11 +74,11 @@ impl<'a> Object<'a> {
     }
 
     /// Writes a list of pairs, each a list of two, if it is not empty.
-    pub(super) fn pairs(&mut self, name: &'static str, pairs: &[(Arc<str>, Arc<str>)]) -> &mut Self {
+    pub(super) fn pairs(&mut self, name: &'static str, pairs: &[(&str, &str)]) -> &mut Self {
         if pairs.is_empty() {
             return self;
         }
-        self.entries(name, pairs, |object, (key, value)| object.value(&[&**key, &**value]))
+        self.entries(name, pairs, |object, (key, value)| object.value(&[*key, *value]))
     }
 
     pub(super) fn hex(&mut self, name: &'static str, bytes: &[u8]) -> &mut Self {

@@ -1,46 +1,38 @@
 //! What a record looks like as JSON: OCSF 1.5, requests as HTTP Activity (4002) and all else as Application Lifecycle
 //! (6002). What OCSF has no word for stands in `unmapped`.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     budget::{Budget, Field},
+    caller::{Caller, Callers},
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
-    record::{Decision, Identity, Outcome, Phase, Record, Tls},
+    record::{Decision, Outcome, Phase, Record, Tls},
 };
 use crate::{
-    authn::{CredentialId, Principal},
+    authn::Principal,
     clock::Timestamp,
     error::Reason,
-    kubernetes::Attributes,
+    kubernetes::{Attributes, impersonation},
     webhooks::Facts,
 };
 
-/// Claims that are always recorded: those that grants and rules can ask for without naming them. Besides them only
-/// claims that the policy names ([`Record::claims`]) are written, so that nothing else that an issuer puts into a token
-/// reaches the trail.
-pub const CLAIMS: [&str; 11] = [
-    "aud",
-    "environment",
-    "iss",
-    "job_workflow_ref",
-    "kubernetes.io",
-    "namespace_id",
-    "project_id",
-    "ref",
-    "repository",
-    "repository_id",
-    "repository_owner_id",
-];
+const PRODUCT: &str = concat!(
+    r#""version":"1.5.0","product":{"name":"Doorward","vendor_name":"Doorward","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}"#
+);
 
 /// Appends the line of a request, without its closing brace.
-pub(super) fn write_record(record: &Record, out: &mut Vec<u8>) {
-    write_within(out, |budget, line| request(record, budget, line));
+pub(super) fn write_record(record: &Record, callers: &mut Callers, out: &mut Vec<u8>) {
+    let caller = callers.of(record);
+    write_within(out, |budget, line| request(record, caller, budget, line));
 }
 
 /// Appends the line of a note, without its closing brace.
@@ -80,19 +72,15 @@ fn head(line: &mut Object<'_>, class: u32, activity: u32, severity: u8, time: Ti
 
 fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>) {
     line.object("metadata", |metadata| {
-        metadata.members(concat!(
-            r#""version":"1.5.0","product":{"name":"Doorward","vendor_name":"Doorward","version":""#,
-            env!("CARGO_PKG_VERSION"),
-            r#""}"#
-        ));
+        metadata.members(PRODUCT.as_bytes());
         if let Some(id) = correlation {
-            metadata.members(r#""profiles":["security_control"]"#).field("correlation_uid", Id(id));
+            metadata.members(br#""profiles":["security_control"]"#).field("correlation_uid", Id(id));
         }
         metadata.text("event_code", code);
     });
 }
 
-fn request(record: &Record, budget: &mut Budget, line: &mut Object<'_>) {
+fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, line: &mut Object<'_>) {
     let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
     let allowed = record.decision.as_ref().is_none_or(|decision| decision.outcome == Outcome::Allow)
         && record.refusal.as_ref().is_none_or(|refusal| is_of_upstream(refusal.reason));
@@ -116,8 +104,8 @@ fn request(record: &Record, budget: &mut Budget, line: &mut Object<'_>) {
         line.text("status_code", refusal.reason.as_str());
         line.text("status_detail", budget.text(Field::Detail, &refusal.detail));
     }
-    if let Some(principal) = &record.principal {
-        line.object("actor", |actor| self::actor(principal, budget, actor));
+    if let Some(caller) = caller {
+        line.object("actor", |actor| caller.write_actor(budget, actor));
     }
     if let Some(address) = record.address {
         line.object("src_endpoint", |endpoint| {
@@ -157,7 +145,7 @@ fn request(record: &Record, budget: &mut Budget, line: &mut Object<'_>) {
             traffic.field("bytes_in", record.bytes_in).field("bytes_out", record.bytes_out);
         });
     }
-    line.object("unmapped", |object| details(record, ended, budget, object));
+    line.object("unmapped", |object| details(record, caller, ended, budget, object));
 }
 
 /// Whether a request was refused after it had been let through.
@@ -172,7 +160,7 @@ fn millis(record: &Record) -> u64 {
     u64::try_from(record.latency.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Object<'_>) {
+fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mut Budget, object: &mut Object<'_>) {
     object
         .some_text("route", budget.optional(Field::Names, record.route.as_deref()))
         .some("kind", record.kind)
@@ -184,8 +172,8 @@ fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Objec
     if let Some(trace) = &record.trace {
         object.hex("trace_id", trace);
     }
-    if let Some(principal) = &record.principal {
-        object.object("principal", |object| self::principal(record, principal, budget, object));
+    if let Some(caller) = caller {
+        object.object("principal", |object| caller.write_principal(record, budget, object));
     }
     if let Some(Decision { shadow, grants, .. }) = &record.decision {
         object.list("shadow", budget.list(Field::Shadow, shadow)).list("grants", budget.list(Field::Grants, grants));
@@ -193,8 +181,8 @@ fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Objec
     if let Some(attributes) = &record.kubernetes {
         object.object("kubernetes", |object| self::attributes(attributes, budget, object));
     }
-    if let Some(identity) = &record.identity {
-        object.object("identity", |object| self::identity(identity, budget, object));
+    if let (Some(groups), Some(principal)) = (&record.impersonated_groups, &record.principal) {
+        object.object("identity", |object| identity(principal, groups, budget, object));
     }
     if let Some(listener) = &record.event_listener {
         object.object("event_listener", |object| {
@@ -221,65 +209,6 @@ fn details(record: &Record, ended: bool, budget: &mut Budget, object: &mut Objec
     object
         .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))
         .some_text("ended", budget.optional(Field::Names, record.ended.as_deref()));
-}
-
-fn actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
-    object.object("user", |user| {
-        user.text("uid", budget.text(Field::Names, &principal.subject))
-            .text("name", budget.text(Field::Names, &principal.username));
-    });
-    object.object("idp", |idp| {
-        idp.text("name", budget.text(Field::Names, &principal.issuer));
-    });
-    let (kind, id) = credential(&principal.credential);
-    object.object("session", |session| {
-        session
-            .text("uid", budget.text(Field::Names, id))
-            .text("credential", kind)
-            .some("expiration_time", (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis()));
-    });
-    object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
-}
-
-pub(super) fn credential(id: &CredentialId) -> (&'static str, &str) {
-    match id {
-        CredentialId::Token(id) => ("token", id),
-        CredentialId::Session(id) => ("session", id),
-        CredentialId::Delivery(id) => ("delivery", id),
-        CredentialId::Certificate(id) => ("certificate", id),
-        CredentialId::None => ("none", ""),
-    }
-}
-
-fn principal(record: &Record, principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
-    object.field("kind", principal.kind).field("scheme", principal.scheme);
-    if let Some(actor) = &principal.actor {
-        object.object("actor", |object| {
-            object
-                .text("subject", budget.text(Field::Names, &actor.subject))
-                .some_text("client", budget.optional(Field::Names, actor.client.as_deref()));
-        });
-    }
-    // The end of a request is joined to its beginning by the id, which holds what a decision needs.
-    if record.phase == Phase::Completed {
-        return;
-    }
-    object
-        .list("groups", budget.list(Field::Groups, &principal.groups))
-        .list("scopes", budget.list(Field::Scopes, &principal.scopes))
-        .some("auth_time", principal.login.auth_time.map(Timestamp::as_millis))
-        .some_text("acr", budget.optional(Field::Names, principal.login.acr.as_deref()))
-        .list("amr", budget.list(Field::Names, &principal.login.amr));
-    let named = record.claims.iter().flat_map(|names| names.iter()).map(|name| &**name);
-    let named = named.filter(|name| !CLAIMS.contains(name));
-    let mut claims: Vec<(&str, &Value)> = CLAIMS
-        .into_iter()
-        .chain(named)
-        .filter_map(|name| principal.claims.get_key_value(name))
-        .map(|(name, value)| (name.as_str(), value))
-        .collect();
-    budget.values(Field::Claims, &mut claims);
-    object.some("claims", (!claims.is_empty()).then_some(Members(claims)));
 }
 
 fn tls(tls: &Tls, budget: &mut Budget, object: &mut Object<'_>) {
@@ -312,12 +241,13 @@ fn attributes(attributes: &Attributes, budget: &mut Budget, object: &mut Object<
     }
 }
 
-fn identity(identity: &Identity, budget: &mut Budget, object: &mut Object<'_>) {
+/// As whom the request went to Kubernetes.
+fn identity(principal: &Principal, groups: &[Arc<str>], budget: &mut Budget, object: &mut Object<'_>) {
+    let extras: Vec<(&str, &str)> = impersonation::extras(principal).collect();
     object
-        .text("user", budget.text(Field::Names, &identity.user))
-        .some_text("uid", budget.optional(Field::Names, identity.uid.as_deref()))
-        .list("groups", budget.list(Field::KubernetesGroups, &identity.groups))
-        .pairs("extras", budget.pairs(Field::Extras, &identity.extras));
+        .text("user", budget.text(Field::Names, &principal.username))
+        .list("groups", budget.list(Field::KubernetesGroups, groups))
+        .pairs("extras", budget.pairs(Field::Extras, &extras));
 }
 
 fn webhook(facts: &Facts, budget: &mut Budget, object: &mut Object<'_>) {
@@ -352,7 +282,7 @@ fn lifecycle(
 ) {
     head(line, 6002, activity, severity, time);
     metadata(line, code, None);
-    line.text("message", message).members(r#""app":{"name":"Doorward"}"#);
+    line.text("message", message).members(br#""app":{"name":"Doorward"}"#);
 }
 
 const START: u32 = 3;
@@ -473,14 +403,5 @@ struct Id(Uuid);
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
-    }
-}
-
-/// The members of an object.
-struct Members<'a>(Vec<(&'a str, &'a Value)>);
-
-impl Serialize for Members<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
     }
 }

@@ -10,6 +10,7 @@
 //! the policy names, of a URL no query.
 
 mod budget;
+mod caller;
 mod chain;
 mod json;
 mod keys;
@@ -26,15 +27,15 @@ mod verify;
 mod writer;
 
 pub use self::{
+    caller::CLAIMS,
     chain::MAX_LINE,
     keys::{
         CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey,
         InvalidKey,
     },
-    line::CLAIMS,
     metrics::Metrics,
     note::{Note, Operator},
-    record::{Decision, Identity, Outcome, Phase, Record, Refusal, Tls, Upstream},
+    record::{Decision, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     settings::{DEFAULT_FILE, Destination, Settings},
     sink::trail_files,

@@ -53,8 +53,8 @@ pub struct Record {
     pub refusal: Option<Refusal>,
     /// What the request asks of Kubernetes.
     pub kubernetes: Option<Arc<Attributes>>,
-    /// As whom it was sent to Kubernetes.
-    pub identity: Option<Arc<Identity>>,
+    /// With which groups it was sent to Kubernetes, as the user of its principal; none if it was not.
+    pub impersonated_groups: Option<Vec<Arc<str>>>,
     /// The EventListener behind a webhook route.
     pub event_listener: Option<Arc<EventListener>>,
     /// What a verified delivery tells.
@@ -103,7 +103,7 @@ impl Record {
             decision: None,
             refusal: None,
             kubernetes: None,
-            identity: None,
+            impersonated_groups: None,
             event_listener: None,
             delivery: None,
             held: None,
@@ -180,16 +180,6 @@ pub struct Refusal {
     pub reason: Reason,
     /// What the caller was told.
     pub detail: Box<str>,
-}
-
-/// As whom a request went to Kubernetes (`Impersonate-*`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    pub user: Arc<str>,
-    pub uid: Option<Arc<str>>,
-    pub groups: Vec<Arc<str>>,
-    /// Key and value, one entry a value.
-    pub extras: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// Where a request went.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use super::{
+    caller::Callers,
     chain::{Chain, MAX_LINE, Sealed},
     line,
     note::Event,
@@ -47,6 +48,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     clock: Clock,
     instance: Arc<str>,
+    callers: Callers,
     /// Sealed lines that the sink has not taken. May begin within a line.
     pending: Vec<u8>,
     /// Room that the lines in `pending` hold.
@@ -97,6 +99,7 @@ impl Writer {
             shared,
             clock,
             instance: instance.into(),
+            callers: Callers::default(),
             pending: Vec::new(),
             held: 0,
             waiting: Vec::new(),
@@ -179,7 +182,7 @@ impl Writer {
         self.rotate_if_full();
         let start = self.pending.len();
         match &entry {
-            Entry::Record(record) => line::write_record(record, &mut self.pending),
+            Entry::Record(record) => line::write_record(record, &mut self.callers, &mut self.pending),
             Entry::Note(note) => line::write_note(note, self.clock.now(), &mut self.pending),
         }
         self.seal(start);

@@ -1,7 +1,7 @@
 //! The bytes of impersonation (`k8s.io/apiserver/pkg/endpoints/filters/impersonation`): who a request runs as at the API
 //! server.
 //!
-//! A request without any impersonation header would run as Doorward itself, so [`Identity`] always has a user and
+//! A request without any impersonation header would run as Doorward itself, so [`assume`] always writes a user and
 //! [`assert_impersonated`] looks once more at what is about to be sent.
 
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    audit,
     authn::{
         Principal,
         principal::{InvalidName, check_name},
@@ -24,53 +23,29 @@ const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 const CLIENT: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2fclient");
 const ACTOR: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2factor");
 
-/// A Kubernetes identity, checked and ready to be written.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    user: HeaderValue,
-    groups: Vec<HeaderValue>,
-    client: Option<HeaderValue>,
-    actor: Option<HeaderValue>,
+/// What the API server's own audit log says besides user and groups.
+pub fn extras(principal: &Principal) -> impl Iterator<Item = (&'static str, &str)> {
+    let client = principal.client.as_deref().map(|client| ("doorward.dev/client", client));
+    let actor = principal.actor.as_ref().map(|actor| ("doorward.dev/actor", &*actor.subject));
+    client.into_iter().chain(actor)
 }
 
-impl Identity {
-    /// The identity of a principal with the groups that grants gave it. Never its raw groups: one that Doorward may
-    /// not impersonate would fail the whole request.
-    pub fn of(principal: &Principal, groups: &[Arc<str>]) -> Result<Self, Rejection> {
-        let optional = |what, text: Option<&Arc<str>>| text.map(|text| value(what, text)).transpose();
-        Ok(Self {
-            user: value("user name", &principal.username)?,
-            groups: groups.iter().map(|group| value("group", group)).collect::<Result<_, _>>()?,
-            client: optional("client", principal.client.as_ref())?,
-            actor: optional("actor", principal.actor.as_ref().map(|actor| &actor.subject))?,
-        })
+/// Writes the identity of a principal, with the groups that grants gave it, over whatever stands in `headers`. Never its
+/// raw groups: one that Doorward may not impersonate would fail the whole request.
+pub fn assume(principal: &Principal, groups: &[Arc<str>], headers: &mut HeaderMap) -> Result<(), Rejection> {
+    headers.insert(USER, value("user name", &principal.username)?);
+    headers.remove(GROUP);
+    for group in groups {
+        headers.append(GROUP, value("group", group)?);
     }
-
-    /// The same for the audit trail.
-    pub fn recorded(&self, principal: &Principal, groups: Vec<Arc<str>>) -> audit::Identity {
-        let extra = |key: &str, value: Option<&Arc<str>>| value.map(|value| (Arc::from(key), Arc::clone(value)));
-        let extras = [
-            extra("doorward.dev/client", principal.client.as_ref()),
-            extra("doorward.dev/actor", principal.actor.as_ref().map(|actor| &actor.subject)),
-        ];
-        let extras = extras.into_iter().flatten().collect();
-        audit::Identity { user: Arc::clone(&principal.username), uid: None, groups, extras }
-    }
-
-    /// Writes the identity over whatever stands in `headers`.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(USER, self.user.clone());
-        headers.remove(GROUP);
-        for group in &self.groups {
-            headers.append(GROUP, group.clone());
-        }
-        for (name, value) in [(CLIENT, &self.client), (ACTOR, &self.actor)] {
-            match value {
-                Some(value) => drop(headers.insert(name, value.clone())),
-                None => drop(headers.remove(name)),
-            }
+    let actor = principal.actor.as_ref().map(|actor| &actor.subject);
+    for (name, what, text) in [(CLIENT, "client", principal.client.as_ref()), (ACTOR, "actor", actor)] {
+        match text {
+            Some(text) => drop(headers.insert(name, value(what, text)?)),
+            None => drop(headers.remove(name)),
         }
     }
+    Ok(())
 }
 
 fn value(what: &str, text: &str) -> Result<HeaderValue, Rejection> {
@@ -134,7 +109,7 @@ pub(crate) mod tests {
         headers.append(GROUP, "system:masters".parse().unwrap());
         headers.append(ACTOR, "mallory".parse().unwrap());
         let groups = ["dev".into(), "a,b".into()];
-        Identity::of(&principal("https://idp#alice"), &groups).unwrap().write(&mut headers);
+        assume(&principal("https://idp#alice"), &groups, &mut headers).unwrap();
         assert_eq!(headers.get_all(USER).iter().collect::<Vec<_>>(), ["https://idp#alice"], "kubernetes:A6");
         assert_eq!(headers.get_all(GROUP).iter().collect::<Vec<_>>(), ["dev", "a,b"], "peers:D3");
         assert!(!headers.contains_key(ACTOR));
@@ -162,9 +137,9 @@ pub(crate) mod tests {
             ("kubernetes:E1", "alice", ""),
             ("kubernetes:S3", "alice", "system:masters\t"),
         ] {
-            let refused = Identity::of(&principal(user), &[group.into()]).unwrap_err();
+            let refused = assume(&principal(user), &[group.into()], &mut HeaderMap::new()).unwrap_err();
             assert_eq!(refused.reason(), Reason::IdentityRefused, "{row}");
         }
-        assert!(Identity::of(&principal("alice"), &["systemx:y".into()]).is_ok());
+        assert!(assume(&principal("alice"), &["systemx:y".into()], &mut HeaderMap::new()).is_ok());
     }
 }

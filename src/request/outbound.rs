@@ -8,13 +8,13 @@ use hyper::upgrade::OnUpgrade;
 
 use super::{headers, sanitize::Meta};
 use crate::{
-    assertions, audit,
+    assertions,
     authn::Principal,
     authz::Permit,
     body::RequestBody,
     config::raw::RouteKind,
     error::Rejection,
-    kubernetes::impersonation::{Identity, assert_impersonated},
+    kubernetes::impersonation::{self, assert_impersonated},
     sessions::cookie,
     upstream::upgrade::UpgradeProtocol,
 };
@@ -52,24 +52,20 @@ pub struct Outbound {
     pub(crate) permit: Permit,
     pub(crate) length: Length,
     pub(crate) on_upgrade: Option<OnUpgrade>,
-    /// As whom it goes to Kubernetes.
-    pub(crate) identity: Option<Arc<audit::Identity>>,
 }
 
 impl Outbound {
     /// Assumes the identity of the permit's principal. `groups` are those that grants gave.
-    pub fn assume(mut permit: Permit, groups: Vec<Arc<str>>) -> Result<Self, Rejection> {
+    pub fn assume(mut permit: Permit, groups: &[Arc<str>]) -> Result<Self, Rejection> {
         let length = permit.length();
         let (received, body, on_upgrade) = permit.take_parts();
         let (route, principal) = (permit.route(), permit.principal());
-        let (headers, assumed) =
-            headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, &groups)?;
-        let identity = assumed.map(|assumed| Arc::new(assumed.recorded(principal, groups)));
+        let headers = headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, groups)?;
         let mut request = Request::new(body);
         request.method_mut().clone_from(permit.method());
         *request.uri_mut() = uri(permit.target().clone());
         *request.headers_mut() = headers;
-        Ok(Self { request, permit, length, on_upgrade, identity })
+        Ok(Self { request, permit, length, on_upgrade })
     }
 
     /// Adds the signed statement of who the request is from.
@@ -86,7 +82,7 @@ impl Outbound {
     }
 }
 
-/// The headers that go to an upstream of this kind, and as whom if it is a Kubernetes. `further` are those that pass
+/// The headers that go to an upstream of this kind, with the identity if it is a Kubernetes. `further` are those that pass
 /// besides the fixed list of the kind.
 pub(crate) fn headers_for(
     kind: RouteKind,
@@ -96,7 +92,7 @@ pub(crate) fn headers_for(
     meta: &Meta,
     principal: &Principal,
     groups: &[Arc<str>],
-) -> Result<(HeaderMap, Option<Identity>), Rejection> {
+) -> Result<HeaderMap, Rejection> {
     let kubernetes = kind == RouteKind::Kubernetes;
     let cookies: Vec<HeaderValue> = match kind {
         RouteKind::Dashboard | RouteKind::Http => {
@@ -124,12 +120,11 @@ pub(crate) fn headers_for(
     meta.trace.child().write(&mut headers);
     if !kubernetes {
         describe_principal(&mut headers, principal, groups);
-        return Ok((headers, None));
+        return Ok(headers);
     }
-    let assumed = Identity::of(principal, groups)?;
-    assumed.write(&mut headers);
+    impersonation::assume(principal, groups, &mut headers)?;
     assert_impersonated(&headers)?;
-    Ok((headers, Some(assumed)))
+    Ok(headers)
 }
 
 fn uri(target: PathAndQuery) -> Uri {

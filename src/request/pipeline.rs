@@ -289,12 +289,12 @@ impl Worker {
             }
             _ => None,
         };
-        let mut outbound = Outbound::assume(permit, given.groups)?;
+        let mut outbound = Outbound::assume(permit, &given.groups)?;
         if let Some(assertion) = assertion {
             outbound.assert(assertion);
         }
         let record = exchange.record();
-        record.identity.clone_from(&outbound.identity);
+        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then_some(given.groups);
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.count_body(|| Arc::clone(exchange.received()));

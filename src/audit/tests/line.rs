@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     audit::{
+        caller::Callers,
         chain::SEAL,
         line::{write_note, write_record},
     },
@@ -12,7 +13,7 @@ use crate::{
 /// The line of a record as it is written, less the seal.
 fn written(record: &Record) -> Vec<u8> {
     let mut out = Vec::new();
-    write_record(record, &mut out);
+    write_record(record, &mut Callers::default(), &mut out);
     out.push(b'}');
     out
 }
@@ -231,12 +232,7 @@ fn hostile(text: &str, many: usize) -> Record {
             name: text.into(),
             path: text.into(),
         })),
-        identity: Some(Arc::new(Identity {
-            user: Arc::clone(&shared),
-            uid: some(),
-            groups: list,
-            extras: vec![(Arc::clone(&shared), Arc::clone(&shared)); many],
-        })),
+        impersonated_groups: Some(list),
         event_listener: Some(Arc::new(EventListener { namespace: text.into(), name: text.into() })),
         delivery: Some(Arc::new(Facts {
             webhook: Arc::clone(&shared),
@@ -292,6 +288,27 @@ fn what_fits_is_not_cut_and_what_matters_least_is_cut_first() {
     assert_eq!((all.principal.unwrap().groups.len(), all.truncated), (200, Vec::<String>::new()));
     let agent = with(200, 5000);
     assert_eq!((agent.principal.unwrap().groups.len(), agent.truncated), (200, vec!["user_agent".to_owned()]));
+}
+
+#[test]
+fn who_comes_again_is_written_as_at_first() {
+    let line = |record: &Record, callers: &mut Callers| {
+        let mut line = Vec::new();
+        write_record(record, callers, &mut line);
+        String::from_utf8(line).unwrap()
+    };
+    let few = full_record();
+    let many = Record { user_agent: None, ..hostile("g", 10_000) };
+    let wide = Record { claims: Some(Arc::from([Arc::from("department"), Arc::from("site")])), ..few.clone() };
+    let ended = Record { phase: Phase::Completed, ..few.clone() };
+    let _cache = many.principal.clone();
+    let mut callers = Callers::default();
+    for _ in 0..2 {
+        for record in [&few, &many, &wide, &ended, &few] {
+            assert_eq!(line(record, &mut callers), line(record, &mut Callers::default()));
+        }
+    }
+    assert!(line(&many, &mut callers).contains(r#""truncated":["#));
 }
 
 #[test]

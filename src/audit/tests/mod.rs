@@ -236,12 +236,7 @@ fn full_record() -> Record {
             name: "deploy".into(),
             path: String::new(),
         })),
-        identity: Some(Arc::new(Identity {
-            user: "corp:alice".into(),
-            uid: None,
-            groups: vec!["tekton-deployers".into()],
-            extras: vec![("doorward.dev/client".into(), "cli".into())],
-        })),
+        impersonated_groups: Some(vec!["tekton-deployers".into()]),
         event_listener: Some(Arc::new(EventListener { namespace: "prod".into(), name: "deploy".into() })),
         delivery: Some(Arc::new(Facts {
             webhook: "hub".into(),

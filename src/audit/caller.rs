@@ -1,0 +1,212 @@
+//! What lines say of callers. Most callers come again and again, so what was written about one is kept and copied.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::{
+    budget::{Budget, Cut, Field},
+    json::Object,
+    record::{Phase, Record},
+};
+use crate::{
+    authn::{CredentialId, Principal},
+    clock::Timestamp,
+};
+
+/// Claims that are always recorded: those that grants and rules can ask for without naming them. Besides them only
+/// claims that the policy names ([`Record::claims`]) are written, so that nothing else that an issuer puts into a token
+/// reaches the trail.
+pub const CLAIMS: [&str; 11] = [
+    "aud",
+    "environment",
+    "iss",
+    "job_workflow_ref",
+    "kubernetes.io",
+    "namespace_id",
+    "project_id",
+    "ref",
+    "repository",
+    "repository_id",
+    "repository_owner_id",
+];
+
+/// How many callers are kept. A person's browser, or a bot, asks often within a moment.
+const KEPT: usize = 128;
+
+/// The callers that were written about lately.
+#[derive(Debug, Default)]
+pub(super) struct Callers(HashMap<usize, Kept>);
+
+/// A caller, and what was written about it within the full budget.
+#[derive(Debug)]
+struct Kept {
+    /// Held, so that its address is its own.
+    principal: Arc<Principal>,
+    claims: Option<Arc<[Arc<str>]>>,
+    actor: Text,
+    details: Text,
+}
+
+/// Members of an object as JSON, and what was cut to write them.
+#[derive(Debug)]
+struct Text {
+    json: Vec<u8>,
+    cut: Cut,
+}
+
+/// The caller of one record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    principal: &'a Principal,
+    kept: Option<&'a Kept>,
+}
+
+impl Callers {
+    /// The caller of a record, if it is known.
+    pub(super) fn of<'a>(&'a mut self, record: &'a Record) -> Option<Caller<'a>> {
+        let principal = record.principal.as_ref()?;
+        Some(Caller { principal, kept: self.kept(principal, record.claims.as_ref()) })
+    }
+
+    /// What is kept of a caller. Nothing of one whom nobody else keeps, or who is a delivery: it will not come again.
+    fn kept(&mut self, principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Option<&Kept> {
+        if Arc::strong_count(principal) == 1 || principal.delivery.is_some() {
+            return None;
+        }
+        let address = Arc::as_ptr(principal).addr();
+        let is_current = |kept: &Kept| {
+            Arc::ptr_eq(&kept.principal, principal) && kept.claims.as_ref().map(Arc::as_ptr) == claims.map(Arc::as_ptr)
+        };
+        if !self.0.get(&address).is_some_and(is_current) {
+            if self.0.len() >= KEPT {
+                self.0.clear();
+            }
+            self.0.insert(address, Kept::new(principal, claims));
+        }
+        self.0.get(&address)
+    }
+}
+
+impl Kept {
+    fn new(principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Self {
+        let names = claims.map(|names| &**names).unwrap_or_default();
+        Self {
+            principal: Arc::clone(principal),
+            claims: claims.cloned(),
+            actor: Text::written(|budget, object| write_actor(principal, budget, object)),
+            details: Text::written(|budget, object| {
+                write_identity(principal, budget, object);
+                write_facts(principal, names, budget, object);
+            }),
+        }
+    }
+}
+
+impl Text {
+    fn written(write: impl FnOnce(&mut Budget, &mut Object<'_>)) -> Self {
+        let mut budget = Budget::new(0);
+        let mut json = Vec::new();
+        write(&mut budget, &mut Object::open(&mut json));
+        Self { json, cut: budget.cut() }
+    }
+
+    fn copy(&self, budget: &mut Budget, object: &mut Object<'_>) {
+        object.members(&self.json);
+        budget.add(self.cut);
+    }
+}
+
+impl Caller<'_> {
+    /// OCSF's `actor`.
+    pub(super) fn write_actor(self, budget: &mut Budget, object: &mut Object<'_>) {
+        match self.kept.filter(|_| budget.is_full()) {
+            Some(kept) => kept.actor.copy(budget, object),
+            None => write_actor(self.principal, budget, object),
+        }
+    }
+
+    /// What a decision needs of the caller. The end of a request is joined to its beginning by the id, which holds that.
+    pub(super) fn write_principal(self, record: &Record, budget: &mut Budget, object: &mut Object<'_>) {
+        if record.phase == Phase::Completed {
+            return write_identity(self.principal, budget, object);
+        }
+        match self.kept.filter(|_| budget.is_full()) {
+            Some(kept) => kept.details.copy(budget, object),
+            None => {
+                write_identity(self.principal, budget, object);
+                write_facts(self.principal, record.claims.as_deref().unwrap_or_default(), budget, object);
+            }
+        }
+    }
+}
+
+/// OCSF's `actor`.
+fn write_actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
+    object.object("user", |user| {
+        user.text("uid", budget.text(Field::Names, &principal.subject))
+            .text("name", budget.text(Field::Names, &principal.username));
+    });
+    object.object("idp", |idp| {
+        idp.text("name", budget.text(Field::Names, &principal.issuer));
+    });
+    let (kind, id) = credential(&principal.credential);
+    object.object("session", |session| {
+        session
+            .text("uid", budget.text(Field::Names, id))
+            .text("credential", kind)
+            .some("expiration_time", (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis()));
+    });
+    object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
+}
+
+fn credential(id: &CredentialId) -> (&'static str, &str) {
+    match id {
+        CredentialId::Token(id) => ("token", id),
+        CredentialId::Session(id) => ("session", id),
+        CredentialId::Delivery(id) => ("delivery", id),
+        CredentialId::Certificate(id) => ("certificate", id),
+        CredentialId::None => ("none", ""),
+    }
+}
+
+/// What kind of caller it is, and who acts for it.
+fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
+    object.field("kind", principal.kind).field("scheme", principal.scheme);
+    if let Some(actor) = &principal.actor {
+        object.object("actor", |object| {
+            object
+                .text("subject", budget.text(Field::Names, &actor.subject))
+                .some_text("client", budget.optional(Field::Names, actor.client.as_deref()));
+        });
+    }
+}
+
+/// What rules and grants look at. `named` are the claims that the policy names.
+fn write_facts(principal: &Principal, named: &[Arc<str>], budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .list("groups", budget.list(Field::Groups, &principal.groups))
+        .list("scopes", budget.list(Field::Scopes, &principal.scopes))
+        .some("auth_time", principal.login.auth_time.map(Timestamp::as_millis))
+        .some_text("acr", budget.optional(Field::Names, principal.login.acr.as_deref()))
+        .list("amr", budget.list(Field::Names, &principal.login.amr));
+    let named = named.iter().map(|name| &**name).filter(|name| !CLAIMS.contains(name));
+    let mut claims: Vec<(&str, &Value)> = CLAIMS
+        .into_iter()
+        .chain(named)
+        .filter_map(|name| principal.claims.get_key_value(name))
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    budget.values(Field::Claims, &mut claims);
+    object.some("claims", (!claims.is_empty()).then_some(Members(claims)));
+}
+
+/// The members of an object.
+struct Members<'a>(Vec<(&'a str, &'a Value)>);
+
+impl Serialize for Members<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
