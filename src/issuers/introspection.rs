@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
 use super::{
     client_auth::ClientAuth,
+    key_cache::KeyCache,
     lookup::{Answer, Lookup, Told},
+    signed_answer::{MEDIA_TYPE, SignedAnswers},
     single_flight::Key,
     strict_json,
     token_error::TokenError,
@@ -34,6 +36,8 @@ pub struct IntrospectionSettings {
     pub ca: Option<Vec<u8>>,
     pub endpoint: Option<Url>,
     pub timeout: Duration,
+    /// Where answers must be signed: for whom, and how far clocks may differ.
+    pub signed_for: Option<(Box<[Box<str>]>, Duration)>,
 }
 
 /// Introspection at one issuer.
@@ -50,12 +54,27 @@ struct Asker {
     egress: Egress,
     clock: Clock,
     timeout: Duration,
+    /// Where answers must be signed.
+    signed: Option<SignedAnswers>,
 }
 
 impl Introspection {
-    pub fn new(settings: IntrospectionSettings, egress: Egress, clock: Clock, lookup: Lookup) -> Self {
-        let asker = Arc::new(Asker { client: settings.client.clone(), egress, clock, timeout: settings.timeout });
+    /// `signed`: answers must be, and pass this.
+    pub(super) fn new(
+        settings: IntrospectionSettings,
+        egress: Egress,
+        clock: Clock,
+        lookup: Lookup,
+        signed: Option<SignedAnswers>,
+    ) -> Self {
+        let (client, timeout) = (settings.client.clone(), settings.timeout);
+        let asker = Arc::new(Asker { client, egress, clock, timeout, signed });
         Self { settings, lookup, asker }
+    }
+
+    /// The keys that answers are checked with, where they must be signed.
+    pub(super) fn keys(&self) -> Option<&Arc<KeyCache>> {
+        self.asker.signed.as_ref().map(|signed| &signed.keys)
     }
 
     pub fn settings(&self) -> &IntrospectionSettings {
@@ -95,7 +114,7 @@ impl Asker {
                 Ok(answer) if answer.status().is_server_error() => {
                     trouble = format!("the answer is {}", answer.status())
                 }
-                Ok(answer) => return read(&answer),
+                Ok(answer) => return self.read(&answer).await,
                 Err(error) => trouble = error.to_string(),
             }
         }
@@ -104,7 +123,7 @@ impl Asker {
 
     fn request(&self, endpoint: &Url, token: &str) -> Result<Request<Bytes>, String> {
         let mut request = Request::post(endpoint.as_str())
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, self.media_type())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
@@ -116,9 +135,28 @@ impl Asker {
     }
 }
 
-/// An answer counts only if it is exactly what RFC 7662 section 2.2 describes: `active` is a boolean. A 401 is about
-/// our own credential, so it is our trouble and not the caller's.
-fn read(answer: &Response<Bytes>) -> Result<Told, String> {
+impl Asker {
+    fn media_type(&self) -> &'static str {
+        if self.signed.is_some() { MEDIA_TYPE } else { "application/json" }
+    }
+
+    async fn read(&self, answer: &Response<Bytes>) -> Result<Told, String> {
+        let body = body(answer, self.media_type())?;
+        let claims = match &self.signed {
+            None => strict_json::object(body).map_err(|why| format!("the answer {why}"))?,
+            Some(signed) => {
+                let text = std::str::from_utf8(body).map_err(|_| "the answer is not text".to_owned())?;
+                let opened = signed.open(text.trim_ascii()).await;
+                opened.map_err(|why| format!("the signed answer cannot be believed: {why}"))?
+            }
+        };
+        active(claims, body.len())
+    }
+}
+
+/// The body of an answer of the type that was asked for. A 401 is about our own credential, so it is our trouble and not
+/// the caller's.
+fn body<'a>(answer: &'a Response<Bytes>, media_type: &str) -> Result<&'a Bytes, String> {
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -126,17 +164,21 @@ fn read(answer: &Response<Bytes>) -> Result<Told, String> {
         }
         status => return Err(format!("the answer is {status}, not 200")),
     }
-    let json = |value: &HeaderValue| {
+    let asked_for = |value: &HeaderValue| {
         value.to_str().is_ok_and(|value| {
-            value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+            value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
         })
     };
-    if !answer.headers().get(header::CONTENT_TYPE).is_some_and(json) {
-        return Err("the answer is not application/json".to_owned());
+    if !answer.headers().get(header::CONTENT_TYPE).is_some_and(asked_for) {
+        return Err(format!("the answer is not {media_type}"));
     }
-    let claims = strict_json::object(answer.body()).map_err(|why| format!("the answer {why}"))?;
+    Ok(answer.body())
+}
+
+/// An answer counts only if it is exactly what RFC 7662 section 2.2 describes: `active` is a boolean.
+fn active(claims: Map<String, Value>, size: usize) -> Result<Told, String> {
     match claims.get("active") {
-        Some(Value::Bool(true)) => Ok(Some((claims, answer.body().len()))),
+        Some(Value::Bool(true)) => Ok(Some((claims, size))),
         Some(Value::Bool(false)) => Ok(None),
         _ => Err("the answer has no `active` that is true or false".to_owned()),
     }

@@ -9,7 +9,6 @@ use super::{
     introspection::Introspection,
     jwt::Unverified,
     key_cache::KeyCache,
-    keys::Found,
     logout_token::LogoutToken,
     principal::{Facts, Mapping},
     single_flight::Key,
@@ -78,7 +77,7 @@ impl Issuer {
         let token = Unverified::parse(token)?;
         self.checks.check_id_token_header(&token)?;
         let check = || self.checks.check_id_token(&token, checks, now);
-        self.check_signature(&token, now, check).await?;
+        self.keys.check_signature(&token, now, check).await?;
         let checked = check()?;
         Ok(VerifiedToken { header: token.header, claims: token.claims, checked })
     }
@@ -93,7 +92,7 @@ impl Issuer {
         let token = Unverified::parse(token)?;
         self.checks.check_logout_token_header(&token)?;
         let check = || self.checks.check_logout_token(&token.claims, client_id, now);
-        self.check_signature(&token, now, check).await?;
+        self.keys.check_signature(&token, now, check).await?;
         check()
     }
 
@@ -168,39 +167,9 @@ impl Issuer {
     async fn verify_parsed(&self, token: Unverified<'_>, now: Timestamp) -> Result<(VerifiedToken, u64), TokenError> {
         self.checks.check_header(&token)?;
         let check = || self.checks.check_claims(&token, now);
-        let generation = self.check_signature(&token, now, check).await?;
+        let generation = self.keys.check_signature(&token, now, check).await?;
         let checked = check()?;
         Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, generation))
-    }
-
-    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells the generation of
-    /// the set. Only a token that passes `check` makes a fetch for a key that is not in the set.
-    async fn check_signature<T>(
-        &self,
-        token: &Unverified<'_>,
-        now: Timestamp,
-        check: impl Fn() -> Result<T, TokenError>,
-    ) -> Result<u64, TokenError> {
-        let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(&self.name), why };
-        let mut generation = self.keys.current(now).map_err(unavailable)?;
-        let kid = token.header.kid.as_deref();
-        if matches!(generation.keys.find(kid, token.header.algorithm), Found::None) {
-            check()?;
-            self.keys.refetch(kid).await;
-            generation = self.keys.current(now).map_err(unavailable)?;
-        }
-        match generation.keys.find(kid, token.header.algorithm) {
-            Found::One(key) if token.check_signature(key) => Ok(generation.number),
-            Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(&self.name) }),
-            Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(&self.name), fitting }),
-            Found::None => {
-                if let Some(kid) = kid {
-                    self.keys.note_unknown(kid);
-                }
-                let kid = kid.map_or_else(|| super::token_error::Quoted::json(None), super::token_error::Quoted::text);
-                Err(TokenError::KeyUnknown { issuer: Arc::clone(&self.name), kid })
-            }
-        }
     }
 
     fn verified(

@@ -10,7 +10,8 @@
 //! | `keys`, `weak_rsa`, `weak_ed25519` | a key set, parsed key by key |
 //! | `key_cache`, `validators`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
 //! | `checks`, `claim_path` | what claims must satisfy |
-//! | `introspection`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
+//! | `signature` | the signature of a token, against them |
+//! | `introspection`, `signed_answer`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
 //! | `principal`, `username` | claims to a principal |
 //! | `verified` | tokens that were verified before |
 //! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |
@@ -34,6 +35,8 @@ mod lookup;
 mod metrics;
 mod principal;
 mod resolve;
+mod signature;
+mod signed_answer;
 mod single_flight;
 mod strict_json;
 #[cfg(test)]

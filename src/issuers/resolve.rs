@@ -17,6 +17,7 @@ use super::{
     lookup::Lookup,
     metrics::OutcomeLabels,
     principal::Mapping,
+    signed_answer::SignedAnswers,
     token_review::{TokenReview, TokenReviewSettings},
     username::{Overlap, UsernameTemplate},
     verified::VerifiedTokens,
@@ -123,9 +124,9 @@ impl Builder<'_> {
             Some(path) => Some(self.resolver.read(&self.at.key("ca"), path)?),
         };
         let egress = self.egress(ca.as_deref())?;
-        let introspection = self.introspection(&name, &identifier, ca.as_deref(), &egress);
+        let (keys, keys_bearer) = self.keys(&name, &identifier, &checks, ca.clone(), egress.clone())?;
+        let introspection = self.introspection(&name, &checks, &keys, ca, &egress);
         let token_review = self.token_review(&name, &checks);
-        let (keys, keys_bearer) = self.keys(&name, &identifier, &checks, ca, egress)?;
         Some(Issuer { name, checks, mapping: mapping?, keys, keys_bearer, introspection, token_review })
     }
 
@@ -334,8 +335,9 @@ impl Builder<'_> {
     fn introspection(
         &mut self,
         name: &Arc<str>,
-        identifier: &Arc<str>,
-        ca: Option<&[u8]>,
+        checks: &AccessTokenChecks,
+        keys: &Arc<KeyCache>,
+        ca: Option<Vec<u8>>,
         egress: &Egress,
     ) -> Option<Arc<Introspection>> {
         let raw = self.raw.introspection.as_ref()?;
@@ -344,7 +346,7 @@ impl Builder<'_> {
         }
         let at = self.at.key("introspection");
         let endpoint = self.url(&at.key("endpoint"), raw.endpoint.as_ref());
-        let client = ClientAuth::resolve(&raw.client, identifier, &at.key("client"), self.resolver)?;
+        let client = ClientAuth::resolve(&raw.client, &checks.issuer, &at.key("client"), self.resolver)?;
         if client.is_public() {
             self.resolver.report.error(&at.key("client"), "introspection needs a client that proves itself").help(
                 "use `basic`, `post` or `private_key_jwt`; without, everybody could ask about tokens (RFC 7662 section 2.1)",
@@ -359,24 +361,36 @@ impl Builder<'_> {
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
             self.resolver.report.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
         }
+        let ours = checks.audiences.iter().cloned().chain([client.client_id().as_ref().into()]);
+        let signed_for = raw.signed.then(|| (ours.collect(), checks.skew));
         let settings = IntrospectionSettings {
             issuer: Arc::clone(name),
             raw: raw.clone(),
             client,
-            ca: ca.map(<[u8]>::to_vec),
+            ca,
             endpoint,
             timeout,
+            signed_for,
         };
-        let previous = self.previous.filter(|previous| previous.identifier() == identifier);
+        let previous = self.previous.filter(|previous| *previous.identifier() == checks.issuer);
         if let Some(previous) = previous.and_then(|previous| previous.introspection.as_ref())
             && *previous.settings() == settings
+            && previous.keys().is_none_or(|former| Arc::ptr_eq(former, keys))
         {
             return Some(Arc::clone(previous));
         }
+        let signed = settings.signed_for.clone().map(|(audiences, skew)| SignedAnswers {
+            keys: Arc::clone(keys),
+            issuer: Arc::clone(&checks.issuer),
+            audiences,
+            algorithms: checks.algorithms.clone(),
+            skew,
+            clock: self.context.clock.clone(),
+        });
         let outcomes = self.context.metrics.introspections.clone();
         let lookup = self.lookup(name, cache, outcomes);
         let clock = self.context.clock.clone();
-        Some(Arc::new(Introspection::new(settings, egress.clone(), clock, lookup)))
+        Some(Arc::new(Introspection::new(settings, egress.clone(), clock, lookup, signed)))
     }
 
     fn token_review(&mut self, name: &Arc<str>, checks: &AccessTokenChecks) -> Option<Arc<TokenReview>> {

@@ -13,15 +13,20 @@ struct World {
 }
 
 async fn world() -> World {
+    world_asking("").await
+}
+
+/// `introspection` are further settings of it.
+async fn world_asking(introspection: &str) -> World {
     let origin = format!("http://localhost:{}", free_port());
     let provider = OidcProvider::start(&origin).await;
-    let world = world_with(origin, provider.issuer.clone()).await;
+    let world = world_with(origin, provider.issuer.clone(), introspection).await;
     world.provider_is_known().await;
     World { provider: Some(provider), ..world }
 }
 
 /// One whose provider may not be there yet.
-async fn world_with(origin: String, issuer: String) -> World {
+async fn world_with(origin: String, issuer: String, introspection: &str) -> World {
     let (_, port) = origin.rsplit_once(':').unwrap();
     let upstream = Upstream::start().await;
     let dir = tempfile::tempdir().unwrap();
@@ -37,7 +42,7 @@ issuers:
     username: '{{sub}}'
     algorithms: [RS256]
     clients: [{{id: doorward, kind: human}}, {{id: bot, kind: agent}}]
-    introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, secret: {{file: client}}}}}}
+    introspection: {{mode: opaque, {introspection}cache: 1s, client: {{id: doorward, secret: {{file: client}}}}}}
     login:
       client: {{id: doorward, secret: {{file: client}}}}
       scopes: [offline_access]
@@ -153,7 +158,7 @@ async fn an_answer_in_another_browser_or_twice_gets_a_page_with_a_way_on() {
 #[tokio::test]
 async fn a_provider_that_is_away_gets_a_page_whose_button_works_once_it_is_back() {
     let (origin, port) = (format!("http://localhost:{}", free_port()), free_port());
-    let world = world_with(origin, format!("http://127.0.0.1:{port}")).await;
+    let world = world_with(origin, format!("http://127.0.0.1:{port}"), "").await;
     let waiting = browse_until(&json!({"scenario": "provider", "url": world.origin}), "away").await;
     let _provider = OidcProvider::start_at(&world.origin, port).await;
     let saw = waiting.go_on().await;
@@ -205,6 +210,17 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
     let refused = call(&world, &narrow).await;
     assert_eq!(refused.0, 403, "{}", refused.1);
     assert!(world.upstream.take().is_empty());
+}
+
+/// The provider signs its answers (RFC 9701), and each is verified.
+#[tokio::test]
+async fn an_opaque_token_is_good_by_the_word_that_the_provider_signed() {
+    let world = world_asking("signed: true, ").await;
+    let opaque = token(world.provider.as_ref().unwrap(), "grant_type=client_credentials&scope=tekton:run").await;
+    let (status, text) = call(&world, &opaque).await;
+    assert_eq!(status, 200, "{text}");
+    assert_eq!(world.upstream.take()[0].one("impersonate-user"), "bot");
+    assert_eq!(call(&world, "nobody-made-this-token").await.0, 401);
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
         post_logout_redirect_uris: options.postLogoutRedirectUris ?? [],
         response_types: ['code'],
         grant_types: ['authorization_code', 'refresh_token'],
+        // For a question that accepts it (RFC 9701).
+        introspection_signed_response_alg: 'RS256',
       },
       {
         client_id: 'bot',
@@ -43,6 +45,7 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
     features: {
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
+      jwtIntrospection: { enabled: true },
       revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,

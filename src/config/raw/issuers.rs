@@ -139,6 +139,10 @@ pub struct Introspection {
     pub endpoint: Option<String>,
     /// Who we are at the endpoint.
     pub client: ClientCredentials,
+    /// Ask for answers that the issuer signed (RFC 9701), and take no others. The issuer must sign them for this client
+    /// (`introspection_signed_response_alg`), with a key of its set, and not encrypt them. Default: off.
+    #[serde(default)]
+    pub signed: bool,
     /// How long a positive answer is used, at most until the token's `exp`. Default: 30 s, at most 60 s.
     #[serde(default)]
     pub cache: Option<Span>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    super::{Accepts, Context, Issuers, testing::*},
+    super::{Accepts, Context, Issuers, signed_answer::MEDIA_TYPE, testing::*},
     key_cache::join_all,
 };
 use crate::error::Reason;
@@ -307,4 +307,67 @@ async fn jwts_are_introspected_where_configured() {
     let calls = bench.calls();
     assert_eq!(bench.ask(&forged).await, Err(Reason::SignatureInvalid));
     assert_eq!(bench.calls(), calls);
+}
+
+/// RFC 9701: an answer counts only as a JWT of the issuer, for us, of this moment.
+#[tokio::test]
+async fn a_signed_answer_is_believed_only_as_the_issuer_signed_it_for_us() {
+    let bench = Bench::new(json!({"signed": true})).await;
+    let url = bench.provider.url.clone();
+    let header = json!({"alg": "RS256", "kid": "rsa", "typ": "token-introspection+jwt"});
+    let told = json!({"active": true, "sub": "alice", "aud": "doorward", "exp": START + 600});
+    let good = json!({"iss": url, "aud": "door:ward", "iat": START, "token_introspection": told});
+    let answer = |headers: Value, claims: Value| {
+        RSA.token(&changed(header.clone(), &headers).to_string(), &changed(good.clone(), &claims).to_string())
+    };
+    let signed = |text: String| Reply::Answer(200, "application/token-introspection+jwt; charset=utf-8", text.into());
+    let own = Some(Reason::IssuerUnavailable);
+    let forged = {
+        let text = answer(json!({}), json!({}));
+        let (rest, signature) = text.rsplit_once('.').unwrap();
+        let first = if signature.starts_with('A') { 'B' } else { 'A' };
+        format!("{rest}.{first}{}", &signature[1..])
+    };
+    for (number, (what, reply, refused)) in [
+        ("good", signed(answer(json!({}), json!({}))), None),
+        ("long typ", signed(answer(json!({"typ": MEDIA_TYPE}), json!({}))), None),
+        ("for our audience", signed(answer(json!({}), json!({"aud": ["other", "doorward"]}))), None),
+        ("clock off", signed(answer(json!({}), json!({"iat": START - 89}))), None),
+        (
+            "inactive",
+            signed(answer(json!({}), json!({"token_introspection": {"active": false}}))),
+            Some(Reason::TokenInactive),
+        ),
+        (
+            "of another",
+            signed(answer(json!({}), json!({"token_introspection": changed(told.clone(), &json!({"aud": "other"}))}))),
+            Some(Reason::AudienceMismatch),
+        ),
+        ("JSON", Reply::json(&told), own),
+        ("JSON as signed", signed(told.to_string()), own),
+        ("JWT as JSON", Reply::Answer(200, "application/json", answer(json!({}), json!({})).into()), own),
+        ("forged", signed(forged), own),
+        ("unknown key", signed(answer(json!({"kid": "other"}), json!({}))), own),
+        ("an access token", signed(answer(json!({"typ": "at+jwt"}), json!({}))), own),
+        ("no typ", signed(answer(json!({"typ": null}), json!({}))), own),
+        ("like a typ", signed(answer(json!({"typ": "x/token-introspection+jwt"}), json!({}))), own),
+        ("another issuer", signed(answer(json!({}), json!({"iss": "https://evil.example"}))), own),
+        ("no issuer", signed(answer(json!({}), json!({"iss": null}))), own),
+        ("for another", signed(answer(json!({}), json!({"aud": "other"}))), own),
+        ("for nobody", signed(answer(json!({}), json!({"aud": null}))), own),
+        ("of yesterday", signed(answer(json!({}), json!({"iat": START - 91}))), own),
+        ("of tomorrow", signed(answer(json!({}), json!({"iat": START + 31}))), own),
+        ("of no time", signed(answer(json!({}), json!({"iat": null}))), own),
+        ("nothing told", signed(answer(json!({}), json!({"token_introspection": null}))), own),
+        ("active as text", signed(answer(json!({}), json!({"token_introspection": {"active": "true"}}))), own),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.provider.on("/introspect", reply);
+        assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), refused, "{what}");
+        // The twin, which also shows that the issuer is still asked.
+        bench.provider.on("/introspect", signed(answer(json!({}), json!({}))));
+        assert_eq!(bench.ask(&format!("twin-{number}")).await, Ok(()), "the twin of {what}");
+    }
 }

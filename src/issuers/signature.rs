@@ -1,0 +1,44 @@
+//! The signature of a token against the key set of its issuer.
+
+use std::sync::Arc;
+
+use super::{
+    jwt::Unverified,
+    key_cache::KeyCache,
+    keys::Found,
+    token_error::{Quoted, TokenError},
+};
+use crate::clock::Timestamp;
+
+impl KeyCache {
+    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells the generation of
+    /// the set. Only a token that passes `check` makes a fetch for a key that is not in the set.
+    pub(super) async fn check_signature<T>(
+        &self,
+        token: &Unverified<'_>,
+        now: Timestamp,
+        check: impl Fn() -> Result<T, TokenError>,
+    ) -> Result<u64, TokenError> {
+        let name = &self.settings().name;
+        let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(name), why };
+        let mut generation = self.current(now).map_err(unavailable)?;
+        let kid = token.header.kid.as_deref();
+        if matches!(generation.keys.find(kid, token.header.algorithm), Found::None) {
+            check()?;
+            self.refetch(kid).await;
+            generation = self.current(now).map_err(unavailable)?;
+        }
+        match generation.keys.find(kid, token.header.algorithm) {
+            Found::One(key) if token.check_signature(key) => Ok(generation.number),
+            Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(name) }),
+            Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(name), fitting }),
+            Found::None => {
+                if let Some(kid) = kid {
+                    self.note_unknown(kid);
+                }
+                let kid = kid.map_or_else(|| Quoted::json(None), Quoted::text);
+                Err(TokenError::KeyUnknown { issuer: Arc::clone(name), kid })
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Introspection answers that the issuer signed (RFC 9701).
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::{
+    checks::{audiences, check_audience, numeric_date},
+    jwt::Unverified,
+    key_cache::KeyCache,
+    token_error::{Quoted, TokenError},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::raw::Algorithm,
+};
+
+pub(super) const MEDIA_TYPE: &str = "application/token-introspection+jwt";
+/// The `typ` of the JWT; with `application/` it means the same (RFC 7515 section 4.1.9).
+const TYPE: &str = "token-introspection+jwt";
+
+/// The longest time between the signing of an answer and its reading, besides what clocks may differ: an answer of
+/// yesterday says nothing about today.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What is asked of a signed answer.
+#[derive(Debug)]
+pub(super) struct SignedAnswers {
+    pub keys: Arc<KeyCache>,
+    /// The issuer identifier.
+    pub issuer: Arc<str>,
+    /// Whom an answer may be for: our client id, or an audience that means us.
+    pub audiences: Box<[Box<str>]>,
+    pub algorithms: Box<[Algorithm]>,
+    /// How far clocks may differ.
+    pub skew: Duration,
+    pub clock: Clock,
+}
+
+impl SignedAnswers {
+    /// Verifies an answer and gives what it says of the token. Waits at most for one fetch of keys.
+    pub(super) async fn open(&self, answer: &str) -> Result<Map<String, Value>, TokenError> {
+        let mut answer = Unverified::parse(answer)?;
+        let typ = answer.header.typ.as_deref().unwrap_or_default();
+        if ![TYPE, MEDIA_TYPE].iter().any(|known| typ.eq_ignore_ascii_case(known)) {
+            return Err(TokenError::Type { came: Quoted::text(typ), expected: vec![TYPE.to_owned()] });
+        }
+        if !self.algorithms.contains(&answer.header.algorithm) {
+            return Err(TokenError::Algorithm {
+                came: Quoted::text(&format!("{:?}", answer.header.algorithm)),
+                expected: self.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect(),
+            });
+        }
+        let now = self.clock.now();
+        let check = || self.check(&answer.claims, now);
+        self.keys.check_signature(&answer, now, check).await?;
+        check()?;
+        match answer.claims.remove("token_introspection") {
+            Some(Value::Object(told)) => Ok(told),
+            other => Err(TokenError::Claim {
+                name: "token_introspection",
+                came: Quoted::json(other.as_ref()),
+                expected: "an object",
+            }),
+        }
+    }
+
+    fn check(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<(), TokenError> {
+        if claims.get("iss").and_then(Value::as_str) != Some(&*self.issuer) {
+            return Err(TokenError::IssuerUnknown {
+                came: Quoted::json(claims.get("iss")),
+                expected: vec![self.issuer.to_string()],
+            });
+        }
+        check_audience(&audiences(claims)?.unwrap_or_default(), &self.audiences, claims.get("aud"))?;
+        let issued = numeric_date(claims, "iat")?;
+        let fresh = |issued: &Timestamp| *issued <= now + self.skew && now.since(*issued) <= FRESH + self.skew;
+        if issued.as_ref().is_some_and(fresh) {
+            return Ok(());
+        }
+        Err(TokenError::Claim { name: "iat", came: Quoted::json(claims.get("iat")), expected: "a time a moment ago" })
+    }
+}
