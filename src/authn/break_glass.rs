@@ -8,9 +8,8 @@ use std::{sync::Arc, time::Duration};
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
 use data_encoding::HEXLOWER;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use serde_json::Map;
 
-use super::{CredentialId, Kind, LoginFacts, Presented, Principal, Scheme, principal::check_name};
+use super::{CredentialId, Kind, Presented, Principal, Scheme, principal::check_name};
 use crate::{
     admin::health::ComponentHandle,
     audit::Note,
@@ -130,24 +129,19 @@ impl BreakGlass {
             );
         }
         Presented::Good(Principal {
-            issuer: ISSUER.into(),
-            subject: Arc::clone(&known.name),
-            username: Arc::clone(&known.name),
             kind: Kind::Human,
-            scheme: Scheme::BreakGlass,
             groups: known.groups.clone(),
-            scopes: Vec::new(),
-            client: None,
-            actor: None,
-            login: LoginFacts::default(),
-            claims: Arc::new(Map::new()),
             credential: CredentialId::Certificate(Arc::clone(&known.fingerprint)),
             expires: self.until,
-            delivery: None,
-            workload: None,
-            email: None,
+            ..Principal::new(Scheme::BreakGlass, ISSUER, Arc::clone(&known.name), username(&known.name))
         })
     }
+}
+
+/// The Kubernetes user name: no issuer's user has one like it, so that what was done by break-glass is never taken for
+/// what the same person did with a token.
+pub fn username(name: &str) -> String {
+    format!("{ISSUER}:{name}")
 }
 
 /// Raises the alarm while break-glass is open, and takes it back afterwards; called again and again. Gives what the
@@ -179,10 +173,14 @@ impl Certificate {
     fn resolve(raw: &raw::BreakGlassCertificate, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let mut good = true;
         let groups = raw.groups.iter().enumerate().map(|(index, group)| (at.key("groups").index(index), group));
-        for (at, name) in std::iter::once((at.key("name"), &raw.name)).chain(groups) {
+        let full = username(&raw.name);
+        // The name must stand by itself: the prefix would hide that it is blank.
+        let names = [(at.key("name"), &raw.name), (at.key("name"), &full)];
+        for (at, name) in names.into_iter().chain(groups) {
             if let Err(why) = check_name(name) {
                 resolver.report.error(&at, format!("`{name}` {why}"));
                 good = false;
+                break;
             }
         }
         let Some(sha256) = fingerprint(&raw.sha256) else {
@@ -250,7 +248,10 @@ mod tests {
         let open = resolve(alice("2026-01-31T18:30:00Z")).0.unwrap();
         let until = Timestamp::from_rfc3339("2026-01-31T18:30:00Z").unwrap();
         let Presented::Good(principal) = open.present(Some(DER), NOW) else { panic!("it is refused") };
-        assert_eq!((&*principal.issuer, &*principal.username, principal.kind), ("break-glass", "alice", Kind::Human));
+        assert_eq!(
+            (&*principal.issuer, &*principal.username, principal.kind),
+            ("break-glass", "break-glass:alice", Kind::Human)
+        );
         assert_eq!((principal.scheme, principal.expires), (Scheme::BreakGlass, until));
         assert_eq!(principal.groups, [Arc::<str>::from("sre")]);
         assert_eq!(principal.credential, CredentialId::Certificate(sha256_hex(DER).into()));
@@ -286,6 +287,9 @@ mod tests {
             (with("alice", digest()[1..].to_owned(), "sre"), "not a SHA-256"),
             (with("alice", digest().replace(|c: char| c.is_ascii_digit(), "g"), "sre"), "not a SHA-256"),
             (with("system:admin", digest(), "sre"), "reserved prefix"),
+            (with("alice\n", digest(), "sre"), "control character"),
+            (with(&"a".repeat(250), digest(), "sre"), "longer than"),
+            (with("", digest(), "sre"), "is empty"),
             (with("alice", digest(), "system:masters"), "reserved prefix"),
             (twice, "twice"),
         ] {

@@ -83,14 +83,19 @@ impl Principal {
 pub const ANONYMOUS: &str = "anonymous";
 
 impl Principal {
-    /// Whoever comes without a credential, on a route that lets them.
-    pub fn anonymous() -> Self {
+    /// One of whom nothing is known but who it is. It has expired; who vouches for it says otherwise.
+    pub fn new(
+        scheme: Scheme,
+        issuer: impl Into<Arc<str>>,
+        subject: impl Into<Arc<str>>,
+        username: impl Into<Arc<str>>,
+    ) -> Self {
         Self {
-            issuer: ANONYMOUS.into(),
-            subject: ANONYMOUS.into(),
-            username: ANONYMOUS.into(),
+            issuer: issuer.into(),
+            subject: subject.into(),
+            username: username.into(),
             kind: Kind::Agent,
-            scheme: Scheme::Anonymous,
+            scheme,
             groups: Vec::new(),
             scopes: Vec::new(),
             client: None,
@@ -98,11 +103,16 @@ impl Principal {
             login: LoginFacts::default(),
             claims: Arc::default(),
             credential: CredentialId::None,
-            expires: Timestamp::MAX,
+            expires: Timestamp::default(),
             delivery: None,
             workload: None,
             email: None,
         }
+    }
+
+    /// Whoever comes without a credential, on a route that lets them.
+    pub fn anonymous() -> Self {
+        Self { expires: Timestamp::MAX, ..Self::new(Scheme::Anonymous, ANONYMOUS, ANONYMOUS, ANONYMOUS) }
     }
 
     pub fn is_anonymous(&self) -> bool {
@@ -164,6 +174,20 @@ pub enum InvalidName {
     Control,
     #[error("is longer than 256 bytes")]
     TooLong,
+    #[error("begins with `break-glass:` or `webhook:`, as only names do that Doorward gives itself")]
+    Own,
+}
+
+/// Whether a name begins as only those do that Doorward gives itself.
+pub fn is_own_name(name: &str) -> bool {
+    let begins = |own: &str| name.get(..own.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(own));
+    ["break-glass:", "webhook:"].into_iter().any(begins)
+}
+
+/// Checks the name of an issuer's user: whatever the issuer says, it is none that Doorward gives itself.
+pub fn check_users_name(name: &str) -> Result<(), InvalidName> {
+    check_name(name)?;
+    if is_own_name(name) { Err(InvalidName::Own) } else { Ok(()) }
 }
 
 /// Checks a user or group name that is to be sent to Kubernetes. `system:` names carry rights of the cluster's own
@@ -217,6 +241,12 @@ mod tests {
             (&"a".repeat(257), InvalidName::TooLong),
         ] {
             assert_eq!(check_name(name), Err(why), "{name:?}");
+        }
+        for own in ["break-glass:alice", "Break-Glass:alice", "webhook:github:repo:1"] {
+            assert_eq!((check_name(own), check_users_name(own)), (Ok(()), Err(InvalidName::Own)), "{own:?}");
+        }
+        for name in ["break-glass", "break-glass#alice", "webhooks:x"] {
+            assert_eq!(check_users_name(name), Ok(()), "{name:?}");
         }
         let longest = "a".repeat(256);
         for name in ["alice", "https://idp.example#alice", "systemx:y", "ѕystem:masters", "Jürgen", &longest] {

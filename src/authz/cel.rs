@@ -15,7 +15,7 @@ use cel::{Context, Env, ExecutionError, Program, Value, common::types::CelBool};
 use http::Method;
 
 use crate::{
-    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    authn::{Actor, Principal, Scheme},
     clock::Timestamp,
     config::{
         raw::RouteKind,
@@ -256,24 +256,7 @@ fn full_principal() -> Principal {
 }
 
 fn sparse_principal() -> Principal {
-    Principal {
-        issuer: "sample".into(),
-        subject: "sample".into(),
-        username: "sample".into(),
-        kind: Kind::Agent,
-        scheme: Scheme::Bearer,
-        groups: Vec::new(),
-        scopes: Vec::new(),
-        client: None,
-        actor: None,
-        login: LoginFacts::default(),
-        claims: Arc::default(),
-        credential: CredentialId::None,
-        expires: Timestamp::MAX,
-        delivery: None,
-        workload: None,
-        email: None,
-    }
+    Principal::new(Scheme::Bearer, "sample", "sample", "sample")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass},
     clock::Timestamp,
     config::{
         raw::{self, RouteKind},
@@ -20,7 +20,7 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-use super::{RequestView, issuers::ANONYMOUS};
+use super::RequestView;
 
 /// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
 const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
@@ -76,7 +76,7 @@ impl Scenario {
         Ok(Self {
             principal: match principal {
                 Some(facts) => complete(facts, delivery.clone(), route, root, now)?,
-                None => anonymous(),
+                None => Principal::anonymous(),
             },
             host: request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default(),
             path: path.to_owned(),
@@ -125,28 +125,6 @@ fn arc(text: &Option<String>) -> Option<Arc<str>> {
     text.as_deref().map(Arc::from)
 }
 
-/// The principal of a request without any credential.
-fn anonymous() -> Principal {
-    Principal {
-        issuer: ANONYMOUS.into(),
-        subject: ANONYMOUS.into(),
-        username: ANONYMOUS.into(),
-        kind: Kind::Agent,
-        scheme: Scheme::Anonymous,
-        groups: Vec::new(),
-        scopes: Vec::new(),
-        client: None,
-        actor: None,
-        login: LoginFacts::default(),
-        claims: Arc::default(),
-        credential: CredentialId::None,
-        expires: Timestamp::MAX,
-        delivery: None,
-        workload: None,
-        email: None,
-    }
-}
-
 fn complete(
     facts: &raw::PrincipalFacts,
     delivery: Option<Arc<Facts>>,
@@ -173,13 +151,13 @@ fn complete(
         put(&mut claims, paths.scopes.as_deref().unwrap_or("scope"), scopes.join(" ").into());
     }
     let subject = facts.subject.as_deref().unwrap_or("test");
-    let username = facts.username.clone().unwrap_or_else(|| format!("{issuer}#{subject}"));
+    let username = facts.username.clone().unwrap_or_else(|| match &*issuer {
+        super::issuers::BREAK_GLASS => break_glass::username(subject),
+        _ => format!("{issuer}#{subject}"),
+    });
+    let scheme = if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) };
     Ok(Principal {
-        username: username.into(),
-        workload: None,
-        subject: subject.into(),
         kind: facts.kind.unwrap_or(Kind::Agent),
-        scheme: if delivery.is_some() { Scheme::Webhook } else { *route.schemes.first().unwrap_or(&Scheme::Bearer) },
         groups: arcs(facts.groups.as_deref().unwrap_or_default()),
         scopes: arcs(facts.scopes.as_deref().unwrap_or_default()),
         client: arc(&facts.client),
@@ -193,11 +171,10 @@ fn complete(
             amr: arcs(&facts.amr),
         },
         claims: Arc::new(claims),
-        credential: CredentialId::None,
         expires: Timestamp::MAX,
         delivery,
         email: arc(&facts.email),
-        issuer: issuer.into(),
+        ..Principal::new(scheme, issuer, subject, username)
     })
 }
 

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::claim_path::ClaimPath;
-use crate::authn::principal::{InvalidName, check_name};
+use crate::authn::principal::{InvalidName, check_users_name, is_own_name};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsernameTemplate {
@@ -92,6 +92,9 @@ impl UsernameTemplate {
         if prefix.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("system:")) {
             return Err("user names that begin with `system:` belong to Kubernetes itself".to_owned());
         }
+        if is_own_name(&prefix) {
+            return Err(InvalidName::Own.to_string());
+        }
         Ok(Self { prefix: prefix.into(), variable, suffix: suffix.into() })
     }
 
@@ -134,7 +137,7 @@ impl UsernameTemplate {
             return Err(NoUsername::Invalid(InvalidName::Empty));
         }
         let name = [&*self.prefix, value, &*self.suffix].concat();
-        check_name(&name)?;
+        check_users_name(&name)?;
         Ok(name)
     }
 }

@@ -77,28 +77,15 @@ pub fn assert_impersonated(headers: &HeaderMap) -> Result<(), Rejection> {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        authn::{CredentialId, Kind, LoginFacts, Scheme},
+        authn::{Kind, Scheme},
         clock::Timestamp,
     };
 
     pub(crate) fn principal(username: &str) -> Principal {
         Principal {
-            issuer: "corp".into(),
-            subject: "alice".into(),
-            username: username.into(),
             kind: Kind::Human,
-            scheme: Scheme::Bearer,
-            groups: Vec::new(),
-            scopes: Vec::new(),
-            client: None,
-            actor: None,
-            login: LoginFacts::default(),
-            claims: Arc::default(),
-            credential: CredentialId::None,
             expires: Timestamp::MAX,
-            delivery: None,
-            workload: None,
-            email: None,
+            ..Principal::new(Scheme::Bearer, "corp", "alice", username)
         }
     }
 

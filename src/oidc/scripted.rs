@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
 use crate::{
-    authn::{Kind, LoginFacts, Principal, Scheme},
+    authn::{Kind, Principal, Scheme},
     clock::Timestamp,
     config::raw,
     egress::Egress,
@@ -235,22 +235,14 @@ impl Provider for ScriptedProvider {
         }
         let groups = identity.claims.get("groups").and_then(Value::as_array).into_iter().flatten();
         Ok(Principal {
-            issuer: Arc::clone(&self.name),
-            subject: subject.into(),
-            username: format!("{}#{subject}", self.name).into(),
             kind: Kind::Human,
-            scheme: Scheme::Session,
             groups: groups.filter_map(Value::as_str).map(Into::into).collect(),
             scopes: identity.scopes.to_vec(),
             client: Some(Arc::clone(self.client.id())),
-            actor: None,
-            login: LoginFacts::default(),
             claims: Arc::clone(identity.claims),
             credential: identity.credential,
             expires: identity.expires,
-            delivery: None,
-            workload: None,
-            email: None,
+            ..Principal::new(Scheme::Session, Arc::clone(&self.name), subject, format!("{}#{subject}", self.name))
         })
     }
 }

@@ -27,7 +27,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, header};
-use serde_json::Map;
 
 use self::{
     certificate::Certificates,
@@ -45,7 +44,7 @@ pub use self::{
     signature::github_signature,
 };
 use crate::{
-    authn::{CredentialId, Kind, LoginFacts, Principal, Scheme, principal::check_name},
+    authn::{CredentialId, Principal, Scheme, principal::check_name},
     clock::Timestamp,
     downstream::ClientCertificate,
     error::{Reason, Rejection},
@@ -345,22 +344,10 @@ pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Re
         Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
     })?;
     Ok(Principal {
-        issuer: format!("webhook:{webhook}").into(),
-        subject: Arc::clone(&name),
-        username: name,
-        kind: Kind::Agent,
-        scheme: Scheme::Webhook,
-        groups: Vec::new(),
-        scopes: Vec::new(),
-        client: None,
-        actor: None,
-        login: LoginFacts::default(),
-        claims: Arc::new(Map::new()),
         credential: CredentialId::Delivery(Arc::clone(delivery)),
         expires,
         delivery: Some(Arc::clone(facts)),
-        workload: None,
-        email: None,
+        ..Principal::new(Scheme::Webhook, format!("webhook:{webhook}"), Arc::clone(&name), name)
     })
 }
 

@@ -5,10 +5,11 @@ use std::fs;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
+    authn::Kind,
     config::{raw, report::At, resolver::Resolver},
     egress::{Egress, Proxy},
 };

@@ -32,7 +32,7 @@ routes:
 grants:
   - {{id: sre, who: {{issuers: [break-glass], groups: [sre]}}, kubernetes_groups: [admins]}}
 rules:
-  - {{id: sre, who: {{issuers: [break-glass], groups: [sre]}}, do: allow}}
+  - {{id: sre, who: {{issuers: [a, break-glass], groups: [sre]}}, do: allow}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
@@ -93,7 +93,18 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     let answer = world.get("glass.test", Some(&world.alice)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = world.upstream.only();
-    assert_eq!((seen.one("impersonate-user"), seen.all("impersonate-group")), ("alice", vec!["admins"]));
+    assert_eq!((seen.one("impersonate-user"), seen.all("impersonate-group")), ("break-glass:alice", vec!["admins"]));
+
+    // The same person with a token has another name, and nobody gets that one with a token.
+    let _ = world.upstream.take();
+    for (subject, status) in [("alice", 200), ("break-glass:alice", 403)] {
+        let token = format!("Authorization: Bearer {}", world.issuer.token(subject, &["sre"]));
+        let answer = world.doorward.get(PATH, &["Host: api.test", &token]).await;
+        assert_eq!(answer.status, status, "{subject}: {}", answer.text());
+        let seen = world.upstream.take();
+        let names: Vec<&str> = seen.iter().map(|request| request.one("impersonate-user")).collect();
+        assert_eq!(names, if status == 200 { vec!["alice"] } else { vec![] }, "{subject}");
+    }
 
     for (what, host, certificate) in [
         ("a certificate that is not named", "glass.test", Some(&world.other)),
@@ -201,6 +212,7 @@ async fn it_is_off_by_default_and_open_for_an_hour_at_most() {
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
     let without = closed
         .replace("hosts: [glass.test], schemes: [break_glass]", "hosts: [glass.test], schemes: [bearer]")
+        .replace("issuers: [a, break-glass]", "issuers: [a]")
         .replace("issuers: [break-glass]", "issuers: [a]");
     assert_eq!(check(&without).0, Some(0), "{}", check(&without).1);
     std::fs::write(world.doorward.dir().join("doorward.yaml"), without).unwrap();

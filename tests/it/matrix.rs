@@ -91,7 +91,7 @@ break_glass:
 routes:
 {routes}
 rules:
-  - {{id: people, on: {{paths: [{paths}]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: people, on: {{paths: [{paths}]}}, who: {{users: [alice, 'break-glass:alice']}}, do: allow}}
   - {{id: hooks, on: {{paths: [{paths}]}}, who: {{webhooks: [github]}}, do: allow}}
   - {{id: open, on: {{paths: [{paths}]}}, who: {{anonymous: true}}, do: allow}}
 sessions: {{keys: [{{file: session}}]}}
@@ -130,7 +130,8 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str
     assert_eq!(seen.line(), format!("{first} HTTP/1.1"), "{what}");
     assert_eq!(seen.body, body.as_bytes(), "{what}");
     let user = match scheme {
-        Scheme::Session | Scheme::Bearer | Scheme::BreakGlass => Some("alice"),
+        Scheme::Session | Scheme::Bearer => Some("alice"),
+        Scheme::BreakGlass => Some("break-glass:alice"),
         Scheme::Webhook => Some("webhook:github:repo:1"),
         Scheme::Anonymous => None,
     };

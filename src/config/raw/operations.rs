@@ -267,7 +267,7 @@ pub struct BreakGlass {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BreakGlassCertificate {
-    /// Whose it is: the Kubernetes user name.
+    /// Whose it is. The Kubernetes user name is `break-glass:NAME`.
     pub name: String,
     /// SHA-256 of the certificate (hex).
     pub sha256: String,

@@ -1,24 +1,12 @@
 use super::*;
-use crate::authn::{CredentialId, Kind, LoginFacts, Scheme};
+use crate::authn::{CredentialId, Kind, Scheme};
 
 pub(crate) fn principal(subject: &str, expires: Timestamp) -> Arc<Principal> {
     Arc::new(Principal {
-        issuer: "corp".into(),
-        subject: subject.into(),
-        username: subject.into(),
         kind: Kind::Human,
-        scheme: Scheme::Bearer,
-        groups: Vec::new(),
-        scopes: Vec::new(),
-        client: None,
-        actor: None,
-        login: LoginFacts::default(),
-        claims: Arc::default(),
         credential: CredentialId::Token(subject.into()),
         expires,
-        delivery: None,
-        workload: None,
-        email: None,
+        ..Principal::new(Scheme::Bearer, "corp", subject, subject)
     })
 }
 
