@@ -11,7 +11,7 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use data_encoding::HEXLOWER;
 use http::{HeaderName, HeaderValue};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -68,7 +68,9 @@ struct AssertionKey {
     id: String,
     /// The public key, base64url.
     public: String,
-    signing: EncodingKey,
+    /// The JOSE header of what it signs, encoded.
+    header: String,
+    signing: Ed25519KeyPair,
     verifying: DecodingKey,
 }
 
@@ -169,11 +171,14 @@ impl AssertionKey {
         let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
         // The thumbprint of the key (RFC 7638 section 3).
         let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#);
+        let id = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes()));
+        let header = Header { typ: Some(TYPE.to_owned()), kid: Some(id.clone()), ..Header::new(Algorithm::EdDSA) };
         Some(Self {
-            id: BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())),
+            id,
+            header: BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).ok()?),
             verifying: DecodingKey::from_ed_components(&public).ok()?,
             public,
-            signing: EncodingKey::from_ed_pem(pem).ok()?,
+            signing: pair,
         })
     }
 }
@@ -210,10 +215,15 @@ impl Assertions {
         self.encode(&claims)
     }
 
+    /// A JWS in its compact form (RFC 7515 section 7.1). `jsonwebtoken` would read the key anew for each, which costs as
+    /// much as the signature.
     fn encode<T: Serialize>(&self, claims: &Claims<T>) -> Option<HeaderValue> {
         let key = self.keys.0.first()?;
-        let header = Header { typ: Some(TYPE.to_owned()), kid: Some(key.id.clone()), ..Header::new(Algorithm::EdDSA) };
-        let token = jsonwebtoken::encode(&header, claims, &key.signing).ok()?;
+        let mut token = format!("{}.", key.header);
+        BASE64_URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims).ok()?, &mut token);
+        let signature = key.signing.sign(token.as_bytes());
+        token.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         HeaderValue::try_from(token).ok()
     }
 

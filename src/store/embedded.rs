@@ -99,7 +99,11 @@ async fn ask<M, T>(queue: &mpsc::Sender<M>, message: impl FnOnce(Reply<T>) -> M)
 
 impl Backend for Embedded {
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(ask(&self.reads, move |reply| Read::Get { table, key: key.to_vec(), now, reply }))
+        Box::pin(async move { Ok(self.get_all(table, vec![key.to_vec()], now).await?.pop().flatten()) })
+    }
+
+    fn get_all(&self, table: Table, keys: Vec<Vec<u8>>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Stored>>> {
+        Box::pin(ask(&self.reads, move |reply| Read::Get { table, keys, now, reply }))
     }
 
     fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {

@@ -87,6 +87,10 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("get", self.inner.get(table, key, now))
     }
 
+    fn get_all(&self, table: Table, keys: Vec<Vec<u8>>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Stored>>> {
+        self.measure("get", self.inner.get_all(table, keys, now))
+    }
+
     fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
         self.measure("put", self.inner.put_all(puts, now))
     }

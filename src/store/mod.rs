@@ -160,6 +160,17 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// The record under `key`, if there is one that has not expired at `now`.
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>>;
 
+    /// The records under these keys, each as [`Backend::get`] gives it.
+    fn get_all(&self, table: Table, keys: Vec<Vec<u8>>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Stored>>> {
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(keys.len());
+            for key in &keys {
+                found.push(self.get(table, key, now).await?);
+            }
+            Ok(found)
+        })
+    }
+
     fn put<'a>(
         &'a self,
         table: Table,

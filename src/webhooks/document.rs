@@ -4,7 +4,7 @@
 //! 128 levels and bytes after the end are refused, because two parsers would read two different bodies out of them.
 //! Only the wanted scalars are kept, so that a body of 26 MiB costs no tree of it.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt, str};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
@@ -95,9 +95,12 @@ impl Wanted {
     }
 
     pub(super) fn read(&self, body: &[u8]) -> Result<Values, NotStrict> {
+        // Once for all texts in it, instead of once for each.
+        let body = str::from_utf8(body).map_err(|_| serde_json::Error::custom("it is not UTF-8"))?;
         let mut values = Values(vec![None; self.places]);
-        let mut text = serde_json::Deserializer::from_slice(body);
-        Walk { node: Some(&self.root), values: &mut values, root: true }.deserialize(&mut text)?;
+        let mut names = Vec::new();
+        let mut text = serde_json::Deserializer::from_str(body);
+        Walk { node: Some(&self.root), values: &mut values, names: &mut names, root: true }.deserialize(&mut text)?;
         text.end()?;
         Ok(values)
     }
@@ -126,13 +129,15 @@ impl Values {
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'de> {
     node: Option<&'a Node>,
     values: &'a mut Values,
+    /// The names so far of this object and of those around it.
+    names: &'a mut Vec<Cow<'de, str>>,
     root: bool,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     fn keep(self, found: impl FnOnce() -> Found) {
         let slot = self.node.and_then(|node| node.place).and_then(|place| self.values.0.get_mut(place));
         if let Some(slot) = slot {
@@ -149,7 +154,7 @@ impl Walk<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for Walk<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -157,7 +162,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for Walk<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,10 +199,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
         let only = self.node.and_then(|node| node.child("*"));
         let mut count = 0;
-        while items
-            .next_element_seed(Walk { node: only.filter(|_| count == 0), values: self.values, root: false })?
-            .is_some()
-        {
+        loop {
+            let node = only.filter(|_| count == 0);
+            let item = Walk { node, values: self.values, names: self.names, root: false };
+            if items.next_element_seed(item)?.is_none() {
+                break;
+            }
             count += 1;
         }
         if let Some(only) = only.filter(|_| count > 1) {
@@ -208,21 +215,24 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut names = HashSet::new();
+        let first = self.names.len();
         while let Some(Name(name)) = members.next_key()? {
             let child = self.node.and_then(|node| node.child(&name));
-            members.next_value_seed(Walk { node: child, values: self.values, root: false })?;
-            if !names.insert(name) {
-                return Err(A::Error::custom("a name stands twice in one object"));
-            }
+            self.names.push(name);
+            members.next_value_seed(Walk { node: child, values: self.values, names: self.names, root: false })?;
         }
+        let names = self.names.get_mut(first..).unwrap_or_default();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| matches!(pair, [one, next] if one == next)) {
+            return Err(A::Error::custom("a name stands twice in one object"));
+        }
+        self.names.truncate(first);
         self.keep(|| Found::Other);
         Ok(())
     }
 }
 
 /// A member's name, borrowed from the body unless it has escapes.
-#[derive(PartialEq, Eq, Hash)]
 struct Name<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {

@@ -13,7 +13,14 @@
 //!
 //! A delivery that is [held](super::hold) is not reserved: it is committed in the same write that stores it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     clock::Timestamp,
@@ -52,6 +59,96 @@ impl ReplayKeys {
 #[derive(Clone)]
 pub struct Replay {
     store: Store,
+    under_way: UnderWay,
+}
+
+/// Deliveries under way, where no other process uses the store: a reservation has no meaning beyond the life of the
+/// process then and costs no write. Clones share it.
+#[derive(Clone, Default)]
+struct UnderWay(Arc<Process>);
+
+#[derive(Default)]
+struct Process {
+    leases: Mutex<Leases>,
+    /// The last write worked. Only then a delivery may be forwarded before anything of it is written.
+    store_works: AtomicBool,
+}
+
+#[derive(Default)]
+struct Leases {
+    /// By key, with the end.
+    until: HashMap<[u8; 32], Timestamp>,
+    /// Those that lapsed are cleared away once there are so many.
+    sweep_at: usize,
+}
+
+/// Leases of a delivery. They end with this, unless `outlasts`.
+struct Leased {
+    under_way: UnderWay,
+    keys: Vec<[u8; 32]>,
+    until: Timestamp,
+    outlasts: bool,
+}
+
+/// From how many leases on those that lapsed are cleared away.
+const SWEEP_FROM: usize = 1024;
+
+impl UnderWay {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes all keys, or none where one of them is under way.
+    fn lease(&self, keys: &[[u8; 32]], until: Timestamp, now: Timestamp) -> Result<Leased, Rejection> {
+        let mut leases = self.leases();
+        if keys.iter().any(|key| leases.until.get(key).is_some_and(|until| *until > now)) {
+            return Err(in_flight());
+        }
+        if leases.until.len() >= leases.sweep_at.max(SWEEP_FROM) {
+            leases.until.retain(|_, until| *until > now);
+            leases.sweep_at = leases.until.len() * 2;
+        }
+        leases.until.extend(keys.iter().map(|key| (*key, until)));
+        drop(leases);
+        Ok(Leased { under_way: self.clone(), keys: keys.to_vec(), until, outlasts: false })
+    }
+
+    fn store_works(&self) -> bool {
+        self.0.store_works.load(Ordering::Relaxed)
+    }
+
+    fn set_store_works(&self, works: bool) {
+        self.0.store_works.store(works, Ordering::Relaxed);
+    }
+}
+
+impl Leased {
+    /// Remembers here what the store does not: the next are not forwarded before it works again, so these are few.
+    fn keep_until(mut self, until: Timestamp) {
+        self.outlasts = true;
+        self.under_way.leases().until.extend(self.keys.iter().map(|key| (*key, until)));
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if self.outlasts {
+            return;
+        }
+        let mut leases = self.under_way.leases();
+        for key in &self.keys {
+            // One that lapsed may be another's by now.
+            if leases.until.get(key) == Some(&self.until) {
+                leases.until.remove(key);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Leased {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leased").field("until", &self.until).field("outlasts", &self.outlasts).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Replay {
@@ -68,6 +165,10 @@ pub struct Reservation {
     replay: Replay,
     held: Vec<Held>,
     window: Duration,
+    /// It is reserved in the store.
+    in_store: bool,
+    /// It is reserved in this process.
+    leased: Option<Leased>,
 }
 
 #[derive(Debug)]
@@ -113,6 +214,9 @@ impl Committed {
 
 const RESERVED: &[u8] = b"reserved";
 
+/// Longer than it takes to store a delivery.
+const TAKE_LEASE: Duration = Duration::from_secs(60);
+
 /// How long after the first a delivery is one that somebody asked for.
 const REDELIVERY_GAP: Duration = Duration::from_secs(60);
 
@@ -121,7 +225,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Replay {
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, under_way: UnderWay::default() }
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -131,8 +235,47 @@ impl Replay {
     /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
     /// [`Reason::ReplayedDelivery`] (200), [`Reason::DeliveryInFlight`] (503) or [`Reason::StoreUnavailable`] (503).
     pub async fn reserve(&self, keys: &ReplayKeys, lease: Duration, now: Timestamp) -> Result<Reservation, Rejection> {
-        let (held, _) = self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?;
-        Ok(Reservation { replay: self.clone(), held, window: keys.window })
+        let mut leased = match self.store.is_shared() {
+            true => None,
+            false => Some(self.under_way.lease(&keys.keys, now + lease, now)?),
+        };
+        let in_store = leased.is_none() || !self.under_way.store_works();
+        let held = match in_store {
+            true => self.claim(keys, now, |_| (RESERVED.to_vec(), now + lease), |_| Vec::new()).await?.0,
+            false => self.look(keys, now).await?,
+        };
+        if let Some(leased) = &mut leased {
+            leased.outlasts = true;
+        }
+        Ok(Reservation { replay: self.clone(), held, window: keys.window, in_store, leased })
+    }
+
+    /// What a delivery was before, unless it must not be taken again.
+    async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Held>, Rejection> {
+        let wanted = keys.keys.iter().map(|key| key.to_vec()).collect();
+        let found = self.store.get_all(Table::Deliveries, wanted, now).await.map_err(unavailable)?;
+        let mut held: Vec<Held> = Vec::with_capacity(keys.keys.len());
+        for (key, twin) in keys.keys.iter().zip(found) {
+            held.push(Held { key: *key, version: None, before: None });
+            if twin.is_none() {
+                continue;
+            }
+            let reopened = may_reopen(Some(&held), twin.as_ref(), keys.redeliveries, now);
+            match (held.last_mut(), reopened) {
+                (Some(held), Some((version, before))) => {
+                    held.version = Some(version);
+                    held.before = Some(before);
+                }
+                _ => return Err(refuse_twin(twin.as_ref())),
+            }
+        }
+        Ok(held)
+    }
+
+    async fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> Result<WrittenAll, StoreError> {
+        let written = self.store.put_all(puts, now).await;
+        self.under_way.set_store_works(written.is_ok());
+        written
     }
 
     /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it. Gives
@@ -143,8 +286,14 @@ impl Replay {
         now: Timestamp,
         more: impl Fn(&[u8; 32]) -> Vec<Put>,
     ) -> Result<([u8; 32], Vec<u64>), Rejection> {
+        // One that is forwarded by a request of this process, under another configuration, is known here alone.
+        let leased = match self.store.is_shared() {
+            true => None,
+            false => Some(self.under_way.lease(&keys.keys, now + TAKE_LEASE, now)?),
+        };
         let committed = |held: &Held| (Committed { at: now, again: held.again() }.encode(), now + keys.window);
         let (held, versions) = self.claim(keys, now, committed, more).await?;
+        drop(leased);
         Ok((once(&held), versions))
     }
 
@@ -160,7 +309,7 @@ impl Replay {
         loop {
             let mut puts: Vec<Put> = held.iter().map(|held| held.put(value(held))).collect();
             puts.extend(more(&once(&held)));
-            match self.store.put_all(puts, now).await.map_err(unavailable)? {
+            match self.put_all(puts, now).await.map_err(unavailable)? {
                 WrittenAll::Done(mut versions) => {
                     let further = versions.split_off(held.len().min(versions.len()));
                     held.iter_mut().zip(versions).for_each(|(held, version)| held.version = Some(version));
@@ -219,28 +368,41 @@ impl Reservation {
         once(&self.held)
     }
 
-    /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended.
-    pub async fn commit(self, now: Timestamp) -> Result<(), StoreError> {
+    /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended, or where no
+    /// other process uses the store, once this one has.
+    pub async fn commit(mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
-        self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + window)).await
+        let written = self.write(now, |held| (Committed { at: now, again: held.again() }.encode(), now + window)).await;
+        match (self.leased.take(), &written) {
+            (Some(leased), Err(_)) => leased.keep_until(now + window),
+            (leased, _) => end(leased),
+        }
+        written
     }
 
     /// The upstream did not take it: the sender may send it again.
-    pub async fn release(self, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn release(mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
-        self.write(now, |held| match held.before {
-            None => (RESERVED.to_vec(), Timestamp::default()),
-            Some(before) => (before.encode(), now + window),
-        })
-        .await
+        let written = match self.in_store {
+            false => Ok(()),
+            true => {
+                self.write(now, |held| match held.before {
+                    None => (RESERVED.to_vec(), Timestamp::default()),
+                    Some(before) => (before.encode(), now + window),
+                })
+                .await
+            }
+        };
+        end(self.leased.take());
+        written
     }
 
     /// Writes only what is still ours, so that one whose lease ended does not undo its successor.
-    async fn write(self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
-        let mut ours = self.held;
+    async fn write(&mut self, now: Timestamp, value: impl Fn(&Held) -> (Vec<u8>, Timestamp)) -> Result<(), StoreError> {
+        let mut ours = std::mem::take(&mut self.held);
         while !ours.is_empty() {
             let puts = ours.iter().map(|held| held.put(value(held))).collect();
-            match self.replay.store.put_all(puts, now).await? {
+            match self.replay.put_all(puts, now).await? {
                 WrittenAll::Done(_) => break,
                 WrittenAll::Conflict { index, .. } => drop(ours.remove(index)),
             }
@@ -249,10 +411,20 @@ impl Reservation {
     }
 }
 
+fn end(leased: Option<Leased>) {
+    if let Some(mut leased) = leased {
+        leased.outlasts = false;
+    }
+}
+
 fn refuse_twin(twin: Option<&Stored>) -> Rejection {
     if twin.is_some_and(|twin| Committed::decode(&twin.value).is_some()) {
         return duplicate();
     }
+    in_flight()
+}
+
+fn in_flight() -> Rejection {
     Rejection::new(Reason::DeliveryInFlight, "the same delivery is being forwarded").retry_after(RETRY_AFTER)
 }
 
@@ -266,146 +438,4 @@ pub(super) fn body_id(body_sha256: &[u8; 32]) -> Arc<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::webhooks::testing::MemoryStore;
-
-    const LEASE: Duration = Duration::from_secs(60);
-    const WINDOW: Duration = Duration::from_secs(3 * 86_400);
-    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-
-    fn keys(scope: u8, id: &str, body: Option<u8>) -> ReplayKeys {
-        ReplayKeys::new(&[scope; 32], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
-    }
-
-    fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
-        result.err().map(|rejection| rejection.reason())
-    }
-
-    #[tokio::test]
-    async fn what_a_second_delivery_gets() {
-        struct Case {
-            row: &'static str,
-            second: ReplayKeys,
-            while_under_way: Option<Reason>,
-            after_commit: Option<Reason>,
-        }
-        let twin = (Some(Reason::DeliveryInFlight), Some(Reason::ReplayedDelivery));
-        let case = |row, second, (while_under_way, after_commit)| Case { row, second, while_under_way, after_commit };
-        for case in [
-            case("webhooks:17 same id and body", keys(1, "a", Some(1)), twin),
-            case("webhooks:17 twin: another delivery", keys(1, "b", Some(2)), (None, None)),
-            case("webhooks:18 same body, another id", keys(1, "b", Some(1)), twin),
-            case("webhooks:18 twin: body not signed", keys(1, "b", None), (None, None)),
-            case("webhooks:17 same id, another body", keys(1, "a", Some(2)), twin),
-            // The scope is the secret's, so the route does not matter.
-            case("attacks:Z16 other route, same secret", keys(1, "a", Some(1)), twin),
-            case("attacks:Z16 twin: another secret", keys(2, "a", Some(1)), (None, None)),
-        ] {
-            let replay = Replay::new(MemoryStore::shared());
-            let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
-            let second = replay.reserve(&case.second, LEASE, NOW).await;
-            let outcome = second.as_ref().err().map(Rejection::reason);
-            assert_eq!(outcome, case.while_under_way, "{}", case.row);
-            if let Ok(second) = second {
-                second.release(NOW).await.unwrap();
-            }
-            first.commit(NOW).await.unwrap();
-            assert_eq!(reason(replay.reserve(&case.second, LEASE, NOW).await), case.after_commit, "{}", case.row);
-        }
-    }
-
-    #[tokio::test]
-    async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
-        let replay = Replay::new(MemoryStore::shared());
-        let mut tasks = tokio::task::JoinSet::new();
-        for number in 0..50_u8 {
-            // Half of them under an id of their own.
-            let id = if number % 2 == 0 { "a".to_owned() } else { number.to_string() };
-            let (replay, keys) = (replay.clone(), keys(1, &id, Some(1)));
-            tasks.spawn(async move { replay.reserve(&keys, LEASE, NOW).await });
-        }
-        let results = tasks.join_all().await;
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
-        for rejection in results.into_iter().filter_map(Result::err) {
-            assert_eq!(rejection.reason(), Reason::DeliveryInFlight);
-            assert!(rejection.retry_after_span().is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_released_delivery_can_be_sent_again() {
-        let replay = Replay::new(MemoryStore::shared());
-        replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap().release(NOW).await.unwrap();
-        assert_eq!(reason(replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await), None);
-    }
-
-    #[tokio::test]
-    async fn a_refused_twin_does_not_keep_its_own_id() {
-        let replay = Replay::new(MemoryStore::shared());
-        let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
-        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), Some(Reason::DeliveryInFlight));
-        first.release(NOW).await.unwrap();
-        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), None);
-    }
-
-    #[tokio::test]
-    async fn webhooks_19_the_window_and_the_lease_end() {
-        let replay = Replay::new(MemoryStore::shared());
-        let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
-        // The process that held the lease died; its late commit must not undo the successor.
-        let later = NOW + LEASE;
-        let second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
-        first.release(later).await.unwrap();
-        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later).await), Some(Reason::DeliveryInFlight));
-        second.commit(later).await.unwrap();
-        let inside = later + WINDOW - Duration::from_millis(1);
-        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, inside).await), Some(Reason::ReplayedDelivery));
-        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later + WINDOW).await), None);
-    }
-
-    #[tokio::test]
-    async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configured() {
-        let replay = Replay::new(MemoryStore::shared());
-        let keys = |id| keys(1, id, Some(1)).redeliveries(2);
-        let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
-            Ok(reservation) => {
-                // The first try fails, which uses nothing up.
-                reservation.release(now).await.unwrap();
-                replay.reserve(keys, LEASE, now).await.unwrap().commit(now).await.unwrap();
-                None
-            }
-            Err(rejection) => Some(rejection.reason()),
-        };
-        let later = |gaps: u32| NOW + REDELIVERY_GAP * gaps;
-        assert_eq!(take(&keys("a"), NOW).await, None);
-        let soon = later(1) - Duration::from_secs(1);
-        assert_eq!(take(&keys("a"), soon).await, Some(Reason::ReplayedDelivery), "the sender's own retry");
-        assert_eq!(take(&keys("b"), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:18 under another id");
-        assert_eq!(take(&keys("a").redeliveries(0), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:17");
-        assert_eq!(take(&keys("a"), later(1)).await, None);
-        assert_eq!(take(&keys("a"), later(2)).await, None);
-        assert_eq!(take(&keys("a"), later(3)).await, Some(Reason::ReplayedDelivery), "the third");
-    }
-
-    #[tokio::test]
-    async fn of_two_redeliveries_at_once_one_is_forwarded() {
-        let replay = Replay::new(MemoryStore::shared());
-        let keys = keys(1, "a", None).redeliveries(5);
-        replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
-        let later = NOW + REDELIVERY_GAP;
-        let first = replay.reserve(&keys, LEASE, later).await.unwrap();
-        assert_eq!(reason(replay.reserve(&keys, LEASE, later).await), Some(Reason::DeliveryInFlight));
-        first.commit(later).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn without_the_store_nothing_is_forwarded() {
-        let store = MemoryStore::shared();
-        let replay = Replay::new(store.clone());
-        store.set_down(true);
-        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), Some(Reason::StoreUnavailable));
-        store.set_down(false);
-        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), None);
-    }
-}
+mod tests;

@@ -36,7 +36,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const SWEEP_LIMIT: usize = 512;
 
 pub(super) enum Read {
-    Get { table: Table, key: Vec<u8>, now: Timestamp, reply: Reply<Option<Stored>> },
+    Get { table: Table, keys: Vec<Vec<u8>>, now: Timestamp, reply: Reply<Vec<Option<Stored>>> },
     Changes { table: Table, after: u64, limit: usize, now: Timestamp, reply: Reply<Vec<Change>> },
     Ping { reply: Reply<()> },
 }
@@ -125,9 +125,10 @@ impl Disk {
     pub(super) fn serve_reads(&self, mut queue: mpsc::Receiver<Read>) {
         while let Some(read) = queue.blocking_recv() {
             match read {
-                Read::Get { table, key, now, reply } => self.answer(reply, |database| {
+                Read::Get { table, keys, now, reply } => self.answer(reply, |database| {
                     let records = database.begin_read()?.open_table(layout::records(table))?;
-                    Ok(layout::find(&records, &key)?.filter(|stored| stored.expires > now))
+                    let find = |key: &Vec<u8>| Ok(layout::find(&records, key)?.filter(|stored| stored.expires > now));
+                    keys.iter().map(find).collect()
                 }),
                 Read::Changes { table, after, limit, now, reply } => self
                     .answer(reply, |database| Ok(layout::changes(&database.begin_read()?, table, after, limit, now)?)),
@@ -184,14 +185,16 @@ impl Disk {
         let database = self.database()?;
         let run = || -> Result<(Vec<Done>, Option<usize>), Failure> {
             let transaction = database.begin_write()?;
+            let mut tables = layout::Tables::new(&transaction)?;
             let mut done = Vec::with_capacity(group.len());
             for write in &*group {
                 done.push(match write {
-                    Write::Put { puts, now, .. } => Done::Put(layout::put_all(&transaction, puts, *now)?),
-                    Write::Delete { table, key, .. } => Done::Delete(layout::delete(&transaction, *table, key)?),
+                    Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
+                    Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
                 });
             }
-            let removed = sweep.map(|now| layout::sweep(&transaction, now, SWEEP_LIMIT)).transpose()?;
+            let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
+            drop(tables);
             transaction.commit()?;
             Ok((done, removed))
         };

@@ -84,85 +84,120 @@ pub fn find(
     }))
 }
 
-/// Looks at all expectations first, so that nothing is written if one fails.
-pub fn put_all(transaction: &WriteTransaction, puts: &[Put], now: Timestamp) -> Result<WrittenAll, TableError> {
-    let mut before = Vec::with_capacity(puts.len());
-    for (index, Put { table, key, expect, .. }) in puts.iter().enumerate() {
-        let found = find(&transaction.open_table(records(*table))?, key)?;
-        let live = found.as_ref().filter(|stored| stored.expires > now);
-        let fits = match expect {
-            Expect::Any => true,
-            Expect::Absent => live.is_none(),
-            Expect::Version(version) => live.is_some_and(|stored| stored.version == *version),
+/// The tables that one transaction writes, each opened with its first use and once: that costs as much as a write.
+pub struct Tables<'t> {
+    transaction: &'t WriteTransaction,
+    counters: redb::Table<'t, &'static str, u64>,
+    open: Vec<(Table, Open<'t>)>,
+}
+
+/// The three tables of one of the store's.
+struct Open<'t> {
+    records: redb::Table<'t, &'static [u8], (u64, i64, &'static [u8])>,
+    versions: redb::Table<'t, u64, &'static [u8]>,
+    ends: redb::Table<'t, (i64, u64), &'static [u8]>,
+}
+
+impl<'t> Tables<'t> {
+    pub fn new(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
+        Ok(Self { transaction, counters: transaction.open_table(COUNTERS)?, open: Vec::new() })
+    }
+
+    fn of(&mut self, table: Table) -> Result<&mut Open<'t>, TableError> {
+        let position = match self.open.iter().position(|(open, _)| *open == table) {
+            Some(position) => position,
+            None => {
+                let transaction = self.transaction;
+                let open = Open {
+                    records: transaction.open_table(records(table))?,
+                    versions: transaction.open_table(versions(table))?,
+                    ends: transaction.open_table(ends(table))?,
+                };
+                self.open.push((table, open));
+                self.open.len() - 1
+            }
         };
-        if !fits {
-            return Ok(WrittenAll::Conflict { index, found: live.cloned() });
-        }
-        before.push(found.map(|stored| (stored.version, stored.expires)));
+        let missing = || TableError::TableDoesNotExist(table.as_str().to_owned());
+        self.open.get_mut(position).map(|(_, open)| open).ok_or_else(missing)
     }
-    let versions = puts.iter().zip(before).map(|(put, before)| write(transaction, put, before, now));
-    Ok(WrittenAll::Done(versions.collect::<Result<_, _>>()?))
-}
 
-/// Writes one record; `before` is the version and the end of what it replaces.
-fn write(
-    transaction: &WriteTransaction,
-    put: &Put,
-    before: Option<(u64, Timestamp)>,
-    now: Timestamp,
-) -> Result<u64, TableError> {
-    let Put { table, key, value, expires, .. } = put;
-    let key = key.as_slice();
-    let mut counters = transaction.open_table(COUNTERS)?;
-    let version = counters.get(table.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
-    counters.insert(table.as_str(), version)?;
-    let mut records = transaction.open_table(records(*table))?;
-    let mut versions = transaction.open_table(versions(*table))?;
-    let mut ends = transaction.open_table(ends(*table))?;
-    if let Some((version, expires)) = before {
+    fn next_version(&mut self, table: Table) -> Result<u64, TableError> {
+        let version = self.counters.get(table.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
+        self.counters.insert(table.as_str(), version)?;
+        Ok(version)
+    }
+
+    /// Looks at all expectations first, so that nothing is written if one fails.
+    pub fn put_all(&mut self, puts: &[Put], now: Timestamp) -> Result<WrittenAll, TableError> {
+        let mut before = Vec::with_capacity(puts.len());
+        for (index, Put { table, key, expect, .. }) in puts.iter().enumerate() {
+            let found = find(&self.of(*table)?.records, key)?;
+            let live = found.as_ref().filter(|stored| stored.expires > now);
+            let fits = match expect {
+                Expect::Any => true,
+                Expect::Absent => live.is_none(),
+                Expect::Version(version) => live.is_some_and(|stored| stored.version == *version),
+            };
+            if !fits {
+                return Ok(WrittenAll::Conflict { index, found: live.cloned() });
+            }
+            before.push(found.map(|stored| (stored.version, stored.expires)));
+        }
+        let versions = puts.iter().zip(before).map(|(put, before)| self.write(put, before, now));
+        Ok(WrittenAll::Done(versions.collect::<Result<_, _>>()?))
+    }
+
+    /// Writes one record; `before` is the version and the end of what it replaces.
+    fn write(&mut self, put: &Put, before: Option<(u64, Timestamp)>, now: Timestamp) -> Result<u64, TableError> {
+        let Put { table, key, value, expires, .. } = put;
+        let key = key.as_slice();
+        let version = self.next_version(*table)?;
+        let Open { records, versions, ends } = self.of(*table)?;
+        if let Some((version, expires)) = before {
+            versions.remove(version)?;
+            ends.remove((expires.as_millis(), version))?;
+        }
+        if *expires <= now {
+            records.remove(key)?;
+        } else {
+            records.insert(key, (version, expires.as_millis(), value.as_slice()))?;
+            versions.insert(version, key)?;
+            ends.insert((expires.as_millis(), version), key)?;
+        }
+        Ok(version)
+    }
+
+    pub fn delete(&mut self, table: Table, key: &[u8]) -> Result<bool, TableError> {
+        let Open { records, versions, ends } = self.of(table)?;
+        let Some((version, expires)) = records.remove(key)?.map(|found| {
+            let (version, expires, _) = found.value();
+            (version, expires)
+        }) else {
+            return Ok(false);
+        };
         versions.remove(version)?;
-        ends.remove((expires.as_millis(), version))?;
+        ends.remove((expires, version))?;
+        Ok(true)
     }
-    if *expires <= now {
-        records.remove(key)?;
-    } else {
-        records.insert(key, (version, expires.as_millis(), value.as_slice()))?;
-        versions.insert(version, key)?;
-        ends.insert((expires.as_millis(), version), key)?;
-    }
-    Ok(version)
-}
 
-pub fn delete(transaction: &WriteTransaction, table: Table, key: &[u8]) -> Result<bool, TableError> {
-    let mut records = transaction.open_table(records(table))?;
-    let Some(removed) = records.remove(key)?.map(|found| {
-        let (version, expires, _) = found.value();
-        (version, expires)
-    }) else {
-        return Ok(false);
-    };
-    let (version, expires) = removed;
-    transaction.open_table(versions(table))?.remove(version)?;
-    transaction.open_table(ends(table))?.remove((expires, version))?;
-    Ok(true)
-}
-
-/// Removes records that ended at or before `now`, at most `limit` of each table. Gives how many.
-pub fn sweep(transaction: &WriteTransaction, now: Timestamp, limit: usize) -> Result<usize, TableError> {
-    let mut removed = 0;
-    for table in Table::ALL {
-        let ended: Vec<Vec<u8>> = transaction
-            .open_table(ends(table))?
-            .range(..=(now.as_millis(), u64::MAX))?
-            .take(limit)
-            .map(|entry| entry.map(|(_, key)| key.value().to_vec()))
-            .collect::<Result<_, _>>()?;
-        for key in ended {
-            delete(transaction, table, &key)?;
-            removed += 1;
+    /// Removes records that ended at or before `now`, at most `limit` of each table. Gives how many.
+    pub fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<usize, TableError> {
+        let mut removed = 0;
+        for table in Table::ALL {
+            let ended: Vec<Vec<u8>> = self
+                .of(table)?
+                .ends
+                .range(..=(now.as_millis(), u64::MAX))?
+                .take(limit)
+                .map(|entry| entry.map(|(_, key)| key.value().to_vec()))
+                .collect::<Result<_, _>>()?;
+            for key in ended {
+                self.delete(table, &key)?;
+                removed += 1;
+            }
         }
+        Ok(removed)
     }
-    Ok(removed)
 }
 
 /// Records written after a version, oldest first.

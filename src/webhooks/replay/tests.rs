@@ -1,0 +1,186 @@
+use super::*;
+use crate::webhooks::testing::MemoryStore;
+
+const LEASE: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(3 * 86_400);
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+fn keys(scope: u8, id: &str, body: Option<u8>) -> ReplayKeys {
+    ReplayKeys::new(&[scope; 32], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
+}
+
+/// One with each place of reservations: a store that others use, one of our own that is not known to work, and here.
+fn everywhere() -> [Replay; 3] {
+    let others = MemoryStore::shared();
+    others.set_shared();
+    let here = Replay::new(MemoryStore::shared());
+    here.under_way.set_store_works(true);
+    [Replay::new(others), Replay::new(MemoryStore::shared()), here]
+}
+
+fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
+    result.err().map(|rejection| rejection.reason())
+}
+
+#[tokio::test]
+async fn what_a_second_delivery_gets() {
+    struct Case {
+        row: &'static str,
+        second: ReplayKeys,
+        while_under_way: Option<Reason>,
+        after_commit: Option<Reason>,
+    }
+    let twin = (Some(Reason::DeliveryInFlight), Some(Reason::ReplayedDelivery));
+    let case = |row, second, (while_under_way, after_commit)| Case { row, second, while_under_way, after_commit };
+    for case in [
+        case("webhooks:17 same id and body", keys(1, "a", Some(1)), twin),
+        case("webhooks:17 twin: another delivery", keys(1, "b", Some(2)), (None, None)),
+        case("webhooks:18 same body, another id", keys(1, "b", Some(1)), twin),
+        case("webhooks:18 twin: body not signed", keys(1, "b", None), (None, None)),
+        case("webhooks:17 same id, another body", keys(1, "a", Some(2)), twin),
+        // The scope is the secret's, so the route does not matter.
+        case("attacks:Z16 other route, same secret", keys(1, "a", Some(1)), twin),
+        case("attacks:Z16 twin: another secret", keys(2, "a", Some(1)), (None, None)),
+    ] {
+        for replay in everywhere() {
+            let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+            let second = replay.reserve(&case.second, LEASE, NOW).await;
+            let outcome = second.as_ref().err().map(Rejection::reason);
+            assert_eq!(outcome, case.while_under_way, "{}", case.row);
+            if let Ok(second) = second {
+                second.release(NOW).await.unwrap();
+            }
+            first.commit(NOW).await.unwrap();
+            assert_eq!(reason(replay.reserve(&case.second, LEASE, NOW).await), case.after_commit, "{}", case.row);
+        }
+    }
+}
+
+#[tokio::test]
+async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
+    for replay in everywhere() {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..50_u8 {
+            // Half of them under an id of their own.
+            let id = if number % 2 == 0 { "a".to_owned() } else { number.to_string() };
+            let (replay, keys) = (replay.clone(), keys(1, &id, Some(1)));
+            tasks.spawn(async move { replay.reserve(&keys, LEASE, NOW).await });
+        }
+        let results = tasks.join_all().await;
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        for rejection in results.into_iter().filter_map(Result::err) {
+            assert_eq!(rejection.reason(), Reason::DeliveryInFlight);
+            assert!(rejection.retry_after_span().is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_released_delivery_can_be_sent_again() {
+    for replay in everywhere() {
+        replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap().release(NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await), None);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_twin_does_not_keep_its_own_id() {
+    for replay in everywhere() {
+        let first = replay.reserve(&keys(1, "a", Some(1)), LEASE, NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), Some(Reason::DeliveryInFlight));
+        first.release(NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "b", Some(1)), LEASE, NOW).await), None);
+    }
+}
+
+#[tokio::test]
+async fn webhooks_19_the_window_and_the_lease_end() {
+    for replay in everywhere() {
+        let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+        // The process that held the lease died; its late commit must not undo the successor.
+        let later = NOW + LEASE;
+        let second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
+        first.release(later).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later).await), Some(Reason::DeliveryInFlight));
+        second.commit(later).await.unwrap();
+        let inside = later + WINDOW - Duration::from_millis(1);
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, inside).await), Some(Reason::ReplayedDelivery));
+        assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, later + WINDOW).await), None);
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configured() {
+    for replay in everywhere() {
+        let keys = |id| keys(1, id, Some(1)).redeliveries(2);
+        let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
+            Ok(reservation) => {
+                // The first try fails, which uses nothing up.
+                reservation.release(now).await.unwrap();
+                replay.reserve(keys, LEASE, now).await.unwrap().commit(now).await.unwrap();
+                None
+            }
+            Err(rejection) => Some(rejection.reason()),
+        };
+        let later = |gaps: u32| NOW + REDELIVERY_GAP * gaps;
+        assert_eq!(take(&keys("a"), NOW).await, None);
+        let soon = later(1) - Duration::from_secs(1);
+        assert_eq!(take(&keys("a"), soon).await, Some(Reason::ReplayedDelivery), "the sender's own retry");
+        assert_eq!(take(&keys("b"), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:18 under another id");
+        assert_eq!(take(&keys("a").redeliveries(0), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:17");
+        assert_eq!(take(&keys("a"), later(1)).await, None);
+        assert_eq!(take(&keys("a"), later(2)).await, None);
+        assert_eq!(take(&keys("a"), later(3)).await, Some(Reason::ReplayedDelivery), "the third");
+    }
+}
+
+#[tokio::test]
+async fn of_two_redeliveries_at_once_one_is_forwarded() {
+    for replay in everywhere() {
+        let keys = keys(1, "a", None).redeliveries(5);
+        replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
+        let later = NOW + REDELIVERY_GAP;
+        let first = replay.reserve(&keys, LEASE, later).await.unwrap();
+        assert_eq!(reason(replay.reserve(&keys, LEASE, later).await), Some(Reason::DeliveryInFlight));
+        first.commit(later).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_the_store_nothing_is_forwarded() {
+    let store = MemoryStore::shared();
+    let replay = Replay::new(store.clone());
+    store.set_down(true);
+    assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), Some(Reason::StoreUnavailable));
+    store.set_down(false);
+    assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, NOW).await), None);
+}
+
+#[tokio::test]
+async fn what_the_store_did_not_take_is_remembered_here_and_nothing_further_is_forwarded() {
+    let store = MemoryStore::shared();
+    let replay = Replay::new(store.clone());
+    replay.reserve(&keys(1, "before", None), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
+    let first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
+    store.set_down(true);
+    assert!(first.commit(NOW).await.is_err());
+    store.set_down(false);
+    let late = NOW + WINDOW - Duration::from_secs(1);
+    assert_eq!(reason(replay.reserve(&keys(1, "a", None), LEASE, late).await), Some(Reason::DeliveryInFlight));
+    assert!(!replay.under_way.store_works(), "the next is written before it goes on");
+    let next = replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap();
+    assert!(next.in_store && replay.under_way.store_works());
+    next.release(NOW).await.unwrap();
+    assert!(!replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap().in_store);
+}
+
+#[tokio::test]
+async fn leases_that_lapsed_take_no_memory() {
+    let [.., replay] = everywhere();
+    let mut now = NOW;
+    for number in 0..4 * SWEEP_FROM {
+        now = now + Duration::from_secs(1);
+        drop(replay.reserve(&keys(1, &number.to_string(), None), LEASE, now).await.unwrap());
+    }
+    assert!(replay.under_way.leases().until.len() <= SWEEP_FROM);
+}
