@@ -33,5 +33,6 @@ mod sha256;
 pub mod snapshot;
 pub mod store;
 pub mod supervisor;
+pub mod tekton;
 pub mod upstream;
 pub mod webhooks;

@@ -20,12 +20,13 @@ pub(super) enum Field {
     Path,
     Problems,
     Kubernetes,
+    Run,
     /// All other text: names, ids and subjects. Cut last, as it says who and what.
     Names,
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::UserAgent,
         Self::Claims,
         Self::Detail,
@@ -39,6 +40,7 @@ impl Field {
         Self::Path,
         Self::Problems,
         Self::Kubernetes,
+        Self::Run,
         Self::Names,
     ];
 
@@ -57,6 +59,7 @@ impl Field {
             Self::Path => "path",
             Self::Problems => "problems",
             Self::Kubernetes => "kubernetes",
+            Self::Run => "run",
             Self::Names => "names",
         }
     }
@@ -66,7 +69,7 @@ impl Field {
         match self {
             Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
             Self::Detail => 1024,
-            Self::Shadow | Self::Grants | Self::Extras => 2048,
+            Self::Shadow | Self::Grants | Self::Extras | Self::Run => 2048,
             Self::Claims | Self::Scopes | Self::KubernetesGroups | Self::Path => 8192,
             Self::Groups | Self::Problems => 12_288,
         }
@@ -78,7 +81,7 @@ impl Field {
             Self::Webhook => 64,
             Self::Detail => 128,
             Self::Names => 160,
-            Self::Kubernetes => 256,
+            Self::Kubernetes | Self::Run => 256,
             Self::Scopes | Self::KubernetesGroups => 1024,
             Self::Groups | Self::Path | Self::Problems => 2048,
         }

@@ -1,7 +1,7 @@
 //! What a record looks like as JSON: OCSF 1.5, requests as HTTP Activity (4002) and all else as Application Lifecycle
 //! (6002). What OCSF has no word for stands in `unmapped`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{Method, StatusCode};
 use serde::{Serialize, Serializer};
@@ -20,6 +20,7 @@ use crate::{
     clock::Timestamp,
     error::Reason,
     kubernetes::{Attributes, impersonation},
+    tekton::Run,
     webhooks::Facts,
 };
 
@@ -181,6 +182,9 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
     if let Some(attributes) = &record.kubernetes {
         object.object("kubernetes", |object| self::attributes(attributes, budget, object));
     }
+    if let Some(run) = &record.run {
+        object.object("run", |object| self::run(run, budget, object));
+    }
     if let (Some(groups), Some(principal)) = (&record.impersonated_groups, &record.principal) {
         object.object("identity", |object| identity(principal, groups, budget, object));
     }
@@ -239,6 +243,21 @@ fn attributes(attributes: &Attributes, budget: &mut Budget, object: &mut Object<
             object.text(name, budget.text(Field::Kubernetes, text));
         }
     }
+}
+
+fn run(run: &Run, budget: &mut Budget, object: &mut Object<'_>) {
+    fn pairs(named: &BTreeMap<Arc<str>, Arc<str>>) -> Vec<(&str, &str)> {
+        named.iter().map(|(name, value)| (&**name, &**value)).collect()
+    }
+    object
+        .field("does", run.intent)
+        .list("code", budget.list(Field::Run, &run.references))
+        .list("service_accounts", budget.list(Field::Run, &run.service_accounts))
+        .some("inline", run.inline.then_some(true))
+        .some("pod_template", run.pod_template.then_some(true))
+        .some("binds_secrets", run.binds_secrets.then_some(true))
+        .pairs("params", budget.pairs(Field::Run, &pairs(&run.params)))
+        .pairs("labels", budget.pairs(Field::Run, &pairs(&run.labels)));
 }
 
 /// As whom the request went to Kubernetes.

@@ -11,6 +11,7 @@ use crate::{
     config::raw::{EventListener, RouteKind},
     error::{Reason, Rejection},
     kubernetes::Attributes,
+    tekton::Run,
     webhooks::Facts,
 };
 
@@ -53,6 +54,8 @@ pub struct Record {
     pub refusal: Option<Refusal>,
     /// What the request asks of Kubernetes.
     pub kubernetes: Option<Arc<Attributes>>,
+    /// What it does to a run of Tekton.
+    pub run: Option<Arc<Run>>,
     /// With which groups it was sent to Kubernetes, as the user of its principal; none if it was not.
     pub impersonated_groups: Option<Vec<Arc<str>>>,
     /// The EventListener behind a webhook route.
@@ -103,6 +106,7 @@ impl Record {
             decision: None,
             refusal: None,
             kubernetes: None,
+            run: None,
             impersonated_groups: None,
             event_listener: None,
             delivery: None,

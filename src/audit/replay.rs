@@ -23,8 +23,9 @@ use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
     authz::RequestView,
     clock::Timestamp,
-    config::raw::{EventListener, RouteKind},
+    config::raw::{EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
+    tekton::Run,
     webhooks::Facts,
 };
 
@@ -44,6 +45,7 @@ pub struct ReplayInputs {
     pub address: Option<IpAddr>,
     pub event_listener: Option<EventListener>,
     pub kubernetes: Option<Attributes>,
+    pub run: Option<Run>,
     pub delivery: Option<Arc<Facts>>,
     /// None if nobody was authenticated.
     pub principal: Option<Principal>,
@@ -93,6 +95,7 @@ impl ReplayInputs {
             address: self.address?,
             event_listener: self.event_listener.as_ref(),
             kubernetes: self.kubernetes.as_ref(),
+            run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
             now: self.time,
         })
@@ -211,6 +214,7 @@ struct Details {
     shadow: Vec<String>,
     grants: Vec<String>,
     kubernetes: Option<AttributesLine>,
+    run: Option<RunLine>,
     event_listener: Option<EventListener>,
     webhook: Option<BTreeMap<String, Value>>,
 }
@@ -255,6 +259,40 @@ struct AttributesLine {
     name: String,
 }
 
+#[derive(Deserialize)]
+struct RunLine {
+    does: RunIntent,
+    #[serde(default)]
+    code: Vec<String>,
+    #[serde(default)]
+    service_accounts: Vec<String>,
+    #[serde(default)]
+    inline: bool,
+    #[serde(default)]
+    pod_template: bool,
+    #[serde(default)]
+    binds_secrets: bool,
+    #[serde(default)]
+    params: Vec<(Arc<str>, Arc<str>)>,
+    #[serde(default)]
+    labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl RunLine {
+    fn into_run(self) -> Run {
+        Run {
+            intent: self.does,
+            references: shared(self.code),
+            inline: self.inline,
+            service_accounts: shared(self.service_accounts),
+            pod_template: self.pod_template,
+            binds_secrets: self.binds_secrets,
+            params: self.params.into_iter().collect(),
+            labels: self.labels.into_iter().collect(),
+        }
+    }
+}
+
 impl TryFrom<Line> for ReplayInputs {
     type Error = ReplayError;
 
@@ -271,7 +309,8 @@ impl TryFrom<Line> for ReplayInputs {
             unmapped,
             truncated,
         } = line;
-        let Details { route, kind, upgrade, principal, shadow, grants, kubernetes, event_listener, webhook } = unmapped;
+        let Details { route, kind, upgrade, principal, shadow, grants, kubernetes, run, event_listener, webhook } =
+            unmapped;
         let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&metadata.event_code.as_str());
         let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
             return Err(ReplayError::Kind(metadata.event_code));
@@ -305,6 +344,7 @@ impl TryFrom<Line> for ReplayInputs {
             address: src_endpoint.map(|endpoint| endpoint.ip),
             event_listener,
             kubernetes,
+            run: run.map(RunLine::into_run),
             delivery,
             principal,
             decision: outcome.map(|outcome| Decision {

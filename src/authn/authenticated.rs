@@ -5,14 +5,18 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Principal;
 use crate::{
-    authz::RequestView,
+    authz::{Policy, RequestView},
     body::RequestBody,
     clock::Timestamp,
-    config::raw::RouteKind,
+    config::raw::{self, RouteKind},
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
-    upstream::streams::StreamRequest,
+    tekton::{self, Document, MAX_BODY, Run},
+    upstream::{
+        buffered::{self, BufferLimits, ByteBudget},
+        streams::StreamRequest,
+    },
 };
 
 /// A request whose caller is known. Made by the schemes alone; what the authorizer takes.
@@ -22,6 +26,8 @@ pub struct Authenticated {
     route: Arc<Route>,
     principal: Arc<Principal>,
     kubernetes: Option<Arc<Attributes>>,
+    /// The body of a request that changes a run of Tekton, once it is read.
+    document: Option<Box<Document>>,
 }
 
 impl Authenticated {
@@ -49,7 +55,7 @@ impl Authenticated {
             }
             _ => None,
         };
-        Ok(Self { request, route, principal, kubernetes })
+        Ok(Self { request, route, principal, kubernetes, document: None })
     }
 
     pub fn request(&self) -> &CleanRequest<RequestBody> {
@@ -69,6 +75,39 @@ impl Authenticated {
         self.kubernetes.as_ref()
     }
 
+    /// Reads the body of a request that changes a run of Tekton, which rules look at; others stay as they are. Of what it
+    /// says only the parameters and labels that `policy` names are kept.
+    pub(crate) async fn read_run(
+        self,
+        limits: &raw::Limits,
+        budget: &ByteBudget,
+        policy: &Policy,
+    ) -> Result<Self, Rejection> {
+        let Some((kind, attributes)) =
+            self.kubernetes.clone().and_then(|attributes| Some((tekton::concerns(&attributes)?, attributes)))
+        else {
+            return Ok(self);
+        };
+        let Self { request, route, principal, kubernetes, .. } = self;
+        Document::check_head(&attributes.verb, request.headers())?;
+        let max = route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY));
+        let (request, body) = request.take_body();
+        let body = buffered::read(body, BufferLimits::new(limits, max), budget).await?;
+        let mut document = Document::read(kind, &attributes.verb, request.headers(), &body)?;
+        Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
+        let request = request.with_body(RequestBody::Empty);
+        Ok(Self { request, route, principal, kubernetes, document: Some(Box::new(document)) })
+    }
+
+    /// What the request does to a run of Tekton.
+    pub fn run(&self) -> Option<&Arc<Run>> {
+        self.document.as_ref().map(|document| &document.run)
+    }
+
+    pub(crate) fn take_document(&mut self) -> Option<Box<Document>> {
+        self.document.take()
+    }
+
     /// The request as rules see it.
     pub fn view(&self, now: Timestamp) -> RequestView<'_> {
         let meta = self.request.meta();
@@ -82,6 +121,7 @@ impl Authenticated {
             address: meta.client,
             event_listener: self.route.event_listener.as_deref(),
             kubernetes: self.kubernetes.as_deref(),
+            run: self.run().map(|run| &**run),
             delivery: self.principal.delivery.as_deref(),
             now,
         }

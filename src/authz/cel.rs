@@ -136,6 +136,7 @@ impl Expression {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             event_listener: None,
             kubernetes: Some(&attributes),
+            run: None,
             delivery: Some(&facts),
             now: Timestamp::from_secs(1_700_000_000),
         };

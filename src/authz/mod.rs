@@ -17,6 +17,7 @@ mod on;
 mod permit;
 mod policy;
 mod rule;
+mod run;
 mod scenario;
 mod time_window;
 mod who;
@@ -29,6 +30,7 @@ use crate::{
     clock::Timestamp,
     config::raw::{EventListener, RouteKind},
     kubernetes::Attributes,
+    tekton::Run,
     webhooks::Facts,
 };
 
@@ -65,6 +67,8 @@ pub struct RequestView<'a> {
     pub event_listener: Option<&'a EventListener>,
     /// On requests that go to a Kubernetes API server.
     pub kubernetes: Option<&'a Attributes>,
+    /// On requests that make, end or change runs of Tekton.
+    pub run: Option<&'a Run>,
     /// On verified webhook deliveries.
     pub delivery: Option<&'a Facts>,
     pub now: Timestamp,

@@ -11,6 +11,7 @@ use crate::{
         report::{At, Report, nearest},
     },
     kubernetes::Attributes,
+    tekton,
 };
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     condition::{Condition, Reading, or_none},
     kubernetes::{self, Kubernetes},
     names::{HostPattern, Names, PathPattern, Prefix},
+    run::{self, RunCondition},
     time_window::TimeWindow,
 };
 
@@ -37,6 +39,7 @@ pub(super) enum On {
     Fork(bool),
     Draft(bool),
     Kubernetes(Kubernetes),
+    Run(RunCondition),
     /// The implied condition of a rule that says nothing of Kubernetes: read strictly, it does not reach proxying.
     NoProxy,
     Time(TimeWindow),
@@ -113,6 +116,9 @@ pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Rep
         Some(raw) => on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report))),
         None => on.push(On::NoProxy),
     }
+    if let Some(run) = &raw.run {
+        on.push(On::Run(RunCondition::compile(run, &at.key("run"), report)));
+    }
     if let Some(time) = &raw.time {
         match TimeWindow::compile(time) {
             Ok(window) => on.push(On::Time(window)),
@@ -149,10 +155,10 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     let of_webhooks = raw.event_listener.is_some()
         || [&raw.event, &raw.branch, &raw.tag, &raw.action].iter().any(|list| !list.is_empty())
         || raw.fork.or(raw.draft).is_some();
-    if of_webhooks && raw.kubernetes.is_some() {
-        report
-            .error(&at.key("kubernetes"), "no request is both a webhook and a Kubernetes request")
-            .help("write two rules");
+    let of_kubernetes = [("kubernetes", raw.kubernetes.is_some()), ("run", raw.run.is_some())];
+    let of_kubernetes = of_kubernetes.into_iter().find(|(_, is_set)| *is_set).map(|(key, _)| key);
+    if let Some(key) = of_kubernetes.filter(|_| of_webhooks) {
+        report.error(&at.key(key), "no request is both a webhook and a Kubernetes request").help("write two rules");
     }
     let named: Vec<_> = root.routes.iter().filter(|route| raw.routes.contains(&route.name)).collect();
     if named.is_empty() {
@@ -164,7 +170,7 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             "none of these routes is a `webhook` route, but the rule asks for what only webhooks have",
         );
     }
-    if raw.kubernetes.is_some() && !named.iter().any(|route| reaches_kubernetes(route)) {
+    if of_kubernetes.is_some() && !named.iter().any(|route| reaches_kubernetes(route)) {
         report.error(
             &at.key("routes"),
             "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
@@ -194,7 +200,7 @@ impl On {
     pub(super) fn can_hold_on(&self, route: &raw::Route) -> bool {
         match self {
             Self::Routes(names) => names.contains(&route.name),
-            Self::Kubernetes(_) => reaches_kubernetes(route),
+            Self::Kubernetes(_) | Self::Run(_) => reaches_kubernetes(route),
             Self::EventListener(_)
             | Self::Events(_)
             | Self::Branches(_)
@@ -230,6 +236,13 @@ impl On {
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
             }
+            Self::Run(condition) => match view.run {
+                Some(run) => condition.holds(run, reading),
+                // Of one whose body nobody has read anything may be true.
+                None => {
+                    reading == Reading::Wide && view.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
+                }
+            },
             Self::NoProxy => reading == Reading::Wide || !view.kubernetes.is_some_and(Attributes::is_proxy),
             Self::Time(window) => window.contains(view.now),
             Self::Addresses(networks) => {
@@ -277,6 +290,9 @@ impl On {
             Self::Fork(fork) => Condition::new("on.fork", fork, told(view.delivery.and_then(|facts| facts.fork))),
             Self::Draft(draft) => Condition::new("on.draft", draft, told(view.delivery.and_then(|facts| facts.draft))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
+            Self::Run(condition) => {
+                Condition::new("on.run", condition.needs(), or_none(view.run.map(run::found).as_deref()))
+            }
             Self::NoProxy => Condition::new(
                 "on.kubernetes",
                 "a rule that names the proxy sub-resource, such as services/proxy",

@@ -12,6 +12,7 @@ use crate::{
     clock::Timestamp,
     error::Rejection,
     request::{outbound::Length, route::Route, sanitize::Meta},
+    tekton::Document,
     upstream::{
         streams::{Stream, StreamKind},
         upgrade::UpgradeProtocol,
@@ -106,6 +107,11 @@ impl Permit {
 
     pub(crate) fn target(&self) -> &PathAndQuery {
         self.authenticated.request().target()
+    }
+
+    /// The body of a request that changes a run of Tekton.
+    pub(crate) fn take_document(&mut self) -> Option<Box<Document>> {
+        self.authenticated.take_document()
     }
 
     /// What is sent, less what describes it.

@@ -17,6 +17,7 @@ use crate::{
         report::{At, Report, Severity},
         resolver::Resolver,
     },
+    kubernetes::Attributes,
 };
 
 use super::{
@@ -104,7 +105,22 @@ impl Policy {
     }
 
     /// Decides a request. Does not allocate where it allows, unless a rule has an expression.
+    ///
+    /// Server-side apply of a run is a patch that may be a create, and must be allowed as both.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
+        if let (Some(run), Some(attributes)) = (request.run, request.kubernetes)
+            && run.intent == raw::RunIntent::Apply
+        {
+            let create = Attributes { verb: "create".to_owned(), ..attributes.clone() };
+            let decision = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
+            if !decision.is_allow() {
+                return decision;
+            }
+        }
+        self.decide_as_it_is(principal, request)
+    }
+
+    fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
         // The API server's authorizer sees no verb either, and what has none is not allowed.
         if request.kubernetes.is_some_and(|attributes| attributes.verb.is_empty()) {
             let error = format!("method {} has no verb in Kubernetes", request.method);
@@ -147,6 +163,11 @@ impl Policy {
     /// The next time at which a rule's window opens or closes, so that what was decided before may change.
     pub fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
         self.rules.iter().filter_map(|rule| rule.next_change(after)).min()
+    }
+
+    /// Names of parameters and labels of runs that rules look at.
+    pub fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().flat_map(Rule::run_names)
     }
 
     /// SHA-256 of [`Policy::source`], in hex.

@@ -154,6 +154,12 @@ impl Rule {
         }
     }
 
+    /// Names of parameters and labels of runs that it looks at.
+    pub(super) fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let conditions = self.on.iter().filter_map(|on| if let On::Run(run) = on { Some(run) } else { None });
+        conditions.flat_map(super::run::RunCondition::names)
+    }
+
     /// Whether requests on a route can hit the rule at all.
     pub(super) fn can_hit_on(&self, route: &raw::Route) -> bool {
         self.on.iter().all(|on| on.can_hold_on(route))

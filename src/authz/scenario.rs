@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use http::Method;
+use http::{HeaderMap, Method, header};
 use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -17,6 +17,7 @@ use crate::{
         report::nearest,
     },
     kubernetes::Attributes,
+    tekton::{self, Document, Run},
     webhooks::{self, Facts},
 };
 
@@ -35,6 +36,7 @@ pub struct Scenario {
     method: Method,
     address: IpAddr,
     kubernetes: Option<Attributes>,
+    run: Option<Run>,
     delivery: Option<Arc<Facts>>,
     now: Timestamp,
 }
@@ -73,7 +75,17 @@ impl Scenario {
             }
             None => None,
         };
+        let run = match kubernetes.as_ref().and_then(|attributes| Some((tekton::concerns(attributes)?, attributes))) {
+            Some((kind, attributes)) => {
+                request.body.as_ref().map(|body| run(kind, attributes, body, request)).transpose()?
+            }
+            None if request.body.is_some() => {
+                return Err("only of requests that change runs the body is read".to_owned());
+            }
+            None => None,
+        };
         Ok(Self {
+            run,
             principal: match principal {
                 Some(facts) => complete(facts, delivery.clone(), route, root, now)?,
                 None => Principal::anonymous(),
@@ -101,6 +113,7 @@ impl Scenario {
             address: self.address,
             event_listener: self.route.event_listener.as_ref(),
             kubernetes: self.kubernetes.as_ref(),
+            run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
             now: self.now,
         }
@@ -196,6 +209,26 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
             _ => return,
         }
     }
+}
+
+/// What a body that somebody wrote down says of a run.
+fn run(
+    kind: tekton::RunKind,
+    attributes: &Attributes,
+    body: &Value,
+    request: &raw::RequestFacts,
+) -> Result<Run, String> {
+    let patch = attributes.verb == "patch";
+    let default = match body {
+        Value::Array(_) => "application/json-patch+json",
+        _ if patch => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let media = request.content_type.as_deref().unwrap_or(default);
+    let media = media.parse().map_err(|_| format!("`{media}` is no content type"))?;
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
+    let document = Document::read(kind, &attributes.verb, &headers, body.to_string().as_bytes());
+    document.map(|document| Arc::unwrap_or_clone(document.run)).map_err(|error| error.to_string())
 }
 
 fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {

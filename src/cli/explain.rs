@@ -30,6 +30,12 @@ pub struct ExplainArgs {
     /// A record of the audit trail, whose inputs are evaluated under the recorded and the current policy
     #[arg(long, value_name = "ID", conflicts_with = "url")]
     pub audit_id: Option<String>,
+    /// A file with the body of a request that makes or changes a run of Tekton, in JSON or YAML
+    #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]
+    pub body: Option<PathBuf>,
+    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`
+    #[arg(long, value_name = "TYPE", requires = "body")]
+    pub content_type: Option<String>,
     /// The client's address
     #[arg(long, default_value = "192.0.2.1")]
     pub address: IpAddr,

@@ -105,6 +105,10 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
+    let body = args.body.as_ref().map(|path| -> Result<serde_json::Value, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
+    });
     Ok(RequestFacts {
         route: route.name.to_string(),
         host: Some(host.to_owned()),
@@ -114,6 +118,8 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
         at: Some(now.to_string()),
         kubernetes: None,
         delivery: None,
+        body: body.transpose()?,
+        content_type: args.content_type.clone(),
     })
 }
 

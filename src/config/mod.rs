@@ -38,4 +38,5 @@ pub use self::{
     layers::{NOT_SETTINGS, PREFIX, Sources},
     load::{Loaded, MAIN_FILE, Refused, load},
     schema::schema,
+    source::parse_yaml,
 };

@@ -51,6 +51,18 @@ pub(super) struct Key {
     pub span: Range<usize>,
 }
 
+/// Reads a YAML object that says each key once, within the budgets of the reader. The error is a sentence.
+pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> {
+    let node = Node::parse(text, 0).map_err(|malformed| malformed.message)?;
+    if let Some((_, key)) = node.repeated_keys().first() {
+        return Err(format!("`{}` stands there twice", key.name));
+    }
+    match node.to_json() {
+        serde_json::Value::Object(object) => Ok(object),
+        _ => Err("it is no object".to_owned()),
+    }
+}
+
 /// What is wrong with a text as YAML, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Malformed {

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use hyper::upgrade::OnUpgrade;
 
@@ -71,6 +72,11 @@ impl Outbound {
     /// Adds the signed statement of who the request is from.
     pub fn assert(&mut self, assertion: HeaderValue) {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
+    }
+
+    /// Sends another body, of the same type.
+    pub fn replace_body(&mut self, body: Bytes) {
+        *self.request.body_mut() = RequestBody::Buffered(body);
     }
 
     /// Has the bytes of a body that is passed on as it comes counted.

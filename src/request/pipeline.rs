@@ -33,6 +33,7 @@ use crate::{
     memory::Level,
     sha256::sha256,
     snapshot::Snapshot,
+    tekton::{self, Attribution},
     upstream::{
         Pools,
         forward::{self, Forwarded},
@@ -184,6 +185,15 @@ impl Worker {
             authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
+        let authenticated = match authenticated.kubernetes() {
+            Some(attributes) if tekton::concerns(attributes).is_some() => {
+                let read = authenticated.read_run(&snapshot.limits, &self.app.budget, &snapshot.policy);
+                let authenticated = Box::pin(read).await?;
+                exchange.record().run = authenticated.run().cloned();
+                authenticated
+            }
+            _ => authenticated,
+        };
         let reservation = match claim {
             Some(webhooks::Claim::Held(keys, settings)) => {
                 return Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await;
@@ -263,7 +273,7 @@ impl Worker {
         let now = self.app.clock.now();
         let decided = authorize(&snapshot.policy, authenticated, now);
         let decision = exchange.record().decision.insert(recorded(&decided.decision));
-        let permit = decided.permit?;
+        let mut permit = decided.permit?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
         decision.grants = given.grants;
         let length = permit.length();
@@ -289,7 +299,18 @@ impl Worker {
             }
             _ => None,
         };
+        let run = permit.take_document().map(|document| {
+            let attribution = Attribution {
+                principal: permit.principal(),
+                rule: decided.decision.rule.as_deref(),
+                request: exchange.record().id,
+            };
+            document.into_body(&attribution)
+        });
         let mut outbound = Outbound::assume(permit, &given.groups)?;
+        if let Some(run) = run {
+            outbound.replace_body(run);
+        }
         if let Some(assertion) = assertion {
             outbound.assert(assertion);
         }

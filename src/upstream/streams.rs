@@ -151,6 +151,8 @@ impl Stream {
             address: request.address,
             event_listener: request.event_listener.as_deref(),
             kubernetes: request.kubernetes.as_deref(),
+            // Nothing that is read whole is a stream.
+            run: None,
             delivery: self.principal.delivery.as_deref(),
             now,
         }

@@ -3,6 +3,7 @@
 
 mod identity;
 mod paths;
+mod runs;
 mod streams;
 mod wire;
 

@@ -102,6 +102,7 @@ fn what_a_decision_was_made_on_can_be_read_back() {
     assert_eq!(inputs.decision, record.decision);
     assert_eq!(inputs.policy.as_deref(), record.policy.as_deref());
     assert_eq!(inputs.kubernetes.as_ref(), record.kubernetes.as_deref());
+    assert_eq!(inputs.run.as_ref(), record.run.as_deref());
     assert_eq!(inputs.event_listener.as_ref(), record.event_listener.as_deref());
     assert_eq!(inputs.delivery, record.delivery);
     let view = inputs.view().unwrap();
@@ -193,6 +194,7 @@ fn hostile(text: &str, many: usize) -> Record {
     let some = || Some(Arc::clone(&shared));
     let deep = (0..100).fold(json!(text), |value, _| json!([value]));
     let claims = CLAIMS.into_iter().map(|name| (name.to_owned(), deep.clone())).collect();
+    let named = || [(Arc::clone(&shared), Arc::clone(&shared))].into();
     Record {
         host: text.into(),
         path: text.into(),
@@ -231,6 +233,13 @@ fn hostile(text: &str, many: usize) -> Record {
             subresource: text.into(),
             name: text.into(),
             path: text.into(),
+        })),
+        run: Some(Arc::new(Run {
+            references: list.clone(),
+            service_accounts: list.clone(),
+            params: named(),
+            labels: named(),
+            ..Run::clone(full_record().run.as_ref().unwrap())
         })),
         impersonated_groups: Some(list),
         event_listener: Some(Arc::new(EventListener { namespace: text.into(), name: text.into() })),

@@ -26,8 +26,9 @@ use super::{
 use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
     clock::{Clock, Timestamp},
-    config::raw::{EventListener, RouteKind, WhenFull},
+    config::raw::{EventListener, RouteKind, RunIntent, WhenFull},
     kubernetes::Attributes,
+    tekton::Run,
     webhooks::Facts,
 };
 
@@ -235,6 +236,16 @@ fn full_record() -> Record {
             subresource: String::new(),
             name: "deploy".into(),
             path: String::new(),
+        })),
+        run: Some(Arc::new(Run {
+            intent: RunIntent::Create,
+            references: vec!["deploy".into()],
+            inline: true,
+            service_accounts: vec!["deployer".into()],
+            pod_template: true,
+            binds_secrets: true,
+            params: [("env".into(), "prod".into())].into(),
+            labels: [("team".into(), "a".into())].into(),
         })),
         impersonated_groups: Some(vec!["tekton-deployers".into()]),
         event_listener: Some(Arc::new(EventListener { namespace: "prod".into(), name: "deploy".into() })),

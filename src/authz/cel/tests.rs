@@ -30,6 +30,7 @@ fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
         address: "::ffff:192.0.2.1".parse().unwrap(),
         event_listener: None,
         kubernetes: Some(&attributes),
+        run: None,
         delivery: None,
         now: Timestamp::from_secs(1_700_000_000),
     };

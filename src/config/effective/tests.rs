@@ -47,7 +47,7 @@ grants:
   - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev]}
 rules:
   - id: deploy
-    on: {kubernetes: {verbs: [create], resources: [pods]}, time: {from: '08:00', to: '18:00'}}
+    on: {kubernetes: {verbs: [create], resources: [pods]}, run: {does: [create]}, time: {from: '08:00', to: '18:00'}}
     who: {claims: {tenant: [a]}, kind: agent, on_behalf_of: {groups: [admins]}}
     need: {mfa: {max_age: 15m}}
     do: {approve: {by: {groups: [managers]}}}

@@ -147,6 +147,8 @@ pub struct On {
     pub draft: Option<bool>,
     /// Kubernetes requests, by their attributes.
     pub kubernetes: Option<OnKubernetes>,
+    /// Requests that make, end or change runs of Tekton, by their body.
+    pub run: Option<OnRun>,
     /// When.
     pub time: Option<TimeWindow>,
     /// Client addresses.
@@ -185,6 +187,69 @@ pub struct OnKubernetes {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub non_resource_urls: Vec<String>,
+}
+
+/// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the
+/// body brings is among what is listed, a deny if anything is. Patterns are exact, or a prefix with a `*` at the end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnRun {
+    /// What becomes of the run. Server-side apply needs `apply`, or both `create` and `change`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub does: Vec<RunIntent>,
+    /// The code that is run by reference: names of pipelines and tasks, `git?pathInRepo=…&revision=…&url=…` with the
+    /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub code: Vec<String>,
+    /// Whether the request brings code itself (`pipelineSpec`, `taskSpec`, `customSpec`). An allow with `code` says no.
+    pub inline: Option<bool>,
+    /// Service accounts that the run or a part of it uses; `default` where it names none.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub service_accounts: Vec<String>,
+    /// Whether the request says how pods are made (`podTemplate`).
+    pub pod_template: Option<bool>,
+    /// Whether workspaces bind Secrets, tokens or volumes of drivers.
+    pub binds_secrets: Option<bool>,
+    /// Parameters of the run, by name.
+    pub params: BTreeMap<String, Vec<String>>,
+    /// Labels of the run, by name.
+    pub labels: BTreeMap<String, Vec<String>>,
+}
+
+/// What becomes of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunIntent {
+    /// A new run.
+    Create,
+    /// Server-side apply: a new run, or a change of one that is there.
+    Apply,
+    /// Ended, by its status alone.
+    Cancel,
+    /// Kept from starting, by its status alone.
+    Pause,
+    /// Started after a pause, by its status alone.
+    Start,
+    /// Any other change. Of a run that has not started it may be one of its code and its service account.
+    Change,
+}
+
+impl RunIntent {
+    pub const ALL: [Self; 6] = [Self::Create, Self::Apply, Self::Cancel, Self::Pause, Self::Start, Self::Change];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Apply => "apply",
+            Self::Cancel => "cancel",
+            Self::Pause => "pause",
+            Self::Start => "start",
+            Self::Change => "change",
+        }
+    }
 }
 
 /// A window of time that repeats each week.
@@ -388,6 +453,12 @@ pub struct RequestFacts {
     /// What the body of a webhook tells.
     #[serde(default)]
     pub delivery: Option<DeliveryFacts>,
+    /// The body of a request that makes or changes a run of Tekton.
+    #[serde(default)]
+    pub body: Option<serde_json::Value>,
+    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`.
+    #[serde(default)]
+    pub content_type: Option<String>,
 }
 
 /// The attributes of a Kubernetes request, written down.

@@ -9,6 +9,9 @@ use crate::{
     harness::{Raw, Reply, h2},
 };
 
+/// A body that nobody reads but the API server.
+const CONFIG_MAPS: &str = "/api/v1/namespaces/ci/configmaps";
+
 #[tokio::test]
 async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
     let fixture = fixture().await;
@@ -29,7 +32,7 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
         let _ = fixture.upstream.take();
         let mut raw = fixture.doorward.raw().await;
         let head =
-            format!("POST {TASKRUNS} HTTP/1.1\r\nHost: api.test\r\n{token}\r\nContent-Type: application/json\r\n");
+            format!("POST {CONFIG_MAPS} HTTP/1.1\r\nHost: api.test\r\n{token}\r\nContent-Type: application/json\r\n");
         raw.send(format!("{head}{headers}{body}{smuggled}")).await;
         let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
         assert!(rest.starts_with("HTTP/1.1 400"), "kubernetes:R1 {headers:?}: {rest}");
@@ -40,7 +43,7 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
     }
     // Two hosts are refused too; where such a request ends is certain, so the connection may stay.
     alice(&fixture, "kubernetes:R2", &format!("GET {TASKRUNS}"), &["Host: api.test"], Refused(&[400])).await;
-    alice(&fixture, "kubernetes:R1", &format!("POST {TASKRUNS}"), &["Content-Length: 0"], Clean).await;
+    alice(&fixture, "kubernetes:R1", &format!("POST {CONFIG_MAPS}"), &["Content-Length: 0"], Clean).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,274 @@
+//! The condition on what a request does to a run of Tekton.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    config::{
+        raw::{self, RunIntent},
+        report::{At, Report},
+    },
+    tekton::Run,
+};
+
+use super::{condition::Reading, names::Prefix};
+
+/// What a rule says of runs. What is empty or none says nothing.
+#[derive(Debug)]
+pub(super) struct RunCondition {
+    does: Box<[RunIntent]>,
+    code: Box<[Prefix]>,
+    inline: Option<bool>,
+    service_accounts: Box<[Prefix]>,
+    pod_template: Option<bool>,
+    binds_secrets: Option<bool>,
+    params: Named,
+    labels: Named,
+}
+
+/// Values by name.
+type Named = Box<[(Arc<str>, Box<[Prefix]>)]>;
+
+impl RunCondition {
+    pub(super) fn compile(raw: &raw::OnRun, at: &At, report: &mut Report) -> Self {
+        if *raw == raw::OnRun::default() {
+            report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
+        }
+        let mut patterns = |texts: &[String], at: &At| -> Box<[Prefix]> {
+            let parsed = texts.iter().enumerate().filter_map(|(i, text)| {
+                Prefix::parse(text).map_err(|why| report.error(&at.index(i), format!("`{text}` {why}"))).ok()
+            });
+            parsed.collect()
+        };
+        let code = patterns(&raw.code, &at.key("code"));
+        let service_accounts = patterns(&raw.service_accounts, &at.key("service_accounts"));
+        let mut named = |values: &BTreeMap<String, Vec<String>>, at: &At| -> Named {
+            let one = |(name, values): (&String, &Vec<String>)| (name.as_str().into(), patterns(values, &at.key(name)));
+            values.iter().map(one).collect()
+        };
+        Self {
+            does: raw.does.iter().copied().collect(),
+            code,
+            inline: raw.inline,
+            service_accounts,
+            pod_template: raw.pod_template,
+            binds_secrets: raw.binds_secrets,
+            params: named(&raw.params, &at.key("params")),
+            labels: named(&raw.labels, &at.key("labels")),
+        }
+    }
+
+    pub(super) fn holds(&self, run: &Run, reading: Reading) -> bool {
+        self.does_hold(run.intent, reading) && (self.says_only_what_it_does() || self.brings(run, reading))
+    }
+
+    fn does_hold(&self, intent: RunIntent, reading: Reading) -> bool {
+        let does = |intent| self.does.contains(&intent);
+        let either = |first, second| match reading {
+            Reading::Strict => does(first) && does(second),
+            Reading::Wide => does(first) || does(second),
+        };
+        self.does.is_empty()
+            || does(intent)
+            || (intent == RunIntent::Apply && either(RunIntent::Create, RunIntent::Change))
+    }
+
+    fn says_only_what_it_does(&self) -> bool {
+        let Self { code, service_accounts, params, labels, .. } = self;
+        let flags = [self.inline, self.pod_template, self.binds_secrets];
+        code.is_empty()
+            && service_accounts.is_empty()
+            && params.is_empty()
+            && labels.is_empty()
+            && flags.iter().all(Option::is_none)
+    }
+
+    /// Whether what the request brings is such. A change may bring anything, a new status brings nothing.
+    fn brings(&self, run: &Run, reading: Reading) -> bool {
+        if !run.intent.makes_a_run() {
+            return reading == Reading::Wide && !run.intent.is_status();
+        }
+        let values = |wanted: &Named, given: &BTreeMap<Arc<str>, Arc<str>>| {
+            wanted.iter().all(|(name, patterns)| given.get(name).is_some_and(|value| among(value, patterns, reading)))
+        };
+        let code = match reading {
+            // What is brought along is none of what is named.
+            Reading::Strict => !(run.inline && self.inline.is_none()) && all_among(&run.references, &self.code),
+            Reading::Wide => run.references.iter().any(|name| among(name, &self.code, reading)),
+        };
+        let accounts = match reading {
+            Reading::Strict => all_among(&run.service_accounts, &self.service_accounts),
+            Reading::Wide => run.service_accounts.iter().any(|name| among(name, &self.service_accounts, reading)),
+        };
+        (self.code.is_empty() || code)
+            && (self.service_accounts.is_empty() || accounts)
+            && self.inline.is_none_or(|inline| inline == run.inline)
+            && self.pod_template.is_none_or(|template| template == run.pod_template)
+            && self.binds_secrets.is_none_or(|binds| binds == run.binds_secrets)
+            && values(&self.params, &run.params)
+            && values(&self.labels, &run.labels)
+    }
+
+    /// Names of the parameters and labels that it looks at.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.params.iter().chain(&self.labels).map(|(name, _)| name)
+    }
+
+    pub(super) fn needs(&self) -> String {
+        let mut parts = Vec::new();
+        let mut list = |key: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                parts.push(format!("{key} {}", values.join(", ")));
+            }
+        };
+        let texts = |patterns: &[Prefix]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        list("does", self.does.iter().map(|intent| intent.as_str().to_owned()).collect());
+        list("code", texts(&self.code));
+        list("service_accounts", texts(&self.service_accounts));
+        let flags =
+            [("inline", self.inline), ("pod_template", self.pod_template), ("binds_secrets", self.binds_secrets)];
+        for (key, flag) in flags {
+            list(key, flag.into_iter().map(|flag| flag.to_string()).collect());
+        }
+        for (kind, named) in [("params", &self.params), ("labels", &self.labels)] {
+            for (name, patterns) in named {
+                list(&format!("{kind}.{name}"), texts(patterns));
+            }
+        }
+        parts.join("; ")
+    }
+}
+
+/// Strictly: there are some, and all are such.
+fn all_among(names: &[Arc<str>], patterns: &[Prefix]) -> bool {
+    !names.is_empty() && names.iter().all(|name| among(name, patterns, Reading::Strict))
+}
+
+/// Whether a name is such. One that Tekton fills in later (`$(params.x)`) may become any.
+fn among(name: &str, patterns: &[Prefix], reading: Reading) -> bool {
+    if name.contains("$(") {
+        return reading == Reading::Wide;
+    }
+    patterns.iter().any(|pattern| pattern.matches(name))
+}
+
+/// What a request does to a run, in words.
+pub(super) fn found(run: &Run) -> String {
+    let mut parts = vec![run.intent.as_str().to_owned()];
+    if run.intent.makes_a_run() {
+        if !run.references.is_empty() {
+            parts.push(format!("code {}", run.references.join(", ")));
+        }
+        parts.push(format!("service_accounts {}", run.service_accounts.join(", ")));
+        let flags =
+            [("inline code", run.inline), ("a pod template", run.pod_template), ("a bound secret", run.binds_secrets)];
+        parts.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(what, _)| what.to_owned()));
+        for (kind, named) in [("params", &run.params), ("labels", &run.labels)] {
+            parts.extend(named.iter().map(|(name, value)| format!("{kind}.{name} {value}")));
+        }
+    }
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::tekton::RunKind;
+
+    fn condition(rule: Value) -> RunCondition {
+        let raw: raw::OnRun = serde_json::from_value(rule).unwrap();
+        let mut report = Report::default();
+        let condition = RunCondition::compile(&raw, &At::root(), &mut report);
+        assert!(report.problems().is_empty(), "{:?}", report.problems());
+        condition
+    }
+
+    fn created(spec: &Value) -> Run {
+        let object = json!({"metadata": {"labels": {"team": "a"}}, "spec": spec});
+        Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap())
+    }
+
+    /// What an allow and a deny with the condition make of a run.
+    fn both(rule: &Value, run: &Run) -> (bool, bool) {
+        let condition = condition(rule.clone());
+        (condition.holds(run, Reading::Strict), condition.holds(run, Reading::Wide))
+    }
+
+    #[test]
+    fn an_allow_needs_all_to_be_listed_and_a_deny_any() {
+        let rule = json!({"does": ["create"], "code": ["deploy", "git?*"], "service_accounts": ["deployer"]});
+        let spec = |pipeline: &str, accounts: &[&str]| {
+            let parts: Vec<Value> = accounts.iter().map(|name| json!({"serviceAccountName": name})).collect();
+            created(
+                &json!({"pipelineRef": {"name": pipeline}, "taskRunTemplate": {"serviceAccountName": "deployer"}, "taskRunSpecs": parts}),
+            )
+        };
+        assert_eq!(both(&rule, &spec("deploy", &[])), (true, true));
+        assert_eq!(both(&rule, &spec("deploy", &["admin"])), (false, true));
+        assert_eq!(both(&rule, &spec("other", &[])), (false, false));
+        let default = created(&json!({"pipelineRef": {"name": "deploy"}}));
+        assert_eq!(both(&rule, &default), (false, false), "no account is the default one");
+        let filled_in = created(
+            &json!({"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": "$(params.x)"}}),
+        );
+        assert_eq!(both(&rule, &filled_in), (false, true));
+        let git = json!({"resolver": "git", "params": [{"name": "url", "value": "https://git.example/a?b&c"}]});
+        let git = created(&json!({"pipelineRef": git, "serviceAccountName": "deployer"}));
+        assert_eq!(&*git.references[0], "git?url=https%3A%2F%2Fgit.example%2Fa%3Fb%26c");
+        assert_eq!(both(&rule, &git), (true, true));
+        let inline = created(
+            &json!({"pipelineSpec": {"tasks": [{"taskRef": {"name": "deploy"}}]}, "serviceAccountName": "deployer"}),
+        );
+        assert_eq!(both(&rule, &inline), (false, true), "inline code is none that is named");
+    }
+
+    #[test]
+    fn flags_parameters_and_labels() {
+        let run = created(&json!({
+            "pipelineRef": {"name": "deploy"},
+            "params": [{"name": "env", "value": "staging"}, {"name": "list", "value": ["a"]}],
+            "taskRunSpecs": [{"taskPodTemplate": {}}],
+            "workspaces": [{"name": "w", "secret": {"secretName": "s"}}],
+        }));
+        for (rule, expected) in [
+            (json!({"pod_template": true}), (true, true)),
+            (json!({"pod_template": false}), (false, false)),
+            (json!({"binds_secrets": true}), (true, true)),
+            (json!({"inline": false}), (true, true)),
+            (json!({"params": {"env": ["staging", "test"]}}), (true, true)),
+            (json!({"params": {"env": ["prod"]}}), (false, false)),
+            (json!({"params": {"list": ["[\"a\"]"]}}), (true, true)),
+            (json!({"params": {"other": ["*"]}}), (false, false)),
+            (json!({"labels": {"team": ["a"]}}), (true, true)),
+        ] {
+            assert_eq!(both(&rule, &run), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_change_may_bring_anything_and_a_status_nothing() {
+        let rule = json!({"service_accounts": ["deployer"]});
+        assert_eq!(both(&rule, &Run::only(RunIntent::Change)), (false, true));
+        assert_eq!(both(&rule, &Run::only(RunIntent::Cancel)), (false, false));
+        let cancel = json!({"does": ["cancel"]});
+        assert_eq!(both(&cancel, &Run::only(RunIntent::Cancel)), (true, true));
+        assert_eq!(both(&cancel, &Run::only(RunIntent::Change)), (false, false));
+        let apply = Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap());
+        for (does, expected) in [
+            (json!(["apply"]), (true, true)),
+            (json!(["create", "change"]), (true, true)),
+            (json!(["create"]), (false, true)),
+            (json!(["cancel"]), (false, false)),
+        ] {
+            assert_eq!(both(&json!({"does": does}), &apply), expected, "{does}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_asks_for_nothing_is_a_mistake() {
+        let mut report = Report::default();
+        RunCondition::compile(&raw::OnRun::default(), &At::root(), &mut report);
+        assert_eq!(report.problems().len(), 1);
+    }
+}

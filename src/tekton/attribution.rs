@@ -1,0 +1,130 @@
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::authn::{Kind, Principal};
+
+/// What our annotations begin with. Whatever a client writes under it is taken away.
+pub(super) const PREFIX: &str = "doorward.dev/";
+
+/// Whether an annotation or a label is one of ours. Kubernetes compares them by their bytes; one in another case is taken
+/// away as well, since somebody may read it as ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
+}
+
+/// Who caused a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Attribution<'a> {
+    pub principal: &'a Principal,
+    /// The rule that allowed it.
+    pub rule: Option<&'a str>,
+    /// The id of the request, which is that of its record in the audit trail, and the `auditID` of the API server's.
+    pub request: Uuid,
+}
+
+impl Attribution<'_> {
+    /// Writes the annotations into the object of a run, over whatever it or a part of it says under their names.
+    pub(super) fn write(&self, object: &mut Map<String, Value>) {
+        forget(object);
+        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(metadata) = metadata else { return };
+        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if annotations.is_null() {
+            *annotations = Value::Object(Map::new());
+        }
+        let Value::Object(annotations) = annotations else { return };
+        let principal = self.principal;
+        let kind = match principal.kind {
+            Kind::Human => "human",
+            Kind::Agent => "agent",
+            Kind::Workload => "workload",
+        };
+        let request = self.request.to_string();
+        let facts = [
+            ("requested-by", Some(&*principal.username)),
+            ("issuer", Some(&*principal.issuer)),
+            ("subject", Some(&*principal.subject)),
+            ("kind", Some(kind)),
+            ("client", principal.client.as_deref()),
+            ("actor", principal.actor.as_ref().map(|actor| &*actor.subject)),
+            ("rule", self.rule),
+            ("request-id", Some(request.as_str())),
+        ];
+        for (name, value) in facts {
+            if let Some(value) = value {
+                annotations.insert(format!("{PREFIX}{name}"), value.into());
+            }
+        }
+    }
+}
+
+/// Takes away what stands under our names: in the annotations and labels of the object, and of all templates within it,
+/// which Tekton copies to the runs that it makes.
+fn forget(object: &mut Map<String, Value>) {
+    for (name, value) in object.iter_mut() {
+        match value {
+            Value::Object(members) if name == "annotations" || name == "labels" => {
+                members.retain(|name, _| !is_ours(name));
+            }
+            value => forget_within(value),
+        }
+    }
+}
+
+fn forget_within(value: &mut Value) {
+    match value {
+        Value::Object(object) => forget(object),
+        Value::Array(values) => values.iter_mut().for_each(forget_within),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::authn::{Actor, Scheme};
+
+    #[test]
+    fn what_the_client_says_of_itself_is_overwritten() {
+        let principal = Principal {
+            kind: Kind::Human,
+            actor: Some(Actor { subject: "bot".into(), client: None }),
+            ..Principal::new(Scheme::Session, "corp", "7", "alice")
+        };
+        let attribution = Attribution { principal: &principal, rule: Some("run"), request: Uuid::from_u128(7) };
+        let forged = json!({"doorward.dev/requested-by": "root", "Doorward.dev/x": "y", "doorward.dev/client": "z", "team": "a"});
+        let mut object = json!({
+            "metadata": {"annotations": forged, "labels": forged},
+            "spec": {"taskRunSpecs": [{"metadata": {"annotations": forged}}]},
+        });
+        attribution.write(object.as_object_mut().unwrap());
+        let id: Arc<str> = Uuid::from_u128(7).to_string().into();
+        assert_eq!(
+            object,
+            json!({
+                "metadata": {
+                    "annotations": {
+                        "doorward.dev/actor": "bot",
+                        "doorward.dev/issuer": "corp",
+                        "doorward.dev/kind": "human",
+                        "doorward.dev/request-id": &*id,
+                        "doorward.dev/requested-by": "alice",
+                        "doorward.dev/rule": "run",
+                        "doorward.dev/subject": "7",
+                        "team": "a",
+                    },
+                    "labels": {"team": "a"},
+                },
+                "spec": {"taskRunSpecs": [{"metadata": {"annotations": {"team": "a"}}}]},
+            })
+        );
+        for mut empty in [json!({}), json!({"metadata": {}}), json!({"metadata": {"annotations": null}})] {
+            attribution.write(empty.as_object_mut().unwrap());
+            assert_eq!(empty["metadata"]["annotations"]["doorward.dev/requested-by"], "alice");
+        }
+    }
+}

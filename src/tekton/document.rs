@@ -1,0 +1,287 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use serde_json::{Map, Value};
+
+use super::{
+    attribution::Attribution,
+    patch,
+    run::{Intent, Run, RunKind},
+};
+use crate::{
+    error::{Reason, Rejection},
+    issuers::{JsonError, parse_strict_object},
+    kubernetes::Attributes,
+};
+
+/// The API server takes no larger body.
+pub const MAX_BODY: usize = 3 << 20;
+
+/// The body of a request that changes a run: parsed once, and what was parsed is what is decided on, annotated and sent.
+#[derive(Debug)]
+pub struct Document {
+    pub run: Arc<Run>,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// The run as the request wants it.
+    Object(Map<String, Value>),
+    /// A change, in the bytes that it will be sent in.
+    Patch(Bytes),
+}
+
+/// Why the body cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("a body of type `{0}` cannot be read here")]
+    MediaType(String),
+    #[error("the body is {0}")]
+    Encoded(String),
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("the body {0}")]
+    Json(JsonError),
+    #[error("the body is no YAML that is read in one way only: {0}")]
+    Yaml(String),
+    #[error("the field `{came}` is another than `{known}` to some readers and the same to others")]
+    Case { came: String, known: &'static str },
+    #[error("the parameter `{0}` is given twice")]
+    Twice(String),
+    #[error("the body is a {came}, and the address asks for a {expected}")]
+    Kind { came: String, expected: &'static str },
+    #[error("the annotations that say who asked for a run cannot be changed")]
+    Attribution,
+    #[error("a run cannot be replaced as a whole")]
+    Replaced,
+}
+
+impl From<Unreadable> for Rejection {
+    fn from(error: Unreadable) -> Self {
+        let (reason, fix) = match &error {
+            Unreadable::MediaType(_) => (
+                Reason::UnsupportedMediaType,
+                "Send JSON or YAML, and a patch as application/json-patch+json, application/merge-patch+json or \
+                 application/apply-patch+yaml.",
+            ),
+            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
+            Unreadable::Attribution => {
+                (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
+            }
+            Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
+            _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
+        };
+        Self::new(reason, error.to_string()).fix(fix)
+    }
+}
+
+const CREATES: [&str; 3] = ["", "application/json", "application/yaml"];
+const PATCHES: [&str; 4] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+
+/// Which run a request is about, if it is one whose body must be read.
+pub fn concerns(attributes: &Attributes) -> Option<RunKind> {
+    let changes = matches!(attributes.verb.as_str(), "create" | "update" | "patch");
+    RunKind::of(attributes).filter(|_| changes)
+}
+
+impl Document {
+    /// Refuses by the head alone what no body could make good, so that none is waited for.
+    pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
+        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+            && encoding.as_bytes() != b"identity"
+        {
+            return Err(Unreadable::Encoded(format!("encoded as `{}`", encoding.to_str().unwrap_or("unknown"))));
+        }
+        match (verb, essence(headers)?) {
+            ("update", _) => Err(Unreadable::Replaced),
+            ("create", media) if CREATES.contains(&&*media) => Ok(()),
+            ("patch", media) if PATCHES.contains(&&*media) => Ok(()),
+            (_, media) => Err(Unreadable::MediaType(media)),
+        }
+    }
+
+    /// Reads the body of a request for which [`concerns`] names a kind.
+    pub fn read(kind: RunKind, verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Self, Unreadable> {
+        Self::check_head(verb, headers)?;
+        let media = essence(headers)?;
+        match (verb, media.as_str()) {
+            ("create", _) => Self::object(kind, Intent::Create, body),
+            ("patch", "application/apply-patch+yaml") => Self::object(kind, Intent::Apply, body),
+            ("patch", "application/json-patch+json") => {
+                // Its operations may say a name twice as well, so each is read strictly, within an object.
+                let wrapped = [br#"{"operations":"#, body, b"}"].concat();
+                let read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
+                let Some(Value::Array(operations)) = read.get("operations").filter(|_| read.len() == 1) else {
+                    return Err(Unreadable::Malformed("the patch is no list of operations"));
+                };
+                let intent = patch::json_patch(operations)?;
+                let sent = serde_json::to_vec(operations).unwrap_or_default();
+                Ok(Self { run: Run::only(intent).into(), body: Body::Patch(sent.into()) })
+            }
+            _ => {
+                let read = parse_strict_object(body).map_err(Unreadable::Json)?;
+                check_spelling(&read)?;
+                let intent = patch::merge_patch(&read)?;
+                let sent = serde_json::to_vec(&read).unwrap_or_default();
+                Ok(Self { run: Run::only(intent).into(), body: Body::Patch(sent.into()) })
+            }
+        }
+    }
+
+    fn object(kind: RunKind, intent: Intent, body: &[u8]) -> Result<Self, Unreadable> {
+        let object = parse(body)?;
+        let expected = kind.name();
+        match object.get("kind") {
+            None => {}
+            Some(Value::String(came)) if came == expected || (kind == RunKind::CustomRun && came == "Run") => {}
+            Some(came) => {
+                let came = came.as_str().unwrap_or("no text").to_owned();
+                return Err(Unreadable::Kind { came, expected });
+            }
+        }
+        for (place, value) in [
+            ("metadata", object.get("metadata")),
+            ("annotations", object.get("metadata").and_then(|metadata| metadata.get("annotations"))),
+            ("labels", object.get("metadata").and_then(|metadata| metadata.get("labels"))),
+            ("spec", object.get("spec")),
+        ] {
+            if value.is_some_and(|value| !(value.is_object() || (value.is_null() && place != "metadata"))) {
+                return Err(Unreadable::Malformed(match place {
+                    "metadata" => "`metadata` is no object",
+                    "annotations" => "`metadata.annotations` is no object",
+                    "labels" => "`metadata.labels` is no object",
+                    _ => "`spec` is no object",
+                }));
+            }
+        }
+        check_spelling(&object)?;
+        Ok(Self { run: Run::read(kind, intent, &object).into(), body: Body::Object(object) })
+    }
+
+    /// The bytes to send: of a new run with the annotations that say who asked.
+    pub fn into_body(self, attribution: &Attribution<'_>) -> Bytes {
+        match self.body {
+            Body::Patch(bytes) => bytes,
+            Body::Object(mut object) => {
+                attribution.write(&mut object);
+                serde_json::to_vec(&object).unwrap_or_default().into()
+            }
+        }
+    }
+}
+
+/// The media type without parameters, in lower case; empty where none is named, which the API server takes for JSON.
+fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(String::new()),
+        (Some(value), None) => value.to_str().map_err(|_| Unreadable::MediaType("no text".to_owned()))?,
+        _ => return Err(Unreadable::Malformed("the request has two content types")),
+    };
+    Ok(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// JSON, or YAML that is not JSON. What is sent is what was read, so that no other reader gets another meaning out of it.
+fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
+    match parse_strict_object(body) {
+        Ok(object) => Ok(object),
+        Err(JsonError::Syntax) => {
+            let text = std::str::from_utf8(body).map_err(|_| Unreadable::Json(JsonError::Syntax))?;
+            crate::config::parse_yaml(text).map_err(Unreadable::Yaml)
+        }
+        Err(error) => Err(Unreadable::Json(error)),
+    }
+}
+
+/// The fields that select code or identity, or hold such fields.
+const FIELDS: [&str; 34] = [
+    "annotations",
+    "bundle",
+    "csi",
+    "customRef",
+    "customSpec",
+    "finally",
+    "kind",
+    "labels",
+    "metadata",
+    "name",
+    "params",
+    "pipelineRef",
+    "pipelineSpec",
+    "podTemplate",
+    "projected",
+    "ref",
+    "resolver",
+    "secret",
+    "secretName",
+    "serviceAccountName",
+    "serviceAccountToken",
+    "sources",
+    "spec",
+    "status",
+    "taskPodTemplate",
+    "taskRef",
+    "taskRunSpecs",
+    "taskRunTemplate",
+    "taskServiceAccountName",
+    "taskSpec",
+    "tasks",
+    "value",
+    "workspaces",
+    "apiVersion",
+];
+
+/// Readers of Go's standard JSON take `ServiceAccountName` for `serviceAccountName`, others do not. A field that is
+/// spelt so is refused, and so are parameters of one name, of which readers take one or the other.
+fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadable> {
+    for (name, value) in object {
+        // What a person names, and not Tekton.
+        if matches!(name.as_str(), "annotations" | "labels" | "value" | "default" | "matchLabels" | "nodeSelector") {
+            continue;
+        }
+        if !FIELDS.contains(&name.as_str()) {
+            let folded = fold(name);
+            if let Some(known) = FIELDS.into_iter().find(|known| fold(known) == folded) {
+                return Err(Unreadable::Case { came: name.clone(), known });
+            }
+        }
+        if name == "params" {
+            check_names(value)?;
+        }
+        check_value(value)?;
+    }
+    Ok(())
+}
+
+fn check_value(value: &Value) -> Result<(), Unreadable> {
+    match value {
+        Value::Object(object) => check_spelling(object),
+        Value::Array(values) => values.iter().try_for_each(check_value),
+        _ => Ok(()),
+    }
+}
+
+fn check_names(params: &Value) -> Result<(), Unreadable> {
+    let names = params.as_array().into_iter().flatten().filter_map(|param| param.get("name")?.as_str());
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    let twice = names.iter().zip(names.iter().skip(1)).find(|(name, next)| name == next);
+    twice.map_or(Ok(()), |(name, _)| Err(Unreadable::Twice((*name).to_owned())))
+}
+
+/// As `encoding/json` folds: ASCII, and the two letters beyond it that fold into it.
+fn fold(name: &str) -> String {
+    let letter = |letter| match letter {
+        'ſ' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    };
+    name.chars().map(letter).collect()
+}

@@ -1,0 +1,19 @@
+//! What Doorward knows of Tekton: what a request does to a run, and who caused it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `document` | the body of such a request, read strictly, once |
+//! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
+//! | `patch` | what a patch does |
+//! | `attribution` | the annotations that say who asked |
+
+mod attribution;
+mod document;
+mod patch;
+mod run;
+
+pub use self::{
+    attribution::Attribution,
+    document::{Document, MAX_BODY, Unreadable, concerns},
+    run::{Intent, Run, RunKind},
+};

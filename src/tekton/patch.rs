@@ -1,0 +1,175 @@
+use serde_json::{Map, Value};
+
+use super::{attribution::is_ours, document::Unreadable, run::Intent};
+
+/// What a JSON Patch (RFC 6902) does to a run.
+pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
+    let mut intent = None;
+    for operation in operations {
+        let text = |name: &str| operation.get(name).and_then(Value::as_str);
+        let (Some(op), Some(path)) = (text("op"), text("path")) else {
+            return Err(Unreadable::Malformed("an operation of the patch has no `op` or no `path`"));
+        };
+        if op == "test" {
+            continue;
+        }
+        for pointer in [Some(path), text("from")].into_iter().flatten() {
+            if reaches_attribution(pointer) {
+                return Err(Unreadable::Attribution);
+            }
+        }
+        let asks = match (op, path) {
+            ("add" | "replace", "/spec/status") => match operation.get("value") {
+                Some(Value::String(status)) => Intent::of_status(Some(status)),
+                Some(Value::Null) => Intent::of_status(None),
+                _ => Intent::Change,
+            },
+            ("remove", "/spec/status") => Intent::Start,
+            _ => Intent::Change,
+        };
+        // Two that differ are a change, whichever comes last.
+        intent = Some(if intent.is_none_or(|before| before == asks) { asks } else { Intent::Change });
+    }
+    Ok(intent.unwrap_or(Intent::Change))
+}
+
+/// Whether a pointer is at one of our annotations, or at what holds them.
+fn reaches_attribution(pointer: &str) -> bool {
+    let mut tokens = pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
+    match (tokens.next().as_deref(), tokens.next().as_deref(), tokens.next()) {
+        (None, ..) | (Some("metadata"), None, _) | (Some("metadata"), Some("annotations"), None) => true,
+        (Some("metadata"), Some("annotations"), Some(name)) => is_ours(&name),
+        _ => false,
+    }
+}
+
+/// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
+pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<Intent, Unreadable> {
+    if has_directive(patch) {
+        return Err(Unreadable::Malformed("the patch has directives (`$patch` and the like), which runs do not take"));
+    }
+    match patch.get("metadata") {
+        None => {}
+        Some(Value::Object(metadata)) => match metadata.get("annotations") {
+            None => {}
+            Some(Value::Object(annotations)) if !annotations.keys().any(|name| is_ours(name)) => {}
+            Some(_) => return Err(Unreadable::Attribution),
+        },
+        Some(_) => return Err(Unreadable::Attribution),
+    }
+    Ok(status_alone(patch).map_or(Intent::Change, |status| match status {
+        Value::String(status) => Intent::of_status(Some(status)),
+        Value::Null => Intent::of_status(None),
+        _ => Intent::Change,
+    }))
+}
+
+/// `spec.status`, if the patch says nothing else but which object it is about.
+fn status_alone(patch: &Map<String, Value>) -> Option<&Value> {
+    let names_the_object = |name: &String| matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion");
+    let about = patch.iter().filter(|(name, _)| *name != "spec").all(|(name, value)| match name.as_str() {
+        "apiVersion" | "kind" => true,
+        "metadata" => value.as_object().is_some_and(|metadata| metadata.keys().all(names_the_object)),
+        _ => false,
+    });
+    let spec = patch.get("spec")?.as_object()?;
+    spec.get("status").filter(|_| about && spec.len() == 1)
+}
+
+fn has_directive(object: &Map<String, Value>) -> bool {
+    object.iter().any(|(name, value)| name.starts_with('$') || in_value(value))
+}
+
+fn in_value(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => has_directive(object),
+        Value::Array(values) => values.iter().any(in_value),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::attribution::PREFIX, *};
+
+    #[test]
+    fn a_patch_of_the_status_alone_is_told_from_other_changes() {
+        let replace = |value: Value| json!([{"op": "replace", "path": "/spec/status", "value": value}]);
+        for (patch, expected) in [
+            (replace("Cancelled".into()), Intent::Cancel),
+            (replace("StoppedRunFinally".into()), Intent::Cancel),
+            (replace("TaskRunCancelled".into()), Intent::Cancel),
+            (replace("PipelineRunPending".into()), Intent::Pause),
+            (replace("".into()), Intent::Start),
+            (replace(Value::Null), Intent::Start),
+            (replace("cancelled".into()), Intent::Change),
+            (replace(json!(["Cancelled"])), Intent::Change),
+            (json!([{"op": "remove", "path": "/spec/status"}]), Intent::Start),
+            (
+                json!([{"op": "test", "path": "/metadata/uid", "value": "1"}, {"op": "add", "path": "/spec/status", "value": "Cancelled"}]),
+                Intent::Cancel,
+            ),
+            (
+                json!([{"op": "replace", "path": "/spec/status", "value": "Cancelled"}, {"op": "remove", "path": "/spec/status"}]),
+                Intent::Change,
+            ),
+            (
+                json!([{"op": "replace", "path": "/spec/status", "value": "Cancelled"}, {"op": "add", "path": "/spec/params", "value": []}]),
+                Intent::Change,
+            ),
+            (json!([{"op": "replace", "path": "/spec", "value": {"status": "Cancelled"}}]), Intent::Change),
+            (json!([{"op": "copy", "from": "/spec/x", "path": "/spec/status"}]), Intent::Change),
+            (json!([{"op": "add", "path": "/metadata/annotations/team", "value": "a"}]), Intent::Change),
+            (json!([]), Intent::Change),
+        ] {
+            assert_eq!(json_patch(patch.as_array().unwrap()).unwrap(), expected, "{patch}");
+        }
+        for (patch, expected) in [
+            (json!({"spec": {"status": "Cancelled"}}), Intent::Cancel),
+            (
+                json!({"kind": "PipelineRun", "metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"status": "CancelledRunFinally"}}),
+                Intent::Cancel,
+            ),
+            (json!({"spec": {"status": null}}), Intent::Start),
+            (json!({"spec": {"status": "Cancelled", "params": []}}), Intent::Change),
+            (json!({"metadata": {"labels": {"a": "b"}}, "spec": {"status": "Cancelled"}}), Intent::Change),
+            (json!({"spec": {"status": "Cancelled"}, "status": {}}), Intent::Change),
+            (json!({"spec": null}), Intent::Change),
+            (json!({"metadata": {"annotations": {"team": null}}}), Intent::Change),
+        ] {
+            assert_eq!(merge_patch(patch.as_object().unwrap()).unwrap(), expected, "{patch}");
+        }
+    }
+
+    #[test]
+    fn who_asked_for_a_run_cannot_be_patched() {
+        let ours = format!("{PREFIX}requested-by");
+        let pointer = format!("/metadata/annotations/{}", ours.replace('/', "~1"));
+        for operation in [
+            json!({"op": "add", "path": pointer, "value": "mallory"}),
+            json!({"op": "remove", "path": pointer}),
+            json!({"op": "move", "from": pointer, "path": "/metadata/annotations/x"}),
+            json!({"op": "copy", "from": "/metadata/labels/x", "path": pointer}),
+            json!({"op": "replace", "path": "/metadata/annotations", "value": {}}),
+            json!({"op": "remove", "path": "/metadata"}),
+            json!({"op": "replace", "path": "", "value": {}}),
+        ] {
+            assert!(
+                matches!(json_patch(std::slice::from_ref(&operation)), Err(Unreadable::Attribution)),
+                "{operation}"
+            );
+        }
+        for patch in [
+            json!({"metadata": {"annotations": {ours.clone(): "mallory"}}}),
+            json!({"metadata": {"annotations": {ours: null}}}),
+            json!({"metadata": {"annotations": null}}),
+            json!({"metadata": null}),
+        ] {
+            assert!(matches!(merge_patch(patch.as_object().unwrap()), Err(Unreadable::Attribution)), "{patch}");
+        }
+        let directive = json!({"metadata": {"annotations": {"$patch": "replace"}}});
+        assert!(matches!(merge_patch(directive.as_object().unwrap()), Err(Unreadable::Malformed(_))));
+    }
+}

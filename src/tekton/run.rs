@@ -1,0 +1,217 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Map, Value};
+use url::form_urlencoded;
+
+use crate::kubernetes::Attributes;
+
+pub use crate::config::raw::RunIntent as Intent;
+
+impl Intent {
+    /// Whether a run may come of it, so that what the body says of the run is what will run.
+    pub const fn makes_a_run(self) -> bool {
+        matches!(self, Self::Create | Self::Apply)
+    }
+
+    /// Whether the request brings nothing to the run but its status.
+    pub const fn is_status(self) -> bool {
+        matches!(self, Self::Cancel | Self::Pause | Self::Start)
+    }
+
+    /// What a value of `spec.status` asks for (`pipelinerun_types.go`, `taskrun_types.go`, `customrun_types.go`).
+    pub(super) fn of_status(status: Option<&str>) -> Self {
+        match status {
+            None | Some("") => Self::Start,
+            Some("Cancelled" | "CancelledRunFinally" | "StoppedRunFinally" | "TaskRunCancelled" | "RunCancelled") => {
+                Self::Cancel
+            }
+            Some("PipelineRunPending") => Self::Pause,
+            Some(_) => Self::Change,
+        }
+    }
+}
+
+/// What kind of run a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKind {
+    PipelineRun,
+    TaskRun,
+    CustomRun,
+}
+
+impl RunKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PipelineRun => "PipelineRun",
+            Self::TaskRun => "TaskRun",
+            Self::CustomRun => "CustomRun",
+        }
+    }
+
+    /// By the resource of a request; none for other resources, and for sub-resources.
+    pub fn of(attributes: &Attributes) -> Option<Self> {
+        if attributes.api_group != "tekton.dev" || !attributes.subresource.is_empty() {
+            return None;
+        }
+        match attributes.resource.as_str() {
+            "pipelineruns" => Some(Self::PipelineRun),
+            "taskruns" => Some(Self::TaskRun),
+            // `runs` is what they were called in v1alpha1.
+            "customruns" | "runs" => Some(Self::CustomRun),
+            _ => None,
+        }
+    }
+}
+
+/// What a request says of a run: everything that selects the code that runs and the identity that it runs as. Of a
+/// request that makes no run only `intent` says something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub intent: Intent,
+    /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
+    /// the parameters of a resolver sorted by name and encoded as in a query, or `GROUP/VERSION/KIND/NAME` of what custom
+    /// controllers run.
+    pub references: Vec<Arc<str>>,
+    /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
+    pub inline: bool,
+    /// All service accounts that the run or a part of it uses. The namespace's `default` where none is named.
+    pub service_accounts: Vec<Arc<str>>,
+    /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
+    pub pod_template: bool,
+    /// Whether a workspace binds a Secret, a token of the service account or a volume of a driver.
+    pub binds_secrets: bool,
+    /// The parameters of the run; lists and objects as JSON.
+    pub params: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Run {
+    /// A request that does no more than `intent` says.
+    pub(crate) fn only(intent: Intent) -> Self {
+        Self {
+            intent,
+            references: Vec::new(),
+            inline: false,
+            service_accounts: Vec::new(),
+            pod_template: false,
+            binds_secrets: false,
+            params: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps of parameters and labels those that are wanted.
+    pub(crate) fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.params.retain(|name, _| wanted(name));
+        self.labels.retain(|name, _| wanted(name));
+    }
+
+    /// Reads the object of a request that may make a run.
+    pub(crate) fn read(kind: RunKind, intent: Intent, object: &Map<String, Value>) -> Self {
+        let mut run = Self::only(intent);
+        let empty = Map::new();
+        let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
+        let named_for_all = match kind {
+            RunKind::PipelineRun => {
+                run.code(spec, "pipelineRef", "pipelineSpec");
+                let template = spec.get("taskRunTemplate").and_then(Value::as_object);
+                for part in spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten() {
+                    let Some(part) = part.as_object() else { continue };
+                    run.identity(part);
+                }
+                // Of v1, and of v1beta1.
+                let named = template.is_some_and(|template| run.identity(template));
+                run.identity(spec) || named
+            }
+            RunKind::TaskRun => {
+                run.code(spec, "taskRef", "taskSpec");
+                run.identity(spec)
+            }
+            RunKind::CustomRun => {
+                run.code(spec, "customRef", "customSpec");
+                run.code(spec, "ref", "spec");
+                run.identity(spec)
+            }
+        };
+        if !named_for_all {
+            run.service_accounts.push("default".into());
+        }
+        for list in [&mut run.service_accounts, &mut run.references] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        run.params = named(spec.get("params"));
+        run.labels = texts(object.get("metadata").and_then(|metadata| metadata.get("labels")));
+        let workspaces = spec.get("workspaces").and_then(Value::as_array);
+        run.binds_secrets = workspaces.into_iter().flatten().any(binds_secret);
+        run
+    }
+
+    /// What is run: by reference, or brought along. What is brought along refers to more.
+    fn code(&mut self, spec: &Map<String, Value>, reference: &str, inline: &str) {
+        if let Some(reference) = spec.get(reference).filter(|reference| !reference.is_null()) {
+            self.references.push(describe(reference));
+        }
+        let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return };
+        self.inline = true;
+        let lists = ["tasks", "finally"].into_iter().filter_map(|list| code.get(list)?.as_array()).flatten();
+        for task in lists.filter_map(Value::as_object) {
+            self.code(task, "taskRef", "taskSpec");
+            self.code(task, "pipelineRef", "pipelineSpec");
+        }
+    }
+
+    /// As whom and in which pods something runs. Whether it names a service account.
+    fn identity(&mut self, part: &Map<String, Value>) -> bool {
+        let accounts = ["serviceAccountName", "taskServiceAccountName"].into_iter().filter_map(|name| part.get(name));
+        let before = self.service_accounts.len();
+        self.service_accounts.extend(accounts.filter_map(Value::as_str).filter(|name| !name.is_empty()).map(Arc::from));
+        let templates = ["podTemplate", "taskPodTemplate"];
+        self.pod_template |= templates.iter().any(|name| part.get(*name).is_some_and(|template| !template.is_null()));
+        self.service_accounts.len() > before
+    }
+}
+
+fn binds_secret(workspace: &Value) -> bool {
+    let is_set = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
+    let sources = workspace.get("projected").and_then(|projected| projected.get("sources")?.as_array());
+    let projects = |source: &Value| is_set(source.get("secret")) || is_set(source.get("serviceAccountToken"));
+    is_set(workspace.get("secret")) || is_set(workspace.get("csi")) || sources.into_iter().flatten().any(projects)
+}
+
+/// A reference as text that no two references share.
+fn describe(reference: &Value) -> Arc<str> {
+    let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let query = |kind: &str, pairs: &BTreeMap<Arc<str>, Arc<str>>| {
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        Arc::from(format!("{kind}?{query}"))
+    };
+    if let Some(resolver) = text("resolver") {
+        return query(resolver, &named(reference.get("params")));
+    }
+    let name = text("name").unwrap_or_default();
+    if let Some(bundle) = text("bundle") {
+        return query("bundle", &[("bundle".into(), bundle.into()), ("name".into(), name.into())].into());
+    }
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    match (version.filter(|version| !version.starts_with("tekton.dev/")), kind) {
+        (None, None | Some("Task" | "Pipeline")) => name.into(),
+        (version, kind) => [version.unwrap_or("tekton.dev"), kind.unwrap_or_default(), name].join("/").into(),
+    }
+}
+
+/// A list of `{name, value}`, by name. No name stands there twice: such a body is refused.
+fn named(list: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
+    let entries = list.and_then(Value::as_array).into_iter().flatten();
+    let pairs = entries.filter_map(|entry| Some((entry.get("name")?.as_str()?, text(entry.get("value")?))));
+    pairs.map(|(name, value)| (name.into(), value)).collect()
+}
+
+fn texts(object: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
+    let members = object.and_then(Value::as_object).into_iter().flatten();
+    members.map(|(name, value)| (name.as_str().into(), text(value))).collect()
+}
+
+fn text(value: &Value) -> Arc<str> {
+    value.as_str().map_or_else(|| value.to_string().into(), Arc::from)
+}

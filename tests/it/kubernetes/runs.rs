@@ -1,0 +1,131 @@
+//! Requests that make, end or change runs: who asked is written into them, and rules look at what they bring.
+
+use serde_json::{Value, json};
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Answer, Recorded, Reply},
+};
+
+const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
+
+/// Alice may run one pipeline as one account, and cancel; Bob may patch and create whatever he likes.
+async fn fixture() -> Fixture {
+    let change = |yaml: String| {
+        yaml.replace(
+            "rules:\n",
+            "rules:
+  - {id: run, on: {routes: [api], run: {does: [create], code: [deploy], service_accounts: [deployer], pod_template: false}}, who: {issuers: [a], subjects: [runner]}, do: allow}
+  - {id: cancel, on: {routes: [api], run: {does: [cancel]}}, who: {issuers: [a], subjects: [runner]}, do: allow}
+  - {id: all, on: {routes: [api]}, who: {issuers: [a], subjects: [admin]}, do: allow}
+  - {id: no-root, on: {routes: [api], run: {service_accounts: [root]}}, do: deny}
+",
+        )
+    };
+    Fixture::with(change, |_| Reply::json(200, r#"{"ok":true}"#)).await
+}
+
+async fn send(fixture: &Fixture, subject: &str, line: &str, media: &str, body: &str) -> (Answer, Vec<Recorded>) {
+    let _ = fixture.upstream.take();
+    let token = bearer(&fixture.a.token(subject, &[]));
+    let (line, media) = (format!("{line} HTTP/1.1"), format!("Content-Type: {media}"));
+    let answer = fixture.doorward.send(&[&line, "Host: api.test", &token, &media], body.as_bytes()).await;
+    (answer, fixture.upstream.take())
+}
+
+fn run(account: &str) -> Value {
+    json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "PipelineRun",
+        "metadata": {
+            "generateName": "deploy-",
+            "annotations": {"doorward.dev/requested-by": "root", "team": "a"},
+            "labels": {"doorward.dev/rule": "forged"},
+        },
+        "spec": {"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": account}},
+    })
+}
+
+#[tokio::test]
+async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
+    let fixture = fixture().await;
+    let post = format!("POST {RUNS}");
+    let (answer, seen) = send(&fixture, "runner", &post, "application/json", &run("deployer").to_string()).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
+    let sent: Value = serde_json::from_slice(&seen[0].body).unwrap();
+    let annotations = &sent["metadata"]["annotations"];
+    assert_eq!(annotations["doorward.dev/requested-by"], seen[0].one("impersonate-user"));
+    assert_eq!(annotations["doorward.dev/subject"], "runner");
+    assert_eq!(annotations["doorward.dev/rule"], "run");
+    assert_eq!(annotations["doorward.dev/request-id"], seen[0].one("audit-id"));
+    assert_eq!(annotations["team"], "a");
+    assert_eq!(sent["metadata"]["labels"], json!({}));
+    assert_eq!(sent["spec"], run("deployer")["spec"]);
+
+    // In YAML, by server-side apply, which is decided as a create as well.
+    let yaml = "kind: PipelineRun\nmetadata: {name: a}\nspec: {pipelineRef: {name: x}}\n";
+    let patch = format!("PATCH {RUNS}/a?fieldManager=me");
+    let (answer, seen) = send(&fixture, "admin", &patch, "application/apply-patch+yaml", yaml).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
+    let sent: Value = serde_json::from_slice(&seen[0].body).unwrap();
+    assert_eq!(sent["metadata"]["annotations"]["doorward.dev/subject"], "admin");
+    let (answer, seen) = send(&fixture, "runner", &patch, "application/apply-patch+yaml", yaml).await;
+    assert_eq!((answer.status, seen.len()), (403, 0));
+}
+
+#[tokio::test]
+async fn rules_look_at_what_a_request_brings_to_a_run() {
+    let fixture = fixture().await;
+    let (json, merge, operations) = ("application/json", "application/merge-patch+json", "application/json-patch+json");
+    let (post, patch, put) = (format!("POST {RUNS}"), format!("PATCH {RUNS}/a"), format!("PUT {RUNS}/a"));
+    let with = |place: &str, value: Value| {
+        let mut run = run("deployer");
+        *run.pointer_mut("/spec").unwrap().as_object_mut().unwrap().entry(place).or_insert(Value::Null) = value;
+        run.to_string()
+    };
+    let cancel = r#"[{"op":"replace","path":"/spec/status","value":"Cancelled"}]"#;
+    let forge = r#"{"metadata":{"annotations":{"doorward.dev/requested-by":"bob"}}}"#;
+    let deployer = run("deployer").to_string();
+    let twice = deployer.replacen("{", r#"{"kind":"PipelineRun","#, 1);
+    for (what, who, line, media, body, expected) in [
+        ("the twin", "runner", &post, json, deployer.clone(), 200),
+        ("another account", "runner", &post, json, run("admin").to_string(), 403),
+        (
+            "an account of one task",
+            "runner",
+            &post,
+            json,
+            with("taskRunSpecs", json!([{"serviceAccountName": "x"}])),
+            403,
+        ),
+        ("of v1beta1", "runner", &post, json, with("taskRunSpecs", json!([{"taskServiceAccountName": "x"}])), 403),
+        ("code of its own", "runner", &post, json, with("pipelineSpec", json!({"tasks": []})), 403),
+        ("a pod template", "runner", &post, json, with("podTemplate", json!({})), 403),
+        ("another pipeline", "runner", &post, json, with("pipelineRef", json!({"name": "other"})), 403),
+        ("a resolver", "runner", &post, json, with("pipelineRef", json!({"resolver": "git", "name": "deploy"})), 403),
+        ("a deny", "admin", &post, json, run("root").to_string(), 403),
+        ("its twin", "admin", &post, json, run("other").to_string(), 200),
+        ("another spelling", "admin", &post, json, with("ServiceAccountName", json!("root")), 400),
+        ("a name twice", "admin", &post, json, twice, 400),
+        ("no JSON", "admin", &post, "application/vnd.kubernetes.protobuf", "k8s".into(), 415),
+        ("a cancel", "runner", &patch, operations, cancel.into(), 200),
+        ("a change", "runner", &patch, operations, cancel.replace("status", "timeouts"), 403),
+        ("a forged attribution", "admin", &patch, merge, forge.into(), 403),
+        (
+            "a change, which may bring what is denied",
+            "admin",
+            &patch,
+            merge,
+            forge.replace("doorward.dev/", "team.dev/"),
+            403,
+        ),
+        ("as a whole", "admin", &put, json, deployer, 403),
+    ] {
+        let (answer, seen) = send(&fixture, who, line, media, &body).await;
+        let count = usize::from(expected == 200);
+        assert_eq!((answer.status, seen.len()), (expected, count), "{what}: {}", answer.text());
+    }
+    let records = fixture.doorward.audit();
+    let made = records.iter().find(|record| record["unmapped"]["run"]["does"] == "create").unwrap();
+    assert_eq!(made["unmapped"]["run"]["service_accounts"], json!(["deployer"]));
+}
