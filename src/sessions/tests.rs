@@ -1,3 +1,4 @@
+mod people;
 mod refresh;
 
 use http::header;
@@ -357,19 +358,6 @@ async fn a_provider_ends_its_own_session_by_name_alone() {
 }
 
 #[tokio::test]
-async fn one_person_has_so_many_sessions_and_no_more() {
-    let at = Fixture::offline();
-    let oldest = at.create("alice", &dash()).await;
-    for _ in 1..settings().max_per_person {
-        at.create("alice", &dash()).await;
-    }
-    assert!(get(&at.sessions, &oldest, &dash()).await.is_ok());
-    let newest = at.create("alice", &dash()).await;
-    assert!(get(&at.sessions, &oldest, &dash()).await.is_err());
-    assert!(get(&at.sessions, &newest, &dash()).await.is_ok());
-}
-
-#[tokio::test]
 async fn keys_rotate_without_a_logout_and_a_removed_key_ends_its_sessions() {
     let at = Fixture::offline();
     let old = at.create_with(json!({"sub": "alice", "sid": "s1"}), &dash()).await;
@@ -469,47 +457,4 @@ async fn sessions_are_counted() {
     for line in ["sessions_created_total 2", "sessions_ended_total{reason=\"signed_out\"} 1", "sessions_active 1"] {
         assert!(text.contains(line), "{text}");
     }
-}
-
-#[tokio::test]
-async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
-    let at = Fixture::offline();
-    let (here, there, elsewhere) =
-        (at.create("alice", &dash()).await, at.create("alice", &dash()).await, at.create("alice", &dash()).await);
-    let of_bob = at.create("bob", &dash()).await;
-    let session = get(&at.sessions, &here, &dash()).await.unwrap();
-    let listed = at.sessions.list_own(&session).await.unwrap();
-    assert_eq!(listed.len(), 3);
-    assert_eq!(listed[0].session, session.name());
-    // Bob's is not hers to end.
-    let bobs = get(&at.sessions, &of_bob, &dash()).await.unwrap().name();
-    assert_eq!(at.sessions.end_own(&session, Which::One(&bobs)).await.unwrap(), 0);
-    assert_eq!(at.sessions.end_own(&session, Which::One("nothing")).await.unwrap(), 0);
-    assert_eq!(at.sessions.end_own(&session, Which::One(&listed[1].session)).await.unwrap(), 1);
-    assert!(get(&at.sessions, &there, &dash()).await.is_err());
-    assert_eq!(at.sessions.end_own(&session, Which::Others).await.unwrap(), 1);
-    assert!(get(&at.sessions, &elsewhere, &dash()).await.is_err());
-    for stays in [&here, &of_bob] {
-        assert!(get(&at.sessions, stays, &dash()).await.is_ok());
-    }
-}
-
-#[tokio::test]
-async fn where_a_session_was_last_seen_is_noted() {
-    let at = Fixture::offline();
-    let cookie = at.create("alice", &dash()).await;
-    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
-    at.shared.clock.advance(Duration::from_secs(61));
-    let address = IpAddr::from([192, 0, 2, 9]);
-    let request = CookieRequest { origin: &dash(), method: &Method::GET, headers: &cookie, upgrade: false, address };
-    assert!(matches!(at.sessions.authenticate(request).await, Presented::Good(_)));
-    let listed = loop {
-        let listed = at.sessions.list_own(&session).await.unwrap().remove(0);
-        if listed.address.is_some() {
-            break listed;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!((listed.address, listed.last_seen), (Some(address), at.shared.clock.now()));
-    assert_eq!(listed.browser, "An unknown browser");
 }

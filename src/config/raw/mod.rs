@@ -5,6 +5,7 @@
 //! every field carries the sentence that an editor shows.
 
 mod issuers;
+mod on;
 mod operations;
 mod policy;
 mod routes;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{issuers::*, operations::*, policy::*, routes::*, store::*};
+pub use self::{issuers::*, on::*, operations::*, policy::*, routes::*, store::*};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,177 @@
+//! On which requests a rule is.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::policy::some;
+use crate::config::values::Cidr;
+
+/// On which requests a rule is. Every condition that is set must hold; within a list any entry will do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct On {
+    /// Routes, by name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub routes: Vec<String>,
+    /// Host names, as on routes.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub hosts: Vec<String>,
+    /// Paths, exact or with a trailing `/*`, as on routes.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub paths: Vec<String>,
+    /// HTTP methods. For a deny `GET` includes `HEAD`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub methods: Vec<String>,
+    /// Webhook routes: the name of the EventListener.
+    pub event_listener: Option<String>,
+    /// The namespace: of the EventListener, or of a Kubernetes request.
+    pub namespace: Option<String>,
+    /// Webhook routes: the event (`push`, `pull_request`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub event: Vec<String>,
+    /// Webhook routes: the branch, or a prefix ending in `*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub branch: Vec<String>,
+    /// Webhook routes: the tag, or a prefix ending in `*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub tag: Vec<String>,
+    /// Webhook routes: what happened to the subject of the event (`opened`, `synchronize`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub action: Vec<String>,
+    /// Webhook routes: whether a pull request comes from a fork.
+    pub fork: Option<bool>,
+    /// Webhook routes: whether a pull request is a draft.
+    pub draft: Option<bool>,
+    /// Kubernetes requests, by their attributes.
+    pub kubernetes: Option<OnKubernetes>,
+    /// Requests that make, end or change runs of Tekton, by their body.
+    pub run: Option<OnRun>,
+    /// When.
+    pub time: Option<TimeWindow>,
+    /// Client addresses.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Cidr>", length(min = 1))]
+    pub addresses: Vec<IpNet>,
+}
+
+/// The attributes of a Kubernetes request as the API server reads them. Each list defaults to all; `*` is all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnKubernetes {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`, and the groups
+    /// `read` (get, list, watch) and `write` (all others; exec, attach, port-forward and proxy always).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub verbs: Vec<String>,
+    /// API groups; `""` is the core group.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub api_groups: Vec<String>,
+    /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. `*` does not
+    /// reach the sub-resource `proxy`, which an `allow` must name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub resources: Vec<String>,
+    /// Namespaces. A deny also holds where a request is about all namespaces (`GET /api/v1/pods`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub namespaces: Vec<String>,
+    /// Names. A deny also holds where the request names no object (`list`, `create`).
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub names: Vec<String>,
+    /// Paths that are no resource, such as `/version` or `/openapi/*`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub non_resource_urls: Vec<String>,
+}
+
+/// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the
+/// body brings is among what is listed, a deny if anything is. Patterns are exact, or a prefix with a `*` at the end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnRun {
+    /// What becomes of the run. Server-side apply needs `apply`, or both `create` and `change`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub does: Vec<RunIntent>,
+    /// The code that is run by reference: names of pipelines and tasks, `git?pathInRepo=…&revision=…&url=…` with the
+    /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub code: Vec<String>,
+    /// Whether the request brings code itself (`pipelineSpec`, `taskSpec`, `customSpec`). An allow with `code` says no.
+    pub inline: Option<bool>,
+    /// Service accounts that the run or a part of it uses; `default` where it names none.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub service_accounts: Vec<String>,
+    /// Whether the request says how pods are made (`podTemplate`).
+    pub pod_template: Option<bool>,
+    /// Whether workspaces bind Secrets, tokens or volumes of drivers.
+    pub binds_secrets: Option<bool>,
+    /// Parameters of the run, by name.
+    pub params: BTreeMap<String, Vec<String>>,
+    /// Labels of the run, by name.
+    pub labels: BTreeMap<String, Vec<String>>,
+}
+
+/// What becomes of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunIntent {
+    /// A new run.
+    Create,
+    /// Server-side apply: a new run, or a change of one that is there.
+    Apply,
+    /// Ended, by its status alone.
+    Cancel,
+    /// Kept from starting, by its status alone.
+    Pause,
+    /// Started after a pause, by its status alone.
+    Start,
+    /// Any other change. Of a run that has not started it may be one of its code and its service account.
+    Change,
+}
+
+impl RunIntent {
+    pub const ALL: [Self; 6] = [Self::Create, Self::Apply, Self::Cancel, Self::Pause, Self::Start, Self::Change];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Apply => "apply",
+            Self::Cancel => "cancel",
+            Self::Pause => "pause",
+            Self::Start => "start",
+            Self::Change => "change",
+        }
+    }
+}
+
+/// A window of time that repeats each week.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeWindow {
+    /// Days: `mon-fri`, or a list with commas. Default: every day.
+    #[serde(default)]
+    pub days: Option<String>,
+    /// From this time of day on (`08:00`).
+    pub from: String,
+    /// Until before this time of day (`18:00`; `24:00` is the end). Before `from`: past midnight.
+    pub to: String,
+    /// The offset from UTC: `UTC`, or `+02:00`.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
