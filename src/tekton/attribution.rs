@@ -1,3 +1,5 @@
+//! The annotations that say who asked for a run.
+
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -10,6 +12,15 @@ pub(super) const PREFIX: &str = "doorward.dev/";
 /// away as well, since somebody may read it as ours.
 pub(super) fn is_ours(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
+}
+
+/// Whether a patch says anything under our names, in whatever part of a run.
+pub(super) fn mentions_ours(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.iter().any(|(name, value)| is_ours(name) || mentions_ours(value)),
+        Value::Array(values) => values.iter().any(mentions_ours),
+        _ => false,
+    }
 }
 
 /// Who caused a run.

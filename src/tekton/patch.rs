@@ -1,6 +1,12 @@
+//! What a patch does to a run, and that it leaves alone who asked for it.
+
 use serde_json::{Map, Value};
 
-use super::{attribution::is_ours, document::Unreadable, run::Intent};
+use super::{
+    attribution::{is_ours, mentions_ours},
+    document::Unreadable,
+    run::Intent,
+};
 
 /// What a JSON Patch (RFC 6902) does to a run.
 pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
@@ -17,6 +23,9 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
             if reaches_attribution(pointer) {
                 return Err(Unreadable::Attribution);
             }
+        }
+        if operation.get("value").is_some_and(mentions_ours) {
+            return Err(Unreadable::Attribution);
         }
         let asks = match (op, path) {
             ("add" | "replace", "/spec/status") => match operation.get("value") {
@@ -48,14 +57,15 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<Intent, Unreadab
     if has_directive(patch) {
         return Err(Unreadable::Malformed("the patch has directives (`$patch` and the like), which runs do not take"));
     }
-    match patch.get("metadata") {
-        None => {}
-        Some(Value::Object(metadata)) => match metadata.get("annotations") {
-            None => {}
-            Some(Value::Object(annotations)) if !annotations.keys().any(|name| is_ours(name)) => {}
-            Some(_) => return Err(Unreadable::Attribution),
-        },
-        Some(_) => return Err(Unreadable::Attribution),
+    let removes = match patch.get("metadata") {
+        None => false,
+        Some(Value::Object(metadata)) => {
+            metadata.get("annotations").is_some_and(|annotations| !annotations.is_object())
+        }
+        Some(_) => true,
+    };
+    if removes || patch.values().any(mentions_ours) {
+        return Err(Unreadable::Attribution);
     }
     Ok(status_alone(patch).map_or(Intent::Change, |status| match status {
         Value::String(status) => Intent::of_status(Some(status)),
@@ -153,6 +163,7 @@ mod tests {
             json!({"op": "move", "from": pointer, "path": "/metadata/annotations/x"}),
             json!({"op": "copy", "from": "/metadata/labels/x", "path": pointer}),
             json!({"op": "replace", "path": "/metadata/annotations", "value": {}}),
+            json!({"op": "add", "path": "/spec/taskRunSpecs", "value": [{"metadata": {"annotations": {ours.clone(): "x"}}}]}),
             json!({"op": "remove", "path": "/metadata"}),
             json!({"op": "replace", "path": "", "value": {}}),
         ] {
@@ -163,9 +174,10 @@ mod tests {
         }
         for patch in [
             json!({"metadata": {"annotations": {ours.clone(): "mallory"}}}),
-            json!({"metadata": {"annotations": {ours: null}}}),
+            json!({"metadata": {"annotations": {ours.clone(): null}}}),
             json!({"metadata": {"annotations": null}}),
             json!({"metadata": null}),
+            json!({"spec": {"taskRunSpecs": [{"metadata": {"annotations": {ours: "x"}}}]}}),
         ] {
             assert!(matches!(merge_patch(patch.as_object().unwrap()), Err(Unreadable::Attribution)), "{patch}");
         }
