@@ -12,7 +12,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
-    tekton::{self, Document, MAX_BODY, Run},
+    tekton::{Document, MAX_BODY, Run, RunKind},
     upstream::{
         buffered::{self, BufferLimits, ByteBudget},
         streams::StreamRequest,
@@ -75,25 +75,22 @@ impl Authenticated {
         self.kubernetes.as_ref()
     }
 
-    /// Reads the body of a request that changes a run of Tekton, which rules look at; others stay as they are. Of what it
-    /// says only the parameters and labels that `policy` names are kept.
+    /// Reads the body of a request that changes a run of Tekton, which rules look at. Of what it says only the parameters
+    /// and labels that `policy` names are kept.
     pub(crate) async fn read_run(
         self,
+        kind: RunKind,
         limits: &raw::Limits,
         budget: &ByteBudget,
         policy: &Policy,
     ) -> Result<Self, Rejection> {
-        let Some((kind, attributes)) =
-            self.kubernetes.clone().and_then(|attributes| Some((tekton::concerns(&attributes)?, attributes)))
-        else {
-            return Ok(self);
-        };
         let Self { request, route, principal, kubernetes, .. } = self;
-        Document::check_head(&attributes.verb, request.headers())?;
+        let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
+        Document::check_head(verb, request.headers())?;
         let max = route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY));
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, max), budget).await?;
-        let mut document = Document::read(kind, &attributes.verb, request.headers(), &body)?;
+        let mut document = Document::read(kind, verb, request.headers(), &body)?;
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
         Ok(Self { request, route, principal, kubernetes, document: Some(Box::new(document)) })

@@ -106,7 +106,8 @@ impl Policy {
 
     /// Decides a request. Does not allocate where it allows, unless a rule has an expression.
     ///
-    /// Server-side apply of a run is a patch that may be a create, and must be allowed as both.
+    /// Server-side apply of a run is a patch that may be a create, and must be allowed as both; for that its attributes
+    /// are copied.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
         if let (Some(run), Some(attributes)) = (request.run, request.kubernetes)
             && run.intent == raw::RunIntent::Apply

@@ -185,14 +185,14 @@ impl Worker {
             authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
-        let authenticated = match authenticated.kubernetes() {
-            Some(attributes) if tekton::concerns(attributes).is_some() => {
-                let read = authenticated.read_run(&snapshot.limits, &self.app.budget, &snapshot.policy);
+        let authenticated = match authenticated.kubernetes().and_then(|attributes| tekton::concerns(attributes)) {
+            Some(kind) => {
+                let read = authenticated.read_run(kind, &snapshot.limits, &self.app.budget, &snapshot.policy);
                 let authenticated = Box::pin(read).await?;
                 exchange.record().run = authenticated.run().cloned();
                 authenticated
             }
-            _ => authenticated,
+            None => authenticated,
         };
         let reservation = match claim {
             Some(webhooks::Claim::Held(keys, settings)) => {
@@ -299,17 +299,18 @@ impl Worker {
             }
             _ => None,
         };
-        let run = permit.take_document().map(|document| {
-            let attribution = Attribution {
-                principal: permit.principal(),
-                rule: decided.decision.rule.as_deref(),
-                request: exchange.record().id,
-            };
-            document.into_body(&attribution)
-        });
+        let body = match permit.take_document() {
+            Some(document) => {
+                let rule = decided.decision.rule.as_deref();
+                let request = exchange.record().id;
+                let body = document.into_body(&Attribution { principal: permit.principal(), rule, request });
+                Some(self.app.budget.hold(body).ok_or_else(short_of_memory)?)
+            }
+            None => None,
+        };
         let mut outbound = Outbound::assume(permit, &given.groups)?;
-        if let Some(run) = run {
-            outbound.replace_body(run);
+        if let Some(body) = body {
+            outbound.replace_body(body);
         }
         if let Some(assertion) = assertion {
             outbound.assert(assertion);
