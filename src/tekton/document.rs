@@ -1,3 +1,5 @@
+//! The body of a request that changes a run: which are taken, and how they are read and written.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -146,19 +148,15 @@ impl Document {
                 return Err(Unreadable::Kind { came, expected });
             }
         }
-        for (place, value) in [
-            ("metadata", object.get("metadata")),
-            ("annotations", object.get("metadata").and_then(|metadata| metadata.get("annotations"))),
-            ("labels", object.get("metadata").and_then(|metadata| metadata.get("labels"))),
-            ("spec", object.get("spec")),
+        let in_metadata = |name| object.get("metadata").and_then(|metadata| metadata.get(name));
+        for (problem, value) in [
+            ("`metadata` is no object", object.get("metadata")),
+            ("`metadata.annotations` is no object", in_metadata("annotations").filter(|value| !value.is_null())),
+            ("`metadata.labels` is no object", in_metadata("labels").filter(|value| !value.is_null())),
+            ("`spec` is no object", object.get("spec")),
         ] {
-            if value.is_some_and(|value| !(value.is_object() || (value.is_null() && place != "metadata"))) {
-                return Err(Unreadable::Malformed(match place {
-                    "metadata" => "`metadata` is no object",
-                    "annotations" => "`metadata.annotations` is no object",
-                    "labels" => "`metadata.labels` is no object",
-                    _ => "`spec` is no object",
-                }));
+            if value.is_some_and(|value| !value.is_object()) {
+                return Err(Unreadable::Malformed(problem));
             }
         }
         check_spelling(&object)?;
@@ -284,4 +282,90 @@ fn fold(name: &str) -> String {
         letter => letter.to_ascii_lowercase(),
     };
     name.chars().map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::authn::{Principal, Scheme};
+
+    fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
+        Document::read(RunKind::PipelineRun, verb, &headers, body.as_bytes())
+    }
+
+    fn sent(document: Document) -> Value {
+        let principal = Principal::new(Scheme::Bearer, "corp", "7", "alice");
+        let attribution = Attribution { principal: &principal, rule: None, request: Uuid::from_u128(7) };
+        serde_json::from_slice(&document.into_body(&attribution)).unwrap()
+    }
+
+    #[test]
+    fn yaml_is_sent_as_the_json_that_was_read() {
+        let yaml = "kind: PipelineRun\nspec:\n  pipelineRef: {name: deploy}\n  serviceAccountName: on\n";
+        let document = read("create", "application/yaml; charset=utf-8", yaml).unwrap();
+        assert_eq!(document.run.service_accounts, [Arc::<str>::from("on")]);
+        assert_eq!(sent(document)["spec"], json!({"pipelineRef": {"name": "deploy"}, "serviceAccountName": "on"}));
+    }
+
+    #[test]
+    fn what_is_read_in_two_ways_is_refused() {
+        let json = "application/json";
+        for (verb, media, body) in [
+            ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#),
+            ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}"),
+            ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#),
+            ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#),
+            ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#),
+            ("create", json, r#"{"spec":{"params":[{"name":"a","value":"1"},{"name":"a","value":"2"}]}}"#),
+            ("create", json, r#"{"kind":"TaskRun"}"#),
+            ("create", json, r#"{"spec":[]}"#),
+            ("create", json, r#"{"metadata":null}"#),
+            ("create", json, r#"{"metadata":{"annotations":"x"}}"#),
+            ("create", json, "[]"),
+            ("create", json, ""),
+            ("patch", "application/json-patch+json", r#"[],"x":1"#),
+            ("patch", "application/json-patch+json", r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#),
+            ("patch", "application/json-patch+json", "{}"),
+            ("patch", json, "{}"),
+            ("create", "application/cbor", "{}"),
+            ("update", json, "{}"),
+        ] {
+            assert!(read(verb, media, body).is_err(), "{verb} {media} {body}");
+        }
+        // The twins: names that a person gives are theirs.
+        for body in [
+            r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
+            r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
+        ] {
+            assert!(read("create", json, body).is_ok(), "{body}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is taken says the same when it is read again from what is sent.
+        #[test]
+        fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{0,40}") {
+            let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});
+            if inline {
+                object["spec"]["pipelineSpec"] = json!({"tasks": [{"taskRef": {"name": text}}]});
+            }
+            let document = read("create", "application/json", &object.to_string()).unwrap();
+            let run = Arc::clone(&document.run);
+            let again = read("create", "application/json", &sent(document).to_string()).unwrap();
+            prop_assert_eq!(run, again.run);
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in "[\\[\\]{}:,\"a-z\\\\ \n-]{0,60}") {
+            for (verb, media) in [("create", "application/yaml"), ("patch", "application/json-patch+json"), ("patch", "application/merge-patch+json")] {
+                let _ = read(verb, media, &body);
+            }
+        }
+    }
 }

@@ -1,3 +1,5 @@
+//! What a request says of a run.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
