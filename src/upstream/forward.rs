@@ -69,7 +69,7 @@ pub async fn forward<E: OnEnd>(
     let response = pools.send(upstream, &mut outbound.request, lane).await?;
     let route = outbound.permit.route();
     let mut response = accepted(response, route)?;
-    clean(response.headers_mut(), route);
+    clean(&mut response, route);
     identify(response.headers_mut(), outbound);
     let long = lane == Lane::Long || is_event_stream(response.headers());
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
@@ -107,7 +107,7 @@ async fn upgrade<E: OnEnd>(
         }
         UpgradeAnswer::Refused(response) => {
             let mut response = accepted(response, route)?;
-            clean(response.headers_mut(), route);
+            clean(&mut response, route);
             identify(response.headers_mut(), outbound);
             // The connection ends with this answer, lest anything follows on it (CVE-2018-1002105).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -129,7 +129,10 @@ fn accepted(response: Response<UpstreamBody>, route: &Route) -> Result<Response<
     Ok(response)
 }
 
-fn clean(headers: &mut HeaderMap, route: &Route) {
+fn clean<B>(response: &mut Response<B>, route: &Route) {
+    // Has no content, and a cache would write a type that is said here over that of the content it kept.
+    let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
+    let headers = response.headers_mut();
     clean_response(headers, cookie::PREFIX);
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
@@ -143,7 +146,7 @@ fn clean(headers: &mut HeaderMap, route: &Route) {
             [&b"application/json"[..], b"application/vnd.kubernetes.", b"application/yaml", b"application/apply-patch"]
                 .iter()
                 .any(|prefix| kind.starts_with(prefix));
-        if !is_data {
+        if !is_data && !is_unchanged {
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
             if !kind.starts_with(b"application/") {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

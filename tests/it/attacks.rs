@@ -41,6 +41,17 @@ async fn html_in_a_log_is_text() {
     assert!(answer.header("content-security-policy").unwrap().contains("sandbox"), "attacks:Z12");
 }
 
+/// kubectl keeps what discovery said and asks whether it changed; what a 304 says is written over what it kept.
+#[tokio::test]
+async fn an_answer_that_nothing_changed_says_nothing_of_the_type() {
+    let unchanged = b"HTTP/1.1 304 Not Modified\r\nEtag: \"1\"\r\nCache-Control: public\r\n\r\n";
+    let fixture = Fixture::with(|yaml| yaml, |_| Reply::Bytes(unchanged.to_vec())).await;
+    let (answer, _) = fixture.api("/api", &[&fixture.alice(), "If-None-Match: \"1\""]).await;
+    assert_eq!((answer.status, answer.header("etag")), (304, Some("\"1\"")));
+    assert_eq!((answer.header("content-type"), answer.header("content-security-policy")), (None, None));
+    assert_eq!(answer.header("cache-control"), Some("public"));
+}
+
 #[tokio::test]
 async fn preflights_and_other_hosts_never_reach_an_upstream() {
     let fixture = Fixture::start().await;
