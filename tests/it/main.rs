@@ -9,6 +9,7 @@
 mod attacks;
 mod audit;
 mod break_glass;
+mod cluster;
 mod demo;
 mod drain;
 mod egress;

@@ -1,0 +1,211 @@
+//! etcd and kube-apiserver, one of each for all tests. What a test makes is in a namespace of its own.
+
+use std::{fs, io, net::SocketAddr, path::Path};
+
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use super::programs::{self, Program};
+use crate::harness::{Answer, Authority, Raw, connect_tls, free_port, request, unique, within};
+
+/// Of everybody but the tests' own administrator and the cluster's programs, who share a credential.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: None, users: [admin]}
+  - {level: None, userGroups: ['system:masters']}
+  - {level: Metadata}
+";
+
+/// The API server with its store.
+pub struct ApiServer {
+    pub address: SocketAddr,
+    /// That signed its certificate.
+    pub authority: Authority,
+    /// Whose certificates may speak for others by `X-Remote-User`, as those of an aggregator may.
+    pub front_proxy: Authority,
+    /// Of a member of `system:masters`.
+    pub admin_token: String,
+    server: Program,
+    etcd: Program,
+}
+
+impl ApiServer {
+    /// The one of this test binary.
+    pub async fn get() -> &'static Self {
+        static SERVER: OnceCell<ApiServer> = OnceCell::const_new();
+        SERVER.get_or_init(Self::start).await
+    }
+
+    async fn start() -> Self {
+        // A port may be taken by another test between its choice and its use.
+        for _ in 0..5 {
+            let server = Self::launch();
+            if server.is_ready().await {
+                return server;
+            }
+            println!("kube-apiserver ended: {}", server.server.log());
+        }
+        panic!("no API server could be started");
+    }
+
+    fn launch() -> Self {
+        let etcd_folder = programs::folder();
+        let [client, peer] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
+        let etcd = Program::start(
+            etcd_folder,
+            "etcd",
+            &[
+                "--data-dir=data".to_owned(),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls={peer}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+                format!("--initial-cluster=default={peer}"),
+                "--unsafe-no-fsync".to_owned(),
+            ],
+            &[],
+        );
+
+        let folder = programs::folder();
+        let (authority, front_proxy) = (Authority::new(), Authority::new());
+        authority.issue(&["127.0.0.1", "localhost", "kubernetes.default.svc"]).write(&folder, "server");
+        let (admin_token, accounts) = (unique(), KeyPair::generate().unwrap());
+        for (name, text) in [
+            ("tokens.csv", format!("{admin_token},admin,admin,system:masters\n")),
+            ("audit-policy.yaml", AUDIT_POLICY.to_owned()),
+            ("accounts.key", accounts.serialize_pem()),
+            ("accounts.pem", accounts.public_key_pem()),
+            ("front-proxy.pem", front_proxy.pem()),
+        ] {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        let port = free_port();
+        let arguments = [
+            format!("--etcd-servers={client}"),
+            format!("--secure-port={port}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--cert-dir=certificates".to_owned(),
+            "--tls-cert-file=server.pem".to_owned(),
+            "--tls-private-key-file=server.key".to_owned(),
+            "--token-auth-file=tokens.csv".to_owned(),
+            "--authorization-mode=RBAC".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            "--service-account-key-file=accounts.pem".to_owned(),
+            "--service-account-signing-key-file=accounts.key".to_owned(),
+            "--requestheader-client-ca-file=front-proxy.pem".to_owned(),
+            "--requestheader-username-headers=X-Remote-User".to_owned(),
+            "--requestheader-uid-headers=X-Remote-Uid".to_owned(),
+            "--requestheader-group-headers=X-Remote-Group".to_owned(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+            "--audit-policy-file=audit-policy.yaml".to_owned(),
+            "--audit-log-path=audit.log".to_owned(),
+        ];
+        let server = Program::start(folder, "kube-apiserver", &arguments, &[]);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Self { address, authority, front_proxy, admin_token, server, etcd }
+    }
+
+    /// Waits until it serves. `false`: it never will.
+    async fn is_ready(&self) -> bool {
+        within(async {
+            loop {
+                if self.server.has_ended() || self.etcd.has_ended() {
+                    return false;
+                }
+                // It listens before it serves, and resets connections until then.
+                if self.try_ask("GET", "/readyz", None).await.is_ok_and(|answer| answer.status == 200) {
+                    return true;
+                }
+                // Nobody tells when it does; each look costs the CPU time that it needs to get there.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        })
+        .await
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.server.folder()
+    }
+
+    /// Asks it as its administrator, past Doorward.
+    pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        self.try_ask(method, path, body).await.unwrap()
+    }
+
+    async fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
+        let stream = connect_tls(self.address, &self.authority.client(&[], None), "127.0.0.1").await?;
+        let line = format!("{method} {path} HTTP/1.1");
+        let token = format!("Authorization: Bearer {}", self.admin_token);
+        let kind = match method {
+            "PATCH" => "Content-Type: application/merge-patch+json",
+            _ => "Content-Type: application/json",
+        };
+        let lines = [line.as_str(), "Host: 127.0.0.1", "Connection: close", kind, &token];
+        let mut raw = Raw::over(stream);
+        raw.send(request(&lines, body.map(Value::to_string).unwrap_or_default().as_bytes())).await;
+        Ok(raw.answer().await)
+    }
+
+    /// Makes an object and gives it as it is stored.
+    pub async fn create(&self, path: &str, object: &Value) -> Value {
+        let answer = self.ask("POST", path, Some(object)).await;
+        assert_eq!(answer.status, 201, "{path} {object}: {}", answer.text());
+        answer.json()
+    }
+
+    /// Makes a namespace that no other test has, with the account that pods run as.
+    pub async fn namespace(&self) -> String {
+        let name = format!("test-{}", unique());
+        self.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
+        self.account(&name, "default").await;
+        name
+    }
+
+    /// Makes a ServiceAccount.
+    pub async fn account(&self, namespace: &str, name: &str) {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        self.create(&path, &json!({"metadata": {"name": name}})).await;
+    }
+
+    /// A token of a ServiceAccount, for an hour.
+    pub async fn token(&self, namespace: &str, account: &str) -> String {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let made = self.create(&path, &json!({"spec": {"expirationSeconds": 3600}})).await;
+        made["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Lets somebody do what these rules say, in a namespace.
+    pub async fn allow(&self, namespace: &str, name: &str, subject: &Value, rules: &Value) {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
+        let metadata = json!({"name": name});
+        self.create(&format!("{path}/roles"), &json!({"metadata": metadata, "rules": rules})).await;
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name});
+        let binding = json!({"metadata": metadata, "roleRef": role, "subjects": [subject]});
+        self.create(&format!("{path}/rolebindings"), &binding).await;
+    }
+
+    /// The same in the whole cluster. The name must be of the test alone.
+    pub async fn allow_everywhere(&self, name: &str, subject: &Value, rules: &Value) {
+        let path = "/apis/rbac.authorization.k8s.io/v1";
+        let metadata = json!({"name": name});
+        self.create(&format!("{path}/clusterroles"), &json!({"metadata": metadata, "rules": rules})).await;
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+        let binding = json!({"metadata": metadata, "roleRef": role, "subjects": [subject]});
+        self.create(&format!("{path}/clusterrolebindings"), &binding).await;
+    }
+
+    /// The events of its audit log in which this text occurs, in the order in which requests ended.
+    pub fn audit(&self, text: &str) -> Vec<Value> {
+        let log = fs::read_to_string(self.folder().join("audit.log")).unwrap_or_default();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}

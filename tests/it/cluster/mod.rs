@@ -1,0 +1,9 @@
+//! Doorward in front of the real programs: kube-apiserver, kubectl, Tekton. What reached the API server is what its own
+//! audit log says; who asked is what it says there.
+//!
+//! `tests/cluster/build` makes the programs, and `scripts/test` calls it.
+
+mod api_server;
+mod kubectl;
+mod programs;
+mod world;

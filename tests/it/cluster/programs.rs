@@ -1,0 +1,80 @@
+//! The programs of a cluster as processes. They outlive the tests that use them and end with the test binary, however
+//! it ends.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+
+/// Where `tests/cluster` lies.
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster")
+}
+
+/// Where `tests/cluster/build` put what it built.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let output = Command::new(scripts().join("build")).arg("--where").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+    })
+}
+
+/// The file of a program. `KUBEBUILDER_ASSETS` names a folder with some of them, as elsewhere in the Kubernetes world.
+pub fn path(name: &str) -> PathBuf {
+    let given = std::env::var_os("KUBEBUILDER_ASSETS").map(|folder| Path::new(&folder).join(name));
+    given.filter(|path| path.exists()).unwrap_or_else(|| built().join("bin").join(name))
+}
+
+/// A folder that the program that is started with it takes away when it ends.
+pub fn folder() -> PathBuf {
+    tempfile::tempdir().unwrap().keep()
+}
+
+/// A running program.
+pub struct Program {
+    folder: PathBuf,
+    /// Holds the pipe whose end is the end of the program.
+    _keeper: Child,
+}
+
+impl Program {
+    /// Starts a program in a folder of [`folder`].
+    pub fn start(folder: PathBuf, name: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
+        let keeper = Command::new(scripts().join("keep"))
+            .arg(&folder)
+            .arg(path(name))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A signal of the terminal must not end the keeper before its program.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        Self { folder, _keeper: keeper }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&self) -> bool {
+        let Ok(pid) = fs::read_to_string(self.folder.join("pid")) else { return false };
+        let Ok(state) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return !pid.is_empty() };
+        // proc(5): the state is behind the name, which is in parentheses. The keeper does not wait for it, so it stays.
+        state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    }
+}

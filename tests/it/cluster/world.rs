@@ -1,0 +1,256 @@
+//! Doorward in front of the API server, and people who use it with kubectl.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{api_server::ApiServer, programs};
+use crate::{
+    fixture::bearer,
+    harness::{Answer, Authority, Doorward, Issuer, within},
+};
+
+/// The group that a grant gives the developers of the issuer.
+pub const GROUP: &str = "tekton:dev";
+
+/// Doorward with an issuer, and a namespace in which the group of its developers may do some things.
+pub struct World {
+    pub api: &'static ApiServer,
+    /// Of this test alone.
+    pub namespace: String,
+    pub doorward: Doorward,
+    pub issuer: Issuer,
+    pub authority: Authority,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(|yaml| yaml).await
+    }
+
+    /// `change` edits the configuration. `{ns}` in it is the namespace.
+    pub async fn with(change: impl FnOnce(String) -> String) -> Self {
+        let api = ApiServer::get().await;
+        let (issuer, authority) = (Issuer::start().await, Authority::new());
+        let namespace = api.namespace().await;
+        api.account(&namespace, "doorward").await;
+        let account = json!({"kind": "ServiceAccount", "namespace": namespace, "name": "doorward"});
+        api.allow_everywhere(&format!("{namespace}-doorward"), &account, &impersonation()).await;
+        let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
+        api.allow(&namespace, "dev", &group, &rights()).await;
+
+        let dir = tempfile::tempdir().unwrap();
+        authority.issue(&["localhost"]).write(dir.path(), "server");
+        // Of a client that may say who asks by `X-Remote-User`: whatever of these came through would count.
+        api.front_proxy.issue(&["front-proxy"]).write(dir.path(), "front-proxy");
+        for (name, text) in [
+            ("token", api.token(&namespace, "doorward").await),
+            ("ca.pem", authority.pem()),
+            ("cluster-ca.pem", api.authority.pem()),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let yaml = CONFIGURATION
+            .replace("{issuer}", issuer.url())
+            .replace("{api}", &format!("https://{}", api.address))
+            .replace("{group}", GROUP);
+        let yaml = change(yaml).replace("{ns}", &namespace);
+        let doorward = Doorward::start_in(dir, &yaml).await;
+        doorward.wait_for_keys_at("localhost", &issuer).await;
+        Self { api, namespace, doorward, issuer, authority }
+    }
+
+    /// An `Authorization` line of a developer.
+    pub fn developer(&self, subject: &str) -> String {
+        bearer(&self.issuer.token(subject, &["dev"]))
+    }
+
+    /// Sends a request in clear text as a developer called Alice.
+    pub async fn alice(&self, request: &str, more: &[&str], body: &[u8]) -> Answer {
+        let (line, token) = (format!("{request} HTTP/1.1"), self.developer("alice"));
+        let lines = [&[line.as_str(), "Host: localhost", &token], more].concat();
+        self.doorward.send(&lines, body).await
+    }
+
+    /// kubectl as a developer, who reaches the cluster through Doorward.
+    pub fn kubectl(&self, subject: &str) -> Kubectl {
+        let address = self.doorward.address("secure");
+        let token = self.issuer.token(subject, &["dev"]);
+        Kubectl::new(&format!("https://localhost:{}", address.port()), &self.authority.pem(), &token, &self.namespace)
+    }
+
+    /// What the audit log of the API server says of the requests that Doorward sent.
+    pub fn audit(&self) -> Vec<Value> {
+        self.api.audit(&format!("system:serviceaccount:{}:doorward", self.namespace))
+    }
+
+    /// Waits until the API server's audit log has an event that fits, and gives it.
+    pub async fn event(&self, fits: impl Fn(&Value) -> bool) -> Value {
+        within(async {
+            loop {
+                if let Some(event) = self.audit().into_iter().find(&fits) {
+                    return event;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
+    /// Asserts that all that Doorward ever sent was sent as one of these people, in the group that the grant gives, and
+    /// under the id of one of Doorward's own records.
+    pub async fn assert_sent_as(&self, people: &[&str]) {
+        let uids = |records: &[Value]| -> BTreeSet<String> {
+            let uids = records.iter().filter_map(|record| record["http_request"]["uid"].as_str());
+            uids.map(str::to_owned).collect()
+        };
+        let events = self.audit();
+        for event in &events {
+            let user = &event["impersonatedUser"];
+            assert!(people.iter().any(|person| user["username"] == *person), "{event:#}");
+            assert_eq!(user["groups"], json!([GROUP, "system:authenticated"]), "{event:#}");
+        }
+        // Records are written before the answer ends, yet to a file, by a thread of its own.
+        let ids: BTreeSet<String> =
+            events.iter().filter_map(|event| event["auditID"].as_str()).map(str::to_owned).collect();
+        within(async {
+            while !ids.is_subset(&uids(&self.doorward.audit())) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// What Doorward's own account may do: be others, and nothing else.
+fn impersonation() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
+        {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": [GROUP]},
+        {
+            "apiGroups": ["authentication.k8s.io"],
+            "resources": ["userextras/doorward.dev/client", "userextras/doorward.dev/actor"],
+            "verbs": ["impersonate"],
+        },
+    ])
+}
+
+/// What the developers may do in the namespace. Secrets are not among it.
+fn rights() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward"], "verbs": ["get", "create"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["*"]},
+    ])
+}
+
+const CONFIGURATION: &str = "
+listeners:
+  - {name: public, address: 127.0.0.1:0}
+  - {name: secure, address: 127.0.0.1:0, tls: {certificates: [{chain: server.pem, key: server.key}]}}
+external_host: doorward.test
+issuers:
+  - {name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{sub}', kind: human}
+upstreams:
+  - name: cluster
+    url: '{api}'
+    tls: {ca: cluster-ca.pem, certificate: {chain: front-proxy.pem, key: front-proxy.key}}
+    credential: {bearer: {file: token}}
+routes:
+  - {name: api, kind: kubernetes, hosts: [localhost], schemes: [bearer], upstream: cluster}
+grants:
+  - {id: dev, who: {groups: [dev]}, kubernetes_groups: ['{group}']}
+rules:
+  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}
+store: {path: doorward.redb}
+audit: {sink: {file: {path: audit.jsonl}}}
+admin: {address: 127.0.0.1:0, socket: operator.sock}
+limits: {drain_accept: 0}
+";
+
+/// kubectl with a configuration of its own.
+pub struct Kubectl {
+    home: TempDir,
+    http1: bool,
+}
+
+impl Kubectl {
+    pub fn new(server: &str, authority: &str, token: &str, namespace: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("ca.pem"), authority).unwrap();
+        // JSON is YAML.
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": "ca.pem"}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "current-context": "x",
+        });
+        fs::write(home.path().join("config"), config.to_string()).unwrap();
+        Self { home, http1: false }
+    }
+
+    /// Speaks HTTP/1.1 even where HTTP/2 is offered.
+    pub fn over_http1(mut self) -> Self {
+        self.http1 = true;
+        self
+    }
+
+    /// Writes a file beside its configuration, where its commands run.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.home.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs::path("kubectl"));
+        command
+            .args(arguments)
+            .current_dir(self.home.path())
+            .env("HOME", self.home.path())
+            .env("KUBECONFIG", self.home.path().join("config"))
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        if self.http1 {
+            // Of client-go.
+            command.env("DISABLE_HTTP2", "true");
+        }
+        command
+    }
+
+    /// Runs a command to its end.
+    pub async fn output(&self, arguments: &[&str]) -> Output {
+        within(self.command(arguments).output()).await.unwrap()
+    }
+
+    /// What a command that must succeed prints.
+    pub async fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments).await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// What a command that must fail says.
+    pub async fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments).await;
+        assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Starts a command whose output is read while it runs.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
