@@ -79,7 +79,7 @@ pub async fn answer(
             tracing::warn!(
                 trigger = question.context.trigger_id,
                 event = question.context.event_id,
-                message,
+                why = message,
                 "a trigger was stopped"
             );
             app.metrics.webhooks.stopped();

@@ -105,7 +105,7 @@ async fn a_caller_with_a_token_reaches_the_event_listener_with_the_same_assertio
 
 #[tokio::test]
 async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else() {
-    let fixture = fixture().await;
+    let mut fixture = fixture().await;
     let (assertion, body) = asserted(&fixture).await;
     let good = question(&assertion, &body, "event-1");
     let changed = |change: fn(&mut Value)| {
@@ -145,6 +145,8 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
         assert!(!go, "{why}: {answer}");
         assert!(!answer.to_string().contains(&assertion), "{why}");
     }
+    let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
+    assert_eq!(stopped["why"], "the request has no assertion, so it came past Doorward");
     let named = changed(|question| {
         question["interceptor_params"] = json!({"event_listener": "ci/build"});
         question["context"]["trigger_id"] = "namespaces/other/triggers/push".into();
