@@ -2,6 +2,7 @@
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -135,6 +136,23 @@ impl ApiServer {
         self.server.folder()
     }
 
+    /// What its programs are told of it, with the credential of the administrator.
+    pub fn kubeconfig(&self) -> String {
+        let cluster = json!({
+            "server": format!("https://{}", self.address),
+            "certificate-authority-data": BASE64_STANDARD.encode(self.authority.pem()),
+        });
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": self.admin_token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        })
+        .to_string()
+    }
+
     /// Asks it as its administrator, past Doorward.
     pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         self.try_ask(method, path, body).await.unwrap()
@@ -152,6 +170,13 @@ impl ApiServer {
         let mut raw = Raw::over(stream);
         raw.send(request(&lines, body.map(Value::to_string).unwrap_or_default().as_bytes())).await;
         Ok(raw.answer().await)
+    }
+
+    /// The object at a path.
+    pub async fn read(&self, path: &str) -> Value {
+        let answer = self.ask("GET", path, None).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()
     }
 
     /// Makes an object and gives it as it is stored.

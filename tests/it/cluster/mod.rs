@@ -4,6 +4,11 @@
 //! `tests/cluster/build` makes the programs, and `scripts/test` calls it.
 
 mod api_server;
+mod deliveries;
 mod kubectl;
+mod pods;
 mod programs;
+mod rows;
+mod runs;
+mod tekton;
 mod world;

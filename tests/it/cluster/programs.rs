@@ -30,6 +30,11 @@ pub fn path(name: &str) -> PathBuf {
     given.filter(|path| path.exists()).unwrap_or_else(|| built().join("bin").join(name))
 }
 
+/// The manifests that one of the modules brings: `pipeline`, `triggers` or `kubelet`.
+pub fn manifests(module: &str) -> PathBuf {
+    built().join("manifests").join(module)
+}
+
 /// A folder that the program that is started with it takes away when it ends.
 pub fn folder() -> PathBuf {
     tempfile::tempdir().unwrap().keep()

@@ -52,6 +52,7 @@ impl World {
         api.front_proxy.issue(&["front-proxy"]).write(dir.path(), "front-proxy");
         for (name, text) in [
             ("token", api.token(&namespace, "doorward").await),
+            ("secret", "a webhook secret of the tests".to_owned()),
             ("ca.pem", authority.pem()),
             ("cluster-ca.pem", api.authority.pem()),
         ] {

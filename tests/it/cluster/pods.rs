@@ -1,0 +1,137 @@
+//! What kubectl does with running pods: streams in both directions, over WebSocket and SPDY.
+
+use std::{process::Stdio, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    process::Command,
+};
+
+use super::{
+    tekton::{LOGGED, Tekton, pod},
+    world::{Kubectl, World},
+};
+use crate::harness::{unique, within};
+
+/// kubectl's own switches between the protocols.
+const SWITCHES: [&str; 2] = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"];
+
+fn over(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> Command {
+    let mut command = kubectl.command(arguments);
+    for switch in SWITCHES {
+        command.env(switch, websocket.to_string());
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> String {
+    let output = within(over(kubectl, websocket, arguments).output()).await.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn exec_cp_and_port_forward_over_websocket_and_spdy() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let pod = pod(world.api, &world.namespace).await;
+    let kubectl = world.kubectl("alice");
+    for websocket in [true, false] {
+        let said = output(&kubectl, websocket, &["exec", &pod, "--", "sh", "-c", "echo out; echo err >&2"]).await;
+        assert_eq!(said, "out\n");
+        // Both ways at once. KWOK never tells a command that its input has ended, so this one is told how much comes.
+        let bytes: String = (0..60_000).map(|_| unique()).collect();
+        let length = bytes.len().to_string();
+        let mut exec = over(&kubectl, websocket, &["exec", "-i", &pod, "--", "head", "-c", &length])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = exec.stdin.take().unwrap();
+        let (_, ended) = within(async {
+            tokio::join!(async { input.write_all(bytes.as_bytes()).await.unwrap() }, exec.wait_with_output())
+        })
+        .await;
+        let back = ended.unwrap().stdout;
+        assert!(back == bytes.as_bytes(), "{} of {length} bytes came back", back.len());
+
+        // For the same reason a copy goes one way only: `tar` waits for the end of what it unpacks. The container is the
+        // machine itself.
+        let there = kubectl.write("there", &bytes);
+        output(&kubectl, websocket, &["cp", &format!("{pod}:{}", there.display()), "copy"]).await;
+        let copy = std::fs::read(there.with_file_name("copy")).unwrap();
+        assert!(copy == bytes.as_bytes(), "{} of {length} bytes were copied", copy.len());
+
+        let mut forward =
+            over(&kubectl, websocket, &["port-forward", &pod, ":80", "--address", "127.0.0.1"]).spawn().unwrap();
+        let mut lines = BufReader::new(forward.stdout.take().unwrap()).lines();
+        let line = within(lines.next_line()).await.unwrap().expect("it forwards");
+        let port: u16 = line.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        for round in 0..20 {
+            let sent = vec![round; 10_000];
+            stream.write_all(&sent).await.unwrap();
+            let mut echoed = vec![0; sent.len()];
+            within(stream.read_exact(&mut echoed)).await.unwrap();
+            assert_eq!(echoed, sent);
+        }
+        forward.kill().await.unwrap();
+        // A WebSocket is opened by a GET, SPDY by a POST.
+        let verb = if websocket { "get" } else { "create" };
+        for subresource in ["exec", "portforward"] {
+            world.event(|event| event["verb"] == verb && event["objectRef"]["subresource"] == subresource).await;
+        }
+    }
+    // A token among the WebSocket protocols, as browsers send it.
+    let token = BASE64URL.encode(world.issuer.token("alice", &["dev"]));
+    let protocols = format!("base64url.bearer.authorization.k8s.io.{token}, v5.channel.k8s.io");
+    let mut raw = world.doorward.raw().await;
+    raw.send(format!(
+        "GET /api/v1/namespaces/{}/pods/{pod}/exec?command=true&stdout=true HTTP/1.1\r\nHost: localhost\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocols}\r\n\r\n",
+        world.namespace
+    ))
+    .await;
+    let answer = raw.answer().await;
+    assert_eq!(
+        (answer.status, answer.header("sec-websocket-protocol")),
+        (101, Some("v5.channel.k8s.io")),
+        "cluster:W1"
+    );
+    world.assert_sent_as(&["alice"]).await;
+}
+
+#[tokio::test]
+async fn logs_are_followed_and_containers_attached_to() {
+    let tekton = Tekton::get().await;
+    let world = World::start().await;
+    let pod = pod(world.api, &world.namespace).await;
+    let kubectl = world.kubectl("alice");
+    for (arguments, websocket) in
+        [(["logs", "-f", &pod], true), (["attach", "-q", &pod], true), (["attach", "-q", &pod], false)]
+    {
+        let mut child = over(&kubectl, websocket, &arguments).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        if arguments[0] == "logs" {
+            assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some(LOGGED));
+        }
+        // Attaching shows what is logged from then on, and nothing tells when that begins: it is logged until it shows.
+        let line = unique();
+        within(async {
+            loop {
+                tekton.log(&line);
+                let next = tokio::time::timeout(Duration::from_millis(300), lines.next_line()).await;
+                if next.is_ok_and(|next| next.unwrap().expect("it goes on") == line) {
+                    return;
+                }
+            }
+        })
+        .await;
+        child.kill().await.unwrap();
+    }
+    world.event(|event| event["objectRef"]["subresource"] == "log" && event["stage"] == "ResponseComplete").await;
+    world.assert_sent_as(&["alice"]).await;
+}

@@ -1,0 +1,360 @@
+//! The rows of the attack table again (`tests/it/kubernetes`), judged by what the API server's audit log says who asked.
+//! Doorward has a client certificate here by which the API server would believe `X-Remote-User`, so whatever passes counts.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+use super::world::{GROUP, World};
+use crate::{
+    fixture::bearer,
+    harness::{Raw, h2, now, within},
+};
+
+/// Sent, as Alice; any other is the status of a refusal, and nothing is sent.
+const CLEAN: u16 = 200;
+
+/// What is asked where a case does not say otherwise.
+fn read(world: &World) -> String {
+    format!("/api/v1/namespaces/{}/configmaps", world.namespace)
+}
+
+/// Asserts that just so many requests reached the API server and that all of them were Alice's. One more is sent, since
+/// what was sent before it is in the log before it.
+async fn assert_only(world: &World, sent: usize, row: &str) {
+    let last = format!("GET {}/last", read(world));
+    assert_eq!(world.alice(&last, &[], b"").await.status, 404, "{row}");
+    world.event(|event| event["objectRef"]["name"] == "last").await;
+    let events = world.audit();
+    let complete = events.iter().filter(|event| event["stage"] == "ResponseComplete");
+    let asked: Vec<String> = complete.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect();
+    assert_eq!(asked.len(), sent + 1, "{row}: {asked:#?}");
+    // Nothing came with an identity of the client's own, or with none.
+    let namespace = &world.namespace;
+    for event in world.api.audit(namespace) {
+        let account = format!("system:serviceaccount:{namespace}:doorward");
+        assert_eq!(event["user"]["username"], account.as_str(), "{row}: {event:#}");
+        assert_eq!(event["sourceIPs"], json!(["127.0.0.1"]), "{row}: {event:#}");
+    }
+    world.assert_sent_as(&["alice"]).await;
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_identity_is_not_believed() {
+    let world = World::start().await;
+    let cases: &[(&str, &[&str], u16)] = &[
+        ("cluster:A1", &["Impersonate-Group: system:masters"], 403),
+        ("cluster:A2", &["Impersonate-Uid: 0"], 403),
+        ("cluster:A3", &["imPerSoNaTE-uSer: root"], 403),
+        ("cluster:A3", &["IMPERSONATE-GROUP: x"], 403),
+        ("cluster:A4", &["Impersonate-Doesnotexist: x"], 403),
+        ("cluster:A4", &["Impersonate: x"], 403),
+        ("cluster:A4", &["Impersonate-Extra-: x"], 403),
+        ("cluster:A5", &["Impersonate_User: root"], 403),
+        ("cluster:A5", &["X_Remote_User: root"], CLEAN),
+        ("cluster:A6", &["Impersonate-User: root", "Impersonate-User: alice"], 403),
+        ("cluster:A7", &["Impersonate-User: alice"], 403),
+        ("cluster:H1", &["Connection: Impersonate-User"], CLEAN),
+        ("cluster:H1", &["Connection: close, Impersonate-Group"], CLEAN),
+        ("cluster:H1", &["Connection: keep-alive, Authorization"], CLEAN),
+        ("cluster:H2", &["Connection: ", "Connection: Impersonate-User"], CLEAN),
+        ("cluster:H3", &["Connection: impersonate-user, impersonate-group, authorization, audit-id"], CLEAN),
+        ("cluster:H3", &["Connection: Impersonate-User", "Impersonate-User: root"], 403),
+        ("cluster:H4", &["Connection: close, X-Forwarded-For, Audit-ID", "Audit-ID: mine"], CLEAN),
+        ("cluster:X1", &["X-Remote-User: system:admin"], CLEAN),
+        ("cluster:X1", &["X-Remote-User: root", "X-Remote-Group: system:masters", "X-Remote-Uid: 0"], CLEAN),
+        ("cluster:X1", &["X-Remote-User: root", "X-Remote-Extra-Foo: x", "Connection: Authorization"], CLEAN),
+        ("cluster:X3", &["X-Forwarded-Uri: /healthz", "X-Original-Url: /healthz", "X-Rewrite-Url: /"], CLEAN),
+        ("cluster:X4", &["X-Forwarded-For: 1.2.3.4", "X-Real-Ip: 1.2.3.4", "Forwarded: for=1.2.3.4"], CLEAN),
+        ("cluster:N1", &["Impersonate-User: bob"], 403),
+        ("cluster:N2", &["Impersonate-User: system:serviceaccount:ns:sa"], 403),
+        ("cluster:N3", &["Impersonate-User: bob", "Impersonate-Uid: 1"], 403),
+        ("cluster:N4", &["Impersonate-User: bob", "Impersonate-Extra-acme.com%2Fproject: p"], 403),
+        ("cluster:N5", &["Impersonate-User: bob", "Impersonate-Extra-doorward.dev%2Fclient: x"], 403),
+        ("cluster:N6", &["Impersonate-User: bob", "Impersonate-Group: system:masters"], 403),
+        ("cluster:N7", &["Impersonate-User: alice", "Impersonate-Group: system:masters"], 403),
+        ("cluster:N9", &["Impersonate-User: alice", "Impersonate-Group: admins"], 403),
+    ];
+    for (row, more, expected) in cases {
+        let answer = world.alice(&format!("GET {}", read(&world)), more, b"").await;
+        assert_eq!(answer.status, *expected, "{row} {more:?}: {}", answer.text());
+    }
+    assert_only(&world, cases.iter().filter(|case| case.2 == CLEAN).count(), "identities").await;
+}
+
+#[tokio::test]
+async fn a_person_is_certain_or_nothing_is_sent() {
+    let named = |yaml: String| yaml.replace("username: '{sub}'", "username: '{claim:/name}'");
+    let world = World::with(named).await;
+    let with = |more: Value| {
+        let mut claims = world.issuer.claims("7", &["dev"]);
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        bearer(&world.issuer.sign(&claims))
+    };
+    let alice = |groups: &[&str]| with(json!({"name": "alice", "groups": groups}));
+    let mut expired = world.issuer.claims("7", &["dev"]);
+    expired.as_object_mut().unwrap().extend([("name".into(), "alice".into()), ("exp".into(), (now() - 900).into())]);
+    let one = alice(&["dev"]);
+    let cases: Vec<(&str, Vec<String>, u16)> = vec![
+        ("cluster:E1", vec![with(json!({}))], 403),
+        ("cluster:E1", vec![with(json!({"name": ""}))], 403),
+        ("cluster:E1", vec![with(json!({"name": " "}))], 403),
+        ("cluster:E1", vec![alice(&[])], 403),
+        ("cluster:E1", vec![alice(&[""])], 403),
+        ("cluster:E2", vec!["Authorization: Bearer ".into()], 401),
+        ("cluster:E2", vec!["Authorization: Bearer".into()], 401),
+        ("cluster:E2", vec![one.replace("Bearer ", "Bearer  ")], 401),
+        ("cluster:E2", vec![], 401),
+        ("cluster:E3", vec![one.clone(), one.clone()], 400),
+        ("cluster:S1", vec![with(json!({"name": "system:serviceaccount:kube-system:x"}))], 403),
+        ("cluster:S1", vec![with(json!({"name": "system:authenticated"}))], 403),
+        ("cluster:S1", vec![alice(&["dev", "system:masters"])], 403),
+        ("cluster:S2", vec![alice(&["system:authenticated", "dev"])], CLEAN),
+        ("cluster:S3", vec![alice(&["dev", "systemx:y"])], CLEAN),
+        ("cluster:S3", vec![alice(&["dev", "System:masters"])], 403),
+        ("cluster:S3", vec![alice(&["dev", "system:masters\t"])], 403),
+        ("cluster:S3", vec![with(json!({"name": "alice\t"}))], 403),
+        ("cluster:N8", vec![alice(&["other"])], 403),
+        ("cluster:C1", vec![bearer("garbage")], 401),
+        ("cluster:C1", vec![bearer(&world.issuer.sign(&expired))], 401),
+        ("cluster:C1", vec![one], CLEAN),
+    ];
+    for (row, lines, expected) in &cases {
+        let line = format!("GET {} HTTP/1.1", read(&world));
+        let mut all = vec![line.as_str(), "Host: localhost"];
+        all.extend(lines.iter().map(String::as_str));
+        let answer = world.doorward.send(&all, b"").await;
+        assert_eq!(answer.status, *expected, "{row} {lines:?}: {}", answer.text());
+        assert!(answer.status == CLEAN || answer.json()["kind"] == "Status", "{row}");
+    }
+    let line = format!("GET {} HTTP/1.1", read(&world));
+    let token = alice(&["dev"]);
+    let sent = cases.iter().filter(|case| case.2 == CLEAN).count();
+    let last = format!("GET {}/last HTTP/1.1", read(&world));
+    assert_eq!(world.doorward.send(&[&line, "Host: localhost", &token], b"").await.status, 200);
+    assert_eq!(world.doorward.send(&[&last, "Host: localhost", &token], b"").await.status, 404);
+    world.event(|event| event["objectRef"]["name"] == "last").await;
+    assert_eq!(world.audit().len(), sent + 2);
+    world.assert_sent_as(&["alice"]).await;
+}
+
+#[tokio::test]
+async fn what_doorward_decided_is_what_the_api_server_did() {
+    let few = |yaml: String| {
+        let rules = "rules:
+  - id: read
+    on: {routes: [api], kubernetes: {verbs: [get, list], resources: [configmaps]}}
+    who: {groups: [dev]}
+    do: allow
+  - id: one
+    on: {routes: [api], kubernetes: {verbs: [list], resources: [pods], names: [mine]}}
+    who: {groups: [dev]}
+    do: allow
+  - id: delete
+    on: {routes: [api], kubernetes: {verbs: [delete], resources: [pods]}}
+    who: {groups: [dev]}
+    do: allow
+";
+        let at = yaml.find("rules:").unwrap();
+        let end = yaml.find("store:").unwrap();
+        format!("{}{rules}{}", &yaml[..at], &yaml[end..])
+    };
+    let world = World::with(few).await;
+    let core = format!("/api/v1/namespaces/{}", world.namespace);
+    // What must come of it, and the verb that the API server's log says.
+    let cases: &[(&str, &str, &str, u16, &str)] = &[
+        ("cluster:P1", "GET", "//api/v1/secrets", 400, ""),
+        ("cluster:P1", "GET", "{core}//configmaps", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps/../secrets", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps/%2e%2e/secrets", 400, ""),
+        ("cluster:P1", "GET", "{core}%2Fconfigmaps", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps;x", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps%00", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps?limit=1", 200, "list"),
+        ("cluster:P2", "GET", "/api/v1/watch/namespaces/{ns}/configmaps", 403, ""),
+        ("cluster:P2", "GET", "/api/v1/proxy/namespaces/{ns}/configmaps/x", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?watch=1", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?watch=t", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?watch", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?watch=true&watch=false", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?limit=x&watch=1", 403, ""),
+        ("cluster:P3", "GET", "{core}/configmaps?watch=false&watch=true", 200, "list"),
+        ("cluster:P3", "GET", "{core}/configmaps?watch=0", 200, "list"),
+        ("cluster:P4", "GET", "{core}/pods?fieldSelector=metadata.name=other", 403, ""),
+        ("cluster:P4", "GET", "{core}/pods", 403, ""),
+        ("cluster:P4", "GET", "{core}/pods?fieldSelector=metadata.name=mine", 200, "list"),
+        ("cluster:P5", "DELETE", "{core}/pods", 403, ""),
+        ("cluster:P5", "DELETE", "{core}/pods/none", 404, "delete"),
+        ("cluster:P5", "BREW", "{core}/configmaps", 403, ""),
+        ("cluster:P6", "GET", "{core}/services/x:80/proxy/secret", 403, ""),
+        ("cluster:P6", "GET", "/api/v1/nodes/n/proxy/exec/ns/pod/c", 403, ""),
+        (
+            "cluster:C4",
+            "GET",
+            "{core}/pods?fieldSelector=metadata.name%3Dmine&fieldSelector=metadata.name%3Dx",
+            400,
+            "",
+        ),
+        ("cluster:C4", "GET", "{core}/configmaps?Namespace=a&namespace=b", 400, ""),
+    ];
+    let mut verbs = Vec::new();
+    for (row, method, path, expected, verb) in cases {
+        let path = path.replace("{core}", &core).replace("{ns}", &world.namespace);
+        let answer = world.alice(&format!("{method} {path}"), &[], b"").await;
+        assert_eq!(answer.status, *expected, "{row} {path}: {}", answer.text());
+        if !verb.is_empty() {
+            verbs.push(*verb);
+        }
+    }
+    assert_only(&world, verbs.len(), "paths").await;
+    verbs.push("get");
+    let did: Vec<String> = world.audit().iter().filter_map(|event| event["verb"].as_str().map(str::to_owned)).collect();
+    assert_eq!(did, verbs);
+}
+
+#[tokio::test]
+async fn bytes_that_can_be_read_in_two_ways_reach_nobody() {
+    let world = World::start().await;
+    let (path, token) = (read(&world), world.developer("alice"));
+    let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (headers, body) in [
+        ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: xchunked\r\n\r\n", "0\r\n\r\n"),
+        ("Content-Length: 4\r\nContent-Length: 5\r\n\r\n", "abcd"),
+        ("Content-Length : 4\r\n\r\n", "abcd"),
+        ("X-Folded: a\r\n b\r\n\r\n", ""),
+        ("Name : v\r\n\r\n", ""),
+    ] {
+        let mut raw = world.doorward.raw().await;
+        raw.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n{headers}{body}{smuggled}")).await;
+        let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+        assert!(rest.starts_with("HTTP/1.1 400"), "cluster:R1 {headers:?}: {rest}");
+        assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "cluster:R1 {headers:?}: {rest}");
+    }
+    let token = token.replace("Authorization: ", "");
+    let fields = |path: &str, more: &[(&str, &str)]| -> Vec<(String, String)> {
+        let first = [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", path),
+            ("authorization", &token),
+        ];
+        first.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    for (row, fields) in [
+        ("cluster:A3", fields(&path, &[("impersonate-user", "root")])),
+        ("cluster:H5", fields(&path, &[("connection", "impersonate-user")])),
+        ("cluster:H5", fields(&path, &[("te", "gzip")])),
+        ("cluster:H5", fields(&path, &[("transfer-encoding", "chunked")])),
+        ("cluster:R2", fields(&format!("{path} x"), &[])),
+        ("cluster:R2", fields(&format!("{path}\r\nx: y"), &[])),
+        ("cluster:R2", fields(&path, &[("x-value", "a\rb")])),
+        ("cluster:R2", fields(&path, &[("host", "other.test")])),
+    ] {
+        let answer = h2::ask(world.doorward.address("public"), &fields).await;
+        assert_ne!(answer, h2::Outcome::Ok, "{row} {fields:?}");
+    }
+    assert_eq!(h2::ask(world.doorward.address("public"), &fields(&path, &[])).await, h2::Outcome::Ok, "the twin");
+    h2::flood(world.doorward.address("public"), 1000, &path, "localhost").await;
+    assert_only(&world, 1, "cluster:R4").await;
+}
+
+#[tokio::test]
+async fn an_identity_belongs_to_a_request() {
+    let world = World::start().await;
+    let mut raw = Raw::connect(world.doorward.address("public")).await;
+    for (marker, subject) in [("one", "alice"), ("two", "bob"), ("three", "alice")] {
+        let token = world.developer(subject);
+        raw.send(format!("GET {}/{marker} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n\r\n", read(&world))).await;
+        assert_eq!(raw.answer().await.status, 404, "cluster:R3");
+        let event = world.event(|event| event["objectRef"]["name"] == marker).await;
+        assert_eq!(event["impersonatedUser"]["username"], subject, "cluster:R3");
+        assert_eq!(event["impersonatedUser"]["groups"], json!([GROUP, "system:authenticated"]), "cluster:R3");
+    }
+    world.assert_sent_as(&["alice", "bob"]).await;
+}
+
+#[tokio::test]
+async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed() {
+    let world = World::start().await;
+    let exec = format!("/api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
+    let key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    let with = |first: &[&'static str]| [first, &key].concat();
+    let cases = [
+        ("cluster:U3", vec!["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]),
+        ("cluster:U3", vec!["Connection: Upgrade", "Upgrade: TLS/1.0"]),
+        ("cluster:U4", with(&["Connection: Upgrade", "Upgrade: websocket", "Content-Length: 5"])),
+        ("cluster:U5", with(&["Connection: xupgrade", "Upgrade: websocket"])),
+        ("cluster:U5", with(&["Connection: Upgrade"])),
+    ];
+    for (row, more) in &cases {
+        assert_eq!(world.alice(&format!("GET {exec}"), more, b"").await.status, 400, "{row} {more:?}");
+    }
+    let token = world.issuer.token("alice", &["dev"]);
+    let protocol = format!("base64url.bearer.authorization.k8s.io.{}", BASE64URL.encode(&token));
+    let upgrade = with(&["Connection: Upgrade", "Upgrade: websocket"]).join("\r\n");
+    let websocket = |path: &str, protocols: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\nSec-WebSocket-Protocol: {protocols}\r\n\r\n")
+    };
+    for (row, protocols) in [
+        ("cluster:W2", protocol.clone()),
+        ("cluster:W3", format!("{protocol}, {protocol}, v5.channel.k8s.io")),
+        ("cluster:W3", "base64url.bearer.authorization.k8s.io.!!!, v5.channel.k8s.io".to_owned()),
+    ] {
+        let mut raw = world.doorward.raw().await;
+        raw.send(websocket(&exec, &protocols)).await;
+        assert_eq!(raw.answer().await.status, 401, "{row}");
+    }
+    let line = format!("Sec-WebSocket-Protocol: {protocol}, v5.channel.k8s.io");
+    let get = format!("GET {} HTTP/1.1", read(&world));
+    assert_eq!(world.doorward.send(&[&get, "Host: localhost", &line], b"").await.status, 401, "cluster:W4");
+
+    // The pod is not there: the API server refuses the upgrade, and what follows on the socket goes nowhere.
+    let mut raw = world.doorward.raw().await;
+    let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    raw.send(websocket(&exec, &format!("{protocol}, v5.channel.k8s.io")) + smuggled).await;
+    let answer = raw.answer().await;
+    assert_eq!(answer.status, 404, "cluster:U1: {}", answer.text());
+    raw.send(smuggled).await;
+    assert!(raw.rest().await.is_empty(), "cluster:U1");
+    assert_only(&world, 1, "cluster:U1").await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_token_that_opened_it_and_with_its_revocation() {
+    let world = World::start().await;
+    let watch = format!("{}?watch=true", read(&world));
+    let open = async |token: &str| {
+        let mut raw = world.doorward.raw().await;
+        let token = bearer(token);
+        raw.send(format!("GET {watch} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}\r\n\r\n")).await;
+        let head = String::from_utf8_lossy(&raw.some().await).into_owned();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        raw
+    };
+    let ended = async |count: usize, row: &str| {
+        within(async {
+            let of_watch = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseComplete";
+            while world.audit().iter().filter(of_watch).count() < count {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        println!("{row}: the API server saw the end");
+    };
+    let mut claims = world.issuer.claims("alice", &["dev"]);
+    claims["exp"] = json!(now() + 5);
+    let mut short = open(&world.issuer.sign(&claims)).await;
+    let mut long = open(&world.issuer.token("alice", &["dev"])).await;
+    let rest = short.rest().await;
+    assert!(rest.ends_with(b"0\r\n\r\n"), "cluster:T1 {}", String::from_utf8_lossy(&rest));
+    ended(1, "cluster:T1").await;
+
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--subject", "alice", "--issuer", "a", "--why", "a test"]).await;
+    assert_eq!(code, Some(0), "cluster:T2 {said}");
+    assert!(long.rest().await.ends_with(b"0\r\n\r\n"), "cluster:T2");
+    ended(2, "cluster:T2").await;
+    assert_eq!(world.alice(&format!("GET {}", read(&world)), &[], b"").await.status, 401, "cluster:T2");
+    world.assert_sent_as(&["alice"]).await;
+}

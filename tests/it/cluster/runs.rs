@@ -1,0 +1,92 @@
+//! Runs that people start and end through Doorward, with the real controller behind it.
+
+use serde_json::{Value, json};
+
+use super::{
+    tekton::{Tekton, pipeline_run},
+    world::World,
+};
+use crate::harness::within;
+
+/// Alice and Bob may start runs, Alice alone may end them, and nobody may change anything else of one.
+fn rules(yaml: &str) -> String {
+    yaml.replace(
+        "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
+        "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
+  - {id: start, on: {routes: [api], run: {does: [create]}}, who: {groups: [dev]}, do: allow}
+  - {id: end, on: {routes: [api], run: {does: [cancel]}}, who: {subjects: [alice]}, do: allow}
+",
+    )
+}
+
+/// The annotations of an object that say who asked.
+fn ours(object: &Value) -> Value {
+    let annotations = object["metadata"]["annotations"].as_object().unwrap();
+    annotations
+        .iter()
+        .filter(|(name, _)| name.starts_with("doorward.dev/"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_run_through_doorward_runs_to_its_end_and_says_who_asked_for_it() {
+    Tekton::get().await;
+    let world = World::with(|yaml| rules(&yaml)).await;
+    let bob = world.kubectl("bob");
+    let forged = json!({"doorward.dev/requested-by": "root", "doorward.dev/approved": "yes", "team": "a"});
+    bob.write("run.json", &pipeline_run("one", &forged).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    bob.run(&["wait", "--for=condition=Succeeded", "pipelinerun/one", "--timeout=90s"]).await;
+
+    let event = world.event(|event| event["verb"] == "create" && event["objectRef"]["name"] == "one").await;
+    assert_eq!(event["impersonatedUser"]["username"], "bob");
+    let expected = json!({
+        "doorward.dev/requested-by": "bob",
+        "doorward.dev/issuer": "a",
+        "doorward.dev/subject": "bob",
+        "doorward.dev/kind": "human",
+        "doorward.dev/client": "tests",
+        "doorward.dev/rule": "start",
+        "doorward.dev/request-id": event["auditID"],
+    });
+    let tekton = format!("/apis/tekton.dev/v1/namespaces/{}", world.namespace);
+    let run = world.api.read(&format!("{tekton}/pipelineruns/one")).await;
+    assert_eq!(ours(&run), expected);
+    assert_eq!(run["metadata"]["annotations"]["team"], "a");
+    // The controller hands them on to what it makes of the run.
+    let tasks = world.api.read(&format!("{tekton}/taskruns")).await;
+    assert_eq!(ours(&tasks["items"][0]), expected);
+    let pods = world.api.read(&format!("/api/v1/namespaces/{}/pods", world.namespace)).await;
+    assert_eq!(ours(&pods["items"][0]), expected);
+    world.assert_sent_as(&["bob"]).await;
+}
+
+#[tokio::test]
+async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
+    Tekton::get().await;
+    let world = World::with(|yaml| rules(&yaml)).await;
+    let (alice, bob) = (world.kubectl("alice"), world.kubectl("bob"));
+    bob.write("run.json", &pipeline_run("held", &json!({"hold": "yes"})).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/held", world.namespace);
+    within(async {
+        while world.api.read(&path).await["status"]["conditions"][0]["reason"] != "Running" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let patch = |patch: &'static str| ["patch", "pipelinerun", "held", "--type=merge", "-p", patch];
+    let cancel = patch(r#"{"spec": {"status": "Cancelled"}}"#);
+    assert!(bob.fails(&cancel).await.contains("Forbidden"));
+    let forge = patch(r#"{"metadata": {"annotations": {"doorward.dev/requested-by": "carol"}}}"#);
+    for kubectl in [&alice, &bob] {
+        assert!(kubectl.fails(&forge).await.contains("Forbidden"));
+    }
+    alice.run(&cancel).await;
+    alice.run(&["wait", "--for=condition=Succeeded=False", "pipelinerun/held", "--timeout=90s"]).await;
+    let run = world.api.read(&path).await;
+    assert_eq!(run["status"]["conditions"][0]["reason"], "Cancelled");
+    assert_eq!(run["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
+    world.assert_sent_as(&["alice", "bob"]).await;
+}
