@@ -158,8 +158,13 @@ impl ApiServer {
         self.try_ask(method, path, body).await.unwrap()
     }
 
+    /// A connection to it, for HTTP/1.1.
+    pub async fn connect(&self) -> io::Result<Raw> {
+        Ok(Raw::over(connect_tls(self.address, &self.authority.client(&[], None), "127.0.0.1").await?))
+    }
+
     async fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
-        let stream = connect_tls(self.address, &self.authority.client(&[], None), "127.0.0.1").await?;
+        let mut raw = self.connect().await?;
         let line = format!("{method} {path} HTTP/1.1");
         let token = format!("Authorization: Bearer {}", self.admin_token);
         let kind = match method {
@@ -167,7 +172,6 @@ impl ApiServer {
             _ => "Content-Type: application/json",
         };
         let lines = [line.as_str(), "Host: 127.0.0.1", "Connection: close", kind, &token];
-        let mut raw = Raw::over(stream);
         raw.send(request(&lines, body.map(Value::to_string).unwrap_or_default().as_bytes())).await;
         Ok(raw.answer().await)
     }
@@ -215,6 +219,7 @@ impl ApiServer {
         let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name});
         let binding = json!({"metadata": metadata, "roleRef": role, "subjects": [subject]});
         self.create(&format!("{path}/rolebindings"), &binding).await;
+        self.is_allowed(namespace, subject, &rules[0]).await;
     }
 
     /// The same in the whole cluster. The name must be of the test alone.
@@ -225,6 +230,36 @@ impl ApiServer {
         let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
         let binding = json!({"metadata": metadata, "roleRef": role, "subjects": [subject]});
         self.create(&format!("{path}/clusterrolebindings"), &binding).await;
+        self.is_allowed("", subject, &rules[0]).await;
+    }
+
+    /// Waits until a rule holds: its authorizer watches roles and bindings, and learns of them a little later.
+    async fn is_allowed(&self, namespace: &str, subject: &Value, rule: &Value) {
+        let (resource, subresource) = {
+            let all = rule["resources"][0].as_str().unwrap();
+            all.split_once('/').unwrap_or((all, ""))
+        };
+        let name = subject["name"].as_str().unwrap();
+        let (user, group) = match subject["kind"].as_str().unwrap() {
+            "Group" => ("somebody".to_owned(), name),
+            _ => (format!("system:serviceaccount:{}:{name}", subject["namespace"].as_str().unwrap()), "nobody"),
+        };
+        let attributes = json!({
+            "namespace": namespace,
+            "verb": rule["verbs"][0],
+            "group": rule["apiGroups"][0],
+            "resource": resource,
+            "subresource": subresource,
+            "name": rule["resourceNames"][0],
+        });
+        let review = json!({"spec": {"user": user, "groups": [group], "resourceAttributes": attributes}});
+        within(async {
+            let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+            while self.create(path, &review).await["status"]["allowed"] != true {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 
     /// The events of its audit log in which this text occurs, in the order in which requests ended.

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{
@@ -35,17 +34,7 @@ impl Listener {
         })
         .await;
         let (api, namespace) = (world.api, world.namespace.as_str());
-        let interceptor = format!("https://localhost:{}/interceptor", world.doorward.address("secure").port());
-        api.create(
-            "/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors",
-            &json!({
-                "apiVersion": "triggers.tekton.dev/v1alpha1",
-                "kind": "ClusterInterceptor",
-                "metadata": {"name": namespace, "labels": {"server/type": "https"}},
-                "spec": {"clientConfig": {"url": interceptor, "caBundle": BASE64_STANDARD.encode(world.authority.pem())}},
-            }),
-        )
-        .await;
+        api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
         let triggers = format!("/apis/triggers.tekton.dev/v1beta1/namespaces/{namespace}");
         let of = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "triggers.tekton.dev/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         let params = json!([
@@ -147,6 +136,22 @@ impl Listener {
         let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", self.world.namespace);
         self.world.api.read(&path).await["items"].as_array().unwrap().clone()
     }
+}
+
+/// What `doorward interceptor` prints, under a name of the test. There are no Services here, so it leads to the address.
+fn interceptor(world: &World) -> Value {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["interceptor", "--ca"])
+        .arg(world.doorward.dir().join("ca.pem"))
+        .output()
+        .unwrap();
+    let mut object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    object["metadata"]["name"] = json!(world.namespace);
+    let client = object["spec"]["clientConfig"].as_object_mut().unwrap();
+    let service = client.remove("service").unwrap();
+    let port = world.doorward.address("secure").port();
+    client.insert("url".to_owned(), json!(format!("https://localhost:{port}/{}", service["path"].as_str().unwrap())));
+    object
 }
 
 fn body(commit: &str) -> String {

@@ -5,7 +5,9 @@
 
 mod api_server;
 mod deliveries;
+mod impersonation;
 mod kubectl;
+mod load;
 mod pods;
 mod programs;
 mod rows;

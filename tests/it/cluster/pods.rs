@@ -3,6 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -134,4 +135,67 @@ async fn logs_are_followed_and_containers_attached_to() {
     }
     world.event(|event| event["objectRef"]["subresource"] == "log" && event["stage"] == "ResponseComplete").await;
     world.assert_sent_as(&["alice"]).await;
+}
+
+#[tokio::test]
+async fn a_person_who_is_shut_out_loses_all_streams_at_once() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let pod = pod(world.api, &world.namespace).await;
+    let (alice, bob) = (world.kubectl("alice"), world.kubectl("bob"));
+    let commands: [&[&str]; 4] = [
+        &["exec", "-i", &pod, "--", "cat"],
+        &["attach", "-q", &pod],
+        &["logs", "-f", &pod],
+        &["port-forward", &pod, ":80", "--address", "127.0.0.1"],
+    ];
+    let begun = async |who: &str, subresource: &str| {
+        let has_begun = |event: &Value| {
+            event["stage"] == "ResponseStarted"
+                && event["objectRef"]["subresource"] == subresource
+                && event["impersonatedUser"]["username"] == who
+        };
+        world.event(has_begun).await;
+    };
+    let mut running = Vec::new();
+    for websocket in [true, false] {
+        for arguments in commands {
+            running.push(over(&alice, websocket, arguments).stdin(Stdio::piped()).spawn().unwrap());
+        }
+    }
+    let mut twin = over(&bob, true, commands[0]).stdin(Stdio::piped()).spawn().unwrap();
+    for subresource in ["exec", "attach", "log", "portforward"] {
+        begun("alice", subresource).await;
+    }
+    begun("bob", "exec").await;
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--subject", "alice", "--issuer", "a", "--why", "a test"]).await;
+    assert_eq!(code, Some(0), "cluster:T2 {said}");
+    for mut child in running {
+        within(child.wait()).await.unwrap();
+    }
+    let mut lines = BufReader::new(twin.stdout.take().unwrap()).lines();
+    twin.stdin.as_mut().unwrap().write_all(b"still here\n").await.unwrap();
+    assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some("still here"), "cluster:T2 the twin");
+    assert!(alice.fails(&["get", "pods"]).await.contains("revoked"), "cluster:T2");
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_pass_and_leave_nothing_behind() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let pod = pod(world.api, &world.namespace).await;
+    let kubectl = world.kubectl("alice");
+    let there = kubectl.write("there", "");
+    let mut bytes = vec![0_u8; 100 << 20];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    std::fs::write(&there, &bytes).unwrap();
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        output(&kubectl, true, &["cp", &format!("{pod}:{}", there.display()), "copy"]).await;
+        assert!(std::fs::read(there.with_file_name("copy")).unwrap() == bytes);
+        used.push(world.doorward.memory());
+    }
+    assert!(used[2] <= used[0] + 8, "{used:?} MiB after each copy");
+    world.doorward.stays_below(100, "a copy of 100 MiB");
 }

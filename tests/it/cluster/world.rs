@@ -37,12 +37,21 @@ impl World {
 
     /// `change` edits the configuration. `{ns}` in it is the namespace.
     pub async fn with(change: impl FnOnce(String) -> String) -> Self {
+        Self::begin(change, &impersonation()).await
+    }
+
+    /// With these rights of Doorward's own account.
+    pub async fn with_rights(rights: &Value) -> Self {
+        Self::begin(|yaml| yaml, rights).await
+    }
+
+    async fn begin(change: impl FnOnce(String) -> String, own: &Value) -> Self {
         let api = ApiServer::get().await;
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let namespace = api.namespace().await;
         api.account(&namespace, "doorward").await;
         let account = json!({"kind": "ServiceAccount", "namespace": namespace, "name": "doorward"});
-        api.allow_everywhere(&format!("{namespace}-doorward"), &account, &impersonation()).await;
+        api.allow_everywhere(&format!("{namespace}-doorward"), &account, own).await;
         let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
         api.allow(&namespace, "dev", &group, &rights()).await;
 

@@ -266,6 +266,13 @@ impl Doorward {
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
     }
 
+    /// The memory that is its own share at this moment, in MiB: `Pss` of proc(5).
+    pub fn memory(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+    }
+
     /// Asserts that its memory has never been above a ceiling, in MiB.
     pub fn stays_below(&self, ceiling: u64, attack: &str) {
         let peak = self.peak_memory().expect("it runs");
