@@ -46,7 +46,7 @@ impl IssuerFacts {
             repositories: match issuer.preset {
                 Some(raw::Preset::GithubActions) => Some(("github", "repository_id")),
                 Some(raw::Preset::GitlabCi) => Some(("gitlab", "project_id")),
-                Some(raw::Preset::Kubernetes) | None => None,
+                _ => None,
             },
             service_accounts: issuer.preset == Some(raw::Preset::Kubernetes),
         }

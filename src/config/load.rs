@@ -120,7 +120,7 @@ fn load_once<T>(
     if folder {
         draft.note_unlisted(&base, &path, &resolver);
     }
-    let (raw, mended) = match draft.assemble(&main, &settings) {
+    let (mut raw, mended) = match draft.assemble(&main, &settings) {
         Ok(assembled) => assembled,
         Err(message) => {
             draft.findings.push(Finding::error(None, message));
@@ -128,6 +128,7 @@ fn load_once<T>(
         }
     };
 
+    raw.issuers.iter_mut().for_each(crate::issuers::name_issuer);
     resolve::check(&raw, &mended, &mut resolver);
     let checked = resolver.report.problems().len();
     let result = components(&raw, &mut resolver);

@@ -55,6 +55,10 @@ pub struct AccessTokenChecks {
     pub required_claims: Box<[(ClaimPath, Vec<Value>)]>,
     pub skew: Duration,
     pub max_lifetime: Duration,
+    /// Another text by which the issuer names itself in its tokens.
+    pub other_issuer: Option<&'static str>,
+    /// Its access tokens have no `aud` and are for whoever they were issued to (Cognito): the client stands for it.
+    pub client_is_audience: bool,
 }
 
 /// What is asked of an ID token, besides what is asked of every token of the issuer.
@@ -159,6 +163,7 @@ impl AccessTokenChecks {
             Some(Value::String(azp)) if azp == checks.client_id => {}
             other => return Err(wrong("azp", other, "our client id")),
         }
+        self.check_required(claims)?;
         if let Some(nonce) = checks.nonce {
             let equal = claims.get("nonce").and_then(Value::as_str).is_some_and(|came| same(came, nonce));
             if !equal {
@@ -243,7 +248,7 @@ impl AccessTokenChecks {
         now: Timestamp,
     ) -> Result<Registered, TokenError> {
         match claims.get("iss") {
-            Some(Value::String(issuer)) if **issuer == *self.issuer => {}
+            Some(Value::String(issuer)) if **issuer == *self.issuer || Some(&**issuer) == self.other_issuer => {}
             other => {
                 return Err(TokenError::IssuerUnknown {
                     came: Quoted::json(other),
@@ -260,7 +265,12 @@ impl AccessTokenChecks {
             return Err(TokenError::Lifetime { came: lifetime, limit: self.max_lifetime });
         }
         check_sender_constraint(claims)?;
-        let audiences = audiences(claims)?.ok_or_else(|| TokenError::Audience {
+        let client = || {
+            let text = |name: &str| claims.get(name).and_then(Value::as_str);
+            let is_access_token = self.client_is_audience && text("token_use") == Some("access");
+            text("client_id").filter(|_| is_access_token).map(|client| vec![client.into()])
+        };
+        let audiences = audiences(claims)?.or_else(client).ok_or_else(|| TokenError::Audience {
             came: Quoted::json(None),
             expected: self.audiences.iter().map(ToString::to_string).collect(),
         })?;

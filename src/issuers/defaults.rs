@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::client_auth::default_method;
+use super::{
+    client_auth::default_method,
+    presets::{self, LoginQuirks, TokenQuirks},
+};
 use crate::config::{
     raw::{self, Algorithm, ClientCredentials, Kind, Preset},
     values::Span,
@@ -15,7 +18,7 @@ pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
 pub(super) const INTROSPECTION_CACHE: Span = Span::from_secs(30);
 pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
 pub(super) const TOKEN_REVIEW_CACHE: Span = Span::from_secs(10);
-pub(super) const GROUPS: &str = "groups";
+const GROUPS: &[&str] = &["groups"];
 
 /// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
 /// any application, so only listed clients count.
@@ -32,24 +35,23 @@ pub(super) struct Defaults {
     pub algorithms: &'static [Algorithm],
     pub token_types: &'static [&'static str],
     pub username: &'static str,
+    /// Where groups may stand; the first that is there counts.
+    pub groups: &'static [&'static str],
     pub kind: Option<Kind>,
     pub max_lifetime: Duration,
 }
 
 impl Defaults {
     pub fn of(preset: Option<Preset>) -> Self {
+        if let Some(TokenQuirks { algorithms, token_types, groups, username }) = preset.and_then(TokenQuirks::of) {
+            return Self { algorithms, token_types, username, groups, kind: None, max_lifetime: DAY };
+        }
         match preset {
-            None => Self {
-                algorithms: &[Algorithm::RS256, Algorithm::ES256],
-                token_types: &["at+jwt", "application/at+jwt"],
-                username: "{issuer}#{sub}",
-                kind: None,
-                max_lifetime: DAY,
-            },
             Some(Preset::GithubActions | Preset::GitlabCi) => Self {
                 algorithms: &[Algorithm::RS256],
                 token_types: &["JWT"],
                 username: "{issuer}#{sub}",
+                groups: GROUPS,
                 kind: Some(Kind::Workload),
                 max_lifetime: DAY,
             },
@@ -58,8 +60,17 @@ impl Defaults {
                 algorithms: &[Algorithm::RS256, Algorithm::ES256],
                 token_types: &["", "JWT"],
                 username: "{issuer}#{service_account}",
+                groups: GROUPS,
                 kind: Some(Kind::Workload),
                 max_lifetime: Duration::from_secs(3_600),
+            },
+            _ => Self {
+                algorithms: &[Algorithm::RS256, Algorithm::ES256],
+                token_types: &["at+jwt", "application/at+jwt"],
+                username: "{issuer}#{sub}",
+                groups: GROUPS,
+                kind: None,
+                max_lifetime: DAY,
             },
         }
     }
@@ -67,6 +78,22 @@ impl Defaults {
 
 pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'static str)> {
     SHARED_AUDIENCES.into_iter().find(|(shared, _)| raw.audiences.iter().any(|audience| audience == shared))
+}
+
+/// Names the issuer of an entry that leaves that to its preset. At Google, which has one issuer for everybody, a tenant
+/// is a Workspace domain: its accounts alone are let in, and they are what is asked for.
+pub fn name_issuer(raw: &mut raw::Issuer) {
+    if let (Some(Preset::Google), Some(domain)) = (raw.preset, &raw.tenant) {
+        raw.required_claims.entry("hd".to_owned()).or_insert_with(|| vec![domain.as_str().into()]);
+        if let Some(login) = &mut raw.login {
+            login.domain_hint.get_or_insert_with(|| domain.clone());
+        }
+    }
+    if raw.issuer.is_empty()
+        && let Some(identifier) = raw.preset.and_then(|preset| presets::identifier(preset, raw.tenant.as_deref()))
+    {
+        raw.issuer = identifier;
+    }
 }
 
 /// Writes into an entry what holds where it says nothing, for who wants to read it.
@@ -79,7 +106,10 @@ pub fn fill(raw: &mut raw::Issuer) {
     raw.kind = raw.kind.or(defaults.kind);
     raw.clock_skew.get_or_insert(CLOCK_SKEW);
     raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
-    raw.claims.groups.get_or_insert_with(|| GROUPS.to_owned());
+    // Where there are several places, no one setting says the same.
+    if let [only] = defaults.groups {
+        raw.claims.groups.get_or_insert_with(|| (*only).to_owned());
+    }
     raw.keys.max_stale.get_or_insert(MAX_STALE);
     if let Some(introspection) = &mut raw.introspection {
         introspection.cache.get_or_insert(INTROSPECTION_CACHE);
@@ -88,6 +118,10 @@ pub fn fill(raw: &mut raw::Issuer) {
     }
     if let Some(login) = &mut raw.login {
         fill_client(&mut login.client);
+        login.label.get_or_insert_with(|| raw.name.clone());
+        if login.scopes.is_empty() {
+            login.scopes = LoginQuirks::of(raw.preset).scopes.iter().map(|&scope| scope.to_owned()).collect();
+        }
     }
     if let Some(review) = &mut raw.token_review {
         review.cache.get_or_insert(TOKEN_REVIEW_CACHE);

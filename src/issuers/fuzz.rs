@@ -52,6 +52,8 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     required_claims: [].into(),
     skew: Duration::from_secs(30),
     max_lifetime: Duration::from_secs(86_400),
+    other_issuer: None,
+    client_is_audience: false,
 });
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {

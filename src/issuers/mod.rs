@@ -33,6 +33,7 @@ mod keys;
 mod logout_token;
 mod lookup;
 mod metrics;
+pub mod presets;
 mod principal;
 mod resolve;
 mod signature;
@@ -59,7 +60,7 @@ pub use self::{
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
-    defaults::fill as fill_defaults,
+    defaults::{fill as fill_defaults, name_issuer},
     discovery::{Metadata, secure_url},
     issuer::Issuer,
     jwt::Unverified,

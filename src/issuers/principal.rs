@@ -32,8 +32,8 @@ pub struct Mapping {
     pub kind: Option<Kind>,
     pub clients: HashMap<Box<str>, Option<Kind>>,
     pub listed_clients_only: bool,
-    pub groups: ClaimPath,
-    /// The first that is present counts; so for `client`.
+    /// The first that is present counts; so for `scopes` and `client`.
+    pub groups: Box<[ClaimPath]>,
     pub scopes: Box<[ClaimPath]>,
     pub client: Box<[ClaimPath]>,
 }
@@ -71,7 +71,7 @@ impl Mapping {
         };
         Ok(Principal {
             issuer: Arc::clone(&self.name),
-            kind: self.kind(&subject, client.as_deref(), actor.is_some()),
+            kind: self.kind(&subject, client.as_deref(), actor.is_some(), scheme),
             username: username.into(),
             scheme,
             groups: self.groups(&claims)?,
@@ -118,29 +118,43 @@ impl Mapping {
         })
     }
 
-    /// Client settings, then issuer settings; what nothing tells is an agent. A token with an actor is an agent's, and
-    /// so is one whose subject is its own client (client credentials, RFC 9068 section 2.2): neither is ever human.
-    fn kind(&self, subject: &str, client: Option<&str>, acting: bool) -> Kind {
+    /// Client settings, then issuer settings; then who logs in with a browser is human, and all else is an agent. A token
+    /// with an actor is an agent's, and so is one whose subject is its own client (client credentials, RFC 9068
+    /// section 2.2): neither is ever human.
+    fn kind(&self, subject: &str, client: Option<&str>, acting: bool, scheme: Scheme) -> Kind {
         let of_client = client.and_then(|client| self.clients.get(client).copied().flatten());
-        let kind = of_client.or(self.kind).unwrap_or(Kind::Agent);
+        let of_scheme = if scheme == Scheme::Session { Kind::Human } else { Kind::Agent };
+        let kind = of_client.or(self.kind).unwrap_or(of_scheme);
         let machine = acting || (of_client.is_none() && client == Some(subject));
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }
 
     fn groups(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, Rejection> {
-        let overage = claims
-            .get("_claim_names")
-            .is_some_and(|names| names.get(self.groups.claim()).is_some() || !names.is_object());
+        let overage = claims.get("_claim_names").is_some_and(|names| {
+            !names.is_object() || self.groups.iter().any(|path| names.get(path.claim()).is_some())
+        });
         if overage {
             return Err(Rejection::new(
                 Reason::IdentityRefused,
                 "The token says that its groups are elsewhere (too many for a token), and they cannot be looked up.",
             )
-            .fix("Have the issuer put only the groups that matter here into the token."));
+            .fix(match self.preset {
+                Some(Preset::Entra) => {
+                    "In Entra ID, have the application's tokens carry the groups assigned to the application, or app roles \
+                     with `claims.groups: roles`."
+                }
+                _ => "Have the issuer put only the groups that matter here into the token.",
+            }));
         }
-        let groups = match self.groups.find(claims) {
+        let keys: Vec<Value>;
+        let groups = match self.groups.iter().find_map(|path| path.find(claims)) {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(groups)) if groups.len() <= MAX_ENTRIES => groups,
+            // The values say in which organisations a role is held.
+            Some(Value::Object(roles)) if self.preset == Some(Preset::Zitadel) && roles.len() <= MAX_ENTRIES => {
+                keys = roles.keys().map(|role| Value::from(role.as_str())).collect();
+                &keys
+            }
             other => return Err(wrong("groups", other, "a list of at most 1000 texts").into()),
         };
         let mut names = Vec::with_capacity(groups.len());
@@ -191,7 +205,6 @@ impl Mapping {
             other => Err(wrong(name, other, "a number as text")),
         };
         match self.preset {
-            None => Ok(None),
             Some(Preset::GithubActions) => repository("github", "repository_id"),
             Some(Preset::GitlabCi) => repository("gitlab", "project_id"),
             Some(Preset::Kubernetes) => {
@@ -207,6 +220,7 @@ impl Mapping {
                     }),
                 }
             }
+            _ => Ok(None),
         }
     }
 }

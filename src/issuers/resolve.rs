@@ -16,6 +16,7 @@ use super::{
     key_cache::{KeyCache, KeySettings},
     lookup::Lookup,
     metrics::OutcomeLabels,
+    presets,
     principal::Mapping,
     signed_answer::SignedAnswers,
     token_review::{TokenReview, TokenReviewSettings},
@@ -112,9 +113,7 @@ impl Builder<'_> {
         if name.is_empty() {
             self.error("name", "the name is empty");
         }
-        if let Err(why) = secure_url(&raw.issuer) {
-            self.error("issuer", format!("`{}` {why}", raw.issuer));
-        }
+        self.check_identifier();
         self.check_audiences();
         self.check_customers();
         let mapping = self.mapping(&defaults, &name, &identifier);
@@ -136,6 +135,36 @@ impl Builder<'_> {
 
     fn warning(&mut self, key: &str, message: impl Into<String>) -> &mut crate::config::report::Problem {
         self.resolver.report.warning(&self.at.key(key), message)
+    }
+
+    fn check_identifier(&mut self) {
+        let raw = self.raw;
+        if raw.issuer.is_empty() {
+            let help = match raw.preset {
+                Some(Preset::Entra | Preset::Auth0 | Preset::Okta | Preset::Zitadel) => "write `tenant`, or `issuer`",
+                Some(Preset::Cognito) => "write `tenant` with the id of the pool (`REGION_ID`), or `issuer`",
+                _ => "write what stands in the `iss` of its tokens",
+            };
+            self.error("issuer", "the issuer is not named").help(help);
+            return;
+        }
+        match secure_url(&raw.issuer) {
+            Err(why) => _ = self.error("issuer", format!("`{}` {why}", raw.issuer)),
+            Ok(url) => {
+                let misfit = raw.preset.and_then(|preset| presets::misfit(preset, &url, !raw.audiences.is_empty()));
+                if let Some((why, help)) = misfit {
+                    self.error("issuer", format!("`{}`: {why}", raw.issuer)).help(help);
+                }
+            }
+        }
+        let of_tenant = raw.preset.and_then(|preset| presets::identifier(preset, raw.tenant.as_deref()));
+        if raw.tenant.is_some() && of_tenant.as_ref() != Some(&raw.issuer) {
+            let message = match of_tenant {
+                Some(_) => "`tenant` and `issuer` are both there, and say different things",
+                None => "no issuer is known from this `tenant` and `preset`",
+            };
+            self.error("tenant", message).help("write `issuer` alone");
+        }
     }
 
     fn check_audiences(&mut self) {
@@ -216,6 +245,8 @@ impl Builder<'_> {
             required_claims: required_claims.into(),
             skew,
             max_lifetime,
+            other_issuer: presets::other_identifier(raw.preset),
+            client_is_audience: raw.preset == Some(Preset::Cognito),
         }
     }
 
@@ -225,7 +256,7 @@ impl Builder<'_> {
         let template = raw.username.as_deref().unwrap_or(defaults.username);
         let username = UsernameTemplate::parse(template, identifier, kubernetes);
         let username = username.map_err(|why| _ = self.error("username", why)).ok();
-        if username.as_ref().is_some_and(|username| !username.is_stable()) {
+        if raw.username.is_some() && username.as_ref().is_some_and(|username| !username.is_stable()) {
             self.warning(
                 "username",
                 format!("`{template}` is made of a claim that can pass from one person to another"),
@@ -241,7 +272,7 @@ impl Builder<'_> {
         if raw.listed_clients_only && raw.clients.is_empty() {
             self.warning("clients", "only listed clients are accepted, and none is listed");
         }
-        let groups = self.path("groups", raw.claims.groups.as_deref(), &[defaults::GROUPS]);
+        let groups = self.path("groups", raw.claims.groups.as_deref(), defaults.groups);
         let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
         let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
         Some(Mapping {
@@ -251,15 +282,15 @@ impl Builder<'_> {
             kind: raw.kind.or(defaults.kind),
             clients,
             listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
-            groups: groups.into_iter().next()?,
+            groups: groups.into(),
             scopes: scopes.into(),
             client: client.into(),
         })
     }
 
-    fn path(&mut self, key: &str, written: Option<&str>, defaults: &[&'static str]) -> Vec<ClaimPath> {
+    fn path(&mut self, key: &str, written: Option<&str>, defaults: &[&str]) -> Vec<ClaimPath> {
         match written.map(ClaimPath::parse) {
-            None => defaults.iter().map(|name| ClaimPath::name(name)).collect(),
+            None => defaults.iter().filter_map(|path| ClaimPath::parse(path).ok()).collect(),
             Some(Ok(path)) => vec![path],
             Some(Err(why)) => {
                 let at = self.at.key("claims").key(key);

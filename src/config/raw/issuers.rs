@@ -11,11 +11,17 @@ use crate::config::values::{SecretSource, Span};
 pub struct Issuer {
     /// The name by which rules, grants and routes speak of this issuer.
     pub name: String,
-    /// The issuer identifier, compared byte for byte with the `iss` claim.
+    /// The issuer identifier, compared byte for byte with the `iss` claim. The presets `google` and `github_actions`
+    /// know it, others from `tenant`.
+    #[serde(default)]
     pub issuer: String,
     /// Defaults for a known kind of issuer; what is set here beside it wins.
     #[serde(default)]
     pub preset: Option<Preset>,
+    /// In place of `issuer`: the directory (tenant) id for `entra`, the id of the pool for `cognito`, the domain for
+    /// `auth0`, `okta` and `zitadel`. For `google` the Workspace domain whose accounts may sign in.
+    #[serde(default)]
+    pub tenant: Option<String>,
     /// Values of `aud` that mean us. At least one must be in the token.
     #[serde(default)]
     pub audiences: Vec<String>,
@@ -77,6 +83,24 @@ pub enum Preset {
     GitlabCi,
     /// Projected service-account tokens of a Kubernetes cluster.
     Kubernetes,
+    /// Okta.
+    Okta,
+    /// Microsoft Entra ID, one tenant.
+    Entra,
+    /// A user pool of Amazon Cognito.
+    Cognito,
+    /// Google accounts. `tenant` names your Workspace domain, or `required_claims` people by `sub`.
+    Google,
+    /// A realm of Keycloak.
+    Keycloak,
+    /// A tenant of Auth0.
+    Auth0,
+    /// Dex.
+    Dex,
+    /// An instance of Zitadel.
+    Zitadel,
+    /// An environment of PingOne, or PingFederate.
+    Ping,
 }
 
 /// A signature algorithm of RFC 7518.
@@ -203,9 +227,39 @@ pub enum ClientAuthMethod {
 pub struct Login {
     /// Who we are at the provider. Its redirect address is `https://HOST/oauth2/callback`, for each browser host.
     pub client: ClientCredentials,
-    /// Scopes that the login requests. `openid` is always among them.
+    /// What people read where they choose between several providers. Default: the name of the issuer.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Scopes that the login requests. `openid` is always among them. Default: those of the preset.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// What the provider asks even of somebody who is signed in there.
+    #[serde(default)]
+    pub prompt: Option<Prompt>,
+    /// Whom the provider should expect: a user name or a part of one, as it understands it.
+    #[serde(default)]
+    pub login_hint: Option<String>,
+    /// The organisation whose people sign in, for providers that take it: `domain_hint`, or `hd` at Google.
+    #[serde(default)]
+    pub domain_hint: Option<String>,
+    /// How strong the authentication must be: one of these values of `acr`. A login that was weaker is refused.
+    #[serde(default)]
+    pub acr_values: Vec<String>,
+    /// How long ago the person may have authenticated at the provider. A login that is older is refused.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+}
+
+/// What a provider asks of somebody who is signed in there (OpenID Connect Core 1.0 section 3.1.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prompt {
+    /// To authenticate again.
+    Login,
+    /// To consent again.
+    Consent,
+    /// Which of their accounts they want to use.
+    SelectAccount,
 }
 
 /// How the key set of an issuer is fetched and kept.

@@ -9,4 +9,5 @@ mod introspection;
 mod key_cache;
 mod kubernetes;
 mod logout_tokens;
+mod presets;
 mod principals;

@@ -1,0 +1,204 @@
+//! What is known of the providers where people log in, so that an entry needs no more than issuer, client and secret.
+//! `docs/providers.md` tells the same to who writes one.
+
+use url::Url;
+
+use crate::config::raw::{Algorithm, Preset};
+
+/// How a provider differs from what the specifications say, as far as that concerns a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginQuirks {
+    /// Scopes that are requested where the entry names none.
+    pub scopes: &'static [&'static str],
+    /// Further parameters of the authorization request.
+    pub parameters: &'static [(&'static str, &'static str)],
+    /// What the parameter is called that names the person's organisation.
+    pub domain_hint: &'static str,
+    pub logout: Logout,
+}
+
+/// How a browser ends its session at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logout {
+    /// OpenID Connect RP-Initiated Logout 1.0.
+    RpInitiated,
+    /// `logout_uri` in place of `post_logout_redirect_uri`, at `/logout` beside the authorization endpoint's folder.
+    Cognito,
+    /// The same as the first where discovery names an endpoint; tenants that do not announce it have `/v2/logout`.
+    Auth0,
+}
+
+impl LoginQuirks {
+    pub const fn of(preset: Option<Preset>) -> Self {
+        let usual = Self { scopes: &[], parameters: &[], domain_hint: "domain_hint", logout: Logout::RpInitiated };
+        match preset {
+            None | Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes) => usual,
+            Some(Preset::Okta | Preset::Dex) => {
+                Self { scopes: &["profile", "email", "groups", "offline_access"], ..usual }
+            }
+            Some(Preset::Entra | Preset::Keycloak) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
+            Some(Preset::Auth0) => {
+                Self { scopes: &["profile", "email", "offline_access"], logout: Logout::Auth0, ..usual }
+            }
+            Some(Preset::Cognito) => Self { scopes: &["profile", "email"], logout: Logout::Cognito, ..usual },
+            // No scope gives a refresh token here, a parameter does.
+            Some(Preset::Google) => Self {
+                scopes: &["profile", "email"],
+                parameters: &[("access_type", "offline")],
+                domain_hint: "hd",
+                ..usual
+            },
+            Some(Preset::Zitadel) => {
+                Self { scopes: &["profile", "email", "offline_access", "urn:zitadel:iam:org:project:roles"], ..usual }
+            }
+            // Whether there is a refresh token is a setting of the application.
+            Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
+        }
+    }
+}
+
+/// How a provider writes tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenQuirks {
+    pub algorithms: &'static [Algorithm],
+    /// `typ` of access tokens; `""` stands for none.
+    pub token_types: &'static [&'static str],
+    /// Where groups may stand; the first that is there counts.
+    pub groups: &'static [&'static str],
+    pub username: &'static str,
+}
+
+impl TokenQuirks {
+    /// `None` for what is no provider of a login.
+    pub fn of(preset: Preset) -> Option<Self> {
+        let usual = Self {
+            algorithms: &[Algorithm::RS256],
+            token_types: &["at+jwt", "application/at+jwt"],
+            groups: &["groups"],
+            username: "{issuer}#{sub}",
+        };
+        const JWT: &[&str] = &["JWT", "at+jwt", "application/at+jwt"];
+        const ANY: &[&str] = &["", "JWT", "at+jwt", "application/at+jwt"];
+        const NONE: &[&str] = &["", "at+jwt", "application/at+jwt"];
+        Some(match preset {
+            Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes => return None,
+            Preset::Okta | Preset::Dex => Self { token_types: NONE, ..usual },
+            // `sub` differs from application to application; `oid` is the person in the whole tenant.
+            Preset::Entra => Self { token_types: &["JWT"], username: "{issuer}#{claim:/oid}", ..usual },
+            Preset::Cognito => Self { token_types: &[""], groups: &["cognito:groups"], ..usual },
+            Preset::Google => usual,
+            Preset::Keycloak => Self { token_types: JWT, groups: &["groups", "/realm_access/roles"], ..usual },
+            Preset::Auth0 => Self { token_types: JWT, ..usual },
+            Preset::Zitadel => Self {
+                token_types: JWT,
+                // Roles are the names of an object's members here.
+                groups: &["groups", "urn:zitadel:iam:org:project:roles"],
+                ..usual
+            },
+            Preset::Ping => Self { token_types: ANY, ..usual },
+        })
+    }
+}
+
+/// The issuer of an entry that names a preset and a tenant, or a preset alone.
+pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
+    match (preset, tenant) {
+        (Preset::Google, _) => Some("https://accounts.google.com".to_owned()),
+        (Preset::GithubActions, None) => Some("https://token.actions.githubusercontent.com".to_owned()),
+        (Preset::Entra, Some(tenant)) => Some(format!("https://login.microsoftonline.com/{tenant}/v2.0")),
+        // The issuer of an Auth0 tenant ends with a slash, and tokens are compared byte for byte.
+        (Preset::Auth0, Some(tenant)) => Some(format!("https://{tenant}/")),
+        (Preset::Okta | Preset::Zitadel, Some(tenant)) => Some(format!("https://{tenant}")),
+        // The id of a pool begins with its region (`eu-central-1_Ab12`).
+        (Preset::Cognito, Some(pool)) => {
+            let (region, _) = pool.split_once('_')?;
+            Some(format!("https://cognito-idp.{region}.amazonaws.com/{pool}"))
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with an issuer of this kind, and what to write instead.
+pub(super) fn misfit(preset: Preset, issuer: &Url, has_audiences: bool) -> Option<(String, &'static str)> {
+    let host = issuer.host_str().unwrap_or_default();
+    let path = issuer.path();
+    match preset {
+        Preset::Entra if ["/common/", "/organizations/", "/consumers/"].iter().any(|all| path.starts_with(all)) => {
+            Some((
+                "it stands for all tenants of Entra ID, whose tokens name their own tenant as the issuer".to_owned(),
+                "write one entry for each tenant that may sign in, with `tenant` and the same client; \
+                 with several, people are offered the choice",
+            ))
+        }
+        Preset::Entra if host == "login.microsoftonline.com" && !path.ends_with("/v2.0") => Some((
+            "it is not the issuer of a v2.0 endpoint".to_owned(),
+            "write `tenant`, or `https://login.microsoftonline.com/TENANT/v2.0`",
+        )),
+        Preset::Auth0 if !path.ends_with('/') => {
+            Some(("the issuer of an Auth0 tenant ends with a slash".to_owned(), "add the slash, or write `tenant`"))
+        }
+        Preset::Okta
+            if has_audiences
+                && !path.starts_with("/oauth2/")
+                && ["okta.com", "oktapreview.com", "okta-emea.com"].iter().any(|domain| host.ends_with(domain)) =>
+        {
+            Some((
+                "access tokens of the organisation's own server are for Okta alone to verify".to_owned(),
+                "for bearer tokens use a custom authorization server (`https://ORG/oauth2/default`); for logins alone \
+                 take `audiences` away",
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Another text by which a provider names itself in `iss`.
+pub(super) fn other_identifier(preset: Option<Preset>) -> Option<&'static str> {
+    (preset == Some(Preset::Google)).then_some("accounts.google.com")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_name_issuers() {
+        for (preset, tenant, issuer) in [
+            (Preset::Entra, Some("8f1c"), Some("https://login.microsoftonline.com/8f1c/v2.0")),
+            (Preset::Auth0, Some("acme.eu.auth0.com"), Some("https://acme.eu.auth0.com/")),
+            (Preset::Okta, Some("acme.okta.com"), Some("https://acme.okta.com")),
+            (Preset::Google, None, Some("https://accounts.google.com")),
+            (Preset::Google, Some("acme.example"), Some("https://accounts.google.com")),
+            (Preset::Zitadel, Some("acme.zitadel.cloud"), Some("https://acme.zitadel.cloud")),
+            (
+                Preset::Cognito,
+                Some("eu-central-1_Ab12"),
+                Some("https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_Ab12"),
+            ),
+            (Preset::Cognito, Some("Ab12"), None),
+            (Preset::Keycloak, Some("acme"), None),
+            (Preset::Entra, None, None),
+        ] {
+            assert_eq!(identifier(preset, tenant).as_deref(), issuer, "{preset:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_told() {
+        for (preset, issuer, audiences, fits) in [
+            (Preset::Entra, "https://login.microsoftonline.com/8f1c/v2.0", true, true),
+            (Preset::Entra, "https://login.microsoftonline.com/common/v2.0", true, false),
+            (Preset::Entra, "https://login.microsoftonline.com/organizations/v2.0", false, false),
+            (Preset::Entra, "https://login.microsoftonline.com/8f1c", false, false),
+            (Preset::Auth0, "https://acme.auth0.com/", true, true),
+            (Preset::Auth0, "https://acme.auth0.com/login", true, false),
+            (Preset::Okta, "https://acme.okta.com", false, true),
+            (Preset::Okta, "https://acme.okta.com", true, false),
+            (Preset::Okta, "https://acme.okta.com/oauth2/default", true, true),
+            (Preset::Okta, "https://id.acme.example", true, true),
+        ] {
+            let found = misfit(preset, &Url::parse(issuer).unwrap(), audiences);
+            assert_eq!(found.is_none(), fits, "{preset:?} {issuer}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Each provider as it writes tokens (`oauth` section 14), and for each a twin that must not pass.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::{Facts, IdTokenChecks, Issuers, name_issuer, testing::*};
+use crate::{
+    authn::{CredentialId, Kind, Principal, Scheme},
+    clock::Timestamp,
+    config::{raw, resolver::Resolver},
+    error::{Reason, Rejection},
+};
+
+const CLIENT: &str = "door";
+
+/// A provider of one kind, with its own keys.
+struct Fixture {
+    issuer: String,
+    issuers: Issuers,
+    accepts: super::super::Accepts,
+}
+
+impl Fixture {
+    async fn new(settings: Value) -> Self {
+        let context = context();
+        let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
+        // The issuer of Auth0 ends with a slash, and the scripted document does not know.
+        let slash = if settings["preset"] == "auth0" { "/" } else { "" };
+        let issuer = format!("{}{slash}", provider.url);
+        let entry = json!({"name": "main", "issuer": issuer, "audiences": ["doorward"],
+            "keys": {"url": format!("{}/jwks", provider.url)}});
+        let (issuers, accepts) = ready(&json!({"issuers": [changed(entry, &settings)]}), &context).await;
+        Self { issuer, issuers, accepts }
+    }
+
+    fn sign(&self, typ: Option<&str>, basis: Value, changes: &Value) -> String {
+        let header = changed(json!({"alg": "RS256", "kid": "rsa"}), &json!({"typ": typ}));
+        RSA.token(&header.to_string(), &changed(changed(basis, &json!({"iss": self.issuer})), changes).to_string())
+    }
+
+    /// Who logs in with this ID token.
+    async fn login(&self, changes: Value) -> Result<Principal, Rejection> {
+        let basis = json!({"aud": CLIENT, "sub": "alice", "nonce": "n", "iat": START, "exp": START + 300});
+        let token = self.sign(None, basis, &changes);
+        let checks = IdTokenChecks {
+            client_id: CLIENT,
+            nonce: Some("n"),
+            max_age: None,
+            acr_values: &[],
+            access_token: None,
+            fresh: true,
+        };
+        let issuer = self.issuers.get("main").unwrap();
+        let verified = issuer.verify_id_token(&token, &checks, Timestamp::from_secs(START)).await?;
+        issuer.principal(Facts {
+            subject: Arc::clone(&verified.checked.subject),
+            claims: verified.claims,
+            expires: verified.checked.expires,
+            scheme: Scheme::Session,
+            scopes: Some(Vec::new()),
+            credential: CredentialId::Session("s".into()),
+        })
+    }
+
+    /// Who comes with this access token.
+    async fn bearer(&self, typ: Option<&str>, changes: Value) -> Result<Arc<Principal>, Rejection> {
+        let basis = json!({"aud": "doorward", "sub": "alice", "iat": START, "exp": START + 300});
+        self.issuers.authenticate(&self.sign(typ, basis, &changes), &self.accepts, &nothing).await
+    }
+}
+
+fn groups(principal: &Principal) -> Vec<&str> {
+    principal.groups.iter().map(|group| &**group).collect()
+}
+
+fn reason<T: std::fmt::Debug>(result: Result<T, Rejection>) -> Reason {
+    result.expect_err("it passed").reason()
+}
+
+#[tokio::test]
+async fn okta_writes_no_type_and_scopes_as_a_list() {
+    let at = Fixture::new(json!({"preset": "okta"})).await;
+    let alice = at.login(json!({"groups": ["dev"]})).await.unwrap();
+    assert_eq!((groups(&alice), alice.kind), (vec!["dev"], Kind::Human));
+    let bearer = at.bearer(None, json!({"scp": ["run", "read all"], "cid": "cli"})).await.unwrap();
+    assert_eq!(bearer.scopes, ["run", "read all"].map(Arc::<str>::from));
+    assert_eq!((bearer.client.as_deref(), bearer.kind), (Some("cli"), Kind::Agent), "nobody says that it is a person");
+    // The twins: an ID token of another application, and one that is brought as a bearer token.
+    assert_eq!(reason(at.login(json!({"aud": "other"})).await), Reason::AudienceMismatch);
+    assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
+}
+
+#[tokio::test]
+async fn entra_names_people_by_oid_and_may_leave_their_groups_out() {
+    let at = Fixture::new(json!({"preset": "entra"})).await;
+    let claims = json!({"oid": "0b-1", "tid": "t-1", "groups": ["7f3c"], "preferred_username": "alice@acme.example"});
+    let alice = at.login(claims.clone()).await.unwrap();
+    assert_eq!((&*alice.username, groups(&alice)), (&*format!("{}#0b-1", at.issuer), vec!["7f3c"]));
+    // In another application the same person has another `sub`; to Kubernetes it is the same person.
+    let bearer = at.bearer(Some("JWT"), json!({"oid": "0b-1", "sub": "pairwise", "scp": "run", "azp": "cli"})).await;
+    assert_eq!(bearer.unwrap().username, alice.username);
+    let overage = json!({"groups": null, "_claim_names": {"groups": "src1"},
+        "_claim_sources": {"src1": {"endpoint": "https://graph.windows.net/x/getMemberObjects"}}});
+    let refused = at.login(changed(claims.clone(), &overage)).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::IdentityRefused, "as if somebody had no groups");
+    assert!(refused.fix_text().unwrap().contains("Entra ID"), "{refused}");
+    assert_eq!(reason(at.login(changed(claims, &json!({"oid": null}))).await), Reason::IdentityRefused);
+}
+
+#[tokio::test]
+async fn cognito_has_no_audience_but_a_client_and_says_what_a_token_is_for() {
+    let at = Fixture::new(json!({"preset": "cognito", "audiences": [CLIENT]})).await;
+    let alice = at.login(json!({"token_use": "id", "cognito:groups": ["dev"]})).await.unwrap();
+    assert_eq!(groups(&alice), ["dev"]);
+    let access = json!({"aud": null, "token_use": "access", "client_id": CLIENT, "cognito:groups": ["dev"]});
+    assert_eq!(groups(&at.bearer(None, access.clone()).await.unwrap()), ["dev"]);
+    for (twin, change, expected) in [
+        ("an ID token", json!({"token_use": "id"}), Reason::TokenInvalid),
+        ("for nobody", json!({"token_use": null}), Reason::AudienceMismatch),
+        ("another client's", json!({"client_id": "other"}), Reason::AudienceMismatch),
+        ("another audience", json!({"aud": "other"}), Reason::AudienceMismatch),
+    ] {
+        assert_eq!(reason(at.bearer(None, changed(access.clone(), &change)).await), expected, "{twin}");
+    }
+}
+
+#[tokio::test]
+async fn google_has_two_names_and_everybody_as_a_customer() {
+    let at = Fixture::new(json!({"preset": "google", "required_claims": {"hd": ["acme.example"]}})).await;
+    let claims =
+        json!({"iss": "accounts.google.com", "hd": "acme.example", "email": "a@acme.example", "email_verified": true});
+    let alice = at.login(claims.clone()).await.unwrap();
+    assert_eq!((groups(&alice), alice.email.as_deref()), (vec![], Some("a@acme.example")));
+    assert!(at.login(changed(claims.clone(), &json!({"iss": at.issuer}))).await.is_ok());
+    for (twin, change, expected) in [
+        ("any account", json!({"hd": null}), Reason::TokenInvalid),
+        ("another organisation", json!({"hd": "evil.example"}), Reason::TokenInvalid),
+        ("almost the name", json!({"iss": "accounts.google.com.evil.example"}), Reason::IssuerUnknown),
+    ] {
+        assert_eq!(reason(at.login(changed(claims.clone(), &change)).await), expected, "{twin}");
+    }
+    // No other preset has the second name.
+    let other = Fixture::new(json!({"preset": "dex"})).await;
+    assert_eq!(reason(other.login(json!({"iss": "accounts.google.com"})).await), Reason::IssuerUnknown);
+}
+
+#[tokio::test]
+async fn keycloak_nests_roles_and_says_in_the_payload_what_a_token_is() {
+    let at = Fixture::new(json!({"preset": "keycloak"})).await;
+    let roles = json!({"realm_access": {"roles": ["dev", "uma_authorization"]}});
+    let alice = at.login(changed(json!({"typ": "ID", "azp": CLIENT}), &roles)).await.unwrap();
+    assert_eq!(groups(&alice), ["dev", "uma_authorization"]);
+    let both = at.login(changed(json!({"groups": ["/acme/dev"]}), &roles)).await.unwrap();
+    assert_eq!(groups(&both), ["/acme/dev"], "a mapper's groups come first");
+    assert!(at.bearer(Some("JWT"), changed(json!({"typ": "Bearer", "azp": "cli"}), &roles)).await.is_ok());
+    for kind in ["ID", "Refresh", "Offline", "Logout"] {
+        assert_eq!(reason(at.bearer(Some("JWT"), json!({"typ": kind})).await), Reason::TokenInvalid, "{kind}");
+    }
+    assert_eq!(reason(at.login(json!({"azp": "other"})).await), Reason::TokenInvalid);
+}
+
+#[tokio::test]
+async fn auth0_ends_its_issuer_with_a_slash_and_names_claims_by_addresses() {
+    let at = Fixture::new(json!({"preset": "auth0", "claims": {"groups": "https://acme.example/roles"}})).await;
+    assert!(at.issuer.ends_with('/'));
+    let alice = at.login(json!({"https://acme.example/roles": ["dev"]})).await.unwrap();
+    assert_eq!(groups(&alice), ["dev"]);
+    let both = json!(["doorward", format!("{}userinfo", at.issuer)]);
+    assert!(at.bearer(Some("JWT"), json!({"aud": both, "azp": "cli"})).await.is_ok());
+    assert_eq!(reason(at.login(json!({"iss": at.issuer.trim_end_matches('/')})).await), Reason::IssuerUnknown);
+    assert_eq!(reason(at.bearer(Some("JWT"), json!({"aud": "userinfo"})).await), Reason::AudienceMismatch);
+}
+
+#[tokio::test]
+async fn dex_writes_access_tokens_like_id_tokens() {
+    let at = Fixture::new(json!({"preset": "dex"})).await;
+    let subject = "CiQwOGE4Njg0Yi1kYjg4LTRiNzMtOTBhOS0zY2QxNjYxZjU0NjYSBWxvY2Fs";
+    let alice = at.login(json!({"sub": subject, "groups": ["dev"]})).await.unwrap();
+    assert_eq!((&*alice.subject, groups(&alice)), (subject, vec!["dev"]));
+    assert!(at.bearer(None, json!({"groups": ["dev"], "azp": "cli"})).await.is_ok());
+    assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
+    assert_eq!(reason(at.bearer(None, json!({"aud": CLIENT})).await), Reason::AudienceMismatch);
+}
+
+#[tokio::test]
+async fn zitadel_writes_roles_as_the_names_of_members() {
+    let at = Fixture::new(json!({"preset": "zitadel"})).await;
+    let claim = "urn:zitadel:iam:org:project:roles";
+    let roles = json!({"dev": {"2713": "acme.example"}, "release": {"2713": "acme.example", "9": "b.example"}});
+    assert_eq!(groups(&at.login(json!({ (claim): roles })).await.unwrap()), ["dev", "release"]);
+    assert_eq!(reason(at.login(json!({ (claim): "dev" })).await), Reason::TokenInvalid);
+    assert_eq!(reason(at.login(json!({ (claim): {"system:masters": {}} })).await), Reason::IdentityRefused);
+    // Elsewhere an object is no list of groups.
+    let other = Fixture::new(json!({"preset": "keycloak"})).await;
+    assert_eq!(reason(other.login(json!({"groups": roles})).await), Reason::TokenInvalid);
+}
+
+#[tokio::test]
+async fn ping_changes_the_type_of_its_tokens() {
+    let at = Fixture::new(json!({"preset": "ping"})).await;
+    assert_eq!(at.login(json!({"groups": ["dev"]})).await.unwrap().kind, Kind::Human);
+    for typ in [None, Some("JWT"), Some("at+jwt")] {
+        assert!(at.bearer(typ, json!({"client_id": "cli"})).await.is_ok(), "{typ:?}");
+    }
+    assert_eq!(reason(at.bearer(Some("logout+jwt"), json!({})).await), Reason::TokenInvalid);
+    assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
+}
+
+/// Nothing but these is to be written: where, who we are, and what proves it.
+#[tokio::test]
+async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s").unwrap();
+    let problems = |entry: Value| {
+        let mut raw: raw::Issuer = serde_json::from_value(changed(
+            json!({"name": "main", "login": {"client": {"id": "door", "secret": {"file": secret.path()}}}}),
+            &entry,
+        ))
+        .unwrap();
+        name_issuer(&mut raw);
+        let root = raw::Root { issuers: vec![raw], ..serde_json::from_value(json!({})).unwrap() };
+        let mut resolver = Resolver::new(std::path::Path::new("/"));
+        Issuers::resolve(&root, &mut resolver, None, &context());
+        resolver
+            .report
+            .problems()
+            .iter()
+            .map(|problem| format!("{} {}", problem.at, problem.message))
+            .collect::<Vec<_>>()
+    };
+    for entry in [
+        json!({"preset": "okta", "tenant": "acme.okta.com"}),
+        json!({"preset": "entra", "tenant": "8f1c"}),
+        json!({"preset": "cognito", "tenant": "eu-central-1_Ab12"}),
+        json!({"preset": "google", "tenant": "acme.example"}),
+        json!({"preset": "keycloak", "issuer": "https://id.acme.example/realms/acme"}),
+        json!({"preset": "auth0", "tenant": "acme.eu.auth0.com"}),
+        json!({"preset": "dex", "issuer": "https://dex.acme.example"}),
+        json!({"preset": "zitadel", "tenant": "acme.zitadel.cloud"}),
+        json!({"preset": "ping", "issuer": "https://auth.pingone.eu/8f1c/as"}),
+    ] {
+        assert_eq!(problems(entry.clone()), Vec::<String>::new(), "{entry}");
+    }
+    for (entry, place) in [
+        (json!({"preset": "entra"}), "issuer"),
+        (json!({"preset": "cognito", "tenant": "Ab12"}), "issuer"),
+        (json!({"preset": "google"}), "required_claims"),
+        (json!({"preset": "dex", "tenant": "acme", "issuer": "https://dex.acme.example"}), "tenant"),
+        (json!({"preset": "entra", "tenant": "8f1c", "issuer": "https://sts.windows.net/8f1c/"}), "tenant"),
+    ] {
+        let found = problems(entry.clone());
+        assert!(found.iter().any(|problem| problem.starts_with(&format!("/issuers/0/{place}"))), "{entry}: {found:?}");
+    }
+}
+
+/// Values that `required_claims` asks for are asked of ID tokens too, or everybody with an account could log in.
+#[tokio::test]
+async fn required_claims_are_required_of_logins() {
+    let at = Fixture::new(json!({"required_claims": {"/org/id": [7]}})).await;
+    assert!(at.login(json!({"org": {"id": 7}})).await.is_ok());
+    assert_eq!(reason(at.login(json!({"org": {"id": 8}})).await), Reason::TokenInvalid);
+    assert_eq!(reason(at.login(json!({})).await), Reason::TokenInvalid);
+}
+
+#[tokio::test]
+async fn who_logs_in_is_human_unless_something_says_otherwise() {
+    for (settings, claims, kind) in [
+        (json!({}), json!({}), Kind::Human),
+        (json!({"kind": "workload"}), json!({}), Kind::Workload),
+        (json!({"clients": [{"id": "bot", "kind": "agent"}]}), json!({"client_id": "bot"}), Kind::Agent),
+        (json!({}), json!({"act": {"sub": "bot"}}), Kind::Agent),
+        (json!({}), json!({"client_id": "alice"}), Kind::Agent),
+    ] {
+        let at = Fixture::new(settings.clone()).await;
+        assert_eq!(at.login(claims.clone()).await.unwrap().kind, kind, "{settings} {claims}");
+    }
+}
