@@ -80,7 +80,8 @@ pub struct Resolved {
     upstreams: Vec<Arc<Upstream>>,
     issuers: Issuers,
     policy: Option<Policy>,
-    clients: BTreeMap<Arc<str>, (oidc::Client, Egress)>,
+    /// Where people log in, in the order of the configuration.
+    clients: Vec<(Arc<str>, oidc::Client, Egress)>,
     break_glass: Option<BreakGlass>,
 }
 
@@ -113,11 +114,12 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let shared = root.store.redis.is_some() && asserts;
     let assertion_keys = assertions::Keys::resolve(&root.assertions, shared, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
-    let mut clients = BTreeMap::new();
+    let mut clients: Vec<(Arc<str>, _, _)> = Vec::new();
     for (index, issuer) in root.issuers.iter().enumerate() {
         let at = at.key("issuers").index(index);
         let Some(login) = &issuer.login else { continue };
-        let Some(client) = oidc::Client::resolve(login, &issuer.issuer, resolver, &at.key("login")) else { continue };
+        let (preset, at) = (issuer.preset, at.key("login"));
+        let Some(client) = oidc::Client::resolve(login, preset, &issuer.issuer, resolver, &at) else { continue };
         let egress = match &issuer.ca {
             None => context.issuers.egress.clone(),
             Some(path) => match context.issuers.egress.trusting(&resolver.path(path)) {
@@ -126,7 +128,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
                 Err(_) => continue,
             },
         };
-        clients.insert(issuer.name.as_str().into(), (client, egress));
+        clients.push((issuer.name.as_str().into(), client, egress));
     }
     let upstreams: BTreeMap<Arc<str>, Arc<Upstream>> = root
         .upstreams
@@ -192,7 +194,7 @@ impl Resolved {
         let providers: Vec<Arc<dyn Provider>> = self
             .clients
             .into_iter()
-            .filter_map(|(name, (client, egress))| {
+            .filter_map(|(name, client, egress)| {
                 let issuer = Arc::clone(self.issuers.get(&name)?);
                 Some(Arc::new(LoginIssuer::new(issuer, client, egress, clock.clone())) as Arc<dyn Provider>)
             })

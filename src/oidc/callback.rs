@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{
-    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, attempts, bounded,
+    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, attempts, bounded, choice,
     exchange::{self, ExchangeError, Granted},
     failure::Failure,
     flow::{Flow, LIFETIME, State},
@@ -219,7 +219,8 @@ impl Login {
         }
         tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
         let mut response = redirect(&flow.return_to);
-        for line in [line, attempts::note(flow.attempt)] {
+        let choice = (self.0.providers.len() > 1).then(|| choice::remember(provider.name()));
+        for line in [line, attempts::note(flow.attempt)].into_iter().chain(choice) {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         Ok(response)
@@ -282,10 +283,18 @@ impl Login {
             client: provider.client().id(),
             nonce: Nonce::Required(&flow.nonce),
             access_token,
+            max_age: provider.client().wishes.max_age,
+            acr_values: &provider.client().wishes.acr_values,
             now: self.0.sessions.now(),
         };
         id_token::check(&token, expected).map_err(|mismatch| match mismatch {
             Mismatch::IssuedAt | Mismatch::Expired => clocks(mismatch.to_string()),
+            Mismatch::AuthenticatedAt | Mismatch::AuthenticationContext => {
+                let mut failure = refused(mismatch.to_string())
+                    .titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
+                failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
+                failure
+            }
             _ => refused(mismatch.to_string()),
         })?;
         Ok(token)

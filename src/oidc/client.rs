@@ -1,8 +1,15 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    config::{raw, report::At, resolver::Resolver},
-    issuers::ClientAuth,
+    config::{
+        raw::{self, Prompt},
+        report::At,
+        resolver::Resolver,
+    },
+    issuers::{
+        ClientAuth,
+        presets::{LoginQuirks, Logout},
+    },
 };
 
 /// Who we are at a provider.
@@ -11,6 +18,22 @@ pub struct Client {
     pub authentication: ClientAuth,
     /// What a login requests, `openid` first.
     pub scopes: Vec<Arc<str>>,
+    /// What people read where they choose; the name of the issuer where there is none.
+    pub label: Option<Arc<str>>,
+    pub wishes: Wishes,
+    pub logout: Logout,
+}
+
+/// What a login asks of the provider besides scopes.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    pub prompt: Option<Prompt>,
+    pub login_hint: Option<String>,
+    /// One of these values of `acr`; empty: any.
+    pub acr_values: Vec<String>,
+    pub max_age: Option<Duration>,
+    /// Parameters of the authorization request that only some providers know.
+    pub parameters: Vec<(&'static str, String)>,
 }
 
 impl Client {
@@ -21,7 +44,14 @@ impl Client {
 
     /// Who we are for a login at the issuer with the identifier `issuer`. Reports every problem at its place; `None` if
     /// there is one.
-    pub fn resolve(raw: &raw::Login, issuer: &str, resolver: &mut Resolver, at: &At) -> Option<Self> {
+    pub fn resolve(
+        raw: &raw::Login,
+        preset: Option<raw::Preset>,
+        issuer: &str,
+        resolver: &mut Resolver,
+        at: &At,
+    ) -> Option<Self> {
+        let quirks = LoginQuirks::of(preset);
         let mut scopes: Vec<Arc<str>> = vec!["openid".into()];
         let mut good = true;
         for (index, scope) in raw.scopes.iter().enumerate() {
@@ -37,8 +67,41 @@ impl Client {
                 scopes.push(scope.as_str().into());
             }
         }
+        if raw.scopes.is_empty() {
+            scopes.extend(quirks.scopes.iter().map(|&scope| Arc::from(scope)));
+        }
+        for (index, acr) in raw.acr_values.iter().enumerate() {
+            // A list of them is separated by blanks (OpenID Connect Core 1.0 section 3.1.2.1).
+            if acr.is_empty() || acr.contains(char::is_whitespace) {
+                resolver
+                    .report
+                    .error(&at.key("acr_values").index(index), format!("`{acr}` is not a value of `acr`"))
+                    .help("one value an entry, without blanks");
+                good = false;
+            }
+        }
+        for (key, text) in [("label", &raw.label), ("login_hint", &raw.login_hint), ("domain_hint", &raw.domain_hint)] {
+            if text.as_ref().is_some_and(|text| text.trim().is_empty() || text.len() > 200) {
+                resolver.report.error(&at.key(key), format!("`{key}` is empty, or longer than 200 bytes"));
+                good = false;
+            }
+        }
+        let mut parameters: Vec<_> = quirks.parameters.iter().map(|&(name, value)| (name, value.to_owned())).collect();
+        parameters.extend(raw.domain_hint.clone().map(|domain| (quirks.domain_hint, domain)));
         let authentication = ClientAuth::resolve(&raw.client, issuer, &at.key("client"), resolver)?;
-        good.then_some(Self { authentication, scopes })
+        good.then(|| Self {
+            authentication,
+            scopes,
+            label: raw.label.as_deref().map(Into::into),
+            wishes: Wishes {
+                prompt: raw.prompt,
+                login_hint: raw.login_hint.clone(),
+                acr_values: raw.acr_values.clone(),
+                max_age: raw.max_age.map(crate::config::values::Span::get),
+                parameters,
+            },
+            logout: quirks.logout,
+        })
     }
 }
 
@@ -47,6 +110,12 @@ mod tests {
     use super::*;
 
     fn resolve(scopes: &[&str]) -> Result<Vec<String>, String> {
+        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        resolve_login(None, |login| login.scopes = scopes)
+            .map(|client| client.scopes.iter().map(ToString::to_string).collect())
+    }
+
+    fn resolve_login(preset: Option<raw::Preset>, change: impl FnOnce(&mut raw::Login)) -> Result<Client, String> {
         let client = raw::ClientCredentials {
             id: "doorward".to_owned(),
             method: Some(raw::ClientAuthMethod::None),
@@ -54,10 +123,20 @@ mod tests {
             key: None,
             key_id: None,
         };
-        let login = raw::Login { client, scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect() };
+        let mut login = raw::Login {
+            client,
+            label: None,
+            scopes: Vec::new(),
+            prompt: None,
+            login_hint: None,
+            domain_hint: None,
+            acr_values: Vec::new(),
+            max_age: None,
+        };
+        change(&mut login);
         let mut resolver = Resolver::default();
-        match Client::resolve(&login, "https://idp.example", &mut resolver, &At::root()) {
-            Some(client) => Ok(client.scopes.iter().map(ToString::to_string).collect()),
+        match Client::resolve(&login, preset, "https://idp.example", &mut resolver, &At::root()) {
+            Some(client) => Ok(client),
             None => Err(resolver.report.problems()[0].at.as_str().to_owned()),
         }
     }
@@ -66,6 +145,33 @@ mod tests {
     fn openid_is_always_requested_and_each_scope_once() {
         assert_eq!(resolve(&[]).unwrap(), ["openid"]);
         assert_eq!(resolve(&["groups", "openid", "groups"]).unwrap(), ["openid", "groups"]);
+    }
+
+    #[test]
+    fn a_preset_gives_what_is_not_written() {
+        let scopes = |client: &Client| client.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let okta = resolve_login(Some(raw::Preset::Okta), |_| ()).unwrap();
+        assert_eq!(scopes(&okta), "openid profile email groups offline_access");
+        let written = resolve_login(Some(raw::Preset::Okta), |login| login.scopes = vec!["groups".to_owned()]).unwrap();
+        assert_eq!(scopes(&written), "openid groups");
+        let hint = |login: &mut raw::Login| login.domain_hint = Some("example.com".to_owned());
+        let google = resolve_login(Some(raw::Preset::Google), hint).unwrap();
+        let parameters = [("access_type", "offline".to_owned()), ("hd", "example.com".to_owned())];
+        assert_eq!(google.wishes.parameters, parameters);
+        let entra = resolve_login(Some(raw::Preset::Entra), hint).unwrap();
+        assert_eq!(entra.wishes.parameters, [("domain_hint", "example.com".to_owned())]);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_reported() {
+        for (at, change) in [
+            ("/acr_values/0", (|login| login.acr_values = vec!["a b".to_owned()]) as fn(&mut raw::Login)),
+            ("/label", |login| login.label = Some(" ".to_owned())),
+            ("/login_hint", |login| login.login_hint = Some("x".repeat(201))),
+            ("/domain_hint", |login| login.domain_hint = Some(String::new())),
+        ] {
+            assert_eq!(resolve_login(None, change).unwrap_err(), at);
+        }
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct Expected<'a> {
     pub client: &'a str,
     pub nonce: Nonce<'a>,
     pub access_token: &'a str,
+    /// How long ago the person may have authenticated; a refresh asks for nothing.
+    pub max_age: Option<Duration>,
+    /// One of these; empty: any.
+    pub acr_values: &'a [String],
     pub now: Timestamp,
 }
 
@@ -56,6 +60,10 @@ pub enum Mismatch {
     IssuedAt,
     #[error("it has expired (`exp`); compare the clocks of the provider and of Doorward")]
     Expired,
+    #[error("the person authenticated longer ago than `max_age` allows, or it does not say when (`auth_time`)")]
+    AuthenticatedAt,
+    #[error("the person authenticated in another way than `acr_values` asks for (`acr`)")]
+    AuthenticationContext,
     #[error("it belongs to another access token (`at_hash`)")]
     AccessToken,
 }
@@ -102,6 +110,15 @@ pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mism
     if time("exp").is_none_or(|end| end + SKEW <= expected.now) {
         return Err(Mismatch::Expired);
     }
+    if let Some(max_age) = expected.max_age
+        && time("auth_time").is_none_or(|at| at + max_age + SKEW < expected.now)
+    {
+        return Err(Mismatch::AuthenticatedAt);
+    }
+    let acr = text("acr");
+    if !expected.acr_values.is_empty() && !expected.acr_values.iter().any(|asked| Some(&**asked) == acr) {
+        return Err(Mismatch::AuthenticationContext);
+    }
     match claims.get("at_hash") {
         None => Ok(()),
         Some(hash) if hash.as_str() == Some(&half_hash(token.algorithm, expected.access_token)) => Ok(()),
@@ -133,6 +150,10 @@ mod tests {
     const ACCESS: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
 
     fn result(patch: &Value) -> Result<(), Mismatch> {
+        asking(patch, None, &[])
+    }
+
+    fn asking(patch: &Value, max_age: Option<Duration>, acr_values: &[String]) -> Result<(), Mismatch> {
         let mut claims = json!({
             "iss": "https://idp.example", "aud": "doorward", "sub": "alice", "nonce": "n-1",
             "iat": NOW, "exp": NOW + 300, "at_hash": "77QmUPtjPfzWtF2AnpK9RQ",
@@ -149,9 +170,34 @@ mod tests {
             client: "doorward",
             nonce: Nonce::Required("n-1"),
             access_token: ACCESS,
+            max_age,
+            acr_values,
             now: Timestamp::from_secs(NOW),
         };
         check(&VerifiedIdToken { claims, algorithm: Algorithm::RS256 }, expected)
+    }
+
+    #[test]
+    fn what_was_asked_of_the_authentication_is_looked_at() {
+        let hour = Some(Duration::from_secs(3600));
+        for (row, auth_time, expected) in [
+            ("oauth:2.10 recent", json!(NOW - 3660), Ok(())),
+            ("oauth:2.10 long ago", json!(NOW - 3661), Err(Mismatch::AuthenticatedAt)),
+            ("oauth:2.10 not told", json!(null), Err(Mismatch::AuthenticatedAt)),
+            ("oauth:2.10 text", json!("now"), Err(Mismatch::AuthenticatedAt)),
+        ] {
+            assert_eq!(asking(&json!({"auth_time": auth_time}), hour, &[]), expected, "{row}");
+            assert_eq!(asking(&json!({"auth_time": auth_time}), None, &[]), Ok(()), "{row}, not asked");
+        }
+        let asked = ["gold".to_owned(), "silver".to_owned()];
+        for (row, acr, expected) in [
+            ("oauth:2.11 one of them", json!("silver"), Ok(())),
+            ("oauth:2.11 another", json!("bronze"), Err(Mismatch::AuthenticationContext)),
+            ("oauth:2.11 none", json!(null), Err(Mismatch::AuthenticationContext)),
+            ("oauth:2.11 a list", json!(["gold"]), Err(Mismatch::AuthenticationContext)),
+        ] {
+            assert_eq!(asking(&json!({"acr": acr}), None, &asked), expected, "{row}");
+        }
     }
 
     /// Rows of `oauth` section 2 by line; `null` takes a claim away.

@@ -68,7 +68,10 @@ impl Provider for LoginIssuer {
                 fresh: true,
             };
             let verified = self.issuer.verify_id_token(token, &checks, self.clock.now()).await?;
-            Ok(VerifiedIdToken { claims: Arc::new(verified.claims), algorithm: verified.header.algorithm })
+            let mut claims = verified.claims;
+            // The check has accepted the issuer by one of its names; from here on it has one.
+            claims.insert("iss".to_owned(), (**self.issuer.identifier()).into());
+            Ok(VerifiedIdToken { claims: Arc::new(claims), algorithm: verified.header.algorithm })
         })
     }
 

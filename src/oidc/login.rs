@@ -3,21 +3,22 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use openidconnect::{
-    AuthUrl, AuthenticationFlow, ClientId, CsrfToken, IssuerUrl, JsonWebKeySet, Nonce, PkceCodeChallenge, RedirectUrl,
-    Scope,
-    core::{CoreClient, CoreResponseType},
+    AuthUrl, AuthenticationContextClass, AuthenticationFlow, ClientId, CsrfToken, IssuerUrl, JsonWebKeySet, LoginHint,
+    Nonce, PkceCodeChallenge, RedirectUrl, Scope,
+    core::{CoreAuthPrompt, CoreClient, CoreResponseType},
 };
 use url::form_urlencoded;
 
 use super::{
-    LoginMetrics, Outcome, Provider, attempts, backchannel,
+    LoginMetrics, Outcome, Provider, Wishes, attempts, backchannel, choice,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
     return_to, unsent,
 };
 use crate::{
-    pages::{self, Choice, SignInView},
+    config::raw::Prompt,
+    pages::{self, GoingView, SignInView},
     sessions::{Ended, Origin, Sessions, cookie, csrf},
     store::StoreError,
 };
@@ -125,9 +126,19 @@ impl Login {
         if self.0.sessions.held_by(request.headers, request.origin).await?.is_some() {
             return Ok(redirect(&return_to));
         }
-        let choices = self.choices(&return_to);
-        let view = SignInView { host: host(request.origin), choices: &choices };
-        let page = if choices.len() == 1 { pages::going_to_sign_in(&view) } else { pages::sign_in(&view) };
+        let host = host(request.origin);
+        let (several, chosen) = match self.0.providers.as_slice() {
+            [only] => (false, Some(only)),
+            _ => (true, self.chosen_before(request.headers)),
+        };
+        let page = match chosen {
+            Some(provider) => pages::going_to_sign_in(&GoingView {
+                host,
+                next: &choice::choice(&**provider, &return_to, false),
+                others: several.then(|| format!("/oauth2/sign_in?rd={}", encode(&return_to))).as_deref(),
+            }),
+            None => pages::sign_in(&SignInView { host, choices: &self.choices(request.headers, &return_to) }),
+        };
         Ok(pages::html_with_script(StatusCode::OK, &page))
     }
 
@@ -179,7 +190,10 @@ impl Login {
         let metadata = provider.metadata().ok_or_else(|| {
             Failure::new(
                 Outcome::provider_unavailable,
-                format!("Doorward has not reached {} yet. Try again in a moment.", provider.name()),
+                format!(
+                    "Doorward has not reached `{}` yet. Try again in a moment.",
+                    choice::choice(&**provider, "", false).name
+                ),
             )
         })?;
         let (keys, now) = (self.0.sessions.keys(), self.0.sessions.now());
@@ -205,11 +219,31 @@ impl Login {
             .set_redirect_uri(redirect_uri);
         let csrf = CsrfToken::new(state.as_str().to_owned());
         let scopes = us.scopes.iter().filter(|scope| ***scope != *"openid");
-        let (url, ..) = client
+        let mut asked = client
             .authorize_url(AuthenticationFlow::<CoreResponseType>::AuthorizationCode, || csrf, || nonce)
             .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
-            .set_pkce_challenge(challenge)
-            .url();
+            .set_pkce_challenge(challenge);
+        let Wishes { prompt, login_hint, acr_values, max_age, parameters } = &us.wishes;
+        if let Some(prompt) = prompt {
+            asked = asked.add_prompt(match prompt {
+                Prompt::Login => CoreAuthPrompt::Login,
+                Prompt::Consent => CoreAuthPrompt::Consent,
+                Prompt::SelectAccount => CoreAuthPrompt::SelectAccount,
+            });
+        }
+        if let Some(hint) = login_hint {
+            asked = asked.set_login_hint(LoginHint::new(hint.clone()));
+        }
+        if let Some(max_age) = max_age {
+            asked = asked.set_max_age(*max_age);
+        }
+        for acr in acr_values {
+            asked = asked.add_auth_context_value(AuthenticationContextClass::new(acr.clone()));
+        }
+        for (name, value) in parameters {
+            asked = asked.add_extra_param(*name, value.as_str());
+        }
+        let (url, ..) = asked.url();
 
         self.0.metrics.begun();
         let mut response = redirect(url.as_str());
@@ -230,7 +264,7 @@ impl Login {
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
-        let view = SignInView { host: host(request.origin), choices: &self.choices(&return_to) };
+        let view = SignInView { host: host(request.origin), choices: &self.choices(request.headers, &return_to) };
         let mut response = pages::html_with_script(StatusCode::OK, &pages::sign_in(&view));
         if held {
             for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
@@ -238,15 +272,6 @@ impl Login {
             }
         }
         Ok(response)
-    }
-
-    /// The providers to choose from. The return address stands last, so that the script can add the fragment to it.
-    fn choices(&self, return_to: &str) -> Vec<Choice> {
-        let choice = |provider: &Arc<dyn Provider>| Choice {
-            name: provider.name().to_string(),
-            href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(return_to)),
-        };
-        self.0.providers.iter().map(choice).collect()
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
+use url::Url;
 
 use super::{
     Login, LoginRequest, Outcome, attempts,
@@ -7,6 +8,7 @@ use super::{
     login::{SIGNED_OUT, redirect, store_failed},
 };
 use crate::{
+    issuers::presets::Logout,
     pages::{self, ConfirmSignOutView},
     sessions::{Ended, Session, cookie, csrf},
 };
@@ -48,11 +50,32 @@ impl Login {
 
     fn end_at_provider(&self, session: &Session, request: LoginRequest<'_>) -> Option<String> {
         let provider = self.provider(session.issuer())?;
-        let mut url = provider.metadata()?.end_session_endpoint.clone()?;
-        url.query_pairs_mut()
-            .append_pair("id_token_hint", &session.tokens().id)
-            .append_pair("client_id", provider.client().id())
-            .append_pair("post_logout_redirect_uri", &request.origin.url(SIGNED_OUT));
+        let metadata = provider.metadata()?;
+        let (client, back) = (provider.client(), request.origin.url(SIGNED_OUT));
+        let announced = metadata.end_session_endpoint.clone();
+        let mut url = match (client.logout, announced) {
+            (Logout::Cognito, announced) => {
+                // Not the issuer's host: the pool's own domain, where people log in.
+                let mut url = announced.unwrap_or_else(|| metadata.authorization_endpoint.clone());
+                url.set_path("/logout");
+                url.set_query(None);
+                url.query_pairs_mut().append_pair("logout_uri", &back);
+                url
+            }
+            (Logout::Auth0, None) => {
+                let mut url = Url::parse(provider.issuer()).ok()?.join("/v2/logout").ok()?;
+                url.query_pairs_mut().append_pair("returnTo", &back);
+                url
+            }
+            (Logout::RpInitiated | Logout::Auth0, announced) => {
+                let mut url = announced?;
+                url.query_pairs_mut()
+                    .append_pair("id_token_hint", &session.tokens().id)
+                    .append_pair("post_logout_redirect_uri", &back);
+                url
+            }
+        };
+        url.query_pairs_mut().append_pair("client_id", client.id());
         Some(url.into())
     }
 }

@@ -14,6 +14,7 @@
 mod attempts;
 pub mod backchannel;
 mod callback;
+mod choice;
 mod client;
 mod exchange;
 mod failure;
@@ -35,7 +36,7 @@ mod unsent;
 mod vouch;
 
 pub use self::{
-    client::Client,
+    client::{Client, Wishes},
     issuer::LoginIssuer,
     login::{Login, LoginRequest},
     metrics::{LoginMetrics, Outcome},

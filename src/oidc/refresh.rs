@@ -90,6 +90,8 @@ async fn check(
         client: provider.client().id(),
         nonce: Nonce::IfPresent(text("nonce")),
         access_token,
+        max_age: None,
+        acr_values: &[],
         now,
     };
     id_token::check(&verified, expected).map_err(|mismatch| RefreshError::Gone(format!("its ID token: {mismatch}")))?;

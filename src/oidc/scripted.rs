@@ -17,14 +17,14 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
+use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken, Wishes};
 use crate::{
     authn::{Kind, Principal, Scheme},
     clock::Timestamp,
     config::raw,
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::{ClientAuth, LogoutToken},
+    issuers::{ClientAuth, LogoutToken, presets::Logout},
 };
 
 /// What arrived at the token endpoint.
@@ -98,6 +98,9 @@ impl ScriptedProvider {
             client: Client {
                 authentication: ClientAuth::of_test("doorward", raw::ClientAuthMethod::None, None),
                 scopes: ["openid", "groups"].map(Into::into).to_vec(),
+                label: None,
+                wishes: Wishes::default(),
+                logout: Logout::RpInitiated,
             },
             metadata: Mutex::new(None),
             script: Arc::default(),

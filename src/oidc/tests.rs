@@ -1,4 +1,5 @@
 mod callback;
+mod providers;
 mod robustness;
 mod sign_out;
 
@@ -42,7 +43,11 @@ impl Browser {
     }
 
     async fn with(authentication: ClientAuth) -> Self {
-        let fixture = Fixture::new(ScriptedProvider::start("corp", authentication).await);
+        Self::at(ScriptedProvider::start("corp", authentication).await)
+    }
+
+    fn at(provider: ScriptedProvider) -> Self {
+        let fixture = Fixture::new(provider);
         let metrics = LoginMetrics::default();
         let providers = vec![Arc::clone(&fixture.provider) as Arc<dyn Provider>];
         let login = Login::new(providers, fixture.sessions.clone(), metrics.clone());
@@ -98,7 +103,11 @@ impl Browser {
 
     /// Goes to the provider, which then is ready to answer well.
     async fn depart(&mut self, return_to: &str) -> Sent {
-        let response = self.get(&format!("/oauth2/start?rd={return_to}")).await;
+        self.depart_from(&format!("/oauth2/start?rd={return_to}")).await
+    }
+
+    async fn depart_from(&mut self, start: &str) -> Sent {
+        let response = self.get(start).await;
         assert_eq!(response.status(), StatusCode::SEE_OTHER);
         let url = Url::parse(location(&response)).unwrap();
         let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();

@@ -44,8 +44,9 @@ fn listed(browser: &str, address: &str) -> Listed {
 
 /// Every page, with the words of a good day.
 fn pages() -> Vec<(&'static str, Markup)> {
-    let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")]
-        .map(|(name, id)| Choice { name: name.to_owned(), href: format!("/oauth2/start?issuer={id}&rd=%2F") });
+    let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")].map(|(name, id)| {
+        Choice { name: name.to_owned(), href: format!("/oauth2/start?issuer={id}&rd=%2F"), used_last: id == "corp" }
+    });
     let host = "dashboard.ci.example.com";
     let times = SessionTimes {
         created: NOW,
@@ -67,7 +68,11 @@ fn pages() -> Vec<(&'static str, Markup)> {
     vec![
         ("sessions", sessions(&own, Some(2))),
         ("sessions-one", sessions(&own[..1], Some(0))),
-        ("going-to-sign-in", going_to_sign_in(&SignInView { host, choices: &choices[..1] })),
+        ("going-to-sign-in", going_to_sign_in(&GoingView { host, next: &choices[0], others: None })),
+        (
+            "going-to-the-last",
+            going_to_sign_in(&GoingView { host, next: &choices[0], others: Some("/oauth2/sign_in") }),
+        ),
         ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
         ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
         ("sign-in", sign_in(&SignInView { host, choices: &choices })),
@@ -130,7 +135,11 @@ fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
     for (name, page) in pages() {
         let whole = page.into_string();
         let script = format!("<script>{SCRIPT}</script>");
-        assert_eq!(whole.contains(&script), matches!(name, "going-to-sign-in" | "sign-in" | "sign-in-one"), "{name}");
+        assert_eq!(
+            whole.contains(&script),
+            matches!(name, "going-to-sign-in" | "going-to-the-last" | "sign-in" | "sign-in-one"),
+            "{name}"
+        );
         let text = whole.replace(&script, "");
         for (mark, count) in [("<main>", 1), ("<header>", 1), ("<footer>", 1), ("<h1>", 1), ("<html lang=\"en\">", 1)] {
             assert_eq!(text.matches(mark).count(), count, "{name}: {mark}");
@@ -168,13 +177,14 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
 /// `peers:D11`: text of an attacker is text, on every page that shows some.
 #[test]
 fn whatever_is_shown_is_escaped() {
-    let choices = [Choice { name: HOSTILE.to_owned(), href: format!("/oauth2/start?issuer={HOSTILE}") }];
+    let choices =
+        [Choice { name: HOSTILE.to_owned(), href: format!("/oauth2/start?issuer={HOSTILE}"), used_last: true }];
     let names = [HOSTILE];
     let hostile = Listed { session: HOSTILE.to_owned(), origin: HOSTILE.to_owned(), ..listed(HOSTILE, "::1") };
     let own = [OwnSession { listed: &hostile, current: false }];
     for page in [
         sign_in(&SignInView { host: HOSTILE, choices: &choices }),
-        going_to_sign_in(&SignInView { host: HOSTILE, choices: &choices }),
+        going_to_sign_in(&GoingView { host: HOSTILE, next: &choices[0], others: Some(HOSTILE) }),
         unsent(&UnsentView { request: HOSTILE, back: Some(HOSTILE) }),
         denied_page(&rejection(HOSTILE), HOSTILE, HOSTILE, HOSTILE),
         who_am_i(&WhoAmIView {

@@ -16,6 +16,8 @@ pub struct SignInView<'a> {
 pub struct Choice {
     pub name: String,
     pub href: String,
+    /// Whether this browser used it last.
+    pub used_last: bool,
 }
 
 pub fn sign_in(view: &SignInView<'_>) -> Markup {
@@ -29,7 +31,10 @@ pub fn sign_in(view: &SignInView<'_>) -> Markup {
             nav aria-label="Providers" {
                 ul class="choices" {
                     @for choice in view.choices {
-                        li { a class="button" data-return href=(choice.href) { "Continue with " strong { (choice.name) } } }
+                        li { a class="button" data-return href=(choice.href) {
+                            "Continue with " strong { (choice.name) }
+                            @if choice.used_last { " " span class="last" { "used last" } }
+                        } }
                     }
                 }
             }
@@ -39,9 +44,18 @@ pub fn sign_in(view: &SignInView<'_>) -> Markup {
     layout("Sign in", Tone::Plain, &main, None)
 }
 
-/// On the way to the only provider: seen for a moment, or longer where neither script nor refresh is allowed.
-pub fn going_to_sign_in(view: &SignInView<'_>) -> Markup {
-    let Some(Choice { name, href }) = view.choices.first() else { return sign_in(view) };
+/// On the way to the provider.
+#[derive(Clone, Copy, Debug)]
+pub struct GoingView<'a> {
+    pub host: &'a str,
+    pub next: &'a Choice,
+    /// A link to the choice, where there are others.
+    pub others: Option<&'a str>,
+}
+
+/// Seen for a moment, or longer where neither script nor refresh is allowed.
+pub fn going_to_sign_in(view: &GoingView<'_>) -> Markup {
+    let Choice { name, href, .. } = view.next;
     let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
     let main = html! {
         (sign(Tone::Plain))
@@ -49,6 +63,7 @@ pub fn going_to_sign_in(view: &SignInView<'_>) -> Markup {
         p class="lead" { "to continue to " strong class="host" { (view.host) } }
         p class="actions" {
             a class="button" data-return data-next href=(href) { "Continue with " strong { (name) } }
+            @if let Some(href) = view.others { a data-return href=(href) { "Sign in another way" } }
         }
         (keep_fragment())
     };

@@ -1,0 +1,51 @@
+//! Which provider, where there are several: what the browser chose last, and the page that asks.
+
+use std::{sync::Arc, time::Duration};
+
+use data_encoding::BASE64URL_NOPAD;
+use http::{HeaderMap, HeaderValue};
+
+use super::{Login, Provider, login::encode};
+use crate::{pages::Choice, sessions::cookie};
+
+/// Holds the name of an issuer, which is no secret and is worth nothing: whoever changes it chooses another of the
+/// providers that everybody may choose.
+const COOKIE: &str = "__Host-doorward-provider";
+
+const LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The line that remembers a choice that worked.
+pub fn remember(issuer: &str) -> HeaderValue {
+    cookie::set(COOKIE, &BASE64URL_NOPAD.encode(issuer.as_bytes()), Some(LASTS))
+}
+
+impl Login {
+    /// The provider that this browser used last, if it is offered still.
+    pub(super) fn chosen_before(&self, headers: &HeaderMap) -> Option<&Arc<dyn Provider>> {
+        let value = cookie::find(headers, COOKIE).ok()??;
+        let name = BASE64URL_NOPAD.decode(value).ok()?;
+        self.provider(std::str::from_utf8(&name).ok()?)
+    }
+
+    /// What is offered, in the order of the configuration, the one that was used last before all.
+    pub(super) fn choices(&self, headers: &HeaderMap, return_to: &str) -> Vec<Choice> {
+        let last = self.chosen_before(headers);
+        let mut choices: Vec<Choice> = self
+            .0
+            .providers
+            .iter()
+            .map(|provider| choice(&**provider, return_to, last.is_some_and(|last| last.name() == provider.name())))
+            .collect();
+        choices.sort_by_key(|choice| !choice.used_last);
+        choices
+    }
+}
+
+/// The return address stands last in the link, so that the script can add the fragment to it.
+pub(super) fn choice(provider: &dyn Provider, return_to: &str, used_last: bool) -> Choice {
+    Choice {
+        name: provider.client().label.as_ref().unwrap_or_else(|| provider.name()).to_string(),
+        href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(return_to)),
+        used_last,
+    }
+}

@@ -1,0 +1,137 @@
+//! Several providers, what a login asks of one, and how each of them ends a session.
+
+use http::HeaderMap;
+
+use super::*;
+use crate::{config::raw::Prompt, issuers::presets::Logout};
+
+async fn asking(change: impl FnOnce(&mut Client)) -> Browser {
+    let secret = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
+    let mut provider = ScriptedProvider::start("corp", secret).await;
+    change(&mut provider.client);
+    Browser::at(provider)
+}
+
+#[tokio::test]
+async fn what_a_login_asks_for_is_sent_and_looked_at() {
+    let mut browser = asking(|client| {
+        client.wishes = Wishes {
+            prompt: Some(Prompt::SelectAccount),
+            login_hint: Some("@acme.example".to_owned()),
+            acr_values: ["gold", "silver"].map(str::to_owned).to_vec(),
+            max_age: Some(Duration::from_secs(3600)),
+            parameters: vec![("access_type", "offline".to_owned()), ("hd", "acme.example".to_owned())],
+        };
+    })
+    .await;
+    let now = browser.fixture.shared.clock.now().as_secs();
+    for (row, change, status) in [
+        ("good", json!({"auth_time": now - 60, "acr": "silver"}), StatusCode::SEE_OTHER),
+        ("too old", json!({"auth_time": now - 3700, "acr": "silver"}), StatusCode::FORBIDDEN),
+        ("no time", json!({"acr": "silver"}), StatusCode::FORBIDDEN),
+        ("too weak", json!({"auth_time": now, "acr": "bronze"}), StatusCode::FORBIDDEN),
+        ("nothing said", json!({"auth_time": now}), StatusCode::FORBIDDEN),
+    ] {
+        browser.jar.clear();
+        let sent = browser.depart("/runs").await;
+        for (name, value) in [
+            ("prompt", "select_account"),
+            ("login_hint", "@acme.example"),
+            ("acr_values", "gold silver"),
+            ("max_age", "3600"),
+            ("access_type", "offline"),
+            ("hd", "acme.example"),
+        ] {
+            assert_eq!(sent.parameters[name], value, "{name}");
+        }
+        browser.script(|script| {
+            script.claims.as_mut().unwrap().as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        });
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), status, "{row}: {}", body(&response));
+        if status == StatusCode::FORBIDDEN {
+            assert!(body(&response).contains("did not authenticate you as it was asked to"), "{row}");
+            assert!(body(&response).contains("/oauth2/start?rd=%2Fruns"), "{row}: no way to go on");
+        }
+    }
+    let mut plain = asking(|_| ()).await;
+    let sent = plain.depart("/").await;
+    for name in ["prompt", "login_hint", "acr_values", "max_age", "hd"] {
+        assert!(!sent.parameters.contains_key(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_choice_that_worked_is_remembered_and_can_be_changed() {
+    let browser = asking(|client| client.label = Some("Acme account".into())).await;
+    let mut other = ScriptedProvider::offline("partners");
+    other.client.label = Some("Partners & friends".into());
+    let providers = vec![Arc::new(other) as Arc<dyn Provider>, Arc::clone(&browser.fixture.provider) as _];
+    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default());
+    let mut browser = Browser { login, ..browser };
+
+    let page = browser.get("/oauth2/continue?rd=/runs").await;
+    let text = body(&page);
+    assert!(text.find("Partners &amp; friends").unwrap() < text.find("Acme account").unwrap(), "{text}");
+    assert!(!text.contains("data-next href") && !text.contains(">used last<"), "nobody chose yet: {text}");
+
+    let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/runs").await;
+    browser.get(&sent.good()).await;
+    let cookie = browser.headers();
+    browser.jar.retain(|(name, _)| name == "__Host-doorward-provider");
+    let page = browser.get("/oauth2/continue?rd=/runs").await;
+    let text = body(&page);
+    assert!(text.contains("data-next href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{text}");
+    assert!(text.contains("data-return href=\"/oauth2/sign_in?rd=%2Fruns\""), "no other way: {text}");
+    let page = browser.get("/oauth2/sign_in?rd=/runs").await;
+    let text = body(&page);
+    assert!(text.find(">used last<").unwrap() < text.find("Partners").unwrap(), "{text}");
+
+    // One that is not offered any more, or that somebody made up, is none.
+    for value in ["bm9ib2R5", "x y", "", "%%%"] {
+        browser.jar = vec![("__Host-doorward-provider".to_owned(), value.to_owned())];
+        assert!(!body(&browser.get("/oauth2/continue?rd=/runs").await).contains("data-next href"), "{value}");
+    }
+    assert!(cookie.contains_key(header::COOKIE));
+    // With one provider there is nothing to remember.
+    let mut alone = asking(|_| ()).await;
+    alone.sign_in().await;
+    assert!(alone.jar.iter().all(|(name, _)| name != "__Host-doorward-provider"));
+}
+
+#[tokio::test]
+async fn each_provider_is_asked_in_its_own_way_to_end_its_session() {
+    let back = "https://dash.example.com/oauth2/signed_out";
+    type Row = (&'static str, Logout, bool, Option<(&'static str, Vec<(&'static str, &'static str)>)>);
+    let rows: [Row; 6] = [
+        ("as specified", Logout::RpInitiated, true, Some(("/logout", vec![("post_logout_redirect_uri", back)]))),
+        ("not at all", Logout::RpInitiated, false, None),
+        ("Cognito", Logout::Cognito, true, Some(("/logout", vec![("logout_uri", back)]))),
+        ("Cognito, not announced", Logout::Cognito, false, Some(("/logout", vec![("logout_uri", back)]))),
+        ("Auth0", Logout::Auth0, true, Some(("/logout", vec![("post_logout_redirect_uri", back)]))),
+        ("Auth0, not announced", Logout::Auth0, false, Some(("/v2/logout", vec![("returnTo", back)]))),
+    ];
+    for (row, logout, announced, expected) in rows {
+        let mut browser = asking(|client| client.logout = logout).await;
+        if !announced {
+            browser.fixture.provider.change_metadata(|metadata| metadata.end_session_endpoint = None);
+        }
+        browser.sign_in().await;
+        let ours = [("origin", "https://dash.example.com")];
+        let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+        let Some((path, expected)) = expected else {
+            assert_eq!(location(&response), "/oauth2/signed_out", "{row}");
+            continue;
+        };
+        let url = Url::parse(location(&response)).unwrap();
+        let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        assert_eq!((url.path(), &*parameters["client_id"]), (path, "doorward"), "{row}");
+        for (name, value) in expected {
+            assert_eq!(parameters.get(name).map(String::as_str), Some(value), "{row}: {url}");
+        }
+        let hinted = parameters.contains_key("id_token_hint");
+        assert_eq!(hinted, parameters.contains_key("post_logout_redirect_uri"), "{row}: {url}");
+        assert!(!parameters.contains_key("tenant"), "{row}: what the authorization endpoint carries is not for it");
+        assert_eq!(browser.headers(), HeaderMap::new(), "{row}");
+    }
+}
