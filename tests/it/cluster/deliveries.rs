@@ -1,180 +1,53 @@
-//! The real EventListener behind a webhook route, which asks Doorward's interceptor what it may do.
+//! Deliveries that become runs at the real EventListener, which asks Doorward's interceptor first.
 
-use std::fs;
-
-use serde_json::{Value, json};
-
-use super::{
-    programs::{self, Program},
-    tekton::{SYSTEM_NAMESPACE, Tekton},
-    world::World,
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
-use crate::harness::{Answer, Raw, free_port, request, unique, within};
 
-const SECRET: &str = "a webhook secret of the tests";
+use serde_json::json;
+use tokio::{task::JoinSet, time::timeout};
 
-/// A namespace with an EventListener whose trigger makes a PipelineRun of each delivery.
-struct Listener {
-    world: World,
-    address: std::net::SocketAddr,
-    _sink: Program,
-}
+use super::event_listener::{ASSERTIONS, EventListener, HOOKS};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Answer, Doorward, Raw, free_port, request, unique, within},
+    webhooks::{
+        kill::{self, Random, try_to_deliver},
+        lines, signature,
+    },
+};
 
-impl Listener {
-    async fn start() -> Self {
-        Tekton::get().await;
-        let port = free_port();
-        let world = World::with(|yaml| {
-            // The interceptor has the name that the certificate is for.
-            yaml.replace("hosts: [localhost]", "hosts: [api.test]")
-                .replace("upstreams:\n", &format!("webhooks:\n  - {{name: github, sender: github, hold: false, secrets: [{{secret: {{file: secret}}}}]}}\nupstreams:\n  - {{name: sink, url: 'http://127.0.0.1:{port}'}}\n"))
-                .replace("routes:\n", "routes:\n  - {name: hooks, kind: webhook, hosts: [hooks.test], paths: [/github], schemes: [webhook], webhook: github, upstream: sink, event_listener: {namespace: '{ns}', name: build}}\n")
-                .replace("rules:\n", "rules:\n  - {id: hooks, on: {event_listener: build, event: [push]}, who: {webhooks: [github]}, do: allow}\n")
-                + "interceptor: {host: localhost}\n"
-        })
-        .await;
-        let (api, namespace) = (world.api, world.namespace.as_str());
-        api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
-        let triggers = format!("/apis/triggers.tekton.dev/v1beta1/namespaces/{namespace}");
-        let of = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "triggers.tekton.dev/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec});
-        let params = json!([
-            {"name": "user", "value": "$(extensions.doorward.user)"},
-            {"name": "repository", "value": "$(extensions.doorward.delivery.repository_id)"},
-            {"name": "commit", "value": "$(body.after)"},
-        ]);
-        api.create(&format!("{triggers}/triggerbindings"), &of("TriggerBinding", "who", json!({"params": params})))
-            .await;
-        let annotations = json!({
-            "test/user": "$(tt.params.user)",
-            "test/repository": "$(tt.params.repository)",
-            "test/commit": "$(tt.params.commit)",
-        });
-        let mut run = super::tekton::pipeline_run("", &annotations);
-        run["metadata"] = json!({"generateName": "build-", "annotations": annotations});
-        let template = json!({
-            "params": [{"name": "user"}, {"name": "repository"}, {"name": "commit"}],
-            "resourcetemplates": [run],
-        });
-        api.create(&format!("{triggers}/triggertemplates"), &of("TriggerTemplate", "build", template)).await;
-        let trigger = json!({
-            "name": "push",
-            "interceptors": [{"ref": {"name": namespace, "kind": "ClusterInterceptor"}}],
-            "bindings": [{"ref": "who", "kind": "TriggerBinding"}],
-            "template": {"ref": "build"},
-        });
-        let listener = of("EventListener", "build", json!({"triggers": [trigger]}));
-        api.create(&format!("{triggers}/eventlisteners"), &listener).await;
-
-        let folder = programs::folder();
-        fs::write(folder.join("kubeconfig"), api.kubeconfig()).unwrap();
-        let arguments = [
-            "-kubeconfig=kubeconfig".to_owned(),
-            "-el-name=build".to_owned(),
-            format!("-el-namespace={namespace}"),
-            format!("-port={port}"),
-            "-readtimeout=5".to_owned(),
-            "-writetimeout=40".to_owned(),
-            "-idletimeout=120".to_owned(),
-            "-timeouthandler=30".to_owned(),
-            "-payload-validation=true".to_owned(),
-        ];
-        let metrics = free_port().to_string();
-        let environment = [
-            ("SYSTEM_NAMESPACE", SYSTEM_NAMESPACE),
-            ("NAMESPACE", namespace),
-            ("NAME", "build"),
-            ("CONFIG_LOGGING_NAME", "config-logging"),
-            ("CONFIG_OBSERVABILITY_NAME", "config-observability"),
-            ("METRICS_PROMETHEUS_PORT", &metrics),
-            ("K_OBSERVABILITY_CONFIG", r#"{"metrics": {"protocol": "prometheus"}}"#),
-        ];
-        let sink = Program::start(folder, "eventlistenersink", &arguments, &environment);
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        within(async {
-            while tokio::net::TcpStream::connect(address).await.is_err() {
-                assert!(!sink.has_ended(), "the EventListener ended: {}", sink.log());
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        Self { world, address, _sink: sink }
-    }
-
-    /// Sends a push of a commit through Doorward, signed with this secret.
-    async fn deliver(&self, commit: &str, secret: &str) -> Answer {
-        let body = body(commit);
-        let signature = signature(secret, &body);
-        let (delivery, signature) =
-            (format!("X-GitHub-Delivery: {}", unique()), format!("X-Hub-Signature-256: sha256={signature}"));
-        let lines = [
-            "POST /github HTTP/1.1",
-            "Host: hooks.test",
-            "Content-Type: application/json",
-            "X-GitHub-Event: push",
-            &delivery,
-            &signature,
-        ];
-        self.world.doorward.send(&lines, body.as_bytes()).await
-    }
-
-    /// Waits until there is a run of a commit, and gives it.
-    async fn run(&self, commit: &str) -> Value {
-        within(async {
-            loop {
-                if let Some(run) =
-                    self.runs().await.into_iter().find(|run| run["metadata"]["annotations"]["test/commit"] == commit)
-                {
-                    return run;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await
-    }
-
-    async fn runs(&self) -> Vec<Value> {
-        let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", self.world.namespace);
-        self.world.api.read(&path).await["items"].as_array().unwrap().clone()
-    }
-}
-
-/// What `doorward interceptor` prints, under a name of the test. There are no Services here, so it leads to the address.
-fn interceptor(world: &World) -> Value {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["interceptor", "--ca"])
-        .arg(world.doorward.dir().join("ca.pem"))
-        .output()
-        .unwrap();
-    let mut object: Value = serde_json::from_slice(&output.stdout).unwrap();
-    object["metadata"]["name"] = json!(world.namespace);
-    let client = object["spec"]["clientConfig"].as_object_mut().unwrap();
-    let service = client.remove("service").unwrap();
-    let port = world.doorward.address("secure").port();
-    client.insert("url".to_owned(), json!(format!("https://localhost:{port}/{}", service["path"].as_str().unwrap())));
-    object
-}
-
-fn body(commit: &str) -> String {
+/// A push of a commit to a repository.
+fn push(repository: u32, commit: &str) -> String {
     json!({
         "ref": "refs/heads/main",
         "before": "0",
         "after": commit,
         "commits": [],
-        "repository": {"id": 1234, "full_name": "acme/app", "owner": {"login": "acme"}},
+        "repository": {"id": repository, "full_name": "acme/app", "owner": {"login": "acme"}},
         "sender": {"id": 7, "login": "octocat"},
     })
     .to_string()
 }
 
-fn signature(secret: &str, body: &str) -> String {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
-    aws_lc_rs::hmac::sign(&key, body.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+async fn deliver(doorward: &Doorward, body: &str, signature: &str) -> Answer {
+    let lines = lines(&unique(), signature);
+    doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await
 }
 
 #[tokio::test]
 async fn a_signed_delivery_becomes_a_run_and_no_other_does() {
-    let mut listener = Listener::start().await;
-    let taken = listener.deliver("first", SECRET).await;
+    let mut listener = EventListener::prepare().await;
+    let _sink = listener.start().await;
+    let doorward = &listener.world.doorward;
+    let first = push(1234, "first");
+    let taken = deliver(doorward, &first, &signature(first.as_bytes())).await;
     assert_eq!(taken.status, 202, "{}", taken.text());
     let event = taken.json()["eventID"].as_str().unwrap().to_owned();
     let run = listener.run("first").await;
@@ -183,29 +56,126 @@ async fn a_signed_delivery_becomes_a_run_and_no_other_does() {
     assert_eq!(run["metadata"]["annotations"]["test/user"], "webhook:github:repo:1234");
     assert_eq!(run["metadata"]["annotations"]["test/repository"], "1234");
     within(async {
-        while !listener.world.doorward.audit().iter().any(|record| record["unmapped"]["event_id"] == event) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        while !doorward.audit().iter().any(|record| record["unmapped"]["event_id"] == event) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
 
-    assert_eq!(listener.deliver("forged", "another secret").await.status, 401);
+    let forged = push(1234, "forged");
+    assert_eq!(deliver(doorward, &forged, &signature(first.as_bytes())).await.status, 401);
     // The EventListener takes what comes past Doorward, and says 202; its trigger asks, and stops.
-    let past = body("past");
-    let signature = format!("X-Hub-Signature-256: sha256={}", signature(SECRET, &past));
-    let lines = ["POST / HTTP/1.1", "Host: el", "Content-Type: application/json", "X-GitHub-Event: push", &signature];
+    let past = push(1234, "past");
+    let mut past_lines = lines(&unique(), &signature(past.as_bytes()));
+    past_lines[0] = "POST / HTTP/1.1".to_owned();
     let mut raw = Raw::connect(listener.address).await;
-    raw.send(request(&lines, past.as_bytes())).await;
+    raw.send(request(&past_lines.iter().map(String::as_str).collect::<Vec<_>>(), past.as_bytes())).await;
     assert_eq!(raw.answer().await.status, 202);
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
     assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
 
-    assert_eq!(listener.deliver("last", SECRET).await.status, 202);
+    let last = push(1234, "last");
+    assert_eq!(deliver(&listener.world.doorward, &last, &signature(last.as_bytes())).await.status, 202);
     listener.run("last").await;
-    let runs = listener.runs().await;
-    let mut commits: Vec<&str> =
-        runs.iter().filter_map(|run| run["metadata"]["annotations"]["test/commit"].as_str()).collect();
-    commits.sort_unstable();
-    assert_eq!(commits, ["first", "last"]);
+    assert_eq!(listener.commits().await, ["first", "last"]);
+}
+
+/// A Doorward that holds deliveries, which is killed, beside the one that the EventListener asks, which is not.
+fn holding(listener: &EventListener, port: u16) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut yaml = format!(
+        "listeners: [{{name: public, address: 127.0.0.1:{port}}}]
+external_host: doorward.test
+upstreams:
+routes:
+rules:
+webhooks: [{{name: github, sender: github, secrets: [{{secret: {{file: secret}}}}]}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+limits: {{drain_accept: 0}}
+{ASSERTIONS}"
+    );
+    for (place, more) in HOOKS {
+        yaml = yaml.replace(place, more);
+    }
+    let yaml = yaml.replace("{port}", &listener.address.port().to_string()).replace("{ns}", &listener.world.namespace);
+    for (name, text) in
+        [("doorward.yaml", yaml.as_str()), ("secret", WEBHOOK_SECRET), ("assertions", &listener.assertion_key)]
+    {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+#[tokio::test]
+async fn each_held_delivery_becomes_one_run_over_kills_at_any_moment() {
+    const REPOSITORIES: u32 = 4;
+    const KILLS: u64 = 8;
+    let listener = EventListener::prepare().await;
+    let port = free_port();
+    let dir = holding(&listener, port);
+    let enough = Arc::new(AtomicBool::new(false));
+    let mut senders = JoinSet::new();
+    for repository in 1..=REPOSITORIES {
+        let enough = enough.clone();
+        senders.spawn(async move {
+            let mut taken = Vec::new();
+            while taken.len() < 5 || !enough.load(Ordering::SeqCst) {
+                let commit = format!("{repository}-{}", taken.len());
+                let body = push(repository, &commit);
+                // As a sender that tries again: 200 says that an earlier try was stored.
+                while !matches!(try_to_deliver(port, &commit, &body).await, Some(200 | 202)) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                taken.push(commit);
+            }
+            taken
+        });
+    }
+
+    let mut random = Random::new(1);
+    let mut sink = None;
+    for number in 0..KILLS {
+        // The first two come while the EventListener is away.
+        let classes = if number < 2 { ["write", "sync"] } else { ["send", "answer"] };
+        let class = classes[(number % 2) as usize];
+        let when = ["before", "after"][random.below(2) as usize];
+        let kill = format!("{class}:{}:{when}", 1 + random.below(4));
+        let mut doorward = kill::doorward(dir.path(), Some(&kill), listener.address.port());
+        let status = timeout(Duration::from_secs(90), doorward.wait()).await.expect(&kill).unwrap();
+        assert!(status.code().is_none(), "{kill} killed it");
+        if number == 1 {
+            sink = Some(listener.start().await);
+        }
+    }
+    enough.store(true, Ordering::SeqCst);
+    assert!(sink.is_some());
+    let last = Doorward::start_at(&dir.path().join("doorward.yaml")).await;
+    let mut all: Vec<String> = senders.join_all().await.into_iter().flatten().collect();
+    within(async {
+        while !last.metrics().await.contains("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0\n") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    // What the EventListener took before this one has been asked about before it.
+    assert!(matches!(try_to_deliver(port, "last", &push(9, "last")).await, Some(202)));
+    listener.run("last").await;
+    all.push("last".to_owned());
+    all.sort_unstable();
+    let lost = async |commits: &[String]| all.iter().filter(|commit| !commits.contains(commit)).count();
+    within(async {
+        while lost(&listener.commits().await).await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let mut counts = BTreeMap::<String, usize>::new();
+    for commit in listener.commits().await {
+        *counts.entry(commit).or_default() += 1;
+    }
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+    assert_eq!(counts.into_keys().collect::<Vec<_>>(), all);
 }

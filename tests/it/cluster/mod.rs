@@ -5,6 +5,7 @@
 
 mod api_server;
 mod deliveries;
+mod event_listener;
 mod impersonation;
 mod kubectl;
 mod load;

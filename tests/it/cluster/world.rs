@@ -37,15 +37,20 @@ impl World {
 
     /// `change` edits the configuration. `{ns}` in it is the namespace.
     pub async fn with(change: impl FnOnce(String) -> String) -> Self {
-        Self::begin(change, &impersonation()).await
+        Self::with_files(change, &[]).await
+    }
+
+    /// With these files beside the configuration.
+    pub async fn with_files(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
+        Self::begin(change, &impersonation(), files).await
     }
 
     /// With these rights of Doorward's own account.
     pub async fn with_rights(rights: &Value) -> Self {
-        Self::begin(|yaml| yaml, rights).await
+        Self::begin(|yaml| yaml, rights, &[]).await
     }
 
-    async fn begin(change: impl FnOnce(String) -> String, own: &Value) -> Self {
+    async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)]) -> Self {
         let api = ApiServer::get().await;
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let namespace = api.namespace().await;
@@ -61,10 +66,12 @@ impl World {
         api.front_proxy.issue(&["front-proxy"]).write(dir.path(), "front-proxy");
         for (name, text) in [
             ("token", api.token(&namespace, "doorward").await),
-            ("secret", "a webhook secret of the tests".to_owned()),
             ("ca.pem", authority.pem()),
             ("cluster-ca.pem", api.authority.pem()),
         ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let yaml = CONFIGURATION

@@ -37,10 +37,14 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 /// SplitMix64: the same run for the same seed.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -49,7 +53,8 @@ impl Random {
     }
 }
 
-fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
+/// A Doorward that is killed at this moment: `CLASS:COUNT:before` or `after`. `upstream` is the port that it sends to.
+pub fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.arg("serve").arg(folder.join("doorward.yaml")).envs(faults::environment(folder));
     if let Some(kill) = kill {
@@ -59,7 +64,7 @@ fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
 }
 
 /// What one try to deliver heard: the status, or nothing where Doorward went away.
-async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
+pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
     let lines = lines(id, &signature(body.as_bytes()));
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     lines.push("Connection: close");
@@ -81,7 +86,7 @@ fn once(request: &Recorded) -> String {
 async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
     let (deliveries, kills) = (number("TEST_KILL_DELIVERIES", 80), number("TEST_KILL_COUNT", 8));
     let seed = number("TEST_KILL_SEED", 1);
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let arrived = Arc::new(AtomicUsize::new(0));
     let counter = arrived.clone();
     // Outages, and answers that are lost on the way.

@@ -4,7 +4,7 @@ mod attacks;
 mod certificate;
 mod hold;
 mod interceptor;
-mod kill;
+pub mod kill;
 mod senders;
 mod sns;
 
@@ -17,12 +17,12 @@ use crate::{
 
 const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
 
-fn signature(body: &[u8]) -> String {
+pub fn signature(body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
     hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn lines(id: &str, signature: &str) -> Vec<String> {
+pub fn lines(id: &str, signature: &str) -> Vec<String> {
     [
         "POST /github HTTP/1.1",
         "Host: hooks.test",

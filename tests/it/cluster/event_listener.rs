@@ -1,0 +1,191 @@
+//! The EventListener's own program, its triggers, and Doorward as the interceptor that they ask.
+
+use std::{fs, net::SocketAddr};
+
+use rcgen::{KeyPair, PKCS_ED25519};
+use serde_json::{Value, json};
+
+use super::{
+    programs::{self, Program},
+    tekton::{SYSTEM_NAMESPACE, Tekton, pipeline_run},
+    world::World,
+};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{free_port, within},
+};
+
+/// A route to the EventListener, from GitHub. `{port}` is where that listens, `{ns}` its namespace.
+pub const HOOKS: [(&str, &str); 3] = [
+    ("upstreams:\n", "upstreams:\n  - {name: sink, url: 'http://127.0.0.1:{port}'}\n"),
+    (
+        "routes:\n",
+        "routes:
+  - name: hooks
+    kind: webhook
+    hosts: [hooks.test]
+    paths: [/github]
+    schemes: [webhook]
+    webhook: github
+    upstream: sink
+    event_listener: {namespace: '{ns}', name: build}
+",
+    ),
+    (
+        "rules:\n",
+        "rules:\n  - {id: hooks, on: {event_listener: build, event: [push]}, who: {webhooks: [github]}, do: allow}\n",
+    ),
+];
+
+/// What every Doorward must have that makes assertions or takes them.
+pub const ASSERTIONS: &str = "assertions: {keys: [{file: assertions}]}\n";
+
+/// A namespace with an EventListener, whose trigger makes a PipelineRun of each delivery that the interceptor vouches for.
+pub struct EventListener {
+    /// Its Doorward is the interceptor, and has a webhook route to the EventListener.
+    pub world: World,
+    /// Where the EventListener listens once it is started.
+    pub address: SocketAddr,
+    /// With which the interceptor proves assertions. PEM.
+    pub assertion_key: String,
+}
+
+impl EventListener {
+    /// Makes all but the EventListener's process.
+    pub async fn prepare() -> Self {
+        Tekton::get().await;
+        let port = free_port();
+        let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
+        let change = |yaml: String| {
+            // The interceptor has the name that the certificate is for.
+            let mut yaml = yaml.replace("hosts: [localhost]", "hosts: [api.test]");
+            for (place, more) in HOOKS {
+                yaml = yaml.replace(place, &more.replace("{port}", &port.to_string()));
+            }
+            yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
+                + "interceptor: {host: localhost}\n"
+                + ASSERTIONS
+        };
+        let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
+        let (api, namespace) = (world.api, world.namespace.as_str());
+        api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
+        let params = json!([
+            {"name": "user", "value": "$(extensions.doorward.user)"},
+            {"name": "repository", "value": "$(extensions.doorward.delivery.repository_id)"},
+            {"name": "commit", "value": "$(body.after)"},
+        ]);
+        let annotations = json!({
+            "test/user": "$(tt.params.user)",
+            "test/repository": "$(tt.params.repository)",
+            "test/commit": "$(tt.params.commit)",
+        });
+        let mut run = pipeline_run("", &annotations);
+        run["metadata"] = json!({"generateName": "build-", "annotations": annotations});
+        let template = json!({
+            "params": [{"name": "user"}, {"name": "repository"}, {"name": "commit"}],
+            "resourcetemplates": [run],
+        });
+        let trigger = json!({
+            "name": "push",
+            "interceptors": [{"ref": {"name": namespace, "kind": "ClusterInterceptor"}}],
+            "bindings": [{"ref": "who", "kind": "TriggerBinding"}],
+            "template": {"ref": "build"},
+        });
+        for (kind, name, spec) in [
+            ("TriggerBinding", "who", json!({"params": params})),
+            ("TriggerTemplate", "build", template),
+            ("EventListener", "build", json!({"triggers": [trigger]})),
+        ] {
+            let path =
+                format!("/apis/triggers.tekton.dev/v1beta1/namespaces/{namespace}/{}s", kind.to_ascii_lowercase());
+            let version = "triggers.tekton.dev/v1beta1";
+            let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec});
+            api.create(&path, &object).await;
+        }
+        Self { world, address: ([127, 0, 0, 1], port).into(), assertion_key }
+    }
+
+    /// Starts the EventListener and waits until it takes deliveries.
+    pub async fn start(&self) -> Program {
+        let (api, namespace) = (self.world.api, self.world.namespace.as_str());
+        let folder = programs::folder();
+        fs::write(folder.join("kubeconfig"), api.kubeconfig()).unwrap();
+        let arguments = [
+            "-kubeconfig=kubeconfig".to_owned(),
+            "-el-name=build".to_owned(),
+            format!("-el-namespace={namespace}"),
+            format!("-port={}", self.address.port()),
+            "-readtimeout=5".to_owned(),
+            "-writetimeout=40".to_owned(),
+            "-idletimeout=120".to_owned(),
+            "-timeouthandler=30".to_owned(),
+            "-payload-validation=true".to_owned(),
+        ];
+        let metrics = free_port().to_string();
+        let environment = [
+            ("SYSTEM_NAMESPACE", SYSTEM_NAMESPACE),
+            ("NAMESPACE", namespace),
+            ("NAME", "build"),
+            ("CONFIG_LOGGING_NAME", "config-logging"),
+            ("CONFIG_OBSERVABILITY_NAME", "config-observability"),
+            ("METRICS_PROMETHEUS_PORT", &metrics),
+            ("K_OBSERVABILITY_CONFIG", r#"{"metrics": {"protocol": "prometheus"}}"#),
+        ];
+        let sink = Program::start(folder, "eventlistenersink", &arguments, &environment);
+        within(async {
+            while tokio::net::TcpStream::connect(self.address).await.is_err() {
+                assert!(!sink.has_ended(), "the EventListener ended: {}", sink.log());
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        sink
+    }
+
+    /// The runs that there are.
+    pub async fn runs(&self) -> Vec<Value> {
+        let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", self.world.namespace);
+        self.world.api.read(&path).await["items"].as_array().unwrap().clone()
+    }
+
+    /// The commits of the runs that there are, sorted.
+    pub async fn commits(&self) -> Vec<String> {
+        let runs = self.runs().await;
+        let mut commits: Vec<String> = runs.iter().map(|run| commit(run).to_owned()).collect();
+        commits.sort_unstable();
+        commits
+    }
+
+    /// Waits until there is a run of a commit, and gives it.
+    pub async fn run(&self, of: &str) -> Value {
+        within(async {
+            loop {
+                if let Some(run) = self.runs().await.into_iter().find(|run| commit(run) == of) {
+                    return run;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+}
+
+fn commit(run: &Value) -> &str {
+    run["metadata"]["annotations"]["test/commit"].as_str().unwrap()
+}
+
+/// What `doorward interceptor` prints, under a name of the test. There are no Services here, so it leads to the address.
+fn interceptor(world: &World) -> Value {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["interceptor", "--ca"])
+        .arg(world.doorward.dir().join("ca.pem"))
+        .output()
+        .unwrap();
+    let mut object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    object["metadata"]["name"] = json!(world.namespace);
+    let client = object["spec"]["clientConfig"].as_object_mut().unwrap();
+    let service = client.remove("service").unwrap();
+    let port = world.doorward.address("secure").port();
+    client.insert("url".to_owned(), json!(format!("https://localhost:{port}/{}", service["path"].as_str().unwrap())));
+    object
+}
