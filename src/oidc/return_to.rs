@@ -57,9 +57,11 @@ fn is_fragment(origin: &Origin, fragment: &str) -> bool {
         && resolved.is_ok_and(|resolved| resolved.fragment() == Some(fragment))
 }
 
-/// The same, or the front page.
+/// The same, or the front page. The whole address of a page of this very origin counts as its path, as configurations
+/// that were made for oauth2-proxy write it.
 pub fn or_front_page(origin: &Origin, address: Option<&str>) -> String {
-    address.and_then(|address| check(origin, address)).unwrap_or_else(|| "/".to_owned())
+    let path = |address| str::strip_prefix(address, origin.as_str()).filter(|rest| rest.starts_with('/'));
+    address.and_then(|address| check(origin, path(address).unwrap_or(address))).unwrap_or_else(|| "/".to_owned())
 }
 
 #[cfg(test)]
@@ -70,6 +72,24 @@ mod tests {
 
     fn ours() -> Origin {
         Origin::https("dash.example.com").unwrap()
+    }
+
+    #[test]
+    fn a_whole_address_of_ours_is_its_path() {
+        for (address, path) in [
+            ("https://dash.example.com/a?b=c#d", "/a?b=c#d"),
+            ("https://dash.example.com/", "/"),
+            ("https://dash.example.com", "/"),
+            ("http://dash.example.com/a", "/"),
+            ("https://dash.example.com:8443/a", "/"),
+            ("https://dash.example.com.evil.example/a", "/"),
+            ("https://dash.example.com@evil.example/a", "/"),
+            ("https://dash.example.com//evil.example", "/"),
+            ("https://dash.example.com/\\evil.example", "/"),
+            ("https://dash.example.com/oauth2/sign_out", "/"),
+        ] {
+            assert_eq!(or_front_page(&ours(), Some(address)), path, "{address}");
+        }
     }
 
     #[test]
