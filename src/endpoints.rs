@@ -51,6 +51,8 @@ impl Default for Endpoints {
         Self(
             Router::new()
                 .route("/oauth2/{*rest}", any(login))
+                .route("/oauth2/userinfo", get(user_info))
+                .route("/oauth2/auth", any(not_asked))
                 .route("/.doorward/whoami", get(who_am_i))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
@@ -143,6 +145,32 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         Some(response) => response.map(Body::from),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// Who is signed in, in the words of oauth2-proxy.
+async fn user_info(Extension(context): Extension<Context>) -> AxumResponse {
+    match context.session().await {
+        Ok(session) => {
+            let principal = &session.principal;
+            let body = Json(json!({
+                "user": &*principal.username,
+                "preferredUsername": &*principal.username,
+                "email": principal.email.as_deref(),
+                "groups": texts(&principal.groups),
+            }));
+            ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(answer) => answer,
+    }
+}
+
+/// A question that nobody may ask, or not from where it came: those that may be asked never come here.
+async fn not_asked(Extension(context): Extension<Context>) -> AxumResponse {
+    if context.snapshot.raw.forward_auth.is_none() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let refusal = "Only a proxy that `trusted_proxies` lists may ask, in the way that `forward_auth` names.\n";
+    (StatusCode::FORBIDDEN, refusal).into_response()
 }
 
 async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {

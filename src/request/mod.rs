@@ -2,6 +2,7 @@
 
 mod delivery;
 pub mod exchange;
+mod forward_auth;
 pub mod headers;
 mod held;
 pub mod host;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     delivery,
     exchange::{Exchange, Ledger},
+    forward_auth,
     outbound::{Length, Outbound},
     respond::{self, Asked, Asker},
     route::{Miss, Route, Target},
@@ -72,9 +73,9 @@ pub(super) struct Cleared {
 
 /// What refusals depend on, noted while the request is still whole.
 #[derive(Clone, Debug)]
-struct Manner {
-    asker: respond::Manner,
-    route: Option<Arc<Route>>,
+pub(super) struct Manner {
+    pub(super) asker: respond::Manner,
+    pub(super) route: Option<Arc<Route>>,
 }
 
 impl Worker {
@@ -132,6 +133,9 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
+        if let Some(proxy) = forward_auth::asks(&request, connection, snapshot) {
+            return Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
+        }
         let request = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host))?;
         let record = exchange.record();
         record.host = Arc::clone(request.host());
@@ -355,7 +359,7 @@ impl Worker {
         }
     }
 
-    fn authenticator<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Authenticator<'a> {
+    pub(super) fn authenticator<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Authenticator<'a> {
         Authenticator {
             issuers: &snapshot.issuers,
             sessions: &snapshot.sessions,
@@ -404,7 +408,7 @@ impl Manner {
     }
 }
 
-fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
+pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
     let trusted: &[IpNet] = snapshot.trusted_proxies.get(&connection.listener).map_or(&[], |nets| nets);
     Received {
         peer: connection.peer,

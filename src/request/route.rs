@@ -177,6 +177,11 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
         interceptor: root.interceptor.as_ref().map(|interceptor| interceptor.host.as_str().into()),
         ..Routes::default()
     };
+    if root.forward_auth.is_some() && root.listeners.iter().all(|listener| listener.trusted_proxies.is_empty()) {
+        let message = "no listener has `trusted_proxies`, so that nobody may ask";
+        let help = "list there the addresses of the proxy that asks";
+        resolver.report.error(&At::root().key("forward_auth"), message).help(help);
+    }
     let at = At::root().key("routes");
     for (index, written) in root.routes.iter().enumerate() {
         let at = at.index(index);

@@ -15,6 +15,7 @@ mod drain;
 mod egress;
 mod fixture;
 mod floods;
+mod forward_auth;
 mod front_door;
 mod harness;
 mod kubernetes;

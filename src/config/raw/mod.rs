@@ -64,6 +64,21 @@ pub struct Root {
     pub log: Log,
     /// Client certificates for the day when the provider is down.
     pub break_glass: Option<BreakGlass>,
+    /// Which proxy asks at `/oauth2/auth` whether a request may pass, and forwards it itself. It must be among the
+    /// `trusted_proxies` of its listener. Default: none may ask.
+    pub forward_auth: Option<ForwardAuth>,
+}
+
+/// A proxy that asks about each request, and how it says which request it asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardAuth {
+    /// `auth_request`: `X-Original-Method`, and `X-Original-URI` with `Host` or (ingress-nginx) `X-Original-URL`.
+    Nginx,
+    /// `forwardAuth`: `X-Forwarded-Method`, `X-Forwarded-Host`, `X-Forwarded-Uri`.
+    Traefik,
+    /// `ext_authz` over HTTP with the `path_prefix` `/oauth2/auth`: the question has the method, host and path.
+    Envoy,
 }
 
 /// A file that `policies` names: the part of the configuration that says who may do what.

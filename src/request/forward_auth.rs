@@ -1,0 +1,312 @@
+//! The question of a proxy that stands in front already: may this request pass? nginx asks it with `auth_request`,
+//! Traefik with `forwardAuth`, Envoy with `ext_authz` over HTTP, at `/oauth2/auth` as of oauth2-proxy.
+//!
+//! The request that is asked about is made anew from what the proxy says of it, and goes the way of every other request
+//! up to the decision; only the forwarding is the proxy's. So it is one policy, whoever forwards. What a proxy says is
+//! read in that proxy's own way alone: each of them passes on the headers of the others as the client wrote them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+
+use super::{
+    exchange::Exchange,
+    pipeline::{Ending, Manner, Worker, own, received, recorded},
+    respond,
+    route::Target,
+    sanitize::{Received, sanitize},
+};
+use crate::{
+    authn::{self, Principal},
+    authz::authorize,
+    config::raw::{ForwardAuth, RouteKind},
+    downstream::Connection,
+    error::{Reason, Rejection},
+    snapshot::Snapshot,
+};
+
+/// Where the proxy asks. Envoy writes the path of the original request behind it.
+const PATH: &str = "/oauth2/auth";
+
+/// Which proxy asks, if `request` is the question of a proxy that may ask.
+pub(super) fn asks<B>(request: &Request<B>, connection: &Connection, snapshot: &Snapshot) -> Option<ForwardAuth> {
+    let proxy = snapshot.raw.forward_auth.filter(|_| connection.trusted_proxy)?;
+    let rest = request.uri().path().strip_prefix(PATH)?;
+    let fits = match proxy {
+        ForwardAuth::Nginx | ForwardAuth::Traefik => rest.is_empty(),
+        ForwardAuth::Envoy => rest.starts_with('/'),
+    };
+    fits.then_some(proxy)
+}
+
+impl Worker {
+    /// Decides about the request that the proxy asks about, and answers the proxy: 202 with who it is, or the refusal.
+    pub(super) async fn judge(
+        &self,
+        proxy: ForwardAuth,
+        snapshot: &Arc<Snapshot>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+        manner: &mut Manner,
+    ) -> Result<Ending, Rejection> {
+        let id = exchange.record().id;
+        exchange.record().endpoint = Some("forward_auth");
+        let request = original(request, proxy)?;
+        exchange.record().method = request.method().clone();
+        manner.asker = respond::Manner::of(id, &request);
+        // The name of the handshake is the one under which the proxy knows Doorward.
+        let received = Received { server_name: None, ..received(connection, snapshot) };
+        let request = sanitize(request, received, id, |host| snapshot.routes.host(host))?;
+        let record = exchange.record();
+        record.host = Arc::clone(request.host());
+        record.path = request.path().into();
+        record.address = Some(request.meta().client);
+        record.upgrade = request.meta().upgrade.is_some();
+        record.trace = Some(request.meta().trace.trace_bytes());
+        manner.asker.note(request.method(), request.path());
+        let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
+            Target::Upstream(route) => route,
+            Target::Own | Target::Interceptor => {
+                return Err(Rejection::new(Reason::PolicyDenied, "this path is Doorward's own")
+                    .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
+            }
+        };
+        manner.route = Some(Arc::clone(&route));
+        exchange.count_on(&route.metrics);
+        let record = exchange.record();
+        record.route = Some(Arc::clone(&route.name));
+        record.kind = Some(route.kind);
+        record.policy = Some(Arc::clone(snapshot.policy.digest()));
+        record.claims.clone_from(&snapshot.claims);
+        if matches!(route.kind, RouteKind::Kubernetes | RouteKind::Webhook) {
+            return Err(Rejection::new(
+                Reason::PolicyDenied,
+                "this route needs the body of the request, or another identity on it, which a proxy that only asks \
+                 neither sends nor sets",
+            )
+            .fix("send the requests of this route through Doorward"));
+        }
+        if request.meta().impersonation.is_some() {
+            return Err(Rejection::new(Reason::ImpersonationRefused, "the request asks to be somebody else")
+                .fix("send it without `Impersonate-*` headers"));
+        }
+        let now = self.app.clock.now();
+        let authenticator = self.authenticator(snapshot, now);
+        let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
+            authn::Outcome::Known(authenticated, _) => authenticated,
+            // nginx takes nothing but 2xx, 401 and 403, and sends people to the login itself (`error_page 401`).
+            authn::Outcome::Respond(_) if proxy == ForwardAuth::Nginx => {
+                return Err(Rejection::new(Reason::CredentialMissing, "nobody is signed in").fix("sign in"));
+            }
+            authn::Outcome::Respond(response) => return Ok(own(response, id)),
+        };
+        let decided = authorize(&snapshot.policy, authenticated, now);
+        exchange.record().decision = Some(recorded(&decided.decision));
+        let permit = decided.permit?;
+        exchange.reserve(1)?;
+        Ok(own(passed(permit.principal()), id))
+    }
+}
+
+/// The answer that lets the request pass, with the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The
+/// user is named as in rules and in the audit trail.
+fn passed(principal: &Principal) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Separated by commas, as readers expect: a group with a comma in its name would be read as two others.
+    let groups: Vec<&str> =
+        principal.groups.iter().map(|group| &**group).filter(|group| !group.contains(',')).collect();
+    for (name, text) in [
+        ("x-auth-request-user", &*principal.username),
+        ("x-auth-request-preferred-username", &*principal.username),
+        ("x-auth-request-email", principal.email.as_deref().unwrap_or_default()),
+        ("x-auth-request-groups", &groups.join(",")),
+    ] {
+        // A proxy copies these over what the client sent under the same names, so they are there even if empty.
+        headers.insert(name, HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("")));
+    }
+    response
+}
+
+/// The request that the proxy asks about.
+fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Rejection> {
+    let (mut parts, body) = request.into_parts();
+    let sent_to = match parts.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => only(&parts.headers, &header::HOST)?.cloned(),
+    };
+    let (method, host, target) = match proxy {
+        ForwardAuth::Nginx => nginx(&mut parts.headers, sent_to)?,
+        ForwardAuth::Traefik => {
+            let host = only(&parts.headers, &FORWARDED_HOST)?.cloned();
+            (method(&parts.headers, &FORWARDED_METHOD)?, host, text(&parts.headers, &FORWARDED_URI)?)
+        }
+        ForwardAuth::Envoy => {
+            let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+            let target = target.strip_prefix(PATH).unwrap_or_default().to_owned();
+            (Some(parts.method.clone()), sent_to, Some(target))
+        }
+    };
+    let method = method.ok_or_else(|| unsaid(proxy, "method"))?;
+    let host = host.ok_or_else(|| unsaid(proxy, "host"))?;
+    let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
+    let target = PathAndQuery::try_from(target).map_err(|_| unsaid(proxy, "path"))?;
+    if method == Method::CONNECT || method == Method::TRACE {
+        return Err(Rejection::new(Reason::MethodNotAllowed, "no route takes this method"));
+    }
+    // Both belong to the proxy's connection to us. A handshake of a WebSocket shows by the rest of it.
+    for name in [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        parts.headers.remove(name);
+    }
+    if parts.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    parts.headers.insert(header::HOST, host);
+    parts.method = method;
+    parts.uri = Uri::from(target);
+    parts.version = Version::HTTP_11;
+    Ok(Request::from_parts(parts, body))
+}
+
+static FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+static ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+static ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
+
+type Said = (Option<Method>, Option<HeaderValue>, Option<String>);
+
+/// `X-Original-Method` with `X-Original-URI` and the host to which the question goes, or with `X-Original-URL`, which
+/// names scheme and host too (ingress-nginx). With both it would not be clear which of them the client sent.
+fn nginx(headers: &mut HeaderMap, sent_to: Option<HeaderValue>) -> Result<Said, Rejection> {
+    let method = method(headers, &ORIGINAL_METHOD)?;
+    let target = text(headers, &ORIGINAL_URI)?;
+    let Some(url) = text(headers, &ORIGINAL_URL)? else { return Ok((method, sent_to, target)) };
+    if target.is_some() {
+        return Err(ambiguous("`X-Original-URI` and `X-Original-URL` are both there"));
+    }
+    let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
+        return Err(ambiguous("`X-Original-URL` is no http address"));
+    };
+    let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !headers.contains_key(&FORWARDED_PROTO)
+        && let Ok(scheme) = HeaderValue::from_str(scheme)
+    {
+        headers.insert(FORWARDED_PROTO.clone(), scheme);
+    }
+    Ok((method, HeaderValue::from_str(host).ok(), Some(target.to_owned())))
+}
+
+/// The value of a header that must not come twice: of two, one is the client's.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Rejection> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(ambiguous(format!("`{name}` is there more than once")));
+    }
+    Ok(first)
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Rejection> {
+    let value = only(headers, name)?.filter(|value| !value.is_empty());
+    let text = value.map(|value| value.to_str().map(str::to_owned)).transpose();
+    text.map_err(|_| ambiguous(format!("`{name}` is not ASCII")))
+}
+
+fn method(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Method>, Rejection> {
+    let method = text(headers, name)?.map(|text| Method::from_bytes(text.as_bytes())).transpose();
+    method.map_err(|_| ambiguous(format!("`{name}` is no method")))
+}
+
+fn ambiguous(what: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::PolicyDenied, format!("it is not clear which request is asked about: {}", what.into()))
+        .fix("have the proxy set these headers itself, over what clients send")
+}
+
+fn unsaid(proxy: ForwardAuth, what: &str) -> Rejection {
+    let fix = match proxy {
+        ForwardAuth::Nginx => {
+            "set `X-Original-Method $request_method`, `X-Original-URI $request_uri` and `Host $http_host` in the \
+             location that asks"
+        }
+        ForwardAuth::Traefik => "ask with the `forwardAuth` middleware, without `trustForwardHeader`",
+        ForwardAuth::Envoy => "ask with `path_prefix: /oauth2/auth`",
+    };
+    Rejection::new(Reason::PolicyDenied, format!("the proxy does not say the {what} of the request that it asks about"))
+        .fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Row<'a> = (&'a str, ForwardAuth, &'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
+
+    #[test]
+    fn each_proxy_is_understood_in_its_own_way_alone() {
+        use ForwardAuth::{Envoy, Nginx, Traefik};
+        let (own_method, own_uri) = (("x-original-method", "POST"), ("x-original-uri", "/a?b=c"));
+        let url = ("x-original-url", "https://b.example:8443/a?b=c");
+        let forwarded =
+            [("x-forwarded-method", "POST"), ("x-forwarded-host", "b.example"), ("x-forwarded-uri", "/a?b=c")];
+        let [forwarded_method, forwarded_host, forwarded_uri] = forwarded;
+        let rows: &[Row<'_>] = &[
+            ("nginx", Nginx, PATH, &[own_method, own_uri], Some("POST a.example /a?b=c")),
+            ("ingress-nginx", Nginx, PATH, &[own_method, url], Some("POST b.example:8443 /a?b=c")),
+            ("no method", Nginx, PATH, &[own_uri], None),
+            ("empty method", Nginx, PATH, &[("x-original-method", ""), own_uri], None),
+            ("no path", Nginx, PATH, &[own_method], None),
+            ("both", Nginx, PATH, &[own_method, own_uri, url], None),
+            ("method twice", Nginx, PATH, &[own_method, ("x-original-method", "GET"), own_uri], None),
+            ("path twice", Nginx, PATH, &[own_method, own_uri, ("x-original-uri", "/")], None),
+            ("an address as a path", Nginx, PATH, &[own_method, ("x-original-uri", "http://x/")], None),
+            ("a bare path", Nginx, PATH, &[own_method, ("x-original-uri", "a")], None),
+            ("no path in the address", Nginx, PATH, &[own_method, ("x-original-url", "https://b.example")], None),
+            ("a query alone", Nginx, PATH, &[own_method, ("x-original-url", "https://b.example?x=/")], None),
+            ("another scheme", Nginx, PATH, &[own_method, ("x-original-url", "ftp://b.example/")], None),
+            ("a tunnel", Nginx, PATH, &[("x-original-method", "CONNECT"), own_uri], None),
+            ("Traefik's words to nginx", Nginx, PATH, &forwarded, None),
+            ("Traefik", Traefik, PATH, &forwarded, Some("POST b.example /a?b=c")),
+            ("nginx's words to Traefik", Traefik, PATH, &[own_method, own_uri], None),
+            ("Traefik, no host", Traefik, PATH, &[forwarded_method, forwarded_uri], None),
+            ("Traefik, no method", Traefik, PATH, &[forwarded_host, forwarded_uri], None),
+            ("Traefik, host twice", Traefik, PATH, &[forwarded_host, forwarded[0], forwarded[1], forwarded[2]], None),
+            ("Envoy", Envoy, "/oauth2/auth/a?b=c", &forwarded, Some("PUT a.example /a?b=c")),
+        ];
+        for (row, proxy, uri, headers, expected) in rows {
+            let mut request = Request::builder().method("PUT").uri(*uri).header("host", "a.example");
+            for (name, value) in *headers {
+                request = request.header(*name, *value);
+            }
+            let found = original(request.body(()).unwrap(), *proxy).ok().map(|request| {
+                let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
+                format!("{} {host} {}", request.method(), request.uri())
+            });
+            assert_eq!(found.as_deref(), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_one_though_the_proxy_takes_its_upgrade_away() {
+        let asked = |lines: &[(&'static str, &str)]| {
+            let mut request = Request::builder().uri(PATH).header("host", "a.example").header("connection", "close");
+            for (name, value) in [("x-original-method", "GET"), ("x-original-uri", "/")].iter().chain(lines) {
+                request = request.header(*name, *value);
+            }
+            let request = original(request.body(()).unwrap(), ForwardAuth::Nginx).unwrap();
+            crate::upstream::upgrade::requested(&request).unwrap().is_some()
+        };
+        assert!(asked(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")]));
+        assert!(!asked(&[]));
+    }
+}

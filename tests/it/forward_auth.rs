@@ -1,0 +1,270 @@
+//! A proxy that people have already asks Doorward about each request: a real nginx, and what Traefik and Envoy send.
+
+use std::{
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Doorward, Issuer, Raw, Upstream, free_port, log_in, request, within};
+
+struct World {
+    doorward: Doorward,
+    upstream: Upstream,
+    _issuer: Issuer,
+}
+
+async fn world(forward_auth: &str) -> World {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "client-secret").unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}}]
+{forward_auth}
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+  - {{name: api, url: '{upstream}', credential: {{bearer: {{file: client}}}}}}
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+  - {{name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}}
+rules:
+  - {{id: read, on: {{routes: [web], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+        issuer = issuer.url(),
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    within(async {
+        while doorward.get("/oauth2/start", &["Host: localhost"]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, upstream, _issuer: issuer }
+}
+
+impl World {
+    /// Asks as a proxy does that passes on `headers` of its client.
+    async fn ask(&self, line: &str, headers: &[&str]) -> Answer {
+        self.doorward.send(&[&[line], headers].concat(), b"").await
+    }
+}
+
+/// A real nginx in front of the upstream, killed when dropped.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Nginx {
+    async fn start(doorward: SocketAddr, upstream: &str) -> Self {
+        // The port may be taken by another test between its choice and its use.
+        for _ in 0..5 {
+            let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+            let config = include_str!("forward_auth/nginx.conf")
+                .replace("{dir}", &folder.path().display().to_string())
+                .replace("{port}", &port.to_string())
+                .replace("{doorward}", &doorward.to_string())
+                .replace("{upstream}", upstream);
+            let file = folder.path().join("nginx.conf");
+            std::fs::write(&file, config).unwrap();
+            let child = Command::new("nginx")
+                .arg("-c")
+                .arg(&file)
+                .arg("-p")
+                .arg(folder.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            let mut child =
+                child.unwrap_or_else(|error| panic!("nginx cannot be run ({error}); `scripts/test` installs it"));
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let serves = within(async {
+                loop {
+                    if child.try_wait().unwrap().is_some() {
+                        return false;
+                    }
+                    if TcpStream::connect(address).await.is_ok() {
+                        return true;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+            if serves.await {
+                return Self { child, address, _folder: folder };
+            }
+        }
+        panic!("nginx does not start");
+    }
+
+    async fn ask(&self, lines: &[&str]) -> Answer {
+        let mut raw = Raw::connect(self.address).await;
+        raw.send(request(lines, b"")).await;
+        raw.answer().await
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // One that has ended already is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn nginx_lets_through_what_the_policy_allows() {
+    let world = world("forward_auth: nginx").await;
+    let nginx = Nginx::start(world.doorward.address("public"), &world.upstream.url()).await;
+    let host = format!("localhost:{}", nginx.address.port());
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+
+    let away = nginx.ask(&["GET /page?x=1 HTTP/1.1", &host_line, "Accept: text/html"]).await;
+    assert_eq!((away.status, away.header("location")), (303, Some("/oauth2/continue?rd=%2Fpage%3Fx%3D1")));
+    assert_eq!(nginx.ask(&["GET /page HTTP/1.1", &host_line]).await.status, 401, "a program");
+    let cookie = log_in(&world.doorward, &host, "/page").await;
+    world.upstream.take();
+
+    let forged = ["X-Auth-Request-User: root", "X-Original-Method: GET", "X-Original-URL: http://localhost/free"];
+    let good = [&["GET /page?x=1 HTTP/1.1", &host_line, &cookie], &forged[..]].concat();
+    assert_eq!(nginx.ask(&good).await.status, 200);
+    let came = world.upstream.only();
+    assert_eq!((came.line(), came.all("x-auth-request-user")), ("GET /page?x=1 HTTP/1.0", vec!["alice"]));
+    world.upstream.take();
+
+    // The policy knows the method, whatever the client says that it is.
+    let other = [&["DELETE /page HTTP/1.1", &host_line, &origin, &cookie], &forged[..]].concat();
+    assert_eq!(nginx.ask(&other).await.status, 403);
+    // A page of another origin opens no stream with the cookie, though nginx does not pass on `Upgrade`.
+    let handshake = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"];
+    let stream =
+        [&["GET /page HTTP/1.1", &host_line, "Origin: http://evil.localhost", &cookie], &handshake[..]].concat();
+    assert_eq!(nginx.ask(&stream).await.status, 403);
+    let stream = [&["GET /page HTTP/1.1", &host_line, &origin, &cookie], &handshake[..]].concat();
+    assert_eq!(nginx.ask(&stream).await.status, 200, "the twin");
+    world.upstream.take();
+
+    let who = nginx.ask(&["GET /oauth2/userinfo HTTP/1.1", &host_line, &cookie]).await.json();
+    assert_eq!(who["user"], "alice");
+    assert_eq!(nginx.ask(&["GET /oauth2/userinfo HTTP/1.1", &host_line]).await.status, 401);
+
+    let out = nginx.ask(&["POST /oauth2/sign_out HTTP/1.1", &host_line, &origin, &cookie, "Content-Length: 0"]).await;
+    assert_eq!(out.status, 303);
+    assert_eq!(nginx.ask(&good).await.status, 401, "at once");
+    assert!(world.upstream.requests().is_empty());
+
+    let asked = || {
+        let mut audit = world.doorward.audit().into_iter();
+        audit.find(|record| {
+            record["unmapped"]["endpoint"] == "forward_auth" && record["http_request"]["http_method"] == "DELETE"
+        })
+    };
+    let denied = within(async {
+        loop {
+            match asked() {
+                Some(record) => break record,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(denied["http_request"]["url"]["path"], "/page", "{denied}");
+    assert_eq!((&denied["unmapped"]["route"], &denied["http_response"]["code"]), (&json!("web"), &json!(403)));
+    assert_eq!(denied["status_code"], "no_rule_matched", "{denied}");
+}
+
+#[tokio::test]
+async fn traefik_says_what_is_asked_about_or_gets_nothing() {
+    let world = world("forward_auth: traefik").await;
+    let cookie = log_in(&world.doorward, "localhost", "/page").await;
+    let base = ["Host: doorward.doorward.svc", "X-Forwarded-Proto: http"];
+    let about = |method: &str, host: &str, uri: &str| {
+        [
+            format!("X-Forwarded-Method: {method}"),
+            format!("X-Forwarded-Host: {host}"),
+            format!("X-Forwarded-Uri: {uri}"),
+        ]
+    };
+    let page = "Accept: text/html";
+    for (row, [method, host, uri], further, status) in [
+        ("good", about("GET", "localhost", "/page?x=1"), vec![&*cookie], 202),
+        ("a page, nobody signed in", about("GET", "localhost", "/page"), vec![page], 303),
+        ("a fetch, nobody signed in", about("GET", "localhost", "/page"), vec![], 401),
+        ("another method", about("PUT", "localhost", "/page"), vec![&cookie, "Origin: http://localhost"], 403),
+        (
+            "a page of another origin",
+            about("PUT", "localhost", "/page"),
+            vec![&cookie, "Origin: http://evil.test"],
+            403,
+        ),
+        ("another origin's session", about("GET", "localhost:1", "/page"), vec![&cookie], 401),
+        ("a host of nobody", about("GET", "other.test", "/page"), vec![&cookie], 421),
+        ("two hosts", about("GET", "localhost, other.test", "/page"), vec![&cookie], 400),
+        ("a path in disguise", about("GET", "localhost", "/a/../page"), vec![&cookie], 400),
+        ("a path of ours", about("GET", "localhost", "/oauth2/start"), vec![&cookie], 403),
+        ("said twice", about("GET", "localhost", "/page"), vec![&cookie, "X-Forwarded-Method: GET"], 403),
+        ("another identity", about("GET", "kube.test", "/api"), vec![&cookie], 403),
+        ("somebody else", about("GET", "localhost", "/page"), vec![&cookie, "Impersonate-User: root"], 403),
+    ] {
+        let headers = [&base[..], &[&method, &host, &uri], &further].concat();
+        let answer = world.ask("GET /oauth2/auth HTTP/1.1", &headers).await;
+        assert_eq!(answer.status, status, "{row}: {}{}", answer.head, answer.text());
+        if status == 202 {
+            assert_eq!(answer.header("x-auth-request-user"), Some("alice"));
+        }
+        if status == 303 {
+            assert_eq!(answer.header("location"), Some("/oauth2/continue?rd=%2Fpage"));
+        }
+        // Without one of the three words nothing passes.
+        for left_out in [&method, &host, &uri] {
+            let headers: Vec<&str> = headers.iter().copied().filter(|line| line != left_out).collect();
+            let answer = world.ask("GET /oauth2/auth HTTP/1.1", &headers).await;
+            assert!(status != 202 || answer.status == 403, "{row} without {left_out}: {}", answer.status);
+        }
+    }
+    assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")));
+
+    // Who is no trusted proxy asks nothing.
+    let [method, host, uri] = about("GET", "localhost", "/page");
+    let mut stranger = Raw::connect_from([127, 0, 0, 2].into(), world.doorward.address("public")).await;
+    let lines = ["GET /oauth2/auth HTTP/1.1", "Host: localhost", &method, &host, &uri, &cookie];
+    stranger.send(request(&lines, b"")).await;
+    assert_eq!(stranger.answer().await.status, 403);
+}
+
+#[tokio::test]
+async fn envoy_sends_the_request_itself_below_a_path() {
+    let world = world("forward_auth: envoy").await;
+    let cookie = log_in(&world.doorward, "localhost", "/page").await;
+    let lines = ["Host: localhost", &cookie, "X-Forwarded-Method: GET", "X-Original-URI: /page"];
+    assert_eq!(world.ask("GET /oauth2/auth/page?x=1 HTTP/1.1", &lines).await.status, 202);
+    assert_eq!(world.ask("GET /oauth2/auth/page HTTP/1.1", &lines[..1]).await.status, 401);
+    assert_eq!(world.ask("DELETE /oauth2/auth/page HTTP/1.1", &lines).await.status, 403, "not what a header says");
+    assert_eq!(world.ask("GET /oauth2/auth/../page HTTP/1.1", &lines).await.status, 400);
+    assert_eq!(world.ask("GET /oauth2/auth HTTP/1.1", &lines).await.status, 403, "about nothing");
+}
+
+#[tokio::test]
+async fn nobody_asks_unless_it_is_configured() {
+    let world = world("").await;
+    let cookie = log_in(&world.doorward, "localhost", "/page").await;
+    let lines = ["Host: localhost", &cookie, "X-Original-Method: GET", "X-Original-URI: /page"];
+    assert_eq!(world.ask("GET /oauth2/auth HTTP/1.1", &lines).await.status, 404);
+    assert_eq!(world.ask("GET /oauth2/auth/page HTTP/1.1", &lines).await.status, 404);
+}
