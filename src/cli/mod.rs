@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod explain;
 mod explain_run;
+mod import;
 pub mod interceptor;
 pub mod operator;
 pub mod print_config;
@@ -61,6 +62,7 @@ enum Command {
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
     Interceptor(interceptor::InterceptorArgs),
+    Import(import::ImportArgs),
     /// Look at the audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -185,6 +187,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             }
         }
         Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
+        Command::Import(args) => Ok(import::run(&args, &mut out, &mut io::stderr())?),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);

@@ -18,6 +18,7 @@ mod floods;
 mod forward_auth;
 mod front_door;
 mod harness;
+mod import;
 mod kubernetes;
 mod limits;
 mod listeners;

@@ -1,0 +1,341 @@
+//! `doorward import oauth2-proxy`: from its flags, its `oauth2-proxy.cfg` or its alpha YAML to a configuration of Doorward,
+//! with what could not be converted. Secrets that stand in the file are named, and never printed.
+
+mod options;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use self::options::Options;
+
+/// Convert the configuration of another proxy. Prints a configuration, and on standard error what could not be converted.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// The other proxy.
+    #[arg(value_name = "PROXY", value_parser = ["oauth2-proxy"])]
+    proxy: String,
+
+    /// Its flags (a command line, or the `args` of a container), its `.cfg`, or its alpha `.yaml`. Of several, those that
+    /// come later win.
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// The host that browsers use, where no `redirect_url` names it.
+    #[arg(long)]
+    host: Option<String>,
+}
+
+/// Where a secret is expected that stood in the file itself.
+const CLIENT_SECRET: &str = "/etc/doorward/secrets/oidc-client-secret";
+
+/// Settings that need no counterpart, since they say what Doorward always does.
+const ALWAYS: [&str; 16] = [
+    "code_challenge_method",
+    "cookie_csrf_per_request",
+    "cookie_csrf_per_request_limit",
+    "cookie_httponly",
+    "cookie_name",
+    "cookie_samesite",
+    "cookie_secure",
+    "encode_state",
+    "force_json_errors",
+    "insecure_oidc_skip_nonce",
+    "pass_user_headers",
+    "proxy_websockets",
+    "set_xauthrequest",
+    "skip_provider_button",
+    "standard_logging",
+    "user_id_claim",
+];
+
+/// Settings without a counterpart, and what to do instead.
+const INSTEAD: [(&str, &str); 20] = [
+    (
+        "cookie_domain",
+        "a session belongs to one host here; each further host has a login of its own, which goes to the \
+      provider and back without a question. List all hosts in the route",
+    ),
+    ("whitelist_domain", "a login leads back to its own host only"),
+    ("cookie_secret", "write a new key and name it under `sessions.keys`; everybody signs in once more"),
+    ("cookie_secret_file", "write a new key and name it under `sessions.keys`; everybody signs in once more"),
+    ("cookie_refresh", "sessions are refreshed as `sessions.recheck` says, 5 minutes by default"),
+    ("skip_auth_route", "add a route for these paths with `schemes: [anonymous]`, and a rule that allows it"),
+    ("skip_auth_regex", "add a route for these paths with `schemes: [anonymous]`, and a rule that allows it"),
+    ("skip_auth_preflight", "preflights are refused or forwarded by route; take credentials by `Authorization`"),
+    ("skip_jwt_bearer_tokens", "give the issuer `audiences`, and the route the scheme `bearer`"),
+    ("extra_jwt_issuers", "add an issuer for each, with its `audiences`, and give the route the scheme `bearer`"),
+    ("pass_access_token", "tokens of the provider never leave Doorward"),
+    ("pass_authorization_header", "tokens of the provider never leave Doorward"),
+    ("set_authorization_header", "tokens of the provider never leave Doorward"),
+    ("pass_basic_auth", "the user goes on in `X-Forwarded-User`"),
+    ("htpasswd_file", "no passwords are kept; `break_glass` takes client certificates"),
+    ("authenticated_emails_file", "write these people into `who` of a rule"),
+    ("session_store_type", "name Redis under `store.redis`; docs/store.md tells how"),
+    ("redis_connection_url", "name Redis under `store.redis`; docs/store.md tells how"),
+    ("insecure_oidc_allow_unverified_email", "an address that is not verified is none"),
+    ("ssl_insecure_skip_verify", "name the authority of the certificate by `ca`"),
+];
+
+/// A configuration, and what could not be converted.
+#[derive(Debug)]
+struct Imported {
+    yaml: String,
+    notes: Vec<String>,
+}
+
+/// Runs the command. The exit status is 2 where something could not be converted.
+pub fn run(args: &ImportArgs, out: &mut impl Write, notes: &mut impl Write) -> io::Result<u8> {
+    let mut options = Options::default();
+    for path in &args.files {
+        let text = std::fs::read_to_string(path);
+        let read = text.map_err(|error| error.to_string()).and_then(|text| options.read(&text));
+        if let Err(why) = read {
+            writeln!(notes, "doorward: {}: {why}", path.display())?;
+            return Ok(1);
+        }
+    }
+    match import(options, args.host.as_deref()) {
+        Err(why) => {
+            writeln!(notes, "doorward: {why}")?;
+            Ok(1)
+        }
+        Ok(Imported { yaml, notes: found }) => {
+            out.write_all(yaml.as_bytes())?;
+            for note in &found {
+                writeln!(notes, "not converted: {note}")?;
+            }
+            Ok(if found.is_empty() { 0 } else { 2 })
+        }
+    }
+}
+
+fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> {
+    let mut notes = Vec::new();
+    let redirect = options.take("redirect_url").and_then(|text| Url::parse(&text).ok());
+    let named = redirect.as_ref().and_then(|url| url.host_str().map(str::to_owned));
+    let host = host
+        .map(str::to_owned)
+        .or(named)
+        .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
+    let emails = options.take_all("email_domain");
+    let issuer = issuer(&mut options, &emails, &mut notes)?;
+    let (upstreams, routes) = routes(&mut options, &host, &mut notes);
+    if routes.is_empty() {
+        return Err("there is no upstream with an http address, so there is nothing to stand in front of".to_owned());
+    }
+    let mut sessions = Map::new();
+    if let Some(expire) = options.take("cookie_expire") {
+        match seconds(&expire) {
+            Some(seconds @ 1..) => drop(sessions.insert("absolute".to_owned(), format!("{seconds}s").into())),
+            _ => notes.push(format!("`cookie_expire`: `{expire}` is no length of a session")),
+        }
+    }
+    let root = json!({
+        "external_host": host,
+        "listeners": [listener(&mut options, &mut notes)],
+        "issuers": [issuer],
+        "upstreams": upstreams,
+        "routes": routes,
+        "rules": [rule(&mut options, &emails)],
+        "sessions": sessions,
+        "audit": {"sink": {"file": {"path": "audit.jsonl"}}},
+    });
+    for (name, instead) in INSTEAD {
+        if !options.take_all(name).is_empty() {
+            notes.push(format!("`{name}`: {instead}"));
+        }
+    }
+    for name in ALWAYS {
+        options.take_all(name);
+    }
+    for name in options.left() {
+        notes.push(format!("`{name}`: it has no counterpart, or its counterpart works in another way"));
+    }
+    let body = serde_saphyr::to_string(&root).map_err(|error| error.to_string())?;
+    let mut yaml = "# Converted from oauth2-proxy. Read the rules before use: nobody gets in without one.\n".to_owned();
+    for note in &notes {
+        yaml.push_str(&format!("# Not converted: {note}\n"));
+    }
+    yaml.push_str(&body);
+    Ok(Imported { yaml, notes })
+}
+
+fn issuer(options: &mut Options, emails: &[String], notes: &mut Vec<String>) -> Result<Value, String> {
+    let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
+    let preset = match provider.as_str() {
+        "oidc" | "adfs" | "cidaas" | "login.gov" | "gitlab" => None,
+        "google" => Some("google"),
+        "entra-id" | "azure" => Some("entra"),
+        "keycloak-oidc" | "keycloak" => Some("keycloak"),
+        other => {
+            return Err(format!("the provider `{other}` is no OpenID provider; put one in front of it, such as Dex"));
+        }
+    };
+    let mut entry = Map::new();
+    entry.insert("name".to_owned(), "main".into());
+    if let Some(preset) = preset {
+        entry.insert("preset".to_owned(), preset.into());
+    }
+    match (options.take("oidc_issuer_url"), preset) {
+        (Some(url), _) if preset != Some("google") => drop(entry.insert("issuer".to_owned(), url.into())),
+        (_, Some("google")) => match emails {
+            [domain] if domain != "*" => drop(entry.insert("tenant".to_owned(), domain.trim_start_matches('.').into())),
+            _ => notes.push(
+                "`email_domain`: name the one Workspace domain by `tenant` of the issuer, or people by \
+                 `required_claims: {sub: […]}`; until then `doorward check` refuses it"
+                    .to_owned(),
+            ),
+        },
+        _ => return Err("no `oidc_issuer_url` names the provider".to_owned()),
+    }
+    let id = options.take("client_id").ok_or("there is no `client_id`")?;
+    let file = options.take("client_secret_file");
+    if options.take("client_secret").is_some() {
+        notes.push(format!("`client_secret`: write it to {CLIENT_SECRET}; no secret stands in a configuration here"));
+    }
+    let file = file.unwrap_or_else(|| CLIENT_SECRET.to_owned());
+    let mut login = Map::new();
+    login.insert("client".to_owned(), json!({"id": id, "secret": {"file": file}}));
+    if let Some(label) = options.take("provider_display_name") {
+        login.insert("label".to_owned(), label.into());
+    }
+    if let Some(scope) = options.take("scope") {
+        login.insert("scopes".to_owned(), scope.split_ascii_whitespace().collect());
+    }
+    match options.take("prompt").as_deref() {
+        Some(prompt @ ("login" | "consent" | "select_account")) => {
+            login.insert("prompt".to_owned(), prompt.into());
+        }
+        Some(other) if !other.is_empty() => notes.push(format!("`prompt`: Doorward never sends `{other}`")),
+        _ => {}
+    }
+    if let Some(values) = options.take("acr_values") {
+        login.insert("acr_values".to_owned(), values.split_ascii_whitespace().collect());
+    }
+    entry.insert("login".to_owned(), login.into());
+    if let Some(claim) = options.take("oidc_groups_claim").filter(|claim| claim != "groups") {
+        entry.insert("claims".to_owned(), json!({ "groups": claim }));
+    }
+    if let Some(ca) = options.take("provider_ca_file") {
+        entry.insert("ca".to_owned(), ca.into());
+    }
+    Ok(entry.into())
+}
+
+fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
+    let tls = options.take("tls_cert_file").zip(options.take("tls_key_file"));
+    let (clear, secure) = (options.take("http_address"), options.take("https_address"));
+    let written = if tls.is_some() { secure.or(clear) } else { clear };
+    let written = written.unwrap_or_else(|| "127.0.0.1:4180".to_owned());
+    let address = written.trim_start_matches("http://").trim_start_matches("https://");
+    let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+    let mut listener = Map::new();
+    listener.insert("name".to_owned(), "public".into());
+    if address.parse::<std::net::SocketAddr>().is_ok() {
+        listener.insert("address".to_owned(), address.into());
+    } else {
+        notes.push(format!("`http_address`: `{written}` is no address and port; 0.0.0.0:4180 stands in its place"));
+        listener.insert("address".to_owned(), "0.0.0.0:4180".into());
+    }
+    if let Some((chain, key)) = tls {
+        listener.insert("tls".to_owned(), json!({"certificates": [{"chain": chain, "key": key}]}));
+    }
+    let trusted = options.take_all("trusted_proxy_ip");
+    if options.take("reverse_proxy").is_some_and(|value| value != "false") && trusted.is_empty() {
+        notes.push(
+            "`reverse_proxy`: list the ingress in `trusted_proxies` of the listener; oauth2-proxy believed everybody"
+                .to_owned(),
+        );
+    }
+    if !trusted.is_empty() {
+        let nets = trusted.iter().map(|net| match net.parse::<std::net::IpAddr>() {
+            Ok(address) => ipnet::IpNet::from(address).to_string(),
+            Err(_) => net.clone(),
+        });
+        listener.insert("trusted_proxies".to_owned(), nets.collect());
+    }
+    listener.into()
+}
+
+/// Upstreams, and for each the route that leads there: the path of its address, as oauth2-proxy reads it.
+fn routes(options: &mut Options, host: &str, notes: &mut Vec<String>) -> (Vec<Value>, Vec<Value>) {
+    let (mut upstreams, mut routes) = (Vec::new(), Vec::new());
+    for written in options.take_all("upstream") {
+        let url = Url::parse(&written).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let Some(mut url) = url else {
+            notes.push(format!("`upstream`: `{written}` is no http address"));
+            continue;
+        };
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        url.set_path("");
+        url.set_query(None);
+        url.set_fragment(None);
+        let name = format!("upstream-{}", upstreams.len() + 1);
+        upstreams.push(json!({"name": name, "url": url.as_str().trim_end_matches('/')}));
+        routes.push(json!({
+            "name": name,
+            "kind": "http",
+            "hosts": [host],
+            "paths": [format!("{prefix}/*")],
+            "schemes": ["session"],
+            "upstream": name,
+        }));
+    }
+    (upstreams, routes)
+}
+
+/// Who got in, as a rule: everybody whom both the groups and the addresses let in.
+fn rule(options: &mut Options, emails: &[String]) -> Value {
+    let groups = options.take_all("allowed_group");
+    let mut who = Map::new();
+    who.insert("issuers".to_owned(), json!(["main"]));
+    if !groups.is_empty() {
+        who.insert("groups".to_owned(), groups.into());
+    }
+    let mut rule = Map::new();
+    for (name, text) in [("id", "signed-in"), ("why", "oauth2-proxy let these people do everything"), ("do", "allow")] {
+        rule.insert(name.to_owned(), text.into());
+    }
+    rule.insert("who".to_owned(), who.into());
+    if !emails.is_empty() && !emails.iter().any(|domain| domain == "*") {
+        // A leading dot stands for subdomains, as does `*.`.
+        let ends = emails.iter().map(|domain| match domain.trim_start_matches('*') {
+            below if below.starts_with('.') => format!("principal.email.endsWith({})", quoted(below)),
+            domain => format!("principal.email.endsWith({})", quoted(&format!("@{domain}"))),
+        });
+        rule.insert("when".to_owned(), ends.collect::<Vec<_>>().join(" || ").into());
+    }
+    rule.into()
+}
+
+/// A duration as Go writes it: `168h0m0s`. Less than a second does not count.
+fn seconds(text: &str) -> Option<u64> {
+    let mut total: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (number, unit) = rest.split_at(rest.find(|character: char| !character.is_ascii_digit())?);
+        let (factor, after) = match unit.as_bytes() {
+            [b'm', b's', ..] => return None,
+            [b'h', ..] => (3600, unit.get(1..)?),
+            [b'm', ..] => (60, unit.get(1..)?),
+            [b's', ..] => (1, unit.get(1..)?),
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        rest = after;
+    }
+    Some(total)
+}
+
+/// A text of CEL.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests;
