@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What a watch says, line by line. Chunks end where they like.
-struct Watch<'w> {
+pub struct Watch<'w> {
     world: &'w World,
     /// Past Doorward.
     direct: bool,
@@ -25,7 +25,7 @@ struct Watch<'w> {
 
 impl<'w> Watch<'w> {
     /// Opens one, through Doorward in clear text or at the API server itself.
-    async fn open(world: &'w World, direct: bool, query: &str) -> Self {
+    pub async fn open(world: &'w World, direct: bool, query: &str) -> Self {
         let (mut raw, token) = match direct {
             false => (world.doorward.raw().await, world.developer("alice")),
             true => (world.api.connect().await.unwrap(), bearer(&world.api.admin_token)),
@@ -50,7 +50,7 @@ impl<'w> Watch<'w> {
     }
 
     /// The next event; none at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(at) = self.text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.text.drain(..=at).collect();

@@ -13,5 +13,6 @@ mod pods;
 mod programs;
 mod rows;
 mod runs;
+mod soak;
 mod tekton;
 mod world;

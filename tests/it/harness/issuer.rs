@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -74,6 +74,7 @@ struct Inner {
     key_fetches: AtomicUsize,
     introspections: AtomicUsize,
     clock_ahead: AtomicI64,
+    lifetime: AtomicU64,
     shut_out: AtomicBool,
 }
 
@@ -101,6 +102,7 @@ impl Issuer {
             key_fetches: AtomicUsize::new(0),
             introspections: AtomicUsize::new(0),
             clock_ahead: AtomicI64::new(0),
+            lifetime: AtomicU64::new(600),
             shut_out: AtomicBool::new(false),
         }));
         let router = Router::new()
@@ -137,6 +139,11 @@ impl Issuer {
         self.0.clock_ahead.store(seconds, Ordering::SeqCst);
     }
 
+    /// How many seconds its access tokens are good for from now on.
+    pub fn set_lifetime(&self, seconds: u64) {
+        self.0.lifetime.store(seconds, Ordering::SeqCst);
+    }
+
     /// From now on it vouches for nobody who has signed in.
     pub fn shut_out(&self) {
         self.0.shut_out.store(true, Ordering::SeqCst);
@@ -158,7 +165,8 @@ impl Issuer {
     /// The claims of a good access token for `subject`, to change before signing.
     pub fn claims(&self, subject: &str, groups: &[&str]) -> Value {
         let now = now().saturating_add_signed(self.0.clock_ahead.load(Ordering::SeqCst));
-        json!({"iss": self.url(), "sub": subject, "aud": AUDIENCE, "client_id": "tests", "iat": now, "exp": now + 600,
+        let lifetime = self.0.lifetime.load(Ordering::SeqCst);
+        json!({"iss": self.url(), "sub": subject, "aud": AUDIENCE, "client_id": "tests", "iat": now, "exp": now + lifetime,
             "jti": unique(), "groups": groups})
     }
 
