@@ -266,10 +266,11 @@ impl Doorward {
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
     }
 
-    /// The memory that is its own share at this moment, in MiB: `Pss` of proc(5).
+    /// The memory that is its own at this moment, in MiB: `Pss_Anon` of proc(5). Pages of the program's file are no part
+    /// of it: they are shared with each other Doorward that runs, so their share changes as those come and go.
     pub fn memory(&self) -> u64 {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
     }
 
