@@ -74,7 +74,7 @@ pub(super) struct Kubernetes {
 
 /// A pattern of a resource and its sub-resource.
 #[derive(Debug)]
-enum Resource {
+pub(super) enum Resource {
     All,
     /// `*/sub`
     Sub(Box<str>),
@@ -85,7 +85,7 @@ enum Resource {
 }
 
 impl Resource {
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         const PATTERNS: &str = "may be a resource, `resource/subresource`, `*`, `*/subresource` or `resource/*`";
         let (resource, sub) = text.split_once('/').unwrap_or((text, ""));
         let plain = |part: &str| !part.is_empty() && !part.contains(['*', '/']);
@@ -109,9 +109,14 @@ impl Resource {
         }
     }
 
-    /// Whether the pattern itself says `proxy`.
-    fn names_proxy(&self) -> bool {
-        matches!(self, Self::Sub(sub) | Self::Exact(_, sub) if &**sub == "proxy")
+    /// Whether the pattern matches by what it names, not by a wildcard in that place. Without a sub-resource, only the
+    /// resource must be named.
+    pub(super) fn names(&self, resource: &str, sub: &str) -> bool {
+        match self {
+            Self::All | Self::WithAnySub(_) => false,
+            Self::Sub(own) => **own == *sub,
+            Self::Exact(own, own_sub) => **own == *resource && (sub.is_empty() || **own_sub == *sub),
+        }
     }
 }
 
@@ -190,14 +195,11 @@ impl Kubernetes {
                 false => self.urls.iter().any(|url| url.matches(&a.path)),
             };
         }
-        let proxy_is_named =
-            || (a.verb == "proxy" && self.verbs.contains("proxy")) || self.resources.iter().any(Resource::names_proxy);
         (self.about_resources || self.urls.is_empty())
             && all_or(&self.api_groups, &a.api_group)
             && (self.resources.is_empty() || self.resources.iter().any(|r| r.matches(&a.resource, &a.subresource)))
             && namespaces(&self.namespaces, a, reading)
             && (all_or(&self.names, &a.name) || (reading == Reading::Wide && a.name.is_empty()))
-            && (reading == Reading::Wide || !a.is_proxy() || proxy_is_named())
     }
 
     fn verb(&self, a: &Attributes, reading: Reading) -> bool {
@@ -325,19 +327,6 @@ mod tests {
             ("kubernetes:1.5", "{verbs: [read]}", "GET", "/api/v1/namespaces/a/pods/p/attach", false, false),
             ("kubernetes:1.5", "{verbs: [write]}", "GET", "/api/v1/namespaces/a/pods/p/exec", true, true),
             ("kubernetes:1.5", "{verbs: [create]}", "GET", "/api/v1/namespaces/a/pods/p/portforward", true, true),
-            // Proxying is only for those who name it.
-            ("kubernetes:P6", "{resources: ['*']}", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", false, true),
-            ("kubernetes:P6", "{verbs: ['*']}", "GET", "/api/v1/nodes/n/proxy/exec/a", false, true),
-            (
-                "kubernetes:P6",
-                "{resources: [services/proxy]}",
-                "GET",
-                "/api/v1/namespaces/a/services/x/proxy",
-                true,
-                true,
-            ),
-            ("kubernetes:P6", "{resources: [pods]}", "GET", "/api/v1/proxy/namespaces/a/pods/p", false, true),
-            ("kubernetes:P6", "{verbs: [proxy]}", "GET", "/api/v1/proxy/namespaces/a/pods/p", true, true),
             // A list over all namespaces reaches into each; a list of nodes does not.
             ("", "{namespaces: [prod]}", "GET", "/api/v1/secrets", false, true),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/nodes", false, false),

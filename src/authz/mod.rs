@@ -9,6 +9,7 @@ mod claims;
 mod condition;
 mod decision;
 mod explain;
+mod guarded;
 mod issuers;
 mod kubernetes;
 mod names;

@@ -10,13 +10,13 @@ use crate::{
         raw::{self, RouteKind},
         report::{At, Report, nearest},
     },
-    kubernetes::Attributes,
     tekton,
 };
 
 use super::{
     RequestView,
     condition::{Condition, Reading, or_none},
+    guarded::Guard,
     kubernetes::{self, Kubernetes},
     names::{HostPattern, Names, PathPattern, Prefix},
     run::{self, RunCondition},
@@ -40,8 +40,7 @@ pub(super) enum On {
     Draft(bool),
     Kubernetes(Kubernetes),
     Run(RunCondition),
-    /// The implied condition of a rule that says nothing of Kubernetes: read strictly, it does not reach proxying.
-    NoProxy,
+    Guard(Guard),
     Time(TimeWindow),
     Addresses(Box<[IpNet]>),
 }
@@ -112,10 +111,10 @@ pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Rep
     }
     on.extend(raw.fork.map(On::Fork));
     on.extend(raw.draft.map(On::Draft));
-    match &raw.kubernetes {
-        Some(raw) => on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report))),
-        None => on.push(On::NoProxy),
+    if let Some(raw) = &raw.kubernetes {
+        on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
     }
+    on.push(On::Guard(Guard::new(raw.kubernetes.as_ref(), root)));
     if let Some(run) = &raw.run {
         on.push(On::Run(RunCondition::compile(run, &at.key("run"), report)));
     }
@@ -243,7 +242,7 @@ impl On {
                     reading == Reading::Wide && view.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
                 }
             },
-            Self::NoProxy => reading == Reading::Wide || !view.kubernetes.is_some_and(Attributes::is_proxy),
+            Self::Guard(guard) => guard.missed(view, reading).is_none(),
             Self::Time(window) => window.contains(view.now),
             Self::Addresses(networks) => {
                 let address = view.address.to_canonical();
@@ -293,11 +292,11 @@ impl On {
             Self::Run(condition) => {
                 Condition::new("on.run", condition.needs(), or_none(view.run.map(run::found).as_deref()))
             }
-            Self::NoProxy => Condition::new(
-                "on.kubernetes",
-                "a rule that names the proxy sub-resource, such as services/proxy",
-                kubernetes(),
-            ),
+            Self::Guard(guard) => {
+                let named = guard.missed(view, Reading::Strict).map(|guarded| guarded.to_string());
+                let needs = format!("`{}` by name", named.as_deref().unwrap_or("what is guarded"));
+                Condition::new("on.kubernetes.resources", needs, kubernetes())
+            }
             Self::Time(window) => Condition::new("on.time", window, view.now),
             Self::Addresses(networks) => {
                 Condition::new("on.addresses", joined(networks.iter().map(ToString::to_string).collect()), view.address)

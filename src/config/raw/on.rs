@@ -78,8 +78,10 @@ pub struct OnKubernetes {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub api_groups: Vec<String>,
-    /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. `*` does not
-    /// reach the sub-resource `proxy`, which an `allow` must name.
+    /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. An `allow` must
+    /// name `secrets`, roles and their bindings, `certificatesigningrequests`, and the sub-resources `proxy`,
+    /// `serviceaccounts/token` and `pods/ephemeralcontainers`; on `dashboard` routes `exec`, `attach` and `portforward` too.
+    /// No `*` reaches these.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub resources: Vec<String>,

@@ -1,0 +1,196 @@
+//! What no rule allows in passing: requests that lead past the policy or to credentials that outlive it. A rule with
+//! wildcards, or without a word on Kubernetes, does not reach them; it must name them.
+
+use std::fmt;
+
+use crate::{config::raw, kubernetes::Attributes};
+
+use super::{RequestView, condition::Reading, kubernetes::Resource, names::Names};
+
+/// Sub-resources that are guarded on every route: another server through the API server, a token for any service account,
+/// a container of one's own within somebody else's pod.
+const SUBRESOURCES: [(&str, &str); 3] = [("*", "proxy"), ("serviceaccounts", "token"), ("pods", "ephemeralcontainers")];
+
+/// Sub-resources that are guarded where people browse: no page of a dashboard needs them, and a script that runs on its
+/// host would have all of them.
+const BROWSED: [&str; 3] = ["exec", "attach", "portforward"];
+
+/// Resources that are guarded on every route: credentials, and what gives rights. Secrets are among them because one of
+/// type `kubernetes.io/service-account-token` is a token without an end, and only its body tells.
+const RESOURCES: [(&str, &str); 6] = [
+    ("", "secrets"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+];
+
+/// The implied condition of each rule: that it names what is guarded.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Routes of dashboards.
+    browsed: Names,
+    /// The rule says `proxy` among its verbs.
+    verb_proxy: bool,
+    named: Box<[Resource]>,
+}
+
+/// What must be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Guarded<'a> {
+    resource: &'a str,
+    subresource: &'a str,
+}
+
+impl Guard {
+    /// `raw` is what the rule says of Kubernetes. What cannot be read in it is reported elsewhere.
+    pub(super) fn new(raw: Option<&raw::OnKubernetes>, root: &raw::Root) -> Self {
+        let browsed: Vec<String> = root
+            .routes
+            .iter()
+            .filter(|route| route.kind == raw::RouteKind::Dashboard)
+            .map(|route| route.name.clone())
+            .collect();
+        let named = raw.map(|raw| raw.resources.as_slice()).unwrap_or_default();
+        Self {
+            browsed: Names::new(&browsed),
+            verb_proxy: raw.is_some_and(|raw| raw.verbs.iter().any(|verb| verb == "proxy")),
+            named: named.iter().filter_map(|text| Resource::parse(text).ok()).collect(),
+        }
+    }
+
+    /// What a request asks for that the rule does not name. A deny need not name it.
+    pub(super) fn missed<'a>(&self, view: &RequestView<'a>, reading: Reading) -> Option<Guarded<'a>> {
+        if reading == Reading::Wide {
+            return None;
+        }
+        let attributes = view.kubernetes?;
+        let guarded = guarded(attributes, || self.browsed.contains(view.route))?;
+        let is_named = (attributes.verb == "proxy" && self.verb_proxy)
+            || self.named.iter().any(|pattern| pattern.names(guarded.resource, guarded.subresource));
+        (!is_named).then_some(guarded)
+    }
+}
+
+/// The part of a request that must be named. `browsed`: it comes through the host of a dashboard.
+fn guarded(a: &Attributes, browsed: impl Fn() -> bool) -> Option<Guarded<'_>> {
+    if !a.is_resource {
+        return None;
+    }
+    let subresource = if a.is_proxy() { "proxy" } else { &a.subresource };
+    let is = |(resource, sub): &(&str, &str)| (*resource == "*" || *resource == a.resource) && *sub == subresource;
+    if SUBRESOURCES.iter().any(is) || (BROWSED.contains(&subresource) && browsed()) {
+        return Some(Guarded { resource: &a.resource, subresource });
+    }
+    let is = RESOURCES.contains(&(&a.api_group, &a.resource));
+    is.then_some(Guarded { resource: &a.resource, subresource: "" })
+}
+
+impl fmt::Display for Guarded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.resource)?;
+        if !self.subresource.is_empty() {
+            write!(f, "/{}", self.subresource)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_guarded_must_be_named() {
+        const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+        for (row, method, target, names, passing) in [
+            ("kubernetes:P6", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", "services/proxy", "services"),
+            ("kubernetes:P6", "GET", "/api/v1/namespaces/a/services/x:80/proxy/y", "'*/proxy'", "'*'"),
+            ("kubernetes:P6", "GET", "/api/v1/nodes/n/proxy/exec/a", "nodes/proxy", "'nodes/*'"),
+            ("kubernetes:P6", "GET", "/api/v1/proxy/namespaces/a/pods/p", "pods/proxy", "pods"),
+            (
+                "",
+                "POST",
+                "/api/v1/namespaces/a/serviceaccounts/s/token",
+                "serviceaccounts/token",
+                "'serviceaccounts/*'",
+            ),
+            ("", "POST", "/api/v1/namespaces/a/serviceaccounts/s/token", "'*/token'", "'*'"),
+            ("", "PATCH", "/api/v1/namespaces/a/pods/p/ephemeralcontainers", "pods/ephemeralcontainers", "'pods/*'"),
+            ("", "GET", "/api/v1/namespaces/a/secrets/s", "secrets", "'*'"),
+            ("", "GET", "/api/v1/secrets", "secrets", "pods"),
+            ("", "POST", "/api/v1/namespaces/a/secrets", "secrets", "'secrets/*'"),
+            (
+                "",
+                "PUT",
+                "/apis/certificates.k8s.io/v1/certificatesigningrequests/c/approval",
+                "certificatesigningrequests",
+                "'*'",
+            ),
+            ("", "POST", &format!("{RBAC}/clusterrolebindings"), "clusterrolebindings", "clusterroles"),
+            ("", "POST", &format!("{RBAC}/namespaces/a/rolebindings"), "rolebindings", "'*'"),
+            ("", "DELETE", &format!("{RBAC}/namespaces/a/roles"), "roles", "rolebindings"),
+            ("", "PATCH", &format!("{RBAC}/clusterroles/view"), "clusterroles", "'*'"),
+        ] {
+            assert_eq!(missed(method, target, names, "api"), None, "{row} {target} {names}");
+            assert!(missed(method, target, passing, "api").is_some(), "{row} {target} {passing}");
+        }
+        for (method, target) in [
+            ("POST", "/api/v1/namespaces/a/pods/p/exec"),
+            ("GET", "/api/v1/namespaces/a/pods/p/log"),
+            ("GET", "/apis/example.com/v1/namespaces/a/secrets/s"),
+            ("GET", "/api/v1/namespaces/a/serviceaccounts/s"),
+            ("GET", "/version"),
+        ] {
+            assert_eq!(missed(method, target, "'*'", "api"), None, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_browser_reaches_into_a_container_only_where_a_rule_names_it() {
+        for sub in ["exec", "attach", "portforward"] {
+            let target = format!("/api/v1/namespaces/a/pods/p/{sub}");
+            assert_eq!(missed("GET", &target, "'*'", "board").as_deref(), Some(&*format!("pods/{sub}")));
+            assert_eq!(missed("GET", &target, &format!("pods/{sub}"), "board"), None);
+            assert_eq!(missed("GET", &target, "'*'", "api"), None);
+        }
+    }
+
+    #[test]
+    fn a_rule_with_the_verb_names_proxying() {
+        let target = "/api/v1/proxy/namespaces/a/pods/p";
+        assert_eq!(missed_by("{verbs: [proxy]}", "GET", target, "api"), None);
+        assert!(missed_by("{verbs: ['*']}", "GET", target, "api").is_some());
+        let sub = "/api/v1/namespaces/a/pods/p/proxy/x";
+        assert!(missed_by("{verbs: [proxy]}", "GET", sub, "api").is_some());
+    }
+
+    fn missed(method: &str, target: &str, resources: &str, route: &str) -> Option<String> {
+        missed_by(&format!("{{resources: [{resources}]}}"), method, target, route)
+    }
+
+    fn missed_by(yaml: &str, method: &str, target: &str, route: &str) -> Option<String> {
+        let method = method.parse().unwrap();
+        let attributes = Attributes::parse(&method, target, None).unwrap();
+        let on: raw::OnKubernetes = serde_saphyr::from_str(yaml).unwrap();
+        let mut guard = Guard::new(Some(&on), &raw::Root::default());
+        guard.browsed = Names::new(&["board".to_owned()]);
+        let view = RequestView {
+            route,
+            kind: raw::RouteKind::Kubernetes,
+            host: "h",
+            path: target,
+            method: &method,
+            upgrade: false,
+            address: [127, 0, 0, 1].into(),
+            event_listener: None,
+            kubernetes: Some(&attributes),
+            run: None,
+            delivery: None,
+            now: crate::clock::Timestamp::MAX,
+        };
+        assert_eq!(guard.missed(&view, Reading::Wide), None, "a deny need not name it");
+        guard.missed(&view, Reading::Strict).map(|guarded| guarded.to_string())
+    }
+}
