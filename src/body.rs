@@ -4,7 +4,10 @@
 mod request;
 mod response;
 
+use std::{future::poll_fn, pin::pin};
+
 use bytes::Bytes;
+use http_body::Body;
 
 pub use self::{
     request::{RequestBody, RequestStream},
@@ -34,6 +37,20 @@ pub enum BodyError {
     Idle,
     #[error("the stream was ended: {0}")]
     Cut(CutReason),
+}
+
+/// A body that is read whole; `None` if it breaks off or has more than `max` bytes.
+pub async fn collect(body: impl Body<Data = Bytes>, max: usize) -> Option<Bytes> {
+    let mut body = pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        if data.len() > max - bytes.len() {
+            return None;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Some(bytes.into())
 }
 
 /// `size_hint` of a body that is there as a whole.

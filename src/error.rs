@@ -36,6 +36,8 @@ pub enum Reason {
     SessionExpired,
     // The decision.
     PolicyDenied,
+    /// By RBAC, where Doorward asks for it.
+    KubernetesDenied,
     NoRuleMatched,
     NeedUnmet,
     ApprovalRequired,
@@ -87,6 +89,7 @@ impl Reason {
             Self::SignatureInvalid => "signature_invalid",
             Self::SessionExpired => "session_expired",
             Self::PolicyDenied => "policy_denied",
+            Self::KubernetesDenied => "kubernetes_denied",
             Self::NoRuleMatched => "no_rule_matched",
             Self::NeedUnmet => "need_unmet",
             Self::ApprovalRequired => "approval_required",
@@ -136,6 +139,7 @@ impl Reason {
             | Self::SignatureInvalid
             | Self::SessionExpired => StatusCode::UNAUTHORIZED,
             Self::PolicyDenied
+            | Self::KubernetesDenied
             | Self::NoRuleMatched
             | Self::NeedUnmet
             | Self::ApprovalRequired

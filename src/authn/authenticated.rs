@@ -12,7 +12,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
-    tekton::{Document, MAX_BODY, Run, RunKind},
+    tekton::{Document, MAX_BODY, Run, RunKind, dashboard::Page},
     upstream::{
         buffered::{self, BufferLimits, ByteBudget},
         streams::StreamRequest,
@@ -26,6 +26,8 @@ pub struct Authenticated {
     route: Arc<Route>,
     principal: Arc<Principal>,
     kubernetes: Option<Arc<Attributes>>,
+    /// The part of a dashboard's back end.
+    page: Option<Page>,
     /// The body of a request that changes a run of Tekton, once it is read.
     document: Option<Box<Document>>,
 }
@@ -36,7 +38,12 @@ impl Authenticated {
         route: Arc<Route>,
         principal: Arc<Principal>,
     ) -> Result<Self, Rejection> {
+        let mut page = None;
         let kubernetes = match route.kind {
+            RouteKind::Dashboard => {
+                let page = page.insert(page_of(&request, &route)?);
+                page.attributes(request.path()).map(Arc::new)
+            }
             RouteKind::Kubernetes => {
                 let attributes =
                     Attributes::parse(request.method(), request.path(), request.query()).map_err(|error| {
@@ -55,7 +62,7 @@ impl Authenticated {
             }
             _ => None,
         };
-        Ok(Self { request, route, principal, kubernetes, document: None })
+        Ok(Self { request, route, principal, kubernetes, page, document: None })
     }
 
     pub fn request(&self) -> &CleanRequest<RequestBody> {
@@ -75,6 +82,11 @@ impl Authenticated {
         self.kubernetes.as_ref()
     }
 
+    /// The part of a dashboard's back end that the request is for.
+    pub(crate) fn page(&self) -> Option<&Page> {
+        self.page.as_ref()
+    }
+
     /// Reads the body of a request that changes a run of Tekton, which rules look at. Of what it says only the parameters
     /// and labels that `policy` names are kept.
     pub(crate) async fn read_run(
@@ -84,7 +96,7 @@ impl Authenticated {
         budget: &ByteBudget,
         policy: &Policy,
     ) -> Result<Self, Rejection> {
-        let Self { request, route, principal, kubernetes, .. } = self;
+        let Self { request, route, principal, kubernetes, page, .. } = self;
         let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
         Document::check_head(verb, request.headers())?;
         let max = route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY));
@@ -93,7 +105,7 @@ impl Authenticated {
         let mut document = Document::read(kind, verb, request.headers(), &body)?;
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
-        Ok(Self { request, route, principal, kubernetes, document: Some(Box::new(document)) })
+        Ok(Self { request, route, principal, kubernetes, page, document: Some(Box::new(document)) })
     }
 
     /// What the request does to a run of Tekton.
@@ -143,4 +155,30 @@ impl Authenticated {
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
         self.request.take_parts()
     }
+}
+
+/// The part of a dashboard's back end that a request is for. With its own rights the back end does nothing but show: all else would
+/// be done for anybody.
+fn page_of<B>(request: &CleanRequest<B>, route: &Route) -> Result<Page, Rejection> {
+    let page = Page::of(request.path());
+    if route.dashboard.is_none() {
+        return match page {
+            _ if request.path().starts_with("/v1/logs-proxy") => Err(Rejection::new(
+                Reason::PolicyDenied,
+                "who may read this log cannot be asked, as the route knows no API server",
+            )
+            .fix("name the API server's upstream in `kubernetes` of the route")),
+            _ => Ok(Page::File),
+        };
+    }
+    if !request.method().is_safe() {
+        return Err(Rejection::new(
+            Reason::MethodNotAllowed,
+            "the Dashboard's back end is read with GET and HEAD only",
+        ));
+    }
+    if request.meta().upgrade.is_some() {
+        return Err(Rejection::new(Reason::UpgradeRefused, "the Dashboard's back end has no sockets"));
+    }
+    page
 }

@@ -144,6 +144,14 @@ impl Policy {
         })
     }
 
+    /// Whether a request to change a run may be allowed, as far as can be told before anybody has read its body: some rule
+    /// would allow it with some body, perhaps with an approval, and none denies it with any.
+    pub fn may_allow(&self, principal: &Principal, request: &RequestView<'_>) -> bool {
+        let case = Case::new(principal, self.issuer(principal), request);
+        let enforced = || self.candidates(request.route).filter(|rule| !rule.shadow);
+        !enforced().any(|rule| rule.denies_any(&case)) && enforced().any(|rule| rule.may_allow(&case))
+    }
+
     /// The Kubernetes groups that grants give a principal: mapped ones only.
     pub fn kubernetes_groups(&self, principal: &Principal) -> KubernetesGroups {
         let caller = Caller { principal, issuer: self.issuer(principal) };

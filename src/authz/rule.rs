@@ -180,6 +180,24 @@ impl Rule {
         self.look_as(case, Reading::Wide)
     }
 
+    /// Whether it denies whatever the body is.
+    pub(super) fn denies_any(&self, case: &Case<'_>) -> bool {
+        let is_about_bodies = self.on.iter().any(|on| matches!(on, On::Run(_)));
+        matches!(self.action, Action::Deny) && !is_about_bodies && !matches!(self.look(case), Hit::Miss)
+    }
+
+    /// Whether it would allow, perhaps with an approval or a fresh login, with some body.
+    pub(super) fn may_allow(&self, case: &Case<'_>) -> bool {
+        let on = || self.on.iter().filter(|on| !matches!(on, On::Run(_)));
+        !matches!(self.action, Action::Deny)
+            && on().all(|on| on.holds(case.request, Reading::Strict))
+            && self.who.iter().all(|who| who.met(&case.caller, Reading::Strict) == Met::Yes)
+            && self
+                .when
+                .as_ref()
+                .is_none_or(|when| !matches!(when.evaluate(case.caller.principal, case.request), Ok(false)))
+    }
+
     fn look_as(&self, case: &Case<'_>, reading: Reading) -> Hit {
         let holds = self.on.iter().all(|on| on.holds(case.request, reading))
             && self.who.iter().all(|who| who.met(&case.caller, reading) != Met::No);

@@ -17,7 +17,7 @@ use crate::{
         report::nearest,
     },
     kubernetes::Attributes,
-    tekton::{self, Document, Run},
+    tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
 
@@ -72,6 +72,10 @@ impl Scenario {
             Some(written) => Some(attributes(written, path)),
             None if super::on::reaches_kubernetes(route) && is_api(route, path) => {
                 Some(Attributes::parse(&method, path, query).map_err(|error| error.to_string())?)
+            }
+            None if route.kind == RouteKind::Dashboard && route.kubernetes.is_some() => {
+                let page = Page::of(path).map_err(|rejection| rejection.detail().to_owned())?;
+                page.attributes(path)
             }
             None => None,
         };

@@ -16,6 +16,8 @@ use crate::{
     error::{Reason, Rejection},
 };
 
+/// The id of a request in the API server's own audit log. It takes ours.
+pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const USER: HeaderName = HeaderName::from_static("impersonate-user");
 const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 // Keys are lower case and domain-prefixed: other forms do not survive the API server's decoding or are refused by

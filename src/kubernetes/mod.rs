@@ -1,5 +1,7 @@
-//! What Doorward knows of Kubernetes: the attributes of a request, and the bytes of impersonation.
+//! What Doorward knows of Kubernetes: the attributes of a request, the bytes of impersonation, and
+//! what somebody may do there.
 
+pub mod access_review;
 pub mod attributes;
 pub mod impersonation;
 

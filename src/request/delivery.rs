@@ -4,16 +4,14 @@
 //! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
 //! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`.
 
-use std::{borrow::Cow, future::poll_fn, pin::Pin, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
-use bytes::Bytes;
 use http::{Response, StatusCode, header};
-use http_body::Body as _;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    body::{OnEnd, ResponseBody},
+    body::{OnEnd, ResponseBody, collect},
     error::{Reason, Rejection},
     webhooks::EventId,
 };
@@ -72,8 +70,8 @@ pub(super) async fn read<E: OnEnd>(
 ) -> (Response<ResponseBody<E>>, Option<EventId>) {
     let (mut parts, body) = response.into_parts();
     let bytes = match deadline {
-        None => collect(body).await,
-        Some(deadline) => timeout_at(deadline, collect(body)).await.ok().flatten(),
+        None => collect(body, MAX_ANSWER).await,
+        Some(deadline) => timeout_at(deadline, collect(body, MAX_ANSWER)).await.ok().flatten(),
     };
     let Some(bytes) = bytes else {
         tracing::debug!("the answer of an EventListener has no end, or a body that is too long");
@@ -83,18 +81,6 @@ pub(super) async fn read<E: OnEnd>(
     };
     let event_id = parts.status.is_success().then(|| event_id(&bytes)).flatten();
     (Response::from_parts(parts, ResponseBody::full(bytes)), event_id)
-}
-
-async fn collect<E: OnEnd>(mut body: ResponseBody<E>) -> Option<Bytes> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
-        if data.len() > MAX_ANSWER - bytes.len() {
-            return None;
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Some(bytes.into())
 }
 
 /// The `eventID` of an EventListener's 202.

@@ -15,12 +15,11 @@ use crate::{
     body::RequestBody,
     config::raw::RouteKind,
     error::Rejection,
-    kubernetes::impersonation::{self, assert_impersonated},
+    kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
     sessions::cookie,
     upstream::upgrade::UpgradeProtocol,
 };
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -47,7 +47,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Worker {
     pub(super) app: Arc<App>,
-    pools: Pools,
+    pub(super) pools: Pools,
 }
 
 type Answer = Response<ResponseBody<Exchange>>;
@@ -62,13 +62,13 @@ pub(super) enum Ending {
 
 /// A request that may be sent.
 pub(super) struct Cleared {
-    outbound: Outbound,
+    pub(super) outbound: Outbound,
     /// It is recorded before it is sent.
     announced: bool,
     /// Which look at all streams was the last before it was decided.
     epoch: u64,
     /// When it was decided.
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 /// What refusals depend on, noted while the request is still whole.
@@ -207,6 +207,7 @@ impl Worker {
         };
         match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
+            RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
     }

@@ -9,6 +9,7 @@ use std::{
 use http::{HeaderName, Method};
 use matchit::Router;
 
+use super::dashboard::Dashboard;
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     authn::Scheme,
@@ -34,6 +35,8 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
     pub upstream: Arc<Upstream>,
     pub webhook: Option<Arc<Webhook>>,
+    /// Of dashboards whose calls of the API go to it as the person.
+    pub dashboard: Option<Arc<Dashboard>>,
     pub event_listener: Option<Arc<EventListener>>,
     /// Request headers that go on besides the fixed list of the kind.
     pub pass_headers: Vec<HeaderName>,
@@ -187,11 +190,13 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
         let at = at.index(index);
         let Some(upstream) = named.upstreams.get(written.upstream.as_str()) else { continue };
         let webhook = written.webhook.as_deref().and_then(|name| named.webhooks.get(name));
-        let route = Route::resolve(written, &at, upstream, webhook, named, resolver);
+        let mut route = Route::resolve(written, &at, upstream, webhook, named, resolver);
+        let api = written.kubernetes.as_deref().and_then(|name| named.upstreams.get(name));
+        route.dashboard = api.map(|api| Arc::new(Dashboard::new(api, namespaces(root, written))));
         let all = vec!["/*".to_owned()];
         let paths = if written.paths.is_empty() { &all } else { &written.paths };
         routes.insert(&written.hosts, paths, &Arc::new(route), &at, resolver);
-        if let Some(api) = written.kubernetes.as_deref().and_then(|name| named.upstreams.get(name)) {
+        if let Some(api) = api {
             // The Dashboard's back end would send these with its own rights; they go to the API server as the person.
             let mut route = Route::resolve(written, &at, api, None, named, resolver);
             route.kind = RouteKind::Kubernetes;
@@ -200,6 +205,16 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
         }
     }
     routes
+}
+
+/// Namespaces whose runs people may see: those that rules and the route name.
+fn namespaces<'a>(root: &'a raw::Root, route: &'a raw::Route) -> impl Iterator<Item = Arc<str>> {
+    let rules = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny));
+    let named = rules.flat_map(|rule| {
+        let listed = rule.on.kubernetes.iter().flat_map(|kubernetes| &kubernetes.namespaces);
+        rule.on.namespace.iter().chain(listed.filter(|name| *name != "*"))
+    });
+    named.chain(&route.namespaces).map(|name| name.as_str().into())
 }
 
 impl Route {
@@ -253,6 +268,7 @@ impl Route {
             name,
             upstream: upstream.clone(),
             webhook: webhook.cloned(),
+            dashboard: None,
             event_listener: written.event_listener.clone().map(Arc::new),
             pass_headers,
             max_body: written.max_body.map(|size| size.0),

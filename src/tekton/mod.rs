@@ -6,8 +6,10 @@
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `attribution` | the annotations that say who asked |
+//! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
 
 mod attribution;
+pub mod dashboard;
 mod document;
 mod patch;
 mod run;

@@ -10,6 +10,7 @@ mod attacks;
 mod audit;
 mod break_glass;
 mod cluster;
+mod dashboard;
 mod demo;
 mod drain;
 mod egress;

@@ -162,6 +162,10 @@ pub struct Route {
     /// `dashboard` only: the upstream, by name, that gets `/api/` and `/apis/` with impersonation.
     #[serde(default)]
     pub kubernetes: Option<String>,
+    /// `dashboard` only: namespaces that its pages offer to those who may see them, besides those that rules name. Whoever may
+    /// list all is offered all.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
     /// `webhook` only: the sender, by name.
     #[serde(default)]
     pub webhook: Option<String>,

@@ -108,6 +108,7 @@ fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
         }
     };
     only(route.kubernetes.is_some(), "kubernetes", &[RouteKind::Dashboard], "`dashboard`");
+    only(!route.namespaces.is_empty(), "namespaces", &[RouteKind::Dashboard], "`dashboard`");
     only(route.webhook.is_some(), "webhook", &[RouteKind::Webhook], "`webhook`");
     only(route.event_listener.is_some(), "event_listener", &[RouteKind::Webhook], "`webhook`");
     let listed = [RouteKind::Kubernetes, RouteKind::Webhook];

@@ -1,0 +1,119 @@
+//! What the Tekton Dashboard's own back end serves besides its files, and what of it is for whom. All else that its pages ask for goes
+//! to the API server, as the person.
+//!
+//! The contract is that of `pkg/router` and `pkg/endpoints` of the Dashboard.
+
+mod properties;
+
+use std::sync::Arc;
+
+use crate::{
+    error::{Reason, Rejection},
+    kubernetes::Attributes,
+};
+
+pub use self::properties::{MAX_PROPERTIES, Sight, rewrite};
+
+/// A part of the back end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Files, the same for everybody.
+    File,
+    /// What the pages may offer: `/v1/properties`.
+    Properties,
+    /// A log from outside of the cluster, which the back end fetches for anybody: `/v1/logs-proxy/NAMESPACE/POD/CONTAINER`.
+    ExternalLog { namespace: Arc<str>, pod: Arc<str> },
+}
+
+impl Page {
+    /// Reads a canonical path, in which an escape is never one of a letter or a slash. What is neither a file nor known is refused: a later Dashboard may do with it whatever it may.
+    pub fn of(path: &str) -> Result<Self, Rejection> {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        match segments.as_slice() {
+            ["v1", "properties"] => Ok(Self::Properties),
+            ["v1", "logs-proxy", namespace, pod, container] => {
+                if is_label(namespace) && is_subdomain(pod) && is_label(container) {
+                    Ok(Self::ExternalLog { namespace: (*namespace).into(), pod: (*pod).into() })
+                } else {
+                    Err(Rejection::new(Reason::BadRequest, "this is no path of a log")
+                        .fix("ask for /v1/logs-proxy/NAMESPACE/POD/CONTAINER, by names of Kubernetes"))
+                }
+            }
+            ["api" | "apis" | "v1", ..] => {
+                Err(Rejection::new(Reason::RouteNotFound, "the Dashboard has no such interface"))
+            }
+            _ => Ok(Self::File),
+        }
+    }
+
+    /// The request to Kubernetes that it stands for, which policy and RBAC decide.
+    pub fn attributes(&self, path: &str) -> Option<Attributes> {
+        match self {
+            Self::ExternalLog { namespace, pod } => Some(Attributes {
+                is_resource: true,
+                verb: "get".to_owned(),
+                api_version: "v1".to_owned(),
+                namespace: namespace.as_ref().to_owned(),
+                resource: "pods".to_owned(),
+                subresource: "log".to_owned(),
+                name: pod.as_ref().to_owned(),
+                path: path.to_owned(),
+                ..Attributes::default()
+            }),
+            Self::File | Self::Properties => None,
+        }
+    }
+}
+
+/// A DNS label (RFC 1123): names of namespaces and containers.
+fn is_label(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// Labels with dots between them: names of pods.
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_three_names_are_a_log() {
+        let log = Page::of("/v1/logs-proxy/team-a/build-1.x/step-build").unwrap();
+        assert_eq!(log, Page::ExternalLog { namespace: "team-a".into(), pod: "build-1.x".into() });
+        let attributes = log.attributes("/v1/logs-proxy/team-a/build-1.x/step-build").unwrap();
+        assert_eq!((&*attributes.verb, &*attributes.resource, &*attributes.subresource), ("get", "pods", "log"));
+        assert!(!attributes.is_write() && !attributes.is_long_running());
+        for path in [
+            "/v1/logs-proxy/",
+            "/v1/logs-proxy",
+            "/v1/logs-proxy/a/b",
+            "/v1/logs-proxy/a/b/c/",
+            "/v1/logs-proxy/a/b/c/d",
+            "/v1/logs-proxy/a//c",
+            "/v1/logs-proxy/%2E%2E/%2E%2E/version",
+            "/v1/logs-proxy/a/..%2Fb/c",
+            "/v1/logs-proxy/a/%C3%A4/c",
+            "/v1/logs-proxy/A/b/c",
+            "/v1/logs-proxy/-a/b/c",
+            "/v1/logs-proxy/a/b..c/c",
+            "/v1/logs-proxy/a/b/c_d",
+            "/v1/logs-proxy/a/b/c:9",
+            "/v1/",
+            "/v1",
+            "/v1/properties/",
+            "/v1/install",
+            "/api",
+            "/apis/",
+        ] {
+            assert!(Page::of(path).is_err(), "{path}");
+        }
+        for path in ["/", "/index.html", "/assets/main.1.js", "/v1x", "/health", "/a%20b"] {
+            assert_eq!(Page::of(path).unwrap(), Page::File, "{path}");
+        }
+        assert_eq!(Page::of("/v1/properties").unwrap(), Page::Properties);
+    }
+}
