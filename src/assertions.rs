@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     authn::{Kind, Principal},
+    authz::TriggerLimits,
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
     request::route::Route,
@@ -58,6 +59,9 @@ pub struct Claims<T = Value> {
     /// The facts of the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<T>,
+    /// Which Triggers it may set off. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub triggers: Option<TriggerLimits>,
 }
 
 /// The keys of a generation: the first signs, all are published.
@@ -82,7 +86,7 @@ pub struct Assertions {
 }
 
 /// A request that is asserted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asserted<'a> {
     pub principal: &'a Principal,
     pub route: &'a Route,
@@ -90,6 +94,7 @@ pub struct Asserted<'a> {
     pub request_id: &'a str,
     pub body_sha256: &'a [u8; 32],
     pub once: &'a [u8; 32],
+    pub triggers: Option<TriggerLimits>,
 }
 
 /// Why an assertion is none.
@@ -197,7 +202,7 @@ impl Assertions {
 
     /// The value of [`HEADER`] for a request, or `None` if it cannot be signed, which only a lack of memory explains.
     pub fn sign(&self, asserted: Asserted<'_>, now: Timestamp) -> Option<HeaderValue> {
-        let Asserted { principal, route, groups, request_id, body_sha256, once } = asserted;
+        let Asserted { principal, route, groups, request_id, body_sha256, once, triggers } = asserted;
         let claims = Claims {
             iss: Arc::clone(&self.issuer),
             aud: audience(route),
@@ -211,6 +216,7 @@ impl Assertions {
             issuer: Arc::clone(&principal.issuer),
             groups: groups.to_vec(),
             delivery: principal.delivery.as_deref(),
+            triggers,
         };
         self.encode(&claims)
     }
@@ -290,6 +296,7 @@ mod tests {
             issuer: "webhook:hub".into(),
             groups: Vec::new(),
             delivery: None,
+            triggers: None,
         }
     }
 

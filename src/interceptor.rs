@@ -17,11 +17,16 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     assertions::{self, Claims},
+    authz::Trigger,
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
     snapshot::Snapshot,
-    upstream::buffered::{self, BufferLimits},
+    tekton::TriggerReader,
+    upstream::{
+        Pools,
+        buffered::{self, BufferLimits},
+    },
     webhooks::EventId,
 };
 
@@ -31,6 +36,7 @@ const MAX_QUESTION: usize = 64 << 20;
 /// Codes of `google.rpc.Code`, as Tekton's own interceptors use them.
 const INVALID_ARGUMENT: u8 = 3;
 const ALREADY_EXISTS: u8 = 6;
+const PERMISSION_DENIED: u8 = 7;
 const UNAUTHENTICATED: u8 = 16;
 
 /// What an EventListener asks.
@@ -60,6 +66,7 @@ struct Denial(u8, String);
 /// Answers a question that was sent to the interceptor's own host.
 pub async fn answer(
     app: &App,
+    pools: &Pools,
     snapshot: &Snapshot,
     request: CleanRequest<Incoming>,
     exchange: &mut Exchange,
@@ -73,7 +80,7 @@ pub async fn answer(
     let question: Question = serde_json::from_slice(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;
-    let decision = match decide(app, snapshot, &question).await? {
+    let decision = match decide(app, pools, snapshot, &question).await? {
         Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
         Err(Denial(code, message)) => {
             tracing::warn!(
@@ -91,11 +98,19 @@ pub async fn answer(
     Ok(response)
 }
 
-async fn decide(app: &App, snapshot: &Snapshot, question: &Question) -> Result<Result<Claims, Denial>, Rejection> {
+async fn decide(
+    app: &App,
+    pools: &Pools,
+    snapshot: &Snapshot,
+    question: &Question,
+) -> Result<Result<Claims, Denial>, Rejection> {
     let claims = match check(snapshot, question, app) {
         Ok(claims) => claims,
         Err(denial) => return Ok(Err(denial)),
     };
+    if let Err(denial) = check_trigger(pools, snapshot, &claims, &question.context.trigger_id).await? {
+        return Ok(Err(denial));
+    }
     let Some(event) = EventId::parse(&question.context.event_id) else {
         return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
     };
@@ -155,6 +170,37 @@ fn check_audience(claims: &Claims, question: &Question) -> Result<(), Denial> {
             }
         }
     }
+}
+
+/// Whether the rules that let the delivery in let it set off this Trigger.
+async fn check_trigger(
+    pools: &Pools,
+    snapshot: &Snapshot,
+    claims: &Claims,
+    id: &str,
+) -> Result<Result<(), Denial>, Rejection> {
+    let Some(limits) = &claims.triggers else { return Ok(Ok(())) };
+    let denied = |message: String| Ok(Err(Denial(PERMISSION_DENIED, message)));
+    let named = id.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/triggers/"));
+    let Some((namespace, name)) = named.filter(|(_, name)| !name.is_empty()) else {
+        return denied(format!(
+            "rules say which Triggers this delivery may set off, and `{id}` names none: give the Trigger a name, and name the \
+             interceptor in the Trigger itself and not in its group"
+        ));
+    };
+    let listener = claims.aud.split_once('/').unwrap_or_default();
+    let server = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref());
+    let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == server);
+    let account = match server.filter(|_| limits.needs_account()) {
+        Some(server) => TriggerReader { pools, server }.service_account((namespace, name), listener).await?,
+        None => None,
+    };
+    let trigger = Trigger { namespace, name, service_account: account.as_deref(), listener_namespace: listener.0 };
+    if limits.permits(&trigger) {
+        return Ok(Ok(()));
+    }
+    let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
+    denied(format!("no rule lets this delivery set off the Trigger {namespace}/{name}{account}"))
 }
 
 /// What TriggerBindings read.

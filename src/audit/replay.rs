@@ -97,6 +97,7 @@ impl ReplayInputs {
             kubernetes: self.kubernetes.as_ref(),
             run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
+            trigger: None,
             now: self.time,
         })
     }

@@ -132,6 +132,7 @@ impl Authenticated {
             kubernetes: self.kubernetes.as_deref(),
             run: self.run().map(|run| &**run),
             delivery: self.principal.delivery.as_deref(),
+            trigger: None,
             now,
         }
     }

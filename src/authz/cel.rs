@@ -138,6 +138,7 @@ impl Expression {
             kubernetes: Some(&attributes),
             run: None,
             delivery: Some(&facts),
+            trigger: None,
             now: Timestamp::from_secs(1_700_000_000),
         };
         let sparse = RequestView { kubernetes: None, delivery: None, ..full };

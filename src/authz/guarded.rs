@@ -188,6 +188,7 @@ mod tests {
             kubernetes: Some(&attributes),
             run: None,
             delivery: None,
+            trigger: None,
             now: crate::clock::Timestamp::MAX,
         };
         assert_eq!(guard.missed(&view, Reading::Wide), None, "a deny need not name it");

@@ -21,6 +21,7 @@ mod rule;
 mod run;
 mod scenario;
 mod time_window;
+mod trigger;
 mod who;
 
 use std::net::IpAddr;
@@ -45,6 +46,7 @@ pub use self::{
     policy::{KubernetesGroups, Policy},
     rule::Approval,
     scenario::Scenario,
+    trigger::{Trigger, TriggerLimits},
 };
 
 /// What a rule can see of a request. Borrowed, so that looking costs nothing; built again from kept parts when a
@@ -72,5 +74,7 @@ pub struct RequestView<'a> {
     pub run: Option<&'a Run>,
     /// On verified webhook deliveries.
     pub delivery: Option<&'a Facts>,
+    /// The Trigger that a delivery is about to set off. `None` at the door.
+    pub trigger: Option<Trigger<'a>>,
     pub now: Timestamp,
 }

@@ -21,6 +21,7 @@ use super::{
     names::{HostPattern, Names, PathPattern, Prefix},
     run::{self, RunCondition},
     time_window::TimeWindow,
+    trigger,
 };
 
 /// One condition on a request.
@@ -38,6 +39,7 @@ pub(super) enum On {
     Actions(Names),
     Fork(bool),
     Draft(bool),
+    Trigger(raw::OnTrigger),
     Kubernetes(Kubernetes),
     Run(RunCondition),
     Guard(Guard),
@@ -111,6 +113,10 @@ pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Rep
     }
     on.extend(raw.fork.map(On::Fork));
     on.extend(raw.draft.map(On::Draft));
+    if let Some(trigger) = &raw.trigger {
+        trigger::check(trigger, &at.key("trigger"), root, report);
+        on.push(On::Trigger(trigger.clone()));
+    }
     if let Some(raw) = &raw.kubernetes {
         on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
     }
@@ -153,7 +159,8 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     }
     let of_webhooks = raw.event_listener.is_some()
         || [&raw.event, &raw.branch, &raw.tag, &raw.action].iter().any(|list| !list.is_empty())
-        || raw.fork.or(raw.draft).is_some();
+        || raw.fork.or(raw.draft).is_some()
+        || raw.trigger.is_some();
     let of_kubernetes = [("kubernetes", raw.kubernetes.is_some()), ("run", raw.run.is_some())];
     let of_kubernetes = of_kubernetes.into_iter().find(|(_, is_set)| *is_set).map(|(key, _)| key);
     if let Some(key) = of_kubernetes.filter(|_| of_webhooks) {
@@ -206,7 +213,8 @@ impl On {
             | Self::Tags(_)
             | Self::Actions(_)
             | Self::Fork(_)
-            | Self::Draft(_) => route.kind == RouteKind::Webhook,
+            | Self::Draft(_)
+            | Self::Trigger(_) => route.kind == RouteKind::Webhook,
             _ => true,
         }
     }
@@ -232,6 +240,11 @@ impl On {
             Self::Actions(names) => fact(view, |facts| &facts.action).is_some_and(|action| names.contains(action)),
             Self::Fork(fork) => view.delivery.is_some_and(|facts| facts.fork == Some(*fork)),
             Self::Draft(draft) => view.delivery.is_some_and(|facts| facts.draft == Some(*draft)),
+            // At the door an allow may still be met and a deny may still be missed: the interceptor decides.
+            Self::Trigger(condition) => match &view.trigger {
+                Some(trigger) => trigger::matches(condition, trigger, reading),
+                None => reading == Reading::Strict,
+            },
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
             }
@@ -288,6 +301,14 @@ impl On {
             Self::Actions(names) => Condition::new("on.action", names, or_none(fact(view, |facts| &facts.action))),
             Self::Fork(fork) => Condition::new("on.fork", fork, told(view.delivery.and_then(|facts| facts.fork))),
             Self::Draft(draft) => Condition::new("on.draft", draft, told(view.delivery.and_then(|facts| facts.draft))),
+            Self::Trigger(condition) => {
+                let found = view.trigger.map(|trigger| {
+                    let account = trigger.service_account.unwrap_or("unknown");
+                    format!("{}/{} with service account {account}", trigger.namespace, trigger.name)
+                });
+                let found = found.as_deref().unwrap_or("left to the interceptor");
+                Condition::new("on.trigger", trigger::needs(condition), found)
+            }
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {
                 Condition::new("on.run", condition.needs(), or_none(view.run.map(run::found).as_deref()))

@@ -26,6 +26,7 @@ use super::{
     decision::{Decision, Denial, Outcome, Shadow},
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
+    trigger::TriggerLimits,
     who::{self, Caller, Purpose, Who},
 };
 
@@ -150,6 +151,26 @@ impl Policy {
         let case = Case::new(principal, self.issuer(principal), request);
         let enforced = || self.candidates(request.route).filter(|rule| !rule.shadow);
         !enforced().any(|rule| rule.denies_any(&case)) && enforced().any(|rule| rule.may_allow(&case))
+    }
+
+    /// What rules say of the Triggers that an allowed delivery may set off; `None` where none of its route says anything.
+    pub fn trigger_limits(&self, principal: &Principal, request: &RequestView<'_>) -> Option<TriggerLimits> {
+        let enforced = || self.candidates(request.route).filter(|rule| !rule.shadow);
+        if enforced().all(|rule| rule.trigger().is_none()) {
+            return None;
+        }
+        let case = Case::new(principal, self.issuer(principal), request);
+        let mut limits = TriggerLimits::default();
+        for rule in enforced().filter(|rule| rule.may_hit(&case)) {
+            match (&rule.action, rule.trigger()) {
+                (Action::Allow(need), trigger) if need.unmet(&principal.login, request.now).is_none() => {
+                    limits.allow.push(trigger.cloned().unwrap_or_default());
+                }
+                (Action::Deny, Some(trigger)) => limits.deny.push(trigger.clone()),
+                _ => {}
+            }
+        }
+        Some(limits)
     }
 
     /// The Kubernetes groups that grants give a principal: mapped ones only.

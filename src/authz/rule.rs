@@ -126,6 +126,11 @@ impl Rule {
             raw::Action::Deny => Purpose::Deny,
             raw::Action::Approve(_) => Purpose::Approve,
         };
+        if raw.on.trigger.is_some() && purpose == Purpose::Approve {
+            report
+                .error(&at.key("on").key("trigger"), "no Trigger waits for an approval")
+                .help("write an allow or a deny");
+        }
         if raw.need != raw::Need::default() && purpose != Purpose::Allow {
             report
                 .error(&at.key("need"), "only an allow can need something of the person")
@@ -158,6 +163,22 @@ impl Rule {
     pub(super) fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let conditions = self.on.iter().filter_map(|on| if let On::Run(run) = on { Some(run) } else { None });
         conditions.flat_map(super::run::RunCondition::names)
+    }
+
+    /// What it says of Triggers.
+    pub(super) fn trigger(&self) -> Option<&raw::OnTrigger> {
+        self.on.iter().find_map(|on| if let On::Trigger(trigger) = on { Some(trigger) } else { None })
+    }
+
+    /// Whether it would hit with some Trigger, or with none in question.
+    pub(super) fn may_hit(&self, case: &Case<'_>) -> bool {
+        let on = || self.on.iter().filter(|on| !matches!(on, On::Trigger(_)));
+        on().all(|on| on.holds(case.request, self.reading))
+            && self.who.iter().all(|who| who.met(&case.caller, self.reading) != Met::No)
+            && self.when.as_ref().is_none_or(|when| match when.evaluate(case.caller.principal, case.request) {
+                Ok(is_met) => is_met,
+                Err(_) => matches!(self.action, Action::Deny),
+            })
     }
 
     /// Whether requests on a route can hit the rule at all.

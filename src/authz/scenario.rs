@@ -21,7 +21,7 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-use super::RequestView;
+use super::{RequestView, Trigger};
 
 /// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
 const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
@@ -38,6 +38,7 @@ pub struct Scenario {
     kubernetes: Option<Attributes>,
     run: Option<Run>,
     delivery: Option<Arc<Facts>>,
+    trigger: Option<raw::TriggerFacts>,
     now: Timestamp,
 }
 
@@ -100,6 +101,7 @@ impl Scenario {
             address: request.address.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
             kubernetes,
             delivery,
+            trigger: request.trigger.clone(),
             now,
             route: route.clone(),
         })
@@ -119,7 +121,20 @@ impl Scenario {
             kubernetes: self.kubernetes.as_ref(),
             run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
+            trigger: self.trigger.as_ref().map(|trigger| self.set_off(trigger)),
             now: self.now,
+        }
+    }
+}
+
+impl Scenario {
+    fn set_off<'a>(&'a self, trigger: &'a raw::TriggerFacts) -> Trigger<'a> {
+        let home = self.route.event_listener.as_ref().map_or("", |listener| &listener.namespace);
+        Trigger {
+            namespace: trigger.namespace.as_deref().unwrap_or(home),
+            name: &trigger.name,
+            service_account: trigger.service_account.as_deref(),
+            listener_namespace: home,
         }
     }
 }

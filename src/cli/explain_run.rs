@@ -117,6 +117,7 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
         address: Some(args.address),
         at: Some(now.to_string()),
         kubernetes: None,
+        trigger: None,
         delivery: None,
         body: body.transpose()?,
         content_type: args.content_type.clone(),

@@ -154,7 +154,7 @@ impl Worker {
                 return answer.map(|response| own(response, id));
             }
             Ok(Target::Interceptor) => {
-                let answer = Box::pin(interceptor::answer(&self.app, snapshot, request, exchange)).await;
+                let answer = Box::pin(interceptor::answer(&self.app, &self.pools, snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
             }
             Err(miss) => {
@@ -287,6 +287,7 @@ impl Worker {
         }
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
+        let triggers = || snapshot.policy.trigger_limits(permit.principal(), &permit.view(now));
         let assertion = match exchange.record().body_digest {
             Some(body) if permit.route().kind == RouteKind::Webhook => {
                 let id = exchange.record().id.to_string();
@@ -298,6 +299,7 @@ impl Worker {
                     body_sha256: &body,
                     // Whoever comes without a delivery sends each request once.
                     once: &once.unwrap_or_else(|| sha256(&[id.as_bytes()])),
+                    triggers: triggers(),
                 };
                 let assertion = snapshot.assertions.sign(asserted, now);
                 Some(assertion.ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))?)

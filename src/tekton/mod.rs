@@ -6,6 +6,7 @@
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `attribution` | the annotations that say who asked |
+//! | `trigger` | the service account that makes the runs of a Trigger |
 //! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
 
 mod attribution;
@@ -13,9 +14,11 @@ pub mod dashboard;
 mod document;
 mod patch;
 mod run;
+mod trigger;
 
 pub use self::{
     attribution::Attribution,
     document::{Document, MAX_BODY, Unreadable, concerns},
     run::{Intent, Run, RunKind},
+    trigger::TriggerReader,
 };

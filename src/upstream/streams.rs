@@ -154,6 +154,7 @@ impl Stream {
             // Nothing that is read whole is a stream.
             run: None,
             delivery: self.principal.delivery.as_deref(),
+            trigger: None,
             now,
         }
     }

@@ -32,6 +32,7 @@ fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
         kubernetes: Some(&attributes),
         run: None,
         delivery: None,
+        trigger: None,
         now: Timestamp::from_secs(1_700_000_000),
     };
     expression.evaluate(principal, &request).map_err(|error| error.to_string())

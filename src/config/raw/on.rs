@@ -53,6 +53,8 @@ pub struct On {
     pub fork: Option<bool>,
     /// Webhook routes: whether a pull request is a draft.
     pub draft: Option<bool>,
+    /// Webhook routes: the Triggers that the delivery may set off. The interceptor holds the EventListener to it.
+    pub trigger: Option<OnTrigger>,
     /// Kubernetes requests, by their attributes.
     pub kubernetes: Option<OnKubernetes>,
     /// Requests that make, end or change runs of Tekton, by their body.
@@ -97,6 +99,21 @@ pub struct OnKubernetes {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub non_resource_urls: Vec<String>,
+}
+
+/// Which Triggers. An EventListener tells them to the interceptor, which must stand in each of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnTrigger {
+    /// Names, in the namespace of the EventListener, or `NAMESPACE/NAME`; exact, or a prefix with a `*` at the end.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub names: Vec<String>,
+    /// Service accounts that make the runs: `serviceAccountName` of the Trigger, or else of the EventListener, or `default`. Needs
+    /// `interceptor.kubernetes`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub service_accounts: Vec<String>,
 }
 
 /// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the

@@ -110,6 +110,10 @@ pub struct Interceptor {
     /// The host name by which they ask, such as `doorward.doorward.svc`; all requests to it on any listener are such
     /// questions, so no route may have it.
     pub host: String,
+    /// The upstream, by name, where Triggers and EventListeners are read, for rules on their service accounts. Its credential must
+    /// be allowed to `get` both.
+    #[serde(default)]
+    pub kubernetes: Option<String>,
 }
 
 /// Browser sessions.

@@ -285,12 +285,29 @@ pub struct RequestFacts {
     /// What the body of a webhook tells.
     #[serde(default)]
     pub delivery: Option<DeliveryFacts>,
+    /// The Trigger that a delivery is about to set off, as the interceptor decides it. Default: the delivery at the door.
+    #[serde(default)]
+    pub trigger: Option<TriggerFacts>,
     /// The body of a request that makes or changes a run of Tekton.
     #[serde(default)]
     pub body: Option<serde_json::Value>,
     /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`.
     #[serde(default)]
     pub content_type: Option<String>,
+}
+
+/// A Trigger, written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TriggerFacts {
+    /// Its name.
+    pub name: String,
+    /// Default: that of the EventListener.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// The service account that makes its runs.
+    #[serde(default)]
+    pub service_account: Option<String>,
 }
 
 /// The attributes of a Kubernetes request, written down.

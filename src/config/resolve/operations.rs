@@ -24,7 +24,11 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
     let at = At::root();
     issuers(root, names, report);
     if let Some(interceptor) = &root.interceptor {
-        let at = at.key("interceptor").key("host");
+        let at = at.key("interceptor");
+        if let Some(kubernetes) = &interceptor.kubernetes {
+            reference(&names.upstreams, "upstream", kubernetes, &at.key("kubernetes"), report);
+        }
+        let at = at.key("host");
         names::host(&interceptor.host, &at, report);
         let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
         if interceptor.host.contains('*') {

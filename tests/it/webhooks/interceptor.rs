@@ -7,22 +7,30 @@ use serde_json::{Value, json};
 use super::{BODY, deliver};
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Answer, Reply, unique},
+    harness::{Answer, Recorded, Reply, unique},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
 
 async fn fixture() -> Fixture {
+    fixture_with(|yaml| yaml, |_| Reply::json(202, ANSWER)).await
+}
+
+async fn fixture_with(
+    change: impl FnOnce(String) -> String,
+    script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+) -> Fixture {
     Fixture::with(
         |yaml| {
-            yaml.replace(
+            let yaml = yaml.replace(
                 "schemes: [webhook], webhook: github, upstream: web}",
                 "schemes: [bearer, webhook], webhook: github, upstream: web, event_listener: {namespace: ci, name: build}}",
             )
             .replace("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
-                + "interceptor: {host: door.door.svc}\n"
+                + "interceptor: {host: door.door.svc, kubernetes: cluster}\n";
+            change(yaml)
         },
-        |_| Reply::json(202, ANSWER),
+        script,
     )
     .await
 }
@@ -161,4 +169,97 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
     assert_eq!(ask(&fixture, &json!({"body": 7})).await.status, 400);
     assert_eq!(fixture.doorward.get("/interceptor", &["Host: door.door.svc"]).await.status, 405);
     assert!(fixture.upstream.take().is_empty(), "nothing is forwarded");
+}
+
+/// A question about another Trigger.
+fn of_trigger(question: &Value, id: &str) -> Value {
+    let mut question = question.clone();
+    question["context"]["trigger_id"] = id.into();
+    question
+}
+
+#[tokio::test]
+async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
+    let rules = |yaml: String| {
+        yaml.replace(
+            "  - {id: hooks, on: {routes: [hooks], event: [push], branch: [main]}, who: {webhooks: [github]}, do: allow}",
+            "  - {id: main, on: {event: [push], branch: [main], trigger: {names: [push, 'deploy-*']}}, who: {webhooks: [github]}, do: allow}
+  - {id: tags, on: {event: [push], branch: [v1], trigger: {names: [release]}}, who: {webhooks: [github]}, do: allow}
+  - {id: never, on: {routes: [hooks], trigger: {names: [deploy-prod]}}, do: deny}",
+        )
+    };
+    let fixture = fixture_with(rules, |_| Reply::json(202, ANSWER)).await;
+    let (assertion, body) = asserted(&fixture).await;
+    let good = question(&assertion, &body, "event-1");
+    for (id, may) in [
+        ("namespaces/ci/triggers/push", true),
+        ("namespaces/ci/triggers/deploy-staging", true),
+        ("namespaces/ci/triggers/deploy-prod", false),
+        ("namespaces/ci/triggers/release", false),
+        ("namespaces/ci/triggers/", false),
+        ("namespaces/ci/triggerGroups/push", false),
+    ] {
+        let (go, answer) = goes_on(&fixture, &of_trigger(&good, id)).await;
+        assert_eq!(go, may, "{id}: {answer}");
+        assert!(may || answer["status"]["code"] == 7, "{id}: {answer}");
+    }
+    assert!(fixture.upstream.take().is_empty(), "no rule looks at service accounts");
+    // Who comes with a token is let in by a rule that says nothing of Triggers.
+    let token = bearer(&fixture.a.token("alice", &["dev"]));
+    let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
+    assert_eq!(fixture.doorward.send(&lines, b"{}").await.status, 202);
+    let assertion = fixture.upstream.only().one("doorward-assertion").to_owned();
+    for (name, may) in [("release", true), ("deploy-prod", false)] {
+        let asked = of_trigger(&question(&assertion, "{}", "event-1"), &format!("namespaces/ci/triggers/{name}"));
+        assert_eq!(goes_on(&fixture, &asked).await.0, may, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_service_account_of_a_trigger_is_read_where_rules_look_at_it() {
+    let rules =
+        |yaml: String| yaml.replace("branch: [main]}", "branch: [main], trigger: {service_accounts: [builder]}}");
+    let fixture = fixture_with(rules, |request| {
+        let of = |account: &str| Reply::json(200, &json!({"spec": {"serviceAccountName": account}}).to_string());
+        match request.line().split(' ').nth(1).unwrap_or_default().rsplit('/').next().unwrap_or_default() {
+            "build" => Reply::json(
+                200,
+                &json!({"spec": {"serviceAccountName": "builder", "triggers": [
+                    {"name": "inline-deployer", "serviceAccountName": "deployer"},
+                    {"name": "inline-default"},
+                    {"name": "two", "serviceAccountName": "builder"},
+                ]}})
+                .to_string(),
+            ),
+            "own" => of("builder"),
+            "deployer" | "two" => of("deployer"),
+            "default" => of(""),
+            "broken" => Reply::json(500, "{}"),
+            "inline-deployer" | "inline-default" | "nowhere" => Reply::json(404, "{}"),
+            _ => Reply::json(202, ANSWER),
+        }
+    })
+    .await;
+    let (assertion, body) = asserted(&fixture).await;
+    let good = question(&assertion, &body, "event-1");
+    for (name, may) in [
+        ("own", true),
+        ("default", true),
+        ("inline-default", true),
+        ("deployer", false),
+        ("inline-deployer", false),
+        // One within the EventListener and one beside it.
+        ("two", false),
+        ("nowhere", false),
+        ("..", false),
+    ] {
+        let (go, answer) = goes_on(&fixture, &of_trigger(&good, &format!("namespaces/ci/triggers/{name}"))).await;
+        assert_eq!(go, may, "{name}: {answer}");
+    }
+    for seen in fixture.upstream.take() {
+        assert!(seen.line().starts_with("GET /apis/triggers.tekton.dev/v1beta1/namespaces/ci/"), "{}", seen.line());
+        assert_eq!(seen.one("authorization"), "Bearer upstream-token");
+    }
+    let answer = ask(&fixture, &of_trigger(&good, "namespaces/ci/triggers/broken")).await;
+    assert_eq!((answer.status, answer.reason()), (502, "upstream_failed".to_owned()), "{}", answer.text());
 }

@@ -1,0 +1,139 @@
+//! Which Triggers of an EventListener a delivery may set off. The door cannot tell: an EventListener chooses among its Triggers
+//! after it has the delivery. So what rules say of them goes with the delivery, signed, and the interceptor holds the
+//! EventListener to it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    raw::{self, OnTrigger},
+    report::{At, Report},
+};
+
+use super::{condition::Reading, names::Prefix};
+
+/// A Trigger that an EventListener is about to set off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// The service account that makes its runs; `None`: nobody has told.
+    pub service_account: Option<&'a str>,
+    /// The namespace of the EventListener.
+    pub listener_namespace: &'a str,
+}
+
+/// What rules say of the Triggers of one delivery: any of `allow`, unless it is one of `deny`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TriggerLimits {
+    pub allow: Vec<OnTrigger>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<OnTrigger>,
+}
+
+impl TriggerLimits {
+    pub fn permits(&self, trigger: &Trigger<'_>) -> bool {
+        self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict))
+            && !self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
+    }
+
+    /// Whether anything depends on the service account of a Trigger.
+    pub fn needs_account(&self) -> bool {
+        self.allow.iter().chain(&self.deny).any(|limit| !limit.service_accounts.is_empty())
+    }
+}
+
+/// Whether a Trigger is among those of a condition. An unknown service account is none of those that an allow lists, and may
+/// be any of those that a deny lists.
+pub(super) fn matches(condition: &OnTrigger, trigger: &Trigger<'_>, reading: Reading) -> bool {
+    let is_one = |patterns: &[String], text: &str| {
+        patterns.iter().any(|pattern| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text)))
+    };
+    let (elsewhere, here): (Vec<_>, Vec<_>) = condition.names.iter().cloned().partition(|name| name.contains('/'));
+    let is_named = condition.names.is_empty()
+        || (trigger.namespace == trigger.listener_namespace && is_one(&here, trigger.name))
+        || is_one(&elsewhere, &format!("{}/{}", trigger.namespace, trigger.name));
+    let has_account = condition.service_accounts.is_empty()
+        || trigger
+            .service_account
+            .map_or(reading == Reading::Wide, |account| is_one(&condition.service_accounts, account));
+    is_named && has_account
+}
+
+/// Reports what no Trigger can meet, or nobody would enforce.
+pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Report) {
+    if *raw == OnTrigger::default() {
+        report.error(at, "it asks for nothing of a Trigger").help("list `names` or `service_accounts`");
+    }
+    for (key, patterns) in [("names", &raw.names), ("service_accounts", &raw.service_accounts)] {
+        for (index, text) in patterns.iter().enumerate() {
+            if let Err(why) = Prefix::parse(text) {
+                report.error(&at.key(key).index(index), format!("`{text}` {why}"));
+            }
+        }
+    }
+    match &root.interceptor {
+        None => {
+            report
+                .error(at, "without the section `interceptor` nobody holds an EventListener to it")
+                .help("set `interceptor: {host: ...}` and name the ClusterInterceptor in the Triggers");
+        }
+        Some(interceptor) if interceptor.kubernetes.is_none() && !raw.service_accounts.is_empty() => {
+            report
+                .error(&at.key("service_accounts"), "the interceptor cannot read which service account a Trigger has")
+                .help("name the API server's upstream in `interceptor: {kubernetes: ...}`");
+        }
+        Some(_) => {}
+    }
+}
+
+/// The condition in words.
+pub(super) fn needs(raw: &OnTrigger) -> String {
+    let part = |name: &str, list: &[String]| (!list.is_empty()).then(|| format!("{name} {}", list.join(", ")));
+    let parts = [part("trigger", &raw.names), part("service account", &raw.service_accounts)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(yaml: &str) -> TriggerLimits {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    fn trigger(namespace: &'static str, name: &'static str, account: Option<&'static str>) -> Trigger<'static> {
+        Trigger { namespace, name, service_account: account, listener_namespace: "ci" }
+    }
+
+    #[test]
+    fn a_delivery_sets_off_what_is_allowed_and_not_denied() {
+        let some = limits("{allow: [{names: [build, 'test-*', 'other/x']}], deny: [{names: [test-prod]}]}");
+        for (namespace, name, may) in [
+            ("ci", "build", true),
+            ("ci", "test-unit", true),
+            ("ci", "test-prod", false),
+            ("ci", "deploy", false),
+            // Of the same name elsewhere.
+            ("other", "build", false),
+            ("other", "x", true),
+            ("ci", "x", false),
+        ] {
+            assert_eq!(some.permits(&trigger(namespace, name, None)), may, "{namespace}/{name}");
+        }
+        assert!(limits("{allow: [{}]}").permits(&trigger("ci", "any", None)));
+        assert!(!limits("{allow: []}").permits(&trigger("ci", "any", None)));
+    }
+
+    #[test]
+    fn an_unknown_service_account_lets_nobody_through() {
+        let allow = limits("{allow: [{service_accounts: [builder]}]}");
+        let deny = limits("{allow: [{}], deny: [{service_accounts: [deployer]}]}");
+        for (account, by_allow, by_deny) in
+            [(Some("builder"), true, true), (Some("deployer"), false, false), (None, false, false)]
+        {
+            assert_eq!(allow.permits(&trigger("ci", "t", account)), by_allow, "{account:?}");
+            assert_eq!(deny.permits(&trigger("ci", "t", account)), by_deny, "{account:?}");
+        }
+        assert!(allow.needs_account() && deny.needs_account() && !limits("{allow: [{names: [a]}]}").needs_account());
+    }
+}
