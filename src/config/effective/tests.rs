@@ -139,6 +139,7 @@ fn parts_with_defaults(root: &Value) -> BTreeSet<String> {
         "RequestFacts",
         "DeliveryFacts",
         "KubernetesFacts",
+        "TriggerFacts",
         "Expectation",
     ];
     let definitions = root["$defs"].as_object().unwrap().iter();
