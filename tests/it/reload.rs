@@ -196,22 +196,22 @@ async fn a_lost_file_of_denies_widens_nothing() {
     let good = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
     let dir = folder();
     let (denies, backup) = (dir.path().join("denies.yaml"), dir.path().join("denies.yml.bak"));
-    std::fs::write(&denies, "rules: [{id: closed, on: {paths: ['/api/v1/secrets']}, do: deny}]").unwrap();
+    std::fs::write(&denies, "rules: [{id: closed, on: {paths: ['/api/v1/configmaps']}, do: deny}]").unwrap();
     let mut doorward = Doorward::start_in(dir, &format!("policies: [denies.yaml]{good}")).await;
     doorward.wait_for_keys(&issuer).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
-    assert_eq!(doorward.get("/api/v1/secrets", &[&token]).await.status, 403);
+    assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 403);
 
     std::fs::rename(&denies, backup).unwrap();
     let refusal = doorward.wait_for_log_containing("the configuration was refused").await;
     assert!(refusal.to_string().contains("denies.yaml"), "attacks:Z40: {refusal}");
-    assert_eq!(doorward.get("/api/v1/secrets", &[&token]).await.status, 403, "attacks:Z40");
-    assert!(upstream.take().iter().all(|seen| !seen.head.contains("secrets")), "attacks:Z40");
+    assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 403, "attacks:Z40");
+    assert!(upstream.take().iter().all(|seen| !seen.head.contains("configmaps")), "attacks:Z40");
 
     // The twin: the list in the main file says that it is meant.
     swap(&doorward, &good);
     doorward.wait_for_generation(2).await;
-    assert_eq!(doorward.get("/api/v1/secrets", &[&token]).await.status, 200, "attacks:Z40: the twin");
+    assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 200, "attacks:Z40: the twin");
 }
 
 #[tokio::test]

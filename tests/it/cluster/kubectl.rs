@@ -66,10 +66,14 @@ async fn who_one_is_and_what_one_may_do() {
     assert!(kubectl.run(&["auth", "can-i", "--list"]).await.contains("configmaps"));
 
     // RBAC of the API server holds for whom Doorward speaks for, and not for Doorward.
-    for arguments in [&["get", "secrets"][..], &["get", "pods", "-n", "kube-system"], &["get", "nodes"]] {
+    for arguments in [&["get", "services"][..], &["get", "pods", "-n", "kube-system"], &["get", "nodes"]] {
         let refused = kubectl.fails(arguments).await;
         assert!(refused.contains("Forbidden") && refused.contains("\"alice\""), "{arguments:?}: {refused}");
     }
+
+    // What a rule must name does not even get there.
+    let refused = kubectl.fails(&["get", "secrets"]).await;
+    assert!(refused.contains("Forbidden") && refused.contains("No rule allows"), "{refused}");
 
     // Doorward refuses these itself, in a Status that says why; nothing of them reaches the API server.
     let before = world.audit().len();

@@ -10,23 +10,23 @@ use crate::fixture::bearer;
 async fn a_path_that_is_not_canonical_is_400() {
     let fixture = fixture().await;
     for path in [
-        "//api/v1/secrets",
-        "/api/v1//secrets",
-        "/api/v1/namespaces/a/../b/secrets",
-        "/api/v1/namespaces/a/./secrets",
-        "/api/v1/namespaces/a/%2e%2e/b/secrets",
-        "/api/v1/namespaces/a%2Fb/secrets",
-        "/api/v1/namespaces/a\\b/secrets",
-        "/api/v1/namespaces/a;x/secrets",
-        "/api/v1/namespaces/a%00/secrets",
-        "/api/v1/namespaces/%zz/secrets",
+        "//api/v1/configmaps",
+        "/api/v1//configmaps",
+        "/api/v1/namespaces/a/../b/configmaps",
+        "/api/v1/namespaces/a/./configmaps",
+        "/api/v1/namespaces/a/%2e%2e/b/configmaps",
+        "/api/v1/namespaces/a%2Fb/configmaps",
+        "/api/v1/namespaces/a\\b/configmaps",
+        "/api/v1/namespaces/a;x/configmaps",
+        "/api/v1/namespaces/a%00/configmaps",
+        "/api/v1/namespaces/%zz/configmaps",
     ] {
         alice(&fixture, "kubernetes:P1", &format!("GET {path}"), &[], Refused(&[400])).await;
     }
     // The twin: decided and forwarded as the same bytes.
-    alice(&fixture, "kubernetes:P1", "GET /api/v1/namespaces/a/secrets?limit=1", &[], Clean).await;
-    let (_, seen) = fixture.api("/api/v1/namespaces/a/secrets?limit=1", &[&fixture.alice()]).await;
-    assert_eq!(seen[0].line(), "GET /api/v1/namespaces/a/secrets?limit=1 HTTP/1.1");
+    alice(&fixture, "kubernetes:P1", "GET /api/v1/namespaces/a/configmaps?limit=1", &[], Clean).await;
+    let (_, seen) = fixture.api("/api/v1/namespaces/a/configmaps?limit=1", &[&fixture.alice()]).await;
+    assert_eq!(seen[0].line(), "GET /api/v1/namespaces/a/configmaps?limit=1 HTTP/1.1");
 }
 
 #[tokio::test]
