@@ -26,6 +26,7 @@ pub mod logging;
 pub mod memory;
 pub mod oidc;
 pub mod pages;
+pub mod rbac;
 pub mod request;
 pub mod runtime;
 pub mod sessions;

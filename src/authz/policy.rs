@@ -306,6 +306,24 @@ fn check_id<'a>(what: &str, id: &'a str, seen: &mut HashSet<&'a str>, at: &At, r
     }
 }
 
+/// A role is bound to groups, so that it reaches everybody who has them, by whatever grant.
+fn check_roles(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report) {
+    for (i, given) in raw.tekton_roles.iter().enumerate() {
+        for group in &raw.kubernetes_groups {
+            let gives_group = |grant: &&raw::Grant| grant.id != raw.id && grant.kubernetes_groups.contains(group);
+            let mut others = root.grants.iter().filter(gives_group);
+            if let Some(other) = others.find(|other| !other.tekton_roles.contains(given)) {
+                report
+                    .error(
+                        &at.key("tekton_roles").index(i),
+                        format!("grant `{}` gives the group `{group}` too, and would give this role with it", other.id),
+                    )
+                    .help("give the role to a group of its own");
+            }
+        }
+    }
+}
+
 fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report) -> Grant {
     if raw.kubernetes_groups.is_empty() {
         report.error(&at.key("kubernetes_groups"), "a grant of nothing");
@@ -317,6 +335,7 @@ fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Repor
                 .help("bind the ClusterRole that is meant to a group of your own");
         }
     }
+    check_roles(raw, at, root, report);
     Grant {
         id: raw.id.as_str().into(),
         who: who::compile(&raw.who, Purpose::Grant, &at.key("who"), root, report),

@@ -8,6 +8,7 @@ mod import;
 pub mod interceptor;
 pub mod operator;
 pub mod print_config;
+pub mod rbac;
 pub mod schema;
 pub mod test;
 
@@ -63,6 +64,7 @@ enum Command {
     Schema,
     Interceptor(interceptor::InterceptorArgs),
     Import(import::ImportArgs),
+    Rbac(rbac::RbacArgs),
     /// Look at the audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -188,6 +190,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
         Command::Import(args) => Ok(import::run(&args, &mut out, &mut io::stderr())?),
+        Command::Rbac(args) => rbac::run(&args, &mut out),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);

@@ -25,10 +25,13 @@ const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 const CLIENT: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2fclient");
 const ACTOR: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2factor");
 
+/// The keys of the extras that are ever sent.
+pub const EXTRAS: [&str; 2] = ["doorward.dev/client", "doorward.dev/actor"];
+
 /// What the API server's own audit log says besides user and groups.
 pub fn extras(principal: &Principal) -> impl Iterator<Item = (&'static str, &str)> {
-    let client = principal.client.as_deref().map(|client| ("doorward.dev/client", client));
-    let actor = principal.actor.as_ref().map(|actor| ("doorward.dev/actor", &*actor.subject));
+    let client = principal.client.as_deref().map(|client| (EXTRAS[0], client));
+    let actor = principal.actor.as_ref().map(|actor| (EXTRAS[1], &*actor.subject));
     client.into_iter().chain(actor)
 }
 

@@ -44,7 +44,7 @@ routes:
   - {name: hook, kind: webhook, hosts: [hook.test], schemes: [webhook], webhook: git, upstream: listener,
      event_listener: {namespace: ci, name: build}}
 grants:
-  - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev]}
+  - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev], tekton_roles: [{role: run}]}
 rules:
   - id: deploy
     on: {kubernetes: {verbs: [create], resources: [pods]}, run: {does: [create]}, time: {from: '08:00', to: '18:00'}}

@@ -28,6 +28,35 @@ pub struct Grant {
     pub who: Who,
     /// The Kubernetes groups given. None may begin with `system:`.
     pub kubernetes_groups: Vec<String>,
+    /// What these groups may do with Tekton: `doorward rbac` prints the roles and their bindings. It decides nothing here; leave it
+    /// out where the groups are bound otherwise.
+    #[serde(default)]
+    pub tekton_roles: Vec<GivenRole>,
+}
+
+/// A role of Tekton in some namespaces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GivenRole {
+    /// Which.
+    pub role: TektonRole,
+    /// Where. Default: in all namespaces.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+}
+
+/// A role of Tekton. Each has what the one before it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TektonRole {
+    /// Look at runs, pipelines, tasks and logs.
+    View,
+    /// Patch runs, as cancelling does. RBAC knows no less; let rules say which patches (`run: {does: [cancel]}`).
+    Cancel,
+    /// Create runs.
+    Run,
+    /// Delete runs, and write pipelines, tasks and triggers.
+    Admin,
 }
 
 /// Who may do what: on which requests, who, what is needed, what happens.

@@ -80,6 +80,13 @@ fn each_slip_is_told_at_its_place() {
         ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nothing is said"),
         (
             "",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: [g]}, \
+             {id: b, who: {issuers: [corp]}, kubernetes_groups: [g, h], tekton_roles: [{role: admin}]}]",
+            "/grants/1/tekton_roles/0",
+            "grant `a` gives the group `g` too",
+        ),
+        (
+            "",
             "grants: [{id: a, who: {anonymous: true}, kubernetes_groups: [g]}]",
             "/grants/0/who/anonymous",
             "stranger",

@@ -1,0 +1,133 @@
+//! What may be done while impersonating (constrained impersonation): what the rules that allow can allow. RBAC knows nothing of
+//! bodies, times or people, so that this is wider than the policy, which decides first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Account, Bound, PolicyRule, Subject, impersonation::reaches_kubernetes};
+use crate::config::raw;
+
+const READ: [&str; 3] = ["get", "list", "watch"];
+const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+
+/// Sub-resources of pods that a rule on `pods/*` means; RBAC has no such pattern.
+const OF_PODS: [&str; 9] =
+    ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "status"];
+const OF_OTHERS: [&str; 3] = ["finalizers", "scale", "status"];
+
+/// Discovery, which every client asks for, and the questions of `kubectl auth`.
+const DISCOVERY: [&str; 8] =
+    ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/openapi/*", "/openapi/v2", "/version"];
+
+pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
+    let mut by_namespace: BTreeMap<Option<&str>, BTreeSet<PolicyRule>> = BTreeMap::new();
+    let everywhere = by_namespace.entry(None).or_default();
+    everywhere.insert(PolicyRule {
+        urls: DISCOVERY.iter().map(|url| (*url).to_owned()).collect(),
+        verbs: vec![acting("get")],
+        ..PolicyRule::default()
+    });
+    let reviews = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+    everywhere.insert(PolicyRule::new(&["authorization.k8s.io"], &reviews, &[&acting("create")]));
+    everywhere.insert(PolicyRule::new(&["authentication.k8s.io"], &["selfsubjectreviews"], &[&acting("create")]));
+    let leads_there = |rule: &&raw::Rule| {
+        let mut named =
+            root.routes.iter().filter(|route| rule.on.routes.is_empty() || rule.on.routes.contains(&route.name));
+        named.any(reaches_kubernetes)
+    };
+    let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
+    for rule in allows {
+        for action in actions(rule) {
+            for namespace in namespaces(rule) {
+                by_namespace.entry(namespace).or_default().insert(action.clone());
+            }
+        }
+    }
+    let roles = by_namespace.into_iter().map(|(namespace, rules)| Bound {
+        name: "doorward-impersonated-actions".to_owned(),
+        namespace,
+        rules: rules.into_iter().collect(),
+        subjects: vec![Subject::Account(account)],
+    });
+    roles.collect()
+}
+
+fn acting(verb: &str) -> String {
+    format!("impersonate-on:user-info:{verb}")
+}
+
+/// The namespaces of a rule; `None` is all.
+fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
+    let listed = rule.on.kubernetes.as_ref().map(|on| on.namespaces.as_slice()).unwrap_or_default();
+    let all: Vec<&str> = rule.on.namespace.iter().chain(listed).map(String::as_str).collect();
+    if all.is_empty() || all.contains(&"*") { vec![None] } else { all.into_iter().map(Some).collect() }
+}
+
+/// What a rule lets be done.
+fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
+    let all = raw::OnKubernetes::default();
+    let runs = raw::OnKubernetes {
+        verbs: vec!["create".to_owned(), "patch".to_owned()],
+        api_groups: vec!["tekton.dev".to_owned()],
+        resources: ["pipelineruns", "taskruns", "customruns"].map(str::to_owned).to_vec(),
+        ..raw::OnKubernetes::default()
+    };
+    let on = match (&rule.on.kubernetes, &rule.on.run) {
+        (Some(on), _) => on,
+        (None, Some(_)) => &runs,
+        (None, None) => &all,
+    };
+    let or_all = |list: &[String]| if list.is_empty() { vec!["*".to_owned()] } else { list.to_vec() };
+    let groups = or_all(&on.api_groups);
+    let (tunnels, plain): (Vec<String>, Vec<String>) = resources(&on.resources).into_iter().partition(|r| is_tunnel(r));
+    let mut actions = Vec::new();
+    let verbs = verbs(&on.verbs);
+    let names = if on.names.iter().any(|name| name == "*") { Vec::new() } else { on.names.clone() };
+    if !plain.is_empty() && !verbs.is_empty() && (!on.resources.is_empty() || on.non_resource_urls.is_empty()) {
+        actions.push(PolicyRule {
+            groups: groups.clone(),
+            resources: plain,
+            resource_names: names.clone(),
+            verbs,
+            ..PolicyRule::default()
+        });
+    }
+    if !tunnels.is_empty() {
+        // A WebSocket is a GET, and from 1.35 must be allowed as a create too (kubernetes/kubernetes#133515).
+        let verbs = ["get", "create"].map(acting).to_vec();
+        actions.push(PolicyRule { groups, resources: tunnels, resource_names: names, verbs, ..PolicyRule::default() });
+    }
+    if !on.non_resource_urls.is_empty() {
+        actions.push(PolicyRule {
+            urls: on.non_resource_urls.clone(),
+            verbs: vec![acting("get")],
+            ..PolicyRule::default()
+        });
+    }
+    actions
+}
+
+fn verbs(named: &[String]) -> Vec<String> {
+    let has = |name: &str| named.iter().any(|verb| verb == name);
+    let all = named.is_empty() || has("*");
+    let of = |verbs: &[&'static str], group: &str| -> Vec<&'static str> {
+        verbs.iter().copied().filter(|verb| all || has(group) || has(verb)).collect()
+    };
+    of(&READ, "read").into_iter().chain(of(&WRITE, "write")).map(acting).collect()
+}
+
+/// Patterns of resources in the form of RBAC, which has `*` and `*/sub` alone.
+fn resources(named: &[String]) -> Vec<String> {
+    if named.is_empty() {
+        return vec!["*".to_owned()];
+    }
+    let each = named.iter().flat_map(|name| match name.strip_suffix("/*") {
+        Some("pods") => OF_PODS.iter().map(|sub| format!("pods/{sub}")).collect(),
+        Some(resource) => OF_OTHERS.iter().map(|sub| format!("{resource}/{sub}")).collect(),
+        None => vec![name.clone()],
+    });
+    each.collect()
+}
+
+fn is_tunnel(resource: &str) -> bool {
+    resource.split_once('/').is_some_and(|(_, sub)| ["exec", "attach", "portforward", "proxy"].contains(&sub))
+}

@@ -1,0 +1,202 @@
+//! What Doorward's configuration needs of Kubernetes RBAC: the least right to impersonate, and the roles of Tekton that grants
+//! speak of.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `impersonation` | who may be impersonated, in the classic and in the constrained form |
+//! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
+//! | `tekton` | the roles that people, bots and agents get by their groups |
+
+mod actions;
+mod impersonation;
+mod tekton;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::config::raw;
+
+/// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// The verb `impersonate`, for all API servers.
+    Classic,
+    /// Constrained impersonation (KEP-5284), on by default from Kubernetes 1.36: besides whom, it says what may be done as them.
+    Constrained,
+}
+
+/// The service account that Doorward is at the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// A rule of a role (`rbac.authorization.k8s.io/v1`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyRule {
+    #[serde(rename = "apiGroups", skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resource_names: Vec<String>,
+    #[serde(rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    pub verbs: Vec<String>,
+}
+
+impl PolicyRule {
+    fn new(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Self {
+        Self { groups: texts(groups), resources: texts(resources), verbs: texts(verbs), ..Self::default() }
+    }
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Who gets a role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Subject<'a> {
+    Account(&'a Account),
+    Group(&'a str),
+}
+
+/// A role and to whom it is bound, in one namespace or everywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bound<'a> {
+    name: String,
+    namespace: Option<&'a str>,
+    rules: Vec<PolicyRule>,
+    subjects: Vec<Subject<'a>>,
+}
+
+/// All objects, as YAML for `kubectl apply -f -`.
+pub fn manifest(root: &raw::Root, form: Form, account: &Account) -> Result<String, serde_saphyr::ser::Error> {
+    let mut bound = vec![impersonation::role(root, form, account)];
+    if form == Form::Constrained {
+        bound.extend(actions::roles(root, account));
+    }
+    bound.extend(impersonation::reader(root, account));
+    let mut yaml = String::new();
+    let objects = bound.iter().flat_map(Bound::objects).chain(tekton::objects(root));
+    for object in objects {
+        yaml.push_str("---\n");
+        yaml.push_str(&serde_saphyr::to_string(&object)?);
+    }
+    Ok(yaml)
+}
+
+/// The Kubernetes groups that grants give.
+fn groups(root: &raw::Root) -> BTreeSet<&str> {
+    root.grants.iter().flat_map(|grant| &grant.kubernetes_groups).map(String::as_str).collect()
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: Metadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<Vec<PolicyRule>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role_ref: Option<RoleRef>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    subjects: Vec<SubjectRef>,
+}
+
+#[derive(Debug, Serialize)]
+struct Metadata {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    labels: Labels,
+}
+
+/// By these `kubectl apply --prune` finds what a later configuration no longer needs.
+#[derive(Debug, Serialize)]
+struct Labels {
+    #[serde(rename = "app.kubernetes.io/managed-by")]
+    managed_by: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RoleRef {
+    api_group: &'static str,
+    kind: &'static str,
+    name: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SubjectRef {
+    kind: &'static str,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_group: Option<&'static str>,
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+impl Bound<'_> {
+    fn objects(&self) -> Vec<Object> {
+        let kind = if self.namespace.is_some() { "Role" } else { "ClusterRole" };
+        let role = role(kind, &self.name, self.namespace, self.rules.clone());
+        vec![role, binding(kind, &self.name, &self.name, self.namespace, &self.subjects)]
+    }
+}
+
+fn role(kind: &'static str, name: &str, namespace: Option<&str>, rules: Vec<PolicyRule>) -> Object {
+    Object { rules: Some(rules), ..object(kind, name, namespace) }
+}
+
+/// Binds a role of `kind`: everywhere, or in one namespace.
+fn binding(kind: &'static str, role: &str, name: &str, namespace: Option<&str>, subjects: &[Subject<'_>]) -> Object {
+    let binding = if namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" };
+    Object {
+        role_ref: Some(RoleRef { api_group: RBAC, kind, name: role.to_owned() }),
+        subjects: subjects.iter().map(SubjectRef::from).collect(),
+        ..object(binding, name, namespace)
+    }
+}
+
+fn object(kind: &'static str, name: &str, namespace: Option<&str>) -> Object {
+    Object {
+        api_version: "rbac.authorization.k8s.io/v1",
+        kind,
+        metadata: Metadata {
+            name: name.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            labels: Labels { managed_by: "doorward" },
+        },
+        rules: None,
+        role_ref: None,
+        subjects: Vec::new(),
+    }
+}
+
+impl From<&Subject<'_>> for SubjectRef {
+    fn from(subject: &Subject<'_>) -> Self {
+        match subject {
+            Subject::Account(account) => Self {
+                kind: "ServiceAccount",
+                name: account.name.clone(),
+                namespace: Some(account.namespace.clone()),
+                api_group: None,
+            },
+            Subject::Group(group) => {
+                Self { kind: "Group", name: (*group).to_owned(), namespace: None, api_group: Some(RBAC) }
+            }
+        }
+    }
+}
