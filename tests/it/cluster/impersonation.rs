@@ -1,65 +1,100 @@
-//! The least rights that Doorward's own account needs, in both forms that Kubernetes knows: classic impersonation, and
-//! constrained impersonation (KEP-5284), which also says for what.
+//! The least rights that Doorward's own account needs, as `doorward rbac` prints them, in both forms that Kubernetes knows: classic
+//! impersonation, and constrained impersonation (KEP-5284), which also says for what.
+
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::world::{GROUP, World};
+use crate::fixture::bearer;
 
-/// Who one may be, for one verb on each.
-fn identities(api_group: [&str; 2], verb: &str) -> Vec<Value> {
-    let [names, extras] = api_group;
-    vec![
-        json!({"apiGroups": [names], "resources": ["users"], "verbs": [verb]}),
-        json!({"apiGroups": [names], "resources": ["groups"], "resourceNames": [GROUP], "verbs": [verb]}),
-        json!({"apiGroups": [extras], "resources": ["userextras/doorward.dev/client"], "verbs": [verb]}),
-    ]
+const CONFIGURATION: &str = "
+listeners: [{name: public, address: 127.0.0.1:0}]
+issuers: [{name: a, issuer: 'https://issuer.test', audiences: ['https://doorward.test'], username: '{sub}', kind: human}]
+upstreams: [{name: cluster, url: 'https://cluster.test', credential: {bearer: {file: token}}}]
+routes: [{name: api, kind: kubernetes, hosts: [localhost], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['{group}']}]
+rules:
+  - id: look
+    on: {kubernetes: {verbs: [list], api_groups: [''], resources: [configmaps]}}
+    who: {issuers: [a], groups: [dev]}
+    do: allow
+store: {path: doorward.redb}
+audit: {sink: {file: {path: audit.jsonl}}}
+";
+
+/// The rules of all roles that are printed for this configuration.
+fn printed(form: &str) -> Vec<Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("doorward.yaml");
+    std::fs::write(&path, CONFIGURATION.replace("{group}", GROUP)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = command.arg("rbac").arg(&path).args(["--form", form]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let yaml = String::from_utf8(output.stdout).unwrap();
+    let objects = yaml.split("---\n").filter(|text| !text.is_empty()).map(|text| {
+        let object: Value = serde_saphyr::from_str(text).unwrap();
+        object
+    });
+    objects.flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-fn classic() -> Vec<Value> {
-    identities(["", "authentication.k8s.io"], "impersonate")
-}
-
-fn constrained() -> Vec<Value> {
-    let mut rules = identities(["authentication.k8s.io"; 2], "impersonate:user-info");
-    rules.push(json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["impersonate-on:user-info:list"]}));
-    rules
-}
-
-/// The statuses that Alice gets for what she may list and for what she may list as well, and the API server's events.
-async fn listed(rules: &[Value]) -> ([u16; 2], Vec<Value>) {
+/// The statuses of what Alice asks for, the last of which only the classic form lets her, and the API server's events.
+async fn asked(rules: &[Value]) -> (Vec<u16>, Vec<Value>) {
     let world = World::with_rights(&json!(rules)).await;
+    let mut statuses = Vec::new();
     let list = |resource: &str| format!("GET /api/v1/namespaces/{}/{resource}", world.namespace);
-    let statuses =
-        [world.alice(&list("configmaps"), &[], b"").await.status, world.alice(&list("pods"), &[], b"").await.status];
+    statuses.push(world.alice(&list("configmaps"), &[], b"").await.status);
+    let mut claims = world.issuer.claims("alice", &["dev"]);
+    claims["act"] = json!({"sub": "bot"});
+    let through_a_bot = bearer(&world.issuer.sign(&claims));
+    let line = format!("{} HTTP/1.1", list("configmaps"));
+    statuses.push(world.doorward.send(&[&line, "Host: localhost", &through_a_bot], b"").await.status);
+    statuses.push(world.alice("GET /version", &[], b"").await.status);
+    for (path, spec) in [
+        (
+            "authorization.k8s.io/v1/selfsubjectaccessreviews",
+            json!({"nonResourceAttributes": {"verb": "get", "path": "/"}}),
+        ),
+        ("authentication.k8s.io/v1/selfsubjectreviews", json!({})),
+    ] {
+        let (version, kind) = match path.contains("access") {
+            true => ("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
+            false => ("authentication.k8s.io/v1", "SelfSubjectReview"),
+        };
+        let body = json!({"apiVersion": version, "kind": kind, "spec": spec}).to_string();
+        let more = ["Content-Type: application/json"];
+        statuses.push(world.alice(&format!("POST /apis/{path}"), &more, body.as_bytes()).await.status);
+    }
+    statuses.push(world.alice(&list("pods"), &[], b"").await.status);
     world.event(|event| event["objectRef"]["resource"] == "pods").await;
     (statuses, world.audit())
 }
 
-#[tokio::test]
-async fn classic_impersonation_needs_these_rights_and_each_of_them() {
-    let rules = classic();
-    let (statuses, events) = listed(&rules).await;
-    assert_eq!(statuses, [200, 200]);
-    assert!(events.iter().all(|event| event["authenticationMetadata"].is_null()), "{events:#?}");
+/// Without any one of them something is refused that was not before.
+async fn each_is_needed(rules: &[Value], all: &[u16]) {
     for left_out in 0..rules.len() {
-        let fewer: Vec<Value> = [&rules[..left_out], &rules[left_out + 1..]].concat();
-        let (statuses, events) = listed(&fewer).await;
-        assert_eq!(statuses, [403, 403], "without {}", rules[left_out]);
-        assert!(events.iter().all(|event| event["impersonatedUser"].is_null()), "{events:#?}");
+        let fewer = [&rules[..left_out], &rules[left_out + 1..]].concat();
+        let (statuses, _) = asked(&fewer).await;
+        assert_ne!(statuses, all, "without {}", rules[left_out]);
     }
 }
 
 #[tokio::test]
+async fn classic_impersonation_needs_these_rights_and_each_of_them() {
+    let rules = printed("classic");
+    let (statuses, events) = asked(&rules).await;
+    assert_eq!(statuses, [200, 200, 200, 201, 201, 200]);
+    assert!(events.iter().all(|event| event["authenticationMetadata"].is_null()), "{events:#?}");
+    each_is_needed(&rules, &statuses).await;
+}
+
+#[tokio::test]
 async fn constrained_impersonation_needs_these_rights_and_each_of_them() {
-    let rules = constrained();
-    let (statuses, events) = listed(&rules).await;
-    assert_eq!(statuses, [200, 403], "what it may be asked for is all that can be asked for");
+    let rules = printed("constrained");
+    let (statuses, events) = asked(&rules).await;
+    assert_eq!(statuses, [200, 200, 200, 201, 201, 403], "what it may be asked for is all that can be asked for");
     assert_eq!(events[0]["impersonatedUser"]["username"], "alice");
     assert_eq!(events[0]["authenticationMetadata"]["impersonationConstraint"], "impersonate:user-info");
-    for left_out in 0..rules.len() {
-        let fewer: Vec<Value> = [&rules[..left_out], &rules[left_out + 1..]].concat();
-        let (statuses, events) = listed(&fewer).await;
-        assert_eq!(statuses, [403, 403], "without {}", rules[left_out]);
-        assert!(events.iter().all(|event| event["impersonatedUser"].is_null()), "{events:#?}");
-    }
+    each_is_needed(&rules, &statuses).await;
 }
