@@ -12,7 +12,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
-    tekton::{Document, MAX_BODY, Run, RunKind, dashboard::Page},
+    tekton::{Document, MAX_BODY, Run, RunKind, dashboard::Page, template},
     upstream::{
         buffered::{self, BufferLimits, ByteBudget},
         streams::StreamRequest,
@@ -99,13 +99,27 @@ impl Authenticated {
         let Self { request, route, principal, kubernetes, page, .. } = self;
         let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
         Document::check_head(verb, request.headers())?;
-        let max = route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY));
         let (request, body) = request.take_body();
-        let body = buffered::read(body, BufferLimits::new(limits, max), budget).await?;
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
         let mut document = Document::read(kind, verb, request.headers(), &body)?;
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
         Ok(Self { request, route, principal, kubernetes, page, document: Some(Box::new(document)) })
+    }
+
+    /// Reads the body of a request that writes an object whose annotations Tekton copies to runs.
+    pub(crate) async fn read_template(self, limits: &raw::Limits, budget: &ByteBudget) -> Result<Self, Rejection> {
+        let Self { request, route, principal, kubernetes, page, document } = self;
+        let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
+        template::check_head(verb, request.headers())?;
+        let (request, body) = request.take_body();
+        let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
+        let sent = template::read(verb, request.headers(), &body)?;
+        let sent = budget.hold(sent).ok_or_else(|| {
+            Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
+        })?;
+        let request = request.with_body(RequestBody::Buffered(sent));
+        Ok(Self { request, route, principal, kubernetes, page, document })
     }
 
     /// What the request does to a run of Tekton.
@@ -156,6 +170,11 @@ impl Authenticated {
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
         self.request.take_parts()
     }
+}
+
+/// The largest body that is read whole.
+fn largest(route: &Route) -> usize {
+    route.max_body.and_then(|max| usize::try_from(max).ok()).map_or(MAX_BODY, |max| max.min(MAX_BODY))
 }
 
 /// The part of a dashboard's back end that a request is for. With its own rights the back end does nothing but show: all else would

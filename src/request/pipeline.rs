@@ -196,6 +196,9 @@ impl Worker {
                 exchange.record().run = authenticated.run().cloned();
                 authenticated
             }
+            None if authenticated.kubernetes().is_some_and(|attributes| tekton::template::is_template(attributes)) => {
+                Box::pin(authenticated.read_template(&snapshot.limits, &self.app.budget)).await?
+            }
             None => authenticated,
         };
         let reservation = match claim {

@@ -79,8 +79,8 @@ impl From<Unreadable> for Rejection {
     }
 }
 
-const CREATES: [&str; 3] = ["", "application/json", "application/yaml"];
-const PATCHES: [&str; 4] = [
+pub(super) const CREATES: [&str; 3] = ["", "application/json", "application/yaml"];
+pub(super) const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -96,11 +96,7 @@ pub fn concerns(attributes: &Attributes) -> Option<RunKind> {
 impl Document {
     /// Refuses by the head alone what no body could make good, so that none is waited for.
     pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
-        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-            && encoding.as_bytes() != b"identity"
-        {
-            return Err(Unreadable::Encoded(format!("encoded as `{}`", encoding.to_str().unwrap_or("unknown"))));
-        }
+        check_encoding(headers)?;
         match (verb, essence(headers)?) {
             ("update", _) => Err(Unreadable::Replaced),
             ("create", media) if CREATES.contains(&&*media) => Ok(()),
@@ -175,8 +171,17 @@ impl Document {
     }
 }
 
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Unreadable> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding.as_bytes() != b"identity" => {
+            Err(Unreadable::Encoded(format!("encoded as `{}`", encoding.to_str().unwrap_or("unknown"))))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The media type without parameters, in lower case; empty where none is named, which the API server takes for JSON.
-fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
+pub(super) fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Ok(String::new()),
@@ -187,7 +192,7 @@ fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
 }
 
 /// JSON, or YAML that is not JSON. What is sent is what was read, so that no other reader gets another meaning out of it.
-fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
+pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     match parse_strict_object(body) {
         Ok(object) => Ok(object),
         Err(JsonError::Syntax) => {

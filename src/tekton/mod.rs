@@ -6,6 +6,7 @@
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `attribution` | the annotations that say who asked |
+//! | `template` | objects whose annotations Tekton copies to runs |
 //! | `trigger` | the service account that makes the runs of a Trigger |
 //! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
 
@@ -14,6 +15,7 @@ pub mod dashboard;
 mod document;
 mod patch;
 mod run;
+pub mod template;
 mod trigger;
 
 pub use self::{

@@ -129,3 +129,29 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
     let made = records.iter().find(|record| record["unmapped"]["run"]["does"] == "create").unwrap();
     assert_eq!(made["unmapped"]["run"]["service_accounts"], json!(["deployer"]));
 }
+
+#[tokio::test]
+async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
+    let fixture = fixture().await;
+    const PIPELINES: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelines";
+    let pipeline = |annotation: &str| json!({"kind": "Pipeline", "metadata": {"name": "p", "annotations": {annotation: "root"}}, "spec": {"tasks": []}});
+    for line in [format!("POST {PIPELINES}"), format!("PUT {PIPELINES}/p")] {
+        let forged = pipeline("doorward.dev/requested-by").to_string();
+        let (answer, seen) = send(&fixture, "admin", &line, "application/json", &forged).await;
+        assert_eq!((answer.status, answer.reason(), seen.len()), (403, "policy_denied".to_owned(), 0), "attacks:Z51");
+        // The twin: another name. What was read is what is sent.
+        let good = pipeline("team");
+        let (answer, seen) = send(&fixture, "admin", &line, "application/json", &good.to_string()).await;
+        assert_eq!((answer.status, seen.len()), (200, 1), "attacks:Z51: {}", answer.text());
+        assert_eq!(serde_json::from_slice::<Value>(&seen[0].body).unwrap(), good);
+    }
+    let template = "/apis/triggers.tekton.dev/v1beta1/namespaces/ci/triggertemplates/t";
+    let patch = r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/labels/doorward.dev~1rule","value":"x"}]"#;
+    let (answer, seen) =
+        send(&fixture, "admin", &format!("PATCH {template}"), "application/json-patch+json", patch).await;
+    assert_eq!((answer.status, seen.len()), (403, 0), "attacks:Z51");
+    // A reader of the other of two fields would see another object.
+    let twice = r#"{"metadata":{"name":"p"},"metadata":{"annotations":{"doorward.dev/rule":"x"}}}"#;
+    let (answer, seen) = send(&fixture, "admin", &format!("POST {PIPELINES}"), "application/json", twice).await;
+    assert_eq!((answer.status, seen.len()), (400, 0), "attacks:Z51");
+}

@@ -1,0 +1,135 @@
+//! Objects whose annotations and labels Tekton copies to the runs that it makes: whatever they say under our names would be taken
+//! for our word on who asked for a run.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::Value;
+
+use super::{
+    attribution::mentions_ours,
+    document::{CREATES, PATCHES, Unreadable, check_encoding, essence, parse},
+};
+use crate::{issuers::parse_strict_object, kubernetes::Attributes};
+
+const TEKTON: [&str; 4] = ["pipelines", "tasks", "clustertasks", "stepactions"];
+const TRIGGERS: [&str; 4] = ["triggertemplates", "triggers", "eventlisteners", "clustertriggerbindings"];
+
+/// Whether a request writes such an object.
+pub fn is_template(attributes: &Attributes) -> bool {
+    let resources: &[&str] = match attributes.api_group.as_str() {
+        "tekton.dev" => &TEKTON,
+        "triggers.tekton.dev" => &TRIGGERS,
+        _ => return false,
+    };
+    matches!(attributes.verb.as_str(), "create" | "update" | "patch")
+        && attributes.subresource.is_empty()
+        && resources.contains(&attributes.resource.as_str())
+}
+
+/// Refuses by the head alone what no body could make good.
+pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
+    check_encoding(headers)?;
+    let media = essence(headers)?;
+    let known: &[&str] = if verb == "patch" { &PATCHES } else { &CREATES };
+    if known.contains(&&*media) { Ok(()) } else { Err(Unreadable::MediaType(media)) }
+}
+
+/// Reads the body of a request for which [`is_template`] holds, and gives what is to be sent: what was read, as it was read.
+pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unreadable> {
+    check_head(verb, headers)?;
+    let value = match essence(headers)?.as_str() {
+        "application/json-patch+json" => {
+            let wrapped = [br#"{"operations":"#, body, b"}"].concat();
+            let mut read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
+            match read.remove("operations") {
+                Some(operations @ Value::Array(_)) if read.is_empty() => operations,
+                _ => return Err(Unreadable::Malformed("the patch is no list of operations")),
+            }
+        }
+        _ => Value::Object(parse(body)?),
+    };
+    if mentions_ours(&value) || points_at_ours(&value) {
+        return Err(Unreadable::Attribution);
+    }
+    Ok(serde_json::to_vec(&value).unwrap_or_default().into())
+}
+
+/// Whether a JSON patch names one of ours in a path, where `~1` is a slash (RFC 6901 section 3).
+fn points_at_ours(patch: &Value) -> bool {
+    let operations = patch.as_array().into_iter().flatten();
+    let paths = operations.flat_map(|operation| [operation.get("path"), operation.get("from")]);
+    paths.flatten().filter_map(Value::as_str).any(|path| path.to_ascii_lowercase().contains("/doorward.dev~1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method, header};
+
+    use super::*;
+
+    fn check(verb: &str, media: &'static str, body: &str) -> Result<Bytes, Unreadable> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
+        read(verb, &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn attacks_z51_no_template_speaks_in_our_name() {
+        const JSON_PATCH: &str = "application/json-patch+json";
+        for (verb, media, forged, good) in [
+            (
+                "create",
+                "application/json",
+                r#"{"metadata":{"annotations":{"doorward.dev/requested-by":"root"}}}"#,
+                r#"{"metadata":{"annotations":{"team":"a"}}}"#,
+            ),
+            (
+                "update",
+                "application/yaml",
+                "metadata: {labels: {Doorward.dev/rule: x}}\n",
+                "metadata: {labels: {rule: x}}\n",
+            ),
+            (
+                "create",
+                "application/json",
+                r#"{"spec":{"resourcetemplates":[{"metadata":{"annotations":{"doorward.dev/subject":"7"}}}]}}"#,
+                r#"{"spec":{"resourcetemplates":[{"metadata":{"annotations":{"subject":"7"}}}]}}"#,
+            ),
+            (
+                "patch",
+                "application/merge-patch+json",
+                r#"{"metadata":{"annotations":{"doorward.dev/kind":"human"}}}"#,
+                r#"{"metadata":{"annotations":{"kind":null}}}"#,
+            ),
+            (
+                "patch",
+                JSON_PATCH,
+                r#"[{"op":"add","path":"/metadata/annotations/doorward.dev~1kind","value":"human"}]"#,
+                r#"[{"op":"add","path":"/metadata/annotations/kind","value":"human"}]"#,
+            ),
+            (
+                "patch",
+                JSON_PATCH,
+                r#"[{"op":"add","path":"/metadata/annotations","value":{"doorward.dev/kind":"human"}}]"#,
+                r#"[{"op":"add","path":"/metadata/annotations","value":{"kind":"human"}}]"#,
+            ),
+        ] {
+            assert!(matches!(check(verb, media, forged), Err(Unreadable::Attribution)), "attacks:Z51 {forged}");
+            assert!(check(verb, media, good).is_ok(), "attacks:Z51 {good}");
+        }
+        assert!(check("create", "application/json", r#"{"metadata":{},"metadata":{}}"#).is_err(), "a field twice");
+        assert!(matches!(check("create", "application/x", "{}"), Err(Unreadable::MediaType(_))));
+    }
+
+    #[test]
+    fn only_writes_of_what_is_copied_are_read() {
+        let is = |method: Method, path: &str| is_template(&Attributes::parse(&method, path, None).unwrap());
+        const PIPELINES: &str = "/apis/tekton.dev/v1/namespaces/a/pipelines";
+        assert!(is(Method::POST, PIPELINES));
+        assert!(is(Method::PUT, &format!("{PIPELINES}/p")));
+        assert!(is(Method::PATCH, "/apis/triggers.tekton.dev/v1beta1/namespaces/a/triggertemplates/t"));
+        assert!(!is(Method::GET, PIPELINES));
+        assert!(!is(Method::DELETE, &format!("{PIPELINES}/p")));
+        assert!(!is(Method::POST, "/apis/tekton.dev/v1/namespaces/a/pipelineruns"));
+        assert!(!is(Method::POST, "/api/v1/namespaces/a/pods"));
+    }
+}
