@@ -108,6 +108,7 @@ impl Document {
     /// Reads the body of a request for which [`concerns`] names a kind.
     pub fn read(kind: RunKind, verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Self, Unreadable> {
         Self::check_head(verb, headers)?;
+        check_text(body)?;
         let media = essence(headers)?;
         match (verb, media.as_str()) {
             ("create", _) => Self::object(kind, Intent::Create, body),
@@ -178,6 +179,15 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Unreadable> {
         }
         _ => Ok(()),
     }
+}
+
+/// JSON may come in UTF-16, which the API server does not read (RFC 8259 section 8.1 asks for UTF-8).
+pub(super) fn check_text(body: &[u8]) -> Result<(), Unreadable> {
+    let is_wide = body.iter().take(2).any(|byte| *byte == 0);
+    if is_wide || std::str::from_utf8(body).is_err() {
+        return Err(Unreadable::Encoded("not in UTF-8".to_owned()));
+    }
+    Ok(())
 }
 
 /// The media type without parameters, in lower case; empty where none is named, which the API server takes for JSON.

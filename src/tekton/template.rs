@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     attribution::mentions_ours,
-    document::{CREATES, PATCHES, Unreadable, check_encoding, essence, parse},
+    document::{CREATES, PATCHES, Unreadable, check_encoding, check_text, essence, parse},
 };
 use crate::{issuers::parse_strict_object, kubernetes::Attributes};
 
@@ -37,6 +37,7 @@ pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
 /// Reads the body of a request for which [`is_template`] holds, and gives what is to be sent: what was read, as it was read.
 pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unreadable> {
     check_head(verb, headers)?;
+    check_text(body)?;
     let value = match essence(headers)?.as_str() {
         "application/json-patch+json" => {
             let wrapped = [br#"{"operations":"#, body, b"}"].concat();

@@ -83,6 +83,11 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
         *run.pointer_mut("/spec").unwrap().as_object_mut().unwrap().entry(place).or_insert(Value::Null) = value;
         run.to_string()
     };
+    let custom = "POST /apis/tekton.dev/v1beta1/namespaces/ci/customruns".to_owned();
+    let custom_run = json!({"kind": "CustomRun", "metadata": {"name": "c"}, "spec": {
+        "customRef": {"apiVersion": "v1", "kind": "Loop", "name": "deploy"}, "serviceAccountName": "admin"}})
+    .to_string();
+    let pipeline = "PATCH /apis/tekton.dev/v1/namespaces/ci/pipelines/deploy".to_owned();
     let cancel = r#"[{"op":"replace","path":"/spec/status","value":"Cancelled"}]"#;
     let forge = r#"{"metadata":{"annotations":{"doorward.dev/requested-by":"bob"}}}"#;
     let deployer = run("deployer").to_string();
@@ -91,18 +96,55 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
         ("the twin", "runner", &post, json, deployer.clone(), 200),
         ("another account", "runner", &post, json, run("admin").to_string(), 403),
         (
-            "an account of one task",
+            "attacks:Z47 an account of one task",
             "runner",
             &post,
             json,
             with("taskRunSpecs", json!([{"serviceAccountName": "x"}])),
             403,
         ),
-        ("of v1beta1", "runner", &post, json, with("taskRunSpecs", json!([{"taskServiceAccountName": "x"}])), 403),
+        (
+            "attacks:Z47 of v1beta1",
+            "runner",
+            &post,
+            json,
+            with("taskRunSpecs", json!([{"taskServiceAccountName": "x"}])),
+            403,
+        ),
         ("code of its own", "runner", &post, json, with("pipelineSpec", json!({"tasks": []})), 403),
-        ("a pod template", "runner", &post, json, with("podTemplate", json!({})), 403),
+        ("attacks:Z47 a pod template", "runner", &post, json, with("podTemplate", json!({})), 403),
         ("another pipeline", "runner", &post, json, with("pipelineRef", json!({"name": "other"})), 403),
         ("a resolver", "runner", &post, json, with("pipelineRef", json!({"resolver": "git", "name": "deploy"})), 403),
+        ("attacks:Z47 a CustomRun", "runner", &custom, json, custom_run.clone(), 403),
+        ("its twin", "admin", &custom, json, custom_run, 200),
+        ("attacks:Z48 no account, which is `default`", "runner", &post, json, with("taskRunTemplate", json!({})), 403),
+        (
+            "attacks:Z49 another spelling of the pipeline",
+            "runner",
+            &post,
+            json,
+            with("pipelineRef", json!({"name": "deploy", "Name": "evil"})),
+            400,
+        ),
+        ("attacks:Z50 the pipeline itself", "runner", &pipeline, merge, r#"{"spec":{"tasks":[]}}"#.into(), 403),
+        ("its twin", "admin", &pipeline, merge, r#"{"spec":{"tasks":[]}}"#.into(), 200),
+        (
+            "attacks:Z53 compressed",
+            "runner",
+            &post,
+            "application/json\r\nContent-Encoding: gzip",
+            deployer.clone(),
+            415,
+        ),
+        ("attacks:Z53 UTF-16", "runner", &post, json, deployer.chars().flat_map(|c| [c, '\0']).collect(), 415),
+        (
+            "attacks:Z53 UTF-16, the other way",
+            "runner",
+            &post,
+            json,
+            deployer.chars().flat_map(|c| ['\0', c]).collect(),
+            415,
+        ),
         ("a deny", "admin", &post, json, run("root").to_string(), 403),
         ("its twin", "admin", &post, json, run("other").to_string(), 200),
         ("another spelling", "admin", &post, json, with("ServiceAccountName", json!("root")), 400),
