@@ -23,6 +23,17 @@ pub(super) fn mentions_ours(value: &Value) -> bool {
     }
 }
 
+/// Whether a JSON pointer (RFC 6901) leads through one of our names, wherever it stands: templates within a run have
+/// annotations too, which Tekton copies.
+pub(super) fn points_at_ours(pointer: &str) -> bool {
+    pointer.split('/').any(|token| is_ours(&unescape(token)))
+}
+
+/// A token of a JSON pointer as the name that it stands for.
+pub(super) fn unescape(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
 /// Who caused a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribution<'a> {

@@ -114,14 +114,9 @@ impl Document {
             ("create", _) => Self::object(kind, Intent::Create, body),
             ("patch", "application/apply-patch+yaml") => Self::object(kind, Intent::Apply, body),
             ("patch", "application/json-patch+json") => {
-                // Its operations may say a name twice as well, so each is read strictly, within an object.
-                let wrapped = [br#"{"operations":"#, body, b"}"].concat();
-                let read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
-                let Some(Value::Array(operations)) = read.get("operations").filter(|_| read.len() == 1) else {
-                    return Err(Unreadable::Malformed("the patch is no list of operations"));
-                };
-                let intent = patch::json_patch(operations)?;
-                let sent = serde_json::to_vec(operations).unwrap_or_default();
+                let operations = parse_operations(body)?;
+                let intent = patch::json_patch(&operations)?;
+                let sent = serde_json::to_vec(&operations).unwrap_or_default();
                 Ok(Self { run: Run::only(intent).into(), body: Body::Patch(sent.into()) })
             }
             _ => {
@@ -210,6 +205,16 @@ pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
             crate::config::parse_yaml(text).map_err(Unreadable::Yaml)
         }
         Err(error) => Err(Unreadable::Json(error)),
+    }
+}
+
+/// A JSON Patch. Its operations may say a name twice as well, so each is read strictly, within an object.
+pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
+    let wrapped = [br#"{"operations":"#, body, b"}"].concat();
+    let mut read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
+    match read.remove("operations") {
+        Some(Value::Array(operations)) if read.is_empty() => Ok(operations),
+        _ => Err(Unreadable::Malformed("the patch is no list of operations")),
     }
 }
 

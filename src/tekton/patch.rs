@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    attribution::{is_ours, mentions_ours},
+    attribution::{mentions_ours, points_at_ours, unescape},
     document::Unreadable,
     run::Intent,
 };
@@ -19,10 +19,8 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
         if op == "test" {
             continue;
         }
-        for pointer in [Some(path), text("from")].into_iter().flatten() {
-            if reaches_attribution(pointer) {
-                return Err(Unreadable::Attribution);
-            }
+        if pointers(operation).any(reaches_attribution) {
+            return Err(Unreadable::Attribution);
         }
         if operation.get("value").is_some_and(mentions_ours) {
             return Err(Unreadable::Attribution);
@@ -42,14 +40,19 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
     Ok(intent.unwrap_or(Intent::Change))
 }
 
-/// Whether a pointer is at one of our annotations, or at what holds them.
+/// The places that an operation of a JSON Patch names.
+pub(super) fn pointers(operation: &Value) -> impl Iterator<Item = &str> {
+    ["path", "from"].into_iter().filter_map(|name| operation.get(name)?.as_str())
+}
+
+/// Whether a pointer is at one of our annotations, or at what holds those of the run.
 fn reaches_attribution(pointer: &str) -> bool {
-    let mut tokens = pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
-    match (tokens.next().as_deref(), tokens.next().as_deref(), tokens.next()) {
-        (None, ..) | (Some("metadata"), None, _) | (Some("metadata"), Some("annotations"), None) => true,
-        (Some("metadata"), Some("annotations"), Some(name)) => is_ours(&name),
-        _ => false,
-    }
+    let mut tokens = pointer.split('/').skip(1).map(unescape);
+    let holds_them = matches!(
+        (tokens.next().as_deref(), tokens.next().as_deref(), tokens.next()),
+        (None, ..) | (Some("metadata"), None, _) | (Some("metadata"), Some("annotations"), None)
+    );
+    holds_them || points_at_ours(pointer)
 }
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
@@ -164,6 +167,8 @@ mod tests {
             json!({"op": "copy", "from": "/metadata/labels/x", "path": pointer}),
             json!({"op": "replace", "path": "/metadata/annotations", "value": {}}),
             json!({"op": "add", "path": "/spec/taskRunSpecs", "value": [{"metadata": {"annotations": {ours.clone(): "x"}}}]}),
+            json!({"op": "add", "path": format!("/spec/taskRunSpecs/0{pointer}"), "value": "x"}),
+            json!({"op": "copy", "from": format!("/spec/taskRunSpecs/0{pointer}"), "path": "/metadata/annotations/x"}),
             json!({"op": "remove", "path": "/metadata"}),
             json!({"op": "replace", "path": "", "value": {}}),
         ] {

@@ -6,10 +6,11 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::{
-    attribution::mentions_ours,
-    document::{CREATES, PATCHES, Unreadable, check_encoding, check_text, essence, parse},
+    attribution::{mentions_ours, points_at_ours},
+    document::{CREATES, PATCHES, Unreadable, check_encoding, check_text, essence, parse, parse_operations},
+    patch::pointers,
 };
-use crate::{issuers::parse_strict_object, kubernetes::Attributes};
+use crate::kubernetes::Attributes;
 
 const TEKTON: [&str; 4] = ["pipelines", "tasks", "clustertasks", "stepactions"];
 const TRIGGERS: [&str; 4] = ["triggertemplates", "triggers", "eventlisteners", "clustertriggerbindings"];
@@ -40,26 +41,18 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     check_text(body)?;
     let value = match essence(headers)?.as_str() {
         "application/json-patch+json" => {
-            let wrapped = [br#"{"operations":"#, body, b"}"].concat();
-            let mut read = parse_strict_object(&wrapped).map_err(Unreadable::Json)?;
-            match read.remove("operations") {
-                Some(operations @ Value::Array(_)) if read.is_empty() => operations,
-                _ => return Err(Unreadable::Malformed("the patch is no list of operations")),
+            let operations = parse_operations(body)?;
+            if operations.iter().flat_map(pointers).any(points_at_ours) {
+                return Err(Unreadable::Attribution);
             }
+            Value::Array(operations)
         }
         _ => Value::Object(parse(body)?),
     };
-    if mentions_ours(&value) || points_at_ours(&value) {
+    if mentions_ours(&value) {
         return Err(Unreadable::Attribution);
     }
     Ok(serde_json::to_vec(&value).unwrap_or_default().into())
-}
-
-/// Whether a JSON patch names one of ours in a path, where `~1` is a slash (RFC 6901 section 3).
-fn points_at_ours(patch: &Value) -> bool {
-    let operations = patch.as_array().into_iter().flatten();
-    let paths = operations.flat_map(|operation| [operation.get("path"), operation.get("from")]);
-    paths.flatten().filter_map(Value::as_str).any(|path| path.to_ascii_lowercase().contains("/doorward.dev~1"))
 }
 
 #[cfg(test)]
