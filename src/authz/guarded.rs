@@ -29,7 +29,7 @@ const RESOURCES: [(&str, &str); 6] = [
 /// The implied condition of each rule: that it names what is guarded.
 #[derive(Debug)]
 pub(super) struct Guard {
-    /// Routes of dashboards.
+    /// Routes of dashboards, and others that take the cookie of a browser.
     browsed: Names,
     /// The rule says `proxy` among its verbs.
     verb_proxy: bool,
@@ -49,7 +49,7 @@ impl Guard {
         let browsed: Vec<String> = root
             .routes
             .iter()
-            .filter(|route| route.kind == raw::RouteKind::Dashboard)
+            .filter(|route| route.kind == raw::RouteKind::Dashboard || route.schemes.contains(&raw::Scheme::Session))
             .map(|route| route.name.clone())
             .collect();
         let named = raw.map(|raw| raw.resources.as_slice()).unwrap_or_default();
@@ -155,6 +155,17 @@ mod tests {
             assert_eq!(missed("GET", &target, &format!("pods/{sub}"), "board"), None);
             assert_eq!(missed("GET", &target, "'*'", "api"), None);
         }
+    }
+
+    #[test]
+    fn whatever_takes_a_cookie_is_a_browsers() {
+        let routes = "routes:
+  - {name: api, kind: kubernetes, hosts: [a], schemes: [bearer], upstream: u}
+  - {name: shell, kind: kubernetes, hosts: [b], schemes: [bearer, session], upstream: u}
+  - {name: board, kind: dashboard, hosts: [c], schemes: [bearer], upstream: u}";
+        let guard = Guard::new(None, &serde_saphyr::from_str(routes).unwrap());
+        let browsed = |name: &str| guard.browsed.contains(name);
+        assert_eq!([browsed("api"), browsed("shell"), browsed("board")], [false, true, true]);
     }
 
     #[test]

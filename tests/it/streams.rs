@@ -187,6 +187,7 @@ routes:
   - {{name: cluster, kind: kubernetes, hosts: [localhost], paths: ['/api/*', '/apis/*'], schemes: [session, bearer], upstream: cluster}}
 rules:
   - {{id: people, on: {{routes: [cluster]{rule}}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: shells, on: {{routes: [cluster], kubernetes: {{resources: [pods/exec]}}{rule}}}, who: {{users: [alice]}}, do: allow}}
 sessions: {{{sessions}}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}

@@ -82,8 +82,8 @@ pub struct OnKubernetes {
     pub api_groups: Vec<String>,
     /// Resources, with their sub-resource after a slash: `pods`, `pods/log`, `pipelineruns`, `*/status`. An `allow` must
     /// name `secrets`, roles and their bindings, `certificatesigningrequests`, and the sub-resources `proxy`,
-    /// `serviceaccounts/token` and `pods/ephemeralcontainers`; on `dashboard` routes `exec`, `attach` and `portforward` too.
-    /// No `*` reaches these.
+    /// `serviceaccounts/token` and `pods/ephemeralcontainers`; on `dashboard` routes, and on those that take sessions,
+    /// `exec`, `attach` and `portforward` too. No `*` reaches these.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub resources: Vec<String>,
