@@ -15,7 +15,10 @@ use hyper::body::Incoming;
 
 use super::{
     exchange::Exchange,
-    pipeline::{Ending, Manner, Worker, own, received, recorded},
+    pipeline::{
+        Ending, Manner, Worker, note_request, note_route, own, received, recorded, refuse_impersonation,
+        short_of_memory,
+    },
     respond,
     route::Target,
     sanitize::{Received, sanitize},
@@ -26,7 +29,9 @@ use crate::{
     config::raw::{ForwardAuth, RouteKind},
     downstream::Connection,
     error::{Reason, Rejection},
+    memory::Level,
     snapshot::Snapshot,
+    tekton::dashboard::Page,
 };
 
 /// Where the proxy asks. Envoy writes the path of the original request behind it.
@@ -62,13 +67,10 @@ impl Worker {
         // The name of the handshake is the one under which the proxy knows Doorward.
         let received = Received { server_name: None, ..received(connection, snapshot) };
         let request = sanitize(request, received, id, |host| snapshot.routes.host(host))?;
-        let record = exchange.record();
-        record.host = Arc::clone(request.host());
-        record.path = request.path().into();
-        record.address = Some(request.meta().client);
-        record.upgrade = request.meta().upgrade.is_some();
-        record.trace = Some(request.meta().trace.trace_bytes());
-        manner.asker.note(request.method(), request.path());
+        note_request(&request, exchange, manner);
+        if self.app.memory.level() >= Level::RefuseRequests {
+            return Err(short_of_memory());
+        }
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
             Target::Own | Target::Interceptor => {
@@ -76,25 +78,14 @@ impl Worker {
                     .fix("let the proxy send `/oauth2/` and `/.doorward/` to Doorward, and not ask about them"));
             }
         };
-        manner.route = Some(Arc::clone(&route));
-        exchange.count_on(&route.metrics);
-        let record = exchange.record();
-        record.route = Some(Arc::clone(&route.name));
-        record.kind = Some(route.kind);
-        record.policy = Some(Arc::clone(snapshot.policy.digest()));
-        record.claims.clone_from(&snapshot.claims);
+        note_route(&route, snapshot, exchange, manner);
         if matches!(route.kind, RouteKind::Kubernetes | RouteKind::Webhook) {
-            return Err(Rejection::new(
-                Reason::PolicyDenied,
+            return Err(only_through_us(
                 "this route needs the body of the request, or another identity on it, which a proxy that only asks \
                  neither sends nor sets",
-            )
-            .fix("send the requests of this route through Doorward"));
+            ));
         }
-        if request.meta().impersonation.is_some() {
-            return Err(Rejection::new(Reason::ImpersonationRefused, "the request asks to be somebody else")
-                .fix("send it without `Impersonate-*` headers"));
-        }
+        refuse_impersonation(&request)?;
         let now = self.app.clock.now();
         let authenticator = self.authenticator(snapshot, now);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
@@ -105,12 +96,19 @@ impl Worker {
             }
             authn::Outcome::Respond(response) => return Ok(own(response, id)),
         };
+        if matches!(authenticated.page(), Some(Page::ExternalLog { .. })) {
+            return Err(only_through_us("who may read this log is asked of the API server when Doorward forwards"));
+        }
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         exchange.reserve(1)?;
         Ok(own(passed(permit.principal()), id))
     }
+}
+
+fn only_through_us(why: &'static str) -> Rejection {
+    Rejection::new(Reason::PolicyDenied, why).fix("send such requests through Doorward")
 }
 
 /// The answer that lets the request pass, with the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The

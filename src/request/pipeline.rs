@@ -17,7 +17,7 @@ use super::{
     outbound::{Length, Outbound},
     respond::{self, Asked, Asker},
     route::{Miss, Route, Target},
-    sanitize::{Received, sanitize},
+    sanitize::{CleanRequest, Received, sanitize},
 };
 use crate::{
     app::App,
@@ -137,13 +137,7 @@ impl Worker {
             return Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
         }
         let request = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host))?;
-        let record = exchange.record();
-        record.host = Arc::clone(request.host());
-        record.path = request.path().into();
-        record.address = Some(request.meta().client);
-        record.upgrade = request.meta().upgrade.is_some();
-        record.trace = Some(request.meta().trace.trace_bytes());
-        manner.asker.note(request.method(), request.path());
+        note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
             return Err(short_of_memory());
         }
@@ -164,22 +158,8 @@ impl Worker {
                 return Err(miss.into());
             }
         };
-        manner.route = Some(Arc::clone(&route));
-        exchange.count_on(&route.metrics);
-        let record = exchange.record();
-        record.route = Some(Arc::clone(&route.name));
-        record.kind = Some(route.kind);
-        record.event_listener.clone_from(&route.event_listener);
-        record.policy = Some(Arc::clone(snapshot.policy.digest()));
-        record.claims.clone_from(&snapshot.claims);
-        if let Some(asked) = &request.meta().impersonation {
-            let names: Vec<&str> = asked.headers.iter().map(http::HeaderName::as_str).collect();
-            return Err(Rejection::new(
-                Reason::ImpersonationRefused,
-                format!("the request asks to be somebody else ({}), and no rule allows that here", names.join(", ")),
-            )
-            .fix("send it without these headers (`kubectl` without `--as`)"));
-        }
+        note_route(&route, snapshot, exchange, manner);
+        refuse_impersonation(&request)?;
 
         let now = self.app.clock.now();
         let authenticator = self.authenticator(snapshot, now);
@@ -290,7 +270,6 @@ impl Worker {
         }
         let announced = permit.is_write() || length != Length::Short;
         let upstream = Arc::clone(permit.route().upstream.name());
-        let triggers = || snapshot.policy.trigger_limits(permit.principal(), &permit.view(now));
         let assertion = match exchange.record().body_digest {
             Some(body) if permit.route().kind == RouteKind::Webhook => {
                 let id = exchange.record().id.to_string();
@@ -302,7 +281,7 @@ impl Worker {
                     body_sha256: &body,
                     // Whoever comes without a delivery sends each request once.
                     once: &once.unwrap_or_else(|| sha256(&[id.as_bytes()])),
-                    triggers: triggers(),
+                    triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
                 };
                 let assertion = snapshot.assertions.sign(asserted, now);
                 Some(assertion.ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))?)
@@ -383,7 +362,39 @@ impl Worker {
     }
 }
 
-fn short_of_memory() -> Rejection {
+/// Notes what is asked, for the record and for a refusal.
+pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange, manner: &mut Manner) {
+    let record = exchange.record();
+    record.host = Arc::clone(request.host());
+    record.path = request.path().into();
+    record.address = Some(request.meta().client);
+    record.upgrade = request.meta().upgrade.is_some();
+    record.trace = Some(request.meta().trace.trace_bytes());
+    manner.asker.note(request.method(), request.path());
+}
+
+/// Notes where it leads, likewise.
+pub(super) fn note_route(route: &Arc<Route>, snapshot: &Snapshot, exchange: &mut Exchange, manner: &mut Manner) {
+    manner.route = Some(Arc::clone(route));
+    exchange.count_on(&route.metrics);
+    let record = exchange.record();
+    record.route = Some(Arc::clone(&route.name));
+    record.kind = Some(route.kind);
+    record.event_listener.clone_from(&route.event_listener);
+    record.policy = Some(Arc::clone(snapshot.policy.digest()));
+    record.claims.clone_from(&snapshot.claims);
+}
+
+/// What a client asks to be is never passed on and never ignored.
+pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), Rejection> {
+    let Some(asked) = &request.meta().impersonation else { return Ok(()) };
+    let names: Vec<&str> = asked.headers.iter().map(http::HeaderName::as_str).collect();
+    let detail = format!("the request asks to be somebody else ({}), and no rule allows that here", names.join(", "));
+    Err(Rejection::new(Reason::ImpersonationRefused, detail)
+        .fix("send it without these headers (`kubectl` without `--as`)"))
+}
+
+pub(super) fn short_of_memory() -> Rejection {
     Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
 }
 

@@ -36,9 +36,10 @@ upstreams:
   - {{name: api, url: '{upstream}', credential: {{bearer: {{file: client}}}}}}
 routes:
   - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+  - {{name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}}
   - {{name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}}
 rules:
-  - {{id: read, on: {{routes: [web], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: read, on: {{routes: [web, board], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
@@ -219,6 +220,9 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
         ("a path in disguise", about("GET", "localhost", "/a/../page"), vec![&cookie], 400),
         ("a path of ours", about("GET", "localhost", "/oauth2/start"), vec![&cookie], 403),
         ("said twice", about("GET", "localhost", "/page"), vec![&cookie, "X-Forwarded-Method: GET"], 403),
+        ("what pages offer", about("GET", "localhost", "/v1/properties"), vec![&cookie], 202),
+        ("a log that RBAC guards", about("GET", "localhost", "/v1/logs-proxy/ci/pod/step"), vec![&cookie], 403),
+        ("the API as the dashboard", about("GET", "localhost", "/api/v1/pods"), vec![&cookie], 403),
         ("another identity", about("GET", "kube.test", "/api"), vec![&cookie], 403),
         ("somebody else", about("GET", "localhost", "/page"), vec![&cookie, "Impersonate-User: root"], 403),
     ] {
