@@ -4,10 +4,9 @@
 mod request;
 mod response;
 
-use std::{future::poll_fn, pin::pin};
-
 use bytes::Bytes;
 use http_body::Body;
+use http_body_util::{BodyExt, Limited};
 
 pub use self::{
     request::{RequestBody, RequestStream},
@@ -40,17 +39,12 @@ pub enum BodyError {
 }
 
 /// A body that is read whole; `None` if it breaks off or has more than `max` bytes.
-pub async fn collect(body: impl Body<Data = Bytes>, max: usize) -> Option<Bytes> {
-    let mut body = pin!(body);
-    let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
-        if data.len() > max - bytes.len() {
-            return None;
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Some(bytes.into())
+pub async fn collect<B>(body: B, max: usize) -> Option<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    Limited::new(body, max).collect().await.ok().map(http_body_util::Collected::to_bytes)
 }
 
 /// `size_hint` of a body that is there as a whole.

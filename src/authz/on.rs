@@ -176,16 +176,12 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             "none of these routes is a `webhook` route, but the rule asks for what only webhooks have",
         );
     }
-    if of_kubernetes.is_some() && !named.iter().any(|route| reaches_kubernetes(route)) {
+    if of_kubernetes.is_some() && !named.iter().any(|route| route.reaches_kubernetes()) {
         report.error(
             &at.key("routes"),
             "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
         );
     }
-}
-
-pub(super) fn reaches_kubernetes(route: &raw::Route) -> bool {
-    route.kind == RouteKind::Kubernetes || (route.kind == RouteKind::Dashboard && route.kubernetes.is_some())
 }
 
 fn parse_all<T>(texts: &[String], at: &At, report: &mut Report, parse: impl Fn(&str) -> Result<T, String>) -> Box<[T]> {
@@ -206,7 +202,7 @@ impl On {
     pub(super) fn can_hold_on(&self, route: &raw::Route) -> bool {
         match self {
             Self::Routes(names) => names.contains(&route.name),
-            Self::Kubernetes(_) | Self::Run(_) => reaches_kubernetes(route),
+            Self::Kubernetes(_) | Self::Run(_) => route.reaches_kubernetes(),
             Self::EventListener(_)
             | Self::Events(_)
             | Self::Branches(_)

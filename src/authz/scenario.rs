@@ -71,7 +71,7 @@ impl Scenario {
         }
         let kubernetes = match &request.kubernetes {
             Some(written) => Some(attributes(written, path)),
-            None if super::on::reaches_kubernetes(route) && is_api(route, path) => {
+            None if route.reaches_kubernetes() && is_api(route, path) => {
                 Some(Attributes::parse(&method, path, query).map_err(|error| error.to_string())?)
             }
             None if route.kind == RouteKind::Dashboard && route.kubernetes.is_some() => {

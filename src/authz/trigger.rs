@@ -45,17 +45,19 @@ impl TriggerLimits {
 /// Whether a Trigger is among those of a condition. An unknown service account is none of those that an allow lists, and may
 /// be any of those that a deny lists.
 pub(super) fn matches(condition: &OnTrigger, trigger: &Trigger<'_>, reading: Reading) -> bool {
-    let is_one = |patterns: &[String], text: &str| {
-        patterns.iter().any(|pattern| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text)))
-    };
-    let (elsewhere, here): (Vec<_>, Vec<_>) = condition.names.iter().cloned().partition(|name| name.contains('/'));
+    let fits = |pattern: &str, text: &str| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text));
+    let whole = format!("{}/{}", trigger.namespace, trigger.name);
+    let is_home = trigger.namespace == trigger.listener_namespace;
     let is_named = condition.names.is_empty()
-        || (trigger.namespace == trigger.listener_namespace && is_one(&here, trigger.name))
-        || is_one(&elsewhere, &format!("{}/{}", trigger.namespace, trigger.name));
+        || condition.names.iter().any(|name| match name.contains('/') {
+            true => fits(name, &whole),
+            false => is_home && fits(name, trigger.name),
+        });
     let has_account = condition.service_accounts.is_empty()
-        || trigger
-            .service_account
-            .map_or(reading == Reading::Wide, |account| is_one(&condition.service_accounts, account));
+        || match trigger.service_account {
+            Some(account) => condition.service_accounts.iter().any(|pattern| fits(pattern, account)),
+            None => reading == Reading::Wide,
+        };
     is_named && has_account
 }
 

@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::impersonation::{AUDIT_ID, assert_impersonated, assume};
+use super::{
+    Attributes,
+    impersonation::{AUDIT_ID, assert_impersonated, assume},
+};
 use crate::{
     authn::Principal,
     body::{RequestBody, collect},
@@ -21,6 +24,9 @@ const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// An answer has some 500 bytes, and the reason that an authorizer gives.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// Questions at once.
+const AT_ONCE: usize = 8;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +40,28 @@ pub struct Access {
     pub namespace: Arc<str>,
     /// `""`: any.
     pub name: Arc<str>,
+}
+
+impl Access {
+    /// To anything in a namespace; the rest is for the caller to name.
+    pub fn new(verb: &'static str, namespace: Arc<str>) -> Self {
+        Self { verb, group: "", resource: "", subresource: "", namespace, name: "".into() }
+    }
+
+    /// The same as rules see it.
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            is_resource: true,
+            verb: self.verb.to_owned(),
+            api_group: self.group.to_owned(),
+            api_version: "v1".to_owned(),
+            namespace: self.namespace.as_ref().to_owned(),
+            resource: self.resource.to_owned(),
+            subresource: self.subresource.to_owned(),
+            name: self.name.as_ref().to_owned(),
+            ..Attributes::default()
+        }
+    }
 }
 
 /// Asks an API server as one principal.
@@ -110,9 +138,6 @@ impl AccessReviewer {
         Ok(answers)
     }
 }
-
-/// Questions at once.
-const AT_ONCE: usize = 8;
 
 fn review(access: &Access) -> Bytes {
     let body = json!({

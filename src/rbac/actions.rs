@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Account, Bound, PolicyRule, Subject, impersonation::reaches_kubernetes};
+use super::{Account, Bound, PolicyRule, Subject};
 use crate::config::raw;
 
 const READ: [&str; 3] = ["get", "list", "watch"];
@@ -32,7 +32,7 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
     let leads_there = |rule: &&raw::Rule| {
         let mut named =
             root.routes.iter().filter(|route| rule.on.routes.is_empty() || rule.on.routes.contains(&route.name));
-        named.any(reaches_kubernetes)
+        named.any(raw::Route::reaches_kubernetes)
     };
     let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
     for rule in allows {

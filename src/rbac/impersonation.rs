@@ -1,10 +1,7 @@
 //! Whom Doorward may impersonate.
 
 use super::{Account, Bound, Form, PolicyRule, Subject, groups};
-use crate::{
-    config::raw::{self, RouteKind},
-    kubernetes::impersonation::EXTRAS,
-};
+use crate::{config::raw, kubernetes::impersonation::EXTRAS};
 
 /// Any user, and no group but those that grants give. User names come from the issuers' templates, which RBAC cannot describe;
 /// `system:` names are refused by Doorward itself.
@@ -46,9 +43,4 @@ pub(super) fn reader<'a>(root: &'a raw::Root, account: &'a Account) -> Option<Bo
         rules,
         subjects: vec![Subject::Account(account)],
     })
-}
-
-/// Whether any route leads to an API server.
-pub(super) fn reaches_kubernetes(route: &raw::Route) -> bool {
-    route.kind == RouteKind::Kubernetes || (route.kind == RouteKind::Dashboard && route.kubernetes.is_some())
 }

@@ -18,10 +18,7 @@ use crate::{
     clock::Timestamp,
     config::raw::RouteKind,
     error::{Reason, Rejection},
-    kubernetes::{
-        Attributes,
-        access_review::{Access, AccessReviewer},
-    },
+    kubernetes::access_review::{Access, AccessReviewer},
     oidc::SIGN_OUT,
     snapshot::Snapshot,
     tekton::dashboard::{MAX_PROPERTIES, Page, Sight, rewrite},
@@ -43,7 +40,7 @@ pub struct Dashboard {
     server: Arc<Upstream>,
     /// Those that people may see, as far as the configuration names them.
     namespaces: Box<[Arc<str>]>,
-    sights: Cache<(Arc<str>, CredentialId), Arc<Sight>>,
+    sights: Cache<(Arc<str>, Arc<str>, CredentialId), Arc<Sight>>,
 }
 
 impl Dashboard {
@@ -123,7 +120,7 @@ impl Worker {
     ) -> Result<Arc<Sight>, Rejection> {
         let permit = &cleared.outbound.permit;
         let principal = permit.principal();
-        let key = (Arc::clone(&principal.username), principal.credential.clone());
+        let key = (Arc::clone(&principal.issuer), Arc::clone(&principal.subject), principal.credential.clone());
         if let Some(sight) = dashboard.sights.get(&key) {
             return Ok(sight);
         }
@@ -139,26 +136,8 @@ impl Worker {
     }
 }
 
-impl Access {
-    fn new(verb: &'static str, namespace: Arc<str>) -> Self {
-        Self { verb, group: "", resource: "", subresource: "", namespace, name: "".into() }
-    }
-
-    fn runs(verb: &'static str, namespace: Arc<str>) -> Self {
-        Self { group: "tekton.dev", resource: "pipelineruns", ..Self::new(verb, namespace) }
-    }
-
-    fn attributes(&self) -> Attributes {
-        Attributes {
-            is_resource: true,
-            verb: self.verb.to_owned(),
-            api_group: self.group.to_owned(),
-            api_version: "v1".to_owned(),
-            namespace: self.namespace.as_ref().to_owned(),
-            resource: self.resource.to_owned(),
-            ..Attributes::default()
-        }
-    }
+fn runs(verb: &'static str, namespace: Arc<str>) -> Access {
+    Access { group: "tekton.dev", resource: "pipelineruns", ..Access::new(verb, namespace) }
 }
 
 /// What is asked of the API server: what the policy may allow, as for all else its answer would change nothing.
@@ -169,11 +148,11 @@ impl Questions {
         let everywhere: Arc<str> = "".into();
         let mut asked = vec![
             Access { resource: "namespaces", ..Access::new("list", Arc::clone(&everywhere)) },
-            Access::runs("list", Arc::clone(&everywhere)),
-            Access::runs("create", everywhere),
+            runs("list", Arc::clone(&everywhere)),
+            runs("create", everywhere),
         ];
         for namespace in &dashboard.namespaces {
-            asked.extend(["list", "create"].map(|verb| Access::runs(verb, Arc::clone(namespace))));
+            asked.extend(["list", "create"].map(|verb| runs(verb, Arc::clone(namespace))));
         }
         let view = permit.view(now);
         asked.retain(|access| {
@@ -238,8 +217,8 @@ mod tests {
     #[test]
     fn all_is_seen_by_those_who_may_list_all_alone() {
         let namespaces = Access { resource: "namespaces", ..Access::new("list", "".into()) };
-        let (all, one) = (Access::runs("list", "".into()), Access::runs("list", "a".into()));
-        let create = Access::runs("create", "a".into());
+        let (all, one) = (runs("list", "".into()), runs("list", "a".into()));
+        let create = runs("create", "a".into());
         let sight = |allowed: &[&Access]| {
             let allowed: Vec<Access> = allowed.iter().map(|access| (*access).clone()).collect();
             sight_of(&allowed)

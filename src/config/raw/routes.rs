@@ -185,6 +185,11 @@ pub struct Route {
 
 /// Defaults.
 impl Route {
+    /// Whether any of its requests go to a Kubernetes API server.
+    pub fn reaches_kubernetes(&self) -> bool {
+        self.kind == RouteKind::Kubernetes || (self.kind == RouteKind::Dashboard && self.kubernetes.is_some())
+    }
+
     const fn max_stream() -> Span {
         Span::from_secs(8 * 3600)
     }
