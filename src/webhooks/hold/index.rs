@@ -1,7 +1,7 @@
 //! What is held, in memory: which lane has what, whose turn it is, and how much each sender has.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 pub(super) struct Index {
     entries: HashMap<HeldId, Entry>,
     lanes: HashMap<Lane, Waiting>,
-    senders: HashMap<Arc<str>, Usage>,
+    senders: HashMap<Arc<str>, Sender>,
     /// The last version of the table that was read.
     pub(super) seen: u64,
     /// Counts lanes that were begun, so that the one that waited longest for its turn is next.
@@ -35,6 +35,22 @@ struct Waiting {
     /// Not before: something else than the delivery stands in the way.
     paused: Timestamp,
     last_turn: u64,
+    /// When its first is due: where it stands among its sender's, unless it is busy or empty.
+    due: Option<Timestamp>,
+}
+
+/// What there is of a sender. Its lanes stand in order, so that a turn costs the same however many wait.
+#[derive(Debug, Default)]
+struct Sender {
+    usage: Usage,
+    /// Lanes whose turn it is, the one whose last was longest ago first.
+    ready: BTreeSet<(u64, Lane)>,
+    /// Lanes that are not due.
+    later: BTreeSet<(Timestamp, Lane)>,
+    /// Lanes that have their turn.
+    busy: usize,
+    /// What waits, the oldest first, in milliseconds since the Unix epoch.
+    received: BTreeSet<(i64, HeldId)>,
 }
 
 /// What a sender has held.
@@ -46,7 +62,6 @@ pub struct Usage {
     /// Being written at the moment.
     coming: usize,
     coming_bytes: u64,
-    busy: usize,
 }
 
 impl Index {
@@ -58,35 +73,62 @@ impl Index {
             None => false,
         };
         self.remove(&id);
-        let usage = self.senders.entry(Arc::clone(&held.webhook)).or_default();
-        usage.bytes += held.size;
-        match held.parked {
-            Some(_) => usage.parked += 1,
-            None => {
-                usage.waiting += 1;
-                let lane = self.lanes.entry(held.lane()).or_default();
-                lane.by_place.insert(held.place.unwrap_or(version), id);
+        let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
+        sender.usage.bytes += held.size;
+        let lane = held.parked.is_none().then(|| held.lane());
+        match &lane {
+            None => sender.usage.parked += 1,
+            Some(lane) => {
+                sender.usage.waiting += 1;
+                sender.received.insert((held.received, id));
+                let waiting = self.lanes.entry(lane.clone()).or_default();
+                waiting.by_place.insert(held.place.unwrap_or(version), id);
             }
         }
         self.entries.insert(id, Entry { held, version, taken });
+        if let Some(lane) = lane {
+            self.line_up(&lane);
+        }
     }
 
     pub(super) fn remove(&mut self, id: &HeldId) {
         let Some(Entry { held, version, .. }) = self.entries.remove(id) else { return };
-        if let Some(usage) = self.senders.get_mut(&held.webhook) {
+        if let Some(sender) = self.senders.get_mut(&held.webhook) {
+            let usage = &mut sender.usage;
             usage.bytes = usage.bytes.saturating_sub(held.size);
             match held.parked {
                 Some(_) => usage.parked = usage.parked.saturating_sub(1),
                 None => usage.waiting = usage.waiting.saturating_sub(1),
             }
+            sender.received.remove(&(held.received, *id));
         }
         let lane = held.lane();
         if let Some(waiting) = self.lanes.get_mut(&lane) {
             waiting.by_place.remove(&held.place.unwrap_or(version));
-            if waiting.by_place.is_empty() && !waiting.busy {
-                self.lanes.remove(&lane);
-            }
+            self.line_up(&lane);
         }
+    }
+
+    /// Puts a lane where it belongs among its sender's, after what it has or may do has changed.
+    fn line_up(&mut self, lane: &Lane) {
+        let Some(waiting) = self.lanes.get_mut(lane) else { return };
+        let sender = self.senders.entry(Arc::clone(&lane.webhook)).or_default();
+        if let Some(due) = waiting.due.take()
+            && !sender.later.remove(&(due, lane.clone()))
+        {
+            sender.ready.remove(&(waiting.last_turn, lane.clone()));
+        }
+        if waiting.busy {
+            return;
+        }
+        let Some(first) = waiting.by_place.values().next() else {
+            self.lanes.remove(lane);
+            return;
+        };
+        let next = self.entries.get(first).map_or(0, |entry| entry.held.next);
+        let due = Timestamp::from_millis(next).max(waiting.paused);
+        waiting.due = Some(due);
+        sender.later.insert((due, lane.clone()));
     }
 
     /// The oldest delivery of a lane.
@@ -112,18 +154,17 @@ impl Index {
     }
 
     pub(super) fn usage(&self) -> impl Iterator<Item = (&Arc<str>, &Usage)> {
-        self.senders.iter()
+        self.senders.iter().map(|(webhook, sender)| (webhook, &sender.usage))
     }
 
-    /// When the oldest waiting delivery of a sender came.
-    pub(super) fn oldest(&self, webhook: &str) -> Option<i64> {
-        let of_sender = self.entries.values().filter(|entry| *entry.held.webhook == *webhook);
-        of_sender.filter(|entry| entry.held.parked.is_none()).map(|entry| entry.held.received).min()
+    /// When the oldest waiting delivery of each sender came, in milliseconds since the Unix epoch.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = (&Arc<str>, Option<i64>)> {
+        self.senders.iter().map(|(webhook, sender)| (webhook, sender.received.first().map(|(since, _)| *since)))
     }
 
     /// Takes room for a delivery that is about to be written; false if the sender has none left.
     pub(super) fn reserve(&mut self, webhook: &Arc<str>, size: u64, settings: &Settings) -> bool {
-        let usage = self.senders.entry(Arc::clone(webhook)).or_default();
+        let usage = &mut self.senders.entry(Arc::clone(webhook)).or_default().usage;
         let count = usage.waiting + usage.parked + usage.coming;
         let bytes = usage.bytes + usage.coming_bytes;
         if count >= settings.max || bytes.saturating_add(size) > settings.max_bytes {
@@ -136,7 +177,7 @@ impl Index {
 
     /// Gives the room back: the delivery is written and counts itself, or was not.
     pub(super) fn release(&mut self, webhook: &Arc<str>, size: u64) {
-        if let Some(usage) = self.senders.get_mut(webhook) {
+        if let Some(Sender { usage, .. }) = self.senders.get_mut(webhook) {
             usage.coming = usage.coming.saturating_sub(1);
             usage.coming_bytes = usage.coming_bytes.saturating_sub(size);
         }
@@ -144,46 +185,42 @@ impl Index {
 
     /// The lanes whose turn it is, which are busy from now on, and when the next one is due.
     pub(super) fn begin_due(&mut self, now: Timestamp) -> (Vec<Lane>, Option<Timestamp>) {
+        let mut due = Vec::new();
         let mut next: Option<Timestamp> = None;
-        let mut due: Vec<(u64, Lane)> = Vec::new();
-        for (lane, waiting) in &self.lanes {
-            let Some(first) = waiting.by_place.values().next().filter(|_| !waiting.busy) else { continue };
-            let at = self.entries.get(first).map_or(now, |entry| Timestamp::from_millis(entry.held.next));
-            let at = at.max(waiting.paused);
-            if at <= now {
-                due.push((waiting.last_turn, lane.clone()));
-            } else {
-                next = Some(next.map_or(at, |next| next.min(at)));
+        for sender in self.senders.values_mut() {
+            while sender.later.first().is_some_and(|(at, _)| *at <= now)
+                && let Some((_, lane)) = sender.later.pop_first()
+            {
+                let last_turn = self.lanes.get(&lane).map_or(0, |waiting| waiting.last_turn);
+                sender.ready.insert((last_turn, lane));
             }
-        }
-        due.sort_unstable();
-        due.retain(|(_, lane)| {
-            let usage = self.senders.entry(Arc::clone(&lane.webhook)).or_default();
-            let fits = usage.busy < LANES;
-            usage.busy += usize::from(fits);
-            fits
-        });
-        for (_, lane) in &due {
-            self.turns += 1;
-            if let Some(waiting) = self.lanes.get_mut(lane) {
-                waiting.busy = true;
-                waiting.last_turn = self.turns;
+            while sender.busy < LANES
+                && let Some((_, lane)) = sender.ready.pop_first()
+            {
+                sender.busy += 1;
+                self.turns += 1;
+                if let Some(waiting) = self.lanes.get_mut(&lane) {
+                    waiting.busy = true;
+                    waiting.due = None;
+                    waiting.last_turn = self.turns;
+                }
+                due.push(lane);
             }
+            let later = sender.later.first().map(|(at, _)| *at);
+            next = next.into_iter().chain(later).min();
         }
-        (due.into_iter().map(|(_, lane)| lane).collect(), next)
+        (due, next)
     }
 
     /// Ends the turn of a lane, which gets no other before `paused`.
     pub(super) fn end_turn(&mut self, lane: &Lane, paused: Timestamp) {
-        if let Some(usage) = self.senders.get_mut(&lane.webhook) {
-            usage.busy = usage.busy.saturating_sub(1);
+        if let Some(sender) = self.senders.get_mut(&lane.webhook) {
+            sender.busy = sender.busy.saturating_sub(1);
         }
         if let Some(waiting) = self.lanes.get_mut(lane) {
             waiting.busy = false;
             waiting.paused = paused;
-            if waiting.by_place.is_empty() {
-                self.lanes.remove(lane);
-            }
+            self.line_up(lane);
         }
     }
 }

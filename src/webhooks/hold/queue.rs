@@ -255,8 +255,8 @@ impl Queue {
     /// Measures what grows with time alone.
     pub(super) fn measure_age(&self, now: Timestamp) {
         let index = self.index();
-        for (webhook, _) in index.usage() {
-            let age = index.oldest(webhook).map(|since| now.since(Timestamp::from_millis(since)));
+        for (webhook, oldest) in index.oldest() {
+            let age = oldest.map(|since| now.since(Timestamp::from_millis(since)));
             self.metrics.oldest_held(webhook, age.unwrap_or_default());
         }
     }
