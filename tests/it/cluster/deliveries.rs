@@ -1,24 +1,19 @@
 //! Deliveries that become runs at the real EventListener, which asks Doorward's interceptor first.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Duration,
 };
 
 use serde_json::json;
-use tokio::{task::JoinSet, time::timeout};
 
-use super::event_listener::{ASSERTIONS, EventListener, HOOKS};
+use super::event_listener::{ASSERTIONS, Asks, EventListener, HOOKS};
 use crate::{
     fixture::WEBHOOK_SECRET,
     harness::{Answer, Doorward, Raw, free_port, request, unique, within},
     webhooks::{
-        kill::{self, Random, try_to_deliver},
+        kill::{self, Plan, Random, Senders, try_to_deliver, until_all_arrive},
         lines, signature,
     },
 };
@@ -43,7 +38,7 @@ async fn deliver(doorward: &Doorward, body: &str, signature: &str) -> Answer {
 
 #[tokio::test]
 async fn a_signed_delivery_becomes_a_run_and_no_other_does() {
-    let mut listener = EventListener::prepare().await;
+    let mut listener = EventListener::prepare(Asks::Doorward).await;
     let _sink = listener.start().await;
     let doorward = &listener.world.doorward;
     let first = push(1234, "first");
@@ -109,73 +104,67 @@ limits: {{drain_accept: 0}}
     dir
 }
 
-#[tokio::test]
-async fn each_held_delivery_becomes_one_run_over_kills_at_any_moment() {
-    const REPOSITORIES: u32 = 4;
-    const KILLS: u64 = 8;
-    let listener = EventListener::prepare().await;
+/// Ends Doorward at chosen moments, and the EventListener now and then, while deliveries come. Counts the runs of each
+/// delivery once all have one.
+async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
+    /// So many kills of ten come while the EventListener is away.
+    const AWAY: u64 = 2;
+    let plan = Plan::new(20, 8);
     let port = free_port();
-    let dir = holding(&listener, port);
-    let enough = Arc::new(AtomicBool::new(false));
-    let mut senders = JoinSet::new();
-    for repository in 1..=REPOSITORIES {
-        let enough = enough.clone();
-        senders.spawn(async move {
-            let mut taken = Vec::new();
-            while taken.len() < 5 || !enough.load(Ordering::SeqCst) {
-                let commit = format!("{repository}-{}", taken.len());
-                let body = push(repository, &commit);
-                // As a sender that tries again: 200 says that an earlier try was stored.
-                while !matches!(try_to_deliver(port, &commit, &body).await, Some(200 | 202)) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                taken.push(commit);
-            }
-            taken
-        });
-    }
-
-    let mut random = Random::new(1);
+    let dir = holding(listener, port);
+    let senders = Senders::start(port, plan.deliveries, push);
+    let mut random = Random::new(plan.seed);
     let mut sink = None;
-    for number in 0..KILLS {
-        // The first two come while the EventListener is away.
-        let classes = if number < 2 { ["write", "sync"] } else { ["send", "answer"] };
-        let class = classes[(number % 2) as usize];
-        let when = ["before", "after"][random.below(2) as usize];
-        let kill = format!("{class}:{}:{when}", 1 + random.below(4));
-        let mut doorward = kill::doorward(dir.path(), Some(&kill), listener.address.port());
-        let status = timeout(Duration::from_secs(90), doorward.wait()).await.expect(&kill).unwrap();
-        assert!(status.code().is_none(), "{kill} killed it");
-        if number == 1 {
-            sink = Some(listener.start().await);
+    for number in 0..plan.kills {
+        match number % 10 {
+            0 => drop(sink.take()),
+            AWAY => sink = Some(listener.start().await),
+            _ => {}
         }
+        // While the EventListener is away nothing is sent to it.
+        let class = match number % 10 {
+            ..AWAY => ["write", "sync"][(number % 2) as usize],
+            _ => ["send", "answer", "write", "sync"][(number % 4) as usize],
+        };
+        let moment = plan.moment(&mut random, class);
+        let doorward = kill::doorward(dir.path(), Some(&moment), listener.address.port());
+        kill::ends_by_kill(doorward, &moment).await;
     }
-    enough.store(true, Ordering::SeqCst);
-    assert!(sink.is_some());
     let last = Doorward::start_at(&dir.path().join("doorward.yaml")).await;
-    let mut all: Vec<String> = senders.join_all().await.into_iter().flatten().collect();
+    let mut all: BTreeSet<String> = senders.finish().await.into_values().flatten().collect();
+    if sink.is_none() {
+        sink = Some(listener.start().await);
+    }
+    let commits = async || listener.commits().await.into_iter().collect();
+    until_all_arrive(&all, &plan, commits).await;
+    // Nothing is on its way any more: what waits is gone, and the EventListener works off what it took in order.
     within(async {
         while !last.metrics().await.contains("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0\n") {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
-    // What the EventListener took before this one has been asked about before it.
     assert!(matches!(try_to_deliver(port, "last", &push(9, "last")).await, Some(202)));
     listener.run("last").await;
-    all.push("last".to_owned());
-    all.sort_unstable();
-    let lost = async |commits: &[String]| all.iter().filter(|commit| !commits.contains(commit)).count();
-    within(async {
-        while lost(&listener.commits().await).await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    all.insert("last".to_owned());
     let mut counts = BTreeMap::<String, usize>::new();
     for commit in listener.commits().await {
         *counts.entry(commit).or_default() += 1;
     }
+    let doubled = counts.values().filter(|count| **count > 1).count();
+    println!("seed {}: {} deliveries, {} kills, 0 lost, {doubled} doubled", plan.seed, all.len(), plan.kills);
+    assert!(counts.keys().eq(&all), "runs of nothing that was taken");
+    drop(sink);
+    counts
+}
+
+#[tokio::test]
+async fn each_held_delivery_becomes_one_run_over_kills_at_any_moment() {
+    let counts = runs_over_kills(&EventListener::prepare(Asks::Doorward).await).await;
     assert!(counts.values().all(|count| *count == 1), "{counts:?}");
-    assert_eq!(counts.into_keys().collect::<Vec<_>>(), all);
+}
+
+#[tokio::test]
+async fn each_held_delivery_becomes_a_run_over_kills_where_no_interceptor_is_asked() {
+    runs_over_kills(&EventListener::prepare(Asks::Nobody).await).await;
 }

@@ -50,9 +50,16 @@ pub struct EventListener {
     pub assertion_key: String,
 }
 
+/// Whom a trigger asks before it goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    Doorward,
+    Nobody,
+}
+
 impl EventListener {
     /// Makes all but the EventListener's process.
-    pub async fn prepare() -> Self {
+    pub async fn prepare(asks: Asks) -> Self {
         Tekton::get().await;
         let port = free_port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
@@ -69,9 +76,17 @@ impl EventListener {
         let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
         let (api, namespace) = (world.api, world.namespace.as_str());
         api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
+        let (user, repository, interceptors) = match asks {
+            Asks::Doorward => (
+                "$(extensions.doorward.user)",
+                "$(extensions.doorward.delivery.repository_id)",
+                json!([{"ref": {"name": namespace, "kind": "ClusterInterceptor"}}]),
+            ),
+            Asks::Nobody => ("unknown", "$(body.repository.id)", json!([])),
+        };
         let params = json!([
-            {"name": "user", "value": "$(extensions.doorward.user)"},
-            {"name": "repository", "value": "$(extensions.doorward.delivery.repository_id)"},
+            {"name": "user", "value": user},
+            {"name": "repository", "value": repository},
             {"name": "commit", "value": "$(body.after)"},
         ]);
         let annotations = json!({
@@ -81,13 +96,15 @@ impl EventListener {
         });
         let mut run = pipeline_run("", &annotations);
         run["metadata"] = json!({"generateName": "build-", "annotations": annotations});
+        // They are counted, not run.
+        run["spec"]["status"] = json!("PipelineRunPending");
         let template = json!({
             "params": [{"name": "user"}, {"name": "repository"}, {"name": "commit"}],
             "resourcetemplates": [run],
         });
         let trigger = json!({
             "name": "push",
-            "interceptors": [{"ref": {"name": namespace, "kind": "ClusterInterceptor"}}],
+            "interceptors": interceptors,
             "bindings": [{"ref": "who", "kind": "TriggerBinding"}],
             "template": {"ref": "build"},
         });

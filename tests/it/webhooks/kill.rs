@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -20,6 +20,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -32,8 +33,33 @@ use crate::{
 /// Repositories, each of which sends one delivery after the other.
 const REPOSITORIES: u32 = 4;
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
+/// How many deliveries are sent and how often Doorward is killed meanwhile.
+pub struct Plan {
+    pub deliveries: u64,
+    pub kills: u64,
+    pub seed: u64,
+}
+
+impl Plan {
+    /// What the environment says, else this.
+    pub fn new(deliveries: u64, kills: u64) -> Self {
+        let number = |variable: &str, default| {
+            std::env::var(variable).map_or(default, |text: String| text.parse().expect(variable))
+        };
+        Self {
+            deliveries: number("TEST_KILL_DELIVERIES", deliveries),
+            kills: number("TEST_KILL_COUNT", kills),
+            seed: number("TEST_KILL_SEED", 1),
+        }
+    }
+
+    /// A moment of a life of Doorward, of this class: `CLASS:COUNT:before` or `after`.
+    pub fn moment(&self, random: &mut Random, class: &str) -> String {
+        let when = ["before", "after"][random.below(2) as usize];
+        // So that the deliveries are spread over the lives. A delivery takes several writes.
+        let a_life = (self.deliveries / self.kills).max(4) * if class == "write" { 6 } else { 1 };
+        format!("{class}:{}:{when}", 1 + random.below(a_life))
+    }
 }
 
 /// SplitMix64: the same run for the same seed.
@@ -63,6 +89,12 @@ pub fn doorward(folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }
 
+/// Waits until it is killed at its moment.
+pub async fn ends_by_kill(mut doorward: Child, moment: &str) {
+    let status = timeout(Duration::from_secs(300), doorward.wait()).await;
+    assert!(status.expect(moment).unwrap().code().is_none(), "{moment} killed it");
+}
+
 /// What one try to deliver heard: the status, or nothing where Doorward went away.
 pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
     let lines = lines(id, &signature(body.as_bytes()));
@@ -75,6 +107,73 @@ pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
 }
 
+/// Senders to the port, one a repository, each of which sends one delivery after the other until `enough` is set.
+pub struct Senders {
+    enough: Arc<AtomicBool>,
+    repositories: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Senders {
+    /// `body` makes the body of a delivery with this id, of a repository. In all `least` deliveries or more are sent.
+    pub fn start(port: u16, least: u64, body: fn(u32, &str) -> String) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let least = least / u64::from(REPOSITORIES);
+        let repositories = (1..=REPOSITORIES).map(|repository| {
+            let enough = enough.clone();
+            tokio::spawn(async move {
+                let mut taken = Vec::new();
+                while (taken.len() as u64) < least || !enough.load(Ordering::SeqCst) {
+                    let id = format!("{repository}-{}", taken.len());
+                    let body = body(repository, &id);
+                    // As a sender that tries again: 200 says that an earlier try was stored.
+                    while !matches!(try_to_deliver(port, &id, &body).await, Some(200 | 202)) {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    taken.push(id);
+                }
+                taken
+            })
+        });
+        Self { repositories: repositories.collect(), enough }
+    }
+
+    /// The ids of the deliveries that were taken, by repository.
+    pub async fn finish(self) -> BTreeMap<u32, Vec<String>> {
+        self.enough.store(true, Ordering::SeqCst);
+        let mut taken = BTreeMap::new();
+        for (repository, sender) in (1..=REPOSITORIES).zip(self.repositories) {
+            taken.insert(repository, sender.await.unwrap());
+        }
+        taken
+    }
+}
+
+/// Waits until all of these have arrived. As long as some go on arriving, those that are left have not been lost.
+pub async fn until_all_arrive(all: &BTreeSet<String>, plan: &Plan, arrived: impl AsyncFn() -> BTreeSet<String>) {
+    let mut left = all.len() + 1;
+    while left > 0 {
+        let fewer = timeout(Duration::from_secs(120), async {
+            loop {
+                let began = Instant::now();
+                let now = all.difference(&arrived().await).count();
+                if now > 0 {
+                    // To look at thousands costs as much as what is waited for.
+                    tokio::time::sleep(Duration::from_millis(50).max(began.elapsed() * 10)).await;
+                }
+                if now < left {
+                    return now;
+                }
+            }
+        });
+        let Ok(now) = fewer.await else {
+            let arrived = arrived().await;
+            let lost: Vec<_> = all.difference(&arrived).take(10).collect();
+            panic!("seed {}: {left} are lost, {lost:?} among them", plan.seed)
+        };
+        left = now;
+    }
+}
+
 /// What is the same for every try of one delivery, as the assertion says.
 fn once(request: &Recorded) -> String {
     let claims = request.one("doorward-assertion").split('.').nth(1).unwrap();
@@ -84,8 +183,8 @@ fn once(request: &Recorded) -> String {
 
 #[tokio::test]
 async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
-    let (deliveries, kills) = (number("TEST_KILL_DELIVERIES", 80), number("TEST_KILL_COUNT", 8));
-    let seed = number("TEST_KILL_SEED", 1);
+    let plan = Plan::new(80, 8);
+    let (kills, seed) = (plan.kills, plan.seed);
     let mut random = Random::new(seed);
     let arrived = Arc::new(AtomicUsize::new(0));
     let counter = arrived.clone();
@@ -112,68 +211,24 @@ async fn no_delivery_that_was_taken_is_lost_over_kills_at_any_moment() {
         .replace("address: 127.0.0.1:0}]", &format!("address: 127.0.0.1:{port}}}]"));
     std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
 
-    let enough = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (1..=REPOSITORIES)
-        .map(|repository| {
-            let enough = enough.clone();
-            tokio::spawn(async move {
-                let mut taken = Vec::new();
-                let least = deliveries / u64::from(REPOSITORIES);
-                while (taken.len() as u64) < least || !enough.load(Ordering::SeqCst) {
-                    let id = format!("{repository}-{}", taken.len());
-                    let body = BODY.replace("1234", &repository.to_string()).replace("\"0\"", &format!("\"{id}\""));
-                    // As a sender that tries again: 200 says that an earlier try was stored.
-                    while !matches!(try_to_deliver(port, &id, &body).await, Some(200 | 202)) {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    taken.push(id);
-                }
-                taken
-            })
-        })
-        .collect();
-
+    let senders = Senders::start(port, plan.deliveries, |repository, id| {
+        BODY.replace("1234", &repository.to_string()).replace("\"0\"", &format!("\"{id}\""))
+    });
     let mut ends = BTreeMap::<String, u64>::new();
-    let a_life = (deliveries / kills).max(4);
     for kill in 0..kills {
         let class = ["write", "sync", "send", "answer"][(kill % 4) as usize];
-        let when = ["before", "after"][random.below(2) as usize];
-        let count = 1 + random.below(a_life * if class == "write" { 6 } else { 1 });
-        let mut child = doorward(dir.path(), Some(&format!("{class}:{count}:{when}")), upstream.address.port());
-        let status = timeout(Duration::from_secs(300), child.wait()).await;
-        assert!(status.expect("it is killed").unwrap().code().is_none(), "seed {seed}: {class}:{count}:{when}");
-        *ends.entry(format!("{when} {class}")).or_default() += 1;
+        let moment = plan.moment(&mut random, class);
+        ends_by_kill(doorward(dir.path(), Some(&moment), upstream.address.port()), &moment).await;
+        *ends.entry(format!("{} {class}", moment.rsplit(':').next().unwrap())).or_default() += 1;
     }
-    enough.store(true, Ordering::SeqCst);
     let _last = doorward(dir.path(), None, upstream.address.port());
-    let mut taken = BTreeMap::new();
-    for (repository, sender) in (1..=REPOSITORIES).zip(senders) {
-        taken.insert(repository, sender.await.unwrap());
-    }
+    let taken = senders.finish().await;
     let all: BTreeSet<String> = taken.values().flatten().cloned().collect();
     let arrivals = || -> Vec<Recorded> {
         answers.lock().unwrap().iter().filter(|(_, taken)| *taken).map(|(request, _)| request.clone()).collect()
     };
-    let ids = || -> BTreeSet<String> {
-        arrivals().iter().map(|request| request.one("x-github-delivery").to_owned()).collect()
-    };
-    // As long as some go on arriving, those that are left have not been lost.
-    let mut left = all.len() + 1;
-    while left > 0 {
-        let fewer = timeout(Duration::from_secs(120), async {
-            loop {
-                let now = all.difference(&ids()).count();
-                if now < left {
-                    return now;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
-        left = fewer.await.unwrap_or_else(|_| {
-            let lost: Vec<String> = all.difference(&ids()).take(10).cloned().collect();
-            panic!("seed {seed}: {left} are lost, {lost:?} among them")
-        });
-    }
+    let ids = async || arrivals().iter().map(|request| request.one("x-github-delivery").to_owned()).collect();
+    until_all_arrive(&all, &plan, ids).await;
 
     let mut counts = BTreeMap::<String, (usize, BTreeSet<String>)>::new();
     let mut order = BTreeMap::<String, Vec<String>>::new();

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod certificate;
+mod flood;
 mod hold;
 mod interceptor;
 pub mod kill;
@@ -18,7 +19,11 @@ use crate::{
 const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
 
 pub fn signature(body: &[u8]) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    signature_by(WEBHOOK_SECRET, body)
+}
+
+fn signature_by(secret: &str, body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
