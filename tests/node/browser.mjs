@@ -1,5 +1,6 @@
 // Drives a real Chromium through a login. One argument, JSON: {"scenario": NAME, "url": URL, ...}. Prints one JSON
 // object with what it saw; any failure ends it with a non-zero status and the reason on standard error.
+import { readFile } from 'node:fs/promises';
 import { chromium } from 'playwright-core';
 
 const options = JSON.parse(process.argv[2]);
@@ -21,6 +22,59 @@ async function logIn(page, person) {
   await Promise.all([page.waitForNavigation(), page.click('button[type=submit]')]);
   if (await page.$('form[action*="/interaction/"] button[type=submit]')) {
     await Promise.all([page.waitForNavigation(), page.click('button[type=submit]')]);
+  }
+}
+
+// Says `mark` and waits for the test to let the scenario go on.
+async function pause(mark) {
+  process.stdout.write(`${mark}\n`);
+  await new Promise((go) => process.stdin.once('data', go).resume());
+  process.stdin.pause();
+}
+
+// Judges pages by axe-core, at both widths and in both schemes, and keeps pictures of them where a folder is named.
+class Judge {
+  faults = [];
+  seen = [];
+
+  static async create(folder) {
+    const judge = new Judge();
+    judge.folder = folder;
+    judge.axe = await readFile(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+    return judge;
+  }
+
+  // The script comes in by the DevTools protocol, which no policy of the page binds.
+  async look(page, name) {
+    this.seen.push(`${name}: ${await page.textContent('h1')}`);
+    await page.evaluate(this.axe);
+    for (const [width, colorScheme] of [[1280, 'light'], [1280, 'dark'], [390, 'light'], [390, 'dark']]) {
+      await page.setViewportSize({ width, height: 800 });
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+      const faults = await page.evaluate(async () => {
+        // Contrast cannot be told on a gradient, so each of its two ends is looked at.
+        const on = async (ground, options) => {
+          document.body.style.background = `var(${ground})`;
+          const { violations, incomplete } = await window.axe.run(document, { resultTypes: ['violations'], ...options });
+          document.body.style.background = '';
+          return [...violations, ...incomplete].map((rule) => `${rule.id}: ${rule.nodes.map((node) => node.html).join(' ')}`);
+        };
+        const sideways = document.documentElement.scrollWidth > window.innerWidth ? ['it scrolls sideways'] : [];
+        const all = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+        return [...sideways, ...await on('--ground', { runOnly: all }), ...await on('--glow', { runOnly: ['color-contrast'] })];
+      });
+      this.faults.push(...faults.map((fault) => `${name} at ${width}, ${colorScheme}: ${fault}`));
+    }
+    if (this.folder) {
+      await this.keep(page, `${name}.png`, 960, 'light');
+      await this.keep(page, `${name}-phone.png`, 390, 'dark');
+    }
+  }
+
+  async keep(page, file, width, colorScheme) {
+    await page.setViewportSize({ width, height: 600 });
+    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+    await page.screenshot({ path: `${this.folder}/${file}`, fullPage: true });
   }
 }
 
@@ -76,6 +130,27 @@ const scenarios = {
     return { landed, expected: pages.map((_, index) => address(index)), reloaded: pages.map((page) => page.url()) };
   },
 
+  // Five tabs of one session, loaded at once each time that the test goes on, while the provider keeps whoever refreshes
+  // waiting until all of them have asked.
+  async stale() {
+    const ctx = await context();
+    const pages = await Promise.all([1, 2, 3, 4, 5].map(() => ctx.newPage()));
+    await pages[0].goto(options.url + '/');
+    await logIn(pages[0], 'alice');
+    const provider = (path) => fetch(options.provider + path, { method: 'POST' });
+    const rounds = [];
+    for (let round = 0; round < options.rounds; round++) {
+      await pause('grown old');
+      await provider('/tests/hold');
+      const asked = Promise.all(pages.map((page) => page.waitForRequest('**/tab*')));
+      const answers = pages.map((page, index) => page.goto(`${options.url}/tab${index}?round=${round}`));
+      await asked;
+      await provider('/tests/release');
+      rounds.push((await Promise.all(answers)).map((answer) => `${answer.status()} ${new URL(answer.url()).pathname}`));
+    }
+    return { rounds };
+  },
+
   // A form whose session has ended when it is sent, by a person and by a script.
   async form() {
     const ctx = await context();
@@ -128,9 +203,7 @@ const scenarios = {
     await page.goto(options.url + '/runs');
     await page.waitForURL('**/oauth2/start?*');
     const told = await page.textContent('main');
-    process.stdout.write('away\n');
-    await new Promise((go) => process.stdin.once('data', go));
-    process.stdin.pause();
+    await pause('away');
     while (page.url().startsWith(options.url)) {
       await Promise.all([page.waitForNavigation(), page.click('a.button')]);
     }
@@ -179,6 +252,110 @@ const scenarios = {
       }
     }
     return { sideways };
+  },
+
+  // Every page that people see.
+  async pages() {
+    const judge = await Judge.create(options.screenshots);
+    const to = (page, path) => page.goto(options.url + path);
+    const ctx = await context();
+    const page = await ctx.newPage();
+    // Begins a login in a browser that is signed in at the provider, up to the provider's answer, which it gives.
+    const answerOf = async (context) => {
+      let location = '/oauth2/start?issuer=corp&rd=%2Fruns';
+      do {
+        const answer = await context.request.get(new URL(location, options.url).href, { maxRedirects: 0 });
+        location = answer.headers().location;
+      } while (!location.includes('/oauth2/callback?'));
+      return location;
+    };
+
+    await to(page, '/runs');
+    await judge.look(page, 'choice');
+    await page.click('a[href*="issuer=corp"]');
+    await logIn(page, 'alice');
+    await page.waitForURL('**/runs');
+    await to(page, '/.doorward/whoami');
+    await judge.look(page, 'who-am-i');
+    const other = await context();
+    const elsewhere = await other.newPage();
+    await to(elsewhere, '/oauth2/start?issuer=corp');
+    await logIn(elsewhere, 'alice');
+    const answer = await answerOf(other);
+    await elsewhere.goto(answer);
+    await to(page, '/.doorward/sessions');
+    await judge.look(page, 'sessions');
+    await Promise.all([page.waitForNavigation(), page.click('.sessions button')]);
+    await judge.look(page, 'session-ended');
+    await elsewhere.goto(answer);
+    await judge.look(elsewhere, 'login-twice');
+    await to(page, '/nothing-for-you');
+    await judge.look(page, 'denied');
+    await to(page, '/.doorward/nothing');
+    await judge.look(page, 'no-such-page');
+    await to(page, '/oauth2/start?issuer=away&rd=%2Fruns');
+    await judge.look(page, 'provider-down');
+    await to(page, '/oauth2/callback?state=x&code=y');
+    await judge.look(page, 'not-begun-here');
+
+    const declined = new URL(await answerOf(other));
+    declined.searchParams.delete('code');
+    declined.searchParams.set('error', 'access_denied');
+    declined.searchParams.set('error_description', 'the user is not assigned to this application');
+    await elsewhere.goto(declined.href);
+    await judge.look(elsewhere, 'declined');
+    await page.goto(await answerOf(other));
+    await judge.look(page, 'other-browser');
+
+    await to(page, '/form');
+    await ctx.clearCookies({ name: '__Host-doorward' });
+    await page.evaluate(() => {
+      const form = document.createElement('form');
+      form.method = 'post';
+      form.action = '/deploy';
+      document.body.append(form);
+      form.submit();
+    });
+    await page.waitForURL('**/oauth2/unsent?*');
+    await judge.look(page, 'form-not-sent');
+
+    await ctx.clearCookies({ name: '__Host-doorward' });
+    // Nothing to show: the browser stays where it is.
+    await page.route('**/oauth2/start?*', (route) => route.fulfill({ status: 204 }));
+    to(page, '/runs').catch(() => {});
+    await page.waitForSelector('a[data-next]');
+    await judge.look(page, 'going-to-sign-in');
+    await page.unroute('**/oauth2/start?*');
+    await to(page, '/oauth2/sign_in');
+    await judge.look(page, 'choice-again');
+    await to(page, '/oauth2/sign_out');
+    await judge.look(page, 'not-signed-in');
+    await to(page, '/oauth2/start?issuer=corp');
+    await page.waitForURL('**/');
+    await to(page, '/oauth2/sign_out');
+    await judge.look(page, 'sign-out');
+    await to(page, '/oauth2/signed_out');
+    await judge.look(page, 'signed-out');
+    // A browser that loses its session each time that it comes back from the provider, which signs it in by itself.
+    const protocol = await ctx.newCDPSession(page);
+    do {
+      await protocol.send('Network.deleteCookies', { name: '__Host-doorward', url: options.url });
+      await to(page, '/oauth2/start?issuer=corp');
+    } while (new URL(page.url()).pathname === '/');
+    await judge.look(page, 'does-not-last');
+
+    const late = await answerOf(other);
+    await pause('late');
+    await elsewhere.goto(late);
+    await judge.look(elsewhere, 'login-late');
+
+    // The twin: a page that is bad in both ways is found out.
+    const { faults, seen } = judge;
+    judge.faults = [];
+    judge.folder = undefined;
+    await page.evaluate(() => Object.assign(document.querySelector('h1').style, { color: 'var(--card)', width: '1300px' }));
+    await judge.look(page, 'bad');
+    return { faults, seen: seen.slice(0, -1), twin: judge.faults };
   },
 
   // In and out again without JavaScript.

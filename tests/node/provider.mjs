@@ -1,5 +1,9 @@
 // The certified `oidc-provider` for tests. One argument, JSON: {"redirectUris": [...], "postLogoutRedirectUris": [...],
-// "port": 0}. Prints {"issuer": "http://127.0.0.1:PORT"} once it listens; ends with its standard input.
+// "port": 0, "rotate": false}. Prints {"issuer": "http://127.0.0.1:PORT"} once it listens; ends with its standard input.
+//
+// With `rotate`, each refresh gives a new refresh token, and one that comes twice revokes its grant. `GET /tests/refreshes`
+// tells how many refreshes there were, as {"granted": 0, "refused": 0}; between a POST to `/tests/hold` and one to
+// `/tests/release` none is answered.
 //
 // Clients: `doorward` (code flow, introspection), `bot` (client credentials). Anybody may log in with any password; who
 // is called `alice` is in the group `developers`, `bob` also in `release-managers`. With the resource
@@ -10,6 +14,21 @@ import Provider from 'oidc-provider';
 const options = JSON.parse(process.argv[2] ?? '{}');
 const AUDIENCE = 'https://doorward.test';
 const groups = { alice: ['developers'], bob: ['developers', 'release-managers'] };
+
+const refreshes = { granted: 0, refused: 0 };
+// What refreshes wait for before they are answered.
+let released = Promise.resolve();
+let release = () => {};
+
+const ofTests = {
+  '/tests/refreshes': () => refreshes,
+  '/tests/hold': () => {
+    released = new Promise((resolve) => {
+      release = resolve;
+    });
+  },
+  '/tests/release': () => release(),
+};
 
 const server = http.createServer();
 server.listen(options.port ?? 0, '127.0.0.1', () => {
@@ -42,6 +61,7 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
     }),
     scopes: ['openid', 'offline_access', 'tekton:run', 'tekton:deploy'],
     pkce: { required: () => true },
+    rotateRefreshToken: options.rotate ?? false,
     features: {
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
@@ -61,7 +81,24 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
     ttl: { AccessToken: options.accessTokenTTL ?? 600, ClientCredentials: options.accessTokenTTL ?? 600 },
     cookies: { keys: ['tests'] },
   });
-  server.on('request', provider.callback());
+  const isRefresh = (ctx) => ctx.oidc?.params?.grant_type === 'refresh_token';
+  provider.on('grant.success', (ctx) => isRefresh(ctx) && refreshes.granted++);
+  provider.on('grant.error', (ctx) => isRefresh(ctx) && refreshes.refused++);
+  provider.use(async (ctx, next) => {
+    await next();
+    if (isRefresh(ctx)) {
+      await released;
+    }
+  });
+  const answer = provider.callback();
+  server.on('request', (request, response) => {
+    const own = ofTests[request.url];
+    if (own) {
+      response.end(JSON.stringify(own() ?? null));
+    } else {
+      answer(request, response);
+    }
+  });
   console.log(JSON.stringify({ issuer }));
 });
 process.stdin.resume();

@@ -1,17 +1,44 @@
 //! The certified OpenID provider and the browser driver, which are Node programs under `tests/node`.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::LazyLock,
+};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
+use super::Raw;
+
+/// The folder of the programs, with the packages that its lock file pins.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+    if !is_installed(&folder) {
+        let mut install = std::process::Command::new("npm");
+        install.args(["ci", "--no-audit", "--no-fund", "--silent", "--prefix"]).arg(&folder);
+        assert!(install.status().expect("npm is there").success(), "the packages of tests/node could not be installed");
+    }
+    folder
+});
+
+/// Whether what npm wrote down of its last installation is what the lock file pins.
+fn is_installed(folder: &Path) -> bool {
+    let read =
+        |name: &str| -> Option<Value> { serde_json::from_str(&std::fs::read_to_string(folder.join(name)).ok()?).ok() };
+    let (Some(lock), Some(installed)) = (read("package-lock.json"), read("node_modules/.package-lock.json")) else {
+        return false;
+    };
+    lock["packages"].as_object().unwrap().iter().all(|(name, package)| {
+        name.is_empty() || package["optional"] == true || installed["packages"][name]["version"] == package["version"]
+    })
+}
+
 fn script(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/node");
-    assert!(folder.join("node_modules").exists(), "run `scripts/test`, which installs what the tests need");
-    folder.join(name)
+    FOLDER.join(name)
 }
 
 /// The certified provider as a process of its own. It ends with its owner.
@@ -30,11 +57,16 @@ impl OidcProvider {
 
     /// The same at a port of its own; 0 for any.
     pub async fn start_at(origin: &str, port: u16) -> Self {
-        let options = json!({
-            "port": port,
+        Self::start_with(origin, &json!({"port": port})).await
+    }
+
+    /// The same with further options of `provider.mjs`.
+    pub async fn start_with(origin: &str, further: &Value) -> Self {
+        let mut options = json!({
             "redirectUris": [format!("{origin}/oauth2/callback")],
             "postLogoutRedirectUris": [format!("{origin}/oauth2/signed_out")],
         });
+        options.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
         let mut child = Command::new("node")
             .arg(script("provider.mjs"))
             .arg(options.to_string())
@@ -51,6 +83,17 @@ impl OidcProvider {
     }
 }
 
+impl OidcProvider {
+    /// How many refreshes it granted and how many it refused.
+    pub async fn refreshes(&self) -> (u64, u64) {
+        let address = self.issuer.strip_prefix("http://").unwrap();
+        let mut raw = Raw::connect(address.parse().unwrap()).await;
+        raw.send(format!("GET /tests/refreshes HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+        let told = raw.answer().await.json();
+        (told["granted"].as_u64().unwrap(), told["refused"].as_u64().unwrap())
+    }
+}
+
 /// Runs a scenario of `browser.mjs` in a real Chromium and gives what it saw.
 pub async fn browse(options: &Value) -> Value {
     let run = Command::new("node").arg(script("browser.mjs")).arg(options.to_string()).kill_on_drop(true).output();
@@ -61,8 +104,9 @@ pub async fn browse(options: &Value) -> Value {
 
 /// A browser that waits in the middle of its scenario.
 pub struct Waiting {
-    child: Child,
+    input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    _child: Child,
 }
 
 /// Runs a scenario up to where it says `mark`.
@@ -75,18 +119,27 @@ pub async fn browse_until(options: &Value, mark: &str) -> Waiting {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(super::within(output.next_line()).await.unwrap().as_deref(), Some(mark), "{options}");
-    Waiting { child, output }
+    let output = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut waiting = Waiting { input: child.stdin.take().unwrap(), output, _child: child };
+    assert_eq!(waiting.line().await, mark, "{options}");
+    waiting
 }
 
 impl Waiting {
+    async fn line(&mut self) -> String {
+        super::within(self.output.next_line()).await.unwrap().expect("the browser failed")
+    }
+
+    /// Lets it go on up to where it says `mark` again.
+    pub async fn go_on_until(&mut self, mark: &str) {
+        self.input.write_all(b"go on\n").await.unwrap();
+        assert_eq!(self.line().await, mark);
+    }
+
     /// Lets it go on, and gives what it saw.
     pub async fn go_on(mut self) -> Value {
-        let mut input = self.child.stdin.take().unwrap();
-        input.write_all(b"go on\n").await.unwrap();
-        let line = super::within(self.output.next_line()).await.unwrap().expect("the browser failed");
-        serde_json::from_str(&line).unwrap()
+        self.input.write_all(b"go on\n").await.unwrap();
+        serde_json::from_str(&self.line().await).unwrap()
     }
 }
 
