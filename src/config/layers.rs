@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Variables that begin with [`PREFIX`] and are read by the command line.
-pub const NOT_SETTINGS: &[&str] = &["DOORWARD_CONFIG"];
+pub const NOT_SETTINGS: &[&str] = &["DOORWARD_CONFIG", "DOORWARD_SOCKET"];
 
 /// What variables that are settings begin with.
 pub const PREFIX: &str = "DOORWARD_";

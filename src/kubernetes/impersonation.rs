@@ -24,9 +24,10 @@ const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 // constrained impersonation (KEP-5284). `/` is `%2F` on the wire.
 const CLIENT: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2fclient");
 const ACTOR: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2factor");
+const REQUEST_ID: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2frequest-id");
 
 /// The keys of the extras that are ever sent.
-pub const EXTRAS: [&str; 2] = ["doorward.dev/client", "doorward.dev/actor"];
+pub const EXTRAS: [&str; 3] = ["doorward.dev/client", "doorward.dev/actor", "doorward.dev/request-id"];
 
 /// What the API server's own audit log says besides user and groups.
 pub fn extras(principal: &Principal) -> impl Iterator<Item = (&'static str, &str)> {
@@ -51,6 +52,12 @@ pub fn assume(principal: &Principal, groups: &[Arc<str>], headers: &mut HeaderMa
         }
     }
     Ok(())
+}
+
+/// Says by which request of ours a run is made. Nobody but who may impersonate this extra can say so, and an admission policy
+/// holds the annotations of the run against it.
+pub fn vouch(id: &HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(REQUEST_ID, id.clone());
 }
 
 fn value(what: &str, text: &str) -> Result<HeaderValue, Rejection> {

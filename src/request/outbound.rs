@@ -73,8 +73,9 @@ impl Outbound {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
-    /// Sends another body, of the same type.
-    pub fn replace_body(&mut self, body: Bytes) {
+    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name.
+    pub fn attribute(&mut self, body: Bytes) {
+        impersonation::vouch(&self.permit.meta().id_line, self.request.headers_mut());
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 

@@ -299,7 +299,7 @@ impl Worker {
         };
         let mut outbound = Outbound::assume(permit, &given.groups)?;
         if let Some(body) = body {
-            outbound.replace_body(body);
+            outbound.attribute(body);
         }
         if let Some(assertion) = assertion {
             outbound.assert(assertion);

@@ -82,7 +82,10 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
     assert_eq!(seen.all("impersonate-group"), ["tekton:dev"], "{what}");
     assert_eq!(seen.all("authorization"), ["Bearer upstream-token"], "{what}");
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"], "{what}");
-    assert_eq!(seen.one("audit-id").len(), 36, "{what}");
+    let id = seen.one("audit-id");
+    assert_eq!(id.len(), 36, "{what}");
+    // Of a run that is made, and of nothing else.
+    assert!(seen.all("impersonate-extra-doorward.dev%2frequest-id").iter().all(|named| *named == id), "{what}");
     let known = [
         "host",
         "accept",
@@ -93,6 +96,7 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
         "impersonate-user",
         "impersonate-group",
         "impersonate-extra-doorward.dev%2fclient",
+        "impersonate-extra-doorward.dev%2frequest-id",
         "x-forwarded-for",
         "traceparent",
         "transfer-encoding",

@@ -153,7 +153,11 @@ fn impersonation() -> Value {
         {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": [GROUP]},
         {
             "apiGroups": ["authentication.k8s.io"],
-            "resources": ["userextras/doorward.dev/client", "userextras/doorward.dev/actor"],
+            "resources": [
+                "userextras/doorward.dev/client",
+                "userextras/doorward.dev/actor",
+                "userextras/doorward.dev/request-id",
+            ],
             "verbs": ["impersonate"],
         },
     ])

@@ -58,6 +58,7 @@ async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
     assert_eq!(annotations["doorward.dev/subject"], "runner");
     assert_eq!(annotations["doorward.dev/rule"], "run");
     assert_eq!(annotations["doorward.dev/request-id"], seen[0].one("audit-id"));
+    assert_eq!(seen[0].one("impersonate-extra-doorward.dev%2frequest-id"), seen[0].one("audit-id"));
     assert_eq!(annotations["team"], "a");
     assert_eq!(sent["metadata"]["labels"], json!({}));
     assert_eq!(sent["spec"], run("deployer")["spec"]);
