@@ -13,6 +13,7 @@ mod pods;
 mod programs;
 mod rows;
 mod runs;
+mod shipped;
 mod soak;
 mod tekton;
 mod world;
