@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::json;
 
-use super::event_listener::{ASSERTIONS, Asks, EventListener, HOOKS};
+use super::{
+    event_listener::{ASSERTIONS, Asks, EventListener, HOOKS},
+    programs::Program,
+};
 use crate::{
     fixture::WEBHOOK_SECRET,
     harness::{Answer, Doorward, Raw, free_port, request, unique, within},
@@ -104,8 +107,8 @@ limits: {{drain_accept: 0}}
     dir
 }
 
-/// Ends Doorward at chosen moments, and the EventListener now and then, while deliveries come. Counts the runs of each
-/// delivery once all have one.
+/// Ends Doorward at chosen moments while deliveries come and the EventListener is away now and then. Counts the runs of
+/// each delivery once all have one. The EventListener is stopped and not ended, which would lose what it took.
 async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
     /// So many kills of ten come while the EventListener is away.
     const AWAY: u64 = 2;
@@ -114,11 +117,12 @@ async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
     let dir = holding(listener, port);
     let senders = Senders::start(port, plan.deliveries, push);
     let mut random = Random::new(plan.seed);
-    let mut sink = None;
+    let mut sink: Option<Program> = None;
     for number in 0..plan.kills {
-        match number % 10 {
-            0 => drop(sink.take()),
-            AWAY => sink = Some(listener.start().await),
+        match (number % 10, &sink) {
+            (0, Some(sink)) => sink.stop(true),
+            (AWAY, Some(sink)) => sink.stop(false),
+            (AWAY, None) => sink = Some(listener.start().await),
             _ => {}
         }
         // While the EventListener is away nothing is sent to it.
@@ -132,8 +136,9 @@ async fn runs_over_kills(listener: &EventListener) -> BTreeMap<String, usize> {
     }
     let last = Doorward::start_at(&dir.path().join("doorward.yaml")).await;
     let mut all: BTreeSet<String> = senders.finish().await.into_values().flatten().collect();
-    if sink.is_none() {
-        sink = Some(listener.start().await);
+    match &sink {
+        Some(sink) => sink.stop(false),
+        None => sink = Some(listener.start().await),
     }
     let commits = async || listener.commits().await.into_iter().collect();
     until_all_arrive(&all, &plan, commits).await;

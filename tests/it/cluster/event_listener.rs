@@ -137,6 +137,9 @@ impl EventListener {
             "-idletimeout=120".to_owned(),
             "-timeouthandler=30".to_owned(),
             "-payload-validation=true".to_owned(),
+            // Without them it makes five runs a second.
+            "-kube-api-qps=1000".to_owned(),
+            "-kube-api-burst=1000".to_owned(),
         ];
         let metrics = free_port().to_string();
         let environment = [

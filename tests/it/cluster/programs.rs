@@ -75,6 +75,13 @@ impl Program {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    /// Stops it where it is, or lets it go on.
+    pub fn stop(&self, stopped: bool) {
+        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
+        let signal = if stopped { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    }
+
     /// Whether it ended by itself.
     pub fn has_ended(&self) -> bool {
         let Ok(pid) = fs::read_to_string(self.folder.join("pid")) else { return false };
