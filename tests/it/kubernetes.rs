@@ -97,6 +97,7 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
         "impersonate-group",
         "impersonate-extra-doorward.dev%2fclient",
         "impersonate-extra-doorward.dev%2frequest-id",
+        "impersonate-extra-doorward.dev%2frequest-id",
         "x-forwarded-for",
         "traceparent",
         "transfer-encoding",
