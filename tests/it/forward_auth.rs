@@ -1,14 +1,8 @@
 //! A proxy that people have already asks Doorward about each request: a real nginx, and what Traefik and Envoy send.
 
-use std::{
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-};
-
 use serde_json::json;
-use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Doorward, Issuer, Raw, Upstream, free_port, log_in, request, within};
+use crate::harness::{Answer, Doorward, Issuer, Nginx, Raw, Upstream, log_in, request, within};
 
 struct World {
     doorward: Doorward,
@@ -65,109 +59,63 @@ impl World {
     }
 }
 
-/// A real nginx in front of the upstream, killed when dropped.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
+/// nginx in front of the upstream, which asks Doorward.
+async fn nginx(world: &World) -> Nginx {
+    let (doorward, upstream) = (world.doorward.address("public").to_string(), world.upstream.url());
+    let config = |address: &str| {
+        include_str!("forward_auth/nginx.conf")
+            .replace("{address}", address)
+            .replace("{doorward}", &doorward)
+            .replace("{upstream}", &upstream)
+    };
+    Nginx::start(config).await
 }
 
-impl Nginx {
-    async fn start(doorward: SocketAddr, upstream: &str) -> Self {
-        // The port may be taken by another test between its choice and its use.
-        for _ in 0..5 {
-            let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-            let config = include_str!("forward_auth/nginx.conf")
-                .replace("{dir}", &folder.path().display().to_string())
-                .replace("{port}", &port.to_string())
-                .replace("{doorward}", &doorward.to_string())
-                .replace("{upstream}", upstream);
-            let file = folder.path().join("nginx.conf");
-            std::fs::write(&file, config).unwrap();
-            let child = Command::new("nginx")
-                .arg("-c")
-                .arg(&file)
-                .arg("-p")
-                .arg(folder.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let mut child =
-                child.unwrap_or_else(|error| panic!("nginx cannot be run ({error}); `scripts/test` installs it"));
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let serves = within(async {
-                loop {
-                    if child.try_wait().unwrap().is_some() {
-                        return false;
-                    }
-                    if TcpStream::connect(address).await.is_ok() {
-                        return true;
-                    }
-                    tokio::task::yield_now().await;
-                }
-            });
-            if serves.await {
-                return Self { child, address, _folder: folder };
-            }
-        }
-        panic!("nginx does not start");
-    }
-
-    async fn ask(&self, lines: &[&str]) -> Answer {
-        let mut raw = Raw::connect(self.address).await;
-        raw.send(request(lines, b"")).await;
-        raw.answer().await
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // One that has ended already is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+async fn ask(nginx: &Nginx, lines: &[&str]) -> Answer {
+    let mut raw = Raw::connect(nginx.address).await;
+    raw.send(request(lines, b"")).await;
+    raw.answer().await
 }
 
 #[tokio::test]
 async fn nginx_lets_through_what_the_policy_allows() {
     let world = world("forward_auth: nginx").await;
-    let nginx = Nginx::start(world.doorward.address("public"), &world.upstream.url()).await;
+    let nginx = nginx(&world).await;
     let host = format!("localhost:{}", nginx.address.port());
     let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
 
-    let away = nginx.ask(&["GET /page?x=1 HTTP/1.1", &host_line, "Accept: text/html"]).await;
+    let away = ask(&nginx, &["GET /page?x=1 HTTP/1.1", &host_line, "Accept: text/html"]).await;
     assert_eq!((away.status, away.header("location")), (303, Some("/oauth2/continue?rd=%2Fpage%3Fx%3D1")));
-    assert_eq!(nginx.ask(&["GET /page HTTP/1.1", &host_line]).await.status, 401, "a program");
+    assert_eq!(ask(&nginx, &["GET /page HTTP/1.1", &host_line]).await.status, 401, "a program");
     let cookie = log_in(&world.doorward, &host, "/page").await;
     world.upstream.take();
 
     let forged = ["X-Auth-Request-User: root", "X-Original-Method: GET", "X-Original-URL: http://localhost/free"];
     let good = [&["GET /page?x=1 HTTP/1.1", &host_line, &cookie], &forged[..]].concat();
-    assert_eq!(nginx.ask(&good).await.status, 200);
+    assert_eq!(ask(&nginx, &good).await.status, 200);
     let came = world.upstream.only();
     assert_eq!((came.line(), came.all("x-auth-request-user")), ("GET /page?x=1 HTTP/1.0", vec!["alice"]));
     world.upstream.take();
 
     // The policy knows the method, whatever the client says that it is.
     let other = [&["DELETE /page HTTP/1.1", &host_line, &origin, &cookie], &forged[..]].concat();
-    assert_eq!(nginx.ask(&other).await.status, 403);
+    assert_eq!(ask(&nginx, &other).await.status, 403);
     // A page of another origin opens no stream with the cookie, though nginx does not pass on `Upgrade`.
     let handshake = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"];
     let stream =
         [&["GET /page HTTP/1.1", &host_line, "Origin: http://evil.localhost", &cookie], &handshake[..]].concat();
-    assert_eq!(nginx.ask(&stream).await.status, 403);
+    assert_eq!(ask(&nginx, &stream).await.status, 403);
     let stream = [&["GET /page HTTP/1.1", &host_line, &origin, &cookie], &handshake[..]].concat();
-    assert_eq!(nginx.ask(&stream).await.status, 200, "the twin");
+    assert_eq!(ask(&nginx, &stream).await.status, 200, "the twin");
     world.upstream.take();
 
-    let who = nginx.ask(&["GET /oauth2/userinfo HTTP/1.1", &host_line, &cookie]).await.json();
+    let who = ask(&nginx, &["GET /oauth2/userinfo HTTP/1.1", &host_line, &cookie]).await.json();
     assert_eq!(who["user"], "alice");
-    assert_eq!(nginx.ask(&["GET /oauth2/userinfo HTTP/1.1", &host_line]).await.status, 401);
+    assert_eq!(ask(&nginx, &["GET /oauth2/userinfo HTTP/1.1", &host_line]).await.status, 401);
 
-    let out = nginx.ask(&["POST /oauth2/sign_out HTTP/1.1", &host_line, &origin, &cookie, "Content-Length: 0"]).await;
+    let out = ask(&nginx, &["POST /oauth2/sign_out HTTP/1.1", &host_line, &origin, &cookie, "Content-Length: 0"]).await;
     assert_eq!(out.status, 303);
-    assert_eq!(nginx.ask(&good).await.status, 401, "at once");
+    assert_eq!(ask(&nginx, &good).await.status, 401, "at once");
     assert!(world.upstream.requests().is_empty());
 
     let asked = || {

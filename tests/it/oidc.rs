@@ -3,7 +3,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::harness::{Doorward, OidcProvider, Raw, Upstream, browse, browse_until, free_port, within};
+use tempfile::TempDir;
+
+use crate::harness::{
+    Authority, Doorward, Nginx, OidcProvider, Raw, Upstream, browse, browse_until, connect_tls, free_port, within,
+};
 
 struct World {
     doorward: Doorward,
@@ -28,13 +32,18 @@ async fn world_asking(introspection: &str) -> World {
 /// One whose provider may not be there yet.
 async fn world_with(origin: String, issuer: String, introspection: &str) -> World {
     let (_, port) = origin.rsplit_once(':').unwrap();
+    let listener = format!("address: '127.0.0.1:{port}'");
+    world_listening(&listener, tempfile::tempdir().unwrap(), origin, issuer, introspection).await
+}
+
+/// `listener` says where and how it listens; `dir` has the files for that.
+async fn world_listening(listener: &str, dir: TempDir, origin: String, issuer: String, introspection: &str) -> World {
     let upstream = Upstream::start().await;
-    let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
     std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
     let yaml = format!(
         "
-listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+listeners: [{{name: public, {listener}}}]
 issuers:
   - name: corp
     issuer: {issuer}
@@ -114,6 +123,41 @@ async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
     for line in std::fs::read_to_string(world.doorward.audit_path()).unwrap().lines() {
         assert!(!line.contains(cookie["value"].as_str().unwrap()), "a cookie is in the trail");
     }
+}
+
+#[tokio::test]
+async fn a_person_logs_in_by_way_of_nginx() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+    let authority = Authority::new();
+    authority.issue(&["localhost"]).write(dir.path(), "server");
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let nginx = Nginx::in_front_of(([127, 0, 0, 1], port).into(), dir.path()).await;
+    let origin = format!("https://localhost:{}", nginx.address.port());
+    let provider = OidcProvider::start(&origin).await;
+    let listener = format!(
+        "address: '127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32], \
+         tls: {{certificates: [{{chain: server.pem, key: server.key}}]}}"
+    );
+    let world = world_listening(&listener, dir, origin, provider.issuer.clone(), "").await;
+    // Over TLS, as nginx comes.
+    let client = authority.client(&[], None);
+    within(async {
+        loop {
+            let stream = connect_tls(world.doorward.address("public"), &client, "localhost").await.unwrap();
+            let mut raw = Raw::over(stream);
+            let host = world.origin.strip_prefix("https://").unwrap();
+            raw.send(format!("GET /oauth2/start HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+            if raw.answer().await.status == 303 {
+                return;
+            }
+        }
+    })
+    .await;
+    let path = "/deep/page?tab=1&x=%2F";
+    let saw = browse(&json!({"scenario": "login", "url": world.origin, "path": path, "person": "alice"})).await;
+    assert_eq!(saw["landed"], format!("{}{path}", world.origin));
+    assert!(saw["whoami"].as_str().unwrap().contains("alice"), "{saw}");
+    assert_eq!((&saw["after"], &saw["replayed"]), (&json!(401), &json!(401)), "{saw}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod api_server;
 mod deliveries;
 mod event_listener;
 mod impersonation;
+mod ingress;
 mod kubectl;
 mod load;
 mod pods;

@@ -19,7 +19,7 @@ use crate::harness::{unique, within};
 /// kubectl's own switches between the protocols.
 const SWITCHES: [&str; 2] = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"];
 
-fn over(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> Command {
+pub(super) fn over(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> Command {
     let mut command = kubectl.command(arguments);
     for switch in SWITCHES {
         command.env(switch, websocket.to_string());
@@ -28,7 +28,7 @@ fn over(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> Command {
     command
 }
 
-async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> String {
+pub(super) async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str]) -> String {
     let output = within(over(kubectl, websocket, arguments).output()).await.unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

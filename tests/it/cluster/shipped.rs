@@ -147,6 +147,27 @@ fn the_shipped_configurations_are_good_and_their_cases_decided_as_they_say() {
 }
 
 #[test]
+fn the_providers_of_the_installation_guide_fit_into_the_shipped_configuration() {
+    let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let providers: Vec<&str> = blocks.filter(|block| block.starts_with("issuers:")).collect();
+    assert_eq!(providers.len(), 3);
+    let objects = objects(&built("single"));
+    for provider in providers {
+        let root = pod(&objects);
+        let file = root.path().join("etc/doorward/config/doorward.yaml");
+        let shipped = fs::read_to_string(&file).unwrap();
+        let (before, rest) = shipped.split_once("issuers:\n").unwrap();
+        let (_, after) = rest.split_once("webhooks:\n").unwrap();
+        let provider = within_pod(provider, root.path());
+        fs::write(&file, format!("{before}{provider}\nwebhooks:\n{after}")).unwrap();
+        let output = doorward(&["check"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !said.contains("warning"), "{provider}: {said}");
+    }
+}
+
+#[test]
 fn the_shipped_roles_are_what_the_configuration_needs() {
     let output = doorward(&["rbac"]).arg(deploy().join("base/config")).output().unwrap();
     let shipped = fs::read_to_string(deploy().join("base/rbac.yaml")).unwrap();
@@ -199,6 +220,8 @@ async fn the_api_server_takes_all_that_is_shipped() {
             assert_eq!(answer.status, 403, "its twin: {}", answer.text());
         }
     }
+    let ingress = deploy().join("examples/ingress.yaml").display().to_string();
+    kubectl.run(&["apply", "--dry-run=server", "-f", &ingress]).await;
     let ca = kubectl.write("ca.crt", &api.authority.pem());
     let printed = doorward(&["interceptor", "--ca"]).arg(ca).output().unwrap();
     kubectl.write("interceptor.json", &String::from_utf8(printed.stdout).unwrap());

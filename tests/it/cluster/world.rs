@@ -98,9 +98,13 @@ impl World {
 
     /// kubectl as a developer, who reaches the cluster through Doorward.
     pub fn kubectl(&self, subject: &str) -> Kubectl {
-        let address = self.doorward.address("secure");
+        self.kubectl_at(self.doorward.address("secure").port(), subject)
+    }
+
+    /// The same by way of somebody else's port, whose certificate is Doorward's.
+    pub fn kubectl_at(&self, port: u16, subject: &str) -> Kubectl {
         let token = self.issuer.token(subject, &["dev"]);
-        Kubectl::new(&format!("https://localhost:{}", address.port()), &self.authority.pem(), &token, &self.namespace)
+        Kubectl::new(&format!("https://localhost:{port}"), &self.authority.pem(), &token, &self.namespace)
     }
 
     /// What the audit log of the API server says of the requests that Doorward sent.

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod h2;
 mod issuer;
 mod login;
+mod nginx;
 mod node;
 mod redis;
 mod tls;
@@ -20,6 +21,7 @@ pub use self::{
     doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
     login::log_in,
+    nginx::Nginx,
     node::{OidcProvider, browse, browse_until, free_port},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
