@@ -28,6 +28,7 @@ pub mod oidc;
 pub mod pages;
 pub mod rbac;
 pub mod request;
+pub mod runs;
 pub mod runtime;
 pub mod sessions;
 mod sha256;

@@ -123,6 +123,10 @@ pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
 }
 
 impl App {
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Keeps a policy by its digest. The name is the digest, so what stands there already is the same.
     fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
         let path = self.policies.join(&**policy.digest());

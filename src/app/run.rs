@@ -161,6 +161,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     let _entered = runtime.enter();
     tasks::start(&app);
     tasks::bring_held(&app, &pools);
+    tasks::follow_runs(&app, &pools);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
     if let Some(server) = admin_server {

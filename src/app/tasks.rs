@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{App, durability, reload};
-use crate::{admin::health::Gate, request::pipeline::Worker, supervisor::TaskSpec, upstream::Pools, webhooks::hold};
+use crate::{
+    admin::health::Gate, request::pipeline::Worker, runs, supervisor::TaskSpec, upstream::Pools, webhooks::hold,
+};
 
 /// Starts all that goes on until the end.
 pub(super) fn start(app: &Arc<App>) {
@@ -69,6 +71,18 @@ pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
             hold::run(queue, carrier, clock, stop).await;
             Ok(())
         }
+    });
+}
+
+/// Links runs of Tekton to their causes, where the configuration says so, over connections of its own.
+pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+    let Some(runs) = app.snapshot.load().raw.runs.clone() else { return };
+    let own = Pools::new(app.metrics.upstream.clone());
+    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    let app = Arc::clone(app);
+    app.supervisor.clone().spawn(TaskSpec::new("runs"), move |stop| {
+        let follow = runs::follow(Arc::clone(&app), own.clone(), runs.clone(), stop);
+        async move { follow.await.map_err(Into::into) }
     });
 }
 

@@ -343,6 +343,21 @@ fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>
                     .some_text("why", budget.optional(Field::Detail, operator.why.as_deref()));
             });
         }
+        Note::Run(run) => {
+            lifecycle(line, (OTHER, 1), time, code::RUN, "a run has appeared that a request caused");
+            line.object("unmapped", |object| {
+                object.object("linked", |object| {
+                    object
+                        .text("kind", run.kind)
+                        .text("namespace", budget.text(Field::Names, &run.namespace))
+                        .text("name", budget.text(Field::Names, &run.name))
+                        .text("uid", budget.text(Field::Names, &run.uid))
+                        .some("created", run.created.map(|created| created.as_millis()))
+                        .some("request", run.request.map(Id))
+                        .some_text("event_id", budget.optional(Field::Names, run.event.as_deref()));
+                });
+            });
+        }
         Note::Alarm { what, detail } => {
             lifecycle(line, (OTHER, 4), time, code::ALARM, "an alarm");
             line.object("unmapped", |object| {

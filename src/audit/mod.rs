@@ -4,7 +4,7 @@
 //! before the request is forwarded, so that what cannot be recorded does not happen. Records go through a bounded queue
 //! to a thread of their own, which writes one JSON line each (`line`), links it to the line before with a keyed code
 //! (`chain`), and signs a checkpoint now and then. [`verify_files`] finds what was deleted, edited, inserted, moved or
-//! cut; [`ReplayInputs`] reads back what a decision was made on.
+//! cut; [`ReplayInputs`] reads back what a decision was made on, and [`trace`] what caused a run.
 //!
 //! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
 //! the policy names, of a URL no query.
@@ -22,6 +22,7 @@ mod record;
 mod replay;
 mod settings;
 mod sink;
+mod trace;
 mod trail;
 mod verify;
 mod writer;
@@ -34,11 +35,12 @@ pub use self::{
         InvalidKey,
     },
     metrics::Metrics,
-    note::{Note, Operator},
+    note::{Linked, Note, Operator},
     record::{Decision, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     settings::{DEFAULT_FILE, Destination, Settings},
     sink::trail_files,
+    trace::{Cause, NoCause, TracedRun, trace},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{CannotVerify, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_files},
 };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::clock::Timestamp;
 
 /// Something that happened outside of any request.
@@ -21,6 +23,8 @@ pub enum Note {
     },
     /// Somebody used the operator socket.
     Operator(Operator),
+    /// A run of Tekton has appeared that a request caused.
+    Run(Linked),
     /// Something that somebody should look at, such as break-glass access being enabled.
     Alarm {
         /// A short fixed word, for rules over the trail.
@@ -42,6 +46,23 @@ pub struct Operator {
     pub why: Option<String>,
     /// Done, or why not.
     pub outcome: Result<(), String>,
+}
+
+/// A run and what it says of its cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// `PipelineRun` or `TaskRun`.
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    /// As Kubernetes gave it; no other object ever has it.
+    pub uid: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// The request that made it.
+    pub request: Option<Uuid>,
+    /// The event of an EventListener that it came of.
+    pub event: Option<String>,
 }
 
 /// What the trail tells of itself.
@@ -76,6 +97,7 @@ pub(super) mod code {
     pub(crate) const POLICY_LOADED: &str = "policy.loaded";
     pub(crate) const POLICY_REFUSED: &str = "policy.refused";
     pub(crate) const OPERATOR: &str = "operator";
+    pub(crate) const RUN: &str = "run.linked";
     pub(crate) const ALARM: &str = "alarm";
     pub(crate) const START: &str = "trail.start";
     pub(crate) const STOP: &str = "trail.stop";

@@ -11,6 +11,7 @@ pub mod print_config;
 pub mod rbac;
 pub mod schema;
 pub mod test;
+mod trace;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -86,6 +87,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
     Verify(audit::VerifyArgs),
+    Trace(trace::TraceArgs),
 }
 
 /// Where the configuration is, as most commands take it.
@@ -196,6 +198,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             drop(out);
             Ok(audit::verify(&args))
         }
+        Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
         Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),

@@ -35,6 +35,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             show(started.admin.socket.as_ref().map(|path| path.display()).as_ref()),
             show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
         ),
+        (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
         (
             root.key("log").key("format"),
             format!("{:?}", started.log.format).to_lowercase(),
@@ -53,6 +54,10 @@ impl std::fmt::Display for FixedChange {
 /// Which Redis, under which names: addresses and credentials follow a reload, another store does not.
 fn kind(root: &raw::Root) -> String {
     show(root.store.redis.as_ref().map(|redis| format!("Redis with the prefix {}", redis.prefix)).as_ref())
+}
+
+fn namespaces(root: &raw::Root) -> String {
+    root.runs.as_ref().map_or_else(|| "unset".to_owned(), |runs| format!("{:?}", runs.namespaces))
 }
 
 fn show(value: Option<&impl ToString>) -> String {

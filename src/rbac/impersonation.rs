@@ -26,7 +26,7 @@ pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) ->
     }
 }
 
-/// What Doorward does as itself: it reviews tokens and reads Triggers, where the configuration says so.
+/// What Doorward does as itself: it reviews tokens, reads Triggers and watches runs, where the configuration says so.
 pub(super) fn reader<'a>(root: &'a raw::Root, account: &'a Account) -> Option<Bound<'a>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
@@ -37,10 +37,27 @@ pub(super) fn reader<'a>(root: &'a raw::Root, account: &'a Account) -> Option<Bo
     if root.rules.iter().any(looks_at_accounts) {
         rules.push(PolicyRule::new(&["triggers.tekton.dev"], &["triggers", "eventlisteners"], &["get"]));
     }
+    if root.runs.as_ref().is_some_and(|runs| runs.namespaces.is_empty()) {
+        rules.push(watch_runs());
+    }
     (!rules.is_empty()).then(|| Bound {
         name: "doorward-reader".to_owned(),
         namespace: None,
         rules,
         subjects: vec![Subject::Account(account)],
     })
+}
+
+/// The same in single namespaces.
+pub(super) fn readers_of_namespaces<'a>(root: &'a raw::Root, account: &'a Account) -> impl Iterator<Item = Bound<'a>> {
+    root.runs.iter().flat_map(|runs| &runs.namespaces).map(|namespace| Bound {
+        name: "doorward-reader".to_owned(),
+        namespace: Some(namespace),
+        rules: vec![watch_runs()],
+        subjects: vec![Subject::Account(account)],
+    })
+}
+
+fn watch_runs() -> PolicyRule {
+    PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"])
 }

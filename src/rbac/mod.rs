@@ -84,6 +84,7 @@ pub fn manifest(root: &raw::Root, form: Form, account: &Account) -> Result<Strin
         bound.extend(actions::roles(root, account));
     }
     bound.extend(impersonation::reader(root, account));
+    bound.extend(impersonation::readers_of_namespaces(root, account));
     let mut yaml = String::new();
     let objects = bound.iter().flat_map(Bound::objects).chain(tekton::objects(root));
     for object in objects {

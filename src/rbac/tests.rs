@@ -59,4 +59,11 @@ fn what_doorward_does_as_itself_is_only_what_is_configured() {
     );
     let printed = print(&triggers, Form::Classic);
     assert!(printed.contains("doorward-reader") && printed.contains("- eventlisteners"), "{printed}");
+    let everywhere = print(&format!("{CONFIGURATION}runs: {{kubernetes: api}}\n"), Form::Classic);
+    assert!(everywhere.contains("kind: ClusterRole\nmetadata:\n  name: doorward-reader\n"), "{everywhere}");
+    let in_two = print(&format!("{CONFIGURATION}runs: {{kubernetes: api, namespaces: [a, b]}}\n"), Form::Classic);
+    for namespace in ["a", "b"] {
+        let role = format!("kind: Role\nmetadata:\n  name: doorward-reader\n  namespace: {namespace}\n");
+        assert!(in_two.contains(&role), "{in_two}");
+    }
 }

@@ -44,10 +44,12 @@ pub enum Table {
     HeldRequests,
     /// Who delivers the held deliveries of a repository at the moment.
     HeldLeases,
+    /// Runs of Tekton whose cause is in the audit trail, by uid.
+    Runs,
 }
 
 impl Table {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sessions,
         Self::SessionIndex,
         Self::Logins,
@@ -57,6 +59,7 @@ impl Table {
         Self::Held,
         Self::HeldRequests,
         Self::HeldLeases,
+        Self::Runs,
     ];
 
     /// Its name in the file and on metrics.
@@ -71,6 +74,7 @@ impl Table {
             Self::Held => "held",
             Self::HeldRequests => "held_requests",
             Self::HeldLeases => "held_leases",
+            Self::Runs => "runs",
         }
     }
 

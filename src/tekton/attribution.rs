@@ -8,6 +8,9 @@ use crate::authn::{Kind, Principal};
 /// What our annotations begin with. Whatever a client writes under it is taken away.
 pub(super) const PREFIX: &str = "doorward.dev/";
 
+/// The annotation with the id of the request that made a run.
+pub const REQUEST_ID: &str = "doorward.dev/request-id";
+
 /// Whether an annotation or a label is one of ours. Kubernetes compares them by their bytes; one in another case is taken
 /// away as well, since somebody may read it as ours.
 pub(super) fn is_ours(name: &str) -> bool {

@@ -19,7 +19,7 @@ pub mod template;
 mod trigger;
 
 pub use self::{
-    attribution::Attribution,
+    attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, Unreadable, concerns},
     run::{Intent, Run, RunKind},
     trigger::TriggerReader,

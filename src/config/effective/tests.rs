@@ -52,6 +52,7 @@ rules:
     need: {mfa: {max_age: 15m}}
     do: {approve: {by: {groups: [managers]}}}
 interceptor: {host: interceptor.test}
+runs: {kubernetes: api, namespaces: [ci]}
 store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
 sessions: {keys: [{file: secret}]}
 audit: {sink: {file: {path: audit.jsonl}}}

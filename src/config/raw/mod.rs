@@ -52,6 +52,8 @@ pub struct Root {
     pub assertions: Assertions,
     /// The Tekton ClusterInterceptor.
     pub interceptor: Option<Interceptor>,
+    /// Links runs of Tekton to the requests that caused them.
+    pub runs: Option<Runs>,
     /// Browser sessions.
     pub sessions: Sessions,
     /// Where sessions, replay ids and revocations are kept.

@@ -116,6 +116,18 @@ pub struct Interceptor {
     pub kubernetes: Option<String>,
 }
 
+/// Which runs of Tekton are linked to the request that caused each of them, as they appear in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Runs {
+    /// The upstream, by name, where runs are watched. Its credential must be allowed to `list` and `watch` PipelineRuns and
+    /// TaskRuns.
+    pub kubernetes: String,
+    /// In which namespaces. Default: all. Fixed until restart.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+}
+
 /// Browser sessions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -51,6 +51,12 @@ pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     }
 }
 
+pub(super) fn namespace(name: &str, at: &At, report: &mut Report) {
+    if !is_label(name) {
+        report.error(at, format!("`{}` is no name of a namespace", name.escape_debug()));
+    }
+}
+
 fn is_label(label: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&label.len()) && label.bytes().all(allowed) && !label.starts_with('-') && !label.ends_with('-')

@@ -44,6 +44,13 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
             );
         }
     }
+    if let Some(runs) = &root.runs {
+        let at = at.key("runs");
+        reference(&names.upstreams, "upstream", &runs.kubernetes, &at.key("kubernetes"), report);
+        for (index, namespace) in runs.namespaces.iter().enumerate() {
+            names::namespace(namespace, &at.key("namespaces").index(index), report);
+        }
+    }
     if let Some(host) = &root.external_host {
         names::host(host, &at.key("external_host"), report);
         if host.starts_with('*') {

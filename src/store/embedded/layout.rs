@@ -24,6 +24,7 @@ pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u
         Table::Held => "held",
         Table::HeldRequests => "held_requests",
         Table::HeldLeases => "held_leases",
+        Table::Runs => "runs",
     })
 }
 
@@ -39,6 +40,7 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
         Table::Held => "held/versions",
         Table::HeldRequests => "held_requests/versions",
         Table::HeldLeases => "held_leases/versions",
+        Table::Runs => "runs/versions",
     })
 }
 
@@ -54,6 +56,7 @@ const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8
         Table::Held => "held/ends",
         Table::HeldRequests => "held_requests/ends",
         Table::HeldLeases => "held_leases/ends",
+        Table::Runs => "runs/ends",
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A push of a commit to a repository.
-fn push(repository: u32, commit: &str) -> String {
+pub fn push(repository: u32, commit: &str) -> String {
     json!({
         "ref": "refs/heads/main",
         "before": "0",

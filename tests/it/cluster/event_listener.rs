@@ -60,6 +60,11 @@ pub enum Asks {
 impl EventListener {
     /// Makes all but the EventListener's process.
     pub async fn prepare(asks: Asks) -> Self {
+        Self::prepare_with(asks, "").await
+    }
+
+    /// With more of Doorward's configuration.
+    pub async fn prepare_with(asks: Asks, more: &str) -> Self {
         Tekton::get().await;
         let port = free_port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
@@ -72,6 +77,7 @@ impl EventListener {
             yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
                 + "interceptor: {host: localhost}\n"
                 + ASSERTIONS
+                + more
         };
         let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
         let (api, namespace) = (world.api, world.namespace.as_str());

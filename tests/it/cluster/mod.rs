@@ -17,4 +17,5 @@ mod runs;
 mod shipped;
 mod soak;
 mod tekton;
+mod trace;
 mod world;

@@ -1,0 +1,391 @@
+//! From a run of Tekton back to what caused it, by the trail alone.
+//!
+//! A run says of itself which request or event it came of; whoever may make runs past Doorward can write that too. So what it
+//! says counts only where the trail's own record of the request fits, and where no earlier run has said the same.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    lines::Lines,
+    note::code,
+    replay::{ReplayError, ReplayInputs},
+};
+use crate::{authn::Kind, clock::Timestamp, config::raw::RunIntent};
+
+/// An EventListener makes the runs of an event at once. What names an old event is a copy.
+const SOON: Duration = Duration::from_secs(15 * 60);
+
+/// A run, and what caused it.
+#[derive(Debug)]
+pub struct TracedRun {
+    pub uid: String,
+    pub created: Option<Timestamp>,
+    pub cause: Result<Cause, NoCause>,
+}
+
+/// What caused a run.
+#[derive(Debug)]
+pub struct Cause {
+    /// The request that made the run, or that brought the delivery.
+    pub request: Box<ReplayInputs>,
+    /// Of a delivery: the event that the EventListener made of it.
+    pub event: Option<String>,
+    /// Of a delivery that was held: the request that sent it to the EventListener, which was decided anew.
+    pub sent: Option<Box<ReplayInputs>>,
+}
+
+/// Why nothing is known to have caused a run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoCause {
+    #[error("it names the request {0}, which is not in these files; give all files of all replicas")]
+    UnknownRequest(Uuid),
+    #[error("it names the event {0}, which is in no record of these files; give all files of all replicas")]
+    UnknownEvent(String),
+    #[error(
+        "it names the request {request}, which made another run, {uid}: somebody copied the annotation past Doorward"
+    )]
+    Copied { request: Uuid, uid: String },
+    #[error(
+        "it names the request {0}, which made no run in its namespace: somebody wrote the annotation past Doorward"
+    )]
+    Forged(Uuid),
+    #[error("it names the event {event}, and was made {} s after it: somebody copied the label past Doorward", after.as_secs())]
+    Late { event: String, after: Duration },
+}
+
+/// A line about a run.
+#[derive(Clone, Debug, Deserialize)]
+struct Link {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    #[serde(default)]
+    created: Option<i64>,
+    #[serde(default)]
+    request: Option<Uuid>,
+    #[serde(default)]
+    event_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    time: i64,
+    metadata: Metadata,
+    #[serde(default)]
+    unmapped: Unmapped,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    event_code: String,
+    #[serde(default)]
+    correlation_uid: Option<Uuid>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Unmapped {
+    linked: Option<Link>,
+    event_id: Option<String>,
+    held: Option<Uuid>,
+}
+
+/// The request that an EventListener answered with an event.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    request: Uuid,
+    held: Option<Uuid>,
+    time: Timestamp,
+}
+
+/// All runs that had this name, the oldest first, each with its cause. `kind` is `PipelineRun` or `TaskRun`.
+pub fn trace(files: &[PathBuf], kind: &str, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
+    let mut links = BTreeMap::new();
+    each(files, code::RUN, |line| {
+        let wanted = |link: &Link| link.kind == kind && link.namespace == namespace && link.name == name;
+        if let Some(link) = line.unmapped.linked.filter(wanted) {
+            links.entry(link.uid.clone()).or_insert(link);
+        }
+    })?;
+    let firsts = firsts(files, &links)?;
+    let events = events(files, &links)?;
+    let mut links: Vec<Link> = links.into_values().collect();
+    links.sort_by(|a, b| (a.created, &a.uid).cmp(&(b.created, &b.uid)));
+    let traced = |link: Link| {
+        let created = link.created.map(Timestamp::from_millis);
+        let cause = match (link.request, &link.event_id) {
+            (Some(request), _) => of_request(files, &link, request, &firsts)?,
+            (None, Some(event)) => of_event(files, created, event, events.get(event).copied())?,
+            // No such line is written.
+            (None, None) => Err(NoCause::UnknownEvent(String::new())),
+        };
+        Ok(TracedRun { uid: link.uid, created, cause })
+    };
+    links.into_iter().map(traced).collect()
+}
+
+fn of_request(
+    files: &[PathBuf],
+    link: &Link,
+    id: Uuid,
+    firsts: &BTreeMap<Uuid, (Option<i64>, String)>,
+) -> Result<Result<Cause, NoCause>, ReplayError> {
+    let Some(request) = ReplayInputs::find(files, id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
+    let made_a_run = request.run.as_ref().is_some_and(|run| run.intent == RunIntent::Create)
+        && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace);
+    if !made_a_run {
+        return Ok(Err(NoCause::Forged(id)));
+    }
+    Ok(match firsts.get(&id) {
+        Some((_, first)) if *first != link.uid => Err(NoCause::Copied { request: id, uid: first.clone() }),
+        _ => Ok(Cause { request: Box::new(request), event: None, sent: None }),
+    })
+}
+
+fn of_event(
+    files: &[PathBuf],
+    created: Option<Timestamp>,
+    event: &str,
+    known: Option<Event>,
+) -> Result<Result<Cause, NoCause>, ReplayError> {
+    let unknown = || NoCause::UnknownEvent(event.to_owned());
+    let Some(known) = known else { return Ok(Err(unknown())) };
+    let after = created.map(|created| created.since(known.time)).unwrap_or_default();
+    if after > SOON {
+        return Ok(Err(NoCause::Late { event: event.to_owned(), after }));
+    }
+    let found = |id| Ok::<_, ReplayError>(ReplayInputs::find(files, id)?.map(Box::new));
+    let sent = found(known.request)?;
+    let (request, sent) = match known.held.filter(|held| *held != known.request) {
+        Some(held) => (found(held)?, sent),
+        None => (sent, None),
+    };
+    Ok(request.map(|request| Cause { request, event: Some(event.to_owned()), sent }).ok_or_else(unknown))
+}
+
+/// The first run that names each of the requests that these name.
+fn firsts(
+    files: &[PathBuf],
+    links: &BTreeMap<String, Link>,
+) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
+    let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
+    each(files, code::RUN, |line| {
+        let Some(Link { uid, created, request: Some(request), .. }) = line.unmapped.linked else { return };
+        if !links.values().any(|link| link.request == Some(request)) {
+            return;
+        }
+        let this = (created, uid);
+        // Of two within one second, the one that was seen first.
+        let first = firsts.entry(request).or_insert_with(|| this.clone());
+        if this.0 < first.0 {
+            *first = this;
+        }
+    })?;
+    Ok(firsts)
+}
+
+/// The events that these name.
+fn events(files: &[PathBuf], links: &BTreeMap<String, Link>) -> Result<BTreeMap<String, Event>, ReplayError> {
+    let mut events = BTreeMap::new();
+    if links.values().all(|link| link.event_id.is_none()) {
+        return Ok(events);
+    }
+    each(files, "request", |line| {
+        let Line { time, metadata: Metadata { correlation_uid: Some(request), .. }, unmapped } = line else { return };
+        let Some(event) = unmapped.event_id else { return };
+        if links.values().any(|link| link.event_id.as_ref() == Some(&event)) {
+            let this = Event { request, held: unmapped.held, time: Timestamp::from_millis(time) };
+            events.entry(event).or_insert(this);
+        }
+    })?;
+    Ok(events)
+}
+
+/// Reads the lines whose code is this or begins with it. Seals are not checked here.
+fn each<P: AsRef<Path>>(files: &[P], code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
+    let wanted = format!("\"event_code\":\"{code}");
+    for file in files {
+        let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
+        while let Some(line) = lines.next()? {
+            // The metadata stands near the beginning, before anything that a caller writes.
+            let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
+            if line.fault.is_none() && memchr::memmem::find(head, wanted.as_bytes()).is_some() {
+                let line: Line = serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?;
+                if line.metadata.event_code.starts_with(code) {
+                    read(line);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = &self.request;
+        if let Some(principal) = &request.principal {
+            let kind = match principal.kind {
+                Kind::Human => "a person",
+                Kind::Agent => "an agent",
+                Kind::Workload => "a workload",
+            };
+            writeln!(f, "  caused by  {} ({kind} of {})", principal.username, principal.issuer)?;
+            if let Some(actor) = &principal.actor {
+                writeln!(f, "  through    {}", actor.subject)?;
+            }
+        }
+        if let Some(facts) = &request.delivery {
+            write!(f, "  delivery   {} of {}", facts.delivery, facts.webhook)?;
+            let told = [
+                ("", &facts.event),
+                ("repository ", &facts.repository),
+                ("branch ", &facts.branch),
+                ("tag ", &facts.tag),
+                ("commit ", &facts.commit),
+                ("pull request ", &facts.pull_request),
+                ("by ", &facts.actor),
+            ];
+            for (word, text) in told {
+                if let Some(text) = text {
+                    // Names of strangers: nothing of them may move the cursor.
+                    write!(f, ", {word}{}", text.escape_debug())?;
+                }
+            }
+            writeln!(f)?;
+        }
+        write_request(f, "request", request)?;
+        if let Some(sent) = &self.sent {
+            write_request(f, "sent by", sent)?;
+        }
+        match &self.event {
+            Some(event) => writeln!(f, "  event      {event}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_request(f: &mut fmt::Formatter<'_>, word: &str, request: &ReplayInputs) -> fmt::Result {
+    write!(f, "  {word:<10} {} at {}", request.id, request.time)?;
+    if let Some(address) = request.address {
+        write!(f, " from {address}")?;
+    }
+    let rule = request.decision.as_ref().and_then(|decision| decision.rule.as_deref());
+    let policy = request.policy.as_deref().map(|digest| digest.get(..12).unwrap_or(digest));
+    if let (Some(rule), Some(policy)) = (rule, policy) {
+        write!(f, ", by rule {rule} of policy {policy}")?;
+    }
+    writeln!(f)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const REQUEST: Uuid = Uuid::from_u128(1);
+    const ARRIVAL: Uuid = Uuid::from_u128(2);
+
+    fn request(id: Uuid, code: &str, unmapped: &Value) -> String {
+        json!({
+            "time": 1_000_000,
+            "metadata": {"correlation_uid": id, "event_code": code},
+            "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "api.test", "path": "/"}},
+            "unmapped": unmapped,
+        })
+        .to_string()
+    }
+
+    fn creates(namespace: &str) -> Value {
+        json!({
+            "kubernetes": {"is_resource": true, "verb": "create", "namespace": namespace, "resource": "pipelineruns"},
+            "run": {"does": "create"},
+        })
+    }
+
+    fn link(name: &str, uid: &str, created: i64, cause: &Value) -> String {
+        let mut linked =
+            json!({"kind": "PipelineRun", "namespace": "ci", "name": name, "uid": uid, "created": created});
+        linked.as_object_mut().unwrap().extend(cause.as_object().unwrap().clone());
+        json!({"metadata": {"event_code": "run.linked"}, "unmapped": {"linked": linked}}).to_string()
+    }
+
+    fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+        trace(&[file.path().to_owned()], "PipelineRun", "ci", name).unwrap()
+    }
+
+    #[test]
+    fn a_request_counts_for_the_first_run_that_it_made_and_for_no_other() {
+        let asked = json!({"request": REQUEST});
+        // The copy was seen first, since it stood first in a list after a gap; it was made later.
+        let lines = [
+            request(REQUEST, "request.decided", &creates("ci")),
+            link("copy", "u2", 1_002_000, &asked),
+            link("real", "u1", 1_001_000, &asked),
+        ];
+        let real = traced(&lines, "real").remove(0);
+        assert_eq!(real.cause.unwrap().request.id, REQUEST);
+        let copy = traced(&lines, "copy").remove(0);
+        assert_eq!(copy.cause.unwrap_err(), NoCause::Copied { request: REQUEST, uid: "u1".to_owned() });
+    }
+
+    #[test]
+    fn a_request_that_made_no_run_there_made_none_that_names_it() {
+        let asked = json!({"request": REQUEST});
+        for other in [creates("elsewhere"), json!({"kubernetes": {"verb": "get", "namespace": "ci"}}), json!({})] {
+            let lines = [request(REQUEST, "request", &other), link("run", "u", 1_001_000, &asked)];
+            assert_eq!(traced(&lines, "run").remove(0).cause.unwrap_err(), NoCause::Forged(REQUEST), "{other}");
+        }
+        let unknown = traced(&[link("run", "u", 0, &asked)], "run").remove(0);
+        assert_eq!(unknown.cause.unwrap_err(), NoCause::UnknownRequest(REQUEST));
+    }
+
+    #[test]
+    fn an_event_counts_for_what_was_made_soon_after_it() {
+        let came = json!({"event_id": "e"});
+        let lines = |created| {
+            [
+                request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}})),
+                request(REQUEST, "request.decided", &json!({"held": ARRIVAL})),
+                request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
+                link("run", "u", created, &came),
+            ]
+        };
+        let cause = traced(&lines(1_001_000), "run").remove(0).cause.unwrap();
+        assert_eq!((cause.request.id, cause.sent.as_ref().unwrap().id), (ARRIVAL, REQUEST));
+        assert!(cause.to_string().contains("delivery   d of github"), "{cause}");
+        let late = traced(&lines(1_000_000 + 16 * 60_000), "run").remove(0).cause.unwrap_err();
+        assert!(late.to_string().contains("960 s after it"), "{late}");
+        let unknown = traced(&lines(1_001_000)[3..], "run").remove(0).cause.unwrap_err();
+        assert_eq!(unknown, NoCause::UnknownEvent("e".to_owned()));
+    }
+
+    #[test]
+    fn runs_that_had_the_same_name_are_told_apart() {
+        let asked = |id| json!({"request": id});
+        let lines = [
+            request(REQUEST, "request", &creates("ci")),
+            request(ARRIVAL, "request", &creates("ci")),
+            link("run", "u2", 2_000_000, &asked(ARRIVAL)),
+            link("run", "u1", 1_000_000, &asked(REQUEST)),
+        ];
+        let runs = traced(&lines, "run");
+        let causes: Vec<_> =
+            runs.iter().map(|run| (run.uid.as_str(), run.cause.as_ref().unwrap().request.id)).collect();
+        assert_eq!(causes, [("u1", REQUEST), ("u2", ARRIVAL)]);
+    }
+}

@@ -1,0 +1,150 @@
+//! Watches runs, with the `kube` crate over Doorward's own connections and credential.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use http::{Request, Response};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+    client::Body,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio_util::sync::CancellationToken;
+use tower::BoxError;
+
+use super::linked;
+use crate::{
+    admin::health::{ComponentHandle, Gate},
+    app::App,
+    audit::{AuditUnavailable, Linked, Note},
+    body::{RequestBody, collect},
+    config::raw,
+    store::{Expect, Store, StoreError, Table},
+    upstream::{Lane, Pools, UpstreamBody},
+};
+
+/// How long it is remembered that a run is in the trail. One that is older and still there is written once more.
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// The largest request of a watch, which has no body at all.
+const MAX_REQUEST: usize = 1 << 10;
+
+type Metadata = PartialObjectMeta<DynamicObject>;
+
+/// Why the watch begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error("runs that appear cannot be noted: {0}")]
+    Store(#[from] StoreError),
+    #[error("runs that appear cannot be written into the audit trail: {0}")]
+    Trail(#[from] AuditUnavailable),
+    #[error("the watch has ended")]
+    Ended,
+}
+
+/// Watches runs until `stop`, and writes each that names its cause into the audit trail, also those that appeared while
+/// nobody watched. At least once: a process that dies in between writes one again.
+pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: CancellationToken) -> Result<(), FollowError> {
+    let health = app.health.component("runs", Gate::Report);
+    let client = client(Arc::clone(&app), pools);
+    let namespaces: Vec<Option<&str>> = match runs.namespaces.as_slice() {
+        [] => vec![None],
+        listed => listed.iter().map(|namespace| Some(namespace.as_str())).collect(),
+    };
+    let watches = namespaces.iter().flat_map(|namespace| {
+        ["PipelineRun", "TaskRun"].map(|kind| {
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("tekton.dev", "v1", kind));
+            let api: Api<Metadata> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            watcher(api, watcher::Config::default()).default_backoff().map(move |event| (kind, event)).boxed()
+        })
+    });
+    let mut events = stream::select_all(watches);
+    let mut seen = HashSet::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let Some((kind, event)) = event else { return Err(FollowError::Ended) };
+        match event {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                health.ok();
+                if let Some(run) = linked(kind, &object)
+                    && !seen.contains(&run.uid)
+                {
+                    let uid = run.uid.clone();
+                    note(&app, run).await?;
+                    seen.insert(uid);
+                }
+            }
+            Ok(Event::Delete(object)) => {
+                seen.remove(object.metadata.uid.as_deref().unwrap_or_default());
+            }
+            // It tells of all that there are.
+            Ok(Event::Init) => seen.clear(),
+            Ok(Event::InitDone) => health.ok(),
+            Err(error) => report(&health, &error),
+        }
+    }
+}
+
+/// Writes a run into the trail, unless it is there.
+async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
+    let now = app.clock.now();
+    let (store, key): (&Store, _) = (app.store(), run.uid.clone().into_bytes());
+    if store.get(Table::Runs, &key, now).await?.is_some() {
+        return Ok(());
+    }
+    app.trail.note_durable(Note::Run(run)).await?;
+    store.put(Table::Runs, &key, Vec::new(), now + KEPT, Expect::Any, now).await?;
+    Ok(())
+}
+
+/// The watcher tries again by itself.
+fn report(health: &ComponentHandle, error: &watcher::Error) {
+    let why = format!("runs cannot be watched: {}", root_cause(error));
+    tracing::warn!(
+        why,
+        "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
+         watch pipelineruns and taskruns (`doorward rbac` prints the role)"
+    );
+    health.failed(why);
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Asks the API server over our own pools, as the upstream of the generation in force says.
+fn client(app: Arc<App>, pools: Pools) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (app, pools) = (Arc::clone(&app), pools.clone());
+        async move { send(&app, &pools, request).await }
+    });
+    Client::new(service, "default")
+}
+
+async fn send(app: &App, pools: &Pools, request: Request<Body>) -> Result<Response<UpstreamBody>, BoxError> {
+    let snapshot = app.snapshot.load_full();
+    let name = snapshot.raw.runs.as_ref().map(|runs| runs.kubernetes.as_str());
+    let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == name);
+    let server = server.ok_or("the configuration has no `runs` any more")?;
+    let (parts, body) = request.into_parts();
+    let body = collect(body, MAX_REQUEST).await.ok_or("a request to watch has a long body")?;
+    let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Buffered(body) };
+    let is_watch = parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
+    let lane = if is_watch { Lane::Long } else { Lane::Short };
+    Ok(pools.send(server, &mut Request::from_parts(parts, body), lane).await?)
+}

@@ -1,0 +1,79 @@
+//! Runs of Tekton, and the requests that caused them.
+//!
+//! Doorward sees the request that makes a run, and for a delivery only the event that its EventListener makes of it: the run
+//! itself appears in the cluster, where it is [watched](follow). Each one that names a request or an event is written into the
+//! audit trail once, with its uid, so that `doorward audit trace` can go from the run to who caused it, long after the run is
+//! gone.
+//!
+//! What a run says of its cause is not believed here, only recorded. Who may make runs past Doorward could write anything; the
+//! admission policy of `deploy/` stops that, and the trace compares both sides.
+
+mod follow;
+
+use kube::core::{ObjectMeta, PartialObjectMeta};
+use uuid::Uuid;
+
+pub use self::follow::follow;
+use crate::{audit::Linked, clock::Timestamp, tekton::REQUEST_ID};
+
+/// Where Tekton Triggers notes the event that a run came of.
+const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
+
+/// What a run says of its cause; `None` if it says nothing, or was made by Tekton for another run.
+fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked> {
+    let metadata: &ObjectMeta = &object.metadata;
+    let is_part = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+    let annotation = |name: &str| metadata.annotations.as_ref()?.get(name);
+    let request = annotation(REQUEST_ID).and_then(|id| Uuid::try_parse(id).ok());
+    let event = metadata.labels.as_ref().and_then(|labels| labels.get(EVENT_ID)).cloned();
+    if is_part || (request.is_none() && event.is_none()) {
+        return None;
+    }
+    Some(Linked {
+        kind,
+        namespace: metadata.namespace.clone()?,
+        name: metadata.name.clone()?,
+        uid: metadata.uid.clone()?,
+        created: metadata.creation_timestamp.as_ref().map(|time| Timestamp::from_millis(time.0.as_millisecond())),
+        request,
+        event,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(metadata: &Value) -> Option<Linked> {
+        let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
+        linked("PipelineRun", &serde_json::from_value::<PartialObjectMeta>(object).unwrap())
+    }
+
+    #[test]
+    fn a_run_is_linked_by_what_it_says_itself_and_none_that_tekton_made_for_another() {
+        let id = Uuid::from_u128(7).to_string();
+        let metadata = |more: Value| {
+            let mut metadata =
+                json!({"namespace": "ci", "name": "build-1", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z"});
+            metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            metadata
+        };
+        let asked = of(&metadata(json!({"annotations": {"doorward.dev/request-id": id}}))).unwrap();
+        assert_eq!((asked.request, asked.event), (Some(Uuid::from_u128(7)), None));
+        assert_eq!(asked.created.unwrap().as_secs(), 1_767_323_045);
+        let came = of(&metadata(json!({"labels": {"triggers.tekton.dev/triggers-eventid": "e"}}))).unwrap();
+        assert_eq!((came.request, came.event.as_deref()), (None, Some("e")));
+        for nothing in [
+            metadata(json!({})),
+            metadata(json!({"annotations": {"doorward.dev/request-id": "none"}})),
+            metadata(json!({
+                "annotations": {"doorward.dev/request-id": id},
+                "ownerReferences": [{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "a", "uid": "b", "controller": true}],
+            })),
+        ] {
+            assert_eq!(of(&nothing), None, "{nothing}");
+        }
+    }
+}

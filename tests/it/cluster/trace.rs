@@ -1,0 +1,123 @@
+//! From runs back to who caused them, by the audit trail.
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{
+    event_listener::{Asks, EventListener},
+    tekton::{Tekton, pipeline_run},
+    world::World,
+};
+use crate::{
+    harness::{Doorward, unique, within},
+    webhooks::{lines, signature},
+};
+
+const RUNS: &str = "runs: {kubernetes: cluster, namespaces: ['{ns}']}\n";
+
+async fn may_watch_runs(world: &World) {
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+    let watch =
+        json!([{"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["list", "watch"]}]);
+    world.api.allow(&world.namespace, "doorward-reader", &account, &watch).await;
+}
+
+fn runs(world: &World) -> String {
+    format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace)
+}
+
+/// The record of a run in the trail, once it has one.
+async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
+    within(async {
+        loop {
+            let mut records = doorward.audit();
+            records.retain(|record| record["unmapped"]["linked"]["uid"] == *uid);
+            if !records.is_empty() {
+                return records;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
+/// Exit code and output of `doorward audit trace`.
+async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["audit", "trace", "pipelinerun", &format!("{}/{name}", world.namespace), "--trail"])
+        .arg(world.doorward.audit_path())
+        .output()
+        .await
+        .unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[tokio::test]
+async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
+    Tekton::get().await;
+    let mut world = World::with(|yaml| yaml + RUNS).await;
+    // It tries again by itself until it may.
+    world.doorward.wait_for_log_containing("runs are not linked to their causes").await;
+    may_watch_runs(&world).await;
+    let bob = world.kubectl("bob");
+    bob.write("run.json", &pipeline_run("one", &json!({})).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    let run = world.api.read(&format!("{}/one", runs(&world))).await;
+    linked(&world.doorward, &run["metadata"]["uid"]).await;
+    let request = run["metadata"]["annotations"]["doorward.dev/request-id"].as_str().unwrap();
+    let (code, said) = trace(&world, "one").await;
+    assert_eq!(code, Some(0), "{said}");
+    for part in ["caused by  bob (a person of a)", &format!("request    {request} at "), "by rule dev of policy "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    // Made past Doorward, by somebody who may do that, and saying that Bob asked for it.
+    let copied = run["metadata"]["annotations"].clone();
+    world.api.create(&runs(&world), &pipeline_run("copy", &copied)).await;
+    let other = json!({"doorward.dev/request-id": uuid::Uuid::from_u128(7)});
+    // While nobody watches.
+    world.doorward = world.doorward.kill_and_restart().await;
+    let unknown = world.api.create(&runs(&world), &pipeline_run("unknown", &other)).await;
+    linked(&world.doorward, &unknown["metadata"]["uid"]).await;
+    for (name, why) in [("copy", "made another run"), ("unknown", "is not in these files")] {
+        let (code, said) = trace(&world, name).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(why) && !said.contains("bob"), "{said}");
+    }
+    assert_eq!(linked(&world.doorward, &run["metadata"]["uid"]).await.len(), 1, "written once, over a restart");
+    let (code, said) = trace(&world, "none").await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no PipelineRun") && said.contains("it was not made through Doorward"), "{said}");
+}
+
+#[tokio::test]
+async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
+    let listener = EventListener::prepare_with(Asks::Doorward, RUNS).await;
+    let world = &listener.world;
+    may_watch_runs(world).await;
+    let _sink = listener.start().await;
+    let (id, body) = (unique(), super::deliveries::push(1234, "traced"));
+    let lines = lines(&id, &signature(body.as_bytes()));
+    let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let run = listener.run("traced").await;
+    let name = run["metadata"]["name"].as_str().unwrap();
+    linked(&world.doorward, &run["metadata"]["uid"]).await;
+    let event = run["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"].as_str().unwrap();
+    // The record of the delivery is complete once its answer is.
+    within(async {
+        while trace(world, name).await.0 != Some(0) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let (_, said) = trace(world, name).await;
+    for part in [
+        "caused by  webhook:github:repo:1234 (an agent of webhook:github)",
+        &format!("delivery   {id} of github, push, repository acme/app, branch main, commit traced, by octocat"),
+        "by rule hooks of policy ",
+        &format!("event      {event}"),
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
