@@ -1,6 +1,9 @@
 //! `doorward rbac`: what Kubernetes must allow for a configuration to work, and no more.
 
-use std::io::Write;
+use std::{
+    io::{self, Read as _, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -22,6 +25,11 @@ pub struct RbacArgs {
     /// The service account whose token is the credential of the upstream.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
+    /// Print nothing, and say what of it a cluster lacks, what it has of an earlier configuration, and what allows too much; the
+    /// status is 1 if there is any. The file (`-` is standard input) holds what
+    /// `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` writes.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
 }
 
 fn account(text: &str) -> Result<Account, String> {
@@ -36,6 +44,37 @@ fn account(text: &str) -> Result<Account, String> {
 pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let (loaded, _) = super::load_policy(&args.config.sources())?;
     let root: &config::raw::Root = &loaded.raw;
-    out.write_all(rbac::manifest(root, args.form, &args.service_account)?.as_bytes())?;
-    Ok(0)
+    let Some(cluster) = &args.check else {
+        out.write_all(rbac::manifest(root, args.form, &args.service_account)?.as_bytes())?;
+        return Ok(0);
+    };
+    let list = read(cluster)?;
+    let differences = rbac::compare(root, args.form, &args.service_account, &list)
+        .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", cluster.display()))?;
+    if differences.is_empty() {
+        writeln!(out, "the cluster has what the configuration needs, and no more")?;
+        return Ok(0);
+    }
+    for difference in differences {
+        writeln!(out, "{difference}")?;
+    }
+    Ok(1)
+}
+
+/// The roles of a cluster are some megabytes at most.
+const MAX_LIST: u64 = 256 << 20;
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let from: Box<dyn io::Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin().lock()),
+        _ => {
+            let file = std::fs::File::open(path);
+            Box::new(file.map_err(|error| format!("{} cannot be read: {error}", path.display()))?)
+        }
+    };
+    let mut list = Vec::new();
+    if from.take(MAX_LIST + 1).read_to_end(&mut list)? as u64 > MAX_LIST {
+        return Err(format!("{} has more than {} MiB", path.display(), MAX_LIST >> 20).into());
+    }
+    Ok(list)
 }

@@ -6,8 +6,10 @@
 //! | `impersonation` | who may be impersonated, in the classic and in the constrained form |
 //! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
 //! | `tekton` | the roles that people, bots and agents get by their groups |
+//! | `compare` | what a cluster has, held against all that |
 
 mod actions;
+mod compare;
 mod impersonation;
 mod tekton;
 
@@ -18,6 +20,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+pub use self::compare::{Difference, compare};
 use crate::config::raw;
 
 /// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
@@ -79,19 +82,22 @@ struct Bound<'a> {
 
 /// All objects, as YAML for `kubectl apply -f -`.
 pub fn manifest(root: &raw::Root, form: Form, account: &Account) -> Result<String, serde_saphyr::ser::Error> {
+    let mut yaml = String::new();
+    for object in objects(root, form, account) {
+        yaml.push_str("---\n");
+        yaml.push_str(&serde_saphyr::to_string(&object)?);
+    }
+    Ok(yaml)
+}
+
+fn objects(root: &raw::Root, form: Form, account: &Account) -> Vec<Object> {
     let mut bound = vec![impersonation::role(root, form, account)];
     if form == Form::Constrained {
         bound.extend(actions::roles(root, account));
     }
     bound.extend(impersonation::reader(root, account));
     bound.extend(impersonation::readers_of_namespaces(root, account));
-    let mut yaml = String::new();
-    let objects = bound.iter().flat_map(Bound::objects).chain(tekton::objects(root));
-    for object in objects {
-        yaml.push_str("---\n");
-        yaml.push_str(&serde_saphyr::to_string(&object)?);
-    }
-    Ok(yaml)
+    bound.iter().flat_map(Bound::objects).chain(tekton::objects(root)).collect()
 }
 
 /// The Kubernetes groups that grants give.

@@ -228,6 +228,30 @@ async fn the_api_server_takes_all_that_is_shipped() {
     kubectl.run(&["apply", "--dry-run=server", "-f", "interceptor.json"]).await;
 }
 
+#[tokio::test]
+async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
+    let api = ApiServer::get().await;
+    let kubectl = administrator(api, "default");
+    kubectl.write("ci.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: ci}}\n");
+    kubectl.run(&["apply", "-f", "ci.yaml"]).await;
+    let check = async || {
+        let kinds = "clusterroles,clusterrolebindings,roles,rolebindings";
+        let list = kubectl.write("list.json", &kubectl.run(&["get", kinds, "-A", "-o", "json"]).await);
+        let output = doorward(&["rbac", "--check"]).arg(list).arg(deploy().join("base/config")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = check().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("missing   ClusterRole doorward-impersonator\n"), "{said}");
+    kubectl.run(&["apply", "-f", &deploy().join("base/rbac.yaml").display().to_string()]).await;
+    assert_eq!(check().await, (Some(0), "the cluster has what the configuration needs, and no more\n".to_owned()));
+    let account = "--serviceaccount=doorward:doorward";
+    kubectl.run(&["create", "clusterrolebinding", "oops", "--clusterrole=view", account]).await;
+    let told = "too wide  ClusterRoleBinding oops gives doorward/doorward the ClusterRole view\n";
+    assert_eq!(check().await, (Some(1), told.to_owned()));
+    kubectl.run(&["delete", "clusterrolebinding", "oops"]).await;
+}
+
 /// Puts the shipped policies in force in the namespace of a test, where `admin` is Tekton's controller and `listed` the account
 /// of an EventListener.
 async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {

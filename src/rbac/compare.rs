@@ -1,0 +1,340 @@
+//! What a cluster has, held against what the configuration needs of it.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde::Deserialize;
+
+use super::{Account, Form, RBAC, objects};
+use crate::config::raw;
+
+/// What is not as the configuration needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Something does not work.
+    Missing(String),
+    /// Of an earlier configuration.
+    Stale(String),
+    /// More is allowed than is needed.
+    TooWide(String),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(what) => write!(f, "missing   {what}"),
+            Self::Stale(what) => write!(f, "stale     {what}"),
+            Self::TooWide(what) => write!(f, "too wide  {what}"),
+        }
+    }
+}
+
+/// Compares with the roles and bindings of a cluster: a `v1` `List` in JSON, as `kubectl get` writes it. Objects of other kinds
+/// are passed over.
+pub fn compare(
+    root: &raw::Root,
+    form: Form,
+    account: &Account,
+    list: &[u8],
+) -> Result<Vec<Difference>, serde_json::Error> {
+    let List { items: there } = serde_json::from_slice(list)?;
+    let mut needed = Vec::new();
+    for object in objects(root, form, account) {
+        needed.push(serde_json::from_value::<Object>(serde_json::to_value(object)?)?);
+    }
+    let mut differences = Vec::new();
+    for need in &needed {
+        match there.iter().find(|object| object.is(need)) {
+            None => differences.push(Difference::Missing(format!("{need}"))),
+            Some(found) if need.role_ref.is_some() => bindings(need, found, &mut differences),
+            Some(found) => roles(need, found, &mut differences),
+        }
+    }
+    let others = there.iter().filter(|object| object.is_rbac() && !needed.iter().any(|need| need.is(object)));
+    for other in others {
+        let ours = other.metadata.labels.get("app.kubernetes.io/managed-by").is_some_and(|by| by == "doorward");
+        let to_account = other.subjects.iter().flatten().any(|subject| subject.includes(account));
+        match &other.role_ref {
+            _ if ours => differences.push(Difference::Stale(format!("{other}"))),
+            Some(role) if to_account => {
+                let Account { namespace, name } = account;
+                let given = format!("{other} gives {namespace}/{name} the {} {}", role.kind, role.name);
+                differences.push(Difference::TooWide(given));
+            }
+            _ => {}
+        }
+    }
+    Ok(differences)
+}
+
+fn roles(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
+    let (wanted, given) = (need.rights(), found.rights());
+    let lacking = wanted.iter().filter(|right| !given.iter().any(|given| given.covers(right)));
+    differences.extend(lacking.map(|right| Difference::Missing(format!("{need}: {right}"))));
+    let beyond = given.iter().filter(|right| !wanted.iter().any(|wanted| wanted.covers(right)));
+    differences.extend(beyond.map(|right| Difference::TooWide(format!("{need}: {right}"))));
+}
+
+fn bindings(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
+    if need.role_ref != found.role_ref {
+        differences.push(Difference::Missing(format!("{need}: it binds another role")));
+    }
+    let of = |object: &Object| object.subjects.iter().flatten().cloned().collect::<BTreeSet<Subject>>();
+    let (wanted, given) = (of(need), of(found));
+    differences.extend(wanted.difference(&given).map(|subject| Difference::Missing(format!("{need}: {subject}"))));
+    differences.extend(given.difference(&wanted).map(|subject| Difference::TooWide(format!("{need}: {subject}"))));
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Object>,
+}
+
+/// A role or a binding, as far as it counts here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    metadata: Metadata,
+    #[serde(default)]
+    rules: Option<Vec<Rule>>,
+    #[serde(default)]
+    role_ref: Option<RoleRef>,
+    #[serde(default)]
+    subjects: Option<Vec<Subject>>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Rule {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    resource_names: Vec<String>,
+    #[serde(rename = "nonResourceURLs")]
+    urls: Vec<String>,
+    verbs: Vec<String>,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+struct RoleRef {
+    kind: String,
+    name: String,
+}
+
+#[derive(Clone, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Subject {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+}
+
+/// One verb on one thing. `*` is all of a kind, and an empty name all names.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    Resource { verb: String, group: String, resource: String, name: String },
+    Url { verb: String, url: String },
+}
+
+impl Object {
+    fn is(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.metadata.name == other.metadata.name
+            && self.metadata.namespace == other.metadata.namespace
+    }
+
+    fn is_rbac(&self) -> bool {
+        self.api_version.split('/').next() == Some(RBAC)
+    }
+
+    fn rights(&self) -> BTreeSet<Right> {
+        let mut rights = BTreeSet::new();
+        for rule in self.rules.iter().flatten() {
+            let all = [String::new()];
+            let names = if rule.resource_names.is_empty() { &all[..] } else { &rule.resource_names };
+            for verb in &rule.verbs {
+                for group in &rule.api_groups {
+                    for resource in &rule.resources {
+                        for name in names {
+                            rights.insert(Right::Resource {
+                                verb: verb.clone(),
+                                group: group.clone(),
+                                resource: resource.clone(),
+                                name: name.clone(),
+                            });
+                        }
+                    }
+                }
+                rights.extend(rule.urls.iter().map(|url| Right::Url { verb: verb.clone(), url: url.clone() }));
+            }
+        }
+        rights
+    }
+}
+
+impl Right {
+    /// Whether what this allows includes the other.
+    fn covers(&self, other: &Self) -> bool {
+        let or_all = |ours: &str, theirs: &str| ours == "*" || ours == theirs;
+        match (self, other) {
+            (
+                Self::Resource { verb, group, resource, name },
+                Self::Resource { verb: verb_2, group: group_2, resource: resource_2, name: name_2 },
+            ) => {
+                or_all(verb, verb_2)
+                    && or_all(group, group_2)
+                    && or_all(resource, resource_2)
+                    && (name.is_empty() || name == name_2)
+            }
+            (Self::Url { verb, url }, Self::Url { verb: verb_2, url: url_2 }) => {
+                let below = url.strip_suffix('*').is_some_and(|start| url_2.starts_with(start));
+                or_all(verb, verb_2) && (below || url == url_2)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Subject {
+    /// By its own name, or as one of the accounts of its namespace.
+    fn includes(&self, account: &Account) -> bool {
+        match self.kind.as_str() {
+            "ServiceAccount" => {
+                self.name == account.name && self.namespace.as_deref() == Some(account.namespace.as_str())
+            }
+            "Group" => self.name == format!("system:serviceaccounts:{}", account.namespace),
+            _ => self.name == format!("system:serviceaccount:{}:{}", account.namespace, account.name),
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.metadata.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.metadata.name),
+            None => write!(f, "{} {}", self.kind, self.metadata.name),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resource { verb, group, resource, name } => {
+                write!(f, "{verb} {resource}")?;
+                if !group.is_empty() {
+                    write!(f, " of {group}")?;
+                }
+                if name.is_empty() { Ok(()) } else { write!(f, " named {name}") }
+            }
+            Self::Url { verb, url } => write!(f, "{verb} {url}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CONFIGURATION: &str = "
+upstreams: [{name: cluster, url: 'https://kubernetes.default.svc'}]
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev'], tekton_roles: [{role: view, namespaces: [ci]}]}]
+rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
+";
+
+    fn differences(change: impl FnOnce(&mut Vec<Value>)) -> Vec<String> {
+        let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+        let account = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+        let printed = objects(&root, Form::Classic, &account);
+        let mut items: Vec<Value> = printed.iter().map(|object| serde_json::to_value(object).unwrap()).collect();
+        change(&mut items);
+        let list = json!({"kind": "List", "items": items}).to_string();
+        let told = compare(&root, Form::Classic, &account, list.as_bytes()).unwrap();
+        told.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_printed_is_neither_too_little_nor_too_much() {
+        assert!(differences(|_| ()).is_empty());
+        let wider = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "another"},
+            "roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "User", "name": "carol"}],
+        });
+        assert!(differences(|items| items.push(wider)).is_empty(), "what others have is theirs");
+    }
+
+    #[test]
+    fn what_is_missing_stale_or_too_wide_is_named() {
+        let role = |items: &mut Vec<Value>, name: &str| -> usize {
+            items.iter().position(|item| item["metadata"]["name"] == name && !item["rules"].is_null()).unwrap()
+        };
+        let told = differences(|items| drop(items.remove(0)));
+        assert_eq!(told, ["missing   ClusterRole doorward-impersonator"]);
+
+        let told = differences(|items| {
+            let at = role(items, "doorward-impersonator");
+            items[at]["rules"][1]["resourceNames"] = json!(["tekton:old"]);
+        });
+        let expected = [
+            "missing   ClusterRole doorward-impersonator: impersonate groups named tekton:dev",
+            "too wide  ClusterRole doorward-impersonator: impersonate groups named tekton:old",
+        ];
+        assert_eq!(told, expected);
+
+        // No names are all names: nothing is missing, and `system:masters` is among them.
+        let told = differences(|items| {
+            let at = role(items, "doorward-impersonator");
+            items[at]["rules"][1].as_object_mut().unwrap().remove("resourceNames");
+        });
+        assert_eq!(told, ["too wide  ClusterRole doorward-impersonator: impersonate groups"]);
+
+        let told = differences(|items| {
+            let at = role(items, "doorward-tekton-view");
+            items[at]["rules"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}));
+            let mut binding = items.last().unwrap().clone();
+            items.last_mut().unwrap()["subjects"][0]["name"] = json!("tekton:ops");
+            binding["metadata"]["namespace"] = json!("old");
+            items.push(binding);
+            items.push(json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "oops"},
+                "roleRef": {"kind": "ClusterRole", "name": "cluster-admin"},
+                "subjects": [{"kind": "ServiceAccount", "name": "doorward", "namespace": "doorward"}],
+            }));
+        });
+        let expected = [
+            "too wide  ClusterRole doorward-tekton-view: * secrets",
+            "missing   RoleBinding ci/doorward-tekton-view: Group tekton:dev",
+            "too wide  RoleBinding ci/doorward-tekton-view: Group tekton:ops",
+            "stale     RoleBinding old/doorward-tekton-view",
+            "too wide  ClusterRoleBinding oops gives doorward/doorward the ClusterRole cluster-admin",
+        ];
+        assert_eq!(told, expected);
+    }
+}
