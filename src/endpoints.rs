@@ -23,7 +23,7 @@ use crate::{
     authn::Kind,
     clock::Timestamp,
     error::{Reason, Rejection},
-    oidc::{LoginRequest, backchannel},
+    oidc::{LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sessions::{Origin, Session},
@@ -53,6 +53,9 @@ impl Default for Endpoints {
                 .route("/oauth2/{*rest}", any(login))
                 .route("/oauth2/userinfo", get(user_info))
                 .route("/oauth2/auth", any(not_asked))
+                .route(program::PAGE, any(login))
+                .route(program::TOKEN, any(login))
+                .route(program::END, any(login))
                 .route("/.doorward/whoami", get(who_am_i))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
@@ -65,7 +68,7 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// Answers a request to one of our own paths. Its body is read for a back-channel logout alone.
+    /// Answers a request to one of our own paths. Its body is read where one is looked at, and nowhere else.
     pub async fn serve(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -74,7 +77,11 @@ impl Endpoints {
     ) -> Result<Response<Bytes>, Rejection> {
         exchange.record().endpoint = Some(name(request.path()));
         let (request, body) = request.take_body();
-        let body = if request.path() == backchannel::PATH { read(body).await? } else { Bytes::new() };
+        let body = match request.path() {
+            backchannel::PATH => read(body, backchannel::MAX_BODY).await?,
+            program::TOKEN => read(body, program::MAX_BODY).await?,
+            _ => Bytes::new(),
+        };
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
         *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;
@@ -102,11 +109,13 @@ impl Endpoints {
     }
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Rejection> {
-    let whole = tokio::time::timeout(TIMEOUT, Limited::new(body, backchannel::MAX_BODY).collect()).await;
+/// At most `max` bytes of a body.
+async fn read(body: Incoming, max: usize) -> Result<Bytes, Rejection> {
+    let whole = tokio::time::timeout(TIMEOUT, Limited::new(body, max).collect()).await;
     let whole = whole.map_err(|_| Rejection::new(Reason::BodyTimeout, "the body took too long"))?;
     let whole = whole.map_err(|error| {
-        Rejection::new(Reason::BodyTooLarge, "the body is longer than 32 KiB, or was cut short").because(error)
+        Rejection::new(Reason::BodyTooLarge, format!("the body is longer than {max} bytes, or was cut short"))
+            .because(error)
     })?;
     Ok(whole.to_bytes())
 }
@@ -115,6 +124,7 @@ fn name(path: &str) -> &'static str {
     match path {
         "/.doorward/whoami" => "whoami",
         sessions::PATH | sessions::END => "sessions",
+        program::PAGE | program::TOKEN | program::END => "login",
         path if path.starts_with("/oauth2/") => "login",
         path if path.starts_with("/.well-known/") => "metadata",
         _ => "own",
@@ -188,16 +198,26 @@ async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
 }
 
 impl Context {
-    /// The session that the browser holds, or the answer to one that holds none.
+    /// The session that the browser or program holds, or the answer to one that holds none.
     async fn session(&self) -> Result<Arc<Session>, AxumResponse> {
         let session = match &self.origin {
-            Some(origin) => self.snapshot.sessions.held_by(self.request.headers(), origin).await,
+            Some(origin) => self.held(origin).await,
             None => Ok(None),
         };
         match session {
             Ok(Some(session)) => Ok(session),
             Ok(None) => Err(signed_out(self)),
             Err(rejection) => Err((rejection.status(), rejection.detail().to_owned()).into_response()),
+        }
+    }
+
+    /// Whose handle comes with the request; else, whose cookie.
+    async fn held(&self, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
+        let (sessions, headers) = (&self.snapshot.sessions, self.request.headers());
+        match sessions.of_program(headers, origin, self.request.meta().client).await {
+            Ok(None) => sessions.held_by(headers, origin).await,
+            Err(refusal) if refusal.reason() != Reason::StoreUnavailable => Ok(None),
+            found => found,
         }
     }
 

@@ -23,6 +23,7 @@ pub mod interceptor;
 pub mod issuers;
 pub mod kubernetes;
 pub mod logging;
+pub mod login;
 pub mod memory;
 pub mod oidc;
 pub mod pages;

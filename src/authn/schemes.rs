@@ -15,7 +15,7 @@ use crate::{
     issuers::Issuers,
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
-    sessions::{CookieRequest, Sessions, csrf},
+    sessions::{self, CookieRequest, Sessions, csrf},
     sha256::sha256,
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
@@ -69,7 +69,7 @@ impl Authenticator<'_> {
             return Err(Rejection::new(Reason::OriginRefused, "pages of other origins cannot use this host"));
         }
         let schemes = &route.schemes;
-        if schemes.contains(&Scheme::Bearer)
+        if (schemes.contains(&Scheme::Bearer) || self.may_hold_handle(&request, route))
             && let Some(principal) = self.bearer(&mut request, route).await?
         {
             let request = self.with_body(request, route, record).await?;
@@ -122,8 +122,20 @@ impl Authenticator<'_> {
         route: &Route,
     ) -> Result<Option<Arc<Principal>>, Rejection> {
         let upgrade = request.meta().upgrade.is_some();
+        let (bearers, handles) = (route.schemes.contains(&Scheme::Bearer), route.schemes.contains(&Scheme::Session));
         let (principal, protocols) = match bearer::presented(request.headers(), request.query(), upgrade) {
             Presented::Not => return Ok(None),
+            Presented::Good(token) if handles && sessions::is_handle(&token.token) => {
+                let (sessions, client) = (self.sessions, request.meta().client);
+                let origin = request.origin().ok_or_else(|| {
+                    Rejection::new(Reason::CredentialMalformed, "a session handle is worth nothing in clear text")
+                        .fix("use https")
+                })?;
+                let session = Box::pin(sessions.authenticate_handle(&token.token, &origin, client)).await?;
+                (Arc::clone(&session.principal), token.remaining_protocols)
+            }
+            // A route that takes no tokens does not look at them.
+            _ if !bearers => return Ok(None),
             Presented::Bad(rejection) => return Err(rejection),
             Presented::Good(token) => {
                 if self.revocations.mirror_age() > self.max_mirror_age {
@@ -140,6 +152,12 @@ impl Authenticator<'_> {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
         Ok(Some(principal))
+    }
+
+    /// Whether a request may carry the handle of a program's session, which stands where tokens do.
+    fn may_hold_handle<B>(&self, request: &CleanRequest<B>, route: &Route) -> bool {
+        let credential = request.headers().contains_key(header::AUTHORIZATION) || request.meta().upgrade.is_some();
+        credential && route.schemes.contains(&Scheme::Session)
     }
 
     /// For schemes that have not looked themselves.

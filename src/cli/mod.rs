@@ -6,6 +6,7 @@ pub mod explain;
 mod explain_run;
 mod import;
 pub mod interceptor;
+pub mod login;
 pub mod operator;
 pub mod print_config;
 pub mod rbac;
@@ -74,7 +75,13 @@ enum Command {
     /// Show how a running Doorward is.
     Status(operator::OperatorArgs),
     Revoke(operator::RevokeArgs),
-    /// List or end the browser sessions of a person in a running Doorward.
+    Login(login::LoginArgs),
+    /// Tell who one is at a Doorward where one signed in with `doorward login`.
+    Whoami(login::WhereArgs),
+    /// End the session that `doorward login` began.
+    Logout(login::WhereArgs),
+    Credential(login::CredentialArgs),
+    /// List or end the sessions of a person in a running Doorward.
     #[command(subcommand)]
     Sessions(operator::SessionsCommand),
     /// Look after deliveries that are held until their EventListener takes them.
@@ -199,6 +206,16 @@ fn run(command: Command) -> Result<u8, Failure> {
             Ok(audit::verify(&args))
         }
         Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
+        Command::Login(args) => login::login(&args, &mut out),
+        Command::Whoami(args) => {
+            drop(out);
+            login::whoami(&args)
+        }
+        Command::Logout(args) => {
+            drop(out);
+            login::logout(&args)
+        }
+        Command::Credential(args) => login::credential(&args, &mut out),
         Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),

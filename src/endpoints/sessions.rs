@@ -53,13 +53,20 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
     };
     let Some(origin) = &context.origin else { return super::signed_out(&context) };
     let request = &context.request;
-    if let Err(refusal) = csrf::check(request.method(), request.headers(), false, origin) {
+    // No browser adds a handle by itself, so nobody but its holder can have sent it.
+    let checked = match session.is_of_program() {
+        true => Ok(()),
+        false => csrf::check(request.method(), request.headers(), false, origin),
+    };
+    if let Err(refusal) = checked {
         return refuse(&context, &session, &refusal);
     }
     let named = parameter(&context, "session");
     let which = match (&named, parameter(&context, "others")) {
         // Signing out ends more than this record: all hosts, and the provider's own session.
-        (Some(name), None) if *name == session.name() => return see_other("/oauth2/sign_out"),
+        (Some(name), None) if *name == session.name() && !session.is_of_program() => {
+            return see_other("/oauth2/sign_out");
+        }
         (Some(name), None) => Which::One(name),
         (None, Some(_)) => Which::Others,
         _ => {

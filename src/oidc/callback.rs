@@ -210,6 +210,11 @@ impl Login {
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let scopes = scopes.unwrap_or_else(|| provider.client().scopes.clone());
         let sessions = &self.0.sessions;
+        if let Some(program) = flow.program {
+            let seen = Seen::default();
+            let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
+            return self.hand_over(program, new).await;
+        }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
         let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };

@@ -27,25 +27,31 @@ impl Login {
         self.provider(std::str::from_utf8(&name).ok()?)
     }
 
-    /// What is offered, in the order of the configuration, the one that was used last before all.
-    pub(super) fn choices(&self, headers: &HeaderMap, return_to: &str) -> Vec<Choice> {
+    /// What is offered, in the order of the configuration, the one that was used last before all. `href` gives the
+    /// address that goes with the name of an issuer.
+    pub(super) fn choices(&self, headers: &HeaderMap, href: impl Fn(&str) -> String) -> Vec<Choice> {
         let last = self.chosen_before(headers);
         let mut choices: Vec<Choice> = self
             .0
             .providers
             .iter()
-            .map(|provider| choice(&**provider, return_to, last.is_some_and(|last| last.name() == provider.name())))
+            .map(|provider| Choice {
+                name: label(&**provider),
+                href: href(provider.name()),
+                used_last: last.is_some_and(|last| last.name() == provider.name()),
+            })
             .collect();
         choices.sort_by_key(|choice| !choice.used_last);
         choices
     }
 }
 
-/// The return address stands last in the link, so that the script can add the fragment to it.
-pub(super) fn choice(provider: &dyn Provider, return_to: &str, used_last: bool) -> Choice {
-    Choice {
-        name: provider.client().label.as_ref().unwrap_or_else(|| provider.name()).to_string(),
-        href: format!("/oauth2/start?issuer={}&rd={}", encode(provider.name()), encode(return_to)),
-        used_last,
-    }
+/// What people read of a provider.
+pub(super) fn label(provider: &dyn Provider) -> String {
+    provider.client().label.as_ref().unwrap_or_else(|| provider.name()).to_string()
+}
+
+/// Where a login at an issuer begins. The return address stands last, so that the script can add the fragment to it.
+pub(super) fn start(issuer: &str, return_to: &str) -> String {
+    format!("/oauth2/start?issuer={}&rd={}", encode(issuer), encode(return_to))
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use super::program::Program;
 use crate::{
     clock::Timestamp,
     sessions::{
@@ -89,6 +90,9 @@ pub struct Flow {
     pub return_to: String,
     /// How often this browser has come back from a login in a row, this one included.
     pub attempt: u8,
+    /// The program that it is for, if it is not for the browser itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
 }
 
 impl Flow {
@@ -143,6 +147,7 @@ mod tests {
             verifier: "v".repeat(43),
             return_to: format!("/{}", "a".repeat(1535)),
             attempt: 1,
+            program: None,
         }
     }
 

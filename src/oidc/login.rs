@@ -14,11 +14,12 @@ use super::{
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
+    program::{self, Program},
     return_to, unsent,
 };
 use crate::{
     config::raw::Prompt,
-    pages::{self, GoingView, SignInView},
+    pages::{self, Choice, GoingView, SignInView},
     sessions::{Ended, Origin, Sessions, cookie, csrf},
     store::StoreError,
 };
@@ -111,6 +112,12 @@ impl Login {
             "/oauth2/start" | CALLBACK => return Some(not_allowed(request, "GET")),
             CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
             backchannel::PATH => Ok(self.backchannel_logout(request).await),
+            program::PAGE if get => self.ask_for_program(request).await,
+            program::PAGE if *request.method == Method::POST => self.begin_for_program(request),
+            program::TOKEN if *request.method == Method::POST => Ok(self.exchange_code(request).await),
+            program::END if *request.method == Method::POST => Ok(self.end_for_program(request).await),
+            program::PAGE => return Some(not_allowed(request, "GET, HEAD, POST")),
+            program::TOKEN | program::END => return Some(not_allowed(request, "POST")),
             _ => return None,
         };
         Some(answer.unwrap_or_else(|failure| {
@@ -134,10 +141,11 @@ impl Login {
         let page = match chosen {
             Some(provider) => pages::going_to_sign_in(&GoingView {
                 host,
-                next: &choice::choice(&**provider, &return_to, false),
+                name: &choice::label(&**provider),
+                href: &choice::start(provider.name(), &return_to),
                 others: several.then(|| format!("/oauth2/sign_in?rd={}", encode(&return_to))).as_deref(),
             }),
-            None => pages::sign_in(&SignInView { host, choices: &self.choices(request.headers, &return_to) }),
+            None => pages::sign_in(&SignInView { host, choices: &self.sign_in_choices(request, &return_to) }),
         };
         Ok(pages::html_with_script(StatusCode::OK, &page))
     }
@@ -157,17 +165,19 @@ impl Login {
                 )
             })?,
         };
-        self.begin(provider, request, &return_to).map_err(|mut failure| {
+        self.begin(provider, request, &return_to, None).map_err(|mut failure| {
             failure.return_to = return_to;
             failure
         })
     }
 
-    fn begin(
+    /// Sends the browser to the provider, for itself or for a program on its machine.
+    pub(super) fn begin(
         &self,
         provider: &Arc<dyn Provider>,
         request: LoginRequest<'_>,
         return_to: &str,
+        program: Option<Program>,
     ) -> Result<Response<Bytes>, Failure> {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
         let made = attempts::made(request.headers);
@@ -190,10 +200,7 @@ impl Login {
         let metadata = provider.metadata().ok_or_else(|| {
             Failure::new(
                 Outcome::provider_unavailable,
-                format!(
-                    "Doorward has not reached `{}` yet. Try again in a moment.",
-                    choice::choice(&**provider, "", false).name
-                ),
+                format!("Doorward has not reached `{}` yet. Try again in a moment.", choice::label(&**provider)),
             )
         })?;
         let (keys, now) = (self.0.sessions.keys(), self.0.sessions.now());
@@ -208,6 +215,7 @@ impl Login {
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
             attempt: made.saturating_add(1),
+            program,
         };
         let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
 
@@ -264,7 +272,7 @@ impl Login {
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
-        let view = SignInView { host: host(request.origin), choices: &self.choices(request.headers, &return_to) };
+        let view = SignInView { host: host(request.origin), choices: &self.sign_in_choices(request, &return_to) };
         let mut response = pages::html_with_script(StatusCode::OK, &pages::sign_in(&view));
         if held {
             for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
@@ -272,6 +280,10 @@ impl Login {
             }
         }
         Ok(response)
+    }
+
+    fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str) -> Vec<Choice> {
+        self.choices(request.headers, |issuer| choice::start(issuer, return_to))
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
@@ -319,7 +331,7 @@ fn not_allowed(request: LoginRequest<'_>, allow: &'static str) -> Response<Bytes
     response
 }
 
-fn host(origin: &Origin) -> &str {
+pub(super) fn host(origin: &Origin) -> &str {
     origin.as_str().split_once("://").map_or("", |(_, host)| host)
 }
 

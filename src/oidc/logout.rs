@@ -80,6 +80,6 @@ impl Login {
     }
 }
 
-fn display_name(session: &Session) -> String {
+pub(super) fn display_name(session: &Session) -> String {
     session.principal.email.as_ref().unwrap_or(&session.principal.username).to_string()
 }

@@ -10,6 +10,8 @@
 //! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
 //! /oauth2/backchannel_logout <- the provider: a session ended there, so it ends here
 //! ```
+//!
+//! [`program`] has the paths of `doorward login`, which ride on these.
 
 mod attempts;
 pub mod backchannel;
@@ -25,6 +27,7 @@ mod login;
 mod logout;
 mod metrics;
 mod parameters;
+pub mod program;
 mod provider;
 mod refresh;
 pub mod return_to;

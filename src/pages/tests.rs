@@ -68,11 +68,18 @@ fn pages() -> Vec<(&'static str, Markup)> {
     vec![
         ("sessions", sessions(&own, Some(2))),
         ("sessions-one", sessions(&own[..1], Some(0))),
-        ("going-to-sign-in", going_to_sign_in(&GoingView { host, next: &choices[0], others: None })),
+        ("going-to-sign-in", going_to_sign_in(&GoingView { host, name: "Corp", href: &choices[0].href, others: None })),
         (
             "going-to-the-last",
-            going_to_sign_in(&GoingView { host, next: &choices[0], others: Some("/oauth2/sign_in") }),
+            going_to_sign_in(&GoingView {
+                host,
+                name: "Corp",
+                href: &choices[0].href,
+                others: Some("/oauth2/sign_in"),
+            }),
         ),
+        ("program-done", program_done(&ProgramDoneView { outcome: Ok("alice@example.com") })),
+        ("program-not-done", program_done(&ProgramDoneView { outcome: Err("the code was used before") })),
         ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
         ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
         ("sign-in", sign_in(&SignInView { host, choices: &choices })),
@@ -184,7 +191,17 @@ fn whatever_is_shown_is_escaped() {
     let own = [OwnSession { listed: &hostile, current: false }];
     for page in [
         sign_in(&SignInView { host: HOSTILE, choices: &choices }),
-        going_to_sign_in(&GoingView { host: HOSTILE, next: &choices[0], others: Some(HOSTILE) }),
+        going_to_sign_in(&GoingView { host: HOSTILE, name: HOSTILE, href: HOSTILE, others: Some(HOSTILE) }),
+        program(&ProgramView {
+            host: HOSTILE,
+            machine: HOSTILE,
+            confirmation: HOSTILE,
+            who: Some(HOSTILE),
+            choices: &choices,
+            cancel: HOSTILE,
+        }),
+        program_done(&ProgramDoneView { outcome: Ok(HOSTILE) }),
+        program_done(&ProgramDoneView { outcome: Err(HOSTILE) }),
         unsent(&UnsentView { request: HOSTILE, back: Some(HOSTILE) }),
         denied_page(&rejection(HOSTILE), HOSTILE, HOSTILE, HOSTILE),
         who_am_i(&WhoAmIView {

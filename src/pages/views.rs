@@ -48,14 +48,16 @@ pub fn sign_in(view: &SignInView<'_>) -> Markup {
 #[derive(Clone, Copy, Debug)]
 pub struct GoingView<'a> {
     pub host: &'a str,
-    pub next: &'a Choice,
+    /// The provider, and the way there.
+    pub name: &'a str,
+    pub href: &'a str,
     /// A link to the choice, where there are others.
     pub others: Option<&'a str>,
 }
 
 /// Seen for a moment, or longer where neither script nor refresh is allowed.
 pub fn going_to_sign_in(view: &GoingView<'_>) -> Markup {
-    let Choice { name, href, .. } = view.next;
+    let GoingView { name, href, .. } = *view;
     let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
     let main = html! {
         (sign(Tone::Plain))
@@ -68,6 +70,73 @@ pub fn going_to_sign_in(view: &GoingView<'_>) -> Markup {
         (keep_fragment())
     };
     layout_with_head("Taking you to sign in", Tone::Plain, &main, None, &head)
+}
+
+/// A program that wants to sign in by way of this browser.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramView<'a> {
+    pub host: &'a str,
+    /// How the program's machine calls itself: its own word.
+    pub machine: &'a str,
+    /// What the person's terminal shows too, if the program is theirs.
+    pub confirmation: &'a str,
+    /// Who is signed in in this browser.
+    pub who: Option<&'a str>,
+    /// The addresses are sent by a form.
+    pub choices: &'a [Choice],
+    pub cancel: &'a str,
+}
+
+pub fn program(view: &ProgramView<'_>) -> Markup {
+    let main = html! {
+        (sign(Tone::Plain))
+        h1 { "Sign in a terminal?" }
+        p class="lead" { code { "doorward login" } " on " strong { (view.machine) } " wants to act as you at " strong class="host" { (view.host) } "." }
+        p { "Your terminal must show this code:" }
+        p class="confirmation" { (view.confirmation) }
+        p class="note" {
+            "If it shows another one, or you did not run " code { "doorward login" }
+            " yourself just now, press Cancel: somebody may have sent you their own link."
+        }
+        @if let Some(who) = view.who {
+            p { "In this browser you are signed in as " strong { (who) } "." }
+        }
+        ul class="choices" {
+            @for choice in view.choices {
+                li { form method="post" action=(choice.href) {
+                    button class="button" type="submit" {
+                        "Allow with " strong { (choice.name) }
+                        @if choice.used_last { " " span class="last" { "used last" } }
+                    }
+                } }
+            }
+        }
+        p class="actions" { a href=(view.cancel) { "Cancel" } }
+    };
+    layout("Sign in a terminal", Tone::Plain, &main, None)
+}
+
+/// What the program itself shows in the browser, once it has its session or knows that it gets none.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramDoneView<'a> {
+    /// Who is signed in, or why nobody is.
+    pub outcome: Result<&'a str, &'a str>,
+}
+
+pub fn program_done(view: &ProgramDoneView<'_>) -> Markup {
+    let (tone, title) = match view.outcome {
+        Ok(_) => (Tone::Good, "Your terminal is signed in"),
+        Err(_) => (Tone::Refused, "Your terminal is not signed in"),
+    };
+    let main = html! {
+        (sign(tone))
+        h1 { (title) }
+        @match view.outcome {
+            Ok(who) => p class="lead" { "As " strong { (who) } ". You can close this page." },
+            Err(why) => p class="lead" { (prose(&sentence(why))) },
+        }
+    };
+    layout(title, tone, &main, None)
 }
 
 /// A form that met an ended session.

@@ -35,6 +35,8 @@ pub enum Purpose {
     Completed,
     /// What was not sent on because a session had ended.
     Unsent,
+    /// What a login found out for a program; bound to the hash of its code.
+    Code,
 }
 
 /// Why something sealed cannot be opened.
@@ -170,6 +172,7 @@ fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {
         Purpose::Login => b"doorward login\0",
         Purpose::Completed => b"doorward completed\0",
         Purpose::Unsent => b"doorward unsent\0",
+        Purpose::Code => b"doorward code\0",
     };
     [name, context].concat()
 }

@@ -1,4 +1,5 @@
-//! Browser sessions: an opaque id in a `__Host-` cookie, the record behind it sealed in the store.
+//! Sessions of people: an opaque id, held by a browser in a `__Host-` cookie or by a program as a bearer token, the record
+//! behind it sealed in the store.
 //!
 //! A record is kept in memory for at most a second after it was read, so that a page of forty requests costs one
 //! read. Whether it has expired or was revoked is looked at on every request all the same.
@@ -10,6 +11,7 @@ pub mod keyring;
 mod metrics;
 mod origin;
 mod people;
+mod program;
 mod record;
 mod refresh;
 mod seen;
@@ -26,13 +28,14 @@ use tokio::runtime::Handle;
 
 use self::{
     index::{Entry, Index},
-    record::{Record, SessionId},
+    record::{Holder, Record, SessionId},
 };
 pub use self::{
     keyring::KeyRing,
     metrics::{Ended, SessionMetrics},
     origin::Origin,
     people::{Listed, Which},
+    program::is_handle,
     record::{Hash, Tokens},
     refresh::Refreshes,
     seen::Seen,
@@ -123,6 +126,11 @@ impl Session {
         &self.record.tokens
     }
 
+    /// Whether a program holds it, and no browser.
+    pub fn is_of_program(&self) -> bool {
+        self.record.holder() == Holder::Program
+    }
+
     /// Its name, as in a list of sessions and in the audit trail.
     pub fn name(&self) -> String {
         self.hash.to_string()
@@ -190,18 +198,24 @@ impl Sessions {
                 Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
             );
         };
-        match self.find_true(id.hash(), request.origin, request.address).await {
+        match self.find_true(id.hash(), Holder::Browser, request.origin, request.address).await {
             Ok(session) => Presented::Good(session),
             Err(refusal) => Presented::Bad(refusal),
         }
     }
 
     /// The session, refreshed first if what is known of it is too old.
-    async fn find_true(&self, hash: Hash, origin: &Origin, address: IpAddr) -> Result<Arc<Session>, Rejection> {
-        let session = self.find(hash, origin, Some(address)).await?;
+    async fn find_true(
+        &self,
+        hash: Hash,
+        holder: Holder,
+        origin: &Origin,
+        address: IpAddr,
+    ) -> Result<Arc<Session>, Rejection> {
+        let session = self.find(hash, holder, origin, Some(address)).await?;
         match self.keep_true(session, self.0.shared.clock.now()).await {
             Some(session) => Ok(session),
-            None => self.find(hash, origin, Some(address)).await,
+            None => self.find(hash, holder, origin, Some(address)).await,
         }
     }
 
@@ -211,7 +225,7 @@ impl Sessions {
         let Ok(Some(id)) = cookie::find(headers, cookie::SESSION).map(|value| value.and_then(SessionId::parse)) else {
             return Ok(None);
         };
-        match self.find(id.hash(), origin, None).await {
+        match self.find(id.hash(), Holder::Browser, origin, None).await {
             Ok(session) => Ok(Some(session)),
             Err(refusal) if refusal.reason() == Reason::StoreUnavailable => Err(refusal),
             Err(_) => Ok(None),
@@ -220,6 +234,15 @@ impl Sessions {
 
     /// Begins a session. Gives the line that hands its id to the browser.
     pub async fn create(&self, new: NewSession<'_>) -> Result<(HeaderValue, Arc<Session>), Rejection> {
+        let (id, session) = self.create_for(new, None).await?;
+        Ok((cookie::set(cookie::SESSION, &id.to_cookie(), None), session))
+    }
+
+    async fn create_for(
+        &self,
+        new: NewSession<'_>,
+        machine: Option<String>,
+    ) -> Result<(SessionId, Arc<Session>), Rejection> {
         let (inner, shared) = (&*self.0, &self.0.shared);
         let id = SessionId::new();
         let hash = id.hash();
@@ -233,6 +256,7 @@ impl Sessions {
             claims: new.claims,
             scopes: new.scopes,
             tokens: new.tokens,
+            machine,
             agent: new.seen.agent,
             address: new.seen.address,
             created: now,
@@ -262,7 +286,7 @@ impl Sessions {
         self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
         shared.metrics.created();
         shared.metrics.seen(hash);
-        Ok((cookie::set(cookie::SESSION, &id.to_cookie(), None), Arc::new(session)))
+        Ok((id, Arc::new(session)))
     }
 
     /// Ends one session, here at once and everywhere within a second; its streams end with it.
@@ -310,13 +334,22 @@ impl Sessions {
         Index::of(&*self.0.shared.store, &self.0.keys, &record.issuer_url, &record.subject)
     }
 
-    async fn find(&self, hash: Hash, origin: &Origin, address: Option<IpAddr>) -> Result<Arc<Session>, Rejection> {
+    async fn find(
+        &self,
+        hash: Hash,
+        holder: Holder,
+        origin: &Origin,
+        address: Option<IpAddr>,
+    ) -> Result<Arc<Session>, Rejection> {
         let now = self.0.shared.clock.now();
         let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
         let session = match cached {
             Some(session) => session,
             None => self.load(hash, address, now).await?,
         };
+        if session.record.holder() != holder {
+            return Err(expired("there is no such session, or it has ended"));
+        }
         // The origin before all else: what a session is worth elsewhere is not told.
         if session.record.origin != origin.as_str() {
             return Err(expired("this session belongs to another host"));

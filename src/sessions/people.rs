@@ -19,7 +19,7 @@ pub struct Listed {
     pub session: String,
     /// Where it began, and only there it is worth anything.
     pub origin: String,
-    /// The browser that it began in, as that called itself.
+    /// The browser or program that holds it, as that called itself.
     pub browser: String,
     /// From where it was last seen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,10 @@ impl Sessions {
             let Some((record, _)) = self.read(hash).await? else { continue };
             list.push(Listed {
                 session: hash.to_string(),
-                browser: seen::browser(record.agent.as_deref().unwrap_or_default()),
+                browser: match &record.machine {
+                    Some(machine) => format!("doorward login on {machine}"),
+                    None => seen::browser(record.agent.as_deref().unwrap_or_default()),
+                },
                 address: record.address,
                 created: record.created,
                 last_seen: record.last_seen,

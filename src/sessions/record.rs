@@ -33,10 +33,22 @@ impl SessionId {
         BASE64_URL_SAFE_NO_PAD.encode(self.0)
     }
 
+    /// From what a program presents, in its one form.
+    pub fn parse_handle(handle: &str) -> Option<Self> {
+        Self::parse(handle.strip_prefix(HANDLE)?.as_bytes())
+    }
+
+    pub fn to_handle(&self) -> String {
+        format!("{HANDLE}{}", self.to_cookie())
+    }
+
     pub fn hash(&self) -> Hash {
         Hash(sha256(&[&self.0]))
     }
 }
+
+/// What the handle of a program's session begins with, so that whoever finds one knows what it is.
+pub const HANDLE: &str = "dws_";
 
 impl Drop for SessionId {
     fn drop(&mut self) {
@@ -108,6 +120,10 @@ pub(super) struct Record {
     pub claims: Arc<Map<String, Value>>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
+    /// The machine of the program that holds it; `None` for a browser's. What the one holds is worth nothing with the
+    /// other: a cookie stands for the checks that only browsers pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// The `User-Agent` that it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
@@ -135,6 +151,10 @@ impl Record {
         self.claims.get("sid").and_then(Value::as_str)
     }
 
+    pub fn holder(&self) -> Holder {
+        if self.machine.is_some() { Holder::Program } else { Holder::Browser }
+    }
+
     /// When it ends if it is not used any more. A shorter lifetime in the configuration holds at once.
     pub fn expires(&self, settings: &Settings) -> Timestamp {
         let absolute = self.ends.min(self.created + settings.absolute);
@@ -151,6 +171,15 @@ impl Record {
         plain.zeroize();
         record
     }
+}
+
+/// Who holds a session's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// In a cookie.
+    Browser,
+    /// As a bearer token.
+    Program,
 }
 
 /// How often at most the store learns that a session is in use.

@@ -23,6 +23,7 @@ mod import;
 mod kubernetes;
 mod limits;
 mod listeners;
+mod login;
 mod matrix;
 mod oidc;
 mod operations;

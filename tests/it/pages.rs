@@ -8,6 +8,10 @@ use crate::harness::{Doorward, OidcProvider, Upstream, browse_until, free_port, 
 /// Where pictures of the pages go, if they are wanted: `scripts/screenshots` sets it.
 const SCREENSHOTS: &str = "TEST_SCREENSHOTS";
 
+pub fn screenshots() -> Option<String> {
+    std::env::var(SCREENSHOTS).ok()
+}
+
 async fn world(origin: &str, provider: &OidcProvider, upstream: &Upstream) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
@@ -64,8 +68,7 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
     let origin = format!("http://localhost:{}", free_port());
     let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
     let doorward = world(&origin, &provider, &upstream).await;
-    let screenshots = std::env::var(SCREENSHOTS).ok();
-    let options = json!({"scenario": "pages", "url": origin, "screenshots": screenshots});
+    let options = json!({"scenario": "pages", "url": origin, "screenshots": screenshots()});
     let pages = browse_until(&options, "late").await;
     doorward.set_clock_ahead(601);
     let saw = pages.go_on().await;

@@ -108,6 +108,29 @@ const scenarios = {
     return { landed, body, whoami, cookies, fetched, signedOut, after: after.status(), replayed: replayed.status() };
   },
 
+  // The page that `doorward login` opens: what it shows, and where the browser ends when it is allowed or cancelled.
+  async program() {
+    const judge = await Judge.create(options.screenshots);
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url);
+    await judge.look(page, 'program');
+    const asked = await page.textContent('main');
+    if (options.cancel) {
+      await Promise.all([page.waitForNavigation(), page.click('a:text-is("Cancel")')]);
+    } else {
+      await Promise.all([page.waitForNavigation(), page.click('form button[type=submit]')]);
+      if (!page.url().startsWith('http://127.0.0.1:') || await page.$('input[name=login]')) {
+        await logIn(page, 'alice');
+      }
+    }
+    const ended = page.url();
+    await page.waitForSelector('h1');
+    await judge.look(page, 'program-done');
+    const cookies = (await ctx.cookies()).map((cookie) => cookie.name);
+    return { asked, ended, told: await page.textContent('main'), cookies, faults: judge.faults };
+  },
+
   // Without JavaScript, to an address with a query.
   async withoutScript() {
     const page = await (await context({ javaScriptEnabled: false })).newPage();

@@ -10,6 +10,7 @@ mod impersonation;
 mod ingress;
 mod kubectl;
 mod load;
+mod login;
 mod pods;
 mod programs;
 mod rows;

@@ -16,18 +16,24 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
         }
         away = doorward.get(&location, &navigation).await;
     };
+    let back = come_back(doorward, &navigation, &away, &location).await;
+    let set = cookies(&back);
+    let mut pairs = set.trim_start_matches("Cookie: ").split("; ");
+    format!("Cookie: {}", pairs.find(|pair| pair.starts_with("__Host-doorward=")).expect("a session"))
+}
+
+/// What the callback answers to a browser that has `away` sent to the issuer at `location`, which lets everybody in.
+pub async fn come_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
     let query = |name: &str| {
         let (_, query) = location.split_once('?').unwrap();
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(found, _)| *found == name).unwrap_or_else(|| panic!("{name} in {location}")).1.to_owned()
     };
     let callback = format!("/oauth2/callback?code={}&state={}", query("nonce"), query("state"));
-    let begun = cookies(&away);
-    let back = doorward.get(&callback, &[&navigation[..], &[&begun]].concat()).await;
+    let begun = cookies(away);
+    let back = doorward.get(&callback, &[lines, &[&begun]].concat()).await;
     assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
-    let set = cookies(&back);
-    let mut pairs = set.trim_start_matches("Cookie: ").split("; ");
-    format!("Cookie: {}", pairs.find(|pair| pair.starts_with("__Host-doorward=")).expect("a session"))
+    back
 }
 
 /// Where a page leads by itself, as a browser without scripts goes.

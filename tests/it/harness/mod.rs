@@ -20,7 +20,7 @@ pub use self::{
     connect_proxy::ConnectProxy,
     doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
-    login::log_in,
+    login::{come_back, log_in},
     nginx::Nginx,
     node::{OidcProvider, browse, browse_until, free_port},
     redis::RedisServer,

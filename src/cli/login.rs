@@ -1,0 +1,74 @@
+//! The commands of a person at a shell: sign in by way of the browser, and what goes with it.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use crate::login::{self, Address, Failure};
+
+/// Sign in from a shell, by way of your browser, for kubectl and other programs.
+///
+/// What is kept is the handle of a session of Doorward, in a file of your own: `$XDG_STATE_HOME/doorward/sessions.json`. It is
+/// shown and ended under "Your sessions", as those of your browsers are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoginArgs {
+    /// The address of Doorward, such as https://k8s.example.com. The session is good there, and nowhere else.
+    #[arg(value_name = "URL")]
+    pub url: Address,
+    /// Write a context with this name for kubectl, whose server is URL, and make it the current one.
+    #[arg(long, value_name = "NAME")]
+    pub kubeconfig: Option<String>,
+    /// Trust the authorities in this PEM file there, instead of those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Open no browser; the address is printed in any case.
+    #[arg(long)]
+    pub no_browser: bool,
+}
+
+/// At which of the addresses where one is signed in.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WhereArgs {
+    /// The address of Doorward; not needed where you are signed in at one only.
+    #[arg(value_name = "URL")]
+    pub url: Option<Address>,
+}
+
+/// Give kubectl the credential for a cluster: the exec plugin that `doorward login --kubeconfig` sets up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CredentialArgs {
+    /// The address of Doorward.
+    #[arg(value_name = "URL")]
+    pub url: Address,
+}
+
+pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let ca = args.ca.as_deref();
+    // Not on standard output, which is for what a program reads.
+    runtime()?.block_on(login::login(&args.url, ca, !args.no_browser, &mut io::stderr()))?;
+    if let Some(name) = &args.kubeconfig {
+        let file = login::write_context(name, &args.url, ca)?;
+        writeln!(out, "kubectl uses the context `{name}` now, in {}.", file.display())?;
+    }
+    Ok(0)
+}
+
+pub fn whoami(args: &WhereArgs) -> Result<u8, Failure> {
+    runtime()?.block_on(login::whoami(args.url.as_ref(), &mut io::stdout()))?;
+    Ok(0)
+}
+
+pub fn logout(args: &WhereArgs) -> Result<u8, Failure> {
+    runtime()?.block_on(login::logout(args.url.as_ref(), &mut io::stdout()))?;
+    Ok(0)
+}
+
+pub fn credential(args: &CredentialArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    login::credential(&args.url, out)?;
+    Ok(0)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

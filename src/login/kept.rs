@@ -1,0 +1,158 @@
+//! The handles that this person has, by the address where each is good: one file, which nobody else may read.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, Failure, state_folder};
+use crate::clock::Timestamp;
+
+/// A session of a program. Never printed.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Entry {
+    pub handle: String,
+    /// RFC 3339.
+    pub expires: String,
+    pub username: String,
+    /// The authorities that are trusted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+impl Entry {
+    /// One that cannot be read has passed.
+    pub fn ends(&self) -> Timestamp {
+        Timestamp::from_rfc3339(&self.expires).unwrap_or_default()
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+pub struct Kept {
+    sessions: BTreeMap<String, Entry>,
+}
+
+impl Kept {
+    pub fn read() -> Result<Self, Failure> {
+        Self::of(&file(&state_folder()?))
+    }
+
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(told(&error).into()),
+        };
+        if fs::metadata(path)?.mode() & 0o077 != 0 {
+            return Err(told(
+                &"others may read it, so its sessions may be known; run `chmod 600` on it, and `doorward \
+                              logout`",
+            )
+            .into());
+        }
+        serde_json::from_str(&text).map_err(|error| told(&error).into())
+    }
+
+    /// Changes the file: whole, and one process after the other.
+    pub fn change(change: impl FnOnce(&mut Self)) -> Result<(), Failure> {
+        Self::change_in(&state_folder()?, change)
+    }
+
+    fn change_in(folder: &Path, change: impl FnOnce(&mut Self)) -> Result<(), Failure> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
+        lock.lock()?;
+        let path = file(folder);
+        let mut kept = Self::of(&path)?;
+        change(&mut kept);
+        write_whole(&path, &serde_json::to_vec_pretty(&kept)?)?;
+        Ok(())
+    }
+
+    pub fn put(&mut self, address: &Address, entry: Entry) {
+        self.sessions.insert(address.to_string(), entry);
+    }
+
+    pub fn remove(&mut self, address: &Address) {
+        self.sessions.remove(address.as_str());
+    }
+
+    pub fn get(&self, address: &Address) -> Option<&Entry> {
+        self.sessions.get(address.as_str())
+    }
+
+    /// The only one.
+    pub fn only(self) -> Result<(Address, Entry), Failure> {
+        let mut sessions = self.sessions.into_iter();
+        match (sessions.next(), sessions.next()) {
+            (Some((address, entry)), None) => Ok((address.parse()?, entry)),
+            (None, _) => Err("you are not signed in; run `doorward login URL`".into()),
+            (Some((one, _)), Some((other, _))) => {
+                Err(format!("you are signed in at several addresses, such as {one} and {other}; name one").into())
+            }
+        }
+    }
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("sessions.json")
+}
+
+/// Writes a file that only its owner may read, in one step for whoever reads it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    let written = (|| {
+        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn handles_are_their_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state/doorward");
+        let (one, other): (Address, Address) =
+            ("https://a.example".parse().unwrap(), "https://b.example".parse().unwrap());
+        let entry = |handle: &str| Entry {
+            handle: handle.to_owned(),
+            expires: "2026-01-31T18:00:00Z".to_owned(),
+            username: "alice".to_owned(),
+            ca: None,
+        };
+        assert!(Kept::of(&file(&folder)).unwrap().only().is_err(), "nobody is signed in");
+        Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_1"))).unwrap();
+        assert_eq!(Kept::of(&file(&folder)).unwrap().only().unwrap().1.handle, "dws_1");
+        Kept::change_in(&folder, |kept| kept.put(&other, entry("dws_2"))).unwrap();
+        let kept = Kept::of(&file(&folder)).unwrap();
+        assert_eq!((&*kept.get(&one).unwrap().handle, &*kept.get(&other).unwrap().handle), ("dws_1", "dws_2"));
+        assert!(kept.only().err().unwrap().to_string().contains("name one"));
+        for (path, mode) in [(folder.clone(), 0o700), (file(&folder), 0o600)] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+        }
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing but the file and its lock");
+
+        Kept::change_in(&folder, |kept| kept.remove(&one)).unwrap();
+        assert!(Kept::of(&file(&folder)).unwrap().get(&one).is_none());
+        // A file that others could read is not trusted to be a secret any more.
+        fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
+    }
+}

@@ -1,0 +1,231 @@
+//! `doorward login` and its fellows, on the machine of a person: a session of the program's own, by way of the browser
+//! ([`oidc::program`](crate::oidc::program) is the other side), kept for later commands and for kubectl.
+
+mod kept;
+pub mod kubeconfig;
+mod loopback;
+mod server;
+
+use std::{
+    env, fmt,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use self::{
+    kept::{Entry, Kept},
+    loopback::Loopback,
+    server::{Refused, Server},
+};
+use crate::{
+    clock::Timestamp,
+    oidc::program::{challenge, confirmation},
+    sessions::{Origin, keyring::random},
+};
+
+/// How long the person may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The API of kubectl's exec plugins (client-go credential plugins).
+const EXEC_API: &str = "client.authentication.k8s.io/v1";
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The address of a Doorward: an origin, for which alone a handle is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(Origin);
+
+impl Address {
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("https", text));
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let origin = match scheme {
+            "https" => Origin::https(authority),
+            "http" => Some(Origin::loopback(authority).ok_or("clear text is for this machine only; write `https://`")?),
+            _ => None,
+        };
+        origin
+            .filter(|_| !authority.contains('/'))
+            .map(Self)
+            .ok_or_else(|| "write the address of a host, such as `https://k8s.example.com`".to_owned())
+    }
+}
+
+/// Signs in at `address` and keeps the handle. `open` opens an address in a browser, if one is wanted.
+pub async fn login(
+    address: &Address,
+    ca: Option<&Path>,
+    open: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let ca = ca.map(std::path::absolute).transpose()?;
+    let server = Server::new(address, ca.as_deref())?;
+    let loopback = Loopback::bind().await?;
+    let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+    let challenge = challenge(&verifier);
+    let url = server.page(loopback.port(), loopback.state(), &challenge, &machine());
+    writeln!(
+        out,
+        "Sign in with your browser, at\n\n  {url}\n\nAllow it if the page shows the code {}.",
+        confirmation(&challenge)
+    )?;
+    if open && !open_browser(&url) {
+        writeln!(out, "No browser could be opened here: open the address yourself, on this machine.")?;
+    }
+    let redeem = async |code: Result<String, String>| {
+        let entry = match code {
+            Ok(code) => server.redeem(&code, &verifier, ca.clone()).await.map_err(|refused| refused.to_string())?,
+            Err(error) if error == "access_denied" => return Err("you, or the provider, declined".to_owned()),
+            Err(error) => return Err(format!("the browser came back with `{error}`")),
+        };
+        let username = entry.username.clone();
+        Kept::change(|kept| kept.put(address, entry)).map_err(|error| error.to_string())?;
+        Ok(username)
+    };
+    let answered = tokio::time::timeout(PATIENCE, loopback.answer(redeem)).await;
+    let username = answered.map_err(|_| "nobody signed in within ten minutes")??;
+    writeln!(out, "Signed in as {username}.")?;
+    Ok(())
+}
+
+/// Who one is at `address`, or at the only one that is known.
+pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let (address, entry) = kept(address)?;
+    let told = Server::new(&address, entry.ca.as_deref())?.who_am_i(&entry.handle).await;
+    let told = told.map_err(|refused| refused.advise(&address))?;
+    writeln!(out, "{told:#}")?;
+    Ok(())
+}
+
+/// Ends the session, there and here.
+pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let (address, entry) = kept(address)?;
+    match Server::new(&address, entry.ca.as_deref())?.end(&entry.handle).await {
+        // One that has ended already is what was wanted.
+        Ok(()) | Err(Refused::Ended(_)) => {}
+        Err(refused) => return Err(format!("you are still signed in at {address}: {refused}").into()),
+    }
+    Kept::change(|kept| kept.remove(&address))?;
+    writeln!(out, "Signed out of {address}.")?;
+    Ok(())
+}
+
+/// What kubectl asks its exec plugin for.
+pub fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Ok(info) = env::var("KUBERNETES_EXEC_INFO") {
+        let info: Value = serde_json::from_str(&info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
+        let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        if asked != EXEC_API {
+            return Err(format!("kubectl asks by `{}`; write `apiVersion: {EXEC_API}`", asked.escape_debug()).into());
+        }
+    }
+    let (_, entry) = kept(Some(address))?;
+    if entry.ends() <= Timestamp::from(SystemTime::now()) {
+        return Err(format!("the session at {address} has ended; run `doorward login {address}`").into());
+    }
+    let credential = json!({
+        "apiVersion": EXEC_API,
+        "kind": "ExecCredential",
+        "spec": {"interactive": false},
+        "status": {"token": entry.handle, "expirationTimestamp": entry.expires},
+    });
+    writeln!(out, "{credential}")?;
+    Ok(())
+}
+
+/// Writes the context `name` for kubectl, in which it asks this program for its credential. Gives the file.
+pub fn write_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<PathBuf, Failure> {
+    let file = kubeconfig::file()?;
+    let ca = ca.map(std::path::absolute).transpose()?;
+    let context = kubeconfig::Context { name, server: address.as_str(), ca, program: env::current_exe()? };
+    kubeconfig::write(&file, &context)?;
+    Ok(file)
+}
+
+fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {
+    let kept = Kept::read()?;
+    match address {
+        Some(address) => {
+            let entry = kept.get(address);
+            let entry = entry.ok_or_else(|| format!("you are not signed in; run `doorward login {address}`"))?;
+            Ok((address.clone(), entry.clone()))
+        }
+        None => kept.only(),
+    }
+}
+
+/// How this machine calls itself, with nothing in it but what such names have.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
+    let name = name.unwrap_or_default();
+    let plain = |character: &char| character.is_ascii_alphanumeric() || "-._".contains(*character);
+    let name: String = name.trim().chars().filter(plain).take(63).collect();
+    if name.is_empty() { "this-machine".to_owned() } else { name }
+}
+
+/// Whether a browser was started: the one that `BROWSER` names, else the desktop's.
+fn open_browser(url: &str) -> bool {
+    let desktop = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let program = env::var("BROWSER").ok().filter(|program| !program.is_empty());
+    let mut command = Command::new(program.as_deref().unwrap_or(desktop));
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().is_ok()
+}
+
+fn state_folder() -> io::Result<PathBuf> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let folder = folder.ok_or_else(|| io::Error::other("neither `XDG_STATE_HOME` nor `HOME` names a folder"))?;
+    Ok(folder.join("doorward"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_origin_and_clear_text_stays_on_this_machine() {
+        for (text, expected) in [
+            ("https://k8s.example.com", Some("https://k8s.example.com")),
+            ("https://K8s.example.com:443/", Some("https://k8s.example.com")),
+            ("k8s.example.com:8443", Some("https://k8s.example.com:8443")),
+            ("http://localhost:8080", Some("http://localhost:8080")),
+            ("http://k8s.example.com", None),
+            ("http://127.0.0.1.example.com", None),
+            ("ftp://k8s.example.com", None),
+            ("https://k8s.example.com/path", None),
+            ("https://user@k8s.example.com", None),
+            ("https://", None),
+            ("", None),
+        ] {
+            let parsed = text.parse::<Address>();
+            assert_eq!(parsed.as_ref().ok().map(Address::as_str), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_machine_is_one_that_doorward_takes() {
+        let name = machine();
+        assert!((1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()), "{name}");
+    }
+}

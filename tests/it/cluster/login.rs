@@ -1,0 +1,43 @@
+//! kubectl, whose credential `doorward login` gives.
+
+use serde_json::json;
+
+use super::{programs, world::World};
+use crate::{
+    harness::{browse, within},
+    login::Shell,
+};
+
+#[tokio::test]
+async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
+    let change = |yaml: String| {
+        yaml.replace("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
+            .replace("schemes: [bearer]", "schemes: [session]")
+            .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [api]}, who: {users: [alice]}, do: allow}\n")
+            .replace("grants:\n", "grants:\n  - {id: me, who: {users: [alice]}, kubernetes_groups: ['tekton:dev']}\n")
+    };
+    let world = World::with_files(change, &[("client", "client-secret")]).await;
+    let shell = Shell::new();
+    let url = format!("https://localhost:{}", world.doorward.address("secure").port());
+    let ca = world.doorward.dir().join("ca.pem");
+    let (mut child, _lines, page, _) =
+        shell.login(&["--kubeconfig", "build", "--ca", ca.to_str().unwrap(), &url]).await;
+    let saw = browse(&json!({"scenario": "program", "url": page})).await;
+    assert!(saw["told"].as_str().unwrap().contains("As alice"), "{saw}");
+    assert!(within(child.wait()).await.unwrap().success());
+
+    let kubectl = async |arguments: &[&str]| {
+        let output = within(shell.command_of(&programs::path("kubectl"), arguments).output()).await.unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (done, who) = kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).await;
+    assert!(done && who == "alice", "{who}");
+    let (done, said) = kubectl(&["create", "configmap", "mine", "-n", &world.namespace]).await;
+    assert!(done, "{said}");
+    world.assert_sent_as(&["alice"]).await;
+
+    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+    assert_eq!(world.doorward.operator(&person).await.0, Some(0));
+    let (done, said) = kubectl(&["get", "configmaps", "-n", &world.namespace]).await;
+    assert!(!done && said.contains("You must be logged in"), "{said}");
+}

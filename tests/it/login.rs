@@ -1,0 +1,383 @@
+//! `doorward login`: a program's own session, by way of the browser; and what others try with it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
+
+use crate::{
+    harness::{Answer, Doorward, Issuer, OidcProvider, Raw, Upstream, browse, come_back, free_port, log_in, within},
+    pages::screenshots,
+};
+
+/// A verifier of PKCE (RFC 7636) and its challenge.
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+const STATE: &str = "a-state-of-the-program";
+
+struct World {
+    doorward: Doorward,
+    host: String,
+    _upstream: Upstream,
+}
+
+async fn world_of(issuer: &str, more: &str, secret: &str, port: u16) -> World {
+    let upstream = Upstream::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("client"), secret).unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: a
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    {more}
+    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
+upstreams:
+  - {{name: web, url: '{upstream}'}}
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+  - {{name: other, kind: http, hosts: [other.localhost], schemes: [session], upstream: web}}
+rules:
+  - {{id: people, on: {{routes: [web, other]}}, who: {{users: [alice]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    let host = format!("localhost:{}", doorward.address("public").port());
+    within(async {
+        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, host, _upstream: upstream }
+}
+
+async fn world() -> (World, Issuer) {
+    let issuer = Issuer::start().await;
+    (world_of(issuer.url(), "", "client-secret", 0).await, issuer)
+}
+
+impl World {
+    fn origin(&self) -> String {
+        format!("http://{}", self.host)
+    }
+
+    async fn get(&self, path: &str, more: &[&str]) -> Answer {
+        self.doorward.get(path, &[&[format!("Host: {}", self.host).as_str()], more].concat()).await
+    }
+
+    async fn post(&self, path: &str, more: &[&str], body: &str) -> Answer {
+        let (line, host) = (format!("POST {path} HTTP/1.1"), format!("Host: {}", self.host));
+        self.doorward.send(&[&[line.as_str(), &host], more].concat(), body.as_bytes()).await
+    }
+
+    /// Presses the button of the page, as a browser that comes from this origin, and gives what the callback answers.
+    async fn allow(&self, page: &str) -> Answer {
+        let (host, origin) = (format!("Host: {}", self.host), format!("Origin: {}", self.origin()));
+        let away = self.post(&format!("{page}&issuer=a"), &[&origin], "").await;
+        assert_eq!(away.status, 303, "{}{}", away.head, away.text());
+        let location = away.header("location").unwrap().to_owned();
+        come_back(&self.doorward, &[&host, "Accept: text/html"], &away, &location).await
+    }
+
+    /// A code for a program that waits at a port where nobody is.
+    async fn code(&self) -> String {
+        let back = self.allow(&page(&[])).await;
+        let location = back.header("location").unwrap();
+        let code = location.strip_prefix("http://127.0.0.1:7000/?code=").expect(location);
+        code.strip_suffix(&format!("&state={STATE}")).expect(location).to_owned()
+    }
+
+    async fn redeem(&self, code: &str, verifier: &str) -> Answer {
+        let form = format!("grant_type=authorization_code&code={code}&code_verifier={verifier}");
+        let kind = "Content-Type: application/x-www-form-urlencoded";
+        self.post("/.doorward/login/token", &[kind], &form).await
+    }
+
+    async fn handle(&self) -> String {
+        let answer = self.redeem(&self.code().await, VERIFIER).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// What a page answers to a program with this handle.
+    async fn status(&self, handle: &str) -> u16 {
+        self.get("/page", &[&format!("Authorization: Bearer {handle}")]).await.status
+    }
+}
+
+/// The address of the page that asks, with other values for some of its parameters.
+fn page(changed: &[(&str, &str)]) -> String {
+    let parameters = [("port", "7000"), ("state", STATE), ("code_challenge", CHALLENGE), ("machine", "laptop")];
+    let value = |name: &str, value: &'static str| {
+        changed.iter().find(|(changed, _)| *changed == name).map_or(value, |(_, value)| value).to_owned()
+    };
+    let known = parameters.iter().map(|(name, given)| format!("{name}={}", value(name, given)));
+    let others = changed.iter().filter(|(name, _)| parameters.iter().all(|(known, _)| known != name));
+    let all: Vec<String> = known.chain(others.map(|(name, value)| format!("{name}={value}"))).collect();
+    format!("/.doorward/login?{}", all.join("&"))
+}
+
+/// A person's shell, with a home of its own.
+pub struct Shell(TempDir);
+
+impl Shell {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_doorward")), arguments)
+    }
+
+    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("HOME", self.0.path())
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.0.path().join(".local/state/doorward/sessions.json")
+    }
+
+    /// Exit code, and all that it said.
+    async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = within(self.command(arguments).output()).await.unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    /// Starts a login. Gives the address that it wants opened, and the code that the page must show.
+    pub async fn login(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStderr>>, String, String) {
+        let mut command = self.command(&[&["login", "--no-browser"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (mut url, mut code) = (None, None);
+        while url.is_none() || code.is_none() {
+            let line = within(lines.next_line()).await.unwrap().expect("it ended");
+            if line.trim().starts_with("http") {
+                url = Some(line.trim().to_owned());
+            }
+            if let Some((_, shown)) = line.split_once("shows the code ") {
+                code = Some(shown.trim_end_matches('.').to_owned());
+            }
+        }
+        (child, lines, url.unwrap(), code.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
+    let port = free_port();
+    let provider = OidcProvider::start(&format!("http://localhost:{port}")).await;
+    let world = world_of(&provider.issuer, "algorithms: [RS256]", "doorward-secret-of-the-tests", port).await;
+    let (shell, origin) = (Shell::new(), world.origin());
+    let (mut child, _lines, url, code) = shell.login(&["--kubeconfig", "build", &origin]).await;
+    let saw = browse(&json!({"scenario": "program", "url": url, "screenshots": screenshots()})).await;
+    let asked = saw["asked"].as_str().unwrap();
+    assert!(asked.contains(&code) && asked.contains("wants to act as you"), "{asked}");
+    assert!(saw["ended"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{saw}");
+    assert!(saw["told"].as_str().unwrap().contains("As alice"), "{saw}");
+    assert_eq!(saw["faults"], json!([]));
+    let cookies = saw["cookies"].to_string();
+    assert!(!cookies.contains("\"__Host-doorward\""), "the browser itself is not signed in: {cookies}");
+    assert!(within(child.wait()).await.unwrap().success());
+    assert_eq!(fs::metadata(shell.kept()).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let (status, who) = shell.run(&["whoami"]).await;
+    assert_eq!(status, Some(0), "{who}");
+    assert!(who.contains("alice"), "{who}");
+    // What kubectl does with the context.
+    let config: Value = {
+        let text = fs::read_to_string(shell.0.path().join(".kube/config")).unwrap();
+        serde_saphyr::from_str(&text).unwrap()
+    };
+    assert_eq!(config["current-context"], "build");
+    let exec = &config["users"][0]["user"]["exec"];
+    let arguments: Vec<&str> = exec["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let (status, said) = shell.run(&arguments).await;
+    assert_eq!(status, Some(0), "{said}");
+    let credential: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(credential["apiVersion"], "client.authentication.k8s.io/v1");
+    let handle = credential["status"]["token"].as_str().unwrap().to_owned();
+    assert!(handle.starts_with("dws_") && credential["status"]["expirationTimestamp"].is_string(), "{said}");
+    assert_eq!(world.status(&handle).await, 200);
+
+    let (status, said) = shell.run(&["logout"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(world.status(&handle).await, 401, "it has ended there too");
+    let (status, said) = shell.run(&["whoami"]).await;
+    assert_eq!(status, Some(1));
+    assert!(said.contains("run `doorward login"), "{said}");
+}
+
+#[tokio::test]
+async fn a_person_who_cancels_signs_in_nothing() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let (mut child, mut lines, url, _) = shell.login(&[&world.origin()]).await;
+    let saw = browse(&json!({"scenario": "program", "url": url, "cancel": true})).await;
+    assert!(saw["told"].as_str().unwrap().contains("declined"), "{saw}");
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        said += &line;
+    }
+    assert!(said.contains("you, or the provider, declined") && !shell.kept().exists(), "{said}");
+}
+
+#[tokio::test]
+async fn a_code_goes_to_this_machine_only_and_only_where_the_person_pressed_the_button() {
+    let (world, _issuer) = world().await;
+    for changed in [
+        ("redirect_uri", "http://evil.example/"),
+        ("port", "80"),
+        ("port", "65536"),
+        ("port", "7000@evil.example"),
+        ("port", "+7000"),
+        ("state", "short"),
+        ("state", "with%0d%0aa-line-of-its-own"),
+        ("code_challenge", VERIFIER.split_at(40).0),
+        ("code_challenge_method", "plain&code_challenge=x"),
+        ("machine", ""),
+        ("machine", "laptop%3Cscript%3E"),
+    ] {
+        let answer = world.get(&page(&[changed]), &[]).await;
+        assert_eq!(answer.status, 400, "{changed:?}: {}", answer.text());
+    }
+    let good = page(&[]);
+    let asked = world.get(&good, &[]).await;
+    assert_eq!(asked.status, 200);
+    assert!(asked.text().contains("laptop") && asked.all("set-cookie").is_empty(), "{}", asked.text());
+    for (row, more) in [
+        ("no origin", &[][..]),
+        ("another origin", &["Origin: http://evil.example"]),
+        ("another site", &["Sec-Fetch-Site: cross-site"]),
+        ("a sandboxed page", &["Origin: null"]),
+    ] {
+        let answer = world.post(&format!("{good}&issuer=a"), more, "").await;
+        assert_eq!(answer.status, 403, "{row}: {}", answer.text());
+        assert!(answer.header("location").is_none(), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
+    let (world, _issuer) = world().await;
+    let refused = |answer: &Answer, why: &str| {
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        let told = answer.json();
+        assert_eq!(told["error"], "invalid_grant");
+        assert!(told["error_description"].as_str().unwrap().contains(why), "{told}");
+    };
+    // Stolen on its way, and brought by somebody who lacks the verifier: it is used up.
+    let stolen = world.code().await;
+    refused(&world.redeem(&stolen, &VERIFIER.replace('d', "e")).await, "bound to another program");
+    refused(&world.redeem(&stolen, VERIFIER).await, "used before");
+
+    // Brought twice: what the first got ends, since one of the two stole it.
+    let code = world.code().await;
+    let first = world.redeem(&code, VERIFIER).await.json();
+    let handle = first["access_token"].as_str().unwrap();
+    assert_eq!((first["token_type"].as_str(), first["username"].as_str()), (Some("Bearer"), Some("alice")));
+    assert_eq!(world.status(handle).await, 200);
+    refused(&world.redeem(&code, VERIFIER).await, "used before");
+    assert_eq!(world.status(handle).await, 401);
+
+    refused(&world.redeem("none-of-ours", VERIFIER).await, "not known");
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    for form in ["", "grant_type=authorization_code", "grant_type=password&code=x&code_verifier=y", "code=%ff"] {
+        assert_eq!(world.post("/.doorward/login/token", &[kind], form).await.status, 400, "{form}");
+    }
+    // For the host where it began, and no other.
+    let code = world.code().await;
+    let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");
+    let host = format!("Host: other.{}", world.host);
+    let lines = ["POST /.doorward/login/token HTTP/1.1", &host, kind];
+    refused(&world.doorward.send(&lines, form.as_bytes()).await, "another host");
+
+    let late = world.code().await;
+    world.doorward.set_clock_ahead(61);
+    refused(&world.redeem(&late, VERIFIER).await, "older than a minute");
+}
+
+#[tokio::test]
+async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
+    let (world, _issuer) = world().await;
+    let handle = world.handle().await;
+    assert_eq!(world.status(&handle).await, 200);
+    // Neither kind of session passes for the other, nor on another host.
+    let id = handle.strip_prefix("dws_").unwrap();
+    assert_eq!(world.get("/page", &[&format!("Cookie: __Host-doorward={id}")]).await.status, 401);
+    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    let browsers = cookie.strip_prefix("Cookie: __Host-doorward=").unwrap();
+    assert_eq!(world.status(&format!("dws_{browsers}")).await, 401);
+    let bearer = format!("Authorization: Bearer {handle}");
+    let elsewhere = world.doorward.get("/page", &[&format!("Host: other.{}", world.host), &bearer]).await;
+    assert_eq!(elsewhere.status, 401);
+    for damaged in ["dws_", "dws_x", &handle[..handle.len() - 1], &format!("{handle}x"), &handle.to_uppercase()] {
+        assert_eq!(world.status(damaged).await, 401, "{damaged}");
+    }
+    // The person sees it beside their browsers, and ends it there.
+    let listed = world.get("/.doorward/sessions", &[&cookie, "Accept: application/json"]).await;
+    let sessions = listed.json();
+    let text = sessions.to_string();
+    assert!(text.contains("doorward login on laptop") && !text.contains(id), "{text}");
+    let origin = format!("Origin: {}", world.origin());
+    let ended = world.post("/.doorward/sessions/end?others=yes", &[&cookie, &origin], "").await;
+    assert!((300..400).contains(&ended.status), "{}{}", ended.head, ended.text());
+    assert_eq!(world.status(&handle).await, 401);
+    assert_eq!(world.get("/page", &[&cookie]).await.status, 200, "the browser's goes on");
+
+    let again = world.handle().await;
+    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+    let (status, said) = world.doorward.operator(&person).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(world.status(&again).await, 401);
+    let trail: String = world.doorward.audit().iter().map(Value::to_string).collect();
+    assert!(!trail.contains(id), "no handle is in the trail");
+}
+
+#[tokio::test]
+async fn what_else_comes_to_the_loopback_ends_no_login() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let (mut child, _lines, url, _) = shell.login(&[&world.origin()]).await;
+    let back = world.allow(url.strip_prefix(&world.origin()).unwrap()).await;
+    let location = back.header("location").unwrap();
+    let (address, path) = location.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let ask = async |path: &str, host: &str| {
+        let mut raw = Raw::connect(address.parse().unwrap()).await;
+        raw.send(format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        raw.answer().await.status
+    };
+    assert_eq!(ask("?code=stolen&state=guessed", address).await, 404);
+    assert_eq!(ask(path, "evil.example").await, 404);
+    assert_eq!(ask("favicon.ico", address).await, 404);
+    assert!(child.try_wait().unwrap().is_none());
+    assert_eq!(ask(path, address).await, 200);
+    assert!(within(child.wait()).await.unwrap().success());
+}
