@@ -5,6 +5,7 @@ mod hooks;
 mod operator;
 mod reload;
 mod revoke;
+mod rights;
 mod run;
 mod sessions;
 mod tasks;

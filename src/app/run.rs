@@ -162,6 +162,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     tasks::start(&app);
     tasks::bring_held(&app, &pools);
     tasks::follow_runs(&app, &pools);
+    tasks::watch_rights(&app, &pools);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
     if let Some(server) = admin_server {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, durability, reload};
+use super::{App, durability, reload, rights};
 use crate::{
     admin::health::Gate, request::pipeline::Worker, runs, supervisor::TaskSpec, upstream::Pools, webhooks::hold,
 };
@@ -83,6 +83,16 @@ pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
     app.supervisor.clone().spawn(TaskSpec::new("runs"), move |stop| {
         let follow = runs::follow(Arc::clone(&app), own.clone(), runs.clone(), stop);
         async move { follow.await.map_err(Into::into) }
+    });
+}
+
+/// Looks whether Kubernetes allows what the configuration needs.
+pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+    let own = Pools::new(app.metrics.upstream.clone());
+    pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+    spawn(app, TaskSpec::new("rights"), move |app| {
+        let own = own.clone();
+        async move { rights::watch(&app, &own).await }
     });
 }
 

@@ -33,6 +33,10 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
                 "eventID": uuid::Uuid::new_v4().to_string(), "arrived": arrived});
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
+        // Doorward asks whether it may do what its configuration needs.
+        Sample::Kubernetes if uri.path().ends_with("/selfsubjectaccessreviews") => {
+            (StatusCode::CREATED, Json(json!({"status": {"allowed": true}}))).into_response()
+        }
         // Indented, since people look at it.
         Sample::Kubernetes => {
             let echo = json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived});

@@ -1,7 +1,7 @@
 //! SelfSubjectAccessReview (`authorization.k8s.io/v1`): what somebody may do at an API server, asked as that person. Every
 //! authenticated user may ask it of oneself, so that Doorward needs no right but to impersonate.
 
-use std::sync::Arc;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -31,11 +31,11 @@ const AT_ONCE: usize = 8;
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Access {
-    pub verb: &'static str,
+    pub verb: Cow<'static, str>,
     /// `""` is the core group.
-    pub group: &'static str,
-    pub resource: &'static str,
-    pub subresource: &'static str,
+    pub group: Cow<'static, str>,
+    pub resource: Cow<'static, str>,
+    pub subresource: Cow<'static, str>,
     /// `""`: all namespaces, or none for what is in no namespace.
     pub namespace: Arc<str>,
     /// `""`: any.
@@ -44,27 +44,40 @@ pub struct Access {
 
 impl Access {
     /// To anything in a namespace; the rest is for the caller to name.
-    pub fn new(verb: &'static str, namespace: Arc<str>) -> Self {
-        Self { verb, group: "", resource: "", subresource: "", namespace, name: "".into() }
+    pub fn new(verb: impl Into<Cow<'static, str>>, namespace: Arc<str>) -> Self {
+        let (group, resource, subresource) = ("".into(), "".into(), "".into());
+        Self { verb: verb.into(), group, resource, subresource, namespace, name: "".into() }
     }
 
     /// The same as rules see it.
     pub fn attributes(&self) -> Attributes {
         Attributes {
             is_resource: true,
-            verb: self.verb.to_owned(),
-            api_group: self.group.to_owned(),
+            verb: self.verb.clone().into_owned(),
+            api_group: self.group.clone().into_owned(),
             api_version: "v1".to_owned(),
             namespace: self.namespace.as_ref().to_owned(),
-            resource: self.resource.to_owned(),
-            subresource: self.subresource.to_owned(),
+            resource: self.resource.clone().into_owned(),
+            subresource: self.subresource.clone().into_owned(),
             name: self.name.as_ref().to_owned(),
             ..Attributes::default()
         }
     }
 }
 
-/// Asks an API server as one principal.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        for (sign, part) in [("/", &*self.subresource), (" ", &*self.name), (".", &*self.group)] {
+            if !part.is_empty() && (sign != "." || self.name.is_empty()) {
+                write!(f, "{sign}{part}")?;
+            }
+        }
+        if self.namespace.is_empty() { Ok(()) } else { write!(f, " in {}", self.namespace) }
+    }
+}
+
+/// Asks an API server as one principal, or as Doorward itself.
 #[derive(Clone, Debug)]
 pub struct AccessReviewer {
     pools: Pools,
@@ -86,9 +99,17 @@ impl AccessReviewer {
         assume(principal, groups, &mut headers)?;
         assert_impersonated(&headers)?;
         headers.insert(AUDIT_ID, request_id.clone());
+        let mut reviewer = Self::own(pools, server);
+        reviewer.headers.extend(headers);
+        Ok(reviewer)
+    }
+
+    /// Asks as Doorward itself.
+    pub fn own(pools: &Pools, server: &Arc<Upstream>) -> Self {
+        let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Self { pools: pools.clone(), server: Arc::clone(server), headers })
+        Self { pools: pools.clone(), server: Arc::clone(server), headers }
     }
 
     /// Whether the API server would allow it.

@@ -27,37 +27,37 @@ pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) ->
 }
 
 /// What Doorward does as itself: it reviews tokens, reads Triggers and watches runs, where the configuration says so.
-pub(super) fn reader<'a>(root: &'a raw::Root, account: &'a Account) -> Option<Bound<'a>> {
+pub(super) fn readers<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
         rules.push(PolicyRule::new(&["authentication.k8s.io"], &["tokenreviews"], &["create"]));
     }
+    let further = trigger_reader(root, account).into_iter();
+    let further = further.chain(root.runs.iter().flat_map(|runs| watchers_of_runs(runs, account)));
+    let (everywhere, in_namespaces): (Vec<_>, Vec<_>) = further.partition(|reader| reader.namespace.is_none());
+    rules.extend(everywhere.into_iter().flat_map(|reader| reader.rules));
+    let all = (!rules.is_empty()).then(|| reader(None, rules, account));
+    all.into_iter().chain(in_namespaces).collect()
+}
+
+/// Where rules look at the service accounts of Triggers.
+pub(super) fn trigger_reader<'a>(root: &raw::Root, account: &'a Account) -> Option<Bound<'a>> {
     let looks_at_accounts =
         |rule: &raw::Rule| rule.on.trigger.as_ref().is_some_and(|trigger| !trigger.service_accounts.is_empty());
-    if root.rules.iter().any(looks_at_accounts) {
-        rules.push(PolicyRule::new(&["triggers.tekton.dev"], &["triggers", "eventlisteners"], &["get"]));
-    }
-    if root.runs.as_ref().is_some_and(|runs| runs.namespaces.is_empty()) {
-        rules.push(watch_runs());
-    }
-    (!rules.is_empty()).then(|| Bound {
-        name: "doorward-reader".to_owned(),
-        namespace: None,
-        rules,
-        subjects: vec![Subject::Account(account)],
-    })
+    let rule = PolicyRule::new(&["triggers.tekton.dev"], &["triggers", "eventlisteners"], &["get"]);
+    root.rules.iter().any(looks_at_accounts).then(|| reader(None, vec![rule], account))
 }
 
-/// The same in single namespaces.
-pub(super) fn readers_of_namespaces<'a>(root: &'a raw::Root, account: &'a Account) -> impl Iterator<Item = Bound<'a>> {
-    root.runs.iter().flat_map(|runs| &runs.namespaces).map(|namespace| Bound {
-        name: "doorward-reader".to_owned(),
-        namespace: Some(namespace),
-        rules: vec![watch_runs()],
-        subjects: vec![Subject::Account(account)],
-    })
+/// In each of the namespaces, or everywhere.
+pub(super) fn watchers_of_runs<'a>(runs: &'a raw::Runs, account: &'a Account) -> Vec<Bound<'a>> {
+    let rule = PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"]);
+    let watcher = |namespace: Option<&'a str>| reader(namespace, vec![rule.clone()], account);
+    match runs.namespaces.as_slice() {
+        [] => vec![watcher(None)],
+        listed => listed.iter().map(|namespace| watcher(Some(namespace))).collect(),
+    }
 }
 
-fn watch_runs() -> PolicyRule {
-    PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"])
+fn reader<'a>(namespace: Option<&'a str>, rules: Vec<PolicyRule>, account: &'a Account) -> Bound<'a> {
+    Bound { name: "doorward-reader".to_owned(), namespace, rules, subjects: vec![Subject::Account(account)] }
 }

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `impersonation` | who may be impersonated, in the classic and in the constrained form |
 //! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
+//! | `own` | the same, and what Doorward reads, one right at a time, for questions to an API server |
 //! | `tekton` | the roles that people, bots and agents get by their groups |
 //! | `compare` | what a cluster has, held against all that |
 
 mod actions;
 mod compare;
 mod impersonation;
+mod own;
 mod tekton;
 
 #[cfg(test)]
@@ -20,7 +22,10 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-pub use self::compare::{Difference, compare};
+pub use self::{
+    compare::{Difference, compare},
+    own::{OwnRight, own_rights},
+};
 use crate::config::raw;
 
 /// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
@@ -95,8 +100,7 @@ fn objects(root: &raw::Root, form: Form, account: &Account) -> Vec<Object> {
     if form == Form::Constrained {
         bound.extend(actions::roles(root, account));
     }
-    bound.extend(impersonation::reader(root, account));
-    bound.extend(impersonation::readers_of_namespaces(root, account));
+    bound.extend(impersonation::readers(root, account));
     bound.iter().flat_map(Bound::objects).chain(tekton::objects(root)).collect()
 }
 

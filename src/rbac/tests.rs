@@ -67,3 +67,39 @@ fn what_doorward_does_as_itself_is_only_what_is_configured() {
         assert!(in_two.contains(&role), "{in_two}");
     }
 }
+
+#[test]
+fn what_is_asked_of_an_api_server_is_each_right_of_the_roles_there() {
+    let yaml = "
+routes:
+  - {name: board, kind: dashboard, hosts: [a.test], schemes: [session], upstream: board, kubernetes: api}
+  - {name: web, kind: http, hosts: [b.test], schemes: [session], upstream: web}
+grants:
+  - {id: dev, who: {issuers: [a]}, kubernetes_groups: [dev, ops]}
+rules:
+  - {id: t, on: {trigger: {service_accounts: [builder]}}, who: {issuers: [a]}, do: allow}
+interceptor: {host: interceptor.test, kubernetes: triggers}
+runs: {kubernetes: other, namespaces: [ci]}
+";
+    let told = |form| -> Vec<String> {
+        let rights = own_rights(&root(yaml), form);
+        rights.iter().map(|right| format!("{}: {}", right.upstream, right.access)).collect()
+    };
+    let classic = told(Form::Classic);
+    let expected = [
+        "api: impersonate users",
+        "api: impersonate groups dev",
+        "api: impersonate groups ops",
+        "api: impersonate userextras/doorward.dev/client.authentication.k8s.io",
+        "api: impersonate userextras/doorward.dev/actor.authentication.k8s.io",
+        "api: impersonate userextras/doorward.dev/request-id.authentication.k8s.io",
+        "other: list pipelineruns.tekton.dev in ci",
+        "other: watch pipelineruns.tekton.dev in ci",
+        "other: list taskruns.tekton.dev in ci",
+        "other: watch taskruns.tekton.dev in ci",
+        "triggers: get triggers.triggers.tekton.dev",
+        "triggers: get eventlisteners.triggers.tekton.dev",
+    ];
+    assert_eq!(classic, expected);
+    assert_eq!(told(Form::Constrained)[0], "api: impersonate:user-info users.authentication.k8s.io");
+}

@@ -79,8 +79,12 @@ impl Worker {
         match page {
             Page::File => self.forward(cleared, exchange).await,
             Page::ExternalLog { namespace, pod } => {
-                let access =
-                    Access { resource: "pods", subresource: "log", name: pod, ..Access::new("get", namespace) };
+                let access = Access {
+                    resource: "pods".into(),
+                    subresource: "log".into(),
+                    name: pod,
+                    ..Access::new("get", namespace)
+                };
                 if !self.reviewer(snapshot, dashboard, &cleared.outbound)?.may(&access).await? {
                     let detail = format!("Kubernetes lets you read no logs of pods in namespace {}.", access.namespace);
                     return Err(Rejection::new(Reason::KubernetesDenied, detail)
@@ -137,7 +141,7 @@ impl Worker {
 }
 
 fn runs(verb: &'static str, namespace: Arc<str>) -> Access {
-    Access { group: "tekton.dev", resource: "pipelineruns", ..Access::new(verb, namespace) }
+    Access { group: "tekton.dev".into(), resource: "pipelineruns".into(), ..Access::new(verb, namespace) }
 }
 
 /// What is asked of the API server: what the policy may allow, as for all else its answer would change nothing.
@@ -147,7 +151,7 @@ impl Questions {
     fn new(policy: &Policy, permit: &Permit, dashboard: &Dashboard, now: Timestamp) -> Self {
         let everywhere: Arc<str> = "".into();
         let mut asked = vec![
-            Access { resource: "namespaces", ..Access::new("list", Arc::clone(&everywhere)) },
+            Access { resource: "namespaces".into(), ..Access::new("list", Arc::clone(&everywhere)) },
             runs("list", Arc::clone(&everywhere)),
             runs("create", everywhere),
         ];
@@ -216,7 +220,7 @@ mod tests {
 
     #[test]
     fn all_is_seen_by_those_who_may_list_all_alone() {
-        let namespaces = Access { resource: "namespaces", ..Access::new("list", "".into()) };
+        let namespaces = Access { resource: "namespaces".into(), ..Access::new("list", "".into()) };
         let (all, one) = (runs("list", "".into()), runs("list", "a".into()));
         let create = runs("create", "a".into());
         let sight = |allowed: &[&Access]| {

@@ -13,6 +13,7 @@ mod load;
 mod login;
 mod pods;
 mod programs;
+mod rights;
 mod rows;
 mod runs;
 mod shipped;

@@ -196,6 +196,12 @@ async fn serve(
                 request.body.extend(buffer.drain(..size + 2).take(size));
             }
         }
+        // What Doorward asks for itself in the background is no part of any test with an upstream like this.
+        if request.line().contains("/selfsubjectaccessreviews ") && !request.has("impersonate-user") {
+            let Reply::Bytes(yes) = Reply::json(201, r#"{"status":{"allowed":true}}"#) else { continue };
+            stream.write_all(&yes).await?;
+            continue;
+        }
         let reply = script(&request);
         let upgrade = request.all("upgrade").first().map(|token| (*token).to_owned());
         log.lock().unwrap().push(request);
