@@ -35,6 +35,7 @@ pub mod sessions;
 mod sha256;
 pub mod snapshot;
 pub mod store;
+pub mod sts;
 pub mod supervisor;
 pub mod tekton;
 pub mod upstream;

@@ -35,6 +35,7 @@ use crate::{
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
     store,
+    sts::{self, Tokens},
     upstream::Upstream,
     webhooks,
 };
@@ -53,6 +54,8 @@ pub struct Snapshot {
     /// Names of claims that the policy looks at, for the audit trail.
     pub claims: Option<Arc<[Arc<str>]>>,
     pub assertions: Assertions,
+    /// Tokens that it issues.
+    pub tokens: Option<Tokens>,
     pub sessions: Sessions,
     pub login: Login,
     pub break_glass: Option<BreakGlass>,
@@ -75,6 +78,7 @@ pub struct Resolved {
     pub sessions: Option<sessions::Settings>,
     pub store: Option<store::Settings>,
     assertion_keys: Option<assertions::Keys>,
+    tokens: Option<sts::Settings>,
     root: Arc<raw::Root>,
     routes: Routes,
     upstreams: Vec<Arc<Upstream>>,
@@ -138,6 +142,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, resolver);
+    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);
@@ -152,6 +157,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         sessions,
         store,
         assertion_keys,
+        tokens,
         root: Arc::new(root.clone()),
         routes,
         upstreams: upstreams.into_values().collect(),
@@ -172,6 +178,8 @@ pub struct Shared {
     pub keys: KeyRing,
     /// The key of assertions, where the configuration has none.
     pub assertion_keys: assertions::Keys,
+    /// The keys of tokens, where the configuration has none.
+    pub token_keys: sts::Kept,
 }
 
 impl Resolved {
@@ -203,6 +211,10 @@ impl Resolved {
         let assertion_keys = self.assertion_keys.unwrap_or_else(|| shared.assertion_keys.clone());
         let assertions = Assertions::new(&self.root.assertions, self.root.external_host.as_deref(), assertion_keys);
         let sessions = Sessions::new(settings, keys, &providers, shared.sessions.clone());
+        let tokens = self.tokens.map(|settings| Tokens::new(settings, shared.token_keys.clone()));
+        if let Some(tokens) = &tokens {
+            tokens.supply(&self.issuers);
+        }
         let login = Login::new(providers, sessions.clone(), shared.logins.clone());
         let root = self.root;
         let trusted = root
@@ -218,6 +230,7 @@ impl Resolved {
             claims: claims_named(&root),
             policy: Arc::new(policy),
             assertions,
+            tokens,
             sessions,
             login,
             break_glass: self.break_glass,

@@ -34,6 +34,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
+    sts::ends::Ends,
     supervisor::{Supervisor, TaskMetrics},
     upstream::{
         self,
@@ -61,6 +62,8 @@ pub struct App {
     pub revocations: Revocations,
     pub replay: Replay,
     pub held: hold::Queue,
+    /// Whether the ends of runs are seen.
+    pub ends: Ends,
     pub streams: streams::Registry,
     pub budget: ByteBudget,
     pub memory: Memory,

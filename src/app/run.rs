@@ -34,6 +34,7 @@ use crate::{
     sessions::{self, keyring::KeyRing},
     snapshot::{self, Context, Resolved, Shared},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
+    sts::{self, ends::Ends},
     supervisor::{Backoff, Supervisor, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
@@ -162,6 +163,8 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     tasks::start(&app);
     tasks::bring_held(&app, &pools);
     tasks::follow_runs(&app, &pools);
+    tasks::keep_token_keys(&app);
+    tasks::end_tokens(&app, &pools);
     tasks::watch_rights(&app, &pools);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
@@ -309,8 +312,14 @@ impl Parts<'_> {
             .map_err(StartError::io("the session key cannot be kept beside the store"))?;
         let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension("assertion.pem"))
             .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
-        let shared =
-            Shared { assertion_keys, sessions, logins: metrics.logins.clone(), requests: requests.clone(), keys };
+        let shared = Shared {
+            assertion_keys,
+            sessions,
+            logins: metrics.logins.clone(),
+            requests: requests.clone(),
+            keys,
+            token_keys: sts::Kept::default(),
+        };
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
         let admin = resolved.admin.clone();
         let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;
@@ -327,6 +336,7 @@ impl Parts<'_> {
             trail,
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
+            ends: Ends::default(),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
             memory: Memory::new(metrics.memory.clone()),

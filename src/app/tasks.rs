@@ -7,7 +7,14 @@ use std::{
 
 use super::{App, durability, reload, rights};
 use crate::{
-    admin::health::Gate, request::pipeline::Worker, runs, supervisor::TaskSpec, upstream::Pools, webhooks::hold,
+    admin::health::Gate,
+    config::raw,
+    request::pipeline::Worker,
+    runs,
+    sts::{Tokens, ends},
+    supervisor::TaskSpec,
+    upstream::Pools,
+    webhooks::hold,
 };
 
 /// Starts all that goes on until the end.
@@ -85,6 +92,58 @@ pub(super) fn follow_runs(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
         async move { follow.await.map_err(Into::into) }
     });
 }
+
+/// Ends the tokens of runs with them, over connections of its own.
+pub(super) fn end_tokens(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+    let Some(tokens) = app.snapshot.load().raw.tokens.clone() else { return };
+    for exchanged in tokens.exchange.into_iter().filter(|exchanged| exchanged.kubernetes.is_some()) {
+        let own = Pools::new(app.metrics.upstream.clone());
+        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        let issuer = exchanged.issuer.clone();
+        let client = runs::client(Arc::clone(app), own, move |root: &raw::Root| {
+            let exchanged = root.tokens.as_ref()?.exchange.iter().find(|exchanged| exchanged.issuer == issuer);
+            exchanged?.kubernetes.as_ref()
+        });
+        let app = Arc::clone(app);
+        app.supervisor.clone().spawn(TaskSpec::new("ends-of-runs"), move |stop| {
+            let follow = ends::follow(Arc::clone(&app), client.clone(), exchanged.clone(), stop);
+            async move { follow.await.map_err(Into::into) }
+        });
+    }
+}
+
+/// Reads, makes and replaces the keys that sign tokens, where the configuration has none.
+pub(super) fn keep_token_keys(app: &Arc<App>) {
+    spawn(app, TaskSpec::new("token-keys"), |app| async move {
+        let health = app.health.component("token-keys", Gate::Report);
+        loop {
+            let snapshot = app.snapshot.load_full();
+            let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotate) else {
+                health.ok();
+                tokio::time::sleep(KEYS_TICK).await;
+                continue;
+            };
+            let now = app.clock.now();
+            match app.shared.token_keys.renew(&app.store, snapshot.sessions.keys(), period, now).await {
+                Ok(next) => {
+                    health.ok();
+                    if let Some(tokens) = &snapshot.tokens {
+                        tokens.supply(&snapshot.issuers);
+                    }
+                    tokio::time::sleep(next.since(now).min(KEYS_TICK)).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no token can be issued");
+                    health.failed(error.to_string());
+                    tokio::time::sleep(HEALTH_TICK).await;
+                }
+            }
+        }
+    });
+}
+
+/// How often keys are looked at, lest a clock that was set is missed.
+const KEYS_TICK: Duration = Duration::from_secs(30);
 
 /// Looks whether Kubernetes allows what the configuration needs.
 pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {

@@ -210,7 +210,21 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
     if let Some(digest) = &record.body_digest {
         object.hex("body_sha256", digest);
     }
+    if let Some(issued) = record.issued.as_deref() {
+        object.object("issued", |object| {
+            object
+                .text("token", budget.text(Field::Names, &issued.token))
+                .text("audience", budget.text(Field::Names, &issued.audience))
+                .list("scopes", budget.list(Field::Names, &issued.scopes))
+                .some("expires", Some(issued.expires.as_millis()))
+                .list("rules", budget.list(Field::Names, &issued.rules))
+                .some_text("task_run", budget.optional(Field::Names, issued.task_run.as_deref()))
+                .some_text("pod", budget.optional(Field::Names, issued.pod.as_deref()))
+                .some("cause", issued.cause.map(Id));
+        });
+    }
     object
+        .some_text("revoked", budget.optional(Field::Names, record.revoked.as_deref()))
         .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))
         .some_text("ended", budget.optional(Field::Names, record.ended.as_deref()));
 }
@@ -355,6 +369,19 @@ fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>
                         .some("created", run.created.map(|created| created.as_millis()))
                         .some("request", run.request.map(Id))
                         .some_text("event_id", budget.optional(Field::Names, run.event.as_deref()));
+                });
+            });
+        }
+        Note::TokensEnded(ended) => {
+            lifecycle(line, (OTHER, 1), time, code::TOKENS_ENDED, "the tokens of a run have ended with it");
+            line.object("unmapped", |object| {
+                object.object("tokens_ended", |object| {
+                    object
+                        .text("kind", ended.kind)
+                        .text("namespace", budget.text(Field::Names, &ended.namespace))
+                        .text("name", budget.text(Field::Names, &ended.name))
+                        .text("uid", budget.text(Field::Names, &ended.uid))
+                        .text("why", ended.why);
                 });
             });
         }

@@ -25,6 +25,8 @@ pub enum Note {
     Operator(Operator),
     /// A run of Tekton has appeared that a request caused.
     Run(Linked),
+    /// The tokens of a TaskRun or a pod have ended with it.
+    TokensEnded(TokensEnded),
     /// Something that somebody should look at, such as break-glass access being enabled.
     Alarm {
         /// A short fixed word, for rules over the trail.
@@ -65,6 +67,17 @@ pub struct Linked {
     pub event: Option<String>,
 }
 
+/// A TaskRun or a pod that had tokens and has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokensEnded {
+    /// `TaskRun` or `Pod`.
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub why: &'static str,
+}
+
 /// What the trail tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -98,6 +111,7 @@ pub(super) mod code {
     pub(crate) const POLICY_REFUSED: &str = "policy.refused";
     pub(crate) const OPERATOR: &str = "operator";
     pub(crate) const RUN: &str = "run.linked";
+    pub(crate) const TOKENS_ENDED: &str = "tokens.ended";
     pub(crate) const ALARM: &str = "alarm";
     pub(crate) const START: &str = "trail.start";
     pub(crate) const STOP: &str = "trail.stop";

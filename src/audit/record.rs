@@ -76,6 +76,10 @@ pub struct Record {
     pub bytes_out: u64,
     /// The event id that an EventListener answered with: it labels the runs that came of it.
     pub event_id: Option<Box<str>>,
+    /// The token that was given.
+    pub issued: Option<Box<Issued>>,
+    /// The id of a token of ours that its holder ended.
+    pub revoked: Option<String>,
     /// The digest of the policy that decided.
     pub policy: Option<Arc<str>>,
     /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`.
@@ -117,6 +121,8 @@ impl Record {
             bytes_in: 0,
             bytes_out: 0,
             event_id: None,
+            issued: None,
+            revoked: None,
             policy: None,
             ended: None,
         }
@@ -127,6 +133,24 @@ impl Record {
         self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });
         self.status = Some(rejection.status());
     }
+}
+
+/// A token that Doorward has issued, by what names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Its `jti`.
+    pub token: String,
+    pub audience: String,
+    pub scopes: Vec<Arc<str>>,
+    pub expires: Timestamp,
+    /// The rules that gave the scopes.
+    pub rules: Vec<Arc<str>>,
+    /// The uid of the TaskRun that it lives as long as.
+    pub task_run: Option<String>,
+    /// The uid of its pod.
+    pub pod: Option<String>,
+    /// The request that caused the run.
+    pub cause: Option<Uuid>,
 }
 
 /// Which of a request's records this is.

@@ -98,6 +98,7 @@ impl ReplayInputs {
             run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
             trigger: None,
+            token: None,
             now: self.time,
         })
     }
@@ -371,6 +372,7 @@ impl PrincipalLine {
             subject: actor.user.uid.into(),
             username: actor.user.name.into(),
             workload: None,
+            lives_with: Box::default(),
             kind: self.kind,
             scheme: self.scheme,
             groups: shared(self.groups),

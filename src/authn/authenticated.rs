@@ -147,6 +147,7 @@ impl Authenticated {
             run: self.run().map(|run| &**run),
             delivery: self.principal.delivery.as_deref(),
             trigger: None,
+            token: None,
             now,
         }
     }

@@ -41,6 +41,8 @@ pub struct Principal {
     pub delivery: Option<Arc<Facts>>,
     /// The email address, only where the issuer says that it is verified. For display, never for decisions.
     pub email: Option<Arc<str>>,
+    /// The TaskRun and the pod with whose end the credential ends, by uid.
+    pub lives_with: Box<[Arc<str>]>,
     /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
     pub workload: Option<WorkloadIdentity>,
 }
@@ -105,6 +107,7 @@ impl Principal {
             credential: CredentialId::None,
             expires: Timestamp::default(),
             delivery: None,
+            lives_with: Box::default(),
             workload: None,
             email: None,
         }
@@ -125,6 +128,14 @@ impl Principal {
 pub struct Actor {
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,
+}
+
+impl Actor {
+    /// A task that acts for who caused its run: its service account, without the `system:` that no name sent to Kubernetes may
+    /// begin with.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        Self { subject: format!("serviceaccount:{namespace}:{name}").into(), client: None }
+    }
 }
 
 /// When and how a person logged in (OpenID Connect Core 1.0 section 2).

@@ -139,6 +139,7 @@ impl Expression {
             run: None,
             delivery: Some(&facts),
             trigger: None,
+            token: None,
             now: Timestamp::from_secs(1_700_000_000),
         };
         let sparse = RequestView { kubernetes: None, delivery: None, ..full };

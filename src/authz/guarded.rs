@@ -200,6 +200,7 @@ mod tests {
             run: None,
             delivery: None,
             trigger: None,
+            token: None,
             now: crate::clock::Timestamp::MAX,
         };
         assert_eq!(guard.missed(&view, Reading::Wide), None, "a deny need not name it");

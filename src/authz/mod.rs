@@ -21,6 +21,7 @@ mod rule;
 mod run;
 mod scenario;
 mod time_window;
+mod token;
 mod trigger;
 mod who;
 
@@ -46,6 +47,7 @@ pub use self::{
     policy::{KubernetesGroups, Policy},
     rule::Approval,
     scenario::Scenario,
+    token::{TOKEN_ENDPOINT, TaskView, TokenView},
     trigger::{Trigger, TriggerLimits},
 };
 
@@ -76,5 +78,7 @@ pub struct RequestView<'a> {
     pub delivery: Option<&'a Facts>,
     /// The Trigger that a delivery is about to set off. `None` at the door.
     pub trigger: Option<Trigger<'a>>,
+    /// Where a token is asked for. Nothing but tokens is given then.
+    pub token: Option<TokenView<'a>>,
     pub now: Timestamp,
 }

@@ -21,7 +21,7 @@ use super::{
     names::{HostPattern, Names, PathPattern, Prefix},
     run::{self, RunCondition},
     time_window::TimeWindow,
-    trigger,
+    token, trigger,
 };
 
 /// One condition on a request.
@@ -40,6 +40,7 @@ pub(super) enum On {
     Fork(bool),
     Draft(bool),
     Trigger(raw::OnTrigger),
+    Token(raw::OnToken),
     Kubernetes(Kubernetes),
     Run(RunCondition),
     Guard(Guard),
@@ -60,7 +61,7 @@ const METHODS: [Method; 9] = [
 ];
 
 /// Compiles what a rule says of requests. What is cheap to look at comes first.
-pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
+pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
     if !raw.routes.is_empty() {
@@ -116,6 +117,10 @@ pub(super) fn compile(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Rep
     if let Some(trigger) = &raw.trigger {
         trigger::check(trigger, &at.key("trigger"), root, report);
         on.push(On::Trigger(trigger.clone()));
+    }
+    if let Some(token) = &raw.token {
+        token::check(raw, token, action, &at.key("token"), root, report);
+        on.push(On::Token(token.clone()));
     }
     if let Some(raw) = &raw.kubernetes {
         on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
@@ -211,8 +216,24 @@ impl On {
             | Self::Fork(_)
             | Self::Draft(_)
             | Self::Trigger(_) => route.kind == RouteKind::Webhook,
+            Self::Token(_) => false,
             _ => true,
         }
+    }
+
+    /// Whether somebody who asks for a token can meet the condition at all.
+    pub(super) fn can_hold_of_tokens(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(_)
+                | Self::Guard(_)
+                | Self::Namespace(_)
+                | Self::Time(_)
+                | Self::Addresses(_)
+                | Self::Hosts(_)
+                | Self::Paths(_)
+                | Self::Methods(_)
+        )
     }
 
     pub(super) fn holds(&self, view: &RequestView<'_>, reading: Reading) -> bool {
@@ -229,6 +250,7 @@ impl On {
             Self::Namespace(name) => {
                 view.event_listener.is_some_and(|listener| name.contains(&listener.namespace))
                     || view.kubernetes.is_some_and(|attributes| kubernetes::namespaces(name, attributes, reading))
+                    || view.token.and_then(|token| token.task).is_some_and(|task| name.contains(&task.namespace))
             }
             Self::Events(names) => fact(view, |facts| &facts.event).is_some_and(|event| names.contains(event)),
             Self::Branches(branches) => one_of(branches, view, |facts| &facts.branch, reading),
@@ -241,6 +263,7 @@ impl On {
                 Some(trigger) => trigger::matches(condition, trigger, reading),
                 None => reading == Reading::Strict,
             },
+            Self::Token(condition) => view.token.is_some_and(|token| token::matches(condition, &token, reading)),
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
             }
@@ -283,6 +306,7 @@ impl On {
             Self::Namespace(name) => {
                 let found = view.event_listener.map(|listener| listener.namespace.as_str());
                 let found = found.or_else(|| view.kubernetes.map(|attributes| attributes.namespace.as_str()));
+                let found = found.or_else(|| Some(view.token?.task?.namespace.as_str()));
                 Condition::new("on.namespace", name, or_none(found.filter(|name| !name.is_empty())))
             }
             Self::Events(names) => Condition::new("on.event", names, or_none(fact(view, |facts| &facts.event))),
@@ -304,6 +328,10 @@ impl On {
                 });
                 let found = found.as_deref().unwrap_or("left to the interceptor");
                 Condition::new("on.trigger", trigger::needs(condition), found)
+            }
+            Self::Token(condition) => {
+                let found = view.token.map(|token| token::found(&token));
+                Condition::new("on.token", token::needs(condition), or_none(found.as_deref()))
             }
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {

@@ -1,7 +1,7 @@
 //! The policy: all rules and grants of a configuration, compiled.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -26,6 +26,7 @@ use super::{
     decision::{Decision, Denial, Outcome, Shadow},
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
+    token::TOKEN_ENDPOINT,
     trigger::TriggerLimits,
     who::{self, Caller, Purpose, Who},
 };
@@ -94,6 +95,8 @@ impl Policy {
             let can_hit = rules.iter().enumerate().filter(|(_, rule)| rule.can_hit_on(route)).map(|(i, _)| i);
             (route.name.as_str().into(), can_hit.collect())
         });
+        let of_tokens = rules.iter().enumerate().filter(|(_, rule)| rule.can_hit_on_tokens()).map(|(i, _)| i);
+        let by_route = by_route.chain([(TOKEN_ENDPOINT.into(), of_tokens.collect())]);
         let source = canonical(root);
         Some(Self {
             by_route: by_route.collect(),
@@ -171,6 +174,12 @@ impl Policy {
             }
         }
         Some(limits)
+    }
+
+    /// The scopes of tokens that some rule names in full: those that somebody may get who asks for none by name.
+    pub fn token_scopes(&self) -> BTreeSet<&str> {
+        let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
+        rules.flat_map(Rule::token_scopes).filter(|scope| !scope.ends_with('*')).collect()
     }
 
     /// The Kubernetes groups that grants give a principal: mapped ones only.

@@ -152,7 +152,7 @@ impl Rule {
             action,
             shadow: raw.mode == raw::Mode::Shadow,
             reading: purpose.reading(),
-            on: on::compile(&raw.on, &at.key("on"), root, report),
+            on: on::compile(&raw.on, &raw.action, &at.key("on"), root, report),
             who: who::compile(&raw.who, purpose, &at.key("who"), root, report),
             when: raw.when.as_deref().and_then(|source| Expression::compile(source, &at.key("when"), report)),
             id,
@@ -184,6 +184,19 @@ impl Rule {
     /// Whether requests on a route can hit the rule at all.
     pub(super) fn can_hit_on(&self, route: &raw::Route) -> bool {
         self.on.iter().all(|on| on.can_hold_on(route))
+    }
+
+    /// Whether it can have a say in who gets a token: an allow must speak of tokens, and a deny of nothing that only
+    /// requests have.
+    pub(super) fn can_hit_on_tokens(&self) -> bool {
+        let speaks = || self.on.iter().any(|on| matches!(on, On::Token(_)));
+        (matches!(self.action, Action::Deny) || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
+    }
+
+    /// The scopes of tokens that it names.
+    pub(super) fn token_scopes(&self) -> impl Iterator<Item = &str> {
+        let tokens = self.on.iter().filter_map(|on| if let On::Token(token) = on { Some(token) } else { None });
+        tokens.flat_map(|token| &token.scopes).map(String::as_str)
     }
 
     /// Whether the rule can fail, so that it must be looked at even if the decision is already known.

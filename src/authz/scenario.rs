@@ -15,13 +15,14 @@ use crate::{
     config::{
         raw::{self, RouteKind},
         report::nearest,
+        values::Span,
     },
     kubernetes::Attributes,
     tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
 
-use super::{RequestView, Trigger};
+use super::{RequestView, TOKEN_ENDPOINT, TaskView, TokenView, Trigger};
 
 /// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
 const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
@@ -39,7 +40,16 @@ pub struct Scenario {
     run: Option<Run>,
     delivery: Option<Arc<Facts>>,
     trigger: Option<raw::TriggerFacts>,
+    token: Option<Asked>,
     now: Timestamp,
+}
+
+/// A token that is asked for.
+#[derive(Clone, Debug)]
+struct Asked {
+    audience: String,
+    scope: Option<String>,
+    task: Option<TaskView>,
 }
 
 impl Scenario {
@@ -49,12 +59,19 @@ impl Scenario {
         request: &raw::RequestFacts,
         root: &raw::Root,
     ) -> Result<Self, String> {
-        let Some(route) = root.routes.iter().find(|route| route.name == request.route) else {
+        let endpoint = request.token.as_ref().map(|_| token_endpoint(root));
+        if endpoint.is_some() && !request.route.is_empty() {
+            return Err("a token is asked for at no route; leave `route` out".to_owned());
+        }
+        let mut routes = root.routes.iter().chain(&endpoint);
+        let wanted = if endpoint.is_some() { TOKEN_ENDPOINT } else { &request.route };
+        let Some(route) = routes.find(|route| route.name == wanted) else {
             let near = nearest(&request.route, root.routes.iter().map(|route| route.name.as_str()));
             let help = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(format!("there is no route `{}`{help}", request.route));
         };
-        let default_method = if route.kind == RouteKind::Webhook { "POST" } else { "GET" };
+        let posts = route.kind == RouteKind::Webhook || endpoint.is_some();
+        let default_method = if posts { "POST" } else { "GET" };
         let method = request.method.as_deref().unwrap_or(default_method);
         let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
         let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
@@ -92,7 +109,7 @@ impl Scenario {
         Ok(Self {
             run,
             principal: match principal {
-                Some(facts) => complete(facts, delivery.clone(), route, root, now)?,
+                Some(facts) => complete(facts, delivery.clone(), request.token.as_ref(), route, root, now)?,
                 None => Principal::anonymous(),
             },
             host: request.host.clone().or_else(|| route.hosts.first().cloned()).unwrap_or_default(),
@@ -102,6 +119,7 @@ impl Scenario {
             kubernetes,
             delivery,
             trigger: request.trigger.clone(),
+            token: request.token.as_ref().map(asked),
             now,
             route: route.clone(),
         })
@@ -122,6 +140,11 @@ impl Scenario {
             run: self.run.as_ref(),
             delivery: self.delivery.as_deref(),
             trigger: self.trigger.as_ref().map(|trigger| self.set_off(trigger)),
+            token: self.token.as_ref().map(|token| TokenView {
+                audience: &token.audience,
+                scope: token.scope.as_deref(),
+                task: token.task.as_ref(),
+            }),
             now: self.now,
         }
     }
@@ -136,6 +159,41 @@ impl Scenario {
             service_account: trigger.service_account.as_deref(),
             listener_namespace: home,
         }
+    }
+}
+
+/// What stands for the route of a token.
+fn token_endpoint(root: &raw::Root) -> raw::Route {
+    raw::Route {
+        name: TOKEN_ENDPOINT.to_owned(),
+        kind: RouteKind::Http,
+        hosts: root.external_host.iter().cloned().collect(),
+        paths: vec![TOKEN_ENDPOINT.to_owned()],
+        methods: vec!["POST".to_owned()],
+        schemes: vec![Scheme::Bearer],
+        issuers: Vec::new(),
+        upstream: String::new(),
+        kubernetes: None,
+        namespaces: Vec::new(),
+        webhook: None,
+        event_listener: None,
+        pass_headers: Vec::new(),
+        max_body: None,
+        max_stream: Span::from_secs(0),
+    }
+}
+
+fn asked(written: &raw::TokenFacts) -> Asked {
+    Asked {
+        audience: written.audience.clone(),
+        scope: written.scope.clone(),
+        task: written.task.as_ref().map(|task| TaskView {
+            namespace: task.namespace.clone(),
+            service_account: task.service_account.clone(),
+            pipeline: task.pipeline.clone(),
+            pipeline_task: task.pipeline_task.clone(),
+            task: task.task.clone(),
+        }),
     }
 }
 
@@ -160,10 +218,12 @@ fn arc(text: &Option<String>) -> Option<Arc<str>> {
 fn complete(
     facts: &raw::PrincipalFacts,
     delivery: Option<Arc<Facts>>,
+    token: Option<&raw::TokenFacts>,
     route: &raw::Route,
     root: &raw::Root,
     now: Timestamp,
 ) -> Result<Principal, String> {
+    let task = token.and_then(|token| token.task.as_ref());
     let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
         (Some(issuer), ..) => issuer.clone(),
         (None, Some(facts), _) => format!("webhook:{}", facts.webhook),
@@ -196,7 +256,8 @@ fn complete(
         actor: facts
             .actor
             .as_ref()
-            .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) }),
+            .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) })
+            .or_else(|| task.map(|task| Actor::service_account(&task.namespace, &task.service_account))),
         login: LoginFacts {
             auth_time: facts.login_age.map(|age| now - age.get()),
             acr: arc(&facts.acr),

@@ -96,7 +96,7 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
     }
     let route = match resolved.routes().find(host, url.path(), &method) {
         Ok(Target::Upstream(route)) => route,
-        Ok(Target::Own | Target::Interceptor) => {
+        Ok(Target::Own | Target::Tokens | Target::Interceptor) => {
             return Err("this is one of Doorward's own pages, which no rule decides".into());
         }
         Err(miss) => return Err(Rejection::from(miss).detail().to_owned().into()),
@@ -118,6 +118,7 @@ fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timest
         at: Some(now.to_string()),
         kubernetes: None,
         trigger: None,
+        token: None,
         delivery: None,
         body: body.transpose()?,
         content_type: args.content_type.clone(),

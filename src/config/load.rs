@@ -128,7 +128,8 @@ fn load_once<T>(
         }
     };
 
-    raw.issuers.iter_mut().for_each(crate::issuers::name_issuer);
+    let host = raw.external_host.as_deref();
+    raw.issuers.iter_mut().for_each(|issuer| crate::issuers::name_issuer(issuer, host));
     resolve::check(&raw, &mended, &mut resolver);
     let checked = resolver.report.problems().len();
     let result = components(&raw, &mut resolver);

@@ -36,6 +36,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
         ),
         (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
+        (root.key("tokens").key("exchange"), clusters(started), clusters(new)),
         (
             root.key("log").key("format"),
             format!("{:?}", started.log.format).to_lowercase(),
@@ -58,6 +59,17 @@ fn kind(root: &raw::Root) -> String {
 
 fn namespaces(root: &raw::Root) -> String {
     root.runs.as_ref().map_or_else(|| "unset".to_owned(), |runs| format!("{:?}", runs.namespaces))
+}
+
+/// Where the ends of tasks are watched.
+fn clusters(root: &raw::Root) -> String {
+    let exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    let clusters = exchanged.filter(|exchanged| exchanged.kubernetes.is_some());
+    let texts = clusters.map(|exchanged| match exchanged.namespaces.as_slice() {
+        [] => format!("{} in all namespaces", exchanged.issuer),
+        listed => format!("{} in {}", exchanged.issuer, listed.join(", ")),
+    });
+    format!("[{}]", texts.collect::<Vec<_>>().join("; "))
 }
 
 fn show(value: Option<&impl ToString>) -> String {

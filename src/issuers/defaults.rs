@@ -64,6 +64,14 @@ impl Defaults {
                 kind: Some(Kind::Workload),
                 max_lifetime: Duration::from_secs(3_600),
             },
+            Some(Preset::Doorward) => Self {
+                algorithms: &[Algorithm::ES256],
+                token_types: &["at+jwt"],
+                username: "{sub}",
+                groups: &[],
+                kind: None,
+                max_lifetime: Duration::from_secs(600),
+            },
             _ => Self {
                 algorithms: &[Algorithm::RS256, Algorithm::ES256],
                 token_types: &["at+jwt", "application/at+jwt"],
@@ -81,8 +89,8 @@ pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'stat
 }
 
 /// Names the issuer of an entry that leaves that to its preset. At Google, which has one issuer for everybody, a tenant
-/// is a Workspace domain: its accounts alone are let in, and they are what is asked for.
-pub fn name_issuer(raw: &mut raw::Issuer) {
+/// is a Workspace domain: its accounts alone are let in, and they are what is asked for. `external_host` is Doorward's own.
+pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
     if let (Some(Preset::Google), Some(domain)) = (raw.preset, &raw.tenant) {
         raw.required_claims.entry("hd".to_owned()).or_insert_with(|| vec![domain.as_str().into()]);
         if let Some(login) = &mut raw.login {
@@ -90,7 +98,10 @@ pub fn name_issuer(raw: &mut raw::Issuer) {
         }
     }
     if raw.issuer.is_empty()
-        && let Some(identifier) = raw.preset.and_then(|preset| presets::identifier(preset, raw.tenant.as_deref()))
+        && let Some(identifier) = raw.preset.and_then(|preset| match preset {
+            Preset::Doorward => external_host.map(|host| format!("https://{host}")),
+            preset => presets::identifier(preset, raw.tenant.as_deref()),
+        })
     {
         raw.issuer = identifier;
     }

@@ -63,6 +63,8 @@ pub struct KeySettings {
     pub keep_in: Option<PathBuf>,
     /// The certificates of `ca`, so that a changed file makes a new client.
     pub ca: Option<Vec<u8>>,
+    /// Whether they are Doorward's own, which are supplied and never fetched.
+    pub own: bool,
 }
 
 /// A key set with its number.
@@ -166,8 +168,25 @@ impl KeyCache {
 
     /// Starts fetching on `control`, if that has not been done, and presents `bearer` from the next fetch on.
     pub fn start(&self, bearer: Option<Secret>, control: &Handle) {
+        if self.shared.settings.own {
+            return;
+        }
         self.shared.bearer.store(bearer.map(Arc::new));
         self.task.get_or_init(|| control.spawn(Arc::clone(&self.shared).run()).abort_handle());
+    }
+
+    /// Takes Doorward's own keys, as a JWK set. They are good until others are supplied.
+    pub fn supply(&self, set: &[u8]) {
+        match Keys::parse(set, &self.shared.settings.algorithms) {
+            Ok(keys) => {
+                self.shared.install(keys);
+                self.shared.usable_until.store(i64::MAX, Ordering::Release);
+                self.shared.due.store(i64::MAX, Ordering::Release);
+            }
+            Err(error) => {
+                tracing::error!(issuer = %self.shared.settings.name, %error, "Doorward's own keys cannot be used")
+            }
+        }
     }
 
     pub fn settings(&self) -> &KeySettings {
@@ -208,6 +227,9 @@ impl KeyCache {
     /// The caller has checked what can be checked without the key.
     pub async fn refetch(&self, kid: Option<&str>) {
         let shared = &*self.shared;
+        if shared.settings.own {
+            return;
+        }
         shared.metrics.unknown_kids.get_or_create(&shared.label()).inc();
         let now = shared.clock.now();
         if kid.is_some_and(|kid| shared.unknown.get(kid).is_some_and(|until| now < until)) {

@@ -67,9 +67,10 @@ pub use self::{
     key_cache::{KeyCache, KeyStatus},
     logout_token::LogoutToken,
     metrics::Metrics,
-    principal::{Facts, split_scopes},
+    principal::{Facts, RUN_CLAIM, split_scopes},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
+    token_review::REVIEW_CLAIM,
 };
 use self::{
     single_flight::Key,

@@ -32,7 +32,7 @@ impl LoginQuirks {
     pub const fn of(preset: Option<Preset>) -> Self {
         let usual = Self { scopes: &[], parameters: &[], domain_hint: "domain_hint", logout: Logout::RpInitiated };
         match preset {
-            None | Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes) => usual,
+            None | Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward) => usual,
             Some(Preset::Okta | Preset::Dex) => {
                 Self { scopes: &["profile", "email", "groups", "offline_access"], ..usual }
             }
@@ -81,7 +81,7 @@ impl TokenQuirks {
         const ANY: &[&str] = &["", "JWT", "at+jwt", "application/at+jwt"];
         const NONE: &[&str] = &["", "at+jwt", "application/at+jwt"];
         Some(match preset {
-            Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes => return None,
+            Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward => return None,
             Preset::Okta | Preset::Dex => Self { token_types: NONE, ..usual },
             // `sub` differs from application to application; `oid` is the person in the whole tenant.
             Preset::Entra => Self { token_types: &["JWT"], username: "{issuer}#{claim:/oid}", ..usual },

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::{
@@ -19,6 +20,9 @@ use crate::{
     config::raw::Preset,
     error::{Reason, Rejection},
 };
+
+/// The claim of Doorward's own tokens with the run of Tekton that asked for them.
+pub const RUN_CLAIM: &str = "doorward.dev/run";
 
 /// A principal with more groups or scopes is refused: neither can be meant.
 const MAX_ENTRIES: usize = 1_000;
@@ -64,14 +68,14 @@ impl Mapping {
             _ => None,
         };
         let username = self.username.render(&subject, service_account, &claims).map_err(no_username)?;
-        let actor = actor(&claims)?;
+        let actor = self.actor(&claims)?;
         let scopes = match scopes {
             Some(scopes) => scopes,
             None => self.scopes(&claims)?,
         };
         Ok(Principal {
             issuer: Arc::clone(&self.name),
-            kind: self.kind(&subject, client.as_deref(), actor.is_some(), scheme),
+            kind: self.kind(&subject, client.as_deref(), actor.is_some(), scheme, &claims),
             username: username.into(),
             scheme,
             groups: self.groups(&claims)?,
@@ -91,6 +95,7 @@ impl Mapping {
             credential,
             expires,
             delivery: None,
+            lives_with: self.lives_with(&claims),
             workload,
             claims: Arc::new(claims),
         })
@@ -121,7 +126,19 @@ impl Mapping {
     /// Client settings, then issuer settings; then who logs in with a browser is human, and all else is an agent. A token
     /// with an actor is an agent's, and so is one whose subject is its own client (client credentials, RFC 9068
     /// section 2.2): neither is ever human.
-    fn kind(&self, subject: &str, client: Option<&str>, acting: bool, scheme: Scheme) -> Kind {
+    fn kind(
+        &self,
+        subject: &str,
+        client: Option<&str>,
+        acting: bool,
+        scheme: Scheme,
+        claims: &Map<String, Value>,
+    ) -> Kind {
+        // Doorward's own tokens say it.
+        if self.preset == Some(Preset::Doorward) {
+            let own = claims.get("kind").and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
+            return if acting && own == Kind::Human { Kind::Agent } else { own };
+        }
         let of_client = client.and_then(|client| self.clients.get(client).copied().flatten());
         let of_scheme = if scheme == Scheme::Session { Kind::Human } else { Kind::Agent };
         let kind = of_client.or(self.kind).unwrap_or(of_scheme);
@@ -196,6 +213,30 @@ impl Mapping {
         if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
     }
 
+    /// The TaskRun and the pod that one of Doorward's own tokens lives as long as.
+    fn lives_with(&self, claims: &Map<String, Value>) -> Box<[Arc<str>]> {
+        let Some(run) = claims.get(RUN_CLAIM).filter(|_| self.preset == Some(Preset::Doorward)) else {
+            return Box::default();
+        };
+        let uid = |of: &str| run.get(of)?.get("uid")?.as_str().map(Arc::from);
+        ["task_run", "pod"].into_iter().filter_map(uid).collect()
+    }
+
+    /// The outermost actor; those within it are history (RFC 8693 section 4.1).
+    fn actor(&self, claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
+        let Some(act) = claims.get("act") else { return Ok(None) };
+        let text = |name| act.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= 255);
+        let Some(subject) = text("sub") else { return Err(wrong("act", Some(act), "an object with a `sub`")) };
+        // A service account, which Doorward itself has looked up.
+        if self.preset == Some(Preset::Doorward)
+            && let Some((namespace, name)) =
+                subject.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
+        {
+            return Ok(Some(Actor::service_account(namespace, name)));
+        }
+        Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) }))
+    }
+
     /// What a preset knows about the workload behind the token.
     fn workload(&self, subject: &str, claims: &Map<String, Value>) -> Result<Option<WorkloadIdentity>, TokenError> {
         let repository = |provider, name: &'static str| match claims.get(name) {
@@ -228,16 +269,6 @@ impl Mapping {
 /// The scopes of a space separated text.
 pub fn split_scopes(scopes: &str) -> Vec<Arc<str>> {
     scopes.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect()
-}
-
-/// The outermost actor; those within it are history (RFC 8693 section 4.1).
-fn actor(claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
-    let Some(act) = claims.get("act") else { return Ok(None) };
-    let text = |name| act.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= 255);
-    match text("sub") {
-        Some(subject) => Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) })),
-        None => Err(wrong("act", Some(act), "an object with a `sub`")),
-    }
 }
 
 fn text<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c str> {

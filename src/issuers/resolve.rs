@@ -254,7 +254,15 @@ impl Builder<'_> {
         let raw = self.raw;
         let kubernetes = raw.preset == Some(Preset::Kubernetes);
         let template = raw.username.as_deref().unwrap_or(defaults.username);
-        let username = UsernameTemplate::parse(template, identifier, kubernetes);
+        let username = match raw.preset {
+            Some(Preset::Doorward) => {
+                if raw.username.as_deref().is_some_and(|template| template != defaults.username) {
+                    self.error("username", "Doorward's own tokens say the whole user name").help("leave it out");
+                }
+                Ok(UsernameTemplate::given())
+            }
+            _ => UsernameTemplate::parse(template, identifier, kubernetes),
+        };
         let username = username.map_err(|why| _ = self.error("username", why)).ok();
         if raw.username.is_some() && username.as_ref().is_some_and(|username| !username.is_stable()) {
             self.warning(
@@ -349,12 +357,13 @@ impl Builder<'_> {
         let settings = KeySettings {
             name: Arc::clone(name),
             issuer: Arc::clone(identifier),
-            discover: url.is_none() || raw.login.is_some() || endpoint_wanted,
+            discover: raw.preset != Some(Preset::Doorward) && (url.is_none() || raw.login.is_some() || endpoint_wanted),
             url,
             algorithms: checks.algorithms.clone(),
             max_stale: raw.keys.max_stale.unwrap_or(defaults::MAX_STALE).get(),
             keep_in,
             ca,
+            own: raw.preset == Some(Preset::Doorward),
         };
         if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
             return Some((Arc::clone(&previous.keys), bearer));

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::claim_path::ClaimPath;
-use crate::authn::principal::{InvalidName, check_users_name, is_own_name};
+use crate::authn::principal::{InvalidName, check_name, check_users_name, is_own_name};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsernameTemplate {
@@ -20,6 +20,8 @@ enum Variable {
     Subject,
     /// `namespace/name` of a Kubernetes service account.
     ServiceAccount,
+    /// A name that Doorward gave before, of whoever its own token is about.
+    Given,
     Claim(ClaimPath),
 }
 
@@ -98,6 +100,11 @@ impl UsernameTemplate {
         Ok(Self { prefix: prefix.into(), variable, suffix: suffix.into() })
     }
 
+    /// That of Doorward's own tokens, whose subject is a complete user name.
+    pub fn given() -> Self {
+        Self { prefix: Box::default(), variable: Variable::Given, suffix: Box::default() }
+    }
+
     /// Whether the names are made of the issuer's own key for a principal, which never passes to somebody else.
     pub fn is_stable(&self) -> bool {
         !matches!(self.variable, Variable::Claim(_))
@@ -107,6 +114,10 @@ impl UsernameTemplate {
     pub fn overlap(&self, other: &Self) -> Overlap {
         if self == other {
             return Overlap::Same;
+        }
+        // Its tokens say the name of somebody whom Doorward knows from another issuer.
+        if self.variable == Variable::Given || other.variable == Variable::Given {
+            return Overlap::None;
         }
         let prefixes = self.prefix.starts_with(&*other.prefix) || other.prefix.starts_with(&*self.prefix);
         let suffixes = self.suffix.ends_with(&*other.suffix) || other.suffix.ends_with(&*self.suffix);
@@ -120,6 +131,10 @@ impl UsernameTemplate {
         claims: &Map<String, Value>,
     ) -> Result<String, NoUsername> {
         let value = match &self.variable {
+            Variable::Given => {
+                check_name(subject)?;
+                return Ok(subject.to_owned());
+            }
             Variable::Subject => subject,
             Variable::ServiceAccount => {
                 let (namespace, name) = service_account.ok_or(NoUsername::Missing)?;

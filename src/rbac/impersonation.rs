@@ -1,5 +1,7 @@
 //! Whom Doorward may impersonate.
 
+use std::collections::BTreeMap;
+
 use super::{Account, Bound, Form, PolicyRule, Subject, groups};
 use crate::{config::raw, kubernetes::impersonation::EXTRAS};
 
@@ -26,7 +28,7 @@ pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) ->
     }
 }
 
-/// What Doorward does as itself: it reviews tokens, reads Triggers and watches runs, where the configuration says so.
+/// What Doorward does as itself: it reviews tokens, reads Triggers, and watches runs and pods, where the configuration says so.
 pub(super) fn readers<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<'a>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
@@ -34,10 +36,32 @@ pub(super) fn readers<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Boun
     }
     let further = trigger_reader(root, account).into_iter();
     let further = further.chain(root.runs.iter().flat_map(|runs| watchers_of_runs(runs, account)));
-    let (everywhere, in_namespaces): (Vec<_>, Vec<_>) = further.partition(|reader| reader.namespace.is_none());
-    rules.extend(everywhere.into_iter().flat_map(|reader| reader.rules));
+    let further = further.chain(exchanging(root).flat_map(|exchanged| lookers_up_of_tasks(exchanged, account)));
+    let mut in_namespaces: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
+    for reader in further {
+        let of = reader.namespace.map_or(&mut rules, |namespace| in_namespaces.entry(namespace).or_default());
+        of.extend(reader.rules);
+    }
     let all = (!rules.is_empty()).then(|| reader(None, rules, account));
-    all.into_iter().chain(in_namespaces).collect()
+    all.into_iter()
+        .chain(in_namespaces.into_iter().map(|(namespace, rules)| reader(Some(namespace), rules, account)))
+        .collect()
+}
+
+/// Clusters whose tasks get tokens.
+pub(super) fn exchanging(root: &raw::Root) -> impl Iterator<Item = &raw::Exchanged> {
+    let all = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+    all.filter(|exchanged| exchanged.kubernetes.is_some())
+}
+
+/// Where tasks get tokens: in each of the namespaces, or everywhere.
+pub(super) fn lookers_up_of_tasks<'a>(exchanged: &'a raw::Exchanged, account: &'a Account) -> Vec<Bound<'a>> {
+    let rules = vec![
+        PolicyRule::new(&[""], &["pods"], &["get", "list", "watch"]),
+        PolicyRule::new(&["tekton.dev"], &["taskruns"], &["get", "list", "watch"]),
+        PolicyRule::new(&["tekton.dev"], &["pipelineruns"], &["get"]),
+    ];
+    in_each(&exchanged.namespaces, &rules, account)
 }
 
 /// Where rules look at the service accounts of Triggers.
@@ -51,10 +75,13 @@ pub(super) fn trigger_reader<'a>(root: &raw::Root, account: &'a Account) -> Opti
 /// In each of the namespaces, or everywhere.
 pub(super) fn watchers_of_runs<'a>(runs: &'a raw::Runs, account: &'a Account) -> Vec<Bound<'a>> {
     let rule = PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"]);
-    let watcher = |namespace: Option<&'a str>| reader(namespace, vec![rule.clone()], account);
-    match runs.namespaces.as_slice() {
-        [] => vec![watcher(None)],
-        listed => listed.iter().map(|namespace| watcher(Some(namespace))).collect(),
+    in_each(&runs.namespaces, &[rule], account)
+}
+
+fn in_each<'a>(namespaces: &'a [String], rules: &[PolicyRule], account: &'a Account) -> Vec<Bound<'a>> {
+    match namespaces {
+        [] => vec![reader(None, rules.to_vec(), account)],
+        listed => listed.iter().map(|namespace| reader(Some(namespace), rules.to_vec(), account)).collect(),
     }
 }
 

@@ -32,6 +32,10 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     if let Some(runs) = &root.runs {
         impersonation::watchers_of_runs(runs, &account).iter().for_each(|watcher| add(&runs.kubernetes, watcher));
     }
+    for exchanged in impersonation::exchanging(root) {
+        let server = exchanged.kubernetes.as_deref().unwrap_or_default();
+        impersonation::lookers_up_of_tasks(exchanged, &account).iter().for_each(|looker| add(server, looker));
+    }
     if let Some(server) = root.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref())
         && let Some(reader) = impersonation::trigger_reader(root, &account)
     {

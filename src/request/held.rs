@@ -26,6 +26,7 @@ use crate::{
     config::raw::RouteKind,
     error::{Reason, Rejection},
     logging::TraceContext,
+    runs::Mark,
     sha256::sha256,
     snapshot::Snapshot,
     webhooks::{
@@ -104,6 +105,9 @@ impl Worker {
             && snapshot.raw.interceptor.is_some()
         {
             self.confirm(id.once(), event).await;
+        }
+        if let Some(event) = &event {
+            self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
         }
         exchange.record().event_id = event.clone().map(EventId::into_inner);
         Ok((status, event))

@@ -73,8 +73,10 @@ impl Outbound {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
-    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name.
+    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name. The
+    /// answer, which tells what was made, must be one that can be read.
     pub fn attribute(&mut self, body: Bytes) {
+        self.request.headers_mut().remove(header::ACCEPT_ENCODING);
         impersonation::vouch(&self.permit.meta().id_line, self.request.headers_mut());
         *self.request.body_mut() = RequestBody::Buffered(body);
     }

@@ -32,8 +32,10 @@ use crate::{
     error::{Reason, Rejection},
     interceptor,
     memory::Level,
+    runs::Mark,
     sha256::sha256,
     snapshot::Snapshot,
+    sts,
     tekton::{self, Attribution},
     upstream::{
         Pools,
@@ -147,6 +149,11 @@ impl Worker {
                 let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
             }
+            Ok(Target::Tokens) => {
+                let Some(tokens) = &snapshot.tokens else { return Err(Miss::Path.into()) };
+                let answer = Box::pin(sts::answer(&self.app, &self.pools, snapshot, tokens, request, exchange)).await;
+                return answer.map(|response| own(response, id));
+            }
             Ok(Target::Interceptor) => {
                 let answer = Box::pin(interceptor::answer(&self.app, &self.pools, snapshot, request, exchange)).await;
                 return answer.map(|response| own(response, id));
@@ -188,10 +195,15 @@ impl Worker {
             Some(webhooks::Claim::Reserved(reservation)) => Some(reservation),
             None => None,
         };
-        match route.kind {
+        let may_make_a_run = authenticated.run().is_some_and(|run| run.intent.makes_a_run());
+        let ending = match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
+        }?;
+        match may_make_a_run {
+            true => Ok(Box::pin(self.note_made(snapshot, ending, exchange)).await),
+            false => Ok(ending),
         }
     }
 
@@ -222,6 +234,9 @@ impl Worker {
                     && snapshot.raw.interceptor.is_some()
                 {
                     self.confirm(&once, event).await;
+                }
+                if let Some(event) = &event_id {
+                    self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
                 }
                 exchange.record().event_id = event_id.map(webhooks::EventId::into_inner);
                 Ok(Ending::Response { response, forwarded })
@@ -456,7 +471,7 @@ pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
 }
 
-pub(super) fn recorded(decision: &authz::Decision) -> audit::Decision {
+pub(crate) fn recorded(decision: &authz::Decision) -> audit::Decision {
     audit::Decision {
         outcome: match &decision.outcome {
             authz::Outcome::Allow => audit::Outcome::Allow,

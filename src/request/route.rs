@@ -20,6 +20,7 @@ use crate::{
     },
     error::{Reason, Rejection},
     issuers::{Accepts, Issuers},
+    sts::metadata,
     upstream::Upstream,
     webhooks::Webhook,
 };
@@ -55,6 +56,8 @@ pub enum Target {
     Upstream(Arc<Route>),
     /// To an endpoint of Doorward itself, which can never forward.
     Own,
+    /// To an endpoint of the issuer of tokens.
+    Tokens,
     /// To the interceptor, which is asked by EventListeners.
     Interceptor,
 }
@@ -82,6 +85,8 @@ pub struct Routes {
     /// By what follows the first label of `*.example.com`.
     wildcard: HashMap<String, Host>,
     external: Option<Arc<str>>,
+    /// Whether tokens are issued, on the external host.
+    tokens: bool,
     /// The host of the interceptor.
     interceptor: Option<Arc<str>>,
 }
@@ -113,6 +118,9 @@ impl Routes {
         if let Some(interceptor) = self.interceptor.as_ref().filter(|interceptor| ***interceptor == *host) {
             return Some(Arc::clone(interceptor));
         }
+        if let Some(external) = self.external.as_ref().filter(|external| self.tokens && ***external == *host) {
+            return Some(Arc::clone(external));
+        }
         match self.exact.get_key_value(host) {
             Some((known, _)) => Some(known.clone()),
             None => self.wildcard(host).map(|_| host.into()),
@@ -127,6 +135,9 @@ impl Routes {
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
         if self.interceptor.as_deref() == Some(host) {
             return Ok(Target::Interceptor);
+        }
+        if self.tokens && self.external.as_deref() == Some(host) && metadata::is_path(path) {
+            return Ok(Target::Tokens);
         }
         let entry = self.exact.get(host).or_else(|| self.wildcard(host)).ok_or(Miss::Path)?;
         if is_own(path, entry.browser, self.external.as_deref() == Some(host)) {
@@ -177,6 +188,7 @@ pub struct Named<'a> {
 pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> Routes {
     let mut routes = Routes {
         external: root.external_host.as_deref().map(Into::into),
+        tokens: root.tokens.is_some(),
         interceptor: root.interceptor.as_ref().map(|interceptor| interceptor.host.as_str().into()),
         ..Routes::default()
     };

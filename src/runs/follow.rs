@@ -51,7 +51,7 @@ pub enum FollowError {
 /// nobody watched. At least once: a process that dies in between writes one again.
 pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: CancellationToken) -> Result<(), FollowError> {
     let health = app.health.component("runs", Gate::Report);
-    let client = client(Arc::clone(&app), pools);
+    let client = client(Arc::clone(&app), pools, |root| Some(&root.runs.as_ref()?.kubernetes));
     let namespaces: Vec<Option<&str>> = match runs.namespaces.as_slice() {
         [] => vec![None],
         listed => listed.iter().map(|namespace| Some(namespace.as_str())).collect(),
@@ -119,7 +119,7 @@ fn report(health: &ComponentHandle, error: &watcher::Error) {
     health.failed(why);
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -127,20 +127,29 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Asks the API server over our own pools, as the upstream of the generation in force says.
-fn client(app: Arc<App>, pools: Pools) -> Client {
+/// Asks an API server over our own pools, as the upstream of the generation in force says. `named` gives its name.
+pub(crate) fn client(
+    app: Arc<App>,
+    pools: Pools,
+    named: impl Fn(&raw::Root) -> Option<&String> + Clone + Send + Sync + 'static,
+) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (app, pools) = (Arc::clone(&app), pools.clone());
-        async move { send(&app, &pools, request).await }
+        let (app, pools, named) = (Arc::clone(&app), pools.clone(), named.clone());
+        async move { send(&app, &pools, named, request).await }
     });
     Client::new(service, "default")
 }
 
-async fn send(app: &App, pools: &Pools, request: Request<Body>) -> Result<Response<UpstreamBody>, BoxError> {
+async fn send(
+    app: &App,
+    pools: &Pools,
+    named: impl Fn(&raw::Root) -> Option<&String>,
+    request: Request<Body>,
+) -> Result<Response<UpstreamBody>, BoxError> {
     let snapshot = app.snapshot.load_full();
-    let name = snapshot.raw.runs.as_ref().map(|runs| runs.kubernetes.as_str());
+    let name = named(&snapshot.raw).map(String::as_str);
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == name);
-    let server = server.ok_or("the configuration has no `runs` any more")?;
+    let server = server.ok_or("the configuration has no such upstream any more")?;
     let (parts, body) = request.into_parts();
     let body = collect(body, MAX_REQUEST).await.ok_or("a request to watch has a long body")?;
     let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Buffered(body) };

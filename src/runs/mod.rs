@@ -8,16 +8,21 @@
 //! What a run says of its cause is not believed here, only recorded. Who may make runs past Doorward could write anything; the
 //! admission policy of `deploy/` stops that, and the trace compares both sides.
 
+mod cause;
 mod follow;
 
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use uuid::Uuid;
 
-pub use self::follow::follow;
+pub(crate) use self::follow::{client, root_cause};
+pub use self::{
+    cause::{Cause, CauseError, Causes, Mark},
+    follow::follow,
+};
 use crate::{audit::Linked, clock::Timestamp, tekton::REQUEST_ID};
 
 /// Where Tekton Triggers notes the event that a run came of.
-const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
+pub(crate) const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
 
 /// What a run says of its cause; `None` if it says nothing, or was made by Tekton for another run.
 fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked> {

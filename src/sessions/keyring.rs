@@ -37,6 +37,10 @@ pub enum Purpose {
     Unsent,
     /// What a login found out for a program; bound to the hash of its code.
     Code,
+    /// The keys that sign tokens.
+    TokenKeys,
+    /// Who caused a run; bound to the run.
+    Cause,
 }
 
 /// Why something sealed cannot be opened.
@@ -173,6 +177,8 @@ fn bound(purpose: Purpose, context: &[u8]) -> Vec<u8> {
         Purpose::Completed => b"doorward completed\0",
         Purpose::Unsent => b"doorward unsent\0",
         Purpose::Code => b"doorward code\0",
+        Purpose::TokenKeys => b"doorward token keys\0",
+        Purpose::Cause => b"doorward cause\0",
     };
     [name, context].concat()
 }

@@ -46,10 +46,16 @@ pub enum Table {
     HeldLeases,
     /// Runs of Tekton whose cause is in the audit trail, by uid.
     Runs,
+    /// Who caused a run: by its uid, and by the event that it came of.
+    Causes,
+    /// The keys that sign tokens, sealed.
+    TokenKeys,
+    /// Runs that have tokens of ours, by uid of the TaskRun.
+    Tokens,
 }
 
 impl Table {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Sessions,
         Self::SessionIndex,
         Self::Logins,
@@ -60,6 +66,9 @@ impl Table {
         Self::HeldRequests,
         Self::HeldLeases,
         Self::Runs,
+        Self::Causes,
+        Self::TokenKeys,
+        Self::Tokens,
     ];
 
     /// Its name in the file and on metrics.
@@ -75,6 +84,9 @@ impl Table {
             Self::HeldRequests => "held_requests",
             Self::HeldLeases => "held_leases",
             Self::Runs => "runs",
+            Self::Causes => "causes",
+            Self::TokenKeys => "token_keys",
+            Self::Tokens => "tokens",
         }
     }
 

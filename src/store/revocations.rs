@@ -38,6 +38,8 @@ pub enum Target<'a> {
     Token { issuer: &'a str, id: &'a str },
     /// Everything of one principal.
     Principal { issuer: &'a str, subject: &'a str },
+    /// All tokens of a TaskRun or of a pod, by its uid.
+    Workload(&'a str),
 }
 
 /// A revocation in force.
@@ -90,6 +92,7 @@ struct Mirror {
     sessions: HashMap<Arc<str>, Revocation>,
     tokens: ByIssuer,
     principals: ByIssuer,
+    workloads: HashMap<Arc<str>, Revocation>,
 }
 
 type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
@@ -107,6 +110,7 @@ enum What {
     Session { id: Arc<str> },
     Token { issuer: Arc<str>, id: Arc<str> },
     Principal { issuer: Arc<str>, subject: Arc<str> },
+    Workload { uid: Arc<str> },
 }
 
 impl From<Target<'_>> for What {
@@ -115,6 +119,7 @@ impl From<Target<'_>> for What {
             Target::Session(id) => Self::Session { id: id.into() },
             Target::Token { issuer, id } => Self::Token { issuer: issuer.into(), id: id.into() },
             Target::Principal { issuer, subject } => Self::Principal { issuer: issuer.into(), subject: subject.into() },
+            Target::Workload(uid) => Self::Workload { uid: uid.into() },
         }
     }
 }
@@ -147,7 +152,17 @@ impl Revocations {
 
     /// Whether the credential of a principal, or all of theirs, is revoked.
     pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
-        self.find(&principal.credential, &principal.issuer, &principal.subject)
+        let of_workload = principal.lives_with.iter().find_map(|uid| self.workload(uid));
+        of_workload.or_else(|| self.find(&principal.credential, &principal.issuer, &principal.subject))
+    }
+
+    /// Whether all tokens of a TaskRun or of a pod are revoked.
+    pub fn workload(&self, uid: &str) -> Option<Revocation> {
+        if self.0.empty.load(Ordering::Acquire) {
+            return None;
+        }
+        let now = self.0.clock.now();
+        self.0.mirror.load().workloads.get(uid).filter(|revocation| revocation.until > now).cloned()
     }
 
     /// The same for one who is not a [`Principal`] yet.
@@ -263,6 +278,7 @@ impl Revocations {
                     What::Principal { issuer, subject } => {
                         mirror.principals.entry(issuer).or_default().insert(subject, revocation)
                     }
+                    What::Workload { uid } => mirror.workloads.insert(uid, revocation),
                 };
             }
         });
@@ -272,9 +288,11 @@ impl Revocations {
         let mirror = self.0.mirror.load();
         let ended = |revocation: &Revocation| revocation.until <= now;
         let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
-        if mirror.sessions.values().any(ended) || any_of(&mirror.tokens) || any_of(&mirror.principals) {
+        let any_alone = mirror.sessions.values().chain(mirror.workloads.values()).any(ended);
+        if any_alone || any_of(&mirror.tokens) || any_of(&mirror.principals) {
             self.change(|mirror| {
                 mirror.sessions.retain(|_, revocation| !ended(revocation));
+                mirror.workloads.retain(|_, revocation| !ended(revocation));
                 for map in [&mut mirror.tokens, &mut mirror.principals] {
                     map.values_mut().for_each(|of_issuer| of_issuer.retain(|_, revocation| !ended(revocation)));
                     map.retain(|_, of_issuer| !of_issuer.is_empty());
@@ -287,7 +305,10 @@ impl Revocations {
         let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mirror = Mirror::clone(&self.0.mirror.load());
         change(&mut mirror);
-        let empty = mirror.sessions.is_empty() && mirror.tokens.is_empty() && mirror.principals.is_empty();
+        let empty = mirror.sessions.is_empty()
+            && mirror.tokens.is_empty()
+            && mirror.principals.is_empty()
+            && mirror.workloads.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
     }
@@ -349,6 +370,30 @@ mod tests {
                 "{credential} {issuer} {subject}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_workload_ends_all_its_tokens_and_no_others() {
+        let at = fixture();
+        let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let of_run = |uid: Option<&str>| Principal {
+            lives_with: uid.map(|_| "pod".into()).into_iter().chain(uid.map(Into::into)).collect(),
+            ..Principal::new(crate::authn::Scheme::Bearer, "doorward", "alice", "alice")
+        };
+        here.revoke(Target::Workload("u"), "the run has ended", at.clock.now() + Duration::from_secs(60))
+            .await
+            .unwrap();
+        elsewhere.refresh().await.unwrap();
+        for known in [&here, &elsewhere] {
+            assert!(known.is_revoked(&of_run(Some("u"))).is_some());
+            assert!(known.is_revoked(&of_run(Some("v"))).is_none());
+            assert!(known.is_revoked(&of_run(None)).is_none());
+        }
+        at.clock.advance(Duration::from_secs(60));
+        assert!(here.is_revoked(&of_run(Some("u"))).is_none());
+        here.refresh().await.unwrap();
+        assert!(here.0.empty.load(Ordering::Acquire));
     }
 
     #[tokio::test]

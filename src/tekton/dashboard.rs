@@ -72,7 +72,7 @@ fn is_label(name: &str) -> bool {
 }
 
 /// Labels with dots between them: names of pods.
-pub(super) fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 

@@ -14,7 +14,7 @@ mod attribution;
 pub mod dashboard;
 mod document;
 mod patch;
-mod run;
+pub(crate) mod run;
 pub mod template;
 mod trigger;
 

@@ -182,7 +182,7 @@ fn binds_secret(workspace: &Value) -> bool {
 }
 
 /// A reference as text that no two references share.
-fn describe(reference: &Value) -> Arc<str> {
+pub(crate) fn describe(reference: &Value) -> Arc<str> {
     let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let query = |kind: &str, pairs: &BTreeMap<Arc<str>, Arc<str>>| {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();

@@ -155,6 +155,7 @@ impl Stream {
             run: None,
             delivery: self.principal.delivery.as_deref(),
             trigger: None,
+            token: None,
             now,
         }
     }

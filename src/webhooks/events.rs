@@ -26,6 +26,10 @@ impl EventId {
         is_id.then(|| Self(text.into()))
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub fn into_inner(self) -> Box<str> {
         self.0
     }

@@ -33,6 +33,7 @@ fn evaluate_for(source: &str, principal: &Principal) -> Result<bool, String> {
         run: None,
         delivery: None,
         trigger: None,
+        token: None,
         now: Timestamp::from_secs(1_700_000_000),
     };
     expression.evaluate(principal, &request).map_err(|error| error.to_string())

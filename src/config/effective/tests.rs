@@ -24,7 +24,7 @@ issuers:
   - name: cluster
     issuer: https://cluster.test
     preset: kubernetes
-    audiences: [doorward]
+    audiences: [doorward, 'https://tekton.test']
     token_review: {upstream: api, bearer: {file: secret}}
 webhooks:
   - {name: git, sender: slack, secrets: [{secret: {file: secret}}]}
@@ -46,6 +46,10 @@ routes:
 grants:
   - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev], tekton_roles: [{role: run}]}
 rules:
+  - id: push
+    on: {token: {audiences: [registry.test], scopes: [push]}}
+    who: {kind: human}
+    do: allow
   - id: deploy
     on: {kubernetes: {verbs: [create], resources: [pods]}, run: {does: [create]}, time: {from: '08:00', to: '18:00'}}
     who: {claims: {tenant: [a]}, kind: agent, on_behalf_of: {groups: [admins]}}
@@ -53,6 +57,7 @@ rules:
     do: {approve: {by: {groups: [managers]}}}
 interceptor: {host: interceptor.test}
 runs: {kubernetes: api, namespaces: [ci]}
+tokens: {exchange: [{issuer: cluster, kubernetes: api}]}
 store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
 sessions: {keys: [{file: secret}]}
 audit: {sink: {file: {path: audit.jsonl}}}
@@ -141,6 +146,8 @@ fn parts_with_defaults(root: &Value) -> BTreeSet<String> {
         "DeliveryFacts",
         "KubernetesFacts",
         "TriggerFacts",
+        "TaskFacts",
+        "TokenFacts",
         "Expectation",
     ];
     let definitions = root["$defs"].as_object().unwrap().iter();

@@ -101,6 +101,8 @@ pub enum Preset {
     Zitadel,
     /// An environment of PingOne, or PingFederate.
     Ping,
+    /// Doorward's own tokens, which the section `tokens` says more of.
+    Doorward,
 }
 
 /// A signature algorithm of RFC 7518.

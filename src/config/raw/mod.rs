@@ -10,13 +10,14 @@ mod operations;
 mod policy;
 mod routes;
 mod store;
+mod tokens;
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{issuers::*, on::*, operations::*, policy::*, routes::*, store::*};
+pub use self::{issuers::*, on::*, operations::*, policy::*, routes::*, store::*, tokens::*};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +55,8 @@ pub struct Root {
     pub interceptor: Option<Interceptor>,
     /// Links runs of Tekton to the requests that caused them.
     pub runs: Option<Runs>,
+    /// Tokens that Doorward issues itself.
+    pub tokens: Option<Tokens>,
     /// Browser sessions.
     pub sessions: Sessions,
     /// Where sessions, replay ids and revocations are kept.

@@ -59,6 +59,8 @@ pub struct On {
     pub kubernetes: Option<OnKubernetes>,
     /// Requests that make, end or change runs of Tekton, by their body.
     pub run: Option<OnRun>,
+    /// Tokens that Doorward gives in exchange for others. An allow without it gives none, and one with it nothing else.
+    pub token: Option<OnToken>,
     /// When.
     pub time: Option<TimeWindow>,
     /// Client addresses.
@@ -114,6 +116,38 @@ pub struct OnTrigger {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub service_accounts: Vec<String>,
+}
+
+/// Which tokens (section `tokens`). `who` says on whose behalf: the person or bot that caused the run, or whose own token is
+/// exchanged. Patterns are exact, or a prefix with a `*` at the end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnToken {
+    /// For whom they are (`aud`). An allow must say.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub audiences: Vec<String>,
+    /// Scopes. An allow gives these alone, and without it tokens that have none; a deny without it is of all.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub scopes: Vec<String>,
+    /// Service accounts of the tasks that ask, as `NAMESPACE/NAME`. An allow gives nothing to tasks whose account it does not name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub service_accounts: Vec<String>,
+    /// The pipeline that runs, by reference: its name, or `git?pathInRepo=…&revision=…&url=…` as in `run.code`. A run that brought
+    /// its own code has none.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub pipelines: Vec<String>,
+    /// What the pipeline calls the task that asks.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub pipeline_tasks: Vec<String>,
+    /// The task that asks, by reference. One whose code the pipeline or the run brought has none.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub tasks: Vec<String>,
 }
 
 /// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the

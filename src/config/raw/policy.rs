@@ -291,7 +291,8 @@ pub struct ActorFacts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestFacts {
-    /// The route, by name.
+    /// The route, by name. Where a token is asked for: none.
+    #[serde(default)]
     pub route: String,
     /// Default: the first host of the route.
     #[serde(default)]
@@ -317,12 +318,48 @@ pub struct RequestFacts {
     /// The Trigger that a delivery is about to set off, as the interceptor decides it. Default: the delivery at the door.
     #[serde(default)]
     pub trigger: Option<TriggerFacts>,
+    /// The token that is asked for, in place of a route.
+    #[serde(default)]
+    pub token: Option<TokenFacts>,
     /// The body of a request that makes or changes a run of Tekton.
     #[serde(default)]
     pub body: Option<serde_json::Value>,
     /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`.
     #[serde(default)]
     pub content_type: Option<String>,
+}
+
+/// A token that is asked for, written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFacts {
+    /// For whom it would be.
+    pub audience: String,
+    /// One scope that would be in it. Default: none.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// The task that asks. The principal is then who caused its run. Default: none, and the principal asks.
+    #[serde(default)]
+    pub task: Option<TaskFacts>,
+}
+
+/// A task that runs, written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// The service account of its pod.
+    pub service_account: String,
+    /// The pipeline, by reference. Default: none.
+    #[serde(default)]
+    pub pipeline: Option<String>,
+    /// What the pipeline calls it. Default: it is of no pipeline.
+    #[serde(default)]
+    pub pipeline_task: Option<String>,
+    /// The task, by reference. Default: none.
+    #[serde(default)]
+    pub task: Option<String>,
 }
 
 /// A Trigger, written down.

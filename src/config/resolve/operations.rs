@@ -51,6 +51,12 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
             names::namespace(namespace, &at.key("namespaces").index(index), report);
         }
     }
+    for (index, exchanged) in root.tokens.iter().flat_map(|tokens| &tokens.exchange).enumerate() {
+        let at = at.key("tokens").key("exchange").index(index).key("namespaces");
+        for (index, namespace) in exchanged.namespaces.iter().enumerate() {
+            names::namespace(namespace, &at.index(index), report);
+        }
+    }
     if let Some(host) = &root.external_host {
         names::host(host, &at.key("external_host"), report);
         if host.starts_with('*') {

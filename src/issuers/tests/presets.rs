@@ -218,7 +218,7 @@ async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
             &entry,
         ))
         .unwrap();
-        name_issuer(&mut raw);
+        name_issuer(&mut raw, None);
         let root = raw::Root { issuers: vec![raw], ..serde_json::from_value(json!({})).unwrap() };
         let mut resolver = Resolver::new(std::path::Path::new("/"));
         Issuers::resolve(&root, &mut resolver, None, &context());

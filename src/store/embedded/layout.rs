@@ -25,6 +25,9 @@ pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u
         Table::HeldRequests => "held_requests",
         Table::HeldLeases => "held_leases",
         Table::Runs => "runs",
+        Table::Causes => "causes",
+        Table::TokenKeys => "token_keys",
+        Table::Tokens => "tokens",
     })
 }
 
@@ -41,6 +44,9 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
         Table::HeldRequests => "held_requests/versions",
         Table::HeldLeases => "held_leases/versions",
         Table::Runs => "runs/versions",
+        Table::Causes => "causes/versions",
+        Table::TokenKeys => "token_keys/versions",
+        Table::Tokens => "tokens/versions",
     })
 }
 
@@ -57,6 +63,9 @@ const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8
         Table::HeldRequests => "held_requests/ends",
         Table::HeldLeases => "held_leases/ends",
         Table::Runs => "runs/ends",
+        Table::Causes => "causes/ends",
+        Table::TokenKeys => "token_keys/ends",
+        Table::Tokens => "tokens/ends",
     })
 }
 

@@ -19,5 +19,6 @@ mod runs;
 mod shipped;
 mod soak;
 mod tekton;
+mod tokens;
 mod trace;
 mod world;

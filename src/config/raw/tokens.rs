@@ -1,0 +1,48 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{SecretSource, Span};
+
+/// Tokens that Doorward issues itself, in exchange for others (RFC 8693): at `https://EXTERNAL_HOST/oauth2/token`. Rules with
+/// `on: {token: ...}` say who gets which. Routes take them where an issuer has the preset `doorward`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// Keys that sign, P-256 in PEM (PKCS #8): the first signs, all are published. Default: made, kept sealed in the store
+    /// and replaced every `rotate`; several replicas need the same, from files.
+    #[serde(default)]
+    pub keys: Vec<SecretSource>,
+    /// How long a key that Doorward made itself signs. Its successor is published for as long before. Default: 7 d.
+    #[serde(default = "Tokens::default_rotate")]
+    pub rotate: Span,
+    /// How long a token lasts at most, 1 m to 10 m. Default: 10 m.
+    #[serde(default = "Tokens::default_lifetime")]
+    pub lifetime: Span,
+    /// Whose tokens are exchanged.
+    pub exchange: Vec<Exchanged>,
+}
+
+impl Tokens {
+    fn default_rotate() -> Span {
+        Span::from_secs(7 * 86_400)
+    }
+
+    fn default_lifetime() -> Span {
+        Span::from_secs(600)
+    }
+}
+
+/// An issuer whose tokens are exchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Exchanged {
+    /// The issuer, by name. Its tokens must be made out to Doorward: `https://EXTERNAL_HOST` is to be among its `audiences`.
+    pub issuer: String,
+    /// For a cluster: the upstream, by name, where pods and runs are looked up. Its credential must be allowed to `get` pods,
+    /// TaskRuns and PipelineRuns, and to list and watch the first two.
+    #[serde(default)]
+    pub kubernetes: Option<String>,
+    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Fixed until restart, like the others here.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+}

@@ -1,0 +1,84 @@
+//! Notes who caused a run, at the moment when Doorward learns that there is one: from the API server's answer to the request that
+//! made it, or from an EventListener's to a delivery.
+
+use std::sync::Arc;
+
+use http::{StatusCode, header};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    exchange::Exchange,
+    pipeline::{Ending, Worker},
+};
+use crate::{
+    authn::Principal,
+    body::{ResponseBody, collect},
+    runs::{Cause, Causes, Mark},
+    snapshot::Snapshot,
+};
+
+/// The largest answer that is looked at: etcd takes no larger object.
+const MAX_ANSWER: usize = 3 << 20;
+
+#[derive(Deserialize)]
+struct Made {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    uid: String,
+}
+
+impl Worker {
+    /// Looks at the answer to a request that may have made a run, and gives it back. Nothing is read of any other.
+    pub(super) async fn note_made(&self, snapshot: &Snapshot, ending: Ending, exchange: &mut Exchange) -> Ending {
+        let Ending::Response { response, forwarded } = ending else { return ending };
+        let record = exchange.record();
+        let makes = record.run.as_ref().is_some_and(|run| run.intent.makes_a_run());
+        let is_json = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|media| media.as_bytes().starts_with(b"application/json"));
+        if snapshot.tokens.is_none() || !makes || response.status() != StatusCode::CREATED || !is_json {
+            return Ending::Response { response, forwarded };
+        }
+        let (mut parts, body) = response.into_parts();
+        let Some(bytes) = collect(body, MAX_ANSWER).await else {
+            tracing::warn!(request_id = %record.id, "the answer to a request that made a run has no end, or is too long: its tasks get no tokens");
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let response = http::Response::from_parts(parts, ResponseBody::empty());
+            return Ending::Response { response, forwarded };
+        };
+        match serde_json::from_slice::<Made>(&bytes) {
+            Ok(made) => self.note_cause(snapshot, Mark::Uid(&made.metadata.uid), exchange).await,
+            Err(error) => {
+                tracing::warn!(request_id = %record.id, %error, "the answer to a request that made a run names no object");
+            }
+        }
+        Ending::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), forwarded }
+    }
+
+    /// Notes that the principal of a request caused what bears the mark. Where that cannot be kept, its tasks get no tokens.
+    pub(super) async fn note_cause(&self, snapshot: &Snapshot, mark: Mark<'_>, exchange: &mut Exchange) {
+        let record = exchange.record();
+        let Some(principal) = record.principal.clone().filter(|_| snapshot.tokens.is_some()) else { return };
+        if let Err(error) = self.keep(snapshot, mark, &principal, record.id).await {
+            tracing::warn!(request_id = %record.id, %error, "who caused a run cannot be kept: its tasks get no tokens");
+        }
+    }
+
+    async fn keep(
+        &self,
+        snapshot: &Snapshot,
+        mark: Mark<'_>,
+        principal: &Arc<Principal>,
+        request: Uuid,
+    ) -> Result<(), crate::runs::CauseError> {
+        let now = self.app.clock.now();
+        let causes = Causes { store: self.app.store(), keys: snapshot.sessions.keys() };
+        let claims = snapshot.claims.as_deref().unwrap_or_default();
+        causes.keep(mark, &Cause::new(principal, request, now, claims), now).await
+    }
+}

@@ -1,0 +1,283 @@
+//! Who caused a run, as Doorward itself saw it: the principal of the request that made it, or of the delivery that an
+//! EventListener made it of. Nothing that a run says of itself is believed for it, since whoever may make runs past Doorward can
+//! write anything into them.
+//!
+//! A run that a request makes is known by the uid in the API server's own answer. Of a delivery only the event is known, which
+//! Tekton Triggers writes on every run as a label; there a run counts only if it was made right after the delivery.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{
+    authn::{Actor, Kind, LoginFacts, Principal, Scheme, principal::ANONYMOUS},
+    clock::Timestamp,
+    sessions::keyring::{KeyRing, OpenError, Purpose},
+    store::{Expect, Store, StoreError, Table},
+    webhooks::Facts,
+};
+
+/// How long the cause of a run is kept, which is the longest that a run can have tokens.
+const KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// How long after a delivery an EventListener may make runs of it.
+const EVENT_WINDOW: Duration = Duration::from_secs(120);
+
+/// How far the clock of the API server may differ.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// By what a run is told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark<'a> {
+    /// The uid of the object.
+    Uid(&'a str),
+    /// The event that it came of.
+    Event(&'a str),
+}
+
+/// Who caused a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cause {
+    /// The id of the request, which is that of its record in the audit trail.
+    pub request: Uuid,
+    /// When that came, in milliseconds.
+    at: i64,
+    issuer: Arc<str>,
+    subject: Arc<str>,
+    username: Arc<str>,
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Arc<str>>,
+    /// Who acted for them: subject and client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    actor: Option<(Arc<str>, Option<Arc<str>>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auth_time: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    acr: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    amr: Vec<Arc<str>>,
+    /// Those claims that the policy looks at.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    claims: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delivery: Option<Facts>,
+}
+
+/// Why a cause is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum CauseError {
+    #[error("who caused the run cannot be looked up: {0}")]
+    Store(#[from] StoreError),
+    #[error("the record of who caused the run cannot be opened: {0}")]
+    Sealed(#[from] OpenError),
+    #[error("the record of who caused the run cannot be read")]
+    Unreadable,
+}
+
+/// Where causes are kept, sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct Causes<'a> {
+    pub store: &'a Store,
+    pub keys: &'a KeyRing,
+}
+
+impl Cause {
+    /// `claims`: names of those that the policy looks at.
+    pub fn new(principal: &Principal, request: Uuid, at: Timestamp, claims: &[Arc<str>]) -> Self {
+        let kept = |name: &Arc<str>| Some((name.to_string(), principal.claims.get(&**name)?.clone()));
+        Self {
+            request,
+            at: at.as_millis(),
+            issuer: Arc::clone(&principal.issuer),
+            subject: Arc::clone(&principal.subject),
+            username: Arc::clone(&principal.username),
+            kind: principal.kind,
+            groups: principal.groups.clone(),
+            scopes: principal.scopes.clone(),
+            client: principal.client.clone(),
+            actor: principal.actor.as_ref().map(|actor| (Arc::clone(&actor.subject), actor.client.clone())),
+            auth_time: principal.login.auth_time.map(Timestamp::as_millis),
+            acr: principal.login.acr.clone(),
+            amr: principal.login.amr.clone(),
+            claims: claims.iter().filter_map(kept).collect(),
+            delivery: principal.delivery.as_deref().cloned(),
+        }
+    }
+
+    /// The principal as it was. What it came with has ended, as far as this is concerned: it is for decisions on tokens alone.
+    pub fn principal(&self) -> Principal {
+        Principal {
+            kind: self.kind,
+            groups: self.groups.clone(),
+            scopes: self.scopes.clone(),
+            client: self.client.clone(),
+            actor: self.actor.clone().map(|(subject, client)| Actor { subject, client }),
+            login: LoginFacts {
+                auth_time: self.auth_time.map(Timestamp::from_millis),
+                acr: self.acr.clone(),
+                amr: self.amr.clone(),
+            },
+            claims: Arc::new(self.claims.clone()),
+            delivery: self.delivery.clone().map(Arc::new),
+            ..Principal::new(
+                match &self.delivery {
+                    Some(_) => Scheme::Webhook,
+                    None if *self.issuer == *ANONYMOUS => Scheme::Anonymous,
+                    None => Scheme::Bearer,
+                },
+                Arc::clone(&self.issuer),
+                Arc::clone(&self.subject),
+                Arc::clone(&self.username),
+            )
+        }
+    }
+
+    /// Whether a run that was made then can have come of the delivery.
+    fn explains(&self, created: Timestamp) -> bool {
+        let at = Timestamp::from_millis(self.at);
+        created + SKEW >= at && created <= at + EVENT_WINDOW + SKEW
+    }
+}
+
+impl Mark<'_> {
+    fn key(self) -> Vec<u8> {
+        match self {
+            Self::Uid(uid) => format!("run:{uid}").into_bytes(),
+            Self::Event(event) => format!("event:{event}").into_bytes(),
+        }
+    }
+}
+
+impl Causes<'_> {
+    /// Keeps who caused what bears the mark. The first word counts: what is known of a run does not change.
+    pub async fn keep(&self, mark: Mark<'_>, cause: &Cause, now: Timestamp) -> Result<(), CauseError> {
+        let key = mark.key();
+        let plain = serde_json::to_vec(cause).map_err(|_| CauseError::Unreadable)?;
+        let sealed = self.keys.seal(Purpose::Cause, &key, &plain).ok_or(CauseError::Unreadable)?;
+        self.store.put(Table::Causes, &key, sealed, now + KEPT, Expect::Absent, now).await?;
+        Ok(())
+    }
+
+    /// Who caused a run: by its uid, or else by the event that it says it came of, if it was made right after that.
+    pub async fn of(
+        &self,
+        uid: &str,
+        event: Option<&str>,
+        created: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Option<Cause>, CauseError> {
+        if let Some(cause) = self.get(Mark::Uid(uid), now).await? {
+            return Ok(Some(cause));
+        }
+        let (Some(event), Some(created)) = (event, created) else { return Ok(None) };
+        let cause = self.get(Mark::Event(event), now).await?.filter(|cause| cause.explains(created));
+        if let Some(cause) = &cause {
+            self.keep(Mark::Uid(uid), cause, now).await?;
+        }
+        Ok(cause)
+    }
+
+    async fn get(&self, mark: Mark<'_>, now: Timestamp) -> Result<Option<Cause>, CauseError> {
+        let key = mark.key();
+        let Some(stored) = self.store.get(Table::Causes, &key, now).await? else { return Ok(None) };
+        let plain = self.keys.open(Purpose::Cause, &key, &stored.value)?;
+        serde_json::from_slice(&plain).map(Some).map_err(|_| CauseError::Unreadable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Embedded;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn alice() -> Principal {
+        let claims = serde_json::json!({"department": "x", "address": "y"});
+        Principal {
+            kind: Kind::Human,
+            groups: vec!["dev".into()],
+            actor: Some(Actor { subject: "bot".into(), client: Some("b".into()) }),
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            ..Principal::new(Scheme::Session, "corp", "7", "alice")
+        }
+    }
+
+    fn cause() -> Cause {
+        Cause::new(&alice(), Uuid::from_u128(1), NOW, &["department".into()])
+    }
+
+    struct Fixture {
+        store: Store,
+        keys: KeyRing,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+            Self { store, keys: KeyRing::of(&[[1; 32]]), _folder: folder }
+        }
+
+        fn causes(&self) -> Causes<'_> {
+            Causes { store: &self.store, keys: &self.keys }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_caused_a_run_is_known_by_its_uid_with_what_rules_look_at() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Uid("u"), &cause(), NOW).await.unwrap();
+        let found = at.causes().of("u", None, None, NOW).await.unwrap().unwrap().principal();
+        assert_eq!((&*found.issuer, &*found.subject, &*found.username), ("corp", "7", "alice"));
+        assert_eq!((found.kind, found.groups.len(), found.actor), (Kind::Human, 1, alice().actor));
+        assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
+        assert!(at.causes().of("v", None, None, NOW).await.unwrap().is_none());
+        // Nobody takes a run over.
+        let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), Uuid::nil(), NOW, &[]);
+        at.causes().keep(Mark::Uid("u"), &mallory, NOW).await.unwrap();
+        let found = at.causes().of("u", None, None, NOW).await.unwrap().unwrap();
+        assert_eq!(&*found.principal().username, "alice");
+    }
+
+    #[tokio::test]
+    async fn a_run_comes_of_an_event_only_if_it_was_made_right_after_it() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Event("e"), &cause(), NOW).await.unwrap();
+        for (what, uid, event, created, known) in [
+            ("at once", "a", Some("e"), Some(NOW), true),
+            ("the API server's clock is behind", "b", Some("e"), Some(NOW - Duration::from_secs(20)), true),
+            ("a minute later", "c", Some("e"), Some(NOW + Duration::from_secs(60)), true),
+            ("an hour later: somebody copied the label", "d", Some("e"), Some(NOW + Duration::from_secs(3600)), false),
+            ("before", "e", Some("e"), Some(NOW - Duration::from_secs(60)), false),
+            ("another event", "f", Some("x"), Some(NOW), false),
+            ("no event", "g", None, Some(NOW), false),
+            ("no time", "h", Some("e"), None, false),
+            // An uid is no event, whatever the label says.
+            ("the mark of a run", "i", Some("run:a"), Some(NOW), false),
+        ] {
+            let found = at.causes().of(uid, event, created, NOW).await.unwrap();
+            assert_eq!(found.is_some(), known, "{what}");
+        }
+        // What was found is kept for the run.
+        assert!(at.causes().of("a", None, None, NOW).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_cause_is_sealed_and_bound_to_its_run() {
+        let at = Fixture::new();
+        at.causes().keep(Mark::Uid("u"), &cause(), NOW).await.unwrap();
+        let stored = at.store.get(Table::Causes, b"run:u", NOW).await.unwrap().unwrap();
+        assert!(!stored.value.windows(5).any(|window| window == b"alice"));
+        at.store.put(Table::Causes, b"run:v", stored.value, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        assert!(matches!(at.causes().of("v", None, None, NOW).await, Err(CauseError::Sealed(_))));
+    }
+}

@@ -1,0 +1,113 @@
+//! What a token of ours says (RFC 9068, RFC 8693 section 4.1).
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::task::{Named, Task};
+use crate::{
+    authn::{Actor, Kind, Principal},
+    clock::Timestamp,
+    issuers::RUN_CLAIM,
+};
+
+/// The claims of an access token.
+#[derive(Debug, Serialize)]
+pub struct AccessToken<'a> {
+    pub iss: &'a str,
+    /// The Kubernetes user name of the person or bot on whose behalf it is.
+    pub sub: &'a str,
+    pub aud: &'a str,
+    /// Who asked for it: the service account of the task, or the client that the exchanged token was issued to.
+    pub client_id: &'a str,
+    pub iat: i64,
+    pub exp: i64,
+    pub jti: &'a str,
+    /// What `sub` is.
+    pub kind: Kind,
+    /// By which issuer `sub` is known, and how that calls them.
+    pub origin: Origin<'a>,
+    /// Separated by spaces (RFC 6749 section 3.3).
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub scope: &'a str,
+    /// Who acts, and within it who acted before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<Act<'a>>,
+    /// The run that it lives as long as.
+    #[serde(flatten)]
+    pub run: Map<String, Value>,
+}
+
+/// Who acts for the subject (RFC 8693 section 4.1).
+#[derive(Debug, Serialize)]
+pub struct Act<'a> {
+    /// Who knows it by that name; absent: the issuer that knows the subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iss: Option<&'a str>,
+    pub sub: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<Arc<str>>,
+    /// Who acted before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<Box<Self>>,
+}
+
+/// A principal as its own issuer knows it.
+#[derive(Debug, Serialize)]
+pub struct Origin<'a> {
+    /// The name in the configuration.
+    pub issuer: &'a str,
+    pub sub: &'a str,
+}
+
+/// The service account of a task, as its cluster names it.
+pub fn account(task: &Task) -> String {
+    format!("system:serviceaccount:{}:{}", task.view.namespace, task.view.service_account)
+}
+
+/// The claim with the run.
+pub fn run(task: &Task) -> Map<String, Value> {
+    #[derive(Serialize)]
+    struct Run<'a> {
+        namespace: &'a str,
+        service_account: &'a str,
+        pod: &'a Named,
+        task_run: &'a Named,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pipeline_run: Option<&'a Named>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pipeline: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pipeline_task: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        task: Option<&'a str>,
+    }
+    let view = &task.view;
+    let run = Run {
+        namespace: &view.namespace,
+        service_account: &view.service_account,
+        pod: &task.pod,
+        task_run: &task.task_run,
+        pipeline_run: task.pipeline_run.as_ref(),
+        pipeline: view.pipeline.as_deref(),
+        pipeline_task: view.pipeline_task.as_deref(),
+        task: view.task.as_deref(),
+    };
+    Map::from_iter([(RUN_CLAIM.to_owned(), serde_json::to_value(run).unwrap_or_default())])
+}
+
+/// Until when a token lasts: as long as allowed, and neither longer than what it was given for nor than the run may take.
+pub fn expires(now: Timestamp, lifetime: std::time::Duration, subject: Timestamp, task: Option<&Task>) -> Timestamp {
+    let run = task.and_then(|task| task.times_out);
+    run.into_iter().fold((now + lifetime).min(subject), Timestamp::min)
+}
+
+/// The client that asks.
+pub fn client(principal: &Principal, task: Option<&Task>) -> Arc<str> {
+    match (task, &principal.client) {
+        (Some(task), _) => Actor::service_account(&task.view.namespace, &task.view.service_account).subject,
+        (None, Some(client)) => Arc::clone(client),
+        (None, None) => Arc::clone(&principal.subject),
+    }
+}

@@ -1,0 +1,198 @@
+//! What is asked of the token endpoint (RFC 8693 section 2.1).
+
+use http::{HeaderMap, header};
+use url::form_urlencoded;
+use zeroize::Zeroizing;
+
+use super::refusal::Refusal;
+
+/// Bytes of a form: a token, a few names.
+pub const MAX_BODY: usize = 64 << 10;
+
+/// More parameters than any client sends.
+const MAX_PARAMETERS: usize = 32;
+
+/// More scopes than anybody needs at once.
+const MAX_SCOPES: usize = 32;
+
+pub const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+
+/// A request to exchange a token.
+pub struct Asked {
+    pub subject_token: Zeroizing<String>,
+    pub audience: String,
+    /// `None`: all that may be had.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// The parameters of a form, each with a value and at most once.
+pub struct Form(Vec<(String, Zeroizing<String>)>);
+
+impl Form {
+    /// Parameters without a value count as left out (RFC 6749 section 3.2).
+    pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+        let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+        let essence = media.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(Refusal::malformed("send the parameters as a form (application/x-www-form-urlencoded)"));
+        }
+        if std::str::from_utf8(body).is_err() {
+            return Err(Refusal::malformed("the form is not UTF-8"));
+        }
+        let mut found: Vec<(String, Zeroizing<String>)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(body).filter(|(_, value)| !value.is_empty()) {
+            if found.iter().any(|(known, _)| *known == name) {
+                let many = ["audience", "resource"].contains(&&*name);
+                return Err(match many {
+                    true => Refusal::target(format!("`{name}` is there more than once; a token is for one audience")),
+                    false => Refusal::malformed(format!("a parameter is there more than once: {}", short(&name))),
+                });
+            }
+            if found.len() == MAX_PARAMETERS {
+                return Err(Refusal::malformed(format!("there are more than {MAX_PARAMETERS} parameters")));
+            }
+            found.push((name.into_owned(), Zeroizing::new(value.into_owned())));
+        }
+        Ok(Self(found))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn need(&self, name: &str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| Refusal::malformed(format!("`{name}` is missing")))
+    }
+}
+
+impl Asked {
+    pub fn read(form: &Form) -> Result<Self, Refusal> {
+        let grant = form.need("grant_type")?;
+        if grant != GRANT {
+            return Err(Refusal::grant_type(format!("only tokens are exchanged here; send grant_type={GRANT}")));
+        }
+        let subject_token = form.need("subject_token")?;
+        let kind = form.need("subject_token_type")?;
+        if ![JWT, ACCESS_TOKEN, ID_TOKEN].contains(&kind) {
+            return Err(Refusal::malformed(format!("`subject_token_type` is none that is exchanged here; send {JWT}")));
+        }
+        if form.get("actor_token").is_some() || form.get("actor_token_type").is_some() {
+            return Err(Refusal::malformed(
+                "`actor_token` is not taken: who acts is who the subject token was issued to; leave it out",
+            ));
+        }
+        if form.get("requested_token_type").is_some_and(|wanted| ![ACCESS_TOKEN, JWT].contains(&wanted)) {
+            return Err(Refusal::malformed(format!(
+                "only access tokens are issued; send requested_token_type={ACCESS_TOKEN}"
+            )));
+        }
+        let audience = match (form.get("audience"), form.get("resource")) {
+            (Some(audience), None) => audience,
+            (None, Some(resource)) if is_resource(resource) => resource,
+            (None, Some(_)) => return Err(Refusal::target("`resource` is no absolute URI without a fragment")),
+            (None, None) => return Err(Refusal::malformed("`audience` is missing: say for whom the token is to be")),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::target("send `audience` or `resource`, not both; a token is for one audience"));
+            }
+        };
+        if audience.len() > 512 || audience.chars().any(char::is_control) {
+            return Err(Refusal::target("the audience is longer than 512 bytes, or has control characters"));
+        }
+        let scopes = form.get("scope").map(scopes).transpose()?;
+        Ok(Self { subject_token: Zeroizing::new(subject_token.to_owned()), audience: audience.to_owned(), scopes })
+    }
+}
+
+/// RFC 8707 section 2.
+fn is_resource(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.fragment().is_none())
+}
+
+/// Scopes in the order in which they are asked for (RFC 6749 section 3.3).
+fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
+    let mut scopes: Vec<String> = Vec::new();
+    for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
+        if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+            return Err(Refusal::scope("a scope has characters that no scope has"));
+        }
+        if !scopes.iter().any(|known| known == scope) {
+            scopes.push(scope.to_owned());
+        }
+    }
+    if scopes.len() > MAX_SCOPES {
+        return Err(Refusal::scope(format!("more than {MAX_SCOPES} scopes are asked for at once")));
+    }
+    Ok(scopes)
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(body: &str) -> Result<Asked, String> {
+        let media = HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
+        let answer = |refusal: Refusal| String::from_utf8(refusal.answer().into_body().to_vec()).unwrap();
+        Form::parse(&headers, body.as_bytes()).and_then(|form| Asked::read(&form)).map_err(answer)
+    }
+
+    const GOOD: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=t\
+        &subject_token_type=urn:ietf:params:oauth:token-type:jwt&audience=https://api.example";
+
+    #[test]
+    fn what_is_asked_for_is_read() {
+        let asked = read(&format!("{GOOD}&scope=b+a+b&requested_token_type=")).unwrap();
+        assert_eq!((asked.subject_token.as_str(), asked.audience.as_str()), ("t", "https://api.example"));
+        assert_eq!(asked.scopes.unwrap(), ["b", "a"]);
+        assert!(read(GOOD).unwrap().scopes.is_none());
+        assert_eq!(read(&GOOD.replace("audience", "resource")).unwrap().audience, "https://api.example");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_in_the_words_of_the_standard() {
+        for (what, body, error, said) in [
+            ("another grant", GOOD.replace("token-exchange", "saml2"), "unsupported_grant_type", "token-exchange"),
+            ("no grant", GOOD.replace("grant_type", "grant"), "invalid_request", "`grant_type`"),
+            (
+                "no token",
+                GOOD.replace("subject_token=t", "subject_token="),
+                "invalid_request",
+                "`subject_token` is missing",
+            ),
+            ("SAML", GOOD.replace("type:jwt", "type:saml2"), "invalid_request", "subject_token_type"),
+            ("no audience", GOOD.replace("audience", "aud"), "invalid_request", "`audience` is missing"),
+            ("two audiences", format!("{GOOD}&audience=b"), "invalid_target", "one audience"),
+            ("audience and resource", format!("{GOOD}&resource=https://b.example"), "invalid_target", "not both"),
+            (
+                "resource with fragment",
+                GOOD.replace("audience=https://api.example", "resource=https://a.example/%23b"),
+                "invalid_target",
+                "fragment",
+            ),
+            ("twice", format!("{GOOD}&scope=a&scope=b"), "invalid_request", "scope"),
+            ("an actor", format!("{GOOD}&actor_token=x"), "invalid_request", "actor_token"),
+            (
+                "a refresh token",
+                format!("{GOOD}&requested_token_type=urn:ietf:params:oauth:token-type:refresh_token"),
+                "invalid_request",
+                "access_token",
+            ),
+            ("a scope with a quote", format!("{GOOD}&scope=a%22"), "invalid_scope", "characters"),
+        ] {
+            let answer = read(&body).err().unwrap_or_else(|| panic!("{what}"));
+            assert!(answer.contains(&format!(r#""error":"{error}""#)) && answer.contains(said), "{what}: {answer}");
+        }
+        let json = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        assert!(Form::parse(&json, b"{}").is_err());
+        assert!(Form::parse(&HeaderMap::new(), GOOD.as_bytes()).is_err());
+    }
+}

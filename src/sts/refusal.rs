@@ -1,0 +1,157 @@
+//! How a request for a token is refused (RFC 6749 section 5.2, RFC 8693 section 2.2.2): a JSON object with `error`, and with an
+//! `error_description` that says what to change.
+
+use std::error::Error as _;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    error::{Reason, Rejection},
+    issuers::TokenError,
+    store::StoreError,
+};
+
+/// Seconds after which it may work, where the trouble is ours.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
+/// A refusal. What it says is for who asked, who has the token that it is about.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+    /// For the audit trail and metrics.
+    reason: Reason,
+}
+
+impl Refusal {
+    fn new(error: &'static str, reason: Reason, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), reason }
+    }
+
+    /// The request cannot be understood.
+    pub fn malformed(description: impl Into<String>) -> Self {
+        Self::new("invalid_request", Reason::BadRequest, description)
+    }
+
+    /// The token that is to be exchanged is worth nothing here, or no more.
+    pub fn subject(description: impl Into<String>) -> Self {
+        Self::new("invalid_request", Reason::TokenInvalid, description)
+    }
+
+    /// No rule gives a token for this audience.
+    pub fn target(description: impl Into<String>) -> Self {
+        Self::new("invalid_target", Reason::PolicyDenied, description)
+    }
+
+    /// No rule gives a scope.
+    pub fn scope(description: impl Into<String>) -> Self {
+        Self::new("invalid_scope", Reason::PolicyDenied, description)
+    }
+
+    /// Another grant than the exchange.
+    pub fn grant_type(description: impl Into<String>) -> Self {
+        Self::new("unsupported_grant_type", Reason::BadRequest, description)
+    }
+
+    /// Our trouble, or that of the API server, which may pass.
+    pub fn unavailable(reason: Reason, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::new("temporarily_unavailable", reason, description) }
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    pub fn answer(&self) -> Response<Bytes> {
+        let body = json!({"error": self.error, "error_description": printable(&self.description)});
+        let mut response = answer(self.status, &body);
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}
+
+/// Who presents a token may hear precisely what is wrong with it.
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let reason = rejection.reason();
+        let precise =
+            rejection.source().and_then(|source| source.downcast_ref::<TokenError>()).map(ToString::to_string);
+        let fix = rejection.fix_text().map(|fix| format!(" {fix}")).unwrap_or_default();
+        let described = |text: String| format!("{text}.{fix}");
+        if rejection.status().is_server_error() {
+            return Self::unavailable(reason, format!("{}{fix}", rejection.detail()));
+        }
+        let description = precise.map_or_else(|| format!("{}{fix}", rejection.detail()), described);
+        Self { reason, ..Self::subject(format!("subject_token: {description}")) }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "no token can be given");
+        Self::unavailable(
+            Reason::StoreUnavailable,
+            "what must be written down for it cannot be at the moment; try again",
+        )
+    }
+}
+
+/// An answer of the token endpoint, which no cache keeps (RFC 6749 section 5.1).
+pub fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The characters that a description may have (RFC 6749 section 5.2).
+fn printable(text: &str) -> String {
+    let plain = |character| match character {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => character,
+        _ => '?',
+    };
+    text.chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuers::Quoted;
+
+    #[test]
+    fn a_token_that_is_not_good_is_told_what_was_expected_and_what_came() {
+        let error = TokenError::Audience {
+            came: Quoted::text("https://kubernetes.default.svc"),
+            expected: vec!["https://door.example".to_owned()],
+        };
+        let refusal = Refusal::from(Rejection::from(error));
+        assert_eq!((refusal.status, refusal.error), (StatusCode::BAD_REQUEST, "invalid_request"));
+        for said in ["`https://kubernetes.default.svc`", "`https://door.example` is expected"] {
+            assert!(refusal.description.contains(said), "{}", refusal.description);
+        }
+        let away = TokenError::Unavailable { issuer: "cluster".into(), why: "its password is x".to_owned() };
+        let refusal = Refusal::from(Rejection::from(away));
+        assert_eq!((refusal.status, refusal.error), (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"));
+        assert!(!refusal.description.contains("password"));
+        assert!(refusal.answer().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_description_has_the_characters_of_the_standard() {
+        assert_eq!(printable("a \"b\" \\ \u{7f}é\n`c`"), "a 'b' / ???`c`");
+    }
+}

@@ -1,0 +1,228 @@
+//! Keys that Doorward makes itself: kept in the store, sealed, and replaced by the calendar.
+//!
+//! Two are there at any time, one that signs and its successor, which everybody has read for a whole period before it signs. One
+//! that has signed stays published until its last token has ended. So no token is refused for a key that a verifier does not
+//! know, however long that keeps the set (RFC 7517 says nothing of it; an hour is common).
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::keys::{SigningKey, SigningKeys};
+use crate::{
+    clock::Timestamp,
+    sessions::keyring::{KeyRing, Purpose},
+    store::{Expect, Store, StoreError, Table, Written},
+};
+
+/// How long a key that no longer signs is published: longer than any token that it signed, with room for clocks.
+const AFTERGLOW: Duration = Duration::from_secs(1800);
+
+/// The one record.
+const RECORD: &[u8] = b"ring";
+
+/// How long the record is kept after it was last written, which is at each change of keys.
+const KEPT: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// The keys in force, of all generations of the configuration. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Arc<ArcSwapOption<SigningKeys>>);
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    #[error("the keys of tokens cannot be kept: {0}")]
+    Store(#[from] StoreError),
+    #[error(
+        "the keys of tokens in the store cannot be opened: they were sealed with a key that `sessions.keys` no longer has"
+    )]
+    Sealed,
+    #[error("the keys of tokens in the store cannot be read")]
+    Unreadable,
+    #[error("the system has no random bytes")]
+    Random,
+    #[error("another process changes the keys of tokens at the same time")]
+    Contended,
+}
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+struct Ring(Vec<Entry>);
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// PKCS #8, base64.
+    key: String,
+    /// From when on it signs, in seconds.
+    signs_from: i64,
+}
+
+impl Kept {
+    /// The keys, once they have been read.
+    pub fn get(&self) -> Option<Arc<SigningKeys>> {
+        self.0.load_full()
+    }
+
+    /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due.
+    pub async fn renew(
+        &self,
+        store: &Store,
+        seal: &KeyRing,
+        period: Duration,
+        now: Timestamp,
+    ) -> Result<Timestamp, RingError> {
+        let stored = store.get(Table::TokenKeys, RECORD, now).await?;
+        let (mut ring, expect) = match &stored {
+            None => (Ring(Vec::new()), Expect::Absent),
+            Some(stored) => (Ring::open(seal, &stored.value)?, Expect::Version(stored.version)),
+        };
+        let changed = ring.advance(period, now)?;
+        if changed || stored.as_ref().is_some_and(|stored| !seal.is_current(&stored.value)) {
+            let value = ring.seal(seal)?;
+            let written = store.put(Table::TokenKeys, RECORD, value, now + KEPT, expect, now).await?;
+            if matches!(written, Written::Conflict(_)) {
+                return Err(RingError::Contended);
+            }
+        }
+        self.0.store(Some(Arc::new(ring.keys(now)?)));
+        Ok(ring.next_change(now))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl Ring {
+    fn open(seal: &KeyRing, sealed: &[u8]) -> Result<Self, RingError> {
+        let plain = Zeroizing::new(seal.open(Purpose::TokenKeys, RECORD, sealed).map_err(|_| RingError::Sealed)?);
+        serde_json::from_slice(&plain).map_err(|_| RingError::Unreadable)
+    }
+
+    fn seal(&self, seal: &KeyRing) -> Result<Vec<u8>, RingError> {
+        let plain = Zeroizing::new(serde_json::to_vec(self).map_err(|_| RingError::Unreadable)?);
+        seal.seal(Purpose::TokenKeys, RECORD, &plain).ok_or(RingError::Random)
+    }
+
+    /// Takes away what nobody needs any more, and adds successors, so that one key signs and one will. Tells whether it did.
+    fn advance(&mut self, period: Duration, now: Timestamp) -> Result<bool, RingError> {
+        let before = self.0.len();
+        // A key has served when its successor has signed for a while.
+        while self.successor_signs_from().is_some_and(|from| from + AFTERGLOW <= now) {
+            self.0.remove(0);
+        }
+        let removed = self.0.len() != before;
+        let mut added = false;
+        while self.0.last().is_none_or(|last| Timestamp::from_secs(last.signs_from) <= now) {
+            // After a long stop the calendar begins anew: what would have signed meanwhile has signed nothing.
+            let from = if self.0.is_empty() { now } else { now + period };
+            let (_, der) = SigningKey::generate().ok_or(RingError::Random)?;
+            let der = Zeroizing::new(der);
+            self.0.push(Entry { key: BASE64_STANDARD.encode(&*der), signs_from: from.as_secs() });
+            added = true;
+        }
+        Ok(removed || added)
+    }
+
+    fn successor_signs_from(&self) -> Option<Timestamp> {
+        self.0.get(1).map(|entry| Timestamp::from_secs(entry.signs_from))
+    }
+
+    /// The newest whose time has come signs; the others are published with it.
+    fn keys(&self, now: Timestamp) -> Result<SigningKeys, RingError> {
+        let read = |entry: &Entry| {
+            let der = Zeroizing::new(BASE64_STANDARD.decode(&entry.key).ok()?);
+            SigningKey::from_der(&der).map(Arc::new)
+        };
+        let mut keys = self.0.iter().map(read).collect::<Option<Vec<_>>>().ok_or(RingError::Unreadable)?;
+        let signs = self.0.iter().rposition(|entry| Timestamp::from_secs(entry.signs_from) <= now).unwrap_or_default();
+        keys.swap(0, signs);
+        SigningKeys::new(keys).ok_or(RingError::Unreadable)
+    }
+
+    fn next_change(&self, now: Timestamp) -> Timestamp {
+        let begins = self.0.iter().map(|entry| Timestamp::from_secs(entry.signs_from)).filter(|from| *from > now);
+        let ends = self.successor_signs_from().map(|from| from + AFTERGLOW).filter(|end| *end > now);
+        begins.chain(ends).min().unwrap_or(now + AFTERGLOW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::store::Embedded;
+
+    const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const PERIOD: Duration = Duration::from_secs(86_400);
+
+    fn ids(keys: &SigningKeys) -> Vec<String> {
+        let set: Value = serde_json::from_slice(keys.set()).unwrap();
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_key_is_published_a_period_before_it_signs_and_until_its_last_token_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let seal = KeyRing::of(&[[7; 32]]);
+        let kept = Kept::default();
+        let mut now = START;
+        let (mut published, mut signer): (Vec<String>, Option<String>) = (Vec::new(), None);
+        let mut signers = 0;
+        while now < START + PERIOD * 4 {
+            let next = kept.renew(&store, &seal, PERIOD, now).await.unwrap();
+            let ids = ids(&kept.get().unwrap());
+            assert!(ids.len() >= 2, "{now}: {ids:?}");
+            let first = ids.first().cloned();
+            if first != signer {
+                signers += 1;
+                // Whoever read the set before knows the new signer, and still needs the one before it.
+                assert!(signer.is_none() || published.contains(first.as_ref().unwrap()), "{now}");
+                assert!(signer.is_none_or(|signer| ids.contains(&signer)), "{now}");
+            }
+            (published, signer) = (ids, first);
+            assert!(next > now && next <= now + PERIOD, "{now} {next}");
+            now = next;
+        }
+        assert_eq!(signers, 4);
+        // Another process finds the same.
+        let other = Kept::default();
+        other.renew(&store, &seal, PERIOD, now - Duration::from_secs(1)).await.unwrap();
+        assert_eq!(ids(&other.get().unwrap()), published);
+    }
+
+    #[tokio::test]
+    async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let seal = KeyRing::of(&[[7; 32]]);
+        let kept = Kept::default();
+        kept.renew(&store, &seal, PERIOD, START).await.unwrap();
+        let before = ids(&kept.get().unwrap());
+        kept.renew(&store, &seal, PERIOD, START + PERIOD * 30).await.unwrap();
+        let after = ids(&kept.get().unwrap());
+        assert_eq!((after.len(), after.first()), (2, before.get(1)));
+    }
+
+    #[tokio::test]
+    async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let kept = Kept::default();
+        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START).await.unwrap();
+        let before = ids(&kept.get().unwrap());
+        let error = kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START).await.unwrap_err();
+        assert!(matches!(error, RingError::Sealed));
+        // The key of the seal is replaced: what the old one sealed is sealed anew, and the old one can go.
+        kept.renew(&store, &KeyRing::of(&[[8; 32], [7; 32]]), PERIOD, START).await.unwrap();
+        kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START).await.unwrap();
+        assert_eq!(ids(&kept.get().unwrap()), before);
+    }
+}

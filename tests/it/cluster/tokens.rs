@@ -1,0 +1,435 @@
+//! Tokens that live as long as the job: what a task of a real run gets for its pod's token, and for how long.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{
+    tekton::{Tekton, pipeline_run},
+    world::World,
+};
+use crate::harness::{Answer, within};
+
+/// What Doorward issues tokens as, and what the pods' tokens are for.
+const DOOR: &str = "https://doorward.test";
+
+/// For whom the tokens are that the tests ask for.
+const TARGET: &str = "https://target.test";
+
+const TOKENS: &str = "
+tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
+";
+
+const ISSUERS: &str = "issuers:
+  - name: cluster
+    issuer: https://kubernetes.default.svc
+    preset: kubernetes
+    audiences: ['https://doorward.test']
+    keys: {url: '{api}/openid/v1/jwks', bearer: {file: token}}
+    ca: cluster-ca.pem
+    token_review: {upstream: cluster, bearer: {file: token}}
+  - {name: own, preset: doorward, audiences: ['https://target.test']}
+";
+
+const RULES: &str = "rules:
+  - id: push
+    on: {token: {audiences: ['https://target.test'], scopes: [push, 'read:*'], service_accounts: ['{ns}/builder'],
+      pipelines: [release], pipeline_tasks: [push]}}
+    who: {issuers: [a], on_behalf_of: {groups: [dev]}}
+    do: allow
+  - id: alone
+    on: {token: {audiences: ['https://target.test'], scopes: [alone], service_accounts: ['{ns}/builder']}}
+    who: {issuers: [a], on_behalf_of: {groups: [dev]}}
+    do: allow
+  - {id: use, on: {routes: [api]}, who: {issuers: [own], kind: agent, on_behalf_of: {}, scopes: [push]}, do: allow}
+";
+
+/// A world with a pipeline `release` whose task `push` runs until its run is cancelled, and tokens for it.
+pub struct Tasks {
+    pub world: World,
+}
+
+/// A run, and the pod of its task.
+pub struct Task {
+    pub run: Value,
+    pub pod: Value,
+}
+
+impl Tasks {
+    pub async fn start() -> Self {
+        Tekton::get().await;
+        let world = World::with(|yaml| {
+            let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
+            yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
+                .replace("rules:\n", RULES)
+                .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+                .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
+                .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
+                + TOKENS
+        })
+        .await;
+        let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+        let rights = json!([
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["get"]},
+        ]);
+        world.api.allow(&world.namespace, "doorward-reader", &account, &rights).await;
+        let reviews =
+            json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
+        world.api.allow_everywhere(&format!("{}-reviews", world.namespace), &account, &reviews).await;
+        world.api.account(&world.namespace, "builder").await;
+        let step = json!([{"name": "run", "image": "images.test/step", "command": ["true"]}]);
+        let pipeline = json!({
+            "apiVersion": "tekton.dev/v1",
+            "kind": "Pipeline",
+            "metadata": {"name": "release"},
+            "spec": {"tasks": [{"name": "push", "taskSpec": {"steps": step}}]},
+        });
+        let tasks = Self { world };
+        tasks.world.api.create(&tasks.path("pipelines"), &pipeline).await;
+        tasks
+    }
+
+    pub fn path(&self, resource: &str) -> String {
+        match resource {
+            "pods" => format!("/api/v1/namespaces/{}/pods", self.world.namespace),
+            _ => format!("/apis/tekton.dev/v1/namespaces/{}/{resource}", self.world.namespace),
+        }
+    }
+
+    /// A run of `release` that holds its pod until it is ended.
+    pub fn release(name: &str) -> Value {
+        let mut run = pipeline_run(name, &json!({"hold": "yes"}));
+        run["spec"] = json!({
+            "pipelineRef": {"name": "release"},
+            "taskRunTemplate": {"serviceAccountName": "builder"},
+        });
+        run
+    }
+
+    /// Has Bob make it through Doorward, and waits for its pod to run.
+    pub async fn bobs(&self, run: &Value) -> Task {
+        let resource = if run["kind"] == "TaskRun" { "taskruns" } else { "pipelineruns" };
+        let line = format!("POST {} HTTP/1.1", self.path(resource));
+        let lines = [line.as_str(), "Host: localhost", &self.world.developer("bob"), "Content-Type: application/json"];
+        let answer = self.world.doorward.send(&lines, run.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        self.task_of(answer.json()).await
+    }
+
+    /// Waits for the pod of a run's task.
+    pub async fn task_of(&self, run: Value) -> Task {
+        let label = if run["kind"] == "TaskRun" { "tekton.dev/taskRun" } else { "tekton.dev/pipelineRun" };
+        let name = run["metadata"]["name"].as_str().unwrap();
+        let pod = within(async {
+            loop {
+                let pods = self.world.api.read(&format!("{}?labelSelector={label}%3D{name}", self.path("pods"))).await;
+                if let Some(pod) =
+                    pods["items"].as_array().unwrap().iter().find(|pod| pod["status"]["phase"] == "Running")
+                {
+                    return pod.clone();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        Task { run, pod }
+    }
+
+    /// The projected token of a pod, as its kubelet would get it.
+    pub async fn pod_token(&self, pod: &Value, audience: &str) -> String {
+        let account = pod["spec"]["serviceAccountName"].as_str().unwrap();
+        let bound =
+            json!({"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]});
+        self.token(account, &json!({"audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound})).await
+    }
+
+    pub async fn token(&self, account: &str, spec: &Value) -> String {
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", self.world.namespace);
+        let made = self.world.api.create(&path, &json!({"spec": spec})).await;
+        made["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks for a token, until it is not our trouble if there is none.
+    pub async fn exchange(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+        within(async {
+            loop {
+                let answer = exchange(&self.world, subject_token, more).await;
+                if answer.status != 503 {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+
+    pub async fn cancel(&self, task: &Task) {
+        let name = task.run["metadata"]["name"].as_str().unwrap();
+        let (resource, status) = match task.run["kind"].as_str() {
+            Some("TaskRun") => ("taskruns", "TaskRunCancelled"),
+            _ => ("pipelineruns", "Cancelled"),
+        };
+        let path = format!("{}/{name}", self.path(resource));
+        let answer = self.world.api.ask("PATCH", &path, Some(&json!({"spec": {"status": status}}))).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// What the API route says to a token of ours.
+    pub async fn used(&self, token: &str) -> Answer {
+        let line = format!("GET {} HTTP/1.1", self.path("taskruns"));
+        self.world.doorward.send(&[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await
+    }
+
+    /// Waits until a token is refused because it was revoked.
+    pub async fn is_dead(&self, token: &str) {
+        within(async {
+            loop {
+                let answer = self.used(token).await;
+                if answer.status == 401 {
+                    assert!(answer.text().contains("revoked"), "{}", answer.text());
+                    return;
+                }
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+        .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+        .append_pair("subject_token", subject_token)
+        .extend_pairs(more)
+        .finish();
+    let lines =
+        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    world.doorward.send(&lines, form.as_bytes()).await
+}
+
+/// The claims of a JWT, unverified.
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+/// The token of a good answer.
+fn token(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// The error of a refusal, and what it says.
+fn refusal(answer: &Answer) -> (String, String) {
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let text = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
+    (text("error"), text("error_description"))
+}
+
+#[tokio::test]
+async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
+    let tasks = Tasks::start().await;
+    let world = &tasks.world;
+    let task = tasks.bobs(&Tasks::release("one")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+
+    let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    let own = token(&answer);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let said = answer.json();
+    assert_eq!((&said["token_type"], &said["scope"]), (&json!("Bearer"), &json!("push")));
+    assert!((500..=600).contains(&said["expires_in"].as_i64().unwrap()), "{said}");
+    let claims = claims(&own);
+    let acting = format!("serviceaccount:{}:builder", world.namespace);
+    let builder = format!("system:{acting}");
+    for (name, expected) in [
+        ("iss", json!(DOOR)),
+        ("aud", json!(TARGET)),
+        ("sub", json!("bob")),
+        ("kind", json!("human")),
+        ("scope", json!("push")),
+        ("client_id", json!(acting)),
+        ("origin", json!({"issuer": "a", "sub": "bob"})),
+        ("act", json!({"iss": "https://kubernetes.default.svc", "sub": builder})),
+    ] {
+        assert_eq!(claims[name], expected, "{name}: {claims:#}");
+    }
+    let run = &claims["doorward.dev/run"];
+    assert_eq!(run["pod"]["uid"], task.pod["metadata"]["uid"]);
+    assert_eq!(run["pipeline_run"]["uid"], task.run["metadata"]["uid"]);
+    assert_eq!((&run["pipeline"], &run["pipeline_task"]), (&json!("release"), &json!("push")));
+
+    // All that may be had, where none is named.
+    let all = tasks.exchange(&pod_token, &[("audience", TARGET)]).await;
+    assert_eq!(all.json()["scope"], "alone push", "{}", all.text());
+    // It acts as Bob, in the group that the grant gives, and says who acts.
+    let answer = tasks.used(&own).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let event = world
+        .event(|event| {
+            event["objectRef"]["resource"] == "taskruns"
+                && event["verb"] == "list"
+                && event["impersonatedUser"]["username"] == "bob"
+        })
+        .await;
+    assert_eq!(event["impersonatedUser"]["extra"]["doorward.dev/actor"], json!([acting]), "{event:#}");
+
+    tasks.cancel(&task).await;
+    tasks.is_dead(&own).await;
+    let (error, why) = refusal(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert!(
+        error == "invalid_request"
+            && ["has ended", "cancelled", "deleted", "does not exist"].iter().any(|part| why.contains(part)),
+        "{why}"
+    );
+    let records = within(async {
+        loop {
+            let records = world.doorward.audit();
+            if records.iter().any(|record| record["unmapped"]["tokens_ended"]["name"] != Value::Null) {
+                return records;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let issued = records.iter().find(|record| record["unmapped"]["issued"]["token"] == claims["jti"]).unwrap();
+    assert_eq!(issued["unmapped"]["issued"]["task_run"], run["task_run"]["uid"], "{issued:#}");
+    let cause = task.run["metadata"]["annotations"]["doorward.dev/request-id"].as_str().unwrap();
+    assert_eq!(issued["unmapped"]["issued"]["cause"], cause, "{issued:#}");
+    let whole = records.iter().map(Value::to_string).collect::<String>();
+    assert!(!whole.contains(&own) && !whole.contains(&pod_token), "no token is ever written down");
+}
+
+#[tokio::test]
+async fn a_task_without_a_pipeline_gets_what_its_account_may_have() {
+    let tasks = Tasks::start().await;
+    let run = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {"name": "alone", "annotations": {"hold": "yes"}},
+        "spec": {
+            "serviceAccountName": "builder",
+            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
+        },
+    });
+    let task = tasks.bobs(&run).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "alone")]).await);
+    assert_eq!(claims(&own)["sub"], "bob");
+    let (error, why) = refusal(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert!(
+        error == "invalid_scope" && why.contains("no rule gives it") && why.contains("/builder in pipeline none"),
+        "{error}: {why}"
+    );
+    let (error, why) = refusal(&tasks.exchange(&pod_token, &[("audience", "https://other.test")]).await);
+    assert!(error == "invalid_target" && why.contains("https://other.test"), "{error}: {why}");
+}
+
+#[tokio::test]
+async fn who_is_not_what_it_says_gets_no_token() {
+    let tasks = Tasks::start().await;
+    let world = &tasks.world;
+    let task = tasks.bobs(&Tasks::release("real")).await;
+    let asked = [("audience", TARGET), ("scope", "push")];
+    let good = tasks.pod_token(&task.pod, DOOR).await;
+    token(&tasks.exchange(&good, &asked).await);
+    let metadata = &task.pod["metadata"];
+
+    let secret = json!({"metadata": {"name": "bound"}, "type": "Opaque"});
+    let secret = world.api.create(&format!("/api/v1/namespaces/{}/secrets", world.namespace), &secret).await;
+    let bound = json!({"kind": "Secret", "apiVersion": "v1", "name": "bound", "uid": secret["metadata"]["uid"]});
+    let api_audience = tasks.token("builder", &json!({"expirationSeconds": 3600})).await;
+    let pod = |name: &str, metadata: Value| {
+        let mut pod = json!({"metadata": metadata, "spec": {"serviceAccountName": "builder",
+            "containers": [{"name": "main", "image": "images.test/main"}]}});
+        pod["metadata"]["name"] = json!(name);
+        pod
+    };
+    let running = |pod: Value| {
+        let tasks = &tasks;
+        async move {
+            let made = tasks.world.api.create(&tasks.path("pods"), &pod).await;
+            let path = format!("{}/{}", tasks.path("pods"), made["metadata"]["name"].as_str().unwrap());
+            within(async {
+                loop {
+                    let pod = tasks.world.api.read(&path).await;
+                    if pod["status"]["phase"] == "Running" {
+                        return pod;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            })
+            .await
+        }
+    };
+    let labelled =
+        running(pod("labelled", json!({"labels": metadata["labels"], "annotations": metadata["annotations"]}))).await;
+    let mut owners = metadata["ownerReferences"].clone();
+    owners[0]["blockOwnerDeletion"] = json!(false);
+    let owned = running(pod("owned", json!({"ownerReferences": owners, "annotations": {"hold": "yes"}}))).await;
+    // Made past Doorward, by somebody who may, and saying that Bob asked for it.
+    let mut forged = Tasks::release("forged");
+    forged["metadata"]["annotations"] = task.run["metadata"]["annotations"].clone();
+    let forged = world.api.create(&tasks.path("pipelineruns"), &forged).await;
+    let forged = tasks.task_of(forged).await;
+    // A run that says that Bob's has made it.
+    let mut child = Tasks::release("child");
+    child["metadata"]["ownerReferences"] = json!([{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "real",
+        "uid": task.run["metadata"]["uid"], "controller": true}]);
+    let child = world.api.create(&tasks.path("pipelineruns"), &child).await;
+    let child = tasks.task_of(child).await;
+
+    for (row, subject_token, said) in [
+        (
+            "kubernetes:6.4 wrong audience",
+            tasks.pod_token(&task.pod, "https://other.test").await,
+            "`https://doorward.test` is expected",
+        ),
+        ("kubernetes:6.4 the API server's audience", api_audience, "`https://doorward.test` is expected"),
+        (
+            "kubernetes:6.4 bound to a secret",
+            tasks.token("builder", &json!({"audiences": [DOOR], "boundObjectRef": bound})).await,
+            "bound to a Secret",
+        ),
+        ("bound to nothing", tasks.token("builder", &json!({"audiences": [DOOR]})).await, "bound to no pod"),
+        ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "none of a TaskRun"),
+        ("kubernetes:6.4 forged owner reference", tasks.pod_token(&owned, DOOR).await, "not in owned"),
+        (
+            "kubernetes:6.4 forged annotation",
+            tasks.pod_token(&forged.pod, DOOR).await,
+            "nobody is known who caused run forged",
+        ),
+        ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "none that its PipelineRun has made"),
+        ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),
+    ] {
+        let answer = within(async {
+            loop {
+                let answer = exchange(world, &subject_token, &asked).await;
+                // A run that was just made may still be about to be noted by its owner.
+                if answer.status != 503 || row.starts_with("a forged owner") {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert!(matches!(answer.status, 400 | 503), "{row}: {} {}", answer.status, answer.text());
+        assert!(answer.text().contains(said), "{row}: {}", answer.text());
+    }
+    token(&tasks.exchange(&good, &asked).await);
+
+    // Deleted, and made anew under the same name with the same labels: the old token is the old pod's.
+    let name = metadata["name"].as_str().unwrap();
+    let path = format!("{}/{name}", tasks.path("pods"));
+    let answer = world.api.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await;
+    assert_eq!(answer.status, 200);
+    let (_, why) = refusal(&tasks.exchange(&good, &asked).await);
+    assert!(
+        ["does not exist", "deleted", "not active", "revoked", "has ended"].iter().any(|part| why.contains(part)),
+        "{why}"
+    );
+}
