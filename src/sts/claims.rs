@@ -33,24 +33,10 @@ pub struct AccessToken<'a> {
     pub scope: &'a str,
     /// Who acts, and within it who acted before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub act: Option<Act<'a>>,
+    pub act: Option<Value>,
     /// The run that it lives as long as.
     #[serde(flatten)]
     pub run: Map<String, Value>,
-}
-
-/// Who acts for the subject (RFC 8693 section 4.1).
-#[derive(Debug, Serialize)]
-pub struct Act<'a> {
-    /// Who knows it by that name; absent: the issuer that knows the subject.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub iss: Option<&'a str>,
-    pub sub: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<Arc<str>>,
-    /// Who acted before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub act: Option<Box<Self>>,
 }
 
 /// A principal as its own issuer knows it.
@@ -105,9 +91,10 @@ pub fn expires(now: Timestamp, lifetime: std::time::Duration, subject: Timestamp
 
 /// The client that asks.
 pub fn client(principal: &Principal, task: Option<&Task>) -> Arc<str> {
-    match (task, &principal.client) {
-        (Some(task), _) => Actor::service_account(&task.view.namespace, &task.view.service_account).subject,
-        (None, Some(client)) => Arc::clone(client),
-        (None, None) => Arc::clone(&principal.subject),
+    if let Some(task) = task {
+        return Actor::service_account(&task.view.namespace, &task.view.service_account).subject;
     }
+    let own = || principal.client.as_ref().unwrap_or(&principal.subject);
+    let acting = principal.actor.as_ref().map(|actor| actor.client.as_ref().unwrap_or(&actor.subject));
+    Arc::clone(acting.unwrap_or_else(own))
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Tokens,
-    claims::{self, AccessToken, Act, Origin},
+    claims::{self, AccessToken, Origin},
     ends::Kind,
     form::{ACCESS_TOKEN, Asked, Form},
     keys::SigningKeys,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    authn::{Actor, CredentialId, Principal},
+    authn::{Actor, CredentialId, Kind as Caller, Principal},
     authz::{Decision, Outcome, RequestView, TOKEN_ENDPOINT, TokenView},
     clock::Timestamp,
     config::raw::RouteKind,
@@ -35,6 +35,9 @@ use crate::{
 
 /// How long after the last token of a run its record is kept.
 const AFTER: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// How many may have acted for each other.
+const MAX_ACTORS: usize = 4;
 
 /// What one exchange works with.
 #[derive(Clone, Copy)]
@@ -52,6 +55,8 @@ struct Party {
     principal: Arc<Principal>,
     /// When the token that is exchanged ends.
     ends: Timestamp,
+    /// Who acted for the principal before, as `act` says it.
+    acted_before: Option<Value>,
     of: Option<OfTask>,
 }
 
@@ -63,8 +68,6 @@ struct OfTask {
     cluster_identifier: Arc<str>,
     /// The request that caused its run.
     cause: Uuid,
-    /// Who acted for the principal then.
-    acted_before: Option<Actor>,
 }
 
 /// What rules give.
@@ -93,9 +96,12 @@ impl Exchanger<'_> {
         let asked = Asked::read(&Form::parse(request.headers(), body)?)?;
         exchange.reserve(2)?;
         let now = self.app.clock.now();
-        let subject = self.authenticate(&asked.subject_token).await?;
+        let subject = self.authenticate("subject_token", &asked.subject_token).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
-        let party = self.party(subject, now).await?;
+        let party = match &asked.actor_token {
+            None => self.party(subject, now).await?,
+            Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,
+        };
         let record = exchange.record();
         record.principal = Some(Arc::clone(&party.principal));
         record.policy = Some(Arc::clone(self.snapshot.policy.digest()));
@@ -154,19 +160,21 @@ impl Exchanger<'_> {
     }
 
     /// Who has the token that is to be exchanged. What it is good for elsewhere says nothing here.
-    async fn authenticate(&self, token: &str) -> Result<Arc<Principal>, Refusal> {
+    async fn authenticate(&self, parameter: &'static str, token: &str) -> Result<Arc<Principal>, Refusal> {
         if self.app.revocations.mirror_age() > self.snapshot.max_mirror_age {
             let detail = "whether the token was revoked cannot be told at the moment";
             return Err(Refusal::unavailable(Reason::StoreUnavailable, detail));
         }
         let revoked = |principal: &Principal| self.app.revocations.is_revoked(principal).is_some();
-        Ok(self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await?)
+        let authenticated = self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await;
+        authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
     }
 
     /// Of the token of a pod, who caused the run in it.
     async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
         let Some(server) = self.tokens.settings.clusters.get(&subject.issuer) else {
-            return Ok(Party { ends: subject.expires, principal: subject, of: None });
+            let acted_before = subject.claims.get("act").and_then(|act| act.get("act")).cloned();
+            return Ok(Party { ends: subject.expires, principal: subject, acted_before, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;
         if !self.app.ends.are_seen(&subject.issuer, now) {
@@ -191,7 +199,7 @@ impl Exchanger<'_> {
             ))
         })?;
         let behind = self.behind(&cause)?;
-        let acted_before = behind.actor.clone();
+        let acted_before = behind.actor.as_ref().map(said);
         let cluster = Arc::clone(&subject.issuer);
         let identifier = self.snapshot.issuers.get(&cluster).map(|issuer| Arc::clone(issuer.identifier()));
         let principal = Principal {
@@ -206,9 +214,62 @@ impl Exchanger<'_> {
             cluster_identifier: identifier.unwrap_or_else(|| Arc::clone(&cluster)),
             cluster,
             cause: cause.request,
-            acted_before,
         };
-        Ok(Party { principal: Arc::new(principal), ends: subject.expires, of: Some(of) })
+        Ok(Party { principal: Arc::new(principal), ends: subject.expires, acted_before, of: Some(of) })
+    }
+
+    /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
+    /// issued to that agent.
+    fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
+        let is_pod = |principal: &Principal| self.tokens.settings.clusters.contains_key(&principal.issuer);
+        if is_pod(subject) || is_pod(actor) {
+            return Err(Refusal::malformed("a task acts for who caused its run; leave `actor_token` out"));
+        }
+        if actor.kind == Caller::Human {
+            return Err(Refusal::subject("actor_token: it is a person's, and nobody acts for another but an agent"));
+        }
+        let is_let = match subject.claims.get("may_act") {
+            Some(may_act) => self.is_meant(may_act, actor),
+            None => subject.client.is_some() && subject.client == actor.client,
+        };
+        if !is_let {
+            return Err(Refusal::subject(format!(
+                "subject_token: it does not let `{}` act: `may_act` names somebody else, or is missing and the token was issued to \
+                 another client",
+                actor.subject
+            )));
+        }
+        let earlier = subject.claims.get("act");
+        if earlier.is_some_and(|act| depth(act) >= MAX_ACTORS) {
+            return Err(Refusal::subject(format!(
+                "subject_token: more than {MAX_ACTORS} have acted for each other already"
+            )));
+        }
+        let principal = Principal {
+            actor: Some(Actor { subject: Arc::clone(&actor.subject), client: actor.client.clone() }),
+            ..subject.clone()
+        };
+        Ok(Party {
+            principal: Arc::new(principal),
+            ends: subject.expires.min(actor.expires),
+            acted_before: earlier.cloned(),
+            of: None,
+        })
+    }
+
+    /// Whether `may_act` means this agent: all that it says must be true of it.
+    fn is_meant(&self, may_act: &Value, actor: &Principal) -> bool {
+        let identifier = self.snapshot.issuers.get(&actor.issuer).map(|issuer| issuer.identifier());
+        let Some(said) = may_act.as_object() else { return false };
+        let names_somebody = said.contains_key("sub") || said.contains_key("client_id");
+        names_somebody
+            && said.iter().all(|(name, value)| match name.as_str() {
+                "sub" => value.as_str() == Some(&*actor.subject),
+                "client_id" => value.as_str() == actor.client.as_deref(),
+                "iss" => value.as_str() == identifier.map(|identifier| &**identifier),
+                // What is not understood might restrict it.
+                _ => false,
+            })
     }
 
     /// The person or bot that caused a run, if they may still cause anything.
@@ -427,20 +488,28 @@ impl Party {
         self.of.as_ref().map(|of| &*of.task)
     }
 
-    /// Who acts: the task, and within it whoever acted when its run was made.
-    fn act(&self) -> Option<Act<'_>> {
-        let said = |actor: &'_ Actor| Act {
-            iss: None,
-            sub: actor.subject.to_string(),
-            client_id: actor.client.clone(),
-            act: None,
+    /// Who acts, and within it whoever acted before.
+    fn act(&self) -> Option<Value> {
+        let (mut act, before) = match &self.of {
+            Some(of) => (json!({"iss": &*of.cluster_identifier, "sub": claims::account(&of.task)}), &self.acted_before),
+            None => (said(self.principal.actor.as_ref()?), &self.acted_before),
         };
-        let Some(of) = &self.of else { return self.principal.actor.as_ref().map(said) };
-        Some(Act {
-            iss: Some(&of.cluster_identifier),
-            sub: claims::account(&of.task),
-            client_id: None,
-            act: of.acted_before.as_ref().map(|before| Box::new(said(before))),
-        })
+        if let (Some(before), Some(act)) = (before, act.as_object_mut()) {
+            act.insert("act".to_owned(), before.clone());
+        }
+        Some(act)
     }
+}
+
+/// An actor in the form of `act` (RFC 8693 section 4.1).
+fn said(actor: &Actor) -> Value {
+    match &actor.client {
+        None => json!({"sub": &*actor.subject}),
+        Some(client) => json!({"sub": &*actor.subject, "client_id": &**client}),
+    }
+}
+
+/// How many have acted for each other.
+fn depth(act: &Value) -> usize {
+    1 + act.get("act").map_or(0, depth)
 }

@@ -20,9 +20,14 @@ pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
+/// Types of token that are exchanged. What one really is, its issuer's entry in the configuration says.
+const TAKEN: [&str; 3] = [JWT, ACCESS_TOKEN, ID_TOKEN];
+
 /// A request to exchange a token.
 pub struct Asked {
     pub subject_token: Zeroizing<String>,
+    /// The token of who is to act for the subject.
+    pub actor_token: Option<Zeroizing<String>>,
     pub audience: String,
     /// `None`: all that may be had.
     pub scopes: Option<Vec<String>>,
@@ -76,14 +81,17 @@ impl Asked {
         }
         let subject_token = form.need("subject_token")?;
         let kind = form.need("subject_token_type")?;
-        if ![JWT, ACCESS_TOKEN, ID_TOKEN].contains(&kind) {
+        if !TAKEN.contains(&kind) {
             return Err(Refusal::malformed(format!("`subject_token_type` is none that is exchanged here; send {JWT}")));
         }
-        if form.get("actor_token").is_some() || form.get("actor_token_type").is_some() {
-            return Err(Refusal::malformed(
-                "`actor_token` is not taken: who acts is who the subject token was issued to; leave it out",
-            ));
-        }
+        let actor_token = match (form.get("actor_token"), form.get("actor_token_type")) {
+            (None, None) => None,
+            (Some(token), Some(kind)) if TAKEN.contains(&kind) => Some(Zeroizing::new(token.to_owned())),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::malformed(format!("`actor_token_type` is none that is taken here; send {JWT}")));
+            }
+            _ => return Err(Refusal::malformed("`actor_token` and `actor_token_type` go together; one is missing")),
+        };
         if form.get("requested_token_type").is_some_and(|wanted| ![ACCESS_TOKEN, JWT].contains(&wanted)) {
             return Err(Refusal::malformed(format!(
                 "only access tokens are issued; send requested_token_type={ACCESS_TOKEN}"
@@ -102,7 +110,12 @@ impl Asked {
             return Err(Refusal::target("the audience is longer than 512 bytes, or has control characters"));
         }
         let scopes = form.get("scope").map(scopes).transpose()?;
-        Ok(Self { subject_token: Zeroizing::new(subject_token.to_owned()), audience: audience.to_owned(), scopes })
+        Ok(Self {
+            subject_token: Zeroizing::new(subject_token.to_owned()),
+            actor_token,
+            audience: audience.to_owned(),
+            scopes,
+        })
     }
 }
 
@@ -179,7 +192,7 @@ mod tests {
                 "fragment",
             ),
             ("twice", format!("{GOOD}&scope=a&scope=b"), "invalid_request", "scope"),
-            ("an actor", format!("{GOOD}&actor_token=x"), "invalid_request", "actor_token"),
+            ("half an actor", format!("{GOOD}&actor_token=x"), "invalid_request", "go together"),
             (
                 "a refresh token",
                 format!("{GOOD}&requested_token_type=urn:ietf:params:oauth:token-type:refresh_token"),

@@ -79,9 +79,9 @@ impl Refusal {
     }
 }
 
-/// Who presents a token may hear precisely what is wrong with it.
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
+impl Refusal {
+    /// Who presents a token may hear precisely what is wrong with it. `parameter` is where it stood.
+    pub fn of_token(parameter: &'static str, rejection: &Rejection) -> Self {
         let reason = rejection.reason();
         let precise =
             rejection.source().and_then(|source| source.downcast_ref::<TokenError>()).map(ToString::to_string);
@@ -91,7 +91,14 @@ impl From<Rejection> for Refusal {
             return Self::unavailable(reason, format!("{}{fix}", rejection.detail()));
         }
         let description = precise.map_or_else(|| format!("{}{fix}", rejection.detail()), described);
-        Self { reason, ..Self::subject(format!("subject_token: {description}")) }
+        Self { reason, ..Self::subject(format!("{parameter}: {description}")) }
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let fix = rejection.fix_text().map(|fix| format!(" {fix}")).unwrap_or_default();
+        Self::unavailable(rejection.reason(), format!("{}{fix}", rejection.detail()))
     }
 }
 
@@ -138,13 +145,13 @@ mod tests {
             came: Quoted::text("https://kubernetes.default.svc"),
             expected: vec!["https://door.example".to_owned()],
         };
-        let refusal = Refusal::from(Rejection::from(error));
+        let refusal = Refusal::of_token("subject_token", &error.into());
         assert_eq!((refusal.status, refusal.error), (StatusCode::BAD_REQUEST, "invalid_request"));
         for said in ["`https://kubernetes.default.svc`", "`https://door.example` is expected"] {
             assert!(refusal.description.contains(said), "{}", refusal.description);
         }
         let away = TokenError::Unavailable { issuer: "cluster".into(), why: "its password is x".to_owned() };
-        let refusal = Refusal::from(Rejection::from(away));
+        let refusal = Refusal::of_token("subject_token", &away.into());
         assert_eq!((refusal.status, refusal.error), (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"));
         assert!(!refusal.description.contains("password"));
         assert!(refusal.answer().headers().contains_key(header::RETRY_AFTER));

@@ -20,6 +20,7 @@ mod forward_auth;
 mod front_door;
 mod harness;
 mod import;
+mod issuing;
 mod kubernetes;
 mod limits;
 mod listeners;

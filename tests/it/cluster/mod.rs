@@ -19,6 +19,7 @@ mod runs;
 mod shipped;
 mod soak;
 mod tekton;
+mod token_ends;
 mod tokens;
 mod trace;
 mod world;

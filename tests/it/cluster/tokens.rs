@@ -11,10 +11,10 @@ use super::{
 use crate::harness::{Answer, within};
 
 /// What Doorward issues tokens as, and what the pods' tokens are for.
-const DOOR: &str = "https://doorward.test";
+pub const DOOR: &str = "https://doorward.test";
 
 /// For whom the tokens are that the tests ask for.
-const TARGET: &str = "https://target.test";
+pub const TARGET: &str = "https://target.test";
 
 const TOKENS: &str = "
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
@@ -218,7 +218,7 @@ fn claims(token: &str) -> Value {
 }
 
 /// The token of a good answer.
-fn token(answer: &Answer) -> String {
+pub fn token(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }

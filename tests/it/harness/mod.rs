@@ -22,7 +22,7 @@ pub use self::{
     issuer::{Fault, Issuer, now, unique},
     login::{come_back, log_in},
     nginx::Nginx,
-    node::{OidcProvider, browse, browse_until, free_port},
+    node::{OidcProvider, browse, browse_until, free_port, verify},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},

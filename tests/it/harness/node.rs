@@ -147,3 +147,12 @@ impl Waiting {
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// Has a library that is not ours verify a token that Doorward at `port` has issued, and gives what it read.
+pub async fn verify(port: u16, issuer: &str, audience: &str, token: &str) -> Value {
+    let port = port.to_string();
+    let run = Command::new("node").arg(script("verify.mjs")).args([&port, issuer, audience, token]).output();
+    let output = super::within(run).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}

@@ -1,0 +1,154 @@
+//! Tokens end with the run that they were given for, however it ends and whoever watches.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, token};
+use crate::harness::{Raw, request, within};
+
+/// A task of Bob's and a token that it has.
+async fn with_token(tasks: &Tasks, name: &str) -> (Task, String) {
+    let task = tasks.bobs(&Tasks::release(name)).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert_eq!(tasks.used(&own).await.status, 200);
+    (task, own)
+}
+
+async fn delete(tasks: &Tasks, path: &str) {
+    let answer = tasks.world.api.ask("DELETE", path, None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn tokens_end_with_their_run_however_that_ends() {
+    let tasks = Tasks::start().await;
+    let task_run = |task: &Task| {
+        let owner = &task.pod["metadata"]["ownerReferences"][0];
+        format!("{}/{}", tasks.path("taskruns"), owner["name"].as_str().unwrap())
+    };
+    let (other, others) = with_token(&tasks, "other").await;
+
+    // Its steps come to their end.
+    let (task, own) = with_token(&tasks, "done").await;
+    let path = format!("{}/{}", tasks.path("pods"), name(&task.pod));
+    let done = json!({"metadata": {"annotations": {"hold": null}}});
+    assert_eq!(tasks.world.api.ask("PATCH", &path, Some(&done)).await.status, 200);
+    tasks.is_dead(&own).await;
+
+    // The task alone is cancelled.
+    let (task, own) = with_token(&tasks, "cancelled").await;
+    let cancel = json!({"spec": {"status": "TaskRunCancelled"}});
+    assert_eq!(tasks.world.api.ask("PATCH", &task_run(&task), Some(&cancel)).await.status, 200);
+    tasks.is_dead(&own).await;
+
+    let (task, own) = with_token(&tasks, "deleted").await;
+    delete(&tasks, &task_run(&task)).await;
+    tasks.is_dead(&own).await;
+
+    // Its pod goes, by somebody's hand.
+    let (task, own) = with_token(&tasks, "evicted").await;
+    delete(&tasks, &format!("{}/{}?gracePeriodSeconds=0", tasks.path("pods"), name(&task.pod))).await;
+    tasks.is_dead(&own).await;
+
+    // Its time is out.
+    let mut run = Tasks::release("late");
+    run["spec"]["timeouts"] = json!({"pipeline": "5s", "tasks": "5s"});
+    let task = tasks.bobs(&run).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    let lasts = answer.json()["expires_in"].as_i64().unwrap();
+    assert!(lasts <= 5, "no longer than the run may take: {}", answer.text());
+    let own = token(&answer);
+    within(async {
+        while tasks.used(&own).await.status != 401 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+
+    assert_eq!(tasks.used(&others).await.status, 200, "that of another run goes on");
+    tasks.cancel(&other).await;
+    tasks.is_dead(&others).await;
+}
+
+#[tokio::test]
+async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart() {
+    let mut tasks = Tasks::start().await;
+    let (ended, of_ended) = with_token(&tasks, "ended").await;
+    let (deleted, of_deleted) = with_token(&tasks, "deleted").await;
+    let (_lives, of_lives) = with_token(&tasks, "lives").await;
+    // It is down while both end: the one is still there, of the other nothing is left.
+    tasks.world.doorward.signal("STOP");
+    tasks.cancel(&ended).await;
+    delete(&tasks, &format!("{}/{}", tasks.path("pipelineruns"), name(&deleted.run))).await;
+    let owner = &deleted.pod["metadata"]["ownerReferences"][0];
+    delete(&tasks, &format!("{}/{}", tasks.path("taskruns"), owner["name"].as_str().unwrap())).await;
+    tasks.world.doorward.signal("CONT");
+    tasks.world.doorward = tasks.world.doorward.kill_and_restart().await;
+    tasks.world.doorward.wait_for_keys_at("localhost", &tasks.world.issuer).await;
+    tasks.is_dead(&of_ended).await;
+    tasks.is_dead(&of_deleted).await;
+    assert_eq!(tasks.used(&of_lives).await.status, 200, "the keys are the same, and so is the token");
+}
+
+#[tokio::test]
+async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
+    let tasks = Tasks::start().await;
+    let (task, own) = with_token(&tasks, "watching").await;
+    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
+    let mut raw = Raw::connect(tasks.world.doorward.address("public")).await;
+    raw.send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
+        .await;
+    let head = within(raw.some()).await;
+    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    tasks.cancel(&task).await;
+    within(raw.rest()).await;
+    tasks.is_dead(&own).await;
+}
+
+#[tokio::test]
+async fn whoever_has_done_with_a_token_can_end_it() {
+    let tasks = Tasks::start().await;
+    let (_task, own) = with_token(&tasks, "tidy").await;
+    let revoke = async |token: &str| {
+        let lines =
+            ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        tasks.world.doorward.send(&lines, format!("token={token}").as_bytes()).await.status
+    };
+    let mut forged = own.clone();
+    forged.replace_range(forged.len() - 2.., "AA");
+    for none in ["", "x", "a.b.c", &forged] {
+        assert_eq!(revoke(none).await, if none.is_empty() { 400 } else { 200 }, "{none}");
+    }
+    assert_eq!(tasks.used(&own).await.status, 200);
+    assert_eq!(revoke(&own).await, 200);
+    tasks.is_dead(&own).await;
+    assert_eq!(revoke(&own).await, 200, "once more is no error (RFC 7009 section 2.2)");
+}
+
+#[tokio::test]
+async fn a_thousand_exchanges_of_a_pod_ask_the_cluster_about_its_token_once() {
+    let tasks = Tasks::start().await;
+    let task = tasks.bobs(&Tasks::release("busy")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let before = tasks.world.audit().len();
+    let began = Instant::now();
+    let asked = [("audience", TARGET), ("scope", "push")];
+    let clients = (0..50).map(|_| async {
+        for _ in 0..20 {
+            token(&tasks.exchange(&pod_token, &asked).await);
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    let reviews = tasks.world.audit().split_off(before);
+    let reviews = reviews.iter().filter(|event| event["objectRef"]["resource"] == "tokenreviews").count();
+    // An answer is believed for ten seconds.
+    let most = 1 + began.elapsed().as_secs() / 10;
+    assert!(reviews >= 1 && reviews as u64 <= most, "{reviews} reviews in {:?}", began.elapsed());
+}

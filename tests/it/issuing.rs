@@ -1,0 +1,358 @@
+//! Doorward as an issuer of tokens, where no cluster is needed: what it publishes, whose tokens it exchanges but those of pods,
+//! and how it refuses. Tasks get theirs in `cluster/tokens.rs`.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use crate::harness::{Answer, Doorward, Issuer, Upstream, verify, within};
+
+const DOOR: &str = "https://doorward.test";
+const TARGET: &str = "https://target.test";
+
+/// Doorward with an issuer of people, one of CI jobs, and an upstream that takes tokens of its own.
+struct World {
+    doorward: Doorward,
+    people: Issuer,
+    ci: Issuer,
+    upstream: Upstream,
+}
+
+const RULES: &str = "
+  - id: deploy-from-main
+    on: {token: {audiences: ['https://target.test'], scopes: [deploy]}}
+    who: {issuers: [ci], repositories: ['github:7'], claims: {environment: [prod], ref: [refs/heads/main]}}
+    do: allow
+  - id: agents
+    on: {token: {audiences: ['https://target.test'], scopes: [plan, 'read:*']}}
+    who: {issuers: [people], clients: [planner], on_behalf_of: {groups: [dev]}}
+    do: allow
+  - id: no-mallory
+    why: Mallory has left.
+    on: {token: {}}
+    who: {issuers: [people], subjects: [mallory]}
+    do: deny
+  - {id: use, on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}, do: allow}
+  - {id: everybody, on: {routes: [web]}, who: {issuers: [people], groups: [dev]}, do: allow}
+";
+
+impl World {
+    async fn start() -> Self {
+        Self::with(|yaml| yaml).await
+    }
+
+    async fn with(change: impl FnOnce(String) -> String) -> Self {
+        let (people, ci, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+external_host: doorward.test
+issuers:
+  - {{name: people, issuer: '{people}', audiences: ['https://doorward.test'], kind: human,
+     clients: [{{id: planner, kind: agent}}, {{id: other, kind: agent}}]}}
+  - {{name: ci, issuer: '{ci}', preset: github_actions, audiences: ['https://doorward.test'], algorithms: [ES256],
+     token_types: [at+jwt], required_claims: {{repository_owner_id: ['1']}}}}
+  - {{name: own, preset: doorward, audiences: ['https://target.test']}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes: [{{name: web, kind: http, hosts: [localhost], schemes: [bearer], issuers: [people, own], upstream: web}}]
+rules:{RULES}
+tokens: {{exchange: [{{issuer: people}}, {{issuer: ci}}]}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
+limits: {{drain_accept: 0}}
+",
+            people = people.url(),
+            ci = ci.url(),
+            upstream = upstream.url(),
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let doorward = Doorward::start_with_faults(dir, &change(yaml)).await;
+        let world = Self { doorward, people, ci, upstream };
+        world.wait_for_keys().await;
+        world
+    }
+
+    /// Until the keys of both issuers are there, and our own.
+    async fn wait_for_keys(&self) {
+        within(async {
+            loop {
+                let ready = self.doorward.admin("/readyz").await.text();
+                let metadata = self.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
+                if metadata.status == 200
+                    && !ready.contains("keys are being fetched")
+                    && !ready.contains("could not be fetched")
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// A person's token, with further claims.
+    fn person(&self, subject: &str, more: &Value) -> String {
+        let mut claims = self.people.claims(subject, &["dev"]);
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.people.sign(&claims)
+    }
+
+    /// The token of a job of CI, with further claims.
+    fn job(&self, more: &Value) -> String {
+        let mut claims = self.ci.claims("repo:acme/app:environment:prod", &[]);
+        let own =
+            json!({"repository_id": "7", "repository_owner_id": "1", "environment": "prod", "ref": "refs/heads/main"});
+        for more in [&own, more] {
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        self.ci.sign(&claims)
+    }
+
+    async fn ask(&self, more: &[(&str, &str)]) -> Answer {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+            .extend_pairs(more)
+            .finish();
+        let lines =
+            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        self.doorward.send(&lines, form.as_bytes()).await
+    }
+
+    async fn exchange(&self, subject_token: &str, scope: &str) -> Answer {
+        self.ask(&[("subject_token", subject_token), ("audience", TARGET), ("scope", scope)]).await
+    }
+
+    async fn kids(&self) -> Vec<String> {
+        let answer = self.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let keys = answer.json()["keys"].as_array().unwrap().clone();
+        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn part(token: &str, index: usize) -> Value {
+    let part = token.split('.').nth(index).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+}
+
+fn token(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_restart() {
+    let mut world = World::start().await;
+    for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
+        let answer = world.doorward.get(path, &["Host: doorward.test"]).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+        let document = answer.json();
+        for (name, expected) in [
+            ("issuer", DOOR),
+            ("token_endpoint", "https://doorward.test/oauth2/token"),
+            ("revocation_endpoint", "https://doorward.test/oauth2/revoke"),
+            ("jwks_uri", "https://doorward.test/oauth2/jwks"),
+        ] {
+            assert_eq!(document[name], expected, "{document:#}");
+        }
+        // Not where the applications are.
+        assert_ne!(world.doorward.get(path, &["Host: localhost"]).await.status, 200, "{path}");
+    }
+    let kids = world.kids().await;
+    assert_eq!(kids.len(), 2, "one signs and one will");
+    for (method, path, status) in [
+        ("GET", "/oauth2/token", 405),
+        ("PUT", "/oauth2/token", 405),
+        ("POST", "/oauth2/jwks", 405),
+        ("GET", "/oauth2/revoke", 405),
+    ] {
+        let answer = world.doorward.send(&[&format!("{method} {path} HTTP/1.1"), "Host: doorward.test"], b"").await;
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+    world.doorward = world.doorward.kill_and_restart().await;
+    world.wait_for_keys().await;
+    assert_eq!(world.kids().await, kids);
+}
+
+#[tokio::test]
+async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
+    let world = World::start().await;
+    let answer = world.exchange(&world.job(&json!({})), "deploy").await;
+    let own = token(&answer);
+    let claims = part(&own, 1);
+    assert_eq!((&claims["iss"], &claims["aud"], &claims["kind"]), (&json!(DOOR), &json!(TARGET), &json!("workload")));
+    assert_eq!(claims["origin"], json!({"issuer": "ci", "sub": "repo:acme/app:environment:prod"}));
+    assert!(claims.get("act").is_none() && claims.get("doorward.dev/run").is_none(), "{claims:#}");
+    assert_eq!(part(&own, 0)["typ"], "at+jwt");
+    for (what, more) in [
+        ("another environment", json!({"environment": "staging"})),
+        ("another branch", json!({"ref": "refs/heads/feature"})),
+        ("another repository", json!({"repository_id": "8"})),
+        ("no environment", json!({"environment": null})),
+    ] {
+        let answer = world.exchange(&world.job(&more), "deploy").await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_target")), "{what}");
+    }
+    // Never longer than what it was given for.
+    let soon = world.ci.claims("", &[])["iat"].as_u64().unwrap() + 100;
+    let answer = world.exchange(&world.job(&json!({"exp": soon})), "deploy").await;
+    assert!(answer.json()["expires_in"].as_i64().unwrap() <= 100, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_came() {
+    let world = World::start().await;
+    let good = world.job(&json!({}));
+    for (what, subject_token, error, said) in [
+        (
+            "audience",
+            world.job(&json!({"aud": "https://other.test"})),
+            "invalid_request",
+            "is `https://other.test`; `https://doorward.test` is expected",
+        ),
+        ("expired", world.job(&json!({"exp": 1_700_000_000, "iat": 1_699_999_900})), "invalid_request", "expired"),
+        ("issuer", world.job(&json!({"iss": "https://evil.test"})), "invalid_request", "`https://evil.test`"),
+        (
+            "signature",
+            format!("{}AAAA", good.rsplit_once('.').unwrap().0.to_owned() + "."),
+            "invalid_request",
+            "subject_token",
+        ),
+        (
+            "one of ours",
+            token(&world.exchange(&good, "deploy").await),
+            "invalid_request",
+            "no issuer `https://doorward.test` is accepted",
+        ),
+        ("opaque", "opaque".to_owned(), "invalid_request", "subject_token"),
+    ] {
+        let answer = world.exchange(&subject_token, "deploy").await;
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some(error)), "{what}: {}", answer.text());
+        let description = answer.json()["error_description"].as_str().unwrap().to_owned();
+        assert!(description.contains(said), "{what}: {description}");
+        assert!(!description.contains(&subject_token), "{what}");
+    }
+    let (scope, target) = (
+        world.exchange(&good, "admin").await,
+        world.ask(&[("subject_token", &good), ("audience", "https://x.test")]).await,
+    );
+    assert_eq!((&scope.json()["error"], &target.json()["error"]), (&json!("invalid_scope"), &json!("invalid_target")));
+    let audited = within(async {
+        loop {
+            let records = world.doorward.audit();
+            let refused: Vec<Value> =
+                records.into_iter().filter(|record| record.to_string().contains("https://other.test")).collect();
+            if !refused.is_empty() {
+                return refused;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(audited.iter().all(|record| !record.to_string().contains(&good)));
+}
+
+#[tokio::test]
+async fn an_agent_gets_a_token_for_a_person_who_let_it() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let other = world.person("other-account", &json!({"client_id": "other"}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let ask = async |person: &str, actor: &str| {
+        world
+            .ask(&[("subject_token", person), ("actor_token", actor), kind, ("audience", TARGET), ("scope", "plan")])
+            .await
+    };
+    let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let own = token(&ask(&lets, &agent).await);
+    let claims = part(&own, 1);
+    assert_eq!(claims["origin"], json!({"issuer": "people", "sub": "alice"}), "{claims:#}");
+    assert_eq!(claims["act"], json!({"sub": "planner-account", "client_id": "planner"}), "{claims:#}");
+    assert_eq!(claims["client_id"], "planner");
+    // On a route it is Alice through the agent, which a rule for people does not mean.
+    let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // What was issued to the agent by the person's own login says as much.
+    token(&ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await);
+    for (what, person, actor, said) in [
+        ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
+        ("somebody else was let", world.person("alice", &json!({"may_act": {"sub": "somebody"}})), &agent, "may_act"),
+        (
+            "another issuer's",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account", "iss": "https://x.test"}})),
+            &agent,
+            "may_act",
+        ),
+        (
+            "no rule for that agent",
+            world.person("alice", &json!({"may_act": {"sub": "other-account"}})),
+            &other,
+            "no rule gives it",
+        ),
+        (
+            "a deny",
+            world.person("mallory", &json!({"may_act": {"sub": "planner-account"}})),
+            &agent,
+            "Mallory has left.",
+        ),
+        ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
+    ] {
+        let answer = ask(&person, actor).await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
+        assert!(answer.text().contains(said), "{what}: {}", answer.text());
+    }
+    // Without its own token the agent is nobody.
+    let alone = world.exchange(&lets, "plan").await;
+    assert_eq!(alone.status, 400, "{}", alone.text());
+    // The person is shut out, and with them whoever acts for them.
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask(&lets, &agent).await.status, 400);
+    drop(world.upstream);
+}
+
+#[tokio::test]
+async fn keys_are_replaced_without_a_gap() {
+    let world = World::start().await;
+    let before = world.kids().await;
+    let old = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    assert_eq!(part(&old, 0)["kid"].as_str(), before.first().map(String::as_str));
+    // Seven days and a bit.
+    let ahead = 7 * 86_400 + 60;
+    world.doorward.set_clock_ahead(ahead);
+    world.ci.set_clock_ahead(ahead.cast_signed());
+    let new = within(async {
+        loop {
+            let answer = world.exchange(&world.job(&json!({})), "deploy").await;
+            // What it knows of revocations is old for a moment, as it believes.
+            if answer.status == 503 {
+                continue;
+            }
+            let new = token(&answer);
+            if part(&new, 0)["kid"] != part(&old, 0)["kid"] {
+                return new;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        part(&new, 0)["kid"].as_str(),
+        before.get(1).map(String::as_str),
+        "the successor was published all along"
+    );
+    let after = world.kids().await;
+    assert!(before.iter().all(|kid| after.contains(kid)), "the old one is published still: {before:?} {after:?}");
+}
+
+#[tokio::test]
+async fn a_verifier_that_is_not_ours_takes_the_tokens_and_the_metadata() {
+    let world = World::start().await;
+    let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    let said = verify(world.doorward.address("public").port(), DOOR, TARGET, &own).await;
+    assert_eq!(said["scope"], "deploy", "{said}");
+    assert_eq!(said["typ"], "at+jwt");
+}
