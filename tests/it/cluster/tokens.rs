@@ -429,7 +429,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     assert_eq!(answer.status, 200);
     let (_, why) = refusal(&tasks.exchange(&good, &asked).await);
     assert!(
-        ["does not exist", "deleted", "not active", "revoked", "has ended"].iter().any(|part| why.contains(part)),
+        ["does not exist", "deleted", "not active", "revoked", "has ended", "under the same name"].iter().any(|part| why.contains(part)),
         "{why}"
     );
 }
