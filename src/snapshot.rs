@@ -195,6 +195,11 @@ impl Resolved {
         self.policy.as_ref()
     }
 
+    /// How long a key of tokens signs, where Doorward makes them itself.
+    pub fn token_rotation(&self) -> Option<Duration> {
+        self.tokens.as_ref().and_then(sts::Settings::rotation)
+    }
+
     /// Makes a generation of what resolved without a problem; `None` where there was one.
     pub fn into_snapshot(self, number: u64, shared: &Shared, clock: &Clock) -> Option<Snapshot> {
         let settings = self.sessions?;

@@ -321,6 +321,15 @@ impl Parts<'_> {
             token_keys: sts::Kept::default(),
         };
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
+        if let Some(period) = resolved.token_rotation() {
+            let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
+            // Before the first request: its token may be one of ours. The task goes on trying.
+            if let Err(error) =
+                runtime.block_on(shared.token_keys.renew(&shared.sessions.store, seal, period, clock.now()))
+            {
+                tracing::error!(%error, "the keys of tokens cannot be read yet");
+            }
+        }
         let admin = resolved.admin.clone();
         let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;
         requests.reload_applied(1, clock.now());

@@ -118,7 +118,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
         let health = app.health.component("token-keys", Gate::Report);
         loop {
             let snapshot = app.snapshot.load_full();
-            let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotate) else {
+            let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotation) else {
                 health.ok();
                 tokio::time::sleep(KEYS_TICK).await;
                 continue;

@@ -13,7 +13,7 @@ use super::{
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
-    record::{Decision, Outcome, Phase, Record, Tls},
+    record::{Decision, IssuedTask, Outcome, Phase, Record, Tls},
 };
 use crate::{
     authn::Principal,
@@ -218,15 +218,32 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
                 .list("scopes", budget.list(Field::Names, &issued.scopes))
                 .some("expires", Some(issued.expires.as_millis()))
                 .list("rules", budget.list(Field::Names, &issued.rules))
-                .some_text("task_run", budget.optional(Field::Names, issued.task_run.as_deref()))
-                .some_text("pod", budget.optional(Field::Names, issued.pod.as_deref()))
                 .some("cause", issued.cause.map(Id));
+            if let Some(task) = &issued.task {
+                object.object("task", |object| issued_task(task, budget, object));
+            }
         });
     }
     object
         .some_text("revoked", budget.optional(Field::Names, record.revoked.as_deref()))
         .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))
         .some_text("ended", budget.optional(Field::Names, record.ended.as_deref()));
+}
+
+fn issued_task(task: &IssuedTask, budget: &mut Budget, object: &mut Object<'_>) {
+    object.text("namespace", budget.text(Field::Names, &task.namespace));
+    let objects =
+        [("task_run", Some(&task.task_run)), ("pod", Some(&task.pod)), ("pipeline_run", task.pipeline_run.as_ref())];
+    for (what, named) in objects {
+        if let Some((name, uid)) = named {
+            object.object(what, |object| {
+                object.text("name", budget.text(Field::Names, name)).text("uid", budget.text(Field::Names, uid));
+            });
+        }
+    }
+    object
+        .some_text("pipeline_task", budget.optional(Field::Names, task.pipeline_task.as_deref()))
+        .text("root", budget.text(Field::Names, &task.root));
 }
 
 fn tls(tls: &Tls, budget: &mut Budget, object: &mut Object<'_>) {

@@ -22,6 +22,7 @@ mod record;
 mod replay;
 mod settings;
 mod sink;
+mod token_trace;
 mod trace;
 mod trail;
 mod verify;
@@ -36,11 +37,12 @@ pub use self::{
     },
     metrics::Metrics,
     note::{Linked, Note, Operator, TokensEnded},
-    record::{Decision, Issued, Outcome, Phase, Record, Refusal, Tls, Upstream},
+    record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     settings::{DEFAULT_FILE, Destination, Settings},
     sink::trail_files,
-    trace::{Cause, NoCause, TracedRun, trace},
+    token_trace::{Tokens, TracedToken, Use, trace_tokens},
+    trace::{Cause, NoCause, TracedRun, trace, trace_request, trace_uid},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{CannotVerify, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_files},
 };

@@ -145,12 +145,23 @@ pub struct Issued {
     pub expires: Timestamp,
     /// The rules that gave the scopes.
     pub rules: Vec<Arc<str>>,
-    /// The uid of the TaskRun that it lives as long as.
-    pub task_run: Option<String>,
-    /// The uid of its pod.
-    pub pod: Option<String>,
     /// The request that caused the run.
     pub cause: Option<Uuid>,
+    /// The task that got it.
+    pub task: Option<IssuedTask>,
+}
+
+/// A task that got a token, which lives as long as it. Objects by name and uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedTask {
+    pub namespace: String,
+    pub task_run: (String, String),
+    pub pod: (String, String),
+    pub pipeline_run: Option<(String, String)>,
+    /// What the pipeline calls it.
+    pub pipeline_task: Option<String>,
+    /// The uid of the outermost run.
+    pub root: String,
 }
 
 /// Which of a request's records this is.

@@ -372,6 +372,7 @@ impl PrincipalLine {
             subject: actor.user.uid.into(),
             username: actor.user.name.into(),
             workload: None,
+            on_behalf_of: None,
             lives_with: Box::default(),
             kind: self.kind,
             scheme: self.scheme,

@@ -4,7 +4,7 @@
 //! says counts only where the trail's own record of the request fits, and where no earlier run has said the same.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     io::BufReader,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
@@ -28,6 +28,10 @@ const SOON: Duration = Duration::from_secs(15 * 60);
 /// A run, and what caused it.
 #[derive(Debug)]
 pub struct TracedRun {
+    /// `PipelineRun` or `TaskRun`.
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
     pub uid: String,
     pub created: Option<Timestamp>,
     pub cause: Result<Cause, NoCause>,
@@ -89,7 +93,6 @@ struct Line {
 
 #[derive(Deserialize)]
 struct Metadata {
-    event_code: String,
     #[serde(default)]
     correlation_uid: Option<Uuid>,
 }
@@ -112,10 +115,28 @@ struct Event {
 
 /// All runs that had this name, the oldest first, each with its cause. `kind` is `PipelineRun` or `TaskRun`.
 pub fn trace(files: &[PathBuf], kind: &str, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
+    traced(files, |link| link.kind == kind && link.namespace == namespace && link.name == name)
+}
+
+/// The run with this uid, with its cause, if it is in the trail.
+pub fn trace_uid(files: &[PathBuf], uid: &str) -> Result<Option<TracedRun>, ReplayError> {
+    Ok(traced(files, |link| link.uid == uid)?.pop())
+}
+
+/// The runs that a request caused, itself or as a delivery.
+pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, ReplayError> {
+    let mut events = BTreeSet::new();
+    each(files, code::REQUEST, |line: Line| {
+        let is_its = line.metadata.correlation_uid == Some(id) || line.unmapped.held == Some(id);
+        events.extend(line.unmapped.event_id.filter(|_| is_its));
+    })?;
+    traced(files, |link| link.request == Some(id) || link.event_id.as_ref().is_some_and(|event| events.contains(event)))
+}
+
+fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
     let mut links = BTreeMap::new();
-    each(files, code::RUN, |line| {
-        let wanted = |link: &Link| link.kind == kind && link.namespace == namespace && link.name == name;
-        if let Some(link) = line.unmapped.linked.filter(wanted) {
+    each(files, code::RUN, |line: Line| {
+        if let Some(link) = line.unmapped.linked.filter(&wanted) {
             links.entry(link.uid.clone()).or_insert(link);
         }
     })?;
@@ -131,7 +152,8 @@ pub fn trace(files: &[PathBuf], kind: &str, namespace: &str, name: &str) -> Resu
             // No such line is written.
             (None, None) => Err(NoCause::UnknownEvent(String::new())),
         };
-        Ok(TracedRun { uid: link.uid, created, cause })
+        let Link { kind, namespace, name, uid, .. } = link;
+        Ok(TracedRun { kind, namespace, name, uid, created, cause })
     };
     links.into_iter().map(traced).collect()
 }
@@ -181,7 +203,7 @@ fn firsts(
     links: &BTreeMap<String, Link>,
 ) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
     let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
-    each(files, code::RUN, |line| {
+    each(files, code::RUN, |line: Line| {
         let Some(Link { uid, created, request: Some(request), .. }) = line.unmapped.linked else { return };
         if !links.values().any(|link| link.request == Some(request)) {
             return;
@@ -202,8 +224,8 @@ fn events(files: &[PathBuf], links: &BTreeMap<String, Link>) -> Result<BTreeMap<
     if links.values().all(|link| link.event_id.is_none()) {
         return Ok(events);
     }
-    each(files, "request", |line| {
-        let Line { time, metadata: Metadata { correlation_uid: Some(request), .. }, unmapped } = line else { return };
+    each(files, code::REQUEST, |line: Line| {
+        let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped } = line else { return };
         let Some(event) = unmapped.event_id else { return };
         if links.values().any(|link| link.event_id.as_ref() == Some(&event)) {
             let this = Event { request, held: unmapped.held, time: Timestamp::from_millis(time) };
@@ -214,7 +236,11 @@ fn events(files: &[PathBuf], links: &BTreeMap<String, Link>) -> Result<BTreeMap<
 }
 
 /// Reads the lines whose code is this or begins with it. Seals are not checked here.
-fn each<P: AsRef<Path>>(files: &[P], code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
+pub(super) fn each<P: AsRef<Path>, L: DeserializeOwned>(
+    files: &[P],
+    code: &str,
+    mut read: impl FnMut(L),
+) -> Result<(), ReplayError> {
     let wanted = format!("\"event_code\":\"{code}");
     for file in files {
         let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
@@ -222,10 +248,7 @@ fn each<P: AsRef<Path>>(files: &[P], code: &str, mut read: impl FnMut(Line)) -> 
             // The metadata stands near the beginning, before anything that a caller writes.
             let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
             if line.fault.is_none() && memchr::memmem::find(head, wanted.as_bytes()).is_some() {
-                let line: Line = serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?;
-                if line.metadata.event_code.starts_with(code) {
-                    read(line);
-                }
+                read(serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?);
             }
         }
     }

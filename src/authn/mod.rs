@@ -13,7 +13,7 @@ mod schemes;
 pub(crate) use self::schemes::held;
 pub use self::{
     authenticated::Authenticated,
-    principal::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
+    principal::{Actor, CredentialId, Kind, LoginFacts, OnBehalfOf, Principal, Scheme},
     schemes::{Authenticator, Outcome, wanted},
 };
 use crate::error::Rejection;

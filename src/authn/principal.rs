@@ -41,6 +41,8 @@ pub struct Principal {
     pub delivery: Option<Arc<Facts>>,
     /// The email address, only where the issuer says that it is verified. For display, never for decisions.
     pub email: Option<Arc<str>>,
+    /// Of Doorward's own tokens: on whose behalf it was issued.
+    pub on_behalf_of: Option<Box<OnBehalfOf>>,
     /// The TaskRun and the pod with whose end the credential ends, by uid.
     pub lives_with: Box<[Arc<str>]>,
     /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
@@ -107,6 +109,7 @@ impl Principal {
             credential: CredentialId::None,
             expires: Timestamp::default(),
             delivery: None,
+            on_behalf_of: None,
             lives_with: Box::default(),
             workload: None,
             email: None,
@@ -128,6 +131,14 @@ impl Principal {
 pub struct Actor {
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,
+}
+
+/// The principal on whose behalf a token was issued, as their own issuer knows them: where they are revoked, it is too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnBehalfOf {
+    /// The name in the configuration.
+    pub issuer: Arc<str>,
+    pub subject: Arc<str>,
 }
 
 impl Actor {

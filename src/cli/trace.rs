@@ -1,20 +1,25 @@
-//! `doorward audit trace`: who caused a run.
+//! `doorward audit trace`: who caused a run, what tokens its tasks got, and where these were used; or the way back.
 
 use std::{io::Write, path::PathBuf};
 
-use super::Failure;
-use crate::audit::{self, trail_files};
+use uuid::Uuid;
 
-/// Show who caused a run of Tekton: from which delivery or click, and by which rule. Exit code 1: that is not known.
+use super::Failure;
+use crate::{
+    audit::{self, ReplayInputs, Tokens, TracedRun, TracedToken, trail_files},
+    authn::CredentialId,
+};
+
+/// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
+/// forwards and backwards. Exit code 1: a cause is not known.
 ///
 /// `runs` in the configuration has runs linked to their causes as they appear.
 #[derive(Debug, clap::Args)]
 pub struct TraceArgs {
     #[arg(value_enum)]
     kind: Kind,
-    /// The run. All runs that ever had this name are shown.
-    #[arg(value_name = "NAMESPACE/NAME", value_parser = run_name)]
-    run: (String, String),
+    /// A run as NAMESPACE/NAME, all that ever had the name; a token by its `jti`; a request by its id.
+    what: String,
     /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
@@ -26,14 +31,20 @@ enum Kind {
     PipelineRun,
     #[value(name = "taskrun")]
     TaskRun,
+    /// One that Doorward issued.
+    #[value(name = "token")]
+    Token,
+    /// A request, or a delivery.
+    #[value(name = "request")]
+    Request,
 }
 
-fn run_name(text: &str) -> Result<(String, String), String> {
+fn run_name(text: &str) -> Result<(&str, &str), Failure> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok((namespace.to_owned(), name.to_owned()))
+            Ok((namespace, name))
         }
-        _ => Err("write NAMESPACE/NAME, such as `ci/build-x7k2p`".to_owned()),
+        _ => Err("write NAMESPACE/NAME, such as `ci/build-x7k2p`".into()),
     }
 }
 
@@ -42,29 +53,126 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
     for trail in &args.trails {
         files.extend(trail_files(trail)?);
     }
-    let kind = match args.kind {
-        Kind::PipelineRun => "PipelineRun",
-        Kind::TaskRun => "TaskRun",
-    };
-    let (namespace, name) = &args.run;
-    let runs = audit::trace(&files, kind, namespace, name)?;
-    if runs.is_empty() {
+    let mut tracer = Tracer { files: &files, out, unknown: false };
+    match args.kind {
+        Kind::PipelineRun => tracer.pipeline_runs(run_name(&args.what)?)?,
+        Kind::TaskRun => tracer.task_runs(run_name(&args.what)?)?,
+        Kind::Token => tracer.token(&args.what)?,
+        Kind::Request => {
+            let id = Uuid::try_parse(&args.what);
+            tracer.request(id.map_err(|_| "write the id of a request, which is a UUID")?)?;
+        }
+    }
+    Ok(u8::from(tracer.unknown))
+}
+
+struct Tracer<'a, W> {
+    files: &'a [PathBuf],
+    out: &'a mut W,
+    /// Something is not known that was asked for.
+    unknown: bool,
+}
+
+impl<W: Write> Tracer<'_, W> {
+    fn pipeline_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
+        let runs = audit::trace(self.files, "PipelineRun", namespace, name)?;
+        if runs.is_empty() {
+            return self.no_run("PipelineRun", namespace, name);
+        }
+        runs.iter().try_for_each(|run| self.run_with_tokens(run))
+    }
+
+    /// One that a person or a delivery made is in the trail itself; those that Tekton made for a pipeline, by their tokens.
+    fn task_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
+        let runs = audit::trace(self.files, "TaskRun", namespace, name)?;
+        if !runs.is_empty() {
+            return runs.iter().try_for_each(|run| self.run_with_tokens(run));
+        }
+        let tokens = audit::trace_tokens(self.files, Tokens::TaskRun(namespace, name))?;
+        if tokens.is_empty() {
+            return self.no_run("TaskRun", namespace, name);
+        }
+        tokens.iter().try_for_each(|token| self.token_with_cause(token))
+    }
+
+    fn token(&mut self, id: &str) -> Result<(), Failure> {
+        let tokens = audit::trace_tokens(self.files, Tokens::Id(id))?;
+        if tokens.is_empty() {
+            self.unknown = true;
+            writeln!(self.out, "no token {id} is in these files; give all files of all replicas")?;
+        }
+        tokens.iter().try_for_each(|token| self.token_with_cause(token))
+    }
+
+    fn request(&mut self, id: Uuid) -> Result<(), Failure> {
+        let Some(request) = ReplayInputs::find(self.files, id)? else {
+            self.unknown = true;
+            writeln!(self.out, "no request {id} is in these files; give all files of all replicas")?;
+            return Ok(());
+        };
+        let whose = request.principal.as_ref().map_or("nobody", |principal| &*principal.username);
         writeln!(
-            out,
+            self.out,
+            "request {id} at {}, of {whose}: {} {}{}",
+            request.time, request.method, request.host, request.path
+        )?;
+        if let Some(CredentialId::Token(jti)) = request.principal.as_ref().map(|principal| &principal.credential) {
+            let tokens = audit::trace_tokens(self.files, Tokens::Id(jti))?;
+            tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
+        }
+        let runs = audit::trace_request(self.files, id)?;
+        runs.iter().try_for_each(|run| self.run_with_tokens(run))
+    }
+
+    fn run_with_tokens(&mut self, run: &TracedRun) -> Result<(), Failure> {
+        self.run(run)?;
+        for token in audit::trace_tokens(self.files, Tokens::Root(&run.uid))? {
+            write!(self.out, "{token}")?;
+        }
+        Ok(())
+    }
+
+    fn token_with_cause(&mut self, token: &TracedToken) -> Result<(), Failure> {
+        match &token.issued.task {
+            Some(task) => match audit::trace_uid(self.files, &task.root)? {
+                Some(run) => self.run(&run)?,
+                None => {
+                    self.unknown = true;
+                    let kind = if task.pipeline_run.is_some() { "PipelineRun" } else { "TaskRun" };
+                    let name = task.pipeline_run.as_ref().unwrap_or(&task.task_run);
+                    self.no_run(kind, &task.namespace, &name.name)?;
+                }
+            },
+            None => writeln!(self.out, "asked for by {} in request {}", token.whose, token.request)?,
+        }
+        write!(self.out, "{token}")?;
+        Ok(())
+    }
+
+    fn run(&mut self, run: &TracedRun) -> Result<(), Failure> {
+        let TracedRun { kind, namespace, name, uid, created, cause } = run;
+        write!(self.out, "{kind} {namespace}/{name} {uid}")?;
+        match created {
+            Some(created) => writeln!(self.out, ", made at {created}")?,
+            None => writeln!(self.out)?,
+        }
+        match cause {
+            Ok(cause) => write!(self.out, "{cause}")?,
+            Err(none) => {
+                self.unknown = true;
+                writeln!(self.out, "  not known  {none}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn no_run(&mut self, kind: &str, namespace: &str, name: &str) -> Result<(), Failure> {
+        self.unknown = true;
+        writeln!(
+            self.out,
             "no {kind} {namespace}/{name} is in the trail: it was not made through Doorward, or `runs` of the configuration does \
              not cover its namespace"
         )?;
+        Ok(())
     }
-    for run in &runs {
-        write!(out, "{kind} {namespace}/{name} {}", run.uid)?;
-        match run.created {
-            Some(created) => writeln!(out, ", made at {created}")?,
-            None => writeln!(out)?,
-        }
-        match &run.cause {
-            Ok(cause) => write!(out, "{cause}")?,
-            Err(none) => writeln!(out, "  not known  {none}")?,
-        }
-    }
-    Ok(u8::from(runs.is_empty() || runs.iter().any(|run| run.cause.is_err())))
 }

@@ -67,7 +67,7 @@ pub use self::{
     key_cache::{KeyCache, KeyStatus},
     logout_token::LogoutToken,
     metrics::Metrics,
-    principal::{Facts, RUN_CLAIM, split_scopes},
+    principal::{Facts, RUN_CLAIM, lives_with, on_behalf_of, split_scopes},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
     token_review::REVIEW_CLAIM,

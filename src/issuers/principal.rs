@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     authn::{
-        Actor, CredentialId, Kind, LoginFacts, Principal, Scheme,
+        Actor, CredentialId, Kind, LoginFacts, OnBehalfOf, Principal, Scheme,
         principal::{InvalidName, WorkloadIdentity, check_name},
     },
     clock::Timestamp,
@@ -69,6 +69,7 @@ impl Mapping {
         };
         let username = self.username.render(&subject, service_account, &claims).map_err(no_username)?;
         let actor = self.actor(&claims)?;
+        let own = Some(&claims).filter(|_| self.preset == Some(Preset::Doorward));
         let scopes = match scopes {
             Some(scopes) => scopes,
             None => self.scopes(&claims)?,
@@ -95,7 +96,8 @@ impl Mapping {
             credential,
             expires,
             delivery: None,
-            lives_with: self.lives_with(&claims),
+            on_behalf_of: own.and_then(on_behalf_of),
+            lives_with: own.map(lives_with).unwrap_or_default(),
             workload,
             claims: Arc::new(claims),
         })
@@ -213,15 +215,6 @@ impl Mapping {
         if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
     }
 
-    /// The TaskRun and the pod that one of Doorward's own tokens lives as long as.
-    fn lives_with(&self, claims: &Map<String, Value>) -> Box<[Arc<str>]> {
-        let Some(run) = claims.get(RUN_CLAIM).filter(|_| self.preset == Some(Preset::Doorward)) else {
-            return Box::default();
-        };
-        let uid = |of: &str| run.get(of)?.get("uid")?.as_str().map(Arc::from);
-        ["task_run", "pod"].into_iter().filter_map(uid).collect()
-    }
-
     /// The outermost actor; those within it are history (RFC 8693 section 4.1).
     fn actor(&self, claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
         let Some(act) = claims.get("act") else { return Ok(None) };
@@ -264,6 +257,19 @@ impl Mapping {
             _ => Ok(None),
         }
     }
+}
+
+/// On whose behalf one of Doorward's own tokens was issued.
+pub fn on_behalf_of(claims: &Map<String, Value>) -> Option<Box<OnBehalfOf>> {
+    let origin = claims.get("origin")?;
+    let text = |name: &str| origin.get(name)?.as_str().map(Arc::from);
+    Some(Box::new(OnBehalfOf { issuer: text("issuer")?, subject: text("sub")? }))
+}
+
+/// The TaskRun and the pod that one of Doorward's own tokens lives as long as.
+pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
+    let uid = |of: &str| claims.get(RUN_CLAIM)?.get(of)?.get("uid")?.as_str().map(Arc::from);
+    ["task_run", "pod"].into_iter().filter_map(uid).collect()
 }
 
 /// The scopes of a space separated text.

@@ -152,8 +152,13 @@ impl Revocations {
 
     /// Whether the credential of a principal, or all of theirs, is revoked.
     pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
-        let of_workload = principal.lives_with.iter().find_map(|uid| self.workload(uid));
-        of_workload.or_else(|| self.find(&principal.credential, &principal.issuer, &principal.subject))
+        let of_workload = || principal.lives_with.iter().find_map(|uid| self.workload(uid));
+        let of_person = || {
+            let behind = principal.on_behalf_of.as_deref()?;
+            self.find(&CredentialId::None, &behind.issuer, &behind.subject)
+        };
+        let own = self.find(&principal.credential, &principal.issuer, &principal.subject);
+        own.or_else(of_workload).or_else(of_person)
     }
 
     /// Whether all tokens of a TaskRun or of a pod are revoked.

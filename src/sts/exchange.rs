@@ -143,9 +143,8 @@ impl Exchanger<'_> {
             scopes: granted.scopes,
             expires,
             rules: granted.rules,
-            task_run: task.map(|task| task.task_run.uid.clone()),
-            pod: task.map(|task| task.pod.uid.clone()),
             cause: party.of.as_ref().map(|of| of.cause),
+            task: task.map(issued_to),
         }));
         // It is written down before it is out of the house.
         exchange.decided().await?;
@@ -159,12 +158,18 @@ impl Exchanger<'_> {
         Ok(answer(StatusCode::OK, &body))
     }
 
+    /// Refuses while what is known of revocations is too old.
+    pub(super) fn check_revocations(&self) -> Result<(), Refusal> {
+        if self.app.revocations.mirror_age() <= self.snapshot.max_mirror_age {
+            return Ok(());
+        }
+        let detail = "whether the token was revoked cannot be told at the moment; try again";
+        Err(Refusal::unavailable(Reason::StoreUnavailable, detail))
+    }
+
     /// Who has the token that is to be exchanged. What it is good for elsewhere says nothing here.
     async fn authenticate(&self, parameter: &'static str, token: &str) -> Result<Arc<Principal>, Refusal> {
-        if self.app.revocations.mirror_age() > self.snapshot.max_mirror_age {
-            let detail = "whether the token was revoked cannot be told at the moment";
-            return Err(Refusal::unavailable(Reason::StoreUnavailable, detail));
-        }
+        self.check_revocations()?;
         let revoked = |principal: &Principal| self.app.revocations.is_revoked(principal).is_some();
         let authenticated = self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await;
         authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
@@ -498,6 +503,19 @@ impl Party {
             act.insert("act".to_owned(), before.clone());
         }
         Some(act)
+    }
+}
+
+/// A task as the audit trail knows it.
+fn issued_to(task: &Task) -> audit::IssuedTask {
+    let named = |object: &Named| (object.name.clone(), object.uid.clone());
+    audit::IssuedTask {
+        namespace: task.view.namespace.clone(),
+        task_run: named(&task.task_run),
+        pod: named(&task.pod),
+        pipeline_run: task.pipeline_run.as_ref().map(named),
+        pipeline_task: task.view.pipeline_task.clone(),
+        root: task.root.uid.clone(),
     }
 }
 

@@ -8,13 +8,14 @@ use super::form::GRANT;
 /// The paths of the endpoints, on the external host.
 pub const TOKEN: &str = "/oauth2/token";
 pub const REVOKE: &str = "/oauth2/revoke";
+pub const INTROSPECT: &str = "/oauth2/introspect";
 pub const KEYS: &str = "/oauth2/jwks";
 pub const OPENID: &str = "/.well-known/openid-configuration";
 pub const OAUTH: &str = "/.well-known/oauth-authorization-server";
 
 /// Whether a path of the external host is one of ours.
 pub fn is_path(path: &str) -> bool {
-    [TOKEN, REVOKE, KEYS, OPENID, OAUTH].contains(&path)
+    [TOKEN, REVOKE, INTROSPECT, KEYS, OPENID, OAUTH].contains(&path)
 }
 
 /// Both documents: the one has members that the other does not know, and ignores.
@@ -23,6 +24,7 @@ pub fn document(issuer: &str) -> Value {
         "issuer": issuer,
         "token_endpoint": format!("{issuer}{TOKEN}"),
         "revocation_endpoint": format!("{issuer}{REVOKE}"),
+        "introspection_endpoint": format!("{issuer}{INTROSPECT}"),
         "jwks_uri": format!("{issuer}{KEYS}"),
         "grant_types_supported": [GRANT],
         "response_types_supported": [],
@@ -31,5 +33,6 @@ pub fn document(issuer: &str) -> Value {
         // Whoever has the token that is exchanged needs nothing else.
         "token_endpoint_auth_methods_supported": ["none"],
         "revocation_endpoint_auth_methods_supported": ["none"],
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
     })
 }

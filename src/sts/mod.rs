@@ -13,12 +13,14 @@
 //! | `task` | from the token of a pod to the task in it |
 //! | `exchange` | one exchange, from the form to the token |
 //! | `claims` | what a token says |
+//! | `introspect` | what resource servers hear of one |
 //! | `ends` | the watch that ends tokens with their run |
 
 mod claims;
 pub mod ends;
 mod exchange;
 mod form;
+mod introspect;
 mod keys;
 pub mod metadata;
 mod refusal;
@@ -31,7 +33,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use self::{exchange::Exchanger, form::MAX_BODY, refusal::Refusal};
+use self::{exchange::Exchanger, form::MAX_BODY, introspect::ResourceServer, refusal::Refusal};
 pub use self::{
     keys::SigningKeys,
     ring::{Kept, RingError},
@@ -69,6 +71,7 @@ pub struct Settings {
     keys: Option<SigningKeys>,
     /// Whose tokens are exchanged.
     accepts: Accepts,
+    resource_servers: Vec<ResourceServer>,
     /// Where the pods of a cluster are looked up, by the name of its issuer.
     clusters: BTreeMap<Arc<str>, Arc<Upstream>>,
 }
@@ -111,6 +114,8 @@ impl Settings {
         if raw.exchange.is_empty() {
             resolver.report.error(&at.key("exchange"), "no issuer is listed whose tokens could be exchanged");
         }
+        let resource_servers =
+            ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = BTreeMap::new();
         for (index, exchanged) in raw.exchange.iter().enumerate() {
@@ -137,7 +142,12 @@ impl Settings {
             return None;
         }
         let accepts = issuers.accepts(&known, &at.key("exchange"), resolver).with_audiences(&[issuer.to_string()]);
-        Some(Self { issuer, lifetime, rotate: raw.rotate.get(), keys, accepts, clusters })
+        Some(Self { issuer, lifetime, rotate: raw.rotate.get(), keys, accepts, resource_servers, clusters })
+    }
+
+    /// How long a key that Doorward makes signs; `None` where the configuration has keys.
+    pub fn rotation(&self) -> Option<Duration> {
+        self.keys.is_none().then_some(self.rotate)
     }
 }
 
@@ -203,9 +213,9 @@ impl Tokens {
         &self.settings.issuer
     }
 
-    /// How long a key that Doorward makes signs; `None` where the configuration has keys.
-    pub fn rotate(&self) -> Option<Duration> {
-        self.settings.keys.is_none().then_some(self.settings.rotate)
+    /// As [`Settings::rotation`].
+    pub fn rotation(&self) -> Option<Duration> {
+        self.settings.rotation()
     }
 
     /// The keys in force. `None` until those that are kept have been read.
@@ -248,9 +258,10 @@ pub async fn answer(
     exchange.record().endpoint = Some(match path.as_str() {
         metadata::TOKEN => "token",
         metadata::REVOKE => "revoke",
+        metadata::INTROSPECT => "introspect",
         _ => "metadata",
     });
-    let reads = !matches!(path.as_str(), metadata::TOKEN | metadata::REVOKE);
+    let reads = !matches!(path.as_str(), metadata::TOKEN | metadata::REVOKE | metadata::INTROSPECT);
     let fits = match reads {
         true => [Method::GET, Method::HEAD].contains(request.method()),
         false => request.method() == Method::POST,
@@ -276,6 +287,7 @@ pub async fn answer(
     let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
     let done = match path.as_str() {
         metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
+        metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
         _ => exchanger.revoke(&request, &body, exchange).await,
     };
     Ok(done.unwrap_or_else(|refusal| {

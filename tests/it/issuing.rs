@@ -1,7 +1,10 @@
 //! Doorward as an issuer of tokens, where no cluster is needed: what it publishes, whose tokens it exchanges but those of pods,
 //! and how it refuses. Tasks get theirs in `cluster/tokens.rs`.
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -56,7 +59,11 @@ issuers:
 upstreams: [{{name: web, url: '{upstream}'}}]
 routes: [{{name: web, kind: http, hosts: [localhost], schemes: [bearer], issuers: [people, own], upstream: web}}]
 rules:{RULES}
-tokens: {{exchange: [{{issuer: people}}, {{issuer: ci}}]}}
+tokens:
+  exchange: [{{issuer: people}}, {{issuer: ci}}]
+  resource_servers:
+    - {{id: target, secret: {{file: target}}, audiences: ['https://target.test']}}
+    - {{id: other, secret: {{file: other}}, audiences: ['https://other.test']}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
@@ -67,6 +74,9 @@ limits: {{drain_accept: 0}}
             upstream = upstream.url(),
         );
         let dir = tempfile::tempdir().unwrap();
+        for server in ["target", "other"] {
+            std::fs::write(dir.path().join(server), secret(server)).unwrap();
+        }
         let doorward = Doorward::start_with_faults(dir, &change(yaml)).await;
         let world = Self { doorward, people, ci, upstream };
         world.wait_for_keys().await;
@@ -130,6 +140,11 @@ limits: {{drain_accept: 0}}
         let keys = answer.json()["keys"].as_array().unwrap().clone();
         keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// The secret of a resource server.
+fn secret(of: &str) -> String {
+    format!("the secret of {of}")
 }
 
 fn part(token: &str, index: usize) -> Value {
@@ -355,4 +370,71 @@ async fn a_verifier_that_is_not_ours_takes_the_tokens_and_the_metadata() {
     let said = verify(world.doorward.address("public").port(), DOOR, TARGET, &own).await;
     assert_eq!(said["scope"], "deploy", "{said}");
     assert_eq!(said["typ"], "at+jwt");
+}
+
+#[tokio::test]
+async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let person = world.person("alice", &json!({"client_id": "planner"}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
+    let own = token(&world.ask(&asked).await);
+    let another = token(&world.ask(&asked).await);
+    let ask = async |authorization: &str, token: &str| {
+        let lines = [
+            "POST /oauth2/introspect HTTP/1.1",
+            "Host: doorward.test",
+            "Content-Type: application/x-www-form-urlencoded",
+            authorization,
+        ];
+        world.doorward.send(&lines, format!("token={token}").as_bytes()).await
+    };
+    let basic = |id: &str, secret: &str| {
+        let secret: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}")))
+    };
+    let (target, other) = (basic("target", &secret("target")), basic("other", &secret("other")));
+    let good = ask(&target, &own).await;
+    assert_eq!(good.header("cache-control"), Some("no-store"));
+    let (said, claims) = (good.json(), part(&own, 1));
+    assert_eq!((&said["active"], &said["token_type"]), (&json!(true), &json!("Bearer")), "{said:#}");
+    for name in ["sub", "aud", "iss", "exp", "iat", "jti", "scope", "client_id", "act", "origin"] {
+        assert_eq!(said[name], claims[name], "{name}: {said:#}");
+    }
+    let inactive = json!({"active": false});
+    let forged = format!("{}AA", own.get(..own.len() - 2).unwrap());
+    for (what, who, token) in [
+        ("of another server", &other, own.clone()),
+        ("forged", &target, forged),
+        ("somebody else's", &target, person.clone()),
+        ("none", &target, "x".to_owned()),
+    ] {
+        assert_eq!(ask(who, &token).await.json(), inactive, "{what}");
+    }
+    for (what, who) in [
+        ("nobody", "X-Nobody: 1".to_owned()),
+        ("a wrong secret", basic("target", "wrong")),
+        ("another's secret", basic("target", &secret("other"))),
+        ("unknown", basic("unknown", &secret("target"))),
+        ("the token itself", format!("Authorization: Bearer {own}")),
+    ] {
+        let answer = ask(&who, &own).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")), "{what}");
+        assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
+    }
+    // One that its holder has ended; and all of a person who is shut out, on our own routes too.
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    assert_eq!(ask(&target, &own).await.json(), inactive);
+    assert_eq!(ask(&target, &another).await.json()["active"], true);
+    let bearer = format!("Authorization: Bearer {another}");
+    assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask(&target, &another).await.json(), inactive);
+    let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
+    assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
 }

@@ -196,6 +196,7 @@ fn principal() -> Principal {
         expires: Timestamp::from_secs(1_700_003_600),
         delivery: None,
         workload: None,
+        on_behalf_of: None,
         lives_with: Box::default(),
         email: Some("alice@example.com".into()),
     }

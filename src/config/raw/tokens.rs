@@ -20,6 +20,9 @@ pub struct Tokens {
     pub lifetime: Span,
     /// Whose tokens are exchanged.
     pub exchange: Vec<Exchanged>,
+    /// Who may ask whether a token is good at the moment (RFC 7662).
+    #[serde(default)]
+    pub resource_servers: Vec<ResourceServer>,
 }
 
 impl Tokens {
@@ -45,4 +48,16 @@ pub struct Exchanged {
     /// For a cluster: in which namespaces tasks get tokens. Default: in all. Fixed until restart, like the others here.
     #[serde(default)]
     pub namespaces: Vec<String>,
+}
+
+/// A server for which tokens of Doorward's are, and which asks about them at `https://EXTERNAL_HOST/oauth2/introspect`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceServer {
+    /// The name by which it authenticates, with HTTP Basic.
+    pub id: String,
+    /// Its secret, 16 bytes or more.
+    pub secret: SecretSource,
+    /// Which tokens it may ask about: those with one of these audiences. Of all others it hears that they are not active.
+    pub audiences: Vec<String>,
 }

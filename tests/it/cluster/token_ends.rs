@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, token};
-use crate::harness::{Raw, request, within};
+use super::{
+    api_server::ApiServer,
+    tokens::{DOOR, TARGET, Task, Tasks, exchange, token},
+};
+use crate::harness::{Doorward, Raw, RedisServer, Wire, request, within};
 
 /// A task of Bob's and a token that it has.
 async fn with_token(tasks: &Tasks, name: &str) -> (Task, String) {
@@ -151,4 +155,89 @@ async fn a_thousand_exchanges_of_a_pod_ask_the_cluster_about_its_token_once() {
     // An answer is believed for ten seconds.
     let most = 1 + began.elapsed().as_secs() / 10;
     assert!(reviews >= 1 && reviews as u64 <= most, "{reviews} reviews in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwhile_is_found() {
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let (task, own) = with_token(&tasks, "gap").await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    wire.cut();
+    let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!((answer.status, &answer.json()["error"]), (503, &json!("temporarily_unavailable")), "{}", answer.text());
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    assert_ne!(tasks.used(&own).await.status, 401, "the token is good, and the trouble is ours");
+    tasks.cancel(&task).await;
+    wire.mend();
+    within(async {
+        while tasks.used(&own).await.status != 401 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+}
+
+/// P-256, for the tests alone.
+fn signing_key() -> String {
+    let pair =
+        aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let der = pair.to_pkcs8v1().unwrap();
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der.as_ref()))
+}
+
+#[tokio::test]
+async fn replicas_take_each_others_tokens_and_end_them_together() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
+    let change = |yaml: String| {
+        yaml.replace("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").replace(
+            "store: {path: doorward.redb}",
+            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
+        )
+    };
+    let tasks = Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tasks.world.doorward.dir()).unwrap() {
+        let path = entry.unwrap().path();
+        let is_written =
+            path.extension().is_some_and(|extension| ["yaml", "pem", "key"].iter().any(|own| extension == *own));
+        let is_ours = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with("doorward."));
+        let is_configuration = path.file_name().is_some_and(|name| name == "doorward.yaml");
+        if path.is_file() && !is_configuration && (is_written && is_ours || path.extension().is_none()) {
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let yaml = std::fs::read_to_string(tasks.world.doorward.dir().join("doorward.yaml")).unwrap();
+    let there = Doorward::start_in(dir, &yaml).await;
+    there.wait_for_keys_at("localhost", &tasks.world.issuer).await;
+    let used_there = async |token: &str| {
+        let line = format!("GET {} HTTP/1.1", tasks.path("taskruns"));
+        there.send(&[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await.status
+    };
+    let dead_there = async |token: &str| {
+        within(async {
+            while used_there(token).await != 401 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    };
+
+    let (_task, own) = with_token(&tasks, "revoked").await;
+    assert_eq!(used_there(&own).await, 200);
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(tasks.world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    dead_there(&own).await;
+
+    // Whoever issued it is gone when the run ends.
+    let (task, own) = with_token(&tasks, "left").await;
+    assert_eq!(used_there(&own).await, 200);
+    tasks.world.doorward.signal("KILL");
+    tasks.cancel(&task).await;
+    dead_there(&own).await;
 }

@@ -18,6 +18,7 @@ pub const TARGET: &str = "https://target.test";
 
 const TOKENS: &str = "
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
+runs: {kubernetes: cluster, namespaces: ['{ns}']}
 ";
 
 const ISSUERS: &str = "issuers:
@@ -57,8 +58,13 @@ pub struct Task {
 
 impl Tasks {
     pub async fn start() -> Self {
+        Self::with(|yaml| yaml, &[]).await
+    }
+
+    /// `change` edits the configuration; with these files beside it.
+    pub async fn with(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         Tekton::get().await;
-        let world = World::with(|yaml| {
+        let with_tokens = |yaml: String| {
             let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
             yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
                 .replace("rules:\n", RULES)
@@ -66,13 +72,13 @@ impl Tasks {
                 .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
                 .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
                 + TOKENS
-        })
-        .await;
+        };
+        let world = World::with_files(|yaml| change(with_tokens(yaml)), files).await;
         let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
         let rights = json!([
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
             {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["get"]},
+            {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["get", "list", "watch"]},
         ]);
         world.api.allow(&world.namespace, "doorward-reader", &account, &rights).await;
         let reviews =
@@ -212,7 +218,7 @@ pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)])
 }
 
 /// The claims of a JWT, unverified.
-fn claims(token: &str) -> Value {
+pub fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
@@ -297,7 +303,7 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
     })
     .await;
     let issued = records.iter().find(|record| record["unmapped"]["issued"]["token"] == claims["jti"]).unwrap();
-    assert_eq!(issued["unmapped"]["issued"]["task_run"], run["task_run"]["uid"], "{issued:#}");
+    assert_eq!(issued["unmapped"]["issued"]["task"]["task_run"], run["task_run"], "{issued:#}");
     let cause = task.run["metadata"]["annotations"]["doorward.dev/request-id"].as_str().unwrap();
     assert_eq!(issued["unmapped"]["issued"]["cause"], cause, "{issued:#}");
     let whole = records.iter().map(Value::to_string).collect::<String>();
@@ -429,7 +435,9 @@ async fn who_is_not_what_it_says_gets_no_token() {
     assert_eq!(answer.status, 200);
     let (_, why) = refusal(&tasks.exchange(&good, &asked).await);
     assert!(
-        ["does not exist", "deleted", "not active", "revoked", "has ended", "under the same name"].iter().any(|part| why.contains(part)),
+        ["does not exist", "deleted", "not active", "revoked", "has ended", "under the same name"]
+            .iter()
+            .any(|part| why.contains(part)),
         "{why}"
     );
 }

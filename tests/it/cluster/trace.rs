@@ -6,6 +6,7 @@ use tokio::process::Command;
 use super::{
     event_listener::{Asks, EventListener},
     tekton::{Tekton, pipeline_run},
+    tokens::{DOOR, TARGET, Tasks, claims, token},
     world::World,
 };
 use crate::{
@@ -43,8 +44,12 @@ async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
 
 /// Exit code and output of `doorward audit trace`.
 async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
+    trace_of(world, "pipelinerun", &format!("{}/{name}", world.namespace)).await
+}
+
+async fn trace_of(world: &World, kind: &str, what: &str) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "trace", "pipelinerun", &format!("{}/{name}", world.namespace), "--trail"])
+        .args(["audit", "trace", kind, what, "--trail"])
         .arg(world.doorward.audit_path())
         .output()
         .await
@@ -120,4 +125,53 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
+    let tasks = Tasks::start().await;
+    let world = &tasks.world;
+    let task = tasks.bobs(&Tasks::release("traced")).await;
+    linked(&world.doorward, &task.run["metadata"]["uid"]).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert_eq!(tasks.used(&own).await.status, 200);
+    tasks.cancel(&task).await;
+    tasks.is_dead(&own).await;
+
+    let id = claims(&own)["jti"].as_str().unwrap().to_owned();
+    let request = task.run["metadata"]["annotations"]["doorward.dev/request-id"].as_str().unwrap();
+    let task_run = task.pod["metadata"]["ownerReferences"][0]["name"].as_str().unwrap();
+    let name = |name: &str| format!("{}/{name}", world.namespace);
+    for (kind, what) in [
+        ("token", id.clone()),
+        ("request", request.to_owned()),
+        ("pipelinerun", name("traced")),
+        ("taskrun", name(task_run)),
+    ] {
+        // The end of the tokens is written by a thread of its own.
+        let (code, said) = within(async {
+            loop {
+                let traced = trace_of(world, kind, &what).await;
+                if traced.1.contains("    ended    ") {
+                    return traced;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert_eq!(code, Some(0), "{kind}: {said}");
+        for part in [
+            "caused by  bob (a person of a)",
+            &format!("request    {request} at "),
+            &format!("token      {id} for {TARGET} (push) on behalf of bob"),
+            &format!("to       TaskRun {}, pod {task_run}-pod, task push of PipelineRun traced", name(task_run)),
+            "and rule push",
+            &format!("GET localhost{} 200, by rule use", tasks.path("taskruns")),
+        ] {
+            assert!(said.contains(part), "{kind}: {part}: {said}");
+        }
+    }
+    let (code, said) = trace_of(world, "token", "unknown").await;
+    assert!(code == Some(1) && said.contains("no token unknown is in these files"), "{said}");
 }

@@ -12,6 +12,7 @@ mod node;
 mod redis;
 mod tls;
 mod upstream;
+mod wire;
 
 use std::{future::Future, time::Duration};
 
@@ -26,6 +27,7 @@ pub use self::{
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},
+    wire::Wire,
 };
 
 /// Waits for something that must happen. The bound only ends a test that has already failed.

@@ -1,0 +1,285 @@
+//! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{note::code, replay::ReplayError, trace::each};
+use crate::clock::Timestamp;
+
+/// Uses of one token that are kept; the others are counted.
+const MAX_USES: usize = 1000;
+
+/// A token that was issued.
+#[derive(Debug)]
+pub struct TracedToken {
+    pub issued: IssuedLine,
+    /// The request that asked for it.
+    pub request: Uuid,
+    pub at: Timestamp,
+    /// Whose it is, by the Kubernetes user name.
+    pub whose: String,
+    /// In order.
+    pub uses: Vec<Use>,
+    /// Further uses.
+    pub more: u64,
+    /// When it was ended before its time, and why.
+    pub ended: Option<(Timestamp, String)>,
+}
+
+/// A request that came with a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    pub request: Uuid,
+    pub at: Timestamp,
+    pub method: String,
+    pub host: String,
+    pub path: String,
+    pub status: Option<u16>,
+    pub rule: Option<String>,
+}
+
+/// What the record of an exchange says of its token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct IssuedLine {
+    pub token: String,
+    pub audience: String,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    pub expires: i64,
+    #[serde(default)]
+    pub rules: Vec<String>,
+    /// The request that caused the run.
+    #[serde(default)]
+    pub cause: Option<Uuid>,
+    #[serde(default)]
+    pub task: Option<TaskLine>,
+}
+
+/// The task that got a token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskLine {
+    pub namespace: String,
+    pub task_run: ObjectLine,
+    pub pod: ObjectLine,
+    #[serde(default)]
+    pub pipeline_run: Option<ObjectLine>,
+    #[serde(default)]
+    pub pipeline_task: Option<String>,
+    /// The uid of the outermost run.
+    pub root: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ObjectLine {
+    pub name: String,
+    pub uid: String,
+}
+
+/// Which tokens are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Tokens<'a> {
+    /// One, by its id (`jti`).
+    Id(&'a str),
+    /// Those of the tasks of a run, by the uid of the outermost one.
+    Root(&'a str),
+    /// Those of the runs that a request caused.
+    Cause(Uuid),
+    /// Those of a TaskRun, by namespace and name.
+    TaskRun(&'a str, &'a str),
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    time: i64,
+    metadata: Metadata,
+    #[serde(default)]
+    actor: Actor,
+    #[serde(default)]
+    authorizations: Vec<Authorization>,
+    #[serde(default)]
+    http_request: Request,
+    #[serde(default)]
+    http_response: Response,
+    #[serde(default)]
+    unmapped: Unmapped,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    correlation_uid: Option<Uuid>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Actor {
+    user: Named,
+    session: Named,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    name: String,
+    uid: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Authorization {
+    policy: Named,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Request {
+    http_method: String,
+    url: Url,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Url {
+    hostname: String,
+    path: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Response {
+    code: Option<u16>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Unmapped {
+    issued: Option<IssuedLine>,
+    revoked: Option<String>,
+    tokens_ended: Option<Ended>,
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    uid: String,
+    why: String,
+}
+
+impl Tokens<'_> {
+    fn mean(self, issued: &IssuedLine) -> bool {
+        let task = issued.task.as_ref();
+        match self {
+            Self::Id(id) => issued.token == id,
+            Self::Root(uid) => task.is_some_and(|task| task.root == uid),
+            Self::Cause(request) => issued.cause == Some(request),
+            Self::TaskRun(namespace, name) => {
+                task.is_some_and(|task| task.namespace == namespace && task.task_run.name == name)
+            }
+        }
+    }
+}
+
+/// The tokens that are meant, in the order in which they were issued, each with its uses.
+pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
+    let mut found: BTreeMap<String, TracedToken> = BTreeMap::new();
+    each(files, code::REQUEST, |line: Line| {
+        let (Some(issued), Some(request)) = (line.unmapped.issued, line.metadata.correlation_uid) else { return };
+        if wanted.mean(&issued) {
+            let token = TracedToken {
+                request,
+                at: Timestamp::from_millis(line.time),
+                whose: line.actor.user.name,
+                uses: Vec::new(),
+                more: 0,
+                ended: None,
+                issued,
+            };
+            found.entry(token.issued.token.clone()).or_insert(token);
+        }
+    })?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    each(files, code::REQUEST, |line: Line| {
+        let at = Timestamp::from_millis(line.time);
+        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| found.get_mut(id)) {
+            token.ended.get_or_insert_with(|| (at, "its holder had done with it".to_owned()));
+        }
+        let (Some(token), Some(request)) = (found.get_mut(&line.actor.session.uid), line.metadata.correlation_uid)
+        else {
+            return;
+        };
+        let used = Use {
+            request,
+            at,
+            method: line.http_request.http_method,
+            host: line.http_request.url.hostname,
+            path: line.http_request.url.path,
+            status: line.http_response.code,
+            rule: line.authorizations.into_iter().next().map(|of| of.policy.uid).filter(|rule| !rule.is_empty()),
+        };
+        // A request has a record before it is forwarded, and one with its answer.
+        let has_room = token.uses.len() < MAX_USES;
+        match token.uses.iter_mut().rev().find(|known| known.request == request) {
+            Some(known) => *known = Use { at: known.at.min(at), ..used },
+            None if has_room => token.uses.push(used),
+            None => token.more += 1,
+        }
+    })?;
+    each(files, code::TOKENS_ENDED, |line: Line| {
+        let Some(ended) = line.unmapped.tokens_ended else { return };
+        let at = Timestamp::from_millis(line.time);
+        for token in found.values_mut() {
+            let is_meant = token
+                .issued
+                .task
+                .as_ref()
+                .is_some_and(|task| task.task_run.uid == ended.uid || task.pod.uid == ended.uid);
+            if is_meant && at.as_millis() < token.issued.expires {
+                token.ended.get_or_insert_with(|| (at, ended.why.clone()));
+            }
+        }
+    })?;
+    let mut tokens: Vec<TracedToken> = found.into_values().collect();
+    tokens.sort_by(|a, b| (a.at, &a.issued.token).cmp(&(b.at, &b.issued.token)));
+    Ok(tokens)
+}
+
+impl fmt::Display for TracedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { issued, .. } = self;
+        let scopes = if issued.scopes.is_empty() { "no scope".to_owned() } else { issued.scopes.join(" ") };
+        writeln!(f, "  token      {} for {} ({scopes}) on behalf of {}", issued.token, issued.audience, self.whose)?;
+        if let Some(task) = &issued.task {
+            write!(f, "    to       TaskRun {}/{}, pod {}", task.namespace, task.task_run.name, task.pod.name)?;
+            if let Some(run) = &task.pipeline_run {
+                write!(f, ", task {} of PipelineRun {}", task.pipeline_task.as_deref().unwrap_or("?"), run.name)?;
+            }
+            writeln!(f)?;
+        }
+        let (from, until) = (self.at, Timestamp::from_millis(issued.expires));
+        writeln!(
+            f,
+            "    issued   {from} until {until}, by request {} and rule {}",
+            self.request,
+            issued.rules.join(", ")
+        )?;
+        if let Some((at, why)) = &self.ended {
+            writeln!(f, "    ended    {at}: {why}")?;
+        }
+        for used in &self.uses {
+            let status = used.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+            write!(f, "    used     {} {} {}{} {status}", used.at, used.method, used.host, used.path.escape_debug())?;
+            match &used.rule {
+                Some(rule) => writeln!(f, ", by rule {rule}, request {}", used.request)?,
+                None => writeln!(f, ", request {}", used.request)?,
+            }
+        }
+        match self.more {
+            0 => Ok(()),
+            more => writeln!(f, "    used     {more} times more"),
+        }
+    }
+}

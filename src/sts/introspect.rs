@@ -1,0 +1,170 @@
+//! What resource servers hear of a token of ours (RFC 7662): whether it is good at this moment, which its signature cannot tell.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Map, Value, json};
+use url::form_urlencoded;
+
+use super::{
+    Tokens,
+    exchange::Exchanger,
+    form::Form,
+    refusal::{Refusal, answer},
+};
+use crate::{
+    authn::{CredentialId, Principal, Scheme},
+    clock::Timestamp,
+    config::{
+        raw,
+        report::{At, Report},
+        resolver::{Resolver, Secret},
+    },
+    issuers::{RUN_CLAIM, lives_with, on_behalf_of},
+    request::{exchange::Exchange, sanitize::CleanRequest},
+    sha256::sha256,
+};
+
+/// Members of an answer, but `active`: what a resource server may know of a token that is for it.
+const TOLD: [&str; 12] =
+    ["scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "act", "kind", "origin", RUN_CLAIM];
+
+/// A server that may ask about the tokens that are for it.
+#[derive(Debug)]
+pub struct ResourceServer {
+    id: String,
+    secret: Secret,
+    audiences: Vec<String>,
+}
+
+impl ResourceServer {
+    pub fn resolve_all(raw: &[raw::ResourceServer], at: &At, resolver: &mut Resolver) -> Vec<Self> {
+        let mut servers: Vec<Self> = Vec::with_capacity(raw.len());
+        for (index, raw) in raw.iter().enumerate() {
+            let at = at.index(index);
+            check(raw, servers.iter().any(|other| other.id == raw.id), &at, &mut resolver.report);
+            let Some(secret) = resolver.secret(&at.key("secret"), &raw.secret) else { continue };
+            if secret.expose().len() < 16 {
+                resolver
+                    .report
+                    .error(&at.key("secret"), "the secret is shorter than 16 bytes")
+                    .help("make one with `openssl rand -hex 32`");
+            }
+            servers.push(Self { id: raw.id.clone(), secret, audiences: raw.audiences.clone() });
+        }
+        servers
+    }
+}
+
+fn check(raw: &raw::ResourceServer, is_taken: bool, at: &At, report: &mut Report) {
+    if raw.id.is_empty() || raw.id.contains(':') || is_taken {
+        report.error(&at.key("id"), format!("`{}` is empty, has a colon, or is there twice", raw.id));
+    }
+    if raw.audiences.is_empty() {
+        report
+            .error(&at.key("audiences"), "it may ask about no token")
+            .help("list the audiences of the tokens that are for it");
+    }
+}
+
+impl Exchanger<'_> {
+    pub async fn introspect(
+        &self,
+        request: &CleanRequest<()>,
+        body: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let Some(server) = self.tokens.resource_server(request.headers()) else {
+            exchange.record().refusal = None;
+            return Ok(unknown_client());
+        };
+        let form = Form::parse(request.headers(), body)?;
+        let token = form.get("token").ok_or_else(|| Refusal::malformed("`token` is missing"))?;
+        self.check_revocations()?;
+        let claims = self.keys.verify(token).filter(|claims| self.is_active(claims, server));
+        let Some(claims) = claims else { return Ok(answer(StatusCode::OK, &json!({"active": false}))) };
+        let mut told = Map::from_iter([("active".to_owned(), json!(true)), ("token_type".to_owned(), json!("Bearer"))]);
+        told.insert("username".to_owned(), claims.get("sub").cloned().unwrap_or_default());
+        told.extend(claims.into_iter().filter(|(name, _)| TOLD.contains(&name.as_str())));
+        Ok(answer(StatusCode::OK, &Value::Object(told)))
+    }
+
+    /// Whether a token that we signed is for this server and good now.
+    fn is_active(&self, claims: &Map<String, Value>, server: &ResourceServer) -> bool {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let now = self.app.clock.now();
+        let is_current = claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| now < Timestamp::from_secs(exp));
+        let is_for = text("aud").is_some_and(|audience| server.audiences.iter().any(|ours| *ours == audience));
+        let (Some(jti), Some(subject)) = (text("jti"), text("sub")) else { return false };
+        let principal = Principal {
+            credential: CredentialId::Token(jti.into()),
+            lives_with: lives_with(claims),
+            on_behalf_of: on_behalf_of(claims),
+            ..Principal::new(Scheme::Bearer, self.tokens.name(&self.snapshot.issuers), subject, subject)
+        };
+        text("iss") == Some(self.tokens.issuer())
+            && is_current
+            && is_for
+            && self.app.revocations.is_revoked(&principal).is_none()
+    }
+}
+
+impl Tokens {
+    /// The server that a request authenticates as, by `client_secret_basic` (RFC 6749 section 2.3.1).
+    fn resource_server(&self, headers: &HeaderMap) -> Option<&ResourceServer> {
+        let (id, secret) = basic(headers)?;
+        let known = self.settings.resource_servers.iter().find(|server| server.id == id)?;
+        // Of equal length, so that the comparison tells nothing of that.
+        let (ours, theirs) = (sha256(&[known.secret.expose()]), sha256(&[secret.as_bytes()]));
+        verify_slices_are_equal(&ours, &theirs).is_ok().then_some(known)
+    }
+}
+
+/// Id and secret, each form-encoded before both were joined.
+fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    let plain = BASE64_STANDARD.decode(encoded).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let plain = String::from_utf8(plain).ok()?;
+    let (id, secret) = plain.split_once(':')?;
+    let decode = |text: &str| form_urlencoded::parse(text.as_bytes()).next().map(|(text, _)| text.into_owned());
+    Some((decode(id)?, decode(secret)?))
+}
+
+fn unknown_client() -> Response<Bytes> {
+    let why = "authenticate as one of `tokens.resource_servers`, with HTTP Basic";
+    let mut response = answer(StatusCode::UNAUTHORIZED, &json!({"error": "invalid_client", "error_description": why}));
+    let challenge = HeaderValue::from_static("Basic realm=\"doorward\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_authenticates_in_one_way_only() {
+        let read = |values: &[&str]| {
+            let values = values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap()));
+            basic(&values.collect())
+        };
+        let encoded = |plain: &str| format!("Basic {}", BASE64_STANDARD.encode(plain));
+        let pair = |id: &str, secret: &str| Some((id.to_owned(), secret.to_owned()));
+        assert_eq!(read(&[&encoded("api:s")]), pair("api", "s"));
+        assert_eq!(read(&[&encoded("a%3Ab:s%25+t")]), pair("a:b", "s% t"));
+        for (what, values) in [
+            ("nothing", vec![]),
+            ("two", vec![encoded("api:s"), encoded("api:s")]),
+            ("bearer", vec!["Bearer x".to_owned()]),
+            ("no colon", vec![encoded("api")]),
+            ("no secret", vec![encoded("api:")]),
+            ("not base64", vec!["Basic ???".to_owned()]),
+        ] {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            assert_eq!(read(&values), None, "{what}");
+        }
+    }
+}
