@@ -40,3 +40,4 @@ pub mod supervisor;
 pub mod tekton;
 pub mod upstream;
 pub mod webhooks;
+pub mod workload;

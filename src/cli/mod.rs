@@ -12,6 +12,7 @@ pub mod print_config;
 pub mod rbac;
 pub mod schema;
 pub mod test;
+mod token;
 mod trace;
 
 use std::{
@@ -81,6 +82,7 @@ enum Command {
     /// End the session that `doorward login` began.
     Logout(login::WhereArgs),
     Credential(login::CredentialArgs),
+    Token(token::TokenArgs),
     /// List or end the sessions of a person in a running Doorward.
     #[command(subcommand)]
     Sessions(operator::SessionsCommand),
@@ -205,6 +207,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             drop(out);
             Ok(audit::verify(&args))
         }
+        Command::Token(args) => token::run(args),
         Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
         Command::Login(args) => login::login(&args, &mut out),
         Command::Whoami(args) => {

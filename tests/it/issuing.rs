@@ -8,7 +8,10 @@ use base64::{
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use crate::harness::{Answer, Doorward, Issuer, Upstream, verify, within};
+use crate::{
+    harness::{Answer, Authority, Doorward, Issuer, Upstream, verify, within},
+    token_command::Step,
+};
 
 const DOOR: &str = "https://doorward.test";
 const TARGET: &str = "https://target.test";
@@ -19,6 +22,8 @@ struct World {
     people: Issuer,
     ci: Issuer,
     upstream: Upstream,
+    /// Its external host.
+    host: &'static str,
 }
 
 const RULES: &str = "
@@ -77,8 +82,10 @@ limits: {{drain_accept: 0}}
         for server in ["target", "other"] {
             std::fs::write(dir.path().join(server), secret(server)).unwrap();
         }
-        let doorward = Doorward::start_with_faults(dir, &change(yaml)).await;
-        let world = Self { doorward, people, ci, upstream };
+        let yaml = change(yaml);
+        let host = if yaml.contains("external_host: localhost") { "localhost" } else { "doorward.test" };
+        let doorward = Doorward::start_with_faults(dir, &yaml).await;
+        let world = Self { doorward, people, ci, upstream, host };
         world.wait_for_keys().await;
         world
     }
@@ -88,7 +95,8 @@ limits: {{drain_accept: 0}}
         within(async {
             loop {
                 let ready = self.doorward.admin("/readyz").await.text();
-                let metadata = self.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
+                let host = format!("Host: {}", self.host);
+                let metadata = self.doorward.get("/oauth2/jwks", &[&host]).await;
                 if metadata.status == 200
                     && !ready.contains("keys are being fetched")
                     && !ready.contains("could not be fetched")
@@ -437,4 +445,43 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     assert_eq!(ask(&target, &another).await.json(), inactive);
     let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
     assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn the_command_for_steps_gets_its_token_here() {
+    let world = World::with(|yaml| yaml.replace("doorward.test", "localhost")).await;
+    let server = format!("http://localhost:{}", world.doorward.address("public").port());
+    let job = world.job(&json!({"aud": "https://localhost"}));
+    let step = Step::new(&server, &job);
+    let output =
+        step.run(&["--audience", TARGET, "--scope", "deploy", "--", "sh", "-c", "cat $DOORWARD_TOKEN_FILE"]).await;
+    let own = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(part(&own, 1)["scope"], "deploy");
+    // It was ended with the command.
+    let bearer = format!("Authorization: Bearer {own}");
+    let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
+    assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
+    let refused = step.run(&["--audience", "https://other.test"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("invalid_target: a token for `https://other.test`"));
+}
+
+#[tokio::test]
+async fn the_example_decides_as_its_tests_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/workload-tokens.yaml");
+    std::fs::copy(example, dir.path().join("doorward.yaml")).unwrap();
+    std::fs::write(dir.path().join("token"), "a-token").unwrap();
+    std::fs::write(dir.path().join("ca.crt"), Authority::new().pem()).unwrap();
+    for command in ["check", "test"] {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .args([command, "doorward.yaml"])
+            .current_dir(dir.path())
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{command}: {said}");
+    }
 }

@@ -38,5 +38,6 @@ mod rows;
 mod sessions;
 mod store;
 mod streams;
+mod token_command;
 mod tokens;
 mod webhooks;

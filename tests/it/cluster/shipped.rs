@@ -229,6 +229,40 @@ async fn the_api_server_takes_all_that_is_shipped() {
 }
 
 #[tokio::test]
+async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
+    Tekton::get().await;
+    let api = ApiServer::get().await;
+    let namespace = api.namespace().await;
+    api.account(&namespace, "builder").await;
+    let kubectl = administrator(api, &namespace);
+    for file in ["task.yaml", "step-action.yaml", "run.yaml"] {
+        let path = deploy().join("tekton").join(file).display().to_string();
+        kubectl.run(&["create", "-f", &path]).await;
+    }
+    let pods = format!("/api/v1/namespaces/{namespace}/pods");
+    let pod = within(async {
+        loop {
+            if let Some(pod) = api.read(&pods).await["items"].get(0) {
+                return pod.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let spec = &pod["spec"];
+    let tokens = spec["volumes"].as_array().unwrap().iter().filter_map(|volume| {
+        Some((volume["name"].clone(), volume["projected"]["sources"].get(0)?["serviceAccountToken"].clone()))
+    });
+    let (volume, token) =
+        tokens.into_iter().find(|(_, token)| token["audience"] == "https://tekton.example.com").unwrap();
+    assert_eq!((&token["path"], &spec["serviceAccountName"]), (&json!("token"), &json!("builder")));
+    let mounts = spec["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == volume).unwrap();
+    // Where the program looks for it.
+    assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!("/var/run/secrets/doorward"), &json!(true)));
+}
+
+#[tokio::test]
 async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
     let api = ApiServer::get().await;
     let kubectl = administrator(api, "default");

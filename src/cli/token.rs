@@ -1,0 +1,80 @@
+//! `doorward token`: a short-lived token for the step of a task.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use crate::{
+    login::Address,
+    workload::{self, Failure, Shape, Wanted},
+};
+
+/// Swap the pod's own token for a short-lived one of Doorward's, in the step of a task.
+///
+/// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --as docker --
+/// buildah push ...` keeps it fresh while the command runs, and ends it then.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TokenArgs {
+    /// For whom the token is to be.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub audience: String,
+    /// What it is to be good for, separated by blanks. Default: all that rules give.
+    #[arg(long, value_name = "SCOPES")]
+    pub scope: Option<String>,
+    /// The address of Doorward.
+    #[arg(long, value_name = "URL", env = "DOORWARD_SERVER")]
+    pub server: Address,
+    /// The pod's token: a projected `serviceAccountToken` with the address of Doorward as its audience.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "DOORWARD_SUBJECT_TOKEN_FILE",
+        default_value = "/var/run/secrets/doorward/token"
+    )]
+    pub subject_token_file: PathBuf,
+    /// Trust the authorities in this PEM file there, instead of those of the system.
+    #[arg(long, value_name = "FILE", env = "DOORWARD_CA_FILE")]
+    pub ca: Option<PathBuf>,
+    /// In which form.
+    #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = Shape::Token)]
+    pub shape: Shape,
+    /// Write it to this file, for its owner alone, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Stay, and keep the file fresh until SIGTERM.
+    #[arg(long, requires = "out", conflicts_with = "command")]
+    pub keep: bool,
+    /// Where kubectl finds the cluster, for a kubeconfig. Default: at the address of Doorward.
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
+    /// What git asks of a helper: `get`, `store` or `erase`.
+    #[arg(value_name = "OPERATION", conflicts_with = "command")]
+    pub operation: Option<String>,
+    /// A command to run with the token at hand: in DOORWARD_TOKEN_FILE, DOCKER_CONFIG, KUBECONFIG or AWS_WEB_IDENTITY_TOKEN_FILE.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+pub fn run(args: TokenArgs) -> Result<u8, Failure> {
+    let TokenArgs { audience, scope, server, subject_token_file, ca, shape, out, keep, cluster, operation, command } =
+        args;
+    let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut stdout = io::stdout();
+    match (shape, operation) {
+        (Shape::Git, Some(operation)) => runtime.block_on(workload::answer_git(wanted, &operation, &mut stdout))?,
+        (_, Some(operation)) => {
+            let operation = operation.escape_debug();
+            return Err(format!("`{operation}` is only for `--as git`; a command to run follows after `--`").into());
+        }
+        (Shape::Git, None) => {
+            return Err("git asks: set `credential.helper` to this command, with a `!` before it".into());
+        }
+        (_, None) if !command.is_empty() => return runtime.block_on(workload::run(wanted, &command)),
+        (_, None) if keep => runtime.block_on(workload::keep(wanted))?,
+        (_, None) => runtime.block_on(workload::once(wanted, &mut stdout))?,
+    }
+    stdout.flush()?;
+    Ok(0)
+}

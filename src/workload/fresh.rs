@@ -1,0 +1,229 @@
+//! A file that always has a token that is good.
+
+use std::{
+    fs, io,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{
+    Delivery, Failure, PAUSE,
+    exchange::{Issued, NoToken, now},
+};
+use crate::{login::write_whole, sessions::keyring::random};
+
+/// Writes a file for its owner alone, in one step for whoever reads it.
+pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    write_whole(file, text.as_bytes()).map_err(|error| format!("{}: {error}", file.display()).into())
+}
+
+/// Keeps `file` fresh until `end`, and takes the file and the token away then.
+pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()>) -> Result<(), Failure> {
+    let mut issued = delivery.first().await?;
+    write(file, &delivery.text(&issued)?)?;
+    let mut end = std::pin::pin!(end);
+    let kept = tokio::select! {
+        () = &mut end => Ok(()),
+        failed = refresh(delivery, file, &mut issued) => failed,
+    };
+    let _ = fs::remove_file(file);
+    finish(delivery, &issued).await;
+    kept
+}
+
+/// Runs `command` with a fresh token in `file`, or in a folder of its own.
+pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String]) -> Result<u8, Failure> {
+    let (program, arguments) = command.split_first().ok_or("there is no command")?;
+    let folder = match file {
+        Some(_) => None,
+        None => Some(Folder::make()?),
+    };
+    let file = match (&file, &folder) {
+        (Some(file), _) => std::path::absolute(file)?,
+        (None, Some(folder)) => folder.0.join(delivery.shape.file()),
+        (None, None) => return Err("there is no file for the token".into()),
+    };
+    let mut issued = delivery.first().await?;
+    write(&file, &delivery.text(&issued)?)?;
+    let (variable, is_folder) = delivery.shape.variable();
+    let value = if is_folder { file.parent().unwrap_or(&file) } else { &file };
+    // Before there is a command that would not hear of them.
+    let signals = Signals::take()?;
+    let child = Command::new(program).args(arguments).env(variable, value).spawn();
+    let mut child = child.map_err(|error| format!("{program}: {error}"))?;
+    let status = {
+        let mut work = std::pin::pin!(signals.pass_on(&mut child));
+        tokio::select! {
+            status = &mut work => status,
+            // The command goes on without a token; what it asks for then is refused, and it says so itself.
+            failed = refresh(delivery, &file, &mut issued) => {
+                if let Err(error) = failed {
+                    eprintln!("doorward: {error}");
+                }
+                work.await
+            }
+        }
+    };
+    let _ = fs::remove_file(&file);
+    finish(delivery, &issued).await;
+    Ok(code(status?))
+}
+
+/// Signals that a command is to hear of.
+struct Signals(Vec<(SignalKind, tokio::signal::unix::Signal)>);
+
+impl Signals {
+    fn take() -> io::Result<Self> {
+        let kinds =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined1()];
+        kinds.into_iter().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next that comes.
+    async fn next(&mut self) -> SignalKind {
+        let each = self.0.iter_mut().map(|(kind, signal)| {
+            Box::pin(async move {
+                signal.recv().await;
+                *kind
+            })
+        });
+        futures_util::future::select_all(each).await.0
+    }
+
+    /// Waits for the command, which hears of those that come here.
+    async fn pass_on(mut self, child: &mut Child) -> io::Result<ExitStatus> {
+        loop {
+            let kind = tokio::select! {
+                status = child.wait() => return status,
+                kind = self.next() => kind,
+            };
+            let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+            if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
+                // One that has ended meanwhile hears nothing.
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+}
+
+/// What a shell says of an end.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// Swaps again and again, each time before the token ends. Returns where no further one is to be had.
+async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Issued) -> Result<(), Failure> {
+    loop {
+        tokio::time::sleep(until_refresh(issued.lasts)).await;
+        let mut pause = PAUSE.0;
+        let mut taken = false;
+        *issued = loop {
+            match delivery.swap.token().await {
+                Ok(issued) => break issued,
+                Err(NoToken::Passing(why, after)) => {
+                    eprintln!("doorward: the token could not be renewed: {why}; trying again");
+                    tokio::time::sleep(after.unwrap_or(pause)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                    if now() >= issued.ends && !taken {
+                        taken = true;
+                        let _ = fs::remove_file(file);
+                        eprintln!("doorward: the token in {} has ended, and the file is taken away", file.display());
+                    }
+                }
+                Err(NoToken::Refused(why)) => {
+                    let _ = fs::remove_file(file);
+                    return Err(format!("the token is not renewed: {why}").into());
+                }
+            }
+        };
+        write(file, &delivery.text(issued)?)?;
+    }
+}
+
+/// At about two thirds of its life, not all at once.
+fn until_refresh(lasts: Duration) -> Duration {
+    let [byte] = random::<1>();
+    lasts.mul_f64(0.6 + 0.1 * f64::from(byte) / 255.0)
+}
+
+/// What nobody needs any more is nobody's to find.
+async fn finish(delivery: &Delivery, issued: &Issued) {
+    if now() < issued.ends
+        && let Err(error) = delivery.swap.revoke(&issued.token).await
+    {
+        eprintln!("doorward: the token could not be ended, and ends by itself: {error}");
+    }
+}
+
+/// Resolves with SIGTERM or SIGINT.
+pub fn until_told() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// A folder that nobody else may read, which is gone in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Self, Failure> {
+        let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = std::env::temp_dir().join(format!("doorward-{name}"));
+        let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+        made.map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_and_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        for text in ["one", "another"] {
+            write(&file, text).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        assert!(write(&folder.path().join("none/token"), "x").is_err());
+    }
+
+    #[test]
+    fn a_token_is_renewed_well_before_its_end() {
+        for _ in 0..100 {
+            let after = until_refresh(Duration::from_secs(600));
+            assert!(after >= Duration::from_secs(360) && after <= Duration::from_secs(420), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn an_exit_status_is_what_a_shell_says() {
+        assert_eq!(code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(code(ExitStatus::from_raw(15)), 143);
+    }
+}

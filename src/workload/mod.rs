@@ -1,0 +1,130 @@
+//! `doorward token`, in the step of a task: swaps the pod's own token for a short one of Doorward's, in the form that a program
+//! wants, and keeps a file fresh with it for as long as the step needs it. The other side is [`sts`](crate::sts).
+
+mod exchange;
+mod fresh;
+mod shape;
+
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use self::exchange::{Issued, NoToken, Swap};
+pub use self::shape::Shape;
+use crate::login::Address;
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long an answer is waited for where the trouble may pass, before there has been any token.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two tries.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// The largest question that git asks.
+const MAX_QUESTION: u64 = 64 << 10;
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    pub server: Address,
+    /// The authorities that are trusted there.
+    pub ca: Option<PathBuf>,
+    /// The pod's token.
+    pub subject: PathBuf,
+    pub audience: String,
+    pub scope: Option<String>,
+    pub shape: Shape,
+    pub out: Option<PathBuf>,
+    /// Where kubectl finds the cluster. Default: at `server`.
+    pub cluster: Option<String>,
+}
+
+/// A token in its form, and where it goes.
+struct Delivery {
+    swap: Swap,
+    shape: Shape,
+    cluster: String,
+    /// The authorities of the cluster, for a kubeconfig.
+    authorities: Option<String>,
+}
+
+impl Delivery {
+    fn new(wanted: Wanted) -> Result<(Self, Option<PathBuf>), Failure> {
+        let Wanted { server, ca, subject, audience, scope, shape, out, cluster } = wanted;
+        let authorities = match &ca {
+            Some(ca) if shape == Shape::Kubeconfig => {
+                Some(std::fs::read_to_string(ca).map_err(|error| format!("{}: {error}", ca.display()))?)
+            }
+            _ => None,
+        };
+        let cluster = cluster.unwrap_or_else(|| server.to_string());
+        let swap = Swap::new(server, ca.as_deref(), subject, audience, scope)?;
+        Ok((Self { swap, shape, cluster, authorities }, out))
+    }
+
+    fn text(&self, issued: &Issued) -> Result<String, Failure> {
+        self.shape.write(issued, self.swap.audience(), &self.cluster, self.authorities.as_deref())
+    }
+
+    /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
+    async fn first(&self) -> Result<Issued, Failure> {
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        let mut pause = PAUSE.0;
+        loop {
+            match self.swap.token().await {
+                Ok(issued) => return Ok(issued),
+                Err(NoToken::Passing(why, after)) => {
+                    let next = tokio::time::Instant::now() + after.unwrap_or(pause);
+                    if next > patience {
+                        return Err(why.into());
+                    }
+                    eprintln!("doorward: {why}; trying again");
+                    tokio::time::sleep_until(next).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+                Err(NoToken::Refused(why)) => return Err(why.into()),
+            }
+        }
+    }
+}
+
+/// Swaps once, and writes the token to `out`, or to its file.
+pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let (delivery, file) = Delivery::new(wanted)?;
+    let text = delivery.text(&delivery.first().await?)?;
+    match file {
+        Some(file) => fresh::write(&file, &text)?,
+        None => out.write_all(text.as_bytes())?,
+    }
+    Ok(())
+}
+
+/// Answers git's question, which stands on standard input: with nothing where it asks for another host.
+pub async fn answer_git(wanted: Wanted, operation: &str, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    // What git wants kept or forgotten is not ours to keep.
+    if operation != "get" {
+        return Ok(());
+    }
+    let mut question = String::new();
+    std::io::stdin().take(MAX_QUESTION).read_to_string(&mut question)?;
+    if !shape::is_asked_for(&question, &wanted.audience)? {
+        return Ok(());
+    }
+    once(Wanted { out: None, ..wanted }, out).await
+}
+
+/// Keeps the file fresh until SIGTERM or SIGINT.
+pub async fn keep(wanted: Wanted) -> Result<(), Failure> {
+    let (delivery, file) = Delivery::new(wanted)?;
+    let file = file.ok_or("name the file that is kept fresh with `--out`")?;
+    fresh::keep(&delivery, &file, fresh::until_told()?).await
+}
+
+/// Runs a command with a fresh token at hand, and gives its exit status.
+pub async fn run(wanted: Wanted, command: &[String]) -> Result<u8, Failure> {
+    let (delivery, file) = Delivery::new(wanted)?;
+    fresh::run(&delivery, file, command).await
+}

@@ -1,0 +1,156 @@
+//! The forms in which programs want a token.
+
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{Failure, exchange::Issued};
+
+/// A form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shape {
+    /// The token alone.
+    Token,
+    /// The same, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE).
+    Aws,
+    /// A `config.json` of docker, for the registry that is the audience.
+    Docker,
+    /// A kubeconfig, for the cluster behind Doorward.
+    Kubeconfig,
+    /// What an exec plugin of kubectl answers (ExecCredential).
+    ExecCredential,
+    /// What a helper of `git credential` answers, for the host that is the audience.
+    Git,
+}
+
+impl Shape {
+    /// The file that holds it, where a command is run with it.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Docker => "config.json",
+            Self::Kubeconfig => "kubeconfig",
+            Self::ExecCredential => "credential.json",
+            Self::Token | Self::Aws | Self::Git => "token",
+        }
+    }
+
+    /// By which variable a command finds it, and whether that names the folder.
+    pub fn variable(self) -> (&'static str, bool) {
+        match self {
+            Self::Docker => ("DOCKER_CONFIG", true),
+            Self::Kubeconfig => ("KUBECONFIG", false),
+            Self::Aws => ("AWS_WEB_IDENTITY_TOKEN_FILE", false),
+            Self::Token | Self::ExecCredential | Self::Git => ("DOORWARD_TOKEN_FILE", false),
+        }
+    }
+
+    /// `audience` is for whom the token is, `server` where kubectl finds the cluster, with the authorities in `ca` (PEM).
+    pub fn write(self, issued: &Issued, audience: &str, server: &str, ca: Option<&str>) -> Result<String, Failure> {
+        let token = issued.token.as_str();
+        Ok(match self {
+            Self::Token | Self::Aws => token.to_owned(),
+            Self::Docker => pretty(&json!({"auths": {(host(audience)?): {"registrytoken": token}}})),
+            Self::Kubeconfig => pretty(&kubeconfig(token, server, ca)),
+            Self::ExecCredential => pretty(&json!({
+                "apiVersion": "client.authentication.k8s.io/v1",
+                "kind": "ExecCredential",
+                "status": {"token": token, "expirationTimestamp": issued.ends.to_string()},
+            })),
+            Self::Git => format!("username=oauth2\npassword={token}\n"),
+        })
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn kubeconfig(token: &str, server: &str, ca: Option<&str>) -> Value {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let cluster = match ca {
+        Some(ca) => json!({"server": server, "certificate-authority-data": BASE64_STANDARD.encode(ca)}),
+        None => json!({"server": server}),
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "doorward", "cluster": cluster}],
+        "users": [{"name": "doorward", "user": {"token": token}}],
+        "contexts": [{"name": "doorward", "context": {"cluster": "doorward", "user": "doorward"}}],
+        "current-context": "doorward",
+    })
+}
+
+/// The host of an audience, with its port: `registry.example.com`, or that of an address.
+fn host(audience: &str) -> Result<String, Failure> {
+    let plain = !audience.contains('/') && !audience.contains("://");
+    let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
+    let found = url.ok().and_then(|url| {
+        let host = url.host_str()?.to_owned();
+        Some(url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
+    });
+    found.ok_or_else(|| {
+        format!("the audience `{}` names no host, which this form needs", audience.escape_debug()).into()
+    })
+}
+
+/// Whether git asks for the host of the audience over TLS (`git help credential`, input format). To no other is the token given.
+pub fn is_asked_for(question: &str, audience: &str) -> Result<bool, Failure> {
+    let value =
+        |name: &str| question.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+    Ok(value("protocol").as_deref() == Some("https") && value("host") == Some(host(audience)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn issued() -> Issued {
+        Issued {
+            token: Zeroizing::new("t.t.t".to_owned()),
+            ends: Timestamp::from_secs(1_700_000_000),
+            lasts: Duration::from_secs(600),
+        }
+    }
+
+    #[test]
+    fn each_program_gets_what_it_reads() {
+        let read = |shape: Shape, audience: &str| -> Value {
+            let text = shape.write(&issued(), audience, "https://k8s.example", Some("PEM")).unwrap();
+            serde_json::from_str(&text).unwrap()
+        };
+        assert_eq!(
+            read(Shape::Docker, "https://registry.example:5000")["auths"]["registry.example:5000"]["registrytoken"],
+            "t.t.t"
+        );
+        assert_eq!(read(Shape::Docker, "registry.example")["auths"]["registry.example"]["registrytoken"], "t.t.t");
+        let config = read(Shape::Kubeconfig, "x");
+        assert_eq!(config["users"][0]["user"]["token"], "t.t.t");
+        assert_eq!(
+            config["clusters"][0]["cluster"],
+            json!({"server": "https://k8s.example", "certificate-authority-data": "UEVN"})
+        );
+        assert_eq!(read(Shape::ExecCredential, "x")["status"]["expirationTimestamp"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(Shape::Aws.write(&issued(), "sts.amazonaws.com", "", None).unwrap(), "t.t.t");
+        assert!(Shape::Docker.write(&issued(), "urn:x", "", None).is_err());
+    }
+
+    #[test]
+    fn git_gets_the_token_for_its_host_alone() {
+        for (question, asked) in [
+            ("protocol=https\nhost=git.example\n", true),
+            ("protocol=https\nhost=git.example\npath=a/b.git\n", true),
+            ("protocol=http\nhost=git.example\n", false),
+            ("protocol=https\nhost=git.example.evil\n", false),
+            ("protocol=https\nhost=git.example:444\n", false),
+            ("host=git.example\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_asked_for(question, "https://git.example").unwrap(), asked, "{question:?}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! `doorward token` in the step of a task: what it asks for, what it makes of the answer, and how it keeps a file fresh. Its other
+//! side is scripted here; with the real one it is met in `issuing.rs`.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::harness::{Recorded, Reply, Upstream, within};
+
+/// The pod's token. It is never seen but by the server.
+const SUBJECT: &str = "the.pods.token";
+
+/// A step, with the pod's token in a file.
+pub struct Step {
+    dir: TempDir,
+    server: String,
+}
+
+impl Step {
+    pub fn new(server: &str, subject: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("subject"), subject).unwrap();
+        Self { dir, server: server.to_owned() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command
+            .arg("token")
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("DOORWARD_SERVER", &self.server)
+            .env("DOORWARD_SUBJECT_TOKEN_FILE", self.path("subject"))
+            .env("TMPDIR", self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        within(self.command(arguments).output()).await.unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn issued(token: &str, expires_in: u64) -> Reply {
+    let answer = json!({"access_token": token, "token_type": "Bearer", "expires_in": expires_in,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "scope": "push"});
+    Reply::json(200, &answer.to_string())
+}
+
+/// Gives `token-1`, `token-2` and so on, each for so many seconds.
+async fn counting(expires_in: u64) -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::scripted(move |request: &Recorded| match request.line().contains("/oauth2/token") {
+        true => issued(&format!("token-{}", count.fetch_add(1, Ordering::SeqCst) + 1), expires_in),
+        false => Reply::json(200, "{}"),
+    })
+    .await
+}
+
+fn revoked(server: &Upstream) -> Vec<String> {
+    let requests = server.requests().into_iter();
+    requests.filter(|request| request.line().contains("/oauth2/revoke")).map(|request| text(&request.body)).collect()
+}
+
+#[tokio::test]
+async fn the_pods_token_is_swapped_for_what_is_asked() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), &format!("{SUBJECT}\n"));
+    let output = step.run(&["--audience", "https://api.example", "--scope", "push pull"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "token-1");
+    let request = server.only();
+    assert_eq!(request.line(), "POST /oauth2/token HTTP/1.1");
+    assert_eq!(
+        text(&request.body),
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange\
+         &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt\
+         &subject_token=the.pods.token&audience=https%3A%2F%2Fapi.example&scope=push+pull"
+    );
+    let output = step.run(&["--audience", "registry.example", "--as", "docker", "--out", "config.json"]).await;
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+    let file = step.path("config.json");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fs::read_to_string(&file).unwrap().contains("\"registrytoken\": \"token-2\""));
+}
+
+#[tokio::test]
+async fn what_passes_is_waited_for_and_what_does_not_is_told() {
+    let count = AtomicUsize::new(0);
+    let busy = Upstream::scripted(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Bytes(
+            b"HTTP/1.1 503 X\r\nContent-Type: application/json\r\nRetry-After: 0\r\nContent-Length: 66\r\n\r\n\
+              {\"error\":\"temporarily_unavailable\",\"error_description\":\"not yet.\"}"
+                .to_vec(),
+        ),
+        _ => issued("late", 600),
+    })
+    .await;
+    let output = Step::new(&busy.url(), SUBJECT).run(&["--audience", "a"]).await;
+    assert_eq!(text(&output.stdout), "late", "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("not yet."), "{}", text(&output.stderr));
+
+    let description = "a token for `a`: no rule gives it";
+    let refusing = json!({"error": "invalid_target", "error_description": description}).to_string();
+    let refusing = Upstream::scripted(move |_| Reply::json(400, &refusing)).await;
+    let html =
+        Upstream::scripted(|_| Reply::Bytes(b"HTTP/1.1 200 X\r\nContent-Length: 6\r\n\r\n<html>".to_vec())).await;
+    let empty = Upstream::scripted(|_| issued("", 600)).await;
+    for (what, server, said) in [
+        ("refused", &refusing, description),
+        ("no Doorward", &html, "is it a Doorward?"),
+        ("no token", &empty, "is it a Doorward?"),
+    ] {
+        let output = Step::new(&server.url(), SUBJECT).run(&["--audience", "a"]).await;
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        let told = text(&output.stderr);
+        assert!(told.contains(said) && !told.contains(SUBJECT), "{what}: {told}");
+        assert_eq!(server.requests().len(), 1, "{what}: asking again changes nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_gone_in_the_end() {
+    let mut server = counting(1).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
+    let has = async |number: usize| {
+        let file = step.path("token");
+        within(async {
+            loop {
+                let found = fs::read_to_string(&file).unwrap_or_default();
+                if found
+                    .strip_prefix("token-")
+                    .and_then(|found| found.parse().ok())
+                    .is_some_and(|found: usize| found >= number)
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    has(1).await;
+    fs::write(step.path("subject"), "the.kubelets.next").unwrap();
+    server.wait_for(3).await;
+    has(3).await;
+    assert!(text(&server.requests().pop().unwrap().body).contains("subject_token=the.kubelets.next"));
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(within(child.wait()).await.unwrap().success());
+    assert!(!step.path("token").exists());
+    assert!(revoked(&server).last().unwrap().starts_with("token=token-"));
+}
+
+#[tokio::test]
+async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    for (shape, script, said) in [
+        ("token", "cat $DOORWARD_TOKEN_FILE; exit 7", "token-1"),
+        ("aws", "cat $AWS_WEB_IDENTITY_TOKEN_FILE; exit 7", "token-2"),
+        ("docker", "cat $DOCKER_CONFIG/config.json; exit 7", "\"registrytoken\": \"token-3\""),
+        ("kubeconfig", "cat $KUBECONFIG; exit 7", "\"token\": \"token-4\""),
+    ] {
+        let output = step.run(&["--audience", "a.example", "--as", shape, "--", "sh", "-c", script]).await;
+        assert_eq!(output.status.code(), Some(7), "{shape}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(said), "{shape}: {}", text(&output.stdout));
+        let left: Vec<_> = fs::read_dir(step.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["subject"], "{shape}: nothing is left");
+    }
+    assert_eq!(revoked(&server), ["token=token-1", "token=token-2", "token=token-3", "token=token-4"]);
+
+    // What ends us ends the command first, in its own way.
+    let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut child = step.command(&["--audience", "a", "--", "sh", "-c", script]).spawn().unwrap();
+    let mut output = tokio::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    within(tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line)).await.unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    line.clear();
+    within(tokio::io::AsyncBufReadExt::read_line(&mut output, &mut line)).await.unwrap();
+    assert_eq!((line.as_str(), within(child.wait()).await.unwrap().code()), ("told\n", Some(3)));
+    let output = step.run(&["--audience", "a", "--", "no-such-command"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no-such-command"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let server = Upstream::scripted({
+        let asked = Arc::clone(&asked);
+        move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => issued("only", 1),
+            _ => Reply::Bytes(b"HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        }
+    })
+    .await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let script = "while [ -e $DOORWARD_TOKEN_FILE ]; do sleep 0.01; done; echo gone";
+    let output = step.run(&["--audience", "a", "--out", "token", "--", "sh", "-c", script]).await;
+    assert_eq!(text(&output.stdout), "gone\n", "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the file is taken away"), "{}", text(&output.stderr));
+    assert!(asked.load(Ordering::SeqCst) > 1);
+}
+
+#[tokio::test]
+async fn git_hears_a_token_for_its_own_host_and_no_other() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let helper = format!("!{} token --audience git.example --as git", env!("CARGO_BIN_EXE_doorward"));
+    for (host, filled) in [("git.example", true), ("evil.example", false)] {
+        let command = step.command(&[]);
+        let command = command.as_std();
+        let mut git = Command::new("git");
+        git.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", step.dir.path())
+            .args(["-c", "credential.helper=", "-c", &format!("credential.helper={helper}"), "credential", "fill"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = git.spawn().unwrap();
+        let question = format!("protocol=https\nhost={host}\n\n");
+        child.stdin.take().unwrap().write_all(question.as_bytes()).await.unwrap();
+        let output = within(child.wait_with_output()).await.unwrap();
+        assert_eq!(text(&output.stdout).contains("password=token-"), filled, "{host}: {}", text(&output.stderr));
+    }
+    assert_eq!(server.requests().len(), 1, "for the other host none was asked for");
+}
