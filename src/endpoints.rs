@@ -23,9 +23,10 @@ use crate::{
     authn::Kind,
     clock::Timestamp,
     error::{Reason, Rejection},
+    issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
-    request::{exchange::Exchange, sanitize::CleanRequest},
+    request::{exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
     sessions::{Origin, Session},
     snapshot::Snapshot,
 };
@@ -59,7 +60,8 @@ impl Default for Endpoints {
                 .route("/.doorward/whoami", get(who_am_i))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
-                .route("/.well-known/oauth-protected-resource", get(protected_resource))
+                .route(PROTECTED_RESOURCE, get(protected_resource))
+                .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource))
                 .route("/.well-known/jwks.json", get(assertion_keys))
                 .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
                 .layer(CatchPanicLayer::new()),
@@ -298,14 +300,28 @@ async fn assertion_keys(Extension(context): Extension<Context>) -> AxumResponse 
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(context.snapshot.assertions.key_set())).into_response()
 }
 
-/// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2).
+/// OAuth 2.0 Protected Resource Metadata (RFC 9728 section 3.2): of the route at the path that follows, or of the whole host.
 async fn protected_resource(Extension(context): Extension<Context>) -> AxumResponse {
-    let servers: Vec<&str> = context.snapshot.issuers.iter().map(|issuer| &**issuer.identifier()).collect();
-    let body = Json(json!({
-        "resource": format!("https://{}", context.request.host()),
-        "authorization_servers": servers,
+    let Context { snapshot, request, .. } = &context;
+    let identifier = |issuer: &Arc<Issuer>| issuer.identifier().to_string();
+    let resource = request.path().strip_prefix(PROTECTED_RESOURCE).unwrap_or_default();
+    let mut metadata = json!({
+        "resource": format!("https://{}{resource}", request.host()),
         "bearer_methods_supported": ["header"],
         "resource_name": "Doorward",
-    }));
-    ([(header::CACHE_CONTROL, "public, max-age=300")], body).into_response()
+    });
+    let (servers, scopes): (Vec<String>, Vec<&str>) = match snapshot.routes.described(request.host(), request.path()) {
+        Some(route) => {
+            let servers = route.accepts.issuers().iter().map(identifier).collect();
+            (servers, snapshot.policy.scopes_on(&route.name).into_iter().collect())
+        }
+        None => (snapshot.issuers.iter().map(identifier).collect(), Vec::new()),
+    };
+    if let Some(members) = metadata.as_object_mut() {
+        members.insert("authorization_servers".to_owned(), servers.into());
+        if !scopes.is_empty() {
+            members.insert("scopes_supported".to_owned(), scopes.into());
+        }
+    }
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(metadata)).into_response()
 }

@@ -62,8 +62,6 @@ pub struct Snapshot {
     /// By the name of the listener.
     pub trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
     pub max_mirror_age: Duration,
-    /// The address of the protected-resource metadata (RFC 9728).
-    pub resource_metadata: Option<Box<str>>,
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteMetrics>,
 }
@@ -241,10 +239,6 @@ impl Resolved {
             break_glass: self.break_glass,
             trusted_proxies: trusted.collect(),
             max_mirror_age: root.store.max_mirror_age.get(),
-            resource_metadata: root
-                .external_host
-                .as_ref()
-                .map(|host| format!("https://{host}/.well-known/oauth-protected-resource").into()),
             unrouted: Arc::new(shared.requests.route(&"-".into())),
             raw: root,
         })

@@ -176,6 +176,12 @@ impl Policy {
         Some(limits)
     }
 
+    /// The scopes that some allow of a route asks for.
+    pub fn scopes_on(&self, route: &str) -> BTreeSet<&str> {
+        let allows = self.candidates(route).filter(|rule| !rule.shadow && matches!(rule.action, Action::Allow(_)));
+        allows.flat_map(Rule::scopes).collect()
+    }
+
     /// The scopes of tokens that some rule names in full: those that somebody may get who asks for none by name.
     pub fn token_scopes(&self) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));

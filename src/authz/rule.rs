@@ -16,6 +16,7 @@ use super::{
     cel::Expression,
     condition::{Condition, Met, Reading},
     issuers::IssuerFacts,
+    names::Names,
     need::{Need, Unmet},
     on::{self, On},
     who::{self, Caller, Purpose, Who},
@@ -191,6 +192,11 @@ impl Rule {
     pub(super) fn can_hit_on_tokens(&self) -> bool {
         let speaks = || self.on.iter().any(|on| matches!(on, On::Token(_)));
         (matches!(self.action, Action::Deny) || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
+    }
+
+    /// The scopes of which it asks for one.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.who.iter().filter_map(Who::scopes).flat_map(Names::iter).map(|scope| &**scope)
     }
 
     /// The scopes of tokens that it names.

@@ -119,8 +119,9 @@ impl Worker {
                 log(&rejection, id);
                 exchange.refused(&rejection);
                 let who = exchange.record().principal.as_ref().map(|principal| Arc::clone(&principal.username));
-                let refusal =
-                    respond::refuse(&rejection, &manner.asker(&snapshot, who.as_deref(), self.app.clock.now()));
+                let metadata = manner.resource_metadata(&exchange.record().host);
+                let asker = manner.asker(metadata.as_deref(), who.as_deref(), self.app.clock.now());
+                let refusal = respond::refuse(&rejection, &asker);
                 refusal.map(|bytes| ResponseBody::full(bytes).on_end(exchange))
             }
         }
@@ -430,13 +431,17 @@ impl Serve for Worker {
 }
 
 impl Manner {
-    fn asker<'a>(&'a self, snapshot: &'a Snapshot, who: Option<&'a str>, now: Timestamp) -> Asker<'a> {
+    fn resource_metadata(&self, host: &str) -> Option<String> {
+        self.route.as_deref().and_then(|route| route.resource_metadata(host))
+    }
+
+    fn asker<'a>(&'a self, resource_metadata: Option<&'a str>, who: Option<&'a str>, now: Timestamp) -> Asker<'a> {
         let route = self.route.as_deref().map(|route| Asked {
             kind: route.kind,
             schemes: &route.schemes,
             allow: route.allow(),
         });
-        Asker { manner: &self.asker, route, resource_metadata: snapshot.resource_metadata.as_deref(), who, now }
+        Asker { manner: &self.asker, route, resource_metadata, who, now }
     }
 }
 

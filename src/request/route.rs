@@ -43,6 +43,8 @@ pub struct Route {
     pub pass_headers: Vec<HeaderName>,
     pub max_body: Option<u64>,
     pub max_stream: Duration,
+    /// The path of the first prefix that it is for, without a slash at the end; empty for a whole host.
+    home: Box<str>,
     /// Empty: all.
     methods: Vec<Method>,
     /// The same, for `Allow`.
@@ -110,6 +112,11 @@ impl Route {
     pub fn allow(&self) -> &str {
         &self.allow
     }
+
+    /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
+    pub fn resource_metadata(&self, host: &str) -> Option<String> {
+        self.schemes.contains(&Scheme::Bearer).then(|| format!("https://{host}{PROTECTED_RESOURCE}{}", self.home))
+    }
 }
 
 impl Routes {
@@ -140,7 +147,8 @@ impl Routes {
             return Ok(Target::Tokens);
         }
         let entry = self.exact.get(host).or_else(|| self.wildcard(host)).ok_or(Miss::Path)?;
-        if is_own(path, entry.browser, self.external.as_deref() == Some(host)) {
+        let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
+        if is_own(path, entry.browser, self.external.as_deref() == Some(host)) || is_described() {
             return Ok(Target::Own);
         }
         let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
@@ -148,6 +156,12 @@ impl Routes {
             Some(route) => Ok(Target::Upstream(route.clone())),
             None => Err(found.first().map_or(Miss::Path, |route| Miss::Method(route.clone()))),
         }
+    }
+
+    /// The route whose metadata are asked for at this path: the first that takes bearer tokens at the resource named there.
+    pub fn described(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        let entry = self.exact.get(host).or_else(|| self.wildcard(host))?;
+        entry.bearer_route(resource_of(path)?)
     }
 
     /// Whether deliveries of any of them are held.
@@ -168,10 +182,28 @@ impl Routes {
     }
 }
 
+/// Where the metadata of protected resources stand (RFC 9728 section 3): before the path of the resource.
+pub const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
+
+/// The path of the resource whose metadata stand at this path.
+fn resource_of(path: &str) -> Option<&str> {
+    match path.strip_prefix(PROTECTED_RESOURCE)? {
+        "" => Some("/"),
+        rest => rest.starts_with('/').then_some(rest),
+    }
+}
+
+impl Host {
+    fn bearer_route(&self, path: &str) -> Option<&Arc<Route>> {
+        let found = self.paths.at(path).ok()?;
+        self.routes.get(*found.value)?.iter().find(|route| route.schemes.contains(&Scheme::Bearer))
+    }
+}
+
 fn is_own(path: &str, browser: bool, external: bool) -> bool {
     path.starts_with("/.doorward/")
         || (browser && path.starts_with("/oauth2/"))
-        || (external && path.starts_with("/.well-known/oauth-protected-resource"))
+        || (external && path == PROTECTED_RESOURCE)
         || (external && path == "/.well-known/jwks.json")
 }
 
@@ -285,6 +317,12 @@ impl Route {
             pass_headers,
             max_body: written.max_body.map(|size| size.0),
             max_stream: written.max_stream.get(),
+            home: written
+                .paths
+                .first()
+                .map_or("", |path| path.strip_suffix('*').unwrap_or(path))
+                .trim_end_matches('/')
+                .into(),
             allow: methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
             methods,
         }

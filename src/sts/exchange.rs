@@ -10,7 +10,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
-    Tokens,
+    Cluster, Tokens,
     claims::{self, AccessToken, Origin},
     ends::Kind,
     form::{ACCESS_TOKEN, Asked, Form},
@@ -177,11 +177,14 @@ impl Exchanger<'_> {
 
     /// Of the token of a pod, who caused the run in it.
     async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
-        let Some(server) = self.tokens.settings.clusters.get(&subject.issuer) else {
+        let Some(Cluster { server, namespaces }) = self.tokens.settings.clusters.get(&subject.issuer) else {
             let acted_before = subject.claims.get("act").and_then(|act| act.get("act")).cloned();
             return Ok(Party { ends: subject.expires, principal: subject, acted_before, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;
+        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == pod.namespace()) {
+            return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace())));
+        }
         if !self.app.ends.are_seen(&subject.issuer, now) {
             let detail = "the ends of runs cannot be seen at the moment, so no task gets a token; try again";
             return Err(Refusal::unavailable(Reason::UpstreamFailed, detail));
@@ -437,7 +440,7 @@ impl Exchanger<'_> {
         match store.put_all(both(Expect::Absent), now).await? {
             WrittenAll::Done(_) => {
                 // Whoever looks for ends did not look for this one's until now.
-                let server = self.tokens.settings.clusters.get(cluster);
+                let server = self.tokens.settings.clusters.get(cluster).map(|cluster| &cluster.server);
                 let server =
                     server.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
                 task.still_runs(Reader { pools: self.pools, server }).await?;

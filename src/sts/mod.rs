@@ -72,8 +72,16 @@ pub struct Settings {
     /// Whose tokens are exchanged.
     accepts: Accepts,
     resource_servers: Vec<ResourceServer>,
-    /// Where the pods of a cluster are looked up, by the name of its issuer.
-    clusters: BTreeMap<Arc<str>, Arc<Upstream>>,
+    /// Where tasks run that get tokens, by the name of the cluster's issuer.
+    clusters: BTreeMap<Arc<str>, Cluster>,
+}
+
+/// Where pods are looked up.
+#[derive(Debug)]
+struct Cluster {
+    server: Arc<Upstream>,
+    /// In which namespaces tasks get tokens; empty: in all. Nowhere else are their ends watched.
+    namespaces: Vec<String>,
 }
 
 /// The issuer of a generation.
@@ -128,7 +136,11 @@ impl Settings {
             check_exchanged(exchanged, of, &issuer, &at, resolver);
             if let Some(server) = &exchanged.kubernetes {
                 match upstreams.get(server.as_str()) {
-                    Some(upstream) => _ = clusters.insert(Arc::from(of.name.as_str()), Arc::clone(upstream)),
+                    Some(upstream) => {
+                        let namespaces = exchanged.namespaces.clone();
+                        let cluster = Cluster { server: Arc::clone(upstream), namespaces };
+                        clusters.insert(Arc::from(of.name.as_str()), cluster);
+                    }
                     None => {
                         let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
                         resolver.report.unknown(&at.key("kubernetes"), "upstream", server, known);

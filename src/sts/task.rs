@@ -167,6 +167,10 @@ type Pod = Object<PodSpec, PodStatus>;
 type Run = Object<RunSpec, RunStatus>;
 
 impl PodToken {
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// From verified claims, with what the API server says of the same token. The error says what does not fit.
     pub fn read(claims: &Map<String, Value>) -> Result<Self, Refusal> {
         let misfit = |why: &str| Refusal::subject(format!("subject_token: {why}"));

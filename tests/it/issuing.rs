@@ -90,23 +90,17 @@ limits: {{drain_accept: 0}}
         world
     }
 
-    /// Until the keys of both issuers are there, and our own.
+    /// Until the keys of both issuers are there.
     async fn wait_for_keys(&self) {
-        within(async {
-            loop {
-                let ready = self.doorward.admin("/readyz").await.text();
-                let host = format!("Host: {}", self.host);
-                let metadata = self.doorward.get("/oauth2/jwks", &[&host]).await;
-                if metadata.status == 200
-                    && !ready.contains("keys are being fetched")
-                    && !ready.contains("could not be fetched")
-                {
-                    return;
+        let audience = json!({"aud": format!("https://{}", self.host)});
+        for token in [self.person("alice", &audience), self.job(&audience)] {
+            within(async {
+                while self.exchange(&token, "none").await.status == 503 {
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+            })
+            .await;
+        }
     }
 
     /// A person's token, with further claims.
@@ -133,8 +127,8 @@ limits: {{drain_accept: 0}}
             .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
             .extend_pairs(more)
             .finish();
-        let lines =
-            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        let host = format!("Host: {}", self.host);
+        let lines = ["POST /oauth2/token HTTP/1.1", &host, "Content-Type: application/x-www-form-urlencoded"];
         self.doorward.send(&lines, form.as_bytes()).await
     }
 
@@ -483,5 +477,43 @@ async fn the_example_decides_as_its_tests_say() {
             .unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(output.status.success(), "{command}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn each_route_that_takes_tokens_says_whose_and_a_challenge_leads_there() {
+    let more = "
+  - {name: api, kind: http, hosts: [localhost], paths: ['/api/*'], schemes: [bearer], issuers: [own], upstream: web}
+  - {name: pages, kind: http, hosts: [pages.localhost], schemes: [anonymous], upstream: web}
+rules:";
+    let world = World::with(|yaml| {
+        let routes = yaml
+            .replace("routes: [{name: web,", "routes:\n  - {name: web,")
+            .replace("upstream: web}]\n", "upstream: web}\n");
+        routes.replace("rules:", more.trim_start_matches('\n'))
+    })
+    .await;
+    let metadata = async |host: &str, path: &str| {
+        let path = format!("/.well-known/oauth-protected-resource{path}");
+        world.doorward.get(&path, &[&format!("Host: {host}")]).await
+    };
+    for (path, resource, servers, scopes) in [
+        ("", "https://localhost", json!([world.people.url(), DOOR]), json!(["plan"])),
+        ("/api", "https://localhost/api", json!([DOOR]), Value::Null),
+        ("/api/v1", "https://localhost/api/v1", json!([DOOR]), Value::Null),
+    ] {
+        let answer = metadata("localhost", path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let said = answer.json();
+        assert_eq!((&said["resource"], &said["authorization_servers"]), (&json!(resource), &servers), "{said:#}");
+        assert_eq!(said["scopes_supported"], scopes, "{said:#}");
+    }
+    // Where no token is taken, the path is the upstream's own.
+    assert_eq!(metadata("pages.localhost", "").await.status, 403);
+    for (path, leads) in [("/", ""), ("/api/v1", "/api")] {
+        let answer = world.doorward.get(path, &["Host: localhost"]).await;
+        let challenge = answer.header("www-authenticate").unwrap();
+        let address = format!("resource_metadata=\"https://localhost/.well-known/oauth-protected-resource{leads}\"");
+        assert!(answer.status == 401 && challenge.contains(&address), "{path}: {challenge}");
     }
 }

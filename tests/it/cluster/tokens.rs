@@ -428,6 +428,24 @@ async fn who_is_not_what_it_says_gets_no_token() {
     }
     token(&tasks.exchange(&good, &asked).await);
 
+    // In a namespace where nobody would see its end.
+    let elsewhere = world.api.namespace().await;
+    let made = pod("elsewhere", json!({}));
+    let made = world
+        .api
+        .create(&format!("/api/v1/namespaces/{elsewhere}/pods"), &{
+            let mut made = made;
+            made["spec"]["serviceAccountName"] = json!("default");
+            made
+        })
+        .await;
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "elsewhere", "uid": made["metadata"]["uid"]});
+    let path = format!("/api/v1/namespaces/{elsewhere}/serviceaccounts/default/token");
+    let spec = json!({"spec": {"audiences": [DOOR], "boundObjectRef": bound}});
+    let foreign = world.api.create(&path, &spec).await["status"]["token"].as_str().unwrap().to_owned();
+    let (_, why) = refusal(&tasks.exchange(&foreign, &asked).await);
+    assert!(why.contains(&format!("no task in namespace {elsewhere} gets tokens")), "{why}");
+
     // Deleted, and made anew under the same name with the same labels: the old token is the old pod's.
     let name = metadata["name"].as_str().unwrap();
     let path = format!("{}/{name}", tasks.path("pods"));
