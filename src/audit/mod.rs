@@ -4,7 +4,8 @@
 //! before the request is forwarded, so that what cannot be recorded does not happen. Records go through a bounded queue
 //! to a thread of their own, which writes one JSON line each (`line`), links it to the line before with a keyed code
 //! (`chain`), and signs a checkpoint now and then. [`verify_files`] finds what was deleted, edited, inserted, moved or
-//! cut; [`ReplayInputs`] reads back what a decision was made on, and [`trace`] what caused a run.
+//! cut; [`ReplayInputs`] reads back what a decision was made on, [`trace`] what caused a run, and
+//! [`Report`] what reviewers ask for.
 //!
 //! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
 //! the policy names, of a URL no query.
@@ -20,6 +21,7 @@ mod metrics;
 mod note;
 mod record;
 mod replay;
+mod report;
 mod settings;
 mod sink;
 mod token_trace;
@@ -39,6 +41,7 @@ pub use self::{
     note::{Linked, Note, Operator, TokensEnded},
     record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
+    report::{Access, Counted, Held, HeldSecret, Report, Row},
     settings::{DEFAULT_FILE, Destination, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, trace_tokens},

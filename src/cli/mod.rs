@@ -10,6 +10,7 @@ pub mod login;
 pub mod operator;
 pub mod print_config;
 pub mod rbac;
+mod report;
 pub mod schema;
 pub mod test;
 mod token;
@@ -97,6 +98,7 @@ enum Command {
 enum AuditCommand {
     Verify(audit::VerifyArgs),
     Trace(trace::TraceArgs),
+    Report(report::ReportArgs),
 }
 
 /// Where the configuration is, as most commands take it.
@@ -209,6 +211,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Token(args) => token::run(args),
         Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
+        Command::Audit(AuditCommand::Report(args)) => report::run(&args, &mut out),
         Command::Login(args) => login::login(&args, &mut out),
         Command::Whoami(args) => {
             drop(out);

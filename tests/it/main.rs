@@ -33,6 +33,7 @@ mod paths;
 mod refresh;
 mod reload;
 mod replicas;
+mod report;
 mod revoke;
 mod rows;
 mod sessions;

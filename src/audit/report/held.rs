@@ -1,0 +1,156 @@
+//! What a configuration says: who may do what, and which keys and secrets it holds.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+use x509_parser::pem::Pem;
+
+use crate::config::raw::Root;
+
+/// Members of the configuration that name a file of a key, a certificate or a secret.
+const FILES: [&str; 6] = ["ca", "chain", "chain_key", "checkpoint_key", "file", "key"];
+
+/// What a configuration says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    pub access: Vec<Access>,
+    pub secrets: Vec<HeldSecret>,
+}
+
+/// A rule or a grant.
+#[derive(Clone, Debug, Serialize)]
+pub struct Access {
+    /// `rule` or `grant`.
+    pub kind: &'static str,
+    pub id: String,
+    /// As it stands in the configuration, without what is not set.
+    pub who: Value,
+    /// What a rule is about and what it does, or what a grant gives.
+    pub gives: Value,
+    pub why: Option<String>,
+    /// Whether a record of the period names it.
+    pub used: bool,
+}
+
+/// A key, a certificate or a secret. Never what it holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeldSecret {
+    /// Where it stands in the configuration.
+    pub place: String,
+    /// The file, or the name of the environment variable.
+    pub source: String,
+    /// When its file was last written, Unix time in milliseconds; none of a variable, or if there is no such file here.
+    pub written: Option<i64>,
+    /// Of a certificate: from when until when it is valid, Unix time in milliseconds.
+    pub not_before: Option<i64>,
+    pub not_after: Option<i64>,
+}
+
+impl Held {
+    /// Of a configuration whose paths begin in `folder`.
+    pub fn of(root: &Root, folder: &Path) -> serde_json::Result<Self> {
+        let mut access = Vec::new();
+        for rule in &root.rules {
+            access.push(one("rule", rule.id.clone(), rule.why.clone(), serde_json::to_value(rule)?));
+        }
+        for grant in &root.grants {
+            access.push(one("grant", grant.id.clone(), grant.why.clone(), serde_json::to_value(grant)?));
+        }
+        let mut secrets = Vec::new();
+        find(&serde_json::to_value(root)?, "", folder, &mut secrets);
+        Ok(Self { access, secrets })
+    }
+
+    pub(super) fn mark_used(&mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>) {
+        for access in &mut self.access {
+            let seen = if access.kind == "rule" { rules } else { grants };
+            access.used = seen.contains(&access.id);
+        }
+    }
+}
+
+fn one(kind: &'static str, id: String, why: Option<String>, written: Value) -> Access {
+    let mut gives = set(written);
+    let mut who = Value::Object(serde_json::Map::new());
+    if let Value::Object(members) = &mut gives {
+        who = members.remove("who").unwrap_or(who);
+        for told in ["id", "why", "fix"] {
+            members.remove(told);
+        }
+    }
+    Access { kind, id, who, gives, why, used: false }
+}
+
+/// Without what is not set.
+fn set(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.into_iter().map(|(name, value)| (name, set(value)));
+            Value::Object(members.filter(|(_, value)| !is_unset(value)).collect())
+        }
+        other => other,
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        _ => false,
+    }
+}
+
+pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<HeldSecret>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let at = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+                match value {
+                    Value::String(text) if FILES.contains(&name.as_str()) => found.push(file(at, &folder.join(text))),
+                    Value::String(text) if name == "env" => found.push(HeldSecret {
+                        place: at,
+                        source: text.clone(),
+                        written: None,
+                        not_before: None,
+                        not_after: None,
+                    }),
+                    _ => find(value, &at, folder, found),
+                }
+            }
+        }
+        Value::Array(all) => {
+            for (index, value) in all.iter().enumerate() {
+                find(value, &format!("{place}[{index}]"), folder, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn file(place: String, path: &PathBuf) -> HeldSecret {
+    let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let validity = fs::read(path).ok().and_then(|bytes| validity(&bytes));
+    HeldSecret {
+        place,
+        source: path.display().to_string(),
+        written: written.and_then(|since| i64::try_from(since.as_millis()).ok()),
+        not_before: validity.map(|(from, _)| from),
+        not_after: validity.map(|(_, until)| until),
+    }
+}
+
+/// Of the first certificate of a PEM file.
+fn validity(bytes: &[u8]) -> Option<(i64, i64)> {
+    let pem = Pem::iter_from_buffer(bytes).filter_map(Result::ok).find(|pem| pem.label == "CERTIFICATE")?;
+    let certificate = pem.parse_x509().ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp() * 1000, validity.not_after.timestamp() * 1000))
+}

@@ -1,0 +1,167 @@
+//! What reviewers of access controls ask for, from trails and a configuration alone: SOC 2 CC6 and CC7, ISO 27001 A.5.15
+//! to A.5.18 and A.8.15.
+//!
+//! Every figure comes with a query for `jq` that gives the same rows from the same files, so that a reviewer needs not
+//! believe the report.
+
+mod held;
+mod render;
+mod sections;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+pub use self::held::{Access, Held, HeldSecret};
+use self::sections::SECTIONS;
+use super::lines::Lines;
+use crate::clock::Timestamp;
+
+/// What the texts of one section may take in memory. Records of further texts are counted only.
+const MAX_BYTES: usize = 8 << 20;
+
+/// A report of a period.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The first millisecond of the period (Unix time), and the first after it.
+    pub from: i64,
+    pub to: i64,
+    pub files: Vec<PathBuf>,
+    /// Records in the period.
+    pub records: u64,
+    /// Lines that are no records. `doorward audit verify` tells what is wrong with them.
+    pub unreadable: u64,
+    pub sections: Vec<Counted>,
+    /// What the configuration says; none if none was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Held>,
+}
+
+/// A part of the report that comes of the trail.
+#[derive(Clone, Debug, Serialize)]
+pub struct Counted {
+    pub id: &'static str,
+    pub title: &'static str,
+    /// What reviewers call it.
+    pub controls: &'static str,
+    /// Gives `rows`, from the files on its standard input.
+    pub query: String,
+    /// In the order of `what`.
+    pub rows: Vec<Row>,
+    /// Records whose texts were too many to keep; the query shows them.
+    pub left_out: u64,
+}
+
+/// Records that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub what: String,
+    pub records: u64,
+    /// The time of the first and the last of them, Unix time in milliseconds.
+    pub first: i64,
+    pub last: i64,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    rows: BTreeMap<String, Row>,
+    bytes: usize,
+    left_out: u64,
+}
+
+impl Report {
+    /// Reads the records from `from` to before `to`. Seals are not checked here.
+    pub fn read(files: Vec<PathBuf>, from: Timestamp, to: Timestamp) -> io::Result<Self> {
+        let (from, to) = (from.as_millis(), to.as_millis());
+        let mut groups: [Group; SECTIONS.len()] = Default::default();
+        let (mut records, mut unreadable) = (0, 0);
+        for path in &files {
+            let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(told)?);
+            let (read, not) = count(file, from, to, &mut groups).map_err(told)?;
+            records += read;
+            unreadable += not;
+        }
+        let sections = SECTIONS
+            .iter()
+            .zip(groups)
+            .map(|(section, group)| Counted {
+                id: section.id,
+                title: section.title,
+                controls: section.controls,
+                query: query(section.jq, from, to),
+                rows: group.rows.into_values().collect(),
+                left_out: group.left_out,
+            })
+            .collect();
+        Ok(Self { from, to, files, records, unreadable, sections, configuration: None })
+    }
+
+    /// With what the configuration says, and which of its rules and grants the period has no record of.
+    #[must_use]
+    pub fn with(mut self, mut held: Held) -> Self {
+        let (rules, grants) = (self.whats(sections::RULES), self.whats(sections::GRANTS));
+        held.mark_used(&rules, &grants);
+        self.configuration = Some(held);
+        self
+    }
+
+    fn whats(&self, id: &str) -> BTreeSet<String> {
+        let all = self.sections.iter().filter(|section| section.id == id).flat_map(|section| &section.rows);
+        all.map(|row| row.what.clone()).collect()
+    }
+}
+
+fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::Result<(u64, u64)> {
+    let (mut records, mut unreadable) = (0, 0);
+    let mut lines = Lines::new(reader);
+    while let Some(line) = lines.next()? {
+        let parsed = line.fault.is_none().then(|| serde_json::from_slice::<Value>(line.bytes).ok()).flatten();
+        let Some((value, time)) = parsed.and_then(|value| value.get("time")?.as_i64().map(|time| (value, time))) else {
+            unreadable += 1;
+            continue;
+        };
+        if time < from || time >= to {
+            continue;
+        }
+        records += 1;
+        for (section, group) in SECTIONS.iter().zip(&mut *groups) {
+            for what in (section.keys)(&value) {
+                group.add(what, time);
+            }
+        }
+    }
+    Ok((records, unreadable))
+}
+
+impl Group {
+    fn add(&mut self, what: String, time: i64) {
+        if let Some(row) = self.rows.get_mut(&what) {
+            row.records += 1;
+            row.first = row.first.min(time);
+            row.last = row.last.max(time);
+        } else if self.bytes + what.len() > MAX_BYTES {
+            self.left_out += 1;
+        } else {
+            self.bytes += what.len();
+            self.rows.insert(what.clone(), Row { what, records: 1, first: time, last: time });
+        }
+    }
+}
+
+/// The program for `jq -n` that gives the rows of these texts. It holds no single quote, so that it can stand in them.
+fn query(texts: &str, from: i64, to: i64) -> String {
+    format!(
+        "[inputs | select(.time >= {from} and .time < {to}) | .time as $time | {texts} | {{what: ., time: $time}}] | \
+         group_by(.what) | map({{what: .[0].what, records: length, first: (map(.time) | min), last: (map(.time) | max)}})"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::*;
+
+fn report(lines: &[Value], from: i64, to: i64) -> Report {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut text = String::new();
+    for line in lines {
+        writeln!(text, "{line}").unwrap();
+    }
+    std::fs::write(file.path(), text + "no record\n").unwrap();
+    let files = vec![file.path().to_owned()];
+    Report::read(files, Timestamp::from_millis(from), Timestamp::from_millis(to)).unwrap()
+}
+
+fn rows<'a>(report: &'a Report, id: &str) -> &'a [Row] {
+    &report.sections.iter().find(|section| section.id == id).unwrap().rows
+}
+
+fn denied(time: i64, name: &str) -> Value {
+    json!({
+        "time": time,
+        "status_code": "policy_denied",
+        "metadata": {"event_code": "request"},
+        "actor": {"user": {"name": name}, "idp": {"name": "https://a.test"}},
+        "authorizations": [{"decision": "deny", "policy": {"uid": "no-secrets"}}],
+        "unmapped": {"route": "api"},
+    })
+}
+
+#[test]
+fn records_count_from_the_first_moment_to_before_the_last() {
+    let lines = [denied(9, "a"), denied(10, "a"), denied(19, "a"), denied(15, "b"), denied(20, "a")];
+    let report = report(&lines, 10, 20);
+    assert_eq!((report.records, report.unreadable), (3, 1));
+    let row = |what: &str, records, first, last| Row { what: what.to_owned(), records, first, last };
+    assert_eq!(
+        rows(&report, "denials"),
+        [row("policy_denied: a at api", 2, 10, 19), row("policy_denied: b at api", 1, 15, 15)]
+    );
+    assert_eq!(rows(&report, "rules"), [row("no-secrets", 3, 10, 19)]);
+    assert!(rows(&report, "login_failures").is_empty());
+}
+
+#[test]
+fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
+    let report = report(&[denied(1, "\u{1b}[2J<script>")], 0, 2);
+    assert!(!report.to_string().contains('\u{1b}'));
+    assert!(!report.to_html().contains("<script>"));
+    assert!(report.to_html().contains("&lt;script&gt;"), "the twin: it is there");
+}
+
+#[test]
+fn texts_beyond_the_bound_are_counted_and_not_kept() {
+    let mut group = Group::default();
+    group.add("x".repeat(MAX_BYTES), 1);
+    group.add("y".to_owned(), 2);
+    assert_eq!((group.rows.len(), group.left_out), (1, 1));
+}
+
+#[test]
+fn queries_can_stand_in_single_quotes_and_name_the_same_reasons() {
+    for section in &SECTIONS {
+        assert!(!section.jq.contains('\''), "{}", section.id);
+    }
+}
+
+#[test]
+fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("chain"), "the-secret-text").unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("cert.pem"), certificate.cert.pem()).unwrap();
+    let mut secrets = Vec::new();
+    let configuration =
+        json!({"audit": {"chain_key": {"file": "chain"}}, "tls": [{"chain": "cert.pem"}], "x": {"env": "X"}});
+    held::find(&configuration, "", dir.path(), &mut secrets);
+    let places: Vec<&str> = secrets.iter().map(|secret| secret.place.as_str()).collect();
+    assert_eq!(places, ["audit.chain_key.file", "tls[0].chain", "x.env"]);
+    assert!(secrets[0].written.is_some() && secrets[0].not_after.is_none());
+    assert!(secrets[1].not_before < secrets[1].not_after && secrets[1].not_before.is_some());
+    assert!(secrets[2].written.is_none());
+    let access =
+        |id: &str| Access { kind: "rule", id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: false };
+    let held = Held { access: vec![access("no-secrets"), access("idle")], secrets };
+    let report = report(&[denied(1, "a")], 0, 2).with(held);
+    let used: Vec<bool> = report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
+    assert_eq!(used, [true, false]);
+    let text = report.to_string();
+    assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
+}

@@ -1,0 +1,65 @@
+//! `doorward audit report`: what reviewers of access controls ask for.
+
+use std::{io::Write, path::PathBuf};
+
+use super::{Failure, load_policy};
+use crate::{
+    audit::{Held, Report, trail_files},
+    clock::Timestamp,
+    config::{Sources, resolver::folder_of},
+};
+
+/// Report on access in a period, as reviews for SOC 2 (CC6, CC7) and ISO 27001 (A.5.15 to A.5.18, A.8.15) ask for.
+///
+/// Each figure stands with the command of `jq` that gives it. Whether the trail is whole: `doorward audit verify`.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// The first moment of the period: a day, such as `2026-01-01` (UTC), or a time of RFC 3339.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    from: Timestamp,
+    /// The first moment after the period, in the same form.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    to: Timestamp,
+    /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
+    #[arg(long = "trail", value_name = "FILE", required = true)]
+    trails: Vec<PathBuf>,
+    /// The configuration, for who has access, what of it was unused, and how old keys and secrets are.
+    #[arg(long, value_name = "FILE|DIR")]
+    config: Option<PathBuf>,
+    /// As JSON. Times are Unix time in milliseconds.
+    #[arg(long, conflicts_with = "html")]
+    json: bool,
+    /// As a page of HTML, to print.
+    #[arg(long)]
+    html: bool,
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    Timestamp::from_rfc3339(text)
+        .or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")))
+        .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())
+}
+
+pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    if args.from >= args.to {
+        return Err("the period is empty: `--from` is not before `--to`; `--to` is the first moment after it".into());
+    }
+    let mut files = Vec::new();
+    for trail in &args.trails {
+        files.extend(trail_files(trail)?);
+    }
+    let mut report = Report::read(files, args.from, args.to)?;
+    if let Some(config) = &args.config {
+        let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
+        report = report.with(Held::of(&loaded.raw, folder_of(&loaded.path))?);
+    }
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else if args.html {
+        writeln!(out, "{}", report.to_html())?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(0)
+}
