@@ -13,7 +13,7 @@ use crate::{
 /// Swap the pod's own token for a short-lived one of Doorward's, in the step of a task.
 ///
 /// Prints it, writes it to a file, or runs a command with it at hand: `doorward token --audience registry.example.com --as docker --
-/// buildah push ...` keeps it fresh while the command runs, and ends it then.
+/// crane push ...` keeps it fresh while the command runs, and ends it then.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TokenArgs {
     /// For whom the token is to be.

@@ -27,12 +27,17 @@ pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
 
 /// Keeps `file` fresh until `end`, and takes the file and the token away then.
 pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()>) -> Result<(), Failure> {
-    let mut issued = delivery.first().await?;
-    write(file, &delivery.text(&issued)?)?;
     let mut end = std::pin::pin!(end);
+    let mut issued = tokio::select! {
+        () = &mut end => return Ok(()),
+        issued = delivery.first() => issued?,
+    };
     let kept = tokio::select! {
         () = &mut end => Ok(()),
-        failed = refresh(delivery, file, &mut issued) => failed,
+        failed = async {
+            write(file, &delivery.text(&issued)?)?;
+            refresh(delivery, file, &mut issued).await
+        } => failed,
     };
     let _ = fs::remove_file(file);
     finish(delivery, &issued).await;
@@ -52,9 +57,23 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
         (None, None) => return Err("there is no file for the token".into()),
     };
     let mut issued = delivery.first().await?;
-    write(&file, &delivery.text(&issued)?)?;
+    let done = attend(delivery, &file, &mut issued, program, arguments).await;
+    let _ = fs::remove_file(&file);
+    finish(delivery, &issued).await;
+    done
+}
+
+/// Runs the command while the file is kept fresh, and gives what it says of its end.
+async fn attend(
+    delivery: &Delivery,
+    file: &Path,
+    issued: &mut Issued,
+    program: &str,
+    arguments: &[String],
+) -> Result<u8, Failure> {
+    write(file, &delivery.text(issued)?)?;
     let (variable, is_folder) = delivery.shape.variable();
-    let value = if is_folder { file.parent().unwrap_or(&file) } else { &file };
+    let value = if is_folder { file.parent().unwrap_or(file) } else { file };
     // Before there is a command that would not hear of them.
     let signals = Signals::take()?;
     let child = Command::new(program).args(arguments).env(variable, value).spawn();
@@ -64,7 +83,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
         tokio::select! {
             status = &mut work => status,
             // The command goes on without a token; what it asks for then is refused, and it says so itself.
-            failed = refresh(delivery, &file, &mut issued) => {
+            failed = refresh(delivery, file, issued) => {
                 if let Err(error) = failed {
                     eprintln!("doorward: {error}");
                 }
@@ -72,8 +91,6 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
             }
         }
     };
-    let _ = fs::remove_file(&file);
-    finish(delivery, &issued).await;
     Ok(code(status?))
 }
 
@@ -131,8 +148,11 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Issued) -> Resul
                 Ok(issued) => break issued,
                 Err(NoToken::Passing(why, after)) => {
                     eprintln!("doorward: the token could not be renewed: {why}; trying again");
-                    tokio::time::sleep(after.unwrap_or(pause)).await;
+                    let wait = after.unwrap_or(pause).max(PAUSE.0);
                     pause = (pause * 2).min(PAUSE.1);
+                    // Not beyond the end of what stands in the file.
+                    let left = issued.ends.since(now());
+                    tokio::time::sleep(if taken { wait } else { wait.min(left) }).await;
                     if now() >= issued.ends && !taken {
                         taken = true;
                         let _ = fs::remove_file(file);

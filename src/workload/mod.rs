@@ -77,7 +77,7 @@ impl Delivery {
             match self.swap.token().await {
                 Ok(issued) => return Ok(issued),
                 Err(NoToken::Passing(why, after)) => {
-                    let next = tokio::time::Instant::now() + after.unwrap_or(pause);
+                    let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(PAUSE.0);
                     if next > patience {
                         return Err(why.into());
                     }

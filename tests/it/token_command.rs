@@ -208,6 +208,8 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     let output = step.run(&["--audience", "a", "--", "no-such-command"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no-such-command"), "{}", text(&output.stderr));
+    assert_eq!(revoked(&server).len(), 6, "a token that no command got is ended too");
+    assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "and no file of it is left");
 }
 
 #[tokio::test]

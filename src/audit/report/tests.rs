@@ -61,7 +61,7 @@ fn texts_beyond_the_bound_are_counted_and_not_kept() {
 }
 
 #[test]
-fn queries_can_stand_in_single_quotes_and_name_the_same_reasons() {
+fn queries_can_stand_in_single_quotes() {
     for section in &SECTIONS {
         assert!(!section.jq.contains('\''), "{}", section.id);
     }
