@@ -14,6 +14,7 @@ use super::{
     refusal::{Refusal, answer},
 };
 use crate::{
+    audit,
     authn::{CredentialId, Principal, Scheme},
     clock::Timestamp,
     config::{
@@ -21,6 +22,7 @@ use crate::{
         report::{At, Report},
         resolver::{Resolver, Secret},
     },
+    error::Reason,
     issuers::{RUN_CLAIM, lives_with, on_behalf_of},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
@@ -76,7 +78,8 @@ impl Exchanger<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let Some(server) = self.tokens.resource_server(request.headers()) else {
-            exchange.record().refusal = None;
+            let detail = "whoever asks about tokens must be one of `tokens.resource_servers`".into();
+            exchange.record().refusal = Some(audit::Refusal { reason: Reason::CredentialMissing, detail });
             return Ok(unknown_client());
         };
         let form = Form::parse(request.headers(), body)?;

@@ -425,6 +425,13 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
         assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")), "{what}");
         assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
     }
+    within(async {
+        let is_told = |record: &Value| record.to_string().contains("must be one of `tokens.resource_servers`");
+        while !world.doorward.audit().iter().any(is_told) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     // One that its holder has ended; and all of a person who is shut out, on our own routes too.
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
