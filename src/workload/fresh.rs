@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Delivery, Failure, PAUSE,
+    Delivery, Failure, PAUSE, Shape,
     exchange::{Issued, NoToken, now},
 };
 use crate::{login::write_whole, sessions::keyring::random};
@@ -30,12 +30,12 @@ pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()
     let mut end = std::pin::pin!(end);
     let mut issued = tokio::select! {
         () = &mut end => return Ok(()),
-        issued = delivery.first() => issued?,
+        issued = delivery.first() => vec![issued?],
     };
     let kept = tokio::select! {
         () = &mut end => Ok(()),
         failed = async {
-            write(file, &delivery.text(&issued)?)?;
+            write_last(delivery, file, &issued)?;
             refresh(delivery, file, &mut issued).await
         } => failed,
     };
@@ -56,7 +56,10 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
         (None, Some(folder)) => folder.0.join(delivery.shape.file()),
         (None, None) => return Err("there is no file for the token".into()),
     };
-    let mut issued = delivery.first().await?;
+    if delivery.shape == Shape::Docker && file.file_name().is_none_or(|name| name != "config.json") {
+        return Err("docker looks for `config.json` in a folder; give `--out` that name".into());
+    }
+    let mut issued = vec![delivery.first().await?];
     let done = attend(delivery, &file, &mut issued, program, arguments).await;
     let _ = fs::remove_file(&file);
     finish(delivery, &issued).await;
@@ -67,11 +70,11 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
 async fn attend(
     delivery: &Delivery,
     file: &Path,
-    issued: &mut Issued,
+    issued: &mut Vec<Issued>,
     program: &str,
     arguments: &[String],
 ) -> Result<u8, Failure> {
-    write(file, &delivery.text(issued)?)?;
+    write_last(delivery, file, issued)?;
     let (variable, is_folder) = delivery.shape.variable();
     let value = if is_folder { file.parent().unwrap_or(file) } else { file };
     // Before there is a command that would not hear of them.
@@ -138,22 +141,23 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Swaps again and again, each time before the token ends. Returns where no further one is to be had.
-async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Issued) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(until_refresh(issued.lasts)).await;
+async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> Result<(), Failure> {
+    while let Some(Issued { lasts, ends, .. }) = issued.last() {
+        let ends = *ends;
+        tokio::time::sleep(until_refresh(*lasts)).await;
         let mut pause = PAUSE.0;
         let mut taken = false;
-        *issued = loop {
+        let next = loop {
             match delivery.swap.token().await {
-                Ok(issued) => break issued,
+                Ok(next) => break next,
                 Err(NoToken::Passing(why, after)) => {
                     eprintln!("doorward: the token could not be renewed: {why}; trying again");
                     let wait = after.unwrap_or(pause).max(PAUSE.0);
                     pause = (pause * 2).min(PAUSE.1);
                     // Not beyond the end of what stands in the file.
-                    let left = issued.ends.since(now());
+                    let left = ends.since(now());
                     tokio::time::sleep(if taken { wait } else { wait.min(left) }).await;
-                    if now() >= issued.ends && !taken {
+                    if now() >= ends && !taken {
                         taken = true;
                         let _ = fs::remove_file(file);
                         eprintln!("doorward: the token in {} has ended, and the file is taken away", file.display());
@@ -165,7 +169,21 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Issued) -> Resul
                 }
             }
         };
-        write(file, &delivery.text(issued)?)?;
+        // What was read from the file before may still be in use.
+        issued.retain(|issued| now() < issued.ends);
+        issued.push(next);
+        if let Err(error) = write_last(delivery, file, issued) {
+            eprintln!("doorward: the new token cannot be written, and the one before it ends soon: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Writes the newest of the tokens.
+fn write_last(delivery: &Delivery, file: &Path, issued: &[Issued]) -> Result<(), Failure> {
+    match issued.last() {
+        Some(issued) => write(file, &delivery.text(issued)?),
+        None => Ok(()),
     }
 }
 
@@ -175,12 +193,12 @@ fn until_refresh(lasts: Duration) -> Duration {
     lasts.mul_f64(0.6 + 0.1 * f64::from(byte) / 255.0)
 }
 
-/// What nobody needs any more is nobody's to find.
-async fn finish(delivery: &Delivery, issued: &Issued) {
-    if now() < issued.ends
-        && let Err(error) = delivery.swap.revoke(&issued.token).await
-    {
-        eprintln!("doorward: the token could not be ended, and ends by itself: {error}");
+/// What nobody needs any more is nobody's to find: all that have not ended by themselves.
+async fn finish(delivery: &Delivery, issued: &[Issued]) {
+    for issued in issued.iter().filter(|issued| now() < issued.ends) {
+        if let Err(error) = delivery.swap.revoke(&issued.token).await {
+            eprintln!("doorward: a token could not be ended, and ends by itself: {error}");
+        }
     }
 }
 

@@ -195,7 +195,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2", "token=token-3", "token=token-4"]);
 
     // What ends us ends the command first, in its own way.
-    let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
+    let script = "trap 'echo told; exit 3' TERM; echo ready; count=0; while [ $count -lt 9000 ]; do sleep 0.01; count=$((count + 1)); done";
     let mut child = step.command(&["--audience", "a", "--", "sh", "-c", script]).spawn().unwrap();
     let mut output = tokio::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -210,6 +210,16 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     assert!(text(&output.stderr).contains("no-such-command"), "{}", text(&output.stderr));
     assert_eq!(revoked(&server).len(), 6, "a token that no command got is ended too");
     assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "and no file of it is left");
+
+    let output = step.run(&["--audience", "a", "--as", "docker", "--out", "auth", "--", "true"]).await;
+    assert!(text(&output.stderr).contains("`config.json`"), "docker would not find it: {}", text(&output.stderr));
+    // One that was renewed is ended with the one that came after it.
+    let server = counting(5).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let script = "while [ $(cat $DOORWARD_TOKEN_FILE) = token-1 ]; do sleep 0.01; done";
+    let output = step.run(&["--audience", "a", "--", "sh", "-c", script]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
 }
 
 #[tokio::test]
