@@ -36,7 +36,7 @@ impl Mac {
     /// What the first line of a chain links to.
     pub(super) const ZERO: Self = Self([b'0'; 64]);
 
-    fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

@@ -440,6 +440,18 @@ fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<
                 object.some_text("previous", budget.optional(Field::Names, previous.as_deref()));
             });
         }
+        Event::Cut { files, from, last } => {
+            lifecycle(line, (OTHER, 1), time, code::CUT, "old files of the trail are removed");
+            line.object("unmapped", |object| {
+                object.object("cut", |object| {
+                    object
+                        .field("files", files)
+                        .field("from", from)
+                        .field("through", last.seq)
+                        .text("mac", last.mac.as_str());
+                });
+            });
+        }
         Event::Gap { lost, since, until } => {
             lifecycle(line, (OTHER, 4), time, code::GAP, "for a while the trail could not be written");
             line.object("unmapped", |object| {

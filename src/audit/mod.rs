@@ -42,7 +42,7 @@ pub use self::{
     record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     report::{Access, Counted, Held, HeldSecret, Report, Row},
-    settings::{DEFAULT_FILE, Destination, Settings},
+    settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, trace_tokens},
     trace::{Cause, NoCause, TracedRun, trace, trace_request, trace_uid},

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::chain::Link;
 use crate::clock::Timestamp;
 
 /// Something that happened outside of any request.
@@ -95,6 +96,14 @@ pub(super) enum Event {
     Stop { instance: Arc<str> },
     /// The first line of a file that goes on where another ended.
     File { previous: Option<Arc<str>> },
+    /// Full files are about to be removed, because they are more, or older, than are to be kept. The line is signed.
+    Cut {
+        files: usize,
+        /// The number of the first line in them.
+        from: u64,
+        /// The last line in them: what the first line that stays links to.
+        last: Link,
+    },
     /// For a while nothing could be written.
     Gap { lost: u64, since: Timestamp, until: Timestamp },
     /// The chain up to and with this line is signed.
@@ -116,6 +125,7 @@ pub(super) mod code {
     pub(crate) const START: &str = "trail.start";
     pub(crate) const STOP: &str = "trail.stop";
     pub(crate) const FILE: &str = "trail.file";
+    pub(crate) const CUT: &str = "trail.cut";
     pub(crate) const GAP: &str = "trail.gap";
     pub(crate) const CHECKPOINT: &str = "trail.checkpoint";
 }

@@ -7,11 +7,14 @@ use crate::config::{
     raw::{Audit, AuditFile, AuditSink, WhenFull},
     report::At,
     resolver::Resolver,
-    values::Size,
+    values::{Size, Span},
 };
 
 /// The smallest size at which a file may be full: some lines of the greatest length.
 const MIN_FILE: u64 = 64 << 10;
+/// The shortest time for which lines may be kept.
+const MIN_RETAIN: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The size at which a new file begins where the configuration says nothing.
 pub const DEFAULT_FILE: Size = Size::mib(100);
 
@@ -35,7 +38,23 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Stdout,
-    File { path: PathBuf, max_size: u64, keep: Option<u32> },
+    File { path: PathBuf, max_size: u64, retention: Retention },
+}
+
+/// How long full files stay. Which were removed is told by a signed line of the trail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// So many; none: all.
+    pub keep: Option<u32>,
+    /// Until their last line is so old; none: for ever.
+    pub retain: Option<Duration>,
+}
+
+impl Retention {
+    /// How old the first line of a file may be before a new file begins, so that lines go at about their time.
+    pub(super) fn period(self) -> Option<Duration> {
+        self.retain.map(|retain| DAY.min(retain / 4))
+    }
 }
 
 impl Settings {
@@ -109,7 +128,15 @@ fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destinati
             .error(&at.key("keep"), "`keep` would delete every file as soon as it is full")
             .help("leave it out to keep all, or give a number of at least 1");
     }
-    Destination::File { path: resolver.written(&at.key("path"), &file.path), max_size, keep: file.keep }
+    let retain = file.retain.map(Span::get);
+    if retain.is_some_and(|retain| retain < MIN_RETAIN) {
+        resolver
+            .report
+            .error(&at.key("retain"), format!("`retain` must be at least {}", Span(MIN_RETAIN)))
+            .help("leave it out to keep lines for ever");
+    }
+    let retention = Retention { keep: file.keep, retain };
+    Destination::File { path: resolver.written(&at.key("path"), &file.path), max_size, retention }
 }
 
 #[cfg(test)]
@@ -117,7 +144,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::config::values::{SecretSource, Span};
+    use crate::config::values::SecretSource;
 
     fn at() -> At {
         At::root().key("audit")
@@ -136,7 +163,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("short"), "c2hvcnQ=\n").unwrap();
         let raw = Audit {
-            sink: AuditSink::File(AuditFile { path: "audit.jsonl".into(), max_size: Some(Size(1)), keep: Some(0) }),
+            sink: AuditSink::File(AuditFile {
+                path: "audit.jsonl".into(),
+                max_size: Some(Size(1)),
+                keep: Some(0),
+                retain: Some(Span::from_secs(3599)),
+            }),
             chain_key: Some(SecretSource::File("short".into())),
             checkpoint_key: Some(SecretSource::File("short".into())),
             checkpoint_copy: Some("audit.jsonl".into()),
@@ -160,6 +192,7 @@ mod tests {
                 "/audit/queue",
                 "/audit/sink/file/keep",
                 "/audit/sink/file/max_size",
+                "/audit/sink/file/retain",
             ]
         );
         assert!(resolver.report.problems().iter().all(|problem| !problem.message.contains("c2hvcnQ")));

@@ -2,14 +2,20 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::chain::{Link, MAX_LINE, Sealed};
-use crate::config::resolver::folder_of;
+use serde::Deserialize;
+
+use super::{
+    chain::{Link, MAX_LINE, Sealed},
+    lines::Lines,
+    settings::Retention,
+};
+use crate::{clock::Timestamp, config::resolver::folder_of};
 
 /// Takes lines. It is used by one thread, which comes again with what was not taken, byte for byte.
 pub(super) trait Sink: Send + 'static {
@@ -24,13 +30,47 @@ pub(super) trait Sink: Send + 'static {
         false
     }
 
-    /// Begins a new file; the name of the old one. Called between lines only.
-    fn rotate(&mut self) -> io::Result<Option<Arc<str>>> {
+    /// Whether a new file should begin because the current one began long before `now`.
+    fn is_old(&self, _now: Timestamp) -> bool {
+        false
+    }
+
+    /// Begins a new file at `now`; the name of the old one. Called between lines only.
+    fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
+        Ok(None)
+    }
+
+    /// Full files that are not to be kept beyond `now`.
+    fn surplus(&self, _now: Timestamp) -> io::Result<Option<Surplus>> {
         Ok(None)
     }
 
     /// Names the current file in checkpoints.
     fn name(&self) -> Arc<str>;
+}
+
+/// Full files that are to be removed, the oldest first.
+#[derive(Debug)]
+pub(super) struct Surplus {
+    files: Vec<PathBuf>,
+    /// The number of their first line.
+    pub(super) from: u64,
+    pub(super) last: Link,
+}
+
+impl Surplus {
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Removes them. One that cannot be removed is tried again next time.
+    pub(super) fn remove(&self) {
+        for path in &self.files {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::error!(path = %path.display(), %error, "an old audit file could not be removed");
+            }
+        }
+    }
 }
 
 /// Standard output. A process that reads it owns what comes after.
@@ -59,8 +99,10 @@ pub(super) struct RotatingFile {
     file: Option<File>,
     size: u64,
     max_size: u64,
-    keep: Option<u32>,
+    retention: Retention,
     last_number: u64,
+    /// When the first line of the current file was written.
+    began: Timestamp,
 }
 
 /// What was found at the end of a trail that is gone on with.
@@ -76,7 +118,7 @@ pub(super) struct Found {
 impl RotatingFile {
     /// Opens the file, or makes it, readable by its owner only; cuts a half-written last line off; and finds the line to
     /// link to. Refused are a file that another process writes and one that does not end as a trail does.
-    pub(super) fn open(path: &Path, max_size: u64, keep: Option<u32>) -> io::Result<(Self, Found)> {
+    pub(super) fn open(path: &Path, max_size: u64, retention: Retention, now: Timestamp) -> io::Result<(Self, Found)> {
         let numbered = numbered_files(path)?;
         let mut sink = Self {
             path: path.to_owned(),
@@ -84,8 +126,9 @@ impl RotatingFile {
             file: None,
             size: 0,
             max_size,
-            keep,
+            retention,
             last_number: numbered.last().map_or(0, |(number, _)| *number),
+            began: now,
         };
         let file = sink.current()?;
         let end = End::of(file)?;
@@ -94,10 +137,12 @@ impl RotatingFile {
             file.set_len(end.whole)?;
             file.sync_data()?;
         }
+        let first = first_line(file)?;
+        sink.began = first.map_or(now, |first| first.time);
         sink.size = end.whole;
         let last = match (end.last, numbered.last()) {
-            (Some(last), _) => Some(last),
-            (None, Some((_, previous))) => End::of(&mut File::open(previous)?)?.last,
+            (Some(last), _) => Some(last.link),
+            (None, Some((_, previous))) => End::of(&mut File::open(previous)?)?.last.map(|last| last.link),
             (None, None) => None,
         };
         Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
@@ -122,17 +167,6 @@ impl RotatingFile {
         }
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
-
-    fn prune(&self) {
-        let Some(keep) = self.keep else { return };
-        let Ok(numbered) = numbered_files(&self.path) else { return };
-        let surplus = numbered.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
-        for (_, path) in numbered.into_iter().take(surplus) {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::error!(path = %path.display(), %error, "an old audit file could not be removed");
-            }
-        }
-    }
 }
 
 impl Sink for RotatingFile {
@@ -150,7 +184,11 @@ impl Sink for RotatingFile {
         self.size + more as u64 > self.max_size
     }
 
-    fn rotate(&mut self) -> io::Result<Option<Arc<str>>> {
+    fn is_old(&self, now: Timestamp) -> bool {
+        self.size > 0 && self.retention.period().is_some_and(|period| now.since(self.began) >= period)
+    }
+
+    fn rotate(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
         self.current()?.sync_data()?;
         let number = self.last_number + 1;
         let full = numbered_path(&self.path, number);
@@ -158,8 +196,37 @@ impl Sink for RotatingFile {
         self.last_number = number;
         self.file = None;
         self.size = 0;
-        self.prune();
+        self.began = now;
         Ok(Some(file_name(&full)))
+    }
+
+    fn surplus(&self, now: Timestamp) -> io::Result<Option<Surplus>> {
+        let Retention { keep, retain } = self.retention;
+        if keep.is_none() && retain.is_none() {
+            return Ok(None);
+        }
+        let numbered = numbered_files(&self.path)?;
+        let keep = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
+        let beyond = numbered.len().saturating_sub(keep);
+        let mut surplus: Option<Surplus> = None;
+        for (at, (_, path)) in numbered.into_iter().enumerate() {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            let mut file = File::open(&path).map_err(named)?;
+            let last = End::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
+            if at >= beyond && retain.is_none_or(|retain| now.since(last.time) < retain) {
+                break;
+            }
+            let surplus = match &mut surplus {
+                Some(surplus) => surplus,
+                none => {
+                    let first = first_line(&mut file).map_err(named)?.ok_or_else(|| named(foreign()))?;
+                    none.insert(Surplus { files: Vec::new(), from: first.link.seq, last: Link::NONE })
+                }
+            };
+            surplus.last = last.link;
+            surplus.files.push(path);
+        }
+        Ok(surplus)
     }
 
     fn name(&self) -> Arc<str> {
@@ -211,7 +278,33 @@ struct End {
     size: u64,
     /// Bytes up to and with the last line end.
     whole: u64,
-    last: Option<Link>,
+    last: Option<Written>,
+}
+
+/// A line that stands in a file.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    link: Link,
+    time: Timestamp,
+}
+
+impl Written {
+    fn parse(line: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Timed {
+            time: i64,
+        }
+        let link = Sealed::parse(line)?.link;
+        let Timed { time } = serde_json::from_slice(line).ok()?;
+        Some(Self { link, time: Timestamp::from_millis(time) })
+    }
+}
+
+/// The first line of a file; none if it has no line.
+fn first_line(file: &mut File) -> io::Result<Option<Written>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut lines = Lines::new(BufReader::new(file));
+    lines.next()?.map(|line| Written::parse(line.bytes).ok_or_else(foreign)).transpose()
 }
 
 /// How far back a line end is looked for. A crash of the system can leave a run of zeros as long as what was not synced.
@@ -237,8 +330,8 @@ impl End {
         file.read_exact(&mut bytes)?;
         bytes.pop();
         let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let link = Sealed::parse(line).ok_or_else(foreign)?.link;
-        Ok(Self { size, whole, last: Some(link) })
+        let last = Written::parse(line).ok_or_else(foreign)?;
+        Ok(Self { size, whole, last: Some(last) })
     }
 }
 

@@ -53,8 +53,8 @@ impl Trail {
         };
         let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {
             Destination::Stdout => (Box::new(Stdout), Found { last: Link::NONE, empty: false, repaired: 0 }),
-            Destination::File { path, max_size, keep } => {
-                let (sink, found) = RotatingFile::open(path, *max_size, *keep)
+            Destination::File { path, max_size, retention } => {
+                let (sink, found) = RotatingFile::open(path, *max_size, *retention, clock.now())
                     .map_err(|source| OpenError { path: path.clone(), source })?;
                 (Box::new(sink), found)
             }

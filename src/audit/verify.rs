@@ -33,6 +33,8 @@ pub struct Proof {
     pub last_checkpoint: Option<Checkpoint>,
     /// The lines were collected from standard output, where every start begins a new chain.
     pub restarts: bool,
+    /// The files are a part of the trail, so that nobody asks for the lines before the first.
+    pub part: bool,
 }
 
 /// A checkpoint from the second place.
@@ -132,6 +134,8 @@ pub struct Summary {
     /// Starts of a process.
     pub segments: u64,
     pub checkpoints: u64,
+    /// The last line that retention removed, as the trail tells.
+    pub cut: Option<u64>,
     /// Whether signatures were checked.
     pub signatures_checked: bool,
     /// Whether a checkpoint from elsewhere was compared with.
@@ -165,7 +169,9 @@ impl fmt::Display for Summary {
         for (kind, count) in &self.kinds {
             writeln!(f, "  {kind}: {count}")?;
         }
-        if self.first > 1 {
+        if let Some(cut) = self.cut {
+            writeln!(f, "lines up to number {cut} were removed when their time was over, as the trail tells")?;
+        } else if self.first > 1 {
             writeln!(f, "lines before number {} are not in the files given", self.first)?;
         }
         if !self.end_checked {
@@ -201,6 +207,10 @@ pub struct Verifier<'a> {
     key: usize,
     /// Whether any line was sealed with one of the keys.
     fitted: bool,
+    /// The line that the first one given links to; none at the beginning.
+    before: Option<Link>,
+    /// Whether a line tells that retention removed all up to there.
+    explained: bool,
     /// The line before; none at the beginning.
     last: Option<Link>,
     /// The last checkpoint or start of this segment, and how far the next may be from it.
@@ -224,6 +234,8 @@ impl<'a> Verifier<'a> {
             proof,
             key: 0,
             fitted: false,
+            before: None,
+            explained: false,
             last: None,
             mark: None,
             gap: false,
@@ -251,6 +263,16 @@ impl<'a> Verifier<'a> {
             self.problem(None, "there is no line of a trail".to_owned());
         } else if !self.fitted {
             self.problem(None, "no line fits the key given: is it the key of this trail?".to_owned());
+        }
+        let first = self.findings.summary.first;
+        if first > 1 && !self.explained && !self.proof.part {
+            self.problem(
+                None,
+                format!(
+                    "lines before number {first} are missing, and no line tells that their time was over; if these files are a \
+                     part of the trail, say so with --part"
+                ),
+            );
         }
         if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
             self.findings.summary.end_checked = true;
@@ -297,7 +319,7 @@ impl<'a> Verifier<'a> {
         };
         let begins = content.metadata.event_code == code::START && sealed.link.seq == 1;
         if self.last.is_none() {
-            self.findings.summary.first = sealed.link.seq;
+            self.first(&sealed);
             if !begins && content.metadata.event_code != code::FILE {
                 self.problem(
                     number,
@@ -326,11 +348,16 @@ impl<'a> Verifier<'a> {
         Some(self.key).filter(fits).or_else(|| (0..self.proof.keys.len()).find(fits))
     }
 
+    fn first(&mut self, sealed: &Sealed<'_>) {
+        self.findings.summary.first = sealed.link.seq;
+        self.before = sealed.link.seq.checked_sub(1).map(|seq| Link { seq, mac: sealed.prev });
+    }
+
     /// Checks that a line comes after the last one, and goes on from it.
     fn follow(&mut self, number: Option<u64>, sealed: &Sealed<'_>) {
         let Link { seq, .. } = sealed.link;
         if self.last.is_none() {
-            self.findings.summary.first = sealed.link.seq;
+            self.first(sealed);
         }
         if let Some(last) = self.last {
             let expected = last.seq + 1;
@@ -361,7 +388,7 @@ impl<'a> Verifier<'a> {
         summary.earliest = Some(summary.earliest.map_or(time, |earliest| earliest.min(time)));
         summary.latest = Some(summary.latest.map_or(time, |latest| latest.max(time)));
         *summary.kinds.entry(content.metadata.event_code.clone()).or_default() += 1;
-        let Details { interval_ms, lost, missing } = content.unmapped;
+        let Details { interval_ms, lost, missing, .. } = content.unmapped;
         match content.metadata.event_code.as_str() {
             code::START => {
                 summary.segments += 1;
@@ -374,6 +401,7 @@ impl<'a> Verifier<'a> {
                     );
                 }
             }
+            code::CUT => self.cut(number, content.unmapped.cut.as_ref(), sealed),
             code::GAP => {
                 summary.gaps += 1;
                 summary.lost += lost;
@@ -389,13 +417,31 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
-        let genuine = match (&self.proof.checkpoint_key, sealed.signature) {
+    /// Files were removed because their time was over.
+    fn cut(&mut self, number: Option<u64>, cut: Option<&Cut>, sealed: &Sealed<'_>) {
+        let Some(cut) = cut.filter(|_| self.is_signed(sealed)) else {
+            return self.problem(number, "the line tells of removed files, and its signature does not fit".to_owned());
+        };
+        let told = self.findings.summary.cut.replace(cut.through);
+        if let Some(told) = told.filter(|told| cut.from > told + 1) {
+            self.problem(
+                number,
+                format!("lines number {} to {} were gone before their time was over", told + 1, cut.from - 1),
+            );
+        }
+        self.explained |= self.before.is_some_and(|before| before.seq == cut.through && before.mac.as_str() == cut.mac);
+    }
+
+    fn is_signed(&self, sealed: &Sealed<'_>) -> bool {
+        match (&self.proof.checkpoint_key, sealed.signature) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(key), Some((signed, signature))) => key.verifies(signed, &signature),
-        };
-        if !genuine {
+        }
+    }
+
+    fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
+        if !self.is_signed(sealed) {
             self.problem(number, "the signature of the checkpoint does not fit".to_owned());
         }
         if let Some((before, interval)) = self.mark
@@ -442,10 +488,18 @@ struct Metadata {
     event_code: String,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Details {
     interval_ms: u64,
     lost: u64,
     missing: Option<u64>,
+    cut: Option<Cut>,
+}
+
+#[derive(Deserialize)]
+struct Cut {
+    from: u64,
+    through: u64,
+    mac: String,
 }

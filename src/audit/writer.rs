@@ -143,6 +143,9 @@ impl Writer {
         });
         self.synced = false;
         self.commit();
+        if self.outage.is_none() {
+            self.tidy(self.clock.now());
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -206,8 +209,45 @@ impl Writer {
         if self.outage.is_some() || !self.sink.is_full(self.pending.len() + MAX_LINE / 8) {
             return;
         }
-        match self.flush().and_then(|()| self.sink.rotate()) {
+        self.rotate();
+    }
+
+    fn rotate(&mut self) {
+        let now = self.clock.now();
+        match self.flush().and_then(|()| self.sink.rotate(now)) {
             Ok(previous) => self.event(&Event::File { previous }),
+            Err(error) => return self.fail(&error),
+        }
+        self.retire();
+    }
+
+    /// Does what time asks of the files.
+    fn tidy(&mut self, now: Timestamp) {
+        if self.sink.is_old(now) {
+            self.rotate();
+        } else {
+            self.retire();
+        }
+    }
+
+    /// Removes files that are not to be kept any more, once the trail tells of it for good.
+    fn retire(&mut self) {
+        let surplus = match self.sink.surplus(self.clock.now()) {
+            Ok(Some(surplus)) => surplus,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "old files of the audit trail stay: what they hold cannot be told; move such a file away");
+                return;
+            }
+        };
+        let start = self.pending.len();
+        let event = Event::Cut { files: surplus.files(), from: surplus.from, last: surplus.last };
+        line::write_event(&event, self.clock.now(), &mut self.pending);
+        self.chain.seal(&mut self.pending, start, Some(&self.keys.checkpoint));
+        self.checkpoints.since += 1;
+        self.shared.metrics.written.inc();
+        match self.flush().and_then(|()| self.sync()) {
+            Ok(()) => surplus.remove(),
             Err(error) => self.fail(&error),
         }
     }
@@ -319,7 +359,12 @@ impl Writer {
 
     fn checkpoint_if_due(&mut self) {
         let Checkpoints { every, interval, since, last, .. } = self.checkpoints;
-        if self.outage.is_none() && (since >= every || self.clock.now() >= last + interval) {
+        let now = self.clock.now();
+        if self.outage.is_some() || (since < every && now < last + interval) {
+            return;
+        }
+        self.tidy(now);
+        if self.outage.is_none() {
             self.checkpoint();
         }
     }

@@ -30,6 +30,10 @@ pub struct VerifyArgs {
     /// The lines were collected from standard output, where every start begins a new chain
     #[arg(long)]
     pub stdout: bool,
+    /// The files are a part of the trail. Without it, lines before the first are asked for unless the trail tells that they
+    /// were removed when their time was over (`keep` and `retain` of `audit.sink.file`)
+    #[arg(long)]
+    pub part: bool,
 }
 
 /// Checks and prints what was found: problems to standard error, the summary to standard output.
@@ -72,7 +76,7 @@ fn check(args: &VerifyArgs) -> Result<Findings, Error> {
         Checkpoint::last_of(BufReader::new(file), &keys, checkpoint_key.as_ref()).map_err(Error::from)
     });
     let last_checkpoint = last_checkpoint.transpose()?;
-    let proof = Proof { keys, checkpoint_key, last_checkpoint, restarts: args.stdout };
+    let proof = Proof { keys, checkpoint_key, last_checkpoint, restarts: args.stdout, part: args.part };
     let findings = match args.files.as_slice() {
         [file] => verify_files(trail_files(file).map_err(|error| Error::read(file, error))?, &proof)?,
         files => verify_files(files, &proof)?,
@@ -107,7 +111,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::{CHAIN_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, Destination, Settings, Trail},
+        audit::{CHAIN_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, Destination, Retention, Settings, Trail},
         clock::Clock,
         config::{raw, report::At, resolver::Resolver},
     };
@@ -124,7 +128,7 @@ mod tests {
         let mut resolver = Resolver::new(directory);
         let settings = Settings::resolve(&raw::Audit::default(), &mut resolver, &At::root()).unwrap();
         let settings = Settings {
-            destination: Destination::File { path: path.clone(), max_size: 1 << 20, keep: None },
+            destination: Destination::File { path: path.clone(), max_size: 1 << 20, retention: Retention::default() },
             checkpoint_copy: Some(directory.join("checkpoints.jsonl")),
             ..settings
         };

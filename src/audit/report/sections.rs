@@ -181,9 +181,9 @@ pub(super) const SECTIONS: [Section; 13] = [
         id: "trail",
         title: "Starts, stops and gaps of the trail",
         controls: "CC7.2; A.8.15",
-        jq: r#".metadata.event_code | select(. == "trail.start" or . == "trail.stop" or . == "trail.gap")"#,
+        jq: r#".metadata.event_code | select(. == "trail.start" or . == "trail.stop" or . == "trail.cut" or . == "trail.gap")"#,
         keys: |line| match text(line, "/metadata/event_code") {
-            code @ ("trail.start" | "trail.stop" | "trail.gap") => vec![code.to_owned()],
+            code @ ("trail.start" | "trail.stop" | "trail.cut" | "trail.gap") => vec![code.to_owned()],
             _ => Vec::new(),
         },
     },

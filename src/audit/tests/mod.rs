@@ -2,6 +2,7 @@
 
 mod file;
 mod line;
+mod retention;
 mod tamper;
 mod trail;
 
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     chain::Link,
-    settings::{Destination, Settings},
+    settings::{Destination, Retention, Settings},
     sink::{Found, Sink},
     trail::{Keys, Trail},
     *,
@@ -125,7 +126,10 @@ fn settings() -> Settings {
 }
 
 fn file_settings(path: &Path) -> Settings {
-    Settings { destination: Destination::File { path: path.to_owned(), max_size: 64 << 10, keep: None }, ..settings() }
+    Settings {
+        destination: Destination::File { path: path.to_owned(), max_size: 64 << 10, retention: Retention::default() },
+        ..settings()
+    }
 }
 
 /// A trail over a sink in memory.
@@ -146,6 +150,7 @@ fn proof(settings: &Settings) -> Proof {
         checkpoint_key: settings.checkpoint_key.as_ref().map(|key| key.public().clone()),
         last_checkpoint: None,
         restarts: false,
+        part: false,
     }
 }
 

@@ -218,6 +218,10 @@ pub struct AuditFile {
     /// How many full files are kept. Default: all.
     #[serde(default)]
     pub keep: Option<u32>,
+    /// How long lines are kept, at least an hour. A new file then begins once a day, or after a quarter of it if that is
+    /// less, and lines go with their file when its last one is that old. Default: for ever.
+    #[serde(default)]
+    pub retain: Option<Span>,
 }
 
 /// What happens when the audit sink takes no more.

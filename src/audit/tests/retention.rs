@@ -1,0 +1,145 @@
+//! Files that go because there are too many, or because their time is over, and what an auditor sees of it.
+
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Kept {
+    directory: tempfile::TempDir,
+    settings: Settings,
+    clock: Clock,
+}
+
+impl Kept {
+    fn new(retention: Retention) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let destination = Destination::File { path, max_size: 64 << 10, retention };
+        Self { directory, settings: Settings { destination, queue: 4096, ..settings() }, clock: clock() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("audit.jsonl")
+    }
+
+    /// A process that writes so many records.
+    fn run(&self, records: u128) {
+        let trail = Trail::open(&self.settings, self.directory.path(), "replica-0", self.clock.clone()).unwrap();
+        for number in 0..records {
+            trail.write(record(number));
+        }
+        trail.shutdown();
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        trail_files(&self.path()).unwrap()
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        self.files().iter().flat_map(|file| lines(&fs::read(file).unwrap())).collect()
+    }
+
+    fn check(&self) -> Findings {
+        verify_files(self.files(), &proof(&self.settings)).unwrap()
+    }
+
+    fn intact(&self) -> Summary {
+        let findings = self.check();
+        assert_eq!(problems(&findings), Vec::<String>::new());
+        findings.summary
+    }
+}
+
+fn at_most(keep: u32) -> Kept {
+    Kept::new(Retention { keep: Some(keep), retain: None })
+}
+
+#[test]
+fn only_so_many_full_files_are_kept_and_the_trail_tells_which_went() {
+    let kept = at_most(2);
+    kept.run(400);
+    assert_eq!(kept.files().len(), 3);
+    let summary = kept.intact();
+    assert!(summary.first > 1);
+    assert!(summary.cut.unwrap() >= summary.first - 1);
+    let cut = kept.lines().into_iter().rfind(|line| kind(line) == "trail.cut").unwrap();
+    assert_eq!(cut["unmapped"]["cut"]["through"], summary.cut.unwrap());
+    assert!(cut["sig"].is_string(), "an auditor can keep it as a witness: {cut}");
+}
+
+#[test]
+fn a_file_that_somebody_removed_is_missed_though_others_went_in_time() {
+    let kept = at_most(3);
+    kept.run(400);
+    kept.intact();
+    fs::remove_file(&kept.files()[0]).unwrap();
+    let findings = kept.check();
+    assert!(problems(&findings)[0].contains("no line tells that their time was over"), "{:?}", problems(&findings));
+
+    // Nor does it help to wait until what comes after it goes as well: the lines that tell do not follow on each other.
+    kept.run(200);
+    let found = problems(&kept.check()).concat();
+    assert!(found.contains("were gone before their time was over"), "{found}");
+}
+
+#[test]
+fn lines_go_when_their_time_is_over_though_no_file_is_full() {
+    let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });
+    for _ in 0..8 {
+        kept.run(1);
+        kept.clock.advance(HOUR);
+    }
+    assert!(kept.files().len() > 3, "a new file begins after a quarter of the time: {:?}", kept.files());
+    assert_eq!(kept.intact().first, 1, "nothing is old enough");
+    kept.clock.advance(3 * HOUR);
+    kept.run(1);
+    let summary = kept.intact();
+    assert!(summary.first > 1);
+    let oldest = kept.lines()[0]["time"].as_i64().unwrap();
+    // A file goes with its last line, so the oldest line can be a quarter older.
+    assert!(kept.clock.now().since(Timestamp::from_millis(oldest)) <= 10 * HOUR);
+    assert!(kept.lines().iter().any(|line| kind(line) == "request"), "what is younger stays");
+}
+
+/// Lines that are not known cannot be told of, so they stay for somebody to look at.
+#[test]
+fn a_damaged_file_stays() {
+    let kept = at_most(1);
+    kept.run(100);
+    let oldest = kept.files()[0].clone();
+    let whole = fs::read(&oldest).unwrap();
+    fs::write(&oldest, &whole[..whole.len() - 10]).unwrap();
+    let torn = fs::read(&oldest).unwrap();
+    fs::write(&oldest, [&torn[..], b"\nnothing of ours\n"].concat()).unwrap();
+    kept.run(200);
+    assert!(oldest.exists());
+    assert!(kept.files().len() > 2);
+}
+
+/// Between the line that tells and the removal a crash can come; what stayed is no reason for alarm, and goes next time.
+#[test]
+fn files_that_a_crash_left_are_no_alarm() {
+    let all = Kept::new(Retention::default());
+    all.run(200);
+    let before: Vec<_> = all.files().iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+    let destination = Destination::File {
+        path: all.path(),
+        max_size: 64 << 10,
+        retention: Retention { keep: Some(1), retain: None },
+    };
+    let kept = Kept { settings: Settings { destination, ..all.settings.clone() }, ..all };
+    kept.run(100);
+    let (oldest, bytes) = &before[0];
+    assert!(!oldest.exists());
+    assert!(kept.intact().first > 1);
+    let restored: Vec<_> = before.iter().filter(|(file, _)| !file.exists()).collect();
+    for (file, bytes) in restored {
+        fs::write(file, bytes).unwrap();
+    }
+    assert_eq!(kept.intact().first, 1);
+    kept.run(100);
+    assert!(!oldest.exists(), "{} bytes were removed again", bytes.len());
+    assert!(kept.intact().first > 1);
+}
