@@ -140,7 +140,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, resolver);
-    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, resolver);
+    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);

@@ -34,7 +34,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
-    sts::ends::Ends,
+    sts::{ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{
         self,
@@ -64,6 +64,8 @@ pub struct App {
     pub held: hold::Queue,
     /// Whether the ends of runs are seen.
     pub ends: Ends,
+    /// Tokens of other providers.
+    pub onward: onward::Held,
     pub streams: streams::Registry,
     pub budget: ByteBudget,
     pub memory: Memory,
@@ -96,6 +98,7 @@ pub struct Metrics {
     pub webhooks: WebhookMetrics,
     pub break_glass: BreakGlassMetrics,
     pub memory: MemoryMetrics,
+    pub onward: onward::Metrics,
 }
 
 impl Metrics {
@@ -111,6 +114,7 @@ impl Metrics {
         self.webhooks.register(registry);
         self.break_glass.register(registry);
         self.memory.register(registry);
+        self.onward.register(registry);
     }
 }
 

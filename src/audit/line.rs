@@ -222,6 +222,14 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
             if let Some(task) = &issued.task {
                 object.object("task", |object| issued_task(task, budget, object));
             }
+            if let Some(onward) = &issued.onward {
+                object.object("onward", |object| {
+                    object
+                        .text("provider", budget.text(Field::Names, &onward.provider))
+                        .text("assertion", budget.text(Field::Names, &onward.assertion))
+                        .text("sha256", budget.text(Field::Names, &onward.sha256));
+                });
+            }
         });
     }
     object

@@ -39,7 +39,7 @@ pub use self::{
     },
     metrics::Metrics,
     note::{Linked, Note, Operator, TokensEnded},
-    record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
+    record::{Decision, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     report::{Access, Counted, Held, HeldSecret, Report, Row},
     settings::{DEFAULT_FILE, Destination, Retention, Settings},

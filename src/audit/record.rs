@@ -149,6 +149,19 @@ pub struct Issued {
     pub cause: Option<Uuid>,
     /// The task that got it.
     pub task: Option<IssuedTask>,
+    /// Where it is another provider's.
+    pub onward: Option<IssuedOnward>,
+}
+
+/// A token of another provider, which was given in place of one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedOnward {
+    /// The kind of provider, and its host.
+    pub provider: String,
+    /// The `jti` of the assertion that it was given for. Of a token that is held and given again, that of the first time.
+    pub assertion: String,
+    /// The SHA-256 of the token, in hexadecimal.
+    pub sha256: String,
 }
 
 /// A task that got a token, which lives as long as it. Objects by name and uid.

@@ -55,6 +55,18 @@ pub struct IssuedLine {
     pub cause: Option<Uuid>,
     #[serde(default)]
     pub task: Option<TaskLine>,
+    /// Where it is another provider's.
+    #[serde(default)]
+    pub onward: Option<OnwardLine>,
+}
+
+/// The provider of a token that is not ours.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OnwardLine {
+    pub provider: String,
+    /// The id (`jti`) of the assertion that it was given for.
+    pub assertion: String,
+    pub sha256: String,
 }
 
 /// The task that got a token.
@@ -258,6 +270,10 @@ impl fmt::Display for TracedToken {
                 write!(f, ", task {} of PipelineRun {}", task.pipeline_task.as_deref().unwrap_or("?"), run.name)?;
             }
             writeln!(f)?;
+        }
+        if let Some(onward) = &issued.onward {
+            let OnwardLine { provider, assertion, sha256 } = onward;
+            writeln!(f, "    of       {provider}, for assertion {assertion}, SHA-256 {sha256}")?;
         }
         let (from, until) = (self.at, Timestamp::from_millis(issued.expires));
         writeln!(

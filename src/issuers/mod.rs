@@ -56,6 +56,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::runtime::Handle;
 
+use self::verified::{Verified, VerifiedTokens};
 pub use self::{
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
@@ -68,13 +69,10 @@ pub use self::{
     logout_token::LogoutToken,
     metrics::Metrics,
     principal::{Facts, RUN_CLAIM, lives_with, on_behalf_of, split_scopes},
+    single_flight::{Key, SingleFlight},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
     token_review::REVIEW_CLAIM,
-};
-use self::{
-    single_flight::Key,
-    verified::{Verified, VerifiedTokens},
 };
 use crate::{
     authn::Principal,

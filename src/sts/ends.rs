@@ -19,7 +19,7 @@ use kube::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{LIFETIME, exchange::Bearer};
+use super::{LIFETIME, Tokens, exchange::Bearer};
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
@@ -271,6 +271,14 @@ impl Follower {
 
     /// Revokes the tokens of an object, if it has any.
     async fn end(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
+        let ended = self.end_own(kind, uid, why).await;
+        // After the revocation: a call that is under way looks for that once its token is held.
+        let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
+        self.app.onward.end(uid, keys.as_ref());
+        ended
+    }
+
+    async fn end_own(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
         let app = &self.app;
         let now = app.clock.now();
         if app.revocations.workload(uid).is_some() {

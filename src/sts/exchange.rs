@@ -121,7 +121,7 @@ impl Exchanger<'_> {
         let jti = Uuid::now_v7().to_string();
         let scope = granted.scopes.join(" ");
         let client = claims::client(&party.principal, task);
-        let token = self.keys.sign(&AccessToken {
+        let claims = AccessToken {
             iss: self.tokens.issuer(),
             sub: &party.principal.username,
             aud: &asked.audience,
@@ -134,18 +134,24 @@ impl Exchanger<'_> {
             scope: &scope,
             act: party.act(),
             run: task.map(claims::run).unwrap_or_default(),
-        });
-        let token =
-            Zeroizing::new(token.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the token cannot be signed"))?);
-        exchange.record().issued = Some(Box::new(audit::Issued {
-            token: jti,
-            audience: asked.audience,
+        };
+        let issued = audit::Issued {
+            token: jti.clone(),
+            audience: asked.audience.clone(),
             scopes: granted.scopes,
             expires,
             rules: granted.rules,
             cause: party.of.as_ref().map(|of| of.cause),
             task: task.map(issued_to),
-        }));
+            onward: None,
+        };
+        if let Some(onward) = self.tokens.settings.onward.get(asked.audience.as_str()) {
+            return self.pass_on(onward, &claims, (&party.principal, task), issued, exchange).await;
+        }
+        let token = self.keys.sign(&claims);
+        let token =
+            Zeroizing::new(token.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the token cannot be signed"))?);
+        exchange.record().issued = Some(Box::new(issued));
         // It is written down before it is out of the house.
         exchange.decided().await?;
         let body = json!({

@@ -21,12 +21,17 @@ use crate::{
 /// The `typ` of an access token (RFC 9068 section 2.1).
 const TYPE: &str = "at+jwt";
 
+/// The `typ` of an assertion for another provider (RFC 7523 section 3). It is none of an access token, so that no route of ours
+/// takes one.
+const ASSERTION_TYPE: &str = "JWT";
+
 /// A key that signs.
 pub struct SigningKey {
     /// The thumbprint of the public key (RFC 7638 section 3).
     id: Arc<str>,
-    /// The JOSE header of what it signs, encoded.
+    /// The JOSE header of access tokens, and of assertions, encoded.
     header: String,
+    assertion_header: String,
     /// The public key, as a JWK (RFC 7517).
     public: Value,
     pair: EcdsaKeyPair,
@@ -66,9 +71,11 @@ impl SigningKey {
         let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
         let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let id = BASE64_URL_SAFE_NO_PAD.encode(sha256(&[canonical.as_bytes()]));
-        let header = json!({"alg": "ES256", "kid": id, "typ": TYPE}).to_string();
+        let header =
+            |kind: &str| BASE64_URL_SAFE_NO_PAD.encode(json!({"alg": "ES256", "kid": id, "typ": kind}).to_string());
         Some(Self {
-            header: BASE64_URL_SAFE_NO_PAD.encode(header),
+            header: header(TYPE),
+            assertion_header: header(ASSERTION_TYPE),
             public: json!({"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": id, "use": "sig", "alg": "ES256"}),
             id: id.into(),
             pair,
@@ -136,12 +143,25 @@ impl SigningKeys {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
     }
 
-    /// A JWS in its compact form (RFC 7515 section 7.1). `None`: the system has no random bytes, or `claims` are no JSON.
+    /// An access token: a JWS in its compact form (RFC 7515 section 7.1). `None`: the system has no random bytes, or `claims` are
+    /// no JSON.
     pub fn sign<T: Serialize>(&self, claims: &T) -> Option<String> {
         let key = self.0.keys.first()?;
-        let mut token = format!("{}.", key.header);
+        key.sign(&key.header, claims)
+    }
+
+    /// The same for another provider, which is no access token of ours.
+    pub fn sign_assertion<T: Serialize>(&self, claims: &T) -> Option<String> {
+        let key = self.0.keys.first()?;
+        key.sign(&key.assertion_header, claims)
+    }
+}
+
+impl SigningKey {
+    fn sign<T: Serialize>(&self, header: &str, claims: &T) -> Option<String> {
+        let mut token = format!("{header}.");
         BASE64_URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims).ok()?, &mut token);
-        let signature = key.pair.sign(&SystemRandom::new(), token.as_bytes()).ok()?;
+        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).ok()?;
         token.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Some(token)

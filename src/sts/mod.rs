@@ -14,6 +14,7 @@
 //! | `exchange` | one exchange, from the form to the token |
 //! | `claims` | what a token says |
 //! | `introspect` | what resource servers hear of one |
+//! | `onward` | tokens of other providers, for audiences that trust those |
 //! | `ends` | the watch that ends tokens with their run |
 
 mod claims;
@@ -23,6 +24,7 @@ mod form;
 mod introspect;
 mod keys;
 pub mod metadata;
+pub mod onward;
 mod refusal;
 mod ring;
 mod task;
@@ -33,7 +35,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use self::{exchange::Exchanger, form::MAX_BODY, introspect::ResourceServer, refusal::Refusal};
+use self::{
+    exchange::Exchanger,
+    form::MAX_BODY,
+    introspect::ResourceServer,
+    onward::{Onward, Onwards},
+    refusal::Refusal,
+};
 pub use self::{
     keys::SigningKeys,
     ring::{Kept, RingError},
@@ -46,6 +54,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
+    egress::Egress,
     error::{Reason, Rejection},
     issuers::{Accepts, Issuers},
     request::{exchange::Exchange, sanitize::CleanRequest},
@@ -74,6 +83,8 @@ pub struct Settings {
     resource_servers: Vec<ResourceServer>,
     /// Where tasks run that get tokens, by the name of the cluster's issuer.
     clusters: BTreeMap<Arc<str>, Cluster>,
+    /// Audiences that trust another provider.
+    onward: Onwards,
 }
 
 /// Where pods are looked up.
@@ -97,6 +108,7 @@ impl Settings {
         root: &raw::Root,
         issuers: &Issuers,
         upstreams: &BTreeMap<Arc<str>, Arc<Upstream>>,
+        egress: &Egress,
         resolver: &mut Resolver,
     ) -> Option<Self> {
         let raw = root.tokens.as_ref();
@@ -124,6 +136,7 @@ impl Settings {
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
+        let onward = Onward::resolve_all(root, &issuer, egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = BTreeMap::new();
         for (index, exchanged) in raw.exchange.iter().enumerate() {
@@ -154,7 +167,7 @@ impl Settings {
             return None;
         }
         let accepts = issuers.accepts(&known, &at.key("exchange"), resolver).with_audiences(&[issuer.to_string()]);
-        Some(Self { issuer, lifetime, rotate: raw.rotate.get(), keys, accepts, resource_servers, clusters })
+        Some(Self { issuer, lifetime, rotate: raw.rotate.get(), keys, accepts, resource_servers, clusters, onward })
     }
 
     /// How long a key that Doorward makes signs; `None` where the configuration has keys.

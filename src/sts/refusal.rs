@@ -61,6 +61,19 @@ impl Refusal {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::new("temporarily_unavailable", reason, description) }
     }
 
+    /// A provider gave what is not passed on.
+    pub fn gateway(description: impl Into<String>) -> Self {
+        let new = Self::new("server_error", Reason::UpstreamProtocol, description);
+        Self { status: StatusCode::BAD_GATEWAY, ..new }
+    }
+
+    /// A provider refused with an error of its own. What that says of its client or its grant is about us and not about who asks
+    /// here, for whom it means that the audience cannot be had (RFC 8693 section 2.2.2).
+    pub fn of_provider(error: &str, description: impl Into<String>) -> Self {
+        let known = if error == "invalid_scope" { "invalid_scope" } else { "invalid_target" };
+        Self::new(known, Reason::UpstreamFailed, description)
+    }
+
     pub fn reason(&self) -> Reason {
         self.reason
     }

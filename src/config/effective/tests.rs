@@ -57,7 +57,13 @@ rules:
     do: {approve: {by: {groups: [managers]}}}
 interceptor: {host: interceptor.test}
 runs: {kubernetes: api, namespaces: [ci]}
-tokens: {exchange: [{issuer: cluster, kubernetes: api}]}
+tokens:
+  exchange: [{issuer: cluster, kubernetes: api}]
+  onward:
+    - {audience: a, provider: {token_exchange: {token_url: 'https://a.test', client: {id: a, secret: {file: secret}}}}}
+    - {audience: b, provider: {client_credentials: {token_url: 'https://b.test'}}}
+    - {audience: c, provider: {google: {pool_provider: '//iam.googleapis.com/p'}}, scopes: {read: a/.default}}
+    - {audience: d, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}, assertion: {subject: {text: a}}}
 store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
 sessions: {keys: [{file: secret}]}
 audit: {sink: {file: {path: audit.jsonl}}}

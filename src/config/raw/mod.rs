@@ -6,6 +6,7 @@
 
 mod issuers;
 mod on;
+mod onward;
 mod operations;
 mod policy;
 mod routes;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{issuers::*, on::*, operations::*, policy::*, routes::*, store::*, tokens::*};
+pub use self::{issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

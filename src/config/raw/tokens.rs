@@ -1,6 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Onward;
 use crate::config::values::{SecretSource, Span};
 
 /// Tokens that Doorward issues itself, in exchange for others (RFC 8693): at `https://EXTERNAL_HOST/oauth2/token`. Rules with
@@ -23,6 +24,9 @@ pub struct Tokens {
     /// Who may ask whether a token is good at the moment (RFC 7662).
     #[serde(default)]
     pub resource_servers: Vec<ResourceServer>,
+    /// Audiences that trust another provider: its tokens are given in place of ours.
+    #[serde(default)]
+    pub onward: Vec<Onward>,
 }
 
 impl Tokens {

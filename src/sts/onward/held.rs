@@ -1,0 +1,380 @@
+//! Tokens of providers that are held while they are good, and the calls under way. What is held is a fact: whether somebody may
+//! have it, rules, revocations and the end of the run say each time anew.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use data_encoding::HEXLOWER;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{
+    Onward,
+    answer::{Expected, Failure, Given},
+    protocol::{Reads, Sent},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    issuers::{Key, SingleFlight},
+    sha256::sha256,
+    store::Revocations,
+    sts::keys::SigningKeys,
+};
+
+/// Tokens that are held, and their bytes.
+const MAX_HELD: usize = 4096;
+const MAX_BYTES: usize = 16 << 20;
+
+/// A token is used again until so long before its end, or a fifth of its life if that is more.
+const SPARE: i64 = 60;
+
+/// How long an assertion is good, at most.
+const ASSERTION_LIFE: Duration = Duration::from_secs(300);
+
+/// What is held. Cheap to clone; clones share it, over all generations.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    control: Handle,
+    revocations: Revocations,
+    metrics: Metrics,
+    flights: SingleFlight<Result<Arc<Gained>, Failure>>,
+    tokens: Mutex<Tokens>,
+}
+
+/// One map would do but for the end of a run, which must find its tokens at once; both change together.
+#[derive(Debug, Default)]
+struct Tokens {
+    by_key: HashMap<Key, Arc<Gained>>,
+    /// By the uid of a TaskRun or a pod.
+    by_run: HashMap<Arc<str>, HashSet<Key>>,
+    bytes: usize,
+}
+
+/// A token that a provider gave.
+#[derive(Debug)]
+pub struct Gained {
+    pub given: Given,
+    /// The `jti` of the assertion that it was given for, by which the provider's log knows it.
+    pub assertion: String,
+    /// The SHA-256 of the token, in hexadecimal.
+    pub digest: String,
+    use_until: Timestamp,
+    asked: Wanted,
+}
+
+/// What is wanted of a provider, and for whom.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub onward: Arc<Onward>,
+    /// What the assertion says, but when and as which.
+    pub claims: Map<String, Value>,
+    /// Who it says that the client is, where a further assertion does.
+    pub client: Arc<str>,
+    /// As the provider calls them.
+    pub scopes: Vec<String>,
+    /// What a session of AWS is called.
+    pub session: String,
+    /// The TaskRun and the pod with whose end it ends, by uid.
+    pub lives_with: Box<[Arc<str>]>,
+}
+
+impl Held {
+    pub fn new(clock: Clock, control: Handle, revocations: Revocations, metrics: Metrics) -> Self {
+        let (flights, tokens) = Default::default();
+        Self(Arc::new(Inner { clock, control, revocations, metrics, flights, tokens }))
+    }
+
+    /// The token that is held for exactly this, or a new one: however many ask at once, the provider is asked once. The assertion is
+    /// signed by `keys`, is called `jti` and ends at `ends` or sooner.
+    pub async fn obtain(
+        &self,
+        wanted: Wanted,
+        keys: &SigningKeys,
+        jti: &str,
+        ends: Timestamp,
+    ) -> Result<Arc<Gained>, Failure> {
+        let (inner, key) = (&self.0, wanted.key());
+        let audience = Arc::clone(&wanted.onward.audience);
+        let begin = || match inner.held(&key) {
+            Some(gained) => Err(gained),
+            None => {
+                let (held, keys, jti) = (self.clone(), keys.clone(), jti.to_owned());
+                Ok(async move { held.gain(key, wanted, &keys, jti, ends).await })
+            }
+        };
+        match inner.flights.join(key, &inner.control, begin).await {
+            Err(gained) => {
+                inner.metrics.count(&audience, "held");
+                Ok(gained)
+            }
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(Failure::Away("the call was given up".to_owned())),
+        }
+    }
+
+    /// Asks the provider. Runs on the control runtime, whoever still waits for it.
+    async fn gain(
+        &self,
+        key: Key,
+        wanted: Wanted,
+        keys: &SigningKeys,
+        jti: String,
+        ends: Timestamp,
+    ) -> Result<Arc<Gained>, Failure> {
+        let inner = &self.0;
+        let audience = Arc::clone(&wanted.onward.audience);
+        let now = inner.clock.now();
+        let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
+        inner.metrics.count(
+            &audience,
+            match &outcome {
+                Ok(_) => "given",
+                Err(Failure::Refused { .. }) => "refused",
+                Err(Failure::Away(_)) => "away",
+                Err(Failure::Unfit(_)) => "unfit",
+            },
+        );
+        let given = outcome.inspect_err(|failure| {
+            tracing::warn!(audience = &*audience, ?failure, "a provider gave no token that can be passed on");
+        })?;
+        let spare = ((given.expires.as_secs() - now.as_secs()) / 5).max(SPARE);
+        let gained = Arc::new(Gained {
+            assertion: jti,
+            digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
+            use_until: Timestamp::from_secs(given.expires.as_secs() - spare),
+            given,
+            asked: wanted,
+        });
+        lock(&inner.tokens).insert(key, &gained, now);
+        // The run may have ended in the meantime, when nothing was held for it yet.
+        for uid in &gained.asked.lives_with {
+            if inner.revocations.workload(uid).is_some() {
+                self.end(uid, Some(keys));
+            }
+        }
+        Ok(gained)
+    }
+
+    /// Forgets the tokens of a TaskRun or a pod that has ended, and has the providers end them. `keys` prove who asks for it.
+    pub fn end(&self, uid: &str, keys: Option<&SigningKeys>) {
+        let ended = lock(&self.0.tokens).take(uid);
+        for gained in ended.into_iter().filter(|gained| gained.asked.onward.revocation_url.is_some()) {
+            let (inner, keys) = (Arc::clone(&self.0), keys.cloned());
+            self.0.control.spawn(async move {
+                let audience = &gained.asked.onward.audience;
+                let outcome = gained.revoke(keys.as_ref(), &inner.clock).await;
+                inner.metrics.count(audience, if outcome.is_ok() { "revoked" } else { "not_revoked" });
+                match outcome {
+                    Ok(()) => {
+                        tracing::info!(audience = &**audience, token = gained.digest, "a provider has ended a token")
+                    }
+                    Err(why) => tracing::warn!(
+                        audience = &**audience,
+                        token = gained.digest,
+                        why,
+                        until = %gained.given.expires,
+                        "a provider was asked to end a token of a run that has ended, and did not; it ends by itself"
+                    ),
+                }
+            });
+        }
+    }
+}
+
+impl Inner {
+    fn held(&self, key: &Key) -> Option<Arc<Gained>> {
+        let now = self.clock.now();
+        lock(&self.tokens).by_key.get(key).filter(|gained| now < gained.use_until).cloned()
+    }
+}
+
+impl Tokens {
+    fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Timestamp) {
+        let past: Vec<Key> =
+            self.by_key.iter().filter(|(_, gained)| gained.given.expires <= now).map(|(key, _)| *key).collect();
+        for key in past.iter().chain([&key]) {
+            self.remove(key);
+        }
+        while self.by_key.len() >= MAX_HELD || self.bytes + gained.size() > MAX_BYTES {
+            let soonest = self.by_key.iter().min_by_key(|(_, gained)| gained.given.expires).map(|(key, _)| *key);
+            let Some(soonest) = soonest else { return };
+            self.remove(&soonest);
+        }
+        self.bytes += gained.size();
+        for uid in &gained.asked.lives_with {
+            self.by_run.entry(Arc::clone(uid)).or_default().insert(key);
+        }
+        self.by_key.insert(key, Arc::clone(gained));
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Gained>> {
+        let gained = self.by_key.remove(key)?;
+        self.bytes -= gained.size();
+        for uid in &gained.asked.lives_with {
+            if let Some(keys) = self.by_run.get_mut(uid) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_run.remove(uid);
+                }
+            }
+        }
+        Some(gained)
+    }
+
+    /// All of a TaskRun or a pod.
+    fn take(&mut self, uid: &str) -> Vec<Arc<Gained>> {
+        let keys = self.by_run.get(uid).cloned().unwrap_or_default();
+        keys.iter().filter_map(|key| self.remove(key)).collect()
+    }
+}
+
+impl Gained {
+    fn size(&self) -> usize {
+        // Besides the token, what the assertion said is kept.
+        self.given.token.len() + 2048
+    }
+
+    /// Has the provider end it (RFC 7009).
+    async fn revoke(&self, keys: Option<&SigningKeys>, clock: &Clock) -> Result<(), String> {
+        let (now, onward) = (clock.now(), &self.asked.onward);
+        let Some(url) = &onward.revocation_url else { return Ok(()) };
+        let jti = Uuid::now_v7().to_string();
+        let sign = |subject: Option<&str>| {
+            let keys = keys.ok_or("there are no keys to sign an assertion with")?;
+            self.asked.sign(keys, &jti, subject, now, now + ASSERTION_LIFE)
+        };
+        let assertion = match (onward.protocol.is_client(), onward.protocol.wants_client_assertion()) {
+            (true, _) => Some(sign(None)?),
+            (_, true) => Some(sign(Some(&self.asked.client))?),
+            (false, false) => None,
+        };
+        let assertion = assertion.as_ref().map(|assertion| assertion.as_str());
+        let request = onward.protocol.revocation(url, &self.given.token, assertion, now)?;
+        let answer = onward.egress.send(request, onward.bounds).await.map_err(|error| error.to_string())?;
+        match answer.status().is_success() {
+            true => Ok(()),
+            false => Err(format!("it answers {}", answer.status().as_u16())),
+        }
+    }
+}
+
+impl Wanted {
+    /// Differs for all that differs in what is asked.
+    fn key(&self) -> Key {
+        let claims = Value::Object(self.claims.clone()).to_string();
+        let runs = self.lives_with.join("\n");
+        let scopes = self.scopes.join(" ");
+        // Each has a length before it by its own digest, so that no two lists join to the same.
+        let parts =
+            [claims.as_bytes(), runs.as_bytes(), scopes.as_bytes(), self.client.as_bytes(), self.session.as_bytes()];
+        let digests = parts.map(|part| sha256(&[part]));
+        sha256(&[&self.onward.fingerprint, digests.as_flattened()])
+    }
+
+    /// A fresh assertion, with the subject given or that of the claims.
+    fn sign(
+        &self,
+        keys: &SigningKeys,
+        jti: &str,
+        subject: Option<&str>,
+        now: Timestamp,
+        ends: Timestamp,
+    ) -> Result<Zeroizing<String>, String> {
+        let mut claims = self.claims.clone();
+        claims.extend(subject.map(|subject| ("sub".to_owned(), subject.into())));
+        claims.insert("jti".to_owned(), jti.into());
+        claims.insert("iat".to_owned(), now.as_secs().into());
+        claims.insert("exp".to_owned(), ends.min(now + ASSERTION_LIFE).as_secs().into());
+        keys.sign_assertion(&claims).map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
+    }
+
+    /// Asks the provider.
+    async fn call(&self, keys: &SigningKeys, jti: &str, ends: Timestamp, clock: &Clock) -> Result<Given, Failure> {
+        let (now, onward) = (clock.now(), &self.onward);
+        let assertion = self.sign(keys, jti, None, now, ends).map_err(Failure::Away)?;
+        let client_assertion = match onward.protocol.wants_client_assertion() {
+            true => {
+                let jti = Uuid::now_v7().to_string();
+                Some(self.sign(keys, &jti, Some(&self.client), now, ends).map_err(Failure::Away)?)
+            }
+            false => None,
+        };
+        let sent = Sent {
+            assertion: &assertion,
+            client_assertion: client_assertion.as_ref().map(|assertion| assertion.as_str()),
+            scopes: &self.scopes,
+            session: &self.session,
+        };
+        let request = onward.protocol.request(&sent, now).map_err(Failure::Away)?;
+        let send = async |request| {
+            let answer = onward.egress.send(request, onward.bounds).await;
+            answer.map_err(|error| Failure::Away(error.to_string()))
+        };
+        let pool = [super::protocol::IAM_SCOPE.to_owned()];
+        let asked = if onward.protocol.next.is_some() { &pool[..] } else { &self.scopes };
+        let expected = Expected {
+            reads: onward.protocol.reads,
+            asked,
+            default_scopes: &onward.default_scopes,
+            max_lifetime: i64::try_from(onward.max_lifetime).unwrap_or(i64::MAX),
+            now,
+        };
+        let answer = send(request).await?;
+        match &onward.protocol.next {
+            None => expected.read(&answer),
+            // How long that of the pool lasts is of no matter: it goes nowhere else.
+            Some(next) => {
+                let pool = Expected { max_lifetime: i64::MAX, ..expected }.read(&answer)?;
+                let request = next.request(&pool.token, &self.scopes, onward.max_lifetime).map_err(Failure::Away)?;
+                let expected = Expected {
+                    reads: Reads::OAuth { exchanged: false },
+                    asked: &self.scopes,
+                    default_scopes: &[],
+                    max_lifetime: i64::try_from(onward.max_lifetime).unwrap_or(i64::MAX),
+                    now,
+                };
+                expected.service_account(&send(request).await?)
+            }
+        }
+    }
+}
+
+/// Counts what came of asking providers. Labels come from the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    outcomes: Family<Labels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    audience: Arc<str>,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("onward_tokens", "Tokens of other providers, by what came of asking", self.outcomes.clone());
+    }
+
+    fn count(&self, audience: &Arc<str>, outcome: &'static str) {
+        self.outcomes.get_or_create(&Labels { audience: Arc::clone(audience), outcome }).inc();
+    }
+}
+
+fn lock(tokens: &Mutex<Tokens>) -> MutexGuard<'_, Tokens> {
+    tokens.lock().unwrap_or_else(PoisonError::into_inner)
+}

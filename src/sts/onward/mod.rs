@@ -1,0 +1,221 @@
+//! Tokens of other providers, for audiences that trust those and not us: Doorward signs an assertion that says what a token of its
+//! own would, swaps it for the provider's token (RFC 8693, RFC 7523), and passes on that. Rules have decided before.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `protocol` | what is sent, as a table of parameters for each kind of provider |
+//! | `answer` | what comes, and whether it may be passed on |
+//! | `held` | tokens that are held while they are good, and the calls under way |
+//! | `swap` | from what rules gave to the answer for the caller |
+
+mod answer;
+mod held;
+mod protocol;
+mod swap;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use url::Url;
+
+pub use self::held::{Held, Metrics};
+use self::protocol::{Protocol, Reads};
+use crate::{
+    config::{
+        raw::{self, OnwardSubject, Preset},
+        report::At,
+        resolver::Resolver,
+        values::Span,
+    },
+    egress::{Bounds, Egress},
+    issuers::Quoted,
+    sha256::sha256,
+};
+
+/// The longest time for one call.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A token lasts from so long to so long; a session of AWS no shorter than the last.
+const MAX_LIFETIME: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(12 * 3600));
+const MIN_SESSION: Duration = Duration::from_secs(900);
+
+/// An audience that trusts another provider.
+#[derive(Debug)]
+pub struct Onward {
+    audience: Arc<str>,
+    /// Tells its configuration from another.
+    fingerprint: [u8; 32],
+    protocol: Protocol,
+    /// The audience of assertions.
+    assertion_audience: String,
+    subject: OnwardSubject,
+    scopes: BTreeMap<String, String>,
+    default_scopes: Vec<String>,
+    /// In seconds.
+    max_lifetime: u64,
+    revocation_url: Option<Url>,
+    bounds: Bounds,
+    egress: Egress,
+}
+
+/// By audience.
+pub type Onwards = BTreeMap<Arc<str>, Arc<Onward>>;
+
+impl Onward {
+    /// All of the configuration. `ours` is the identifier of our issuer.
+    pub fn resolve_all(root: &raw::Root, ours: &str, egress: &Egress, at: &At, resolver: &mut Resolver) -> Onwards {
+        let mut onwards = Onwards::new();
+        for (index, raw) in root.tokens.iter().flat_map(|tokens| &tokens.onward).enumerate() {
+            let at = at.index(index);
+            if onwards.contains_key(raw.audience.as_str()) {
+                resolver.report.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
+            }
+            check_audience(raw, root, ours, &at, resolver);
+            check_rules(raw, root, &at, resolver);
+            let Some(onward) = Self::resolve(raw, ours, egress, &at, resolver) else { continue };
+            onwards.insert(Arc::clone(&onward.audience), Arc::new(onward));
+        }
+        onwards
+    }
+
+    fn resolve(raw: &raw::Onward, ours: &str, egress: &Egress, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        check_spans(raw, at, resolver);
+        let written = raw.assertion.audience.as_deref();
+        let lasts = raw.max_lifetime.get().as_secs();
+        let protocol = Protocol::resolve(&raw.provider, written, lasts, &at.key("provider"), resolver);
+        let revocation_url = match &raw.revocation_url {
+            None => None,
+            Some(text) => protocol::address(text, &at.key("revocation_url"), resolver),
+        };
+        let egress = match &raw.ca {
+            None => Some(egress.clone()),
+            Some(path) => {
+                // The file is part of the generation.
+                resolver.read(&at.key("ca"), path);
+                let path = resolver.path(path);
+                let why = |why| _ = resolver.report.error(&at.key("ca"), format!("{}: {why}", path.display()));
+                egress.trusting(&path).map_err(why).ok()
+            }
+        };
+        let protocol = protocol?;
+        if revocation_url.is_some() && (protocol.reads == Reads::Aws || protocol.kind == "google") {
+            resolver.report.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");
+        }
+        let Some(assertion_audience) = written.map(str::to_owned).or_else(|| protocol.default_audience.clone()) else {
+            resolver
+                .report
+                .error(&at.key("assertion"), "the assertion would be for nobody")
+                .help("set `audience` in `assertion` to what the provider expects, such as its issuer identifier");
+            return None;
+        };
+        if assertion_audience == ours || assertion_audience.is_empty() {
+            resolver
+                .report
+                .error(&at.key("assertion").key("audience"), format!("`{assertion_audience}` is not the provider"));
+        }
+        if raw.assertion.subject == Some(OnwardSubject::Text(String::new())) {
+            resolver.report.error(&at.key("assertion").key("subject"), "the subject is empty");
+        }
+        if protocol.reads == Reads::Aws && !(raw.scopes.is_empty() && raw.default_scopes.is_empty()) {
+            resolver
+                .report
+                .error(&at.key("scopes"), "AWS knows no scopes")
+                .help("narrow what the role may do, or set `session_policy`");
+        }
+        let subject = raw.assertion.subject.clone().unwrap_or_else(|| match protocol.is_client() {
+            true => OnwardSubject::Client,
+            false => OnwardSubject::Caller,
+        });
+        Some(Self {
+            audience: raw.audience.as_str().into(),
+            fingerprint: sha256(&[&serde_json::to_vec(raw).unwrap_or_default()]),
+            protocol,
+            assertion_audience,
+            subject,
+            scopes: raw.scopes.clone(),
+            default_scopes: raw.default_scopes.clone(),
+            max_lifetime: lasts,
+            revocation_url,
+            bounds: Bounds { timeout: raw.timeout.get(), max_body: answer::MAX_ANSWER },
+            egress: egress?,
+        })
+    }
+
+    /// What the provider calls these scopes, each once.
+    fn named_there(&self, scopes: &[Arc<str>]) -> Vec<String> {
+        let mut named: Vec<String> = Vec::with_capacity(scopes.len());
+        for scope in scopes {
+            let there = self.scope(scope);
+            if !named.iter().any(|known| known == there) {
+                named.push(there.to_owned());
+            }
+        }
+        named
+    }
+
+    fn scope<'s>(&'s self, scope: &'s str) -> &'s str {
+        self.scopes.get(scope).map_or(scope, String::as_str)
+    }
+
+    /// The provider, for people.
+    fn name(&self) -> String {
+        let host = self.protocol.url.host_str().unwrap_or_default();
+        format!("the provider of `{}` ({} at {host})", self.audience, self.protocol.kind)
+    }
+}
+
+fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let at = at.key("audience");
+    let is_plain = !raw.audience.is_empty() && raw.audience.len() <= 512 && !raw.audience.chars().any(char::is_control);
+    if !is_plain {
+        report.error(&at, format!("{} is empty, long, or has control characters", Quoted::text(&raw.audience)));
+    }
+    let own = root.issuers.iter().filter(|issuer| issuer.preset == Some(Preset::Doorward));
+    let is_own = raw.audience == ours || own.flat_map(|issuer| &issuer.audiences).any(|own| *own == raw.audience);
+    let servers = root.tokens.iter().flat_map(|tokens| &tokens.resource_servers);
+    let is_served = servers.flat_map(|server| &server.audiences).any(|served| *served == raw.audience);
+    if is_own || is_served {
+        let by = if is_own { "routes of Doorward take" } else { "a resource server asks about" };
+        report
+            .error(&at, format!("`{}` is for tokens of ours, which {by}", raw.audience))
+            .help("an audience has tokens of one kind: ours, or the provider's; choose another name for one of them");
+    }
+}
+
+fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    let lifetime = raw.max_lifetime.get();
+    let is_aws = matches!(raw.provider, raw::OnwardProvider::Aws(_));
+    let least = if is_aws { MIN_SESSION } else { MAX_LIFETIME.0 };
+    if lifetime < least || lifetime > MAX_LIFETIME.1 {
+        let (least, most) = (Span(least), Span(MAX_LIFETIME.1));
+        report.error(&at.key("max_lifetime"), format!("`max_lifetime` is not between {least} and {most}"));
+    }
+    if raw.timeout.get().is_zero() || raw.timeout.get() > MAX_TIMEOUT {
+        report.error(&at.key("timeout"), format!("`timeout` is zero, or more than {}", Span(MAX_TIMEOUT)));
+    }
+    let is_scope =
+        |scope: &str| !scope.is_empty() && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+    for (ours, there) in raw.scopes.iter().filter(|(ours, there)| !is_scope(ours) || !is_scope(there)) {
+        report.error(&at.key("scopes").key(ours), format!("`{ours}` or `{there}` is not one scope"));
+    }
+    for (index, scope) in raw.default_scopes.iter().enumerate().filter(|(_, scope)| !is_scope(scope)) {
+        report.error(&at.key("default_scopes").index(index), format!("`{scope}` is not one scope"));
+    }
+}
+
+/// Rules that would give what the provider cannot.
+fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Resolver) {
+    let gives = |rule: &&raw::Rule| {
+        let token = rule.on.token.as_ref().filter(|_| rule.action == raw::Action::Allow);
+        token.is_some_and(|token| token.audiences.contains(&raw.audience) && !token.scopes.is_empty())
+    };
+    if matches!(raw.provider, raw::OnwardProvider::Aws(_))
+        && let Some(rule) = root.rules.iter().find(gives)
+    {
+        resolver
+            .report
+            .error(&at.key("audience"), format!("rule `{}` gives scopes for it, and AWS knows none", rule.id))
+            .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
+    }
+}

@@ -1,0 +1,564 @@
+//! What is sent to a provider: one table of parameters a kind, and what is read from the answer.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use serde_json::json;
+use url::{Url, form_urlencoded::Serializer};
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::Timestamp,
+    config::{
+        raw::{self, ClientAuthMethod, OnwardProvider},
+        report::At,
+        resolver::Resolver,
+    },
+    issuers::{ASSERTION_TYPE, ClientAuth, secure_url},
+    sts::form::{ACCESS_TOKEN, GRANT, JWT},
+};
+
+/// The grant whose assertion is ours (RFC 7523 section 2.1).
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+/// Where Google exchanges tokens, and makes those of service accounts.
+const GOOGLE: &str = "https://sts.googleapis.com/v1/token";
+const IAM_CREDENTIALS: &str = "https://iamcredentials.googleapis.com/";
+
+/// All that the token of the pool may do where a service account's is wanted: make that.
+pub const IAM_SCOPE: &str = "https://www.googleapis.com/auth/iam";
+
+const AWS: &str = "https://sts.amazonaws.com/";
+
+/// Characters of a session policy, and of the name of a session (AssumeRoleWithWebIdentity, `Policy`, `RoleSessionName`).
+const MAX_POLICY: usize = 2048;
+const MAX_SESSION: usize = 64;
+
+/// How one provider is asked.
+#[derive(Debug)]
+pub struct Protocol {
+    pub kind: &'static str,
+    pub url: Url,
+    /// Parameters that are always the same, in order.
+    fixed: Vec<(&'static str, String)>,
+    /// The parameter that has the assertion.
+    assertion: &'static str,
+    client: Client,
+    pub reads: Reads,
+    pub next: Option<ServiceAccount>,
+    /// The audience of assertions where none is configured.
+    pub default_audience: Option<String>,
+}
+
+/// Who we are as a client, beside the assertion.
+#[derive(Debug)]
+enum Client {
+    None,
+    Known(ClientAuth),
+    /// A further assertion says so, with an id where the provider wants it.
+    Assertion(Option<String>),
+}
+
+/// In which form a token comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// RFC 6749 section 5.1; `exchanged`: with the members of RFC 8693 section 2.2.1.
+    OAuth { exchanged: bool },
+    /// The credentials of AssumeRoleWithWebIdentity.
+    Aws,
+}
+
+/// A service account of Google whose token is given in place of the pool's own.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    /// The address of `generateAccessToken`.
+    pub url: Url,
+}
+
+/// What one call says.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    pub assertion: &'a str,
+    /// Where [`Protocol::wants_client_assertion`].
+    pub client_assertion: Option<&'a str>,
+    /// As the provider calls them.
+    pub scopes: &'a [String],
+    /// What a session of AWS is called.
+    pub session: &'a str,
+}
+
+impl Protocol {
+    /// `audience` is that of assertions as configured, `lasts` how many seconds a token may last. Reports every problem at its
+    /// place; `None` if there is one.
+    pub fn resolve(
+        raw: &OnwardProvider,
+        audience: Option<&str>,
+        lasts: u64,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
+        match raw {
+            OnwardProvider::TokenExchange(raw) => {
+                let fixed = vec![
+                    ("grant_type", GRANT.to_owned()),
+                    ("requested_token_type", ACCESS_TOKEN.to_owned()),
+                    ("subject_token_type", JWT.to_owned()),
+                ];
+                let reads = Reads::OAuth { exchanged: true };
+                Self::grant("token_exchange", raw, fixed, "subject_token", reads, audience, at, resolver)
+            }
+            OnwardProvider::JwtBearer(raw) => {
+                let (fixed, reads) = (vec![("grant_type", JWT_BEARER.to_owned())], Reads::OAuth { exchanged: false });
+                Self::grant("jwt_bearer", raw, fixed, "assertion", reads, audience, at, resolver)
+            }
+            OnwardProvider::ClientCredentials(raw) => {
+                let at = at.key("client_credentials");
+                let mut fixed = vec![
+                    ("grant_type", "client_credentials".to_owned()),
+                    ("client_assertion_type", ASSERTION_TYPE.to_owned()),
+                ];
+                fixed.extend(raw.client_id.clone().map(|id| ("client_id", id)));
+                targets(&mut fixed, raw.audience.as_ref(), raw.resource.as_ref());
+                let reads = Reads::OAuth { exchanged: false };
+                Self::new("client_credentials", &raw.token_url, fixed, "client_assertion", reads, &at, resolver)
+            }
+            OnwardProvider::Google(raw) => Self::google(raw, &at.key("google"), resolver),
+            OnwardProvider::Aws(raw) => Self::aws(raw, lasts, &at.key("aws"), resolver),
+        }
+    }
+
+    fn new(
+        kind: &'static str,
+        url: &str,
+        fixed: Vec<(&'static str, String)>,
+        assertion: &'static str,
+        reads: Reads,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
+        let url = address(url, &at.key("token_url"), resolver)?;
+        Some(Self { kind, url, fixed, assertion, client: Client::None, reads, next: None, default_audience: None })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the columns of a table")]
+    fn grant(
+        kind: &'static str,
+        raw: &raw::OnwardGrant,
+        mut fixed: Vec<(&'static str, String)>,
+        assertion: &'static str,
+        reads: Reads,
+        audience: Option<&str>,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
+        let at = at.key(kind);
+        targets(&mut fixed, raw.audience.as_ref(), raw.resource.as_ref());
+        let client = match (&raw.client, raw.client_assertion) {
+            (None, false) => Some(Client::None),
+            (None, true) => Some(Client::Assertion(None)),
+            (Some(client), true) => {
+                if client.method != Some(ClientAuthMethod::None) || client.secret.is_some() || client.key.is_some() {
+                    resolver
+                        .report
+                        .error(&at.key("client"), "with `client_assertion` the client has no other credential")
+                        .help("write `client: {id: ..., method: none}`, or leave `client_assertion` out");
+                }
+                Some(Client::Assertion(Some(client.id.clone())))
+            }
+            (Some(client), false) => {
+                ClientAuth::resolve(client, audience.unwrap_or_default(), &at.key("client"), resolver)
+                    .map(Client::Known)
+            }
+        };
+        Some(Self { client: client?, ..Self::new(kind, &raw.token_url, fixed, assertion, reads, &at, resolver)? })
+    }
+
+    fn google(raw: &raw::OnwardGoogle, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let known = "//iam.googleapis.com/";
+        if !raw.pool_provider.starts_with(known) || !raw.pool_provider.contains("/providers/") {
+            resolver
+                .report
+                .error(&at.key("pool_provider"), format!("`{}` is no provider of a pool", raw.pool_provider))
+                .help(format!(
+                    "write `{known}projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`"
+                ));
+        }
+        let fixed = vec![
+            ("grant_type", GRANT.to_owned()),
+            ("requested_token_type", ACCESS_TOKEN.to_owned()),
+            ("subject_token_type", JWT.to_owned()),
+            ("audience", raw.pool_provider.clone()),
+        ];
+        let next = match &raw.service_account {
+            None => None,
+            Some(account) => {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@.-_".contains(&byte);
+                if !account.contains('@') || !account.bytes().all(plain) {
+                    let at = at.key("service_account");
+                    resolver.report.error(&at, format!("`{account}` is not the address of a service account"));
+                    return None;
+                }
+                let base = raw.iam_credentials_url.as_deref().unwrap_or(IAM_CREDENTIALS);
+                let mut url = address(base, &at.key("iam_credentials_url"), resolver)?;
+                url.set_path(&format!("/v1/projects/-/serviceAccounts/{account}:generateAccessToken"));
+                Some(ServiceAccount { url })
+            }
+        };
+        let url = raw.token_url.as_deref().unwrap_or(GOOGLE);
+        let reads = Reads::OAuth { exchanged: true };
+        let protocol = Self::new("google", url, fixed, "subject_token", reads, at, resolver)?;
+        Some(Self { next, default_audience: Some(format!("https:{}", raw.pool_provider)), ..protocol })
+    }
+
+    fn aws(raw: &raw::OnwardAws, lasts: u64, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let is_role = raw.role.starts_with("arn:") && raw.role.contains(":iam::") && raw.role.contains(":role/");
+        if !is_role {
+            resolver
+                .report
+                .error(&at.key("role"), format!("`{}` is not the ARN of a role", raw.role))
+                .help("write `arn:aws:iam::ACCOUNT:role/NAME`");
+        }
+        let mut fixed = vec![
+            ("Action", "AssumeRoleWithWebIdentity".to_owned()),
+            ("Version", "2011-06-15".to_owned()),
+            ("RoleArn", raw.role.clone()),
+            ("DurationSeconds", lasts.to_string()),
+        ];
+        if let Some(path) = &raw.session_policy {
+            let at = at.key("session_policy");
+            let text = String::from_utf8(resolver.read(&at, path)?).unwrap_or_default();
+            let is_json = serde_json::from_str::<serde_json::Map<_, _>>(&text).is_ok();
+            if !is_json || text.chars().count() > MAX_POLICY {
+                let why = format!("{} is not a JSON object of at most {MAX_POLICY} characters", path.display());
+                resolver.report.error(&at, why);
+            }
+            fixed.push(("Policy", text));
+        }
+        let url = raw.token_url.as_deref().unwrap_or(AWS);
+        let protocol = Self::new("aws", url, fixed, "WebIdentityToken", Reads::Aws, at, resolver)?;
+        Some(Self { default_audience: Some("sts.amazonaws.com".to_owned()), ..protocol })
+    }
+
+    /// Whether a further assertion proves the client.
+    pub fn wants_client_assertion(&self) -> bool {
+        matches!(self.client, Client::Assertion(_))
+    }
+
+    /// Whether the assertion itself stands for a client (RFC 7523 section 2.2).
+    pub fn is_client(&self) -> bool {
+        self.assertion == "client_assertion"
+    }
+
+    /// The request for a token. The error says why it cannot be made.
+    pub fn request(&self, sent: &Sent<'_>, now: Timestamp) -> Result<Request<Bytes>, String> {
+        let mut form = Serializer::new(String::new());
+        form.extend_pairs(self.fixed.iter().map(|(name, value)| (*name, value)));
+        let scopes = if self.next.is_some() { IAM_SCOPE.to_owned() } else { sent.scopes.join(" ") };
+        match self.reads {
+            Reads::Aws => _ = form.append_pair("RoleSessionName", sent.session),
+            Reads::OAuth { .. } if scopes.is_empty() => {}
+            Reads::OAuth { .. } => _ = form.append_pair("scope", &scopes),
+        }
+        form.append_pair(self.assertion, sent.assertion);
+        self.finish(&self.url, form, sent.client_assertion, now)
+    }
+
+    /// The request that ends a token (RFC 7009).
+    pub fn revocation(
+        &self,
+        url: &Url,
+        token: &str,
+        client_assertion: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Request<Bytes>, String> {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("token", token).append_pair("token_type_hint", "access_token");
+        if self.is_client()
+            && let Some(assertion) = client_assertion
+        {
+            let id = self.fixed.iter().find(|(name, _)| *name == "client_id");
+            form.extend_pairs(id.map(|(name, value)| (*name, value)));
+            form.append_pair("client_assertion_type", ASSERTION_TYPE).append_pair("client_assertion", assertion);
+        }
+        self.finish(url, form, client_assertion, now)
+    }
+
+    /// Adds what proves the client.
+    fn finish(
+        &self,
+        url: &Url,
+        mut form: Serializer<'_, String>,
+        client_assertion: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Request<Bytes>, String> {
+        let mut request = Request::post(url.as_str())
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
+        match &self.client {
+            Client::None => {}
+            Client::Known(client) => client.apply(now, &mut form, request.headers_mut())?,
+            Client::Assertion(id) => {
+                form.extend_pairs(id.iter().map(|id| ("client_id", id)));
+                form.append_pair("client_assertion_type", ASSERTION_TYPE);
+                form.append_pair("client_assertion", client_assertion.ok_or("the client's assertion is missing")?);
+            }
+        }
+        *request.body_mut() = form.finish().into();
+        Ok(request)
+    }
+}
+
+impl ServiceAccount {
+    /// The request for its token, with that of the pool. The error says why it cannot be made.
+    pub fn request(&self, pool_token: &str, scopes: &[String], lasts: u64) -> Result<Request<Bytes>, String> {
+        let bearer = Zeroizing::new(format!("Bearer {pool_token}"));
+        let mut bearer = HeaderValue::from_str(&bearer).map_err(|error| error.to_string())?;
+        bearer.set_sensitive(true);
+        let body = json!({"scope": scopes, "lifetime": format!("{lasts}s")}).to_string();
+        Request::post(self.url.as_str())
+            .header(header::AUTHORIZATION, bearer)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Bytes::from(body))
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// An address that tokens may travel to.
+pub fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Url> {
+    secure_url(text).map_err(|why| _ = resolver.report.error(at, format!("`{text}` {why}"))).ok()
+}
+
+fn targets(fixed: &mut Vec<(&'static str, String)>, audience: Option<&String>, resource: Option<&String>) {
+    fixed.extend(audience.cloned().map(|audience| ("audience", audience)));
+    fixed.extend(resource.cloned().map(|resource| ("resource", resource)));
+}
+
+/// A name of a session of AWS: 2 to 64 characters of its own set.
+pub fn session_name(text: &str) -> String {
+    let fits = |character: char| character.is_ascii_alphanumeric() || "_+=,.@-".contains(character);
+    let mut name: String =
+        text.chars().map(|character| if fits(character) { character } else { '-' }).take(MAX_SESSION).collect();
+    while name.len() < 2 {
+        name.push('-');
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use url::form_urlencoded;
+
+    fn resolve(yaml: &str) -> (Option<Protocol>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "s3cret of the client\n").unwrap();
+        std::fs::write(folder.path().join("policy.json"), r#"{"Version":"2012-10-17"}"#).unwrap();
+        std::fs::write(folder.path().join("long.json"), format!(r#"{{"a":"{}"}}"#, "a".repeat(2048))).unwrap();
+        let raw: OnwardProvider = serde_saphyr::from_str(yaml).unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        let protocol = Protocol::resolve(&raw, Some("https://idp.example"), 1800, &At::root(), &mut resolver);
+        let places = resolver.report.problems().iter().map(|problem| problem.at.as_str().to_owned());
+        (protocol, places.collect())
+    }
+
+    #[test]
+    fn each_kind_of_provider_is_asked_in_its_own_words() {
+        let secret = "Basic aWQ6czNjcmV0K29mK3RoZStjbGllbnQ=";
+        for (yaml, url, authorization, expected) in [
+            (
+                "token_exchange: {token_url: 'https://idp.example/token', audience: api}",
+                "https://idp.example/token",
+                None,
+                &[
+                    ("grant_type", GRANT),
+                    ("requested_token_type", ACCESS_TOKEN),
+                    ("subject_token_type", JWT),
+                    ("audience", "api"),
+                    ("scope", "read write"),
+                    ("subject_token", "a.b.c"),
+                ][..],
+            ),
+            (
+                "token_exchange: {token_url: 'http://localhost/t', resource: 'https://api', client: {id: id, secret: {file: secret}}}",
+                "http://localhost/t",
+                Some(secret),
+                &[
+                    ("grant_type", GRANT),
+                    ("requested_token_type", ACCESS_TOKEN),
+                    ("subject_token_type", JWT),
+                    ("resource", "https://api"),
+                    ("scope", "read write"),
+                    ("subject_token", "a.b.c"),
+                ],
+            ),
+            (
+                "token_exchange: {token_url: 'https://idp.example/token', client: {id: id, method: none}, client_assertion: true}",
+                "https://idp.example/token",
+                None,
+                &[
+                    ("grant_type", GRANT),
+                    ("requested_token_type", ACCESS_TOKEN),
+                    ("subject_token_type", JWT),
+                    ("scope", "read write"),
+                    ("subject_token", "a.b.c"),
+                    ("client_id", "id"),
+                    ("client_assertion_type", ASSERTION_TYPE),
+                    ("client_assertion", "d.e.f"),
+                ],
+            ),
+            (
+                "jwt_bearer: {token_url: 'https://idp.example/token', client: {id: id, method: post, secret: {file: secret}}}",
+                "https://idp.example/token",
+                None,
+                &[
+                    ("grant_type", JWT_BEARER),
+                    ("scope", "read write"),
+                    ("assertion", "a.b.c"),
+                    ("client_id", "id"),
+                    ("client_secret", "s3cret of the client"),
+                ],
+            ),
+            (
+                "client_credentials: {token_url: 'https://login.example/oauth2/v2.0/token', client_id: app}",
+                "https://login.example/oauth2/v2.0/token",
+                None,
+                &[
+                    ("grant_type", "client_credentials"),
+                    ("client_assertion_type", ASSERTION_TYPE),
+                    ("client_id", "app"),
+                    ("scope", "read write"),
+                    ("client_assertion", "a.b.c"),
+                ],
+            ),
+            (
+                "google: {pool_provider: '//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q'}",
+                GOOGLE,
+                None,
+                &[
+                    ("grant_type", GRANT),
+                    ("requested_token_type", ACCESS_TOKEN),
+                    ("subject_token_type", JWT),
+                    (
+                        "audience",
+                        "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+                    ),
+                    ("scope", "read write"),
+                    ("subject_token", "a.b.c"),
+                ],
+            ),
+            (
+                "aws: {role: 'arn:aws:iam::1:role/deploy', session_policy: policy.json}",
+                AWS,
+                None,
+                &[
+                    ("Action", "AssumeRoleWithWebIdentity"),
+                    ("Version", "2011-06-15"),
+                    ("RoleArn", "arn:aws:iam::1:role/deploy"),
+                    ("DurationSeconds", "1800"),
+                    ("Policy", r#"{"Version":"2012-10-17"}"#),
+                    ("RoleSessionName", "ci.push"),
+                    ("WebIdentityToken", "a.b.c"),
+                ],
+            ),
+        ] {
+            let (protocol, problems) = resolve(yaml);
+            let protocol = protocol.unwrap_or_else(|| panic!("{yaml}: {problems:?}"));
+            let client_assertion = protocol.wants_client_assertion().then_some("d.e.f");
+            let scopes = ["read".to_owned(), "write".to_owned()];
+            let sent = Sent { assertion: "a.b.c", client_assertion, scopes: &scopes, session: "ci.push" };
+            let request = protocol.request(&sent, Timestamp::default()).unwrap();
+            assert_eq!((request.uri().to_string().as_str(), request.method().as_str()), (url, "POST"));
+            assert_eq!(request.headers()[header::ACCEPT], "application/json");
+            assert_eq!(
+                request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap()),
+                authorization
+            );
+            let form: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
+            let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
+            assert_eq!(form, expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_service_account_is_asked_for_with_the_least_token_of_the_pool() {
+        let (protocol, problems) = resolve(
+            "google: {pool_provider: '//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q', \
+             service_account: deploy@acme.iam.gserviceaccount.com}",
+        );
+        let protocol = protocol.unwrap_or_else(|| panic!("{problems:?}"));
+        let scopes = ["https://www.googleapis.com/auth/devstorage.read_only".to_owned()];
+        let sent = Sent { assertion: "a.b.c", client_assertion: None, scopes: &scopes, session: "" };
+        let request = protocol.request(&sent, Timestamp::default()).unwrap();
+        let asked: Vec<_> = form_urlencoded::parse(request.body()).filter(|(name, _)| name == "scope").collect();
+        assert_eq!(asked, [("scope".into(), IAM_SCOPE.into())]);
+        let request = protocol.next.as_ref().unwrap().request("pool", &scopes, 1800).unwrap();
+        assert_eq!(
+            request.uri(),
+            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/deploy@acme.iam.gserviceaccount.com:generateAccessToken"
+        );
+        assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer pool");
+        let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+        assert_eq!(body, json!({"scope": scopes, "lifetime": "1800s"}));
+    }
+
+    #[test]
+    fn what_ends_a_token_is_proven_as_what_asked_for_it() {
+        let pairs = |yaml: &str| -> Vec<(String, String)> {
+            let protocol = resolve(yaml).0.unwrap();
+            let url = Url::parse("https://idp.example/revoke").unwrap();
+            let request = protocol.revocation(&url, "t", Some("d.e.f"), Timestamp::default()).unwrap();
+            assert_eq!(request.uri(), "https://idp.example/revoke");
+            form_urlencoded::parse(request.body()).into_owned().collect()
+        };
+        let names = |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let bare = pairs("jwt_bearer: {token_url: 'https://idp.example/token'}");
+        assert_eq!(names(&bare), ["token", "token_type_hint"]);
+        for yaml in [
+            "client_credentials: {token_url: 'https://idp.example/token', client_id: app}",
+            "jwt_bearer: {token_url: 'https://idp.example/token', client: {id: app, method: none}, client_assertion: true}",
+        ] {
+            let said = pairs(yaml);
+            let expected = ["token", "token_type_hint", "client_id", "client_assertion_type", "client_assertion"];
+            assert_eq!(names(&said), expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_reported_at_its_place() {
+        for (yaml, place) in [
+            ("token_exchange: {token_url: 'http://idp.example/token'}", "/token_exchange/token_url"),
+            ("jwt_bearer: {token_url: nothing}", "/jwt_bearer/token_url"),
+            (
+                "jwt_bearer: {token_url: 'https://a', client: {id: a, secret: {file: secret}}, client_assertion: true}",
+                "/jwt_bearer/client",
+            ),
+            ("client_credentials: {token_url: 'https://u:p@a'}", "/client_credentials/token_url"),
+            ("google: {pool_provider: 'https://iam.googleapis.com/x'}", "/google/pool_provider"),
+            (
+                "google: {pool_provider: '//iam.googleapis.com/p/providers/q', service_account: 'a@b/../c'}",
+                "/google/service_account",
+            ),
+            ("aws: {role: deploy}", "/aws/role"),
+            ("aws: {role: 'arn:aws:iam::1:role/a', session_policy: secret}", "/aws/session_policy"),
+            ("aws: {role: 'arn:aws:iam::1:role/a', session_policy: long.json}", "/aws/session_policy"),
+            ("aws: {role: 'arn:aws:iam::1:role/a', session_policy: absent}", "/aws/session_policy"),
+        ] {
+            assert_eq!(resolve(yaml).1, [place], "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_session_has_a_name_that_aws_takes() {
+        for (text, name) in [
+            ("ci.release-x7k2p-push", "ci.release-x7k2p-push".to_owned()),
+            ("company#alice@example.com", "company-alice@example.com".to_owned()),
+            ("é", "--".to_owned()),
+            ("", "--".to_owned()),
+            (&"a".repeat(80), "a".repeat(64)),
+        ] {
+            assert_eq!(session_name(text), name);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From what rules gave to the token of a provider.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Onward,
+    answer::{Failure, GivenForm},
+    held::Wanted,
+    protocol::session_name,
+};
+use crate::{
+    audit,
+    authn::Principal,
+    config::raw::OnwardSubject,
+    error::Reason,
+    request::exchange::Exchange,
+    sts::{
+        claims::AccessToken,
+        exchange::Exchanger,
+        form::ACCESS_TOKEN,
+        metadata,
+        refusal::{Refusal, answer},
+        task::Task,
+    },
+};
+
+/// The type of what `credential_process` of AWS reads.
+const AWS_CREDENTIALS: &str = "https://doorward.dev/token-type/aws-credentials";
+
+impl Exchanger<'_> {
+    /// The provider's token in place of one of ours. `claims` are what ours would say, `issued` what the trail would; both have been
+    /// decided.
+    pub async fn pass_on(
+        &self,
+        onward: &Arc<Onward>,
+        claims: &AccessToken<'_>,
+        (principal, task): (&Arc<Principal>, Option<&Task>),
+        issued: audit::Issued,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let scopes = onward.named_there(&issued.scopes);
+        if onward.protocol.reads == super::Reads::Aws && !scopes.is_empty() {
+            return Err(Refusal::scope(format!(
+                "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
+                onward.audience
+            )));
+        }
+        let subject = match &onward.subject {
+            OnwardSubject::Caller => claims.sub,
+            OnwardSubject::Client => claims.client_id,
+            OnwardSubject::Text(text) => text,
+        };
+        let session = match task {
+            Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
+            None => session_name(claims.sub),
+        };
+        let wanted = Wanted {
+            onward: Arc::clone(onward),
+            claims: assertion(claims, &onward.assertion_audience, subject)?,
+            client: claims.client_id.into(),
+            scopes,
+            session,
+            lives_with: principal.lives_with.clone(),
+        };
+        let obtained = self.app.onward.obtain(wanted, self.keys, claims.jti, issued.expires).await;
+        let gained = obtained.map_err(|failure| self.refusal(onward, subject, failure))?;
+        // Whoever has waited may have lost meanwhile what was decided before.
+        if self.app.revocations.is_revoked(principal).is_some() {
+            return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
+        }
+        let given = &gained.given;
+        let now = self.app.clock.now();
+        let had = |scope: &Arc<str>| match &given.scopes {
+            None => true,
+            Some(named) => named.iter().any(|named| named == onward.scope(scope)),
+        };
+        let scopes: Vec<Arc<str>> = issued.scopes.into_iter().filter(had).collect();
+        let scope = scopes.join(" ");
+        exchange.record().issued = Some(Box::new(audit::Issued {
+            scopes,
+            expires: given.expires,
+            onward: Some(audit::IssuedOnward {
+                provider: format!("{} at {}", onward.protocol.kind, onward.protocol.url.host_str().unwrap_or_default()),
+                assertion: gained.assertion.clone(),
+                sha256: gained.digest.clone(),
+            }),
+            ..issued
+        }));
+        // It is written down before it is out of the house.
+        exchange.decided().await?;
+        let (issued_token_type, token_type) = match given.form {
+            GivenForm::Bearer => (ACCESS_TOKEN, "Bearer"),
+            GivenForm::AwsCredentials => (AWS_CREDENTIALS, "N_A"),
+        };
+        let body = json!({
+            "access_token": &*given.token,
+            "issued_token_type": issued_token_type,
+            "token_type": token_type,
+            "expires_in": given.expires.since(now).as_secs(),
+            "scope": scope,
+        });
+        Ok(answer(StatusCode::OK, &body))
+    }
+
+    fn refusal(&self, onward: &Onward, subject: &str, failure: Failure) -> Refusal {
+        let name = onward.name();
+        match failure {
+            Failure::Away(why) => Refusal::unavailable(
+                Reason::UpstreamUnreachable,
+                format!("{name} gives no token at the moment: {why}; try again, and see whether Doorward reaches it"),
+            ),
+            Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
+            Failure::Refused { error, said } => {
+                let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+                let issuer = self.tokens.issuer();
+                let description = format!(
+                    "{name} refused with `{error}`{said}. It was shown issuer `{issuer}`, subject `{subject}`, audience `{}`: it must \
+                     trust exactly these, be able to fetch {issuer}{}, and let this subject have the scopes",
+                    onward.assertion_audience,
+                    metadata::KEYS,
+                );
+                Refusal::of_provider(&error, description)
+            }
+        }
+    }
+}
+
+/// What an assertion says: as a token of ours, to another audience and perhaps of another subject; when, is said when it is signed.
+fn assertion(claims: &AccessToken<'_>, audience: &str, subject: &str) -> Result<Map<String, Value>, Refusal> {
+    let unsigned = || Refusal::unavailable(Reason::Internal, "the assertion cannot be made");
+    let Ok(Value::Object(mut said)) = serde_json::to_value(claims) else { return Err(unsigned()) };
+    said.insert("aud".to_owned(), audience.into());
+    said.insert("sub".to_owned(), subject.into());
+    for name in ["iat", "exp", "jti"] {
+        said.remove(name);
+    }
+    Ok(said)
+}
