@@ -17,9 +17,9 @@ const DOOR: &str = "https://doorward.test";
 const TARGET: &str = "https://target.test";
 
 /// Doorward with an issuer of people, one of CI jobs, and an upstream that takes tokens of its own.
-struct World {
-    doorward: Doorward,
-    people: Issuer,
+pub struct World {
+    pub doorward: Doorward,
+    pub people: Issuer,
     ci: Issuer,
     upstream: Upstream,
     /// Its external host.
@@ -50,6 +50,11 @@ impl World {
     }
 
     async fn with(change: impl FnOnce(String) -> String) -> Self {
+        Self::with_files(change, &[]).await
+    }
+
+    /// `change` edits the configuration; with these files beside it.
+    pub async fn with_files(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         let (people, ci, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
         let yaml = format!(
             "
@@ -82,6 +87,9 @@ limits: {{drain_accept: 0}}
         for server in ["target", "other"] {
             std::fs::write(dir.path().join(server), secret(server)).unwrap();
         }
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
         let yaml = change(yaml);
         let host = if yaml.contains("external_host: localhost") { "localhost" } else { "doorward.test" };
         let doorward = Doorward::start_with_faults(dir, &yaml).await;
@@ -104,7 +112,7 @@ limits: {{drain_accept: 0}}
     }
 
     /// A person's token, with further claims.
-    fn person(&self, subject: &str, more: &Value) -> String {
+    pub fn person(&self, subject: &str, more: &Value) -> String {
         let mut claims = self.people.claims(subject, &["dev"]);
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.people.sign(&claims)
@@ -121,7 +129,7 @@ limits: {{drain_accept: 0}}
         self.ci.sign(&claims)
     }
 
-    async fn ask(&self, more: &[(&str, &str)]) -> Answer {
+    pub async fn ask(&self, more: &[(&str, &str)]) -> Answer {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
             .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
@@ -149,12 +157,12 @@ fn secret(of: &str) -> String {
     format!("the secret of {of}")
 }
 
-fn part(token: &str, index: usize) -> Value {
+pub fn part(token: &str, index: usize) -> Value {
     let part = token.split('.').nth(index).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
-fn token(answer: &Answer) -> String {
+pub fn token(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
@@ -469,21 +477,25 @@ async fn the_command_for_steps_gets_its_token_here() {
 }
 
 #[tokio::test]
-async fn the_example_decides_as_its_tests_say() {
-    let dir = tempfile::tempdir().unwrap();
-    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/workload-tokens.yaml");
-    std::fs::copy(example, dir.path().join("doorward.yaml")).unwrap();
-    std::fs::write(dir.path().join("token"), "a-token").unwrap();
-    std::fs::write(dir.path().join("ca.crt"), Authority::new().pem()).unwrap();
-    for command in ["check", "test"] {
-        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .args([command, "doorward.yaml"])
-            .current_dir(dir.path())
-            .output()
-            .await
-            .unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "{command}: {said}");
+async fn the_examples_decide_as_their_tests_say() {
+    for name in ["workload-tokens", "onward"] {
+        let dir = tempfile::tempdir().unwrap();
+        let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/examples/{name}.yaml"));
+        std::fs::copy(example, dir.path().join("doorward.yaml")).unwrap();
+        for secret in ["token", "sts-secret"] {
+            std::fs::write(dir.path().join(secret), "a-token").unwrap();
+        }
+        std::fs::write(dir.path().join("ca.crt"), Authority::new().pem()).unwrap();
+        for command in ["check", "test"] {
+            let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+                .args([command, "doorward.yaml"])
+                .current_dir(dir.path())
+                .output()
+                .await
+                .unwrap();
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success(), "{name}: {command}: {said}");
+        }
     }
 }
 

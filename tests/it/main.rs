@@ -27,6 +27,7 @@ mod listeners;
 mod login;
 mod matrix;
 mod oidc;
+mod onward;
 mod operations;
 mod pages;
 mod paths;

@@ -5,11 +5,15 @@
 // tells how many refreshes there were, as {"granted": 0, "refused": 0}; between a POST to `/tests/hold` and one to
 // `/tests/release` none is answered.
 //
-// Clients: `doorward` (code flow, introspection), `bot` (client credentials). Anybody may log in with any password; who
+// It exchanges tokens (RFC 8693) that `https://doorward.test` has signed for it: `GET /tests/trust/PORT` tells where the keys of
+// that are. Who has sent something else is refused.
+//
+// Clients: `doorward` (code flow, introspection), `bot` (client credentials, token exchange). Anybody may log in with any password; who
 // is called `alice` is in the group `developers`, `bob` also in `release-managers`. With the resource
 // `https://doorward.test` access tokens are JWTs (RFC 9068) for that audience, without it they are opaque.
 import http from 'node:http';
-import Provider from 'oidc-provider';
+import { createLocalJWKSet, jwtVerify } from 'jose';
+import Provider, { errors } from 'oidc-provider';
 
 const options = JSON.parse(process.argv[2] ?? '{}');
 const AUDIENCE = 'https://doorward.test';
@@ -28,6 +32,48 @@ const ofTests = {
     });
   },
   '/tests/release': () => release(),
+};
+
+// Where the keys of Doorward are, once somebody has told.
+let trusted;
+const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+const TOKEN_TYPE = 'urn:ietf:params:oauth:token-type';
+
+const keysOfDoorward = () => new Promise((resolve, reject) => {
+  http.get({ host: '127.0.0.1', port: trusted, path: '/oauth2/jwks', headers: { host: 'doorward.test' } }, (response) => {
+    let body = '';
+    response.on('data', (part) => { body += part; });
+    response.on('end', () => resolve(createLocalJWKSet(JSON.parse(body))));
+  }).on('error', reject);
+});
+
+const exchange = (provider) => async (ctx, next) => {
+  const { params, client } = ctx.oidc;
+  if (params.subject_token_type !== `${TOKEN_TYPE}:jwt` || params.requested_token_type !== `${TOKEN_TYPE}:access_token`) {
+    throw new errors.InvalidRequest('other types are expected');
+  }
+  let claims;
+  try {
+    ({ payload: claims } = await jwtVerify(params.subject_token, await keysOfDoorward(), {
+      issuer: AUDIENCE,
+      audience: provider.issuer,
+      typ: 'JWT',
+      algorithms: ['ES256'],
+      maxTokenAge: '5m',
+      requiredClaims: ['sub', 'iat', 'exp', 'jti', 'origin'],
+    }));
+  } catch (error) {
+    throw new errors.InvalidGrant(error.message);
+  }
+  const token = new provider.AccessToken({ accountId: claims.origin.sub, client, scope: params.scope, gty: 'exchange' });
+  ctx.body = {
+    access_token: await token.save(),
+    issued_token_type: `${TOKEN_TYPE}:access_token`,
+    token_type: 'Bearer',
+    expires_in: token.expiration,
+    scope: token.scope,
+  };
+  await next();
 };
 
 const server = http.createServer();
@@ -50,7 +96,7 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
         client_secret: 'bot-secret-of-the-tests',
         redirect_uris: [],
         response_types: [],
-        grant_types: ['client_credentials'],
+        grant_types: ['client_credentials', EXCHANGE],
       },
     ],
     claims: { openid: ['sub', 'groups', 'email', 'email_verified'] },
@@ -81,6 +127,8 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
     ttl: { AccessToken: options.accessTokenTTL ?? 600, ClientCredentials: options.accessTokenTTL ?? 600 },
     cookies: { keys: ['tests'] },
   });
+  const parameters = ['audience', 'resource', 'scope', 'requested_token_type', 'subject_token', 'subject_token_type'];
+  provider.registerGrantType(EXCHANGE, exchange(provider), parameters, ['audience', 'resource']);
   const isRefresh = (ctx) => ctx.oidc?.params?.grant_type === 'refresh_token';
   provider.on('grant.success', (ctx) => isRefresh(ctx) && refreshes.granted++);
   provider.on('grant.error', (ctx) => isRefresh(ctx) && refreshes.refused++);
@@ -92,7 +140,8 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
   });
   const answer = provider.callback();
   server.on('request', (request, response) => {
-    const own = ofTests[request.url];
+    const told = /^\/tests\/trust\/(\d+)$/.exec(request.url);
+    const own = told ? () => { [, trusted] = told; } : ofTests[request.url];
     if (own) {
       response.end(JSON.stringify(own() ?? null));
     } else {

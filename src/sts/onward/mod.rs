@@ -219,3 +219,6 @@ fn check_rules(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Reso
             .help("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::{Json, Router, extract::Form, routing::post};
+use serde_json::{Map, Value, json};
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::{answer::Failure, held::Wanted, *};
+use crate::{
+    clock::{Clock, Timestamp},
+    store::{Embedded, Revocations, Store, Target},
+    sts::keys::{SigningKey, SigningKeys},
+};
+
+const OURS: &str = "https://door.test";
+
+/// What is found wrong, by place, and what resolves.
+fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
+    let yaml = format!("tokens: {{exchange: [], onward: [{onward}]{rest}");
+    let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+    let mut resolver = Resolver::default();
+    let onwards = Onward::resolve_all(&root, OURS, &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
+    let problems = resolver.report.problems().iter();
+    (onwards, problems.map(|problem| (problem.at.as_str().to_owned(), problem.message.clone())).collect())
+}
+
+#[test]
+fn what_cannot_be_is_told_at_its_place() {
+    let vault = "provider: {jwt_bearer: {token_url: 'https://idp.test/t'}}, assertion: {audience: 'https://idp.test'}";
+    let aws = "provider: {aws: {role: 'arn:aws:iam::1:role/a'}}";
+    let one = |more: &str| format!("{{audience: v, {vault}{more}}}");
+    let rule = |scopes: &str| format!("}}\nrules: [{{id: r, on: {{token: {{audiences: [v]{scopes}}}}}, do: allow}}]");
+    for (onward, rest, places) in [
+        (one(""), "}".to_owned(), vec![]),
+        (format!("{}, {}", one(""), one("")), "}".to_owned(), vec!["/1/audience"]),
+        (format!("{{audience: '', {vault}}}"), "}".to_owned(), vec!["/0/audience"]),
+        (format!("{{audience: '{OURS}', {vault}}}"), "}".to_owned(), vec!["/0/audience"]),
+        (
+            one(""),
+            ", resource_servers: [{id: a, secret: {env: A}, audiences: [v]}]}".to_owned(),
+            vec!["/0/audience"],
+        ),
+        (
+            one(""),
+            "}\nissuers: [{name: own, preset: doorward, audiences: [v]}]".to_owned(),
+            vec!["/0/audience"],
+        ),
+        (one(", max_lifetime: 59s"), "}".to_owned(), vec!["/0/max_lifetime"]),
+        (one(", max_lifetime: 13h"), "}".to_owned(), vec!["/0/max_lifetime"]),
+        (one(", timeout: 31s"), "}".to_owned(), vec!["/0/timeout"]),
+        (one(", timeout: 0"), "}".to_owned(), vec!["/0/timeout"]),
+        (one(", scopes: {a: b c}"), "}".to_owned(), vec!["/0/scopes/a"]),
+        (one(", default_scopes: ['']"), "}".to_owned(), vec!["/0/default_scopes/0"]),
+        (one(", revocation_url: 'http://idp.test'"), "}".to_owned(), vec!["/0/revocation_url"]),
+        (one(", ca: absent.pem"), "}".to_owned(), vec!["/0/ca"]),
+        ("{audience: v, provider: {jwt_bearer: {token_url: 'https://a'}}}".to_owned(), "}".to_owned(), vec!["/0/assertion"]),
+        (
+            format!("{{audience: v, provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: '{OURS}'}}}}"),
+            "}".to_owned(),
+            vec!["/0/assertion/audience"],
+        ),
+        (
+            "{audience: v, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a, subject: {text: ''}}}".to_owned(),
+            "}".to_owned(),
+            vec!["/0/assertion/subject"],
+        ),
+        (format!("{{audience: v, {aws}}}"), rule(""), vec![]),
+        (format!("{{audience: v, {aws}}}"), rule(", scopes: [a]"), vec!["/0/audience"]),
+        (format!("{{audience: v, {aws}, max_lifetime: 10m}}"), "}".to_owned(), vec!["/0/max_lifetime"]),
+        (format!("{{audience: v, {aws}, scopes: {{a: b}}}}"), "}".to_owned(), vec!["/0/scopes"]),
+        (
+            format!("{{audience: v, {aws}, revocation_url: 'https://a'}}"),
+            "}".to_owned(),
+            vec!["/0/revocation_url"],
+        ),
+    ] {
+        let (onwards, problems) = resolve(&onward, &rest);
+        let found: Vec<&str> = problems.iter().map(|(at, _)| at.as_str()).collect();
+        assert_eq!(found, places, "{onward} {rest}: {problems:?}");
+        assert!(!places.is_empty() || onwards.contains_key("v"));
+    }
+}
+
+#[test]
+fn who_is_meant_and_for_whom_follows_from_the_kind() {
+    for (provider, subject, audience) in [
+        ("{token_exchange: {token_url: 'https://a'}}", OnwardSubject::Caller, "x"),
+        ("{client_credentials: {token_url: 'https://a'}}", OnwardSubject::Client, "x"),
+        ("{aws: {role: 'arn:aws:iam::1:role/a'}}", OnwardSubject::Caller, "sts.amazonaws.com"),
+        (
+            "{google: {pool_provider: '//iam.googleapis.com/p/providers/q'}}",
+            OnwardSubject::Caller,
+            "https://iam.googleapis.com/p/providers/q",
+        ),
+    ] {
+        let assertion = if audience == "x" { ", assertion: {audience: x}" } else { "" };
+        let (onwards, problems) = resolve(&format!("{{audience: v, provider: {provider}{assertion}}}"), "}");
+        let onward = onwards.get("v").unwrap_or_else(|| panic!("{provider}: {problems:?}"));
+        assert_eq!((&onward.subject, onward.assertion_audience.as_str()), (&subject, audience), "{provider}");
+    }
+}
+
+/// Tokens that are held, and a provider that tells what it was asked.
+struct World {
+    held: Held,
+    onward: Arc<Onward>,
+    keys: SigningKeys,
+    clock: Clock,
+    revocations: Revocations,
+    /// Address and form of each call.
+    calls: mpsc::UnboundedReceiver<(&'static str, BTreeMap<String, String>)>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(more: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, calls) = mpsc::unbounded_channel();
+        let (of_revoke, count) = (told.clone(), AtomicUsize::new(0));
+        let count = Arc::new(count);
+        let give = move |Form(form): Form<BTreeMap<String, String>>| {
+            let token = format!("given-{}", count.fetch_add(1, Ordering::SeqCst));
+            told.send(("/token", form)).unwrap();
+            async move { Json(json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600})) }
+        };
+        let revoke = move |Form(form): Form<BTreeMap<String, String>>| {
+            of_revoke.send(("/revoke", form)).unwrap();
+            async {}
+        };
+        let router = Router::new().route("/token", post(give)).route("/revoke", post(revoke));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let (onwards, problems) = resolve(
+            &format!(
+                "{{audience: v, provider: {{client_credentials: {{token_url: 'http://{address}/token'}}}}, assertion: {{audience: x}}, \
+                 revocation_url: 'http://{address}/revoke'{more}}}"
+            ),
+            "}",
+        );
+        let onward = Arc::clone(onwards.get("v").unwrap_or_else(|| panic!("{problems:?}")));
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store")).unwrap());
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let revocations = Revocations::new(store, clock.clone());
+        let held = Held::new(clock.clone(), Handle::current(), revocations.clone(), Metrics::default());
+        let keys = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
+        Self { held, onward, keys, clock, revocations, calls, _folder: folder }
+    }
+
+    fn wanted(&self, subject: &str, runs: &[&str]) -> Wanted {
+        Wanted {
+            onward: Arc::clone(&self.onward),
+            claims: Map::from_iter([("sub".to_owned(), Value::from(subject))]),
+            client: "client".into(),
+            scopes: vec!["read".to_owned()],
+            session: "session".to_owned(),
+            lives_with: runs.iter().map(|uid| Arc::from(*uid)).collect(),
+        }
+    }
+
+    async fn obtain(&self, wanted: Wanted) -> String {
+        let ends = self.clock.now() + Duration::from_secs(600);
+        self.held.obtain(wanted, &self.keys, "jti", ends).await.unwrap().given.token.to_string()
+    }
+
+    fn asked(&mut self) -> Vec<&'static str> {
+        std::iter::from_fn(|| self.calls.try_recv().ok()).map(|(path, _)| path).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_for_one_who_asks_one_thing() {
+    let world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    assert_eq!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
+    let other_scope = Wanted { scopes: vec!["write".to_owned()], ..world.wanted("alice", &["run", "pod"]) };
+    let mut all = vec![first];
+    for wanted in [
+        world.wanted("bob", &["run", "pod"]),
+        world.wanted("alice", &["run", "another"]),
+        world.wanted("alice", &[]),
+        other_scope,
+        Wanted { client: "other".into(), ..world.wanted("alice", &["run", "pod"]) },
+    ] {
+        let token = world.obtain(wanted).await;
+        assert!(!all.contains(&token), "{token} {all:?}");
+        all.push(token);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
+    let mut world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    let others = world.obtain(world.wanted("alice", &["other", "other-pod"])).await;
+    assert_eq!(world.asked(), ["/token", "/token"]);
+    world.held.end("nothing", Some(&world.keys));
+    world.held.end("pod", Some(&world.keys));
+    let (path, form) = world.calls.recv().await.unwrap();
+    assert_eq!((path, form["token"].as_str()), ("/revoke", first.as_str()));
+    let said = form.keys().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(said, ["client_assertion", "client_assertion_type", "token", "token_type_hint"]);
+    world.held.end("run", Some(&world.keys));
+    assert_eq!(
+        world.obtain(world.wanted("alice", &["other", "other-pod"])).await,
+        others,
+        "that of another run is held"
+    );
+    assert_ne!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
+    assert_eq!(world.asked(), ["/token"]);
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_its_token_is_on_its_way_has_it_ended_too() {
+    let mut world = World::start("").await;
+    let until = world.clock.now() + Duration::from_secs(600);
+    world.revocations.revoke(Target::Workload("pod"), "it has ended", until).await.unwrap();
+    let given = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    assert_eq!(world.calls.recv().await.unwrap().0, "/token");
+    let (path, form) = world.calls.recv().await.unwrap();
+    assert_eq!((path, form["token"].as_str()), ("/revoke", given.as_str()));
+}
+
+#[tokio::test]
+async fn an_assertion_lives_five_minutes_and_a_token_is_held_for_four_fifths_of_its_life() {
+    let mut world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &[])).await;
+    let assertion = world.calls.recv().await.unwrap().1["client_assertion"].clone();
+    assert!(world.keys.verify(&assertion).is_none(), "it is no access token of ours");
+    let claims: Value = {
+        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap()).unwrap()
+    };
+    assert_eq!(claims, json!({"sub": "alice", "jti": "jti", "iat": 1_700_000_000, "exp": 1_700_000_300}));
+    world.clock.advance(Duration::from_secs(2879));
+    assert_eq!(world.obtain(world.wanted("alice", &[])).await, first);
+    world.clock.advance(Duration::from_secs(1));
+    assert_ne!(world.obtain(world.wanted("alice", &[])).await, first);
+    assert_eq!(world.asked(), ["/token"]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_remembered() {
+    let world = World::start(", max_lifetime: 30m").await;
+    let ends = world.clock.now() + Duration::from_secs(600);
+    for _ in 0..2 {
+        let outcome = world.held.obtain(world.wanted("alice", &[]), &world.keys, "jti", ends).await;
+        assert!(matches!(outcome, Err(Failure::Unfit(why)) if why.contains("lasts 3600 s")));
+    }
+    let mut world = world;
+    assert_eq!(world.asked(), ["/token", "/token"]);
+}

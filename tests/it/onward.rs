@@ -1,0 +1,421 @@
+//! Tokens of other providers, for audiences that trust those: what a provider is asked, what of its answer is passed on and to
+//! whom, and that it is asked once. `cluster/token_ends.rs` has them end with their run.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use url::form_urlencoded;
+
+use crate::{
+    harness::{Answer, OidcProvider, Raw, Recorded, Reply, Upstream, now, request, within},
+    issuing::{World, part, token},
+};
+
+const RULES: &str = "rules:
+  - id: onward
+    on: {token: {audiences: [vault, bearer, entra, google, node], scopes: [read, write, 'tekton:*']}}
+    who: {issuers: [people], groups: [dev]}
+    do: allow
+  - {id: onward-aws, on: {token: {audiences: [aws]}}, who: {issuers: [people], groups: [dev]}, do: allow}
+";
+
+const ONWARD: &str = "  onward:
+    - audience: vault
+      provider: {token_exchange: {token_url: '{url}/token', audience: the-vault, client: {id: door, secret: {file: target}}}}
+      assertion: {audience: 'https://idp.test'}
+      timeout: 2s
+    - {audience: bearer, provider: {jwt_bearer: {token_url: '{url}/bearer'}}, assertion: {audience: 'https://idp.test'}}
+    - audience: entra
+      provider: {client_credentials: {token_url: '{url}/entra', client_id: app}}
+      assertion: {audience: 'api://AzureADTokenExchange', subject: {text: the-app}}
+      scopes: {read: 'api://x/.default', write: 'api://x/.default'}
+    - audience: google
+      provider: {google: {pool_provider: '//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q',
+        service_account: deploy@acme.iam.gserviceaccount.com, token_url: '{url}/google', iam_credentials_url: '{url}'}}
+      scopes: {read: 'https://www.googleapis.com/auth/devstorage.read_only'}
+    - {audience: aws, provider: {aws: {role: 'arn:aws:iam::1:role/deploy', token_url: '{url}/aws'}}}
+    - audience: node
+      provider: {token_exchange: {token_url: '{url}/token', client: {id: bot, secret: {file: bot}}}}
+      assertion: {audience: '{url}'}
+  resource_servers:
+";
+
+/// A provider that gives a token of its own for each call, or what a test says.
+struct Provider {
+    upstream: Upstream,
+    says: Arc<Mutex<Option<Reply>>>,
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let says: Arc<Mutex<Option<Reply>>> = Arc::default();
+        let (said, calls) = (Arc::clone(&says), AtomicUsize::new(0));
+        let upstream = Upstream::scripted(move |_| {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            said.lock()
+                .unwrap()
+                .clone()
+                .unwrap_or_else(|| Reply::json(200, &good(&format!("given-{call}")).to_string()))
+        })
+        .await;
+        Self { upstream, says }
+    }
+
+    fn says(&self, reply: Reply) {
+        *self.says.lock().unwrap() = Some(reply);
+    }
+
+    /// The parameters of a call.
+    fn form(call: &Recorded) -> Vec<(String, String)> {
+        form_urlencoded::parse(&call.body).into_owned().collect()
+    }
+
+    fn get(call: &Recorded, name: &str) -> String {
+        Self::form(call).into_iter().find(|(known, _)| known == name).map(|(_, value)| value).unwrap_or_default()
+    }
+}
+
+fn good(token: &str) -> Value {
+    json!({
+        "access_token": token, "token_type": "Bearer", "expires_in": 3600, "refresh_token": "never",
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    })
+}
+
+async fn start_at(url: &str) -> World {
+    let onward = ONWARD.replace("{url}", url);
+    World::with_files(
+        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", RULES),
+        &[("bot", "bot-secret-of-the-tests")],
+    )
+    .await
+}
+
+async fn start() -> (World, Provider) {
+    let provider = Provider::start().await;
+    (start_at(&provider.upstream.url()).await, provider)
+}
+
+async fn ask(world: &World, who: &str, audience: &str, scope: &str) -> Answer {
+    world.ask(&[("subject_token", who), ("audience", audience), ("scope", scope)]).await
+}
+
+#[tokio::test]
+async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
+    let (world, provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+    let answer = ask(&world, &alice, "vault", "read write").await;
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let said = answer.json();
+    let lasts = said["expires_in"].as_i64().unwrap();
+    assert!((3590..=3600).contains(&lasts), "{said:#}");
+    let expected = json!({
+        "access_token": "given-0", "token_type": "Bearer", "expires_in": lasts, "scope": "read write",
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    });
+    assert_eq!(said, expected);
+
+    let call = provider.upstream.only();
+    assert_eq!(call.line(), "POST /token HTTP/1.1");
+    assert!(call.one("authorization").starts_with("Basic "), "{}", call.head);
+    let form = Provider::form(&call);
+    let plain: Vec<(&str, &str)> =
+        form.iter().filter(|(name, _)| name != "subject_token").map(|(name, value)| (&**name, &**value)).collect();
+    let expected = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ("audience", "the-vault"),
+        ("scope", "read write"),
+    ];
+    assert_eq!(plain, expected);
+    let assertion = Provider::get(&call, "subject_token");
+    let claims = part(&assertion, 1);
+    assert_eq!(part(&assertion, 0)["typ"], "JWT");
+    for (name, value) in [
+        ("iss", json!("https://doorward.test")),
+        ("aud", json!("https://idp.test")),
+        ("sub", json!("people#alice")),
+        ("origin", json!({"issuer": "people", "sub": "alice"})),
+        ("scope", json!("read write")),
+    ] {
+        assert_eq!(claims[name], value, "{claims:#}");
+    }
+    assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300, "{claims:#}");
+
+    // It opens nothing here.
+    let bearer = format!("Authorization: Bearer {assertion}");
+    assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 401);
+
+    // The trail tells whose it is, without it; and the trace follows the one or the other.
+    let jti = claims["jti"].as_str().unwrap();
+    let issued = within(async {
+        loop {
+            let records = world.doorward.audit();
+            if let Some(issued) =
+                records.iter().map(|record| &record["unmapped"]["issued"]).find(|it| it["token"] == jti)
+            {
+                return issued.clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!((&issued["audience"], &issued["onward"]["assertion"]), (&json!("vault"), &json!(jti)), "{issued:#}");
+    assert_eq!(issued["onward"]["provider"], "token_exchange at 127.0.0.1");
+    let trail = std::fs::read_to_string(world.doorward.audit_path()).unwrap();
+    assert!(!trail.contains("given-0") && !trail.contains(&assertion));
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["audit", "trace", "token", jti])
+        .arg(world.doorward.audit_path())
+        .output()
+        .await
+        .unwrap();
+    let traced = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(traced.contains("for vault (read write) on behalf of people#alice"), "{traced}");
+    assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
+}
+
+#[tokio::test]
+async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
+    let (world, provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+
+    let given = token(&ask(&world, &alice, "bearer", "read").await);
+    assert!(given.starts_with("given-"));
+    let call = provider.upstream.take().remove(0);
+    assert_eq!(Provider::get(&call, "grant_type"), "urn:ietf:params:oauth:grant-type:jwt-bearer");
+    assert_eq!(part(&Provider::get(&call, "assertion"), 1)["sub"], "people#alice");
+
+    // Both scopes are the same one there.
+    let answer = ask(&world, &alice, "entra", "read write").await;
+    assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("read write")), "{}", answer.text());
+    let call = provider.upstream.take().remove(0);
+    assert_eq!(
+        (Provider::get(&call, "scope"), Provider::get(&call, "client_id")),
+        ("api://x/.default".into(), "app".into())
+    );
+    let claims = part(&Provider::get(&call, "client_assertion"), 1);
+    assert_eq!((&claims["sub"], &claims["aud"]), (&json!("the-app"), &json!("api://AzureADTokenExchange")));
+    assert_eq!(claims["origin"]["sub"], "alice", "who it is is told as well: {claims:#}");
+
+    let role = now() + 900;
+    let credentials =
+        json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": role});
+    let body =
+        json!({"AssumeRoleWithWebIdentityResponse": {"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}}});
+    provider.says(Reply::json(200, &body.to_string()));
+    let answer = world.ask(&[("subject_token", &alice), ("audience", "aws")]).await;
+    let said = answer.json();
+    assert_eq!((&said["token_type"], answer.status), (&json!("N_A"), 200), "{said:#}");
+    assert_eq!(said["issued_token_type"], "https://doorward.dev/token-type/aws-credentials");
+    let process: Value = serde_json::from_str(said["access_token"].as_str().unwrap()).unwrap();
+    assert_eq!((&process["Version"], &process["SecretAccessKey"]), (&json!(1), &json!("s3cret")));
+    let call = provider.upstream.take().remove(0);
+    assert_eq!(call.one("accept"), "application/json");
+    assert_eq!(
+        (Provider::get(&call, "RoleSessionName"), Provider::get(&call, "DurationSeconds")),
+        ("people-alice".into(), "3600".into())
+    );
+    assert_eq!(part(&Provider::get(&call, "WebIdentityToken"), 1)["aud"], "sts.amazonaws.com");
+
+    // Google answers both of its calls here in one.
+    let mut both = good("of-the-pool");
+    both["accessToken"] = json!("of-the-account");
+    both["expireTime"] = json!(rfc3339(now() + 1800));
+    provider.says(Reply::json(200, &both.to_string()));
+    assert_eq!(token(&ask(&world, &alice, "google", "read").await), "of-the-account");
+    let calls = provider.upstream.take();
+    let [pool, account] = &calls[..] else { panic!("{calls:#?}") };
+    assert_eq!(Provider::get(pool, "scope"), "https://www.googleapis.com/auth/iam");
+    assert_eq!(
+        account.line(),
+        "POST /v1/projects/-/serviceAccounts/deploy@acme.iam.gserviceaccount.com:generateAccessToken HTTP/1.1"
+    );
+    assert_eq!(account.one("authorization"), "Bearer of-the-pool");
+    let body: Value = serde_json::from_slice(&account.body).unwrap();
+    assert_eq!(body, json!({"scope": ["https://www.googleapis.com/auth/devstorage.read_only"], "lifetime": "3600s"}));
+}
+
+/// Seconds since the epoch, as text.
+fn rfc3339(seconds: u64) -> String {
+    doorward::clock::Timestamp::from_secs(seconds.cast_signed()).to_string()
+}
+
+#[tokio::test]
+async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
+    let (world, mut provider) = start().await;
+    let (alice, bob) = (world.person("alice", &json!({})), world.person("bob", &json!({})));
+    let (told, go_on) = (Arc::new(Notify::new()), json!(good("first")).to_string());
+    let later = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{go_on}", go_on.len()).into_bytes();
+    provider.says(Reply::Later(Arc::clone(&told), later));
+
+    // Whoever asked first goes away; the call goes on for the others.
+    let form = format!(
+        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:ietf:params:oauth:token-type:jwt\
+         &audience=vault&scope=read&subject_token={alice}"
+    );
+    let lines =
+        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    let mut gone = Raw::connect(world.doorward.address("public")).await;
+    gone.send(request(&lines, form.as_bytes())).await;
+    provider.upstream.wait_for(1).await;
+    drop(gone);
+    let many = join_all((0..50).map(|_| ask(&world, &alice, "vault", "read")));
+    let release = async {
+        // Nobody gets a second call through before the first is answered.
+        tokio::task::yield_now().await;
+        told.notify_one();
+    };
+    let (answers, ()) = tokio::join!(many, release);
+    assert!(answers.iter().all(|answer| token(answer) == "first"));
+    assert_eq!(provider.upstream.requests().len(), 1);
+
+    *provider.says.lock().unwrap() = None;
+    let of_write = token(&ask(&world, &alice, "vault", "write").await);
+    let of_bob = token(&ask(&world, &bob, "vault", "read").await);
+    let of_other = token(&ask(&world, &alice, "bearer", "read").await);
+    assert_eq!(provider.upstream.requests().len(), 4);
+    let all = ["first", &of_write, &of_bob, &of_other];
+    assert!(all.iter().enumerate().all(|(index, one)| !all[index + 1..].contains(one)), "{all:?}");
+    assert_eq!(token(&ask(&world, &bob, "vault", "read").await), of_bob);
+    assert_eq!(provider.upstream.requests().len(), 4, "it is held");
+
+    // What is held is no decision: neither for who is shut out, nor for who may no more.
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ask(&world, &alice, "vault", "read").await.status, 400);
+    let outsider = world.person("bob", &json!({"groups": []}));
+    assert_eq!(ask(&world, &outsider, "vault", "read").await.json()["error"], "invalid_target");
+
+    let metrics = world.doorward.metrics().await;
+    let held = metrics.lines().find(|line| line.contains("onward_tokens") && line.contains("outcome=\"held\""));
+    assert!(held.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_anew_before_it_ends() {
+    let (world, provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+    let first = token(&ask(&world, &alice, "vault", "read").await);
+    // A fifth of its hour is left.
+    world.doorward.set_clock_ahead(2881);
+    world.people.set_clock_ahead(2881);
+    let alice = world.person("alice", &json!({}));
+    let second = within(async {
+        loop {
+            let answer = ask(&world, &alice, "vault", "read").await;
+            // What it knows of revocations is old for a moment, as it believes.
+            if answer.status != 503 {
+                return token(&answer);
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_ne!(first, second);
+    assert_eq!(provider.upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
+    let (world, provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+    let with = |name: &str, value: Value| {
+        let mut body = good("never-passed-on");
+        body[name] = value;
+        Reply::json(200, &body.to_string())
+    };
+    let redirect = b"HTTP/1.1 307 X\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let huge = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(100_000));
+    for (what, reply, status, error, said) in [
+        ("slow", Reply::Hang, 503, "temporarily_unavailable", "no answer within 2s"),
+        ("in trouble", Reply::json(500, "{}"), 503, "temporarily_unavailable", "it answers 500"),
+        ("a redirect", Reply::Bytes(redirect), 502, "server_error", "redirect (307)"),
+        ("huge", Reply::json(200, &huge), 503, "temporarily_unavailable", "larger than 65536 bytes"),
+        ("no JSON", Reply::json(200, "<html>"), 502, "server_error", "JSON"),
+        ("too long", with("expires_in", json!(7200)), 502, "server_error", "lasts 7200 s, where 'max_lifetime'"),
+        ("wider", with("scope", json!("read admin")), 502, "server_error", "scope `admin`, which was not asked for"),
+        ("bound", with("token_type", json!("DPoP")), 502, "server_error", "`token_type` is `DPoP`"),
+        (
+            "of another kind",
+            with("issued_token_type", json!("urn:ietf:params:oauth:token-type:saml2")),
+            502,
+            "server_error",
+            "`issued_token_type` is",
+        ),
+        (
+            "no trust",
+            Reply::json(401, r#"{"error":"invalid_client","error_description":"no \"credential\"\nmatches"}"#),
+            400,
+            "invalid_target",
+            "refused with `invalid_client` (no 'credential' matches). It was shown issuer `https://doorward.test`, subject \
+             `people#alice`, audience `https://idp.test`",
+        ),
+        (
+            "a scope",
+            Reply::json(400, r#"{"error":"invalid_scope"}"#),
+            400,
+            "invalid_scope",
+            "refused with `invalid_scope`",
+        ),
+    ] {
+        provider.says(reply);
+        let answer = ask(&world, &alice, "vault", "read").await;
+        let body = answer.json();
+        assert_eq!((answer.status, body["error"].as_str()), (status, Some(error)), "{what}: {}", answer.text());
+        let description = body["error_description"].as_str().unwrap();
+        let said = said.replace("'max_lifetime'", "`max_lifetime`");
+        assert!(
+            description.contains(&said) && description.contains("the provider of `vault`"),
+            "{what}: {description}"
+        );
+        assert!(!description.contains("eyJ") && !answer.text().contains("never-passed-on"), "{what}: {description}");
+    }
+    let calls = provider.upstream.requests();
+    assert!(calls.iter().all(|call| call.line() == "POST /token HTTP/1.1"), "a redirect was followed");
+    // A narrower answer is told as such.
+    provider.says(with("scope", json!("write")));
+    let answer = ask(&world, &alice, "vault", "read write").await;
+    assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("write")), "{}", answer.text());
+    let aws = ask(&world, &alice, "aws", "read").await;
+    assert_eq!((aws.status, &aws.json()["error"]), (400, &json!("invalid_scope")), "{}", aws.text());
+}
+
+#[tokio::test]
+async fn the_certified_provider_takes_the_assertion_by_our_published_keys() {
+    let provider = OidcProvider::start("http://localhost").await;
+    let world = start_at(&provider.issuer).await;
+    let alice = world.person("alice", &json!({}));
+    let refused = ask(&world, &alice, "node", "tekton:run").await;
+    assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_target")), "{}", refused.text());
+    assert!(refused.text().contains("invalid_grant"), "{}", refused.text());
+
+    let address = provider.issuer.strip_prefix("http://").unwrap().to_owned();
+    let call = async |line: &str, more: &str, body: &str| {
+        let mut raw = Raw::connect(address.parse().unwrap()).await;
+        let length = body.len();
+        raw.send(format!(
+            "{line} HTTP/1.1\r\nHost: {address}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        ))
+        .await;
+        raw.answer().await
+    };
+    let port = world.doorward.address("public").port();
+    assert_eq!(call(&format!("GET /tests/trust/{port}"), "", "").await.status, 200);
+    let answer = ask(&world, &alice, "node", "tekton:run").await;
+    let given = token(&answer);
+    assert_eq!(answer.json()["scope"], "tekton:run");
+    let basic = BASE64_STANDARD.encode("bot:bot-secret-of-the-tests");
+    let more = format!("Authorization: Basic {basic}\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+    let told = call("POST /token/introspection", &more, &format!("token={given}")).await.json();
+    assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!("alice")), "{told:#}");
+    assert_eq!((&told["scope"], &told["client_id"]), (&json!("tekton:run"), &json!("bot")), "{told:#}");
+}
