@@ -111,6 +111,11 @@ limits: {{drain_accept: 0}}
         }
     }
 
+    /// What a person is called here.
+    pub fn username(&self, subject: &str) -> String {
+        format!("{}#{subject}", self.people.url())
+    }
+
     /// A person's token, with further claims.
     pub fn person(&self, subject: &str, more: &Value) -> String {
         let mut claims = self.people.claims(subject, &["dev"]);

@@ -141,7 +141,7 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     for (name, value) in [
         ("iss", json!("https://doorward.test")),
         ("aud", json!("https://idp.test")),
-        ("sub", json!("people#alice")),
+        ("sub", json!(world.username("alice"))),
         ("origin", json!({"issuer": "people", "sub": "alice"})),
         ("scope", json!("read write")),
     ] {
@@ -178,7 +178,7 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
         .await
         .unwrap();
     let traced = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(traced.contains("for vault (read write) on behalf of people#alice"), "{traced}");
+    assert!(traced.contains(&format!("for vault (read write) on behalf of {}", world.username("alice"))), "{traced}");
     assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
 }
 
@@ -191,7 +191,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert!(given.starts_with("given-"));
     let call = provider.upstream.take().remove(0);
     assert_eq!(Provider::get(&call, "grant_type"), "urn:ietf:params:oauth:grant-type:jwt-bearer");
-    assert_eq!(part(&Provider::get(&call, "assertion"), 1)["sub"], "people#alice");
+    assert_eq!(part(&Provider::get(&call, "assertion"), 1)["sub"], world.username("alice"));
 
     // Both scopes are the same one there.
     let answer = ask(&world, &alice, "entra", "read write").await;
@@ -221,7 +221,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(call.one("accept"), "application/json");
     assert_eq!(
         (Provider::get(&call, "RoleSessionName"), Provider::get(&call, "DurationSeconds")),
-        ("people-alice".into(), "3600".into())
+        ("people.alice".into(), "3600".into())
     );
     assert_eq!(part(&Provider::get(&call, "WebIdentityToken"), 1)["aud"], "sts.amazonaws.com");
 
@@ -357,7 +357,7 @@ async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
             400,
             "invalid_target",
             "refused with `invalid_client` (no 'credential' matches). It was shown issuer `https://doorward.test`, subject \
-             `people#alice`, audience `https://idp.test`",
+             `ALICE`, audience `https://idp.test`",
         ),
         (
             "a scope",
@@ -372,7 +372,7 @@ async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
         let body = answer.json();
         assert_eq!((answer.status, body["error"].as_str()), (status, Some(error)), "{what}: {}", answer.text());
         let description = body["error_description"].as_str().unwrap();
-        let said = said.replace("'max_lifetime'", "`max_lifetime`");
+        let said = said.replace("'max_lifetime'", "`max_lifetime`").replace("ALICE", &world.username("alice"));
         assert!(
             description.contains(&said) && description.contains("the provider of `vault`"),
             "{what}: {description}"

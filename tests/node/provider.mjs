@@ -47,7 +47,7 @@ const keysOfDoorward = () => new Promise((resolve, reject) => {
   }).on('error', reject);
 });
 
-const exchange = (provider) => async (ctx, next) => {
+const exchange = (provider) => async (ctx) => {
   const { params, client } = ctx.oidc;
   if (params.subject_token_type !== `${TOKEN_TYPE}:jwt` || params.requested_token_type !== `${TOKEN_TYPE}:access_token`) {
     throw new errors.InvalidRequest('other types are expected');
@@ -73,7 +73,6 @@ const exchange = (provider) => async (ctx, next) => {
     expires_in: token.expiration,
     scope: token.scope,
   };
-  await next();
 };
 
 const server = http.createServer();

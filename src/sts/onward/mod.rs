@@ -88,13 +88,12 @@ impl Onward {
         };
         let egress = match &raw.ca {
             None => Some(egress.clone()),
-            Some(path) => {
-                // The file is part of the generation.
-                resolver.read(&at.key("ca"), path);
+            // Read first, so that a change of it is a new generation.
+            Some(path) => resolver.read(&at.key("ca"), path).and_then(|_| {
                 let path = resolver.path(path);
                 let why = |why| _ = resolver.report.error(&at.key("ca"), format!("{}: {why}", path.display()));
                 egress.trusting(&path).map_err(why).ok()
-            }
+            }),
         };
         let protocol = protocol?;
         if revocation_url.is_some() && (protocol.reads == Reads::Aws || protocol.kind == "google") {

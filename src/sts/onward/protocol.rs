@@ -335,11 +335,11 @@ fn targets(fixed: &mut Vec<(&'static str, String)>, audience: Option<&String>, r
     fixed.extend(resource.cloned().map(|resource| ("resource", resource)));
 }
 
-/// A name of a session of AWS: 2 to 64 characters of its own set.
+/// A name of a session of AWS: 2 to 64 characters of its own set. Of a longer text the end, which tells one run from another.
 pub fn session_name(text: &str) -> String {
     let fits = |character: char| character.is_ascii_alphanumeric() || "_+=,.@-".contains(character);
-    let mut name: String =
-        text.chars().map(|character| if fits(character) { character } else { '-' }).take(MAX_SESSION).collect();
+    let plain: Vec<char> = text.chars().map(|character| if fits(character) { character } else { '-' }).collect();
+    let mut name: String = plain.iter().skip(plain.len().saturating_sub(MAX_SESSION)).collect();
     while name.len() < 2 {
         name.push('-');
     }
@@ -556,7 +556,7 @@ mod tests {
             ("company#alice@example.com", "company-alice@example.com".to_owned()),
             ("é", "--".to_owned()),
             ("", "--".to_owned()),
-            (&"a".repeat(80), "a".repeat(64)),
+            (&format!("{}push", "a".repeat(80)), format!("{}push", "a".repeat(60))),
         ] {
             assert_eq!(session_name(text), name);
         }

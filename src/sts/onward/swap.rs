@@ -56,7 +56,7 @@ impl Exchanger<'_> {
         };
         let session = match task {
             Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
-            None => session_name(claims.sub),
+            None => session_name(&format!("{}.{}", claims.origin.issuer, claims.origin.sub)),
         };
         let wanted = Wanted {
             onward: Arc::clone(onward),
