@@ -4,12 +4,16 @@ use std::time::{Duration, Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use url::form_urlencoded;
 
 use super::{
     api_server::ApiServer,
     tokens::{DOOR, TARGET, Task, Tasks, exchange, token},
 };
-use crate::harness::{Doorward, Raw, RedisServer, Wire, request, within};
+use crate::{
+    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, request, within},
+    issuing::part,
+};
 
 /// A task of Bob's and a token that it has.
 async fn with_token(tasks: &Tasks, name: &str) -> (Task, String) {
@@ -240,4 +244,46 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     tasks.world.doorward.signal("KILL");
     tasks.cancel(&task).await;
     dead_there(&own).await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_provider_is_ended_there_with_the_run() {
+    let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
+    let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
+    let url = provider.url();
+    let onward = format!(
+        "tokens: {{onward: [{{audience: vault, provider: {{jwt_bearer: {{token_url: '{url}/token'}}}}, assertion: {{audience: x}}, \
+         revocation_url: '{url}/revoke'}}], exchange:"
+    );
+    let tasks = Tasks::with(
+        |yaml| {
+            yaml.replace("tokens: {exchange:", &onward).replace(
+                "audiences: ['https://target.test'], scopes: [push",
+                "audiences: ['https://target.test', vault], scopes: [push",
+            )
+        },
+        &[],
+    )
+    .await;
+    let task = tasks.bobs(&Tasks::release("onward")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let asked = [("audience", "vault"), ("scope", "push")];
+    let answer = tasks.exchange(&pod_token, &asked).await;
+    assert_eq!(token(&answer), "given");
+    let form = |body: &[u8]| -> Vec<(String, String)> { form_urlencoded::parse(body).into_owned().collect() };
+    let call = provider.only();
+    let (_, assertion) = form(&call.body).into_iter().find(|(name, _)| name == "assertion").unwrap();
+    let claims = part(&assertion, 1);
+    assert_eq!(claims["doorward.dev/run"]["pod"]["name"], name(&task.pod), "{claims:#}");
+    assert_eq!(claims["act"]["iss"], "https://kubernetes.default.svc", "{claims:#}");
+    assert_eq!(token(&tasks.exchange(&pod_token, &asked).await), "given");
+
+    tasks.cancel(&task).await;
+    provider.wait_for(2).await;
+    let calls = provider.requests();
+    let ended = calls.last().unwrap();
+    assert_eq!(ended.line(), "POST /revoke HTTP/1.1", "{calls:#?}");
+    assert!(form(&ended.body).contains(&("token".to_owned(), "given".to_owned())), "{calls:#?}");
+    assert_eq!(tasks.exchange(&pod_token, &asked).await.status, 400);
+    assert_eq!(provider.requests().len(), 2, "what is held is not given any more");
 }
