@@ -172,7 +172,7 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     let trail = std::fs::read_to_string(world.doorward.audit_path()).unwrap();
     assert!(!trail.contains("given-0") && !trail.contains(&assertion));
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-        .args(["audit", "trace", "token", jti])
+        .args(["audit", "trace", "token", jti, "--trail"])
         .arg(world.doorward.audit_path())
         .output()
         .await
