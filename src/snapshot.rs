@@ -108,7 +108,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     logging::check(&root.log, &at.key("log"), resolver);
     let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);
-    let audit = audit::Settings::resolve(&root.audit, resolver, &at.key("audit"));
+    let audit = audit::Settings::resolve(&root.audit, &context.issuers.egress, resolver, &at.key("audit"));
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
     let has_keys = !root.sessions.keys.is_empty();
     let store = store::Settings::resolve(&root.store, has_keys, resolver, &at.key("store"));

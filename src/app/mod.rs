@@ -75,6 +75,8 @@ pub struct App {
     pub anonymous: Arc<Principal>,
     pub health: Health,
     pub supervisor: Supervisor,
+    /// Of the exports of the trail, which go on until it has ended.
+    exports: Supervisor,
     store: Store,
     /// The same, where it is Redis, to be given new credentials.
     redis: Option<Redis>,

@@ -83,6 +83,7 @@ impl Reloader {
                 let settings = resolved.downstream.clone();
                 let admin = resolved.admin.clone();
                 let store = resolved.store.clone();
+                let audit = resolved.audit.clone();
                 match resolved.into_snapshot(number, &self.app.shared, &self.app.clock) {
                     Some(next) => {
                         // First, so that all is in force once the log says so.
@@ -93,6 +94,9 @@ impl Reloader {
                             for left in downstream.reload(&settings) {
                                 tracing::warn!("{}; it takes a restart", left.0);
                             }
+                        }
+                        if let Some(audit) = audit {
+                            self.app.trail.set_exports(&audit.exports);
                         }
                         if let Some(token) = &self.admin_token {
                             token.set(admin.token.as_ref());

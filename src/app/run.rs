@@ -166,6 +166,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     tasks::keep_token_keys(&app);
     tasks::end_tokens(&app, &pools);
     tasks::watch_rights(&app, &pools);
+    tasks::export_trail(&app);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let admin_token = admin_server.as_ref().map(AdminServer::token);
     if let Some(server) = admin_server {
@@ -246,6 +247,11 @@ fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
         tracing::warn!(tasks = ?late, "tasks did not end in time");
     }
     app.trail.shutdown();
+    // Last, so that the end of the trail goes out too.
+    let late = runtime.block_on(app.exports.shutdown(Duration::from_secs(5)));
+    if !late.is_empty() {
+        tracing::warn!(tasks = ?late, "exports did not end in time");
+    }
     tracing::info!("stopped");
 }
 
@@ -340,6 +346,8 @@ impl Parts<'_> {
         let health = Health::new(clock.clone());
         let supervisor =
             Supervisor::new(runtime.handle().clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
+        let exports =
+            Supervisor::new(runtime.handle().clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
         let app = Arc::new(App {
             control: runtime.handle().clone(),
             trail,
@@ -363,6 +371,7 @@ impl Parts<'_> {
             anonymous: Arc::new(Principal::anonymous()),
             health,
             supervisor,
+            exports,
             store,
             redis,
             context,

@@ -8,6 +8,7 @@ use std::{
 use super::{App, durability, reload, rights};
 use crate::{
     admin::health::Gate,
+    audit::export,
     config::raw,
     request::pipeline::Worker,
     runs,
@@ -153,6 +154,18 @@ pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
         let own = own.clone();
         async move { rights::watch(&app, &own).await }
     });
+}
+
+/// Sends the audit trail to its receivers.
+pub(super) fn export_trail(app: &Arc<App>) {
+    for export in app.trail.exports().iter().cloned() {
+        let (health, clock) = (app.health.clone(), app.clock.clone());
+        let spec = TaskSpec::new(format!("audit-export/{}", export.name()));
+        app.exports.spawn(spec, move |stop| {
+            let component = health.component(format!("audit-export/{}", export.name()), Gate::Report);
+            export::run(export.clone(), clock.clone(), component, stop)
+        });
+    }
 }
 
 /// How often components are looked at.

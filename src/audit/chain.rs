@@ -36,6 +36,12 @@ impl Mac {
     /// What the first line of a chain links to.
     pub(super) const ZERO: Self = Self([b'0'; 64]);
 
+    /// Reads the digits.
+    pub(super) fn from_digits(digits: &str) -> Option<Self> {
+        let valid = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        Some(Self(digits.as_bytes().try_into().ok().filter(|_| valid)?))
+    }
+
     pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }

@@ -7,6 +7,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::export;
+
 /// Counters and gauges of the trail.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -21,6 +23,7 @@ pub struct Metrics {
     pub last_checkpoint: Gauge,
     pub syncs: Counter,
     pub sync_time: Counter<f64, AtomicU64>,
+    pub export: export::Metrics,
 }
 
 impl Metrics {
@@ -44,6 +47,7 @@ impl Metrics {
         );
         audit.register("syncs", "Syncs of the sink to stable storage", self.syncs.clone());
         audit.register_with_unit("sync", "Time that syncs took", Unit::Seconds, self.sync_time.clone());
+        self.export.register(audit);
     }
 }
 

@@ -7,12 +7,15 @@
 //! cut; [`ReplayInputs`] reads back what a decision was made on, [`trace`] what caused a run, and
 //! [`Report`] what reviewers ask for.
 //!
+//! [`export`] sends the lines to receivers besides.
+//!
 //! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
 //! the policy names, of a URL no query.
 
 mod budget;
 mod caller;
 mod chain;
+pub mod export;
 mod json;
 mod keys;
 mod line;

@@ -2,12 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::keys::{ChainKey, CheckpointKey};
-use crate::config::{
-    raw::{Audit, AuditFile, AuditSink, WhenFull},
-    report::At,
-    resolver::Resolver,
-    values::{Size, Span},
+use super::{
+    export,
+    keys::{ChainKey, CheckpointKey},
+};
+use crate::{
+    config::{
+        raw::{Audit, AuditFile, AuditSink, WhenFull},
+        report::At,
+        resolver::Resolver,
+        values::{Size, Span},
+    },
+    egress::Egress,
 };
 
 /// The smallest size at which a file may be full: some lines of the greatest length.
@@ -32,6 +38,8 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// Records that wait before `when_full` applies.
     pub queue: usize,
+    /// Where lines are sent besides.
+    pub exports: Vec<export::Settings>,
 }
 
 /// Where lines go.
@@ -59,7 +67,8 @@ impl Retention {
 
 impl Settings {
     /// Checks the `audit` part of the configuration, which stands at `at`. None if it cannot be used; why is reported.
-    pub fn resolve(raw: &Audit, resolver: &mut Resolver, at: &At) -> Option<Self> {
+    /// Exports over HTTP go by `egress`.
+    pub fn resolve(raw: &Audit, egress: &Egress, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let chain_key = raw.chain_key.as_ref().and_then(|source| {
             let at = at.key("chain_key");
             let secret = resolver.secret(&at, source)?;
@@ -88,6 +97,16 @@ impl Settings {
                 .error(&at.key("checkpoint_copy"), "`checkpoint_copy` is the audit file itself")
                 .help("a copy helps only where those who can write the trail cannot write");
         }
+        let exports = export::Settings::resolve_all(&raw.export, egress, &at.key("export"), resolver);
+        if destination == Destination::Stdout && !raw.export.is_empty() {
+            resolver
+                .report
+                .error(
+                    &at.key("export"),
+                    "only a trail in a file can be exported, and this one goes to standard output",
+                )
+                .help("have the platform's log collector send standard output, or set `sink: {file: {path: ...}}`");
+        }
         let positive = [
             ("checkpoint_records", raw.checkpoint_records > 0),
             ("checkpoint_interval", !raw.checkpoint_interval.get().is_zero()),
@@ -110,6 +129,7 @@ impl Settings {
             checkpoint_interval: raw.checkpoint_interval.get(),
             when_full: raw.when_full,
             queue: usize::try_from(raw.queue).unwrap_or(usize::MAX / 4),
+            exports,
         })
     }
 }
@@ -146,6 +166,10 @@ mod tests {
     use super::*;
     use crate::config::values::SecretSource;
 
+    fn egress() -> Egress {
+        Egress::direct(None).unwrap()
+    }
+
     fn at() -> At {
         At::root().key("audit")
     }
@@ -153,7 +177,7 @@ mod tests {
     #[test]
     fn the_defaults_are_good() {
         let mut resolver = Resolver::new(Path::new("/etc/doorward"));
-        let settings = Settings::resolve(&Audit::default(), &mut resolver, &at()).unwrap();
+        let settings = Settings::resolve(&Audit::default(), &egress(), &mut resolver, &at()).unwrap();
         assert_eq!(settings.destination, Destination::Stdout);
         assert!(resolver.report.problems().is_empty());
     }
@@ -178,7 +202,7 @@ mod tests {
             ..Audit::default()
         };
         let mut resolver = Resolver::new(directory.path());
-        assert!(Settings::resolve(&raw, &mut resolver, &at()).is_none());
+        assert!(Settings::resolve(&raw, &egress(), &mut resolver, &at()).is_none());
         let mut places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
         places.sort_unstable();
         assert_eq!(

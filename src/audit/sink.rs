@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     chain::{Link, MAX_LINE, Sealed},
+    export::{Backlog, Place},
     lines::Lines,
     settings::Retention,
 };
@@ -47,6 +48,11 @@ pub(super) trait Sink: Send + 'static {
 
     /// Names the current file in checkpoints.
     fn name(&self) -> Arc<str>;
+
+    /// After everything that was taken. Only files have places.
+    fn place(&self) -> Place {
+        Place::default()
+    }
 }
 
 /// Full files that are to be removed, the oldest first.
@@ -103,6 +109,8 @@ pub(super) struct RotatingFile {
     last_number: u64,
     /// When the first line of the current file was written.
     began: Timestamp,
+    /// Who may still need a full file.
+    backlog: Arc<Backlog>,
 }
 
 /// What was found at the end of a trail that is gone on with.
@@ -129,6 +137,7 @@ impl RotatingFile {
             retention,
             last_number: numbered.last().map_or(0, |(number, _)| *number),
             began: now,
+            backlog: Arc::new(Backlog::none()),
         };
         let file = sink.current()?;
         let end = End::of(file)?;
@@ -146,6 +155,11 @@ impl RotatingFile {
             (None, None) => None,
         };
         Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
+    }
+
+    /// Keeps full files that exports need.
+    pub(super) fn keep_for(&mut self, backlog: Arc<Backlog>) {
+        self.backlog = backlog;
     }
 
     fn current(&mut self) -> io::Result<&mut File> {
@@ -209,7 +223,10 @@ impl Sink for RotatingFile {
         let keep = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
         let beyond = numbered.len().saturating_sub(keep);
         let mut surplus: Option<Surplus> = None;
-        for (at, (_, path)) in numbered.into_iter().enumerate() {
+        for (at, (number, path)) in numbered.into_iter().enumerate() {
+            if self.backlog.holds(number) {
+                break;
+            }
             let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
             let mut file = File::open(&path).map_err(named)?;
             let last = End::of(&mut file).map_err(named)?.last.ok_or_else(|| named(foreign()))?;
@@ -232,6 +249,10 @@ impl Sink for RotatingFile {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
+
+    fn place(&self) -> Place {
+        Place { file: self.last_number + 1, offset: self.size }
+    }
 }
 
 /// The files of a trail, the oldest first and the current one last.
@@ -243,13 +264,14 @@ pub fn trail_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn numbered_path(path: &Path, number: u64) -> PathBuf {
+pub(super) fn numbered_path(path: &Path, number: u64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number:06}"));
     name.into()
 }
 
-fn numbered_files(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The full files with their numbers, the oldest first.
+pub(super) fn numbered_files(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let prefix = format!("{}.", file_name(path));
     let mut files = Vec::new();
     for entry in fs::read_dir(folder_of(path))? {

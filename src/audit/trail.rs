@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     chain::{Chain, Link},
+    export::{self, Backlog, Export},
     keys,
     metrics::Metrics,
     note::Note,
@@ -51,16 +52,24 @@ impl Trail {
             Some(key) => key.clone(),
             None => keys::kept_checkpoint_key(key_directory).map_err(keys_failed)?,
         };
+        let mut backlog = Arc::new(Backlog::none());
         let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {
             Destination::Stdout => (Box::new(Stdout), Found { last: Link::NONE, empty: false, repaired: 0 }),
             Destination::File { path, max_size, retention } => {
-                let (sink, found) = RotatingFile::open(path, *max_size, *retention, clock.now())
+                let (mut sink, found) = RotatingFile::open(path, *max_size, *retention, clock.now())
                     .map_err(|source| OpenError { path: path.clone(), source })?;
+                if !settings.exports.is_empty() {
+                    let failed = |source| OpenError { path: path.clone(), source };
+                    sink.sync().map_err(failed)?;
+                    let opened = Backlog::open(path, &settings.exports, key_directory, instance, sink.place());
+                    backlog = Arc::new(opened.map_err(failed)?);
+                    sink.keep_for(Arc::clone(&backlog));
+                }
                 (Box::new(sink), found)
             }
         };
         let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
-        Self::start(settings, keys, sink, found, instance, clock)
+        Self::start(settings, keys, sink, found, backlog, instance, clock)
     }
 
     /// Starts the thread over an open sink.
@@ -69,6 +78,7 @@ impl Trail {
         keys: Keys,
         sink: Box<dyn Sink>,
         found: Found,
+        backlog: Arc<Backlog>,
         instance: &str,
         clock: Clock,
     ) -> Result<Self, OpenError> {
@@ -81,7 +91,8 @@ impl Trail {
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
             failing: AtomicBool::new(false),
-            metrics: Metrics::default(),
+            metrics: Metrics { export: backlog.metrics().clone(), ..Metrics::default() },
+            backlog,
         });
         let (sender, queue) = mpsc::channel();
         let chain = Chain::new(keys.chain.clone(), found.last);
@@ -95,12 +106,15 @@ impl Trail {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Takes room for `records` records of one request, before it is forwarded. Under `when_full: continue` it never
-    /// fails while the trail is open.
+    /// Takes room for `records` records of one request, before it is forwarded. Under `when_full: continue` it fails only
+    /// once the trail is closed, or while a receiver is further behind than it may be.
     pub fn reserve(&self, records: usize) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.closed.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Closed);
+        }
+        if shared.backlog.refuses() {
+            return Err(AuditUnavailable::Behind);
         }
         let refuse = shared.when_full == WhenFull::Refuse;
         if refuse && shared.failing.load(Ordering::Relaxed) {
@@ -139,9 +153,20 @@ impl Trail {
         &self.0.shared.metrics
     }
 
-    /// Why the sink takes nothing at the moment, for readiness; none if it does.
+    /// Why requests cannot be recorded at the moment, for readiness; none if they can.
     pub fn failure(&self) -> Option<String> {
-        self.0.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let shared = &self.0.shared;
+        shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| shared.backlog.why())
+    }
+
+    /// Where the trail is sent besides, for the tasks that do so.
+    pub fn exports(&self) -> &[Export] {
+        self.0.shared.backlog.exports()
+    }
+
+    /// Takes what a new generation says of receivers that there are. Others take a restart.
+    pub fn set_exports(&self, settings: &[export::Settings]) {
+        self.0.shared.backlog.set(settings);
     }
 
     /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails.
@@ -204,6 +229,8 @@ pub enum AuditUnavailable {
     Failing,
     #[error("the audit trail did not confirm the record in time")]
     Slow,
+    #[error("a receiver of the audit trail is further behind than `max_behind` allows")]
+    Behind,
     #[error("the audit trail is closed")]
     Closed,
 }
@@ -214,7 +241,7 @@ impl From<AuditUnavailable> for Rejection {
             Reason::AuditUnavailable,
             "The request was not sent on, because it could not be recorded in the audit trail.",
         )
-        .fix("Try again in a moment. If it goes on, tell the operators: the trail's disk may be full.")
+        .fix("Try again in a moment. If it goes on, tell the operators: the trail's disk may be full, or a receiver of it away.")
         .because(error)
     }
 }
@@ -264,6 +291,7 @@ pub(super) struct Shared {
     pub(super) failing: AtomicBool,
     pub(super) failure: Mutex<Option<String>>,
     pub(super) metrics: Metrics,
+    pub(super) backlog: Arc<Backlog>,
 }
 
 impl Shared {

@@ -18,6 +18,7 @@ use std::{
 use super::{
     caller::Callers,
     chain::{Chain, MAX_LINE, Sealed},
+    export::End,
     line,
     note::Event,
     settings::Settings,
@@ -55,6 +56,8 @@ pub(super) struct Writer {
     held: usize,
     waiting: Vec<Reply>,
     synced: bool,
+    /// Bytes that the sink took.
+    written: i64,
     last_sync: Instant,
     last_commit: Timestamp,
     outage: Option<Outage>,
@@ -104,6 +107,7 @@ impl Writer {
             held: 0,
             waiting: Vec::new(),
             synced: true,
+            written: 0,
             last_sync: Instant::now(),
             last_commit: now,
             outage: None,
@@ -247,7 +251,10 @@ impl Writer {
         self.checkpoints.since += 1;
         self.shared.metrics.written.inc();
         match self.flush().and_then(|()| self.sync()) {
-            Ok(()) => surplus.remove(),
+            Ok(()) => {
+                surplus.remove();
+                self.shared.backlog.removed(surplus.from, surplus.last.seq);
+            }
             Err(error) => self.fail(&error),
         }
     }
@@ -303,6 +310,7 @@ impl Writer {
         if taken > 0 {
             self.synced = false;
             self.shared.metrics.bytes.inc_by(taken as u64);
+            self.written += i64::try_from(taken).unwrap_or(i64::MAX);
             self.pending.drain(..taken);
         }
         if self.pending.is_empty() {
@@ -318,6 +326,7 @@ impl Writer {
             self.sink.sync()?;
             self.synced = true;
             self.shared.metrics.syncs.inc();
+            self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
             self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
         }
         self.last_sync = Instant::now();

@@ -6,9 +6,17 @@ use super::{
 };
 
 /// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
-/// names and addresses are: certificates and trusted peers follow a reload.
-pub const FIXED: &[&str] =
-    &["/workers", "/listeners", "/store/path", "/store/redis", "/admin/address", "/admin/socket", "/log/format"];
+/// names and addresses are: certificates and trusted peers follow a reload. Of `audit.export`, the names are.
+pub const FIXED: &[&str] = &[
+    "/workers",
+    "/listeners",
+    "/store/path",
+    "/store/redis",
+    "/admin/address",
+    "/admin/socket",
+    "/audit/export",
+    "/log/format",
+];
 
 /// A setting that changed although it is fixed until restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +43,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             show(started.admin.socket.as_ref().map(|path| path.display()).as_ref()),
             show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
         ),
+        (root.key("audit").key("export"), exports(started), exports(new)),
         (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
         (root.key("tokens").key("exchange"), clusters(started), clusters(new)),
         (
@@ -59,6 +68,12 @@ fn kind(root: &raw::Root) -> String {
 
 fn namespaces(root: &raw::Root) -> String {
     root.runs.as_ref().map_or_else(|| "unset".to_owned(), |runs| format!("{:?}", runs.namespaces))
+}
+
+/// Which receivers the trail has: where they are follows a reload.
+fn exports(root: &raw::Root) -> String {
+    let names: Vec<&str> = root.audit.export.iter().map(|export| export.name.as_str()).collect();
+    format!("[{}]", names.join(", "))
 }
 
 /// Where the ends of tasks are watched.
@@ -111,8 +126,9 @@ mod tests {
             ),
             (
                 "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nstore: {path: x}\n\
-                 admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n",
-                vec!["/store/path", "/admin/address", "/admin/socket", "/log/format"],
+                 admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n\
+                 audit: {export: [{name: siem}]}\n",
+                vec!["/store/path", "/admin/address", "/admin/socket", "/audit/export", "/log/format"],
             ),
         ] {
             let changes = fixed_changes(&root(old), &root(new));

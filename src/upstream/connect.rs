@@ -18,7 +18,7 @@ use super::{
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Sent data that nobody acknowledges for this long means a dead peer (RFC 5482).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open connection.
 pub(super) enum Transport {
@@ -43,7 +43,7 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
     };
     let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
     let stream = dial(addresses).await.map_err(unreachable)?;
-    prepare(&stream).map_err(unreachable)?;
+    keep_alive(&stream).map_err(unreachable)?;
     let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
         return Ok(Transport::Clear(stream));
     };
@@ -105,7 +105,8 @@ async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Sets a connection up so that a peer that is gone is noticed: within [`USER_TIMEOUT`] if something was sent.
+pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(

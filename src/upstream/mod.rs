@@ -35,7 +35,11 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
-pub(crate) use self::progress::{Progress, Ticks};
+pub(crate) use self::{
+    connect::{USER_TIMEOUT, keep_alive},
+    progress::{Progress, Ticks},
+    settings::TlsClient,
+};
 pub use self::{
     error::{UpstreamError, UpstreamErrorKind},
     metrics::Metrics,

@@ -122,6 +122,7 @@ fn settings() -> Settings {
         checkpoint_interval: Duration::from_secs(60),
         when_full: WhenFull::Refuse,
         queue: 64,
+        exports: Vec::new(),
     }
 }
 
@@ -137,7 +138,8 @@ fn start(settings: &Settings, sink: &Memory, clock: &Clock) -> Trail {
     let keys =
         Keys { chain: settings.chain_key.clone().unwrap(), checkpoint: settings.checkpoint_key.clone().unwrap() };
     let found = Found { last: Link::NONE, empty: false, repaired: 0 };
-    Trail::start(settings, keys, Box::new(sink.clone()), found, "replica-0", clock.clone()).unwrap()
+    let backlog = Arc::new(export::Backlog::none());
+    Trail::start(settings, keys, Box::new(sink.clone()), found, backlog, "replica-0", clock.clone()).unwrap()
 }
 
 fn clock() -> Clock {

@@ -4,6 +4,7 @@
 //! wrong with it (`config::resolve`). The JSON Schema that `doorward schema` prints is derived from these types, so
 //! every field carries the sentence that an editor shows.
 
+mod export;
 mod issuers;
 mod on;
 mod onward;
@@ -18,7 +19,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*};
+pub use self::{
+    export::*, issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*,
+};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

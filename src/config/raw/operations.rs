@@ -3,6 +3,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::AuditExport;
 use crate::config::values::{SecretSource, Size, SocketAddress, Span};
 
 /// Bounds. Each has a default that suits a proxy at the edge of a network.
@@ -179,6 +180,8 @@ pub struct Audit {
     pub when_full: WhenFull,
     /// Records that wait for the sink before `when_full` applies.
     pub queue: u32,
+    /// Where the lines of the file are sent besides. With standard output the platform collects them.
+    pub export: Vec<AuditExport>,
 }
 
 impl Default for Audit {
@@ -192,6 +195,7 @@ impl Default for Audit {
             checkpoint_interval: Span::from_secs(60),
             when_full: WhenFull::Refuse,
             queue: 8192,
+            export: Vec::new(),
         }
     }
 }

@@ -106,13 +106,13 @@ impl Upstream {
     }
 }
 
-/// TLS towards an upstream.
+/// TLS towards a server that Doorward connects to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientTls {
     /// Authorities that its certificate is trusted by. Default: the system's.
     pub ca: Option<PathBuf>,
-    /// The name that its certificate must have. Default: the host of `url`.
+    /// The name that its certificate must have. Default: the host that is connected to.
     pub server_name: Option<String>,
     /// Our client certificate.
     pub certificate: Option<CertificateFiles>,

@@ -32,15 +32,19 @@ pub(in crate::upstream) struct Tls {
     pub(in crate::upstream) http1: Arc<ClientConfig>,
 }
 
-impl Tls {
-    pub(super) fn resolve(
-        raw: &raw::ClientTls,
-        target: &Target,
-        protocol: Protocol,
-        at: &At,
-        resolver: &mut Resolver,
-    ) -> Option<(Self, TlsIdentity)> {
-        let server_name = match (&raw.server_name, &target.host) {
+/// What TLS towards a server needs, without ALPN.
+#[derive(Debug)]
+pub(crate) struct TlsClient {
+    pub(crate) server_name: ServerName<'static>,
+    pub(crate) config: ClientConfig,
+    authorities: Option<[u8; 32]>,
+    client: Option<[u8; 32]>,
+}
+
+impl TlsClient {
+    /// `host` is what is connected to.
+    pub(crate) fn resolve(raw: &raw::ClientTls, host: &Host<String>, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let server_name = match (&raw.server_name, host) {
             (Some(name), _) | (None, Host::Domain(name)) => ServerName::try_from(name.clone()).ok(),
             (None, Host::Ipv4(address)) => Some(std::net::IpAddr::from(*address).into()),
             (None, Host::Ipv6(address)) => Some(std::net::IpAddr::from(*address).into()),
@@ -49,7 +53,7 @@ impl Tls {
             resolver
                 .report
                 .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
-                .help("write the name that stands in the certificate of the upstream");
+                .help("write the name that stands in the certificate of the server");
         }
 
         let authorities = match &raw.ca {
@@ -90,6 +94,20 @@ impl Tls {
             }
             None => (builder.with_no_client_auth(), None),
         };
+        Some(Self { server_name, config, authorities, client })
+    }
+}
+
+impl Tls {
+    pub(super) fn resolve(
+        raw: &raw::ClientTls,
+        target: &Target,
+        protocol: Protocol,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Option<(Self, TlsIdentity)> {
+        let TlsClient { server_name, config, authorities, client } =
+            TlsClient::resolve(raw, &target.host, at, resolver)?;
         let with_alpn = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();

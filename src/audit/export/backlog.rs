@@ -1,0 +1,292 @@
+//! What the writer of the trail and its exports tell each other: how far the trail is, how far each receiver has it, what
+//! that means for requests and for old files.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{
+    Metrics, Settings,
+    metrics::ExportMetrics,
+    position::{self, Position},
+    reader::{Cursor, End, Place, locate},
+    settings::{Limit, Target},
+};
+use crate::config::raw::WhenBehind;
+
+/// All exports of a trail.
+#[derive(Debug)]
+pub(in crate::audit) struct Backlog {
+    exports: Vec<Export>,
+    common: Arc<Common>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Common {
+    end: watch::Sender<End>,
+    /// For how many exports requests are refused.
+    late: AtomicUsize,
+    trail: PathBuf,
+    /// The name of this replica.
+    instance: Arc<str>,
+}
+
+/// An export. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Export(Arc<Share>);
+
+#[derive(Debug)]
+struct Share {
+    name: Arc<str>,
+    target: ArcSwap<Target>,
+    /// The file that keeps the position.
+    position: PathBuf,
+    mark: Mutex<Mark>,
+    metrics: ExportMetrics,
+    common: Arc<Common>,
+}
+
+/// How far a receiver is.
+#[derive(Debug)]
+struct Mark {
+    limit: Limit,
+    /// How far the trail is, in the terms of [`End::total`].
+    total: i64,
+    /// What was handed over, in the same terms.
+    sent: i64,
+    /// What the receiver has for certain.
+    settled: Cursor,
+    /// The number of the last line that was read to be sent or is counted as lost.
+    accounted: u64,
+    /// Whether it has ever been within its bound.
+    caught_up: bool,
+    /// Whether requests are refused for it.
+    late: bool,
+}
+
+impl Backlog {
+    /// No exports.
+    pub(in crate::audit) fn none() -> Self {
+        Self::new(Path::new(""), "", Place::default())
+    }
+
+    fn new(trail: &Path, instance: &str, end: Place) -> Self {
+        let common = Common {
+            end: watch::Sender::new(End { place: end, total: 0 }),
+            late: AtomicUsize::new(0),
+            trail: trail.to_owned(),
+            instance: instance.into(),
+        };
+        Self { exports: Vec::new(), common: Arc::new(common), metrics: Metrics::default() }
+    }
+
+    /// Finds for each export the place where it goes on. All of the trail up to `end` must be on stable storage.
+    pub(in crate::audit) fn open(
+        trail: &Path,
+        settings: &[Settings],
+        folder: &Path,
+        instance: &str,
+        end: Place,
+    ) -> io::Result<Self> {
+        let mut backlog = Self::new(trail, instance, end);
+        for settings in settings {
+            let path = position::file_of(folder, &settings.name);
+            let kept = position::load(&path)?;
+            let (settled, found) = locate(trail, kept.as_ref(), end)?;
+            if kept.is_some() && !found {
+                tracing::error!(
+                    export = &*settings.name,
+                    "the audit trail does not go on from where this export was; all of it is sent"
+                );
+            }
+            let mark = Mark {
+                limit: settings.limit,
+                total: 0,
+                sent: settled.total,
+                accounted: settled.last.seq,
+                caught_up: kept.is_some_and(|position| position.caught_up),
+                settled,
+                late: false,
+            };
+            let export = Export(Arc::new(Share {
+                name: Arc::clone(&settings.name),
+                target: ArcSwap::from_pointee(settings.target.clone()),
+                position: path,
+                mark: Mutex::new(mark),
+                metrics: backlog.metrics.of(&settings.name),
+                common: Arc::clone(&backlog.common),
+            }));
+            export.judge(|_| {});
+            backlog.exports.push(export);
+        }
+        Ok(backlog)
+    }
+
+    pub(in crate::audit) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(in crate::audit) fn exports(&self) -> &[Export] {
+        &self.exports
+    }
+
+    /// Whether requests are refused because a receiver is too far behind.
+    pub(in crate::audit) fn refuses(&self) -> bool {
+        self.common.late.load(Ordering::Relaxed) > 0
+    }
+
+    /// Which receivers requests are refused for; none if for none.
+    pub(in crate::audit) fn why(&self) -> Option<String> {
+        let late = self.exports.iter().filter(|export| export.mark().late).map(|export| &*export.0.name);
+        let late: Vec<&str> = late.collect();
+        let names = late.join(", ");
+        (!late.is_empty()).then(|| format!("the export is further behind than `max_behind` allows: {names}"))
+    }
+
+    /// The trail has come further: all of it up to this place is on stable storage.
+    pub(in crate::audit) fn grown(&self, end: End) {
+        for export in &self.exports {
+            export.judge(|mark| mark.total = end.total);
+        }
+        self.common.end.send_replace(end);
+    }
+
+    /// Asks for a full file that is to be deleted. An export that must lose nothing keeps it; for others it is counted
+    /// what they lose. `last` reads the number of its last line.
+    pub(in crate::audit) fn lets_go(&self, file: u64, last: impl FnOnce() -> Option<u64>) -> bool {
+        let needing: Vec<&Export> =
+            self.exports.iter().filter(|export| export.mark().settled.place.file <= file).collect();
+        if needing.iter().any(|export| export.mark().limit.when_behind == WhenBehind::Refuse) {
+            return false;
+        }
+        if let Some(last) = (!needing.is_empty()).then(last).flatten() {
+            for export in needing {
+                export.0.lose(&mut export.mark(), last);
+            }
+        }
+        true
+    }
+
+    /// Takes what a new generation says of the exports that there are.
+    pub(in crate::audit) fn set(&self, settings: &[Settings]) {
+        for export in &self.exports {
+            if let Some(new) = settings.iter().find(|new| new.name == export.0.name) {
+                export.0.target.store(Arc::new(new.target.clone()));
+                export.judge(|mark| mark.limit = new.limit);
+            }
+        }
+    }
+}
+
+impl Mark {
+    fn behind(&self) -> u64 {
+        u64::try_from(self.total.saturating_sub(self.sent)).unwrap_or(0)
+    }
+}
+
+impl Share {
+    /// Counts the lines up to and with `last` that were never read.
+    fn lose(&self, mark: &mut Mark, last: u64) {
+        let lost = last.saturating_sub(mark.accounted);
+        if lost > 0 {
+            mark.accounted = last;
+            self.metrics.lost.inc_by(lost);
+            let export = &*self.name;
+            tracing::error!(export, lines = lost, "lines of the audit trail were deleted before they were sent");
+        }
+    }
+}
+
+impl Export {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    pub(super) fn metrics(&self) -> &ExportMetrics {
+        &self.0.metrics
+    }
+
+    /// Where it sends to at the moment.
+    pub(super) fn target(&self) -> Arc<Target> {
+        self.0.target.load_full()
+    }
+
+    pub(super) fn trail(&self) -> &Path {
+        &self.0.common.trail
+    }
+
+    pub(super) fn instance(&self) -> &Arc<str> {
+        &self.0.common.instance
+    }
+
+    /// Tells how far the trail is.
+    pub(super) fn end(&self) -> watch::Receiver<End> {
+        self.0.common.end.subscribe()
+    }
+
+    /// What the receiver has for certain.
+    pub(super) fn settled(&self) -> Cursor {
+        self.mark().settled
+    }
+
+    /// Lines were read to be sent, of which the first has this number.
+    pub(super) fn reads(&self, first: Option<u64>, last: u64) {
+        let mut mark = self.mark();
+        // Before the very first line nothing can be missing.
+        if let Some(first) = first.filter(|_| mark.accounted > 0) {
+            self.0.lose(&mut mark, first.saturating_sub(1));
+        }
+        mark.accounted = mark.accounted.max(last);
+    }
+
+    /// What was handed over ends here.
+    pub(super) fn set_sent(&self, cursor: &Cursor) {
+        self.judge(|mark| mark.sent = cursor.total);
+    }
+
+    /// The receiver has the trail up to here for certain.
+    pub(super) fn set_settled(&self, cursor: &Cursor) {
+        self.mark().settled = *cursor;
+    }
+
+    /// Keeps how far the receiver has it, for the next start.
+    pub(super) fn save(&self) -> io::Result<()> {
+        let position = {
+            let mark = self.mark();
+            Position { place: mark.settled.place, last: mark.settled.last, caught_up: mark.caught_up }
+        };
+        position::save(&self.0.position, &position)
+    }
+
+    /// Changes the mark and decides whether requests are refused for it, under one lock, so that who decides last knows
+    /// most.
+    fn judge(&self, change: impl FnOnce(&mut Mark)) {
+        let mut mark = self.mark();
+        change(&mut mark);
+        let behind = mark.behind();
+        self.0.metrics.behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        let within = mark.limit.max_behind.is_none_or(|most| behind <= most);
+        mark.caught_up |= within;
+        let late = mark.limit.when_behind == WhenBehind::Refuse && mark.caught_up && !within;
+        if late != std::mem::replace(&mut mark.late, late) {
+            match late {
+                true => self.0.common.late.fetch_add(1, Ordering::Relaxed),
+                false => self.0.common.late.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+
+    fn mark(&self) -> MutexGuard<'_, Mark> {
+        self.0.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,367 @@
+//! OpenTelemetry logs: OTLP/HTTP in its JSON encoding (OTLP 1.x, `POST /v1/logs`).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::facts::{Facts, Severity};
+use crate::{
+    clock::Timestamp,
+    config::{raw, report::At, resolver::Resolver},
+    egress::{Bounds, Egress},
+    issuers::secure_url,
+};
+
+/// Bytes of an answer. It says at most how many lines were thrown away, and why.
+const MAX_ANSWER: usize = 64 << 10;
+/// The longest pause that a receiver can ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// A receiver.
+#[derive(Clone, Debug)]
+pub(super) struct Collector {
+    endpoint: Url,
+    /// Marked as sensitive, so that they are not printed.
+    headers: HeaderMap,
+    timeout: Duration,
+    egress: Egress,
+}
+
+/// Why lines were not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// They may be taken later; after this time, if the receiver said so.
+    Later { cause: &'static str, why: String, after: Option<Duration> },
+    /// So many at once are too many.
+    TooLarge(String),
+    /// They will not be taken as things are.
+    Never(String),
+}
+
+/// What the receiver did with lines that it took.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Lines that it threw away.
+    pub(super) rejected: u64,
+    pub(super) message: String,
+}
+
+impl Collector {
+    pub(super) fn resolve(raw: &raw::OtlpExport, egress: &Egress, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let endpoint = secure_url(&raw.endpoint).map_err(|why| {
+            resolver
+                .report
+                .error(&at.key("endpoint"), format!("`{}` {why}", raw.endpoint.escape_debug()))
+                .help("write `https://collector.example.com:4318`");
+        });
+        let mut headers = HeaderMap::new();
+        for (name, source) in &raw.headers {
+            let at = at.key("headers").key(name);
+            let Some(secret) = resolver.secret(&at, source) else { continue };
+            let ours =
+                ["content-type", "content-length", "content-encoding", "host", "connection", "transfer-encoding"];
+            let name = HeaderName::try_from(name.as_str()).ok().filter(|name| !ours.contains(&name.as_str()));
+            let value = HeaderValue::from_bytes(secret.expose()).ok();
+            match (name, value) {
+                (Some(name), Some(mut value)) => {
+                    value.set_sensitive(true);
+                    headers.insert(name, value);
+                }
+                (None, _) => _ = resolver.report.error(&at, "is not the name of a header that can be set"),
+                (_, None) => _ = resolver.report.error(&at, format!("{source} holds what a header cannot carry")),
+            }
+        }
+        if raw.timeout.get().is_zero() {
+            resolver.report.error(&at.key("timeout"), "`timeout` must be more than zero");
+        }
+        let egress = match &raw.ca {
+            None => egress.clone(),
+            Some(path) => {
+                let at = at.key("ca");
+                // Read here as well, so that a change of the file is a new generation.
+                resolver.read(&at, path)?;
+                let trusting = egress.trusting(&resolver.path(path));
+                trusting.map_err(|why| _ = resolver.report.error(&at, format!("{}: {why}", path.display()))).ok()?
+            }
+        };
+        let mut endpoint = endpoint.ok()?;
+        if endpoint.path() == "/" {
+            endpoint.set_path("/v1/logs");
+        }
+        Some(Self { endpoint, headers, timeout: raw.timeout.get(), egress })
+    }
+
+    /// Sends lines and waits until the receiver has them.
+    pub(super) async fn send(&self, body: Vec<u8>, now: Timestamp) -> Result<Taken, Refused> {
+        let failed = |error: http::Error| Refused::Never(error.to_string());
+        let mut request = Request::post(self.endpoint.as_str())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, concat!("doorward/", env!("CARGO_PKG_VERSION")))
+            .body(Bytes::from(body))
+            .map_err(failed)?;
+        request.headers_mut().extend(self.headers.clone());
+        let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
+        match self.egress.send(request, bounds).await {
+            Ok(answer) => read(&answer, now),
+            Err(error) => Err(Refused::Later { cause: "unreachable", why: error.to_string(), after: None }),
+        }
+    }
+}
+
+/// What an answer means.
+fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
+    let status = answer.status();
+    // What a receiver says may be anything.
+    let said: String = String::from_utf8_lossy(answer.body())
+        .chars()
+        .take(200)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let why = format!("the receiver answered {status}: {said}");
+    match status {
+        status if status.is_success() => {
+            let answer: Answer = serde_json::from_slice(answer.body()).unwrap_or_default();
+            let partial = answer.partial_success.unwrap_or_default();
+            Ok(Taken { rejected: partial.rejected(), message: partial.error_message })
+        }
+        // The statuses after which a client may try again (OTLP, "Failures").
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => {
+            Err(Refused::Later { cause: "busy", why, after: retry_after(answer.headers(), now) })
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge(why)),
+        _ => Err(Refused::Never(why)),
+    }
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let pause = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let text = text.strip_suffix("GMT")?;
+            let date =
+                time::OffsetDateTime::parse(&format!("{text}+0000"), &time::format_description::well_known::Rfc2822);
+            Timestamp::from_secs(date.ok()?.unix_timestamp()).since(now)
+        }
+    };
+    Some(pause.min(MAX_PAUSE))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Answer {
+    partial_success: Option<PartialSuccess>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PartialSuccess {
+    /// A number of 64 bits, which JSON of protobuf writes as text.
+    rejected_log_records: serde_json::Value,
+    error_message: String,
+}
+
+impl PartialSuccess {
+    fn rejected(&self) -> u64 {
+        let number = &self.rejected_log_records;
+        number.as_u64().or_else(|| number.as_str()?.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// The body of a call.
+pub(super) fn encode<'a>(lines: impl Iterator<Item = &'a [u8]>, instance: &str, now: Timestamp) -> Vec<u8> {
+    let log_records = lines.map(|line| LogRecord::of(line, now)).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    let logs = Logs {
+        resource_logs: [ResourceLogs {
+            resource: Resource {
+                attributes: [
+                    Attribute::text("service.name", "doorward"),
+                    Attribute::text("service.version", version),
+                    Attribute::text("service.instance.id", instance),
+                ],
+            },
+            scope_logs: [ScopeLogs { scope: Scope { name: "doorward.audit", version }, log_records }],
+        }],
+    };
+    // Only a map with keys that are no text could fail.
+    serde_json::to_vec(&logs).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Logs<'a> {
+    resource_logs: [ResourceLogs<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceLogs<'a> {
+    resource: Resource<'a>,
+    scope_logs: [ScopeLogs<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Resource<'a> {
+    attributes: [Attribute<'a>; 3],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ScopeLogs<'a> {
+    scope: Scope,
+    log_records: Vec<LogRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct Scope {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LogRecord<'a> {
+    time_unix_nano: String,
+    observed_time_unix_nano: String,
+    severity_number: u8,
+    severity_text: &'static str,
+    body: Text<'a>,
+    attributes: Vec<Attribute<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<Arc<str>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Text<'a> {
+    string_value: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Attribute<'a> {
+    key: &'static str,
+    value: Value<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Value<'a> {
+    Text(Text<'a>),
+    #[serde(rename_all = "camelCase")]
+    Number {
+        int_value: String,
+    },
+}
+
+impl<'a> Attribute<'a> {
+    fn text(key: &'static str, value: impl Into<std::borrow::Cow<'a, str>>) -> Self {
+        Self { key, value: Value::Text(Text { string_value: value.into() }) }
+    }
+}
+
+impl<'a> LogRecord<'a> {
+    fn of(line: &'a [u8], now: Timestamp) -> Self {
+        let facts = Facts::of(line);
+        // By the mapping of syslog's severities in the data model of OpenTelemetry logs.
+        let (severity_number, severity_text) = match facts.severity() {
+            Severity::Informational => (9, "INFO"),
+            Severity::Notice => (10, "NOTICE"),
+            Severity::Warning => (13, "WARN"),
+            Severity::Error => (17, "ERROR"),
+            Severity::Critical => (18, "CRITICAL"),
+        };
+        let mut attributes = Vec::new();
+        if facts.seq > 0 {
+            attributes
+                .push(Attribute { key: "doorward.seq", value: Value::Number { int_value: facts.seq.to_string() } });
+        }
+        attributes.extend(facts.metadata.event_code.map(|code| Attribute::text("doorward.event_code", code)));
+        attributes.extend(facts.metadata.correlation_uid.map(|id| Attribute::text("doorward.request_id", id)));
+        let hex = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        Self {
+            time_unix_nano: nanos(facts.time),
+            observed_time_unix_nano: nanos(now.as_millis()),
+            severity_number,
+            severity_text,
+            // Lines are UTF-8; one that was damaged so that it is not cannot be sent as it stands.
+            body: Text { string_value: String::from_utf8_lossy(line) },
+            attributes,
+            trace_id: facts.unmapped.trace_id.as_deref().filter(|id| hex(id)).map(Into::into),
+        }
+    }
+}
+
+/// A number of 64 bits is text in JSON of protobuf.
+fn nanos(millis: i64) -> String {
+    (i128::from(millis.max(0)) * 1_000_000).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+    fn answer(status: u16, retry: Option<&str>, body: &str) -> Result<Taken, Refused> {
+        let mut response = Response::builder().status(status);
+        if let Some(retry) = retry {
+            response = response.header(header::RETRY_AFTER, retry);
+        }
+        read(&response.body(Bytes::copy_from_slice(body.as_bytes())).unwrap(), NOW)
+    }
+
+    #[test]
+    fn lines_are_log_records() {
+        let lines: [&[u8]; 3] = [
+            br#"{"severity_id":1,"time":1700000000123,"metadata":{"event_code":"request","correlation_uid":"0198"},"unmapped":{"trace_id":"0af7651916cd43dd8448eb211c80319c"},"seq":7}"#,
+            br#"{"severity_id":4,"time":1700000000124,"metadata":{"event_code":"alarm"},"unmapped":{},"seq":8}"#,
+            b"{\"torn \xff",
+        ];
+        let body = encode(lines.into_iter(), "doorward-0", NOW);
+        let mut value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let scope = "/resourceLogs/0/scopeLogs/0/scope/version";
+        *value.pointer_mut(scope).unwrap() = "VERSION".into();
+        *value.pointer_mut("/resourceLogs/0/resource/attributes/1/value/stringValue").unwrap() = "VERSION".into();
+        insta::assert_snapshot!("otlp", serde_json::to_string_pretty(&value).unwrap());
+    }
+
+    #[test]
+    fn answers_say_whether_to_try_again() {
+        let taken = |rejected, message: &str| Ok(Taken { rejected, message: message.to_owned() });
+        assert_eq!(answer(200, None, "{}"), taken(0, ""));
+        assert_eq!(answer(200, None, ""), taken(0, ""));
+        assert_eq!(answer(200, None, r#"{"partialSuccess":{}}"#), taken(0, ""));
+        let partial = r#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"no"}}"#;
+        assert_eq!(answer(200, None, partial), taken(3, "no"));
+        assert_eq!(answer(200, None, r#"{"partialSuccess":{"rejectedLogRecords":2}}"#), taken(2, ""));
+        for (status, retry, after) in [
+            (429, Some("7"), Some(7)),
+            (503, Some("100000"), Some(300)),
+            (503, Some("Tue, 14 Nov 2023 22:13:50 GMT"), Some(29)),
+            (503, Some("Tue, 14 Nov 2023 22:13:00 GMT"), Some(0)),
+            (503, Some("soon"), None),
+            (502, None, None),
+            (504, None, None),
+        ] {
+            match answer(status, retry, "later") {
+                Err(Refused::Later { after: found, .. }) => {
+                    assert_eq!(found.map(|pause| pause.as_secs()), after, "{status} {retry:?}");
+                }
+                other => panic!("{status}: {other:?}"),
+            }
+        }
+        assert!(matches!(answer(413, None, ""), Err(Refused::TooLarge(_))));
+        for status in [301, 400, 401, 403, 404, 500] {
+            let Err(Refused::Never(why)) = answer(status, None, "a\nb") else { panic!("{status}") };
+            assert!(why.contains(&status.to_string()) && why.ends_with("a b"), "{why}");
+        }
+    }
+}

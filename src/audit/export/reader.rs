@@ -1,0 +1,222 @@
+//! Reads what is on stable storage of a trail, from a place on, over files that are rotated and deleted meanwhile.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    super::{
+        chain::{Link, MAX_LINE, Mac, Sealed},
+        lines::Lines,
+        sink::{numbered_files, numbered_path},
+    },
+    position::Position,
+};
+
+/// What is sent at once at most.
+pub(super) const BATCH_LINES: usize = 512;
+pub(super) const BATCH_BYTES: usize = 512 << 10;
+
+/// A place in the trail. A file has the number that it is or will be rotated under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::audit) struct Place {
+    pub(in crate::audit) file: u64,
+    pub(in crate::audit) offset: u64,
+}
+
+/// How far the trail is on stable storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::audit) struct End {
+    pub(in crate::audit) place: Place,
+    /// Bytes that were written since the start of the process.
+    pub(in crate::audit) total: i64,
+}
+
+/// A place between two lines, as an export goes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) place: Place,
+    /// The line before it.
+    pub(super) last: Link,
+    /// The place in the terms of [`End::total`]; below zero for what was there at the start.
+    pub(super) total: i64,
+}
+
+/// Lines that follow each other.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// With their line ends.
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: usize,
+    /// The number of the first one, as far as one can be read.
+    pub(super) first: Option<u64>,
+    pub(super) after: Cursor,
+}
+
+impl Batch {
+    /// The lines without their line ends.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+    }
+}
+
+/// Reads up to `most` lines after `from`; none if there are none.
+pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::Result<Option<Batch>> {
+    loop {
+        let Some((mut file, number)) = open(path, from.place.file, end.place.file)? else { return Ok(None) };
+        if number != from.place.file {
+            from.place = Place { file: number, offset: 0 };
+            from.total = end.total - bytes_after(path, from.place, end.place)?;
+        }
+        let is_full = number < end.place.file;
+        let limit = if is_full { file.metadata()?.len() } else { end.place.offset };
+        let left = usize::try_from(limit.saturating_sub(from.place.offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(BATCH_BYTES)];
+        file.seek(SeekFrom::Start(from.place.offset))?;
+        file.read_exact(&mut bytes)?;
+        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').take(most.max(1));
+        let (count, used) = ends.fold((0, 0), |(count, _), (at, _)| (count + 1, at + 1));
+        if count > 0 {
+            bytes.truncate(used);
+            let mut links = bytes.split(|byte| *byte == b'\n').filter_map(|line| Some(Sealed::parse(line)?.link));
+            let first = links.next();
+            let last = links.next_back().or(first).unwrap_or(from.last);
+            let place = Place { offset: from.place.offset + used as u64, ..from.place };
+            let after = Cursor { place, last, total: from.total + signed(used as u64) };
+            return Ok(Some(Batch { bytes, count, first: first.map(|first| first.seq), after }));
+        }
+        if bytes.len() < BATCH_BYTES && !is_full {
+            return Ok(None);
+        }
+        if !bytes.is_empty() {
+            tracing::error!(
+                file = number,
+                bytes = bytes.len(),
+                "a part of the audit trail has no lines and is not sent"
+            );
+        }
+        from.total += signed(bytes.len() as u64);
+        from.place = match bytes.len() < BATCH_BYTES {
+            true => Place { file: number + 1, offset: 0 },
+            false => Place { offset: from.place.offset + bytes.len() as u64, ..from.place },
+        };
+    }
+}
+
+/// Opens a file of the trail, or the next one that is still there, with its number. `current` was lately the number of
+/// the file that is written.
+fn open(path: &Path, number: u64, current: u64) -> io::Result<Option<(File, u64)>> {
+    let found = |result: io::Result<File>| match result {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    if number < current {
+        if let Some(file) = found(File::open(numbered_path(path, number)))? {
+            return Ok(Some((file, number)));
+        }
+        let next = numbered_files(path)?.into_iter().find(|(found, _)| *found > number && *found < current);
+        if let Some((number, path)) = next {
+            return Ok(found(File::open(path))?.map(|file| (file, number)));
+        }
+    }
+    let newest = found(File::open(path))?;
+    // If it was rotated just now, what was opened may be the one after it; then the number is taken.
+    let file = found(File::open(numbered_path(path, current)))?.or(newest);
+    Ok(file.map(|file| (file, current)))
+}
+
+/// Bytes between two places.
+pub(super) fn bytes_after(path: &Path, from: Place, end: Place) -> io::Result<i64> {
+    let mut bytes = signed(end.offset) - signed(from.offset);
+    for (number, path) in numbered_files(path)? {
+        if (from.file..end.file).contains(&number) {
+            bytes += signed(fs::metadata(path)?.len());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Finds the place of a position that was kept, also where files were moved away since; at the beginning of the trail
+/// if there is none. Tells whether it was found.
+pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io::Result<(Cursor, bool)> {
+    let mut files = numbered_files(path)?;
+    files.push((end.file, path.to_owned()));
+    let first = files.first().map_or(end.file, |(number, _)| *number);
+    let beginning = (Place { file: first, offset: 0 }, Link::NONE);
+    let found = match position {
+        None => None,
+        Some(position) if is_there(&files, position, end)? => Some((position.place, position.last)),
+        Some(position) => search(&files, position, end)?,
+    };
+    let (place, last) = found.unwrap_or(beginning);
+    let total = -bytes_after(path, place, end)?;
+    Ok((Cursor { place, last, total }, found.is_some()))
+}
+
+/// Whether the line before the place is the one that it should be.
+fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<bool> {
+    let Position { place, last, .. } = *position;
+    let Some((_, path)) = files.iter().find(|(number, _)| *number == place.file) else { return Ok(false) };
+    if place.offset == 0 || place > end {
+        return Ok(false);
+    }
+    let mut file = File::open(path)?;
+    let start = place.offset.saturating_sub(MAX_LINE as u64);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(place.offset - start).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != place.offset - start || bytes.pop() != Some(b'\n') {
+        return Ok(false);
+    }
+    let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(Sealed::parse(line).is_some_and(|sealed| sealed.link == last))
+}
+
+/// Looks for the line by its number.
+fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<Option<(Place, Link)>> {
+    let Link { seq, mac } = position.last;
+    let mut before: Option<(u64, &Path)> = None;
+    for (number, path) in files {
+        let Some((first, prev)) = first_line(path)? else { continue };
+        if first.seq > seq {
+            // It was the last one of the file before, whatever has become of that.
+            if first.seq == seq + 1 && prev == mac {
+                return Ok(Some((Place { file: *number, offset: 0 }, position.last)));
+            }
+            // Lines in between are gone, if this goes on with the same chain at all: nobody can tell, and the lines that
+            // are there are all to be sent.
+            if before.is_none() && seq > 0 {
+                return Ok(Some((Place { file: *number, offset: 0 }, position.last)));
+            }
+            break;
+        }
+        before = Some((*number, path));
+    }
+    let Some((number, path)) = before else { return Ok(None) };
+    let mut lines = Lines::new(BufReader::new(File::open(path)?));
+    let mut offset = 0;
+    while let Some(line) = lines.next()? {
+        offset += line.bytes.len() as u64 + 1;
+        if line.fault.is_some() || (number == end.file && offset > end.offset) {
+            break;
+        }
+        if Sealed::parse(line.bytes).is_some_and(|sealed| sealed.link == position.last) {
+            return Ok(Some((Place { file: number, offset }, position.last)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first line of a file, and what it links to.
+fn first_line(path: &Path) -> io::Result<Option<(Link, Mac)>> {
+    let mut lines = Lines::new(BufReader::new(File::open(path)?));
+    let line = lines.next()?;
+    Ok(line.and_then(|line| Sealed::parse(line.bytes)).map(|sealed| (sealed.link, sealed.prev)))
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

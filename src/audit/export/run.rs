@@ -1,0 +1,322 @@
+//! The task of an export: reads, sends, and remembers what the receiver has.
+
+use std::{
+    collections::VecDeque,
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    backlog::Export,
+    otlp::{self, Refused},
+    reader::{BATCH_LINES, Batch, Cursor, End, read},
+    settings::Target,
+    syslog::{self, Connection, IN_FLIGHT, SETTLES},
+};
+use crate::{admin::health::ComponentHandle, clock::Clock, supervisor::TaskResult};
+
+/// The pause after a failure, which doubles up to a bound.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause after an answer that will be the same the next time, until somebody does something about it.
+const SLOW: Duration = Duration::from_secs(60);
+/// How long a connection must have stood for its end to be no reason to wait longer before the next.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long lines are collected for a call of a receiver that takes them in calls.
+const LINGER: Duration = Duration::from_millis(500);
+/// How often the position is kept at most.
+const SAVE: Duration = Duration::from_secs(1);
+/// How long sending may go on at the end.
+const FINISH: Duration = Duration::from_secs(4);
+/// What is remembered as one of what was sent on a connection.
+const STEP: (Duration, i64) = (Duration::from_secs(1), 1 << 20);
+
+/// Sends the trail until `stop`, and then the rest of it, for some seconds at most. The trail should have ended by then, so
+/// that its last lines go out too.
+pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop: CancellationToken) -> TaskResult {
+    let end = export.end();
+    let settled = export.settled();
+    // After a panic: what was under way is sent again.
+    export.set_sent(&settled);
+    let mut task = Task {
+        clock,
+        component,
+        cursor: settled,
+        connection: None,
+        in_flight: VecDeque::new(),
+        pause: FIRST_PAUSE,
+        most: BATCH_LINES,
+        unsaved: false,
+        saved: Instant::now(),
+        export,
+    };
+    let too_late = async {
+        stop.cancelled().await;
+        sleep(FINISH).await;
+    };
+    tokio::select! {
+        () = task.work(end, &stop) => {}
+        () = too_late => {
+            tracing::warn!(export = &**task.export.name(), "not all of the audit trail was sent; the rest is at the next start");
+        }
+    }
+    task.settle();
+    task.save().await;
+    Ok(())
+}
+
+struct Task {
+    export: Export,
+    clock: Clock,
+    component: ComponentHandle,
+    /// After what was sent.
+    cursor: Cursor,
+    /// To a syslog server.
+    connection: Option<Connection>,
+    /// What was sent on the connection and is not settled.
+    in_flight: VecDeque<Sent>,
+    pause: Duration,
+    /// Lines that a call may have.
+    most: usize,
+    /// Whether more is settled than was kept.
+    unsaved: bool,
+    saved: Instant,
+}
+
+/// A part of what was sent on a connection.
+struct Sent {
+    since: Instant,
+    from: i64,
+    after: Cursor,
+}
+
+/// Why a batch was not sent.
+struct Failure {
+    cause: &'static str,
+    why: String,
+    /// Until the next try; none: as always after a failure.
+    pause: Option<Duration>,
+}
+
+impl Failure {
+    fn new(cause: &'static str, why: impl ToString) -> Self {
+        Self { cause, why: why.to_string(), pause: None }
+    }
+}
+
+impl Task {
+    async fn work(&mut self, mut end: watch::Receiver<End>, stop: &CancellationToken) {
+        loop {
+            self.settle();
+            if self.unsaved && self.saved.elapsed() >= SAVE {
+                self.save().await;
+            }
+            let known = *end.borrow_and_update();
+            let sent = match self.read(known).await {
+                Ok(Some(batch)) => self.send(&batch).await,
+                Ok(None) if stop.is_cancelled() => return self.close().await,
+                Ok(None) => self.rest(&mut end, stop).await,
+                Err(error) => Err(Failure::new("trail", format!("the audit trail cannot be read: {error}"))),
+            };
+            let Err(failure) = sent else { continue };
+            if let Some(pause) = self.fail(failure) {
+                if stop.is_cancelled() {
+                    return;
+                }
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    async fn read(&self, end: End) -> io::Result<Option<Batch>> {
+        let (export, from, most) = (self.export.clone(), self.cursor, self.most);
+        let reading = tokio::task::spawn_blocking(move || {
+            let batch = read(export.trail(), from, end, most)?;
+            if let Some(batch) = &batch {
+                export.reads(batch.first, batch.after.last.seq);
+            }
+            Ok(batch)
+        });
+        reading.await.map_err(io::Error::other)?
+    }
+
+    async fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
+        match &*self.export.target() {
+            Target::Syslog(server) => {
+                let connection = match &mut self.connection {
+                    Some(connection) => connection,
+                    None => {
+                        let connection = server.connect().await.map_err(|error| Failure::new("unreachable", error))?;
+                        self.connection.insert(connection)
+                    }
+                };
+                let mut messages = Vec::with_capacity(batch.bytes.len() + 128 * batch.count);
+                for line in batch.lines() {
+                    syslog::frame(line, self.export.instance(), &mut messages);
+                }
+                connection.send(&messages).await.map_err(|error| Failure::new("connection", error))?;
+                if connection.age() >= STEADY {
+                    self.pause = FIRST_PAUSE;
+                }
+                self.flies(batch.after);
+            }
+            Target::Otlp(collector) => {
+                let now = self.clock.now();
+                let taken = collector.send(otlp::encode(batch.lines(), self.export.instance(), now), now).await;
+                let taken = taken.map_err(|refused| self.refused(refused, batch.count))?;
+                if taken.rejected > 0 {
+                    self.export.metrics().rejected.inc_by(taken.rejected);
+                    let (export, message) = (&**self.export.name(), &*taken.message);
+                    tracing::error!(
+                        export,
+                        lines = taken.rejected,
+                        message,
+                        "lines of the audit trail were thrown away by the receiver"
+                    );
+                }
+                self.pause = FIRST_PAUSE;
+                self.most = (self.most * 2).min(BATCH_LINES);
+                self.export.set_settled(&batch.after);
+                self.unsaved = true;
+            }
+        }
+        self.cursor = batch.after;
+        self.export.set_sent(&batch.after);
+        self.export.metrics().lines.inc_by(batch.count as u64);
+        self.export.metrics().last_success.set(self.clock.now().as_secs());
+        self.component.ok();
+        Ok(())
+    }
+
+    fn refused(&mut self, refused: Refused, count: usize) -> Failure {
+        match refused {
+            Refused::Later { cause, why, after } => Failure { cause, why, pause: after },
+            Refused::TooLarge(why) if count > 1 => {
+                self.most = count / 2;
+                Failure { cause: "too_large", why, pause: Some(Duration::ZERO) }
+            }
+            Refused::TooLarge(why) | Refused::Never(why) => Failure { cause: "refused", why, pause: Some(SLOW) },
+        }
+    }
+
+    /// Waits until there is more to do.
+    async fn rest(&mut self, end: &mut watch::Receiver<End>, stop: &CancellationToken) -> Result<(), Failure> {
+        let settles = self.in_flight.front().map(|sent| sent.since + STEP.0 + SETTLES);
+        let saves = self.unsaved.then(|| self.saved + SAVE);
+        let due = settles.into_iter().chain(saves).min();
+        let due_in = async {
+            match due {
+                Some(due) => sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = async {
+            match &mut self.connection {
+                Some(connection) => connection.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            why = ended => return Err(Failure::new("connection", why)),
+            changed = end.changed() => if changed.is_err() {
+                // Without a trail nothing will come.
+                stop.cancelled().await;
+            },
+            () = stop.cancelled() => return Ok(()),
+            () = due_in => return Ok(()),
+        }
+        if matches!(&*self.export.target(), Target::Otlp(_)) {
+            // The end of the trail is no reason to wait for more.
+            let _ = timeout(LINGER, stop.cancelled()).await;
+        }
+        Ok(())
+    }
+
+    /// Goes back to what the receiver has for certain; how long to wait before the next try, if at all.
+    fn fail(&mut self, Failure { cause, why, pause }: Failure) -> Option<Duration> {
+        self.export.metrics().failed(cause);
+        self.component.degraded(format!("the audit trail cannot be sent: {why}"));
+        if self.connection.take().is_some_and(|connection| connection.age() >= STEADY) {
+            self.pause = FIRST_PAUSE;
+        }
+        self.in_flight.clear();
+        self.cursor = self.export.settled();
+        self.export.set_sent(&self.cursor);
+        if pause.is_some() {
+            return pause.filter(|pause| !pause.is_zero());
+        }
+        let spread = self.pause.mul_f64(0.5 + jitter() / 2.0);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Some(spread)
+    }
+
+    /// Something is on its way that nobody acknowledges.
+    fn flies(&mut self, after: Cursor) {
+        let (now, from) = (Instant::now(), self.cursor.total);
+        match self.in_flight.back_mut() {
+            Some(sent) if sent.since.elapsed() < STEP.0 && after.total - sent.from < STEP.1 => sent.after = after,
+            _ => self.in_flight.push_back(Sent { since: now, from, after }),
+        }
+    }
+
+    /// Looks what is settled by now.
+    fn settle(&mut self) {
+        let (head, far) = (self.cursor.total, i64::try_from(IN_FLIGHT).unwrap_or(i64::MAX));
+        let is_settled =
+            |sent: &mut Sent| sent.since.elapsed() >= STEP.0 + SETTLES || head.saturating_sub(sent.after.total) >= far;
+        while let Some(sent) = self.in_flight.pop_front_if(is_settled) {
+            self.export.set_settled(&sent.after);
+            self.unsaved = true;
+        }
+    }
+
+    /// Ends the connection in good order, after which everything is settled.
+    async fn close(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        match connection.close().await {
+            Ok(()) => {
+                if let Some(sent) = self.in_flight.drain(..).next_back() {
+                    self.export.set_settled(&sent.after);
+                    self.unsaved = true;
+                }
+            }
+            Err(error) => {
+                let export = &**self.export.name();
+                tracing::warn!(export, %error, "the syslog server did not confirm the end; the last lines are sent again");
+            }
+        }
+    }
+
+    async fn save(&mut self) {
+        self.saved = Instant::now();
+        if !std::mem::take(&mut self.unsaved) {
+            return;
+        }
+        let export = self.export.clone();
+        let saving = tokio::task::spawn_blocking(move || export.save());
+        if let Err(error) = saving.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            self.unsaved = true;
+            self.export.metrics().failed("position");
+            let export = &**self.export.name();
+            tracing::error!(export, %error, "how far the audit trail was sent cannot be kept; after a restart lines are sent again");
+        }
+    }
+}
+
+/// From 0 to 1, so that replicas do not come back in step.
+fn jitter() -> f64 {
+    let mut byte = [0];
+    // Without randomness the pause is only less spread.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}

@@ -1,0 +1,92 @@
+//! What the configuration says about exports, checked.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{otlp::Collector, syslog::Server};
+use crate::{
+    config::{
+        raw::{AuditExport, WhenBehind},
+        report::At,
+        resolver::Resolver,
+        values::Size,
+    },
+    egress::Egress,
+};
+
+/// The least bound. What a syslog server may get a second time after a broken connection counts as behind for a while.
+const MIN_BEHIND: u64 = 1 << 20;
+
+/// Resolved settings of an export.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(super) name: Arc<str>,
+    pub(super) target: Target,
+    pub(super) limit: Limit,
+}
+
+/// Where lines are sent.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Syslog(Server),
+    Otlp(Collector),
+}
+
+/// What happens when the receiver does not keep up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// Bytes.
+    pub(super) max_behind: Option<u64>,
+    pub(super) when_behind: WhenBehind,
+}
+
+impl Settings {
+    /// Checks the list of exports, which stands at `at`. What is wrong is reported, and those that can be used are given.
+    pub(in crate::audit) fn resolve_all(
+        raw: &[AuditExport],
+        egress: &Egress,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Vec<Self> {
+        let mut names = BTreeSet::new();
+        let mut found = Vec::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let at = at.index(index);
+            let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.bytes().all(valid) {
+                resolver
+                    .report
+                    .error(&at.key("name"), format!("`{}` cannot be the name of an export", raw.name.escape_debug()))
+                    .help("1 to 64 letters, digits, `-` and `_`: it is part of the name of a file");
+            }
+            if !names.insert(&raw.name) {
+                resolver.report.error(&at.key("name"), format!("another export has the name `{}`", raw.name));
+            }
+            if raw.max_behind.is_some_and(|size| size.0 < MIN_BEHIND) {
+                resolver
+                    .report
+                    .error(&at.key("max_behind"), format!("`max_behind` must be at least {}", Size(MIN_BEHIND)))
+                    .help("leave it out for any amount");
+            }
+            if raw.max_behind.is_some() && raw.when_behind == WhenBehind::Continue {
+                resolver
+                    .report
+                    .warning(&at.key("max_behind"), "`max_behind` bounds nothing with `when_behind: continue`")
+                    .help("leave it out, or set `when_behind: refuse`");
+            }
+            let target = match (&raw.syslog, &raw.otlp) {
+                (Some(syslog), None) => Server::resolve(syslog, &at.key("syslog"), resolver).map(Target::Syslog),
+                (None, Some(otlp)) => Collector::resolve(otlp, egress, &at.key("otlp"), resolver).map(Target::Otlp),
+                _ => {
+                    resolver
+                        .report
+                        .error(&at, "an export has exactly one receiver")
+                        .help("give one of `syslog: {address: 'host:port'}` and `otlp: {endpoint: 'https://host'}`");
+                    None
+                }
+            };
+            let limit = Limit { max_behind: raw.max_behind.map(|size| size.0), when_behind: raw.when_behind };
+            found.extend(target.map(|target| Self { name: raw.name.as_str().into(), target, limit }));
+        }
+        found
+    }
+}

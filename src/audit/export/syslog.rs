@@ -1,0 +1,274 @@
+//! Syslog over TCP or TLS: messages of RFC 5424, each with its length before it (RFC 6587 section 3.4.1, RFC 5425).
+//!
+//! Syslog has no acknowledgement. A line counts as taken when the connection has stood long enough after it that the
+//! system would have given it up otherwise, or when more was sent after it than buffers on the way hold, or when the
+//! server answered our end of the connection with its own. After a broken connection all that does not count is sent again.
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use super::facts::{Facts, Severity};
+use crate::{
+    clock::Timestamp,
+    config::{raw, report::At, resolver::Resolver},
+    upstream::{TlsClient, USER_TIMEOUT, keep_alive},
+};
+
+/// Facility 13, log audit, times eight.
+const FACILITY: u8 = 13 * 8;
+/// How long connecting may take, TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the server may take to answer the end of a connection.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Bytes that the system keeps for us, so that [`IN_FLIGHT`] is more than what it and the server's can hold together.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// After this time on a connection that stands, the system of the server has acknowledged what was sent.
+pub(super) const SETTLES: Duration = USER_TIMEOUT.saturating_add(Duration::from_secs(5));
+/// What was sent before so many bytes, a server has read that has the greatest receive buffer that Linux gives by itself.
+pub(super) const IN_FLIGHT: u64 = 8 << 20;
+
+/// A syslog server.
+#[derive(Clone)]
+pub(super) struct Server {
+    host: String,
+    port: u16,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn resolve(raw: &raw::SyslogExport, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let Some((host, port)) = host_and_port(&raw.address) else {
+            resolver
+                .report
+                .error(&at.key("address"), format!("`{}` is not a host with a port", raw.address.escape_debug()))
+                .help("write `syslog.example.com:6514`");
+            return None;
+        };
+        let tls = match &raw.tls {
+            None => {
+                let loopback = match &host {
+                    Host::Domain(name) => name == "localhost",
+                    Host::Ipv4(address) => address.is_loopback(),
+                    Host::Ipv6(address) => address.is_loopback(),
+                };
+                if !loopback {
+                    resolver
+                        .report
+                        .warning(&at.key("address"), "the audit trail goes there in clear text")
+                        .help("set `tls: {}`, and `ca` within it for a private authority");
+                }
+                None
+            }
+            Some(tls) => {
+                let client = TlsClient::resolve(tls, &host, &at.key("tls"), resolver)?;
+                Some((Arc::new(client.config), client.server_name))
+            }
+        };
+        let host = match host {
+            Host::Domain(name) => name,
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => address.to_string(),
+        };
+        Some(Self { host, port, tls })
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self) -> io::Result<Connection> {
+        let connecting = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            keep_alive(&stream)?;
+            SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
+            let stream: Box<dyn Stream> = match &self.tls {
+                None => Box::new(stream),
+                Some((config, name)) => {
+                    Box::new(TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await?)
+                }
+            };
+            let (read, write) = tokio::io::split(stream);
+            Ok(Connection { read, write, since: Instant::now() })
+        };
+        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT:?}"));
+        tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+}
+
+/// `host:port`, with the port written out.
+fn host_and_port(text: &str) -> Option<(Host<String>, u16)> {
+    let url = Url::parse(&format!("syslog://{text}")).ok()?;
+    let more = !url.path().is_empty() || url.query().is_some() || url.fragment().is_some();
+    if more || !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
+    let port = url.port().filter(|port| *port != 0)?;
+    // The scheme is not one of the web, so a number is not yet taken for an address.
+    Some((Host::parse(url.host_str()?).ok()?, port))
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+
+/// A connection that stands.
+pub(super) struct Connection {
+    read: ReadHalf<Box<dyn Stream>>,
+    write: WriteHalf<Box<dyn Stream>>,
+    since: Instant,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// How long it has stood.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Writes messages, unless the server has closed the connection or closes it meanwhile.
+    pub(super) async fn send(&mut self, messages: &[u8]) -> io::Result<()> {
+        let Self { read, write, .. } = self;
+        let write = async {
+            write.write_all(messages).await?;
+            write.flush().await
+        };
+        tokio::select! {
+            biased;
+            why = ended(read) => Err(why),
+            result = write => result,
+        }
+    }
+
+    /// Returns when the connection is at its end, with the reason.
+    pub(super) async fn ended(&mut self) -> io::Error {
+        ended(&mut self.read).await
+    }
+
+    /// Ends it in good order. Success means that the server has read everything: who closes with something unread resets
+    /// the connection.
+    pub(super) async fn close(mut self) -> io::Result<()> {
+        let goodbye = async {
+            self.write.shutdown().await?;
+            match ended(&mut self.read).await {
+                why if why.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+                why => Err(why),
+            }
+        };
+        tokio::time::timeout(GOODBYE, goodbye).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// A server has nothing to say, so what can be read is the end.
+async fn ended(read: &mut ReadHalf<Box<dyn Stream>>) -> io::Error {
+    let mut ignored = [0; 512];
+    loop {
+        match read.read(&mut ignored).await {
+            Ok(0) => return io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Appends a line as a message with its length before it.
+pub(super) fn frame(line: &[u8], instance: &str, out: &mut Vec<u8>) {
+    let facts = Facts::of(line);
+    let severity = match facts.severity() {
+        Severity::Critical => 2,
+        Severity::Error => 3,
+        Severity::Warning => 4,
+        Severity::Notice => 5,
+        Severity::Informational => 6,
+    };
+    // Nothing of a damaged line is known, the time neither.
+    let time = match facts.time {
+        0 => "-".to_owned(),
+        time => Timestamp::from_millis(time).to_string(),
+    };
+    let host = header(instance, 255);
+    let id = header(facts.metadata.event_code.as_deref().unwrap_or_default(), 32);
+    // `sequenceId` begins again after its highest value (RFC 5424 section 7.3.1).
+    let sequence = match facts.seq.checked_sub(1) {
+        None => "-".to_owned(),
+        Some(before) => format!("[meta sequenceId=\"{}\"]", before % 2_147_483_647 + 1),
+    };
+    let head = format!("<{}>1 {time} {host} doorward - {id} {sequence} ", FACILITY + severity);
+    out.extend_from_slice(format!("{} ", head.len() + line.len()).as_bytes());
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(line);
+}
+
+/// A field of the head: printable ASCII without spaces, of a bounded length, or `-` (RFC 5424 section 6).
+fn header(text: &str, most: usize) -> String {
+    let safe = |c: char| if c.is_ascii_graphic() { c } else { '_' };
+    let text: String = text.chars().take(most).map(safe).collect();
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(line: &str, instance: &str) -> String {
+        let mut out = Vec::new();
+        frame(line.as_bytes(), instance, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_a_message_with_its_length() {
+        let line = r#"{"severity_id":2,"time":1700000000123,"metadata":{"event_code":"request.decided"},"who":"Jürgen","seq":7}"#;
+        let message = framed(line, "doorward-0");
+        let (length, rest) = message.split_once(' ').unwrap();
+        assert_eq!(length.parse::<usize>().unwrap(), rest.len());
+        let head = "<109>1 2023-11-14T22:13:20.123Z doorward-0 doorward - request.decided [meta sequenceId=\"7\"] ";
+        assert_eq!(rest, format!("{head}{line}"));
+    }
+
+    #[test]
+    fn what_cannot_stand_in_the_head_does_not() {
+        let code = "a]\\u0022 \\n".to_owned() + &"x".repeat(40);
+        let line = format!(r#"{{"severity_id":1,"time":1,"metadata":{{"event_code":"{code}"}},"seq":2147483648}}"#);
+        let message = framed(&line, "host name\nü");
+        let head = format!("<110>1 1970-01-01T00:00:00.001Z host_name__ doorward - a]\"__{} ", "x".repeat(27));
+        assert!(message.contains(&head), "{message}");
+        assert!(message.contains("[meta sequenceId=\"1\"] {"), "{message}");
+        let message = framed("{\"torn", "");
+        assert!(message.ends_with(" <107>1 - - doorward - - - {\"torn"), "{message}");
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for (text, host) in [
+            ("syslog.test:6514", Host::Domain("syslog.test".to_owned())),
+            ("192.0.2.1:514", Host::Ipv4([192, 0, 2, 1].into())),
+            ("[2001:db8::1]:514", Host::Ipv6("2001:db8::1".parse().unwrap())),
+        ] {
+            assert_eq!(host_and_port(text).map(|(host, _)| host), Some(host), "{text}");
+        }
+        for text in ["", "syslog.test", ":514", "a:0", "a:70000", "a:514/x", "u:p@a:514", "a:514?x", "tcp://a:514"] {
+            assert_eq!(host_and_port(text), None, "{text}");
+        }
+    }
+}

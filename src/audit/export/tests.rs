@@ -1,0 +1,1 @@
+//! Tests of exports over trails on disk.
