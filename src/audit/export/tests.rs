@@ -1,1 +1,325 @@
 //! Tests of exports over trails on disk.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Backlog, Settings,
+    backlog::Export,
+    position::{self, Position},
+    reader::{BATCH_LINES, Cursor, End, Place, bytes_after, locate, read},
+    settings::{Limit, Target},
+};
+use crate::{
+    audit::{
+        ChainKey,
+        chain::{Chain, Link, Mac, Sealed},
+    },
+    config::{
+        raw::{self, WhenBehind},
+        report::At,
+        resolver::Resolver,
+    },
+    egress::Egress,
+};
+
+/// A trail of which each file has some lines; the last file is the current one.
+struct Written {
+    folder: tempfile::TempDir,
+    lines: Vec<String>,
+    end: Place,
+}
+
+impl Written {
+    fn new(files: &[usize]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new(ChainKey::new(&[7; 32]).unwrap(), Link::NONE);
+        let (mut lines, mut end) = (Vec::new(), Place::default());
+        for (index, count) in files.iter().enumerate() {
+            let mut text = Vec::new();
+            for number in 0..*count {
+                let mut line = format!("{{\"class_uid\":{index}{number}").into_bytes();
+                chain.seal(&mut line, 0, None);
+                text.extend_from_slice(&line);
+                lines.push(String::from_utf8(line).unwrap());
+            }
+            end = Place { file: index as u64 + 1, offset: text.len() as u64 };
+            let name = if index + 1 == files.len() { "t".to_owned() } else { format!("t.{:06}", index + 1) };
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        Self { folder, lines, end }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("t")
+    }
+
+    fn end(&self) -> End {
+        End { place: self.end, total: 0 }
+    }
+
+    /// The place after the line of this number, as an export keeps it.
+    fn after(&self, seq: usize) -> Position {
+        let (start, _) = locate(&self.path(), None, self.end).unwrap();
+        let batch = read(&self.path(), start, self.end(), seq).unwrap().unwrap();
+        assert_eq!(batch.count, seq, "the line is in the first file");
+        Position { place: batch.after.place, last: batch.after.last, caught_up: true }
+    }
+
+    /// Everything from a place on.
+    fn rest(&self, from: Cursor) -> String {
+        let (mut from, mut text) = (from, String::new());
+        while let Some(batch) = read(&self.path(), from, self.end(), BATCH_LINES).unwrap() {
+            assert_eq!(batch.lines().count(), batch.count);
+            text.push_str(std::str::from_utf8(&batch.bytes).unwrap());
+            from = batch.after;
+        }
+        assert_eq!((from.total, from.place), (0, self.end), "at the end nothing is behind");
+        text
+    }
+}
+
+#[test]
+fn all_lines_are_read_over_all_files_in_batches() {
+    let trail = Written::new(&[3, 700, 1, 5]);
+    let (start, found) = locate(&trail.path(), None, trail.end).unwrap();
+    assert!(!found);
+    assert_eq!(-start.total, trail.lines.iter().map(|line| line.len() as i64).sum::<i64>());
+    assert_eq!(trail.rest(start), trail.lines.concat());
+    let first = read(&trail.path(), start, trail.end(), 2).unwrap().unwrap();
+    assert_eq!((first.count, first.first, first.after.last.seq), (2, Some(1), 2));
+}
+
+#[test]
+fn only_what_is_on_stable_storage_is_read() {
+    let trail = Written::new(&[5]);
+    let (start, _) = locate(&trail.path(), None, trail.end).unwrap();
+    let half: u64 = trail.lines[..2].iter().map(|line| line.len() as u64).sum();
+    let end = End { place: Place { file: 1, offset: half }, total: 0 };
+    let batch = read(&trail.path(), start, end, BATCH_LINES).unwrap().unwrap();
+    assert_eq!(batch.count, 2);
+    assert!(read(&trail.path(), batch.after, end, BATCH_LINES).unwrap().is_none());
+}
+
+#[test]
+fn a_file_that_is_rotated_while_it_is_read_is_read_to_its_end() {
+    let trail = Written::new(&[2, 3]);
+    let (start, _) = locate(&trail.path(), None, trail.end).unwrap();
+    // The writer has begun a third file, which the reader was not told of yet.
+    fs::rename(trail.path(), trail.folder.path().join("t.000002")).unwrap();
+    assert_eq!(trail.rest(start), trail.lines.concat());
+    fs::write(trail.path(), "not of the second file\n").unwrap();
+    assert_eq!(trail.rest(start), trail.lines.concat());
+}
+
+#[test]
+fn a_position_is_found_again() {
+    let trail = Written::new(&[4, 4, 4]);
+    let position = trail.after(2);
+    let (cursor, found) = locate(&trail.path(), Some(&position), trail.end).unwrap();
+    assert!(found);
+    assert_eq!(trail.rest(cursor), trail.lines[2..].concat());
+    // Also where files were renumbered, and where its place is wrong.
+    for place in [Place { file: 9, ..position.place }, Place { offset: 7, ..position.place }, Place::default()] {
+        let (again, found) = locate(&trail.path(), Some(&Position { place, ..position }), trail.end).unwrap();
+        assert_eq!((again, found), (cursor, true), "{place:?}");
+    }
+    // The last line of a file is before the first of the next, whatever has become of the file.
+    let last = trail.after(4);
+    fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+    let (cursor, found) = locate(&trail.path(), Some(&last), trail.end).unwrap();
+    assert_eq!((cursor.place, found), (Place { file: 2, offset: 0 }, true));
+    assert_eq!(trail.rest(cursor), trail.lines[4..].concat());
+}
+
+#[test]
+fn a_position_that_the_trail_does_not_have_begins_with_its_first_line() {
+    let trail = Written::new(&[2, 2]);
+    let position = trail.after(2);
+    for last in
+        [Link { seq: 500, ..position.last }, Link { mac: Mac::from_digits(&"ab".repeat(32)).unwrap(), ..position.last }]
+    {
+        let (cursor, found) = locate(&trail.path(), Some(&Position { last, ..position }), trail.end).unwrap();
+        assert!(!found, "{last:?}");
+        assert_eq!(trail.rest(cursor), trail.lines.concat());
+    }
+}
+
+fn limit(max_behind: Option<u64>, when_behind: WhenBehind) -> Limit {
+    Limit { max_behind, when_behind }
+}
+
+fn open(trail: &Written, limit: Limit) -> (Backlog, Export) {
+    let raw = raw::SyslogExport { address: "127.0.0.1:1".to_owned(), tls: None };
+    let server = super::syslog::Server::resolve(&raw, &At::root(), &mut Resolver::default()).unwrap();
+    let settings = Settings { name: "siem".into(), target: Target::Syslog(server), limit };
+    let backlog = Backlog::open(&trail.path(), &[settings], trail.folder.path(), "replica-0", trail.end).unwrap();
+    let export = backlog.exports()[0].clone();
+    (backlog, export)
+}
+
+fn send_all(trail: &Written, export: &Export) {
+    let end = *export.end().borrow();
+    let mut cursor = export.settled();
+    while let Some(batch) = read(&trail.path(), cursor, end, 3).unwrap() {
+        export.reads(batch.first, batch.after.last.seq);
+        cursor = batch.after;
+        export.set_sent(&cursor);
+        export.set_settled(&cursor);
+    }
+}
+
+#[test]
+fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
+    for asked in [true, false] {
+        let trail = Written::new(&[4, 4, 4]);
+        let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
+        let end = *export.end().borrow();
+        let batch = read(&trail.path(), export.settled(), end, 1).unwrap().unwrap();
+        export.reads(batch.first, batch.after.last.seq);
+        export.set_settled(&batch.after);
+        if asked {
+            assert!(backlog.lets_go(1, || Some(4)));
+            assert_eq!(export.metrics().lost.get(), 3, "counted when it is deleted");
+        }
+        fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+        fs::remove_file(trail.folder.path().join("t.000002")).unwrap();
+        if asked {
+            assert!(backlog.lets_go(2, || Some(8)));
+        }
+        send_all(&trail, &export);
+        assert_eq!(export.metrics().lost.get(), 7, "asked: {asked}");
+        assert_eq!((export.settled().last.seq, export.settled().total), (12, 0));
+        assert!(backlog.lets_go(2, || unreachable!("nobody needs it")));
+    }
+}
+
+#[test]
+fn a_file_that_must_not_be_lost_is_kept_until_it_was_sent() {
+    let trail = Written::new(&[4, 4]);
+    let (backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
+    assert!(!backlog.lets_go(1, || unreachable!("it is not deleted")));
+    send_all(&trail, &export);
+    assert!(backlog.lets_go(1, || unreachable!("it is not needed")));
+    assert_eq!(export.metrics().lost.get(), 0);
+}
+
+#[test]
+fn requests_are_refused_while_the_receiver_is_too_far_behind() {
+    let trail = Written::new(&[4]);
+    let size = trail.end.offset;
+    let grow = |backlog: &Backlog, bytes: u64| {
+        let place = Place { offset: size + bytes, ..trail.end };
+        backlog.grown(End { place, total: bytes as i64 });
+    };
+    // A new export has time to come near first.
+    let (backlog, export) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
+    assert!(!backlog.refuses());
+    grow(&backlog, 10);
+    assert!(!backlog.refuses());
+    send_all_to(&trail, &export);
+    grow(&backlog, size - 1);
+    assert!(!backlog.refuses());
+    grow(&backlog, size);
+    assert!(backlog.refuses());
+    assert!(backlog.why().unwrap().contains("siem"));
+    export.save().unwrap();
+    grow(&backlog, size - 1);
+    assert!(!backlog.refuses() && backlog.why().is_none());
+    // After a restart it is known that it was near.
+    let place = Place { offset: 0, ..trail.end };
+    let kept = position::load(&position::file_of(trail.folder.path(), "siem")).unwrap().unwrap();
+    assert!(kept.caught_up);
+    position::save(&position::file_of(trail.folder.path(), "siem"), &Position { place, last: Link::NONE, ..kept })
+        .unwrap();
+    let (backlog, _) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
+    assert!(backlog.refuses());
+    let (backlog, _) = open(&trail, limit(Some(size - 1), WhenBehind::Continue));
+    assert!(!backlog.refuses());
+    // A new generation may say otherwise.
+    let (backlog, _) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
+    let (other, _) = open(&trail, limit(None, WhenBehind::Refuse));
+    drop(other);
+    let raw = raw::SyslogExport { address: "127.0.0.1:1".to_owned(), tls: None };
+    let server = super::syslog::Server::resolve(&raw, &At::root(), &mut Resolver::default()).unwrap();
+    let new = Settings { name: "siem".into(), target: Target::Syslog(server), limit: limit(None, WhenBehind::Refuse) };
+    backlog.set(&[new]);
+    assert!(!backlog.refuses());
+}
+
+fn send_all_to(trail: &Written, export: &Export) {
+    // What has grown is not there to be read; only what was there is sent.
+    let mut cursor = export.settled();
+    while let Some(batch) = read(&trail.path(), cursor, trail.end(), 3).unwrap() {
+        cursor = batch.after;
+        export.set_sent(&cursor);
+        export.set_settled(&cursor);
+    }
+}
+
+#[test]
+fn bytes_are_counted_over_files() {
+    let trail = Written::new(&[1, 1, 1]);
+    let size = |range: std::ops::Range<usize>| trail.lines[range].iter().map(|line| line.len() as i64).sum::<i64>();
+    let at = |file, offset| bytes_after(&trail.path(), Place { file, offset }, trail.end).unwrap();
+    assert_eq!((at(1, 0), at(2, 0), at(3, 0), at(1, 5)), (size(0..3), size(1..3), size(2..3), size(0..3) - 5));
+    assert_eq!(bytes_after(&trail.path(), trail.end, trail.end).unwrap(), 0);
+}
+
+#[test]
+fn damaged_lines_are_sent_as_they_stand() {
+    let trail = Written::new(&[3]);
+    let damaged = fs::read_to_string(trail.path()).unwrap().replacen("class", "CLASS", 1) + "no line\n";
+    fs::write(trail.path(), &damaged).unwrap();
+    let end = End { place: Place { file: 1, offset: damaged.len() as u64 }, total: 0 };
+    let start = Cursor { place: Place { file: 1, offset: 0 }, last: Link::NONE, total: -(damaged.len() as i64) };
+    let batch = read(&trail.path(), start, end, BATCH_LINES).unwrap().unwrap();
+    assert_eq!(String::from_utf8(batch.bytes).unwrap(), damaged);
+    assert_eq!(batch.after.last, Sealed::parse(trail.lines[2].trim_end().as_bytes()).unwrap().link);
+}
+
+#[test]
+fn what_is_wrong_with_exports_is_reported_at_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "Bearer hunter2").unwrap();
+    fs::write(folder.path().join("lines"), "a\nb").unwrap();
+    let yaml = "
+- {name: 'a/b', syslog: {address: 'localhost'}}
+- {name: same, syslog: {address: 'localhost:514'}, max_behind: 1KiB}
+- {name: same, syslog: {address: 'siem.test:514'}, max_behind: 1GiB, when_behind: continue}
+- {name: both, syslog: {address: 'localhost:514'}, otlp: {endpoint: 'https://a.test'}}
+- {name: none}
+- {name: clear, otlp: {endpoint: 'http://a.test', timeout: 0}}
+- {name: headers, otlp: {endpoint: 'https://a.test', headers: {host: {file: secret}, x-y: {file: lines}, ok: {file: secret}}}}
+- {name: ca, otlp: {endpoint: 'https://a.test', ca: secret}}
+- {name: tls, syslog: {address: 'a.test:6514', tls: {ca: secret}}}
+";
+    let raw: Vec<raw::AuditExport> = serde_saphyr::from_str(yaml).unwrap();
+    let mut resolver = Resolver::new(Path::new(folder.path()));
+    let found = Settings::resolve_all(&raw, &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
+    let mut places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            "/0/name",
+            "/0/syslog/address",
+            "/1/max_behind",
+            "/2/max_behind",
+            "/2/name",
+            "/2/syslog/address",
+            "/3",
+            "/4",
+            "/5/otlp/endpoint",
+            "/5/otlp/timeout",
+            "/6/otlp/headers/host",
+            "/6/otlp/headers/x-y",
+            "/7/otlp/ca",
+            "/8/syslog/tls/ca",
+        ]
+    );
+    assert!(resolver.report.problems().iter().all(|problem| !problem.message.contains("hunter2")));
+    assert!(!format!("{found:?}").contains("hunter2"));
+}

@@ -66,7 +66,11 @@ tokens:
     - {audience: d, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}, assertion: {subject: {text: a}}}
 store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
 sessions: {keys: [{file: secret}]}
-audit: {sink: {file: {path: audit.jsonl}}}
+audit:
+  sink: {file: {path: audit.jsonl}}
+  export:
+    - {name: siem, syslog: {address: 'siem.test:6514', tls: {}}, max_behind: 1GiB}
+    - {name: collector, otlp: {endpoint: 'https://otel.test', headers: {authorization: {file: secret}}}}
 break_glass: {until: '2026-01-01T00:00:00Z', certificates: [{name: a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}]}
 ";
 
