@@ -160,20 +160,19 @@ impl Backlog {
         self.common.end.send_replace(end);
     }
 
-    /// Asks for a full file that is to be deleted. An export that must lose nothing keeps it; for others it is counted
-    /// what they lose. `last` reads the number of its last line.
-    pub(in crate::audit) fn lets_go(&self, file: u64, last: impl FnOnce() -> Option<u64>) -> bool {
-        let needing: Vec<&Export> =
-            self.exports.iter().filter(|export| export.mark().settled.place.file <= file).collect();
-        if needing.iter().any(|export| export.mark().limit.when_behind == WhenBehind::Refuse) {
-            return false;
+    /// Whether a full file must stay, because an export that must lose nothing still needs it.
+    pub(in crate::audit) fn holds(&self, file: u64) -> bool {
+        self.exports.iter().any(|export| {
+            let mark = export.mark();
+            mark.limit.when_behind == WhenBehind::Refuse && mark.settled.place.file <= file
+        })
+    }
+
+    /// The lines with these numbers were deleted: counts what exports lose by that.
+    pub(in crate::audit) fn removed(&self, from: u64, last: u64) {
+        for export in &self.exports {
+            export.0.lose(&mut export.mark(), from, last);
         }
-        if let Some(last) = (!needing.is_empty()).then(last).flatten() {
-            for export in needing {
-                export.0.lose(&mut export.mark(), last);
-            }
-        }
-        true
     }
 
     /// Takes what a new generation says of the exports that there are.
@@ -194,9 +193,9 @@ impl Mark {
 }
 
 impl Share {
-    /// Counts the lines up to and with `last` that were never read.
-    fn lose(&self, mark: &mut Mark, last: u64) {
-        let lost = last.saturating_sub(mark.accounted);
+    /// Counts those of the lines with these numbers that were never read.
+    fn lose(&self, mark: &mut Mark, from: u64, last: u64) {
+        let lost = last.saturating_sub(mark.accounted.max(from.saturating_sub(1)));
         if lost > 0 {
             mark.accounted = last;
             self.metrics.lost.inc_by(lost);
@@ -244,7 +243,7 @@ impl Export {
         let mut mark = self.mark();
         // Before the very first line nothing can be missing.
         if let Some(first) = first.filter(|_| mark.accounted > 0) {
-            self.0.lose(&mut mark, first.saturating_sub(1));
+            self.0.lose(&mut mark, 0, first.saturating_sub(1));
         }
         mark.accounted = mark.accounted.max(last);
     }

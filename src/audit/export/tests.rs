@@ -181,18 +181,20 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
         export.reads(batch.first, batch.after.last.seq);
         export.set_settled(&batch.after);
         if asked {
-            assert!(backlog.lets_go(1, || Some(4)));
+            backlog.removed(1, 4);
             assert_eq!(export.metrics().lost.get(), 3, "counted when it is deleted");
         }
         fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
         fs::remove_file(trail.folder.path().join("t.000002")).unwrap();
         if asked {
-            assert!(backlog.lets_go(2, || Some(8)));
+            backlog.removed(5, 8);
         }
         send_all(&trail, &export);
         assert_eq!(export.metrics().lost.get(), 7, "asked: {asked}");
         assert_eq!((export.settled().last.seq, export.settled().total), (12, 0));
-        assert!(backlog.lets_go(2, || unreachable!("nobody needs it")));
+        backlog.removed(1, 8);
+        assert_eq!(export.metrics().lost.get(), 7, "it has them");
+        assert!(!backlog.holds(1));
     }
 }
 
@@ -200,9 +202,9 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
 fn a_file_that_must_not_be_lost_is_kept_until_it_was_sent() {
     let trail = Written::new(&[4, 4]);
     let (backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
-    assert!(!backlog.lets_go(1, || unreachable!("it is not deleted")));
+    assert!(backlog.holds(1));
     send_all(&trail, &export);
-    assert!(backlog.lets_go(1, || unreachable!("it is not needed")));
+    assert!(!backlog.holds(1));
     assert_eq!(export.metrics().lost.get(), 0);
 }
 
