@@ -14,6 +14,7 @@ mod dashboard;
 mod demo;
 mod drain;
 mod egress;
+mod export;
 mod fixture;
 mod floods;
 mod forward_auth;

@@ -46,7 +46,8 @@ pub(super) enum Refused {
 pub(super) struct Taken {
     /// Lines that it threw away.
     pub(super) rejected: u64,
-    pub(super) message: String,
+    /// What it says of them.
+    pub(super) why: String,
 }
 
 impl Collector {
@@ -114,18 +115,12 @@ impl Collector {
 /// What an answer means.
 fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     let status = answer.status();
-    // What a receiver says may be anything.
-    let said: String = String::from_utf8_lossy(answer.body())
-        .chars()
-        .take(200)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let why = format!("the receiver answered {status}: {said}");
+    let why = format!("the receiver answered {status}: {}", short(&String::from_utf8_lossy(answer.body())));
     match status {
         status if status.is_success() => {
             let answer: Answer = serde_json::from_slice(answer.body()).unwrap_or_default();
             let partial = answer.partial_success.unwrap_or_default();
-            Ok(Taken { rejected: partial.rejected(), message: partial.error_message })
+            Ok(Taken { rejected: partial.rejected(), why: short(&partial.error_message) })
         }
         // The statuses after which a client may try again (OTLP, "Failures").
         StatusCode::TOO_MANY_REQUESTS
@@ -137,6 +132,11 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
         StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge(why)),
         _ => Err(Refused::Never(why)),
     }
+}
+
+/// What a receiver says, which may be anything, for the log.
+fn short(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn answers_say_whether_to_try_again() {
-        let taken = |rejected, message: &str| Ok(Taken { rejected, message: message.to_owned() });
+        let taken = |rejected, message: &str| Ok(Taken { rejected, why: message.to_owned() });
         assert_eq!(answer(200, None, "{}"), taken(0, ""));
         assert_eq!(answer(200, None, ""), taken(0, ""));
         assert_eq!(answer(200, None, r#"{"partialSuccess":{}}"#), taken(0, ""));

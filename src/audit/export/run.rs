@@ -175,11 +175,11 @@ impl Task {
                 let taken = taken.map_err(|refused| self.refused(refused, batch.count))?;
                 if taken.rejected > 0 {
                     self.export.metrics().rejected.inc_by(taken.rejected);
-                    let (export, message) = (&**self.export.name(), &*taken.message);
+                    let (export, why) = (&**self.export.name(), &*taken.why);
                     tracing::error!(
                         export,
                         lines = taken.rejected,
-                        message,
+                        why,
                         "lines of the audit trail were thrown away by the receiver"
                     );
                 }

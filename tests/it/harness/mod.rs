@@ -9,6 +9,7 @@ mod issuer;
 mod login;
 mod nginx;
 mod node;
+mod receivers;
 mod redis;
 mod tls;
 mod upstream;
@@ -24,6 +25,7 @@ pub use self::{
     login::{come_back, log_in},
     nginx::Nginx,
     node::{OidcProvider, browse, browse_until, free_port, verify},
+    receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream},

@@ -1,0 +1,348 @@
+//! The audit trail at its receivers: every line, in order, whatever happens on the way.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Authority, Collector, CollectorAnswer, Doorward, Pair, Reply, SyslogServer, free_port, within},
+};
+
+const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
+
+/// The lines of the file of the trail.
+fn written(doorward: &Doorward) -> Vec<String> {
+    let text = std::fs::read_to_string(doorward.audit_path()).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Whether what a receiver has is the trail from its first line on, by the program itself.
+fn assert_whole(doorward: &Doorward, lines: &[String]) {
+    let path = doorward.dir().join("received.jsonl");
+    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["audit", "verify"])
+        .arg(&path)
+        .arg("--key")
+        .arg(doorward.dir().join("audit-chain.key"))
+        .arg("--checkpoint-key")
+        .arg(doorward.dir().join("audit-checkpoint.pub.pem"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("intact\n"), "from the first line on: {said}");
+}
+
+async fn start(export: &str) -> Fixture {
+    start_with(export, "").await
+}
+
+/// With an export and further settings of the sink's file.
+async fn start_with(export: &str, file: &str) -> Fixture {
+    let (export, file) = (export.to_owned(), file.to_owned());
+    let change = move |yaml: String| {
+        yaml.replace("{path: audit.jsonl}", &format!("{{path: audit.jsonl{file}}}"))
+            .replace("audit: {", &format!("audit: {{export: [{export}], "))
+    };
+    Fixture::with(change, |_| Reply::json(200, "{}")).await
+}
+
+fn syslog(server: &SyslogServer) -> String {
+    format!("{{name: siem, syslog: {{address: '{}'}}}}", server.address)
+}
+
+fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+    line.trim().parse().unwrap()
+}
+
+async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(f64) -> bool) {
+    within(async {
+        loop {
+            let text = doorward.metrics().await;
+            if text.contains(name) && reached(metric(&text, name)) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn server_of(pair: &Pair, clients: &Authority) -> ServerConfig {
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_pki_types::CertificateDer::pem_slice_iter(clients.pem().as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![pair.der()], key).unwrap()
+}
+
+fn write_clients(folder: &Path, authority: &Authority) {
+    std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    authority.issue(&["doorward"]).write(folder, "client");
+}
+
+#[tokio::test]
+async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    write_clients(folder.path(), &authority);
+    for is_tls in [false, true] {
+        let tls = is_tls.then(|| server_of(&authority.issue(&["127.0.0.1"]), &authority));
+        let server = SyslogServer::start(tls).await;
+        let dir = folder.path().display();
+        let tls = match is_tls {
+            true => {
+                format!(", tls: {{ca: {dir}/ca.pem, certificate: {{chain: {dir}/client.pem, key: {dir}/client.key}}}}")
+            }
+            false => String::new(),
+        };
+        let export = format!("{{name: siem, syslog: {{address: '{}'{tls}}}}}", server.address);
+        let mut fixture = start(&export).await;
+        for _ in 0..5 {
+            assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+        }
+        assert_eq!(fixture.api(PATH, &[&bearer(&fixture.a.token("carol", &["guests"]))]).await.0.status, 403);
+        wait_for_metric(&fixture.doorward, "doorward_audit_export_lines_total{export=\"siem\"}", |lines| lines > 5.0)
+            .await;
+        fixture.doorward.signal("TERM");
+        assert!(fixture.doorward.ended().await.success());
+        // The end of the trail is there too, and nothing came twice.
+        let lines = written(&fixture.doorward);
+        server.arrived.wait_for(&lines).await;
+        assert_eq!(server.arrived.all(), lines);
+        assert_whole(&fixture.doorward, &lines);
+        let last = lines.len();
+        let heads = server.heads();
+        let denied = lines.iter().position(|line| line.contains("carol")).unwrap();
+        assert!(heads[denied].starts_with("<109>1 2"), "{}", heads[denied]);
+        let checkpoint = &heads[last - 1];
+        let end = format!(" doorward - trail.checkpoint [meta sequenceId=\"{last}\"] ");
+        assert!(checkpoint.starts_with("<110>1 2") && checkpoint.ends_with(&end), "{checkpoint}");
+        // After an end in good order, nothing is sent again.
+        let mut doorward = fixture.doorward.kill_and_restart().await;
+        doorward.signal("TERM");
+        assert!(doorward.ended().await.success());
+        let lines = written(&doorward);
+        server.arrived.wait_for(&lines).await;
+        assert_eq!(server.arrived.all(), lines);
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let export = format!("{{name: siem, syslog: {{address: '{address}'}}}}");
+    let fixture = start_with(&export, ", max_size: 64KiB, keep: 1").await;
+    let alice = fixture.alice();
+    // Files are full and more than are to be kept, and all of them are still needed.
+    let files = || {
+        let entries = std::fs::read_dir(fixture.doorward.dir()).unwrap().filter_map(Result::ok);
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("audit.jsonl.")).count()
+    };
+    while files() < 3 {
+        assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+    }
+    wait_for_metric(
+        &fixture.doorward,
+        "doorward_audit_export_failures_total{export=\"siem\",cause=\"unreachable\"}",
+        |failures| failures > 0.0,
+    )
+    .await;
+    let report = fixture.doorward.admin("/readyz").await;
+    assert_eq!(report.status, 200, "one that is away stops nobody: {}", report.text());
+    let Fixture { doorward, a, upstream, .. } = fixture;
+    let doorward = doorward.kill_and_restart().await;
+    let server = SyslogServer::start_at(address, None).await;
+    doorward.wait_for_keys_at("api.test", &a).await;
+    server.arrived.wait_for(&written(&doorward)).await;
+    // Killed while it sends, and after it sent.
+    let mut doorward = doorward;
+    for _ in 0..3 {
+        for _ in 0..20 {
+            let answer = doorward.get(PATH, &["Host: api.test", &bearer(&a.token("alice", &["dev"]))]).await;
+            assert_eq!(answer.status, 200);
+        }
+        doorward = doorward.kill_and_restart().await;
+        doorward.wait_for_keys_at("api.test", &a).await;
+    }
+    doorward.signal("TERM");
+    assert!(doorward.ended().await.success());
+    server.arrived.wait_for(&written(&doorward)).await;
+    assert_whole(&doorward, &server.arrived.once());
+    drop(upstream);
+}
+
+/// An agent's name that makes a record long.
+fn long() -> String {
+    format!("User-Agent: {}", "x".repeat(250))
+}
+
+#[tokio::test]
+async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost() {
+    let server = SyslogServer::start(None).await;
+    let export = syslog(&server).replace("}}", "}, max_behind: 1MiB}");
+    let mut fixture = start(&export).await;
+    let alice = fixture.alice();
+    server.arrived.wait_for(&written(&fixture.doorward)).await;
+    server.read(false);
+    let mut last = 200;
+    for _ in 0..6000 {
+        let (answer, seen) = fixture.api(PATH, &[&alice, &long()]).await;
+        last = answer.status;
+        if last != 200 {
+            assert_eq!(answer.reason(), "audit_unavailable", "{}", answer.text());
+            assert!(seen.is_empty(), "what could be lost to the receiver does not happen");
+            break;
+        }
+    }
+    assert_eq!(last, 503);
+    within(async {
+        while fixture.doorward.admin("/readyz").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let text = fixture.doorward.metrics().await;
+    assert!(metric(&text, "doorward_audit_export_behind_bytes{export=\"siem\"}") > f64::from(1 << 20), "{text}");
+    // It reads again: all mends itself, and nothing was lost.
+    server.read(true);
+    within(async {
+        while fixture.api(PATH, &[&alice]).await.0.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    server.arrived.wait_for(&written(&fixture.doorward)).await;
+    assert_whole(&fixture.doorward, &server.arrived.once());
+}
+
+#[tokio::test]
+async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() {
+    let server = SyslogServer::start(None).await;
+    let export = syslog(&server).replace("}}", "}, when_behind: continue}");
+    let fixture = start_with(&export, ", max_size: 64KiB, keep: 1").await;
+    let alice = fixture.alice();
+    let lost = "doorward_audit_export_lost_total{export=\"siem\"}";
+    server.read(false);
+    let mut requests = 0;
+    while metric(&fixture.doorward.metrics().await, lost) == 0.0 {
+        for _ in 0..50 {
+            assert_eq!(fixture.api(PATH, &[&alice, &long()]).await.0.status, 200);
+        }
+        requests += 50;
+        assert!(requests < 6000, "no line was lost");
+    }
+    server.read(true);
+    assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+    server.arrived.wait_for(&written(&fixture.doorward)).await;
+    let numbers: Vec<u64> = server
+        .arrived
+        .once()
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .collect();
+    assert!(numbers.is_sorted(), "in order");
+    let missing = numbers[numbers.len() - 1] - numbers.len() as u64;
+    // What was read to be sent just before its file went is counted and arrives all the same.
+    let counted = metric(&fixture.doorward.metrics().await, lost) as u64;
+    assert!(missing > 0 && (missing..=missing + 512).contains(&counted), "{missing} are missing, {counted} counted");
+}
+
+#[tokio::test]
+async fn a_collector_has_the_whole_trail_whatever_it_answers() {
+    let collector = Collector::start().await;
+    let busy = |retry_after| CollectorAnswer { status: 503, retry_after, body: "busy", takes: false };
+    let large = CollectorAnswer { status: 413, retry_after: None, body: "", takes: false };
+    let partial = CollectorAnswer {
+        body: r#"{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"too old"}}"#,
+        ..CollectorAnswer::OK
+    };
+    collector.answers([busy(Some("1")), busy(None), large, partial]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("authorization"), "Bearer hunter2").unwrap();
+    let export = format!(
+        "{{name: otel, otlp: {{endpoint: 'http://{}', headers: {{authorization: {{file: {}/authorization}}}}}}}}",
+        collector.address,
+        dir.path().display()
+    );
+    let mut fixture = start(&export).await;
+    for _ in 0..5 {
+        assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    }
+    collector.arrived.wait_for(&written(&fixture.doorward)).await;
+    let text = fixture.doorward.metrics().await;
+    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"busy\"}"), 2.0);
+    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"too_large\"}"), 1.0);
+    assert_eq!(metric(&text, "doorward_audit_export_rejected_total{export=\"otel\"}"), 2.0);
+    let line = fixture.doorward.wait_for_log_containing("thrown away by the receiver").await;
+    assert_eq!((line["lines"].as_u64(), line["why"].as_str()), (Some(2), Some("too old")), "{line}");
+    let (headers, body) = collector.calls()[0].clone();
+    assert_eq!(headers["authorization"], "Bearer hunter2");
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(body["resourceLogs"][0]["resource"]["attributes"][0]["value"]["stringValue"], "doorward");
+    assert!(!format!("{:?}", fixture.doorward.log()).contains("hunter2"));
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    assert_eq!(collector.arrived.all(), written(&fixture.doorward), "each line once, the end too");
+    assert_whole(&fixture.doorward, &collector.arrived.all());
+}
+
+#[tokio::test]
+async fn a_collector_that_refuses_is_told_of_and_has_everything_once_it_takes() {
+    let collector = Collector::start().await;
+    collector.always(CollectorAnswer { status: 400, retry_after: None, body: "no such tenant", takes: false });
+    let export = format!("{{name: otel, otlp: {{endpoint: 'http://{}/v1/logs'}}}}", collector.address);
+    let mut fixture = start(&export).await;
+    let line = fixture.doorward.wait_for_log_containing("no such tenant").await;
+    assert!(line.to_string().contains("audit-export/otel"), "{line}");
+    for _ in 0..5 {
+        assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    }
+    let text = fixture.doorward.metrics().await;
+    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"refused\"}"), 1.0);
+    assert_eq!(metric(&text, "doorward_audit_export_lines_total{export=\"otel\"}"), 0.0);
+    assert_eq!(collector.calls().len(), 1, "it is not asked all the time");
+    collector.always(CollectorAnswer::OK);
+    let mut doorward = fixture.doorward.kill_and_restart().await;
+    doorward.signal("TERM");
+    assert!(doorward.ended().await.success());
+    assert_whole(&doorward, &collector.arrived.all());
+    assert_eq!(collector.arrived.all(), written(&doorward));
+}
+
+#[tokio::test]
+async fn a_new_address_and_a_new_secret_are_used_without_a_restart() {
+    let (first, second) = (Collector::start().await, Collector::start().await);
+    let export = format!("{{name: otel, otlp: {{endpoint: 'http://{}'}}}}", first.address);
+    let mut fixture = start(&export).await;
+    first.arrived.wait_for(&written(&fixture.doorward)).await;
+    let config = fixture.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, yaml.replace(&first.address.to_string(), &second.address.to_string())).unwrap();
+    fixture.doorward.wait_for_generation(2).await;
+    assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    let all = [first.arrived.all(), second.arrived.all()].concat();
+    assert!(!second.arrived.all().is_empty());
+    assert_whole(&fixture.doorward, &all);
+}
+
+#[tokio::test]
+async fn standard_output_is_for_the_platform_to_collect() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("doorward.yaml");
+    std::fs::write(&path, "audit: {export: [{name: siem, syslog: {address: '127.0.0.1:514'}}]}\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("only a trail in a file can be exported"), "{said}");
+}
