@@ -158,8 +158,8 @@ pub(super) fn watch_rights(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
 
 /// Sends the audit trail to its receivers.
 pub(super) fn export_trail(app: &Arc<App>) {
-    for export in app.trail.exports().iter().cloned() {
-        let (health, clock) = (app.health.clone(), app.clock.clone());
+    for export in app.trail.exports() {
+        let (export, health, clock) = (export.clone(), app.health.clone(), app.clock.clone());
         let spec = TaskSpec::new(format!("audit-export/{}", export.name()));
         app.exports.spawn(spec, move |stop| {
             let component = health.component(format!("audit-export/{}", export.name()), Gate::Report);

@@ -9,8 +9,7 @@ use http::{HeaderValue, uri};
 use url::{Host, Url};
 
 pub(super) use self::tls::Tls;
-pub(crate) use self::tls::TlsClient;
-use self::tls::TlsIdentity;
+pub(crate) use self::tls::{TlsClient, TlsIdentity};
 use super::progress::Ticks;
 use crate::{
     config::{

@@ -338,6 +338,28 @@ async fn a_new_address_and_a_new_secret_are_used_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_connection_goes_on_over_a_reload_and_ends_in_good_order_where_the_server_is_another() {
+    let (first, second) = (SyslogServer::start(None).await, SyslogServer::start(None).await);
+    let mut fixture = start(&syslog(&first)).await;
+    first.arrived.wait_for(&written(&fixture.doorward)).await;
+    let config = fixture.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, yaml.clone() + "\nsessions: {idle: 1h}\n").unwrap();
+    fixture.doorward.wait_for_generation(2).await;
+    assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    first.arrived.wait_for(&written(&fixture.doorward)).await;
+    assert_eq!(first.connections(), 1, "nothing about the receiver has changed");
+    std::fs::write(&config, yaml.replace(&first.address.to_string(), &second.address.to_string())).unwrap();
+    fixture.doorward.wait_for_generation(3).await;
+    assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
+    fixture.doorward.signal("TERM");
+    assert!(fixture.doorward.ended().await.success());
+    let lines = written(&fixture.doorward);
+    second.arrived.wait_for(&lines[lines.len() - 1..]).await;
+    assert_eq!([first.arrived.all(), second.arrived.all()].concat(), lines, "each line once");
+}
+
+#[tokio::test]
 async fn standard_output_is_for_the_platform_to_collect() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("doorward.yaml");

@@ -179,7 +179,10 @@ impl Backlog {
     pub(in crate::audit) fn set(&self, settings: &[Settings]) {
         for export in &self.exports {
             if let Some(new) = settings.iter().find(|new| new.name == export.0.name) {
-                export.0.target.store(Arc::new(new.target.clone()));
+                // What has not changed stays the same, so that its connection does.
+                if !export.0.target.load().is(&new.target) {
+                    export.0.target.store(Arc::new(new.target.clone()));
+                }
                 export.judge(|mark| mark.limit = new.limit);
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -77,8 +78,8 @@ struct Task {
     component: ComponentHandle,
     /// After what was sent.
     cursor: Cursor,
-    /// To a syslog server.
-    connection: Option<Connection>,
+    /// To a syslog server, and which.
+    connection: Option<(Connection, Arc<Target>)>,
     /// What was sent on the connection and is not settled.
     in_flight: VecDeque<Sent>,
     pause: Duration,
@@ -105,8 +106,8 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(cause: &'static str, why: impl ToString) -> Self {
-        Self { cause, why: why.to_string(), pause: None }
+    fn new(cause: &'static str, why: impl Into<String>) -> Self {
+        Self { cause, why: why.into(), pause: None }
     }
 }
 
@@ -120,7 +121,13 @@ impl Task {
             let known = *end.borrow_and_update();
             let sent = match self.read(known).await {
                 Ok(Some(batch)) => self.send(&batch).await,
-                Ok(None) if stop.is_cancelled() => return self.close().await,
+                Ok(None) if stop.is_cancelled() => {
+                    if let Err(error) = self.close().await {
+                        let export = &**self.export.name();
+                        tracing::warn!(export, %error, "the syslog server did not confirm the end; lines are sent again");
+                    }
+                    return;
+                }
                 Ok(None) => self.rest(&mut end, stop).await,
                 Err(error) => Err(Failure::new("trail", format!("the audit trail cannot be read: {error}"))),
             };
@@ -150,20 +157,25 @@ impl Task {
     }
 
     async fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
-        match &*self.export.target() {
+        let target = self.export.target();
+        if self.connection.as_ref().is_some_and(|(_, to)| !Arc::ptr_eq(to, &target)) {
+            self.close().await.map_err(|error| Failure::new("connection", error.to_string()))?;
+        }
+        match &*target {
             Target::Syslog(server) => {
-                let connection = match &mut self.connection {
+                let (connection, _) = match &mut self.connection {
                     Some(connection) => connection,
                     None => {
-                        let connection = server.connect().await.map_err(|error| Failure::new("unreachable", error))?;
-                        self.connection.insert(connection)
+                        let connection = server.connect().await;
+                        let connection = connection.map_err(|error| Failure::new("unreachable", error.to_string()))?;
+                        self.connection.insert((connection, Arc::clone(&target)))
                     }
                 };
                 let mut messages = Vec::with_capacity(batch.bytes.len() + 128 * batch.count);
                 for line in batch.lines() {
                     syslog::frame(line, self.export.instance(), &mut messages);
                 }
-                connection.send(&messages).await.map_err(|error| Failure::new("connection", error))?;
+                connection.send(&messages).await.map_err(|error| Failure::new("connection", error.to_string()))?;
                 if connection.age() >= STEADY {
                     self.pause = FIRST_PAUSE;
                 }
@@ -221,13 +233,13 @@ impl Task {
         };
         let ended = async {
             match &mut self.connection {
-                Some(connection) => connection.ended().await,
+                Some((connection, _)) => connection.ended().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            why = ended => return Err(Failure::new("connection", why)),
+            why = ended => return Err(Failure::new("connection", why.to_string())),
             changed = end.changed() => if changed.is_err() {
                 // Without a trail nothing will come.
                 stop.cancelled().await;
@@ -246,7 +258,7 @@ impl Task {
     fn fail(&mut self, Failure { cause, why, pause }: Failure) -> Option<Duration> {
         self.export.metrics().failed(cause);
         self.component.degraded(format!("the audit trail cannot be sent: {why}"));
-        if self.connection.take().is_some_and(|connection| connection.age() >= STEADY) {
+        if self.connection.take().is_some_and(|(connection, _)| connection.age() >= STEADY) {
             self.pause = FIRST_PAUSE;
         }
         self.in_flight.clear();
@@ -273,28 +285,23 @@ impl Task {
     fn settle(&mut self) {
         let (head, far) = (self.cursor.total, i64::try_from(IN_FLIGHT).unwrap_or(i64::MAX));
         let is_settled =
-            |sent: &mut Sent| sent.since.elapsed() >= STEP.0 + SETTLES || head.saturating_sub(sent.after.total) >= far;
-        while let Some(sent) = self.in_flight.pop_front_if(is_settled) {
+            |sent: &&Sent| sent.since.elapsed() >= STEP.0 + SETTLES || head.saturating_sub(sent.after.total) >= far;
+        let settled = self.in_flight.iter().take_while(is_settled).count();
+        if let Some(sent) = self.in_flight.drain(..settled).next_back() {
             self.export.set_settled(&sent.after);
             self.unsaved = true;
         }
     }
 
     /// Ends the connection in good order, after which everything is settled.
-    async fn close(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        match connection.close().await {
-            Ok(()) => {
-                if let Some(sent) = self.in_flight.drain(..).next_back() {
-                    self.export.set_settled(&sent.after);
-                    self.unsaved = true;
-                }
-            }
-            Err(error) => {
-                let export = &**self.export.name();
-                tracing::warn!(export, %error, "the syslog server did not confirm the end; the last lines are sent again");
-            }
+    async fn close(&mut self) -> io::Result<()> {
+        let Some((connection, _)) = self.connection.take() else { return Ok(()) };
+        connection.close().await?;
+        if let Some(sent) = self.in_flight.drain(..).next_back() {
+            self.export.set_settled(&sent.after);
+            self.unsaved = true;
         }
+        Ok(())
     }
 
     async fn save(&mut self) {

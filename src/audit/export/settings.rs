@@ -28,7 +28,14 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     Syslog(Server),
-    Otlp(Collector),
+    Otlp(Box<Collector>),
+}
+
+impl Target {
+    /// Whether a connection to the other one may go on for this one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Syslog(one), Self::Syslog(other)) if one == other)
+    }
 }
 
 /// What happens when the receiver does not keep up.
@@ -75,7 +82,8 @@ impl Settings {
             }
             let target = match (&raw.syslog, &raw.otlp) {
                 (Some(syslog), None) => Server::resolve(syslog, &at.key("syslog"), resolver).map(Target::Syslog),
-                (None, Some(otlp)) => Collector::resolve(otlp, egress, &at.key("otlp"), resolver).map(Target::Otlp),
+                (None, Some(otlp)) => Collector::resolve(otlp, egress, &at.key("otlp"), resolver)
+                    .map(|collector| Target::Otlp(Box::new(collector))),
                 _ => {
                     resolver
                         .report

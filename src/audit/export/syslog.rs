@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::ClientConfig;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
@@ -23,7 +23,7 @@ use super::facts::{Facts, Severity};
 use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
-    upstream::{TlsClient, USER_TIMEOUT, keep_alive},
+    upstream::{TlsClient, TlsIdentity, USER_TIMEOUT, keep_alive},
 };
 
 /// Facility 13, log audit, times eight.
@@ -45,7 +45,21 @@ pub(super) const IN_FLIGHT: u64 = 8 << 20;
 pub(super) struct Server {
     host: String,
     port: u16,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+struct Tls {
+    config: Arc<ClientConfig>,
+    /// What of it tells connections apart.
+    identity: TlsIdentity,
+}
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Self) -> bool {
+        let identity = |server: &Self| server.tls.as_ref().map(|tls| tls.identity.clone());
+        (&self.host, self.port, identity(self)) == (&other.host, other.port, identity(other))
+    }
 }
 
 impl fmt::Debug for Server {
@@ -80,7 +94,7 @@ impl Server {
             }
             Some(tls) => {
                 let client = TlsClient::resolve(tls, &host, &at.key("tls"), resolver)?;
-                Some((Arc::new(client.config), client.server_name))
+                Some(Tls { config: Arc::new(client.config), identity: client.identity })
             }
         };
         let host = match host {
@@ -99,8 +113,9 @@ impl Server {
             SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
             let stream: Box<dyn Stream> = match &self.tls {
                 None => Box::new(stream),
-                Some((config, name)) => {
-                    Box::new(TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await?)
+                Some(Tls { config, identity }) => {
+                    let name = identity.server_name.clone();
+                    Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
                 }
             };
             let (read, write) = tokio::io::split(stream);

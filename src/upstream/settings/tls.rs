@@ -14,9 +14,9 @@ use super::{Protocol, Target};
 use crate::config::{raw, report::At, resolver::Resolver};
 
 /// What of TLS tells connections apart.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct TlsIdentity {
-    server_name: ServerName<'static>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TlsIdentity {
+    pub(crate) server_name: ServerName<'static>,
     /// SHA-256 of the authorities' file; `None`: the system's.
     authorities: Option<[u8; 32]>,
     /// SHA-256 of our certificate and key.
@@ -35,10 +35,8 @@ pub(in crate::upstream) struct Tls {
 /// What TLS towards a server needs, without ALPN.
 #[derive(Debug)]
 pub(crate) struct TlsClient {
-    pub(crate) server_name: ServerName<'static>,
     pub(crate) config: ClientConfig,
-    authorities: Option<[u8; 32]>,
-    client: Option<[u8; 32]>,
+    pub(crate) identity: TlsIdentity,
 }
 
 impl TlsClient {
@@ -94,7 +92,7 @@ impl TlsClient {
             }
             None => (builder.with_no_client_auth(), None),
         };
-        Some(Self { server_name, config, authorities, client })
+        Some(Self { config, identity: TlsIdentity { server_name, authorities, client } })
     }
 }
 
@@ -106,8 +104,7 @@ impl Tls {
         at: &At,
         resolver: &mut Resolver,
     ) -> Option<(Self, TlsIdentity)> {
-        let TlsClient { server_name, config, authorities, client } =
-            TlsClient::resolve(raw, &target.host, at, resolver)?;
+        let TlsClient { config, identity } = TlsClient::resolve(raw, &target.host, at, resolver)?;
         let with_alpn = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -119,8 +116,7 @@ impl Tls {
             Protocol::Http1 => Arc::clone(&http1),
             Protocol::Http2 => with_alpn(&[b"h2"]),
         };
-        let identity = TlsIdentity { server_name: server_name.clone(), authorities, client };
-        Some((Self { server_name, shared, http1 }, identity))
+        Some((Self { server_name: identity.server_name.clone(), shared, http1 }, identity))
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
@@ -73,6 +76,7 @@ pub struct SyslogServer {
     pub arrived: Arrived,
     heads: Arc<Mutex<Vec<String>>>,
     reading: watch::Sender<bool>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl SyslogServer {
@@ -94,10 +98,13 @@ impl SyslogServer {
             arrived: arrived.clone(),
             heads: heads.clone(),
             reading: reading.clone(),
+            connections: Arc::default(),
         };
+        let connections = server.connections.clone();
         let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, arrived, heads) = (acceptor.clone(), arrived.clone(), heads.clone());
                 let reading = reading.subscribe();
                 tokio::spawn(async move {
@@ -117,6 +124,11 @@ impl SyslogServer {
     /// Whether it reads from its connections.
     pub fn read(&self, reading: bool) {
         self.reading.send_replace(reading);
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// What stood before each line.
