@@ -19,9 +19,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    export::*, issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*,
-};
+pub use self::{export::*, issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
