@@ -1,6 +1,7 @@
 //! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
 
 mod durability;
+mod heads;
 mod hooks;
 mod operator;
 mod reload;

@@ -299,7 +299,8 @@ impl Parts<'_> {
             }
         };
         let audit = resolved.audit.take().ok_or_else(missing)?;
-        let trail = Trail::open(&audit, home, &instance(), clock.clone())?;
+        let instance = audit.instance.clone().unwrap_or_else(host_name);
+        let trail = Trail::open(&audit, home, &instance, clock.clone())?;
         let revocations = Revocations::new(Arc::clone(&store), clock.clone());
         // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
         // routes that ask it answer 503 until it is there.
@@ -390,8 +391,8 @@ pub(super) fn problems(diagnosis: &Diagnosis) -> Vec<String> {
     diagnosis.findings().iter().map(|finding| format!("{}: {}", finding.at, finding.message)).collect()
 }
 
-/// What tells this replica's audit chain from another's: the host's name, which is the pod's in Kubernetes.
-fn instance() -> String {
+/// What tells this replica's audit chain from another's if it has no name: the host's, which is the pod's in Kubernetes.
+fn host_name() -> String {
     std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 

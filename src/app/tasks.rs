@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, durability, reload, rights};
+use super::{App, durability, heads, reload, rights};
 use crate::{
     admin::health::Gate,
     audit::export,
@@ -33,6 +33,9 @@ pub(super) fn start(app: &Arc<App>) {
     spawn(app, critical("streams"), |app| async move { reload::watch_streams(&app).await });
     spawn(app, critical("stream-sessions"), |app| async move { reload::watch_sessions(&app).await });
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });
+    if app.store.is_shared() {
+        spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
+    }
     if let Some(redis) = app.redis.clone() {
         let watched = redis.clone();
         spawn(app, TaskSpec::new("store-durability"), move |app| {

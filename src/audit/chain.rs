@@ -78,6 +78,11 @@ impl Chain {
         Self { key, last }
     }
 
+    /// The last line.
+    pub(super) const fn last(&self) -> Link {
+        self.last
+    }
+
     /// Turns `out[start..]`, a JSON object without its closing brace, into the next line.
     pub(super) fn seal(&mut self, out: &mut Vec<u8>, start: usize, signer: Option<&CheckpointKey>) {
         let seq = self.last.seq + 1;

@@ -466,7 +466,7 @@ fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<
                 object.field("lost", lost).field("since", since.as_millis()).field("until", until.as_millis());
             });
         }
-        Event::Checkpoint { instance, key, file, records, interval_ms } => {
+        Event::Checkpoint { instance, key, file, records, interval_ms, heads } => {
             lifecycle(line, (OTHER, 1), time, code::CHECKPOINT, "the trail up to here is signed");
             line.object("unmapped", |object| {
                 object
@@ -474,7 +474,8 @@ fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<
                     .text("checkpoint_key", key)
                     .text("file", budget.text(Field::Names, file))
                     .field("records", records)
-                    .field("interval_ms", interval_ms);
+                    .field("interval_ms", interval_ms)
+                    .some("heads", (!heads.is_empty()).then_some(heads));
             });
         }
     }

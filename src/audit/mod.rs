@@ -16,6 +16,7 @@ mod budget;
 mod caller;
 mod chain;
 pub mod export;
+mod heads;
 mod json;
 mod keys;
 mod line;
@@ -36,6 +37,7 @@ mod writer;
 pub use self::{
     caller::CLAIMS,
     chain::MAX_LINE,
+    heads::Head,
     keys::{
         CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, ChainKey, CheckpointKey, CheckpointPublicKey,
         InvalidKey,
@@ -50,7 +52,10 @@ pub use self::{
     token_trace::{Tokens, TracedToken, Use, trace_tokens},
     trace::{Cause, NoCause, TracedRun, trace, trace_request, trace_uid},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
-    verify::{CannotVerify, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_files},
+    verify::{
+        AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,
+        verify_files,
+    },
 };
 
 #[cfg(test)]

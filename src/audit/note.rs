@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::chain::Link;
+use super::{chain::Link, heads::Head};
 use crate::clock::Timestamp;
 
 /// Something that happened outside of any request.
@@ -107,7 +107,15 @@ pub(super) enum Event {
     /// For a while nothing could be written.
     Gap { lost: u64, since: Timestamp, until: Timestamp },
     /// The chain up to and with this line is signed.
-    Checkpoint { instance: Arc<str>, key: Arc<str>, file: Arc<str>, records: u64, interval_ms: u64 },
+    Checkpoint {
+        instance: Arc<str>,
+        key: Arc<str>,
+        file: Arc<str>,
+        records: u64,
+        interval_ms: u64,
+        /// The last checkpoints of other replicas, as far as they are new.
+        heads: Vec<Head>,
+    },
 }
 
 /// The names of kinds of line, in `metadata.event_code`.

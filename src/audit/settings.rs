@@ -18,6 +18,8 @@ use crate::{
 
 /// The smallest size at which a file may be full: some lines of the greatest length.
 const MIN_FILE: u64 = 64 << 10;
+/// The longest name of a replica, as for a host (RFC 1035 section 2.3.4).
+const MAX_INSTANCE: usize = 253;
 /// The shortest time for which lines may be kept.
 const MIN_RETAIN: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -27,6 +29,8 @@ pub const DEFAULT_FILE: Size = Size::mib(100);
 /// Resolved settings of the trail. They hold from start to end of the process.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The name of this replica; none: that of the host.
+    pub instance: Option<String>,
     pub destination: Destination,
     /// None: made and kept.
     pub chain_key: Option<ChainKey>,
@@ -107,6 +111,15 @@ impl Settings {
                 )
                 .help("have the platform's log collector send standard output, or set `sink: {file: {path: ...}}`");
         }
+        let is_name = |name: &String| {
+            (1..=MAX_INSTANCE).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !raw.instance.as_ref().is_none_or(is_name) {
+            resolver
+                .report
+                .error(&at.key("instance"), "`instance` is no name for a replica")
+                .help(format!("give 1 to {MAX_INSTANCE} visible characters of ASCII, such as `doorward-0`"));
+        }
         let positive = [
             ("checkpoint_records", raw.checkpoint_records > 0),
             ("checkpoint_interval", !raw.checkpoint_interval.get().is_zero()),
@@ -121,6 +134,7 @@ impl Settings {
             return None;
         }
         Some(Self {
+            instance: raw.instance.clone(),
             destination,
             chain_key,
             checkpoint_key,
@@ -187,6 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("short"), "c2hvcnQ=\n").unwrap();
         let raw = Audit {
+            instance: Some("two words".to_owned()),
             sink: AuditSink::File(AuditFile {
                 path: "audit.jsonl".into(),
                 max_size: Some(Size(1)),
@@ -213,6 +228,7 @@ mod tests {
                 "/audit/checkpoint_interval",
                 "/audit/checkpoint_key",
                 "/audit/checkpoint_records",
+                "/audit/instance",
                 "/audit/queue",
                 "/audit/sink/file/keep",
                 "/audit/sink/file/max_size",

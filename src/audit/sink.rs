@@ -333,7 +333,7 @@ fn first_line(file: &mut File) -> io::Result<Option<Written>> {
 const LOOK_BACK: u64 = 64 << 20;
 
 /// How every line begins.
-const BEGINNING: &[u8] = b"{\"class_uid\":";
+pub(super) const BEGINNING: &[u8] = b"{\"class_uid\":";
 
 impl End {
     fn of(file: &mut File) -> io::Result<Self> {

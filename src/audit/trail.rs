@@ -13,11 +13,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     chain::{Chain, Link},
     export::{self, Backlog, Export},
+    heads::{Head, Heads},
     keys,
     metrics::Metrics,
     note::Note,
@@ -93,6 +94,7 @@ impl Trail {
             failing: AtomicBool::new(false),
             metrics: Metrics { export: backlog.metrics().clone(), ..Metrics::default() },
             backlog,
+            heads: Heads::default(),
         });
         let (sender, queue) = mpsc::channel();
         let chain = Chain::new(keys.chain.clone(), found.last);
@@ -102,7 +104,13 @@ impl Trail {
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(|source| OpenError { path: PathBuf::new(), source })?;
-        let handle = Handle { sender, shared, writer: thread.thread().clone(), thread: Mutex::new(Some(thread)) };
+        let handle = Handle {
+            sender,
+            shared,
+            writer: thread.thread().clone(),
+            thread: Mutex::new(Some(thread)),
+            instance: instance.into(),
+        };
         Ok(Self(Arc::new(handle)))
     }
 
@@ -149,8 +157,23 @@ impl Trail {
         self.0.durable(answer).await
     }
 
+    /// The name of this replica.
+    pub fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
     pub fn metrics(&self) -> &Metrics {
         &self.0.shared.metrics
+    }
+
+    /// The last checkpoint on stable storage, as it changes.
+    pub fn head(&self) -> watch::Receiver<Option<Head>> {
+        self.0.shared.heads.watch()
+    }
+
+    /// Has the next checkpoint name these of other replicas.
+    pub fn witness(&self, heads: impl IntoIterator<Item = Head>) {
+        self.0.shared.heads.witness(heads);
     }
 
     /// Why requests cannot be recorded at the moment, for readiness; none if they can.
@@ -292,6 +315,7 @@ pub(super) struct Shared {
     pub(super) failure: Mutex<Option<String>>,
     pub(super) metrics: Metrics,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) heads: Heads,
 }
 
 impl Shared {
@@ -327,6 +351,7 @@ struct Handle {
     shared: Arc<Shared>,
     writer: Thread,
     thread: Mutex<Option<JoinHandle<()>>>,
+    instance: Arc<str>,
 }
 
 impl Handle {

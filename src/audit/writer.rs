@@ -17,8 +17,9 @@ use std::{
 
 use super::{
     caller::Callers,
-    chain::{Chain, MAX_LINE, Sealed},
+    chain::{Chain, Link, MAX_LINE, Sealed},
     export::End,
+    heads::Head,
     line,
     note::Event,
     settings::Settings,
@@ -79,6 +80,8 @@ struct Checkpoints {
     copy: Option<std::path::PathBuf>,
     /// A line to be copied as soon as the sink has it for good.
     unsaved: Vec<u8>,
+    /// That line.
+    link: Link,
 }
 
 impl Writer {
@@ -118,6 +121,7 @@ impl Writer {
                 last: now,
                 copy: settings.checkpoint_copy.clone(),
                 unsaved: Vec::new(),
+                link: Link::NONE,
             },
         }
     }
@@ -339,6 +343,7 @@ impl Writer {
         if self.checkpoints.unsaved.is_empty() {
             return;
         }
+        self.shared.heads.publish(Head::new(&self.instance, self.checkpoints.link));
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
         if let Err(error) = self.checkpoints.save() {
             self.shared.metrics.checkpoint_copy_errors.inc();
@@ -387,9 +392,11 @@ impl Writer {
             file: self.sink.name(),
             records: self.checkpoints.since,
             interval_ms: millis(self.checkpoints.interval),
+            heads: self.shared.heads.take(),
         };
         line::write_event(&event, now, &mut self.pending);
         self.chain.seal(&mut self.pending, start, Some(&self.keys.checkpoint));
+        self.checkpoints.link = self.chain.last();
         self.shared.metrics.written.inc();
         self.checkpoints.unsaved.clear();
         self.checkpoints.unsaved.extend_from_slice(self.pending.get(start..).unwrap_or_default());

@@ -6,24 +6,36 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::audit::{
-    CannotVerify, ChainKey, Checkpoint, CheckpointPublicKey, Findings, InvalidKey, Proof, trail_files, verify_files,
+use crate::{
+    audit::{
+        AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, InvalidKey, Proof,
+        trail_files, verify_all, verify_files,
+    },
+    clock::Timestamp,
 };
 
 /// Check an audit trail. Exit code 0: intact; 1: tampered with; 2: it cannot be checked.
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The files of the trail, the oldest first. Of a single file, the full ones with a number beside it are taken too
+    /// The files of the trail, the oldest first. Of a single file, the full ones with a number beside it are taken too. With
+    /// `--all`, files and folders with the trails of all replicas, and the copies of their checkpoints
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Check each trail among the files and folders given, and whether the chains that replicas of one shared store saw of each
+    /// other are there, and are the same
+    #[arg(long, conflicts_with_all = ["checkpoints", "part"])]
+    pub all: bool,
+    /// With `--all`: chains that nobody saw since are not missed. A day in UTC, or a time of RFC 3339
+    #[arg(long, value_name = "DAY", value_parser = super::report::moment, requires = "all")]
+    pub since: Option<Timestamp>,
     /// The key of the chain, base64: what `audit.chain_key` names, or `audit-chain.key` beside the store. Give it again
     /// for each key that was in use
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
     /// The public key of checkpoints, PEM: `audit-checkpoint.pub.pem` beside the store. Without it their signatures are
-    /// not checked
+    /// not checked. Give it again for each key that was in use
     #[arg(long, value_name = "FILE")]
-    pub checkpoint_key: Option<PathBuf>,
+    pub checkpoint_key: Vec<PathBuf>,
     /// The file that `audit.checkpoint_copy` names. Without it, lines cut off the end cannot be seen
     #[arg(long, value_name = "FILE")]
     pub checkpoints: Option<PathBuf>,
@@ -39,24 +51,23 @@ pub struct VerifyArgs {
 /// Checks and prints what was found: problems to standard error, the summary to standard output.
 pub fn verify(args: &VerifyArgs) -> u8 {
     let mut stderr = io::stderr().lock();
-    match check(args) {
-        Ok(findings) => {
-            for problem in &findings.problems {
-                // A terminal that went away changes nothing about the result.
-                let _ = writeln!(stderr, "{problem}");
-            }
-            if findings.more > 0 {
-                let _ = writeln!(stderr, "and {} problems more", findings.more);
-            }
-            let first = findings.summary.first;
-            let verdict = match findings.is_intact() {
-                true if first > 1 => format!("intact from line number {first} on"),
-                true => "intact".to_owned(),
-                false => "TAMPERED WITH".to_owned(),
-            };
-            let _ = write!(io::stdout().lock(), "{verdict}\n{}", findings.summary);
-            u8::from(!findings.is_intact())
+    let mut stdout = io::stdout().lock();
+    let checked = proof(args).and_then(|proof| {
+        // A terminal that went away changes nothing about the result.
+        if args.all {
+            let all = verify_all(&args.files, &proof, args.since.unwrap_or_default())?;
+            let _ = print_all(&all, &mut stdout, &mut stderr);
+            return Ok(all.is_intact());
         }
+        let findings = match args.files.as_slice() {
+            [file] => verify_files(trail_files(file).map_err(|error| Error::read(file, error))?, &proof)?,
+            files => verify_files(files, &proof)?,
+        };
+        let _ = print(&findings, &mut stdout, &mut stderr);
+        Ok(findings.is_intact())
+    });
+    match checked {
+        Ok(intact) => u8::from(!intact),
         Err(error) => {
             let _ = writeln!(stderr, "cannot check: {error}");
             2
@@ -64,24 +75,55 @@ pub fn verify(args: &VerifyArgs) -> u8 {
     }
 }
 
-fn check(args: &VerifyArgs) -> Result<Findings, Error> {
+fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+    for problem in &findings.problems {
+        writeln!(stderr, "{problem}")?;
+    }
+    if findings.more > 0 {
+        writeln!(stderr, "and {} problems more", findings.more)?;
+    }
+    let first = findings.summary.first;
+    let verdict = match findings.is_intact() {
+        true if first > 1 => format!("intact from line number {first} on"),
+        true => "intact".to_owned(),
+        false => "TAMPERED WITH".to_owned(),
+    };
+    write!(stdout, "{verdict}\n{}", findings.summary)
+}
+
+fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
+    for Chain { path, instances, findings } in &all.chains {
+        let instances: Vec<&str> = instances.iter().map(|instance| &**instance).collect();
+        writeln!(stdout, "{} of {}", path.display(), instances.join(", "))?;
+        print(findings, stdout, stderr)?;
+        writeln!(stdout)?;
+    }
+    for other in &all.others {
+        writeln!(stdout, "{}: neither a trail nor a copy of checkpoints, not looked at", other.display())?;
+    }
+    for problem in &all.problems {
+        writeln!(stderr, "{problem}")?;
+    }
+    let verdict = if all.is_intact() { "all intact" } else { "NOT ALL INTACT" };
+    writeln!(stdout, "{verdict}: {} chains", all.chains.len())
+}
+
+fn proof(args: &VerifyArgs) -> Result<Proof, Error> {
     let keys = args.key.iter().map(|path| read(path, ChainKey::from_base64)).collect::<Result<Vec<_>, _>>()?;
     if keys.is_empty() {
         return Err(CannotVerify::NoKey.into());
     }
-    let checkpoint_key =
-        args.checkpoint_key.as_deref().map(|path| read(path, CheckpointPublicKey::from_pem)).transpose()?;
+    let checkpoint_keys = args
+        .checkpoint_key
+        .iter()
+        .map(|path| read(path, CheckpointPublicKey::from_pem))
+        .collect::<Result<Vec<_>, _>>()?;
     let last_checkpoint = args.checkpoints.as_deref().map(|path| {
         let file = File::open(path).map_err(|error| Error::read(path, error))?;
-        Checkpoint::last_of(BufReader::new(file), &keys, checkpoint_key.as_ref()).map_err(Error::from)
+        Checkpoint::last_of(BufReader::new(file), &keys, &checkpoint_keys).map_err(Error::from)
     });
     let last_checkpoint = last_checkpoint.transpose()?;
-    let proof = Proof { keys, checkpoint_key, last_checkpoint, restarts: args.stdout, part: args.part };
-    let findings = match args.files.as_slice() {
-        [file] => verify_files(trail_files(file).map_err(|error| Error::read(file, error))?, &proof)?,
-        files => verify_files(files, &proof)?,
-    };
-    Ok(findings)
+    Ok(Proof { keys, checkpoint_keys, last_checkpoint, restarts: args.stdout, part: args.part })
 }
 
 fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, InvalidKey>) -> Result<T, Error> {

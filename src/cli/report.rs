@@ -34,7 +34,7 @@ pub struct ReportArgs {
     html: bool,
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     Timestamp::from_rfc3339(text)
         .or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")))
         .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())

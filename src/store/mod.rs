@@ -52,10 +52,12 @@ pub enum Table {
     TokenKeys,
     /// Runs that have tokens of ours, by uid of the TaskRun.
     Tokens,
+    /// The last checkpoint of the audit trail of each replica, by its name.
+    AuditHeads,
 }
 
 impl Table {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Sessions,
         Self::SessionIndex,
         Self::Logins,
@@ -69,6 +71,7 @@ impl Table {
         Self::Causes,
         Self::TokenKeys,
         Self::Tokens,
+        Self::AuditHeads,
     ];
 
     /// Its name in the file and on metrics.
@@ -87,6 +90,7 @@ impl Table {
             Self::Causes => "causes",
             Self::TokenKeys => "token_keys",
             Self::Tokens => "tokens",
+            Self::AuditHeads => "audit_heads",
         }
     }
 

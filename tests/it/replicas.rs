@@ -1,10 +1,12 @@
 //! Two replicas on one Redis: they share who is signed in, follow a failover, and lose nobody.
 
+use std::process::Command;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::harness::{Answer, Doorward, Issuer, RedisServer, Upstream, log_in, within};
 
-async fn replica(issuer: &Issuer, upstream: &Upstream, redis: &str) -> Doorward {
+async fn replica(instance: &str, issuer: &Issuer, upstream: &Upstream, redis: &str) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("client", "client-secret".to_owned()), ("key", BASE64_STANDARD.encode([7; 32]))] {
         std::fs::write(dir.path().join(name), text).unwrap();
@@ -27,7 +29,7 @@ rules:
   - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
 sessions: {{keys: [{{file: key}}]}}
 store: {{path: doorward.redb, redis: {redis}}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+audit: {{instance: {instance}, checkpoint_interval: 200ms, sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0}}
 limits: {{drain_accept: 0}}
 ",
@@ -62,7 +64,8 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let settings = format!("{{server: '{}'}}", redis.address());
-    let (here, there) = (replica(&issuer, &upstream, &settings).await, replica(&issuer, &upstream, &settings).await);
+    let here = replica("here", &issuer, &upstream, &settings).await;
+    let there = replica("there", &issuer, &upstream, &settings).await;
     let host = format!("localhost:{}", here.address("public").port());
     let cookie = log_in(&here, &host, "/page").await;
     let host = format!("Host: {host}");
@@ -89,6 +92,43 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
     until(&there, &lines, 401).await;
 }
 
+/// Each replica has a chain of its own, and no chain can be taken away whole: the others say where they saw it.
+#[tokio::test]
+async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let redis = RedisServer::start(&[]);
+    let settings = format!("{{server: '{}'}}", redis.address());
+    let mut replicas = Vec::new();
+    for instance in ["doorward-0", "doorward-1"] {
+        replicas.push(replica(instance, &issuer, &upstream, &settings).await);
+    }
+    let sees_the_other =
+        |doorward: &Doorward| doorward.audit().iter().any(|record| !record["unmapped"]["heads"].is_null());
+    within(async {
+        while !replicas.iter().all(sees_the_other) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let verify = |given: &[&Doorward]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.args(["audit", "verify", "--all"]);
+        for doorward in &replicas {
+            command.arg("--key").arg(doorward.dir().join("audit-chain.key"));
+            command.arg("--checkpoint-key").arg(doorward.dir().join("audit-checkpoint.pub.pem"));
+        }
+        let output = command.args(given.iter().map(|doorward| doorward.dir())).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let [zero, one] = replicas.as_slice() else { unreachable!() };
+    let (code, said, problems) = verify(&[zero, one]);
+    assert_eq!((code, problems.as_str()), (Some(0), ""), "{said}");
+    assert!(said.contains("audit.jsonl of doorward-0\nintact\n") && said.contains("all intact: 2 chains"), "{said}");
+    let (code, said, problems) = verify(&[zero]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(problems.starts_with("the chain of doorward-1 is missing: doorward-0 saw it at line "), "{problems}");
+}
+
 #[tokio::test]
 async fn a_failover_by_sentinel_logs_nobody_out() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
@@ -96,7 +136,7 @@ async fn a_failover_by_sentinel_logs_nobody_out() {
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     let sentinel = RedisServer::sentinel(master.port());
     let settings = format!("{{sentinel: {{servers: ['{}'], master: doorward}}}}", sentinel.address());
-    let doorward = replica(&issuer, &upstream, &settings).await;
+    let doorward = replica("doorward-0", &issuer, &upstream, &settings).await;
     let host = format!("localhost:{}", doorward.address("public").port());
     let cookie = log_in(&doorward, &host, "/page").await;
     let host = format!("Host: {host}");

@@ -41,7 +41,7 @@ fn keys_that_are_not_configured_are_kept() {
     let read = |name| fs::read(directory.path().join(name)).unwrap();
     let proof = Proof {
         keys: vec![ChainKey::from_base64(&read(CHAIN_KEY_FILE)).unwrap()],
-        checkpoint_key: Some(CheckpointPublicKey::from_pem(&read(CHECKPOINT_PUBLIC_KEY_FILE)).unwrap()),
+        checkpoint_keys: vec![CheckpointPublicKey::from_pem(&read(CHECKPOINT_PUBLIC_KEY_FILE)).unwrap()],
         last_checkpoint: None,
         restarts: false,
         part: false,
@@ -176,7 +176,7 @@ fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
     let mut proof = proof(&settings);
     let checkpoint = |proof: &Proof| {
         let lines = fs::read(&copy).unwrap();
-        Checkpoint::last_of(&*lines, &proof.keys, proof.checkpoint_key.as_ref()).unwrap()
+        Checkpoint::last_of(&*lines, &proof.keys, &proof.checkpoint_keys).unwrap()
     };
     proof.last_checkpoint = Some(checkpoint(&proof));
     assert!(intact(&path, &proof).end_checked);

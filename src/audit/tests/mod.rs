@@ -1,5 +1,6 @@
 //! Tests of the trail as a whole, over sinks in memory that fail on command and over real files.
 
+mod all;
 mod file;
 mod line;
 mod retention;
@@ -114,6 +115,7 @@ fn kind(line: &Value) -> &str {
 
 fn settings() -> Settings {
     Settings {
+        instance: None,
         destination: Destination::Stdout,
         chain_key: Some(ChainKey::new(&[7; 32]).unwrap()),
         checkpoint_key: Some(CheckpointKey::generate().unwrap()),
@@ -149,7 +151,7 @@ fn clock() -> Clock {
 fn proof(settings: &Settings) -> Proof {
     Proof {
         keys: settings.chain_key.clone().into_iter().collect(),
-        checkpoint_key: settings.checkpoint_key.as_ref().map(|key| key.public().clone()),
+        checkpoint_keys: settings.checkpoint_key.iter().map(|key| key.public().clone()).collect(),
         last_checkpoint: None,
         restarts: false,
         part: false,

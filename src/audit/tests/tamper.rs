@@ -25,7 +25,7 @@ fn written() -> &'static Written {
         let lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         let mut proof = proof(&settings);
         let last = lines.last().unwrap().as_slice();
-        proof.last_checkpoint = Some(Checkpoint::last_of(last, &proof.keys, proof.checkpoint_key.as_ref()).unwrap());
+        proof.last_checkpoint = Some(Checkpoint::last_of(last, &proof.keys, &proof.checkpoint_keys).unwrap());
         Written { bytes, lines, proof }
     })
 }
@@ -131,13 +131,13 @@ fn without_the_key_nothing_is_said_and_with_another_all_is_wrong() {
 fn a_checkpoint_signed_by_another_key_is_found() {
     let Written { bytes, lines, proof } = written();
     let other = CheckpointKey::generate().unwrap().public().clone();
-    let found = problems(&verify(bytes, &Proof { checkpoint_key: Some(other.clone()), ..proof.clone() }));
+    let found = problems(&verify(bytes, &Proof { checkpoint_keys: vec![other.clone()], ..proof.clone() }));
     assert!(found.iter().all(|problem| problem.contains("signature of the checkpoint")), "{found:?}");
     assert!(!found.is_empty());
     let last = lines.last().unwrap().as_slice();
-    let forged = Checkpoint::last_of(last, &proof.keys, Some(&other));
+    let forged = Checkpoint::last_of(last, &proof.keys, std::slice::from_ref(&other));
     assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)));
-    assert!(matches!(Checkpoint::last_of(&*lines[0], &proof.keys, None), Err(CannotVerify::NoCheckpoint)));
+    assert!(matches!(Checkpoint::last_of(&*lines[0], &proof.keys, &[]), Err(CannotVerify::NoCheckpoint)));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_trail_rewritten_with_the_key_does_not_fit_the_checkpoint_kept_elsewhere() {
         trail.write(record(number + 100));
     }
     trail.shutdown();
-    let rewritten = Proof { checkpoint_key: None, ..proof.clone() };
+    let rewritten = Proof { checkpoint_keys: Vec::new(), ..proof.clone() };
     let found = problems(&verify(&sink.bytes(), &rewritten));
     assert!(found.iter().any(|problem| problem.contains("the trail was rewritten")), "{found:?}");
     assert!(verify(&sink.bytes(), &Proof { last_checkpoint: None, ..rewritten }).is_intact());
@@ -181,7 +181,7 @@ fn trails_from_standard_output_may_begin_again() {
     }
     trail.shutdown();
     let collected = [sink.bytes().as_slice(), bytes].concat();
-    let proof = Proof { checkpoint_key: None, ..proof.clone() };
+    let proof = Proof { checkpoint_keys: Vec::new(), ..proof.clone() };
     assert!(!verify(&collected, &proof).is_intact());
     let findings = verify(&collected, &Proof { restarts: true, ..proof.clone() });
     assert_eq!(problems(&findings), Vec::<String>::new());

@@ -164,6 +164,10 @@ impl Default for Sessions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
+    /// The name of this replica, which tells its chain from those of others. Default: the name of the host, which is the
+    /// pod's in Kubernetes.
+    #[serde(default)]
+    pub instance: Option<String>,
     /// Where lines go.
     pub sink: AuditSink,
     /// The key of the hash chain, 32 bytes or more as base64. Without it one is made and kept beside the store.
@@ -187,6 +191,7 @@ pub struct Audit {
 impl Default for Audit {
     fn default() -> Self {
         Self {
+            instance: None,
             sink: AuditSink::Stdout,
             chain_key: None,
             checkpoint_key: None,

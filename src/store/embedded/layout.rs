@@ -28,6 +28,7 @@ pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u
         Table::Causes => "causes",
         Table::TokenKeys => "token_keys",
         Table::Tokens => "tokens",
+        Table::AuditHeads => "audit_heads",
     })
 }
 
@@ -47,6 +48,7 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
         Table::Causes => "causes/versions",
         Table::TokenKeys => "token_keys/versions",
         Table::Tokens => "tokens/versions",
+        Table::AuditHeads => "audit_heads/versions",
     })
 }
 
@@ -66,6 +68,7 @@ const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8
         Table::Causes => "causes/ends",
         Table::TokenKeys => "token_keys/ends",
         Table::Tokens => "tokens/ends",
+        Table::AuditHeads => "audit_heads/ends",
     })
 }
 

@@ -1,8 +1,9 @@
 //! Checks a trail: whether every line that was written is there, unchanged and in order.
 
+mod all;
+mod findings;
+
 use std::{
-    collections::BTreeMap,
-    fmt,
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
@@ -11,8 +12,14 @@ use std::{
 
 use serde::Deserialize;
 
+use self::all::Collected;
+pub use self::{
+    all::{AllFindings, Chain, verify_all},
+    findings::{Findings, Problem, Summary},
+};
 use super::{
     chain::{Link, Sealed},
+    heads::Head,
     keys::{ChainKey, CheckpointPublicKey},
     lines::{Fault, Line, Lines},
     note::code,
@@ -27,8 +34,8 @@ const MAX_PROBLEMS: usize = 1000;
 pub struct Proof {
     /// The chain keys that were in use. Any may have sealed a line.
     pub keys: Vec<ChainKey>,
-    /// Checks the signatures of checkpoints; without it they are not checked.
-    pub checkpoint_key: Option<CheckpointPublicKey>,
+    /// Any may have signed a checkpoint; without one, signatures are not checked.
+    pub checkpoint_keys: Vec<CheckpointPublicKey>,
     /// The last checkpoint, from the second place. Without it lines cut off the end cannot be seen.
     pub last_checkpoint: Option<Checkpoint>,
     /// The lines were collected from standard output, where every start begins a new chain.
@@ -46,7 +53,7 @@ impl Checkpoint {
     pub fn last_of(
         reader: impl BufRead,
         keys: &[ChainKey],
-        checkpoint_key: Option<&CheckpointPublicKey>,
+        checkpoint_keys: &[CheckpointPublicKey],
     ) -> Result<Self, CannotVerify> {
         let mut last = None;
         let mut lines = Lines::new(reader);
@@ -60,7 +67,7 @@ impl Checkpoint {
         let sealed = Sealed::parse(&last).ok_or(CannotVerify::NoCheckpoint)?;
         let (signed, signature) = sealed.signature.ok_or(CannotVerify::NoCheckpoint)?;
         let genuine = keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
-            && checkpoint_key.is_none_or(|key| key.verifies(signed, &signature));
+            && is_signed(checkpoint_keys, signed, &signature);
         genuine.then_some(Self(sealed.link)).ok_or(CannotVerify::ForgedCheckpoint)
     }
 }
@@ -83,105 +90,6 @@ pub enum CannotVerify {
     NoCheckpoint,
     #[error("the last checkpoint is not genuine: its code or its signature does not fit the keys given")]
     ForgedCheckpoint,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    pub problems: Vec<Problem>,
-    /// Problems besides those in `problems`.
-    pub more: u64,
-    pub summary: Summary,
-}
-
-impl Findings {
-    pub fn is_intact(&self) -> bool {
-        self.problems.is_empty()
-    }
-}
-
-/// Something that is wrong, in plain words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub file: String,
-    /// Counts from 1; none if it is about the end.
-    pub line: Option<u64>,
-    /// The last of the lines one after the other that this is said of.
-    pub through: Option<u64>,
-    pub what: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.line, self.through) {
-            (Some(line), Some(through)) if through > line => {
-                write!(f, "{}:{line} to {through}: {}", self.file, self.what)
-            }
-            (Some(line), _) => write!(f, "{}:{line}: {}", self.file, self.what),
-            (None, _) => write!(f, "{}: {}", self.file, self.what),
-        }
-    }
-}
-
-/// What a trail holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    pub lines: u64,
-    /// The number of the first line.
-    pub first: u64,
-    /// The number of the last line.
-    pub last: u64,
-    /// Starts of a process.
-    pub segments: u64,
-    pub checkpoints: u64,
-    /// The last line that retention removed, as the trail tells.
-    pub cut: Option<u64>,
-    /// Whether signatures were checked.
-    pub signatures_checked: bool,
-    /// Whether a checkpoint from elsewhere was compared with.
-    pub end_checked: bool,
-    /// Gaps that the trail itself tells of.
-    pub gaps: u64,
-    /// Records lost in these.
-    pub lost: u64,
-    pub earliest: Option<Timestamp>,
-    pub latest: Option<Timestamp>,
-    /// Lines by kind.
-    pub kinds: BTreeMap<String, u64>,
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |time: Option<Timestamp>| time.map_or_else(|| "?".to_owned(), |time| time.to_string());
-        writeln!(
-            f,
-            "{} lines, number {} to {}, {} to {}",
-            self.lines,
-            self.first,
-            self.last,
-            time(self.earliest),
-            time(self.latest)
-        )?;
-        writeln!(f, "{} starts, {} gaps with {} records lost", self.segments, self.gaps, self.lost)?;
-        let signatures =
-            if self.signatures_checked { "signatures checked" } else { "signatures not checked: no key given" };
-        writeln!(f, "{} checkpoints, {signatures}", self.checkpoints)?;
-        for (kind, count) in &self.kinds {
-            writeln!(f, "  {kind}: {count}")?;
-        }
-        if let Some(cut) = self.cut {
-            writeln!(f, "lines up to number {cut} were removed when their time was over, as the trail tells")?;
-        } else if self.first > 1 {
-            writeln!(f, "lines before number {} are not in the files given", self.first)?;
-        }
-        if !self.end_checked {
-            writeln!(
-                f,
-                "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// Checks files in the order given, the oldest first.
@@ -221,6 +129,8 @@ pub struct Verifier<'a> {
     /// A line of this chain that has the number of the last checkpoint and is another one.
     rewritten: Option<Problem>,
     findings: Findings,
+    /// What other chains are to be compared with; none if nobody asked.
+    collected: Option<Collected>,
 }
 
 impl<'a> Verifier<'a> {
@@ -229,7 +139,7 @@ impl<'a> Verifier<'a> {
             return Err(CannotVerify::NoKey);
         }
         let mut findings = Findings::default();
-        findings.summary.signatures_checked = proof.checkpoint_key.is_some();
+        findings.summary.signatures_checked = !proof.checkpoint_keys.is_empty();
         Ok(Self {
             proof,
             key: 0,
@@ -242,7 +152,13 @@ impl<'a> Verifier<'a> {
             file: String::new(),
             rewritten: None,
             findings,
+            collected: None,
         })
+    }
+
+    /// Keeps what other chains are to be compared with: some bytes for each checkpoint.
+    fn collecting(self) -> Self {
+        Self { collected: Some(Collected::default()), ..self }
     }
 
     /// Checks the next file.
@@ -256,7 +172,11 @@ impl<'a> Verifier<'a> {
     }
 
     /// What was found, when all files were read.
-    pub fn finish(mut self) -> Findings {
+    pub fn finish(self) -> Findings {
+        self.end().0
+    }
+
+    fn end(mut self) -> (Findings, Collected) {
         let last = self.last.unwrap_or(Link::NONE);
         self.findings.summary.last = last.seq;
         if self.last.is_none() {
@@ -287,7 +207,7 @@ impl<'a> Verifier<'a> {
             }
         }
         self.findings.problems.extend(self.rewritten);
-        self.findings
+        (self.findings, self.collected.unwrap_or_default())
     }
 
     fn line(&mut self, line: &Line<'_>) {
@@ -392,6 +312,9 @@ impl<'a> Verifier<'a> {
         match content.metadata.event_code.as_str() {
             code::START => {
                 summary.segments += 1;
+                if let Some(collected) = &mut self.collected {
+                    collected.instance(&content.unmapped);
+                }
                 self.mark = Some((time, Duration::from_millis(interval_ms)));
                 self.gap = false;
                 if let Some(missing) = missing {
@@ -410,6 +333,9 @@ impl<'a> Verifier<'a> {
             code::CHECKPOINT => {
                 summary.checkpoints += 1;
                 self.checkpoint(number, time, sealed);
+                if let Some(collected) = &mut self.collected {
+                    collected.checkpoint(sealed.link, time, &content.unmapped);
+                }
                 self.mark = Some((time, Duration::from_millis(interval_ms)));
                 self.gap = false;
             }
@@ -433,11 +359,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn is_signed(&self, sealed: &Sealed<'_>) -> bool {
-        match (&self.proof.checkpoint_key, sealed.signature) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(key), Some((signed, signature))) => key.verifies(signed, &signature),
-        }
+        sealed.signature.is_some_and(|(signed, signature)| is_signed(&self.proof.checkpoint_keys, signed, &signature))
     }
 
     fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
@@ -476,6 +398,11 @@ impl<'a> Verifier<'a> {
     }
 }
 
+/// Whether one of the keys made a signature; any is taken if there are no keys to check it with.
+fn is_signed(keys: &[CheckpointPublicKey], signed: &[u8], signature: &[u8; 64]) -> bool {
+    keys.is_empty() || keys.iter().any(|key| key.verifies(signed, signature))
+}
+
 #[derive(Deserialize)]
 struct Content {
     time: i64,
@@ -495,6 +422,8 @@ struct Details {
     lost: u64,
     missing: Option<u64>,
     cut: Option<Cut>,
+    instance: Option<String>,
+    heads: Vec<Head>,
 }
 
 #[derive(Deserialize)]

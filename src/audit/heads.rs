@@ -1,0 +1,68 @@
+//! The last checkpoints of all replicas that share a store. Each replica names those of the others in its own checkpoints, so
+//! that a whole chain that is taken away, or set back, is missed by the rest.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::chain::Link;
+
+/// So many heads of others fit into one line with names of any length that a host can have; the rest wait for the next.
+const IN_ONE_LINE: usize = 32;
+
+/// The last checkpoint of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The replica that writes the chain.
+    pub instance: Arc<str>,
+    /// The number of the line.
+    pub seq: u64,
+    /// Its code.
+    pub mac: Arc<str>,
+}
+
+impl Head {
+    pub(super) fn new(instance: &Arc<str>, link: Link) -> Self {
+        Self { instance: Arc::clone(instance), seq: link.seq, mac: link.mac.as_str().into() }
+    }
+}
+
+/// What the thread of the trail and the task that shares heads tell each other.
+#[derive(Debug)]
+pub(super) struct Heads {
+    /// Our last checkpoint that is on stable storage.
+    own: watch::Sender<Option<Head>>,
+    /// Those of others that no checkpoint of ours names yet, by instance.
+    others: Mutex<BTreeMap<Arc<str>, Head>>,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self { own: watch::Sender::new(None), others: Mutex::default() }
+    }
+}
+
+impl Heads {
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Head>> {
+        self.own.subscribe()
+    }
+
+    pub(super) fn publish(&self, head: Head) {
+        self.own.send_replace(Some(head));
+    }
+
+    pub(super) fn witness(&self, heads: impl IntoIterator<Item = Head>) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.extend(heads.into_iter().map(|head| (Arc::clone(&head.instance), head)));
+    }
+
+    /// Those that the next checkpoint is to name.
+    pub(super) fn take(&self) -> Vec<Head> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..IN_ONE_LINE).map_while(|_| others.pop_first()).map(|(_, head)| head).collect()
+    }
+}

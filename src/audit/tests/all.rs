@@ -1,0 +1,147 @@
+//! Several replicas, whose checkpoints name each other's, and an auditor who has the trails of some.
+
+use std::{fs, path::PathBuf};
+
+use super::*;
+use crate::audit::{AllFindings, Head, verify_all};
+
+/// The folders of two replicas that saw each other.
+struct Replicas {
+    folder: tempfile::TempDir,
+    settings: Settings,
+}
+
+const NAMES: [&str; 2] = ["doorward-0", "doorward-1"];
+
+impl Replicas {
+    fn new() -> Self {
+        let replicas = Self { folder: tempfile::tempdir().unwrap(), settings: settings() };
+        let [zero, one] = NAMES.map(|name| replicas.run(name, None));
+        // Each goes on, and has seen what the other had.
+        replicas.run(NAMES[0], Some(one));
+        replicas.run(NAMES[1], Some(zero));
+        replicas
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A process that writes some records, and its last checkpoint.
+    fn run(&self, name: &str, seen: Option<Head>) -> Head {
+        let folder = self.folder(name);
+        fs::create_dir_all(&folder).unwrap();
+        let settings = Settings {
+            destination: file_settings(&folder.join("audit.jsonl")).destination,
+            checkpoint_copy: Some(self.folder.path().join(format!("{name}.checkpoints"))),
+            ..self.settings.clone()
+        };
+        let trail = Trail::open(&settings, &folder, name, clock()).unwrap();
+        trail.witness(seen);
+        trail.write(record(1));
+        let head = trail.head();
+        trail.shutdown();
+        head.borrow().clone().unwrap()
+    }
+
+    fn check(&self) -> AllFindings {
+        self.check_since(NOW)
+    }
+
+    fn check_since(&self, since: Timestamp) -> AllFindings {
+        verify_all(&[self.folder.path().to_owned()], &proof(&self.settings), since).unwrap()
+    }
+
+    fn without_copies(self) -> Self {
+        for name in NAMES {
+            fs::remove_file(self.folder.path().join(format!("{name}.checkpoints"))).unwrap();
+        }
+        self
+    }
+}
+
+#[test]
+fn all_chains_that_saw_each_other_are_intact() {
+    let replicas = Replicas::new();
+    fs::write(replicas.folder.path().join("notes.txt"), "of an auditor").unwrap();
+    let all = replicas.check();
+    assert!(all.is_intact(), "{all:?}");
+    let names: Vec<_> = all.chains.iter().flat_map(|chain| &chain.instances).map(|name| &**name).collect();
+    assert_eq!(names, NAMES);
+    assert_eq!(all.others, [replicas.folder.path().join("notes.txt")], "what was not looked at is told");
+}
+
+#[test]
+fn a_chain_that_is_missing_is_named_with_who_saw_it() {
+    let replicas = Replicas::new().without_copies();
+    fs::remove_dir_all(replicas.folder("doorward-1")).unwrap();
+    let all = replicas.check();
+    let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
+    assert!(problem.starts_with("the chain of doorward-1 is missing: doorward-0 saw it at line "), "{problem}");
+    assert!(!all.is_intact());
+    assert!(replicas.check_since(NOW + Duration::from_millis(1)).is_intact(), "nobody saw it since");
+}
+
+#[test]
+fn a_copy_of_checkpoints_alone_misses_a_chain() {
+    let replicas = Replicas::new();
+    for name in NAMES {
+        fs::remove_dir_all(replicas.folder(name)).unwrap();
+    }
+    let all = replicas.check();
+    assert_eq!((all.chains.len(), all.problems.len()), (0, 2), "{all:?}");
+}
+
+#[test]
+fn a_chain_that_was_cut_or_begun_anew_is_missed_by_the_others() {
+    for begun_anew in [false, true] {
+        let replicas = Replicas::new().without_copies();
+        let path = replicas.folder("doorward-1").join("audit.jsonl");
+        let whole = fs::read(&path).unwrap();
+        if begun_anew {
+            fs::remove_file(&path).unwrap();
+            for _ in 0..3 {
+                let seen = replicas.run("doorward-0", None);
+                replicas.run("doorward-1", Some(seen));
+            }
+            fs::remove_file(replicas.folder.path().join("doorward-0.checkpoints")).unwrap();
+            fs::remove_file(replicas.folder.path().join("doorward-1.checkpoints")).unwrap();
+        } else {
+            let keep = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+            fs::write(&path, &whole[..keep]).unwrap();
+        }
+        let all = replicas.check();
+        assert!(all.chains.iter().all(|chain| chain.findings.is_intact()), "each for itself is: {all:?}");
+        let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
+        assert!(
+            problem.starts_with("the chain of doorward-1 was cut, or replaced by another: doorward-0 saw"),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn a_forged_copy_of_checkpoints_proves_nothing() {
+    let replicas = Replicas::new();
+    let path = replicas.folder.path().join("doorward-0.checkpoints");
+    let forged = fs::read_to_string(&path).unwrap().replace("\"doorward-0\"", "\"doorward-7\"");
+    fs::write(&path, forged).unwrap();
+    assert!(replicas.check().is_intact(), "no chain of doorward-7 is missed");
+}
+
+#[test]
+fn one_line_names_so_many_others_and_the_next_the_rest() {
+    let sink = Memory::default();
+    let settings = Settings { checkpoint_records: 1, ..settings() };
+    let trail = start(&settings, &sink, &clock());
+    let head = |at: usize| Head { instance: format!("{at:0>253}").into(), seq: u64::MAX, mac: "f".repeat(64).into() };
+    trail.witness((0..40).map(head));
+    trail.write(record(1));
+    sink.wait_for(|disk| disk.bytes.windows(16).filter(|bytes| *bytes == b"trail.checkpoint").count() > 0);
+    trail.shutdown();
+    let named: Vec<usize> =
+        sink.lines().iter().filter_map(|line| Some(line["unmapped"]["heads"].as_array()?.len())).collect();
+    assert_eq!(named, [32, 8]);
+    assert!(sink.bytes().split(|byte| *byte == b'\n').all(|line| line.len() < MAX_LINE));
+    assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
+}

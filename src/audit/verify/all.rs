@@ -1,0 +1,246 @@
+//! Checks the chains of all replicas, and each against what the others say of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        chain::{Link, MAX_LINE, Sealed},
+        heads::Head,
+        lines::Lines,
+        note::code,
+        sink::{BEGINNING, trail_files},
+    },
+    CannotVerify, Content, Details, Findings, Proof, Verifier, is_signed,
+};
+use crate::clock::Timestamp;
+
+/// How deep folders are looked into.
+const MAX_DEPTH: usize = 8;
+
+/// What a check of all chains found.
+#[derive(Clone, Debug, Default)]
+pub struct AllFindings {
+    pub chains: Vec<Chain>,
+    /// What no chain shows of itself: that one is missing, or is not the one that others saw.
+    pub problems: Vec<String>,
+    /// Files in the folders given that are neither a trail nor a copy of checkpoints.
+    pub others: Vec<PathBuf>,
+}
+
+impl AllFindings {
+    pub fn is_intact(&self) -> bool {
+        self.problems.is_empty() && self.chains.iter().all(|chain| chain.findings.is_intact())
+    }
+}
+
+/// One chain.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// Its current file.
+    pub path: PathBuf,
+    /// The replicas that wrote it; several if a volume was handed on.
+    pub instances: BTreeSet<Arc<str>>,
+    pub findings: Findings,
+}
+
+/// What a chain says of itself and of others.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    instances: BTreeSet<Arc<str>>,
+    /// Its checkpoints: number, and as much of the code as tells two lines apart.
+    marks: HashSet<(u64, u64)>,
+    witnessed: BTreeMap<(Arc<str>, u64), Witnessed>,
+}
+
+/// A head, and who saw it.
+#[derive(Clone, Debug)]
+struct Witnessed {
+    mac: u64,
+    by: Arc<str>,
+    at: Timestamp,
+}
+
+impl Collected {
+    pub(super) fn instance(&mut self, details: &Details) {
+        self.instances.extend(details.instance.as_deref().map(Arc::from));
+    }
+
+    pub(super) fn checkpoint(&mut self, link: Link, at: Timestamp, details: &Details) {
+        self.instance(details);
+        self.marks.insert((link.seq, brief(link.mac.as_str())));
+        for head in &details.heads {
+            self.saw(head, details.instance.as_deref().unwrap_or_default(), at);
+        }
+    }
+
+    fn saw(&mut self, head: &Head, by: &str, at: Timestamp) {
+        let witnessed = Witnessed { mac: brief(&head.mac), by: by.into(), at };
+        self.witnessed.insert((Arc::clone(&head.instance), head.seq), witnessed);
+    }
+
+    /// Adds what a copy of checkpoints proves of the chains that wrote it. Lines that are not genuine prove nothing.
+    fn read_copy(&mut self, path: &Path, proof: &Proof) -> Result<(), CannotVerify> {
+        let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
+        let by = path.display().to_string();
+        let mut lines = Lines::new(open(path)?);
+        while let Some(line) = lines.next().map_err(failed)? {
+            let Some(sealed) = Sealed::parse(line.bytes).filter(|sealed| is_genuine(sealed, proof)) else { continue };
+            let Ok(Content { time, unmapped, .. }) = serde_json::from_slice(line.bytes) else { continue };
+            let Some(instance) = unmapped.instance else { continue };
+            self.saw(&Head::new(&instance.into(), sealed.link), &by, Timestamp::from_millis(time));
+        }
+        Ok(())
+    }
+}
+
+/// Checks the trails among `paths`, files and folders, and that each chain that one of them saw after `since` is there.
+pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<AllFindings, CannotVerify> {
+    let mut found = Found::default();
+    for path in paths {
+        found.look(path, 0).map_err(|error| CannotVerify::Io { path: path.clone(), error })?;
+    }
+    let mut all = AllFindings { others: found.others, ..AllFindings::default() };
+    let mut seen = Collected::default();
+    let mut collected = Vec::new();
+    for path in found.trails {
+        let (findings, chain) = check(&path, proof)?;
+        all.chains.push(Chain { path, instances: chain.instances.clone(), findings });
+        collected.push(chain);
+    }
+    for copy in &found.copies {
+        seen.read_copy(copy, proof)?;
+    }
+    for chain in &mut collected {
+        seen.witnessed.append(&mut chain.witnessed);
+    }
+    all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
+    Ok(all)
+}
+
+fn check(path: &Path, proof: &Proof) -> Result<(Findings, Collected), CannotVerify> {
+    let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
+    let mut verifier = Verifier::new(proof)?.collecting();
+    for file in trail_files(path).map_err(failed)? {
+        verifier.read(&file.display().to_string(), open(&file)?).map_err(failed)?;
+    }
+    Ok(verifier.end())
+}
+
+/// Of each chain that others saw and that is not as they saw it, what is wrong with it, by the last that was seen.
+fn compare(
+    witnessed: &BTreeMap<(Arc<str>, u64), Witnessed>,
+    chains: &[Chain],
+    collected: &[Collected],
+    since: Timestamp,
+) -> Vec<String> {
+    let mut wrong: BTreeMap<&Arc<str>, String> = BTreeMap::new();
+    for ((instance, seq), Witnessed { mac, by, at }) in witnessed {
+        if *at < since {
+            continue;
+        }
+        let own: Vec<_> =
+            chains.iter().zip(collected).filter(|(chain, _)| chain.instances.contains(instance)).collect();
+        if own.is_empty() {
+            let what = format!(
+                "the chain of {instance} is missing: {by} saw it at line {seq} at {at}, and none of these files is of it"
+            );
+            wrong.insert(instance, what);
+            continue;
+        }
+        let is_there = own.iter().any(|(chain, collected)| {
+            let was_cut = chain.findings.summary.cut.is_some() && *seq < chain.findings.summary.first;
+            was_cut || collected.marks.contains(&(*seq, *mac))
+        });
+        if !is_there {
+            let what = format!(
+                "the chain of {instance} was cut, or replaced by another: {by} saw its checkpoint number {seq} at {at}, and it \
+                 is not in these files"
+            );
+            wrong.insert(instance, what);
+        }
+    }
+    wrong.into_values().collect()
+}
+
+/// The first 64 bits of a code. Without the key nobody makes a line that has the same.
+fn brief(mac: &str) -> u64 {
+    mac.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+}
+
+fn is_genuine(sealed: &Sealed<'_>, proof: &Proof) -> bool {
+    let is_signed =
+        sealed.signature.is_some_and(|(signed, signature)| is_signed(&proof.checkpoint_keys, signed, &signature));
+    is_signed && proof.keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, CannotVerify> {
+    let file = File::open(path).map_err(|error| CannotVerify::Io { path: path.to_owned(), error })?;
+    Ok(BufReader::with_capacity(1 << 16, file))
+}
+
+/// What is in the places given.
+#[derive(Debug, Default)]
+struct Found {
+    /// The current file of each trail.
+    trails: BTreeSet<PathBuf>,
+    copies: BTreeSet<PathBuf>,
+    others: Vec<PathBuf>,
+}
+
+impl Found {
+    fn look(&mut self, path: &Path, depth: usize) -> io::Result<()> {
+        let metadata = path.metadata()?;
+        if metadata.is_dir() {
+            if depth == MAX_DEPTH {
+                return Err(io::Error::other("the folders are nested too deep"));
+            }
+            let mut entries = path.read_dir()?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+            entries.sort();
+            return entries.iter().try_for_each(|entry| self.look(entry, depth + 1));
+        }
+        match Looks::of(path)? {
+            Looks::Trail => _ = self.trails.insert(current(path)),
+            Looks::Copy => _ = self.copies.insert(path.to_owned()),
+            // Who names a file says what it is; if it is damaged from its first byte on, that is to be told.
+            Looks::Other if depth == 0 => _ = self.trails.insert(current(path)),
+            Looks::Other => self.others.push(path.to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// What a file is by its first line.
+enum Looks {
+    Trail,
+    /// Of checkpoints alone.
+    Copy,
+    Other,
+}
+
+impl Looks {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut line = Vec::new();
+        BufReader::new(File::open(path)?.take(MAX_LINE as u64)).read_until(b'\n', &mut line)?;
+        if !line.starts_with(BEGINNING) {
+            return Ok(Self::Other);
+        }
+        let content = serde_json::from_slice::<Content>(&line);
+        let is_copy = content.is_ok_and(|content| content.metadata.event_code == code::CHECKPOINT);
+        Ok(if is_copy { Self::Copy } else { Self::Trail })
+    }
+}
+
+/// The name of the current file of the trail that a file is of: without the number that a full one has.
+fn current(path: &Path) -> PathBuf {
+    let is_number = |extension: &str| extension.len() >= 6 && extension.bytes().all(|byte| byte.is_ascii_digit());
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some(extension) if is_number(extension) => path.with_extension(""),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a check of a trail found, and how it is told.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::clock::Timestamp;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub problems: Vec<Problem>,
+    /// Problems besides those in `problems`.
+    pub more: u64,
+    pub summary: Summary,
+}
+
+impl Findings {
+    pub fn is_intact(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Something that is wrong, in plain words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    /// Counts from 1; none if it is about the end.
+    pub line: Option<u64>,
+    /// The last of the lines one after the other that this is said of.
+    pub through: Option<u64>,
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.line, self.through) {
+            (Some(line), Some(through)) if through > line => {
+                write!(f, "{}:{line} to {through}: {}", self.file, self.what)
+            }
+            (Some(line), _) => write!(f, "{}:{line}: {}", self.file, self.what),
+            (None, _) => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
+
+/// What a trail holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub lines: u64,
+    /// The number of the first line.
+    pub first: u64,
+    /// The number of the last line.
+    pub last: u64,
+    /// Starts of a process.
+    pub segments: u64,
+    pub checkpoints: u64,
+    /// The last line that retention removed, as the trail tells.
+    pub cut: Option<u64>,
+    /// Whether signatures were checked.
+    pub signatures_checked: bool,
+    /// Whether a checkpoint from elsewhere was compared with.
+    pub end_checked: bool,
+    /// Gaps that the trail itself tells of.
+    pub gaps: u64,
+    /// Records lost in these.
+    pub lost: u64,
+    pub earliest: Option<Timestamp>,
+    pub latest: Option<Timestamp>,
+    /// Lines by kind.
+    pub kinds: BTreeMap<String, u64>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |time: Option<Timestamp>| time.map_or_else(|| "?".to_owned(), |time| time.to_string());
+        writeln!(
+            f,
+            "{} lines, number {} to {}, {} to {}",
+            self.lines,
+            self.first,
+            self.last,
+            time(self.earliest),
+            time(self.latest)
+        )?;
+        writeln!(f, "{} starts, {} gaps with {} records lost", self.segments, self.gaps, self.lost)?;
+        let signatures =
+            if self.signatures_checked { "signatures checked" } else { "signatures not checked: no key given" };
+        writeln!(f, "{} checkpoints, {signatures}", self.checkpoints)?;
+        for (kind, count) in &self.kinds {
+            writeln!(f, "  {kind}: {count}")?;
+        }
+        if let Some(cut) = self.cut {
+            writeln!(f, "lines up to number {cut} were removed when their time was over, as the trail tells")?;
+        } else if self.first > 1 {
+            writeln!(f, "lines before number {} are not in the files given", self.first)?;
+        }
+        if !self.end_checked {
+            writeln!(
+                f,
+                "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
+            )?;
+        }
+        Ok(())
+    }
+}
