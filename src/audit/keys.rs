@@ -143,9 +143,9 @@ impl CheckpointPublicKey {
 /// Why a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    #[error("the chain key is not base64; make one with `openssl rand -base64 32`")]
+    #[error("the key is not base64; make one with `openssl rand -base64 32`")]
     Base64,
-    #[error("the chain key has {0} bytes and needs at least 32; make one with `openssl rand -base64 32`")]
+    #[error("the key has {0} bytes and needs at least 32; make one with `openssl rand -base64 32`")]
     Short(usize),
     #[error("this is not an Ed25519 key in PEM (PKCS #8); make one with `openssl genpkey -algorithm ed25519`")]
     PrivatePem,

@@ -23,6 +23,7 @@ mod line;
 mod lines;
 mod metrics;
 mod note;
+mod pseudonym;
 mod record;
 mod replay;
 mod report;
@@ -44,6 +45,7 @@ pub use self::{
     },
     metrics::Metrics,
     note::{Linked, Note, Operator, TokensEnded},
+    pseudonym::PseudonymKey,
     record::{Decision, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},
     report::{Access, Counted, Held, HeldSecret, Report, Row},

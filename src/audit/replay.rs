@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     lines::Lines,
     note::code,
+    pseudonym::is_pseudonym,
     record::{Decision, Outcome},
 };
 use crate::{
@@ -360,6 +361,13 @@ impl TryFrom<Line> for ReplayInputs {
             detail: status_detail,
             truncated,
         })
+    }
+}
+
+impl ReplayInputs {
+    /// Whether the caller's name is a pseudonym, by which rules that name people tell nobody.
+    pub fn is_pseudonymous(&self) -> bool {
+        self.principal.as_ref().is_some_and(|principal| is_pseudonym(&principal.subject))
     }
 }
 

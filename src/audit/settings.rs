@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     export,
     keys::{ChainKey, CheckpointKey},
+    pseudonym::PseudonymKey,
 };
 use crate::{
     config::{
@@ -36,6 +37,8 @@ pub struct Settings {
     pub chain_key: Option<ChainKey>,
     /// None: made and kept.
     pub checkpoint_key: Option<CheckpointKey>,
+    /// None: people stand in the trail under their names.
+    pub pseudonym_key: Option<PseudonymKey>,
     pub checkpoint_copy: Option<PathBuf>,
     pub checkpoint_records: u64,
     pub checkpoint_interval: Duration,
@@ -84,6 +87,13 @@ impl Settings {
             let at = at.key("checkpoint_key");
             let secret = resolver.secret(&at, source)?;
             CheckpointKey::from_pem(secret.expose())
+                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
+                .ok()
+        });
+        let pseudonym_key = raw.pseudonym_key.as_ref().and_then(|source| {
+            let at = at.key("pseudonym_key");
+            let secret = resolver.secret(&at, source)?;
+            PseudonymKey::from_base64(secret.expose())
                 .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
                 .ok()
         });
@@ -138,6 +148,7 @@ impl Settings {
             destination,
             chain_key,
             checkpoint_key,
+            pseudonym_key,
             checkpoint_copy,
             checkpoint_records: raw.checkpoint_records.into(),
             checkpoint_interval: raw.checkpoint_interval.get(),
@@ -210,6 +221,7 @@ mod tests {
             }),
             chain_key: Some(SecretSource::File("short".into())),
             checkpoint_key: Some(SecretSource::File("short".into())),
+            pseudonym_key: Some(SecretSource::File("short".into())),
             checkpoint_copy: Some("audit.jsonl".into()),
             checkpoint_records: 0,
             checkpoint_interval: Span::from_secs(0),
@@ -229,6 +241,7 @@ mod tests {
                 "/audit/checkpoint_key",
                 "/audit/checkpoint_records",
                 "/audit/instance",
+                "/audit/pseudonym_key",
                 "/audit/queue",
                 "/audit/sink/file/keep",
                 "/audit/sink/file/max_size",

@@ -22,6 +22,7 @@ use super::{
     heads::Head,
     line,
     note::Event,
+    pseudonym::Pseudonyms,
     settings::Settings,
     sink::{Found, Sink},
     trail::{AuditUnavailable, Entry, Item, Keys, Reply, Shared},
@@ -51,6 +52,8 @@ pub(super) struct Writer {
     clock: Clock,
     instance: Arc<str>,
     callers: Callers,
+    /// None: people stand in the trail under their names.
+    pseudonyms: Option<Pseudonyms>,
     /// Sealed lines that the sink has not taken. May begin within a line.
     pending: Vec<u8>,
     /// Room that the lines in `pending` hold.
@@ -106,6 +109,7 @@ impl Writer {
             clock,
             instance: instance.into(),
             callers: Callers::default(),
+            pseudonyms: settings.pseudonym_key.clone().map(Pseudonyms::new),
             pending: Vec::new(),
             held: 0,
             waiting: Vec::new(),
@@ -189,8 +193,14 @@ impl Writer {
         drained
     }
 
-    fn take(&mut self, Item { entry, reply }: Item) {
+    fn take(&mut self, Item { mut entry, reply }: Item) {
         self.rotate_if_full();
+        if let Some(pseudonyms) = &mut self.pseudonyms {
+            match &mut entry {
+                Entry::Record(record) => pseudonyms.hide(record),
+                Entry::Note(note) => pseudonyms.hide_note(note),
+            }
+        }
         let start = self.pending.len();
         match &entry {
             Entry::Record(record) => line::write_record(record, &mut self.callers, &mut self.pending),

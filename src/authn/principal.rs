@@ -126,6 +126,9 @@ impl Principal {
     }
 }
 
+/// How the name of a service account that acts for somebody begins.
+const SERVICE_ACCOUNT: &str = "serviceaccount:";
+
 /// Who acts for the subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
@@ -145,7 +148,11 @@ impl Actor {
     /// A task that acts for who caused its run: its service account, without the `system:` that no name sent to Kubernetes may
     /// begin with.
     pub fn service_account(namespace: &str, name: &str) -> Self {
-        Self { subject: format!("serviceaccount:{namespace}:{name}").into(), client: None }
+        Self { subject: format!("{SERVICE_ACCOUNT}{namespace}:{name}").into(), client: None }
+    }
+
+    pub fn is_service_account(&self) -> bool {
+        self.client.is_none() && self.subject.starts_with(SERVICE_ACCOUNT)
     }
 }
 

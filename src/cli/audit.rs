@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::Failure;
 use crate::{
     audit::{
         AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, InvalidKey, Proof,
-        trail_files, verify_all, verify_files,
+        PseudonymKey, trail_files, verify_all, verify_files,
     },
     clock::Timestamp,
 };
@@ -46,6 +47,25 @@ pub struct VerifyArgs {
     /// were removed when their time was over (`keep` and `retain` of `audit.sink.file`)
     #[arg(long)]
     pub part: bool,
+}
+
+/// Tell by what pseudonym people stand in a trail that is written with `audit.pseudonym_key`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PseudonymArgs {
+    /// The key, base64: what `audit.pseudonym_key` names
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// A subject, a user name, a login at a Git host
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+pub fn pseudonym(args: &PseudonymArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let key = read(&args.key, PseudonymKey::from_base64)?;
+    for name in &args.names {
+        writeln!(out, "{} {name}", key.pseudonym(name))?;
+    }
+    Ok(0)
 }
 
 /// Checks and prints what was found: problems to standard error, the summary to standard output.

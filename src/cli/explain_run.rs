@@ -184,6 +184,7 @@ fn from_trail(sources: &Sources, id: &str, json: bool, out: &mut impl Write) -> 
         under_recorded: recorded.flatten().as_ref().and_then(again),
         under_current: again(&current),
         truncated: &inputs.truncated,
+        pseudonymous: inputs.is_pseudonymous(),
     };
     if json {
         serde_json::to_writer_pretty(&mut *out, &told)?;
@@ -206,6 +207,8 @@ struct FromTrail<'a> {
     under_current: Option<Answer>,
     /// Fields of the record that were cut, with which the decision made again may be another one.
     truncated: &'a [String],
+    /// Whether the caller stands in the record under a pseudonym, so that rules that name people may decide otherwise.
+    pseudonymous: bool,
 }
 
 /// What was decided then.
@@ -247,6 +250,12 @@ impl fmt::Display for FromTrail<'_> {
         if !self.truncated.is_empty() {
             let cut = self.truncated.join(", ");
             writeln!(f, "the record was too long and lost {cut}: decided again, it may come out otherwise")?;
+        }
+        if self.pseudonymous {
+            writeln!(
+                f,
+                "the caller has a pseudonym in the record: by rules that name people it may come out otherwise"
+            )?;
         }
         if !self.policy_is_kept {
             writeln!(f, "recorded policy: not kept any more")?;

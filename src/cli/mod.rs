@@ -97,6 +97,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
     Verify(audit::VerifyArgs),
+    Pseudonym(audit::PseudonymArgs),
     Trace(trace::TraceArgs),
     Report(report::ReportArgs),
 }
@@ -209,6 +210,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             drop(out);
             Ok(audit::verify(&args))
         }
+        Command::Audit(AuditCommand::Pseudonym(args)) => audit::pseudonym(&args, &mut out),
         Command::Token(args) => token::run(args),
         Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
         Command::Audit(AuditCommand::Report(args)) => report::run(&args, &mut out),

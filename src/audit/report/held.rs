@@ -14,7 +14,7 @@ use x509_parser::pem::Pem;
 use crate::config::raw::Root;
 
 /// Members of the configuration that name a file of a key, a certificate or a secret.
-const FILES: [&str; 6] = ["ca", "chain", "chain_key", "checkpoint_key", "file", "key"];
+const FILES: [&str; 7] = ["ca", "chain", "chain_key", "checkpoint_key", "file", "key", "pseudonym_key"];
 
 /// What a configuration says.
 #[derive(Clone, Debug, Serialize)]

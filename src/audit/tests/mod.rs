@@ -3,6 +3,7 @@
 mod all;
 mod file;
 mod line;
+mod pseudonym;
 mod retention;
 mod tamper;
 mod trail;
@@ -119,6 +120,7 @@ fn settings() -> Settings {
         destination: Destination::Stdout,
         chain_key: Some(ChainKey::new(&[7; 32]).unwrap()),
         checkpoint_key: Some(CheckpointKey::generate().unwrap()),
+        pseudonym_key: None,
         checkpoint_copy: None,
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),

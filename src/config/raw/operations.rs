@@ -174,6 +174,10 @@ pub struct Audit {
     pub chain_key: Option<SecretSource>,
     /// The Ed25519 key that signs checkpoints, PEM (PKCS #8). Without it one is made and kept beside the store.
     pub checkpoint_key: Option<SecretSource>,
+    /// The key of pseudonyms, 32 bytes or more as base64. With it people stand in the trail under pseudonyms, and whose one is
+    /// can be told with the key alone. Default: under their names.
+    #[serde(default)]
+    pub pseudonym_key: Option<SecretSource>,
     /// A second place, a file, where checkpoints are copied to.
     pub checkpoint_copy: Option<PathBuf>,
     /// Records between checkpoints.
@@ -195,6 +199,7 @@ impl Default for Audit {
             sink: AuditSink::Stdout,
             chain_key: None,
             checkpoint_key: None,
+            pseudonym_key: None,
             checkpoint_copy: None,
             checkpoint_records: 10_000,
             checkpoint_interval: Span::from_secs(60),

@@ -1,0 +1,255 @@
+//! Pseudonyms for people in the trail: the same one for the same name, and whose it is can be told with the key alone.
+//!
+//! A pseudonym is HMAC-SHA256 (RFC 2104) over the text that it stands for, cut to 80 bits. Workloads, bots, agents known by a
+//! client, operators and break-glass access keep their names: they are not private, or are to answer for what they do.
+
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::{
+    keys::InvalidKey,
+    note::{Note, Operator},
+    record::{Record, Tls},
+};
+use crate::{
+    authn::{Actor, Kind, Principal, break_glass},
+    webhooks::Facts,
+};
+
+/// How every pseudonym begins.
+const PREFIX: &str = "pseudonym-";
+
+/// Claims that say something of a person (OpenID Connect Core section 5.1, and those of Entra ID).
+const PERSONAL: [&str; 18] = [
+    "sub",
+    "name",
+    "given_name",
+    "family_name",
+    "middle_name",
+    "nickname",
+    "preferred_username",
+    "profile",
+    "picture",
+    "website",
+    "email",
+    "gender",
+    "birthdate",
+    "phone_number",
+    "address",
+    "upn",
+    "unique_name",
+    "oid",
+];
+
+/// Names shorter than this are not looked for in texts, where they would be parts of other words.
+const MIN_NAME: usize = 3;
+
+/// How many principals are kept with their pseudonyms.
+const KEPT: usize = 128;
+
+/// The key of pseudonyms. Who has it can tell whose a pseudonym is, by trying names.
+#[derive(Clone)]
+pub struct PseudonymKey(hmac::Key);
+
+impl PseudonymKey {
+    /// From base64 of at least 32 bytes, blanks around it ignored.
+    pub fn from_base64(text: &[u8]) -> Result<Self, InvalidKey> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| InvalidKey::Base64)?);
+        if bytes.len() < 32 {
+            return Err(InvalidKey::Short(bytes.len()));
+        }
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
+    }
+
+    /// What stands in the trail for `text`: a subject, a user name, a login at a Git host, an address of mail.
+    pub fn pseudonym(&self, text: &str) -> String {
+        let tag = hmac::sign(&self.0, text.as_bytes());
+        format!("{PREFIX}{}", HEXLOWER.encode(tag.as_ref().get(..10).unwrap_or_default()))
+    }
+}
+
+impl fmt::Debug for PseudonymKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PseudonymKey")
+    }
+}
+
+/// Whether a name in the trail is a pseudonym.
+pub(super) fn is_pseudonym(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// Gives pseudonyms to the people in what is to be written.
+#[derive(Debug)]
+pub(super) struct Pseudonyms {
+    key: PseudonymKey,
+    /// Principals that come again and again, by their address, each with what stands for it.
+    kept: HashMap<usize, (Arc<Principal>, Arc<Principal>)>,
+}
+
+impl Pseudonyms {
+    pub(super) fn new(key: PseudonymKey) -> Self {
+        Self { key, kept: HashMap::new() }
+    }
+
+    pub(super) fn hide(&mut self, record: &mut Record) {
+        if let Some(refusal) = &mut record.refusal
+            && let Some(principal) = record.principal.as_deref().filter(|principal| is_person(principal))
+        {
+            let names = [&principal.subject, &principal.username].into_iter().chain(&principal.email);
+            for name in names {
+                refusal.detail = self.key.replaced(&refusal.detail, name).into_owned().into();
+            }
+        }
+        if let Some(principal) = record.principal.take() {
+            record.principal = Some(self.principal(principal));
+        }
+        if let Some(facts) = record.delivery.take() {
+            record.delivery = Some(self.key.facts(&facts));
+        }
+        if let Some(tls) = record.tls.take_if(|tls| tls.subject.is_some()) {
+            let subject = tls.subject.as_deref().map(|subject| self.key.pseudonym(subject).into());
+            record.tls = Some(Arc::new(Tls { subject, ..(*tls).clone() }));
+        }
+    }
+
+    /// Of a command, the person whom it is about.
+    pub(super) fn hide_note(&self, note: &mut Note) {
+        let Note::Operator(Operator { command, why, outcome, .. }) = note else { return };
+        let arguments = command.split_once(' ').and_then(|(_, arguments)| {
+            // What comes after the arguments is for people.
+            serde_json::Deserializer::from_str(arguments).into_iter::<Value>().next()?.ok()
+        });
+        let Some(subject) = arguments.as_ref().and_then(|arguments| arguments.get("subject")?.as_str()) else { return };
+        let texts = [Some(&mut *command), why.as_mut(), outcome.as_mut().err()];
+        for text in texts.into_iter().flatten() {
+            *text = text.replace(subject, &self.key.pseudonym(subject));
+        }
+    }
+
+    fn principal(&mut self, principal: Arc<Principal>) -> Arc<Principal> {
+        let address = Arc::as_ptr(&principal).addr();
+        if let Some((original, hidden)) = self.kept.get(&address)
+            && Arc::ptr_eq(original, &principal)
+        {
+            return Arc::clone(hidden);
+        }
+        let hidden = Arc::new(self.key.principal(&principal));
+        // One whom nobody else keeps will not come again.
+        if Arc::strong_count(&principal) > 1 {
+            if self.kept.len() >= KEPT {
+                self.kept.clear();
+            }
+            self.kept.insert(address, (principal, Arc::clone(&hidden)));
+        }
+        hidden
+    }
+}
+
+fn is_person(principal: &Principal) -> bool {
+    principal.kind == Kind::Human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
+}
+
+impl PseudonymKey {
+    fn principal(&self, principal: &Principal) -> Principal {
+        let mut hidden = Principal {
+            actor: principal.actor.as_ref().map(|actor| self.actor(actor)),
+            delivery: principal.delivery.as_deref().map(|facts| self.facts(facts)),
+            ..principal.clone()
+        };
+        if is_person(principal) {
+            hidden.subject = self.pseudonym(&principal.subject).into();
+            hidden.username = self.pseudonym(&principal.username).into();
+            hidden.email = None;
+            if PERSONAL.iter().any(|claim| principal.claims.contains_key(*claim)) {
+                hidden.claims = Arc::new(self.claims(&principal.claims));
+            }
+        }
+        hidden
+    }
+
+    /// An agent that has a client is known by that; of another, nobody knows that it is no person.
+    fn actor(&self, actor: &Actor) -> Actor {
+        if actor.client.is_some() || actor.is_service_account() {
+            return actor.clone();
+        }
+        Actor { subject: self.pseudonym(&actor.subject).into(), client: None }
+    }
+
+    fn claims(&self, claims: &Map<String, Value>) -> Map<String, Value> {
+        let hide = |(name, value): (&String, &Value)| {
+            let is_personal = PERSONAL.contains(&name.as_str());
+            let value = match value.as_str() {
+                Some(text) if is_personal => self.pseudonym(text).into(),
+                None if is_personal => self.pseudonym(&value.to_string()).into(),
+                _ => value.clone(),
+            };
+            (name.clone(), value)
+        };
+        claims.iter().map(hide).collect()
+    }
+
+    fn facts(&self, facts: &Facts) -> Arc<Facts> {
+        let hide = |name: &Option<Arc<str>>| name.as_deref().map(|name| self.pseudonym(name).into());
+        Arc::new(Facts { actor: hide(&facts.actor), actor_id: hide(&facts.actor_id), ..facts.clone() })
+    }
+
+    fn replaced<'a>(&self, text: &'a str, name: &str) -> Cow<'a, str> {
+        if name.len() < MIN_NAME || !text.contains(name) {
+            return text.into();
+        }
+        text.replace(name, &self.pseudonym(name)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> PseudonymKey {
+        PseudonymKey::from_base64(STANDARD.encode([byte; 32]).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_same_name_has_the_same_pseudonym_and_another_under_another_key() {
+        let pseudonym = key(1).pseudonym("alice");
+        // printf alice | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101...01
+        assert_eq!(pseudonym, "pseudonym-b9ac4ee7242bea2f07e6");
+        assert_eq!(pseudonym, key(1).pseudonym("alice"));
+        assert_ne!(pseudonym, key(2).pseudonym("alice"));
+        assert_ne!(pseudonym, key(1).pseudonym("alicia"));
+        assert!(is_pseudonym(&pseudonym));
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_and_a_key_never_prints_itself() {
+        assert_eq!(PseudonymKey::from_base64(b"***").unwrap_err(), InvalidKey::Base64);
+        assert_eq!(PseudonymKey::from_base64(b"c2hvcnQ=").unwrap_err(), InvalidKey::Short(5));
+        assert_eq!(format!("{:?}", key(1)), "PseudonymKey");
+    }
+
+    #[test]
+    fn the_person_whom_a_command_is_about_is_hidden_and_who_gave_it_is_not() {
+        let pseudonyms = Pseudonyms::new(key(1));
+        let operator = Operator {
+            command: r#"revoke {"issuer":"corp","subject":"alice"} (begun)"#.to_owned(),
+            uid: Some(0),
+            user: Some("root".to_owned()),
+            why: Some("alice left".to_owned()),
+            outcome: Err("alice is unknown".to_owned()),
+        };
+        let mut note = Note::Operator(operator.clone());
+        pseudonyms.hide_note(&mut note);
+        let Note::Operator(hidden) = note else { panic!() };
+        let alice = key(1).pseudonym("alice");
+        assert_eq!(hidden.command, format!(r#"revoke {{"issuer":"corp","subject":"{alice}"}} (begun)"#));
+        assert_eq!(hidden.why.unwrap(), format!("{alice} left"));
+        assert_eq!(hidden.outcome.unwrap_err(), format!("{alice} is unknown"));
+        assert_eq!(hidden.user, operator.user);
+    }
+}

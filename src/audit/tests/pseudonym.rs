@@ -1,0 +1,92 @@
+//! A trail in which people have pseudonyms.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::*;
+use crate::{
+    audit::PseudonymKey,
+    authn::Actor,
+    error::{Reason, Rejection},
+};
+
+fn key() -> PseudonymKey {
+    PseudonymKey::from_base64(STANDARD.encode([3; 32]).as_bytes()).unwrap()
+}
+
+/// The lines of requests as a trail with pseudonyms has them.
+fn written(records: impl IntoIterator<Item = Record>) -> Vec<Value> {
+    let sink = Memory::default();
+    let trail = start(&Settings { pseudonym_key: Some(key()), ..settings() }, &sink, &clock());
+    for record in records {
+        trail.write(record);
+    }
+    trail.shutdown();
+    let lines = sink.lines();
+    lines.into_iter().filter(|line| kind(line).starts_with("request")).collect()
+}
+
+fn person() -> Principal {
+    let claims = [("email", "alice@corp.example"), ("preferred_username", "alice"), ("department", "payments")];
+    Principal {
+        claims: Arc::new(claims.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect()),
+        actor: Some(Actor { subject: "bob".into(), client: None }),
+        ..principal()
+    }
+}
+
+/// A record in which a person stands wherever one can.
+fn of(principal: &Arc<Principal>) -> Record {
+    let full = full_record();
+    let facts = full.delivery.as_deref().unwrap().clone();
+    let mut record = Record {
+        principal: Some(Arc::clone(principal)),
+        claims: Some(Arc::from(["email", "preferred_username", "department"].map(Arc::from))),
+        delivery: Some(Arc::new(Facts { actor: Some("octoalice".into()), actor_id: Some("583231".into()), ..facts })),
+        ..full
+    };
+    record.refuse(&Rejection::new(Reason::PolicyDenied, "corp:alice may not, and 00u1 is their subject"));
+    record
+}
+
+#[test]
+fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
+    let principal = Arc::new(person());
+    let lines = written([of(&principal), of(&principal)]);
+    for line in &lines {
+        let text = line.to_string();
+        for name in ["alice", "00u1", "bob", "octoalice", "583231", "CN=ops", "corp.example"] {
+            assert!(!text.contains(name), "{name}: {text}");
+        }
+        for kept in ["payments", "acme/app", "deploy-prod", "tekton-deployers", "192.0.2.7", "jti-1"] {
+            assert!(text.contains(kept), "{kept}: {text}");
+        }
+    }
+    let [first, second] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!(first["actor"]["user"], second["actor"]["user"]);
+    assert_eq!(first["actor"]["user"]["name"], json!(key().pseudonym("corp:alice")));
+    assert_eq!(first["actor"]["user"]["uid"], json!(key().pseudonym("00u1")));
+    assert_eq!(first["unmapped"]["identity"]["user"], first["actor"]["user"]["name"]);
+    assert_eq!(first["unmapped"]["webhook"]["actor"], json!(key().pseudonym("octoalice")));
+    let said = format!("{} may not, and {} is their subject", key().pseudonym("corp:alice"), key().pseudonym("00u1"));
+    assert_eq!(first["status_detail"], said);
+}
+
+#[test]
+fn workloads_bots_agents_and_break_glass_keep_their_names() {
+    let task = Actor::service_account("ci", "builder");
+    let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
+    let kinds = [
+        Principal { kind: Kind::Workload, ..principal() },
+        Principal { kind: Kind::Agent, ..principal() },
+        Principal { issuer: "break-glass".into(), ..principal() },
+    ];
+    for principal in kinds {
+        let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
+        assert_eq!(line["actor"]["user"]["uid"], "00u1", "{line}");
+    }
+    for actor in [task, agent] {
+        let principal = Principal { actor: Some(actor.clone()), ..principal() };
+        let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
+        assert_eq!(line["unmapped"]["principal"]["actor"]["subject"], *actor.subject, "{line}");
+    }
+}
