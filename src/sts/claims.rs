@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::task::{Named, Task};
+use super::{
+    registry::Access,
+    task::{Named, Task},
+};
 use crate::{
     authn::{Actor, Kind, Principal},
     clock::Timestamp,
@@ -31,6 +34,9 @@ pub struct AccessToken<'a> {
     /// Separated by spaces (RFC 6749 section 3.3).
     #[serde(skip_serializing_if = "str::is_empty")]
     pub scope: &'a str,
+    /// For a registry of containers: what the scopes say, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Vec<Access>>,
     /// Who acts, and within it who acted before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act: Option<Value>,

@@ -19,7 +19,7 @@ use kube::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{LIFETIME, Tokens, exchange::Bearer};
+use super::{LIFETIME, Tokens, bearer::Bearer};
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,

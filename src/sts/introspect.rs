@@ -95,21 +95,25 @@ impl Exchanger<'_> {
 
     /// Whether a token that we signed is for this server and good now.
     fn is_active(&self, claims: &Map<String, Value>, server: &ResourceServer) -> bool {
+        let audience = claims.get("aud").and_then(Value::as_str);
+        let is_for = audience.is_some_and(|audience| server.audiences.iter().any(|ours| *ours == audience));
+        is_for && self.holder(claims).is_some()
+    }
+
+    /// Who has a token that we signed, if it is good now.
+    pub(super) fn holder(&self, claims: &Map<String, Value>) -> Option<Principal> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
-        let now = self.app.clock.now();
-        let is_current = claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| now < Timestamp::from_secs(exp));
-        let is_for = text("aud").is_some_and(|audience| server.audiences.iter().any(|ours| *ours == audience));
-        let (Some(jti), Some(subject)) = (text("jti"), text("sub")) else { return false };
+        let expires = Timestamp::from_secs(claims.get("exp").and_then(Value::as_i64)?);
+        let (jti, subject) = (text("jti")?, text("sub")?);
         let principal = Principal {
             credential: CredentialId::Token(jti.into()),
             lives_with: lives_with(claims),
             on_behalf_of: on_behalf_of(claims),
+            expires,
             ..Principal::new(Scheme::Bearer, self.tokens.name(&self.snapshot.issuers), subject, subject)
         };
-        text("iss") == Some(self.tokens.issuer())
-            && is_current
-            && is_for
-            && self.app.revocations.is_revoked(&principal).is_none()
+        let is_ours = text("iss") == Some(self.tokens.issuer()) && self.app.clock.now() < expires;
+        (is_ours && self.app.revocations.is_revoked(&principal).is_none()).then_some(principal)
     }
 }
 

@@ -9,13 +9,15 @@ use super::form::GRANT;
 pub const TOKEN: &str = "/oauth2/token";
 pub const REVOKE: &str = "/oauth2/revoke";
 pub const INTROSPECT: &str = "/oauth2/introspect";
+/// Where clients of registries ask, in the words of the registries' own protocol.
+pub const REGISTRY: &str = "/oauth2/registry";
 pub const KEYS: &str = "/oauth2/jwks";
 pub const OPENID: &str = "/.well-known/openid-configuration";
 pub const OAUTH: &str = "/.well-known/oauth-authorization-server";
 
 /// Whether a path of the external host is one of ours.
 pub fn is_path(path: &str) -> bool {
-    [TOKEN, REVOKE, INTROSPECT, KEYS, OPENID, OAUTH].contains(&path)
+    [TOKEN, REVOKE, INTROSPECT, REGISTRY, KEYS, OPENID, OAUTH].contains(&path)
 }
 
 /// Both documents: the one has members that the other does not know, and ignores.

@@ -10,22 +10,29 @@
 //! | `keys`, `ring` | the keys that sign, and their replacement by the calendar |
 //! | `metadata` | what is published |
 //! | `form`, `refusal` | what is asked, and how it is refused |
-//! | `task` | from the token of a pod to the task in it |
 //! | `exchange` | one exchange, from the form to the token |
+//! | `party`, `task` | for whom it is; from the token of a pod to the task in it |
+//! | `grant` | what rules give |
+//! | `bearer` | who has tokens, and the end of one at the word of who has it |
 //! | `claims` | what a token says |
 //! | `introspect` | what resource servers hear of one |
+//! | `registry` | tokens for registries of containers, in their own protocol |
 //! | `onward` | tokens of other providers, for audiences that trust those |
 //! | `ends` | the watch that ends tokens with their run |
 
+mod bearer;
 mod claims;
 pub mod ends;
 mod exchange;
 mod form;
+mod grant;
 mod introspect;
 mod keys;
 pub mod metadata;
 pub mod onward;
+mod party;
 mod refusal;
+mod registry;
 mod ring;
 mod task;
 
@@ -41,6 +48,7 @@ use self::{
     introspect::ResourceServer,
     onward::{Onward, Onwards},
     refusal::Refusal,
+    registry::Registries,
 };
 pub use self::{
     keys::SigningKeys,
@@ -81,6 +89,7 @@ pub struct Settings {
     /// Whose tokens are exchanged.
     accepts: Accepts,
     resource_servers: Vec<ResourceServer>,
+    registries: Registries,
     /// Where tasks run that get tokens, by the name of the cluster's issuer.
     clusters: BTreeMap<Arc<str>, Cluster>,
     /// Audiences that trust another provider.
@@ -136,6 +145,7 @@ impl Settings {
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
+        let registries = Registries::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
         let onward = Onward::resolve_all(root, &issuer, egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = BTreeMap::new();
@@ -167,7 +177,17 @@ impl Settings {
             return None;
         }
         let accepts = issuers.accepts(&known, &at.key("exchange"), resolver).with_audiences(&[issuer.to_string()]);
-        Some(Self { issuer, lifetime, rotate: raw.rotate.get(), keys, accepts, resource_servers, clusters, onward })
+        Some(Self {
+            issuer,
+            lifetime,
+            rotate: raw.rotate.get(),
+            keys,
+            accepts,
+            resource_servers,
+            registries,
+            clusters,
+            onward,
+        })
     }
 
     /// How long a key that Doorward makes signs; `None` where the configuration has keys.
@@ -284,6 +304,7 @@ pub async fn answer(
         metadata::TOKEN => "token",
         metadata::REVOKE => "revoke",
         metadata::INTROSPECT => "introspect",
+        metadata::REGISTRY => "registry",
         _ => "metadata",
     });
     let reads = !matches!(path.as_str(), metadata::TOKEN | metadata::REVOKE | metadata::INTROSPECT);
@@ -296,6 +317,9 @@ pub async fn answer(
         return Err(Rejection::new(Reason::MethodNotAllowed, format!("this address takes {allowed} only")));
     }
     match path.as_str() {
+        metadata::REGISTRY => {
+            return registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await;
+        }
         metadata::KEYS => return Ok(public(tokens.keys_or_refuse()?.set().clone(), "application/jwk-set+json")),
         metadata::OPENID | metadata::OAUTH => {
             let document = metadata::document(tokens.issuer()).to_string();
@@ -316,12 +340,16 @@ pub async fn answer(
         _ => exchanger.revoke(&request, &body, exchange).await,
     };
     Ok(done.unwrap_or_else(|refusal| {
-        let id = exchange.record().id;
-        tracing::info!(request_id = %id, why = refusal.description(), "no token was given");
-        exchange.record().refusal =
-            Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
+        refused(&refusal, exchange);
         refusal.answer()
     }))
+}
+
+/// Notes that no token was given, and why.
+fn refused(refusal: &Refusal, exchange: &mut Exchange) {
+    let id = exchange.record().id;
+    tracing::info!(request_id = %id, why = refusal.description(), "no token was given");
+    exchange.record().refusal = Some(audit::Refusal { reason: refusal.reason(), detail: refusal.description().into() });
 }
 
 fn public(body: Bytes, media: &'static str) -> Response<Bytes> {

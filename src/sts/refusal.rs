@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Seconds after which it may work, where the trouble is ours.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+pub(super) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
 /// A refusal. What it says is for who asked, who has the token that it is about.
 #[derive(Debug)]
@@ -72,6 +72,10 @@ impl Refusal {
     pub fn of_provider(error: &str, description: impl Into<String>) -> Self {
         let known = if error == "invalid_scope" { "invalid_scope" } else { "invalid_target" };
         Self::new(known, Reason::UpstreamFailed, description)
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub fn reason(&self) -> Reason {
@@ -137,7 +141,7 @@ pub fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
 }
 
 /// The characters that a description may have (RFC 6749 section 5.2).
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let plain = |character| match character {
         '"' => '\'',
         '\\' => '/',

@@ -1,5 +1,6 @@
 //! The forms in which programs want a token.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -48,7 +49,11 @@ impl Shape {
         let token = issued.token.as_str();
         Ok(match self {
             Self::Token | Self::Aws => token.to_owned(),
-            Self::Docker => pretty(&json!({"auths": {(host(audience)?): {"registrytoken": token}}})),
+            // The first for clients that ask the address which the registry names, the other for those that send it as it is.
+            Self::Docker => {
+                let auth = BASE64_STANDARD.encode(format!("doorward:{token}"));
+                pretty(&json!({"auths": {(host(audience)?): {"auth": auth, "registrytoken": token}}}))
+            }
             Self::Kubeconfig => pretty(&kubeconfig(token, server, ca)),
             Self::ExecCredential => pretty(&json!({
                 "apiVersion": "client.authentication.k8s.io/v1",
@@ -65,7 +70,6 @@ fn pretty(value: &Value) -> String {
 }
 
 fn kubeconfig(token: &str, server: &str, ca: Option<&str>) -> Value {
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
     let cluster = match ca {
         Some(ca) => json!({"server": server, "certificate-authority-data": BASE64_STANDARD.encode(ca)}),
         None => json!({"server": server}),

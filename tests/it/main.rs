@@ -33,6 +33,7 @@ mod operations;
 mod pages;
 mod paths;
 mod refresh;
+mod registry;
 mod reload;
 mod replicas;
 mod report;

@@ -59,6 +59,7 @@ interceptor: {host: interceptor.test}
 runs: {kubernetes: api, namespaces: [ci]}
 tokens:
   exchange: [{issuer: cluster, kubernetes: api}]
+  registries: [{service: registry.test, lifetime: 2m}]
   onward:
     - {audience: a, provider: {token_exchange: {token_url: 'https://a.test', client: {id: a, secret: {file: secret}}}}}
     - {audience: b, provider: {client_credentials: {token_url: 'https://b.test'}}}

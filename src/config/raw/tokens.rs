@@ -24,6 +24,10 @@ pub struct Tokens {
     /// Who may ask whether a token is good at the moment (RFC 7662).
     #[serde(default)]
     pub resource_servers: Vec<ResourceServer>,
+    /// Registries of containers that trust Doorward's tokens, and send their clients to
+    /// `https://EXTERNAL_HOST/oauth2/registry` for one.
+    #[serde(default)]
+    pub registries: Vec<Registry>,
     /// Audiences that trust another provider: its tokens are given in place of ours.
     #[serde(default)]
     pub onward: Vec<Onward>,
@@ -37,6 +41,19 @@ impl Tokens {
     fn default_lifetime() -> Span {
         Span::from_secs(600)
     }
+}
+
+/// A registry of containers (distribution's token authentication). Rules name an action on a repository as a scope:
+/// `push:acme/app`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// What the registry has as `auth.token.service`. To rules it is the audience.
+    pub service: String,
+    /// How long a token for it lasts, 1 m to `lifetime` of all. No registry asks whether one was revoked. Default: 5 m, or
+    /// `lifetime` of all if that is less.
+    #[serde(default)]
+    pub lifetime: Option<Span>,
 }
 
 /// An issuer whose tokens are exchanged.

@@ -12,7 +12,7 @@ mod kubectl;
 mod load;
 mod login;
 mod pods;
-mod programs;
+pub mod programs;
 mod rights;
 mod rows;
 mod runs;

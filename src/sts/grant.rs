@@ -1,0 +1,180 @@
+//! What rules give of what is asked for.
+
+use std::sync::Arc;
+
+use super::{exchange::Exchanger, party::Party, refusal::Refusal};
+use crate::{
+    authz::{Decision, Outcome, RequestView, TOKEN_ENDPOINT, TokenView},
+    clock::Timestamp,
+    config::raw::RouteKind,
+    request::sanitize::CleanRequest,
+};
+
+/// What rules give.
+pub(super) struct Granted {
+    pub(super) scopes: Vec<Arc<str>>,
+    pub(super) rules: Vec<Arc<str>>,
+}
+
+impl Exchanger<'_> {
+    pub(super) fn view<'v>(
+        &'v self,
+        request: &'v CleanRequest<()>,
+        audience: &'v str,
+        party: &'v Party,
+        now: Timestamp,
+    ) -> RequestView<'v> {
+        RequestView {
+            route: TOKEN_ENDPOINT,
+            kind: RouteKind::Http,
+            host: request.host(),
+            path: request.path(),
+            method: request.method(),
+            upgrade: false,
+            address: request.meta().client,
+            event_listener: None,
+            kubernetes: None,
+            run: None,
+            delivery: None,
+            trigger: None,
+            token: Some(TokenView { audience, scope: None, task: party.task().map(|task| &task.view) }),
+            now,
+        }
+    }
+
+    /// What rules give of what is asked for: all of it, or nothing. Who asks for no scope by name gets all that rules name.
+    pub(super) fn decide(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        asked: Option<&[String]>,
+    ) -> (Result<Granted, Refusal>, Decision) {
+        let policy = &self.snapshot.policy;
+        let decide = |scope: Option<&str>| {
+            let token = view.token.map(|token| TokenView { scope, ..token });
+            policy.decide(&party.principal, &RequestView { token, ..*view })
+        };
+        let mut granted = Granted { scopes: Vec::new(), rules: Vec::new() };
+        let mut first = None;
+        let audience = view.token.map(|token| token.audience).unwrap_or_default();
+        match asked {
+            Some(asked) => {
+                for scope in asked {
+                    let decision = decide(Some(scope));
+                    if !decision.is_allow() {
+                        let refusal = self.refuse(party, audience, Some(scope), &decision, decide);
+                        return (Err(refusal), decision);
+                    }
+                    granted.give(Some(scope), &decision);
+                    first.get_or_insert(decision);
+                }
+            }
+            None => {
+                for scope in policy.token_scopes() {
+                    let decision = decide(Some(scope));
+                    if decision.is_allow() {
+                        granted.give(Some(scope), &decision);
+                        first.get_or_insert(decision);
+                    }
+                }
+            }
+        }
+        if let Some(first) = first {
+            return (Ok(granted), first);
+        }
+        let decision = decide(None);
+        if !decision.is_allow() {
+            return (Err(self.refuse(party, audience, None, &decision, decide)), decision);
+        }
+        granted.give(None, &decision);
+        (Ok(granted), decision)
+    }
+
+    /// What rules give of these scopes: as many as they give, but not none.
+    pub(super) fn decide_some(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        asked: &[String],
+    ) -> (Result<Granted, Refusal>, Decision) {
+        let mut all = Granted { scopes: Vec::new(), rules: Vec::new() };
+        let mut first = None;
+        let mut refused = None;
+        for scope in asked {
+            match self.decide(party, view, Some(std::slice::from_ref(scope))) {
+                (Ok(granted), decision) => {
+                    all.add(granted);
+                    first.get_or_insert(decision);
+                }
+                (Err(refusal), decision) => _ = refused.get_or_insert((refusal, decision)),
+            }
+        }
+        match (first, refused) {
+            (Some(first), _) => (Ok(all), first),
+            (None, Some((refusal, decision))) => (Err(refusal), decision),
+            (None, None) => self.decide(party, view, None),
+        }
+    }
+
+    /// The refusal of a scope, or of the audience if none of its scopes may be had either.
+    fn refuse(
+        &self,
+        party: &Party,
+        audience: &str,
+        scope: Option<&str>,
+        decision: &Decision,
+        decide: impl Fn(Option<&str>) -> Decision,
+    ) -> Refusal {
+        let why = match &decision.outcome {
+            Outcome::Deny(denial) => {
+                let parts = [denial.why.as_deref(), denial.fix.as_deref()];
+                let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                format!("rule `{}` denies it. {said}", decision.rule.as_deref().unwrap_or_default())
+            }
+            Outcome::StepUp(_) => "the login of who caused it is too old, or too weak, for it".to_owned(),
+            Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
+            _ => "no rule gives it".to_owned(),
+        };
+        let whom = match party.task() {
+            Some(task) => {
+                let none = || "none".to_owned();
+                format!(
+                    "service account {}/{} in pipeline {}, task {}, on behalf of {}",
+                    task.view.namespace,
+                    task.view.service_account,
+                    task.view.pipeline.clone().unwrap_or_else(none),
+                    task.view.pipeline_task.clone().or_else(|| task.view.task.clone()).unwrap_or_else(none),
+                    party.principal.username,
+                )
+            }
+            None => party.principal.username.to_string(),
+        };
+        let is_open = |scope: &str| decide(Some(scope)).is_allow();
+        match scope {
+            Some(scope) if decide(None).is_allow() || self.snapshot.policy.token_scopes().into_iter().any(is_open) => {
+                Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
+            }
+            _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
+        }
+    }
+}
+
+impl Granted {
+    /// Nothing: a token that says who has it and opens nothing.
+    pub(super) fn nothing() -> Self {
+        Self { scopes: Vec::new(), rules: Vec::new() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.scopes.extend(other.scopes);
+        let new: Vec<_> = other.rules.into_iter().filter(|rule| !self.rules.contains(rule)).collect();
+        self.rules.extend(new);
+    }
+
+    fn give(&mut self, scope: Option<&str>, decision: &Decision) {
+        self.scopes.extend(scope.map(Arc::from));
+        if let Some(rule) = decision.rule.as_ref().filter(|rule| !self.rules.contains(rule)) {
+            self.rules.push(Arc::clone(rule));
+        }
+    }
+}

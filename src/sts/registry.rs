@@ -1,0 +1,367 @@
+//! Tokens for registries of containers, in the protocol that docker, podman, kaniko, crane and the others speak
+//! (distribution.github.io/distribution/spec/auth/token, scope and jwt): the client brings its credential as a password to the
+//! address that the registry names, says what it wants to do, and gets a token with `access` for it.
+//!
+//! To rules an action on a repository is a scope, `push:acme/app`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+use serde_json::json;
+use url::form_urlencoded;
+use zeroize::Zeroizing;
+
+use super::{
+    Tokens,
+    exchange::{Exchanger, Given},
+    grant::Granted,
+    metadata,
+    refusal::{RETRY_AFTER, Refusal, printable},
+};
+use crate::{
+    app::App,
+    clock::Timestamp,
+    config::{
+        raw,
+        report::{At, Report},
+        values::Span,
+    },
+    error::{Reason, Rejection},
+    request::{exchange::Exchange, sanitize::CleanRequest},
+    snapshot::Snapshot,
+    upstream::Pools,
+};
+
+/// How long a token lasts where the configuration says nothing. No registry asks whether it was revoked.
+const LIFETIME: Duration = Duration::from_secs(300);
+/// Clients reckon with at least so long.
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
+/// What one client may ask for at once: the actions on all repositories of an image with its base images.
+const MAX_SCOPES: usize = 32;
+/// The longest name of a repository.
+const MAX_NAME: usize = 255;
+const MAX_QUERY: usize = 8 << 10;
+
+/// The registries that trust Doorward's tokens, by `service`.
+#[derive(Debug, Default)]
+pub struct Registries(BTreeMap<String, Registry>);
+
+#[derive(Debug)]
+pub struct Registry {
+    pub lifetime: Duration,
+}
+
+impl Registries {
+    /// `longest` is how long any token lasts at most.
+    pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut Report) -> Self {
+        let mut registries = BTreeMap::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let at = at.index(index);
+            let lifetime = raw.lifetime.map_or_else(|| LIFETIME.min(longest), Span::get);
+            if !(MIN_LIFETIME..=longest).contains(&lifetime) {
+                report
+                    .error(&at.key("lifetime"), "`lifetime` is not between 1m and that of all tokens")
+                    .help("see `tokens.lifetime`");
+            }
+            if raw.service.is_empty() || raw.service.len() > 512 || raw.service.chars().any(char::is_control) {
+                report
+                    .error(&at.key("service"), "`service` is empty, too long, or has control characters")
+                    .help("write what the registry has as `auth.token.service`");
+            } else if registries.insert(raw.service.clone(), Registry { lifetime }).is_some() {
+                report.error(&at.key("service"), format!("`{}` is there twice", raw.service));
+            }
+        }
+        Self(registries)
+    }
+
+    pub fn get(&self, service: &str) -> Option<&Registry> {
+        self.0.get(service)
+    }
+}
+
+/// What a token opens at a registry, as that reads it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: String,
+    actions: Vec<String>,
+}
+
+/// The claim `access` for scopes of the form `push:acme/app`. Others open nothing at a registry.
+pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
+    let mut access: Vec<Access> = Vec::new();
+    for (action, name) in scopes.iter().filter_map(|scope| scope.split_once(':')) {
+        match access.iter_mut().find(|access| access.name == name) {
+            Some(access) => access.actions.push(action.to_owned()),
+            None => {
+                access.push(Access { kind: "repository", name: name.to_owned(), actions: vec![action.to_owned()] });
+            }
+        }
+    }
+    access
+}
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    service: String,
+    /// As rules name them. Empty for one that only looks whether its password is good.
+    scopes: Vec<String>,
+}
+
+impl Asked {
+    fn read(query: Option<&str>) -> Result<Self, Refusal> {
+        let query = query.unwrap_or_default();
+        if query.len() > MAX_QUERY {
+            return Err(Refusal::malformed(format!("the query is longer than {MAX_QUERY} bytes")));
+        }
+        let mut service = None;
+        let mut scopes: Vec<String> = Vec::new();
+        let mut unknown = None;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "service" if service.is_some() => return Err(Refusal::malformed("`service` is there more than once")),
+                "service" => service = Some(value.into_owned()),
+                "scope" => {
+                    for resource in value.split(' ').filter(|resource| !resource.is_empty()) {
+                        match actions(resource) {
+                            Some(actions) => scopes.extend(actions),
+                            None => _ = unknown.get_or_insert_with(|| resource.chars().take(64).collect::<String>()),
+                        }
+                    }
+                }
+                // `account`, `client_id` and `offline_token` say nothing that the password does not.
+                _ => {}
+            }
+        }
+        let service = service.filter(|service| !service.is_empty());
+        let service = service.ok_or_else(|| Refusal::malformed("`service` is missing: say for which registry"))?;
+        scopes.sort();
+        scopes.dedup();
+        if scopes.len() > MAX_SCOPES {
+            return Err(Refusal::malformed(format!("more than {MAX_SCOPES} actions are asked for at once")));
+        }
+        match unknown {
+            Some(resource) if scopes.is_empty() => Err(Refusal::scope(format!(
+                "`{resource}` is nothing that is given here; ask for `repository:NAME:pull,push`"
+            ))),
+            _ => Ok(Self { service, scopes }),
+        }
+    }
+}
+
+/// The scopes of `repository:acme/app:pull,push`; none if it is of another kind, or malformed.
+fn actions(resource: &str) -> Option<Vec<String>> {
+    let (name, actions) = resource.strip_prefix("repository:")?.rsplit_once(':')?;
+    let is_name = (1..=MAX_NAME).contains(&name.len())
+        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b':'));
+    let is_action =
+        |action: &str| action == "*" || (!action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase()));
+    (is_name && actions.split(',').all(is_action))
+        .then(|| actions.split(',').map(|action| format!("{action}:{name}")).collect())
+}
+
+/// Answers a client of a registry.
+pub async fn answer(
+    app: &App,
+    pools: &Pools,
+    snapshot: &Snapshot,
+    tokens: &Tokens,
+    request: CleanRequest<()>,
+    exchange: &mut Exchange,
+) -> Result<Response<Bytes>, Rejection> {
+    let keys = tokens.keys_or_refuse()?;
+    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+    let given = exchanger.registry(&request, exchange).await;
+    Ok(given.unwrap_or_else(|refusal| {
+        super::refused(&refusal, exchange);
+        refused(&refusal, tokens.issuer())
+    }))
+}
+
+impl Exchanger<'_> {
+    async fn registry(&self, request: &CleanRequest<()>, exchange: &mut Exchange) -> Result<Response<Bytes>, Refusal> {
+        let asked = Asked::read(request.query())?;
+        if self.tokens.settings.registries.get(&asked.service).is_none() {
+            let detail = "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
+                          `auth.token.service`";
+            return Err(Refusal::target(detail));
+        }
+        let password = password(request.headers()).ok_or_else(|| {
+            Refusal::subject("a registry's token is given for a password; `docker login` with a token")
+        })?;
+        exchange.reserve(2)?;
+        let now = self.app.clock.now();
+        if let Some(claims) = self.keys.verify(&password) {
+            return self.hand_back(&password, &asked.service, &claims, now, exchange);
+        }
+        let subject = self.authenticate("password", &password).await?;
+        exchange.record().principal = Some(Arc::clone(&subject));
+        let party = self.party(subject, now).await?;
+        let granted = if asked.scopes.is_empty() {
+            exchange.record().principal = Some(Arc::clone(&party.principal));
+            Granted::nothing()
+        } else {
+            let view = self.view(request, &asked.service, &party, now);
+            let granted = self.decide_some(&party, &view, &asked.scopes);
+            self.judged(&party, granted, exchange)?
+        };
+        match self.issue(&party, &asked.service, granted, now, exchange).await? {
+            Given::Ours { token, expires, .. } => Ok(given(&token, now, expires)),
+            Given::Onward(_) => Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider")),
+        }
+    }
+
+    /// A token of ours for this registry is what would be given for it: rules were asked when it was issued.
+    fn hand_back(
+        &self,
+        token: &str,
+        service: &str,
+        claims: &serde_json::Map<String, serde_json::Value>,
+        now: Timestamp,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Bytes>, Refusal> {
+        self.check_revocations()?;
+        let holder = self.holder(claims).ok_or_else(|| {
+            Refusal::subject("password: the token has ended, with its time, with its run, or because it was revoked")
+        })?;
+        let audience = claims.get("aud").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let expires = holder.expires;
+        exchange.record().principal = Some(Arc::new(holder));
+        if audience != service {
+            return Err(Refusal::subject(format!(
+                "password: the token is for another audience than `{service}`; ask for one with this audience"
+            )));
+        }
+        Ok(given(token, now, expires))
+    }
+}
+
+/// The password of a basic credential (RFC 7617); the name before it says nothing.
+fn password(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    let decoded = Zeroizing::new(BASE64_STANDARD.decode(encoded.trim()).ok()?);
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    (scheme.eq_ignore_ascii_case("basic") && !password.is_empty()).then(|| Zeroizing::new(password.to_owned()))
+}
+
+/// Both names of the token are in use; which one a client reads depends on its age.
+fn given(token: &str, now: Timestamp, expires: Timestamp) -> Response<Bytes> {
+    let body = json!({
+        "token": token,
+        "access_token": token,
+        "expires_in": expires.since(now).as_secs(),
+        "issued_at": now.to_string(),
+    });
+    super::refusal::answer(StatusCode::OK, &body)
+}
+
+/// A refusal in the form that clients of registries show (distribution's API, "Errors").
+fn refused(refusal: &Refusal, issuer: &str) -> Response<Bytes> {
+    let is_decision = refusal.reason() == Reason::PolicyDenied;
+    let (status, code) = match refusal.reason() {
+        Reason::BadRequest => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+        _ if refusal.status().is_server_error() => (refusal.status(), "UNAVAILABLE"),
+        _ if is_decision => (StatusCode::FORBIDDEN, "DENIED"),
+        _ => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+    };
+    let body = json!({"errors": [{"code": code, "message": printable(refusal.description()), "detail": null}]});
+    let mut response = super::refusal::answer(status, &body);
+    let headers = response.headers_mut();
+    if status == StatusCode::UNAUTHORIZED
+        && let Ok(value) = HeaderValue::from_str(&format!("Basic realm=\"{issuer}{}\"", metadata::REGISTRY))
+    {
+        headers.insert(header::WWW_AUTHENTICATE, value);
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(query: &str) -> Result<Asked, String> {
+        Asked::read(Some(query)).map_err(|refusal| refusal.description().to_owned())
+    }
+
+    #[test]
+    fn what_clients_ask_for_is_read_as_scopes_of_rules() {
+        for (query, scopes) in [
+            ("service=r&scope=repository:acme/app:pull,push", &["pull:acme/app", "push:acme/app"][..]),
+            ("service=r&scope=repository%3Aacme%2Fapp%3Apull&account=x&client_id=docker", &["pull:acme/app"]),
+            ("service=r&scope=repository:a:pull&scope=repository:b:pull,push", &["pull:a", "pull:b", "push:b"]),
+            ("service=r&scope=repository:a:pull+repository:b:pull", &["pull:a", "pull:b"]),
+            ("service=r&scope=repository:a:pull&scope=repository:a:pull", &["pull:a"]),
+            ("service=r&scope=repository:reg:5000/a:pull", &["pull:reg:5000/a"]),
+            ("service=r&scope=repository:a:*", &["*:a"]),
+            ("service=r&scope=registry:catalog:*&scope=repository:a:pull", &["pull:a"]),
+            ("service=r", &[]),
+        ] {
+            assert_eq!(asked(query).unwrap().scopes, scopes, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_mean_is_refused_with_why() {
+        for (query, said) in [
+            ("", "`service` is missing"),
+            ("service=&scope=repository:a:pull", "`service` is missing"),
+            ("service=r&service=s", "more than once"),
+            ("service=r&scope=registry:catalog:*", "`registry:catalog:*` is nothing that is given here"),
+            ("service=r&scope=repository:../a:pull", "is nothing that is given here"),
+            ("service=r&scope=repository:a//b:pull", "is nothing that is given here"),
+            ("service=r&scope=repository:A:pull", "is nothing that is given here"),
+            ("service=r&scope=repository:a:PULL", "is nothing that is given here"),
+            ("service=r&scope=repository:a:", "is nothing that is given here"),
+            ("service=r&scope=repository:a:pull,", "is nothing that is given here"),
+        ] {
+            let why = asked(query).unwrap_err();
+            assert!(why.contains(said), "{query}: {why}");
+        }
+        let many: String = (0..33).map(|n| format!("&scope=repository:a{n}:pull")).collect();
+        assert!(asked(&format!("service=r{many}")).unwrap_err().contains("more than 32 actions"));
+        assert!(asked(&format!("service=r&x={}", "a".repeat(MAX_QUERY))).unwrap_err().contains("longer than"));
+    }
+
+    #[test]
+    fn access_says_what_the_scopes_do() {
+        let scopes = ["pull:acme/app", "push:acme/app", "pull:reg:5000/base", "deploy"].map(Arc::from);
+        let of = |name: &str, actions: &[&str]| Access {
+            kind: "repository",
+            name: name.to_owned(),
+            actions: actions.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(access(&scopes), [of("acme/app", &["pull", "push"]), of("reg:5000/base", &["pull"])]);
+    }
+
+    #[test]
+    fn a_password_comes_in_one_way_only() {
+        let read = |values: &[&str]| {
+            let values = values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap()));
+            password(&values.collect()).map(|password| password.to_string())
+        };
+        let basic = |plain: &str| format!("Basic {}", BASE64_STANDARD.encode(plain));
+        assert_eq!(read(&[&basic("doorward:a.b.c")]), Some("a.b.c".to_owned()));
+        assert_eq!(read(&[&basic(":a:b")]), Some("a:b".to_owned()));
+        for values in [
+            vec![],
+            vec![basic("x:")],
+            vec![basic("x")],
+            vec!["Bearer a.b.c".to_owned()],
+            vec![basic("a:b"), basic("a:b")],
+        ] {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            assert_eq!(read(&values), None, "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Doorward as what a registry of containers sends its clients to for a token: in front of distribution's own registry.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::programs::{self, Program},
+    harness::{Answer, Raw, within},
+    issuing::{World, part, token},
+};
+
+const SERVICE: &str = "registry.test";
+
+const RULES: &str = "
+  - id: images-of-acme
+    on: {token: {audiences: [registry.test], scopes: ['push:acme/app', 'pull:acme/*']}}
+    who: {issuers: [people], groups: [dev]}
+    do: allow
+  - id: not-mallory
+    why: Mallory has left.
+    on: {token: {audiences: [registry.test], scopes: ['*']}}
+    who: {issuers: [people], subjects: [mallory]}
+    do: deny
+";
+
+async fn world() -> World {
+    World::with_files(
+        |yaml| {
+            yaml.replace("\nrules:", &format!("\nrules:{RULES}")).replace(
+                "tokens:\n",
+                "tokens:\n  registries: [{service: registry.test}, {service: other.test, lifetime: 1m}]\n",
+            )
+        },
+        &[],
+    )
+    .await
+}
+
+/// Asks as a client of a registry does.
+async fn ask(world: &World, query: &str, password: Option<&str>) -> Answer {
+    let line = format!("/oauth2/registry?{query}");
+    let basic = password
+        .map(|password| format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("whoever:{password}"))));
+    let mut headers = vec!["Host: doorward.test"];
+    headers.extend(basic.as_deref());
+    world.doorward.get(&line, &headers).await
+}
+
+fn given(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let body = answer.json();
+    assert_eq!(body["token"], body["access_token"]);
+    assert!(
+        body["issued_at"].is_string() && body["expires_in"].as_i64().is_some_and(|seconds| seconds >= 60),
+        "{body}"
+    );
+    body["token"].as_str().unwrap().to_owned()
+}
+
+fn access(token: &str) -> Value {
+    part(token, 1)["access"].clone()
+}
+
+#[tokio::test]
+async fn a_client_gets_of_what_it_asks_for_what_rules_give() {
+    let world = world().await;
+    let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+    let repository = |name: &str, actions: &[&str]| json!({"type": "repository", "name": name, "actions": actions});
+    for (query, expected) in [
+        ("scope=repository:acme/app:pull,push", json!([repository("acme/app", &["pull", "push"])])),
+        ("scope=repository:acme/base:pull,push", json!([repository("acme/base", &["pull"])])),
+        (
+            "scope=repository:acme/app:push&scope=repository:acme/base:pull&scope=repository:evil/x:pull",
+            json!([repository("acme/base", &["pull"]), repository("acme/app", &["push"])]),
+        ),
+        ("account=alice", json!([])),
+    ] {
+        let token = given(&ask(&world, &format!("service={SERVICE}&{query}"), Some(&alice)).await);
+        assert_eq!(access(&token), expected, "{query}");
+        let claims = part(&token, 1);
+        assert_eq!((&claims["iss"], &claims["aud"]), (&json!("https://doorward.test"), &json!(SERVICE)));
+        assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 300);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_clients_of_registries_show() {
+    let world = world().await;
+    let person = |subject: &str, audience: &str| world.person(subject, &json!({"aud": audience}));
+    let (alice, mallory) = (person("alice", "https://doorward.test"), person("mallory", "https://doorward.test"));
+    let elsewhere = person("alice", "https://elsewhere.test");
+    let push = format!("service={SERVICE}&scope=repository:acme/base:push");
+    let pull = format!("service={SERVICE}&scope=repository:acme/app:pull");
+    for (what, query, password, status, code, said) in [
+        ("nothing", &*pull, None, 401, "UNAUTHORIZED", "given for a password"),
+        ("a password that is none", &pull, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
+        ("for somebody else", &pull, Some(&*elsewhere), 401, "UNAUTHORIZED", "`https://doorward.test` is expected"),
+        (
+            "no rule",
+            &push,
+            Some(&*alice),
+            403,
+            "DENIED",
+            "scope `push:acme/base` for `registry.test`: no rule gives it",
+        ),
+        ("a deny", &pull, Some(&*mallory), 403, "DENIED", "Mallory has left"),
+        ("another registry", "service=docker.io", Some(&*alice), 403, "DENIED", "`tokens.registries`"),
+        ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
+    ] {
+        let answer = ask(&world, query, password).await;
+        let body = answer.json();
+        assert_eq!((answer.status, &body["errors"][0]["code"]), (status, &json!(code)), "{what}: {body}");
+        let message = body["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains(said), "{what}: {message}");
+        let challenge = answer.header("www-authenticate");
+        let expected = (status == 401).then_some("Basic realm=\"https://doorward.test/oauth2/registry\"");
+        assert_eq!(challenge, expected, "{what}");
+    }
+    // Clients that post first (containerd) come again with GET.
+    let post =
+        world.doorward.send(&["POST /oauth2/registry HTTP/1.1", "Host: doorward.test", "Content-Length: 0"], b"");
+    assert_eq!(post.await.status, 405);
+}
+
+#[tokio::test]
+async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
+    let world = world().await;
+    let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+    let for_audience = async |audience: &str, scope: &str| {
+        token(&world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await)
+    };
+    let own = for_audience(SERVICE, "push:acme/app").await;
+    let push = json!([{"type": "repository", "name": "acme/app", "actions": ["push"]}]);
+    assert_eq!(access(&own), push);
+    let query = format!("service={SERVICE}&scope=repository:acme/app:pull,push");
+    let back = given(&ask(&world, &query, Some(&own)).await);
+    assert_eq!(access(&back), push, "never more than it was issued for");
+    let other = ask(&world, "service=other.test&scope=repository:acme/app:push", Some(&own)).await;
+    assert_eq!(other.status, 401, "{}", other.text());
+    assert!(other.text().contains("another audience than `other.test`"), "{}", other.text());
+
+    let form = format!("token={own}");
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, form.as_bytes()).await.status, 200);
+    let ended = ask(&world, &query, Some(&own)).await;
+    assert_eq!(ended.status, 401);
+    assert!(ended.text().contains("the token has ended"), "{}", ended.text());
+}
+
+/// A registry that trusts Doorward's keys.
+struct Registry {
+    program: Program,
+}
+
+impl Registry {
+    async fn start(world: &World) -> Self {
+        let folder = programs::folder();
+        let keys = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await.text();
+        std::fs::write(folder.join("jwks.json"), keys).unwrap();
+        let configuration = format!(
+            "
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}/images}}}}
+http: {{addr: '127.0.0.1:0'}}
+auth:
+  token:
+    realm: https://doorward.test/oauth2/registry
+    service: {SERVICE}
+    issuer: https://doorward.test
+    jwks: {folder}/jwks.json
+    signingalgorithms: [ES256]
+",
+            folder = folder.display()
+        );
+        std::fs::write(folder.join("registry.yaml"), configuration).unwrap();
+        let program = Program::start(folder, "registry", &["serve".to_owned(), "registry.yaml".to_owned()], &[]);
+        let registry = Self { program };
+        within(async {
+            while registry.address().is_none() {
+                assert!(!registry.program.has_ended(), "{}", registry.program.log());
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        registry
+    }
+
+    fn address(&self) -> Option<std::net::SocketAddr> {
+        let log = self.program.log();
+        let (_, rest) = log.split_once("listening on ")?;
+        rest.split(|character: char| !matches!(character, '0'..='9' | '.' | ':')).next()?.parse().ok()
+    }
+
+    async fn send(&self, line: &str, token: Option<&str>, body: &[u8]) -> Answer {
+        let address = self.address().unwrap();
+        let bearer = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let head = format!("{line} HTTP/1.1\r\nHost: {address}\r\n{bearer}Content-Length: {}\r\n\r\n", body.len());
+        let mut raw = Raw::connect(address).await;
+        raw.send([head.as_bytes(), body].concat()).await;
+        raw.answer().await
+    }
+}
+
+/// An image's layer goes up with a token for that repository, and with no other.
+#[tokio::test]
+async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repository_alone() {
+    let world = world().await;
+    let registry = Registry::start(&world).await;
+    let refused = registry.send("POST /v2/acme/app/blobs/uploads/", None, b"").await;
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    let challenge = refused.header("www-authenticate").unwrap();
+    let asked =
+        "Bearer realm=\"https://doorward.test/oauth2/registry\",service=\"registry.test\",scope=\"repository:acme/app:";
+    assert!(challenge.starts_with(asked), "{challenge}");
+
+    let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+    let get = async |scope: &str| given(&ask(&world, &format!("service={SERVICE}&scope={scope}"), Some(&alice)).await);
+    let push = get("repository:acme/app:pull,push").await;
+    let pull = get("repository:acme/app:pull").await;
+    let base = get("repository:acme/base:pull,push").await;
+    for (what, token) in [("to pull only", &pull), ("for another repository", &base)] {
+        let refused = registry.send("POST /v2/acme/app/blobs/uploads/", Some(token), b"").await;
+        assert_eq!(refused.status, 401, "{what}: {}", refused.text());
+    }
+    let begun = registry.send("POST /v2/acme/app/blobs/uploads/", Some(&push), b"").await;
+    assert_eq!(begun.status, 202, "{}\n{}", begun.text(), registry.program.log());
+    let location = url::Url::parse(begun.header("location").unwrap()).unwrap();
+    let layer = b"a layer";
+    let digest = data_encoding::HEXLOWER.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, layer).as_ref());
+    let line = format!("PUT {}?{}&digest=sha256:{digest}", location.path(), location.query().unwrap());
+    assert_eq!(registry.send(&line, Some(&push), layer).await.status, 201);
+    let blob = format!("GET /v2/acme/app/blobs/sha256:{digest}");
+    let back = registry.send(&blob, Some(&pull), b"").await;
+    assert_eq!((back.status, back.text().as_str()), (200, "a layer"));
+    assert_eq!(registry.send(&blob, Some(&base), b"").await.status, 401);
+}
