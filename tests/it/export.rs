@@ -135,6 +135,24 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
 }
 
 #[tokio::test]
+async fn nobody_else_gets_the_trail_in_the_name_of_the_server() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    write_clients(folder.path(), &trusted);
+    let dir = folder.path().display();
+    for pair in [other.issue(&["127.0.0.1"]), trusted.issue(&["siem.test"])] {
+        let server = SyslogServer::start(Some(server_of(&pair, &trusted))).await;
+        let tls = format!("ca: {dir}/ca.pem, certificate: {{chain: {dir}/client.pem, key: {dir}/client.key}}");
+        let export = format!("{{name: siem, syslog: {{address: '{}', tls: {{{tls}}}}}}}", server.address);
+        let mut fixture = start(&export).await;
+        let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"unreachable\"}";
+        wait_for_metric(&fixture.doorward, failures, |failures| failures > 1.0).await;
+        fixture.doorward.wait_for_log_containing("cannot be sent: invalid peer certificate").await;
+        assert_eq!(server.arrived.all(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}").parse().unwrap();

@@ -126,6 +126,8 @@ impl Backlog {
                 common: Arc::clone(&backlog.common),
             }));
             export.judge(|_| {});
+            // Also for a receiver that is never reached it must be known after a restart that its bound holds.
+            export.save()?;
             backlog.exports.push(export);
         }
         Ok(backlog)

@@ -140,7 +140,7 @@ pub(super) fn bytes_after(path: &Path, from: Place, end: Place) -> io::Result<i6
 }
 
 /// Finds the place of a position that was kept, also where files were moved away since; at the beginning of the trail
-/// if there is none. Tells whether it was found.
+/// if there is none. Tells whether it was found, or stood at the beginning.
 pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io::Result<(Cursor, bool)> {
     let mut files = numbered_files(path)?;
     files.push((end.file, path.to_owned()));
@@ -148,6 +148,7 @@ pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io
     let beginning = (Place { file: first, offset: 0 }, Link::NONE);
     let found = match position {
         None => None,
+        Some(position) if position.last == Link::NONE => Some(beginning),
         Some(position) if is_there(&files, position, end)? => Some((position.place, position.last)),
         Some(position) => search(&files, position, end)?,
     };

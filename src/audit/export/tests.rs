@@ -251,6 +251,22 @@ fn requests_are_refused_while_the_receiver_is_too_far_behind() {
     assert!(!backlog.refuses());
 }
 
+#[test]
+fn the_bound_holds_after_a_restart_for_a_receiver_that_was_never_reached() {
+    let trail = Written::new(&[4, 4]);
+    let size = trail.lines.iter().map(|line| line.len() as u64).sum::<u64>();
+    let (backlog, _) = open(&trail, limit(Some(size), WhenBehind::Refuse));
+    assert!(!backlog.refuses());
+    let (backlog, export) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
+    assert!(backlog.refuses());
+    // Where the beginning of the trail is gone, it begins with what there is.
+    fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+    drop((backlog, export));
+    let (_, export) = open(&trail, limit(None, WhenBehind::Refuse));
+    send_all(&trail, &export);
+    assert_eq!((export.settled().last.seq, export.metrics().lost.get()), (8, 0));
+}
+
 fn send_all_to(trail: &Written, export: &Export) {
     // What has grown is not there to be read; only what was there is sent.
     let mut cursor = export.settled();
