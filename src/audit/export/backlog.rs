@@ -14,10 +14,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
+    super::chain::Link,
     Metrics, Settings,
     metrics::ExportMetrics,
     position::{self, Position},
-    reader::{Cursor, End, Place, locate},
+    reader::{Cursor, End, Place, first_number, locate},
     settings::{Limit, Target},
 };
 use crate::config::raw::WhenBehind;
@@ -65,8 +66,14 @@ struct Mark {
     sent: i64,
     /// What the receiver has for certain.
     settled: Cursor,
+    /// The number of the line before the first that it is to have.
+    base: u64,
     /// The number of the last line that was read to be sent or is counted as lost.
     accounted: u64,
+    /// The number of the last line that was deleted.
+    deleted: u64,
+    /// Lines that are counted as lost, first and last, of those after what the receiver has.
+    holes: Vec<(u64, u64)>,
     /// Whether it has ever been within its bound.
     caught_up: bool,
     /// Whether requests are refused for it.
@@ -108,11 +115,17 @@ impl Backlog {
                     "the audit trail does not go on from where this export was; all of it is sent"
                 );
             }
+            // What was gone before it began is not lost to it.
+            let base =
+                if settled.last == Link::NONE { first_number(trail)?.saturating_sub(1) } else { settled.last.seq };
             let mark = Mark {
                 limit: settings.limit,
                 total: 0,
                 sent: settled.total,
-                accounted: settled.last.seq,
+                base,
+                accounted: base,
+                deleted: 0,
+                holes: Vec::new(),
                 caught_up: kept.is_some_and(|position| position.caught_up),
                 settled,
                 late: false,
@@ -173,7 +186,9 @@ impl Backlog {
     /// The lines with these numbers were deleted: counts what exports lose by that.
     pub(in crate::audit) fn removed(&self, from: u64, last: u64) {
         for export in &self.exports {
-            export.0.lose(&mut export.mark(), from, last);
+            let mut mark = export.mark();
+            mark.deleted = mark.deleted.max(last);
+            export.0.lose(&mut mark, from, last);
         }
     }
 
@@ -200,13 +215,34 @@ impl Mark {
 impl Share {
     /// Counts those of the lines with these numbers that were never read.
     fn lose(&self, mark: &mut Mark, from: u64, last: u64) {
-        let lost = last.saturating_sub(mark.accounted.max(from.saturating_sub(1)));
-        if lost > 0 {
+        let before = mark.accounted.max(from.saturating_sub(1));
+        if last > before {
             mark.accounted = last;
-            self.metrics.lost.inc_by(lost);
-            let export = &*self.name;
-            tracing::error!(export, lines = lost, "lines of the audit trail were deleted before they were sent");
+            mark.holes.push((before + 1, last));
+            self.count(last - before, "lines of the audit trail were deleted before they were sent");
         }
+    }
+
+    /// Counts those of the lines on their way to a receiver that broke off which cannot be sent again.
+    fn lose_in_flight(&self, mark: &mut Mark) {
+        let (had, deleted) = (mark.settled.last.seq.max(mark.base), mark.deleted);
+        mark.holes.retain(|(_, last)| *last > had);
+        let told: u64 = mark.holes.iter().map(|(from, last)| last - (*from).max(had + 1) + 1).sum();
+        let lost = deleted.saturating_sub(had).saturating_sub(told);
+        // All else will be read again, and is missed if it goes before.
+        mark.accounted = had.max(deleted);
+        if lost > 0 {
+            mark.holes = vec![(had + 1, deleted)];
+            self.count(
+                lost,
+                "lines of the audit trail were deleted while they were on their way, and may not have arrived",
+            );
+        }
+    }
+
+    fn count(&self, lost: u64, what: &str) {
+        self.metrics.lost.inc_by(lost);
+        tracing::error!(export = &*self.name, lines = lost, "{what}");
     }
 }
 
@@ -239,6 +275,7 @@ impl Export {
     }
 
     /// What the receiver has for certain.
+    #[cfg(test)]
     pub(super) fn settled(&self) -> Cursor {
         self.mark().settled
     }
@@ -246,11 +283,17 @@ impl Export {
     /// Lines were read to be sent, of which the first has this number.
     pub(super) fn reads(&self, first: Option<u64>, last: u64) {
         let mut mark = self.mark();
-        // Before the very first line nothing can be missing.
-        if let Some(first) = first.filter(|_| mark.accounted > 0) {
+        if let Some(first) = first {
             self.0.lose(&mut mark, 0, first.saturating_sub(1));
         }
         mark.accounted = mark.accounted.max(last);
+    }
+
+    /// Goes back to what the receiver has for certain, and gives that.
+    pub(super) fn goes_back(&self) -> Cursor {
+        let mut mark = self.mark();
+        self.0.lose_in_flight(&mut mark);
+        mark.settled
     }
 
     /// What was handed over ends here.

@@ -211,6 +211,17 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
     Ok(None)
 }
 
+/// The number of the first line that a trail still has; 1 if it has none.
+pub(super) fn first_number(path: &Path) -> io::Result<u64> {
+    for (_, path) in numbered_files(path)? {
+        if let Some((first, _)) = first_line(&path)? {
+            return Ok(first.seq);
+        }
+    }
+    let current = if path.try_exists()? { first_line(path)? } else { None };
+    Ok(current.map_or(1, |(first, _)| first.seq))
+}
+
 /// The first line of a file, and what it links to.
 fn first_line(path: &Path) -> io::Result<Option<(Link, Mac)>> {
     let mut lines = Lines::new(BufReader::new(File::open(path)?));

@@ -42,7 +42,7 @@ const STEP: (Duration, i64) = (Duration::from_secs(1), 1 << 20);
 /// that its last lines go out too.
 pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop: CancellationToken) -> TaskResult {
     let end = export.end();
-    let settled = export.settled();
+    let settled = export.goes_back();
     // After a panic: what was under way is sent again.
     export.set_sent(&settled);
     let mut task = Task {
@@ -262,7 +262,7 @@ impl Task {
             self.pause = FIRST_PAUSE;
         }
         self.in_flight.clear();
-        self.cursor = self.export.settled();
+        self.cursor = self.export.goes_back();
         self.export.set_sent(&self.cursor);
         if pause.is_some() {
             return pause.filter(|pause| !pause.is_zero());

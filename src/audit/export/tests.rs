@@ -198,6 +198,43 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
     }
 }
 
+/// What was sent on a connection that broke is sent again; what of it was deleted meanwhile cannot be, and counts.
+#[test]
+fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
+    let trail = Written::new(&[4, 4, 4]);
+    let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
+    let end = *export.end().borrow();
+    let first = read(&trail.path(), export.settled(), end, 1).unwrap().unwrap();
+    export.reads(first.first, first.after.last.seq);
+    export.set_settled(&first.after);
+    let second = read(&trail.path(), first.after, end, 2).unwrap().unwrap();
+    export.reads(second.first, second.after.last.seq);
+    assert_eq!((first.after.last.seq, second.after.last.seq), (1, 3));
+    fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+    backlog.removed(1, 4);
+    assert_eq!(export.metrics().lost.get(), 1, "2 and 3 are on their way");
+    assert_eq!(export.goes_back(), first.after);
+    assert_eq!(export.metrics().lost.get(), 3, "and did not arrive, as far as anybody knows");
+    export.goes_back();
+    assert_eq!(export.metrics().lost.get(), 3, "once");
+    send_all(&trail, &export);
+    assert_eq!((export.settled().last.seq, export.metrics().lost.get()), (12, 3));
+}
+
+#[test]
+fn what_is_to_be_sent_again_is_lost_if_its_file_goes_before() {
+    let trail = Written::new(&[4, 4]);
+    let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
+    let batch = read(&trail.path(), export.settled(), *export.end().borrow(), 4).unwrap().unwrap();
+    export.reads(batch.first, batch.after.last.seq);
+    export.goes_back();
+    assert_eq!(export.metrics().lost.get(), 0, "it is still there");
+    fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+    backlog.removed(1, 4);
+    send_all(&trail, &export);
+    assert_eq!((export.settled().last.seq, export.metrics().lost.get()), (8, 4));
+}
+
 #[test]
 fn a_file_that_must_not_be_lost_is_kept_until_it_was_sent() {
     let trail = Written::new(&[4, 4]);

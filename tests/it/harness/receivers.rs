@@ -77,6 +77,7 @@ pub struct SyslogServer {
     heads: Arc<Mutex<Vec<String>>>,
     reading: watch::Sender<bool>,
     connections: Arc<AtomicUsize>,
+    cuts: watch::Sender<usize>,
 }
 
 impl SyslogServer {
@@ -99,21 +100,28 @@ impl SyslogServer {
             heads: heads.clone(),
             reading: reading.clone(),
             connections: Arc::default(),
+            cuts: watch::Sender::new(0),
         };
-        let connections = server.connections.clone();
+        let (connections, cuts) = (server.connections.clone(), server.cuts.clone());
         let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, arrived, heads) = (acceptor.clone(), arrived.clone(), heads.clone());
-                let reading = reading.subscribe();
+                let (reading, mut cut) = (reading.subscribe(), cuts.subscribe());
                 tokio::spawn(async move {
-                    match acceptor {
-                        None => take(stream, &arrived, &heads, reading).await,
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => take(stream, &arrived, &heads, reading).await,
-                            Err(_) => None,
-                        },
+                    let taking = async {
+                        match acceptor {
+                            None => take(stream, &arrived, &heads, reading).await,
+                            Some(acceptor) => match acceptor.accept(stream).await {
+                                Ok(stream) => take(stream, &arrived, &heads, reading).await,
+                                Err(_) => None,
+                            },
+                        }
+                    };
+                    tokio::select! {
+                        _ = taking => {}
+                        _ = cut.changed() => {}
                     }
                 });
             }
@@ -129,6 +137,11 @@ impl SyslogServer {
     /// How many connections there were.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Breaks all connections, whatever is unread on them.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// What stood before each line.
