@@ -121,7 +121,8 @@ impl Task {
             let known = *end.borrow_and_update();
             let sent = match self.read(known).await {
                 Ok(Some(batch)) => self.send(&batch).await,
-                Ok(None) if stop.is_cancelled() => {
+                // The trail may have ended after it was asked how far it is.
+                Ok(None) if stop.is_cancelled() && !end.has_changed().unwrap_or(false) => {
                     if let Err(error) = self.close().await {
                         let export = &**self.export.name();
                         tracing::warn!(export, %error, "the syslog server did not confirm the end; lines are sent again");
