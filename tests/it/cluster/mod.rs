@@ -18,6 +18,7 @@ mod rows;
 mod runs;
 mod shipped;
 mod soak;
+mod still_sending;
 mod tekton;
 mod token_ends;
 mod tokens;

@@ -1,0 +1,157 @@
+//! Steps that go on sending while their run ends: the last answers that their tokens get, and the first that they do not.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+use url::form_urlencoded;
+
+use super::tokens::{DOOR, TARGET, Task, Tasks, token};
+use crate::harness::{Raw, request, within};
+
+/// How long after its end a run's tokens may still be good.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A request, and what came of it.
+#[derive(Clone, Debug)]
+struct Sent {
+    at: Instant,
+    answered: Instant,
+    status: u16,
+    text: String,
+}
+
+/// Sends the same request over one connection after another, each as soon as the one before it is answered.
+struct Sender {
+    sent: watch::Receiver<Vec<Sent>>,
+    task: JoinHandle<()>,
+}
+
+impl Sender {
+    fn start(tasks: &Tasks, lines: &[&str], body: &[u8]) -> Self {
+        let (address, request) = (tasks.world.doorward.address("public"), request(lines, body));
+        let (log, sent) = watch::channel(Vec::new());
+        let task = tokio::spawn(async move {
+            let mut raw = Raw::connect(address).await;
+            loop {
+                let at = Instant::now();
+                raw.send(&request).await;
+                let answer = raw.answer().await;
+                let (answered, status, text) = (Instant::now(), answer.status, answer.text());
+                log.send_modify(|log| log.push(Sent { at, answered, status, text }));
+                if answer.closed || answer.header("connection") == Some("close") {
+                    raw = Raw::connect(address).await;
+                }
+            }
+        });
+        Self { sent, task }
+    }
+
+    fn using(tasks: &Tasks, token: &str) -> Self {
+        let line = format!("GET {} HTTP/1.1", tasks.path("taskruns"));
+        Self::start(tasks, &[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"")
+    }
+
+    /// Asks for more tokens for the same pod.
+    fn exchanging(tasks: &Tasks, pod_token: &str) -> Self {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+            .extend_pairs([("subject_token", pod_token), ("audience", TARGET), ("scope", "push")])
+            .finish();
+        let lines =
+            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        Self::start(tasks, &lines, form.as_bytes())
+    }
+
+    /// Until it has sent at a moment.
+    async fn sends_at(&mut self, moment: Instant) {
+        within(self.sent.wait_for(|sent| sent.last().is_some_and(|sent| sent.at >= moment))).await.unwrap();
+    }
+
+    fn stop(self) -> Vec<Sent> {
+        self.task.abort();
+        self.sent.borrow().clone()
+    }
+}
+
+/// When a run was told to end, and when it had.
+struct End {
+    told: Instant,
+    ended: Instant,
+}
+
+/// All is well until the run is told to end, and nothing from [`GRACE`] after its end on; in between it goes from the one to the
+/// other once.
+fn judge(what: &str, sent: &[Sent], end: &End, refused: u16, why: &[&str]) {
+    let earlier = sent.first().unwrap().at;
+    assert!(end.told - earlier >= Duration::from_secs(1), "{what}: it sent a second before the end");
+    let first = sent.iter().find(|sent| sent.status == refused).unwrap_or_else(|| panic!("{what}: none was refused"));
+    println!("{what}: {} requests, refused {:?} after the end", sent.len(), first.at.saturating_duration_since(end.ended));
+    for one in sent {
+        match one.status {
+            200 => {
+                assert!(one.at < end.ended + GRACE, "{what}: good {:?} after the end", one.at - end.ended);
+                assert!(one.at < first.answered, "{what}: good again after a refusal: {one:?}");
+            }
+            status if status == refused => {
+                assert!(one.answered > end.told, "{what}: refused before the end: {one:?}");
+                assert!(why.iter().any(|why| one.text.contains(why)), "{what}: {}", one.text);
+            }
+            _ => panic!("{what}: {one:?}"),
+        }
+    }
+    let last = sent.last().unwrap();
+    assert!(last.at >= end.ended + GRACE && last.status == refused, "{what}: {last:?}");
+}
+
+/// One run from its start to two seconds and more after its end, while its step sends.
+async fn sends_on(tasks: &Tasks, name: &str, end: impl AsyncFnOnce(&Task) -> End) {
+    let task = tasks.bobs(&Tasks::release(name)).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let (mut uses, mut exchanges) = (Sender::using(tasks, &own), Sender::exchanging(tasks, &pod_token));
+    let later = Instant::now() + Duration::from_millis(1100);
+    uses.sends_at(later).await;
+    exchanges.sends_at(later).await;
+    let end = end(&task).await;
+    let later = end.ended + GRACE + Duration::from_secs(1);
+    uses.sends_at(later).await;
+    exchanges.sends_at(later).await;
+
+    judge(&format!("use, {name}"), &uses.stop(), &end, 401, &["token_revoked"]);
+    let exchanges = exchanges.stop();
+    let over = ["has ended", "is cancelled", "being deleted", "does not exist"];
+    judge(&format!("exchange, {name}"), &exchanges, &end, 400, &over);
+    // Not even the last one that it got is good.
+    let last = exchanges.iter().rfind(|sent| sent.status == 200).unwrap();
+    let last: Value = serde_json::from_str(&last.text).unwrap();
+    let answer = tasks.used(last["access_token"].as_str().unwrap()).await;
+    assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{name}: {}", answer.text());
+}
+
+#[tokio::test]
+async fn a_step_that_is_still_sending_gets_through_until_the_end_of_its_run_and_not_after_it() {
+    let tasks = Tasks::start().await;
+    let cancelled = sends_on(&tasks, "cancelled", async |task| {
+        let told = Instant::now();
+        tasks.cancel(task).await;
+        End { told, ended: Instant::now() }
+    });
+    let completed = sends_on(&tasks, "completed", async |task| {
+        let path = format!("{}/{}", tasks.path("pods"), task.pod["metadata"]["name"].as_str().unwrap());
+        let told = Instant::now();
+        let done = json!({"metadata": {"annotations": {"hold": null}}});
+        assert_eq!(tasks.world.api.ask("PATCH", &path, Some(&done)).await.status, 200);
+        let owner = &task.pod["metadata"]["ownerReferences"][0];
+        let run = format!("{}/{}", tasks.path("taskruns"), owner["name"].as_str().unwrap());
+        within(async {
+            while tasks.world.api.read(&run).await["status"]["completionTime"].is_null() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        End { told, ended: Instant::now() }
+    });
+    tokio::join!(cancelled, completed);
+}
