@@ -2,8 +2,16 @@
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use rcgen::KeyPair;
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -41,7 +49,8 @@ impl ApiServer {
         SERVER.get_or_init(Self::start).await
     }
 
-    async fn start() -> Self {
+    /// One of a cluster of its own, which calls itself what all others do.
+    pub async fn start() -> Self {
         // A port may be taken by another test between its choice and its use.
         for _ in 0..5 {
             let server = Self::launch();
@@ -209,6 +218,21 @@ impl ApiServer {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let made = self.create(&path, &json!({"spec": {"expirationSeconds": 3600}})).await;
         made["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A token of a ServiceAccount with other claims, signed with the server's own key: such as a clone of the cluster, which has
+    /// the same keys and the same names, would make.
+    pub fn resign(&self, token: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut parts = token.split('.');
+        let (header, claims) = (parts.next().unwrap(), BASE64_URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap());
+        let mut claims: Value = serde_json::from_slice(&claims).unwrap();
+        change(&mut claims);
+        let signed = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let key = fs::read(self.folder().join("accounts.key")).unwrap();
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&key).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der()).unwrap();
+        let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
     /// Lets somebody do what these rules say, in a namespace.

@@ -66,6 +66,9 @@ metadata: {name: all}
 spec: {forwards: [{command: [cat]}]}
 "#;
 
+/// A pod with the annotation `linger` is being deleted for as long as it has that.
+const LINGERS: &str = "{key: .metadata.annotations.linger, operator: DoesNotExist}";
+
 /// The first line of what each container logs, after its time.
 pub const LOGGED: &str = "the first line of a log";
 
@@ -136,6 +139,11 @@ fn kubelet(api: &ApiServer) -> Program {
     for stage in ["node-initialize", "pod-ready", "pod-delete"] {
         let file = programs::manifests("kubelet").join(stage).with_extension("yaml");
         config += &format!("---\n{}\n", fs::read_to_string(file).unwrap());
+        if stage == "pod-delete" {
+            let deleted = "operator: 'Exists'\n";
+            assert_eq!(config.matches(deleted).count(), 1);
+            config = config.replace(deleted, &format!("{deleted}    - {LINGERS}\n"));
+        }
     }
     config += &KUBELET.replace("{folder}", &folder.display().to_string());
     fs::write(folder.join("kwok.yaml"), config).unwrap();

@@ -116,7 +116,11 @@ async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     let head = within(raw.some()).await;
     assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
     tasks.cancel(&task).await;
+    let cancelled = Instant::now();
     within(raw.rest()).await;
+    // Until the controller has ended the task of the run, and a moment.
+    let after = cancelled.elapsed();
+    assert!(after < Duration::from_secs(10), "kubernetes:6.4 open watch closed: after {after:?}");
     tasks.is_dead(&own).await;
 }
 
@@ -182,7 +186,7 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     })
     .await;
     let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
-    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
 }
 
 /// P-256, for the tests alone.

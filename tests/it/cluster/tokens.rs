@@ -16,6 +16,9 @@ pub const DOOR: &str = "https://doorward.test";
 /// For whom the tokens are that the tests ask for.
 pub const TARGET: &str = "https://target.test";
 
+/// What the refusal of an exchange says once the run is over, by what of it is seen first. (A run that is cancelled loses its pod.)
+pub const OVER: [&str; 5] = ["has ended", "is cancelled", "is being deleted", "does not exist any more", "revoked"];
+
 const TOKENS: &str = "
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
 runs: {kubernetes: cluster, namespaces: ['{ns}']}
@@ -374,6 +377,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     };
     let labelled =
         running(pod("labelled", json!({"labels": metadata["labels"], "annotations": metadata["annotations"]}))).await;
+    let plain = running(pod("plain", json!({}))).await;
     let mut owners = metadata["ownerReferences"].clone();
     owners[0]["blockOwnerDeletion"] = json!(false);
     let owned = running(pod("owned", json!({"ownerReferences": owners, "annotations": {"hold": "yes"}}))).await;
@@ -402,6 +406,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
             "bound to a Secret",
         ),
         ("bound to nothing", tasks.token("builder", &json!({"audiences": [DOOR]})).await, "bound to no pod"),
+        ("kubernetes:6.4 pod without a TaskRun", tasks.pod_token(&plain, DOOR).await, "none of a TaskRun"),
         ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "none of a TaskRun"),
         ("kubernetes:6.4 forged owner reference", tasks.pod_token(&owned, DOOR).await, "not in owned"),
         (

@@ -1,0 +1,105 @@
+//! Two clusters that call themselves alike, as all do that keep the default, and in which everything else has the same name too.
+
+use serde_json::{Value, json};
+
+use super::{
+    api_server::ApiServer,
+    tokens::{DOOR, TARGET, Task, Tasks, token},
+};
+use crate::harness::within;
+
+const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
+
+/// Makes what a task has in a cluster of its own under the same names, and gives the token of that pod.
+async fn twin(other: &ApiServer, tasks: &Tasks, task: &Task) -> String {
+    let namespace = &tasks.world.namespace;
+    other.create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await;
+    other.account(namespace, "builder").await;
+    let metadata = &task.pod["metadata"];
+    let pod = json!({
+        "metadata": {"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"],
+            "ownerReferences": metadata["ownerReferences"]},
+        "spec": {"serviceAccountName": "builder", "containers": [{"name": "main", "image": "images.test/main"}]},
+    });
+    let made = other.create(&tasks.path("pods"), &pod).await;
+    let uid = &made["metadata"]["uid"];
+    assert_ne!(*uid, metadata["uid"]);
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": uid});
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/builder/token");
+    let spec = json!({"spec": {"audiences": [DOOR], "expirationSeconds": 3600, "boundObjectRef": bound}});
+    other.create(&path, &spec).await["status"]["token"].as_str().unwrap().to_owned()
+}
+
+/// It is refused for this reason, and nothing was issued.
+async fn is_refused(tasks: &Tasks, what: &str, subject_token: &str, why: &str) {
+    let answer = tasks.exchange(subject_token, &ASKED).await;
+    let said = answer.json();
+    assert_eq!((answer.status, &said["error"]), (400, &json!("invalid_request")), "{what}: {said}");
+    assert!(said["error_description"].as_str().unwrap().contains(why), "{what}: {said}");
+    let asked = within(async {
+        loop {
+            let records = tasks.world.doorward.audit();
+            if let Some(record) = records.into_iter().rfind(|record| record.to_string().contains(why)) {
+                return record;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(asked["unmapped"]["issued"], Value::Null, "{what}: {asked:#}");
+}
+
+#[tokio::test]
+async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_here() {
+    let other = ApiServer::start().await;
+    let tasks = Tasks::start().await;
+    let task = tasks.bobs(&Tasks::release("same")).await;
+    let here = tasks.pod_token(&task.pod, DOOR).await;
+    let there = twin(&other, &tasks, &task).await;
+    let kid = |token: &str| crate::issuing::part(token, 0)["kid"].as_str().unwrap().to_owned();
+    let claims = |token: &str| super::tokens::claims(token);
+    for name in ["iss", "sub", "aud"] {
+        assert_eq!(claims(&here)[name], claims(&there)[name], "both say the same");
+    }
+    // With a key of its own.
+    is_refused(&tasks, "another key", &there, &format!("issuer `cluster` publishes no key `{}`", kid(&there))).await;
+    // The same that names the key of this one.
+    let mut parts: Vec<&str> = there.split('.').collect();
+    parts[0] = here.split('.').next().unwrap();
+    is_refused(&tasks, "a stolen kid", &parts.join("."), "the signature is not by the key of issuer `cluster`").await;
+
+    // With the same key, as where a cluster was made from the disk of another.
+    let api = tasks.world.api;
+    let own = &claims(&there)["kubernetes.io"];
+    for (what, claim) in [("another pod", "pod"), ("another account", "serviceaccount")] {
+        let clone = api.resign(&here, |claims| claims["kubernetes.io"][claim]["uid"] = own[claim]["uid"].clone());
+        is_refused(&tasks, what, &clone, "issuer `cluster` says that the token is not active").await;
+    }
+    let clone = api.resign(&here, |claims| claims["kubernetes.io"] = own.clone());
+    is_refused(&tasks, "a clone", &clone, "issuer `cluster` says that the token is not active").await;
+    // The twins of all of these.
+    token(&tasks.exchange(&api.resign(&here, |_| ()), &ASKED).await);
+    token(&tasks.exchange(&here, &ASKED).await);
+}
+
+#[tokio::test]
+async fn keys_of_another_cluster_alone_open_nothing_of_this_one() {
+    // By mistake, the keys are that of the other cluster: its tokens have good signatures, and their pods are looked up here.
+    let other = ApiServer::start().await;
+    other.create("/api/v1/namespaces", &json!({"metadata": {"name": "keys"}})).await;
+    other.account("keys", "doorward").await;
+    let bearer = other.token("keys", "doorward").await;
+    let both = format!("{}{}", other.authority.pem(), ApiServer::get().await.authority.pem());
+    let keys = format!("keys: {{url: 'https://{}/openid/v1/jwks', bearer: {{file: other-token}}}}", other.address);
+    let change = |yaml: String| {
+        let (before, rest) = yaml.split_once("keys: {url:").unwrap();
+        format!("{before}{keys}{}", rest.split_once("}}").unwrap().1)
+            .replace("ca: cluster-ca.pem\n    token_review", "ca: both.pem\n    token_review")
+    };
+    let tasks = Tasks::with(change, &[("other-token", &bearer), ("both.pem", &both)]).await;
+    let task = tasks.bobs(&Tasks::release("same")).await;
+    let there = twin(&other, &tasks, &task).await;
+    is_refused(&tasks, "reviewed here", &there, "issuer `cluster` says that the token is not active").await;
+    let here = tasks.pod_token(&task.pod, DOOR).await;
+    is_refused(&tasks, "the right one", &here, "issuer `cluster` publishes no key").await;
+}

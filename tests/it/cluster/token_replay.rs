@@ -1,0 +1,68 @@
+//! The token of a pod in other hands: from wherever it comes, it is that of the pod, and each exchange is in the trail with where it
+//! came from.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::tokens::{DOOR, OVER, TARGET, Tasks, claims, token};
+use crate::harness::{Answer, Raw, request, within};
+
+async fn exchange_from(tasks: &Tasks, address: IpAddr, subject_token: &str) -> Answer {
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+        .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+        .extend_pairs([("subject_token", subject_token), ("audience", TARGET), ("scope", "push")])
+        .finish();
+    let lines =
+        ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    let mut raw = Raw::connect_from(address, tasks.world.doorward.address("public")).await;
+    raw.send(request(&lines, form.as_bytes())).await;
+    raw.answer().await
+}
+
+#[tokio::test]
+async fn a_pods_token_may_be_used_again_while_its_task_runs_and_the_trail_says_from_where() {
+    let tasks = Tasks::start().await;
+    let task = tasks.bobs(&Tasks::release("replayed")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    let addresses: [IpAddr; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"].map(|address| address.parse().unwrap());
+    let mut given = Vec::new();
+    // Steps and sidecars of a pod ask on their own, and behind a NAT a pod's address is another's too: the same token is good again.
+    for address in addresses.iter().take(2) {
+        given.push(token(&exchange_from(&tasks, *address, &pod_token).await));
+    }
+    let [one, other] = given.as_slice() else { unreachable!() };
+    assert_ne!(claims(one)["jti"], claims(other)["jti"]);
+    // It is the pod's, whoever asked: to nobody it gives more, and it ends with the pod's run.
+    for name in ["sub", "act", "doorward.dev/run", "scope", "aud"] {
+        assert_eq!(claims(one)[name], claims(other)[name], "{name}");
+    }
+    tasks.cancel(&task).await;
+    tasks.is_dead(one).await;
+    tasks.is_dead(other).await;
+    let late = exchange_from(&tasks, addresses[2], &pod_token).await;
+    assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());
+
+    let from = |record: &Value| record["src_endpoint"]["ip"].as_str().map(str::to_owned);
+    let records = within(async {
+        loop {
+            let records = tasks.world.doorward.audit();
+            if records.iter().any(|record| from(record).as_deref() == Some("127.0.0.4")) {
+                return records;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    for (address, own) in addresses.iter().zip(&given) {
+        let issued = records.iter().find(|record| record["unmapped"]["issued"]["token"] == claims(own)["jti"]).unwrap();
+        assert_eq!(from(issued), Some(address.to_string()), "{issued:#}");
+    }
+    let late = records.iter().find(|record| from(record).as_deref() == Some("127.0.0.4")).unwrap();
+    assert!(late["unmapped"]["issued"].is_null(), "{late:#}");
+    let text = late.to_string();
+    assert!(OVER.iter().any(|why| text.contains(why)), "{late:#}");
+}

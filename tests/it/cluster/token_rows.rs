@@ -1,0 +1,170 @@
+//! Pods that are not what they were when their token was made. The API server itself takes most of these tokens still: a pod that
+//! has ended, or is about to, is there.
+
+use serde_json::{Value, json};
+
+use super::tokens::{DOOR, OVER, TARGET, Task, Tasks, claims, token};
+use crate::harness::within;
+
+const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
+
+impl Tasks {
+    /// Whether the API server takes a token of a pod.
+    async fn is_active(&self, pod_token: &str) -> bool {
+        let review = json!({"spec": {"token": pod_token, "audiences": [DOOR]}});
+        self.world.api.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await["status"]["authenticated"]
+            == true
+    }
+
+    fn of(&self, pod: &Value) -> String {
+        format!("{}/{}", self.path("pods"), pod["metadata"]["name"].as_str().unwrap())
+    }
+
+    async fn patch(&self, path: &str, patch: &Value) {
+        let answer = self.world.api.ask("PATCH", path, Some(patch)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+
+    async fn is_refused(&self, row: &str, pod_token: &str, why: &[&str]) {
+        let answer = self.exchange(pod_token, &ASKED).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{row}");
+        assert!(why.iter().any(|why| answer.text().contains(why)), "{row}: {}", answer.text());
+    }
+}
+
+async fn running(tasks: &Tasks, name: &str) -> (Task, String) {
+    let task = tasks.bobs(&Tasks::release(name)).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    token(&tasks.exchange(&pod_token, &ASKED).await);
+    (task, pod_token)
+}
+
+#[tokio::test]
+async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_its_token() {
+    let tasks = Tasks::start().await;
+    let (task, pod_token) = running(&tasks, "done").await;
+    tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"hold": null}}})).await;
+    within(async {
+        while tasks.world.api.read(&tasks.of(&task.pod)).await["status"]["phase"] != "Succeeded" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(tasks.is_active(&pod_token).await);
+    tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &OVER).await;
+
+    // Its kubelet takes as long as it may.
+    let (task, pod_token) = running(&tasks, "leaving").await;
+    tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"linger": "yes"}}})).await;
+    let path = format!("{}?gracePeriodSeconds=30", tasks.of(&task.pod));
+    assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
+    assert!(tasks.is_active(&pod_token).await);
+    tasks.is_refused("kubernetes:6.4 pod terminating in its grace", &pod_token, &OVER).await;
+    tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"linger": null}}})).await;
+
+    let (_task, pod_token) = running(&tasks, "old").await;
+    let expired = tasks.world.api.resign(&pod_token, |claims| {
+        for (name, ago) in [("exp", 60), ("iat", 3660), ("nbf", 3660)] {
+            claims[name] = json!(crate::harness::now() - ago);
+        }
+    });
+    tasks.is_refused("kubernetes:6.4 expired", &expired, &["the token expired 1 m"]).await;
+}
+
+#[tokio::test]
+async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
+    let tasks = Tasks::start().await;
+    let run = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {"name": "again", "annotations": {"hold": "yes"}},
+        "spec": {
+            "serviceAccountName": "builder",
+            "retries": 1,
+            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
+        },
+    });
+    let task = tasks.bobs(&run).await;
+    let asked = [("audience", TARGET), ("scope", "alone")];
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &asked).await);
+    // Its step fails, and Tekton makes the next pod.
+    let now = "2026-01-01T00:00:00Z";
+    let status = |phase: &str, state: Value| {
+        let containers = task.pod["spec"]["containers"].as_array().unwrap().iter();
+        let containers: Vec<Value> = containers
+            .map(|container| {
+                json!({"name": container["name"], "image": container["image"], "imageID": "", "ready": false,
+                    "restartCount": 0, "state": state})
+            })
+            .collect();
+        json!({"status": {"phase": phase, "containerStatuses": containers}})
+    };
+    let failed = json!({"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}});
+    let path = format!("{}/status", tasks.of(&task.pod));
+    tasks.patch(&path, &status("Failed", failed)).await;
+    let next = within(async {
+        loop {
+            let pods = tasks.world.api.read(&tasks.path("pods")).await;
+            let next = pods["items"].as_array().unwrap().iter().find(|pod| {
+                pod["metadata"]["name"] != task.pod["metadata"]["name"] && pod["status"]["phase"] == "Running"
+            });
+            if let Some(next) = next {
+                return next.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(next["metadata"]["ownerReferences"], task.pod["metadata"]["ownerReferences"], "of the same TaskRun");
+    // Somebody who may says that the pod before it runs still.
+    tasks.patch(&path, &json!({"status": {"phase": "Running"}})).await;
+    assert!(tasks.is_active(&pod_token).await);
+    let names = [&next, &task.pod].map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned());
+    let why = format!("runs in pod {}, not in {}", names[0], names[1]);
+    tasks.is_refused("kubernetes:6.4 task retried", &pod_token, &[&why, "revoked"]).await;
+    // What the first try got is over too, and the next has its own.
+    let revoked = tasks.world.doorward.audit();
+    let of = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert!(!revoked.iter().any(|record| record["unmapped"]["tokens_ended"]["uid"] == of(&next)));
+    let next = token(&tasks.exchange(&tasks.pod_token(&next, DOOR).await, &asked).await);
+    assert_ne!(claims(&next)["doorward.dev/run"]["pod"], claims(&own)["doorward.dev/run"]["pod"]);
+    assert_eq!(claims(&next)["doorward.dev/run"]["task_run"], claims(&own)["doorward.dev/run"]["task_run"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
+    let tasks = Tasks::start().await;
+    let (task, pod_token) = running(&tasks, "anew").await;
+    let metadata = &task.pod["metadata"];
+    let path = format!("{}?gracePeriodSeconds=0", tasks.of(&task.pod));
+    assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
+    // By somebody who may make pods, or by Tekton itself: whoever is first.
+    let mut owners = metadata["ownerReferences"].clone();
+    owners[0]["blockOwnerDeletion"] = json!(false);
+    let annotations = json!({"hold": "yes"});
+    let anew = json!({
+        "metadata": {"name": metadata["name"], "labels": metadata["labels"], "annotations": annotations,
+            "ownerReferences": owners},
+        "spec": {"serviceAccountName": "builder", "containers": [{"name": "main", "image": "images.test/main"}]},
+    });
+    let made = within(async {
+        loop {
+            tasks.world.api.ask("POST", &tasks.path("pods"), Some(&anew)).await;
+            let pod = tasks.world.api.ask("GET", &tasks.of(&task.pod), None).await;
+            if pod.status == 200 && pod.json()["metadata"]["uid"] != metadata["uid"] {
+                return pod.json();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(made["metadata"]["name"], metadata["name"]);
+    let why = ["is not active", "under the same name", "revoked"];
+    tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &pod_token, &why).await;
+    // One that says it is the old one, and is signed well.
+    let forged = tasks.pod_token(&made, DOOR).await;
+    let forged =
+        tasks.world.api.resign(&forged, |claims| claims["kubernetes.io"]["pod"]["uid"] = metadata["uid"].clone());
+    tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &forged, &why).await;
+}
