@@ -26,6 +26,10 @@ pub struct TokenArgs {
     #[arg(long, value_name = "URL", env = "DOORWARD_SERVER")]
     pub server: Address,
     /// The pod's token: a projected `serviceAccountToken` with the address of Doorward as its audience.
+    ///
+    /// The kubelet fills such a volume before any container of the pod starts, and replaces what it holds in one step. So a file whose
+    /// folder is not there is an error at once, and so is one that may not be read; a file that is missing or empty in a folder that
+    /// is there is waited for three seconds, for the case that another container writes it.
     #[arg(
         long,
         value_name = "FILE",
@@ -37,12 +41,18 @@ pub struct TokenArgs {
     #[arg(long, value_name = "FILE", env = "DOORWARD_CA_FILE")]
     pub ca: Option<PathBuf>,
     /// In which form.
+    ///
+    /// A `kubeconfig` that goes to a file names the token by `tokenFile`, since kubectl reads that again and again: the token is beside
+    /// it, in a file of the same name with `.token` after it.
     #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = Shape::Token)]
     pub shape: Shape,
     /// Write it to this file, for its owner alone, instead of printing it.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Stay, and keep the file fresh until SIGTERM.
+    ///
+    /// Where another token is refused, the one before it stays until its own end, and is asked for again until then. Once the run has
+    /// ended there is none any more, and the file is taken away.
     #[arg(long, requires = "out", conflicts_with = "command")]
     pub keep: bool,
     /// Where kubectl finds the cluster, for a kubeconfig. Default: at the address of Doorward.

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Address, Failure, state_folder};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, sessions::keyring::random};
 
 /// A session of a program. Never printed.
 #[derive(Clone, Serialize, Deserialize)]
@@ -106,7 +106,8 @@ fn file(folder: &Path) -> PathBuf {
 
 /// Writes a file that only its owner may read, in one step for whoever reads it.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    // No name that another file's draft, or that of another container with the same process number, could have.
+    let draft = path.with_file_name(format!(".doorward-{:016x}", u64::from_ne_bytes(random())));
     let written = (|| {
         let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(bytes)?;
@@ -154,5 +155,23 @@ mod tests {
         // A file that others could read is not trusted to be a secret any more.
         fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn files_of_one_name_and_several_endings_share_no_draft() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        // What the drafts of `a.token` and `a.json` were called.
+        fs::create_dir(path(&format!("a.draft-{}", std::process::id()))).unwrap();
+        let writers: Vec<_> = ["a.token", "a.json"].into_iter().map(|name| (name, path(name))).collect();
+        std::thread::scope(|scope| {
+            for (name, path) in &writers {
+                scope.spawn(move || (0..50).for_each(|_| write_whole(path, name.as_bytes()).unwrap()));
+            }
+        });
+        for (name, path) in &writers {
+            assert_eq!(fs::read_to_string(path).unwrap(), *name);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no draft is left");
     }
 }

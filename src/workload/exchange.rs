@@ -1,6 +1,8 @@
 //! Swaps the token of the pod for one of Doorward's (RFC 8693), and ends that (RFC 7009).
 
 use std::{
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,9 +50,16 @@ pub enum NoToken {
     /// It may work later; perhaps after so long.
     #[error("{0}")]
     Passing(String, Option<Duration>),
-    /// Asking again changes nothing.
+    /// The pod's token is not there, or is empty. The kubelet fills a volume before any container starts and replaces what it holds in
+    /// one step, so that this passes only where something else writes the file.
+    #[error("{0}")]
+    NoSubject(String),
+    /// What was asked for is not given. Asking again changes nothing, unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
+    /// There will be no token any more, and those that were given are good for nothing: the run has ended.
+    #[error("the run has ended, and its tokens with it: {0}")]
+    Over(String),
 }
 
 #[derive(Deserialize)]
@@ -117,21 +126,36 @@ impl Swap {
 
     fn read_subject(&self) -> Result<Zeroizing<String>, NoToken> {
         let told = |error: &dyn std::fmt::Display| {
-            NoToken::Passing(
-                format!(
-                    "the pod's token cannot be read: {}: {error}; project a `serviceAccountToken` into the pod, with the audience {}, \
-                     and name its file with `--subject-token-file`",
-                    self.subject.display(),
-                    self.server
-                ),
-                None,
+            format!(
+                "the pod's token cannot be read: {}: {error}; project a `serviceAccountToken` into the pod, with the audience {}, \
+                 and name its file with `--subject-token-file`",
+                self.subject.display(),
+                self.server
             )
         };
-        let size = std::fs::metadata(&self.subject).map_err(|error| told(&error))?.len();
-        if size == 0 || size > MAX_SUBJECT {
-            return Err(told(&format!("it has {size} bytes, which is no token")));
+        let mut token = Zeroizing::new(String::new());
+        let read = File::open(&self.subject).and_then(|file| file.take(MAX_SUBJECT + 1).read_to_string(&mut token));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.missing_folder() {
+                Some(folder) => Err(NoToken::Refused(told(&format!(
+                    "there is no folder {}, so no volume is mounted there",
+                    folder.display()
+                )))),
+                None => Err(NoToken::NoSubject(told(&error))),
+            },
+            Err(error) => Err(NoToken::Refused(told(&error))),
+            Ok(size) if size as u64 > MAX_SUBJECT => {
+                Err(NoToken::Refused(told(&format!("it has more than {MAX_SUBJECT} bytes, which is no token"))))
+            }
+            Ok(_) if token.trim().is_empty() => Err(NoToken::NoSubject(told(&"it is empty"))),
+            Ok(_) => Ok(token),
         }
-        std::fs::read_to_string(&self.subject).map(Zeroizing::new).map_err(|error| told(&error))
+    }
+
+    /// The folder of the pod's token, if there is none. A volume is mounted before a container starts, and stays as long as that runs.
+    fn missing_folder(&self) -> Option<&Path> {
+        let folder = self.subject.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+        (!folder.exists()).then_some(folder)
     }
 
     async fn post(&self, path: &str, form: String) -> Result<Response<Bytes>, NoToken> {
@@ -156,11 +180,24 @@ impl Swap {
             (None, Some(detail)) => detail,
             _ => format!("{} answered with {status}: is it a Doorward?", self.server),
         };
-        match status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            true => NoToken::Passing(said, retry_after(answer.headers())),
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return NoToken::Passing(said, retry_after(answer.headers()));
+        }
+        let error = text("error").unwrap_or_default();
+        let description = text("error_description").unwrap_or_default();
+        match error == "invalid_grant" || error == "invalid_request" && tells_the_end(&description) {
+            true => NoToken::Over(said),
             false => NoToken::Refused(said),
         }
     }
+}
+
+/// Whether what is wrong with the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, in the words
+/// of [`sts`](crate::sts). The standard has no code for it.
+fn tells_the_end(description: &str) -> bool {
+    let of = ["the run ", "pod ", "TaskRun ", "PipelineRun "];
+    let said = [" has ended", " is cancelled", " is being deleted"];
+    of.iter().any(|of| description.starts_with(of)) && said.iter().any(|said| description.contains(said))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -170,4 +207,25 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 pub(super) fn now() -> Timestamp {
     Timestamp::from(std::time::SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_run_is_told_from_what_may_be_put_right() {
+        for (description, ended) in [
+            ("pod ci/build-pod has ended (Succeeded)", true),
+            ("pod ci/build-pod is being deleted", true),
+            ("TaskRun build has ended", true),
+            ("PipelineRun release is cancelled", true),
+            ("the run has ended", true),
+            ("TaskRun build runs in pod a, not in b", false),
+            ("subject_token: the token has ended", false),
+            ("nobody is known who caused run build", false),
+        ] {
+            assert_eq!(tells_the_end(description), ended, "{description}");
+        }
+    }
 }

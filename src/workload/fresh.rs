@@ -39,7 +39,7 @@ pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()
             refresh(delivery, file, &mut issued).await
         } => failed,
     };
-    let _ = fs::remove_file(file);
+    delivery.remove(file);
     finish(delivery, &issued).await;
     kept
 }
@@ -61,7 +61,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
     }
     let mut issued = vec![delivery.first().await?];
     let done = attend(delivery, &file, &mut issued, program, arguments).await;
-    let _ = fs::remove_file(&file);
+    delivery.remove(&file);
     finish(delivery, &issued).await;
     done
 }
@@ -140,7 +140,8 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
-/// Swaps again and again, each time before the token ends. Returns where no further one is to be had.
+/// Swaps again and again, each time before the token ends. Returns where no further one is to be had: the run has ended, or the
+/// token has and another is refused.
 async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> Result<(), Failure> {
     while let Some(Issued { lasts, ends, .. }) = issued.last() {
         let ends = *ends;
@@ -148,25 +149,30 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> 
         let mut pause = PAUSE.0;
         let mut taken = false;
         let next = loop {
-            match delivery.swap.token().await {
+            let failed = match delivery.swap.token().await {
                 Ok(next) => break next,
-                Err(NoToken::Passing(why, after)) => {
-                    eprintln!("doorward: the token could not be renewed: {why}; trying again");
-                    let wait = after.unwrap_or(pause).max(PAUSE.0);
-                    pause = (pause * 2).min(PAUSE.1);
-                    // Not beyond the end of what stands in the file.
-                    let left = ends.since(now());
-                    tokio::time::sleep(if taken { wait } else { wait.min(left) }).await;
-                    if now() >= ends && !taken {
-                        taken = true;
-                        let _ = fs::remove_file(file);
-                        eprintln!("doorward: the token in {} has ended, and the file is taken away", file.display());
-                    }
+                Err(failed) => failed,
+            };
+            let after = match &failed {
+                NoToken::Passing(_, after) => *after,
+                NoToken::NoSubject(_) => None,
+                // A rule may come back, and what stands in the file is good until its own end.
+                NoToken::Refused(_) if !taken => None,
+                NoToken::Refused(_) | NoToken::Over(_) => {
+                    delivery.remove(file);
+                    return Err(format!("the token is not renewed: {failed}").into());
                 }
-                Err(NoToken::Refused(why)) => {
-                    let _ = fs::remove_file(file);
-                    return Err(format!("the token is not renewed: {why}").into());
-                }
+            };
+            let until = if taken { String::new() } else { format!("; the one before it is good until {ends}") };
+            eprintln!("doorward: the token could not be renewed: {failed}{until}; trying again");
+            let wait = after.unwrap_or(pause).max(PAUSE.0);
+            pause = (pause * 2).min(PAUSE.1);
+            // Not beyond the end of what stands in the file.
+            tokio::time::sleep(if taken { wait } else { wait.min(ends.since(now())) }).await;
+            if now() >= ends && !taken {
+                taken = true;
+                delivery.remove(file);
+                eprintln!("doorward: the token in {} has ended, and the file is taken away", file.display());
             }
         };
         // What was read from the file before may still be in use.
@@ -182,7 +188,7 @@ async fn refresh(delivery: &Delivery, file: &Path, issued: &mut Vec<Issued>) -> 
 /// Writes the newest of the tokens.
 fn write_last(delivery: &Delivery, file: &Path, issued: &[Issued]) -> Result<(), Failure> {
     match issued.last() {
-        Some(issued) => write(file, &delivery.text(issued)?),
+        Some(issued) => delivery.write(file, issued),
         None => Ok(()),
     }
 }

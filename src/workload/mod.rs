@@ -7,7 +7,7 @@ mod shape;
 
 use std::{
     io::{Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -19,6 +19,9 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long an answer is waited for where the trouble may pass, before there has been any token.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a pod's token that is not there is waited for.
+const PATIENCE_FOR_SUBJECT: Duration = Duration::from_secs(3);
 
 /// Between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -69,24 +72,42 @@ impl Delivery {
         self.shape.write(issued, self.swap.audience(), &self.cluster, self.authorities.as_deref())
     }
 
+    /// Writes the token to `file`, or to one beside it that `file` names.
+    fn write(&self, file: &Path, issued: &Issued) -> Result<(), Failure> {
+        let Some(beside) = self.shape.token_file(file) else { return fresh::write(file, &self.text(issued)?) };
+        fresh::write(&beside, &issued.token)?;
+        fresh::write(file, &shape::kubeconfig_beside(&beside, &self.cluster, self.authorities.as_deref())?)
+    }
+
+    /// Takes away what [`write`](Self::write) wrote.
+    fn remove(&self, file: &Path) {
+        for file in [Some(file.to_owned()), self.shape.token_file(file)].into_iter().flatten() {
+            // What is gone already is what was wanted.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
     /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
     async fn first(&self) -> Result<Issued, Failure> {
-        let patience = tokio::time::Instant::now() + PATIENCE;
+        let start = tokio::time::Instant::now();
         let mut pause = PAUSE.0;
         loop {
-            match self.swap.token().await {
+            let failed = match self.swap.token().await {
                 Ok(issued) => return Ok(issued),
-                Err(NoToken::Passing(why, after)) => {
-                    let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(PAUSE.0);
-                    if next > patience {
-                        return Err(why.into());
-                    }
-                    eprintln!("doorward: {why}; trying again");
-                    tokio::time::sleep_until(next).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                }
-                Err(NoToken::Refused(why)) => return Err(why.into()),
+                Err(failed) => failed,
+            };
+            let (patience, after) = match &failed {
+                NoToken::Passing(_, after) => (PATIENCE, *after),
+                NoToken::NoSubject(_) => (PATIENCE_FOR_SUBJECT, None),
+                NoToken::Refused(_) | NoToken::Over(_) => return Err(failed.into()),
+            };
+            let next = tokio::time::Instant::now() + after.unwrap_or(pause).max(PAUSE.0);
+            if next > start + patience {
+                return Err(failed.into());
             }
+            eprintln!("doorward: {failed}; trying again");
+            tokio::time::sleep_until(next).await;
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 }
@@ -94,10 +115,10 @@ impl Delivery {
 /// Swaps once, and writes the token to `out`, or to its file.
 pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
-    let text = delivery.text(&delivery.first().await?)?;
+    let issued = delivery.first().await?;
     match file {
-        Some(file) => fresh::write(&file, &text)?,
-        None => out.write_all(text.as_bytes())?,
+        Some(file) => delivery.write(&file, &issued)?,
+        None => out.write_all(delivery.text(&issued)?.as_bytes())?,
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The forms in which programs want a token.
 
+use std::path::{Path, PathBuf};
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use url::Url;
@@ -44,6 +46,17 @@ impl Shape {
         }
     }
 
+    /// The file beside `file` that has the token, where `file` only names it: kubectl reads a `tokenFile` again and again, and a
+    /// kubeconfig once.
+    pub fn token_file(self, file: &Path) -> Option<PathBuf> {
+        if self != Self::Kubeconfig {
+            return None;
+        }
+        let mut name = file.file_name()?.to_owned();
+        name.push(".token");
+        Some(file.with_file_name(name))
+    }
+
     /// `audience` is for whom the token is, `server` where kubectl finds the cluster, with the authorities in `ca` (PEM).
     pub fn write(self, issued: &Issued, audience: &str, server: &str, ca: Option<&str>) -> Result<String, Failure> {
         let token = issued.token.as_str();
@@ -54,7 +67,7 @@ impl Shape {
                 let auth = BASE64_STANDARD.encode(format!("doorward:{token}"));
                 pretty(&json!({"auths": {(host(audience)?): {"auth": auth, "registrytoken": token}}}))
             }
-            Self::Kubeconfig => pretty(&kubeconfig(token, server, ca)),
+            Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
             Self::ExecCredential => pretty(&json!({
                 "apiVersion": "client.authentication.k8s.io/v1",
                 "kind": "ExecCredential",
@@ -69,7 +82,14 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn kubeconfig(token: &str, server: &str, ca: Option<&str>) -> Value {
+/// A kubeconfig whose token is in the file of that name in the same folder, where kubectl looks for one that is no whole path.
+pub fn kubeconfig_beside(token_file: &Path, server: &str, ca: Option<&str>) -> Result<String, Failure> {
+    let name = token_file.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| format!("{}: a kubeconfig cannot have this name", token_file.display()))?;
+    Ok(pretty(&kubeconfig(&json!({"tokenFile": name}), server, ca)))
+}
+
+fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
     let cluster = match ca {
         Some(ca) => json!({"server": server, "certificate-authority-data": BASE64_STANDARD.encode(ca)}),
         None => json!({"server": server}),
@@ -78,7 +98,7 @@ fn kubeconfig(token: &str, server: &str, ca: Option<&str>) -> Value {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "doorward", "cluster": cluster}],
-        "users": [{"name": "doorward", "user": {"token": token}}],
+        "users": [{"name": "doorward", "user": user}],
         "contexts": [{"name": "doorward", "context": {"cluster": "doorward", "user": "doorward"}}],
         "current-context": "doorward",
     })

@@ -184,7 +184,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
         ("token", "cat $DOORWARD_TOKEN_FILE; exit 7", "token-1"),
         ("aws", "cat $AWS_WEB_IDENTITY_TOKEN_FILE; exit 7", "token-2"),
         ("docker", "cat $DOCKER_CONFIG/config.json; exit 7", "\"registrytoken\": \"token-3\""),
-        ("kubeconfig", "cat $KUBECONFIG; exit 7", "\"token\": \"token-4\""),
+        ("kubeconfig", "cat $KUBECONFIG $KUBECONFIG.token; exit 7", "token-4"),
     ] {
         let output = step.run(&["--audience", "a.example", "--as", shape, "--", "sh", "-c", script]).await;
         assert_eq!(output.status.code(), Some(7), "{shape}: {}", text(&output.stderr));
@@ -239,6 +239,129 @@ async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
     assert_eq!(text(&output.stdout), "gone\n", "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("the file is taken away"), "{}", text(&output.stderr));
     assert!(asked.load(Ordering::SeqCst) > 1);
+}
+
+/// Says what comes on standard error, line by line, until one has `said` in it.
+async fn hear(lines: &mut tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>, said: &str) -> String {
+    within(async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it goes on");
+            if line.contains(said) {
+                return line;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
+    let asked = AtomicUsize::new(0);
+    let refusal = json!({"error": "invalid_target", "error_description": "no rule gives it"}).to_string();
+    let mut server = Upstream::scripted(move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
+        _ if request.line().contains("revoke") => Reply::json(200, "{}"),
+        0 => issued("first", 2),
+        1 => Reply::json(400, &refusal),
+        2 => issued("second", 2),
+        _ => Reply::json(400, &refusal),
+    })
+    .await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
+    let mut told = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
+    let line = hear(&mut told, "no rule gives it").await;
+    assert!(line.contains("the one before it is good until"), "{line}");
+    assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "first");
+    server.wait_for(3).await;
+    let line = hear(&mut told, "is good until").await;
+    assert!(line.contains("no rule gives it"), "{line}");
+    assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "second", "the rule came back");
+    // With its end it is gone, and then a refusal is the last word.
+    hear(&mut told, "the file is taken away").await;
+    let line = hear(&mut told, "the token is not renewed").await;
+    assert!(line.contains("no rule gives it"), "{line}");
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
+    assert!(!step.path("token").exists());
+}
+
+#[tokio::test]
+async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
+    for (error, description) in [("invalid_request", "TaskRun build has ended"), ("invalid_grant", "it was revoked")] {
+        let asked = AtomicUsize::new(0);
+        let refusal = json!({"error": error, "error_description": description}).to_string();
+        let server = Upstream::scripted(move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
+            _ if request.line().contains("revoke") => Reply::json(200, "{}"),
+            0 => issued("first", 5),
+            _ => Reply::json(400, &refusal),
+        })
+        .await;
+        let step = Step::new(&server.url(), SUBJECT);
+        let arguments = ["--audience", "a", "--out", "token", "--keep"];
+        let child = step.command(&arguments).spawn().unwrap();
+        let output = within(child.wait_with_output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        let told = text(&output.stderr);
+        assert!(told.contains("the run has ended") && told.contains(description), "{error}: {told}");
+        assert!(!told.contains("trying again") && !step.path("token").exists(), "{error}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_mistyped_file_of_the_pods_token_is_told_at_once() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    fs::write(step.path("empty"), "\n").unwrap();
+    fs::write(step.path("large"), "x".repeat(33 << 10)).unwrap();
+    for (file, said, waits) in [
+        ("none/token", "there is no folder none, so no volume is mounted there", false),
+        ("subject/token", "Not a directory", false),
+        (".", "directory", false),
+        ("large", "more than 32768 bytes", false),
+        ("empty", "it is empty", true),
+        ("missing", "No such file", true),
+    ] {
+        let start = std::time::Instant::now();
+        let output = step.run(&["--audience", "a", "--subject-token-file", file]).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{file}: {told}");
+        assert!(told.contains(said) && told.contains("--subject-token-file"), "{file}: {told}");
+        assert_eq!(told.contains("trying again"), waits, "{file}: {told}");
+        assert!(start.elapsed() < Duration::from_secs(15), "{file}: it takes no minute");
+    }
+    assert!(server.requests().is_empty());
+
+    // One that another container writes a moment later is found.
+    let mut child = step.command(&["--audience", "a", "--subject-token-file", "late"]).spawn().unwrap();
+    let mut told = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
+    hear(&mut told, "trying again").await;
+    fs::write(step.path("late.draft"), SUBJECT).unwrap();
+    fs::rename(step.path("late.draft"), step.path("late")).unwrap();
+    assert_eq!(text(&within(child.wait_with_output()).await.unwrap().stdout), "token-1");
+}
+
+#[tokio::test]
+async fn kubectl_reads_the_token_that_is_kept_fresh_beside_the_kubeconfig() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let kept = ["--audience", "a", "--as", "kubeconfig", "--out", "config"];
+    assert!(step.run(&kept).await.status.success());
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(step.path("config")).unwrap()).unwrap();
+    assert_eq!(config["users"][0]["user"], json!({"tokenFile": "config.token"}));
+    for file in ["config", "config.token"] {
+        assert_eq!(fs::metadata(step.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(fs::read_to_string(step.path("config.token")).unwrap(), "token-1");
+    // Printed there is no file to name.
+    let output = step.run(&["--audience", "a", "--as", "kubeconfig"]).await;
+    assert!(text(&output.stdout).contains("\"token\": \"token-2\""), "{}", text(&output.stdout));
+
+    let server = counting(5).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let script = "cp $KUBECONFIG before; while [ $(cat $KUBECONFIG.token) = token-1 ]; do sleep 0.01; done; cmp before $KUBECONFIG";
+    let output =
+        step.run(&["--audience", "a", "--as", "kubeconfig", "--out", "config", "--", "sh", "-c", script]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(!step.path("config").exists() && !step.path("config.token").exists(), "nothing of it is left");
 }
 
 #[tokio::test]
