@@ -314,6 +314,7 @@ impl Parts<'_> {
             control: runtime.handle().clone(),
             metrics: metrics.sessions.clone(),
             refreshes: sessions::Refreshes::default(),
+            trail: trail.clone(),
         };
         let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
             .map_err(StartError::io("the session key cannot be kept beside the store"))?;
@@ -332,7 +333,7 @@ impl Parts<'_> {
             let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
             // Before the first request: its token may be one of ours. The task goes on trying.
             if let Err(error) =
-                runtime.block_on(shared.token_keys.renew(&shared.sessions.store, seal, period, clock.now()))
+                runtime.block_on(shared.token_keys.renew(&shared.sessions.store, seal, period, clock.now(), &trail))
             {
                 tracing::error!(%error, "the keys of tokens cannot be read yet");
             }

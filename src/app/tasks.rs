@@ -128,7 +128,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
                 continue;
             };
             let now = app.clock.now();
-            match app.shared.token_keys.renew(&app.store, snapshot.sessions.keys(), period, now).await {
+            match app.shared.token_keys.renew(&app.store, snapshot.sessions.keys(), period, now, &app.trail).await {
                 Ok(next) => {
                     health.ok();
                     if let Some(tokens) = &snapshot.tokens {

@@ -12,7 +12,7 @@ use super::{
     caller::{Caller, Callers},
     chain::{MAX_LINE, SEAL},
     json::Object,
-    note::{Event, Note, code},
+    note::{Event, KeyChange, Note, code},
     record::{Decision, IssuedTask, Outcome, Phase, Record, Tls},
 };
 use crate::{
@@ -407,6 +407,26 @@ fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>
                         .text("name", budget.text(Field::Names, &ended.name))
                         .text("uid", budget.text(Field::Names, &ended.uid))
                         .text("why", ended.why);
+                });
+            });
+        }
+        Note::SessionEnded { session, why } => {
+            lifecycle(line, (OTHER, 1), time, code::SESSION_ENDED, "a session has ended before its time");
+            line.object("unmapped", |object| {
+                object.object("session_ended", |object| {
+                    object.text("session", budget.text(Field::Names, session)).text("why", why);
+                });
+            });
+        }
+        Note::Key { of, id, change } => {
+            let (code, message, signs_from) = match change {
+                KeyChange::Made { signs_from } => (code::KEY_MADE, "a key was made", Some(signs_from.as_millis())),
+                KeyChange::Removed => (code::KEY_REMOVED, "a key was removed", None),
+            };
+            lifecycle(line, (OTHER, 1), time, code, message);
+            line.object("unmapped", |object| {
+                object.object("key", |object| {
+                    object.text("of", of).text("id", budget.text(Field::Names, id)).some("signs_from", signs_from);
                 });
             });
         }

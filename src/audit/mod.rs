@@ -44,7 +44,7 @@ pub use self::{
         InvalidKey,
     },
     metrics::Metrics,
-    note::{Linked, Note, Operator, TokensEnded},
+    note::{KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
     record::{Decision, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
     replay::{ReplayError, ReplayInputs},

@@ -28,12 +28,37 @@ pub enum Note {
     Run(Linked),
     /// The tokens of a TaskRun or a pod have ended with it.
     TokensEnded(TokensEnded),
+    /// A session has ended before its time.
+    SessionEnded {
+        /// Its name, as in the records of requests.
+        session: String,
+        /// A short fixed word.
+        why: &'static str,
+    },
+    /// Doorward made a key by itself, or took one away that nobody needs any more.
+    Key {
+        /// For what it is, in a short fixed word.
+        of: &'static str,
+        /// Its name, which says nothing of what it holds.
+        id: String,
+        change: KeyChange,
+    },
     /// Something that somebody should look at, such as break-glass access being enabled.
     Alarm {
         /// A short fixed word, for rules over the trail.
         what: &'static str,
         detail: String,
     },
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// It was made, and signs from then on.
+    Made {
+        signs_from: Timestamp,
+    },
+    Removed,
 }
 
 /// A command of an operator.
@@ -129,6 +154,9 @@ pub(super) mod code {
     pub(crate) const OPERATOR: &str = "operator";
     pub(crate) const RUN: &str = "run.linked";
     pub(crate) const TOKENS_ENDED: &str = "tokens.ended";
+    pub(crate) const SESSION_ENDED: &str = "session.ended";
+    pub(crate) const KEY_MADE: &str = "key.made";
+    pub(crate) const KEY_REMOVED: &str = "key.removed";
     pub(crate) const ALARM: &str = "alarm";
     pub(crate) const START: &str = "trail.start";
     pub(crate) const STOP: &str = "trail.stop";

@@ -26,6 +26,19 @@ pub enum Ended {
     provider,
 }
 
+impl Ended {
+    /// The word for it, in the audit trail as in the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::signed_out => "signed_out",
+            Self::replaced => "replaced",
+            Self::surplus => "surplus",
+            Self::revoked => "revoked",
+            Self::provider => "provider",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: Ended,

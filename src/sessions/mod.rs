@@ -42,6 +42,7 @@ pub use self::{
     settings::Settings,
 };
 use crate::{
+    audit::{Note, Trail},
     authn::{CredentialId, Presented, Principal},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
@@ -77,6 +78,8 @@ pub struct Shared {
     pub control: Handle,
     pub metrics: SessionMetrics,
     pub refreshes: Refreshes,
+    /// Where the end of a session is noted.
+    pub trail: Trail,
 }
 
 impl fmt::Debug for Shared {
@@ -327,6 +330,7 @@ impl Sessions {
         shared.store.delete(Table::Sessions, hash.as_bytes()).await?;
         self.0.cache.invalidate(&hash);
         shared.metrics.ended(&hash, reason);
+        shared.trail.note(Note::SessionEnded { session: hash.to_string(), why: reason.as_str() });
         Ok(())
     }
 

@@ -1,12 +1,17 @@
 mod people;
 mod refresh;
 
+use std::path::Path;
+
 use http::header;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    audit,
+    config::{raw, report::At, resolver::Resolver},
+    egress::Egress,
     oidc::scripted::ScriptedProvider,
     store::{Backend, Change, Embedded, Put, StoreFuture, Stored, WrittenAll},
 };
@@ -69,6 +74,15 @@ pub(crate) fn settings() -> Settings {
     Settings { idle: HOUR * 8, absolute: HOUR * 24, recheck: Duration::from_secs(300), max_per_person: 5, keys: None }
 }
 
+/// A trail in that folder, in `audit.jsonl`.
+pub(crate) fn trail(folder: &Path) -> Trail {
+    let (egress, mut resolver) = (Egress::direct(None).unwrap(), Resolver::new(folder));
+    let settings = audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
+    let path = folder.join("audit.jsonl");
+    let destination = audit::Destination::File { path, max_size: 1 << 20, retention: audit::Retention::default() };
+    Trail::open(&audit::Settings { destination, ..settings }, folder, "replica-0", Clock::default()).unwrap()
+}
+
 impl Fixture {
     pub fn new(provider: ScriptedProvider) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -85,6 +99,7 @@ impl Fixture {
             control: Handle::current(),
             metrics: SessionMetrics::default(),
             refreshes: Refreshes::default(),
+            trail: trail(folder.path()),
         };
         let provider = Arc::new(provider);
         let sessions = Self::generation(&provider, &shared, settings(), &[[1; 32]]);

@@ -55,6 +55,11 @@ impl SigningKey {
         Some((Self::new(pair)?, der))
     }
 
+    /// The name of the key: its thumbprint (RFC 7638).
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// From its private part (PKCS #8).
     pub fn from_der(der: &[u8]) -> Option<Self> {
         Self::new(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).ok()?)

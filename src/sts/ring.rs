@@ -13,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{SigningKey, SigningKeys};
 use crate::{
+    audit::{KeyChange, Note, Trail},
     clock::Timestamp,
     sessions::keyring::{KeyRing, Purpose},
     store::{Expect, Store, StoreError, Table, Written},
@@ -66,26 +67,31 @@ impl Kept {
         self.0.load_full()
     }
 
-    /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due.
+    /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due. What was made and removed stands
+    /// in the trail, since nothing else tells how old a key is.
     pub async fn renew(
         &self,
         store: &Store,
         seal: &KeyRing,
         period: Duration,
         now: Timestamp,
+        trail: &Trail,
     ) -> Result<Timestamp, RingError> {
         let stored = store.get(Table::TokenKeys, RECORD, now).await?;
         let (mut ring, expect) = match &stored {
             None => (Ring(Vec::new()), Expect::Absent),
             Some(stored) => (Ring::open(seal, &stored.value)?, Expect::Version(stored.version)),
         };
-        let changed = ring.advance(period, now)?;
-        if changed || stored.as_ref().is_some_and(|stored| !seal.is_current(&stored.value)) {
+        let changes = ring.advance(period, now)?;
+        if !changes.is_empty() || stored.as_ref().is_some_and(|stored| !seal.is_current(&stored.value)) {
             let value = ring.seal(seal)?;
             let written = store.put(Table::TokenKeys, RECORD, value, now + KEPT, expect, now).await?;
             if matches!(written, Written::Conflict(_)) {
                 return Err(RingError::Contended);
             }
+        }
+        for (id, change) in changes {
+            trail.note(Note::Key { of: "tokens", id, change });
         }
         self.0.store(Some(Arc::new(ring.keys(now)?)));
         Ok(ring.next_change(now))
@@ -95,6 +101,13 @@ impl Kept {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.key.zeroize();
+    }
+}
+
+impl Entry {
+    fn read(&self) -> Option<SigningKey> {
+        let der = Zeroizing::new(BASE64_STANDARD.decode(&self.key).ok()?);
+        SigningKey::from_der(&der)
     }
 }
 
@@ -109,24 +122,24 @@ impl Ring {
         seal.seal(Purpose::TokenKeys, RECORD, &plain).ok_or(RingError::Random)
     }
 
-    /// Takes away what nobody needs any more, and adds successors, so that one key signs and one will. Tells whether it did.
-    fn advance(&mut self, period: Duration, now: Timestamp) -> Result<bool, RingError> {
-        let before = self.0.len();
+    /// Takes away what nobody needs any more, and adds successors, so that one key signs and one will. Tells what it did, by the names
+    /// of the keys.
+    fn advance(&mut self, period: Duration, now: Timestamp) -> Result<Vec<(String, KeyChange)>, RingError> {
+        let mut changes = Vec::new();
         // A key has served when its successor has signed for a while.
         while self.successor_signs_from().is_some_and(|from| from + AFTERGLOW <= now) {
-            self.0.remove(0);
+            let removed = self.0.remove(0).read().ok_or(RingError::Unreadable)?;
+            changes.push((removed.id().to_owned(), KeyChange::Removed));
         }
-        let removed = self.0.len() != before;
-        let mut added = false;
         while self.0.last().is_none_or(|last| Timestamp::from_secs(last.signs_from) <= now) {
             // After a long stop the calendar begins anew: what would have signed meanwhile has signed nothing.
             let from = if self.0.is_empty() { now } else { now + period };
-            let (_, der) = SigningKey::generate().ok_or(RingError::Random)?;
+            let (key, der) = SigningKey::generate().ok_or(RingError::Random)?;
             let der = Zeroizing::new(der);
             self.0.push(Entry { key: BASE64_STANDARD.encode(&*der), signs_from: from.as_secs() });
-            added = true;
+            changes.push((key.id().to_owned(), KeyChange::Made { signs_from: from }));
         }
-        Ok(removed || added)
+        Ok(changes)
     }
 
     fn successor_signs_from(&self) -> Option<Timestamp> {
@@ -135,11 +148,12 @@ impl Ring {
 
     /// The newest whose time has come signs; the others are published with it.
     fn keys(&self, now: Timestamp) -> Result<SigningKeys, RingError> {
-        let read = |entry: &Entry| {
-            let der = Zeroizing::new(BASE64_STANDARD.decode(&entry.key).ok()?);
-            SigningKey::from_der(&der).map(Arc::new)
-        };
-        let mut keys = self.0.iter().map(read).collect::<Option<Vec<_>>>().ok_or(RingError::Unreadable)?;
+        let mut keys = self
+            .0
+            .iter()
+            .map(|entry| entry.read().map(Arc::new))
+            .collect::<Option<Vec<_>>>()
+            .ok_or(RingError::Unreadable)?;
         let signs = self.0.iter().rposition(|entry| Timestamp::from_secs(entry.signs_from) <= now).unwrap_or_default();
         keys.swap(0, signs);
         SigningKeys::new(keys).ok_or(RingError::Unreadable)
@@ -157,7 +171,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::store::Embedded;
+    use crate::{sessions::tests::trail, store::Embedded};
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     const PERIOD: Duration = Duration::from_secs(86_400);
@@ -170,6 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_published_a_period_before_it_signs_and_until_its_last_token_has_ended() {
         let folder = tempfile::tempdir().unwrap();
+        let trail = trail(folder.path());
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
@@ -177,7 +192,7 @@ mod tests {
         let (mut published, mut signer): (Vec<String>, Option<String>) = (Vec::new(), None);
         let mut signers = 0;
         while now < START + PERIOD * 4 {
-            let next = kept.renew(&store, &seal, PERIOD, now).await.unwrap();
+            let next = kept.renew(&store, &seal, PERIOD, now, &trail).await.unwrap();
             let ids = ids(&kept.get().unwrap());
             assert!(ids.len() >= 2, "{now}: {ids:?}");
             let first = ids.first().cloned();
@@ -194,19 +209,35 @@ mod tests {
         assert_eq!(signers, 4);
         // Another process finds the same.
         let other = Kept::default();
-        other.renew(&store, &seal, PERIOD, now - Duration::from_secs(1)).await.unwrap();
+        other.renew(&store, &seal, PERIOD, now - Duration::from_secs(1), &trail).await.unwrap();
         assert_eq!(ids(&other.get().unwrap()), published);
+        // What is published now was made and not removed, and nothing else.
+        trail.shutdown();
+        let lines = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        let mut known: Vec<String> = Vec::new();
+        for line in lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+            let id = || line["unmapped"]["key"]["id"].as_str().unwrap().to_owned();
+            match line["metadata"]["event_code"].as_str().unwrap() {
+                "key.made" => known.push(id()),
+                "key.removed" => known.retain(|known| *known != id()),
+                _ => {}
+            }
+        }
+        known.sort();
+        published.sort();
+        assert_eq!(known, published);
     }
 
     #[tokio::test]
     async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
         let folder = tempfile::tempdir().unwrap();
+        let trail = trail(folder.path());
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
-        kept.renew(&store, &seal, PERIOD, START).await.unwrap();
+        kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        kept.renew(&store, &seal, PERIOD, START + PERIOD * 30).await.unwrap();
+        kept.renew(&store, &seal, PERIOD, START + PERIOD * 30, &trail).await.unwrap();
         let after = ids(&kept.get().unwrap());
         assert_eq!((after.len(), after.first()), (2, before.get(1)));
     }
@@ -214,15 +245,16 @@ mod tests {
     #[tokio::test]
     async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
         let folder = tempfile::tempdir().unwrap();
+        let trail = trail(folder.path());
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let kept = Kept::default();
-        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START).await.unwrap();
+        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        let error = kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START).await.unwrap_err();
+        let error = kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START, &trail).await.unwrap_err();
         assert!(matches!(error, RingError::Sealed));
         // The key of the seal is replaced: what the old one sealed is sealed anew, and the old one can go.
-        kept.renew(&store, &KeyRing::of(&[[8; 32], [7; 32]]), PERIOD, START).await.unwrap();
-        kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START).await.unwrap();
+        kept.renew(&store, &KeyRing::of(&[[8; 32], [7; 32]]), PERIOD, START, &trail).await.unwrap();
+        kept.renew(&store, &KeyRing::of(&[[8; 32]]), PERIOD, START, &trail).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), before);
     }
 }

@@ -333,6 +333,8 @@ fn notes_are_bounded_too() {
             why: Some(long.clone()),
             outcome: Err(long.clone()),
         }),
+        Note::SessionEnded { session: long.clone(), why: "signed_out" },
+        Note::Key { of: "tokens", id: long.clone(), change: KeyChange::Removed },
         Note::Alarm { what: "break_glass", detail: long },
     ];
     for note in notes {
