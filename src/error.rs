@@ -5,113 +5,83 @@ use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
-/// Why a request was refused: a small closed set, the label of metrics and the `reason` of the audit trail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
+/// The enum with its labels and the list of all, so that none can be left out of the list.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident => $label:literal,)*) => {
+        /// Why a request was refused: a small closed set, the label of metrics and the `reason` of the audit trail.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$reason,)*];
+
+            /// The label, snake case.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $label,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     // The request itself.
-    BadRequest,
-    PathNotCanonical,
-    UriTooLong,
-    HeadersTooLarge,
-    BodyTooLarge,
-    BodyTimeout,
-    UnsupportedMediaType,
-    MethodNotAllowed,
-    RouteNotFound,
-    MisdirectedHost,
-    UpgradeRefused,
+    BadRequest => "bad_request",
+    PathNotCanonical => "path_not_canonical",
+    UriTooLong => "uri_too_long",
+    HeadersTooLarge => "headers_too_large",
+    BodyTooLarge => "body_too_large",
+    BodyTimeout => "body_timeout",
+    UnsupportedMediaType => "unsupported_media_type",
+    MethodNotAllowed => "method_not_allowed",
+    RouteNotFound => "route_not_found",
+    MisdirectedHost => "misdirected_host",
+    UpgradeRefused => "upgrade_refused",
     // The caller's credential.
-    CredentialMissing,
-    CredentialMalformed,
-    CredentialAmbiguous,
-    TokenInvalid,
-    TokenExpired,
-    TokenNotYetValid,
-    TokenRevoked,
-    TokenInactive,
-    AudienceMismatch,
-    IssuerUnknown,
-    KeyUnknown,
-    SignatureInvalid,
-    SessionExpired,
+    CredentialMissing => "credential_missing",
+    CredentialMalformed => "credential_malformed",
+    CredentialAmbiguous => "credential_ambiguous",
+    TokenInvalid => "token_invalid",
+    TokenExpired => "token_expired",
+    TokenNotYetValid => "token_not_yet_valid",
+    TokenRevoked => "token_revoked",
+    TokenInactive => "token_inactive",
+    AudienceMismatch => "audience_mismatch",
+    IssuerUnknown => "issuer_unknown",
+    KeyUnknown => "key_unknown",
+    SignatureInvalid => "signature_invalid",
+    SessionExpired => "session_expired",
     // The decision.
-    PolicyDenied,
+    PolicyDenied => "policy_denied",
     /// By RBAC, where Doorward asks for it.
-    KubernetesDenied,
-    NoRuleMatched,
-    NeedUnmet,
-    ApprovalRequired,
-    IdentityRefused,
-    ImpersonationRefused,
-    OriginRefused,
-    ReplayedDelivery,
-    DeliveryInFlight,
+    KubernetesDenied => "kubernetes_denied",
+    NoRuleMatched => "no_rule_matched",
+    NeedUnmet => "need_unmet",
+    ApprovalRequired => "approval_required",
+    IdentityRefused => "identity_refused",
+    ImpersonationRefused => "impersonation_refused",
+    OriginRefused => "origin_refused",
+    ReplayedDelivery => "replayed_delivery",
+    DeliveryInFlight => "delivery_in_flight",
     // Our own trouble, or an upstream's.
-    IssuerUnavailable,
-    StoreUnavailable,
-    AuditUnavailable,
-    Overloaded,
-    Draining,
-    UpstreamUnreachable,
-    UpstreamTimeout,
-    UpstreamProtocol,
-    UpstreamFailed,
-    UpstreamCredential,
-    Internal,
+    IssuerUnavailable => "issuer_unavailable",
+    StoreUnavailable => "store_unavailable",
+    AuditUnavailable => "audit_unavailable",
+    Overloaded => "overloaded",
+    Draining => "draining",
+    UpstreamUnreachable => "upstream_unreachable",
+    UpstreamTimeout => "upstream_timeout",
+    UpstreamProtocol => "upstream_protocol",
+    UpstreamFailed => "upstream_failed",
+    UpstreamCredential => "upstream_credential",
+    Internal => "internal",
 }
 
 impl Reason {
-    /// The label, snake case.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::PathNotCanonical => "path_not_canonical",
-            Self::UriTooLong => "uri_too_long",
-            Self::HeadersTooLarge => "headers_too_large",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyTimeout => "body_timeout",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::RouteNotFound => "route_not_found",
-            Self::MisdirectedHost => "misdirected_host",
-            Self::UpgradeRefused => "upgrade_refused",
-            Self::CredentialMissing => "credential_missing",
-            Self::CredentialMalformed => "credential_malformed",
-            Self::CredentialAmbiguous => "credential_ambiguous",
-            Self::TokenInvalid => "token_invalid",
-            Self::TokenExpired => "token_expired",
-            Self::TokenNotYetValid => "token_not_yet_valid",
-            Self::TokenRevoked => "token_revoked",
-            Self::TokenInactive => "token_inactive",
-            Self::AudienceMismatch => "audience_mismatch",
-            Self::IssuerUnknown => "issuer_unknown",
-            Self::KeyUnknown => "key_unknown",
-            Self::SignatureInvalid => "signature_invalid",
-            Self::SessionExpired => "session_expired",
-            Self::PolicyDenied => "policy_denied",
-            Self::KubernetesDenied => "kubernetes_denied",
-            Self::NoRuleMatched => "no_rule_matched",
-            Self::NeedUnmet => "need_unmet",
-            Self::ApprovalRequired => "approval_required",
-            Self::IdentityRefused => "identity_refused",
-            Self::ImpersonationRefused => "impersonation_refused",
-            Self::OriginRefused => "origin_refused",
-            Self::ReplayedDelivery => "replayed_delivery",
-            Self::DeliveryInFlight => "delivery_in_flight",
-            Self::IssuerUnavailable => "issuer_unavailable",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::AuditUnavailable => "audit_unavailable",
-            Self::Overloaded => "overloaded",
-            Self::Draining => "draining",
-            Self::UpstreamUnreachable => "upstream_unreachable",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamProtocol => "upstream_protocol",
-            Self::UpstreamFailed => "upstream_failed",
-            Self::UpstreamCredential => "upstream_credential",
-            Self::Internal => "internal",
-        }
-    }
-
     /// The status that goes with it unless the refusal says otherwise.
     pub const fn status(self) -> StatusCode {
         match self {

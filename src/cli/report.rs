@@ -51,7 +51,7 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let mut report = Report::read(files, args.from, args.to)?;
     if let Some(config) = &args.config {
         let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
-        report = report.with(Held::of(&loaded.raw, folder_of(&loaded.path))?);
+        report = report.with(Held::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);
     }
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;

@@ -1,10 +1,14 @@
 //! The report for reviewers, of a real trail: each figure is what its own query gives.
 
-use std::{fs::File, process::Command};
+use std::{fs, io::Write, process::Command};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bearer};
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::browse,
+    pages::screenshots,
+};
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
@@ -21,8 +25,8 @@ fn report(fixture: &Fixture, further: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[tokio::test]
-async fn each_figure_of_a_report_is_what_its_query_gives() {
+/// A trail with some requests, of a Doorward that has ended.
+async fn world() -> Fixture {
     let mut fixture = Fixture::start().await;
     let (alice, stranger) = (fixture.alice(), bearer(&fixture.a.token("mallory", &["nobody"])));
     for headers in [&[alice.as_str()][..], &[stranger.as_str()], &["Authorization: Bearer forged"], &[alice.as_str()]] {
@@ -30,20 +34,98 @@ async fn each_figure_of_a_report_is_what_its_query_gives() {
     }
     fixture.doorward.signal("TERM");
     fixture.doorward.ended().await;
+    fixture
+}
 
-    let report_json: Value = serde_json::from_str(&report(&fixture, &["--json"])).unwrap();
-    assert_eq!(report_json["unreadable"], 0);
-    for section in report_json["sections"].as_array().unwrap() {
-        // `scripts/test` installs jq.
-        let output = Command::new("jq")
-            .args(["-n", section["query"].as_str().unwrap()])
-            .stdin(File::open(fixture.doorward.audit_path()).unwrap())
-            .output()
-            .expect("jq is needed; scripts/test installs it");
-        assert!(output.status.success(), "{}: {}", section["id"], String::from_utf8_lossy(&output.stderr));
-        let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(rows, section["rows"], "{}", section["id"]);
+/// Runs each command that the report prints, and compares what it gives with the figure that it stands with.
+fn compare_with_queries(fixture: &Fixture) -> Value {
+    let told: Value = serde_json::from_str(&report(fixture, &["--json"])).unwrap();
+    let mut figures = vec![("records", &told["records"]), ("unreadable", &told["unreadable"])];
+    for section in told["sections"].as_array().unwrap() {
+        figures.push((section["id"].as_str().unwrap(), &section["rows"]));
     }
+    let text = report(fixture, &[]);
+    let commands: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  $ grep")).collect();
+    assert_eq!(commands.len(), figures.len(), "{text}");
+    for (command, (id, figure)) in commands.into_iter().zip(figures) {
+        // `scripts/test` installs jq.
+        let output = Command::new("sh").args(["-c", &format!("grep{command}")]).output().unwrap();
+        assert!(output.status.success(), "{id}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), *figure, "{id}");
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_damaged_line_stops_no_query() {
+    let fixture = world().await;
+    let path = fixture.doorward.audit_path();
+    let whole = fs::read(&path).unwrap();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let request = lines.iter().find(|line| line.windows(7).any(|text| text == b"mallory")).unwrap();
+    let request = request.strip_suffix(b"\n").unwrap();
+    let time = serde_json::from_slice::<Value>(request).unwrap()["time"].clone();
+    let with = |from: &str, to: &[u8]| {
+        let at = request.windows(from.len()).position(|text| text == from.as_bytes()).unwrap();
+        [&request[..at], to, &request[at + from.len()..]].concat()
+    };
+    let (half, _) = request.split_at(request.len() / 2);
+    let mut damaged: Vec<Vec<u8>> = [
+        "no JSON".to_owned(),
+        String::new(),
+        "null".to_owned(),
+        "5".to_owned(),
+        "\"text\"".to_owned(),
+        json!({"time": "soon"}).to_string(),
+        json!({"time": 1.5}).to_string(),
+        // Records, with something else where an object is expected.
+        json!({"time": time, "actor": "alice", "authorizations": "x", "unmapped": [], "metadata": 1}).to_string(),
+        json!({"time": time, "actor": {"user": "alice", "idp": {"name": "a"}}, "status_code": "policy_denied"})
+            .to_string(),
+        format!("{} {}", json!({"time": time}), json!({"time": time})),
+        json!({"time": time, "x": "y".repeat(20_000)}).to_string(),
+    ]
+    .map(String::into_bytes)
+    .into();
+    damaged.extend([
+        half.to_vec(),
+        with("mallory", b"mal\xfflory"),
+        with("mallory", b"mal\x01lory"),
+        with("mallory", b"mal\0ory"),
+    ]);
+    let mut file = fs::File::create(&path).unwrap();
+    for (index, line) in lines.iter().enumerate() {
+        file.write_all(line).unwrap();
+        if index == 1 {
+            damaged.iter().for_each(|line| file.write_all(&[line, &b"\n"[..]].concat()).unwrap());
+        }
+    }
+    // The last line is torn off, in a file that another follows.
+    file.write_all(half).unwrap();
+    fs::copy(&path, path.with_file_name("audit.jsonl.000001")).unwrap();
+    let told = compare_with_queries(&fixture);
+    assert!(told["unreadable"].as_u64().unwrap() >= 10, "{}", told["unreadable"]);
+    assert!(told["records"].as_u64().unwrap() as usize >= lines.len(), "{}", told["records"]);
+}
+
+#[tokio::test]
+async fn the_page_of_a_report_is_for_everybody_and_prints_whole() {
+    let fixture = world().await;
+    let page = fixture.doorward.dir().join("report.html");
+    fs::write(&page, report(&fixture, &["--html"])).unwrap();
+    let saw = browse(&json!({"scenario": "report", "file": page, "screenshots": screenshots()})).await;
+    assert_eq!(saw["faults"], json!([]));
+    assert_eq!(saw["seen"], json!(["report: Access report"]));
+    assert!(saw["pages"].as_u64().unwrap() > 0, "{saw}");
+    assert_eq!(saw["cut"], json!([]));
+    assert_ne!(saw["twin"], json!([]), "a table that is too wide is found out");
+}
+
+#[tokio::test]
+async fn each_figure_of_a_report_is_what_its_query_gives() {
+    let fixture = world().await;
+    let report_json = compare_with_queries(&fixture);
+    assert_eq!(report_json["unreadable"], 0);
     let rows = |id: &str| {
         let sections = report_json["sections"].as_array().unwrap();
         sections.iter().find(|section| section["id"] == id).unwrap()["rows"].as_array().unwrap().clone()

@@ -381,6 +381,29 @@ const scenarios = {
     return { faults, seen: seen.slice(0, -1), twin: judge.faults };
   },
 
+  // The page of `doorward audit report`, on the screen and on paper.
+  async report() {
+    const judge = await Judge.create(options.screenshots);
+    const page = await (await context()).newPage();
+    await page.goto(`file://${options.file}`);
+    await judge.look(page, 'report');
+    await page.emulateMedia({ media: 'print' });
+    // The width of A4 between margins of 1 cm.
+    await page.setViewportSize({ width: 718, height: 1047 });
+    const cut = () => page.evaluate(() => {
+      const right = document.documentElement.clientWidth;
+      const wide = [...document.querySelectorAll('table, th, td, pre')].filter((one) => one.getBoundingClientRect().right > right + 1 || one.scrollWidth > one.clientWidth + 1);
+      const apart = [...document.querySelectorAll('tr')].filter((row) => getComputedStyle(row).breakInside !== 'avoid');
+      const heads = [...document.querySelectorAll('thead')].filter((head) => getComputedStyle(head).display !== 'table-header-group');
+      return [...wide, ...apart, ...heads].map((one) => one.outerHTML.slice(0, 200));
+    });
+    const seen = await cut();
+    const pdf = await page.pdf({ format: 'A4', margin: { top: '1cm', bottom: '1cm', left: '1cm', right: '1cm' } });
+    const pages = pdf.toString('latin1').match(/\/Type\s*\/Page\b/g)?.length ?? 0;
+    await page.evaluate(() => { document.querySelector('td').style.whiteSpace = 'nowrap'; document.querySelector('td').textContent = 'wide'.repeat(100); });
+    return { faults: judge.faults, seen: judge.seen, pages, cut: seen, twin: await cut() };
+  },
+
   // In and out again without JavaScript.
   async plain() {
     const page = await (await context({ javaScriptEnabled: false })).newPage();

@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 use x509_parser::pem::Pem;
 
-use crate::config::raw::Root;
+use crate::{
+    audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
+    config::raw::Root,
+};
 
 /// Members of the configuration that name a file of a key, a certificate or a secret.
 const FILES: [&str; 7] = ["ca", "chain", "chain_key", "checkpoint_key", "file", "key", "pseudonym_key"];
@@ -19,6 +22,8 @@ const FILES: [&str; 7] = ["ca", "chain", "chain_key", "checkpoint_key", "file", 
 /// What a configuration says.
 #[derive(Clone, Debug, Serialize)]
 pub struct Held {
+    /// Where the configuration stands.
+    pub path: PathBuf,
     pub access: Vec<Access>,
     pub secrets: Vec<HeldSecret>,
 }
@@ -53,8 +58,8 @@ pub struct HeldSecret {
 }
 
 impl Held {
-    /// Of a configuration whose paths begin in `folder`.
-    pub fn of(root: &Root, folder: &Path) -> serde_json::Result<Self> {
+    /// Of a configuration that stands at `path`, and whose paths begin in `folder`.
+    pub fn of(root: &Root, path: PathBuf, folder: &Path) -> serde_json::Result<Self> {
         let mut access = Vec::new();
         for rule in &root.rules {
             access.push(one("rule", rule.id.clone(), rule.why.clone(), serde_json::to_value(rule)?));
@@ -64,7 +69,8 @@ impl Held {
         }
         let mut secrets = Vec::new();
         find(&serde_json::to_value(root)?, "", folder, &mut secrets);
-        Ok(Self { access, secrets })
+        find_made(&folder.join(&root.store.path), &mut secrets);
+        Ok(Self { path, access, secrets })
     }
 
     pub(super) fn mark_used(&mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>) {
@@ -131,6 +137,15 @@ pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<He
             }
         }
         _ => {}
+    }
+}
+
+/// Files of keys beside the store, which Doorward makes where none are configured.
+fn find_made(store: &Path, found: &mut Vec<HeldSecret>) {
+    let beside = [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE].map(|name| store.with_file_name(name));
+    let of_store = ["session.key", "assertion.pem"].map(|ending| store.with_extension(ending));
+    for path in of_store.into_iter().chain(beside).filter(|path| path.exists()) {
+        found.push(file("(made by Doorward)".to_owned(), &path));
     }
 }
 

@@ -20,7 +20,10 @@ use serde_json::Value;
 
 pub use self::held::{Access, Held, HeldSecret};
 use self::sections::SECTIONS;
-use super::lines::Lines;
+use super::{
+    chain::MAX_LINE,
+    lines::{Fault, Lines},
+};
 use crate::clock::Timestamp;
 
 /// What the texts of one section may take in memory. Records of further texts are counted only.
@@ -35,8 +38,12 @@ pub struct Report {
     pub files: Vec<PathBuf>,
     /// Records in the period.
     pub records: u64,
+    /// Gives `records`.
+    pub records_query: String,
     /// Lines that are no records. `doorward audit verify` tells what is wrong with them.
     pub unreadable: u64,
+    /// Gives `unreadable`.
+    pub unreadable_query: String,
     pub sections: Vec<Counted>,
     /// What the configuration says; none if none was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,12 +88,13 @@ impl Report {
         let (from, to) = (from.as_millis(), to.as_millis());
         let mut groups: [Group; SECTIONS.len()] = Default::default();
         let (mut records, mut unreadable) = (0, 0);
+        let read = readable();
         for path in &files {
             let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
             let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(told)?);
-            let (read, not) = count(file, from, to, &mut groups).map_err(told)?;
-            records += read;
-            unreadable += not;
+            let (are, are_not) = count(file, from, to, &mut groups).map_err(told)?;
+            records += are;
+            unreadable += are_not;
         }
         let sections = SECTIONS
             .iter()
@@ -95,12 +103,24 @@ impl Report {
                 id: section.id,
                 title: section.title,
                 controls: section.controls,
-                query: query(section.jq, from, to),
+                query: query(&(section.jq)(), (!section.since_ever).then_some(from), to),
                 rows: group.rows.into_values().collect(),
                 left_out: group.left_out,
             })
             .collect();
-        Ok(Self { from, to, files, records, unreadable, sections, configuration: None })
+        Ok(Self {
+            from,
+            to,
+            files,
+            records,
+            records_query: format!(
+                "reduce (inputs | {read} | select(.time >= {from} and .time < {to})) as $one (0; . + 1)"
+            ),
+            unreadable,
+            unreadable_query: format!("reduce (inputs | [{read}] | length) as $is (0; . + 1 - $is)"),
+            sections,
+            configuration: None,
+        })
     }
 
     /// With what the configuration says, and which of its rules and grants the period has no record of.
@@ -122,16 +142,20 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
     let (mut records, mut unreadable) = (0, 0);
     let mut lines = Lines::new(reader);
     while let Some(line) = lines.next()? {
-        let parsed = line.fault.is_none().then(|| serde_json::from_slice::<Value>(line.bytes).ok()).flatten();
+        // What is read here is what `readable` reads.
+        let is_whole = line.fault != Some(Fault::Long) && line.bytes.iter().all(|byte| *byte >= b' ');
+        let text = is_whole.then(|| String::from_utf8_lossy(line.bytes));
+        let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         let Some((value, time)) = parsed.and_then(|value| value.get("time")?.as_i64().map(|time| (value, time))) else {
             unreadable += 1;
             continue;
         };
-        if time < from || time >= to {
+        if time >= to {
             continue;
         }
-        records += 1;
-        for (section, group) in SECTIONS.iter().zip(&mut *groups) {
+        let within = time >= from;
+        records += u64::from(within);
+        for (section, group) in SECTIONS.iter().zip(&mut *groups).filter(|(section, _)| within || section.since_ever) {
             for what in (section.keys)(&value) {
                 group.add(what, time);
             }
@@ -155,10 +179,19 @@ impl Group {
     }
 }
 
-/// The program for `jq -n` that gives the rows of these texts. It holds no single quote, so that it can stand in them.
-fn query(texts: &str, from: i64, to: i64) -> String {
+/// Reads a line for `jq -R`: gives nothing where it is no record, so that a line that is damaged stops no query.
+fn readable() -> String {
     format!(
-        "[inputs | select(.time >= {from} and .time < {to}) | .time as $time | {texts} | {{what: ., time: $time}}] | \
+        r#"select(utf8bytelength < {MAX_LINE} and (test("[\\x00-\\x1f]") | not)) | fromjson? | objects | select(.time | type == "number" and . == floor)"#
+    )
+}
+
+/// The program for `jq -nR` that gives the rows of these texts. It holds no single quote, so that it can stand in them.
+fn query(texts: &str, from: Option<i64>, to: i64) -> String {
+    let read = readable();
+    let from = from.map(|from| format!(".time >= {from} and ")).unwrap_or_default();
+    format!(
+        "[inputs | {read} | select({from}.time < {to}) | .time as $time | ({texts})? | {{what: ., time: $time}}] | \
          group_by(.what) | map({{what: .[0].what, records: length, first: (map(.time) | min), last: (map(.time) | max)}})"
     )
 }

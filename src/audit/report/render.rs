@@ -1,10 +1,10 @@
 //! The report as text, and as a page that can be printed.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::{Access, Counted, Held, HeldSecret, Report, Row};
+use super::{Access, Counted, Held, HeldSecret, Report, Row, sections::KEYS};
 use crate::clock::Timestamp;
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
@@ -14,9 +14,6 @@ pre{background:#f3f3f3;padding:.5rem;white-space:pre-wrap;overflow-wrap:anywhere
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr,pre{break-inside:avoid}\
 thead{display:table-header-group}pre{background:none;border:1px solid #ccc}}";
 
-/// What gives the rules and grants, and the places of secrets.
-const OF_CONFIGURATION: &str = "doorward print-config CONFIG";
-
 fn time(millis: i64) -> String {
     Timestamp::from_millis(millis).to_string()
 }
@@ -25,12 +22,19 @@ fn optional(millis: Option<i64>) -> String {
     millis.map_or_else(|| "not known".to_owned(), time)
 }
 
+impl Held {
+    /// The command that tells rules and grants, and the places of secrets.
+    fn command(&self) -> String {
+        format!("doorward print-config {}", quoted(&self.path))
+    }
+}
+
 impl Report {
-    /// The command whose output is the rows of a section.
-    fn command(&self, section: &Counted) -> String {
-        let files: Vec<String> =
-            self.files.iter().map(|file| format!("'{}'", file.display().to_string().replace('\'', r"'\''"))).collect();
-        format!("cat {} | jq -n '{}'", files.join(" "), section.query)
+    /// The command whose output is a figure. `grep` ends the last line of each file, where that was torn off, so that it spoils not the
+    /// first line of the next.
+    fn command(&self, query: &str) -> String {
+        let files: Vec<String> = self.files.iter().map(|file| quoted(file)).collect();
+        format!("grep -ah '' {} | jq -nR '{query}'", files.join(" "))
     }
 
     /// One page of HTML that needs nothing else.
@@ -40,49 +44,76 @@ impl Report {
             html lang="en" {
                 head {
                     meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
                     title { "Access report" }
                     style { (PreEscaped(STYLE)) }
                 }
-                body {
+                body { main {
                     h1 { "Access report" }
-                    p { "From " (time(self.from)) " to before " (time(self.to)) ". " (self.records) " records in the period, "
-                        (self.unreadable) " lines that are no records." }
-                    @if let Some(held) = &self.configuration { (configuration(held)) }
+                    p { "From " (time(self.from)) " to before " (time(self.to)) "." }
+                    p { (self.records) " records in the period:" }
+                    pre { (self.command(&self.records_query)) }
+                    p { (self.unreadable) " lines that are no records:" }
+                    pre { (self.command(&self.unreadable_query)) }
+                    @if let Some(held) = &self.configuration { (configuration(held, self.to)) }
                     @for section in &self.sections {
                         h2 { (section.title) }
                         small { (section.controls) }
-                        @if section.rows.is_empty() { p { "None." } } @else { (rows(&section.rows)) }
+                        @if section.rows.is_empty() { p { "None." } } @else { (rows(section, self.to)) }
                         @if section.left_out > 0 {
                             p { (section.left_out) " records more are left out; the query shows them." }
                         }
-                        pre { (self.command(section)) }
+                        pre { (self.command(&section.query)) }
                     }
-                }
+                } }
             }
         }
         .into_string()
     }
 }
 
-fn rows(rows: &[Row]) -> maud::Markup {
+/// A file as a shell reads its name.
+fn quoted(file: &Path) -> String {
+    format!("'{}'", file.display().to_string().replace('\'', r"'\''"))
+}
+
+/// How old something of that time is at the end of the period.
+fn age(since: i64, to: i64) -> String {
+    match (to - since) / 86_400_000 {
+        days if since > to || days < 0 => "later than the period".to_owned(),
+        1 => "1 day old".to_owned(),
+        days => format!("{days} days old"),
+    }
+}
+
+/// How old what a row tells of is, where that still holds.
+fn row_age(section: &Counted, row: &Row, to: i64) -> Option<String> {
+    (section.id == KEYS && row.what.starts_with("key.made")).then(|| age(row.first, to))
+}
+
+fn rows(section: &Counted, to: i64) -> maud::Markup {
     html! {
         table {
-            thead { tr { th { "What" } th { "Records" } th { "First" } th { "Last" } } }
+            thead { tr { th scope="col" { "What" } th scope="col" { "Records" } th scope="col" { "First" } th scope="col" { "Last" } } }
             tbody {
-                @for row in rows {
-                    tr { td { (row.what) } td { (row.records) } td { (time(row.first)) } td { (time(row.last)) } }
+                @for row in &section.rows {
+                    tr {
+                        td { (row.what) @if let Some(age) = row_age(section, row, to) { ", " (age) } }
+                        td { (row.records) } td { (time(row.first)) } td { (time(row.last)) }
+                    }
                 }
             }
         }
     }
 }
 
-fn configuration(held: &Held) -> maud::Markup {
+fn configuration(held: &Held, to: i64) -> maud::Markup {
+    let command = held.command();
     html! {
         h2 { "Who has access, by rule and grant" }
         small { "CC6.1, CC6.3; A.5.15, A.5.18" }
         table {
-            thead { tr { th { "Rule or grant" } th { "Who" } th { "What" } th { "Why" } th { "In the period" } } }
+            thead { tr { @for head in ["Rule or grant", "Who", "What", "Why", "In the period"] { th scope="col" { (head) } } } }
             tbody {
                 @for Access { kind, id, who, gives, why, used } in &held.access {
                     tr {
@@ -92,58 +123,68 @@ fn configuration(held: &Held) -> maud::Markup {
                 }
             }
         }
-        pre { (OF_CONFIGURATION) }
+        pre { (command) }
         h2 { "Keys, certificates and secrets" }
         small { "CC6.1, CC6.7; A.5.17" }
         table {
-            thead { tr { th { "Place" } th { "Source" } th { "Written" } th { "Valid from" } th { "Valid until" } } }
+            thead { tr { @for head in ["Place", "Source", "Written", "Age", "Valid from", "Valid until"] { th scope="col" { (head) } } } }
             tbody {
                 @for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
                     tr {
                         td { (place) } td { (source) } td { (optional(*written)) }
+                        td { (written.map(|written| age(written, to)).unwrap_or_default()) }
                         td { (not_before.map(time).unwrap_or_default()) } td { (not_after.map(time).unwrap_or_default()) }
                     }
                 }
             }
         }
-        pre { (OF_CONFIGURATION) }
+        pre { (command) }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Access report from {} to before {}", time(self.from), time(self.to))?;
-        writeln!(f, "{} records in the period, {} lines that are no records", self.records, self.unreadable)?;
+        writeln!(f, "{} records in the period\n  $ {}", self.records, self.command(&self.records_query))?;
+        writeln!(f, "{} lines that are no records\n  $ {}", self.unreadable, self.command(&self.unreadable_query))?;
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {
                 let used = if *used { "used" } else { "UNUSED in the period" };
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", id.escape_debug())?;
             }
-            writeln!(f, "  $ {OF_CONFIGURATION}")?;
+            let command = held.command();
+            writeln!(f, "  $ {command}")?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
             for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
                 write!(f, "  {place} of {}, written {}", source.escape_debug(), optional(*written))?;
+                if let Some(written) = written {
+                    write!(f, ", {}", age(*written, self.to))?;
+                }
                 if let (Some(from), Some(until)) = (not_before, not_after) {
                     write!(f, ", valid from {} to {}", time(*from), time(*until))?;
                 }
                 writeln!(f)?;
             }
-            writeln!(f, "  $ {OF_CONFIGURATION}")?;
+            writeln!(f, "  $ {command}")?;
         }
         for section in &self.sections {
             writeln!(f, "\n{} ({})", section.title, section.controls)?;
             if section.rows.is_empty() {
                 writeln!(f, "  none")?;
             }
-            for Row { what, records, first, last } in &section.rows {
+            for row @ Row { what, records, first, last } in &section.rows {
                 // Names of strangers: nothing of them may move the cursor.
-                writeln!(f, "  {records:>8}  {}  {} to {}", what.escape_debug(), time(*first), time(*last))?;
+                write!(f, "  {records:>8}  {}  {} to {}", what.escape_debug(), time(*first), time(*last))?;
+                match row_age(section, row, self.to) {
+                    Some(age) => writeln!(f, ", {age}")?,
+                    None => writeln!(f)?,
+                }
             }
             if section.left_out > 0 {
                 writeln!(f, "  {} records more are left out; the query shows them", section.left_out)?;
             }
-            writeln!(f, "  $ {}", self.command(section))?;
+            writeln!(f, "  $ {}", self.command(&section.query))?;
         }
         Ok(())
     }

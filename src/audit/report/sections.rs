@@ -1,6 +1,10 @@
 //! What the report counts: which records, by what, and the same as a query for `jq`.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
+
+use crate::error::Reason;
 
 /// A part of the report that comes of the trail.
 #[derive(Clone, Copy, Debug)]
@@ -12,76 +16,113 @@ pub(super) struct Section {
     pub(super) controls: &'static str,
     /// The texts by which the records are counted, as a `jq` expression that is evaluated on each record and gives none
     /// for a record of another kind.
-    pub(super) jq: &'static str,
-    /// The same.
+    pub(super) jq: fn() -> Cow<'static, str>,
+    /// Whether records from before the period count too, since what they tell of still holds.
+    pub(super) since_ever: bool,
+    /// The same as `jq`.
     pub(super) keys: fn(&Value) -> Vec<String>,
 }
 
-/// Refusals of a caller that is known, or needs not to be.
-const DENIALS: [&str; 9] = [
-    "policy_denied",
-    "no_rule_matched",
-    "need_unmet",
-    "approval_required",
-    "kubernetes_denied",
-    "identity_refused",
-    "impersonation_refused",
-    "origin_refused",
-    "misdirected_host",
-];
+/// In which part of the report a refusal counts, if in any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Of a caller that is known, or needs not to be.
+    Denials,
+    /// For a credential that was missing, wrong or used up.
+    Failures,
+}
 
-/// Credentials that were missing, wrong or used up.
-const FAILURES: [&str; 15] = [
-    "credential_missing",
-    "credential_malformed",
-    "credential_ambiguous",
-    "token_invalid",
-    "token_expired",
-    "token_not_yet_valid",
-    "token_revoked",
-    "token_inactive",
-    "audience_mismatch",
-    "issuer_unknown",
-    "key_unknown",
-    "signature_invalid",
-    "session_expired",
-    "replayed_delivery",
-    "issuer_unavailable",
-];
+/// A reason that is new has to be given its part, or none.
+const fn part(reason: Reason) -> Option<Part> {
+    match reason {
+        Reason::MisdirectedHost
+        | Reason::PolicyDenied
+        | Reason::KubernetesDenied
+        | Reason::NoRuleMatched
+        | Reason::NeedUnmet
+        | Reason::ApprovalRequired
+        | Reason::IdentityRefused
+        | Reason::ImpersonationRefused
+        | Reason::OriginRefused => Some(Part::Denials),
+        Reason::CredentialMissing
+        | Reason::CredentialMalformed
+        | Reason::CredentialAmbiguous
+        | Reason::TokenInvalid
+        | Reason::TokenExpired
+        | Reason::TokenNotYetValid
+        | Reason::TokenRevoked
+        | Reason::TokenInactive
+        | Reason::AudienceMismatch
+        | Reason::IssuerUnknown
+        | Reason::KeyUnknown
+        | Reason::SignatureInvalid
+        | Reason::SessionExpired
+        | Reason::ReplayedDelivery
+        | Reason::IssuerUnavailable => Some(Part::Failures),
+        Reason::BadRequest
+        | Reason::PathNotCanonical
+        | Reason::UriTooLong
+        | Reason::HeadersTooLarge
+        | Reason::BodyTooLarge
+        | Reason::BodyTimeout
+        | Reason::UnsupportedMediaType
+        | Reason::MethodNotAllowed
+        | Reason::RouteNotFound
+        | Reason::UpgradeRefused
+        | Reason::DeliveryInFlight
+        | Reason::StoreUnavailable
+        | Reason::AuditUnavailable
+        | Reason::Overloaded
+        | Reason::Draining
+        | Reason::UpstreamUnreachable
+        | Reason::UpstreamTimeout
+        | Reason::UpstreamProtocol
+        | Reason::UpstreamFailed
+        | Reason::UpstreamCredential
+        | Reason::Internal => None,
+    }
+}
 
 pub(super) const PRINCIPALS: &str = "principals";
 pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
+pub(super) const KEYS: &str = "keys";
 
-/// In the order of the report.
-pub(super) const SECTIONS: [Section; 13] = [
+/// In the order of the report. A member that is no object where one is expected gives no row, in `jq` by an error that the query
+/// passes over; before `//` it counts as one that is not there.
+pub(super) const SECTIONS: [Section; 15] = [
     Section {
         id: PRINCIPALS,
         title: "Principals seen, with their last use",
         controls: "CC6.1, CC6.2; A.5.16",
-        jq: r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)""#,
+        jq: || r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)""#.into(),
+        since_ever: false,
         keys: |line| {
-            let issuer = line.pointer("/actor/idp/name").and_then(Value::as_str);
-            issuer.map(|issuer| format!("{} of {issuer}", text(line, "/actor/user/name"))).into_iter().collect()
+            one((|| {
+                at(line, "/actor/idp")?.filter(is_true)?;
+                Some(format!("{} of {}", text(line, "/actor/user/name")?, text(line, "/actor/idp/name")?))
+            })())
         },
     },
     Section {
         id: RULES,
         title: "Rules that decided",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
-        jq: ".authorizations[]?.policy.uid // empty",
+        jq: || ".authorizations | arrays[] | (.policy.uid)? | strings".into(),
+        since_ever: false,
         keys: |line| {
             let all = line.get("authorizations").and_then(Value::as_array).into_iter().flatten();
-            all.filter_map(|one| one.pointer("/policy/uid")?.as_str().map(str::to_owned)).collect()
+            all.filter_map(|one| at(one, "/policy/uid")??.as_str().map(str::to_owned)).collect()
         },
     },
     Section {
         id: GRANTS,
         title: "Grants that gave Kubernetes groups",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
-        jq: ".unmapped.grants[]?",
+        jq: || ".unmapped.grants | arrays[] | strings".into(),
+        since_ever: false,
         keys: |line| {
-            let all = line.pointer("/unmapped/grants").and_then(Value::as_array).into_iter().flatten();
+            let all = at(line, "/unmapped/grants").flatten().and_then(Value::as_array).into_iter().flatten();
             all.filter_map(|grant| grant.as_str().map(str::to_owned)).collect()
         },
     },
@@ -89,128 +130,217 @@ pub(super) const SECTIONS: [Section; 13] = [
         id: "denials",
         title: "Denials",
         controls: "CC6.1, CC7.2; A.5.15, A.8.15",
-        jq: r#"select(.status_code | IN("policy_denied", "no_rule_matched", "need_unmet", "approval_required", "kubernetes_denied", "identity_refused", "impersonation_refused", "origin_refused", "misdirected_host")) | "\(.status_code): \(.actor.user.name // "nobody") at \(.unmapped.route // "no route")""#,
-        keys: |line| refusals(line, &DENIALS),
+        jq: || refused(Part::Denials),
+        since_ever: false,
+        keys: |line| one(refusal(line, Part::Denials)),
     },
     Section {
         id: "login_failures",
         title: "Login failures and refused credentials",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
-        jq: r#"select(.status_code | IN("credential_missing", "credential_malformed", "credential_ambiguous", "token_invalid", "token_expired", "token_not_yet_valid", "token_revoked", "token_inactive", "audience_mismatch", "issuer_unknown", "key_unknown", "signature_invalid", "session_expired", "replayed_delivery", "issuer_unavailable")) | "\(.status_code): \(.actor.user.name // "nobody") at \(.unmapped.route // "no route")""#,
-        keys: |line| refusals(line, &FAILURES),
+        jq: || refused(Part::Failures),
+        since_ever: false,
+        keys: |line| one(refusal(line, Part::Failures)),
     },
     Section {
         id: "endpoint_failures",
         title: "Failures at Doorward's own pages, such as the return from a login",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
-        jq: r#"select(.unmapped.endpoint and .http_response.code >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)""#,
-        keys: |line| {
-            let endpoint = line.pointer("/unmapped/endpoint").and_then(Value::as_str);
-            let status = line.pointer("/http_response/code").and_then(Value::as_u64).filter(|status| *status >= 400);
-            endpoint.zip(status).map(|(endpoint, status)| format!("{status} at {endpoint}")).into_iter().collect()
+        jq: || {
+            r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)""#.into()
         },
+        since_ever: false,
+        keys: |line| {
+            one((|| {
+                at(line, "/unmapped/endpoint")?.filter(is_true)?;
+                at(line, "/http_response/code")??.as_f64().filter(|status| *status >= 400.0)?;
+                Some(format!("{} at {}", text(line, "/http_response/code")?, text(line, "/unmapped/endpoint")?))
+            })())
+        },
+    },
+    Section {
+        id: "session_ends",
+        title: "Sessions that ended before their time: signed out, replaced by a later login of the same browser, too many of one \
+                person, revoked by an operator, or ended by the provider",
+        controls: "CC6.2; A.5.18",
+        jq: || ".unmapped.session_ended.why | strings".into(),
+        since_ever: false,
+        keys: |line| one(string(line, "/unmapped/session_ended/why")),
     },
     Section {
         id: "ended_streams",
         title: "Streams that ended with the session or token of their caller, or otherwise early",
         controls: "CC6.2; A.5.18",
-        jq: r#"select(.unmapped.ended) | "\(.unmapped.ended): \(.actor.user.name // "nobody")""#,
-        keys: |line| match line.pointer("/unmapped/ended").and_then(Value::as_str) {
-            Some(ended) => vec![format!("{ended}: {}", text_or(line, "/actor/user/name", "nobody"))],
-            None => Vec::new(),
+        jq: || r#"select(.unmapped.ended) | "\(.unmapped.ended): \((.actor.user.name)? // "nobody")""#.into(),
+        since_ever: false,
+        keys: |line| {
+            one((|| {
+                at(line, "/unmapped/ended")?.filter(is_true)?;
+                Some(format!("{}: {}", text(line, "/unmapped/ended")?, text_or(line, "/actor/user/name", "nobody")))
+            })())
         },
     },
     Section {
         id: "operators",
         title: "What operators did: sessions ended, credentials revoked, configurations loaded",
         controls: "CC6.2, CC6.3, CC8.1; A.5.18, A.8.15",
-        jq: r#"select(.metadata.event_code == "operator") | "\(.actor.user.name // "unknown"): \(.unmapped.command)""#,
+        jq: || {
+            r#"select(.metadata.event_code == "operator") | "\((.actor.user.name)? // "unknown"): \(.unmapped.command)""#
+                .into()
+        },
+        since_ever: false,
         keys: |line| {
-            let command = of_code(line, "operator", "/unmapped/command");
-            command
-                .map(|command| format!("{}: {command}", text_or(line, "/actor/user/name", "unknown")))
-                .into_iter()
-                .collect()
+            one((|| {
+                code_among(line, &["operator"])?;
+                let user = text_or(line, "/actor/user/name", "unknown");
+                Some(format!("{user}: {}", text(line, "/unmapped/command")?))
+            })())
         },
     },
     Section {
         id: "policies",
         title: "Policy changes, by digest; who asked for one stands under what operators did",
         controls: "CC8.1, CC6.3; A.5.15, A.8.15",
-        jq: r#"select(.metadata.event_code == "policy.loaded" or .metadata.event_code == "policy.refused") | "\(.metadata.event_code) \(.unmapped.policy // "unreadable")""#,
-        keys: |line| match text(line, "/metadata/event_code") {
-            code @ ("policy.loaded" | "policy.refused") => {
-                vec![format!("{code} {}", text_or(line, "/unmapped/policy", "unreadable"))]
-            }
-            _ => Vec::new(),
+        jq: || {
+            r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable")""#.into()
+        },
+        since_ever: false,
+        keys: |line| {
+            one((|| {
+                let code = code_among(line, &["policy.loaded", "policy.refused"])?;
+                Some(format!("{code} {}", text_or(line, "/unmapped/policy", "unreadable")))
+            })())
         },
     },
     Section {
         id: "issued",
         title: "Tokens issued",
         controls: "CC6.1, CC6.2; A.5.17, A.5.18",
-        jq: r#".unmapped.issued // empty | "\(.audience) (\(.scopes // [] | join(" "))) by \(.rules // [] | join(" ")) for \(.task.namespace // "a caller without task")""#,
-        keys: |line| match line.pointer("/unmapped/issued") {
-            Some(issued) => vec![format!(
-                "{} ({}) by {} for {}",
-                text(issued, "/audience"),
-                joined(issued, "scopes"),
-                joined(issued, "rules"),
-                text_or(issued, "/task/namespace", "a caller without task")
-            )],
-            None => Vec::new(),
+        jq: || {
+            r#".unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" "))) by \(.rules // [] | join(" ")) for \((.task.namespace)? // "a caller without task")""#.into()
+        },
+        since_ever: false,
+        keys: |line| {
+            one((|| {
+                let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
+                let (audience, whom) =
+                    (text(issued, "/audience")?, text_or(issued, "/task/namespace", "a caller without task"));
+                Some(format!("{audience} ({}) by {} for {whom}", joined(issued, "scopes")?, joined(issued, "rules")?))
+            })())
         },
     },
     Section {
         id: "tokens_ended",
         title: "Tokens that ended with their run, by why",
         controls: "CC6.2; A.5.18",
-        jq: ".unmapped.tokens_ended.why // empty",
+        jq: || ".unmapped.tokens_ended.why | strings".into(),
+        since_ever: false,
+        keys: |line| one(string(line, "/unmapped/tokens_ended/why")),
+    },
+    Section {
+        id: KEYS,
+        title: "Keys that Doorward made and keeps in its store, since the trail began",
+        controls: "CC6.1, CC6.7; A.5.17",
+        jq: || {
+            r#"select(.metadata.event_code | IN("key.made", "key.removed")) | "\(.metadata.event_code): \(.unmapped.key.of) \(.unmapped.key.id)""#.into()
+        },
+        since_ever: true,
         keys: |line| {
-            line.pointer("/unmapped/tokens_ended/why").and_then(Value::as_str).map(str::to_owned).into_iter().collect()
+            one((|| {
+                let code = code_among(line, &["key.made", "key.removed"])?;
+                Some(format!("{code}: {} {}", text(line, "/unmapped/key/of")?, text(line, "/unmapped/key/id")?))
+            })())
         },
     },
     Section {
         id: "alarms",
         title: "Alarms",
         controls: "CC7.2, CC7.3; A.8.15",
-        jq: r#"select(.metadata.event_code == "alarm") | .unmapped.alarm"#,
-        keys: |line| of_code(line, "alarm", "/unmapped/alarm").map(str::to_owned).into_iter().collect(),
+        jq: || r#"select(.metadata.event_code == "alarm") | .unmapped.alarm | strings"#.into(),
+        since_ever: false,
+        keys: |line| one(code_among(line, &["alarm"]).and_then(|_| string(line, "/unmapped/alarm"))),
     },
     Section {
         id: "trail",
         title: "Starts, stops and gaps of the trail",
         controls: "CC7.2; A.8.15",
-        jq: r#".metadata.event_code | select(. == "trail.start" or . == "trail.stop" or . == "trail.cut" or . == "trail.gap")"#,
-        keys: |line| match text(line, "/metadata/event_code") {
-            code @ ("trail.start" | "trail.stop" | "trail.cut" | "trail.gap") => vec![code.to_owned()],
-            _ => Vec::new(),
+        jq: || r#".metadata.event_code | select(IN("trail.start", "trail.stop", "trail.cut", "trail.gap"))"#.into(),
+        since_ever: false,
+        keys: |line| {
+            let code = code_among(line, &["trail.start", "trail.stop", "trail.cut", "trail.gap"]);
+            one(code.map(str::to_owned))
         },
     },
 ];
 
-fn refusals(line: &Value, reasons: &[&str]) -> Vec<String> {
-    let reason = text(line, "/status_code");
-    if !reasons.contains(&reason) {
-        return Vec::new();
-    }
+/// The refusals of a part, for `jq`.
+fn refused(of: Part) -> Cow<'static, str> {
+    let all = Reason::ALL.iter().filter(|reason| part(**reason) == Some(of));
+    let all: Vec<String> = all.map(|reason| format!("\"{reason}\"")).collect();
+    format!(
+        r#"select(.status_code | IN({})) | "\(.status_code): \((.actor.user.name)? // "nobody") at \((.unmapped.route)? // "no route")""#,
+        all.join(", ")
+    )
+    .into()
+}
+
+fn refusal(line: &Value, of: Part) -> Option<String> {
+    let reason = line.get("status_code")?.as_str()?;
+    let known = Reason::ALL.iter().find(|known| known.as_str() == reason)?;
     let (name, route) = (text_or(line, "/actor/user/name", "nobody"), text_or(line, "/unmapped/route", "no route"));
-    vec![format!("{reason}: {name} at {route}")]
+    (part(*known) == Some(of)).then(|| format!("{reason}: {name} at {route}"))
 }
 
-fn of_code<'a>(line: &'a Value, code: &str, pointer: &str) -> Option<&'a str> {
-    (text(line, "/metadata/event_code") == code).then(|| text(line, pointer))
+fn one(text: Option<String>) -> Vec<String> {
+    text.into_iter().collect()
 }
 
-fn joined(object: &Value, list: &str) -> String {
-    let all = object.get(list).and_then(Value::as_array).into_iter().flatten();
-    all.filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+/// What stands at a place, as `jq` looks for it: nothing in nothing, and in what is no object an error (`None`).
+fn at<'a>(line: &'a Value, pointer: &str) -> Option<Option<&'a Value>> {
+    pointer.split('/').skip(1).try_fold(Some(line), |at, name| match at {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::Object(members)) => Some(members.get(name)),
+        Some(_) => None,
+    })
 }
 
-fn text<'a>(line: &'a Value, pointer: &str) -> &'a str {
-    text_or(line, pointer, "null")
+/// What `jq` takes for true.
+fn is_true(value: &&Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false))
 }
 
-fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: &'a str) -> &'a str {
-    line.pointer(pointer).and_then(Value::as_str).unwrap_or(otherwise)
+/// What stands at a place, as `jq` puts it into a text.
+fn text<'a>(line: &'a Value, pointer: &str) -> Option<Cow<'a, str>> {
+    Some(match at(line, pointer)? {
+        None => "null".into(),
+        Some(Value::String(text)) => text.as_str().into(),
+        Some(other) => other.to_string().into(),
+    })
+}
+
+/// The same with `(...)? // otherwise`, which passes over errors.
+fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: &'static str) -> Cow<'a, str> {
+    match at(line, pointer).flatten().filter(is_true) {
+        None => otherwise.into(),
+        Some(Value::String(text)) => text.as_str().into(),
+        Some(other) => other.to_string().into(),
+    }
+}
+
+fn string(line: &Value, pointer: &str) -> Option<String> {
+    at(line, pointer)??.as_str().map(str::to_owned)
+}
+
+/// The kind of line, if it is one of these.
+fn code_among(line: &Value, codes: &[&'static str]) -> Option<&'static str> {
+    let code = at(line, "/metadata/event_code")??.as_str()?;
+    codes.iter().find(|known| **known == code).copied()
+}
+
+/// The texts of a list with blanks between them; of none, nothing.
+fn joined(object: &Value, list: &str) -> Option<String> {
+    match object.get(list).filter(is_true) {
+        None => Some(String::new()),
+        Some(list) => Some(list.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join(" ")),
+    }
 }

@@ -63,7 +63,7 @@ fn texts_beyond_the_bound_are_counted_and_not_kept() {
 #[test]
 fn queries_can_stand_in_single_quotes() {
     for section in &SECTIONS {
-        assert!(!section.jq.contains('\''), "{}", section.id);
+        assert!(!query(&(section.jq)(), Some(0), 1).contains('\''), "{}", section.id);
     }
 }
 
@@ -84,10 +84,42 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(secrets[2].written.is_none());
     let access =
         |id: &str| Access { kind: "rule", id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: false };
-    let held = Held { access: vec![access("no-secrets"), access("idle")], secrets };
+    let held = Held { path: "doorward.yaml".into(), access: vec![access("no-secrets"), access("idle")], secrets };
     let report = report(&[denied(1, "a")], 0, 2).with(held);
     let used: Vec<bool> = report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
     assert_eq!(used, [true, false]);
     let text = report.to_string();
     assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
+}
+
+#[test]
+fn each_reason_of_a_refusal_counts_in_its_part_alone() {
+    let lines: Vec<Value> = crate::error::Reason::ALL
+        .iter()
+        .map(|reason| json!({"time": 1, "status_code": reason.as_str(), "unmapped": {"route": "api"}}))
+        .collect();
+    let report = report(&lines, 0, 2);
+    let (denials, failures) = (rows(&report, "denials"), rows(&report, "login_failures"));
+    assert!(denials.iter().any(|row| row.what == "policy_denied: nobody at api"), "{denials:?}");
+    assert!(failures.iter().any(|row| row.what == "token_expired: nobody at api"), "{failures:?}");
+    assert!(!denials.iter().any(|row| failures.contains(row)) && denials.len() + failures.len() < lines.len());
+    for (id, rows) in [("denials", denials), ("login_failures", failures)] {
+        let query = &report.sections.iter().find(|section| section.id == id).unwrap().query;
+        for line in &lines {
+            let reason = line["status_code"].as_str().unwrap();
+            let counted = rows.iter().any(|row| row.what.starts_with(&format!("{reason}: ")));
+            assert_eq!(query.contains(&format!("\"{reason}\"")), counted, "{id}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_was_made_before_the_period_is_told_with_its_age() {
+    let made = |time: i64, id: &str| json!({"time": time, "metadata": {"event_code": "key.made"}, "unmapped": {"key": {"of": "tokens", "id": id}}});
+    const DAY: i64 = 86_400_000;
+    let report = report(&[made(0, "k1"), made(9 * DAY, "k2"), made(10 * DAY, "k3")], 5 * DAY, 10 * DAY);
+    assert_eq!((rows(&report, "keys").len(), report.records), (2, 1));
+    for text in [report.to_string(), report.to_html()] {
+        assert!(text.contains("10 days old") && text.contains("1 day old"), "{text}");
+    }
 }
