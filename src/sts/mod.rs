@@ -332,12 +332,17 @@ pub async fn answer(
     }
     let (request, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let keys = tokens.keys_or_refuse()?;
-    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
-    let done = match path.as_str() {
-        metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
-        metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
-        _ => exchanger.revoke(&request, &body, exchange).await,
+    let done = match tokens.keys_or_refuse() {
+        // In words that clients of OAuth read, as all that these endpoints refuse.
+        Err(rejection) => Err(Refusal::from(rejection)),
+        Ok(keys) => {
+            let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+            match path.as_str() {
+                metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
+                metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
+                _ => exchanger.revoke(&request, &body, exchange).await,
+            }
+        }
     };
     Ok(done.unwrap_or_else(|refusal| {
         refused(&refusal, exchange);

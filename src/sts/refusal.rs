@@ -114,8 +114,11 @@ impl Refusal {
 
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
-        let fix = rejection.fix_text().map(|fix| format!(" {fix}")).unwrap_or_default();
-        Self::unavailable(rejection.reason(), format!("{}{fix}", rejection.detail()))
+        let detail = rejection.detail();
+        // Some details are sentences, and others are parts of one.
+        let between = if detail.ends_with('.') { " " } else { "; " };
+        let fix = rejection.fix_text().map(|fix| format!("{between}{fix}")).unwrap_or_default();
+        Self::unavailable(rejection.reason(), format!("{detail}{fix}"))
     }
 }
 

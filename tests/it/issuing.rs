@@ -1,6 +1,10 @@
 //! Doorward as an issuer of tokens, where no cluster is needed: what it publishes, whose tokens it exchanges but those of pods,
 //! and how it refuses. Tasks get theirs in `cluster/tokens.rs`.
 
+mod clocks;
+mod keys;
+mod trouble;
+
 use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},

@@ -1,0 +1,95 @@
+//! Clocks that differ: that of who made the token which is exchanged, and ours.
+
+use serde_json::{Value, json};
+
+use super::{World, part, token};
+use crate::harness::{Answer, now, within};
+
+/// What is expected of a token, all in seconds by a clock that is right.
+struct Row {
+    what: &'static str,
+    issued: i64,
+    not_before: Option<i64>,
+    expires: i64,
+    /// What the refusal says; `None`: it is exchanged.
+    refused: Option<&'static str>,
+}
+
+const fn row(
+    what: &'static str,
+    (issued, not_before, expires): (i64, Option<i64>, i64),
+    refused: Option<&'static str>,
+) -> Row {
+    Row { what, issued, not_before, expires, refused }
+}
+
+/// Half a minute is forgiven.
+const ROWS: [Row; 10] = [
+    row("the same clock", (0, None, 300), None),
+    row("a bit ahead", (20, Some(20), 320), None),
+    row("far ahead", (120, None, 420), Some("(`iat`); check both clocks")),
+    row("good in a moment", (0, Some(20), 300), None),
+    row("good later", (0, Some(120), 300), Some("(`nbf`); check both clocks")),
+    row("about to end", (-290, None, 10), None),
+    // On a route it would still do.
+    row("ended a moment ago", (-320, None, -10), Some("the time of the run, or of the token, is out")),
+    row("ended long ago", (-420, None, -120), Some("the token expired 2 min")),
+    row("good for ever", (0, None, 100 * 86_400), Some("at most 1 d 0 h is accepted")),
+    row("as long as may be", (0, None, 86_000), None),
+];
+
+/// The same while our clock is twenty seconds ahead of the others.
+const AHEAD: u64 = 20;
+const OURS_AHEAD: [Row; 5] = [
+    row("the same clock as everybody", (0, None, 300), None),
+    row("about to end", (-260, None, 30), None),
+    row("good for others only", (-290, None, 10), Some("the time of the run, or of the token, is out")),
+    row("ahead of us as well", (40, None, 340), None),
+    row("ended long ago", (-420, None, -120), Some("the token expired 2 min")),
+];
+
+async fn exchanged(world: &World, claims: &Value) -> Answer {
+    within(async {
+        loop {
+            let answer = world.exchange(&world.job(claims), "deploy").await;
+            // What it knows of revocations is old for a moment once its clock was set.
+            if answer.status != 503 {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+async fn judge(world: &World, rows: &[Row], ahead: u64) {
+    for Row { what, issued, not_before, expires, refused } in rows {
+        let now = now();
+        let at = |offset: i64| now.saturating_add_signed(offset);
+        let mut claims = json!({"iat": at(*issued), "exp": at(*expires)});
+        if let Some(not_before) = not_before {
+            claims["nbf"] = json!(at(*not_before));
+        }
+        let answer = exchanged(world, &claims).await;
+        let Some(why) = refused else {
+            let own = part(&token(&answer), 1);
+            let [from, until] = ["iat", "exp"].map(|name| own[name].as_u64().unwrap());
+            assert!(until <= at(*expires), "{what}: it outlives what it was given for: {own:#}");
+            assert!(from < until && until - from <= 600, "{what}: {own:#}");
+            assert!((now + ahead..=now + ahead + 60).contains(&from), "{what}: by our clock alone: {own:#}");
+            let lasts = answer.json()["expires_in"].as_u64().unwrap();
+            assert!(lasts <= until - from, "{what}: {}", answer.text());
+            continue;
+        };
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{what}");
+        assert!(answer.text().contains(why), "{what}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn no_token_outlives_the_one_that_it_was_given_for_whatever_the_clocks_say() {
+    let world = World::start().await;
+    judge(&world, &ROWS, 0).await;
+    world.doorward.set_clock_ahead(AHEAD);
+    judge(&world, &OURS_AHEAD, AHEAD).await;
+}

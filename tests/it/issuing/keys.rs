@@ -1,0 +1,302 @@
+//! The replacement of the keys that sign, while tokens are asked for and used all the time: none that is good is refused.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    convert::Infallible,
+    fs,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::json;
+use url::form_urlencoded;
+
+use super::{TARGET, World, part, token};
+use crate::harness::{Answer, Doorward, Raw, RedisServer, request, within};
+
+/// How many clients there are at a time.
+const CLIENTS: usize = 4;
+
+/// How many tokens of before are used again and again.
+const KEPT: usize = 40;
+
+/// Clients at one or more replicas that never stop.
+struct Load<'w> {
+    world: &'w World,
+    replicas: Vec<&'w Doorward>,
+    seen: RefCell<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// The keys that have signed, in the order of their first tokens.
+    signers: Vec<String>,
+    /// Tokens that must be good.
+    tokens: VecDeque<String>,
+    uses: usize,
+    /// Uses of a token after a later key had signed.
+    of_older: usize,
+}
+
+fn kid(token: &str) -> String {
+    part(token, 0)["kid"].as_str().unwrap().to_owned()
+}
+
+/// A connection that stays.
+struct Client<'w> {
+    doorward: &'w Doorward,
+    raw: Raw,
+}
+
+impl<'w> Client<'w> {
+    async fn to(doorward: &'w Doorward) -> Self {
+        Self { doorward, raw: doorward.raw().await }
+    }
+
+    async fn ask(&mut self, lines: &[&str], body: &[u8]) -> Answer {
+        self.raw.send(request(lines, body)).await;
+        let answer = self.raw.answer().await;
+        if answer.closed || answer.header("connection") == Some("close") {
+            self.raw = self.doorward.raw().await;
+        }
+        answer
+    }
+
+    /// Asks for a token for an agent of Alice's.
+    async fn exchange(&mut self, world: &World) -> Answer {
+        let (agent, person) = ("planner-account", json!({"client_id": "planner"}));
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+            .append_pair("subject_token", &world.person("alice", &person))
+            .append_pair("actor_token_type", "urn:ietf:params:oauth:token-type:access_token")
+            .append_pair("actor_token", &world.person(agent, &person))
+            .extend_pairs([("audience", TARGET), ("scope", "plan")])
+            .finish();
+        let lines =
+            ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        self.ask(&lines, form.as_bytes()).await
+    }
+
+    async fn kids(&mut self) -> Vec<String> {
+        let answer = self.ask(&["GET /oauth2/jwks HTTP/1.1", "Host: doorward.test"], b"").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let keys = answer.json()["keys"].as_array().unwrap().clone();
+        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl<'w> Load<'w> {
+    fn new(world: &'w World, replicas: Vec<&'w Doorward>) -> Self {
+        Self { world, replicas, seen: RefCell::default() }
+    }
+
+    /// Asks one replica after the other for tokens, and uses each, and one of before, at all of them.
+    async fn client(&self, number: usize) -> Infallible {
+        let mut clients = Vec::new();
+        for replica in &self.replicas {
+            clients.push(Client::to(replica).await);
+        }
+        let mut turn = number;
+        loop {
+            turn += 1;
+            let at = turn % clients.len();
+            let own = token(&clients[at].exchange(self.world).await);
+            let older = self.note(&own, turn);
+            for (replica, client) in clients.iter_mut().enumerate() {
+                for token in [&own, &older] {
+                    let bearer = format!("Authorization: Bearer {token}");
+                    let answer = client.ask(&["GET / HTTP/1.1", "Host: localhost", &bearer], b"").await;
+                    let signers = &self.seen.borrow().signers;
+                    assert_eq!(
+                        answer.status,
+                        200,
+                        "of key {} at replica {replica} after {signers:?}: {}",
+                        kid(token),
+                        answer.text()
+                    );
+                }
+                // Who is not Doorward has nothing but the set.
+                let kids = client.kids().await;
+                for token in [&own, &older] {
+                    assert!(kids.contains(&kid(token)), "{} is not published: {kids:?}", kid(token));
+                }
+                let mut seen = self.seen.borrow_mut();
+                seen.uses += 2;
+                seen.of_older += usize::from(seen.signers.last() != Some(&kid(&older)));
+            }
+        }
+    }
+
+    /// Notes a new token, and gives one of before.
+    fn note(&self, own: &str, turn: usize) -> String {
+        let mut seen = self.seen.borrow_mut();
+        let signer = kid(own);
+        if !seen.signers.contains(&signer) {
+            seen.signers.push(signer);
+        }
+        if seen.tokens.len() < KEPT {
+            seen.tokens.push_back(own.to_owned());
+        }
+        seen.tokens[turn % seen.tokens.len()].clone()
+    }
+
+    /// Has the clients send until `meanwhile` is over.
+    async fn during<T>(&self, meanwhile: impl Future<Output = T>) -> T {
+        let clients = (0..CLIENTS).map(|number| self.client(number));
+        tokio::select! {
+            _ = futures_util::future::join_all(clients) => unreachable!("they never stop"),
+            done = within(meanwhile) => done,
+        }
+    }
+
+    async fn until(&self, done: impl Fn(&Seen) -> bool) {
+        while !done(&self.seen.borrow()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Until so many more uses were good.
+    async fn more(&self, uses: usize) {
+        let until = self.seen.borrow().uses + uses;
+        self.until(|seen| seen.uses >= until).await;
+    }
+
+    /// Sets all clocks ahead, between two loads, since what was issued before may be over then.
+    async fn set_clocks_ahead(&self, seconds: u64) {
+        self.seen.borrow_mut().tokens.clear();
+        self.world.people.set_clock_ahead(seconds.cast_signed());
+        for replica in &self.replicas {
+            replica.set_clock_ahead(seconds);
+        }
+        self.are_ready().await;
+    }
+
+    /// Until nothing that a replica knows is too old for it.
+    async fn are_ready(&self) {
+        for replica in &self.replicas {
+            let mut client = Client::to(replica).await;
+            within(async {
+                loop {
+                    let answer = client.exchange(self.world).await;
+                    if answer.status == 503 {
+                        continue;
+                    }
+                    let own = format!("Authorization: Bearer {}", token(&answer));
+                    if client.ask(&["GET / HTTP/1.1", "Host: localhost", &own], b"").await.status != 503 {
+                        return;
+                    }
+                }
+            })
+            .await;
+        }
+    }
+}
+
+/// Gives a replica another configuration, and waits until that is in force.
+async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
+    let generation = || doorward.log().iter().filter_map(|line| line["generation"].as_u64()).max().unwrap_or_default();
+    let (before, path) = (generation(), doorward.dir().join("doorward.yaml"));
+    let (draft, old) = (path.with_extension("draft"), fs::read_to_string(&path).unwrap());
+    let new = change(old.clone());
+    assert_ne!(new, old);
+    fs::write(&draft, new).unwrap();
+    fs::rename(draft, path).unwrap();
+    within(async {
+        while generation() <= before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
+    // Not later than its first key.
+    let started = Instant::now();
+    let world = World::with(|yaml| yaml.replace("\ntokens:\n", "\ntokens:\n  rotate: 1h\n")).await;
+    let load = Load::new(&world, vec![&world.doorward]);
+    load.are_ready().await;
+    let keys = world.kids().await;
+    load.during(async {
+        load.more(100).await;
+        reload(&world.doorward, |yaml| yaml.replace("rotate: 1h", "rotate: 1h\n  lifetime: 9m")).await;
+        load.more(100).await;
+    })
+    .await;
+    // Some seconds before the successor is to sign.
+    load.set_clocks_ahead(3600 - 5 - started.elapsed().as_secs()).await;
+    load.during(async {
+        load.until(|seen| seen.signers.len() == 2).await;
+        load.until(|seen| seen.of_older >= 200).await;
+    })
+    .await;
+    assert_eq!(load.seen.borrow().signers, keys, "the successor was published all along");
+    // The same before the first is published no longer, which is half an hour later.
+    load.set_clocks_ahead(3600 + 1800 - 5 - started.elapsed().as_secs()).await;
+    load.during(async {
+        while world.kids().await.contains(&keys[0]) {
+            load.more(10).await;
+        }
+        load.more(100).await;
+    })
+    .await;
+    assert_eq!(load.seen.borrow().signers, keys);
+    assert_eq!(world.kids().await.first(), keys.last(), "one signs");
+    assert_eq!(world.kids().await.len(), 2, "and one will");
+}
+
+#[tokio::test]
+async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let seal = BASE64_STANDARD.encode([7; 32]);
+    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let change = |yaml: String| {
+        yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n  keys: [{file: first.pem}]\n")
+            .replace(
+                "store: {path: doorward.redb}",
+                &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
+            )
+    };
+    let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
+    let world = World::with_files(change, &files).await;
+    let (here, dir) = (&world.doorward, tempfile::tempdir().unwrap());
+    for name in ["target", "other", "first.pem", "second.pem", "seal"] {
+        fs::copy(here.dir().join(name), dir.path().join(name)).unwrap();
+    }
+    let yaml = fs::read_to_string(here.dir().join("doorward.yaml")).unwrap();
+    let there = Doorward::start_with_faults(dir, &yaml).await;
+    let load = Load::new(&world, vec![here, &there]);
+    load.are_ready().await;
+
+    let (one, both, turned, other) = (
+        "keys: [{file: first.pem}]",
+        "keys: [{file: first.pem}, {file: second.pem}]",
+        "keys: [{file: second.pem}, {file: first.pem}]",
+        "keys: [{file: second.pem}]",
+    );
+    load.during(async {
+        load.more(100).await;
+        // Published by each before it signs at any.
+        for (before, after) in [(one, both), (both, turned)] {
+            for replica in [here, &there] {
+                reload(replica, |yaml| yaml.replace(before, after)).await;
+                load.more(100).await;
+            }
+        }
+        load.until(|seen| seen.of_older >= 200).await;
+    })
+    .await;
+    assert_eq!(load.seen.borrow().signers.len(), 2);
+    // The last token that the first has signed is over, and the key goes.
+    load.set_clocks_ahead(660).await;
+    load.during(async {
+        for replica in [here, &there] {
+            reload(replica, |yaml| yaml.replace(turned, other)).await;
+            load.more(100).await;
+        }
+    })
+    .await;
+    assert_eq!(world.kids().await, load.seen.borrow().signers[1..]);
+}

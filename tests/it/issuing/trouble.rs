@@ -1,0 +1,117 @@
+//! What the endpoints of tokens say while the trouble is ours: that it is, and when to come again.
+
+use std::fs;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::json;
+
+use super::{TARGET, World, secret, token};
+use crate::harness::{Answer, Fault, Issuer, within};
+
+/// It may work later, and not at once.
+fn assert_passes(what: &str, answer: &Answer, why: &str) {
+    assert_eq!(answer.status, 503, "{what}: {}", answer.text());
+    assert_later(what, answer);
+    assert_eq!(answer.json()["error"], "temporarily_unavailable", "{what}: {}", answer.text());
+    let said = answer.json()["error_description"].as_str().unwrap().to_owned();
+    assert!(said.contains(why), "{what}: {said}");
+}
+
+fn assert_later(what: &str, answer: &Answer) {
+    let after: u64 = answer.header("retry-after").unwrap_or_else(|| panic!("{what}: {}", answer.head)).parse().unwrap();
+    assert!((1..=60).contains(&after), "{what}: {after}");
+}
+
+impl World {
+    async fn post(&self, path: &str, more: &[&str], form: &str) -> Answer {
+        let line = format!("POST {path} HTTP/1.1");
+        let lines = [line.as_str(), "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+        self.doorward.send(&[&lines, more].concat(), form.as_bytes()).await
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
+    let away = Issuer::start().await;
+    away.set_fault(Fault::Error);
+    let world = World::with(|yaml| {
+        let name = format!("  - {{name: away, issuer: '{}', audiences: ['https://doorward.test']}}\n", away.url());
+        yaml.replace("  - {name: own, preset", &format!("{name}  - {{name: own, preset"))
+            .replace("{issuer: ci}]", "{issuer: ci}, {issuer: away}]")
+            .replace("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")
+    })
+    .await;
+    let refused = world.exchange(&away.token("alice", &["dev"]), "deploy").await;
+    assert_passes("an issuer whose keys are not to be had", &refused, "cannot be asked right now");
+
+    let job = world.job(&json!({}));
+    let own = token(&world.exchange(&job, "deploy").await);
+    world.doorward.break_disk(true);
+    // A write finds the disk broken.
+    let refused = within(async {
+        loop {
+            let answer = world.post("/oauth2/revoke", &[], &format!("token={own}")).await;
+            if answer.status == 503 {
+                return answer;
+            }
+        }
+    })
+    .await;
+    assert_passes("an end that cannot be written down", &refused, "try again");
+    let basic = BASE64_STANDARD.encode(format!("target:{}", secret("target").replace(' ', "+")));
+    let basic = format!("Authorization: Basic {basic}");
+    let (exchanged, told) = within(async {
+        loop {
+            let exchanged = world.exchange(&job, "deploy").await;
+            let told = world.post("/oauth2/introspect", &[&basic], &format!("token={own}")).await;
+            if exchanged.status == 503 && told.status == 503 {
+                return (exchanged, told);
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let why = "whether the token was revoked cannot be told at the moment";
+    assert_passes("nobody knows what was revoked", &exchanged, why);
+    assert_passes("nobody knows what was revoked, a resource server asks", &told, why);
+    world.doorward.break_disk(false);
+    within(async {
+        while world.exchange(&job, "deploy").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() {
+    let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
+    let change = |yaml: String| yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
+    let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
+    let job = world.job(&json!({}));
+    token(&world.exchange(&job, "deploy").await);
+    let (path, kids) = (world.doorward.dir().join("seal"), world.kids().await);
+    // Somebody has replaced the key of the seal, and not kept the one before it beside it.
+    fs::write(&path, seal(8)).unwrap();
+    world.doorward = world.doorward.kill_and_restart().await;
+    let why = "the keys of tokens have not been read from the store yet; try again in a moment";
+    for (path, form) in [
+        ("/oauth2/token", format!("subject_token={job}&audience={TARGET}")),
+        ("/oauth2/revoke", "token=x".to_owned()),
+        ("/oauth2/introspect", "token=x".to_owned()),
+    ] {
+        assert_passes(path, &world.post(path, &[], &form).await, why);
+    }
+    let answer = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_later("the set", &answer);
+    // It is put back, and nobody starts anything again.
+    fs::write(&path, seal(7)).unwrap();
+    within(async {
+        while world.exchange(&job, "deploy").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(world.kids().await, kids);
+}
