@@ -3,6 +3,7 @@
 
 mod clocks;
 mod keys;
+mod settings;
 mod trouble;
 
 use base64::{

@@ -1,0 +1,105 @@
+//! Settings with which good tokens would be refused, or those of others taken, are found before they are in force.
+
+use std::process::Command;
+
+/// Of which each row changes something.
+const GOOD: &str = "
+listeners: [{name: public, address: 127.0.0.1:0}]
+external_host: doorward.test
+issuers:
+  - {name: people, issuer: 'https://people.test', audiences: ['https://doorward.test'], kind: human}
+  - name: cluster
+    issuer: https://kubernetes.default.svc
+    preset: kubernetes
+    audiences: ['https://doorward.test']
+    keys: {url: 'https://10.0.0.1/openid/v1/jwks', bearer: {file: token}}
+    token_review: {upstream: api, bearer: {file: token}}
+  - {name: own, preset: doorward, audiences: ['https://target.test']}
+upstreams:
+  - {name: web, url: 'http://127.0.0.1:1'}
+  - {name: api, url: 'https://10.0.0.1', credential: {bearer: {file: token}}}
+routes: [{name: web, kind: http, hosts: [localhost], schemes: [bearer], issuers: [people, own], upstream: web}]
+rules: [{id: use, on: {routes: [web]}, who: {issuers: [own], kind: agent}, do: allow}]
+sessions: {keys: [{file: seal}]}
+tokens:
+  keys: [{file: key.pem}]
+  exchange: [{issuer: people}, {issuer: cluster, kubernetes: api, namespaces: [ci]}]
+store: {path: doorward.redb}
+audit: {sink: {file: {path: audit.jsonl}}}
+admin: {address: 127.0.0.1:0}
+";
+
+const REVIEW: &str = "    token_review: {upstream: api, bearer: {file: token}}\n";
+const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
+const OWN: &str = "{name: own, preset: doorward, ";
+
+/// What is written in place of what, and what is said to that.
+const ROWS: [(&str, &str, &str); 17] = [
+    // Two clusters that call themselves alike.
+    (
+        "name: people, issuer: 'https://people.test'",
+        "name: people, issuer: 'https://kubernetes.default.svc'",
+        "issuer `people` has the same identifier",
+    ),
+    ("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n", ""),
+    ("  keys: [{file: key.pem}]\n  exchange", "  exchange", ""),
+    ("external_host: doorward.test\n", "", "the issuer of the tokens has no name"),
+    ("  keys: [{file: key.pem}]\n", "  lifetime: 11m\n", "`lifetime` is not between 1m and 10m"),
+    ("  keys: [{file: key.pem}]\n", "  lifetime: 59s\n", "`lifetime` is not between 1m and 10m"),
+    ("  keys: [{file: key.pem}]\n", "  rotate: 59m\n", "`rotate` is less than 1h"),
+    ("{file: key.pem}", "{file: key.pem}, {file: key.pem}", "is a key that stands there already"),
+    ("{file: key.pem}", "{file: token}", "in PEM"),
+    ("{issuer: people}", "{issuer: own}", "a token of ours is not exchanged for another"),
+    ("{issuer: people}", "{issuer: poeple}", "people"),
+    ("{issuer: people}", "{issuer: people, kubernetes: api}", "only an issuer with `preset: kubernetes` has pods"),
+    (CLUSTER, "{issuer: cluster}", "the pods of this cluster cannot be looked up"),
+    (REVIEW, "", "has no `token_review`"),
+    ("test', audiences: ['https://doorward.test']", "test', audiences: [x]", "is not among the audiences of `people`"),
+    (
+        OWN,
+        "{name: own, preset: doorward, issuer: 'https://other.test', ",
+        "are issued by `https://` and `external_host`",
+    ),
+    (
+        OWN,
+        "{name: own, preset: doorward, keys: {url: 'https://x.test'}, ",
+        "need no `login`, `introspection` or `keys`",
+    ),
+];
+
+/// Whether it may be used, and what is said.
+fn check(yaml: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let seal = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned();
+    for (name, text) in
+        [("doorward.yaml", yaml.to_owned()), ("token", "a-token".to_owned()), ("key.pem", key), ("seal", seal)]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = command.args(["check", "doorward.yaml"]).current_dir(dir.path()).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
+    let (good, told) = check(GOOD);
+    assert!(good, "{told}");
+    for (before, after, said) in ROWS {
+        assert_eq!(GOOD.matches(before).count(), 1, "{before}");
+        let (good, told) = check(&GOOD.replace(before, after));
+        assert_eq!(good, said.is_empty(), "{after}: {told}");
+        assert!(told.contains(said), "{after}: {told}");
+    }
+    // Each replica would make keys that the others do not know.
+    let alone = GOOD
+        .replace("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n")
+        .replace("  keys: [{file: key.pem}]\n  exchange", "  exchange");
+    let (good, told) = check(&alone);
+    assert!(!good && told.contains("tokens need `keys`, the same on every replica"), "{told}");
+    let (before, rest) = GOOD.split_once("tokens:\n").unwrap();
+    let without = format!("{before}{}", &rest[rest.find("store:").unwrap()..]);
+    let (good, told) = check(&without);
+    assert!(!good && told.contains("without the section `tokens` Doorward issues none"), "{told}");
+}
