@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     authn::Principal,
+    authz::AskedToken,
     clock::Timestamp,
     error::Reason,
     kubernetes::{Attributes, impersonation},
@@ -210,6 +211,9 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
     if let Some(digest) = &record.body_digest {
         object.hex("body_sha256", digest);
     }
+    if let Some(asked) = record.asked.as_deref() {
+        object.object("asked", |object| self::asked(asked, budget, object));
+    }
     if let Some(issued) = record.issued.as_deref() {
         object.object("issued", |object| {
             object
@@ -236,6 +240,23 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
         .some_text("revoked", budget.optional(Field::Names, record.revoked.as_deref()))
         .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))
         .some_text("ended", budget.optional(Field::Names, record.ended.as_deref()));
+}
+
+fn asked(asked: &AskedToken, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .text("audience", budget.text(Field::Names, &asked.audience))
+        .some("scopes", asked.scopes.as_deref().map(|scopes| budget.list(Field::Names, scopes)))
+        .some("partly", asked.partly.then_some(true));
+    if let Some(task) = &asked.task {
+        object.object("task", |object| {
+            object
+                .text("namespace", budget.text(Field::Names, &task.namespace))
+                .text("service_account", budget.text(Field::Names, &task.service_account))
+                .some_text("pipeline", budget.optional(Field::Names, task.pipeline.as_deref()))
+                .some_text("pipeline_task", budget.optional(Field::Names, task.pipeline_task.as_deref()))
+                .some_text("task", budget.optional(Field::Names, task.task.as_deref()));
+        });
+    }
 }
 
 fn issued_task(task: &IssuedTask, budget: &mut Budget, object: &mut Object<'_>) {

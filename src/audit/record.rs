@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     authn::Principal,
+    authz::AskedToken,
     clock::Timestamp,
     config::raw::{EventListener, RouteKind},
     error::{Reason, Rejection},
@@ -76,6 +77,8 @@ pub struct Record {
     pub bytes_out: u64,
     /// The event id that an EventListener answered with: it labels the runs that came of it.
     pub event_id: Option<Box<str>>,
+    /// The token that was asked for.
+    pub asked: Option<Box<AskedToken>>,
     /// The token that was given.
     pub issued: Option<Box<Issued>>,
     /// The id of a token of ours that its holder ended.
@@ -121,6 +124,7 @@ impl Record {
             bytes_in: 0,
             bytes_out: 0,
             event_id: None,
+            asked: None,
             issued: None,
             revoked: None,
             policy: None,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     authn::{Actor, CredentialId, Kind, LoginFacts, Principal, Scheme},
-    authz::RequestView,
+    authz::{AskedToken, RequestView, TOKEN_ENDPOINT, TaskView},
     clock::Timestamp,
     config::raw::{EventListener, RouteKind, RunIntent},
     kubernetes::Attributes,
@@ -48,6 +48,8 @@ pub struct ReplayInputs {
     pub kubernetes: Option<Attributes>,
     pub run: Option<Run>,
     pub delivery: Option<Arc<Facts>>,
+    /// The token that was asked for, at the endpoint of tokens.
+    pub asked: Option<AskedToken>,
     /// None if nobody was authenticated.
     pub principal: Option<Principal>,
     /// What was decided then.
@@ -84,11 +86,16 @@ impl ReplayInputs {
         Ok(None)
     }
 
-    /// The request as rules see it; none if it was not routed to an upstream.
+    /// The request as rules see it; none if it was not routed to an upstream, and no token was asked for. The token itself is not in it.
     pub fn view(&self) -> Option<RequestView<'_>> {
+        let (route, kind) = match &self.asked {
+            // Before it is known who asks, and for whom, no rule is asked.
+            Some(_) => (self.decision.as_ref().map(|_| TOKEN_ENDPOINT), Some(RouteKind::Http)),
+            None => (self.route.as_deref(), self.kind),
+        };
         Some(RequestView {
-            route: self.route.as_deref()?,
-            kind: self.kind?,
+            route: route?,
+            kind: kind?,
             host: &self.host,
             path: &self.path,
             method: &self.method,
@@ -220,6 +227,44 @@ struct Details {
     run: Option<RunLine>,
     event_listener: Option<EventListener>,
     webhook: Option<BTreeMap<String, Value>>,
+    asked: Option<AskedLine>,
+}
+
+#[derive(Deserialize)]
+struct AskedLine {
+    audience: String,
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    partly: bool,
+    #[serde(default)]
+    task: Option<TaskLine>,
+}
+
+#[derive(Deserialize)]
+struct TaskLine {
+    namespace: String,
+    service_account: String,
+    #[serde(default)]
+    pipeline: Option<String>,
+    #[serde(default)]
+    pipeline_task: Option<String>,
+    #[serde(default)]
+    task: Option<String>,
+}
+
+impl AskedLine {
+    fn into_asked(self) -> AskedToken {
+        let Self { audience, scopes, partly, task } = self;
+        let task = task.map(|TaskLine { namespace, service_account, pipeline, pipeline_task, task }| TaskView {
+            namespace,
+            service_account,
+            pipeline,
+            pipeline_task,
+            task,
+        });
+        AskedToken { audience, scopes, partly, task }
+    }
 }
 
 #[derive(Deserialize)]
@@ -312,8 +357,19 @@ impl TryFrom<Line> for ReplayInputs {
             unmapped,
             truncated,
         } = line;
-        let Details { route, kind, upgrade, principal, shadow, grants, kubernetes, run, event_listener, webhook } =
-            unmapped;
+        let Details {
+            route,
+            kind,
+            upgrade,
+            principal,
+            shadow,
+            grants,
+            kubernetes,
+            run,
+            event_listener,
+            webhook,
+            asked,
+        } = unmapped;
         let holds_inputs = [code::REQUEST, code::DECIDED, code::STARTED].contains(&metadata.event_code.as_str());
         let (true, Some(HttpRequest { uid, http_method, url })) = (holds_inputs, http_request) else {
             return Err(ReplayError::Kind(metadata.event_code));
@@ -349,6 +405,7 @@ impl TryFrom<Line> for ReplayInputs {
             kubernetes,
             run: run.map(RunLine::into_run),
             delivery,
+            asked: asked.map(AskedLine::into_asked),
             principal,
             decision: outcome.map(|outcome| Decision {
                 outcome,

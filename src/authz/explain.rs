@@ -193,6 +193,9 @@ fn describe_request(request: &RequestView<'_>) -> String {
     if let Some(attributes) = request.kubernetes {
         text.push_str(&format!(" ({})", super::kubernetes::found(attributes)));
     }
+    if let Some(token) = &request.token {
+        text.push_str(&format!(" ({})", super::token::found(token)));
+    }
     text
 }
 
@@ -238,6 +241,6 @@ impl fmt::Display for Explanation {
 }
 
 /// Names come from strangers: nothing in them may move the cursor of a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -22,6 +22,7 @@ mod run;
 mod scenario;
 mod time_window;
 mod token;
+mod token_explain;
 mod trigger;
 mod who;
 
@@ -47,7 +48,8 @@ pub use self::{
     policy::{KubernetesGroups, Policy},
     rule::Approval,
     scenario::Scenario,
-    token::{TOKEN_ENDPOINT, TaskView, TokenView},
+    token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
+    token_explain::{ScopeExplanation, TokenExplanation},
     trigger::{Trigger, TriggerLimits},
 };
 

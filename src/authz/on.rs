@@ -21,7 +21,8 @@ use super::{
     names::{HostPattern, Names, PathPattern, Prefix},
     run::{self, RunCondition},
     time_window::TimeWindow,
-    token, trigger,
+    token::TokenCondition,
+    trigger,
 };
 
 /// One condition on a request.
@@ -40,7 +41,7 @@ pub(super) enum On {
     Fork(bool),
     Draft(bool),
     Trigger(raw::OnTrigger),
-    Token(raw::OnToken),
+    Token(TokenCondition),
     Kubernetes(Kubernetes),
     Run(RunCondition),
     Guard(Guard),
@@ -119,8 +120,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
         on.push(On::Trigger(trigger.clone()));
     }
     if let Some(token) = &raw.token {
-        token::check(raw, token, action, &at.key("token"), root, report);
-        on.push(On::Token(token.clone()));
+        on.push(On::Token(TokenCondition::compile(raw, token, action, &at.key("token"), root, report)));
     }
     if let Some(raw) = &raw.kubernetes {
         on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
@@ -189,7 +189,13 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     }
 }
 
-fn parse_all<T>(texts: &[String], at: &At, report: &mut Report, parse: impl Fn(&str) -> Result<T, String>) -> Box<[T]> {
+/// Parses each of a list, and reports those that cannot be.
+pub(super) fn parse_all<T>(
+    texts: &[String],
+    at: &At,
+    report: &mut Report,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Box<[T]> {
     let mut parsed = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
         match parse(text) {
@@ -263,7 +269,7 @@ impl On {
                 Some(trigger) => trigger::matches(condition, trigger, reading),
                 None => reading == Reading::Strict,
             },
-            Self::Token(condition) => view.token.is_some_and(|token| token::matches(condition, &token, reading)),
+            Self::Token(condition) => view.token.is_some_and(|token| condition.matches(&token, reading)),
             Self::Kubernetes(condition) => {
                 view.kubernetes.is_some_and(|attributes| condition.matches(attributes, reading))
             }
@@ -283,8 +289,17 @@ impl On {
         }
     }
 
+    /// What does not hold, in words.
+    pub(super) fn misses(&self, view: &RequestView<'_>, reading: Reading) -> Vec<Condition> {
+        match (self, &view.token) {
+            (Self::Token(condition), Some(token)) => condition.misses(token, reading),
+            _ if self.holds(view, reading) => Vec::new(),
+            _ => vec![self.describe(view)],
+        }
+    }
+
     /// The condition in words, beside what the request has.
-    pub(super) fn describe(&self, view: &RequestView<'_>) -> Condition {
+    fn describe(&self, view: &RequestView<'_>) -> Condition {
         let joined = |list: Vec<String>| list.join(", ");
         let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), kubernetes::found);
         match self {
@@ -329,10 +344,7 @@ impl On {
                 let found = found.as_deref().unwrap_or("left to the interceptor");
                 Condition::new("on.trigger", trigger::needs(condition), found)
             }
-            Self::Token(condition) => {
-                let found = view.token.map(|token| token::found(&token));
-                Condition::new("on.token", token::needs(condition), or_none(found.as_deref()))
-            }
+            Self::Token(_) => Condition::new("on.token", "a token", or_none(view.token.map(|token| token.audience))),
             Self::Kubernetes(condition) => Condition::new("on.kubernetes", condition.needs(), kubernetes()),
             Self::Run(condition) => {
                 Condition::new("on.run", condition.needs(), or_none(view.run.map(run::found).as_deref()))

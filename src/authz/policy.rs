@@ -185,7 +185,7 @@ impl Policy {
     /// The scopes of tokens that some rule names in full: those that somebody may get who asks for none by name.
     pub fn token_scopes(&self) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
-        rules.flat_map(Rule::token_scopes).filter(|scope| !scope.ends_with('*')).collect()
+        rules.flat_map(Rule::token_scopes).collect()
     }
 
     /// The Kubernetes groups that grants give a principal: mapped ones only.

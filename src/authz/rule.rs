@@ -19,6 +19,7 @@ use super::{
     names::Names,
     need::{Need, Unmet},
     on::{self, On},
+    token::TokenCondition,
     who::{self, Caller, Purpose, Who},
 };
 
@@ -199,10 +200,10 @@ impl Rule {
         self.who.iter().filter_map(Who::scopes).flat_map(Names::iter).map(|scope| &**scope)
     }
 
-    /// The scopes of tokens that it names.
+    /// The scopes of tokens that it names in full.
     pub(super) fn token_scopes(&self) -> impl Iterator<Item = &str> {
         let tokens = self.on.iter().filter_map(|on| if let On::Token(token) = on { Some(token) } else { None });
-        tokens.flat_map(|token| &token.scopes).map(String::as_str)
+        tokens.flat_map(TokenCondition::scopes)
     }
 
     /// Whether the rule can fail, so that it must be looked at even if the decision is already known.
@@ -270,7 +271,7 @@ impl Rule {
 
     /// The conditions that do not hold, in words.
     pub(super) fn misses(&self, case: &Case<'_>) -> Vec<Condition> {
-        let on = self.on.iter().filter(|on| !on.holds(case.request, self.reading)).map(|on| on.describe(case.request));
+        let on = self.on.iter().flat_map(|on| on.misses(case.request, self.reading));
         let who = self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No);
         let mut misses: Vec<Condition> = on.chain(who.map(|who| who.describe(&case.caller))).collect();
         if let Some(when) = &self.when {
@@ -286,8 +287,7 @@ impl Rule {
 
     /// The conditions that hold only read wide: what they ask for is in doubt.
     pub(super) fn doubts(&self, case: &Case<'_>) -> Vec<Condition> {
-        let on =
-            self.on.iter().filter(|on| !on.holds(case.request, Reading::Strict)).map(|on| on.describe(case.request));
+        let on = self.on.iter().flat_map(|on| on.misses(case.request, Reading::Strict));
         let who = self.who.iter().filter(|who| who.met(&case.caller, Reading::Strict) == Met::No);
         on.chain(who.map(|who| who.describe(&case.caller))).collect()
     }

@@ -1,11 +1,17 @@
 //! Which tokens Doorward gives to whom, in exchange for theirs.
 
+use serde::Serialize;
+
 use crate::config::{
     raw::{self, OnToken},
     report::{At, Report},
 };
 
-use super::{condition::Reading, names::Prefix};
+use super::{
+    condition::{Condition, Reading, or_none},
+    names::Prefix,
+    on::parse_all,
+};
 
 /// What stands for the route where a token is asked for. No route has this name, as no name of one has a slash.
 pub const TOKEN_ENDPOINT: &str = "/oauth2/token";
@@ -22,7 +28,7 @@ pub struct TokenView<'a> {
 }
 
 /// A task that runs, as far as rules can tell it from others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TaskView {
     pub namespace: String,
     /// The service account of its pod.
@@ -35,46 +41,151 @@ pub struct TaskView {
     pub task: Option<String>,
 }
 
-/// Whether a token is among those of a condition. A task is among those of an allow only if its service account is named.
-pub(super) fn matches(condition: &OnToken, token: &TokenView<'_>, reading: Reading) -> bool {
-    let fits = |patterns: &[String], text: &str| {
-        patterns.iter().any(|pattern| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text)))
-    };
-    let is_given =
-        |patterns: &[String], text: Option<&str>| patterns.is_empty() || text.is_some_and(|text| fits(patterns, text));
-    // Without a list of scopes an allow gives none, and a deny is of all.
-    let scope = match (token.scope, condition.scopes.is_empty()) {
-        (None, is_empty) => is_empty || reading == Reading::Wide,
-        (Some(_), true) => reading == Reading::Wide,
-        (Some(scope), false) => fits(&condition.scopes, scope),
-    };
-    let names_tasks = [&condition.service_accounts, &condition.pipelines, &condition.pipeline_tasks, &condition.tasks];
-    let task = match token.task {
-        None => names_tasks.iter().all(|patterns| patterns.is_empty()),
-        Some(task) => {
-            let account = format!("{}/{}", task.namespace, task.service_account);
-            let account = match condition.service_accounts.is_empty() {
-                true => reading == Reading::Wide,
-                false => fits(&condition.service_accounts, &account),
-            };
-            account
-                && is_given(&condition.pipelines, task.pipeline.as_deref())
-                && is_given(&condition.pipeline_tasks, task.pipeline_task.as_deref())
-                && is_given(&condition.tasks, task.task.as_deref())
-        }
-    };
-    is_given(&condition.audiences, Some(token.audience)) && scope && task
+/// A request for a token, as it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AskedToken {
+    /// For whom it would be (`aud`).
+    pub audience: String,
+    /// `None`: all that rules give.
+    pub scopes: Option<Vec<String>>,
+    /// Whether fewer scopes than were asked for will do. Else it is all of them or none.
+    pub partly: bool,
+    /// The task that asks, where it is one and as soon as that is known.
+    pub task: Option<TaskView>,
 }
 
-/// Reports what no token can meet, and what would give more than it says.
-pub(super) fn check(
-    raw: &raw::On,
-    token: &OnToken,
-    action: &raw::Action,
-    at: &At,
-    root: &raw::Root,
-    report: &mut Report,
-) {
+/// What a rule says of tokens, parsed once. An empty list is of all, but see [`TokenCondition::matches`].
+#[derive(Debug)]
+pub(super) struct TokenCondition {
+    audiences: Box<[Prefix]>,
+    scopes: Box<[Prefix]>,
+    service_accounts: Box<[Prefix]>,
+    pipelines: Box<[Prefix]>,
+    pipeline_tasks: Box<[Prefix]>,
+    tasks: Box<[Prefix]>,
+}
+
+impl TokenCondition {
+    /// Reports what no token can meet, and what would give more than it says.
+    pub(super) fn compile(
+        raw: &raw::On,
+        token: &OnToken,
+        action: &raw::Action,
+        at: &At,
+        root: &raw::Root,
+        report: &mut Report,
+    ) -> Self {
+        check(raw, token, action, at, root, report);
+        let mut parsed = |key: &str, patterns: &[String]| {
+            parse_all(patterns, &at.key(key), report, |text| Prefix::parse(text).map_err(str::to_owned))
+        };
+        Self {
+            audiences: parsed("audiences", &token.audiences),
+            scopes: parsed("scopes", &token.scopes),
+            service_accounts: parsed("service_accounts", &token.service_accounts),
+            pipelines: parsed("pipelines", &token.pipelines),
+            pipeline_tasks: parsed("pipeline_tasks", &token.pipeline_tasks),
+            tasks: parsed("tasks", &token.tasks),
+        }
+    }
+
+    /// Whether a token is among those of the condition. A task is among those of an allow only if its service account is named.
+    pub(super) fn matches(&self, token: &TokenView<'_>, reading: Reading) -> bool {
+        Part::ALL.into_iter().all(|part| self.holds(part, token, reading))
+    }
+
+    fn holds(&self, part: Part, token: &TokenView<'_>, reading: Reading) -> bool {
+        let patterns = self.patterns(part);
+        let fits = |text: &str| patterns.iter().any(|pattern| pattern.matches(text));
+        let is_given = |text: Option<&str>| patterns.is_empty() || text.is_some_and(fits);
+        match (part, token.task) {
+            (Part::Audiences, _) => is_given(Some(token.audience)),
+            // Without a list of scopes an allow gives none, and a deny is of all.
+            (Part::Scopes, _) => match (token.scope, patterns.is_empty()) {
+                (None, is_empty) => is_empty || reading == Reading::Wide,
+                (Some(_), true) => reading == Reading::Wide,
+                (Some(scope), false) => fits(scope),
+            },
+            (_, None) => patterns.is_empty(),
+            (Part::ServiceAccounts, Some(_)) if patterns.is_empty() => reading == Reading::Wide,
+            (Part::ServiceAccounts, Some(task)) => fits(&format!("{}/{}", task.namespace, task.service_account)),
+            (Part::Pipelines, Some(task)) => is_given(task.pipeline.as_deref()),
+            (Part::PipelineTasks, Some(task)) => is_given(task.pipeline_task.as_deref()),
+            (Part::Tasks, Some(task)) => is_given(task.task.as_deref()),
+        }
+    }
+
+    fn patterns(&self, part: Part) -> &[Prefix] {
+        match part {
+            Part::Audiences => &self.audiences,
+            Part::Scopes => &self.scopes,
+            Part::ServiceAccounts => &self.service_accounts,
+            Part::Pipelines => &self.pipelines,
+            Part::PipelineTasks => &self.pipeline_tasks,
+            Part::Tasks => &self.tasks,
+        }
+    }
+
+    /// The scopes that it names in full.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scopes.iter().filter_map(|scope| if let Prefix::Exact(scope) = scope { Some(&**scope) } else { None })
+    }
+
+    /// What a token misses, in words.
+    pub(super) fn misses(&self, token: &TokenView<'_>, reading: Reading) -> Vec<Condition> {
+        let missed = Part::ALL.into_iter().filter(|part| !self.holds(*part, token, reading));
+        missed.map(|part| Condition::new(part.key(), self.needs(part), part.found(token))).collect()
+    }
+
+    fn needs(&self, part: Part) -> String {
+        match (part, self.patterns(part)) {
+            (Part::Scopes, []) => "none".to_owned(),
+            (Part::ServiceAccounts, []) => "the service account of a task by name".to_owned(),
+            (_, patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// What a condition looks at, what is cheap to look at first.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Audiences,
+    Scopes,
+    ServiceAccounts,
+    Pipelines,
+    PipelineTasks,
+    Tasks,
+}
+
+impl Part {
+    const ALL: [Self; 6] =
+        [Self::Audiences, Self::Scopes, Self::ServiceAccounts, Self::Pipelines, Self::PipelineTasks, Self::Tasks];
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Audiences => "on.token.audiences",
+            Self::Scopes => "on.token.scopes",
+            Self::ServiceAccounts => "on.token.service_accounts",
+            Self::Pipelines => "on.token.pipelines",
+            Self::PipelineTasks => "on.token.pipeline_tasks",
+            Self::Tasks => "on.token.tasks",
+        }
+    }
+
+    fn found(self, token: &TokenView<'_>) -> String {
+        match (self, token.task) {
+            (Self::Audiences, _) => token.audience.to_owned(),
+            (Self::Scopes, _) => or_none(token.scope).to_owned(),
+            (_, None) => "no task".to_owned(),
+            (Self::ServiceAccounts, Some(task)) => format!("{}/{}", task.namespace, task.service_account),
+            (Self::Pipelines, Some(task)) => or_none(task.pipeline.as_deref()).to_owned(),
+            (Self::PipelineTasks, Some(task)) => or_none(task.pipeline_task.as_deref()).to_owned(),
+            (Self::Tasks, Some(task)) => or_none(task.task.as_deref()).to_owned(),
+        }
+    }
+}
+
+fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) {
     if root.tokens.is_none() {
         report
             .error(at, "without the section `tokens` no token is given")
@@ -95,20 +206,6 @@ pub(super) fn check(
         }
         _ => {}
     }
-    for (key, patterns) in [
-        ("audiences", &token.audiences),
-        ("scopes", &token.scopes),
-        ("service_accounts", &token.service_accounts),
-        ("pipelines", &token.pipelines),
-        ("pipeline_tasks", &token.pipeline_tasks),
-        ("tasks", &token.tasks),
-    ] {
-        for (index, text) in patterns.iter().enumerate() {
-            if let Err(why) = Prefix::parse(text) {
-                report.error(&at.key(key).index(index), format!("`{text}` {why}"));
-            }
-        }
-    }
     for (index, account) in token.service_accounts.iter().enumerate().filter(|(_, text)| !text.contains('/')) {
         report
             .error(&at.key("service_accounts").index(index), format!("`{account}` names no namespace"))
@@ -119,21 +216,6 @@ pub(super) fn check(
             .error(&at.key("scopes").index(index), format!("`{scope}` has a blank, which no scope has"))
             .help("write one scope an entry");
     }
-}
-
-/// The condition in words.
-pub(super) fn needs(raw: &OnToken) -> String {
-    let part = |name: &str, list: &[String]| (!list.is_empty()).then(|| format!("{name} {}", list.join(", ")));
-    let parts = [
-        part("audience", &raw.audiences),
-        part("scope", &raw.scopes),
-        part("service account", &raw.service_accounts),
-        part("pipeline", &raw.pipelines),
-        part("pipeline task", &raw.pipeline_tasks),
-        part("task", &raw.tasks),
-    ];
-    let parts: Vec<_> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "a token".to_owned() } else { parts.join("; ") }
 }
 
 /// What is asked for, in words.
@@ -157,8 +239,18 @@ pub(super) fn found(token: &TokenView<'_>) -> String {
 mod tests {
     use super::*;
 
-    fn on(yaml: &str) -> OnToken {
-        serde_saphyr::from_str(yaml).unwrap()
+    fn compiled(yaml: &str, report: &mut Report) -> TokenCondition {
+        let token: OnToken = serde_saphyr::from_str(yaml).unwrap();
+        let on = raw::On { token: Some(token.clone()), ..raw::On::default() };
+        let root = raw::Root { tokens: Some(serde_saphyr::from_str("exchange: []").unwrap()), ..raw::Root::default() };
+        TokenCondition::compile(&on, &token, &raw::Action::Allow, &At::root(), &root, report)
+    }
+
+    fn on(yaml: &str) -> TokenCondition {
+        let mut report = Report::default();
+        let condition = compiled(yaml, &mut report);
+        assert!(!report.has_errors(), "{yaml}: {:?}", report.problems());
+        condition
     }
 
     fn task() -> TaskView {
@@ -223,21 +315,63 @@ mod tests {
             ),
         ] {
             let condition = on(condition);
-            assert_eq!(matches(&condition, &push, Reading::Strict), strict, "{what}");
-            assert_eq!(matches(&condition, &push, Reading::Wide), wide, "{what}");
+            assert_eq!(condition.matches(&push, Reading::Strict), strict, "{what}");
+            assert_eq!(condition.matches(&push, Reading::Wide), wide, "{what}");
         }
         let bare = on("{audiences: [registry.example], service_accounts: [ci/builder]}");
-        assert!(matches(&bare, &token("registry.example", None), Reading::Strict));
+        assert!(bare.matches(&token("registry.example", None), Reading::Strict));
         let scoped = on("{audiences: [registry.example], scopes: [pull], service_accounts: [ci/builder]}");
-        assert!(!matches(&scoped, &token("registry.example", None), Reading::Strict));
+        assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
     }
 
     #[test]
     fn who_is_no_task_gets_nothing_by_a_rule_for_tasks() {
         let token = TokenView { audience: "a", scope: None, task: None };
-        assert!(matches(&on("{audiences: [a]}"), &token, Reading::Strict));
+        assert!(on("{audiences: [a]}").matches(&token, Reading::Strict));
         for condition in ["{audiences: [a], service_accounts: ['ci/*']}", "{audiences: [a], pipelines: [p]}"] {
-            assert!(!matches(&on(condition), &token, Reading::Strict), "{condition}");
+            assert!(!on(condition).matches(&token, Reading::Strict), "{condition}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_read_is_told_where_it_stands() {
+        for key in ["audiences", "scopes", "service_accounts", "pipelines", "pipeline_tasks", "tasks"] {
+            let mut report = Report::default();
+            let audiences = if key == "audiences" { "" } else { "audiences: [a], " };
+            compiled(&format!("{{{audiences}{key}: [n/a, 'n/*b', '']}}"), &mut report);
+            let told: Vec<String> = report.problems().iter().map(|problem| problem.at.to_string()).collect();
+            for index in [1, 2] {
+                assert!(told.iter().any(|at| at.ends_with(&format!("{key}/{index}"))), "{key}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_a_token_misses_is_told() {
+        let task = task();
+        let token = |scope| TokenView { audience: "registry.example", scope, task: Some(&task) };
+        let misses = |condition: &str, token: &TokenView<'_>| -> Vec<String> {
+            on(condition).misses(token, Reading::Strict).iter().map(ToString::to_string).collect()
+        };
+        let named =
+            "{audiences: [registry.example], scopes: ['push:*'], service_accounts: [ci/builder], pipelines: [test]}";
+        assert_eq!(misses(named, &token(Some("push:app"))), ["on.token.pipelines: needs test, has release"]);
+        assert_eq!(
+            misses(named, &TokenView { task: None, ..token(None) }),
+            [
+                "on.token.scopes: needs push:*, has none",
+                "on.token.service_accounts: needs ci/builder, has no task",
+                "on.token.pipelines: needs test, has no task",
+            ]
+        );
+        assert_eq!(
+            misses("{audiences: [other], tasks: [t]}", &token(Some("pull"))),
+            [
+                "on.token.audiences: needs other, has registry.example",
+                "on.token.scopes: needs none, has pull",
+                "on.token.service_accounts: needs the service account of a task by name, has ci/builder",
+                "on.token.tasks: needs t, has none",
+            ]
+        );
     }
 }

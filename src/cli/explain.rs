@@ -7,16 +7,18 @@ use serde::Serialize;
 
 use crate::{
     authn::Principal,
-    authz::{Explanation, Policy, RequestView},
+    authz::{Explanation, Policy, RequestView, TokenExplanation},
 };
 
 /// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
+///
+/// With `--audience`: which scopes a task, or whoever asks, would get in a token, and why no others.
 ///
 /// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`
-    #[arg(required_unless_present = "audit_id")]
+    #[arg(required_unless_present_any = ["audit_id", "audience"])]
     pub url: Option<String>,
     /// The method
     #[arg(short = 'X', long, default_value = "GET")]
@@ -30,6 +32,24 @@ pub struct ExplainArgs {
     /// A record of the audit trail, whose inputs are evaluated under the recorded and the current policy
     #[arg(long, value_name = "ID", conflicts_with = "url")]
     pub audit_id: Option<String>,
+    /// Instead of an address: for whom a token would be. `--principal` says who asks, or who caused the run of the task that does
+    #[arg(long, value_name = "AUDIENCE", requires = "principal", conflicts_with_all = ["url", "audit_id", "token_file", "body"])]
+    pub audience: Option<String>,
+    /// The scopes that would be in the token, separated by blanks. Default: all that rules give
+    #[arg(long, value_name = "SCOPES", requires = "audience")]
+    pub scope: Option<String>,
+    /// The service account of the task that asks for a token, as `NAMESPACE/NAME`. Default: no task does
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "audience", value_parser = account)]
+    pub service_account: Option<Account>,
+    /// The pipeline that the task is a part of, by reference
+    #[arg(long, value_name = "NAME", requires = "service_account")]
+    pub pipeline: Option<String>,
+    /// What the pipeline calls the task
+    #[arg(long, value_name = "NAME", requires = "pipeline")]
+    pub pipeline_task: Option<String>,
+    /// The task, by reference
+    #[arg(long, value_name = "NAME", requires = "service_account")]
+    pub task: Option<String>,
     /// A file with the body of a request that makes or changes a run of Tekton, in JSON or YAML
     #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]
     pub body: Option<PathBuf>,
@@ -45,6 +65,22 @@ pub struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// A service account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub namespace: String,
+    pub name: String,
+}
+
+fn account(text: &str) -> Result<Account, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("write the namespace and the name, such as `ci/builder`".to_owned()),
+    }
 }
 
 /// Text of which a part may come from a stranger, fit for a terminal.
@@ -64,6 +100,8 @@ pub enum Answer {
     Unauthenticated { outcome: &'static str, why: String },
     /// What the rules say.
     Decided(Box<Explanation>),
+    /// What they say of a token.
+    Token(Box<TokenExplanation>),
 }
 
 /// Explains a request. `principal` is whom its credential proves, or in plain words why it proves nobody: a wrong
@@ -87,7 +125,11 @@ impl Answer {
 
     /// Whether the request would pass.
     pub fn is_allow(&self) -> bool {
-        matches!(self, Self::Decided(explanation) if explanation.outcome == "allow")
+        match self {
+            Self::Unauthenticated { .. } => false,
+            Self::Decided(explanation) => explanation.outcome == "allow",
+            Self::Token(explanation) => explanation.outcome == "allow",
+        }
     }
 }
 
@@ -99,6 +141,7 @@ impl fmt::Display for Answer {
                 writeln!(f, "  no rule is asked before the credential is good")
             }
             Self::Decided(explanation) => write!(f, "{explanation}"),
+            Self::Token(explanation) => write!(f, "{explanation}"),
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::{
     app::{self, StartError},
     audit::{ReplayInputs, trail_files},
     authn::{Principal, wanted},
-    authz::{Policy, Scenario},
+    authz::{AskedToken, Policy, Scenario},
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
-        raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme},
+        raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
     },
     error::Rejection,
     request::route::Target,
@@ -40,7 +40,10 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
     let answer = match (&args.audit_id, &args.url) {
         (Some(id), _) => return from_trail(sources, id, args.json, out),
         (None, Some(url)) => from_request(sources, args, url)?,
-        (None, None) => return Err("give an address, or `--audit-id`".into()),
+        (None, None) => match &args.audience {
+            Some(audience) => of_token(sources, args, audience)?,
+            None => return Err("give an address, `--audience`, or `--audit-id`".into()),
+        },
     };
     answer.print(out, args.json)?;
     Ok(answer.is_allow())
@@ -48,21 +51,13 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
 
 fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answer, Failure> {
     let runtime = control()?;
-    let now = match &args.at {
-        None => Clock::default().now(),
-        Some(text) => Timestamp::from_rfc3339(text)
-            .ok_or_else(|| format!("`{text}` is not a time such as 2024-01-01T12:00:00Z"))?,
-    };
+    let now = time(args)?;
     // Tokens expire by the same time by which the rules are asked.
     let check = app::check_at(&runtime, Clock::manual(now))?;
     let (loaded, resolved) = config::load(sources, check).map_err(StartError::Configuration)?;
     let request = request_facts(&resolved, args, url, now)?;
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
-    let written = args.principal.as_ref().map(|path| -> Result<PrincipalFacts, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
-    });
-    let written = written.transpose()?;
+    let written = written_principal(args)?;
     let scenario = Scenario::new(written.as_ref(), &request, &loaded.raw)?;
     let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
     Ok(match &args.token_file {
@@ -83,6 +78,44 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
         }
     })
+}
+
+fn time(args: &ExplainArgs) -> Result<Timestamp, Failure> {
+    let Some(text) = &args.at else { return Ok(Clock::default().now()) };
+    Timestamp::from_rfc3339(text).ok_or_else(|| format!("`{text}` is not a time such as 2024-01-01T12:00:00Z").into())
+}
+
+fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failure> {
+    let Some(path) = &args.principal else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Some(serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?))
+}
+
+/// Which scopes somebody would get in a token.
+fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Answer, Failure> {
+    let (loaded, policy) = load_policy(sources)?;
+    let task = args.service_account.as_ref().map(|account| TaskFacts {
+        namespace: account.namespace.clone(),
+        service_account: account.name.clone(),
+        pipeline: args.pipeline.clone(),
+        pipeline_task: args.pipeline_task.clone(),
+        task: args.task.clone(),
+    });
+    let request = RequestFacts {
+        address: Some(args.address),
+        at: Some(time(args)?.to_string()),
+        token: Some(TokenFacts { audience: audience.to_owned(), scope: None, task }),
+        ..RequestFacts::default()
+    };
+    let scenario = Scenario::new(written_principal(args)?.as_ref(), &request, &loaded.raw)?;
+    let view = scenario.request();
+    let asked = AskedToken {
+        audience: audience.to_owned(),
+        scopes: args.scope.as_ref().map(|scopes| scopes.split_whitespace().map(str::to_owned).collect()),
+        partly: false,
+        task: view.token.and_then(|token| token.task).cloned(),
+    };
+    Ok(Answer::Token(Box::new(policy.explain_token(&scenario.principal, &view, &asked))))
 }
 
 fn request_facts(resolved: &Resolved, args: &ExplainArgs, url: &str, now: Timestamp) -> Result<RequestFacts, Failure> {
@@ -177,7 +210,13 @@ fn from_trail(sources: &Sources, id: &str, json: bool, out: &mut impl Write) -> 
     let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
     let recorded = recorded.map(|digest| kept_policy(&loaded, digest));
-    let again = |policy: &Policy| asked.as_ref().map(|(principal, view)| explain(policy, Ok(principal), view));
+    let again = |policy: &Policy| {
+        let (principal, view) = asked.as_ref()?;
+        Some(match &inputs.asked {
+            Some(token) => Answer::Token(Box::new(policy.explain_token(principal, view, token))),
+            None => explain(policy, Ok(principal), view),
+        })
+    };
     let told = FromTrail {
         recorded: Recorded::of(&inputs),
         policy_is_kept: recorded.as_ref().is_none_or(Option::is_some),
@@ -214,6 +253,9 @@ struct FromTrail<'a> {
 /// What was decided then.
 #[derive(Serialize)]
 struct Recorded<'a> {
+    /// The token that was asked for, at the endpoint of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<&'a AskedToken>,
     outcome: Option<&'static str>,
     rule: Option<&'a str>,
     /// Why it was refused, whichever step did.
@@ -226,6 +268,7 @@ impl<'a> Recorded<'a> {
     fn of(inputs: &'a ReplayInputs) -> Self {
         let decision = inputs.decision.as_ref();
         Self {
+            asked: inputs.asked.as_ref(),
             outcome: decision.map(|decision| decision.outcome.as_str()),
             rule: decision.and_then(|decision| decision.rule.as_deref()),
             reason: inputs.reason.as_deref(),
@@ -237,8 +280,11 @@ impl<'a> Recorded<'a> {
 
 impl fmt::Display for FromTrail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Recorded { outcome, rule, reason, detail, policy } = &self.recorded;
+        let Recorded { asked, outcome, rule, reason, detail, policy } = &self.recorded;
         let policy = policy.unwrap_or("unknown");
+        if let Some(asked) = asked {
+            writeln!(f, "asked for: {asked}")?;
+        }
         match outcome {
             Some(outcome) => write!(f, "recorded: {outcome} by {}, policy {policy}", rule.unwrap_or("no rule"))?,
             None => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,

@@ -61,7 +61,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
-        args: explain::ExplainArgs,
+        args: Box<explain::ExplainArgs>,
     },
     PrintConfig(print_config::PrintConfigArgs),
     /// Print the JSON Schema of the configuration, for editors.

@@ -24,7 +24,7 @@ pub(crate) struct Fixture {
     pub provider: Arc<ScriptedProvider>,
     pub store: Arc<Switched>,
     pub shared: Shared,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Fixture {
         };
         let provider = Arc::new(provider);
         let sessions = Self::generation(&provider, &shared, settings(), &[[1; 32]]);
-        Self { sessions, provider, store, shared, _folder: folder }
+        Self { sessions, provider, store, shared, folder }
     }
 
     fn offline() -> Self {
@@ -357,6 +357,36 @@ async fn signing_out_ends_the_login_on_every_host() {
             assert_eq!(get(&at.sessions, &cookie, &k8s).await.is_err(), ends);
         }
     }
+}
+
+#[tokio::test]
+async fn each_end_of_a_session_stands_in_the_trail_with_why() {
+    let at = Fixture::offline();
+    let issuer = at.provider.issuer.clone();
+    let mut expected = Vec::new();
+    for why in [Ended::signed_out, Ended::replaced] {
+        let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+        at.sessions.end(&session, why).await.unwrap();
+        expected.push((session.name(), why.as_str().to_owned()));
+    }
+    let session = get(&at.sessions, &at.create("bob", &dash()).await, &dash()).await.unwrap();
+    at.sessions.end_of(&issuer, "bob", None, Ended::revoked).await.unwrap();
+    expected.push((session.name(), "revoked".to_owned()));
+    let session = get(&at.sessions, &at.create("carol", &dash()).await, &dash()).await.unwrap();
+    at.sessions.end_by_provider(&issuer, Some("carol"), None).await.unwrap();
+    expected.push((session.name(), "provider".to_owned()));
+    // The sixth is one too many.
+    for _ in 0..6 {
+        at.create("dave", &dash()).await;
+    }
+    at.shared.trail.shutdown();
+    let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ended = lines.filter_map(|line| line["unmapped"].get("session_ended").cloned());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut ended: Vec<_> = ended.map(|ended| (text(&ended["session"]), text(&ended["why"]))).collect();
+    assert_eq!(ended.pop().unwrap().1, "surplus");
+    assert_eq!(ended, expected);
 }
 
 /// What a back-channel logout names.

@@ -23,7 +23,7 @@ use crate::{
     app::App,
     audit,
     authn::Principal,
-    authz::Decision,
+    authz::{AskedToken, Decision},
     clock::Timestamp,
     error::Reason,
     request::{exchange::Exchange, pipeline::recorded, sanitize::CleanRequest},
@@ -61,6 +61,12 @@ impl Exchanger<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let asked = Asked::read(&Form::parse(request.headers(), body)?)?;
+        exchange.record().asked = Some(Box::new(AskedToken {
+            audience: asked.audience.clone(),
+            scopes: asked.scopes.clone(),
+            partly: false,
+            task: None,
+        }));
         exchange.reserve(2)?;
         let now = self.app.clock.now();
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
@@ -98,6 +104,9 @@ impl Exchanger<'_> {
         record.policy = Some(Arc::clone(self.snapshot.policy.digest()));
         record.claims.clone_from(&self.snapshot.claims);
         record.decision = Some(recorded(&decision));
+        if let Some(asked) = &mut record.asked {
+            asked.task = party.task().map(|task| task.view.clone());
+        }
         granted
     }
 

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     app::App,
+    authz::AskedToken,
     clock::Timestamp,
     config::{
         raw,
@@ -187,6 +188,12 @@ pub async fn answer(
 impl Exchanger<'_> {
     async fn registry(&self, request: &CleanRequest<()>, exchange: &mut Exchange) -> Result<Response<Bytes>, Refusal> {
         let asked = Asked::read(request.query())?;
+        exchange.record().asked = Some(Box::new(AskedToken {
+            audience: asked.service.clone(),
+            scopes: Some(asked.scopes.clone()),
+            partly: true,
+            task: None,
+        }));
         if self.tokens.settings.registries.get(&asked.service).is_none() {
             let detail = "no registry with this `service` is among `tokens.registries`; it must be what the registry has as \
                           `auth.token.service`";

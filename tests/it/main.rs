@@ -14,6 +14,7 @@ mod dashboard;
 mod demo;
 mod drain;
 mod egress;
+mod explain_token;
 mod export;
 mod fixture;
 mod floods;

@@ -7,6 +7,7 @@ use crate::{
         chain::SEAL,
         line::{write_note, write_record},
     },
+    authz::{AskedToken, TOKEN_ENDPOINT, TaskView},
     error::{Reason, Rejection},
 };
 
@@ -118,6 +119,30 @@ fn what_a_decision_was_made_on_can_be_read_back() {
         Arc::new(expected.claims.iter().filter(|(name, _)| kept(name)).map(|(k, v)| (k.clone(), v.clone())).collect());
     assert_eq!(format!("{:?}", inputs.principal.unwrap()), format!("{expected:?}"));
     assert!(inputs.truncated.is_empty());
+}
+
+#[test]
+fn a_token_that_was_asked_for_can_be_read_back() {
+    let task = TaskView {
+        namespace: "ci".to_owned(),
+        service_account: "builder".to_owned(),
+        pipeline: Some("release".to_owned()),
+        pipeline_task: Some("push".to_owned()),
+        task: None,
+    };
+    for (scopes, partly, task) in [
+        (None, false, None),
+        (Some(Vec::new()), true, None),
+        (Some(vec!["pull:app".to_owned(), "push:app".to_owned()]), false, Some(task)),
+    ] {
+        let asked = AskedToken { audience: "https://api.test".to_owned(), scopes, partly, task };
+        let record = Record { asked: Some(Box::new(asked.clone())), route: None, kind: None, ..full_record() };
+        let inputs = ReplayInputs::parse(&written(&record)).unwrap();
+        assert_eq!(inputs.asked, Some(asked));
+        assert_eq!(inputs.view().unwrap().route, TOKEN_ENDPOINT);
+        let refused = ReplayInputs::parse(&written(&Record { decision: None, ..record })).unwrap();
+        assert!(refused.view().is_none(), "no rule was asked");
+    }
 }
 
 /// Mail is a matter of the policy that asks for it, and of no other.

@@ -288,7 +288,7 @@ pub struct ActorFacts {
 }
 
 /// The facts of a request, written down.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestFacts {
     /// The route, by name. Where a token is asked for: none.

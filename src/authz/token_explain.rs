@@ -1,0 +1,116 @@
+//! Which scopes rules give of those that are asked for, and why not others.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::authn::Principal;
+
+use super::{AskedToken, Explanation, Policy, RequestView, TokenView, explain::printable};
+
+/// What comes of asking for a token. Displays as text for a terminal, serialises as JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenExplanation {
+    /// `allow` if there would be a token.
+    pub outcome: &'static str,
+    pub asked: AskedToken,
+    /// The scopes that would be in it.
+    pub scopes: Vec<String>,
+    /// The decision on each scope that was asked for; where none was by name, on each that rules name, and on none of them where they
+    /// give none.
+    pub decisions: Vec<ScopeExplanation>,
+}
+
+/// The decision on one scope.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScopeExplanation {
+    /// `None`: a token without any.
+    pub scope: Option<String>,
+    #[serde(flatten)]
+    pub explanation: Explanation,
+}
+
+impl ScopeExplanation {
+    fn is_allow(&self) -> bool {
+        self.explanation.outcome == "allow"
+    }
+}
+
+impl Policy {
+    /// Explains what rules give of a token that is asked for. What `request` says of a token is replaced.
+    pub fn explain_token(
+        &self,
+        principal: &Principal,
+        request: &RequestView<'_>,
+        asked: &AskedToken,
+    ) -> TokenExplanation {
+        let explain = |scope: Option<&str>| {
+            let token = Some(TokenView { audience: &asked.audience, scope, task: asked.task.as_ref() });
+            let explanation = self.explain(principal, &RequestView { token, ..*request });
+            ScopeExplanation { scope: scope.map(str::to_owned), explanation }
+        };
+        let scopes: Vec<&str> = match &asked.scopes {
+            Some(scopes) => scopes.iter().map(String::as_str).collect(),
+            None => self.token_scopes().into_iter().collect(),
+        };
+        let mut decisions: Vec<ScopeExplanation> = scopes.into_iter().map(|scope| explain(Some(scope))).collect();
+        let is_named = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        if !is_named && !decisions.iter().any(ScopeExplanation::is_allow) {
+            decisions.push(explain(None));
+        }
+        let all = decisions.iter().all(ScopeExplanation::is_allow);
+        let given = if is_named && !asked.partly { all } else { decisions.iter().any(ScopeExplanation::is_allow) };
+        let scopes = decisions.iter().filter(|decision| given && decision.is_allow());
+        TokenExplanation {
+            outcome: if given { "allow" } else { "deny" },
+            asked: asked.clone(),
+            scopes: scopes.filter_map(|decision| decision.scope.clone()).collect(),
+            decisions,
+        }
+    }
+}
+
+impl AskedToken {
+    fn scopes_in_words(&self) -> String {
+        match &self.scopes {
+            None => "all scopes that rules give".to_owned(),
+            Some(scopes) if scopes.is_empty() => "no scope".to_owned(),
+            Some(scopes) => format!("scope {}", scopes.join(" ")),
+        }
+    }
+}
+
+impl fmt::Display for AskedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a token for {}, {}", printable(&self.audience), printable(&self.scopes_in_words()))
+    }
+}
+
+impl fmt::Display for TokenExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scopes = match (self.outcome, self.scopes.as_slice()) {
+            ("allow", []) => " without a scope".to_owned(),
+            ("allow", scopes) => format!(" with scope {}", scopes.join(" ")),
+            _ => String::new(),
+        };
+        let audience = printable(&self.asked.audience);
+        writeln!(f, "{}: a token for {audience}{}", self.outcome.to_uppercase(), printable(&scopes))?;
+        // Where nobody asked for a scope by name, those that are not given are many and of little interest.
+        let is_short = |decision: &ScopeExplanation| self.asked.scopes.is_none() && !decision.is_allow();
+        for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {
+            let scope = scope.as_deref().map_or_else(|| "without a scope".to_owned(), |scope| format!("scope {scope}"));
+            writeln!(f, "  {} is not given: {}", printable(&scope), printable(&explanation.summary))?;
+            for fix in &explanation.fixes {
+                writeln!(f, "    to pass: {}", printable(fix))?;
+            }
+        }
+        for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| !is_short(one)) {
+            match scope {
+                Some(scope) => writeln!(f, "\nscope {}:", printable(scope))?,
+                None => writeln!(f, "\nwithout a scope:")?,
+            }
+            write!(f, "{explanation}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! `doorward explain` of tokens: of an exchange that was, and of one that might be.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Answer, within},
+    issuing::World,
+};
+
+const TARGET: &str = "https://target.test";
+
+async fn world() -> World {
+    let rules = "
+rules:
+  - {id: people-plan, on: {token: {audiences: ['https://target.test'], scopes: [plan]}}, who: {issuers: [people], groups: [dev]}, do: allow}
+  - id: release-deploys
+    on: {token: {audiences: ['https://target.test'], scopes: [deploy], service_accounts: [ci/builder], pipelines: [release], pipeline_tasks: [push]}}
+    who: {issuers: [people], on_behalf_of: {groups: [dev]}}
+    do: allow
+";
+    World::with_files(
+        |yaml| yaml.replacen("\nrules:\n", rules, 1),
+        &[("dev.yaml", "{issuer: people, kind: human, groups: [dev]}")],
+    )
+    .await
+}
+
+/// What `doorward explain` prints, and its exit status.
+fn explain(world: &World, options: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.current_dir(world.doorward.dir()).args(["explain", "doorward.yaml"]).args(options);
+    let output = command.output().unwrap();
+    (
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        output.status.code(),
+    )
+}
+
+/// Of an exchange, once the trail has it.
+async fn explain_exchange(world: &World, answer: &Answer) -> (String, Option<i32>) {
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    within(async {
+        loop {
+            let told = explain(world, &["--audit-id", &id]);
+            if told.0.contains("recorded: ") {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_is_explained_from_its_id() {
+    let world = world().await;
+    let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+    let ask = async |token: &str, scope: &str| {
+        world.ask(&[("subject_token", token), ("audience", TARGET), ("scope", scope)]).await
+    };
+
+    let given = ask(&alice, "plan").await;
+    assert_eq!(given.status, 200, "{}", given.text());
+    let (said, status) = explain_exchange(&world, &given).await;
+    assert_eq!(status, Some(0), "{said}");
+    for part in [
+        "asked for: a token for https://target.test, scope plan",
+        "recorded: allow by people-plan",
+        "ALLOW: a token for https://target.test with scope plan",
+        "+ people-plan (allow): hits",
+        "  release-deploys (allow): missed, on.token.scopes: needs deploy, has plan",
+        "  deploy-from-main (allow): missed, ",
+        "  no-mallory (deny): missed, ",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+
+    let refused = ask(&alice, "deploy").await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let (said, status) = explain_exchange(&world, &refused).await;
+    assert_eq!(status, Some(1), "{said}");
+    for part in [
+        "scope deploy\nrecorded: deny by no rule",
+        "policy_denied: ",
+        "DENY: a token for https://target.test\n",
+        "comes nearest",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+
+    // One scope of two is given by a rule, and so none.
+    let (said, status) = explain_exchange(&world, &ask(&alice, "plan deploy").await).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("+ people-plan (allow): hits") && said.contains("scope deploy:"), "{said}");
+
+    // Before it is known who asks, no rule is asked.
+    let stranger = world.person("alice", &json!({"aud": "https://elsewhere.test"}));
+    let (said, status) = explain_exchange(&world, &ask(&stranger, "plan").await).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("scope plan\nrecorded: refused before any rule was asked"), "{said}");
+    assert!(said.contains("no rule is asked before it is known who asks"), "{said}");
+}
+
+#[tokio::test]
+async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
+    let world = world().await;
+    let task =
+        ["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "ci/builder", "--pipeline", "release"];
+    let ask = |more: &[&str]| explain(&world, &[&task[..], more].concat());
+
+    let (said, status) = ask(&["--pipeline-task", "push"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("ALLOW: a token for https://target.test with scope deploy\n"), "{said}");
+    assert!(said.contains("scope plan is not given: "), "who asks for himself is no task: {said}");
+
+    let (said, status) = ask(&["--pipeline-task", "test"]);
+    assert_eq!(status, Some(1), "{said}");
+    let nearest =
+        "`release-deploys` comes nearest to allowing it, and misses on.token.pipeline_tasks: needs push, has test";
+    assert!(said.contains("DENY: a token for https://target.test\n") && said.contains(nearest), "{said}");
+
+    let (said, _) = ask(&["--pipeline-task", "push", "--scope", "deploy plan", "--json"]);
+    let json: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&json["outcome"], &json["scopes"]), (&json!("deny"), &json!([])), "all of them or none: {json:#}");
+    let outcomes: Vec<&Value> = json["decisions"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
+    assert_eq!(outcomes, [&json!("allow"), &json!("deny")], "{json:#}");
+    assert_eq!(json["asked"]["task"]["pipeline_task"], "push");
+
+    // Without a task it is the person who asks.
+    let (said, status) = explain(&world, &["--audience", TARGET, "--principal", "dev.yaml"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("with scope plan\n"), "{said}");
+
+    for (wrong, told) in [
+        (&["--audience", TARGET][..], "--principal"),
+        (
+            &["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "builder"],
+            "the namespace and the name",
+        ),
+        (&["--audience", TARGET, "--principal", "dev.yaml", "--pipeline-task", "push"], "--pipeline"),
+        (&["https://localhost/", "--audience", TARGET, "--principal", "dev.yaml"], "cannot be used with"),
+    ] {
+        let (said, status) = explain(&world, wrong);
+        assert_eq!(status, Some(64), "{wrong:?}: {said}");
+        assert!(said.contains(told), "{wrong:?}: {said}");
+    }
+}
