@@ -3,6 +3,7 @@
 //!
 //! `tests/cluster/build` makes the programs, and `scripts/test` calls it.
 
+mod admission;
 mod api_server;
 mod deliveries;
 mod event_listener;

@@ -1,4 +1,4 @@
-//! What `deploy/` ships, as the real API server takes it: every object, and the admission policies at work.
+//! What `deploy/` ships, as the real API server takes it.
 
 use std::{
     fs,
@@ -8,17 +8,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    api_server::ApiServer,
-    programs,
-    tekton::{Tekton, pipeline_run},
-    world::{Kubectl, World},
-};
+use super::{api_server::ApiServer, programs, tekton::Tekton, world::Kubectl};
 use crate::harness::{Authority, RedisServer, unique, within};
 
 const OVERLAYS: [&str; 2] = ["single", "replicas"];
 
-fn deploy() -> PathBuf {
+pub(super) fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
 
@@ -33,13 +28,13 @@ fn built(overlay: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn objects(yaml: &str) -> Vec<Value> {
+pub(super) fn objects(yaml: &str) -> Vec<Value> {
     let documents = yaml.split("\n---\n").filter(|text| !text.trim().is_empty());
     documents.map(|text| serde_saphyr::from_str(text).unwrap()).collect()
 }
 
 /// The one object of a kind and a name.
-fn find<'o>(objects: &'o [Value], kind: &str, name: &str) -> &'o Value {
+pub(super) fn find<'o>(objects: &'o [Value], kind: &str, name: &str) -> &'o Value {
     let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
@@ -178,7 +173,7 @@ fn the_shipped_roles_are_what_the_configuration_needs() {
     );
 }
 
-fn administrator(api: &ApiServer, namespace: &str) -> Kubectl {
+pub(super) fn administrator(api: &ApiServer, namespace: &str) -> Kubectl {
     Kubectl::new(&format!("https://{}", api.address), &api.authority.pem(), &api.admin_token, namespace)
 }
 
@@ -284,152 +279,4 @@ async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
     let told = "too wide  ClusterRoleBinding oops gives doorward/doorward the ClusterRole view\n";
     assert_eq!(check().await, (Some(1), told.to_owned()));
     kubectl.run(&["delete", "clusterrolebinding", "oops"]).await;
-}
-
-/// Puts the shipped policies in force in the namespace of a test, where `admin` is Tekton's controller and `listed` the account
-/// of an EventListener.
-async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
-    let shipped = objects(&fs::read_to_string(deploy().join("base/admission.yaml")).unwrap());
-    let path = "/apis/admissionregistration.k8s.io/v1";
-    let mut makers = find(&shipped, "ConfigMap", "doorward-run-makers").clone();
-    makers["metadata"]["namespace"] = json!(namespace);
-    makers["data"] = json!({"controllers": "admin\n", "event_listeners": format!("{listed}\n")});
-    api.create(&format!("/api/v1/namespaces/{namespace}/configmaps"), &makers).await;
-    let kubectl = administrator(api, namespace);
-    for policy in ["doorward-runs", "doorward-templates"] {
-        kubectl.write("policy.json", &find(&shipped, "ValidatingAdmissionPolicy", policy).to_string());
-        kubectl.run(&["apply", "-f", "policy.json"]).await;
-        let mut binding = find(&shipped, "ValidatingAdmissionPolicyBinding", policy).clone();
-        binding["metadata"]["name"] = json!(format!("{policy}-{namespace}"));
-        let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
-        binding["spec"]["matchResources"] = json!({"namespaceSelector": selector});
-        if let Some(params) = binding["spec"].get_mut("paramRef") {
-            params["namespace"] = json!(namespace);
-        }
-        api.create(&format!("{path}/validatingadmissionpolicybindings"), &binding).await;
-    }
-}
-
-/// kubectl past Doorward, whom RBAC allows everything: what is refused is refused by an admission policy.
-struct Past(Kubectl);
-
-impl Past {
-    fn arguments<'a>(who: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
-        [&["--as", who, "--as-group", "system:masters"], arguments].concat()
-    }
-
-    async fn run(&self, who: &str, arguments: &[&str]) -> String {
-        self.0.run(&Self::arguments(who, arguments)).await
-    }
-
-    async fn fails(&self, who: &str, arguments: &[&str]) -> String {
-        self.0.fails(&Self::arguments(who, arguments)).await
-    }
-
-    /// Waits until an object of `file` is refused: the API server learns of policies a little later.
-    async fn is_refused(&self, who: &str, file: &str) {
-        within(async {
-            let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
-            while self.0.output(&arguments).await.status.success() {}
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
-    Tekton::get().await;
-    let world = World::start().await;
-    let listed = format!("system:serviceaccount:{}:build", world.namespace);
-    enforce(world.api, &world.namespace, &listed).await;
-    let past = Past(administrator(world.api, &world.namespace));
-    let write = |name: &str, object: &Value| drop(past.0.write(name, &object.to_string()));
-    let forged = json!({"doorward.dev/requested-by": "alice", "doorward.dev/request-id": "1", "team": "a"});
-
-    let mut template = json!({
-        "apiVersion": "triggers.tekton.dev/v1beta1",
-        "kind": "TriggerTemplate",
-        "metadata": {"name": "template"},
-        "spec": {"resourcetemplates": [pipeline_run("made", &json!({"team": "a"}))]},
-    });
-    let mut pipeline = json!({
-        "apiVersion": "tekton.dev/v1",
-        "kind": "Pipeline",
-        "metadata": {"name": "pipeline", "annotations": {"team": "a"}},
-        "spec": {"tasks": [{"name": "only", "taskSpec": {"steps": [{"name": "run", "image": "x", "command": ["true"]}]}}]},
-    });
-    write("pipeline.json", &pipeline);
-    write("template.json", &template);
-    pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = json!({"labels": {"doorward.dev/rule": "x"}});
-    write("forged-within.json", &pipeline);
-    pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = Value::Null;
-    pipeline["metadata"]["annotations"] = json!({"Doorward.dev/approved-by": "bob"});
-    write("forged-pipeline.json", &pipeline);
-    template["spec"]["resourcetemplates"][0]["metadata"]["annotations"] = forged.clone();
-    write("forged-template.json", &template);
-    write("run.json", &pipeline_run("run", &json!({"team": "a"})));
-    write("forged-run.json", &pipeline_run("forged", &forged));
-    past.is_refused("mallory", "forged-pipeline.json").await;
-    past.is_refused("mallory", "run.json").await;
-
-    for file in ["forged-pipeline.json", "forged-within.json", "forged-template.json"] {
-        let said = past.fails("mallory", &["create", "-f", file]).await;
-        assert!(said.contains("would be copied to runs"), "attacks:Z51 {file}: {said}");
-    }
-    for file in ["pipeline.json", "template.json"] {
-        past.run("mallory", &["create", "-f", file]).await;
-    }
-
-    let said = past.fails("mallory", &["create", "-f", "run.json"]).await;
-    assert!(said.contains("runs are made through Doorward") && said.contains("mallory"), "attacks:Z52 {said}");
-    let said = past.fails("alice", &["create", "-f", "forged-run.json"]).await;
-    assert!(said.contains("runs are made through Doorward"), "attacks:Z52 the person that it names: {said}");
-
-    // An EventListener's account makes runs, and vouches for nobody.
-    past.run(&listed, &["create", "-f", "run.json"]).await;
-    let said = past.fails(&listed, &["create", "-f", "forged-run.json"]).await;
-    assert!(said.contains("only Doorward writes them"), "attacks:Z52 {said}");
-    let mut run = pipeline_run("forged", &json!({}));
-    run["spec"]["taskRunSpecs"] = json!([{"pipelineTaskName": "only", "metadata": {"annotations": forged}}]);
-    write("forged-part.json", &run);
-    let said = past.fails(&listed, &["create", "-f", "forged-part.json"]).await;
-    assert!(said.contains("parts of a run"), "attacks:Z52 {said}");
-
-    // Who may impersonate even our extra, as nobody but Doorward should, is held to what it says.
-    for (who, id, expected) in [("alice", "2", false), ("bob", "1", false), ("alice", "1", true)] {
-        let extra = format!("doorward.dev/request-id={id}");
-        let arguments = ["--as-user-extra", &extra, "create", "--dry-run=server", "-f", "forged-run.json"];
-        let output = past.0.output(&Past::arguments(who, &arguments)).await;
-        assert_eq!(output.status.success(), expected, "attacks:Z52 {who} {id}");
-    }
-
-    // Through Doorward, with what the controller makes of it.
-    let bob = world.kubectl("bob");
-    bob.write("run.json", &pipeline_run("through", &forged).to_string());
-    bob.run(&["create", "-f", "run.json"]).await;
-    bob.run(&["wait", "--for=condition=Succeeded", "pipelinerun/through", "--timeout=90s"]).await;
-    let tasks = format!(
-        "/apis/tekton.dev/v1/namespaces/{}/taskruns?labelSelector=tekton.dev/pipelineRun=through",
-        world.namespace
-    );
-    let tasks = world.api.read(&tasks).await;
-    assert_eq!(tasks["items"][0]["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
-    let mut pending = pipeline_run("applied", &json!({}));
-    pending["spec"]["status"] = json!("PipelineRunPending");
-    bob.write("apply.json", &pending.to_string());
-    for _ in 0..2 {
-        bob.run(&["apply", "--server-side", "--force-conflicts", "-f", "apply.json"]).await;
-    }
-
-    // What is written stays so.
-    for change in ["doorward.dev/requested-by=carol", "doorward.dev/approved-by=carol", "doorward.dev/rule-"] {
-        let said = past.fails("mallory", &["annotate", "--overwrite", "pipelinerun/through", change]).await;
-        assert!(said.contains("only Doorward writes them"), "attacks:Z25 {change}: {said}");
-        assert!(bob.fails(&["annotate", "--overwrite", "pipelinerun/through", change]).await.contains("Forbidden"));
-    }
-    let said = past.fails("mallory", &["label", "pipelinerun/through", "doorward.dev/rule=x"]).await;
-    assert!(said.contains("as if Doorward had written them"), "attacks:Z25 {said}");
-    past.run("mallory", &["annotate", "--overwrite", "pipelinerun/through", "team=b"]).await;
-    past.run("mallory", &["delete", "pipelinerun/through"]).await;
-    world.assert_sent_as(&["bob"]).await;
 }

@@ -1,0 +1,286 @@
+//! The admission policies that `deploy/` ships, at work in the real API server.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use super::{
+    api_server::ApiServer,
+    shipped::{administrator, deploy, find, objects},
+    tekton::{Tekton, pipeline_run},
+    world::{Kubectl, World},
+};
+use crate::harness::within;
+
+/// As docs/install.md says where Tekton is in another namespace.
+const KUSTOMIZATION: &str = "
+resources: [admission.yaml]
+patches:
+  - target: {kind: ValidatingAdmissionPolicy, name: doorward-pods}
+    patch: |
+      - {op: replace, path: /spec/variables/0/expression, value: \"['admin']\"}
+";
+
+/// Puts the shipped policies in force in the namespace of a test, where `admin` is Tekton's controller and `listed` the account
+/// of an EventListener.
+async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
+    /// The policies themselves are there once, for all namespaces.
+    static MADE: OnceCell<()> = OnceCell::const_new();
+    let kubectl = administrator(api, namespace);
+    kubectl.write("admission.yaml", &fs::read_to_string(deploy().join("base/admission.yaml")).unwrap());
+    kubectl.write("kustomization.yaml", KUSTOMIZATION);
+    let shipped = objects(&kubectl.run(&["kustomize", "."]).await);
+    let path = "/apis/admissionregistration.k8s.io/v1";
+    let all = |kind: &'static str| shipped.iter().filter(move |object| object["kind"] == kind);
+    MADE.get_or_init(async || {
+        for policy in all("ValidatingAdmissionPolicy") {
+            kubectl.write("policy.json", &policy.to_string());
+            kubectl.run(&["apply", "-f", "policy.json"]).await;
+        }
+    })
+    .await;
+    let mut makers = find(&shipped, "ConfigMap", "doorward-run-makers").clone();
+    makers["metadata"]["namespace"] = json!(namespace);
+    makers["data"] = json!({"controllers": "admin\n", "event_listeners": format!("{listed}\n")});
+    api.create(&format!("/api/v1/namespaces/{namespace}/configmaps"), &makers).await;
+    for shipped in all("ValidatingAdmissionPolicyBinding") {
+        let mut binding = shipped.clone();
+        binding["metadata"]["name"] = json!(format!("{}-{namespace}", shipped["metadata"]["name"].as_str().unwrap()));
+        let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+        binding["spec"]["matchResources"] = json!({"namespaceSelector": selector});
+        if let Some(params) = binding["spec"].get_mut("paramRef") {
+            params["namespace"] = json!(namespace);
+        }
+        api.create(&format!("{path}/validatingadmissionpolicybindings"), &binding).await;
+    }
+}
+
+/// kubectl past Doorward, whom RBAC allows everything: what is refused is refused by an admission policy.
+struct Past(Kubectl);
+
+impl Past {
+    fn arguments<'a>(who: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+        [&["--as", who, "--as-group", "system:masters"], arguments].concat()
+    }
+
+    async fn run(&self, who: &str, arguments: &[&str]) -> String {
+        self.0.run(&Self::arguments(who, arguments)).await
+    }
+
+    async fn fails(&self, who: &str, arguments: &[&str]) -> String {
+        self.0.fails(&Self::arguments(who, arguments)).await
+    }
+
+    /// Waits until an object of `file` is refused: the API server learns of policies a little later.
+    async fn is_refused(&self, who: &str, file: &str) {
+        within(async {
+            let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
+            while self.0.output(&arguments).await.status.success() {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let listed = format!("system:serviceaccount:{}:build", world.namespace);
+    enforce(world.api, &world.namespace, &listed).await;
+    let past = Past(administrator(world.api, &world.namespace));
+    let write = |name: &str, object: &Value| drop(past.0.write(name, &object.to_string()));
+    let forged = json!({"doorward.dev/requested-by": "alice", "doorward.dev/request-id": "1", "team": "a"});
+
+    let mut template = json!({
+        "apiVersion": "triggers.tekton.dev/v1beta1",
+        "kind": "TriggerTemplate",
+        "metadata": {"name": "template"},
+        "spec": {"resourcetemplates": [pipeline_run("made", &json!({"team": "a"}))]},
+    });
+    let mut pipeline = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "Pipeline",
+        "metadata": {"name": "pipeline", "annotations": {"team": "a"}},
+        "spec": {"tasks": [{"name": "only", "taskSpec": {"steps": [{"name": "run", "image": "x", "command": ["true"]}]}}]},
+    });
+    write("pipeline.json", &pipeline);
+    write("template.json", &template);
+    pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = json!({"labels": {"doorward.dev/rule": "x"}});
+    write("forged-within.json", &pipeline);
+    pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = Value::Null;
+    pipeline["metadata"]["annotations"] = json!({"Doorward.dev/approved-by": "bob"});
+    write("forged-pipeline.json", &pipeline);
+    template["spec"]["resourcetemplates"][0]["metadata"]["annotations"] = forged.clone();
+    write("forged-template.json", &template);
+    write("run.json", &pipeline_run("run", &json!({"team": "a"})));
+    write("forged-run.json", &pipeline_run("forged", &forged));
+    past.is_refused("mallory", "forged-pipeline.json").await;
+    past.is_refused("mallory", "run.json").await;
+
+    for file in ["forged-pipeline.json", "forged-within.json", "forged-template.json"] {
+        let said = past.fails("mallory", &["create", "-f", file]).await;
+        assert!(said.contains("would be copied to runs"), "attacks:Z51 {file}: {said}");
+    }
+    for file in ["pipeline.json", "template.json"] {
+        past.run("mallory", &["create", "-f", file]).await;
+    }
+
+    let said = past.fails("mallory", &["create", "-f", "run.json"]).await;
+    assert!(said.contains("runs are made through Doorward") && said.contains("mallory"), "attacks:Z52 {said}");
+    let said = past.fails("alice", &["create", "-f", "forged-run.json"]).await;
+    assert!(said.contains("runs are made through Doorward"), "attacks:Z52 the person that it names: {said}");
+
+    // An EventListener's account makes runs, and vouches for nobody.
+    past.run(&listed, &["create", "-f", "run.json"]).await;
+    let said = past.fails(&listed, &["create", "-f", "forged-run.json"]).await;
+    assert!(said.contains("only Doorward writes them"), "attacks:Z52 {said}");
+    let mut run = pipeline_run("forged", &json!({}));
+    run["spec"]["taskRunSpecs"] = json!([{"pipelineTaskName": "only", "metadata": {"annotations": forged}}]);
+    write("forged-part.json", &run);
+    let said = past.fails(&listed, &["create", "-f", "forged-part.json"]).await;
+    assert!(said.contains("parts of a run"), "attacks:Z52 {said}");
+
+    // Who may impersonate even our extra, as nobody but Doorward should, is held to what it says.
+    for (who, id, expected) in [("alice", "2", false), ("bob", "1", false), ("alice", "1", true)] {
+        let extra = format!("doorward.dev/request-id={id}");
+        let arguments = ["--as-user-extra", &extra, "create", "--dry-run=server", "-f", "forged-run.json"];
+        let output = past.0.output(&Past::arguments(who, &arguments)).await;
+        assert_eq!(output.status.success(), expected, "attacks:Z52 {who} {id}");
+    }
+
+    // Through Doorward, with what the controller makes of it.
+    let bob = world.kubectl("bob");
+    bob.write("run.json", &pipeline_run("through", &forged).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    bob.run(&["wait", "--for=condition=Succeeded", "pipelinerun/through", "--timeout=90s"]).await;
+    let tasks = format!(
+        "/apis/tekton.dev/v1/namespaces/{}/taskruns?labelSelector=tekton.dev/pipelineRun=through",
+        world.namespace
+    );
+    let tasks = world.api.read(&tasks).await;
+    assert_eq!(tasks["items"][0]["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
+    let mut pending = pipeline_run("applied", &json!({}));
+    pending["spec"]["status"] = json!("PipelineRunPending");
+    bob.write("apply.json", &pending.to_string());
+    for _ in 0..2 {
+        bob.run(&["apply", "--server-side", "--force-conflicts", "-f", "apply.json"]).await;
+    }
+
+    // What is written stays so.
+    for change in ["doorward.dev/requested-by=carol", "doorward.dev/approved-by=carol", "doorward.dev/rule-"] {
+        let said = past.fails("mallory", &["annotate", "--overwrite", "pipelinerun/through", change]).await;
+        assert!(said.contains("only Doorward writes them"), "attacks:Z25 {change}: {said}");
+        assert!(bob.fails(&["annotate", "--overwrite", "pipelinerun/through", change]).await.contains("Forbidden"));
+    }
+    let said = past.fails("mallory", &["label", "pipelinerun/through", "doorward.dev/rule=x"]).await;
+    assert!(said.contains("as if Doorward had written them"), "attacks:Z25 {said}");
+    past.run("mallory", &["annotate", "--overwrite", "pipelinerun/through", "team=b"]).await;
+    past.run("mallory", &["delete", "pipelinerun/through"]).await;
+    world.assert_sent_as(&["bob"]).await;
+}
+
+/// The pod of a run's task that runs and is none of `but`.
+async fn pod_of(world: &World, run: &str, but: &Value) -> Value {
+    let path = format!("/api/v1/namespaces/{}/pods?labelSelector=tekton.dev/pipelineRun%3D{run}", world.namespace);
+    within(async {
+        loop {
+            let pods = world.api.read(&path).await;
+            let mut pods = pods["items"].as_array().unwrap().iter();
+            let runs = |pod: &&Value| pod["status"]["phase"] == "Running" && pod["metadata"]["uid"] != *but;
+            if let Some(pod) = pods.find(runs) {
+                return pod.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them() {
+    Tekton::get().await;
+    let world = World::start().await;
+    enforce(world.api, &world.namespace, "nobody").await;
+    let past = Past(administrator(world.api, &world.namespace));
+    let denied = "the pod of a TaskRun gets the tokens of its run";
+    let main = json!({"containers": [{"name": "main", "image": "images.test/main"}]});
+    let owner = |kind: &str, version: &str, controller: bool| json!([{"apiVersion": version, "kind": kind, "name": "x", "uid": "1", "controller": controller}]);
+    let of = |owners: &Value| json!({"metadata": {"ownerReferences": owners}});
+    let pod = |name: &str, owners: &Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": main});
+        pod["metadata"]["ownerReferences"] = owners.clone();
+        pod
+    };
+    past.0.write("forged.json", &pod("forged", &owner("TaskRun", "tekton.dev/v1", true)).to_string());
+    past.is_refused("mallory", "forged.json").await;
+
+    // A real run has its pod, and nobody else makes it.
+    let bob = world.kubectl("bob");
+    bob.write("run.json", &pipeline_run("run", &json!({"hold": "yes"})).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    let real = pod_of(&world, "run", &Value::Null).await;
+    let name = real["metadata"]["name"].as_str().unwrap();
+    let mut remade = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": real["spec"]});
+    for part in ["labels", "annotations", "ownerReferences"] {
+        remade["metadata"][part] = real["metadata"][part].clone();
+    }
+    past.0.write("remade.json", &remade.to_string());
+    remade["metadata"]["name"] = json!("another");
+    remade["metadata"]["ownerReferences"][0]["apiVersion"] = json!("tekton.dev/v1beta1");
+    past.0.write("another.json", &remade.to_string());
+    past.run("mallory", &["delete", "pod", name, "--grace-period=0", "--force", "--wait=false"]).await;
+    for who in ["mallory", "system:serviceaccount:tekton-pipelines:default"] {
+        for file in ["remade.json", "another.json", "forged.json"] {
+            let said = past.fails(who, &["create", "-f", file]).await;
+            assert!(said.contains(denied) && said.contains(who), "{who} {file}: {said}");
+        }
+    }
+    let real = pod_of(&world, "run", &real["metadata"]["uid"]).await;
+    let name = real["metadata"]["name"].as_str().unwrap();
+    past.run("admin", &["create", "--dry-run=server", "-f", "another.json"]).await;
+
+    // What others write into it, but for its images.
+    let patch = async |pod: &str, patch: Value, more: &[&str]| {
+        let patch = patch.to_string();
+        let arguments = [&["patch", "pod", pod, "--type=merge", "-p", &patch], more].concat();
+        let output = past.0.output(&Past::arguments("mallory", &arguments)).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() || said.contains(denied), "{pod} {patch}: {said}");
+        output.status.success()
+    };
+    let mut owners = real["metadata"]["ownerReferences"].clone();
+    owners[0]["blockOwnerDeletion"] = json!(false);
+    let images = |part: &str| {
+        let mut containers = real["spec"][part].clone();
+        containers[0]["image"] = json!("images.test/evil");
+        json!({"spec": {part: containers}})
+    };
+    assert!(patch(name, json!({"metadata": {"annotations": {"team": "a"}, "finalizers": []}}), &[]).await);
+    assert!(patch(name, of(&owners), &[]).await, "as the garbage collector does");
+    assert!(patch(name, json!({"spec": {"activeDeadlineSeconds": 3000}}), &[]).await);
+    assert!(patch(name, json!({"status": {"message": "as a kubelet does"}}), &["--subresource=status"]).await);
+    for part in ["containers", "initContainers"] {
+        assert!(!patch(name, images(part), &[]).await, "{part}");
+    }
+    let mut others = owners.clone();
+    others[0]["uid"] = json!("1");
+    assert!(!patch(name, of(&others), &[]).await, "for another TaskRun");
+    assert!(patch(name, of(&json!(null)), &[]).await, "as the garbage collector does with orphans");
+    assert!(!patch(name, of(&owners), &[]).await, "an orphan taken back");
+
+    // Pods that are none of a TaskRun's, whoever makes and changes them.
+    for (pod_name, owners) in [
+        ("plain", json!(null)),
+        ("of-a-set", owner("StatefulSet", "apps/v1", true)),
+        ("of-a-pipeline", owner("PipelineRun", "tekton.dev/v1", true)),
+        ("of-another-group", owner("TaskRun", "tekton.dev.example.com/v1", true)),
+        ("not-controlled", owner("TaskRun", "tekton.dev/v1", false)),
+    ] {
+        past.0.write("pod.json", &pod(pod_name, &owners).to_string());
+        past.run("mallory", &["create", "-f", "pod.json"]).await;
+        past.run("mallory", &["set", "image", &format!("pod/{pod_name}"), "main=images.test/other"]).await;
+        assert!(!patch(pod_name, of(&owner("TaskRun", "tekton.dev/v1", true)), &[]).await, "{pod_name}");
+        past.run("mallory", &["delete", "pod", pod_name, "--wait=false"]).await;
+    }
+}
