@@ -318,7 +318,7 @@ pub async fn answer(
     }
     match path.as_str() {
         metadata::REGISTRY => {
-            return registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await;
+            return Ok(registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await);
         }
         metadata::KEYS => return Ok(public(tokens.keys_or_refuse()?.set().clone(), "application/jwk-set+json")),
         metadata::OPENID | metadata::OAUTH => {

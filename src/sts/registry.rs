@@ -30,7 +30,7 @@ use crate::{
         report::{At, Report},
         values::Span,
     },
-    error::{Reason, Rejection},
+    error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
@@ -175,14 +175,18 @@ pub async fn answer(
     tokens: &Tokens,
     request: CleanRequest<()>,
     exchange: &mut Exchange,
-) -> Result<Response<Bytes>, Rejection> {
-    let keys = tokens.keys_or_refuse()?;
-    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
-    let given = exchanger.registry(&request, exchange).await;
-    Ok(given.unwrap_or_else(|refusal| {
+) -> Response<Bytes> {
+    let given = match tokens.keys_or_refuse() {
+        Err(rejection) => Err(Refusal::from(rejection)),
+        Ok(keys) => {
+            let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+            exchanger.registry(&request, exchange).await
+        }
+    };
+    given.unwrap_or_else(|refusal| {
         super::refused(&refusal, exchange);
         refused(&refusal, tokens.issuer())
-    }))
+    })
 }
 
 impl Exchanger<'_> {

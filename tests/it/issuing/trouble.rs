@@ -102,6 +102,12 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     ] {
         assert_passes(path, &world.post(path, &[], &form).await, why);
     }
+    // In the words of the registry's protocol.
+    let answer = world.doorward.get("/oauth2/registry?service=registry.test", &["Host: doorward.test"]).await;
+    assert_eq!((answer.status, answer.header("content-type")), (503, Some("application/json")), "{}", answer.text());
+    let error = &answer.json()["errors"][0];
+    assert_eq!((&error["code"], &error["message"]), (&json!("UNAVAILABLE"), &json!(why)), "{error}");
+    assert_later("a registry", &answer);
     let answer = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_later("the set", &answer);
