@@ -13,7 +13,9 @@ use crate::config::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) const CLOCK_SKEW: Span = Span::from_secs(30);
+const CLOCK_SKEW: Span = Span::from_secs(30);
+/// For tokens of our own, where only the clocks of replicas can differ.
+const OWN_CLOCK_SKEW: Span = Span::from_secs(5);
 pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
 pub(super) const INTROSPECTION_CACHE: Span = Span::from_secs(30);
 pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
@@ -39,12 +41,14 @@ pub(super) struct Defaults {
     pub groups: &'static [&'static str],
     pub kind: Option<Kind>,
     pub max_lifetime: Duration,
+    pub clock_skew: Span,
 }
 
 impl Defaults {
     pub fn of(preset: Option<Preset>) -> Self {
         if let Some(TokenQuirks { algorithms, token_types, groups, username }) = preset.and_then(TokenQuirks::of) {
-            return Self { algorithms, token_types, username, groups, kind: None, max_lifetime: DAY };
+            let (kind, max_lifetime) = (None, DAY);
+            return Self { algorithms, token_types, username, groups, kind, max_lifetime, clock_skew: CLOCK_SKEW };
         }
         match preset {
             Some(Preset::GithubActions | Preset::GitlabCi) => Self {
@@ -54,6 +58,7 @@ impl Defaults {
                 groups: GROUPS,
                 kind: Some(Kind::Workload),
                 max_lifetime: DAY,
+                clock_skew: CLOCK_SKEW,
             },
             // Longer ones come from the extended default tokens, which are not projected for us.
             Some(Preset::Kubernetes) => Self {
@@ -63,6 +68,7 @@ impl Defaults {
                 groups: GROUPS,
                 kind: Some(Kind::Workload),
                 max_lifetime: Duration::from_secs(3_600),
+                clock_skew: CLOCK_SKEW,
             },
             Some(Preset::Doorward) => Self {
                 algorithms: &[Algorithm::ES256],
@@ -71,6 +77,7 @@ impl Defaults {
                 groups: &[],
                 kind: None,
                 max_lifetime: Duration::from_secs(600),
+                clock_skew: OWN_CLOCK_SKEW,
             },
             _ => Self {
                 algorithms: &[Algorithm::RS256, Algorithm::ES256],
@@ -79,6 +86,7 @@ impl Defaults {
                 groups: GROUPS,
                 kind: None,
                 max_lifetime: DAY,
+                clock_skew: CLOCK_SKEW,
             },
         }
     }
@@ -115,7 +123,7 @@ pub fn fill(raw: &mut raw::Issuer) {
     raw.token_types.get_or_insert_with(|| defaults.token_types.iter().map(|&typ| typ.to_owned()).collect());
     raw.username.get_or_insert_with(|| defaults.username.to_owned());
     raw.kind = raw.kind.or(defaults.kind);
-    raw.clock_skew.get_or_insert(CLOCK_SKEW);
+    raw.clock_skew.get_or_insert(defaults.clock_skew);
     raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
     // Where there are several places, no one setting says the same.
     if let [only] = defaults.groups {

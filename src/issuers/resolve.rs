@@ -225,7 +225,7 @@ impl Builder<'_> {
         if token_types.is_empty() {
             self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
         }
-        let skew = self.span("clock_skew", raw.clock_skew, defaults::CLOCK_SKEW.get(), Some(MAX_SKEW));
+        let skew = self.span("clock_skew", raw.clock_skew, defaults.clock_skew.get(), Some(MAX_SKEW));
         let max_lifetime = self.span("max_lifetime", raw.max_lifetime, defaults.max_lifetime, None);
         let mut required_claims = Vec::new();
         for (claim, values) in &raw.required_claims {

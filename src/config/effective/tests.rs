@@ -26,6 +26,7 @@ issuers:
     preset: kubernetes
     audiences: [doorward, 'https://tekton.test']
     token_review: {upstream: api, bearer: {file: secret}}
+  - {name: own, preset: doorward, audiences: ['https://own.test']}
 webhooks:
   - {name: git, sender: slack, secrets: [{secret: {file: secret}}]}
   - name: other
@@ -196,6 +197,8 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
         ("/issuers/1/username", "{issuer}#{service_account}"),
         ("/issuers/1/kind", "workload"),
         ("/issuers/1/token_review/cache", "10s"),
+        ("/issuers/2/clock_skew", "5s"),
+        ("/issuers/2/max_lifetime", "10m"),
         ("/webhooks/0/answer_within", "2500ms"),
         ("/webhooks/0/max_body", "512KiB"),
         ("/webhooks/0/replay_window", "3d"),

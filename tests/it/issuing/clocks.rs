@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{World, part, token};
+use super::{TARGET, World, part, token};
 use crate::harness::{Answer, now, within};
 
 /// What is expected of a token, all in seconds by a clock that is right.
@@ -92,4 +92,35 @@ async fn no_token_outlives_the_one_that_it_was_given_for_whatever_the_clocks_say
     judge(&world, &ROWS, 0).await;
     world.doorward.set_clock_ahead(AHEAD);
     judge(&world, &OURS_AHEAD, AHEAD).await;
+}
+
+#[tokio::test]
+async fn a_token_of_ours_is_forgiven_hardly_anything_after_its_end_unless_the_configuration_does() {
+    for (settings, taken) in [("", false), ("clock_skew: 60s, ", true)] {
+        let change = |yaml: String| yaml.replace("{name: own, ", &format!("{{name: own, {settings}"));
+        let world = World::with(change).await;
+        let [person, agent] =
+            ["alice", "planner-account"].map(|subject| world.person(subject, &json!({"client_id": "planner"})));
+        let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+        let asked =
+            [("subject_token", &*person), ("actor_token", &agent), kind, ("audience", TARGET), ("scope", "plan")];
+        let own = token(&world.ask(&asked).await);
+        let bearer = format!("Authorization: Bearer {own}");
+        let used = async || world.doorward.get("/", &["Host: localhost", &bearer]).await;
+        assert_eq!(used().await.status, 200, "{settings}");
+        let expires = part(&own, 1)["exp"].as_u64().unwrap();
+        world.doorward.set_clock_ahead(expires + 6 - now());
+        let answer = within(async {
+            loop {
+                let answer = used().await;
+                if answer.status != 503 {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(answer.status, if taken { 200 } else { 401 }, "{settings}: {}", answer.text());
+        assert!(taken || answer.text().contains("token_expired"), "{settings}: {}", answer.text());
+    }
 }
