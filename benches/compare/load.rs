@@ -6,6 +6,7 @@ use aws_lc_rs::hmac;
 
 use crate::{
     Failure, Sample,
+    cluster::TASKS,
     peers::{Bench, Running},
     tokens::Algorithm,
 };
@@ -32,6 +33,10 @@ enum Traffic {
     Webhook,
     /// People who are signed in.
     Session,
+    /// Tokens of pods that are exchanged, each for the first time or not.
+    Exchange {
+        new: bool,
+    },
 }
 
 /// Tokens in use at once where each has been seen.
@@ -40,6 +45,11 @@ const SEEN: usize = 1000;
 const ONCE: usize = 12_000;
 /// People signed in at once.
 const PEOPLE: usize = 32;
+/// Tasks whose tokens have been exchanged before.
+const TASKS_SEEN: usize = 32;
+
+/// Where tokens are exchanged.
+const TOKEN: &str = "/oauth2/token";
 
 pub fn cases(_: &Bench) -> Vec<Case> {
     let api = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
@@ -60,6 +70,8 @@ pub fn cases(_: &Bench) -> Vec<Case> {
         case("bearer RS256 new", api, Traffic::New(Algorithm::Rs256), false, once),
         case("bearer ES256 new", api, Traffic::New(Algorithm::Es256), false, once),
         case("session cookie", api, Traffic::Session, false, ours),
+        case("exchange, seen", TOKEN, Traffic::Exchange { new: false }, false, once),
+        case("exchange, new", TOKEN, Traffic::Exchange { new: true }, false, once),
         case("webhook 25 kB", "/hooks", Traffic::Webhook, false, all),
         case("TLS", "/plain/x", Traffic::Plain, true, all),
         case("1 MiB body", "/big", Traffic::Plain, false, all),
@@ -68,8 +80,12 @@ pub fn cases(_: &Bench) -> Vec<Case> {
 
 /// Runs one case through one proxy, freshly started, and measures it.
 pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Sample, Failure> {
-    if let (Traffic::New(algorithm), "signature") = (&case.traffic, proxy) {
-        let (checks, cpu_us) = bench.keys.check_signatures(*algorithm)?;
+    let signatures = match (&case.traffic, proxy) {
+        (Traffic::New(algorithm), "signature") => Some(bench.keys.check_signatures(*algorithm)?),
+        (Traffic::Exchange { new }, "signature") => Some(bench.keys.exchange_signatures(*new)?),
+        _ => None,
+    };
+    if let Some((checks, cpu_us)) = signatures {
         return Ok(Sample {
             case: case.name.to_owned(),
             proxy: proxy.to_owned(),
@@ -80,12 +96,18 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
         });
     }
     let running = match proxy {
+        _ if matches!(case.traffic, Traffic::Exchange { .. }) => bench.issuer_of_tokens()?,
         "bare" => bench.bare(case.tls)?,
         "nginx" => bench.nginx(case.tls)?,
         _ => bench.doorward(case.tls)?,
     };
     let script = bench.dir.path().join("load.lua");
-    let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook);
+    let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook | Traffic::Exchange { new: true });
+    if matches!(case.traffic, Traffic::Exchange { .. }) {
+        let starts = bench.dir.path().join("starts.lua");
+        fs::write(&starts, starts_of_tasks(bench)?)?;
+        wrk(&running, case, &starts, "2s", true)?;
+    }
     fs::write(&script, lua(bench, case, &running, round)?)?;
     // Connections, pools and, for tokens that count as seen, the cache.
     let warm = if once { bench.dir.path().join("warm.lua") } else { script.clone() };
@@ -116,6 +138,7 @@ fn lua(bench: &Bench, case: &Case, running: &Running, round: usize) -> Result<St
         Traffic::New(algorithm) => bearer(bench, *algorithm, ONCE)?,
         Traffic::Webhook => return Ok(deliveries(case.path, round)),
         Traffic::Session => return people(case.path, running),
+        Traffic::Exchange { new } => return exchanges(bench, *new),
     };
     let stop = if matches!(case.traffic, Traffic::New(_)) {
         "if i > #tokens then wrk.thread:stop() i = 1 end"
@@ -159,6 +182,37 @@ fn people(path: &str, running: &Running) -> Result<String, Failure> {
         init = function() for n, c in ipairs(cookies) do requests[n] = wrk.format('GET', '{path}', {{Host = 'localhost:{}', Cookie = c}}) end end
         request = function() i = i % #requests + 1 return requests[i] end",
         running.address.port()
+    ))
+}
+
+/// Somebody makes the run of each task, so that it is known who caused it.
+fn starts_of_tasks(bench: &Bench) -> Result<String, Failure> {
+    let token = bench.keys.tokens(&bench.issuer(), Algorithm::Es256, 1)?.pop().ok_or("no token")?;
+    Ok(format!(
+        "local i = 0
+        request = function()
+            i = i + 1
+            if i > {TASKS} then wrk.thread:stop() i = 1 end
+            local body = '{{\"apiVersion\":\"tekton.dev/v1\",\"kind\":\"PipelineRun\",\"metadata\":{{\"name\":\"run-' .. (i - 1) .. '\"}},\"spec\":{{\"pipelineRef\":{{\"name\":\"release\"}}}}}}'
+            return wrk.format('POST', '/apis/tekton.dev/v1/namespaces/ci/pipelineruns', {{Host = 'tasks.bench',
+                Authorization = 'Bearer {token}', ['Content-Type'] = 'application/json'}}, body)
+        end"
+    ))
+}
+
+fn exchanges(bench: &Bench, new: bool) -> Result<String, Failure> {
+    let mut list = String::new();
+    for token in bench.keys.pod_tokens(if new { TASKS } else { TASKS_SEEN })? {
+        write!(list, "'{token}',")?;
+    }
+    let stop = if new { "wrk.thread:stop()" } else { "" };
+    Ok(format!(
+        "local tokens = {{{list}}}
+        local requests, i = {{}}, 0
+        init = function() for n, t in ipairs(tokens) do requests[n] = wrk.format('POST', '{TOKEN}', {{Host = 'doorward.bench',
+            ['Content-Type'] = 'application/x-www-form-urlencoded'}}, 'grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange'
+            .. '&subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt&audience=https%3A%2F%2Ftarget.bench&scope=push&subject_token=' .. t) end end
+        request = function() i = i + 1 if i > #tokens then {stop} i = 1 end return requests[i] end"
     ))
 }
 

@@ -7,6 +7,7 @@
 #![expect(clippy::indexing_slicing, reason = "a bench that meets what it does not expect may stop")]
 
 mod bare;
+mod cluster;
 mod load;
 mod peers;
 mod person;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare", listen, upstream] => bare::run(listen, upstream, None),
         ["bare", listen, upstream, chain, key] => bare::run(listen, upstream, Some((chain, key))),
+        ["cluster", listen] => cluster::run(listen),
         ["report"] => report::write(),
         [] => measure(10, None),
         ["rounds", rounds] => measure(rounds.parse().unwrap_or(10), None),

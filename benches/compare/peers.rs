@@ -25,7 +25,10 @@ pub struct Bench {
     port: u16,
     /// The issuer of people.
     people: String,
+    /// The API server that knows tasks.
+    tasks: SocketAddr,
     _nginx: Killed,
+    _tasks: Killed,
 }
 
 /// A process that ends with its owner.
@@ -96,8 +99,13 @@ impl Bench {
         let nginx =
             nginx(dir.path(), "upstream", UPSTREAM_CORE, &format!("server {{ listen {upstream}; {locations} }}"))?;
         wait_for(upstream)?;
+        let tasks = free_address()?;
+        let mut cluster = pinned(UPSTREAM_CORE, &std::env::current_exe()?.display().to_string());
+        let cluster = Killed(cluster.args(["cluster", &tasks.to_string()]).spawn()?);
+        wait_for(tasks)?;
         let port = free_address()?.port();
-        Ok(Self { dir, keys, upstream, port, people: person::provider(&[port])?, _nginx: nginx })
+        let people = person::provider(&[port])?;
+        Ok(Self { dir, keys, upstream, port, people, tasks, _nginx: nginx, _tasks: cluster })
     }
 
     pub fn issuer(&self) -> String {
@@ -134,13 +142,29 @@ impl Bench {
 
     /// Doorward with one worker, the audit trail on and nothing logged.
     pub fn doorward(&self, tls: bool) -> Result<Running, Failure> {
+        self.doorward_with(tls, "")
+    }
+
+    /// As [`Self::doorward`], and it issues tokens to tasks.
+    pub fn issuer_of_tokens(&self) -> Result<Running, Failure> {
+        self.doorward_with(false, &TOKENS.replace("{tasks}", &self.tasks.to_string()))
+    }
+
+    fn doorward_with(&self, tls: bool, more: &str) -> Result<Running, Failure> {
         let home = self.home()?;
         let shared = self.dir.path().display().to_string();
         let tls = match tls {
             true => format!("tls: {{certificates: [{{chain: {shared}/tls.crt, key: {shared}/tls.key}}]}}"),
             false => String::new(),
         };
-        let yaml = CONFIG
+        let (sections, entries) = more.split_once("---\n").unwrap_or_default();
+        let mut yaml = CONFIG.to_owned() + sections;
+        // Entries of lists go behind those that are there.
+        for entry in entries.split("---\n").filter(|entry| !entry.is_empty()) {
+            let (list, entry) = entry.split_once('\n').ok_or("an entry of no list")?;
+            yaml = yaml.replace(&format!("\n{list}\n"), &format!("\n{list}\n{entry}"));
+        }
+        let yaml = yaml
             .replace("{address}", &self.address().to_string())
             .replace("{tls}", &tls)
             .replace("{upstream}", &self.upstream.to_string())
@@ -236,6 +260,35 @@ rules:
 store: {path: state/doorward.redb}
 audit: {sink: {file: {path: state/audit.jsonl, max_size: 64MiB, keep: 2}}}
 log: {filter: error}
+";
+
+/// What makes Doorward an issuer: sections, and entries of lists.
+const TOKENS: &str = "external_host: doorward.bench
+tokens: {exchange: [{issuer: tasks, kubernetes: tasks, namespaces: [ci]}]}
+---
+issuers:
+  - name: tasks
+    issuer: https://kubernetes.bench
+    preset: kubernetes
+    audiences: [\"{audience}\"]
+    keys: {url: \"http://{upstream}/jwks\"}
+    token_review: {upstream: tasks, bearer: {file: cluster.token}}
+---
+upstreams:
+  - {name: tasks, url: \"http://{tasks}\", credential: {bearer: {file: cluster.token}}}
+---
+routes:
+  - {name: tasks, kind: kubernetes, hosts: [tasks.bench], paths: [/apis/*], schemes: [bearer], issuers: [bench], upstream: tasks}
+---
+grants:
+  - {id: start, who: {issuers: [bench], groups: [developers]}, kubernetes_groups: [\"tekton:start\"]}
+---
+rules:
+  - {id: start, on: {routes: [tasks]}, who: {issuers: [bench], groups: [developers], kind: human}, do: allow}
+  - id: push
+    on: {token: {audiences: ['https://target.bench'], scopes: [push], service_accounts: [ci/builder], pipelines: [release], pipeline_tasks: [push]}}
+    who: {issuers: [bench], on_behalf_of: {groups: [developers]}}
+    do: allow
 ";
 
 fn running(child: Child, address: SocketAddr) -> Result<Running, Failure> {

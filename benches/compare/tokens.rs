@@ -15,6 +15,14 @@ use crate::Failure;
 
 pub const AUDIENCE: &str = "https://doorward.bench";
 
+/// What tokens of pods are for: Doorward as an issuer.
+pub const CLUSTER_AUDIENCE: &str = AUDIENCE;
+/// Who issues them.
+pub const CLUSTER_ISSUER: &str = "https://kubernetes.bench";
+
+/// How often a signature is made or checked to know what it costs.
+const CHECKS: u64 = 4000;
+
 /// The keys of the issuer.
 pub struct Keys {
     rsa: RsaKeyPair,
@@ -64,10 +72,36 @@ impl Keys {
             .collect()
     }
 
+    /// Tokens of the pods of the [cluster](crate::cluster).
+    pub fn pod_tokens(&self, count: usize) -> Result<Vec<String>, Failure> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        (0..count)
+            .map(|number| {
+                let claims = json!({"iss": CLUSTER_ISSUER, "sub": "system:serviceaccount:ci:builder", "aud": [CLUSTER_AUDIENCE],
+                    "iat": now, "nbf": now, "exp": now + 3600, "jti": uuid::Uuid::new_v4().to_string(),
+                    "kubernetes.io": {"namespace": "ci", "node": {"name": "node", "uid": "node"},
+                        "pod": {"name": format!("pod-{number}"), "uid": format!("Pod-{number}")},
+                        "serviceaccount": {"name": "builder", "uid": "builder"}}});
+                self.sign(Algorithm::Rs256, &claims)
+            })
+            .collect()
+    }
+
+    /// Signs as an exchange does and, for a subject token that is new, checks one first; as [`Self::check_signatures`].
+    pub fn exchange_signatures(&self, new: bool) -> Result<(u64, f64), Failure> {
+        let (times, mut cpu_us) = if new { self.check_signatures(Algorithm::Rs256)? } else { (CHECKS, 0.0) };
+        let random = SystemRandom::new();
+        let before = thread_cpu_us()?;
+        for _ in 0..times {
+            self.ec.sign(&random, &[b'x'; 900])?;
+        }
+        cpu_us += thread_cpu_us()? - before;
+        Ok((times, cpu_us))
+    }
+
     /// Checks a signature over and over, with a parsed key as Doorward keeps it; how often, and the CPU time of all, in
     /// microseconds.
     pub fn check_signatures(&self, algorithm: Algorithm) -> Result<(u64, f64), Failure> {
-        const CHECKS: u64 = 4000;
         let token = self.tokens("https://issuer.bench", algorithm, 1)?.pop().ok_or("no token")?;
         let (signed, signature) = token.rsplit_once('.').ok_or("no signature")?;
         let signature = BASE64URL.decode(signature)?;

@@ -58,8 +58,7 @@ pub(super) fn exchanging(root: &raw::Root) -> impl Iterator<Item = &raw::Exchang
 pub(super) fn lookers_up_of_tasks<'a>(exchanged: &'a raw::Exchanged, account: &'a Account) -> Vec<Bound<'a>> {
     let rules = vec![
         PolicyRule::new(&[""], &["pods"], &["get", "list", "watch"]),
-        PolicyRule::new(&["tekton.dev"], &["taskruns"], &["get", "list", "watch"]),
-        PolicyRule::new(&["tekton.dev"], &["pipelineruns"], &["get"]),
+        PolicyRule::new(&["tekton.dev"], &["taskruns", "pipelineruns"], &["get", "list", "watch"]),
     ];
     in_each(&exchanged.namespaces, &rules, account)
 }

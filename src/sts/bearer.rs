@@ -1,6 +1,6 @@
 //! Who has tokens, so that the end of a run ends them, and the end of one at the word of who has it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -11,19 +11,23 @@ use super::{
     ends::Kind,
     exchange::Exchanger,
     form::Form,
-    party::Party,
+    look_up::Lookup,
+    party::{OfTask, Party},
     refusal::{Refusal, answer},
-    task::{Named, Reader, Task},
+    task::Named,
 };
 use crate::{
     clock::Timestamp,
     error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
-    store::{Expect, Put, Table, Target, WrittenAll},
+    store::{Expect, Put, Table, Target},
 };
 
-/// How long after the last token of a run its record is kept.
-const AFTER: std::time::Duration = std::time::Duration::from_secs(120);
+/// How long after the last token of a run its record is kept at least.
+const AFTER: Duration = Duration::from_secs(120);
+
+/// How much longer it is kept, so that not each token that a run gets writes it anew.
+const FURTHER: Duration = Duration::from_secs(1800);
 
 /// What the store has of a TaskRun or a pod that has tokens, by its uid: enough to find it again in the cluster.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,36 +44,41 @@ impl Exchanger<'_> {
     pub(super) async fn note_bearer(
         &self,
         party: &Party,
-        task: &Task,
-        cluster: &Arc<str>,
+        of: &OfTask,
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let until = expires + AFTER;
-        let put = |kind: Kind, object: &Named, expect| {
-            let (cluster, name) = (Arc::clone(cluster), object.name.clone());
-            let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name };
-            let value = serde_json::to_vec(&bearer).unwrap_or_default();
-            Put { table: Table::Tokens, key: object.uid.clone().into_bytes(), value, expires: until, expect }
-        };
-        let both = |expect| vec![put(Kind::Pod, &task.pod, expect), put(Kind::TaskRun, &task.task_run, Expect::Any)];
-        let store = self.app.store();
-        match store.put_all(both(Expect::Absent), now).await? {
-            WrittenAll::Done(_) => {
-                // Whoever looks for ends did not look for this one's until now.
-                let server = self.tokens.settings.clusters.get(cluster).map(|cluster| &cluster.server);
-                let server =
-                    server.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
-                task.still_runs(Reader { pools: self.pools, server }).await?;
-            }
-            WrittenAll::Conflict { .. } => {
-                store.put_all(both(Expect::Any), now).await?;
-            }
+        let (store, task) = (self.app.store(), &of.task);
+        let noted = store.get(Table::Tokens, task.pod.uid.as_bytes(), now).await?;
+        if noted.as_ref().is_none_or(|noted| noted.expires < expires + AFTER) {
+            let put = |kind: Kind, object: &Named| {
+                let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
+                let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name };
+                Put {
+                    table: Table::Tokens,
+                    key: object.uid.clone().into_bytes(),
+                    value: serde_json::to_vec(&bearer).unwrap_or_default(),
+                    expires: expires + AFTER + FURTHER,
+                    expect: Expect::Any,
+                }
+            };
+            store.put_all(vec![put(Kind::Pod, &task.pod), put(Kind::TaskRun, &task.task_run)], now).await?;
+        }
+        if noted.is_none() {
+            // Whoever looks for ends did not look for this one's until now.
+            task.still_runs(self.lookup(&of.cluster)?).await?;
         }
         match self.app.revocations.is_revoked(&party.principal) {
             Some(_) => Err(Refusal::subject("the run has ended")),
             None => Ok(()),
         }
+    }
+
+    /// Where objects of a cluster are looked up, by the name of its issuer.
+    pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
+        let found = self.tokens.settings.clusters.get(cluster);
+        let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
+        Ok(Lookup { ends: &self.app.ends, cluster, pools: self.pools, server: &found.server })
     }
 
     /// Ends a token that its holder has done with (RFC 7009). One that is none of ours, or has ended, is no error.

@@ -1,25 +1,34 @@
 //! The end of tokens: watches TaskRuns and their pods, and revokes what was given to them as soon as they have ended, however
 //! they did. Whatever ended while nobody watched is found when the watch begins anew, since it tells of all that there are.
+//!
+//! What has not ended is kept in memory, with the PipelineRuns around it, so that an exchange finds it there. An object is taken
+//! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    fmt::Debug,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    Api, Client, Resource,
+    api::{ApiResource, GroupVersionKind},
+    core::DynamicResourceScope,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{LIFETIME, Tokens, bearer::Bearer};
+use super::{
+    LIFETIME, Tokens,
+    bearer::Bearer,
+    objects::{Identity, Pod, RawPod, RawRun, Run},
+};
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
@@ -38,9 +47,9 @@ const SKEW: Duration = Duration::from_secs(120);
 /// Records that are read at once.
 const PAGE: usize = 1000;
 
-/// Whether the ends of runs are seen, by cluster and watch. Cheap to clone.
+/// What the watches tell: whether the ends of runs are seen, and what has not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Ends(Arc<Mutex<HashMap<Watch, State>>>);
+pub struct Ends(Arc<Mutex<HashMap<Watch, Watched>>>);
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +58,19 @@ struct Watch {
     kind: Kind,
     /// `None`: all.
     namespace: Option<String>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    state: State,
+    /// By uid.
+    live: HashMap<String, Object>,
+}
+
+#[derive(Clone, Debug)]
+enum Object {
+    Pod(Arc<Pod>),
+    Run(Arc<Run>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +86,8 @@ enum State {
 pub enum Kind {
     TaskRun,
     Pod,
+    /// Has no tokens itself, but tells of which run a task is.
+    PipelineRun,
 }
 
 /// Why the watch begins anew.
@@ -78,34 +102,116 @@ pub enum EndsError {
 }
 
 impl Ends {
-    /// Whether the end of a run of this cluster would be seen, by every watch.
+    /// Whether the end of a task of this cluster would be seen, by every watch.
     pub fn are_seen(&self, cluster: &str, now: Timestamp) -> bool {
-        let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut of_cluster = states.iter().filter(|(watch, _)| *watch.cluster == *cluster).peekable();
-        of_cluster.peek().is_some()
-            && of_cluster.all(|(_, state)| match state {
+        let all = self.all();
+        let mut of_tasks =
+            all.iter().filter(|(watch, _)| *watch.cluster == *cluster && watch.kind != Kind::PipelineRun).peekable();
+        of_tasks.peek().is_some()
+            && of_tasks.all(|(_, watched)| match watched.state {
                 State::Seen => true,
-                State::LostAt(at) => now < *at + BLIND,
+                State::LostAt(at) => now < at + BLIND,
                 State::Never => false,
             })
     }
 
+    /// A pod that has not ended. `None` if it has, or the watch does not tell at the moment.
+    pub(super) fn pod(&self, cluster: &str, namespace: &str, uid: &str) -> Option<Arc<Pod>> {
+        match self.find(cluster, Kind::Pod, namespace, uid)? {
+            Object::Pod(pod) => Some(pod),
+            Object::Run(_) => None,
+        }
+    }
+
+    /// As [`Self::pod`], of a TaskRun or a PipelineRun.
+    pub(super) fn run(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str) -> Option<Arc<Run>> {
+        match self.find(cluster, kind, namespace, uid)? {
+            Object::Run(run) => Some(run),
+            Object::Pod(_) => None,
+        }
+    }
+
+    fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str) -> Option<Object> {
+        let all = self.all();
+        let (_, watched) = all.iter().find(|(watch, _)| {
+            *watch.cluster == *cluster
+                && watch.kind == kind
+                && watch.namespace.as_ref().is_none_or(|watched| watched == namespace)
+        })?;
+        watched.live.get(uid).filter(|_| matches!(watched.state, State::Seen)).cloned()
+    }
+
     fn set(&self, watch: &Watch, state: State) {
-        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = states.entry(watch.clone()).or_insert(state);
-        match (*current, state) {
+        let mut all = self.all();
+        let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, live: HashMap::new() });
+        match (watched.state, state) {
             // It is lost since the first failure.
             (State::LostAt(_), State::LostAt(_)) | (State::Never, State::LostAt(_)) => {}
-            _ => *current = state,
+            _ => watched.state = state,
+        }
+    }
+
+    /// Notes what a watch tells of an object.
+    fn tell(&self, watch: &Watch, object: &Object) {
+        let mut all = self.all();
+        let Some(watched) = all.get_mut(watch) else { return };
+        match object.end() {
+            None => _ = watched.live.insert(object.identity().uid.clone(), object.clone()),
+            Some(_) => _ = watched.live.remove(&object.identity().uid),
+        }
+    }
+
+    fn forget(&self, watch: &Watch, uid: &str) {
+        if let Some(watched) = self.all().get_mut(watch) {
+            watched.live.remove(uid);
+        }
+    }
+
+    fn forget_all(&self, watch: &Watch) {
+        if let Some(watched) = self.all().get_mut(watch) {
+            watched.live.clear();
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Object {
+    fn identity(&self) -> &Identity {
+        match self {
+            Self::Pod(pod) => &pod.identity,
+            Self::Run(run) => &run.identity,
+        }
+    }
+
+    /// Why it has no tokens any more; `None` while it may have.
+    fn end(&self) -> Option<&'static str> {
+        match self {
+            Self::Pod(pod) => pod.end,
+            Self::Run(run) => run.end,
         }
     }
 }
 
+impl From<RawPod> for Object {
+    fn from(raw: RawPod) -> Self {
+        Self::Pod(Arc::new(raw.into()))
+    }
+}
+
+impl From<RawRun> for Object {
+    fn from(raw: RawRun) -> Self {
+        Self::Run(Arc::new(raw.into()))
+    }
+}
+
 impl Kind {
-    fn resource(self) -> ApiResource {
+    pub(super) fn resource(self) -> ApiResource {
         ApiResource::from_gvk(&match self {
-            Self::TaskRun => GroupVersionKind::gvk("tekton.dev", "v1", "TaskRun"),
             Self::Pod => GroupVersionKind::gvk("", "v1", "Pod"),
+            Self::TaskRun | Self::PipelineRun => GroupVersionKind::gvk("tekton.dev", "v1", self.name()),
         })
     }
 
@@ -113,28 +219,7 @@ impl Kind {
         match self {
             Self::TaskRun => "TaskRun",
             Self::Pod => "Pod",
-        }
-    }
-
-    /// Why an object of this kind has no tokens any more; `None` while it may have.
-    fn ended(self, object: &DynamicObject) -> Option<&'static str> {
-        if object.metadata.deletion_timestamp.is_some() {
-            return Some("it is being deleted");
-        }
-        let at = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_str);
-        match self {
-            Self::Pod => matches!(at("/status/phase"), Some("Succeeded" | "Failed")).then_some("it has ended"),
-            Self::TaskRun => {
-                let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
-                let is_done = conditions
-                    .into_iter()
-                    .flatten()
-                    .any(|condition| condition["type"] == "Succeeded" && condition["status"] != "Unknown");
-                if is_done || at("/status/completionTime").is_some() {
-                    return Some("it has ended");
-                }
-                (at("/spec/status") == Some("TaskRunCancelled")).then_some("it was cancelled")
-            }
+            Self::PipelineRun => "PipelineRun",
         }
     }
 }
@@ -153,7 +238,7 @@ pub async fn follow(
         listed => listed.iter().cloned().map(Some).collect(),
     };
     let watches = namespaces.iter().flat_map(|namespace| {
-        [Kind::TaskRun, Kind::Pod].map(|kind| Watch {
+        [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
             cluster: Arc::clone(&cluster),
             kind,
             namespace: namespace.clone(),
@@ -161,17 +246,12 @@ pub async fn follow(
     });
     let watches = watches.map(|watch| {
         app.ends.set(&watch, State::Never);
-        let resource = watch.kind.resource();
-        let api: Api<DynamicObject> = match &watch.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
-        let config = match watch.kind {
-            Kind::TaskRun => watcher::Config::default(),
+        let events = match watch.kind {
             // Tekton writes it on all that it makes.
-            Kind::Pod => watcher::Config::default().labels("tekton.dev/taskRun"),
+            Kind::Pod => events::<RawPod>(&client, &watch, watcher::Config::default().labels("tekton.dev/taskRun")),
+            Kind::TaskRun | Kind::PipelineRun => events::<RawRun>(&client, &watch, watcher::Config::default()),
         };
-        watcher(api, config).default_backoff().map(move |event| (watch.clone(), event)).boxed()
+        events.map(move |event| (watch.clone(), event)).boxed()
     });
     let mut events = stream::select_all(watches.collect::<Vec<_>>());
     let mut follower = Follower { app, health, present: HashMap::new() };
@@ -185,6 +265,38 @@ pub async fn follow(
     }
 }
 
+/// What a watch tells.
+fn events<K>(
+    client: &Client,
+    watch: &Watch,
+    config: watcher::Config,
+) -> BoxStream<'static, watcher::Result<Event<Object>>>
+where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Into<Object>
+        + Send
+        + 'static,
+{
+    let resource = watch.kind.resource();
+    let api: Api<K> = match &watch.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let events = watcher(api, config).default_backoff();
+    events
+        .map_ok(|event| match event {
+            Event::Init => Event::Init,
+            Event::InitApply(object) => Event::InitApply(object.into()),
+            Event::InitDone => Event::InitDone,
+            Event::Apply(object) => Event::Apply(object.into()),
+            Event::Delete(object) => Event::Delete(object.into()),
+        })
+        .boxed()
+}
+
 struct Follower {
     app: Arc<App>,
     health: ComponentHandle,
@@ -193,13 +305,15 @@ struct Follower {
 }
 
 impl Follower {
-    async fn take(&mut self, watch: Watch, event: watcher::Result<Event<DynamicObject>>) -> Result<(), EndsError> {
+    async fn take(&mut self, watch: Watch, event: watcher::Result<Event<Object>>) -> Result<(), EndsError> {
         match event {
-            Ok(Event::Init) => _ = self.present.insert(watch, HashSet::new()),
+            Ok(Event::Init) => {
+                self.app.ends.forget_all(&watch);
+                self.present.insert(watch, HashSet::new());
+            }
             Ok(Event::InitApply(object)) => {
-                let uid = object.metadata.uid.clone().unwrap_or_default();
                 self.look(&watch, &object).await?;
-                self.present.entry(watch).or_default().insert(uid);
+                self.present.entry(watch).or_default().insert(object.identity().uid.clone());
             }
             Ok(Event::InitDone) => {
                 let present = self.present.remove(&watch).unwrap_or_default();
@@ -211,7 +325,9 @@ impl Follower {
                 self.seen(&watch);
             }
             Ok(Event::Delete(object)) => {
-                self.end(watch.kind, object.metadata.uid.as_deref().unwrap_or_default(), "it was deleted").await?;
+                let uid = &object.identity().uid;
+                self.app.ends.forget(&watch, uid);
+                self.end(watch.kind, uid, "it was deleted").await?;
                 self.seen(&watch);
             }
             Err(error) => {
@@ -236,10 +352,11 @@ impl Follower {
         }
     }
 
-    async fn look(&self, watch: &Watch, object: &DynamicObject) -> Result<(), EndsError> {
-        match (watch.kind.ended(object), object.metadata.uid.as_deref()) {
-            (Some(why), Some(uid)) => self.end(watch.kind, uid, why).await,
-            _ => Ok(()),
+    async fn look(&self, watch: &Watch, object: &Object) -> Result<(), EndsError> {
+        self.app.ends.tell(watch, object);
+        match object.end() {
+            Some(why) => self.end(watch.kind, &object.identity().uid, why).await,
+            None => Ok(()),
         }
     }
 
@@ -271,6 +388,9 @@ impl Follower {
 
     /// Revokes the tokens of an object, if it has any.
     async fn end(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
+        if kind == Kind::PipelineRun {
+            return Ok(());
+        }
         let ended = self.end_own(kind, uid, why).await;
         // After the revocation: a call that is under way looks for that once its token is held.
         let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
@@ -285,7 +405,9 @@ impl Follower {
             return Ok(());
         }
         let Some(stored) = app.store().get(Table::Tokens, uid.as_bytes(), now).await? else { return Ok(()) };
-        app.revocations.revoke(Target::Workload(uid), why, now + LIFETIME.1 + SKEW).await?;
+        // As long as there is a record to find, so that it is ended once.
+        let until = stored.expires.max(now + LIFETIME.1 + SKEW);
+        app.revocations.revoke(Target::Workload(uid), why, until).await?;
         let streams = app.close_revoked_streams();
         let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok();
         let (namespace, name) = bearer.map(|bearer| (bearer.namespace, bearer.name)).unwrap_or_default();
@@ -302,43 +424,6 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-
-    fn object(value: &Value) -> DynamicObject {
-        let mut object = json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a"}});
-        object.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
-        serde_json::from_value(object).unwrap()
-    }
-
-    #[test]
-    fn a_task_has_ended_however_it_did() {
-        let condition = |status: &str| json!({"status": {"conditions": [{"type": "Succeeded", "status": status}]}});
-        for (what, kind, value, ended) in [
-            ("new", Kind::TaskRun, json!({}), false),
-            ("running, or about to be tried again", Kind::TaskRun, condition("Unknown"), false),
-            ("succeeded", Kind::TaskRun, condition("True"), true),
-            ("failed, cancelled or timed out", Kind::TaskRun, condition("False"), true),
-            (
-                "another condition",
-                Kind::TaskRun,
-                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
-                false,
-            ),
-            ("complete", Kind::TaskRun, json!({"status": {"completionTime": "2026-01-01T00:00:00Z"}}), true),
-            ("asked to end", Kind::TaskRun, json!({"spec": {"status": "TaskRunCancelled"}}), true),
-            (
-                "being deleted",
-                Kind::TaskRun,
-                json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
-                true,
-            ),
-            ("pod runs", Kind::Pod, json!({"status": {"phase": "Running"}}), false),
-            ("pod waits", Kind::Pod, json!({"status": {"phase": "Pending"}}), false),
-            ("pod succeeded", Kind::Pod, json!({"status": {"phase": "Succeeded"}}), true),
-            ("pod failed", Kind::Pod, json!({"status": {"phase": "Failed"}}), true),
-        ] {
-            assert_eq!(kind.ended(&object(&value)).is_some(), ended, "{what}");
-        }
-    }
 
     #[test]
     fn ends_are_seen_only_while_every_watch_goes_on() {
@@ -363,5 +448,38 @@ mod tests {
         assert!(!ends.are_seen("c", clock.now()), "each try does not begin the moment anew");
         ends.set(&pods, State::Seen);
         assert!(ends.are_seen("c", clock.now()));
+    }
+
+    #[test]
+    fn what_has_not_ended_is_known_while_the_watch_tells() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let ends = Ends::default();
+        let watch =
+            |kind, namespace: Option<&str>| Watch { cluster: "c".into(), kind, namespace: namespace.map(Into::into) };
+        let pods = watch(Kind::Pod, Some("ci"));
+        let pod = |phase: &str| {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u"}, "spec": {}, "status": {"phase": phase}});
+            Object::from(serde_json::from_value::<RawPod>(pod).unwrap())
+        };
+        let is_known = || ends.pod("c", "ci", "u").is_some();
+        ends.set(&pods, State::Never);
+        ends.tell(&pods, &pod("Running"));
+        assert!(!is_known(), "the watch has not told all yet");
+        ends.set(&pods, State::Seen);
+        assert!(is_known());
+        assert!(ends.pod("c", "other", "u").is_none());
+        assert!(ends.pod("d", "ci", "u").is_none());
+        assert!(ends.run("c", Kind::TaskRun, "ci", "u").is_none());
+        ends.set(&pods, State::LostAt(now));
+        assert!(!is_known(), "it may have ended meanwhile");
+        ends.set(&pods, State::Seen);
+        ends.tell(&pods, &pod("Succeeded"));
+        assert!(!is_known());
+        for forget in [Ends::forget_all as fn(&Ends, &Watch), |ends, watch| ends.forget(watch, "u")] {
+            ends.tell(&pods, &pod("Pending"));
+            assert!(is_known());
+            forget(&ends, &pods);
+            assert!(!is_known());
+        }
     }
 }

@@ -127,7 +127,7 @@ impl Exchanger<'_> {
             return Err(Refusal::subject("the time of the run, or of the token, is out"));
         }
         if let Some(of) = &party.of {
-            self.note_bearer(party, &of.task, &of.cluster, expires, now).await?;
+            self.note_bearer(party, of, expires, now).await?;
         }
         let jti = Uuid::now_v7().to_string();
         let scope = granted.scopes.join(" ");

@@ -11,14 +11,16 @@
 //! | `metadata` | what is published |
 //! | `form`, `refusal` | what is asked, and how it is refused |
 //! | `exchange` | one exchange, from the form to the token |
-//! | `party`, `task` | for whom it is; from the token of a pod to the task in it |
+//! | `party` | for whom it is, and on whose behalf |
+//! | `pod_token`, `task` | from the token of a pod to the task in it |
+//! | `look_up`, `objects` | where pods and runs are looked up, and what is read of them |
 //! | `grant` | what rules give |
 //! | `bearer` | who has tokens, and the end of one at the word of who has it |
 //! | `claims` | what a token says |
 //! | `introspect` | what resource servers hear of one |
 //! | `registry` | tokens for registries of containers, in their own protocol |
 //! | `onward` | tokens of other providers, for audiences that trust those |
-//! | `ends` | the watch that ends tokens with their run |
+//! | `ends` | the watch that ends tokens with their run, and tells what runs there are |
 
 mod bearer;
 mod claims;
@@ -28,9 +30,12 @@ mod form;
 mod grant;
 mod introspect;
 mod keys;
+mod look_up;
 pub mod metadata;
+mod objects;
 pub mod onward;
 mod party;
+mod pod_token;
 mod refusal;
 mod registry;
 mod ring;

@@ -5,12 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    Cluster, claims,
-    exchange::Exchanger,
-    refusal::Refusal,
-    task::{PodToken, Reader, Task},
-};
+use super::{Cluster, claims, exchange::Exchanger, pod_token::PodToken, refusal::Refusal, task::Task};
 use crate::{
     authn::{Actor, CredentialId, Kind, Principal},
     clock::Timestamp,
@@ -45,19 +40,19 @@ pub(super) struct OfTask {
 impl Exchanger<'_> {
     /// Of the token of a pod, who caused the run in it.
     pub(super) async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
-        let Some(Cluster { server, namespaces }) = self.tokens.settings.clusters.get(&subject.issuer) else {
+        let Some(Cluster { namespaces, .. }) = self.tokens.settings.clusters.get(&subject.issuer) else {
             let acted_before = subject.claims.get("act").and_then(|act| act.get("act")).cloned();
             return Ok(Party { ends: subject.expires, principal: subject, acted_before, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;
-        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == pod.namespace()) {
-            return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace())));
+        if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
+            return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
         if !self.app.ends.are_seen(&subject.issuer, now) {
             let detail = "the ends of runs cannot be seen at the moment, so no task gets a token; try again";
             return Err(Refusal::unavailable(Reason::UpstreamFailed, detail));
         }
-        let task = Box::new(Task::of(&pod, Reader { pools: self.pools, server }, now).await?);
+        let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
         let root = &task.root;
         let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
         let cause = causes.of(&root.uid, root.event.as_deref(), root.created, now).await.map_err(|error| {

@@ -1,0 +1,302 @@
+//! Pods and runs: as much of them as tells whether a task still runs, and what it is a part of.
+
+use std::time::Duration;
+
+use kube::core::{Object, ObjectMeta};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    clock::Timestamp,
+    runs::EVENT_ID,
+    tekton::{dashboard::is_subdomain, run::describe},
+};
+
+/// A pod as the API server sends it.
+pub type RawPod = Object<PodSpec, PodStatus>;
+
+/// A TaskRun or a PipelineRun as the API server sends it.
+pub type RawRun = Object<RunSpec, RunStatus>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    service_account_name: String,
+    node_name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodStatus {
+    phase: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RunSpec {
+    status: Option<String>,
+    timeout: Option<String>,
+    timeouts: Timeouts,
+    task_ref: Value,
+    pipeline_ref: Value,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Timeouts {
+    pipeline: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RunStatus {
+    start_time: Option<String>,
+    completion_time: Option<String>,
+    pod_name: String,
+    child_references: Vec<Child>,
+    conditions: Vec<Condition>,
+}
+
+/// What a PipelineRun has made.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Child {
+    pub kind: String,
+    pub name: String,
+    pub pipeline_task_name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+/// What all of them have.
+#[derive(Debug)]
+pub struct Identity {
+    pub name: String,
+    pub uid: String,
+    /// The run of Tekton that controls it.
+    pub owner: Option<Owner>,
+    pub created: Option<Timestamp>,
+    /// The event that it says it came of.
+    pub event: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Owner {
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Debug)]
+pub struct Pod {
+    pub identity: Identity,
+    pub service_account: String,
+    pub node: String,
+    pub phase: String,
+    /// Why it has no tokens any more; `None` while it may have.
+    pub end: Option<&'static str>,
+}
+
+#[derive(Debug)]
+pub struct Run {
+    pub identity: Identity,
+    /// The task or the pipeline that it runs, if it names one.
+    pub reference: Option<String>,
+    /// The pod of a TaskRun; empty until it has one.
+    pub pod: String,
+    pub children: Vec<Child>,
+    /// When its time is out, if it has one.
+    pub times_out: Option<Timestamp>,
+    /// Why it has no tokens any more; `None` while it may have.
+    pub end: Option<&'static str>,
+}
+
+impl Identity {
+    fn new(metadata: ObjectMeta) -> Self {
+        let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
+        let owner = owner.filter(|owner| owner.api_version.starts_with("tekton.dev/") && is_subdomain(&owner.name));
+        Self {
+            name: metadata.name.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default(),
+            owner: owner.map(|owner| Owner { kind: owner.kind, name: owner.name, uid: owner.uid }),
+            created: metadata.creation_timestamp.map(|time| Timestamp::from_millis(time.0.as_millisecond())),
+            event: metadata.labels.and_then(|mut labels| labels.remove(EVENT_ID)),
+        }
+    }
+
+    /// Its owner, if that is of this kind.
+    pub fn owner_of_kind(&self, kind: &str) -> Option<&Owner> {
+        self.owner.as_ref().filter(|owner| owner.kind == kind)
+    }
+}
+
+impl From<RawPod> for Pod {
+    fn from(raw: RawPod) -> Self {
+        let phase = raw.status.unwrap_or_default().phase;
+        let end = match raw.metadata.deletion_timestamp {
+            Some(_) => Some(DELETED),
+            None => matches!(phase.as_str(), "Succeeded" | "Failed").then_some(ENDED),
+        };
+        let PodSpec { service_account_name: service_account, node_name: node } = raw.spec;
+        Self { identity: Identity::new(raw.metadata), service_account, node, phase, end }
+    }
+}
+
+impl From<RawRun> for Run {
+    fn from(raw: RawRun) -> Self {
+        let (spec, status) = (raw.spec, raw.status.unwrap_or_default());
+        let is_done =
+            status.conditions.iter().any(|condition| condition.kind == "Succeeded" && condition.status != "Unknown");
+        let end = match spec.status.as_deref() {
+            _ if raw.metadata.deletion_timestamp.is_some() => Some(DELETED),
+            _ if is_done || status.completion_time.is_some() => Some(ENDED),
+            // Those that run `finally` tasks first are ended by the status of each task.
+            Some("TaskRunCancelled" | "Cancelled") => Some("it was cancelled"),
+            _ => None,
+        };
+        let timeout = spec.timeout.or(spec.timeouts.pipeline);
+        Self {
+            identity: Identity::new(raw.metadata),
+            reference: reference(&spec.task_ref).or_else(|| reference(&spec.pipeline_ref)),
+            pod: status.pod_name,
+            children: status.child_references,
+            times_out: times_out(status.start_time.as_deref(), timeout.as_deref()),
+            end,
+        }
+    }
+}
+
+const DELETED: &str = "it is being deleted";
+const ENDED: &str = "it has ended";
+
+fn reference(value: &Value) -> Option<String> {
+    value.is_object().then(|| describe(value).to_string()).filter(|reference| !reference.is_empty())
+}
+
+fn times_out(start: Option<&str>, after: Option<&str>) -> Option<Timestamp> {
+    let after = go_duration(after?).filter(|after| !after.is_zero())?;
+    Some(Timestamp::from_rfc3339(start?)? + after)
+}
+
+/// A duration as Go writes it (`1h0m0s`, `1.5s`), in the units that Kubernetes writes.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let end = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let unit = tail.find(|character: char| character.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            "us" | "µs" | "ns" => 0.0,
+            _ => return None,
+        };
+        total += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// An object with this spec and status, and more metadata.
+    fn object<T: serde::de::DeserializeOwned>(metadata: &Value, spec: &Value, status: &Value) -> T {
+        let mut all = json!({"name": "a", "uid": "u"});
+        all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+        serde_json::from_value(
+            json!({"apiVersion": "v1", "kind": "X", "metadata": all, "spec": spec, "status": status}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_run_has_ended_however_it_did() {
+        let none = json!({});
+        let condition = |status: &str| json!({"conditions": [{"type": "Succeeded", "status": status}]});
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        for (what, metadata, spec, status, ended) in [
+            ("new", &none, json!({}), json!(null), false),
+            ("running, or about to be tried again", &none, json!({}), condition("Unknown"), false),
+            ("succeeded", &none, json!({}), condition("True"), true),
+            ("failed, cancelled or timed out", &none, json!({}), condition("False"), true),
+            (
+                "another condition",
+                &none,
+                json!({}),
+                json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+                false,
+            ),
+            ("complete", &none, json!({}), json!({"completionTime": "2026-01-01T00:00:00Z"}), true),
+            ("a task that is asked to end", &none, json!({"status": "TaskRunCancelled"}), json!({}), true),
+            ("a run that is asked to end", &none, json!({"status": "Cancelled"}), json!({}), true),
+            ("a run with tasks that come last", &none, json!({"status": "CancelledRunFinally"}), json!({}), false),
+            ("being deleted", &deleted, json!({}), json!({}), true),
+        ] {
+            let run = Run::from(object::<RawRun>(metadata, &spec, &status));
+            assert_eq!(run.end.is_some(), ended, "{what}");
+        }
+        for (what, metadata, phase, ended) in [
+            ("runs", &none, "Running", false),
+            ("waits", &none, "Pending", false),
+            ("succeeded", &none, "Succeeded", true),
+            ("failed", &none, "Failed", true),
+            ("being deleted", &deleted, "Running", true),
+        ] {
+            let pod = Pod::from(object::<RawPod>(metadata, &json!({}), &json!({"phase": phase})));
+            assert_eq!(pod.end.is_some(), ended, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_a_controller_of_tekton_is_an_owner() {
+        let owner = |change: &Value| {
+            let mut owner =
+                json!({"apiVersion": "tekton.dev/v1", "kind": "TaskRun", "name": "t", "uid": "x", "controller": true});
+            owner.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let pod = object::<RawPod>(&json!({"ownerReferences": [owner]}), &json!({}), &json!({}));
+            Pod::from(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.uid.clone())
+        };
+        assert_eq!(owner(&json!({})).as_deref(), Some("x"));
+        for other in [
+            json!({"controller": false}),
+            json!({"apiVersion": "batch/v1"}),
+            json!({"apiVersion": "tekton.dev.evil/v1"}),
+            json!({"kind": "Job"}),
+            json!({"name": "../../x"}),
+        ] {
+            assert_eq!(owner(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn durations_of_go_are_read() {
+        for (text, seconds) in [
+            ("1h0m0s", Some(3600.0)),
+            ("90m", Some(5400.0)),
+            ("1.5s", Some(1.5)),
+            ("500ms", Some(0.5)),
+            ("0s", Some(0.0)),
+            ("", None),
+            ("1", None),
+            ("1d", None),
+            ("-1s", None),
+            ("1h-1m", None),
+        ] {
+            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
+        }
+    }
+}

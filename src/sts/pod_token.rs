@@ -1,0 +1,152 @@
+//! What the token of a pod says, held against what the cluster says of the same token.
+
+use serde_json::{Map, Value};
+
+use super::refusal::Refusal;
+use crate::{issuers::REVIEW_CLAIM, tekton::dashboard::is_subdomain};
+
+/// What a token says of its pod (KEP-1205, KEP-4193).
+#[derive(Debug, PartialEq, Eq)]
+pub struct PodToken {
+    pub(super) namespace: String,
+    pub(super) service_account: String,
+    /// Name and uid.
+    pub(super) pod: (String, String),
+    pub(super) node: Option<String>,
+}
+
+impl PodToken {
+    /// From verified claims, with what the API server says of the same token. The error says what does not fit.
+    pub fn read(claims: &Map<String, Value>) -> Result<Self, Refusal> {
+        let misfit = |why: &str| Refusal::subject(format!("subject_token: {why}"));
+        let own = claims.get("kubernetes.io").and_then(Value::as_object);
+        let own = own.ok_or_else(|| misfit("it has no claim `kubernetes.io`, so it is no service-account token"))?;
+        let text = |path: [&str; 2]| own.get(path[0])?.get(path[1])?.as_str();
+        if own.contains_key("secret") {
+            return Err(misfit("it is bound to a Secret; project one into the pod (serviceAccountToken)"));
+        }
+        let pod = text(["pod", "name"]).zip(text(["pod", "uid"]));
+        let (name, uid) =
+            pod.ok_or_else(|| misfit("it is bound to no pod; project one into the pod (serviceAccountToken)"))?;
+        let namespace = own.get("namespace").and_then(Value::as_str).unwrap_or_default();
+        let account = text(["serviceaccount", "name"]).unwrap_or_default();
+        let node = text(["node", "name"]);
+        if ![namespace, account, name].into_iter().all(is_subdomain) {
+            return Err(misfit("its pod, account or namespace has a name that Kubernetes does not give"));
+        }
+        if claims.get("sub").and_then(Value::as_str) != Some(&format!("system:serviceaccount:{namespace}:{account}")) {
+            return Err(misfit("its subject is another account than the one that it names"));
+        }
+        let review =
+            claims.get(REVIEW_CLAIM).ok_or_else(|| misfit("the cluster was not asked about it (`token_review`)"))?;
+        let jti = claims.get("jti").and_then(Value::as_str).map(|jti| format!("JTI={jti}"));
+        let said = |name: &str| {
+            let values = review.get("extra")?.get(format!("authentication.kubernetes.io/{name}"))?.as_array()?;
+            values.first()?.as_str()
+        };
+        // What an older server does not say is not compared, but for the pod.
+        let agrees = |name: &str, ours: Option<&str>| match (said(name), ours) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => true,
+        };
+        let account_uid = text(["serviceaccount", "uid"]);
+        let is_same = said("pod-name") == Some(name)
+            && said("pod-uid") == Some(uid)
+            && account_uid.is_some_and(|uid| review.get("uid").and_then(Value::as_str) == Some(uid))
+            && agrees("node-name", node)
+            && agrees("credential-id", jti.as_deref());
+        if !is_same {
+            return Err(misfit("the cluster says that it is of another pod, account or node than it says itself"));
+        }
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            service_account: account.to_owned(),
+            pod: (name.to_owned(), uid.to_owned()),
+            node: node.map(str::to_owned),
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub fn claims(change: impl FnOnce(&mut Value)) -> Map<String, Value> {
+        let mut claims = json!({
+            "sub": "system:serviceaccount:ci:builder",
+            "jti": "j",
+            "kubernetes.io": {
+                "namespace": "ci",
+                "node": {"name": "n", "uid": "nu"},
+                "pod": {"name": "build-pod", "uid": "pu"},
+                "serviceaccount": {"name": "builder", "uid": "su"},
+            },
+            "authentication.kubernetes.io": {
+                "username": "system:serviceaccount:ci:builder",
+                "uid": "su",
+                "extra": {
+                    "authentication.kubernetes.io/pod-name": ["build-pod"],
+                    "authentication.kubernetes.io/pod-uid": ["pu"],
+                    "authentication.kubernetes.io/node-name": ["n"],
+                    "authentication.kubernetes.io/credential-id": ["JTI=j"],
+                },
+            },
+        });
+        change(&mut claims);
+        claims.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn a_token_is_of_the_pod_that_it_and_the_cluster_name() {
+        let token = PodToken::read(&claims(|_| {})).unwrap();
+        assert_eq!((token.namespace.as_str(), token.pod.1.as_str(), token.node.as_deref()), ("ci", "pu", Some("n")));
+        let extra = |name: &'static str, value: &'static str| {
+            move |claims: &mut Value| {
+                claims["authentication.kubernetes.io"]["extra"][format!("authentication.kubernetes.io/{name}")] =
+                    json!([value]);
+            }
+        };
+        type Change = Box<dyn FnOnce(&mut Value)>;
+        let rows: Vec<(&str, Change)> = vec![
+            (
+                "kubernetes:6.4 bound to a secret",
+                Box::new(|claims| claims["kubernetes.io"]["secret"] = json!({"name": "s", "uid": "u"})),
+            ),
+            (
+                "kubernetes:6.4 bound to no pod",
+                Box::new(|claims| _ = claims["kubernetes.io"].as_object_mut().unwrap().remove("pod")),
+            ),
+            ("no claim of a cluster", Box::new(|claims| _ = claims.as_object_mut().unwrap().remove("kubernetes.io"))),
+            ("another account", Box::new(|claims| claims["kubernetes.io"]["serviceaccount"]["name"] = json!("admin"))),
+            (
+                "a name that leads elsewhere",
+                Box::new(|claims| claims["kubernetes.io"]["pod"]["name"] = json!("../../secrets/x")),
+            ),
+            (
+                "never reviewed",
+                Box::new(|claims| _ = claims.as_object_mut().unwrap().remove("authentication.kubernetes.io")),
+            ),
+            ("the cluster says another pod", Box::new(extra("pod-uid", "other"))),
+            ("the cluster says another name", Box::new(extra("pod-name", "other"))),
+            ("the cluster says another node", Box::new(extra("node-name", "other"))),
+            ("the cluster says another token", Box::new(extra("credential-id", "JTI=other"))),
+            (
+                "the account was made anew",
+                Box::new(|claims| claims["authentication.kubernetes.io"]["uid"] = json!("other")),
+            ),
+        ];
+        for (what, change) in rows {
+            assert!(PodToken::read(&claims(change)).is_err(), "{what}");
+        }
+        // A server before 1.32 names neither node nor credential.
+        let old = PodToken::read(&claims(|claims| {
+            let extra = claims["authentication.kubernetes.io"]["extra"].as_object_mut().unwrap();
+            extra.retain(|name, _| name.contains("pod-"));
+            claims["kubernetes.io"].as_object_mut().unwrap().remove("node");
+            claims.as_object_mut().unwrap().remove("jti");
+        }));
+        assert!(old.unwrap().node.is_none());
+    }
+}
