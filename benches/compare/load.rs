@@ -5,8 +5,7 @@ use std::{collections::HashMap, fmt::Write as _, fs, process::Command, sync::Onc
 use aws_lc_rs::hmac;
 
 use crate::{
-    Failure, Sample,
-    cluster::TASKS,
+    Failure, Sample, exchange,
     peers::{Bench, Running},
     tokens::Algorithm,
 };
@@ -45,11 +44,6 @@ const SEEN: usize = 1000;
 const ONCE: usize = 12_000;
 /// People signed in at once.
 const PEOPLE: usize = 32;
-/// Tasks whose tokens have been exchanged before.
-const TASKS_SEEN: usize = 32;
-
-/// Where tokens are exchanged.
-const TOKEN: &str = "/oauth2/token";
 
 pub fn cases(_: &Bench) -> Vec<Case> {
     let api = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
@@ -70,8 +64,9 @@ pub fn cases(_: &Bench) -> Vec<Case> {
         case("bearer RS256 new", api, Traffic::New(Algorithm::Rs256), false, once),
         case("bearer ES256 new", api, Traffic::New(Algorithm::Es256), false, once),
         case("session cookie", api, Traffic::Session, false, ours),
-        case("exchange, seen", TOKEN, Traffic::Exchange { new: false }, false, once),
-        case("exchange, new", TOKEN, Traffic::Exchange { new: true }, false, once),
+        case("bearer own seen", "/x", Traffic::Own, false, ours),
+        case("exchange, seen", exchange::TOKEN, Traffic::Exchange { new: false }, false, once),
+        case("exchange, new", exchange::TOKEN, Traffic::Exchange { new: true }, false, once),
         case("webhook 25 kB", "/hooks", Traffic::Webhook, false, all),
         case("TLS", "/plain/x", Traffic::Plain, true, all),
         case("1 MiB body", "/big", Traffic::Plain, false, all),
@@ -95,17 +90,18 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
             requests_per_second: checks as f64 * 1e6 / cpu_us,
         });
     }
+    let issues = matches!(case.traffic, Traffic::Exchange { .. } | Traffic::Own);
     let running = match proxy {
-        _ if matches!(case.traffic, Traffic::Exchange { .. }) => bench.issuer_of_tokens()?,
+        _ if issues => bench.issuer_of_tokens()?,
         "bare" => bench.bare(case.tls)?,
         "nginx" => bench.nginx(case.tls)?,
         _ => bench.doorward(case.tls)?,
     };
     let script = bench.dir.path().join("load.lua");
     let once = matches!(case.traffic, Traffic::New(_) | Traffic::Webhook | Traffic::Exchange { new: true });
-    if matches!(case.traffic, Traffic::Exchange { .. }) {
+    if issues {
         let starts = bench.dir.path().join("starts.lua");
-        fs::write(&starts, starts_of_tasks(bench)?)?;
+        fs::write(&starts, exchange::starts(bench)?)?;
         wrk(&running, case, &starts, "2s", true)?;
     }
     fs::write(&script, lua(bench, case, &running, round)?)?;
@@ -136,19 +132,21 @@ fn lua(bench: &Bench, case: &Case, running: &Running, round: usize) -> Result<St
         Traffic::Plain => return Ok(format!("wrk.path = '{}'", case.path)),
         Traffic::Seen(algorithm) => bearer(bench, *algorithm, SEEN)?,
         Traffic::New(algorithm) => bearer(bench, *algorithm, ONCE)?,
+        Traffic::Own => exchange::own(bench, running.address)?,
         Traffic::Webhook => return Ok(deliveries(case.path, round)),
         Traffic::Session => return people(case.path, running),
-        Traffic::Exchange { new } => return exchanges(bench, *new),
+        Traffic::Exchange { new } => return exchange::swaps(bench, *new),
     };
     let stop = if matches!(case.traffic, Traffic::New(_)) {
         "if i > #tokens then wrk.thread:stop() i = 1 end"
     } else {
         "if i > #tokens then i = 1 end"
     };
+    let host = if matches!(case.traffic, Traffic::Own) { ", Host = 'own.bench'" } else { "" };
     Ok(format!(
         "local tokens = {{{list}}}
         local requests, i = {{}}, 0
-        init = function() for n, t in ipairs(tokens) do requests[n] = wrk.format('GET', '{}', {{Authorization = 'Bearer ' .. t}}) end end
+        init = function() for n, t in ipairs(tokens) do requests[n] = wrk.format('GET', '{}', {{Authorization = 'Bearer ' .. t{host}}}) end end
         request = function() i = i + 1 {stop} return requests[i] end",
         case.path
     ))
@@ -182,37 +180,6 @@ fn people(path: &str, running: &Running) -> Result<String, Failure> {
         init = function() for n, c in ipairs(cookies) do requests[n] = wrk.format('GET', '{path}', {{Host = 'localhost:{}', Cookie = c}}) end end
         request = function() i = i % #requests + 1 return requests[i] end",
         running.address.port()
-    ))
-}
-
-/// Somebody makes the run of each task, so that it is known who caused it.
-fn starts_of_tasks(bench: &Bench) -> Result<String, Failure> {
-    let token = bench.keys.tokens(&bench.issuer(), Algorithm::Es256, 1)?.pop().ok_or("no token")?;
-    Ok(format!(
-        "local i = 0
-        request = function()
-            i = i + 1
-            if i > {TASKS} then wrk.thread:stop() i = 1 end
-            local body = '{{\"apiVersion\":\"tekton.dev/v1\",\"kind\":\"PipelineRun\",\"metadata\":{{\"name\":\"run-' .. (i - 1) .. '\"}},\"spec\":{{\"pipelineRef\":{{\"name\":\"release\"}}}}}}'
-            return wrk.format('POST', '/apis/tekton.dev/v1/namespaces/ci/pipelineruns', {{Host = 'tasks.bench',
-                Authorization = 'Bearer {token}', ['Content-Type'] = 'application/json'}}, body)
-        end"
-    ))
-}
-
-fn exchanges(bench: &Bench, new: bool) -> Result<String, Failure> {
-    let mut list = String::new();
-    for token in bench.keys.pod_tokens(if new { TASKS } else { TASKS_SEEN })? {
-        write!(list, "'{token}',")?;
-    }
-    let stop = if new { "wrk.thread:stop()" } else { "" };
-    Ok(format!(
-        "local tokens = {{{list}}}
-        local requests, i = {{}}, 0
-        init = function() for n, t in ipairs(tokens) do requests[n] = wrk.format('POST', '{TOKEN}', {{Host = 'doorward.bench',
-            ['Content-Type'] = 'application/x-www-form-urlencoded'}}, 'grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange'
-            .. '&subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt&audience=https%3A%2F%2Ftarget.bench&scope=push&subject_token=' .. t) end end
-        request = function() i = i + 1 if i > #tokens then {stop} i = 1 end return requests[i] end"
     ))
 }
 

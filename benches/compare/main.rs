@@ -8,6 +8,7 @@
 
 mod bare;
 mod cluster;
+mod exchange;
 mod load;
 mod peers;
 mod person;

@@ -273,17 +273,20 @@ issuers:
     audiences: [\"{audience}\"]
     keys: {url: \"http://{upstream}/jwks\"}
     token_review: {upstream: tasks, bearer: {file: cluster.token}}
+  - {name: own, preset: doorward, audiences: ['https://target.bench']}
 ---
 upstreams:
   - {name: tasks, url: \"http://{tasks}\", credential: {bearer: {file: cluster.token}}}
 ---
 routes:
   - {name: tasks, kind: kubernetes, hosts: [tasks.bench], paths: [/apis/*], schemes: [bearer], issuers: [bench], upstream: tasks}
+  - {name: own, kind: http, hosts: [own.bench], schemes: [bearer], issuers: [own], upstream: plain}
 ---
 grants:
   - {id: start, who: {issuers: [bench], groups: [developers]}, kubernetes_groups: [\"tekton:start\"]}
 ---
 rules:
+  - {id: use, on: {routes: [own]}, who: {issuers: [own], kind: agent, on_behalf_of: {}, scopes: [push]}, do: allow}
   - {id: start, on: {routes: [tasks]}, who: {issuers: [bench], groups: [developers], kind: human}, do: allow}
   - id: push
     on: {token: {audiences: ['https://target.bench'], scopes: [push], service_accounts: [ci/builder], pipelines: [release], pipeline_tasks: [push]}}

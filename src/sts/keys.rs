@@ -1,11 +1,16 @@
-//! The keys that sign tokens: P-256 (ES256, RFC 7518 section 3.4), at least two of them published at any time where Doorward
-//! makes them itself, so that a successor is known to everybody long before it signs.
+//! The keys that sign tokens: P-256 (ES256, RFC 7518 section 3.4), or RSA (RS256, section 3.3) for who takes nothing else. At
+//! least two of them are published at any time where Doorward makes them itself, so that a successor is known to everybody long
+//! before it signs.
 
 use std::sync::Arc;
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey},
+    rsa::{KeyPair as RsaKeyPair, PublicKeyComponents},
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
+        RSA_PKCS1_SHA256, UnparsedPublicKey,
+    },
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -14,7 +19,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::{raw, report::At, resolver::Resolver},
+    config::{
+        raw::{self, SigningAlgorithm},
+        report::At,
+        resolver::Resolver,
+    },
     sha256::sha256,
 };
 
@@ -34,7 +43,12 @@ pub struct SigningKey {
     assertion_header: String,
     /// The public key, as a JWK (RFC 7517).
     public: Value,
-    pair: EcdsaKeyPair,
+    pair: Pair,
+}
+
+enum Pair {
+    Ec(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
 }
 
 /// Keys of which the first signs and all are published. Cheap to clone.
@@ -48,11 +62,11 @@ struct Published {
 }
 
 impl SigningKey {
-    /// A new key, and its private part (PKCS #8). `None`: the system has no random bytes.
+    /// A new P-256 key, and its private part (PKCS #8). `None`: the system has no random bytes.
     pub fn generate() -> Option<(Self, Vec<u8>)> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
         let der = pair.to_pkcs8v1().ok()?.as_ref().to_vec();
-        Some((Self::new(pair)?, der))
+        Some((Self::new(Pair::Ec(pair))?, der))
     }
 
     /// The name of the key: its thumbprint (RFC 7638).
@@ -60,9 +74,13 @@ impl SigningKey {
         &self.id
     }
 
-    /// From its private part (PKCS #8).
+    /// From its private part (PKCS #8): P-256, or RSA of 2048 to 8192 bits.
     pub fn from_der(der: &[u8]) -> Option<Self> {
-        Self::new(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).ok()?)
+        let pair = match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
+            Ok(pair) => Pair::Ec(pair),
+            Err(_) => Pair::Rsa(RsaKeyPair::from_pkcs8(der).ok().filter(|pair| pair.public_modulus_len() >= 256)?),
+        };
+        Self::new(pair)
     }
 
     /// The same in PEM.
@@ -70,21 +88,66 @@ impl SigningKey {
         Self::from_der(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der())
     }
 
-    fn new(pair: EcdsaKeyPair) -> Option<Self> {
-        // An uncompressed point (SEC 1 section 2.3.3): 4, then both coordinates.
-        let (x, y) = pair.public_key().as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
-        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
-        let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        let id = BASE64_URL_SAFE_NO_PAD.encode(sha256(&[canonical.as_bytes()]));
+    fn new(pair: Pair) -> Option<Self> {
+        let (mut public, algorithm) = pair.public()?;
+        // The members that name the key and nothing else, in their order (RFC 7638 section 3.2).
+        let id = BASE64_URL_SAFE_NO_PAD.encode(sha256(&[public.to_string().as_bytes()]));
         let header =
-            |kind: &str| BASE64_URL_SAFE_NO_PAD.encode(json!({"alg": "ES256", "kid": id, "typ": kind}).to_string());
-        Some(Self {
-            header: header(TYPE),
-            assertion_header: header(ASSERTION_TYPE),
-            public: json!({"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": id, "use": "sig", "alg": "ES256"}),
-            id: id.into(),
-            pair,
-        })
+            |kind: &str| BASE64_URL_SAFE_NO_PAD.encode(json!({"alg": algorithm, "kid": id, "typ": kind}).to_string());
+        let (header, assertion_header) = (header(TYPE), header(ASSERTION_TYPE));
+        let further = json!({"kid": id, "use": "sig", "alg": algorithm});
+        public.as_object_mut()?.extend(further.as_object()?.clone());
+        Some(Self { id: id.into(), header, assertion_header, public, pair })
+    }
+
+    fn signs(&self, algorithm: SigningAlgorithm) -> bool {
+        match self.pair {
+            Pair::Ec(_) => algorithm == SigningAlgorithm::Es256,
+            Pair::Rsa(_) => algorithm == SigningAlgorithm::Rs256,
+        }
+    }
+}
+
+impl Pair {
+    /// The public key as a JWK of those members that are required, and how it signs.
+    fn public(&self) -> Option<(Value, SigningAlgorithm)> {
+        let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::Ec(pair) => {
+                // An uncompressed point (SEC 1 section 2.3.3): 4, then both coordinates.
+                let (x, y) = pair.public_key().as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
+                let public = json!({"crv": "P-256", "kty": "EC", "x": encode(x), "y": encode(y)});
+                Some((public, SigningAlgorithm::Es256))
+            }
+            Self::Rsa(pair) => {
+                let PublicKeyComponents { n, e } = PublicKeyComponents::<Vec<u8>>::from(pair.public_key());
+                Some((json!({"e": encode(&e), "kty": "RSA", "n": encode(&n)}), SigningAlgorithm::Rs256))
+            }
+        }
+    }
+
+    /// `None`: the system has no random bytes.
+    fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Ec(pair) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).ok()?;
+                Some(signature)
+            }
+        }
+    }
+
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let checked = match self {
+            Self::Ec(pair) => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref()).verify(message, signature)
+            }
+            Self::Rsa(pair) => UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref())
+                .verify(message, signature),
+        };
+        checked.is_ok()
     }
 }
 
@@ -123,7 +186,7 @@ impl SigningKeys {
                 None => {
                     resolver
                         .report
-                        .error(&at, format!("{source} is not a P-256 key in PEM (PKCS #8, `BEGIN PRIVATE KEY`)"))
+                        .error(&at, format!("{source} is no key in PEM (PKCS #8, `BEGIN PRIVATE KEY`) that is P-256, or RSA of 2048 bits or more"))
                         .help(help);
                 }
             }
@@ -143,8 +206,9 @@ impl SigningKeys {
         // Its header is, byte for byte, what this key writes: there is nothing to interpret in it.
         let key = self.0.keys.iter().find(|key| key.header == header)?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
-        let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.pair.public_key().as_ref());
-        public.verify(message.as_bytes(), &signature).ok()?;
+        if !key.pair.verify(message.as_bytes(), &signature) {
+            return None;
+        }
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
     }
 
@@ -155,10 +219,23 @@ impl SigningKeys {
         key.sign(&key.header, claims)
     }
 
-    /// The same for another provider, which is no access token of ours.
-    pub fn sign_assertion<T: Serialize>(&self, claims: &T) -> Option<String> {
-        let key = self.0.keys.first()?;
+    /// The same for another provider, which is no access token of ours, by the first key that signs so; by the first of all where
+    /// that does not matter.
+    pub fn sign_assertion<T: Serialize>(&self, algorithm: Option<SigningAlgorithm>, claims: &T) -> Option<String> {
+        let fits = |key: &&Arc<SigningKey>| algorithm.is_none_or(|algorithm| key.signs(algorithm));
+        let key = self.0.keys.iter().find(fits)?;
         key.sign(&key.assertion_header, claims)
+    }
+
+    /// How tokens may be signed, now or by a key that is published to sign later.
+    pub fn algorithms(&self) -> Vec<SigningAlgorithm> {
+        let all = [SigningAlgorithm::Es256, SigningAlgorithm::Rs256];
+        all.into_iter().filter(|algorithm| self.can_sign(*algorithm)).collect()
+    }
+
+    /// Whether one of them signs so.
+    pub fn can_sign(&self, algorithm: SigningAlgorithm) -> bool {
+        self.0.keys.iter().any(|key| key.signs(algorithm))
     }
 }
 
@@ -166,7 +243,7 @@ impl SigningKey {
     fn sign<T: Serialize>(&self, header: &str, claims: &T) -> Option<String> {
         let mut token = format!("{header}.");
         BASE64_URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(claims).ok()?, &mut token);
-        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).ok()?;
+        let signature = self.pair.sign(token.as_bytes())?;
         token.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Some(token)
@@ -182,6 +259,10 @@ impl std::fmt::Debug for SigningKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_lc_rs::{
+        encoding::{AsDer, Pkcs8V1Der},
+        rsa::KeySize,
+    };
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 
     fn key() -> Arc<SigningKey> {
@@ -189,15 +270,58 @@ mod tests {
     }
 
     /// Another library's reading of what was signed, by the published set alone.
-    fn read(set: &[u8], token: &str) -> Option<Value> {
+    fn read(set: &[u8], token: &str, algorithm: Algorithm, kind: &str) -> Option<Value> {
         let set: JwkSet = serde_json::from_slice(set).unwrap();
         let header = jsonwebtoken::decode_header(token).unwrap();
-        assert_eq!((header.alg, header.typ.as_deref()), (Algorithm::ES256, Some("at+jwt")));
+        assert_eq!((header.alg, header.typ.as_deref()), (algorithm, Some(kind)));
         let key = DecodingKey::from_jwk(set.find(&header.kid.unwrap())?).unwrap();
-        let mut validation = Validation::new(Algorithm::ES256);
+        let mut validation = Validation::new(algorithm);
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         Some(jsonwebtoken::decode(token, &key, &validation).ok()?.claims)
+    }
+
+    fn read_ours(set: &[u8], token: &str) -> Option<Value> {
+        read(set, token, Algorithm::ES256, "at+jwt")
+    }
+
+    fn rsa(bits: KeySize) -> Option<SigningKey> {
+        let der: Pkcs8V1Der<'_> = RsaKeyPair::generate(bits).unwrap().as_der().unwrap();
+        SigningKey::from_der(der.as_ref())
+    }
+
+    #[test]
+    fn who_takes_rs256_alone_gets_assertions_of_the_first_rsa_key() {
+        let (ec, rsa) = (key(), Arc::new(rsa(KeySize::Rsa2048).unwrap()));
+        let keys = SigningKeys::new(vec![Arc::clone(&ec), Arc::clone(&rsa)]).unwrap();
+        let claims = json!({"sub": "alice"});
+        assert!(read_ours(keys.set(), &keys.sign(&claims).unwrap()).is_some());
+        for (asked, signed) in [
+            (None, Algorithm::ES256),
+            (Some(SigningAlgorithm::Es256), Algorithm::ES256),
+            (Some(SigningAlgorithm::Rs256), Algorithm::RS256),
+        ] {
+            let assertion = keys.sign_assertion(asked, &claims).unwrap();
+            assert_eq!(read(keys.set(), &assertion, signed, "JWT").unwrap()["sub"], "alice", "{asked:?}");
+        }
+        let ec = SigningKeys::new(vec![ec]).unwrap();
+        assert!(!ec.can_sign(SigningAlgorithm::Rs256));
+        assert!(ec.sign_assertion(Some(SigningAlgorithm::Rs256), &claims).is_none());
+        let first = SigningKeys::new(vec![rsa]).unwrap();
+        let token = first.sign(&claims).unwrap();
+        assert!(read(first.set(), &token, Algorithm::RS256, "at+jwt").is_some());
+        assert_eq!(first.verify(&token).unwrap()["sub"], "alice");
+        assert!(first.verify(&format!("{token}A")).is_none());
+    }
+
+    /// RFC 7638 section 3.1.
+    #[test]
+    fn an_rsa_key_is_named_by_its_thumbprint() {
+        let key = rsa(KeySize::Rsa2048).unwrap();
+        let members: Vec<_> = key.public.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(members, ["alg", "e", "kid", "kty", "n", "use"]);
+        let canonical = format!(r#"{{"e":{},"kty":"RSA","n":{}}}"#, key.public["e"], key.public["n"]);
+        assert_eq!(*key.id, *BASE64_URL_SAFE_NO_PAD.encode(sha256(&[canonical.as_bytes()])));
     }
 
     #[test]
@@ -205,15 +329,15 @@ mod tests {
         let (one, other) = (key(), key());
         let both = SigningKeys::new(vec![Arc::clone(&one), Arc::clone(&other)]).unwrap();
         let token = both.sign(&json!({"sub": "alice"})).unwrap();
-        assert_eq!(read(both.set(), &token).unwrap()["sub"], "alice");
+        assert_eq!(read_ours(both.set(), &token).unwrap()["sub"], "alice");
         let swapped = SigningKeys::new(vec![other, one]).unwrap();
-        assert!(read(swapped.set(), &token).is_some(), "a key that no longer signs is still published");
+        assert!(read_ours(swapped.set(), &token).is_some(), "a key that no longer signs is still published");
         assert_eq!(swapped.verify(&token).unwrap()["sub"], "alice");
         assert!(SigningKeys::new(vec![key()]).unwrap().verify(&token).is_none(), "another key");
         for changed in [format!("{token}A"), token.replace("ey", "fy"), token.replacen('.', "..", 1), String::new()] {
             assert!(swapped.verify(&changed).is_none(), "{changed}");
         }
-        assert!(read(SigningKeys::new(vec![key()]).unwrap().set(), &token).is_none());
+        assert!(read_ours(SigningKeys::new(vec![key()]).unwrap().set(), &token).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::form::GRANT;
+use super::{form::GRANT, keys::SigningKeys};
 
 /// The paths of the endpoints, on the external host.
 pub const TOKEN: &str = "/oauth2/token";
@@ -21,7 +21,7 @@ pub fn is_path(path: &str) -> bool {
 }
 
 /// Both documents: the one has members that the other does not know, and ignores.
-pub fn document(issuer: &str) -> Value {
+pub fn document(issuer: &str, keys: &SigningKeys) -> Value {
     json!({
         "issuer": issuer,
         "token_endpoint": format!("{issuer}{TOKEN}"),
@@ -31,7 +31,7 @@ pub fn document(issuer: &str) -> Value {
         "grant_types_supported": [GRANT],
         "response_types_supported": [],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": keys.algorithms(),
         // Whoever has the token that is exchanged needs nothing else.
         "token_endpoint_auth_methods_supported": ["none"],
         "revocation_endpoint_auth_methods_supported": ["none"],

@@ -151,7 +151,7 @@ impl Settings {
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
         let registries = Registries::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
-        let onward = Onward::resolve_all(root, &issuer, egress, &at.key("onward"), resolver);
+        let onward = Onward::resolve_all(root, (&issuer, keys.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = BTreeMap::new();
         for (index, exchanged) in raw.exchange.iter().enumerate() {
@@ -327,7 +327,7 @@ pub async fn answer(
         }
         metadata::KEYS => return Ok(public(tokens.keys_or_refuse()?.set().clone(), "application/jwk-set+json")),
         metadata::OPENID | metadata::OAUTH => {
-            let document = metadata::document(tokens.issuer()).to_string();
+            let document = metadata::document(tokens.issuer(), &tokens.keys_or_refuse()?).to_string();
             return Ok(public(document.into(), "application/json"));
         }
         _ => {}

@@ -6,6 +6,11 @@ mod keys;
 mod settings;
 mod trouble;
 
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    rsa::{KeyPair as RsaKeyPair, KeySize},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
 use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -496,6 +501,13 @@ async fn the_examples_decide_as_their_tests_say() {
             std::fs::write(dir.path().join(secret), "a-token").unwrap();
         }
         std::fs::write(dir.path().join("ca.crt"), Authority::new().pem()).unwrap();
+        let p256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().to_pkcs8v1().unwrap();
+        let rsa: Pkcs8V1Der<'_> = RsaKeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap();
+        for (key, der) in [("signing-p256.pem", p256.as_ref()), ("signing-rsa.pem", rsa.as_ref())] {
+            let der = BASE64_STANDARD.encode(der);
+            let pem = format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n");
+            std::fs::write(dir.path().join(key), pem).unwrap();
+        }
         for command in ["check", "test"] {
             let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
                 .args([command, "doorward.yaml"])

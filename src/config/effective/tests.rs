@@ -65,7 +65,7 @@ tokens:
     - {audience: a, provider: {token_exchange: {token_url: 'https://a.test', client: {id: a, secret: {file: secret}}}}}
     - {audience: b, provider: {client_credentials: {token_url: 'https://b.test'}}}
     - {audience: c, provider: {google: {pool_provider: '//iam.googleapis.com/p'}}, scopes: {read: a/.default}}
-    - {audience: d, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}, assertion: {subject: {text: a}}}
+    - {audience: d, provider: {aws: {role: 'arn:aws:iam::1:role/a'}}, assertion: {subject: {text: a}, algorithm: ES256}}
 store: {redis: {sentinel: {servers: ['s.test:26379'], master: main}, tls: {}}}
 sessions: {keys: [{file: secret}]}
 audit:

@@ -58,6 +58,18 @@ pub struct OnwardAssertion {
     pub audience: Option<String>,
     /// Its `sub`. Default: `client` where the assertion stands for a client (`client_credentials`), else `caller`.
     pub subject: Option<OnwardSubject>,
+    /// How it is signed, by the first of the keys of `tokens` that signs so: `RS256` for Entra ID. Default: by the first key.
+    pub algorithm: Option<SigningAlgorithm>,
+}
+
+/// How what Doorward issues is signed (RFC 7518 section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum SigningAlgorithm {
+    /// ECDSA with P-256.
+    Es256,
+    /// RSA with PKCS #1 v1.5.
+    Rs256,
 }
 
 /// Who is the subject of an assertion.

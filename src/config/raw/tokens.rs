@@ -9,8 +9,8 @@ use crate::config::values::{SecretSource, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
-    /// Keys that sign, P-256 in PEM (PKCS #8): the first signs, all are published. Default: made, kept sealed in the store
-    /// and replaced every `rotate`; several replicas need the same, from files.
+    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs, all are published. Default: P-256 keys that are made, kept
+    /// sealed in the store and replaced every `rotate`; several replicas need the same, from files.
     #[serde(default)]
     pub keys: Vec<SecretSource>,
     /// How long a key that Doorward made itself signs. Its successor is published for as long before. Default: 7 d.

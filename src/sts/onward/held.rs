@@ -299,7 +299,8 @@ impl Wanted {
         claims.insert("jti".to_owned(), jti.into());
         claims.insert("iat".to_owned(), now.as_secs().into());
         claims.insert("exp".to_owned(), ends.min(now + ASSERTION_LIFE).as_secs().into());
-        keys.sign_assertion(&claims).map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
+        let signed = keys.sign_assertion(self.onward.algorithm, &claims);
+        signed.map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
     }
 
     /// Asks the provider.

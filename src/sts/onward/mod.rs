@@ -19,9 +19,10 @@ use url::Url;
 
 pub use self::held::{Held, Metrics};
 use self::protocol::{Protocol, Reads};
+use super::SigningKeys;
 use crate::{
     config::{
-        raw::{self, OnwardSubject, Preset},
+        raw::{self, OnwardSubject, Preset, SigningAlgorithm},
         report::At,
         resolver::Resolver,
         values::Span,
@@ -48,6 +49,8 @@ pub struct Onward {
     /// The audience of assertions.
     assertion_audience: String,
     subject: OnwardSubject,
+    /// How assertions are signed; `None`: as the first key does.
+    algorithm: Option<SigningAlgorithm>,
     scopes: BTreeMap<String, String>,
     default_scopes: Vec<String>,
     /// In seconds.
@@ -61,8 +64,14 @@ pub struct Onward {
 pub type Onwards = BTreeMap<Arc<str>, Arc<Onward>>;
 
 impl Onward {
-    /// All of the configuration. `ours` is the identifier of our issuer.
-    pub fn resolve_all(root: &raw::Root, ours: &str, egress: &Egress, at: &At, resolver: &mut Resolver) -> Onwards {
+    /// All of the configuration. `ours` is the identifier of our issuer; `keys` are those of files, if there are any.
+    pub fn resolve_all(
+        root: &raw::Root,
+        (ours, keys): (&str, Option<&SigningKeys>),
+        egress: &Egress,
+        at: &At,
+        resolver: &mut Resolver,
+    ) -> Onwards {
         let mut onwards = Onwards::new();
         for (index, raw) in root.tokens.iter().flat_map(|tokens| &tokens.onward).enumerate() {
             let at = at.index(index);
@@ -71,6 +80,7 @@ impl Onward {
             }
             check_audience(raw, root, ours, &at, resolver);
             check_rules(raw, root, &at, resolver);
+            check_algorithm(raw, root, keys, &at, resolver);
             let Some(onward) = Self::resolve(raw, ours, egress, &at, resolver) else { continue };
             onwards.insert(Arc::clone(&onward.audience), Arc::new(onward));
         }
@@ -130,6 +140,7 @@ impl Onward {
             protocol,
             assertion_audience,
             subject,
+            algorithm: raw.assertion.algorithm,
             scopes: raw.scopes.clone(),
             default_scopes: raw.default_scopes.clone(),
             max_lifetime: lasts,
@@ -179,6 +190,26 @@ fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, reso
             .error(&at, format!("`{}` is for tokens of ours, which {by}", raw.audience))
             .help("an audience has tokens of one kind: ours, or the provider's; choose another name for one of them");
     }
+}
+
+fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKeys>, at: &At, resolver: &mut Resolver) {
+    let Some(algorithm) = raw.assertion.algorithm else { return };
+    let can_sign = match keys {
+        Some(keys) => keys.can_sign(algorithm),
+        // Those that Doorward makes itself are P-256. Files that are wrong were told of.
+        None => algorithm == SigningAlgorithm::Es256 || root.tokens.iter().any(|tokens| !tokens.keys.is_empty()),
+    };
+    if can_sign {
+        return;
+    }
+    let (name, make) = match algorithm {
+        SigningAlgorithm::Es256 => ("ES256", "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"),
+        SigningAlgorithm::Rs256 => ("RS256", "-algorithm RSA -pkeyopt rsa_keygen_bits:3072"),
+    };
+    resolver
+        .report
+        .error(&at.key("assertion").key("algorithm"), format!("no key in `tokens.keys` signs with {name}"))
+        .help(format!("make one with `openssl genpkey {make}` and add it behind the others"));
 }
 
 fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {

@@ -18,7 +18,7 @@ fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
     let yaml = format!("tokens: {{exchange: [], onward: [{onward}]{rest}");
     let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
     let mut resolver = Resolver::default();
-    let onwards = Onward::resolve_all(&root, OURS, &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
+    let onwards = Onward::resolve_all(&root, (OURS, None), &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
     let problems = resolver.report.problems().iter();
     (onwards, problems.map(|problem| (problem.at.as_str().to_owned(), problem.message.clone())).collect())
 }
@@ -50,6 +50,12 @@ fn what_cannot_be_is_told_at_its_place() {
         (one(", timeout: 0"), "}".to_owned(), vec!["/0/timeout"]),
         (one(", scopes: {a: b c}"), "}".to_owned(), vec!["/0/scopes/a"]),
         (one(", default_scopes: ['']"), "}".to_owned(), vec!["/0/default_scopes/0"]),
+        (one("").replace("'https://idp.test'}", "'https://idp.test', algorithm: ES256}"), "}".to_owned(), vec![]),
+        (
+            one("").replace("'https://idp.test'}", "'https://idp.test', algorithm: RS256}"),
+            "}".to_owned(),
+            vec!["/0/assertion/algorithm"],
+        ),
         (one(", revocation_url: 'http://idp.test'"), "}".to_owned(), vec!["/0/revocation_url"]),
         (one(", ca: absent.pem"), "}".to_owned(), vec!["/0/ca"]),
         ("{audience: v, provider: {jwt_bearer: {token_url: 'https://a'}}}".to_owned(), "}".to_owned(), vec!["/0/assertion"]),
