@@ -36,6 +36,8 @@ enum Traffic {
     Exchange {
         new: bool,
     },
+    /// Tokens that such an exchange gave.
+    Own,
 }
 
 /// Tokens in use at once where each has been seen.
