@@ -1,6 +1,6 @@
 //! An API server that knows of as many tasks as a run wants, each in the only task of a run of its own, and of nothing else.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -48,9 +48,15 @@ struct Watch {
 
 async fn list(kind: &str, make: fn(&str) -> Value, Query(query): Query<Watch>) -> Response {
     if query.watch {
-        // Nothing happens to them.
-        let silence = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
-        return ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(silence)).into_response();
+        // Something happens somewhere all the time, as in a cluster that works.
+        let events = futures_util::stream::unfold(2, move |version| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut object = make("0");
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            let line = format!("{}\n", json!({"type": "MODIFIED", "object": object}));
+            Some((Ok::<_, std::io::Error>(Bytes::from(line)), version + 1))
+        });
+        return ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(events)).into_response();
     }
     let items: Vec<Value> = (0..TASKS).map(|number| make(&number.to_string())).collect();
     let list = json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});

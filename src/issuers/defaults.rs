@@ -71,7 +71,7 @@ impl Defaults {
                 clock_skew: CLOCK_SKEW,
             },
             Some(Preset::Doorward) => Self {
-                algorithms: &[Algorithm::ES256],
+                algorithms: &[Algorithm::ES256, Algorithm::RS256],
                 token_types: &["at+jwt"],
                 username: "{sub}",
                 groups: &[],

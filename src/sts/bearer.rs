@@ -64,10 +64,8 @@ impl Exchanger<'_> {
             };
             store.put_all(vec![put(Kind::Pod, &task.pod), put(Kind::TaskRun, &task.task_run)], now).await?;
         }
-        if noted.is_none() {
-            // Whoever looks for ends did not look for this one's until now.
-            task.still_runs(self.lookup(&of.cluster)?).await?;
-        }
+        // Whoever looks for ends may not have found this one's until now.
+        task.still_runs(self.lookup(&of.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
             Some(_) => Err(Refusal::subject("the run has ended")),
             None => Ok(()),
@@ -78,7 +76,7 @@ impl Exchanger<'_> {
     pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
         let found = self.tokens.settings.clusters.get(cluster);
         let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
-        Ok(Lookup { ends: &self.app.ends, cluster, pools: self.pools, server: &found.server })
+        Ok(Lookup { ends: &self.app.ends, clock: &self.app.clock, cluster, pools: self.pools, server: &found.server })
     }
 
     /// Ends a token that its holder has done with (RFC 7009). One that is none of ours, or has ended, is no error.

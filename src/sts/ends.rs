@@ -4,48 +4,23 @@
 //! What has not ended is kept in memory, with the PipelineRuns around it, so that an exchange finds it there. An object is taken
 //! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
 
+mod follow;
+
 use std::{
-    collections::{HashMap, HashSet},
-    fmt::Debug,
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use kube::{
-    Api, Client, Resource,
-    api::{ApiResource, GroupVersionKind},
-    core::DynamicResourceScope,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use serde::de::DeserializeOwned;
-use tokio_util::sync::CancellationToken;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-use super::{
-    LIFETIME, Tokens,
-    bearer::Bearer,
-    objects::{Identity, Pod, RawPod, RawRun, Run},
-};
-use crate::{
-    admin::health::{ComponentHandle, Gate},
-    app::App,
-    audit::{AuditUnavailable, Note, TokensEnded},
-    clock::Timestamp,
-    config::raw,
-    store::{StoreError, Table, Target},
-};
+pub use self::follow::{EndsError, follow};
+use super::objects::{Identity, Pod, Run};
+use crate::clock::Timestamp;
 
-/// How long tasks still get tokens after their ends can no longer be seen. Those that they have end by themselves.
+/// How long tasks still get tokens after their ends can no longer be seen, and how long what was told is believed while nothing
+/// more is told. Tokens that they have end by themselves.
 const BLIND: Duration = Duration::from_secs(10);
-
-/// Room for clocks that differ.
-const SKEW: Duration = Duration::from_secs(120);
-
-/// Records that are read at once.
-const PAGE: usize = 1000;
 
 /// What the watches tell: whether the ends of runs are seen, and what has not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +50,7 @@ enum Object {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Seen,
+    ToldAt(Timestamp),
     LostAt(Timestamp),
     /// It has never told anything.
     Never,
@@ -90,17 +65,6 @@ pub enum Kind {
     PipelineRun,
 }
 
-/// Why the watch begins anew.
-#[derive(Debug, thiserror::Error)]
-pub enum EndsError {
-    #[error("runs that have tokens cannot be looked up: {0}")]
-    Store(#[from] StoreError),
-    #[error("the end of tokens cannot be written into the audit trail: {0}")]
-    Trail(#[from] AuditUnavailable),
-    #[error("the watch has ended")]
-    Ended,
-}
-
 impl Ends {
     /// Whether the end of a task of this cluster would be seen, by every watch.
     pub fn are_seen(&self, cluster: &str, now: Timestamp) -> bool {
@@ -109,36 +73,59 @@ impl Ends {
             all.iter().filter(|(watch, _)| *watch.cluster == *cluster && watch.kind != Kind::PipelineRun).peekable();
         of_tasks.peek().is_some()
             && of_tasks.all(|(_, watched)| match watched.state {
-                State::Seen => true,
+                State::ToldAt(_) => true,
                 State::LostAt(at) => now < at + BLIND,
                 State::Never => false,
             })
     }
 
-    /// A pod that has not ended. `None` if it has, or the watch does not tell at the moment.
-    pub(super) fn pod(&self, cluster: &str, namespace: &str, uid: &str) -> Option<Arc<Pod>> {
-        match self.find(cluster, Kind::Pod, namespace, uid)? {
+    /// A pod that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
+    pub(super) fn pod(&self, cluster: &str, namespace: &str, uid: &str, now: Timestamp) -> Option<Arc<Pod>> {
+        match self.find(cluster, Kind::Pod, namespace, uid, now)? {
             Object::Pod(pod) => Some(pod),
             Object::Run(_) => None,
         }
     }
 
     /// As [`Self::pod`], of a TaskRun or a PipelineRun.
-    pub(super) fn run(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str) -> Option<Arc<Run>> {
-        match self.find(cluster, kind, namespace, uid)? {
+    pub(super) fn run(
+        &self,
+        cluster: &str,
+        kind: Kind,
+        namespace: &str,
+        uid: &str,
+        now: Timestamp,
+    ) -> Option<Arc<Run>> {
+        match self.find(cluster, kind, namespace, uid, now)? {
             Object::Run(run) => Some(run),
             Object::Pod(_) => None,
         }
     }
 
-    fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str) -> Option<Object> {
+    fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Timestamp) -> Option<Object> {
         let all = self.all();
         let (_, watched) = all.iter().find(|(watch, _)| {
             *watch.cluster == *cluster
                 && watch.kind == kind
                 && watch.namespace.as_ref().is_none_or(|watched| watched == namespace)
         })?;
-        watched.live.get(uid).filter(|_| matches!(watched.state, State::Seen)).cloned()
+        // A connection that is cut without a word is one of which nothing is heard.
+        let is_told = matches!(watched.state, State::ToldAt(at) if now < at + BLIND);
+        // An owner reference can name the uid of an object of another namespace.
+        watched.live.get(uid).filter(|object| is_told && object.identity().namespace == namespace).cloned()
+    }
+
+    /// Whether every watch of a cluster tells.
+    fn all_tell(&self, cluster: &str) -> bool {
+        let all = self.all();
+        let mut of_cluster = all.iter().filter(|(watch, _)| *watch.cluster == *cluster);
+        of_cluster.all(|(_, watched)| matches!(watched.state, State::ToldAt(_)))
+    }
+
+    /// Nothing is told any more.
+    fn lose(&self, watch: &Watch, now: Timestamp) {
+        self.set(watch, State::LostAt(now));
+        self.forget_all(watch);
     }
 
     fn set(&self, watch: &Watch, state: State) {
@@ -179,6 +166,13 @@ impl Ends {
 }
 
 impl Object {
+    fn read(kind: Kind, object: DynamicObject) -> Self {
+        match kind {
+            Kind::Pod => Self::Pod(Arc::new(Pod::read(object))),
+            Kind::TaskRun | Kind::PipelineRun => Self::Run(Arc::new(Run::read(kind, object))),
+        }
+    }
+
     fn identity(&self) -> &Identity {
         match self {
             Self::Pod(pod) => &pod.identity,
@@ -192,18 +186,6 @@ impl Object {
             Self::Pod(pod) => pod.end,
             Self::Run(run) => run.end,
         }
-    }
-}
-
-impl From<RawPod> for Object {
-    fn from(raw: RawPod) -> Self {
-        Self::Pod(Arc::new(raw.into()))
-    }
-}
-
-impl From<RawRun> for Object {
-    fn from(raw: RawRun) -> Self {
-        Self::Run(Arc::new(raw.into()))
     }
 }
 
@@ -224,200 +206,6 @@ impl Kind {
     }
 }
 
-/// Watches the runs of one cluster until `stop`.
-pub async fn follow(
-    app: Arc<App>,
-    client: Client,
-    exchanged: raw::Exchanged,
-    stop: CancellationToken,
-) -> Result<(), EndsError> {
-    let cluster: Arc<str> = exchanged.issuer.as_str().into();
-    let health = app.health.component(format!("ends/{cluster}"), Gate::Report);
-    let namespaces: Vec<Option<String>> = match exchanged.namespaces.as_slice() {
-        [] => vec![None],
-        listed => listed.iter().cloned().map(Some).collect(),
-    };
-    let watches = namespaces.iter().flat_map(|namespace| {
-        [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
-            cluster: Arc::clone(&cluster),
-            kind,
-            namespace: namespace.clone(),
-        })
-    });
-    let watches = watches.map(|watch| {
-        app.ends.set(&watch, State::Never);
-        let events = match watch.kind {
-            // Tekton writes it on all that it makes.
-            Kind::Pod => events::<RawPod>(&client, &watch, watcher::Config::default().labels("tekton.dev/taskRun")),
-            Kind::TaskRun | Kind::PipelineRun => events::<RawRun>(&client, &watch, watcher::Config::default()),
-        };
-        events.map(move |event| (watch.clone(), event)).boxed()
-    });
-    let mut events = stream::select_all(watches.collect::<Vec<_>>());
-    let mut follower = Follower { app, health, present: HashMap::new() };
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = stop.cancelled() => return Ok(()),
-        };
-        let Some((watch, event)) = event else { return Err(EndsError::Ended) };
-        follower.take(watch, event).await?;
-    }
-}
-
-/// What a watch tells.
-fn events<K>(
-    client: &Client,
-    watch: &Watch,
-    config: watcher::Config,
-) -> BoxStream<'static, watcher::Result<Event<Object>>>
-where
-    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Into<Object>
-        + Send
-        + 'static,
-{
-    let resource = watch.kind.resource();
-    let api: Api<K> = match &watch.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let events = watcher(api, config).default_backoff();
-    events
-        .map_ok(|event| match event {
-            Event::Init => Event::Init,
-            Event::InitApply(object) => Event::InitApply(object.into()),
-            Event::InitDone => Event::InitDone,
-            Event::Apply(object) => Event::Apply(object.into()),
-            Event::Delete(object) => Event::Delete(object.into()),
-        })
-        .boxed()
-}
-
-struct Follower {
-    app: Arc<App>,
-    health: ComponentHandle,
-    /// What a watch has told since it began anew.
-    present: HashMap<Watch, HashSet<String>>,
-}
-
-impl Follower {
-    async fn take(&mut self, watch: Watch, event: watcher::Result<Event<Object>>) -> Result<(), EndsError> {
-        match event {
-            Ok(Event::Init) => {
-                self.app.ends.forget_all(&watch);
-                self.present.insert(watch, HashSet::new());
-            }
-            Ok(Event::InitApply(object)) => {
-                self.look(&watch, &object).await?;
-                self.present.entry(watch).or_default().insert(object.identity().uid.clone());
-            }
-            Ok(Event::InitDone) => {
-                let present = self.present.remove(&watch).unwrap_or_default();
-                self.end_absent(&watch, &present).await?;
-                self.seen(&watch);
-            }
-            Ok(Event::Apply(object)) => {
-                self.look(&watch, &object).await?;
-                self.seen(&watch);
-            }
-            Ok(Event::Delete(object)) => {
-                let uid = &object.identity().uid;
-                self.app.ends.forget(&watch, uid);
-                self.end(watch.kind, uid, "it was deleted").await?;
-                self.seen(&watch);
-            }
-            Err(error) => {
-                let why = format!("{} cannot be watched: {}", watch.kind.name(), crate::runs::root_cause(&error));
-                tracing::warn!(
-                    why,
-                    cluster = &*watch.cluster,
-                    "the ends of runs are not seen, so tasks get no tokens; the credential of the upstream must be allowed to list \
-                     and watch taskruns and pods"
-                );
-                self.app.ends.set(&watch, State::LostAt(self.app.clock.now()));
-                self.health.failed(why);
-            }
-        }
-        Ok(())
-    }
-
-    fn seen(&self, watch: &Watch) {
-        self.app.ends.set(watch, State::Seen);
-        if self.app.ends.are_seen(&watch.cluster, self.app.clock.now()) {
-            self.health.ok();
-        }
-    }
-
-    async fn look(&self, watch: &Watch, object: &Object) -> Result<(), EndsError> {
-        self.app.ends.tell(watch, object);
-        match object.end() {
-            Some(why) => self.end(watch.kind, &object.identity().uid, why).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Ends the tokens of what has tokens and is not there any more.
-    async fn end_absent(&self, watch: &Watch, present: &HashSet<String>) -> Result<(), EndsError> {
-        let mut after = 0;
-        loop {
-            let now = self.app.clock.now();
-            let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
-            let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
-            for change in page {
-                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
-                let of_watch = bearer.kind == watch.kind
-                    && bearer.cluster == watch.cluster
-                    && watch.namespace.as_ref().is_none_or(|namespace| *namespace == bearer.namespace);
-                if let Ok(uid) = std::str::from_utf8(&change.key)
-                    && of_watch
-                    && !present.contains(uid)
-                {
-                    self.end(watch.kind, uid, "it was deleted").await?;
-                }
-            }
-            match last.filter(|_| full) {
-                Some(last) => after = last,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Revokes the tokens of an object, if it has any.
-    async fn end(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
-        if kind == Kind::PipelineRun {
-            return Ok(());
-        }
-        let ended = self.end_own(kind, uid, why).await;
-        // After the revocation: a call that is under way looks for that once its token is held.
-        let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
-        self.app.onward.end(uid, keys.as_ref());
-        ended
-    }
-
-    async fn end_own(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
-        let app = &self.app;
-        let now = app.clock.now();
-        if app.revocations.workload(uid).is_some() {
-            return Ok(());
-        }
-        let Some(stored) = app.store().get(Table::Tokens, uid.as_bytes(), now).await? else { return Ok(()) };
-        // As long as there is a record to find, so that it is ended once.
-        let until = stored.expires.max(now + LIFETIME.1 + SKEW);
-        app.revocations.revoke(Target::Workload(uid), why, until).await?;
-        let streams = app.close_revoked_streams();
-        let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok();
-        let (namespace, name) = bearer.map(|bearer| (bearer.namespace, bearer.name)).unwrap_or_default();
-        tracing::info!(kind = kind.name(), namespace, name, why, streams, "tokens have ended");
-        let ended = TokensEnded { kind: kind.name(), namespace, name, uid: uid.to_owned(), why };
-        app.trail.note_durable(Note::TokensEnded(ended)).await?;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -434,10 +222,10 @@ mod tests {
         assert!(!ends.are_seen("c", clock.now()), "nobody watches");
         ends.set(&runs, State::Never);
         ends.set(&pods, State::Never);
-        ends.set(&runs, State::Seen);
+        ends.set(&runs, State::ToldAt(clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
         assert!(!ends.are_seen("c", clock.now()), "one has never told anything");
-        ends.set(&pods, State::Seen);
+        ends.set(&pods, State::ToldAt(clock.now()));
         assert!(ends.are_seen("c", clock.now()));
         assert!(!ends.are_seen("d", clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
@@ -446,7 +234,7 @@ mod tests {
         ends.set(&pods, State::LostAt(clock.now()));
         clock.advance(Duration::from_secs(1));
         assert!(!ends.are_seen("c", clock.now()), "each try does not begin the moment anew");
-        ends.set(&pods, State::Seen);
+        ends.set(&pods, State::ToldAt(clock.now()));
         assert!(ends.are_seen("c", clock.now()));
     }
 
@@ -456,30 +244,46 @@ mod tests {
         let ends = Ends::default();
         let watch =
             |kind, namespace: Option<&str>| Watch { cluster: "c".into(), kind, namespace: namespace.map(Into::into) };
-        let pods = watch(Kind::Pod, Some("ci"));
-        let pod = |phase: &str| {
-            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u"}, "spec": {}, "status": {"phase": phase}});
-            Object::from(serde_json::from_value::<RawPod>(pod).unwrap())
+        let (pods, everywhere) = (watch(Kind::Pod, Some("ci")), watch(Kind::TaskRun, None));
+        let object = |kind, status: serde_json::Value| {
+            let object = json!({"metadata": {"name": "a", "namespace": "ci", "uid": "u"}, "status": status});
+            Object::read(kind, serde_json::from_value(object).unwrap())
         };
-        let is_known = || ends.pod("c", "ci", "u").is_some();
+        let pod = |phase: &str| object(Kind::Pod, json!({"phase": phase}));
+        let is_known = || ends.pod("c", "ci", "u", now).is_some();
         ends.set(&pods, State::Never);
         ends.tell(&pods, &pod("Running"));
         assert!(!is_known(), "the watch has not told all yet");
-        ends.set(&pods, State::Seen);
+        ends.set(&pods, State::ToldAt(now));
         assert!(is_known());
-        assert!(ends.pod("c", "other", "u").is_none());
-        assert!(ends.pod("d", "ci", "u").is_none());
-        assert!(ends.run("c", Kind::TaskRun, "ci", "u").is_none());
+        assert!(ends.pod("c", "other", "u", now).is_none());
+        assert!(ends.pod("d", "ci", "u", now).is_none());
+        assert!(ends.run("c", Kind::TaskRun, "ci", "u", now).is_none());
+        assert!(ends.pod("c", "ci", "u", now + BLIND).is_none(), "nothing was heard for too long");
         ends.set(&pods, State::LostAt(now));
         assert!(!is_known(), "it may have ended meanwhile");
-        ends.set(&pods, State::Seen);
+        ends.set(&pods, State::ToldAt(now));
         ends.tell(&pods, &pod("Succeeded"));
         assert!(!is_known());
+        let lose = |ends: &Ends, watch: &Watch| {
+            ends.lose(watch, now);
+            ends.set(watch, State::ToldAt(now));
+        };
         for forget in [Ends::forget_all as fn(&Ends, &Watch), |ends, watch| ends.forget(watch, "u")] {
             ends.tell(&pods, &pod("Pending"));
             assert!(is_known());
             forget(&ends, &pods);
             assert!(!is_known());
         }
+        ends.tell(&pods, &pod("Pending"));
+        lose(&ends, &pods);
+        assert!(!is_known(), "what was lost is told anew");
+
+        // Where all namespaces are watched, an owner reference that names the uid of another's run leads nowhere.
+        ends.set(&everywhere, State::ToldAt(now));
+        ends.tell(&everywhere, &object(Kind::TaskRun, json!({})));
+        let run = |namespace| ends.run("c", Kind::TaskRun, namespace, "u", now);
+        assert!(run("ci").is_some());
+        assert!(run("other").is_none());
     }
 }

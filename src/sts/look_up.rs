@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, StatusCode, header};
-use serde::de::DeserializeOwned;
+use kube::api::DynamicObject;
 
 use super::{
     ends::{Ends, Kind},
-    objects::{Pod, RawPod, RawRun, Run},
+    objects::{Identity, Pod, Run},
     refusal::Refusal,
 };
 use crate::{
     body::{RequestBody, collect},
+    clock::Clock,
     error::{Reason, Rejection},
     upstream::{Lane, Pools, Upstream},
 };
@@ -23,6 +24,7 @@ const MAX_OBJECT: usize = 3 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
     pub ends: &'a Ends,
+    pub clock: &'a Clock,
     /// The name of its issuer.
     pub cluster: &'a Arc<str>,
     pub pools: &'a Pools,
@@ -39,15 +41,18 @@ pub enum Place {
 }
 
 impl Lookup<'_> {
-    pub async fn pod(self, place: Place, namespace: &str, name: &str, uid: &str) -> Result<Arc<Pod>, Refusal> {
+    /// The pod that this name and uid mean, unless it has ended.
+    pub async fn pod(self, place: Place, namespace: &str, (name, uid): (&str, &str)) -> Result<Arc<Pod>, Refusal> {
         let pod = match place {
-            Place::Watched => self.ends.pod(self.cluster, namespace, uid),
+            Place::Watched => self.ends.pod(self.cluster, namespace, uid, self.clock.now()),
             Place::Server => {
                 let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-                self.get::<RawPod>(&path).await?.map(|pod| Arc::new(pod.into()))
+                self.get(&path).await?.map(|pod| Arc::new(Pod::read(pod)))
             }
         };
-        pod.ok_or_else(|| gone("pod", name))
+        let pod = pod.ok_or_else(|| gone("pod", name))?;
+        still_is(&pod.identity, pod.end, "pod", (name, uid))?;
+        Ok(pod)
     }
 
     /// The TaskRun or PipelineRun that this name and uid mean, unless it has ended.
@@ -59,26 +64,20 @@ impl Lookup<'_> {
         (name, uid): (&str, &str),
     ) -> Result<Arc<Run>, Refusal> {
         let run = match place {
-            Place::Watched => self.ends.run(self.cluster, kind, namespace, uid),
+            Place::Watched => self.ends.run(self.cluster, kind, namespace, uid, self.clock.now()),
             Place::Server => {
                 let resource = kind.resource().plural;
                 let path = format!("/apis/tekton.dev/v1/namespaces/{namespace}/{resource}/{name}");
-                self.get::<RawRun>(&path).await?.map(|run| Arc::new(run.into()))
+                self.get(&path).await?.map(|run| Arc::new(Run::read(kind, run)))
             }
         };
         let run = run.ok_or_else(|| gone(kind.name(), name))?;
-        let refuse = |why: &str| Err(Refusal::subject(format!("{} {name}: {why}", kind.name())));
-        match run.end {
-            _ if run.identity.uid != uid || run.identity.name != name => {
-                refuse("it is another one than is meant, under the same name")
-            }
-            Some(end) => refuse(end),
-            None => Ok(run),
-        }
+        still_is(&run.identity, run.end, kind.name(), (name, uid))?;
+        Ok(run)
     }
 
     /// `None` if there is none.
-    async fn get<T: DeserializeOwned>(self, path: &str) -> Result<Option<T>, Refusal> {
+    async fn get(self, path: &str) -> Result<Option<DynamicObject>, Refusal> {
         let failed = |why: String| {
             tracing::warn!(path, why, "a run cannot be looked up for the exchange of a token");
             let detail = "who asks cannot be looked up in the cluster at the moment; try again";
@@ -106,4 +105,19 @@ impl Lookup<'_> {
 
 fn gone(kind: &str, name: &str) -> Refusal {
     Refusal::subject(format!("{kind} {name} does not exist any more"))
+}
+
+/// Refuses what is another object, or has ended.
+pub(super) fn still_is(
+    found: &Identity,
+    end: Option<&str>,
+    kind: &str,
+    (name, uid): (&str, &str),
+) -> Result<(), Refusal> {
+    let refuse = |why: &str| Err(Refusal::subject(format!("{kind} {name}: {why}")));
+    match end {
+        _ if found.uid != uid || found.name != name => refuse("it is another one than is meant, under the same name"),
+        Some(end) => refuse(end),
+        None => Ok(()),
+    }
 }

@@ -57,6 +57,7 @@ use self::{
 };
 pub use self::{
     keys::SigningKeys,
+    objects::ENDS,
     ring::{Kept, RingError},
 };
 use crate::{

@@ -1,82 +1,31 @@
 //! Pods and runs: as much of them as tells whether a task still runs, and what it is a part of.
+//!
+//! Whatever is not what it should be counts as missing, so that no object can stop the watch of all others.
 
 use std::time::Duration;
 
-use kube::core::{Object, ObjectMeta};
-use serde::Deserialize;
+use kube::{api::DynamicObject, core::ObjectMeta};
 use serde_json::Value;
 
+use super::ends::Kind;
 use crate::{
     clock::Timestamp,
     runs::EVENT_ID,
     tekton::{dashboard::is_subdomain, run::describe},
 };
 
-/// A pod as the API server sends it.
-pub type RawPod = Object<PodSpec, PodStatus>;
-
-/// A TaskRun or a PipelineRun as the API server sends it.
-pub type RawRun = Object<RunSpec, RunStatus>;
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct PodSpec {
-    service_account_name: String,
-    node_name: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PodStatus {
-    phase: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct RunSpec {
-    status: Option<String>,
-    timeout: Option<String>,
-    timeouts: Timeouts,
-    task_ref: Value,
-    pipeline_ref: Value,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Timeouts {
-    pipeline: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct RunStatus {
-    start_time: Option<String>,
-    completion_time: Option<String>,
-    pod_name: String,
-    child_references: Vec<Child>,
-    conditions: Vec<Condition>,
-}
-
 /// What a PipelineRun has made.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Child {
     pub kind: String,
     pub name: String,
     pub pipeline_task_name: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-}
-
 /// What all of them have.
 #[derive(Debug)]
 pub struct Identity {
+    pub namespace: String,
     pub name: String,
     pub uid: String,
     /// The run of Tekton that controls it.
@@ -122,6 +71,7 @@ impl Identity {
         let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
         let owner = owner.filter(|owner| owner.api_version.starts_with("tekton.dev/") && is_subdomain(&owner.name));
         Self {
+            namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
             owner: owner.map(|owner| Owner { kind: owner.kind, name: owner.name, uid: owner.uid }),
@@ -136,44 +86,68 @@ impl Identity {
     }
 }
 
-impl From<RawPod> for Pod {
-    fn from(raw: RawPod) -> Self {
-        let phase = raw.status.unwrap_or_default().phase;
-        let end = match raw.metadata.deletion_timestamp {
+impl Pod {
+    pub fn read(object: DynamicObject) -> Self {
+        let DynamicObject { metadata, data, .. } = object;
+        let phase = text(&data, "/status/phase").unwrap_or_default().to_owned();
+        let end = match metadata.deletion_timestamp {
             Some(_) => Some(DELETED),
             None => matches!(phase.as_str(), "Succeeded" | "Failed").then_some(ENDED),
         };
-        let PodSpec { service_account_name: service_account, node_name: node } = raw.spec;
-        Self { identity: Identity::new(raw.metadata), service_account, node, phase, end }
-    }
-}
-
-impl From<RawRun> for Run {
-    fn from(raw: RawRun) -> Self {
-        let (spec, status) = (raw.spec, raw.status.unwrap_or_default());
-        let is_done =
-            status.conditions.iter().any(|condition| condition.kind == "Succeeded" && condition.status != "Unknown");
-        let end = match spec.status.as_deref() {
-            _ if raw.metadata.deletion_timestamp.is_some() => Some(DELETED),
-            _ if is_done || status.completion_time.is_some() => Some(ENDED),
-            // Those that run `finally` tasks first are ended by the status of each task.
-            Some("TaskRunCancelled" | "Cancelled") => Some("it was cancelled"),
-            _ => None,
-        };
-        let timeout = spec.timeout.or(spec.timeouts.pipeline);
         Self {
-            identity: Identity::new(raw.metadata),
-            reference: reference(&spec.task_ref).or_else(|| reference(&spec.pipeline_ref)),
-            pod: status.pod_name,
-            children: status.child_references,
-            times_out: times_out(status.start_time.as_deref(), timeout.as_deref()),
+            identity: Identity::new(metadata),
+            service_account: text(&data, "/spec/serviceAccountName").unwrap_or_default().to_owned(),
+            node: text(&data, "/spec/nodeName").unwrap_or_default().to_owned(),
+            phase,
             end,
         }
     }
 }
 
+impl Run {
+    /// A TaskRun or a PipelineRun.
+    pub fn read(kind: Kind, object: DynamicObject) -> Self {
+        let DynamicObject { metadata, data, .. } = object;
+        let list = |pointer: &str| data.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+        let is_done = list("/status/conditions").any(|condition| {
+            text(condition, "/type") == Some("Succeeded") && text(condition, "/status") != Some("Unknown")
+        });
+        let end = match text(&data, "/spec/status") {
+            _ if metadata.deletion_timestamp.is_some() => Some(DELETED),
+            _ if is_done || text(&data, "/status/completionTime").is_some() => Some(ENDED),
+            // Those that run `finally` tasks first are ended by the status of each task.
+            Some("TaskRunCancelled" | "Cancelled") => Some(CANCELLED),
+            _ => None,
+        };
+        let (code, timeout) = match kind {
+            Kind::PipelineRun => ("/spec/pipelineRef", "/spec/timeouts/pipeline"),
+            Kind::TaskRun | Kind::Pod => ("/spec/taskRef", "/spec/timeout"),
+        };
+        let children = list("/status/childReferences").map(|child| {
+            let owned = |pointer| text(child, pointer).unwrap_or_default().to_owned();
+            Child { kind: owned("/kind"), name: owned("/name"), pipeline_task_name: owned("/pipelineTaskName") }
+        });
+        Self {
+            reference: data.pointer(code).and_then(reference),
+            pod: text(&data, "/status/podName").unwrap_or_default().to_owned(),
+            children: children.collect(),
+            times_out: times_out(text(&data, "/status/startTime"), text(&data, timeout)),
+            identity: Identity::new(metadata),
+            end,
+        }
+    }
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    value.pointer(pointer)?.as_str()
+}
+
 const DELETED: &str = "it is being deleted";
 const ENDED: &str = "it has ended";
+const CANCELLED: &str = "it is cancelled";
+
+/// Why a run, or a pod, has no tokens any more, in the words of refusals.
+pub const ENDS: [&str; 3] = [DELETED, ENDED, CANCELLED];
 
 fn reference(value: &Value) -> Option<String> {
     value.is_object().then(|| describe(value).to_string()).filter(|reference| !reference.is_empty())
@@ -214,7 +188,7 @@ mod tests {
     use super::*;
 
     /// An object with this spec and status, and more metadata.
-    fn object<T: serde::de::DeserializeOwned>(metadata: &Value, spec: &Value, status: &Value) -> T {
+    fn object(metadata: &Value, spec: &Value, status: &Value) -> DynamicObject {
         let mut all = json!({"name": "a", "uid": "u"});
         all.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
         serde_json::from_value(
@@ -246,7 +220,7 @@ mod tests {
             ("a run with tasks that come last", &none, json!({"status": "CancelledRunFinally"}), json!({}), false),
             ("being deleted", &deleted, json!({}), json!({}), true),
         ] {
-            let run = Run::from(object::<RawRun>(metadata, &spec, &status));
+            let run = Run::read(Kind::TaskRun, object(metadata, &spec, &status));
             assert_eq!(run.end.is_some(), ended, "{what}");
         }
         for (what, metadata, phase, ended) in [
@@ -256,9 +230,39 @@ mod tests {
             ("failed", &none, "Failed", true),
             ("being deleted", &deleted, "Running", true),
         ] {
-            let pod = Pod::from(object::<RawPod>(metadata, &json!({}), &json!({"phase": phase})));
+            let pod = Pod::read(object(metadata, &json!({}), &json!({"phase": phase})));
             assert_eq!(pod.end.is_some(), ended, "{what}");
         }
+    }
+
+    #[test]
+    fn what_is_not_what_it_should_be_is_missing_and_stops_nothing() {
+        let none = json!({});
+        for (spec, status) in [
+            (json!(null), json!(null)),
+            (json!({"timeout": 5, "timeouts": null, "taskRef": "x", "status": []}), json!([])),
+            (json!([]), json!({"conditions": {}, "childReferences": [1, {}], "podName": 1, "startTime": {}})),
+        ] {
+            let run = Run::read(Kind::TaskRun, object(&none, &spec, &status));
+            assert_eq!((run.reference, run.end, run.times_out, run.pod.as_str()), (None, None, None, ""), "{spec}");
+            let pod = Pod::read(object(&none, &spec, &status));
+            assert_eq!((pod.end, pod.phase.as_str()), (None, ""));
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_named_by_its_own_reference_and_ends_by_its_own_time() {
+        let spec = json!({"taskRef": {"name": "t"}, "pipelineRef": {"name": "p"}, "timeout": "1h", "timeouts": {"pipeline": "1m"}});
+        let status = json!({"startTime": "2026-01-01T00:00:00Z"});
+        let begun = Timestamp::from_rfc3339("2026-01-01T00:00:00Z").unwrap();
+        for (kind, named, lasts) in [(Kind::TaskRun, "t", 3600), (Kind::PipelineRun, "p", 60)] {
+            let run = Run::read(kind, object(&json!({}), &spec, &status));
+            assert_eq!(run.reference.as_deref(), Some(named));
+            assert_eq!(run.times_out, Some(begun + Duration::from_secs(lasts)));
+        }
+        let inline =
+            Run::read(Kind::PipelineRun, object(&json!({}), &json!({"taskRef": {"name": "release"}}), &status));
+        assert_eq!(inline.reference, None, "what it brings along has no name");
     }
 
     #[test]
@@ -267,8 +271,8 @@ mod tests {
             let mut owner =
                 json!({"apiVersion": "tekton.dev/v1", "kind": "TaskRun", "name": "t", "uid": "x", "controller": true});
             owner.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-            let pod = object::<RawPod>(&json!({"ownerReferences": [owner]}), &json!({}), &json!({}));
-            Pod::from(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.uid.clone())
+            let pod = object(&json!({"ownerReferences": [owner]}), &json!({}), &json!({}));
+            Pod::read(pod).identity.owner_of_kind("TaskRun").map(|owner| owner.uid.clone())
         };
         assert_eq!(owner(&json!({})).as_deref(), Some("x"));
         for other in [

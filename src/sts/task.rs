@@ -56,14 +56,18 @@ pub struct Root {
 }
 
 impl Task {
-    /// Refuses if the task has ended since it was looked up.
+    /// Refuses if the task or its pod has ended since they were looked up.
     pub async fn still_runs(&self, lookup: Lookup<'_>) -> Result<(), Refusal> {
-        let Named { name, uid } = &self.task_run;
-        let at = |place| lookup.run(place, Kind::TaskRun, &self.view.namespace, (name, uid));
-        match at(Place::Watched).await {
-            Ok(_) => Ok(()),
-            Err(_) => at(Place::Server).await.map(|_| ()),
+        match self.runs_at(Place::Watched, lookup).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.runs_at(Place::Server, lookup).await,
         }
+    }
+
+    async fn runs_at(&self, place: Place, lookup: Lookup<'_>) -> Result<(), Refusal> {
+        let namespace = &self.view.namespace;
+        lookup.run(place, Kind::TaskRun, namespace, (&self.task_run.name, &self.task_run.uid)).await?;
+        lookup.pod(place, namespace, (&self.pod.name, &self.pod.uid)).await.map(|_| ())
     }
 
     /// The task that runs in the pod of a token, if it still does.
@@ -77,7 +81,7 @@ impl Task {
     async fn found(token: &PodToken, lookup: Lookup<'_>, place: Place, now: Timestamp) -> Result<Self, Refusal> {
         let namespace = &token.namespace;
         let (name, uid) = &token.pod;
-        let pod = lookup.pod(place, namespace, name, uid).await?;
+        let pod = lookup.pod(place, namespace, (name, uid)).await?;
         check_pod(&pod, token)?;
         let owner = pod.identity.owner_of_kind("TaskRun").ok_or_else(|| {
             Refusal::subject(format!("pod {namespace}/{name} is none of a TaskRun, and only tasks get tokens here"))
@@ -129,19 +133,13 @@ impl Task {
 }
 
 fn check_pod(pod: &Pod, token: &PodToken) -> Result<(), Refusal> {
-    let (name, uid) = &token.pod;
+    let name = &token.pod.0;
     let refuse = |why: String| Err(Refusal::subject(format!("pod {}/{name} {why}", token.namespace)));
-    if pod.identity.uid != *uid || pod.identity.name != *name {
-        return refuse("is another one than the token was made for, under the same name".to_owned());
-    }
     if pod.service_account != token.service_account {
         return refuse(format!("runs as {}, not as {}", pod.service_account, token.service_account));
     }
     if token.node.as_ref().is_some_and(|node| *node != pod.node) {
         return refuse("runs on another node than the token was made for".to_owned());
-    }
-    if let Some(end) = pod.end {
-        return refuse(format!("gets no token any more: {end}"));
     }
     if !["Pending", "Running"].contains(&pod.phase.as_str()) {
         return refuse(format!("does not run: its phase is `{}`", pod.phase));
@@ -173,7 +171,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        super::{objects::RawPod, pod_token::tests::claims},
+        super::{look_up::still_is, pod_token::tests::claims},
         *,
     };
 
@@ -187,7 +185,9 @@ mod tests {
                 "status": {"phase": "Running"},
             });
             change(&mut pod);
-            check_pod(&serde_json::from_value::<RawPod>(pod).unwrap().into(), &token).is_ok()
+            let pod = Pod::read(serde_json::from_value(pod).unwrap());
+            let is_meant = still_is(&pod.identity, pod.end, "pod", (&token.pod.0, &token.pod.1));
+            is_meant.and_then(|()| check_pod(&pod, &token)).is_ok()
         };
         assert!(pod(|_| {}));
         assert!(pod(|pod| pod["status"]["phase"] = json!("Pending")));

@@ -18,6 +18,7 @@ use crate::{
     clock::Timestamp,
     egress::{Bounds, Egress, Proxy},
     login::Address,
+    sts,
 };
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 64 << 10 };
@@ -196,8 +197,8 @@ impl Swap {
 /// of [`sts`](crate::sts). The standard has no code for it.
 fn tells_the_end(description: &str) -> bool {
     let of = ["the run ", "pod ", "TaskRun ", "PipelineRun "];
-    let said = [" has ended", " is cancelled", " is being deleted"];
-    of.iter().any(|of| description.starts_with(of)) && said.iter().any(|said| description.contains(said))
+    let said = |end: &&str| description.contains(end.trim_start_matches("it "));
+    of.iter().any(|of| description.starts_with(of)) && sts::ENDS.iter().any(said)
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -216,10 +217,9 @@ mod tests {
     #[test]
     fn the_end_of_the_run_is_told_from_what_may_be_put_right() {
         for (description, ended) in [
-            ("pod ci/build-pod has ended (Succeeded)", true),
-            ("pod ci/build-pod is being deleted", true),
-            ("TaskRun build has ended", true),
-            ("PipelineRun release is cancelled", true),
+            ("pod build-pod: it is being deleted", true),
+            ("TaskRun build: it has ended", true),
+            ("PipelineRun release: it is cancelled", true),
             ("the run has ended", true),
             ("TaskRun build runs in pod a, not in b", false),
             ("subject_token: the token has ended", false),

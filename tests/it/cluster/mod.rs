@@ -7,6 +7,7 @@ mod admission;
 mod api_server;
 mod deliveries;
 mod event_listener;
+mod everywhere;
 mod impersonation;
 mod ingress;
 mod kubectl;

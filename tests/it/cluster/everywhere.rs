@@ -1,0 +1,63 @@
+//! Where the tasks of all namespaces get tokens, and one watch tells of all of them.
+
+use serde_json::json;
+
+use super::tokens::{DOOR, TARGET, Tasks, token};
+use crate::harness::within;
+
+/// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun says nothing of its namespace, and whoever may make pods somewhere
+/// can write that of anybody's.
+#[tokio::test]
+async fn an_owner_reference_into_another_namespace_leads_nowhere() {
+    let exchange = "kubernetes: cluster, namespaces: ['{ns}']}]}";
+    let tasks = Tasks::with(
+        |yaml| {
+            assert!(yaml.contains(exchange), "{yaml}");
+            yaml.replace(exchange, "kubernetes: cluster}]}")
+        },
+        &[],
+    )
+    .await;
+    let api = tasks.world.api;
+    let account = json!({"kind": "ServiceAccount", "namespace": tasks.world.namespace, "name": "doorward"});
+    let verbs = ["get", "list", "watch"];
+    let rights = json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": verbs},
+        {"apiGroups": ["tekton.dev"], "resources": ["taskruns", "pipelineruns"], "verbs": verbs},
+    ]);
+    api.allow_everywhere(&format!("{}-everywhere", tasks.world.namespace), &account, &rights).await;
+    let task = tasks.bobs(&Tasks::release("real")).await;
+    let asked = [("audience", TARGET), ("scope", "push")];
+    token(&tasks.exchange(&tasks.pod_token(&task.pod, DOOR).await, &asked).await);
+
+    let other = api.namespace().await;
+    api.account(&other, "builder").await;
+    let name = task.pod["metadata"]["name"].as_str().unwrap();
+    let pods = format!("/api/v1/namespaces/{other}/pods");
+    let twin = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": task.pod["metadata"]["labels"],
+            "annotations": task.pod["metadata"]["annotations"],
+            "ownerReferences": task.pod["metadata"]["ownerReferences"],
+        },
+        "spec": {"serviceAccountName": "builder", "containers": [{"name": "step-run", "image": "images.test/step"}]},
+    });
+    let twin = api.create(&pods, &twin).await;
+    within(async {
+        while api.read(&format!("{pods}/{name}")).await["status"]["phase"] != "Running" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": name, "uid": twin["metadata"]["uid"]});
+    let spec = json!({"audiences": [DOOR], "expirationSeconds": 3600, "boundObjectRef": bound});
+    let path = format!("/api/v1/namespaces/{other}/serviceaccounts/builder/token");
+    let made = api.create(&path, &json!({"spec": spec})).await;
+    let refused = tasks.exchange(made["status"]["token"].as_str().unwrap(), &asked).await;
+    assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_request")), "{}", refused.text());
+    let owner = task.pod["metadata"]["ownerReferences"][0]["name"].as_str().unwrap();
+    assert!(refused.text().contains(&format!("TaskRun {owner} does not exist")), "{}", refused.text());
+}
