@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    App,
+    App, rights,
     run::{problems, warn_of},
 };
 use crate::{
@@ -37,6 +37,8 @@ pub struct Reloader {
     watcher: Watcher,
     logging: Logging,
     pools: Arc<Mutex<Vec<Pools>>>,
+    /// For questions about a new generation.
+    own: Pools,
     admin_token: Option<TokenHandle>,
     /// What the process was started with, for what is fixed until restart.
     started: config::raw::Root,
@@ -52,7 +54,9 @@ impl Reloader {
         admin_token: Option<TokenHandle>,
     ) -> io::Result<Self> {
         let watcher = Watcher::new(loaded.fingerprint)?;
-        Ok(Self { sources, app, watcher, logging, pools, admin_token, started: loaded.raw })
+        let own = Pools::new(app.metrics.upstream.clone());
+        pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -72,39 +76,22 @@ impl Reloader {
     pub async fn reload(&mut self, cause: Cause, downstream: &Downstream) {
         let (sources, app) = (self.sources.clone(), Arc::clone(&self.app));
         let previous = self.app.snapshot.load_full();
-        let number = previous.number + 1;
+        let (number, current) = (previous.number + 1, Arc::clone(&previous));
         // Reading files may block.
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
-        let refused = match loading.await {
+        let problems = match loading.await {
             Ok(Ok((loaded, resolved))) => {
                 self.watcher.follow(loaded.fingerprint.clone());
-                let settings = resolved.downstream.clone();
-                let admin = resolved.admin.clone();
-                let store = resolved.store.clone();
-                let audit = resolved.audit.clone();
-                match resolved.into_snapshot(number, &self.app.shared, &self.app.clock) {
-                    Some(next) => {
-                        // First, so that all is in force once the log says so.
-                        if let (Some(redis), Some(store::Settings::Redis(settings))) = (&self.app.redis, store) {
-                            redis.set(*settings);
+                match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
+                    Ok(()) => return,
+                    Err(problems) => {
+                        for problem in &problems {
+                            tracing::error!(?cause, problem, "the configuration was refused, and the old one is kept");
                         }
-                        if let Some(settings) = settings {
-                            for left in downstream.reload(&settings) {
-                                tracing::warn!("{}; it takes a restart", left.0);
-                            }
-                        }
-                        if let Some(audit) = audit {
-                            self.app.trail.set_exports(&audit.exports);
-                        }
-                        if let Some(token) = &self.admin_token {
-                            token.set(admin.token.as_ref());
-                        }
-                        self.take(&loaded, next, cause);
-                        return;
+                        problems
                     }
-                    None => vec!["a part of the configuration is missing".to_owned()],
                 }
             }
             Ok(Err(refused)) => {
@@ -119,7 +106,46 @@ impl Reloader {
             Err(error) => vec![error.to_string()],
         };
         self.app.requests.reload_refused();
-        self.app.trail.note(Note::PolicyRefused { digest: None, problems: refused });
+        self.app.trail.note(Note::PolicyRefused { digest: None, problems });
+    }
+
+    /// Takes a configuration that is right in itself, or says why it cannot be in force.
+    async fn apply(
+        &self,
+        number: u64,
+        current: &snapshot::Snapshot,
+        loaded: &Loaded,
+        resolved: snapshot::Resolved,
+        cause: Cause,
+        downstream: &Downstream,
+    ) -> Result<(), Vec<String>> {
+        let settings = resolved.downstream.clone();
+        let admin = resolved.admin.clone();
+        let store = resolved.store.clone();
+        let audit = resolved.audit.clone();
+        let next = resolved.into_snapshot(number, &self.app.shared, &self.app.clock);
+        let next = next.ok_or_else(|| vec!["a part of the configuration is missing".to_owned()])?;
+        let problems = rights::not_impersonable(&self.own, &current.raw, &next).await;
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        // First, so that all is in force once the log says so.
+        if let (Some(redis), Some(store::Settings::Redis(settings))) = (&self.app.redis, store) {
+            redis.set(*settings);
+        }
+        if let Some(settings) = settings {
+            for left in downstream.reload(&settings) {
+                tracing::warn!("{}; it takes a restart", left.0);
+            }
+        }
+        if let Some(audit) = audit {
+            self.app.trail.set_exports(&audit.exports);
+        }
+        if let Some(token) = &self.admin_token {
+            token.set(admin.token.as_ref());
+        }
+        self.take(loaded, next, cause);
+        Ok(())
     }
 
     fn take(&self, loaded: &Loaded, next: snapshot::Snapshot, cause: Cause) {

@@ -9,6 +9,7 @@ use std::{
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
+    config::raw,
     error::Rejection,
     kubernetes::access_review::{Access, AccessReviewer},
     rbac::{Form, OwnRight, own_rights},
@@ -18,6 +19,9 @@ use crate::{
 
 /// How often is looked whether there is a new generation.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a reload waits for an API server.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// When it is asked again though nothing has changed here.
 const AGAIN: u32 = 300;
@@ -35,7 +39,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             continue;
         }
         (looked_at, ticks) = (Some(snapshot.number), 0);
-        let needed = needed(&snapshot);
+        let needed = needed(&snapshot.raw);
         components.retain(|upstream, _| needed.contains_key(&**upstream));
         for (name, forms) in needed {
             let Some(server) = snapshot.upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
@@ -62,11 +66,54 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
     }
 }
 
+/// Groups that a new generation gives, that the one in force did not, and that Doorward may not impersonate: a problem each, to
+/// refuse the generation with. None where an API server does not say so, for whatever reason: it will itself refuse what it does
+/// not allow, and what else the generation denies must not wait for it.
+pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &Snapshot) -> Vec<String> {
+    let before = needed(current);
+    let mut problems = Vec::new();
+    for (name, mut forms) in needed(&next.raw) {
+        let known = before.get(&name);
+        for (index, form) in forms.iter_mut().enumerate() {
+            let known = known.and_then(|forms| forms.get(index)).map(Vec::as_slice).unwrap_or_default();
+            form.retain(|access| {
+                access.resource == "groups" && access.verb.starts_with("impersonate") && !known.contains(access)
+            });
+        }
+        let Some(server) = next.upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
+        if forms.iter().all(Vec::is_empty) {
+            continue;
+        }
+        let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
+            Ok(Ok(missing)) => missing,
+            Ok(Err(error)) => {
+                tracing::warn!(upstream = name, %error, "whether new groups may be impersonated cannot be asked");
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!(upstream = name, "whether new groups may be impersonated was asked, and not answered");
+                continue;
+            }
+        };
+        problems.extend(missing.iter().map(|access| {
+            format!(
+                "grants give the group {group}, which Doorward may not impersonate at upstream `{name}`: its role lacks \
+                 {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
+                 `doorward rbac` prints for this configuration, then reload",
+                group = access.name,
+                api_group = access.group,
+                verb = access.verb,
+            )
+        }));
+    }
+    problems
+}
+
 /// By upstream, what is needed in each form of impersonation.
-fn needed(snapshot: &Snapshot) -> BTreeMap<String, [Vec<Access>; 2]> {
+fn needed(root: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
     let mut needed: BTreeMap<String, [Vec<Access>; 2]> = BTreeMap::new();
     for (index, form) in [Form::Classic, Form::Constrained].into_iter().enumerate() {
-        for OwnRight { upstream, access } in own_rights(&snapshot.raw, form) {
+        for OwnRight { upstream, access } in own_rights(root, form) {
             if let Some(list) = needed.entry(upstream).or_default().get_mut(index) {
                 list.push(access);
             }

@@ -36,3 +36,26 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     })
     .await;
 }
+
+/// attacks:Z28. People whose groups Doorward may not impersonate would be refused all that they could do before.
+#[tokio::test]
+async fn a_policy_that_gives_a_group_which_may_not_be_impersonated_is_refused_until_it_may() {
+    let mut world = World::start().await;
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let more = yaml
+        .replace("grants:\n", "grants:\n  - {id: more, who: {groups: [more]}, kubernetes_groups: ['tekton:more']}\n");
+    std::fs::write(&path, &more).unwrap();
+    let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
+    assert!(refusal.contains("grants give the group tekton:more, which Doorward may not impersonate"), "{refusal}");
+    let rule = r#"{apiGroups: [""], resources: [groups], verbs: ["impersonate"], resourceNames: ["tekton:more"]}"#;
+    assert!(refusal.replace('\\', "").contains(rule), "{refusal}");
+    assert!(world.doorward.metrics().await.contains("reloads_total{outcome=\"refused\"} 1"));
+
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+    let rights = json!([{"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"],
+        "resourceNames": [GROUP, "tekton:more"]}]);
+    world.api.allow_everywhere(&format!("{}-more", world.namespace), &account, &rights).await;
+    std::fs::write(&path, more.replace("{id: more,", "{id: many,")).unwrap();
+    world.doorward.wait_for_generation(2).await;
+}
