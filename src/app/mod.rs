@@ -7,6 +7,7 @@ mod operator;
 mod reload;
 mod revoke;
 mod rights;
+pub mod rollout;
 mod run;
 mod sessions;
 mod tasks;
@@ -83,6 +84,8 @@ pub struct App {
     redis: Option<Redis>,
     context: Context,
     shared: Shared,
+    /// What became of the configuration that was seen last.
+    outcome: rollout::Outcome,
     /// Where policies are kept by digest, so that old decisions can be explained.
     policies: PathBuf,
 }

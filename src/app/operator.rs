@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{App, hooks, revoke, sessions};
+use super::{App, hooks, revoke, rollout, sessions};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
     audit::{Note, Operator},
@@ -35,7 +35,7 @@ impl Operators {
 }
 
 const KNOWN: &str =
-    "drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, sessions, show-hook, status";
+    "drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status";
 
 /// A command as the audit trail has it: with its arguments, none of which is a secret.
 fn written(command: &Command) -> String {
@@ -79,6 +79,7 @@ impl Commands for Operators {
                     self.reload.fire();
                     Ok(json!({"asked": true, "generation": self.app.snapshot.load().number}))
                 }
+                "rollout" => rollout::status(&self.app, command).await,
                 "revoke" => revoke::revoke(&self.app, command).await,
                 "sessions" => sessions::list(&self.app, command).await,
                 "end-sessions" => sessions::end(&self.app, command).await,

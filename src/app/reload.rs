@@ -106,6 +106,7 @@ impl Reloader {
             Err(error) => vec![error.to_string()],
         };
         self.app.requests.reload_refused();
+        self.app.outcome.refused(self.app.clock.now(), &problems);
         self.app.trail.note(Note::PolicyRefused { digest: None, problems });
     }
 
@@ -163,6 +164,7 @@ impl Reloader {
         }
         let ended = app.streams.recheck(|stream| app.is_still_allowed(stream));
         app.requests.reload_applied(number, app.clock.now());
+        app.outcome.taken();
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter stays as it was");
         }

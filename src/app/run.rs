@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{App, Metrics, Operators, reload, tasks};
+use super::{App, Metrics, Operators, reload, rollout::Outcome, tasks};
 use crate::{
     admin::{health::Health, metrics::RequestMetrics, server::AdminServer, socket::CommandSocket},
     assertions,
@@ -378,6 +378,7 @@ impl Parts<'_> {
             redis,
             context,
             shared,
+            outcome: Outcome::default(),
             policies: super::policies_beside(&store_path),
             clock,
         });

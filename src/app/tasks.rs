@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, durability, heads, reload, rights};
+use super::{App, durability, heads, reload, rights, rollout};
 use crate::{
     admin::health::Gate,
     audit::export,
@@ -35,6 +35,7 @@ pub(super) fn start(app: &Arc<App>) {
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
+        spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::tell(&app).await });
     }
     if let Some(redis) = app.redis.clone() {
         let watched = redis.clone();

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod check;
+mod diff;
 pub mod explain;
 mod explain_run;
 mod import;
@@ -11,6 +12,7 @@ pub mod operator;
 pub mod print_config;
 pub mod rbac;
 mod report;
+mod rollout;
 pub mod schema;
 pub mod test;
 mod token;
@@ -69,6 +71,7 @@ enum Command {
     Interceptor(interceptor::InterceptorArgs),
     Import(import::ImportArgs),
     Rbac(rbac::RbacArgs),
+    Diff(diff::DiffArgs),
     /// Look at the audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -84,6 +87,8 @@ enum Command {
     Logout(login::WhereArgs),
     Credential(login::CredentialArgs),
     Token(token::TokenArgs),
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// List or end the sessions of a person in a running Doorward.
     #[command(subcommand)]
     Sessions(operator::SessionsCommand),
@@ -205,6 +210,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
         Command::Import(args) => Ok(import::run(&args, &mut out, &mut io::stderr())?),
         Command::Rbac(args) => rbac::run(&args, &mut out),
+        Command::Diff(args) => diff::run(&args, &mut out),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);
@@ -227,6 +233,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Reload(args) => Ok(operator::run("reload", &args, &mut out)?),
         Command::Status(args) => Ok(operator::run("status", &args, &mut out)?),
         Command::Revoke(args) => Ok(operator::revoke(&args, &mut out)?),
+        Command::Rollout(asked) => rollout::run(&asked, &mut out),
         Command::Sessions(asked) => Ok(operator::sessions(&asked, &mut out)?),
         Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),

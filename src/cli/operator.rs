@@ -167,24 +167,32 @@ pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<
 }
 
 fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
+    match ask(name, arguments, args)? {
+        Some(value) => writeln!(out, "{}", printable(&format!("{value:#}"))).map(|()| 0),
+        None => Ok(1),
+    }
+}
+
+/// Sends a command and gives the answer. `None` if it did not happen, which is then told.
+pub(super) fn ask(name: &str, arguments: Value, args: &OperatorArgs) -> io::Result<Option<Value>> {
     let command = Command { command: name.to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(send(&args.socket, &command))? {
-        Answer::Result(value) => writeln!(out, "{}", printable(&format!("{value:#}"))).map(|()| 0),
+        Answer::Result(value) => Ok(Some(value)),
         Answer::Error(error) => {
             writeln!(io::stderr(), "doorward: {error}")?;
             if let Some(help) = error.help {
                 writeln!(io::stderr(), "  {help}")?;
             }
-            Ok(1)
+            Ok(None)
         }
     }
 }
 
-/// JSON without what a terminal would obey: control characters that JSON lets stand, and those that turn text round.
-fn printable(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for character in json.chars() {
+/// Text, such as JSON, without what a terminal would obey: control characters that JSON lets stand, and those that turn text round.
+pub(super) fn printable(written: &str) -> String {
+    let mut text = String::with_capacity(written.len());
+    for character in written.chars() {
         let obeyed = (character.is_control() && character != '\n')
             || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         match obeyed {

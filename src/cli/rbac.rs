@@ -32,7 +32,8 @@ pub struct RbacArgs {
     check: Option<PathBuf>,
 }
 
-fn account(text: &str) -> Result<Account, String> {
+/// Reads `NAMESPACE/NAME`.
+pub(super) fn account(text: &str) -> Result<Account, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })

@@ -11,6 +11,7 @@
 //! All problems of all steps are told in one [`Diagnosis`]. [`watch`] tells when to do it again, and [`reload`] what of
 //! a new configuration takes a restart.
 
+mod changes;
 pub mod diagnosis;
 mod effective;
 pub mod fingerprint;
@@ -34,6 +35,7 @@ pub mod watch;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::load::fuzz_configuration;
 pub use self::{
+    changes::{Change, changes},
     diagnosis::Diagnosis,
     layers::{NOT_SETTINGS, PREFIX, Sources},
     load::{Loaded, MAIN_FILE, Refused, load},

@@ -28,6 +28,37 @@ impl fmt::Display for Difference {
     }
 }
 
+/// What one configuration needs and another does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// From the objects that one configuration needs to those of another.
+pub fn changes(
+    before: &raw::Root,
+    after: &raw::Root,
+    form: Form,
+    account: &Account,
+) -> Result<Changes, serde_json::Error> {
+    let there = serde_json::to_vec(&serde_json::json!({"items": objects(before, form, account)}))?;
+    let mut changes = Changes::default();
+    for difference in compare(after, form, account, &there)? {
+        match difference {
+            Difference::Missing(what) => changes.added.push(what),
+            Difference::Stale(what) | Difference::TooWide(what) => changes.removed.push(what),
+        }
+    }
+    Ok(changes)
+}
+
 /// Compares with the roles and bindings of a cluster: a `v1` `List` in JSON, as `kubectl get` writes it. Objects of other kinds
 /// are passed over.
 pub fn compare(

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 pub use self::{
-    compare::{Difference, compare},
+    compare::{Changes, Difference, changes, compare},
     own::{OwnRight, own_rights},
 };
 use crate::config::raw;

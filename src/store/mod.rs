@@ -54,10 +54,12 @@ pub enum Table {
     Tokens,
     /// The last checkpoint of the audit trail of each replica, by its name.
     AuditHeads,
+    /// What each replica tells of the policy that it decides by, by its name.
+    Replicas,
 }
 
 impl Table {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Sessions,
         Self::SessionIndex,
         Self::Logins,
@@ -72,6 +74,7 @@ impl Table {
         Self::TokenKeys,
         Self::Tokens,
         Self::AuditHeads,
+        Self::Replicas,
     ];
 
     /// Its name in the file and on metrics.
@@ -91,6 +94,7 @@ impl Table {
             Self::TokenKeys => "token_keys",
             Self::Tokens => "tokens",
             Self::AuditHeads => "audit_heads",
+            Self::Replicas => "replicas",
         }
     }
 

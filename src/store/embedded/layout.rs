@@ -29,6 +29,7 @@ pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u
         Table::TokenKeys => "token_keys",
         Table::Tokens => "tokens",
         Table::AuditHeads => "audit_heads",
+        Table::Replicas => "replicas",
     })
 }
 
@@ -49,6 +50,7 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
         Table::TokenKeys => "token_keys/versions",
         Table::Tokens => "tokens/versions",
         Table::AuditHeads => "audit_heads/versions",
+        Table::Replicas => "replicas/versions",
     })
 }
 
@@ -69,6 +71,7 @@ const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8
         Table::TokenKeys => "token_keys/ends",
         Table::Tokens => "tokens/ends",
         Table::AuditHeads => "audit_heads/ends",
+        Table::Replicas => "replicas/ends",
     })
 }
 

@@ -1,0 +1,193 @@
+//! Which policy each replica decides by. Replicas tell each other through the store, so that any of them can say when a policy is in
+//! force everywhere.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::App;
+use crate::{
+    admin::{
+        health::Gate,
+        socket::{Command, CommandError},
+    },
+    clock::Timestamp,
+    config::values::Span,
+    store::{Expect, StoreError, Table},
+};
+
+/// How often a replica tells of itself, and for how long it is believed.
+const TELL: Duration = Duration::from_secs(5);
+const KEPT: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether a policy is in force everywhere, and for how long at most.
+const LOOK: Duration = Duration::from_millis(500);
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// More replicas than there are.
+const PAGE: usize = 1000;
+
+/// What a replica tells of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Replica {
+    /// As in the audit trail.
+    pub instance: Arc<str>,
+    /// The policy that it decides by, by digest.
+    pub policy: Arc<str>,
+    pub generation: u64,
+    /// Why it did not take the configuration that it saw last; `None` if it did.
+    pub refused: Option<Refused>,
+}
+
+/// A configuration that a replica did not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// In milliseconds since the epoch.
+    pub at: i64,
+    pub problems: Vec<String>,
+}
+
+/// What became of the configuration that was seen last.
+#[derive(Debug)]
+pub(super) struct Outcome(watch::Sender<Option<Refused>>);
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Outcome {
+    pub(super) fn taken(&self) {
+        self.0.send_replace(None);
+    }
+
+    pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
+        self.0.send_replace(Some(Refused { at: at.as_millis(), problems: problems.to_vec() }));
+    }
+}
+
+/// Tells the other replicas of this one, until it is dropped.
+pub(super) async fn tell(app: &App) {
+    let health = app.health.component("rollout", Gate::Report);
+    let mut outcome = app.outcome.0.subscribe();
+    loop {
+        outcome.borrow_and_update();
+        let (own, now) = (own(app), app.clock.now());
+        let value = serde_json::to_vec(&own).unwrap_or_default();
+        match app.store.put(Table::Replicas, own.instance.as_bytes(), value, now + KEPT, Expect::Any, now).await {
+            Ok(_) => health.ok(),
+            Err(error) => health.failed(format!("other replicas do not hear which policy this one has: {error}")),
+        }
+        tokio::select! {
+            _ = outcome.changed() => {}
+            () = tokio::time::sleep(TELL) => {}
+        }
+    }
+}
+
+fn own(app: &App) -> Replica {
+    let snapshot = app.snapshot.load();
+    Replica {
+        instance: app.trail.instance().into(),
+        policy: Arc::clone(snapshot.policy.digest()),
+        generation: snapshot.number,
+        refused: app.outcome.0.borrow().clone(),
+    }
+}
+
+/// All replicas that are there, this one as it is now.
+async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
+    let own = own(app);
+    let mut all = Vec::new();
+    if app.store.is_shared() {
+        let now = app.clock.now();
+        let page = app.store.changes(Table::Replicas, 0, PAGE, now).await?;
+        let live = page.iter().filter(|change| change.stored.expires > now);
+        all.extend(live.filter_map(|change| serde_json::from_slice::<Replica>(&change.stored.value).ok()));
+        all.retain(|replica| replica.instance != own.instance);
+    }
+    all.push(own);
+    all.sort_by(|one, other| one.instance.cmp(&other.instance));
+    Ok(all)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    digest: String,
+    timeout: Span,
+}
+
+/// Waits until every replica decides by a policy, one refuses a configuration, or the time is out; tells of each replica.
+pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let Arguments { digest, timeout } = serde_json::from_value(command.arguments.clone())
+        .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
+    let begun = app.clock.now();
+    let until = begun + timeout.get().min(MAX_WAIT);
+    loop {
+        let replicas = replicas(app).await.map_err(|error| {
+            CommandError::new(format!("the other replicas cannot be looked up: {error}"))
+                .help("see to the store and try again")
+        })?;
+        let state = State::of(&replicas, &digest, begun);
+        if state != State::Waits || app.clock.now() >= until {
+            return Ok(json!({"state": state, "replicas": replicas}));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How far a policy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    InForce,
+    /// A replica has refused a configuration since it was asked.
+    Refused,
+    Waits,
+}
+
+impl State {
+    fn of(replicas: &[Replica], digest: &str, begun: Timestamp) -> Self {
+        let (there, behind): (Vec<&Replica>, Vec<&Replica>) =
+            replicas.iter().partition(|replica| *replica.policy == *digest);
+        // What was refused before may have been another policy.
+        let refuses =
+            |replica: &&Replica| replica.refused.as_ref().is_some_and(|refused| refused.at >= begun.as_millis());
+        match () {
+            () if behind.is_empty() && !there.is_empty() => Self::InForce,
+            () if behind.iter().any(refuses) => Self::Refused,
+            () => Self::Waits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_in_force_once_each_replica_has_it() {
+        let begun = Timestamp::from_secs(100);
+        let replica = |policy: &str, refused: Option<i64>| Replica {
+            instance: "a".into(),
+            policy: policy.into(),
+            generation: 1,
+            refused: refused.map(|seconds| Refused { at: seconds * 1000, problems: vec!["no".to_owned()] }),
+        };
+        for (replicas, state) in [
+            (vec![], State::Waits),
+            (vec![replica("new", None)], State::InForce),
+            (vec![replica("new", None), replica("old", None)], State::Waits),
+            (vec![replica("new", None), replica("old", Some(99))], State::Waits),
+            (vec![replica("new", None), replica("old", Some(100))], State::Refused),
+            // It decides by it, whatever came after.
+            (vec![replica("new", Some(100))], State::InForce),
+        ] {
+            assert_eq!(State::of(&replicas, "new", begun), state, "{replicas:?}");
+        }
+    }
+}

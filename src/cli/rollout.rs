@@ -1,0 +1,88 @@
+//! `doorward rollout`: whether a policy has come into force.
+
+use std::io::{self, Write};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    ConfigArgs, Failure,
+    operator::{self, OperatorArgs, printable},
+};
+use crate::{
+    app::rollout::{Replica, State},
+    clock::Timestamp,
+    config::values::Span,
+};
+
+/// Follow a policy until it is in force.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum RolloutCommand {
+    /// Print the digest of the policy of a configuration, by which the audit trail and the replicas name it.
+    Digest(ConfigArgs),
+    /// Wait until every replica decides by a policy, and end with 0. If a replica refuses a configuration meanwhile, or the time is
+    /// out, say which replica has which policy and what was refused, and end with 1.
+    Status {
+        /// The policy: what `doorward rollout digest` prints.
+        #[arg(value_name = "DIGEST", value_parser = digest)]
+        digest: String,
+        /// How long to wait. A kubelet takes a minute or two to write a changed ConfigMap.
+        #[arg(long, value_name = "DURATION", default_value = "5m")]
+        timeout: Span,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => {
+            Err("it is not 64 hexadecimal digits; `doorward rollout digest PATH` prints that of a configuration"
+                .to_owned())
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Told {
+    state: State,
+    replicas: Vec<Replica>,
+}
+
+/// Gives the exit status.
+pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> {
+    let (digest, timeout, operator) = match asked {
+        RolloutCommand::Digest(config) => {
+            let (_, policy) = super::load_policy(&config.sources())?;
+            writeln!(out, "{}", policy.digest())?;
+            return Ok(0);
+        }
+        RolloutCommand::Status { digest, timeout, operator } => (digest, timeout, operator),
+    };
+    let arguments = json!({"digest": digest, "timeout": timeout.to_string()});
+    let Some(told) = operator::ask("rollout", arguments, operator)? else { return Ok(1) };
+    let told: Told = serde_json::from_value(told)?;
+    print(&told, digest, out)?;
+    Ok(u8::from(told.state != State::InForce))
+}
+
+fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
+    for replica in &told.replicas {
+        let Replica { instance, policy, generation, refused } = replica;
+        let is_it = if **policy == *digest { ", as asked for" } else { "" };
+        let line = format!("{instance}: generation {generation}, policy {policy}{is_it}");
+        writeln!(out, "{}", printable(&line))?;
+        for refused in refused.iter().filter(|_| **policy != *digest) {
+            for problem in &refused.problems {
+                let line = format!("  refused at {}: {problem}", Timestamp::from_millis(refused.at));
+                writeln!(out, "{}", printable(&line))?;
+            }
+        }
+    }
+    match told.state {
+        State::InForce => writeln!(out, "in force on every replica"),
+        State::Refused => writeln!(out, "refused; the policy before it is kept"),
+        State::Waits => writeln!(out, "not in force on every replica yet"),
+    }
+}

@@ -1,0 +1,163 @@
+//! What differs between two configurations, one setting at a time. What stands in a list by its `id` or `name` is compared with
+//! what has the same there, wherever it stands: the order of rules, grants and the like means nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// A setting that differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// Where it stands, with the `id` or `name` in place of a number: `/rules/deploy/who/groups`.
+    pub at: String,
+    /// `None` where it was not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Value>,
+}
+
+/// From what `before` says to what `after` says. What is null is not set.
+pub fn changes(before: &Value, after: &Value) -> Vec<Change> {
+    let mut found = Vec::new();
+    compare("", Some(before), Some(after), &mut found);
+    found
+}
+
+fn compare(at: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<Change>) {
+    let is_set = |value: &&Value| !value.is_null();
+    let (before, after) = (before.filter(is_set), after.filter(is_set));
+    if before == after {
+        return;
+    }
+    let Some((before, after)) = before.and_then(parts).zip(after.and_then(parts)) else {
+        found.push(Change { at: at.to_owned(), before: before.cloned(), after: after.cloned() });
+        return;
+    };
+    let names: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
+    for name in names {
+        compare(&format!("{at}/{name}"), before.get(name).copied(), after.get(name).copied(), found);
+    }
+}
+
+/// What a value consists of, by what that is called; `None` if it is one, or has a part that is called nothing, or two that are
+/// called the same.
+fn parts(value: &Value) -> Option<BTreeMap<&str, &Value>> {
+    let list = match value {
+        Value::Object(map) => return Some(map.iter().map(|(name, value)| (name.as_str(), value)).collect()),
+        Value::Array(list) => list,
+        _ => return None,
+    };
+    let mut named = BTreeMap::new();
+    for value in list {
+        let name = ["id", "name"].into_iter().find_map(|key| value.get(key)?.as_str())?;
+        if named.insert(name, value).is_some() {
+            return None;
+        }
+    }
+    Some(named)
+}
+
+/// `+ /rules/deploy {...}`, `- /rules/old`, `~ /sessions/idle 8h -> 4h`; of a list of texts, what was added and removed.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = &self.at;
+        match (&self.before, &self.after) {
+            (None, Some(after)) => write!(f, "+ {at} {}", Short(after)),
+            (Some(_), None) | (None, None) => write!(f, "- {at}"),
+            (Some(Value::Array(before)), Some(Value::Array(after))) => {
+                write!(f, "~ {at}")?;
+                for (sign, list, other) in [("-", before, after), ("+", after, before)] {
+                    for value in list.iter().filter(|value| !other.contains(value)) {
+                        write!(f, " {sign}{}", Short(value))?;
+                    }
+                }
+                Ok(())
+            }
+            (Some(before), Some(after)) => write!(f, "~ {at} {} -> {}", Short(before), Short(after)),
+        }
+    }
+}
+
+/// A value in a line.
+struct Short<'a>(&'a Value);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::String(text) => f.write_str(text),
+            // What is not set says nothing.
+            Value::Object(map) => {
+                f.write_str("{")?;
+                let set = map.iter().filter(|(_, value)| !says_nothing(value));
+                for (index, (key, value)) in set.enumerate() {
+                    write!(f, "{}{key}: {}", if index == 0 { "" } else { ", " }, Short(value))?;
+                }
+                f.write_str("}")
+            }
+            Value::Array(list) => {
+                f.write_str("[")?;
+                for (index, value) in list.iter().enumerate() {
+                    write!(f, "{}{}", if index == 0 { "" } else { ", " }, Short(value))?;
+                }
+                f.write_str("]")
+            }
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(says_nothing),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_setting_that_differs_is_told_where_it_stands() {
+        let before = json!({
+            "rules": [{"id": "a", "who": {"groups": ["dev", "ops"]}, "do": "allow"}, {"id": "b", "do": "deny"}],
+            "sessions": {"idle": "8h", "absolute": null},
+            "tests": [{"a": 1}, {"a": 2}],
+        });
+        let after = json!({
+            "rules": [{"id": "c", "why": null, "who": {"groups": []}, "do": "allow"}, {"id": "a", "who": {"groups": ["sre", "dev"]}, "do": "allow"}],
+            "sessions": {"idle": "4h"},
+            "tests": [{"a": 1}],
+        });
+        let told: Vec<String> = changes(&before, &after).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "~ /rules/a/who/groups -ops +sre",
+                "- /rules/b",
+                "+ /rules/c {do: allow, id: c}",
+                "~ /sessions/idle 8h -> 4h",
+                "~ /tests -{a: 2}",
+            ]
+        );
+        let json = serde_json::to_value(changes(&before, &after)).unwrap();
+        assert_eq!(json[3], json!({"at": "/sessions/idle", "before": "8h", "after": "4h"}));
+    }
+
+    #[test]
+    fn the_order_of_what_has_a_name_is_no_difference() {
+        let list = |names: [&str; 2]| json!({"grants": names.map(|name| json!({"id": name}))});
+        assert!(changes(&list(["a", "b"]), &list(["b", "a"])).is_empty());
+        assert_eq!(changes(&json!({"hosts": ["a", "b"]}), &json!({"hosts": ["b", "a"]})).len(), 1);
+        assert_eq!(changes(&list(["a", "a"]), &list(["a", "b"])).len(), 1, "two of one name are compared as a whole");
+    }
+}
