@@ -30,7 +30,7 @@ rules:
 sessions: {{keys: [{{file: key}}]}}
 store: {{path: doorward.redb, redis: {redis}}}
 audit: {{instance: {instance}, checkpoint_interval: 200ms, sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0}}
+admin: {{address: 127.0.0.1:0, socket: operator.sock}}
 limits: {{drain_accept: 0}}
 ",
         issuer = issuer.url(),
@@ -172,4 +172,91 @@ async fn a_failover_by_sentinel_logs_nobody_out() {
     let out = ["POST /oauth2/sign_out HTTP/1.1", host.as_str(), origin.as_str(), cookie.as_str()];
     within(async { while doorward.send(&out, b"").await.status == 503 {} }).await;
     until(&doorward, &lines, 401).await;
+}
+
+async fn rollout(arguments: &[&str]) -> std::process::Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    within(command.arg("rollout").args(arguments).kill_on_drop(true).output()).await.unwrap()
+}
+
+/// What `rollout digest` prints for the configuration beside a replica.
+async fn digest(doorward: &Doorward) -> String {
+    let output = rollout(&["digest", &doorward.dir().join("doorward.yaml").display().to_string()]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with_the_first_refusal() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let settings = format!("{{server: '{}'}}", redis.address());
+    let here = replica("here", &issuer, &upstream, &settings).await;
+    let there = replica("there", &issuer, &upstream, &settings).await;
+    let old = digest(&here).await;
+    let status = async |digest: &str, timeout: &str| {
+        let socket = here.dir().join("operator.sock").display().to_string();
+        let output = rollout(&["status", digest, "--timeout", timeout, "--why", "release", "--socket", &socket]).await;
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    // The other one tells of itself within seconds of its start.
+    let everywhere = within(async {
+        loop {
+            let (code, told) = status(&old, "30s").await;
+            if told.contains("there: ") {
+                return (code, told);
+            }
+        }
+    })
+    .await;
+    assert_eq!(everywhere.0, Some(0), "{}", everywhere.1);
+    assert!(everywhere.1.ends_with("in force on every replica\n"), "{}", everywhere.1);
+    assert!(everywhere.1.contains(&format!("here: generation 1, policy {old}, as asked for")), "{}", everywhere.1);
+
+    // One has the new policy, the other not yet.
+    let change = |doorward: &Doorward, from: &str, to: &str| {
+        let path = doorward.dir().join("doorward.yaml");
+        let yaml = std::fs::read_to_string(&path).unwrap();
+        assert!(yaml.contains(from), "{yaml}");
+        std::fs::write(&path, yaml.replace(from, to)).unwrap();
+    };
+    change(&here, "users: [alice]", "users: [alice, bob]");
+    let new = digest(&here).await;
+    assert_ne!(old, new);
+    let (code, told) = within(async {
+        loop {
+            let (code, told) = status(&new, "1s").await;
+            if told.contains("as asked for") {
+                return (code, told);
+            }
+        }
+    })
+    .await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.ends_with("not in force on every replica yet\n"), "{told}");
+
+    // The other one gets something that it cannot take, while somebody waits.
+    let waiting = status(&new, "5m");
+    let refused = async {
+        let mut other = there;
+        // Not before the wait has begun.
+        within(async {
+            while !here.audit().iter().any(|record| record.to_string().contains("5m")) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        change(&other, "do: allow", "do: alow");
+        other.wait_for_log_containing("the configuration was refused").await;
+        other
+    };
+    let ((code, told), there) = tokio::join!(waiting, refused);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("refused at ") && told.contains("/rules/0/do"), "{told}");
+
+    // And then what it is meant to have.
+    change(&there, "do: alow", "do: allow");
+    change(&there, "users: [alice]", "users: [alice, bob]");
+    let (code, told) = status(&new, "30s").await;
+    assert_eq!(code, Some(0), "{told}");
 }
