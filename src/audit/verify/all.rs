@@ -204,6 +204,11 @@ impl Found {
             entries.sort();
             return entries.iter().try_for_each(|entry| self.look(entry, depth + 1));
         }
+        // A socket or a pipe beside a trail is nothing to read.
+        if depth > 0 && !metadata.is_file() {
+            self.others.push(path.to_owned());
+            return Ok(());
+        }
         match Looks::of(path)? {
             Looks::Trail => _ = self.trails.insert(current(path)),
             Looks::Copy => _ = self.copies.insert(path.to_owned()),
