@@ -99,7 +99,8 @@ mod tests {
     }
 
     const BEFORE: &str = "
-upstreams: [{name: cluster, url: 'https://kubernetes.default.svc'}]
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
 issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
 routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
 grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
