@@ -37,9 +37,9 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     .await;
 }
 
-/// attacks:Z28. People whose groups Doorward may not impersonate would be refused all that they could do before.
+/// People whose groups Doorward may not impersonate would be refused all that they could do before.
 #[tokio::test]
-async fn a_policy_that_gives_a_group_which_may_not_be_impersonated_is_refused_until_it_may() {
+async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_is_refused_until_it_may() {
     let mut world = World::start().await;
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();

@@ -185,7 +185,7 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
         }
     })
     .await;
-    let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    let answer = tasks.once_over(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
     assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
 }
 

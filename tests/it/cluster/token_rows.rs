@@ -26,7 +26,7 @@ impl Tasks {
     }
 
     async fn is_refused(&self, row: &str, pod_token: &str, why: &[&str]) {
-        let answer = self.exchange(pod_token, &ASKED).await;
+        let answer = self.once_over(pod_token, &ASKED).await;
         assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{row}");
         assert!(why.iter().any(|why| answer.text().contains(why)), "{row}: {}", answer.text());
     }
