@@ -141,7 +141,8 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
 
     #[test]
     fn what_is_no_longer_given_is_a_role_to_take_away() {
-        let (_, told) = diff(&BEFORE.replace("kubernetes_groups: ['tekton:dev']", "tekton_roles: [{role: view}]"), &[]);
+        let other = "kubernetes_groups: ['tekton:ops'], tekton_roles: [{role: view, namespaces: [ci]}]";
+        let (_, told) = diff(&BEFORE.replace("kubernetes_groups: ['tekton:dev']", other), &[]);
         assert!(told.contains("- ClusterRole doorward-impersonator: impersonate groups named tekton:dev"), "{told}");
         assert!(told.contains("+ ClusterRole doorward-tekton-view"), "{told}");
     }
