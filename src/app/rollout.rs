@@ -26,6 +26,9 @@ const KEPT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
+/// Problems of a configuration that are told to other replicas: the record is written again and again.
+const MAX_PROBLEMS: usize = 20;
+
 /// More replicas than there are.
 const PAGE: usize = 1000;
 
@@ -65,7 +68,11 @@ impl Outcome {
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
-        self.0.send_replace(Some(Refused { at: at.as_millis(), problems: problems.to_vec() }));
+        let mut told: Vec<String> = problems.iter().take(MAX_PROBLEMS).cloned().collect();
+        if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
+            told.push(format!("and {more} more; the log and the audit trail have all of them"));
+        }
+        self.0.send_replace(Some(Refused { at: at.as_millis(), problems: told }));
     }
 }
 
@@ -168,6 +175,17 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_is_all_wrong_is_told_in_part() {
+        let outcome = Outcome::default();
+        for (found, told) in [(1, 1), (20, 20), (1000, 21)] {
+            outcome.refused(Timestamp::from_secs(1), &vec!["wrong".to_owned(); found]);
+            let problems = outcome.0.borrow().clone().unwrap().problems;
+            assert_eq!(problems.len(), told);
+            assert_eq!(problems.iter().any(|problem| problem.starts_with("and 980 more")), found == 1000);
+        }
+    }
 
     #[test]
     fn a_policy_is_in_force_once_each_replica_has_it() {
