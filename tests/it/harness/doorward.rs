@@ -207,6 +207,16 @@ impl Doorward {
         raw.answer().await
     }
 
+    /// Waits until callers may be sent here.
+    pub async fn until_ready(&self) {
+        super::within(async {
+            while self.admin("/readyz").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     pub async fn metrics(&self) -> String {
         self.admin("/metrics").await.text()
     }

@@ -269,8 +269,8 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     assert_eq!(status, Some(0), "{said}");
     let doorward = doorward.kill_and_restart().await;
     let (id, body) = (unique(), body(1));
-    // It has to look first.
-    within(async { while deliver_to(&doorward, &id, &body).await.status == 503 {} }).await;
+    doorward.until_ready().await;
+    assert_eq!(deliver_to(&doorward, &id, &body).await.status, 202, "who is ready has looked already");
     until_it_holds(&doorward, 0, 0).await;
     assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
@@ -294,7 +294,9 @@ async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let start = async || {
         let (dir, yaml) = on_redis(&redis, upstream.address);
-        Doorward::start_in(dir, &yaml).await
+        let doorward = Doorward::start_in(dir, &yaml).await;
+        doorward.until_ready().await;
+        doorward
     };
     let (here, there) = (start().await, start().await);
     let mut sent = Vec::new();
