@@ -368,15 +368,16 @@ fn canonical(root: &raw::Root) -> String {
     value.to_string()
 }
 
-/// Takes away what is not set. The values of claims stay as they are.
+/// Takes away what is not set. The values of claims stay as they are, and so does `false` where it asks for something (`fork: false`).
 fn prune(value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (_, value) in map.iter_mut().filter(|(key, _)| *key != "claims") {
                 prune(value);
             }
-            map.retain(|_, value| match value {
-                Value::Null | Value::Bool(false) => false,
+            map.retain(|key, value| match value {
+                Value::Null => false,
+                Value::Bool(is_set) => *is_set || key != "anonymous",
                 Value::Object(map) => !map.is_empty(),
                 _ => true,
             });

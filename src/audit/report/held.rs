@@ -98,15 +98,17 @@ fn set(value: Value) -> Value {
     match value {
         Value::Object(members) => {
             let members = members.into_iter().map(|(name, value)| (name, set(value)));
-            Value::Object(members.filter(|(_, value)| !is_unset(value)).collect())
+            Value::Object(members.filter(|(name, value)| !is_unset(name, value)).collect())
         }
         other => other,
     }
 }
 
-fn is_unset(value: &Value) -> bool {
+/// `false` asks for something in `fork: false`.
+fn is_unset(name: &str, value: &Value) -> bool {
     match value {
-        Value::Null | Value::Bool(false) => true,
+        Value::Null => true,
+        Value::Bool(is_set) => !is_set && name == "anonymous",
         Value::Array(all) => all.is_empty(),
         Value::Object(all) => all.is_empty(),
         _ => false,

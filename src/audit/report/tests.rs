@@ -123,3 +123,13 @@ fn a_key_that_was_made_before_the_period_is_told_with_its_age() {
         assert!(text.contains("10 days old") && text.contains("1 day old"), "{text}");
     }
 }
+
+#[test]
+fn a_no_that_a_rule_asks_for_is_told() {
+    let yaml = "rules: [{id: a, on: {fork: false}, who: {users: [x], anonymous: false}, do: allow}]";
+    let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let held = Held::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
+    assert_eq!(held.access[0].gives["on"], serde_json::json!({"fork": false}));
+    assert_eq!(held.access[0].who, serde_json::json!({"users": ["x"]}));
+}

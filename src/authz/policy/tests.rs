@@ -415,6 +415,17 @@ fn the_digest_is_of_what_the_policy_means() {
     assert_eq!(compile(&again).unwrap().digest(), policy.digest());
 }
 
+/// A policy that is kept by its digest is decided by again, and must not have become wider.
+#[test]
+fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
+    for asked in ["fork: false", "run: {inline: false}", "run: {does: [create], pod_template: false}"] {
+        let written = root(GROUND, &format!("rules: [{{id: a, on: {{{asked}}}, do: allow}}]"));
+        let policy = compile(&written).unwrap();
+        let read: raw::PolicyFile = serde_json::from_str(policy.source()).unwrap();
+        assert_eq!(read.rules, written.rules, "{asked}");
+    }
+}
+
 #[test]
 fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
     let root = root(
