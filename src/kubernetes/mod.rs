@@ -4,5 +4,7 @@
 pub mod access_review;
 pub mod attributes;
 pub mod impersonation;
+mod named;
 
 pub use attributes::Attributes;
+pub use named::Named;

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use serde::Deserialize;
-
-use super::{Account, Form, RBAC, objects};
-use crate::config::raw;
+use super::{
+    Account, Form,
+    listed::{List, Object, is_account},
+    objects,
+};
+use crate::{config::raw, kubernetes::Named};
 
 /// What is not as the configuration needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub fn compare(
     let others = there.iter().filter(|object| object.is_rbac() && !needed.iter().any(|need| need.is(object)));
     for other in others {
         let ours = other.metadata.labels.get("app.kubernetes.io/managed-by").is_some_and(|by| by == "doorward");
-        let to_account = other.subjects.iter().flatten().any(|subject| subject.includes(account));
+        let to_account = other.subjects.iter().flatten().any(|subject| is_account(subject, account));
         match &other.role_ref {
             _ if ours => differences.push(Difference::Stale(format!("{other}"))),
             Some(role) if to_account => {
@@ -109,67 +111,10 @@ fn bindings(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
     if need.role_ref != found.role_ref {
         differences.push(Difference::Missing(format!("{need}: it binds another role")));
     }
-    let of = |object: &Object| object.subjects.iter().flatten().cloned().collect::<BTreeSet<Subject>>();
+    let of = |object: &Object| object.subjects.iter().flatten().cloned().collect::<BTreeSet<Named>>();
     let (wanted, given) = (of(need), of(found));
     differences.extend(wanted.difference(&given).map(|subject| Difference::Missing(format!("{need}: {subject}"))));
     differences.extend(given.difference(&wanted).map(|subject| Difference::TooWide(format!("{need}: {subject}"))));
-}
-
-#[derive(Deserialize)]
-struct List {
-    items: Vec<Object>,
-}
-
-/// A role or a binding, as far as it counts here.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Object {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    metadata: Metadata,
-    #[serde(default)]
-    rules: Option<Vec<Rule>>,
-    #[serde(default)]
-    role_ref: Option<RoleRef>,
-    #[serde(default)]
-    subjects: Option<Vec<Subject>>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: Option<String>,
-    #[serde(default)]
-    labels: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
-struct Rule {
-    api_groups: Vec<String>,
-    resources: Vec<String>,
-    resource_names: Vec<String>,
-    #[serde(rename = "nonResourceURLs")]
-    urls: Vec<String>,
-    verbs: Vec<String>,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-struct RoleRef {
-    kind: String,
-    name: String,
-}
-
-#[derive(Clone, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Subject {
-    kind: String,
-    name: String,
-    #[serde(default)]
-    namespace: Option<String>,
 }
 
 /// One verb on one thing. `*` is all of a kind, and an empty name all names.
@@ -180,16 +125,6 @@ enum Right {
 }
 
 impl Object {
-    fn is(&self, other: &Self) -> bool {
-        self.kind == other.kind
-            && self.metadata.name == other.metadata.name
-            && self.metadata.namespace == other.metadata.namespace
-    }
-
-    fn is_rbac(&self) -> bool {
-        self.api_version.split('/').next() == Some(RBAC)
-    }
-
     fn rights(&self) -> BTreeSet<Right> {
         let mut rights = BTreeSet::new();
         for rule in self.rules.iter().flatten() {
@@ -234,37 +169,6 @@ impl Right {
                 or_all(verb, verb_2) && (below || url == url_2)
             }
             _ => false,
-        }
-    }
-}
-
-impl Subject {
-    /// By its own name, or as one of the accounts of its namespace.
-    fn includes(&self, account: &Account) -> bool {
-        match self.kind.as_str() {
-            "ServiceAccount" => {
-                self.name == account.name && self.namespace.as_deref() == Some(account.namespace.as_str())
-            }
-            "Group" => self.name == format!("system:serviceaccounts:{}", account.namespace),
-            _ => self.name == format!("system:serviceaccount:{}:{}", account.namespace, account.name),
-        }
-    }
-}
-
-impl fmt::Display for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.metadata.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.metadata.name),
-            None => write!(f, "{} {}", self.kind, self.metadata.name),
-        }
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
         }
     }
 }

@@ -7,13 +7,17 @@
 //! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
 //! | `own` | the same, and what Doorward reads, one right at a time, for questions to an API server |
 //! | `tekton` | the roles that people, bots and agents get by their groups |
+//! | `listed` | roles and bindings as a cluster lists them |
 //! | `compare` | what a cluster has, held against all that |
+//! | `who` | whom a cluster lets do something |
 
 mod actions;
 mod compare;
 mod impersonation;
+mod listed;
 mod own;
 mod tekton;
+pub mod who;
 
 #[cfg(test)]
 mod tests;

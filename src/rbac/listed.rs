@@ -1,0 +1,108 @@
+//! Roles and bindings of a cluster, as `kubectl get` lists them.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Deserialize;
+
+use super::{Account, RBAC};
+use crate::kubernetes::{Named, access_review::Access};
+
+/// A `v1` `List` in JSON.
+#[derive(Deserialize)]
+pub(super) struct List {
+    pub items: Vec<Object>,
+}
+
+/// A role or a binding, as far as it counts here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Object {
+    #[serde(default)]
+    pub api_version: String,
+    #[serde(default)]
+    pub kind: String,
+    pub metadata: Metadata,
+    #[serde(default)]
+    pub rules: Option<Vec<Rule>>,
+    #[serde(default)]
+    pub role_ref: Option<RoleRef>,
+    #[serde(default)]
+    pub subjects: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Metadata {
+    pub name: String,
+    #[serde(default)]
+    pub namespace: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Rule {
+    pub api_groups: Vec<String>,
+    pub resources: Vec<String>,
+    /// Empty: all.
+    pub resource_names: Vec<String>,
+    #[serde(rename = "nonResourceURLs")]
+    pub urls: Vec<String>,
+    pub verbs: Vec<String>,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+pub(super) struct RoleRef {
+    pub kind: String,
+    pub name: String,
+}
+
+impl Object {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.metadata.name == other.metadata.name
+            && self.metadata.namespace == other.metadata.namespace
+    }
+
+    pub(super) fn is_rbac(&self) -> bool {
+        self.api_version.split('/').next() == Some(RBAC)
+    }
+
+    pub(super) fn named(&self) -> Named {
+        Named { kind: self.kind.clone(), namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.named().fmt(f)
+    }
+}
+
+impl Rule {
+    /// Whether it lets this be done, with any name or with those that it lists (`evaluation_helpers.go` of Kubernetes).
+    pub(super) fn allows(&self, access: &Access) -> bool {
+        let has = |list: &[String], wanted: &str| list.iter().any(|entry| entry == "*" || entry == wanted);
+        let resource = |entry: &String| match &*access.subresource {
+            "" => *entry == *access.resource,
+            // `*/scale`
+            sub => entry
+                .split_once('/')
+                .is_some_and(|(resource, of)| of == sub && (resource == "*" || resource == access.resource)),
+        };
+        has(&self.verbs, &access.verb)
+            && has(&self.api_groups, &access.group)
+            && self.resources.iter().any(|entry| entry == "*" || resource(entry))
+    }
+}
+
+/// Whether a subject is this account: by its own name, or as one of the accounts of its namespace.
+pub(super) fn is_account(subject: &Named, account: &Account) -> bool {
+    match subject.kind.as_str() {
+        "ServiceAccount" => {
+            subject.name == account.name && subject.namespace.as_deref() == Some(account.namespace.as_str())
+        }
+        "Group" => subject.name == format!("system:serviceaccounts:{}", account.namespace),
+        _ => subject.name == format!("system:serviceaccount:{}:{}", account.namespace, account.name),
+    }
+}
