@@ -9,12 +9,14 @@
 //! | `template` | objects whose annotations Tekton copies to runs |
 //! | `trigger` | the service account that makes the runs of a Trigger |
 //! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
+//! | `standing` | what in a cluster still carries static credentials |
 
 mod attribution;
 pub mod dashboard;
 mod document;
 mod patch;
 pub(crate) mod run;
+pub mod standing;
 pub mod template;
 mod trigger;
 
