@@ -20,6 +20,7 @@ mod policy;
 mod rule;
 mod run;
 mod scenario;
+mod starts;
 mod time_window;
 mod token;
 mod token_explain;
@@ -48,6 +49,7 @@ pub use self::{
     policy::{KubernetesGroups, Policy},
     rule::Approval,
     scenario::Scenario,
+    starts::{StartRoute, StartRule, Through},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
     token_explain::{ScopeExplanation, TokenExplanation},
     trigger::{Trigger, TriggerLimits},

@@ -126,6 +126,16 @@ impl PathPattern {
     }
 }
 
+impl PathPattern {
+    /// Whether some path matches both.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(path), pattern) | (pattern, Self::Exact(path)) => pattern.matches(path),
+            (Self::Below(one), Self::Below(two)) => self.matches(two) || other.matches(one),
+        }
+    }
+}
+
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -167,6 +177,16 @@ impl HostPattern {
             Self::OneBelow(domain) => {
                 host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == &**domain)
             }
+        }
+    }
+}
+
+impl HostPattern {
+    /// Whether some host matches both.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(host), pattern) | (pattern, Self::Exact(host)) => pattern.matches(host),
+            (Self::OneBelow(one), Self::OneBelow(two)) => one == two,
         }
     }
 }
@@ -246,6 +266,17 @@ mod tests {
             assert_eq!(below.matches(path), expected, "{path}");
         }
         assert!(PathPattern::parse("/*").unwrap().matches("/anything"));
+        for (other, meets) in [
+            ("/hooks/a", true),
+            ("/hooks/a/*", true),
+            ("/*", true),
+            ("/hooks", true),
+            ("/hooks2/*", false),
+            ("/hook", false),
+        ] {
+            let other = PathPattern::parse(other).unwrap();
+            assert_eq!((below.meets(&other), other.meets(&below)), (meets, meets), "{other}");
+        }
         for bad in ["hooks", "/a*", "/*/b", "/a?b", "", "/a//b"] {
             assert!(PathPattern::parse(bad).is_err(), "{bad}");
         }
@@ -259,6 +290,12 @@ mod tests {
             [("a.example.com", true), ("example.com", false), ("a.b.example.com", false), ("evilexample.com", false)]
         {
             assert_eq!(pattern.matches(host), expected, "{host}");
+        }
+        for (other, meets) in
+            [("a.example.com", true), ("*.example.com", true), ("example.com", false), ("*.a.example.com", false)]
+        {
+            let other = HostPattern::parse(other).unwrap();
+            assert_eq!((pattern.meets(&other), other.meets(&pattern)), (meets, meets), "{other}");
         }
         for bad in ["https://a", "a:80", "a.", "*.*.a", "a*.b", ""] {
             assert!(HostPattern::parse(bad).is_err(), "{bad}");

@@ -20,6 +20,7 @@ use super::{
     kubernetes::{self, Kubernetes},
     names::{HostPattern, Names, PathPattern, Prefix},
     run::{self, RunCondition},
+    starts::Start,
     time_window::TimeWindow,
     token::TokenCondition,
     trigger,
@@ -240,6 +241,26 @@ impl On {
                 | Self::Paths(_)
                 | Self::Methods(_)
         )
+    }
+
+    /// Whether it may hold of a request that starts a run so: when it comes, from where, and what a delivery or a body says, is left
+    /// open.
+    pub(super) fn may_hold(&self, start: &Start<'_>, reading: Reading) -> bool {
+        match self {
+            Self::Hosts(own) => own.iter().any(|own| start.hosts.iter().any(|host| own.meets(host))),
+            Self::Paths(own) => own.iter().any(|own| start.paths.iter().any(|path| own.meets(path))),
+            Self::Run(condition) => start.view.kubernetes.is_some() && condition.does_hold(start.intent, reading),
+            Self::Events(_)
+            | Self::Branches(_)
+            | Self::Tags(_)
+            | Self::Actions(_)
+            | Self::Fork(_)
+            | Self::Draft(_)
+            | Self::Trigger(_)
+            | Self::Time(_)
+            | Self::Addresses(_) => true,
+            _ => self.holds(&start.view, reading),
+        }
     }
 
     pub(super) fn holds(&self, view: &RequestView<'_>, reading: Reading) -> bool {

@@ -19,6 +19,7 @@ use super::{
     names::Names,
     need::{Need, Unmet},
     on::{self, On},
+    starts::Start,
     token::TokenCondition,
     who::{self, Caller, Purpose, Who},
 };
@@ -186,6 +187,11 @@ impl Rule {
     /// Whether requests on a route can hit the rule at all.
     pub(super) fn can_hit_on(&self, route: &raw::Route) -> bool {
         self.on.iter().all(|on| on.can_hold_on(route))
+    }
+
+    /// Whether all that it says of requests may hold of one that starts a run so.
+    pub(super) fn may_be_on(&self, start: &Start<'_>) -> bool {
+        self.on.iter().all(|on| on.may_hold(start, self.reading))
     }
 
     /// Whether it can have a say in who gets a token: an allow must speak of tokens, and a deny of nothing that only

@@ -61,7 +61,8 @@ impl RunCondition {
         self.does_hold(run.intent, reading) && (self.says_only_what_it_does() || self.brings(run, reading))
     }
 
-    fn does_hold(&self, intent: RunIntent, reading: Reading) -> bool {
+    /// Whether it holds of requests that do this, whatever they bring.
+    pub(super) fn does_hold(&self, intent: RunIntent, reading: Reading) -> bool {
         let does = |intent| self.does.contains(&intent);
         let either = |first, second| match reading {
             Reading::Strict => does(first) && does(second),

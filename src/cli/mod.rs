@@ -17,6 +17,7 @@ pub mod schema;
 pub mod test;
 mod token;
 mod trace;
+mod who_can;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -105,6 +106,7 @@ enum AuditCommand {
     Pseudonym(audit::PseudonymArgs),
     Trace(trace::TraceArgs),
     Report(report::ReportArgs),
+    WhoCan(who_can::WhoCanArgs),
 }
 
 /// Where the configuration is, as most commands take it.
@@ -220,6 +222,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Token(args) => token::run(args),
         Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
         Command::Audit(AuditCommand::Report(args)) => report::run(&args, &mut out),
+        Command::Audit(AuditCommand::WhoCan(args)) => who_can::run(&args, &mut out),
         Command::Login(args) => login::login(&args, &mut out),
         Command::Whoami(args) => {
             drop(out);

@@ -65,7 +65,7 @@ pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
 /// The roles of a cluster are some megabytes at most.
 const MAX_LIST: u64 = 256 << 20;
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let from: Box<dyn io::Read> = match path.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => {

@@ -10,12 +10,14 @@
 //! | `listed` | roles and bindings as a cluster lists them |
 //! | `compare` | what a cluster has, held against all that |
 //! | `who` | whom a cluster lets do something |
+//! | `past` | whom a cluster lets start runs, and who of them goes past Doorward |
 
 mod actions;
 mod compare;
 mod impersonation;
 mod listed;
 mod own;
+mod past;
 mod tekton;
 pub mod who;
 
@@ -29,6 +31,7 @@ use serde::Serialize;
 pub use self::{
     compare::{Changes, Difference, changes, compare},
     own::{OwnRight, own_rights},
+    past::{Past, Way, ways},
 };
 use crate::config::raw;
 

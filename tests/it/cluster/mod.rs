@@ -29,4 +29,5 @@ mod token_replay;
 mod token_rows;
 mod tokens;
 mod trace;
+mod who_can;
 mod world;

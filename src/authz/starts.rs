@@ -1,0 +1,298 @@
+//! What the policy says of starting runs in a namespace, whoever asks. Conditions on people stay as they are written; those on
+//! requests are held against each request that can make a run there, and what only a body, a delivery or a clock decides counts as
+//! met. So a rule that is not among them lets nobody start a run, and one that is among them may.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use http::Method;
+use serde::Serialize;
+
+use super::{
+    RequestView,
+    names::{HostPattern, PathPattern},
+    policy::Policy,
+    rule::Rule,
+};
+use crate::{
+    clock::Timestamp,
+    config::raw::{self, EventListener, RouteKind, RunIntent},
+    kubernetes::Attributes,
+};
+
+/// A rule that has a say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRule {
+    pub rule: Arc<str>,
+    /// `allow`, `approve` or `deny`.
+    pub does: &'static str,
+    /// On which routes, in the order of the configuration.
+    pub routes: Vec<StartRoute>,
+}
+
+/// A route by which a run can be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StartRoute {
+    pub name: String,
+    pub through: Through,
+}
+
+/// By whose right in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Through {
+    /// That of the person, by the groups of grants.
+    Impersonation,
+    /// That of the Dashboard's back end, whoever the person is.
+    Dashboard,
+    /// That of the service account of the EventListener or of its Trigger. `None`: the configuration does not name the EventListener,
+    /// which may be in any namespace.
+    EventListener(Option<EventListener>),
+}
+
+/// One kind of request by which a run can be started.
+pub(super) struct Start<'a> {
+    /// Its host and its path say nothing.
+    pub view: RequestView<'a>,
+    pub hosts: &'a [HostPattern],
+    pub paths: Vec<PathPattern>,
+    pub intent: RunIntent,
+}
+
+impl Policy {
+    /// The rules that are in force and may decide about starting PipelineRuns or TaskRuns in a namespace: allows and approves that
+    /// may let somebody, and denies that may keep somebody from it. `root` is the configuration that the policy was compiled from.
+    pub fn starts(&self, root: &raw::Root, namespace: &str) -> Vec<StartRule> {
+        let mut starts = Vec::new();
+        for rule in self.rules.iter().filter(|rule| !rule.shadow) {
+            let Some(raw) = root.rules.iter().find(|raw| raw.id == *rule.id) else { continue };
+            let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(&raw.who, route);
+            let routes = root.routes.iter().filter(may_be_on).filter_map(|route| {
+                let through = through(rule, raw, route, namespace)?;
+                Some(StartRoute { name: route.name.clone(), through })
+            });
+            let routes: Vec<StartRoute> = routes.collect();
+            if !routes.is_empty() {
+                starts.push(StartRule { rule: Arc::clone(&rule.id), does: rule.action.name(), routes });
+            }
+        }
+        starts
+    }
+}
+
+/// Whether anybody whom a route lets in can be one of these, as far as the kind of credential and its issuer tell.
+fn fits_credentials(who: &raw::Who, route: &raw::Route) -> bool {
+    let takes = |scheme| route.schemes.contains(&scheme);
+    let by_webhook = || route.webhook.as_ref().is_some_and(|webhook| who.webhooks.contains(webhook));
+    let is_of_route = || who.issuers.iter().any(|issuer| route.issuers.contains(issuer));
+    (!who.anonymous || takes(raw::Scheme::Anonymous))
+        && (who.webhooks.is_empty() || by_webhook())
+        && (who.issuers.is_empty() || route.issuers.is_empty() || takes(raw::Scheme::Webhook) || is_of_route())
+}
+
+fn through(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> Option<Through> {
+    match route.kind {
+        RouteKind::Webhook => {
+            let listener = route.event_listener.as_ref();
+            // A Trigger makes its runs in its own namespace where nothing says otherwise.
+            let names_triggers_there = || {
+                let named = raw.on.trigger.iter().flat_map(|trigger| &trigger.names);
+                named.filter_map(|name| name.split_once('/')).any(|(of, _)| of == namespace)
+            };
+            let is_there = listener.is_none_or(|listener| listener.namespace == namespace) || names_triggers_there();
+            let may = is_there && rule.may_be_on(&delivery(route, &patterns(&route.hosts, HostPattern::parse)));
+            may.then(|| Through::EventListener(listener.cloned()))
+        }
+        RouteKind::Dashboard | RouteKind::Kubernetes => {
+            let through = if route.reaches_kubernetes() { Through::Impersonation } else { Through::Dashboard };
+            may_be_on_requests(rule, raw, route, namespace).then_some(through)
+        }
+        RouteKind::Http => None,
+    }
+}
+
+fn delivery<'a>(route: &'a raw::Route, hosts: &'a [HostPattern]) -> Start<'a> {
+    let mut paths = patterns(&route.paths, PathPattern::parse);
+    if paths.is_empty() {
+        paths.extend(PathPattern::parse("/*"));
+    }
+    let view = RequestView { event_listener: route.event_listener.as_ref(), ..view(route, &Method::POST) };
+    Start { view, hosts, paths, intent: RunIntent::Create }
+}
+
+/// A POST, or an apply, which must be allowed as a create too.
+fn may_be_on_requests(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> bool {
+    let hosts = patterns(&route.hosts, HostPattern::parse);
+    let on_route = patterns(&route.paths, PathPattern::parse);
+    // The API of the cluster is there on any route of a dashboard that leads to one.
+    let is_whole = on_route.is_empty() || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes());
+    // An apply names the run, of which a rule may speak.
+    let named = raw.on.kubernetes.iter().flat_map(|on| &on.names).find(|name| *name != "*");
+    let name = named.map_or("run", String::as_str);
+    let requests = ["v1", "v1beta1"].into_iter().flat_map(|version| {
+        ["pipelineruns", "taskruns"].into_iter().flat_map(move |resource| {
+            let path = format!("/apis/tekton.dev/{version}/namespaces/{namespace}/{resource}");
+            let applied = format!("{path}/{name}");
+            [(path, Method::POST, RunIntent::Create), (applied, Method::PATCH, RunIntent::Apply)]
+        })
+    });
+    requests.into_iter().any(|(path, method, intent)| {
+        let takes = route.methods.is_empty() || route.methods.iter().any(|taken| taken == method.as_str());
+        if !takes || !(is_whole || on_route.iter().any(|pattern| pattern.matches(&path))) {
+            return false;
+        }
+        let Ok(attributes) = Attributes::parse(&method, &path, None) else { return false };
+        let attributes = Attributes { verb: "create".to_owned(), ..attributes };
+        let kubernetes = route.reaches_kubernetes().then_some(&attributes);
+        let view = RequestView { kubernetes, ..view(route, &method) };
+        let paths = PathPattern::parse(&path).into_iter().collect();
+        rule.may_be_on(&Start { view, hosts: &hosts, paths, intent })
+    })
+}
+
+fn view<'a>(route: &'a raw::Route, method: &'a Method) -> RequestView<'a> {
+    RequestView {
+        route: &route.name,
+        kind: route.kind,
+        host: "",
+        path: "",
+        method,
+        upgrade: false,
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        event_listener: None,
+        kubernetes: None,
+        run: None,
+        delivery: None,
+        trigger: None,
+        token: None,
+        now: Timestamp::MAX,
+    }
+}
+
+/// What cannot be read is no pattern, and was refused before.
+fn patterns<T>(texts: &[String], parse: impl Fn(&str) -> Result<T, &'static str>) -> Vec<T> {
+    texts.iter().filter_map(|text| parse(text).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resolver::Resolver;
+
+    const GROUND: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', kind: human}
+  - {name: partner, issuer: 'https://partner.example', kind: human}
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+interceptor: {host: interceptor.example, kubernetes: api}
+external_host: id.example
+tokens: {exchange: [{issuer: corp}]}
+routes:
+  - {name: api, kind: kubernetes, hosts: ['*.example'], schemes: [bearer], issuers: [corp], upstream: api}
+  - {name: reads, kind: kubernetes, hosts: [reads.example], methods: [GET], schemes: [bearer], upstream: api}
+  - {name: core, kind: kubernetes, hosts: [core.example], paths: [/api/*], schemes: [bearer], upstream: api}
+  - {name: board, kind: dashboard, hosts: [board.example], paths: [/board/*], schemes: [session], upstream: board, kubernetes: api}
+  - {name: old, kind: dashboard, hosts: [old.example], schemes: [session], upstream: board}
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer, anonymous], upstream: web}
+  - {name: hooks, kind: webhook, hosts: [hooks.example], paths: [/github], schemes: [webhook], webhook: gh, upstream: listener,
+      event_listener: {namespace: ci, name: build}}
+  - {name: far, kind: webhook, hosts: [far.example], schemes: [webhook], webhook: gh, upstream: listener,
+      event_listener: {namespace: prod, name: deploy}}
+";
+
+    /// `DOES ROUTE,ROUTE` of the one rule.
+    fn starts(rule: &str) -> String {
+        let root: raw::Root = serde_saphyr::from_str(&format!("{GROUND}rules: [{{id: a, {rule}}}]")).unwrap();
+        let mut resolver = Resolver::default();
+        let policy = Policy::compile(&root, &mut resolver);
+        let policy = policy.unwrap_or_else(|| panic!("{rule}: {:?}", resolver.report.problems()));
+        let starts = policy.starts(&root, "ci");
+        let one = |start: &StartRule| {
+            let routes: Vec<&str> = start.routes.iter().map(|route| route.name.as_str()).collect();
+            format!("{} {}", start.does, routes.join(","))
+        };
+        starts.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_rule_counts_where_it_may_decide_about_a_create() {
+        const REQUESTS: &str = "allow api,board";
+        for (rule, expected) in [
+            ("do: allow", "allow api,board,old,hooks"),
+            ("do: allow, mode: shadow", ""),
+            ("do: {approve: {by: {users: [x]}}}, on: {run: {does: [create]}}", "approve api,board"),
+            // By the attributes of the request.
+            ("do: allow, on: {kubernetes: {verbs: [create]}}", REQUESTS),
+            ("do: allow, on: {kubernetes: {verbs: [write], namespaces: [ci, prod]}}", REQUESTS),
+            ("do: allow, on: {kubernetes: {verbs: [read]}}", ""),
+            ("do: allow, on: {kubernetes: {verbs: [patch]}}", ""),
+            ("do: allow, on: {kubernetes: {namespaces: [prod]}}", ""),
+            ("do: allow, on: {kubernetes: {resources: [taskruns]}}", REQUESTS),
+            ("do: allow, on: {kubernetes: {resources: [customruns, pods]}}", ""),
+            ("do: allow, on: {kubernetes: {api_groups: ['']}}", ""),
+            // An apply names the run.
+            ("do: allow, on: {kubernetes: {names: [nightly]}}", REQUESTS),
+            ("do: allow, on: {kubernetes: {names: [nightly]}, methods: [POST]}", ""),
+            ("do: allow, on: {kubernetes: {names: [nightly]}, methods: [PATCH]}", REQUESTS),
+            // By what becomes of the run.
+            ("do: allow, on: {run: {does: [create], inline: false, params: {a: [b]}}}", REQUESTS),
+            ("do: allow, on: {run: {does: [apply]}}", REQUESTS),
+            ("do: allow, on: {run: {does: [cancel, pause, start, change]}}", ""),
+            ("do: allow, on: {run: {code: [build]}}", REQUESTS),
+            // By the place.
+            ("do: allow, on: {namespace: ci}", "allow api,board,hooks"),
+            ("do: allow, on: {namespace: prod}", ""),
+            ("do: allow, on: {routes: [api]}", "allow api"),
+            ("do: allow, on: {routes: [reads, core, web]}", ""),
+            ("do: allow, on: {hosts: [board.example]}", REQUESTS),
+            ("do: allow, on: {hosts: ['*.board.example']}", ""),
+            ("do: allow, on: {paths: ['/apis/tekton.dev/*']}", "allow api,board,old"),
+            ("do: allow, on: {paths: [/apis/tekton.dev/v1/namespaces/ci/pipelineruns]}", "allow api,board,old"),
+            ("do: allow, on: {paths: ['/api/*']}", ""),
+            ("do: allow, on: {methods: [GET, DELETE]}", ""),
+            // What comes later is open.
+            (
+                "do: allow, on: {routes: [api], time: {from: '08:00', to: '09:00'}, addresses: [192.0.2.0/24]}",
+                "allow api",
+            ),
+            ("do: allow, on: {routes: [api]}, when: 'false', need: {acr: [gold]}", "allow api"),
+            // Deliveries.
+            (
+                "do: allow, on: {event: [push], branch: [main], tag: ['v*'], action: [opened], fork: false, draft: true}",
+                "allow hooks",
+            ),
+            ("do: allow, on: {event_listener: build}", "allow hooks"),
+            ("do: allow, on: {event_listener: deploy}", ""),
+            ("do: allow, on: {paths: ['/github/*'], event: [push]}", "allow hooks"),
+            ("do: allow, on: {paths: [/gitlab], event: [push]}", ""),
+            ("do: allow, on: {trigger: {names: [build]}}", "allow hooks"),
+            ("do: allow, on: {trigger: {names: ['ci/build']}}", "allow hooks,far"),
+            ("do: allow, on: {trigger: {service_accounts: [builder]}}", "allow hooks"),
+            // Who can come at all.
+            ("do: allow, who: {webhooks: [gh]}", "allow hooks"),
+            ("do: allow, who: {issuers: [partner]}", "allow board,old,hooks"),
+            ("do: allow, who: {anonymous: true}, on: {routes: [web]}", ""),
+            // Tokens are no requests.
+            ("do: deny, on: {token: {audiences: [x]}}", ""),
+            // A deny is read widely.
+            ("do: deny", "deny api,board,old,hooks"),
+            ("do: deny, on: {kubernetes: {names: [nightly]}, methods: [POST]}", "deny api,board"),
+            ("do: deny, on: {run: {does: [change]}}", "deny api,board"),
+            ("do: deny, on: {run: {does: [cancel]}}", ""),
+            ("do: deny, on: {kubernetes: {namespaces: [prod]}}", ""),
+        ] {
+            assert_eq!(starts(rule), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_by_whose_right_a_run_is_started() {
+        let root: raw::Root = serde_saphyr::from_str(&format!("{GROUND}rules: [{{id: a, do: allow}}]")).unwrap();
+        let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
+        let starts = policy.starts(&root, "ci");
+        let through: Vec<&Through> = starts[0].routes.iter().map(|route| &route.through).collect();
+        let listener = EventListener { namespace: "ci".to_owned(), name: "build".to_owned() };
+        let listener = Through::EventListener(Some(listener));
+        assert_eq!(through, [&Through::Impersonation, &Through::Impersonation, &Through::Dashboard, &listener]);
+    }
+}

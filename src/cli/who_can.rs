@@ -1,0 +1,320 @@
+//! `doorward audit who-can`: who may start a run, by the policy, and in the cluster past it.
+
+use std::{
+    fmt::{self, Write as _},
+    io::Write,
+    path::PathBuf,
+};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Failure,
+    check::Format,
+    explain::printable,
+    load_policy,
+    rbac::{account, read},
+};
+use crate::{
+    authz::{Policy, StartRoute, StartRule, Through},
+    config::{
+        Sources,
+        raw::{self, EventListener, TektonRole},
+    },
+    rbac::{self, Account, Past, Way},
+    tekton::dashboard::is_subdomain,
+};
+
+/// Tell who may start a PipelineRun or a TaskRun in a namespace: by which rules and grants, and, with `--cluster`, who needs neither
+/// because Kubernetes lets them past Doorward.
+#[derive(Debug, clap::Args)]
+pub struct WhoCanArgs {
+    /// What they may do.
+    #[arg(value_enum)]
+    does: Does,
+    /// The namespace.
+    #[arg(value_name = "NAMESPACE", value_parser = namespace)]
+    namespace: String,
+    /// The configuration: a file, or a folder with a `doorward.yaml`.
+    #[arg(long, value_name = "FILE|DIR", env = "DOORWARD_CONFIG")]
+    config: PathBuf,
+    /// What `kubectl get clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,eventlisteners,triggers.triggers.tekton.dev
+    /// -A -o json` writes; `-` is standard input. The last three kinds may be left out, and tell what accounts are for.
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// The service account that Doorward is in the cluster.
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
+    service_account: Account,
+    /// How the answer is printed.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Does {
+    /// Create a PipelineRun or a TaskRun.
+    StartRun,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if is_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write the name of one namespace, such as `ci`".to_owned())
+    }
+}
+
+pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let Does::StartRun = args.does;
+    let (loaded, policy) = load_policy(&Sources::of_process(args.config.clone(), Vec::new()))?;
+    let root = &loaded.raw;
+    let past = args.cluster.as_ref().map(|path| -> Result<Past, Failure> {
+        let list = read(path)?;
+        let past = rbac::ways(&list, root, &args.service_account, &args.namespace)
+            .map_err(|error| format!("{} is no list of Kubernetes objects in JSON: {error}", path.display()))?;
+        if !past.lacks.is_empty() {
+            return Err(format!(
+                "{} has no {}, of which every cluster has some, so that it does not tell who may do what; get all kinds of all \
+                 namespaces: kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json",
+                path.display(),
+                past.lacks.join(" and no ")
+            )
+            .into());
+        }
+        Ok(past)
+    });
+    let answer = Answer::of(root, &policy, &args.namespace, past.transpose()?)?;
+    match args.format {
+        Format::Human => write!(out, "{answer}")?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &answer)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(0)
+}
+
+/// Who may start a run.
+#[derive(Debug, Serialize)]
+struct Answer {
+    namespace: String,
+    /// The digest of the policy.
+    policy: String,
+    /// That allow it, some after an approval.
+    rules: Vec<Told>,
+    /// That deny it, and win over all others.
+    narrowed_by: Vec<Told>,
+    grants: Vec<GrantTold>,
+    /// None if no list of the cluster was given.
+    cluster: Option<Past>,
+}
+
+/// A rule that has a say.
+#[derive(Debug, Serialize)]
+struct Told {
+    id: String,
+    does: &'static str,
+    routes: Vec<StartRoute>,
+    /// The members of the rule that are set, as they are written.
+    #[serde(flatten)]
+    written: Map<String, Value>,
+}
+
+/// A grant, and what its groups may do in the namespace.
+#[derive(Debug, Serialize)]
+struct GrantTold {
+    id: String,
+    who: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    groups: Vec<String>,
+    /// Whether `tekton_roles` of the grant say that its groups may create runs there.
+    has_role: bool,
+}
+
+impl Answer {
+    fn of(root: &raw::Root, policy: &Policy, namespace: &str, cluster: Option<Past>) -> serde_json::Result<Self> {
+        // Without what is not set.
+        let mut written: Value = serde_json::from_str(policy.source())?;
+        let mut members = |kind: &str, id: &str| -> Map<String, Value> {
+            let all = written.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten();
+            let mut all = all.filter_map(Value::as_object_mut);
+            let found = all.find(|members| members.get("id").is_some_and(|own| own == id));
+            found.map(std::mem::take).unwrap_or_default()
+        };
+        let mut told = |StartRule { rule, does, routes }: StartRule| {
+            let mut written = members("rules", &rule);
+            // `do` says more than `does` only of an approval.
+            written.retain(|name, value| {
+                !(matches!(name.as_str(), "id" | "fix" | "mode") || (name == "do" && value.is_string()))
+            });
+            Told { id: rule.to_string(), does, routes, written }
+        };
+        let (denies, allows) = policy.starts(root, namespace).into_iter().partition(|start| start.does == "deny");
+        let rules = Vec::into_iter(allows).map(&mut told).collect();
+        let narrowed_by = Vec::into_iter(denies).map(&mut told).collect();
+        let grants = root.grants.iter().map(|grant| GrantTold {
+            id: grant.id.clone(),
+            who: members("grants", &grant.id).remove("who").unwrap_or_else(|| Map::new().into()),
+            why: grant.why.clone(),
+            groups: grant.kubernetes_groups.clone(),
+            has_role: grant.tekton_roles.iter().any(|given| {
+                let is_there = given.namespaces.is_empty() || given.namespaces.iter().any(|of| of == namespace);
+                is_there && matches!(given.role, TektonRole::Run | TektonRole::Admin)
+            }),
+        });
+        let grants = grants.collect();
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            policy: policy.digest().to_string(),
+            rules,
+            narrowed_by,
+            grants,
+            cluster,
+        })
+    }
+
+    /// Whether somebody may start a run with the right of that person.
+    fn needs_groups(&self) -> bool {
+        self.rules.iter().flat_map(|rule| &rule.routes).any(|route| route.through == Through::Impersonation)
+    }
+
+    fn grants(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, grants, .. } = self;
+        if !self.needs_groups() {
+            return Ok(());
+        }
+        writeln!(f, "\nKubernetes must allow it as well, by a group that a grant gives:")?;
+        if grants.is_empty() {
+            writeln!(f, "  no grant gives any, so that Kubernetes decides by user names alone")?;
+        }
+        for grant in grants {
+            writeln!(f, "  grant {} to {}", grant.id, printable(&grant.who.to_string()))?;
+            for group in &grant.groups {
+                let group_told = printable(group);
+                match self.cluster.as_ref().and_then(|past| past.by_group.get(group)) {
+                    Some(ways) if ways.is_empty() => {
+                        let what = match grant.has_role {
+                            true => "the grant gives it the role, but the cluster does not bind it (`doorward rbac`)"
+                                .to_owned(),
+                            false => format!("may create no runs in {namespace}"),
+                        };
+                        writeln!(
+                            f,
+                            "    {group_told}: {what}; who has no other group is refused by Kubernetes, whatever a rule allows"
+                        )?;
+                    }
+                    Some(ways) => {
+                        for way in ways {
+                            let by = if way.subject.name == *group { "" } else { ", as everybody may" };
+                            writeln!(f, "    {group_told}: {}{by}", told(way))?;
+                        }
+                    }
+                    None if grant.has_role => {
+                        writeln!(
+                            f,
+                            "    {group_told}: may create runs by a role of the grant, once `doorward rbac` is applied"
+                        )?;
+                    }
+                    None => writeln!(
+                        f,
+                        "    {group_told}: no role of the grant says so; `--cluster` tells what the cluster has"
+                    )?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cluster(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Past { past, dangling, .. }) = &self.cluster else {
+            return writeln!(f, "\nWho gets past Doorward is in the roles of the cluster: `--cluster`.");
+        };
+        let (expected, others): (Vec<&Way>, Vec<&Way>) = past.iter().partition(|way| way.expected.is_some());
+        writeln!(f, "\nPast Doorward, by the roles of the cluster:")?;
+        if others.is_empty() {
+            writeln!(f, "  nobody but who is expected")?;
+        }
+        for way in others {
+            let note = way.note.as_ref().map(|note| format!("\n    {}", printable(note))).unwrap_or_default();
+            writeln!(f, "  {}: {}{note}", printable(&way.subject.to_string()), told(way))?;
+        }
+        if !expected.is_empty() {
+            writeln!(f, "As expected:")?;
+        }
+        for way in expected {
+            let why = printable(way.expected.as_deref().unwrap_or_default());
+            writeln!(f, "  {}: {}\n    {why}", printable(&way.subject.to_string()), told(way))?;
+        }
+        if !dangling.is_empty() {
+            writeln!(f, "Whoever makes one of these roles, which are not there, decides what they give:")?;
+        }
+        for none in dangling {
+            let subjects: Vec<String> = none.subjects.iter().map(ToString::to_string).collect();
+            let line = format!("{} to {}, by {}", none.role, subjects.join(", "), none.binding);
+            writeln!(f, "  {}", printable(&line))?;
+        }
+        Ok(())
+    }
+}
+
+fn told(way: &Way) -> String {
+    printable(&format!("{}, by {} and {}", way.may.join(", "), way.binding, way.role))
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Starting a PipelineRun or TaskRun in {}, by policy {}", self.namespace, self.policy)?;
+        if self.rules.is_empty() {
+            writeln!(f, "\nNo rule allows it: nobody does through Doorward.")?;
+        } else {
+            writeln!(f, "\nThrough Doorward, if one of these rules holds:")?;
+            self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
+        }
+        if !self.rules.is_empty() && !self.narrowed_by.is_empty() {
+            writeln!(f, "\nand none of these:")?;
+            self.narrowed_by.iter().try_for_each(|rule| rule.fmt(f))?;
+        }
+        self.grants(f)?;
+        self.cluster(f)
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let does = match self.does {
+            "approve" => "allows it after an approval",
+            "deny" => "denies it",
+            _ => "allows it",
+        };
+        writeln!(f, "  rule {} {does}", self.id)?;
+        for StartRoute { name, through } in &self.routes {
+            let mut by = String::new();
+            match through {
+                Through::Impersonation => {}
+                Through::Dashboard => {
+                    by.push_str(", with the Dashboard's own right whoever it is: set `kubernetes` of the route")
+                }
+                Through::EventListener(None) => {
+                    by.push_str(", by the EventListener behind it, which the route does not name")
+                }
+                Through::EventListener(Some(EventListener { namespace, name })) => {
+                    write!(by, ", by the service accounts of the EventListener {namespace}/{name} and its Triggers")?;
+                }
+            }
+            writeln!(f, "    route {name}{by}")?;
+        }
+        let everybody = || "everybody who has a credential of the route".to_owned();
+        let who = self.written.get("who").map_or_else(everybody, ToString::to_string);
+        writeln!(f, "    who   {}", printable(&who))?;
+        for member in ["on", "need", "when", "do", "why"] {
+            match self.written.get(member) {
+                Some(Value::String(text)) => writeln!(f, "    {member:<5} {}", printable(text))?,
+                Some(value) => writeln!(f, "    {member:<5} {}", printable(&value.to_string()))?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,499 @@
+//! Whom a cluster lets start runs of Tekton in a namespace, and who of them goes past Doorward.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    Account, groups,
+    who::{Cluster, Dangling, Holder},
+};
+use crate::{
+    config::raw,
+    kubernetes::{Named, access_review::Access},
+};
+
+/// What one binding lets a subject do that leads to a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Way {
+    pub subject: Named,
+    /// Such as `create pipelineruns`, or `impersonate users`.
+    pub may: Vec<String>,
+    pub binding: Named,
+    pub role: Named,
+    /// Why it is as it should be. `None`: nothing in the configuration or in Tekton asks for it.
+    pub expected: Option<String>,
+    /// What the name of the subject does not tell.
+    pub note: Option<String>,
+}
+
+/// Whom a cluster lets start runs in a namespace.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Past {
+    /// For each group that grants give, what lets its members create runs. Through Doorward they need it.
+    pub by_group: BTreeMap<String, Vec<Way>>,
+    /// Everybody else: they need no rule.
+    pub past: Vec<Way>,
+    /// Bindings there whose roles are not in the list.
+    pub dangling: Vec<Dangling>,
+    /// Kinds of which the list has nothing, so that it is not whole.
+    pub lacks: Vec<&'static str>,
+}
+
+/// Everybody who is not anonymous. Whom Doorward impersonates is among them.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// Administrators of the cluster.
+const MASTERS: &str = "system:masters";
+
+/// Looks for them in a list of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts,
+/// EventListeners and Triggers in it, it tells what accounts are for, and which are not there. `account` is Doorward's own.
+pub fn ways(list: &[u8], root: &raw::Root, account: &Account, namespace: &str) -> serde_json::Result<Past> {
+    let cluster = Cluster::read(list)?;
+    let others = Others::read(list, root)?;
+    let ways = found(&cluster, namespace);
+    let granted = groups(root);
+    let mut past = Past {
+        by_group: granted.iter().map(|group| ((*group).to_owned(), Vec::new())).collect(),
+        dangling: cluster.dangling(namespace),
+        lacks: cluster.lacks(),
+        ..Past::default()
+    };
+    for ((right, Holder { subject, binding, role, .. }), may) in ways {
+        let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
+        let (expected, note) = others.judge(right, &subject, account);
+        let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
+        if right == Right::Create {
+            for (group, ways) in &mut past.by_group {
+                if of_group(group) || of_group(AUTHENTICATED) {
+                    ways.push(way.clone());
+                }
+            }
+            if granted.iter().any(|group| of_group(group)) {
+                continue;
+            }
+        }
+        past.past.push(way);
+    }
+    Ok(past)
+}
+
+/// How somebody comes by a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    Create,
+    /// As a service account that may create runs.
+    BeAccount,
+    /// As one of our people, with their groups.
+    BePerson,
+}
+
+/// What each subject may do, by which binding.
+type Found = BTreeMap<(Right, Holder), BTreeSet<String>>;
+
+fn found(cluster: &Cluster, namespace: &str) -> Found {
+    let mut found = Found::new();
+    let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for resource in ["pipelineruns", "taskruns"] {
+        for holder in cluster.holders(&access("create", "tekton.dev", resource, namespace)) {
+            if let Some((of, name)) = account_of(&holder.subject) {
+                accounts.entry(of.to_owned()).or_default().insert(name.to_owned());
+            }
+            let may = match holder.names.is_empty() {
+                true => format!("create {resource}"),
+                // A POST names no object, yet an apply is a patch of a name, and authorized as a create of it too.
+                false => format!("create {resource} named {} by server-side apply", holder.names.join(", ")),
+            };
+            add(&mut found, Right::Create, holder, may);
+        }
+    }
+    for resource in ["users", "groups"] {
+        for (holder, verb) in impersonators(cluster, namespace, "user-info", (resource, "")) {
+            let may = limited(format!("{verb} {resource}"), &holder.names);
+            add(&mut found, Right::BePerson, holder, may);
+        }
+    }
+    for (of, names) in &accounts {
+        for (holder, verb) in impersonators(cluster, namespace, "serviceaccount", ("serviceaccounts", of)) {
+            let named: Vec<String> = holder.names.iter().filter(|name| names.contains(*name)).cloned().collect();
+            if holder.names.is_empty() || !named.is_empty() {
+                let may = limited(format!("{verb} serviceaccounts of {of}"), &named);
+                add(&mut found, Right::BeAccount, holder, may);
+            }
+        }
+    }
+    found
+}
+
+fn add(found: &mut Found, right: Right, holder: Holder, may: String) {
+    found.entry((right, Holder { names: Vec::new(), ..holder })).or_default().insert(may);
+}
+
+/// Who may impersonate (a resource, in a namespace), and by which verb: the classic one, or where that does not let them, that of a
+/// mode of constrained impersonation (KEP-5284), which needs a second right besides, to make runs as somebody else.
+fn impersonators(
+    cluster: &Cluster,
+    namespace: &str,
+    mode: &str,
+    (resource, of): (&'static str, &str),
+) -> Vec<(Holder, String)> {
+    let classic = cluster.holders(&access("impersonate", "", resource, of));
+    let act = format!("impersonate-on:{mode}:create");
+    let acting = ["pipelineruns", "taskruns"].map(|runs| cluster.holders(&access(&act, "tekton.dev", runs, namespace)));
+    // Who is in a group cannot be told.
+    let may_act = |who: &Named| {
+        let is_of = |other: &Named| other == who || (other.kind == "Group" && other.name != MASTERS);
+        acting.iter().flatten().any(|holder| is_of(&holder.subject))
+    };
+    let verb = format!("impersonate:{mode}");
+    let mut further = cluster.holders(&access(&verb, "authentication.k8s.io", resource, of));
+    further.retain(|holder| !classic.contains(holder) && may_act(&holder.subject));
+    let all = classic.into_iter().map(|holder| (holder, "impersonate".to_owned()));
+    all.chain(further.into_iter().map(|holder| (holder, verb.clone()))).collect()
+}
+
+fn access(verb: &str, group: &'static str, resource: &'static str, namespace: &str) -> Access {
+    Access { group: group.into(), resource: resource.into(), ..Access::new(verb.to_owned(), namespace.into()) }
+}
+
+fn limited(may: String, names: &[String]) -> String {
+    if names.is_empty() { may } else { format!("{may} named {}", names.join(", ")) }
+}
+
+/// What a list tells of accounts besides their rights.
+#[derive(Default)]
+struct Others {
+    /// All, if there are any in the list.
+    accounts: BTreeSet<(String, String)>,
+    /// What an account makes runs for.
+    uses: BTreeMap<(String, String), BTreeSet<Use>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    /// `EventListener ci/build`
+    of: Named,
+    /// Why its deliveries come through Doorward, as far as the configuration tells.
+    through: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    #[serde(default)]
+    kind: String,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Value,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+impl Others {
+    fn read(list: &[u8], root: &raw::Root) -> serde_json::Result<Self> {
+        let List { items } = serde_json::from_slice(list)?;
+        let mut others = Self::default();
+        let mut of_triggers = Vec::new();
+        let mut is_behind_route = Vec::new();
+        for Item { kind, metadata: Metadata { name, namespace }, spec } in items {
+            match kind.as_str() {
+                "ServiceAccount" => drop(others.accounts.insert((namespace, name))),
+                "EventListener" => {
+                    let route = route_to(root, &namespace, &name);
+                    is_behind_route.push(route.is_some());
+                    let inline = spec.get("triggers").and_then(Value::as_array).into_iter().flatten();
+                    let own = account_in(&spec).unwrap_or_else(|| "default".to_owned());
+                    let of = Use {
+                        of: Named { kind, namespace: Some(namespace.clone()), name },
+                        through: route.map(|route| format!("behind the route {route}")),
+                    };
+                    for account in inline.filter_map(account_in).chain([own]) {
+                        others.uses.entry((namespace.clone(), account)).or_default().insert(of.clone());
+                    }
+                }
+                "Trigger" => {
+                    let account = account_in(&spec).map(|account| (namespace.clone(), account));
+                    let of = Named { kind, namespace: Some(namespace), name };
+                    of_triggers.extend(account.map(|account| (account, of)));
+                }
+                _ => {}
+            }
+        }
+        // Which of them selects a Trigger is not looked for.
+        let is_each = !is_behind_route.is_empty() && is_behind_route.iter().all(|is_behind| *is_behind);
+        let through = is_each.then(|| "set off by EventListeners that are all behind routes".to_owned());
+        for (account, of) in of_triggers {
+            others.uses.entry(account).or_default().insert(Use { of, through: through.clone() });
+        }
+        Ok(others)
+    }
+
+    /// Why a subject should have a right, and what else is to be known of it.
+    fn judge(&self, right: Right, subject: &Named, doorward: &Account) -> (Option<String>, Option<String>) {
+        let expected = |why: &str| (Some(why.to_owned()), None);
+        let noted = |what: &str| (None, Some(what.to_owned()));
+        match (subject.kind.as_str(), subject.name.as_str()) {
+            ("Group", MASTERS) => {
+                return expected("administrators of the cluster, whom no authorizer refuses anything");
+            }
+            ("Group", AUTHENTICATED) => return noted("everybody with any credential of the cluster"),
+            ("Group", "system:unauthenticated") => return noted("everybody, without any credential"),
+            ("Group", "system:serviceaccounts") => return noted("every service account of the cluster"),
+            ("Group", group) => {
+                let Some(namespace) = group.strip_prefix("system:serviceaccounts:") else { return (None, None) };
+                return noted(&format!("every service account of the namespace {namespace}"));
+            }
+            _ => {}
+        }
+        let Some((namespace, name)) = account_of(subject) else {
+            let what = "whoever has this name at the API server; who gets it through Doorward needs a rule too";
+            return if right == Right::Create { noted(what) } else { (None, None) };
+        };
+        if (namespace, name) == (doorward.namespace.as_str(), doorward.name.as_str()) {
+            return match right {
+                Right::BePerson => expected("Doorward itself, which acts as those whom it let in"),
+                _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
+            };
+        }
+        if right == Right::Create && (namespace, name) == TEKTON {
+            return expected("Tekton's own controller, which makes the runs of pipelines");
+        }
+        let account = (namespace.to_owned(), name.to_owned());
+        if let Some(uses) = self.uses.get(&account).filter(|_| right != Right::BePerson) {
+            let stray = uses.iter().find(|of| of.through.is_none());
+            return match stray {
+                Some(Use { of, .. }) if of.kind == "EventListener" => {
+                    noted(&format!("it makes the runs of {of}, to which no route leads"))
+                }
+                Some(Use { of, .. }) => noted(&format!(
+                    "it makes the runs of {of}, and not each EventListener is known to be behind a route"
+                )),
+                None => {
+                    let each =
+                        uses.iter().map(|Use { of, through }| format!("{of}, {}", through.as_deref().unwrap_or("")));
+                    expected(&format!("it makes the runs of {}", each.collect::<Vec<_>>().join("; ")))
+                }
+            };
+        }
+        if !self.accounts.is_empty() && !self.accounts.contains(&account) {
+            return noted("there is no such service account: whoever may make one of that name has the right");
+        }
+        (None, None)
+    }
+}
+
+/// The service account of Tekton's controller, as Tekton is installed.
+const TEKTON: (&str, &str) = ("tekton-pipelines", "tekton-pipelines-controller");
+
+/// The account that a subject is, by either of its names.
+fn account_of(subject: &Named) -> Option<(&str, &str)> {
+    match subject.kind.as_str() {
+        "ServiceAccount" => Some((subject.namespace.as_deref()?, &subject.name)),
+        _ => subject.name.strip_prefix("system:serviceaccount:")?.split_once(':'),
+    }
+}
+
+fn account_in(spec: &Value) -> Option<String> {
+    spec.get("serviceAccountName").and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+fn route_to<'a>(root: &'a raw::Root, namespace: &str, name: &str) -> Option<&'a str> {
+    let leads_there = |route: &&raw::Route| {
+        let listener = route.event_listener.as_ref();
+        listener.is_some_and(|listener| listener.namespace == namespace && listener.name == name)
+    };
+    root.routes.iter().find(leads_there).map(|route| route.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CONFIGURATION: &str = "
+routes:
+  - {name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}
+  - {name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: gh, upstream: el, event_listener: {namespace: ci, name: build}}
+grants:
+  - {id: dev, who: {groups: [dev]}, kubernetes_groups: ['tekton:dev', 'tekton:other']}
+";
+
+    /// A ClusterRole of this name with these rules, bound to these subjects.
+    fn bound(name: &str, rules: &Value, subjects: &[Value]) -> [Value; 2] {
+        let version = "rbac.authorization.k8s.io/v1";
+        [
+            json!({"apiVersion": version, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules}),
+            json!({"apiVersion": version, "kind": "ClusterRoleBinding", "metadata": {"name": name},
+                "roleRef": {"kind": "ClusterRole", "name": name}, "subjects": subjects}),
+        ]
+    }
+
+    fn user(name: &str) -> Value {
+        json!({"kind": "User", "name": name})
+    }
+
+    fn group(name: &str) -> Value {
+        json!({"kind": "Group", "name": name})
+    }
+
+    fn account(namespace: &str, name: &str) -> Value {
+        json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
+    }
+
+    fn runs(more: &Value) -> Value {
+        let mut rule =
+            json!({"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["create"]});
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([rule])
+    }
+
+    fn past(items: &[Value]) -> Past {
+        let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+        let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+        ways(json!({"items": items}).to_string().as_bytes(), &root, &doorward, "ci").unwrap()
+    }
+
+    /// `SUBJECT: MAY`, with `+` where it is expected, and the note.
+    fn told(ways: &[Way]) -> Vec<String> {
+        let line = |way: &Way| {
+            let sign = if way.expected.is_some() { "+" } else { "" };
+            let why = way.expected.iter().chain(&way.note).map(|text| format!(" ({text})"));
+            format!("{sign}{}: {}{}", way.subject, way.may.join(", "), why.collect::<String>())
+        };
+        ways.iter().map(line).collect()
+    }
+
+    #[test]
+    fn groups_of_grants_are_told_apart_from_who_needs_no_rule() {
+        let past = past(&bound("run", &runs(&json!({})), &[group("tekton:dev"), group("ops"), user("ann")]));
+        assert_eq!(told(&past.by_group["tekton:dev"]), ["Group tekton:dev: create pipelineruns, create taskruns"]);
+        assert!(past.by_group["tekton:other"].is_empty());
+        let expected = [
+            "Group ops: create pipelineruns, create taskruns",
+            "User ann: create pipelineruns, create taskruns (whoever has this name at the API server; who gets it through \
+             Doorward needs a rule too)",
+        ];
+        assert_eq!(told(&past.past), expected);
+    }
+
+    #[test]
+    fn what_everybody_may_the_groups_of_grants_may_too() {
+        let past = past(&bound("run", &runs(&json!({})), &[group("system:authenticated")]));
+        assert_eq!(past.by_group["tekton:other"].len(), 1);
+        assert!(told(&past.past)[0].ends_with("(everybody with any credential of the cluster)"));
+    }
+
+    #[test]
+    fn who_is_expected_is_told_with_the_reason() {
+        let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+        let people = json!([{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]);
+        let mut items: Vec<Value> = bound("all", &all, &[group("system:masters")]).into();
+        let makers = [
+            account("tekton-pipelines", "tekton-pipelines-controller"),
+            account("ci", "build"),
+            account("ci", "deploy"),
+            account("ci", "gone"),
+            account("doorward", "doorward"),
+            user("system:serviceaccount:ci:default"),
+        ];
+        items.extend(bound("run", &runs(&json!({"resources": ["taskruns"]})), &makers));
+        items.extend(bound("people", &people, &[account("doorward", "doorward"), account("ci", "build")]));
+        let names = ["build", "deploy", "default"];
+        items
+            .extend(names.map(|name| json!({"kind": "ServiceAccount", "metadata": {"namespace": "ci", "name": name}})));
+        let listener = |name: &str, spec: Value| json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": name}, "spec": spec});
+        items.push(listener("build", json!({"serviceAccountName": "build", "triggers": [{"name": "t"}]})));
+        let routed = told(&past(&items).past);
+        let expected = [
+            "+Group system:masters: create pipelineruns, create taskruns (administrators of the cluster, whom no authorizer refuses anything)",
+            "ServiceAccount ci/deploy: create taskruns",
+            "ServiceAccount ci/gone: create taskruns (there is no such service account: whoever may make one of that name has the right)",
+            "+ServiceAccount ci/build: create taskruns (it makes the runs of EventListener ci/build, behind the route hooks)",
+            "ServiceAccount doorward/doorward: create taskruns (Doorward itself, which needs no such right: see `doorward rbac --check`)",
+            "+ServiceAccount tekton-pipelines/tekton-pipelines-controller: create taskruns (Tekton's own controller, which makes the runs of pipelines)",
+            "User system:serviceaccount:ci:default: create taskruns",
+            "+Group system:masters: impersonate serviceaccounts of ci, impersonate serviceaccounts of doorward, \
+             impersonate serviceaccounts of tekton-pipelines (administrators of the cluster, whom no authorizer refuses anything)",
+            "+Group system:masters: impersonate groups, impersonate users (administrators of the cluster, whom no authorizer refuses anything)",
+            "ServiceAccount ci/build: impersonate groups, impersonate users",
+            "+ServiceAccount doorward/doorward: impersonate groups, impersonate users (Doorward itself, which acts as those whom it let in)",
+        ];
+        let sorted = |mut lines: Vec<String>| {
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(sorted(routed), sorted(expected.map(str::to_owned).into()));
+
+        let trigger = json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "deploy"}});
+        let with_trigger = told(&past(&[items.clone(), vec![trigger.clone()]].concat()).past).join("\n");
+        let of_trigger = "it makes the runs of Trigger ci/x, set off by EventListeners that are all behind routes";
+        assert!(
+            with_trigger.contains(&format!("+ServiceAccount ci/deploy: create taskruns ({of_trigger})")),
+            "{with_trigger}"
+        );
+        items.retain(|item| item["kind"] != "EventListener");
+        items.push(trigger);
+        let alone = told(&past(&items).past).join("\n");
+        assert!(
+            alone.contains("\nServiceAccount ci/deploy: create taskruns (it makes the runs of Trigger ci/x, and"),
+            "{alone}"
+        );
+        items.pop();
+
+        items.push(listener("build", json!({"serviceAccountName": "build"})));
+        items.push(listener("stray", json!({"triggers": [{"name": "t", "serviceAccountName": "deploy"}]})));
+        items.push(json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "build"}}));
+        let stray = told(&past(&items).past).join("\n");
+        for line in [
+            "\nServiceAccount ci/deploy: create taskruns (it makes the runs of EventListener ci/stray, to which no route leads)\n",
+            "\nServiceAccount ci/build: create taskruns (it makes the runs of Trigger ci/x, and not each EventListener is known to be behind a route)\n",
+            "\nUser system:serviceaccount:ci:default: create taskruns (it makes the runs of EventListener ci/stray, to which no route leads)\n",
+        ] {
+            assert!(stray.contains(line), "{line}{stray}");
+        }
+    }
+
+    #[test]
+    fn who_may_be_somebody_else_is_told_with_the_limits() {
+        let impersonate = |group: &str, resource: &str, verb: &str, names: &[&str]| json!([{"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": names}]);
+        let mut items: Vec<Value> = Vec::new();
+        items.extend(bound("g", &impersonate("", "groups", "impersonate", &["tekton:dev"]), &[user("ann")]));
+        items.extend(bound(
+            "s",
+            &impersonate("", "serviceaccounts", "impersonate", &["build", "other"]),
+            &[user("bob")],
+        ));
+        items.extend(bound("n", &impersonate("", "serviceaccounts", "impersonate", &["other"]), &[user("cat")]));
+        let constrained = impersonate("authentication.k8s.io", "users", "impersonate:user-info", &[]);
+        items.extend(bound("c", &constrained, &[user("dan")]));
+        items.extend(bound("r", &runs(&json!({})), &[account("ci", "build")]));
+        let expected = [
+            "ServiceAccount ci/build: create pipelineruns, create taskruns",
+            "User bob: impersonate serviceaccounts of ci named build",
+            "User ann: impersonate groups named tekton:dev",
+        ];
+        assert_eq!(told(&past(&items).past), expected, "what may be done as somebody else is needed too");
+
+        items.extend(bound("a", &runs(&json!({"verbs": ["impersonate-on:user-info:create"]})), &[user("dan")]));
+        assert_eq!(told(&past(&items).past).last().unwrap(), "User dan: impersonate:user-info users");
+    }
+
+    #[test]
+    fn a_create_that_is_limited_by_name_is_one_by_apply() {
+        let past = past(&bound("run", &runs(&json!({"resourceNames": ["nightly"]})), &[account("ci", "build")]));
+        let may = "create pipelineruns named nightly by server-side apply, create taskruns named nightly by server-side apply";
+        assert_eq!(told(&past.past), [format!("ServiceAccount ci/build: {may}")]);
+        assert_eq!(past.lacks, ["Role", "RoleBinding"]);
+    }
+}
