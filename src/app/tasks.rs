@@ -114,7 +114,10 @@ pub(super) fn end_tokens(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
         let app = Arc::clone(app);
         app.supervisor.clone().spawn(TaskSpec::new("ends-of-runs"), move |stop| {
             let follow = ends::follow(Arc::clone(&app), client.clone(), exchanged.clone(), stop);
-            async move { follow.await.map_err(Into::into) }
+            async move {
+                follow.await;
+                Ok(())
+            }
         });
     }
 }

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Response, StatusCode, header};
+use http::{HeaderName, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{Authenticated, Presented, Principal, Scheme, bearer, break_glass::BreakGlass};
@@ -13,6 +13,7 @@ use crate::{
     downstream::Connection,
     error::{Reason, Rejection},
     issuers::Issuers,
+    kubernetes::Attributes,
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
     sessions::{self, CookieRequest, Sessions, csrf},
@@ -21,6 +22,14 @@ use crate::{
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
 };
+
+/// Whether a request goes on to another server behind an API server.
+fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
+    matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
+        && request.path().contains("/proxy")
+        && Attributes::parse(request.method(), request.path(), request.query())
+            .is_ok_and(|attributes| attributes.is_proxy())
+}
 
 /// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
 const DELIVERY_LEASE: Duration = Duration::from_secs(120);
@@ -79,7 +88,7 @@ impl Authenticator<'_> {
             let principal = match scheme {
                 Scheme::Bearer => continue,
                 // Boxed, as are all paths that are not the commonest: a future is as large as its largest path, and is moved.
-                Scheme::Session => match Box::pin(self.session(&request)).await {
+                Scheme::Session => match Box::pin(self.session(&request, route)).await {
                     Presented::Not => continue,
                     Presented::Good(principal) => principal,
                     Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
@@ -170,14 +179,16 @@ impl Authenticator<'_> {
         }
     }
 
-    async fn session(&self, request: &CleanRequest<Incoming>) -> Presented<Arc<Principal>> {
+    async fn session(&self, request: &CleanRequest<Incoming>, route: &Route) -> Presented<Arc<Principal>> {
         if !request.headers().contains_key(header::COOKIE) {
             return Presented::Not;
         }
         let Some(origin) = request.origin() else { return Presented::Not };
+        // What a server behind the API server makes of a GET is not known, and a link on anybody's page sends one.
+        let method = if is_proxied(request, route) { &Method::POST } else { request.method() };
         let cookie = CookieRequest {
             origin: &origin,
-            method: request.method(),
+            method,
             headers: request.headers(),
             upgrade: request.meta().upgrade.is_some(),
             address: request.meta().client,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use aws_lc_rs::digest;
@@ -186,6 +187,12 @@ impl Policy {
     pub fn token_scopes(&self) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
         rules.flat_map(Rule::token_scopes).collect()
+    }
+
+    /// How long a token may last that these rules give.
+    pub fn token_lifetime(&self, rules: &[Arc<str>]) -> Option<Duration> {
+        let given = self.candidates(TOKEN_ENDPOINT).filter(|rule| rules.contains(&rule.id));
+        given.filter_map(Rule::token_lifetime).min()
     }
 
     /// The Kubernetes groups that grants give a principal: mapped ones only.

@@ -1,6 +1,6 @@
 //! One rule, compiled: conditions that must all hold.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     authn::Principal,
@@ -71,9 +71,9 @@ pub struct Approval {
     /// How many different people must approve.
     pub count: u8,
     /// How long a request for approval stays open.
-    pub pending: std::time::Duration,
+    pub pending: Duration,
     /// How long an approval can be used.
-    pub grant: std::time::Duration,
+    pub grant: Duration,
     by: Vec<Who>,
     issuers: Arc<[IssuerFacts]>,
 }
@@ -208,8 +208,16 @@ impl Rule {
 
     /// The scopes of tokens that it names in full.
     pub(super) fn token_scopes(&self) -> impl Iterator<Item = &str> {
-        let tokens = self.on.iter().filter_map(|on| if let On::Token(token) = on { Some(token) } else { None });
-        tokens.flat_map(TokenCondition::scopes)
+        self.tokens().flat_map(TokenCondition::scopes)
+    }
+
+    /// How long a token that it gives may last.
+    pub(super) fn token_lifetime(&self) -> Option<Duration> {
+        self.tokens().find_map(|token| token.lifetime)
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &TokenCondition> {
+        self.on.iter().filter_map(|on| if let On::Token(token) = on { Some(token) } else { None })
     }
 
     /// Whether the rule can fail, so that it must be looked at even if the decision is already known.

@@ -1,10 +1,13 @@
 //! Which tokens Doorward gives to whom, in exchange for theirs.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::config::{
     raw::{self, OnToken},
     report::{At, Report},
+    values::Span,
 };
 
 use super::{
@@ -15,6 +18,9 @@ use super::{
 
 /// What stands for the route where a token is asked for. No route has this name, as no name of one has a slash.
 pub const TOKEN_ENDPOINT: &str = "/oauth2/token";
+
+/// The shortest life of tokens: what is renewed more often does nothing else.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// A token that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,8 @@ pub(super) struct TokenCondition {
     pipelines: Box<[Prefix]>,
     pipeline_tasks: Box<[Prefix]>,
     tasks: Box<[Prefix]>,
+    /// How long a token that it gives may last.
+    pub(super) lifetime: Option<Duration>,
 }
 
 impl TokenCondition {
@@ -86,6 +94,7 @@ impl TokenCondition {
             pipelines: parsed("pipelines", &token.pipelines),
             pipeline_tasks: parsed("pipeline_tasks", &token.pipeline_tasks),
             tasks: parsed("tasks", &token.tasks),
+            lifetime: token.lifetime.map(Span::get),
         }
     }
 
@@ -206,6 +215,15 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
         }
         _ => {}
     }
+    if let Some(lifetime) = token.lifetime {
+        let at = at.key("lifetime");
+        let longest = root.tokens.as_ref().map(|tokens| tokens.lifetime.get());
+        if !matches!(action, raw::Action::Allow) {
+            report.error(&at, "only an allow gives tokens that last").help("leave it out");
+        } else if lifetime.get() < SHORTEST || longest.is_some_and(|longest| lifetime.get() > longest) {
+            report.error(&at, "`lifetime` is not between 1m and that of all tokens").help("see `tokens.lifetime`");
+        }
+    }
     for (index, account) in token.service_accounts.iter().enumerate().filter(|(_, text)| !text.contains('/')) {
         report
             .error(&at.key("service_accounts").index(index), format!("`{account}` names no namespace"))
@@ -240,10 +258,14 @@ mod tests {
     use super::*;
 
     fn compiled(yaml: &str, report: &mut Report) -> TokenCondition {
+        compiled_as(yaml, &raw::Action::Allow, report)
+    }
+
+    fn compiled_as(yaml: &str, action: &raw::Action, report: &mut Report) -> TokenCondition {
         let token: OnToken = serde_saphyr::from_str(yaml).unwrap();
         let on = raw::On { token: Some(token.clone()), ..raw::On::default() };
         let root = raw::Root { tokens: Some(serde_saphyr::from_str("exchange: []").unwrap()), ..raw::Root::default() };
-        TokenCondition::compile(&on, &token, &raw::Action::Allow, &At::root(), &root, report)
+        TokenCondition::compile(&on, &token, action, &At::root(), &root, report)
     }
 
     fn on(yaml: &str) -> TokenCondition {
@@ -322,6 +344,22 @@ mod tests {
         assert!(bare.matches(&token("registry.example", None), Reading::Strict));
         let scoped = on("{audiences: [registry.example], scopes: [pull], service_accounts: [ci/builder]}");
         assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
+    }
+
+    #[test]
+    fn a_rule_bounds_the_life_of_what_it_gives_within_that_of_all() {
+        for (yaml, action, good) in [
+            ("{audiences: [a], lifetime: 60s}", raw::Action::Allow, true),
+            ("{audiences: [a], lifetime: 10m}", raw::Action::Allow, true),
+            ("{audiences: [a], lifetime: 59s}", raw::Action::Allow, false),
+            ("{audiences: [a], lifetime: 601s}", raw::Action::Allow, false),
+            ("{audiences: [a], lifetime: 60s}", raw::Action::Deny, false),
+        ] {
+            let mut report = Report::default();
+            compiled_as(yaml, &action, &mut report);
+            let at: Vec<&str> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(at, if good { &[][..] } else { &["/lifetime"] }, "{yaml} {action:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const FIXED: &[&str] = &[
     "/admin/address",
     "/admin/socket",
     "/audit/export",
+    "/runs/namespaces",
+    "/tokens/exchange",
     "/log/format",
 ];
 
@@ -129,6 +131,11 @@ mod tests {
                  admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n\
                  audit: {export: [{name: siem}]}\n",
                 vec!["/store/path", "/admin/address", "/admin/socket", "/audit/export", "/log/format"],
+            ),
+            (
+                "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nruns: {kubernetes: a, namespaces: [ci]}\n\
+                 tokens: {exchange: [{issuer: cluster, kubernetes: a, namespaces: [ci]}]}\n",
+                vec!["/runs/namespaces", "/tokens/exchange"],
             ),
         ] {
             let changes = fixed_changes(&root(old), &root(new));

@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use moka::sync::Cache;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use serde_json::{Map, Value};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use super::{
     breaker::{Breaker, Bucket},
@@ -23,6 +26,10 @@ use crate::clock::{Clock, Timestamp};
 const SLOTS: usize = 64;
 /// Of these, at most so many for tokens never seen.
 const STRANGER_SLOTS: usize = 32;
+/// Calls about tokens whose signature is good that wait for a slot, at most, and how long one waits: when many pods start at once, all
+/// of them ask.
+const WAITING: usize = 1024;
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Calls a second for tokens never seen, and at once.
 const STRANGERS: (u32, u32) = (50, 100);
 /// Room for positive answers, in bytes of JSON, about.
@@ -67,6 +74,7 @@ struct State {
     bucket: Bucket,
     slots: Arc<Semaphore>,
     stranger_slots: Arc<Semaphore>,
+    waiting: Semaphore,
     outcomes: Family<OutcomeLabels, Counter>,
 }
 
@@ -95,6 +103,7 @@ impl Lookup {
             breaker: Breaker::default(),
             slots: Arc::new(Semaphore::new(SLOTS)),
             stranger_slots: Arc::new(Semaphore::new(STRANGER_SLOTS)),
+            waiting: Semaphore::new(WAITING),
             outcomes,
         };
         Self { state: Arc::new(state), calls: SingleFlight::default(), control }
@@ -114,13 +123,18 @@ impl Lookup {
             return Ok(None);
         }
         let begin = || {
-            self.state.admit(&key, vouched, now).map(|slots| {
-                let (state, call) = (Arc::clone(&self.state), ask());
-                async move {
-                    let told = call.await;
-                    drop(slots);
-                    state.remember(key, told)
+            let strange = self.state.admit_stranger(&key, vouched, now)?;
+            let (state, call) = (Arc::clone(&self.state), ask());
+            Ok::<_, TokenError>(async move {
+                let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
+                // Last, as the one probe of a half-open circuit must be made once it is admitted.
+                if !state.breaker.admit(state.clock.now()) {
+                    state.count("refused");
+                    return Err(state.unavailable("its last calls failed, and it is given a pause"));
                 }
+                let told = call.await;
+                drop((slot, strange));
+                state.remember(key, told)
             })
         };
         let outcome = self.calls.join(key, &self.control, begin).await?;
@@ -129,29 +143,38 @@ impl Lookup {
 }
 
 impl State {
-    /// The slots that a call holds.
-    fn admit(&self, key: &Key, vouched: bool, now: Timestamp) -> Result<impl Send + 'static, TokenError> {
-        let overloaded = || {
-            self.count("refused");
-            TokenError::Overloaded { issuer: Arc::clone(&self.issuer) }
-        };
-        let stranger = !vouched && self.seen.get(key).is_none_or(|until| now >= until);
-        let stranger_slot = if stranger {
-            let slot = Arc::clone(&self.stranger_slots).try_acquire_owned().map_err(|_| overloaded())?;
-            if !self.bucket.take(now) {
-                return Err(overloaded());
-            }
-            Some(slot)
-        } else {
-            None
-        };
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| overloaded())?;
-        // Last, as the one probe of a half-open circuit must be made once it is admitted.
-        if !self.breaker.admit(now) {
-            self.count("refused");
-            return Err(self.unavailable("its last calls failed, and it is given a pause"));
+    /// The slot of a token never seen, which the call holds besides its own.
+    fn admit_stranger(
+        &self,
+        key: &Key,
+        vouched: bool,
+        now: Timestamp,
+    ) -> Result<Option<OwnedSemaphorePermit>, TokenError> {
+        if vouched || self.seen.get(key).is_some_and(|until| now < until) {
+            return Ok(None);
         }
-        Ok((slot, stranger_slot))
+        let slot = Arc::clone(&self.stranger_slots).try_acquire_owned().map_err(|_| self.overloaded())?;
+        if !self.bucket.take(now) {
+            return Err(self.overloaded());
+        }
+        Ok(Some(slot))
+    }
+
+    fn slot(&self) -> Result<OwnedSemaphorePermit, TokenError> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| self.overloaded())
+    }
+
+    async fn wait_for_slot(&self) -> Result<OwnedSemaphorePermit, TokenError> {
+        let _waits = self.waiting.try_acquire().map_err(|_| self.overloaded())?;
+        match tokio::time::timeout(PATIENCE, Arc::clone(&self.slots).acquire_owned()).await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(self.overloaded()),
+        }
+    }
+
+    fn overloaded(&self) -> TokenError {
+        self.count("refused");
+        TokenError::Overloaded { issuer: Arc::clone(&self.issuer) }
     }
 
     fn remember(&self, key: Key, told: Result<Told, String>) -> Outcome {
@@ -188,5 +211,41 @@ impl State {
 
     fn unavailable(&self, why: &str) -> TokenError {
         TokenError::Unavailable { issuer: Arc::clone(&self.issuer), why: why.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::sha256::sha256;
+
+    /// As of a thousand pods that start at once: none is refused, and no more are asked about at one time than may be.
+    #[tokio::test]
+    async fn tokens_whose_signature_is_good_wait_for_their_turn() {
+        let lookup = Lookup::new(
+            "cluster".into(),
+            Duration::from_secs(10),
+            Clock::default(),
+            Handle::current(),
+            Family::default(),
+        );
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let find = |number: usize, vouched: bool| {
+            let (now, most, lookup) = (Arc::clone(&now), Arc::clone(&most), &lookup);
+            let ask = move || async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(Some((Map::new(), 2)))
+            };
+            async move { lookup.find(sha256(&[&number.to_be_bytes()]), vouched, ask).await }
+        };
+        let found = futures_util::future::join_all((0..1000).map(|number| find(number, true))).await;
+        assert!(found.iter().all(|found| matches!(found, Ok(Some(_)))), "somebody was refused");
+        assert_eq!(most.load(Ordering::SeqCst), SLOTS);
+        let strangers = futures_util::future::join_all((1000..2000).map(|number| find(number, false))).await;
+        assert!(strangers.iter().any(|found| matches!(found, Err(TokenError::Overloaded { .. }))), "the twin");
     }
 }

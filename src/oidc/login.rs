@@ -262,12 +262,14 @@ impl Login {
     }
 
     /// The page with the providers. Whoever comes here wants to sign in anew, so a session that there is ends
-    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here.
+    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here, and not for a picture of
+    /// that address in some text.
     async fn sign_in(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
         let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-        let wanted = matches!(site, None | Some(b"none" | b"same-origin"));
+        let wanted = matches!(site, None | Some(b"none" | b"same-origin"))
+            && csrf::is_navigation(request.method, request.headers);
         let held = wanted && !matches!(cookie::find(request.headers, cookie::SESSION), Ok(None));
         if held && let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;

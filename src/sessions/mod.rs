@@ -225,14 +225,20 @@ impl Sessions {
     /// The session that this browser holds, if it is good; asked at a login or a logout, where nothing is refused for
     /// the lack of one.
     pub async fn held_by(&self, headers: &HeaderMap, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
-        let Ok(Some(id)) = cookie::find(headers, cookie::SESSION).map(|value| value.and_then(SessionId::parse)) else {
-            return Ok(None);
-        };
-        match self.find(id.hash(), Holder::Browser, origin, None).await {
-            Ok(session) => Ok(Some(session)),
-            Err(refusal) if refusal.reason() == Reason::StoreUnavailable => Err(refusal),
-            Err(_) => Ok(None),
-        }
+        let Some(id) = SessionId::of_browser(headers) else { return Ok(None) };
+        if_good(self.find(id.hash(), Holder::Browser, origin, None).await)
+    }
+
+    /// The same for pages that tell of the session or act for it: refreshed first if what is known of it is too old, as for
+    /// any other request.
+    pub async fn held_true_by(
+        &self,
+        headers: &HeaderMap,
+        origin: &Origin,
+        address: IpAddr,
+    ) -> Result<Option<Arc<Session>>, Rejection> {
+        let Some(id) = SessionId::of_browser(headers) else { return Ok(None) };
+        if_good(self.find_true(id.hash(), Holder::Browser, origin, address).await)
     }
 
     /// Begins a session. Gives the line that hands its id to the browser.
@@ -456,6 +462,15 @@ impl fmt::Debug for Sessions {
 }
 
 const SIGN_IN: &str = "sign in again";
+
+/// A session that is not good is none; that this cannot be told is another thing.
+fn if_good(found: Result<Arc<Session>, Rejection>) -> Result<Option<Arc<Session>>, Rejection> {
+    match found {
+        Ok(session) => Ok(Some(session)),
+        Err(refusal) if refusal.reason() == Reason::StoreUnavailable => Err(refusal),
+        Err(_) => Ok(None),
+    }
+}
 
 fn expired(detail: &'static str) -> Rejection {
     Rejection::new(Reason::SessionExpired, detail).fix(SIGN_IN)

@@ -3,11 +3,13 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
 use super::{
+    cookie,
     keyring::{KeyRing, OpenError, Purpose, random},
     refresh::Lease,
     settings::Settings,
@@ -27,6 +29,11 @@ impl SessionId {
     /// From the value of the cookie, in its one form.
     pub fn parse(value: &[u8]) -> Option<Self> {
         Some(Self(BASE64_URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok()?))
+    }
+
+    /// Of a browser's one cookie.
+    pub fn of_browser(headers: &HeaderMap) -> Option<Self> {
+        Self::parse(cookie::find(headers, cookie::SESSION).ok()??)
     }
 
     pub fn to_cookie(&self) -> String {

@@ -14,7 +14,7 @@ use std::{
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 
-pub use self::follow::{EndsError, follow};
+pub use self::follow::follow;
 use super::objects::{Identity, Pod, Run};
 use crate::clock::Timestamp;
 
@@ -66,17 +66,19 @@ pub enum Kind {
 }
 
 impl Ends {
-    /// Whether the end of a task of this cluster would be seen, by every watch.
-    pub fn are_seen(&self, cluster: &str, now: Timestamp) -> bool {
+    /// Whether the end of a task in this namespace would be seen: that of the TaskRun, and that of its pod.
+    pub fn are_seen(&self, cluster: &str, namespace: &str, now: Timestamp) -> bool {
         let all = self.all();
-        let mut of_tasks =
-            all.iter().filter(|(watch, _)| *watch.cluster == *cluster && watch.kind != Kind::PipelineRun).peekable();
-        of_tasks.peek().is_some()
-            && of_tasks.all(|(_, watched)| match watched.state {
-                State::ToldAt(_) => true,
-                State::LostAt(at) => now < at + BLIND,
-                State::Never => false,
+        [Kind::TaskRun, Kind::Pod].into_iter().all(|kind| {
+            all.iter().any(|(watch, watched)| {
+                watch.covers(cluster, kind, namespace)
+                    && match watched.state {
+                        State::ToldAt(_) => true,
+                        State::LostAt(at) => now < at + BLIND,
+                        State::Never => false,
+                    }
             })
+        })
     }
 
     /// A pod that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
@@ -104,11 +106,7 @@ impl Ends {
 
     fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Timestamp) -> Option<Object> {
         let all = self.all();
-        let (_, watched) = all.iter().find(|(watch, _)| {
-            *watch.cluster == *cluster
-                && watch.kind == kind
-                && watch.namespace.as_ref().is_none_or(|watched| watched == namespace)
-        })?;
+        let (_, watched) = all.iter().find(|(watch, _)| watch.covers(cluster, kind, namespace))?;
         // A connection that is cut without a word is one of which nothing is heard.
         let is_told = matches!(watched.state, State::ToldAt(at) if now < at + BLIND);
         // An owner reference can name the uid of an object of another namespace.
@@ -120,6 +118,12 @@ impl Ends {
         let all = self.all();
         let mut of_cluster = all.iter().filter(|(watch, _)| *watch.cluster == *cluster);
         of_cluster.all(|(_, watched)| matches!(watched.state, State::ToldAt(_)))
+    }
+
+    /// A watch that has still to tell what there is. One that told before is lost since then.
+    fn begin(&self, watch: &Watch) {
+        let unknown = || Watched { state: State::Never, live: HashMap::new() };
+        self.all().entry(watch.clone()).or_insert_with(unknown);
     }
 
     /// Nothing is told any more.
@@ -162,6 +166,14 @@ impl Ends {
 
     fn all(&self) -> MutexGuard<'_, HashMap<Watch, Watched>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    fn covers(&self, cluster: &str, kind: Kind, namespace: &str) -> bool {
+        *self.cluster == *cluster
+            && self.kind == kind
+            && self.namespace.as_ref().is_none_or(|watched| watched == namespace)
     }
 }
 
@@ -219,23 +231,38 @@ mod tests {
         let ends = Ends::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
         let (runs, pods) = (watch(Kind::TaskRun), watch(Kind::Pod));
-        assert!(!ends.are_seen("c", clock.now()), "nobody watches");
-        ends.set(&runs, State::Never);
-        ends.set(&pods, State::Never);
+        assert!(!ends.are_seen("c", "ci", clock.now()), "nobody watches");
+        ends.begin(&runs);
+        ends.begin(&pods);
         ends.set(&runs, State::ToldAt(clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
-        assert!(!ends.are_seen("c", clock.now()), "one has never told anything");
+        assert!(!ends.are_seen("c", "ci", clock.now()), "one has never told anything");
         ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", clock.now()));
-        assert!(!ends.are_seen("d", clock.now()));
+        assert!(ends.are_seen("c", "ci", clock.now()));
+        assert!(!ends.are_seen("d", "ci", clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
-        assert!(ends.are_seen("c", clock.now()), "for a moment");
+        ends.begin(&pods);
+        assert!(ends.are_seen("c", "ci", clock.now()), "for a moment");
         clock.advance(Duration::from_secs(9));
         ends.set(&pods, State::LostAt(clock.now()));
         clock.advance(Duration::from_secs(1));
-        assert!(!ends.are_seen("c", clock.now()), "each try does not begin the moment anew");
+        assert!(!ends.are_seen("c", "ci", clock.now()), "each try does not begin the moment anew");
         ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", clock.now()));
+        assert!(ends.are_seen("c", "ci", clock.now()));
+    }
+
+    /// A reload may let another namespace have tokens, and watches begin with the process.
+    #[test]
+    fn ends_are_seen_only_where_somebody_watches() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let ends = Ends::default();
+        for kind in [Kind::TaskRun, Kind::Pod] {
+            let watch = Watch { cluster: "c".into(), kind, namespace: Some("ci".to_owned()) };
+            assert!(!ends.are_seen("c", "ci", now));
+            ends.set(&watch, State::ToldAt(now));
+        }
+        assert!(ends.are_seen("c", "ci", now));
+        assert!(!ends.are_seen("c", "staging", now));
     }
 
     #[test]
@@ -251,7 +278,7 @@ mod tests {
         };
         let pod = |phase: &str| object(Kind::Pod, json!({"phase": phase}));
         let is_known = || ends.pod("c", "ci", "u", now).is_some();
-        ends.set(&pods, State::Never);
+        ends.begin(&pods);
         ends.tell(&pods, &pod("Running"));
         assert!(!is_known(), "the watch has not told all yet");
         ends.set(&pods, State::ToldAt(now));

@@ -23,7 +23,7 @@ use crate::{
     app::App,
     audit,
     authn::Principal,
-    authz::{AskedToken, Decision},
+    authz::{AskedToken, Decision, RequestView},
     clock::Timestamp,
     error::Reason,
     request::{exchange::Exchange, pipeline::recorded, sanitize::CleanRequest},
@@ -78,7 +78,7 @@ impl Exchanger<'_> {
         let view = self.view(request, &asked.audience, &party, now);
         let granted = self.decide(&party, &view, asked.scopes.as_deref());
         let granted = self.judged(&party, granted, exchange)?;
-        let issued = self.issue(&party, &asked.audience, granted, now, exchange).await?;
+        let issued = self.issue(&party, &view, granted, exchange).await?;
         let body = match issued {
             Given::Ours { token, expires, scope } => json!({
                 "access_token": &*token,
@@ -114,15 +114,16 @@ impl Exchanger<'_> {
     pub(super) async fn issue(
         &self,
         party: &Party,
-        audience: &str,
+        view: &RequestView<'_>,
         granted: Granted,
-        now: Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Given, Refusal> {
-        let task = party.task();
+        let (task, now) = (party.task(), view.now);
+        let audience = view.token.map(|token| token.audience).unwrap_or_default();
         let registry = self.tokens.settings.registries.get(audience);
         let lifetime = registry.map_or(self.tokens.settings.lifetime, |registry| registry.lifetime);
-        let expires = claims::expires(now, lifetime, party.ends, task);
+        let given_until = self.given_until(party, view, &granted);
+        let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
         if expires <= now {
             return Err(Refusal::subject("the time of the run, or of the token, is out"));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{exchange::Exchanger, party::Party, refusal::Refusal};
+use super::{LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
     authz::{Decision, Outcome, RequestView, TOKEN_ENDPOINT, TokenView},
     clock::Timestamp,
@@ -114,6 +114,30 @@ impl Exchanger<'_> {
             (None, Some((refusal, decision))) => (Err(refusal), decision),
             (None, None) => self.decide(party, view, None),
         }
+    }
+
+    /// Until when rules give all of this: up to those of their hours at which they would not, and no longer than one of them lets it
+    /// last.
+    pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
+        let policy = &self.snapshot.policy;
+        let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(LIFETIME.1);
+        let until = view.now + lifetime;
+        let gives = |now: Timestamp, scope: Option<&str>| {
+            let token = view.token.map(|token| TokenView { scope, ..token });
+            policy.decide(&party.principal, &RequestView { token, now, ..*view }).is_allow()
+        };
+        let gives_all = |now| match granted.scopes.as_slice() {
+            [] => granted.rules.is_empty() || gives(now, None),
+            scopes => scopes.iter().all(|scope| gives(now, Some(scope))),
+        };
+        let mut change = policy.next_change(view.now);
+        while let Some(at) = change.filter(|at| *at < until) {
+            if !gives_all(at) {
+                return at;
+            }
+            change = policy.next_change(at);
+        }
+        until
     }
 
     /// The refusal of a scope, or of the audience if none of its scopes may be had either.

@@ -48,8 +48,12 @@ impl Exchanger<'_> {
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
             return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
-        if !self.app.ends.are_seen(&subject.issuer, now) {
-            let detail = "the ends of runs cannot be seen at the moment, so no task gets a token; try again";
+        if !self.app.ends.are_seen(&subject.issuer, &pod.namespace, now) {
+            let detail = format!(
+                "the ends of runs in namespace {} cannot be seen at the moment, so no task there gets a token; try again. Where the \
+                 configuration names the namespace only since a reload, Doorward must be started anew",
+                pod.namespace
+            );
             return Err(Refusal::unavailable(Reason::UpstreamFailed, detail));
         }
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);

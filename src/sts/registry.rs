@@ -214,15 +214,15 @@ impl Exchanger<'_> {
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
         let party = self.party(subject, now).await?;
+        let view = self.view(request, &asked.service, &party, now);
         let granted = if asked.scopes.is_empty() {
             exchange.record().principal = Some(Arc::clone(&party.principal));
             Granted::nothing()
         } else {
-            let view = self.view(request, &asked.service, &party, now);
             let granted = self.decide_some(&party, &view, &asked.scopes);
             self.judged(&party, granted, exchange)?
         };
-        match self.issue(&party, &asked.service, granted, now, exchange).await? {
+        match self.issue(&party, &view, granted, exchange).await? {
             Given::Ours { token, expires, .. } => Ok(given(&token, now, expires)),
             Given::Onward(_) => Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider")),
         }

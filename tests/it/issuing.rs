@@ -3,6 +3,7 @@
 
 mod clocks;
 mod keys;
+mod lifetimes;
 mod settings;
 mod trouble;
 
@@ -59,7 +60,7 @@ impl World {
         Self::with(|yaml| yaml).await
     }
 
-    async fn with(change: impl FnOnce(String) -> String) -> Self {
+    pub async fn with(change: impl FnOnce(String) -> String) -> Self {
         Self::with_files(change, &[]).await
     }
 
@@ -134,7 +135,7 @@ limits: {{drain_accept: 0}}
     }
 
     /// The token of a job of CI, with further claims.
-    fn job(&self, more: &Value) -> String {
+    pub fn job(&self, more: &Value) -> String {
         let mut claims = self.ci.claims("repo:acme/app:environment:prod", &[]);
         let own =
             json!({"repository_id": "7", "repository_owner_id": "1", "environment": "prod", "ref": "refs/heads/main"});
@@ -155,7 +156,7 @@ limits: {{drain_accept: 0}}
         self.doorward.send(&lines, form.as_bytes()).await
     }
 
-    async fn exchange(&self, subject_token: &str, scope: &str) -> Answer {
+    pub async fn exchange(&self, subject_token: &str, scope: &str) -> Answer {
         self.ask(&[("subject_token", subject_token), ("audience", TARGET), ("scope", scope)]).await
     }
 

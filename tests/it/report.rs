@@ -6,18 +6,20 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::browse,
+    harness::{Doorward, browse},
+    issuing,
     pages::screenshots,
+    streams::with_login,
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-fn report(fixture: &Fixture, further: &[&str]) -> String {
+fn report(doorward: &Doorward, further: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_doorward"))
         .args(["audit", "report", "--from", "2020-01-01", "--to", "2200-01-01", "--trail"])
-        .arg(fixture.doorward.audit_path())
+        .arg(doorward.audit_path())
         .arg("--config")
-        .arg(fixture.doorward.dir().join("doorward.yaml"))
+        .arg(doorward.dir().join("doorward.yaml"))
         .args(further)
         .output()
         .unwrap();
@@ -32,19 +34,29 @@ async fn world() -> Fixture {
     for headers in [&[alice.as_str()][..], &[stranger.as_str()], &["Authorization: Bearer forged"], &[alice.as_str()]] {
         fixture.api(PATH, headers).await;
     }
-    fixture.doorward.signal("TERM");
-    fixture.doorward.ended().await;
+    end(&mut fixture.doorward).await;
     fixture
 }
 
+/// Its trail is whole then.
+async fn end(doorward: &mut Doorward) {
+    doorward.signal("TERM");
+    doorward.ended().await;
+}
+
 /// Runs each command that the report prints, and compares what it gives with the figure that it stands with.
-fn compare_with_queries(fixture: &Fixture) -> Value {
-    let told: Value = serde_json::from_str(&report(fixture, &["--json"])).unwrap();
-    let mut figures = vec![("records", &told["records"]), ("unreadable", &told["unreadable"])];
+fn compare_with_queries(doorward: &Doorward) -> Value {
+    let told: Value = serde_json::from_str(&report(doorward, &["--json"])).unwrap();
+    let unused = |kind: &str| -> Vec<&Value> {
+        let access = told["configuration"]["access"].as_array().unwrap().iter();
+        access.filter(|one| one["kind"] == kind && one["used"] == false).map(|one| &one["id"]).collect()
+    };
+    let unused = json!({"rules": unused("rule"), "grants": unused("grant")});
+    let mut figures = vec![("records", &told["records"]), ("unreadable", &told["unreadable"]), ("unused", &unused)];
     for section in told["sections"].as_array().unwrap() {
         figures.push((section["id"].as_str().unwrap(), &section["rows"]));
     }
-    let text = report(fixture, &[]);
+    let text = report(doorward, &[]);
     let commands: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  $ grep")).collect();
     assert_eq!(commands.len(), figures.len(), "{text}");
     for (command, (id, figure)) in commands.into_iter().zip(figures) {
@@ -54,6 +66,43 @@ fn compare_with_queries(fixture: &Fixture) -> Value {
         assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), *figure, "{id}");
     }
     told
+}
+
+/// The texts of a section.
+fn rows(told: &Value, id: &str) -> Vec<String> {
+    let section = told["sections"].as_array().unwrap().iter().find(|section| section["id"] == id).unwrap();
+    section["rows"].as_array().unwrap().iter().map(|row| row["what"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_counted() {
+    let also = "  - {id: tags, on: {token: {audiences: ['https://target.test'], scopes: [tag]}}, who: {issuers: [ci]}, do: allow}\n";
+    let mut world =
+        issuing::World::with(|yaml| yaml.replace("  - id: agents\n", &format!("{also}  - id: agents\n"))).await;
+    issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
+    end(&mut world.doorward).await;
+    let told = compare_with_queries(&world.doorward);
+    assert_eq!(rows(&told, "rules"), ["deploy-from-main", "tags"]);
+    assert_eq!(
+        rows(&told, "issued"),
+        ["https://target.test (deploy tag) by deploy-from-main tags for a caller without task"]
+    );
+    assert!(rows(&told, "keys").iter().any(|key| key.starts_with("key.made: tokens ")), "{:?}", rows(&told, "keys"));
+}
+
+#[tokio::test]
+async fn sessions_that_ended_and_what_operators_did_are_counted() {
+    let (mut doorward, (issuer, _upstream), host, cookie) = with_login("", "").await;
+    let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let out = doorward.send(&["POST /oauth2/sign_out HTTP/1.1", &host_line, &origin, &cookie], b"").await;
+    assert!((300..400).contains(&out.status), "{}{}", out.head, out.text());
+    let revoke = ["revoke", "--issuer", issuer.url(), "--subject", "alice", "--why", "left"];
+    let (code, said) = doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    end(&mut doorward).await;
+    let told = compare_with_queries(&doorward);
+    assert_eq!(rows(&told, "session_ends"), ["signed_out"]);
+    assert!(!rows(&told, "operators").is_empty());
 }
 
 #[tokio::test]
@@ -103,7 +152,7 @@ async fn a_damaged_line_stops_no_query() {
     // The last line is torn off, in a file that another follows.
     file.write_all(half).unwrap();
     fs::copy(&path, path.with_file_name("audit.jsonl.000001")).unwrap();
-    let told = compare_with_queries(&fixture);
+    let told = compare_with_queries(&fixture.doorward);
     assert!(told["unreadable"].as_u64().unwrap() >= 10, "{}", told["unreadable"]);
     assert!(told["records"].as_u64().unwrap() as usize >= lines.len(), "{}", told["records"]);
 }
@@ -112,7 +161,7 @@ async fn a_damaged_line_stops_no_query() {
 async fn the_page_of_a_report_is_for_everybody_and_prints_whole() {
     let fixture = world().await;
     let page = fixture.doorward.dir().join("report.html");
-    fs::write(&page, report(&fixture, &["--html"])).unwrap();
+    fs::write(&page, report(&fixture.doorward, &["--html"])).unwrap();
     let saw = browse(&json!({"scenario": "report", "file": page, "screenshots": screenshots()})).await;
     assert_eq!(saw["faults"], json!([]));
     assert_eq!(saw["seen"], json!(["report: Access report"]));
@@ -124,28 +173,27 @@ async fn the_page_of_a_report_is_for_everybody_and_prints_whole() {
 #[tokio::test]
 async fn each_figure_of_a_report_is_what_its_query_gives() {
     let fixture = world().await;
-    let report_json = compare_with_queries(&fixture);
+    let report_json = compare_with_queries(&fixture.doorward);
     assert_eq!(report_json["unreadable"], 0);
-    let rows = |id: &str| {
-        let sections = report_json["sections"].as_array().unwrap();
-        sections.iter().find(|section| section["id"] == id).unwrap()["rows"].as_array().unwrap().clone()
-    };
-    let has = |id: &str, what: &str| rows(id).iter().any(|row| row["what"].as_str().unwrap().contains(what));
+    let rows = |id: &str| rows(&report_json, id);
+    let has = |id: &str, what: &str| rows(id).iter().any(|row| row.contains(what));
     assert!(has("principals", "alice") && has("principals", "mallory"), "{:?}", rows("principals"));
     assert!(has("denials", "mallory"), "{:?}", rows("denials"));
     assert!(!has("denials", "alice"), "{:?}", rows("denials"));
     assert!(has("login_failures", "nobody at"), "{:?}", rows("login_failures"));
     assert!(has("policies", "policy.loaded"), "{:?}", rows("policies"));
 
+    assert!(!rows("grants").is_empty());
+
     let access = report_json["configuration"]["access"].as_array().unwrap();
     for used in [true, false] {
         assert!(access.iter().any(|access| access["kind"] == "rule" && access["used"] == used), "{used}: {access:?}");
     }
-    for (form, text) in [("text", report(&fixture, &[])), ("html", report(&fixture, &["--html"]))] {
+    for (form, text) in [("text", report(&fixture.doorward, &[])), ("html", report(&fixture.doorward, &["--html"]))] {
         assert!(text.contains("mallory") && text.contains("UNUSED"), "{form}");
         for secret in ["upstream-token", "introspection-secret", "the-admin-token-of-the-tests"] {
             assert!(!text.contains(secret), "{form}: {secret}");
         }
     }
-    assert!(report(&fixture, &["--html"]).contains("@media print"));
+    assert!(report(&fixture.doorward, &["--html"]).contains("@media print"));
 }

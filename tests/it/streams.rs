@@ -165,7 +165,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
 }
 
 /// A configuration with browser login; `sessions` and `rule` are more of it.
-async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
+pub async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
     let (issuer, upstream) = (Issuer::start().await, Upstream::scripted(streaming).await);
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("token", "upstream-token"), ("client", "client-secret")] {
@@ -246,8 +246,35 @@ async fn who_is_shut_out_at_the_provider_is_out_within_the_stated_time_with_what
     streams.are_open().await;
     issuer.shut_out();
     doorward.set_clock_ahead(602);
+    // The pages of Doorward itself are no way around: a tab that asks them now and then must not keep the session.
+    for own in ["/oauth2/userinfo", "/.doorward/whoami", "/.doorward/sessions"] {
+        let refused = doorward.get(own, &[&host_line, &cookie]).await;
+        assert_eq!(refused.status, 401, "{own}: {}", refused.text());
+    }
     assert_eq!(doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status, 401);
     streams.have_ended(1008, "signed_out").await;
+}
+
+/// A browser adds the cookie to a link on anybody's page.
+#[tokio::test]
+async fn a_link_reaches_no_server_behind_the_api_server_with_somebodys_cookie() {
+    let rule = ", kubernetes: {resources: [services/proxy], verbs: ['*']}";
+    let (doorward, (_issuer, upstream), host, cookie) = with_login("", rule).await;
+    let (host_line, before) = (format!("Host: {host}"), upstream.requests().len());
+    let get = async |more: &[&str]| {
+        let lines = [&[host_line.as_str(), &cookie, "Accept: text/html"], more].concat();
+        doorward.get("/api/v1/namespaces/ci/services/db/proxy/drop?all=yes", &lines).await
+    };
+    let navigates = ["Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
+    for site in ["cross-site", "same-site", "none"] {
+        let site = format!("Sec-Fetch-Site: {site}");
+        let refused = get(&[&navigates[..], &[&site]].concat()).await;
+        assert_eq!(refused.status, 403, "{site}: {}", refused.text());
+    }
+    assert_eq!(get(&[]).await.status, 403, "a browser that says nothing");
+    assert_eq!(upstream.requests().len(), before);
+    let own = get(&[&navigates[..], &["Sec-Fetch-Site: same-origin"]].concat()).await;
+    assert_eq!(own.status, 200, "a page of this host: {}", own.text());
 }
 
 #[tokio::test]

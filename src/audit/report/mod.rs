@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::held::{Access, Held, HeldSecret};
-use self::sections::SECTIONS;
+use self::sections::{GRANTS, RULES, SECTIONS};
 use super::{
     chain::MAX_LINE,
     lines::{Fault, Lines},
@@ -126,7 +126,7 @@ impl Report {
     /// With what the configuration says, and which of its rules and grants the period has no record of.
     #[must_use]
     pub fn with(mut self, mut held: Held) -> Self {
-        let (rules, grants) = (self.whats(sections::RULES), self.whats(sections::GRANTS));
+        let (rules, grants) = (self.whats(RULES), self.whats(GRANTS));
         held.mark_used(&rules, &grants);
         self.configuration = Some(held);
         self
@@ -193,6 +193,17 @@ fn query(texts: &str, from: Option<i64>, to: i64) -> String {
     format!(
         "[inputs | {read} | select({from}.time < {to}) | .time as $time | ({texts})? | {{what: ., time: $time}}] | \
          group_by(.what) | map({{what: .[0].what, records: length, first: (map(.time) | min), last: (map(.time) | max)}})"
+    )
+}
+
+/// The program for `jq -nR` that gives which of these rules and grants no record of the period names.
+fn unused(rules: &Value, grants: &Value, from: i64, to: i64) -> String {
+    let read = readable();
+    let named = |id: &str| SECTIONS.iter().find(|section| section.id == id).map(|section| (section.jq)());
+    let (rule, grant) = (named(RULES).unwrap_or_default(), named(GRANTS).unwrap_or_default());
+    format!(
+        "[inputs | {read} | select(.time >= {from} and .time < {to})] as $records | {{rules: ({rules} - [$records[] | ({rule})?]), \
+         grants: ({grants} - [$records[] | ({grant})?])}}"
     )
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::{Access, Counted, Held, HeldSecret, Report, Row, sections::KEYS};
+use super::{Access, Counted, Held, HeldSecret, Report, Row, sections::KEYS, unused};
 use crate::clock::Timestamp;
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
@@ -27,6 +27,23 @@ impl Held {
     fn command(&self) -> String {
         format!("doorward print-config {}", quoted(&self.path))
     }
+
+    /// The commands that tell when files were written, or mounted, and until when certificates are valid.
+    fn ages(&self) -> Vec<String> {
+        let files = |certificates: bool| {
+            let among = self.secrets.iter().filter(move |held| match certificates {
+                true => held.not_after.is_some(),
+                false => held.written.is_some(),
+            });
+            let mut files: Vec<String> = among.map(|held| quoted(Path::new(&held.source))).collect();
+            files.dedup();
+            files
+        };
+        let written = files(false);
+        let written = (!written.is_empty()).then(|| format!("stat -c '%y %n' {}", written.join(" ")));
+        let dates = files(true).into_iter().map(|file| format!("openssl x509 -noout -dates -in {file}"));
+        written.into_iter().chain(dates).collect()
+    }
 }
 
 impl Report {
@@ -35,6 +52,15 @@ impl Report {
     fn command(&self, query: &str) -> String {
         let files: Vec<String> = self.files.iter().map(|file| quoted(file)).collect();
         format!("grep -ah '' {} | jq -nR '{query}'", files.join(" "))
+    }
+
+    /// The command that tells which rules and grants no record of the period names.
+    fn unused_command(&self, held: &Held) -> String {
+        let ids = |kind: &str| {
+            let ids: Vec<&str> = held.access.iter().filter(|one| one.kind == kind).map(|one| one.id.as_str()).collect();
+            serde_json::Value::from(ids)
+        };
+        self.command(&unused(&ids("rule"), &ids("grant"), self.from, self.to))
     }
 
     /// One page of HTML that needs nothing else.
@@ -55,7 +81,7 @@ impl Report {
                     pre { (self.command(&self.records_query)) }
                     p { (self.unreadable) " lines that are no records:" }
                     pre { (self.command(&self.unreadable_query)) }
-                    @if let Some(held) = &self.configuration { (configuration(held, self.to)) }
+                    @if let Some(held) = &self.configuration { (configuration(held, self.to, &self.unused_command(held))) }
                     @for section in &self.sections {
                         h2 { (section.title) }
                         small { (section.controls) }
@@ -107,7 +133,7 @@ fn rows(section: &Counted, to: i64) -> maud::Markup {
     }
 }
 
-fn configuration(held: &Held, to: i64) -> maud::Markup {
+fn configuration(held: &Held, to: i64, unused: &str) -> maud::Markup {
     let command = held.command();
     html! {
         h2 { "Who has access, by rule and grant" }
@@ -123,11 +149,11 @@ fn configuration(held: &Held, to: i64) -> maud::Markup {
                 }
             }
         }
-        pre { (command) }
+        pre { (command) "\n" (unused) }
         h2 { "Keys, certificates and secrets" }
         small { "CC6.1, CC6.7; A.5.17" }
         table {
-            thead { tr { @for head in ["Place", "Source", "Written", "Age", "Valid from", "Valid until"] { th scope="col" { (head) } } } }
+            thead { tr { @for head in ["Place", "Source", "Written or mounted", "Age", "Valid from", "Valid until"] { th scope="col" { (head) } } } }
             tbody {
                 @for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
                     tr {
@@ -138,7 +164,7 @@ fn configuration(held: &Held, to: i64) -> maud::Markup {
                 }
             }
         }
-        pre { (command) }
+        pre { (command) @for age in held.ages() { "\n" (age) } }
     }
 }
 
@@ -154,10 +180,10 @@ impl fmt::Display for Report {
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", id.escape_debug())?;
             }
             let command = held.command();
-            writeln!(f, "  $ {command}")?;
+            writeln!(f, "  $ {command}\n  $ {}", self.unused_command(held))?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
             for HeldSecret { place, source, written, not_before, not_after } in &held.secrets {
-                write!(f, "  {place} of {}, written {}", source.escape_debug(), optional(*written))?;
+                write!(f, "  {place} of {}, written or mounted {}", source.escape_debug(), optional(*written))?;
                 if let Some(written) = written {
                     write!(f, ", {}", age(*written, self.to))?;
                 }
@@ -167,6 +193,9 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
             writeln!(f, "  $ {command}")?;
+            for age in held.ages() {
+                writeln!(f, "  $ {age}")?;
+            }
         }
         for section in &self.sections {
             writeln!(f, "\n{} ({})", section.title, section.controls)?;

@@ -1,6 +1,6 @@
 //! What the report counts: which records, by what, and the same as a query for `jq`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::Value;
 
@@ -108,11 +108,18 @@ pub(super) const SECTIONS: [Section; 15] = [
         id: RULES,
         title: "Rules that decided",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
-        jq: || ".authorizations | arrays[] | (.policy.uid)? | strings".into(),
+        // Of a token each scope may be given by another rule.
+        jq: || {
+            "[(.authorizations | arrays[] | (.policy.uid)? | strings), ((.unmapped.issued.rules)? | arrays[] | strings)] | unique[]"
+                .into()
+        },
         since_ever: false,
         keys: |line| {
             let all = line.get("authorizations").and_then(Value::as_array).into_iter().flatten();
-            all.filter_map(|one| at(one, "/policy/uid")??.as_str().map(str::to_owned)).collect()
+            let decided = all.filter_map(|one| at(one, "/policy/uid")??.as_str());
+            let issued = at(line, "/unmapped/issued/rules").flatten().and_then(Value::as_array).into_iter().flatten();
+            let each: BTreeSet<&str> = decided.chain(issued.filter_map(Value::as_str)).collect();
+            each.into_iter().map(str::to_owned).collect()
         },
     },
     Section {

@@ -48,7 +48,7 @@ grants:
   - {id: dev, who: {issuers: [company], groups: [dev]}, kubernetes_groups: [dev], tekton_roles: [{role: run}]}
 rules:
   - id: push
-    on: {token: {audiences: [registry.test], scopes: [push]}}
+    on: {token: {audiences: [registry.test], scopes: [push], lifetime: 5m}}
     who: {kind: human}
     do: allow
   - id: deploy

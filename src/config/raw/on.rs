@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::policy::some;
-use crate::config::values::Cidr;
+use crate::config::values::{Cidr, Span};
 
 /// On which requests a rule is. Every condition that is set must hold; within a list any entry will do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -148,6 +148,10 @@ pub struct OnToken {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub tasks: Vec<String>,
+    /// How long a token that an allow gives may last, 1 m to `tokens.lifetime`. Where several rules give of one token, the shortest
+    /// counts. Default: as long as all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
 }
 
 /// What a request does to a PipelineRun, TaskRun or CustomRun, as its body says. An allow holds only if everything that the

@@ -66,7 +66,8 @@ pub struct Exchanged {
     /// TaskRuns and PipelineRuns, and to list and watch the first two.
     #[serde(default)]
     pub kubernetes: Option<String>,
-    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Fixed until restart, like the others here.
+    /// For a cluster: in which namespaces tasks get tokens. Default: in all. Ends of runs are watched in those of the start, so that
+    /// one which a reload adds gets no tokens before a restart. The others here are fixed until restart.
     #[serde(default)]
     pub namespaces: Vec<String>,
 }

@@ -50,7 +50,15 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     let away = [("sec-fetch-site", "cross-site")];
     browser.ask(Method::GET, "/oauth2/sign_in", None, &away).await;
     assert!(browser.session().await.is_some(), "another site ended the session");
-    let page = browser.get("/oauth2/sign_in?rd=/runs").await;
+    // A picture of that address in a text that a page of this host shows, and a page that is fetched in case somebody goes there.
+    let picture = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    let ahead = [("sec-fetch-site", "same-origin"), ("sec-purpose", "prefetch")];
+    for unseen in [&picture[..], &ahead] {
+        browser.ask(Method::GET, "/oauth2/sign_in", None, unseen).await;
+        assert!(browser.session().await.is_some(), "nobody asked for it: {unseen:?}");
+    }
+    let looks = [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    let page = browser.ask(Method::GET, "/oauth2/sign_in", Some("rd=/runs"), &looks).await;
     assert!(body(&page).contains("href=\"/oauth2/start?issuer=corp&amp;rd=%2Fruns\""), "{}", body(&page));
     assert!(browser.jar.is_empty(), "peers:T14");
     browser.jar = old;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use kube::{
     Api, Client,
     api::DynamicObject,
@@ -28,12 +28,20 @@ const SKEW: Duration = Duration::from_secs(120);
 /// Records that are read at once.
 const PAGE: usize = 1000;
 
-/// How long a watch waits before it begins anew, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// How long a watch waits before it begins anew, at first and at most: once the API server is there again, what has ended meanwhile
+/// must be dead in two seconds.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
-/// Why the watch begins anew.
+/// How long the API server is to let one watch last, in seconds. One that says nothing for five seconds more is cut without a word,
+/// and begins anew.
+const WATCH: u32 = 5;
+
+/// Events that are taken at once, and objects whose tokens are ended at once.
+const BATCH: usize = 64;
+
+/// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
-pub enum EndsError {
+enum EndsError {
     #[error("runs that have tokens cannot be looked up: {0}")]
     Store(#[from] StoreError),
     #[error("the end of tokens cannot be written into the audit trail: {0}")]
@@ -45,41 +53,20 @@ pub enum EndsError {
 }
 
 /// Watches the runs of one cluster until `stop`.
-pub async fn follow(
-    app: Arc<App>,
-    client: Client,
-    exchanged: raw::Exchanged,
-    stop: CancellationToken,
-) -> Result<(), EndsError> {
-    let cluster: Arc<str> = exchanged.issuer.as_str().into();
-    let health = app.health.component(format!("ends/{cluster}"), Gate::Report);
-    let namespaces: Vec<Option<String>> = match exchanged.namespaces.as_slice() {
-        [] => vec![None],
-        listed => listed.iter().cloned().map(Some).collect(),
-    };
-    let watches = namespaces.iter().flat_map(|namespace| {
-        [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
-            cluster: Arc::clone(&cluster),
-            kind,
-            namespace: namespace.clone(),
-        })
-    });
-    let watching = Watching { ends: app.ends.clone(), clock: app.clock.clone(), watches: watches.collect() };
-    let streams = watching.watches.iter().cloned().map(|watch| {
-        app.ends.set(&watch, State::Never);
-        events(api(&client, watch.kind, watch.namespace.as_deref()), watch.kind)
-            .map(move |event| (watch.clone(), event))
-            .boxed()
-    });
-    let mut events = stream::select_all(streams.collect::<Vec<_>>());
-    let mut follower = Follower { app, client, health, present: HashMap::new() };
+pub async fn follow(app: Arc<App>, client: Client, exchanged: raw::Exchanged, stop: CancellationToken) {
+    let health = app.health.component(format!("ends/{}", exchanged.issuer), Gate::Report);
+    let follower = Follower { app, client, health };
     loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = stop.cancelled() => return Ok(()),
+        let error = tokio::select! {
+            error = follower.watch(&exchanged) => error,
+            () = stop.cancelled() => return,
         };
-        let Some((watch, event)) = event else { return Err(EndsError::Ended) };
-        follower.take(watch, event).await?;
+        tracing::warn!(%error, cluster = exchanged.issuer, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
+        follower.health.failed(error.to_string());
+        tokio::select! {
+            () = tokio::time::sleep(RETRY.1) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 
@@ -114,6 +101,7 @@ fn events(api: Api<DynamicObject>, kind: Kind) -> BoxStream<'static, watcher::Re
         Kind::Pod => watcher::Config::default().labels("tekton.dev/taskRun"),
         Kind::TaskRun | Kind::PipelineRun => watcher::Config::default(),
     };
+    let config = config.timeout(WATCH);
     let begin = move || watcher(api.clone(), config.clone()).boxed();
     stream::unfold((begin(), Duration::ZERO, RETRY.0), move |(mut events, wait, next)| {
         let begin = begin.clone();
@@ -145,40 +133,110 @@ struct Follower {
     app: Arc<App>,
     client: Client,
     health: ComponentHandle,
-    /// What a watch has told since it began anew: by uid, and why it has ended if it has.
-    present: HashMap<Watch, HashMap<String, Option<&'static str>>>,
+}
+
+/// What a watch has told since it began anew: by uid, and why it has ended if it has.
+type Present = HashMap<String, Option<&'static str>>;
+
+/// Of all watches.
+#[derive(Default)]
+struct Progress {
+    /// Of those that have not told all yet.
+    present: HashMap<Watch, Present>,
+    /// Why one cannot watch, as it was said last.
+    trouble: HashMap<Watch, String>,
+}
+
+/// An object whose tokens are to end.
+struct Over {
+    kind: Kind,
+    uid: String,
+    why: &'static str,
 }
 
 impl Follower {
-    async fn take(&mut self, watch: Watch, event: watcher::Result<Event<Object>>) -> Result<(), EndsError> {
-        match event {
-            Ok(Event::Init) => {
-                self.app.ends.forget_all(&watch);
-                self.present.insert(watch, HashMap::new());
+    /// Watches until something fails.
+    async fn watch(&self, exchanged: &raw::Exchanged) -> EndsError {
+        let cluster: Arc<str> = exchanged.issuer.as_str().into();
+        let namespaces: Vec<Option<String>> = match exchanged.namespaces.as_slice() {
+            [] => vec![None],
+            listed => listed.iter().cloned().map(Some).collect(),
+        };
+        let watches = namespaces.iter().flat_map(|namespace| {
+            [Kind::TaskRun, Kind::Pod, Kind::PipelineRun].map(|kind| Watch {
+                cluster: Arc::clone(&cluster),
+                kind,
+                namespace: namespace.clone(),
+            })
+        });
+        let watching =
+            Watching { ends: self.app.ends.clone(), clock: self.app.clock.clone(), watches: watches.collect() };
+        let streams = watching.watches.iter().cloned().map(|watch| {
+            self.app.ends.begin(&watch);
+            events(api(&self.client, watch.kind, watch.namespace.as_deref()), watch.kind)
+                .map(move |event| (watch.clone(), event))
+                .boxed()
+        });
+        let mut events = stream::select_all(streams.collect::<Vec<_>>()).ready_chunks(BATCH);
+        let mut progress = Progress::default();
+        while let Some(batch) = events.next().await {
+            if let Err(error) = self.take(batch, &mut progress).await {
+                return error;
             }
-            Ok(Event::InitApply(object)) => {
-                self.app.ends.tell(&watch, &object);
-                self.present.entry(watch).or_default().insert(object.identity().uid.clone(), object.end());
-            }
-            Ok(Event::InitDone) => {
-                let present = self.present.remove(&watch).unwrap_or_default();
-                self.end_of(&watch, &present).await?;
-                self.seen(&watch);
-            }
-            Ok(Event::Apply(object)) => {
-                self.app.ends.tell(&watch, &object);
-                if let Some(why) = object.end() {
-                    self.end(watch.kind, &object.identity().uid, why).await?;
+        }
+        EndsError::Ended
+    }
+
+    /// Takes what watches tell, in its order; only then what has ended is ended, much at once.
+    async fn take(
+        &self,
+        batch: Vec<(Watch, watcher::Result<Event<Object>>)>,
+        Progress { present, trouble }: &mut Progress,
+    ) -> Result<(), EndsError> {
+        let ends = &self.app.ends;
+        let (mut over, mut told) = (Vec::new(), Vec::new());
+        for (watch, event) in batch {
+            match event {
+                Ok(Event::Init) => {
+                    ends.forget_all(&watch);
+                    present.insert(watch, HashMap::new());
                 }
-                self.seen(&watch);
+                Ok(Event::InitApply(object)) => {
+                    ends.tell(&watch, &object);
+                    present.entry(watch).or_default().insert(object.identity().uid.clone(), object.end());
+                }
+                Ok(Event::InitDone) => {
+                    let present = present.remove(&watch).unwrap_or_default();
+                    over.extend(self.over(&watch, &present).await?);
+                    told.push(watch);
+                }
+                Ok(Event::Apply(object)) => {
+                    ends.tell(&watch, &object);
+                    let uid = object.identity().uid.clone();
+                    over.extend(object.end().map(|why| Over { kind: watch.kind, uid, why }));
+                    told.push(watch);
+                }
+                Ok(Event::Delete(object)) => {
+                    let uid = object.identity().uid.clone();
+                    ends.forget(&watch, &uid);
+                    over.push(Over { kind: watch.kind, uid, why: "it was deleted" });
+                    told.push(watch);
+                }
+                Err(error) => {
+                    told.retain(|told| *told != watch);
+                    ends.lose(&watch, self.app.clock.now());
+                    let why = root_cause(&error);
+                    if trouble.get(&watch) != Some(&why) {
+                        self.complain(&watch, &why);
+                        trouble.insert(watch, why);
+                    }
+                }
             }
-            Ok(Event::Delete(object)) => {
-                let uid = &object.identity().uid;
-                self.app.ends.forget(&watch, uid);
-                self.end(watch.kind, uid, "it was deleted").await?;
-                self.seen(&watch);
-            }
-            Err(error) => self.lost(&watch, &error),
+        }
+        stream::iter(over.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |over| self.end(over)).await?;
+        for watch in told {
+            trouble.remove(&watch);
+            self.seen(&watch);
         }
         Ok(())
     }
@@ -191,9 +249,8 @@ impl Follower {
         }
     }
 
-    fn lost(&self, watch: &Watch, error: &watcher::Error) {
-        self.app.ends.lose(watch, self.app.clock.now());
-        let why = format!("{} cannot be watched: {}", watch.kind.name(), root_cause(error));
+    fn complain(&self, watch: &Watch, why: &str) {
+        let why = format!("{} cannot be watched: {why}", watch.kind.name());
         let cluster = &*watch.cluster;
         match watch.kind {
             Kind::PipelineRun => {
@@ -217,36 +274,38 @@ impl Follower {
         }
     }
 
-    /// Ends the tokens of what has tokens and has ended, or is not there any more, by all that a watch has told.
-    async fn end_of(&self, watch: &Watch, present: &HashMap<String, Option<&'static str>>) -> Result<(), EndsError> {
-        let mut after = 0;
+    /// What has tokens and has ended, or is not there any more, by all that a watch has told.
+    async fn over(&self, watch: &Watch, present: &Present) -> Result<Vec<Over>, EndsError> {
+        let (mut over, mut missing, mut after) = (Vec::new(), Vec::new(), 0);
         loop {
             let now = self.app.clock.now();
             let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
             for change in page {
                 let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
-                let Ok(uid) = std::str::from_utf8(&change.key) else { continue };
-                let of_watch = bearer.kind == watch.kind
-                    && bearer.cluster == watch.cluster
-                    && watch.namespace.as_ref().is_none_or(|namespace| *namespace == bearer.namespace);
-                match present.get(uid) {
-                    _ if !of_watch => {}
+                let Ok(uid) = String::from_utf8(change.key) else { continue };
+                if bearer.kind != watch.kind || !watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) {
+                    continue;
+                }
+                match present.get(&uid) {
                     Some(None) => {}
-                    Some(Some(why)) => self.end(watch.kind, uid, why).await?,
-                    // It may have begun since the list was made.
-                    None => {
-                        if !self.is_there(&bearer, uid).await? {
-                            self.end(watch.kind, uid, "it was deleted").await?;
-                        }
-                    }
+                    Some(Some(why)) => over.push(Over { kind: watch.kind, uid, why }),
+                    None => missing.push((bearer, uid)),
                 }
             }
             match last.filter(|_| full) {
                 Some(last) => after = last,
-                None => return Ok(()),
+                None => break,
             }
         }
+        // It may have begun since the list was made.
+        let asked = stream::iter(missing).map(async |(bearer, uid)| {
+            let is_there = self.is_there(&bearer, &uid).await?;
+            Ok::<_, EndsError>((!is_there).then_some(Over { kind: watch.kind, uid, why: "it was deleted" }))
+        });
+        let gone: Vec<Option<Over>> = asked.buffer_unordered(BATCH).try_collect().await?;
+        over.extend(gone.into_iter().flatten());
+        Ok(over)
     }
 
     async fn is_there(&self, bearer: &Bearer, uid: &str) -> Result<bool, EndsError> {
@@ -259,18 +318,18 @@ impl Follower {
     }
 
     /// Revokes the tokens of an object, if it has any.
-    async fn end(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
-        if kind == Kind::PipelineRun {
+    async fn end(&self, over: Over) -> Result<(), EndsError> {
+        if over.kind == Kind::PipelineRun {
             return Ok(());
         }
-        let ended = self.end_own(kind, uid, why).await;
+        let ended = self.end_own(&over).await;
         // After the revocation: a call that is under way looks for that once its token is held.
         let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
-        self.app.onward.end(uid, keys.as_ref());
+        self.app.onward.end(&over.uid, keys.as_ref());
         ended
     }
 
-    async fn end_own(&self, kind: Kind, uid: &str, why: &'static str) -> Result<(), EndsError> {
+    async fn end_own(&self, Over { kind, uid, why }: &Over) -> Result<(), EndsError> {
         let app = &self.app;
         let now = app.clock.now();
         if app.revocations.workload(uid).is_some() {
@@ -284,7 +343,7 @@ impl Follower {
         let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok();
         let (namespace, name) = bearer.map(|bearer| (bearer.namespace, bearer.name)).unwrap_or_default();
         tracing::info!(kind = kind.name(), namespace, name, why, streams, "tokens have ended");
-        let ended = TokensEnded { kind: kind.name(), namespace, name, uid: uid.to_owned(), why };
+        let ended = TokensEnded { kind: kind.name(), namespace, name, uid: uid.clone(), why };
         app.trail.note_durable(Note::TokensEnded(ended)).await?;
         Ok(())
     }

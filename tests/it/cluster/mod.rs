@@ -25,6 +25,7 @@ mod still_sending;
 mod tekton;
 mod token_command;
 mod token_ends;
+mod token_gaps;
 mod token_replay;
 mod token_rows;
 mod tokens;

@@ -234,16 +234,30 @@ async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
         let path = deploy().join("tekton").join(file).display().to_string();
         kubectl.run(&["create", "-f", &path]).await;
     }
-    let pods = format!("/api/v1/namespaces/{namespace}/pods");
-    let pod = within(async {
-        loop {
-            if let Some(pod) = api.read(&pods).await["items"].get(0) {
-                return pod.clone();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    let pod = first_pod(api, &namespace).await;
+    // What the step asks for is what the example of a policy gives this task.
+    let arguments: Vec<&str> =
+        pod["spec"]["containers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let asked = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name)).unwrap();
+    let test = json!([{
+        "name": "the task that is shipped",
+        "principal": {"issuer": "company", "groups": ["developers"]},
+        "request": {"token": {
+            "audience": asked("--audience="),
+            "scope": asked("--scope="),
+            "task": {
+                "namespace": "ci",
+                "service_account": pod["spec"]["serviceAccountName"],
+                "pipeline": pod["metadata"]["labels"]["tekton.dev/pipeline"],
+                "pipeline_task": pod["metadata"]["labels"]["tekton.dev/pipelineTask"],
+            },
+        }},
+        "expect": {"outcome": "allow", "rule": "release-pushes"},
+    }]);
+    let tests = kubectl.write("tests.yaml", &json!({"tests": test}).to_string());
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/workload-tokens.yaml");
+    let output = doorward(&["test"]).arg(example).arg("--tests").arg(tests).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
     let spec = &pod["spec"];
     let tokens = spec["volumes"].as_array().unwrap().iter().filter_map(|volume| {
         Some((volume["name"].clone(), volume["projected"]["sources"].get(0)?["serviceAccountToken"].clone()))
@@ -255,6 +269,65 @@ async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
     let mount = mounts.iter().find(|mount| mount["name"] == volume).unwrap();
     // Where the program looks for it.
     assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!("/var/run/secrets/doorward"), &json!(true)));
+}
+
+#[tokio::test]
+async fn a_task_can_refer_to_the_step_that_is_shipped() {
+    Tekton::get().await;
+    let api = ApiServer::get().await;
+    let namespace = api.namespace().await;
+    api.account(&namespace, "builder").await;
+    let kubectl = administrator(api, &namespace);
+    kubectl.run(&["create", "-f", &deploy().join("tekton/step-action.yaml").display().to_string()]).await;
+    let param = |name: &str, value: &str| json!({"name": name, "value": value});
+    let run = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {"name": "refers"},
+        "spec": {
+            "serviceAccountName": "builder",
+            "taskSpec": {"steps": [{
+                "name": "token",
+                "ref": {"name": "doorward-token"},
+                "params": [
+                    param("server", "https://tekton.example.com"),
+                    param("audience", "https://api.example.com"),
+                    param("scope", "deploy"),
+                    param("subject", "/var/run/secrets/doorward"),
+                    param("out", "/tekton/home/token"),
+                ],
+            }]},
+        },
+    });
+    api.create(&format!("/apis/tekton.dev/v1/namespaces/{namespace}/taskruns"), &run).await;
+    let pod = first_pod(api, &namespace).await;
+    let step = &pod["spec"]["containers"][0];
+    let arguments: Vec<&str> = step["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
+    let expected = "token --audience https://api.example.com --scope deploy --as token --out /tekton/home/token";
+    assert_eq!(command.join(" "), expected);
+    let env = step["env"].as_array().unwrap();
+    assert!(env.contains(&param("DOORWARD_SERVER", "https://tekton.example.com")), "{env:?}");
+    assert!(env.contains(&param("DOORWARD_SUBJECT_TOKEN_FILE", "/var/run/secrets/doorward/token")), "{env:?}");
+    // The program takes these very words.
+    let mut program = doorward(command);
+    program.env("DOORWARD_SERVER", "https://127.0.0.1:1").env("DOORWARD_SUBJECT_TOKEN_FILE", "/no/such/token");
+    let said = String::from_utf8_lossy(&program.output().unwrap().stderr).into_owned();
+    assert!(said.contains("/no/such/token") && !said.contains("Usage"), "{said}");
+}
+
+/// Waits for the one pod of a namespace.
+async fn first_pod(api: &ApiServer, namespace: &str) -> Value {
+    let pods = format!("/api/v1/namespaces/{namespace}/pods");
+    within(async {
+        loop {
+            if let Some(pod) = api.read(&pods).await["items"].get(0) {
+                return pod.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await
 }
 
 #[tokio::test]

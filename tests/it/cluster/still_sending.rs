@@ -111,7 +111,11 @@ fn judge(what: &str, sent: &[Sent], end: &End, refused: u16, why: &[&str]) {
 
 /// One run from its start to two seconds and more after its end, while its step sends.
 async fn sends_on(tasks: &Tasks, name: &str, end: impl AsyncFnOnce(&Task) -> End) {
-    let task = tasks.bobs(&Tasks::release(name)).await;
+    sends_on_in(tasks, name, &Tasks::release(name), end).await;
+}
+
+async fn sends_on_in(tasks: &Tasks, name: &str, run: &Value, end: impl AsyncFnOnce(&Task) -> End) {
+    let task = tasks.bobs(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
     let (mut uses, mut exchanges) = (Sender::using(tasks, &own), Sender::exchanging(tasks, &pod_token));
@@ -147,15 +151,33 @@ async fn a_step_that_is_still_sending_gets_through_until_the_end_of_its_run_and_
         let told = Instant::now();
         let done = json!({"metadata": {"annotations": {"hold": null}}});
         assert_eq!(tasks.world.api.ask("PATCH", &path, Some(&done)).await.status, 200);
-        let owner = &task.pod["metadata"]["ownerReferences"][0];
-        let run = format!("{}/{}", tasks.path("taskruns"), owner["name"].as_str().unwrap());
-        within(async {
-            while tasks.world.api.read(&run).await["status"]["completionTime"].is_null() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        tasks.until_ended(task).await;
         End { told, ended: Instant::now() }
     });
     tokio::join!(cancelled, completed);
+}
+
+#[tokio::test]
+async fn a_run_that_is_deleted_or_whose_time_is_out_takes_its_tokens_along_while_its_step_sends() {
+    // Its tokens last no longer than it may, so that without this room they would merely expire.
+    let tasks = Tasks::with(|yaml| yaml.replace("preset: doorward,", "preset: doorward, clock_skew: 60s,"), &[]).await;
+    let deleted = async |path: String| {
+        let told = Instant::now();
+        let answer = tasks.world.api.ask("DELETE", &path, None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        End { told, ended: Instant::now() }
+    };
+    let deletes_task = sends_on(&tasks, "deleted", async |task| deleted(tasks.task_run(task)).await);
+    let deletes_pod = sends_on(&tasks, "evicted", async |task| {
+        let name = task.pod["metadata"]["name"].as_str().unwrap();
+        deleted(format!("{}/{name}?gracePeriodSeconds=0", tasks.path("pods"))).await
+    });
+    let mut late = Tasks::release("late");
+    late["spec"]["timeouts"] = json!({"pipeline": "10s", "tasks": "10s"});
+    let times_out = sends_on_in(&tasks, "timed out", &late, async |task| {
+        let told = Instant::now();
+        tasks.until_ended(task).await;
+        End { told, ended: Instant::now() }
+    });
+    tokio::join!(deletes_task, deletes_pod, times_out);
 }

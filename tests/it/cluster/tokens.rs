@@ -17,7 +17,8 @@ pub const DOOR: &str = "https://doorward.test";
 pub const TARGET: &str = "https://target.test";
 
 /// What the refusal of an exchange says once the run is over, by what of it is seen first. (A run that is cancelled loses its pod.)
-pub const OVER: [&str; 5] = ["has ended", "is cancelled", "is being deleted", "does not exist any more", "revoked"];
+pub const OVER: [&str; 6] =
+    ["has ended", "is cancelled", "is being deleted", "does not exist any more", "under the same name", "revoked"];
 
 const TOKENS: &str = "
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
@@ -186,6 +187,23 @@ impl Tasks {
             }
         })
         .await
+    }
+
+    /// The path of the TaskRun that the pod of a task is of.
+    pub fn task_run(&self, task: &Task) -> String {
+        let owner = &task.pod["metadata"]["ownerReferences"][0];
+        format!("{}/{}", self.path("taskruns"), owner["name"].as_str().unwrap())
+    }
+
+    /// Waits until Tekton has noted that the task has ended.
+    pub async fn until_ended(&self, task: &Task) {
+        let path = self.task_run(task);
+        within(async {
+            while self.world.api.read(&path).await["status"]["completionTime"].is_null() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 
     pub async fn cancel(&self, task: &Task) {

@@ -1,0 +1,105 @@
+//! Gaps in the watches that end tokens: the API server, the store or a connection is away while a run ends.
+
+use std::time::{Duration, Instant};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::json;
+
+use super::{
+    api_server::ApiServer,
+    token_ends::{signing_key, with_token},
+    tokens::{DOOR, TARGET, Tasks, exchange},
+};
+use crate::harness::{RedisServer, Wire, within};
+
+/// How soon after a gap tokens of what ended in it are dead: two seconds, and room for a machine with much to do.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Connections that three watches ask for in some seconds: enough that pauses which go on doubling would be longer than [`SOON`].
+const TRIES: usize = 18;
+
+/// Waits until a token is refused, whatever it gets until then: the trouble may last a moment longer.
+async fn dead_soon(tasks: &Tasks, token: &str) {
+    let since = Instant::now();
+    within(async {
+        while tasks.used(token).await.status != 401 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(since.elapsed() < SOON, "{:?} after the gap", since.elapsed());
+    tasks.is_dead(token).await;
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwhile_is_found() {
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let (task, own) = with_token(&tasks, "gap").await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    wire.cut();
+    let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!((answer.status, &answer.json()["error"]), (503, &json!("temporarily_unavailable")), "{}", answer.text());
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    assert_ne!(tasks.used(&own).await.status, 401, "the token is good, and the trouble is ours");
+    tasks.cancel(&task).await;
+    tasks.until_ended(&task).await;
+    // It must not have grown tired of asking.
+    let before = wire.taken();
+    within(async {
+        while wire.taken() < before + TRIES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    wire.mend();
+    dead_soon(&tasks, &own).await;
+    let answer = tasks.once_over(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_is_found() {
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    let (task, own) = with_token(&tasks, "silence").await;
+    let before = wire.taken();
+    wire.silence();
+    tasks.cancel(&task).await;
+    // Nothing tells it: only that nothing is told any more.
+    within(async {
+        while wire.taken() < before + 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    tasks.is_dead(&own).await;
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_back() {
+    let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
+    let change = |yaml: String| {
+        yaml.replace("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").replace(
+            "store: {path: doorward.redb}",
+            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
+        )
+    };
+    let tasks = Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await;
+    let (task, own) = with_token(&tasks, "stored").await;
+    redis.kill();
+    tasks.cancel(&task).await;
+    tasks.until_ended(&task).await;
+    let tried = "the ends of runs are not seen, so tasks get no tokens; it is tried again";
+    within(async {
+        while tasks.world.doorward.log().iter().filter(|line| line["message"] == tried).count() < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    redis.restart();
+    dead_soon(&tasks, &own).await;
+}
