@@ -17,8 +17,17 @@ pub const DOOR: &str = "https://doorward.test";
 pub const TARGET: &str = "https://target.test";
 
 /// What the refusal of an exchange says once the run is over, by what of it is seen first. (A run that is cancelled loses its pod.)
-pub const OVER: [&str; 6] =
-    ["has ended", "is cancelled", "is being deleted", "does not exist any more", "under the same name", "revoked"];
+pub const OVER: [&str; 8] = [
+    "has ended",
+    "is cancelled",
+    "is being deleted",
+    "does not exist any more",
+    "under the same name",
+    "the time of the run, or of the token, is out",
+    // The API server says so once the pod is gone.
+    "the token is not active",
+    "revoked",
+];
 
 const TOKENS: &str = "
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: ['{ns}']}]}
