@@ -67,7 +67,7 @@ impl Keys {
                     "groups": ["developers", "team-blue", "on-call", "everybody"], "auth_time": now,
                     "email": format!("user-{number}@bench.example"), "name": "A Person With An Ordinary Name",
                     "preferred_username": format!("user-{number}"), "tenant": "0b7ad2f5-8f2b-4a52-9a2e-6e1ffb2f7d20"});
-                self.sign(algorithm, &claims)
+                self.sign(algorithm, "at+jwt", &claims)
             })
             .collect()
     }
@@ -82,7 +82,7 @@ impl Keys {
                     "kubernetes.io": {"namespace": "ci", "node": {"name": "node", "uid": "node"},
                         "pod": {"name": format!("pod-{number}"), "uid": format!("Pod-{number}")},
                         "serviceaccount": {"name": "builder", "uid": "builder"}}});
-                self.sign(Algorithm::Rs256, &claims)
+                self.sign(Algorithm::Rs256, "JWT", &claims)
             })
             .collect()
     }
@@ -117,12 +117,12 @@ impl Keys {
         Ok((CHECKS, thread_cpu_us()? - before))
     }
 
-    fn sign(&self, algorithm: Algorithm, claims: &Value) -> Result<String, Failure> {
+    fn sign(&self, algorithm: Algorithm, typ: &str, claims: &Value) -> Result<String, Failure> {
         let (alg, kid) = match algorithm {
             Algorithm::Rs256 => ("RS256", "rsa"),
             Algorithm::Es256 => ("ES256", "ec"),
         };
-        let header = json!({"alg": alg, "kid": kid, "typ": "at+jwt"});
+        let header = json!({"alg": alg, "kid": kid, "typ": typ});
         let signed = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let random = SystemRandom::new();
         let signature = match algorithm {

@@ -52,7 +52,7 @@ pub use self::{
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, trace_tokens},
-    trace::{Cause, NoCause, TracedRun, trace, trace_request, trace_uid},
+    trace::{Arrival, Cause, NoCause, TracedRun, arrivals, trace, trace_request, trace_uid},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{
         AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,

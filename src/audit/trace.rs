@@ -20,10 +20,11 @@ use super::{
     note::code,
     replay::{ReplayError, ReplayInputs},
 };
-use crate::{authn::Kind, clock::Timestamp, config::raw::RunIntent};
-
-/// An EventListener makes the runs of an event at once. What names an old event is a copy.
-const SOON: Duration = Duration::from_secs(15 * 60);
+use crate::{
+    authn::Kind,
+    clock::Timestamp,
+    runs::{EVENT_WINDOW, SKEW},
+};
 
 /// A run, and what caused it.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub enum NoCause {
     Forged(Uuid),
     #[error("it names the event {event}, and was made {} s after it: somebody copied the label past Doorward", after.as_secs())]
     Late { event: String, after: Duration },
+    #[error("it names the event {event}, and was made {} s before it: somebody wrote the label on a run that was there", before.as_secs())]
+    Early { event: String, before: Duration },
 }
 
 /// A line about a run.
@@ -103,6 +106,22 @@ struct Unmapped {
     linked: Option<Link>,
     event_id: Option<String>,
     held: Option<Uuid>,
+    webhook: Option<Webhook>,
+}
+
+#[derive(Deserialize)]
+struct Webhook {
+    #[serde(default)]
+    delivery: Option<String>,
+}
+
+/// By what somebody knows a delivery.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrival<'a> {
+    /// The id that its sender gave it.
+    Delivery(&'a str),
+    /// The event that the EventListener made of it.
+    Event(&'a str),
 }
 
 /// The request that an EventListener answered with an event.
@@ -131,6 +150,23 @@ pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, Repl
         events.extend(line.unmapped.event_id.filter(|_| is_its));
     })?;
     traced(files, |link| link.request == Some(id) || link.event_id.as_ref().is_some_and(|event| events.contains(event)))
+}
+
+/// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it.
+pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
+    let mut arrivals = Vec::new();
+    each(files, code::REQUEST, |line: Line| {
+        let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
+        let is_it = match known_by {
+            Arrival::Delivery(id) => unmapped.webhook.is_some_and(|webhook| webhook.delivery.as_deref() == Some(id)),
+            Arrival::Event(id) => unmapped.event_id.as_deref() == Some(id),
+        };
+        let request = unmapped.held.unwrap_or(request);
+        if is_it && !arrivals.contains(&request) {
+            arrivals.push(request);
+        }
+    })?;
+    Ok(arrivals)
 }
 
 fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
@@ -165,7 +201,7 @@ fn of_request(
     firsts: &BTreeMap<Uuid, (Option<i64>, String)>,
 ) -> Result<Result<Cause, NoCause>, ReplayError> {
     let Some(request) = ReplayInputs::find(files, id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
-    let made_a_run = request.run.as_ref().is_some_and(|run| run.intent == RunIntent::Create)
+    let made_a_run = request.run.as_ref().is_some_and(|run| run.intent.makes_a_run())
         && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace);
     if !made_a_run {
         return Ok(Err(NoCause::Forged(id)));
@@ -184,9 +220,13 @@ fn of_event(
 ) -> Result<Result<Cause, NoCause>, ReplayError> {
     let unknown = || NoCause::UnknownEvent(event.to_owned());
     let Some(known) = known else { return Ok(Err(unknown())) };
-    let after = created.map(|created| created.since(known.time)).unwrap_or_default();
-    if after > SOON {
+    let created = created.unwrap_or(known.time);
+    let (after, before) = (created.since(known.time), known.time.since(created));
+    if after > EVENT_WINDOW + SKEW {
         return Ok(Err(NoCause::Late { event: event.to_owned(), after }));
+    }
+    if before > SKEW {
+        return Ok(Err(NoCause::Early { event: event.to_owned(), before }));
     }
     let found = |id| Ok::<_, ReplayError>(ReplayInputs::find(files, id)?.map(Box::new));
     let sent = found(known.request)?;
@@ -391,10 +431,48 @@ mod tests {
         let cause = traced(&lines(1_001_000), "run").remove(0).cause.unwrap();
         assert_eq!((cause.request.id, cause.sent.as_ref().unwrap().id), (ARRIVAL, REQUEST));
         assert!(cause.to_string().contains("delivery   d of github"), "{cause}");
-        let late = traced(&lines(1_000_000 + 16 * 60_000), "run").remove(0).cause.unwrap_err();
-        assert!(late.to_string().contains("960 s after it"), "{late}");
+        for (made, said) in [
+            (1_000_000 + 149_000, None),
+            (1_000_000 + 151_000, Some("151 s after it")),
+            (1_000_000 - 29_000, None),
+            (1_000_000 - 31_000, Some("31 s before it")),
+        ] {
+            let cause = traced(&lines(made), "run").remove(0).cause;
+            assert_eq!(cause.is_err(), said.is_some(), "{made}");
+            if let Some(said) = said {
+                let why = cause.unwrap_err().to_string();
+                assert!(why.contains(said), "{why}");
+            }
+        }
         let unknown = traced(&lines(1_001_000)[3..], "run").remove(0).cause.unwrap_err();
         assert_eq!(unknown, NoCause::UnknownEvent("e".to_owned()));
+    }
+
+    #[test]
+    fn an_apply_that_made_a_run_is_its_cause() {
+        let mut applies = creates("ci");
+        applies["run"]["does"] = json!("apply");
+        let lines = [request(REQUEST, "request", &applies), link("run", "u", 1_001_000, &json!({"request": REQUEST}))];
+        assert_eq!(traced(&lines, "run").remove(0).cause.unwrap().request.id, REQUEST);
+    }
+
+    #[test]
+    fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
+        let facts = json!({"webhook": "github", "delivery": "d"});
+        let again = Uuid::from_u128(3);
+        let lines = [
+            request(ARRIVAL, "request", &json!({"webhook": facts})),
+            request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
+            request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
+            request(again, "request", &json!({"webhook": facts})),
+            request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+        let found = |known_by| arrivals(&[file.path().to_owned()], known_by).unwrap();
+        assert_eq!(found(Arrival::Delivery("d")), [ARRIVAL, again]);
+        assert_eq!(found(Arrival::Event("e")), [ARRIVAL]);
+        assert!(found(Arrival::Delivery("e")).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use crate::{
-    audit::{self, ReplayInputs, Tokens, TracedRun, TracedToken, trail_files},
+    audit::{self, Arrival, ReplayInputs, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
 };
 
@@ -18,7 +18,8 @@ use crate::{
 pub struct TraceArgs {
     #[arg(value_enum)]
     kind: Kind,
-    /// A run as NAMESPACE/NAME, all that ever had the name; a token by its `jti`; a request by its id.
+    /// A run as NAMESPACE/NAME, all that ever had the name; a token by its `jti`; a request by its id; a delivery by the id that its
+    /// sender gave it; an event by the id that the EventListener gave it.
     what: String,
     /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
@@ -34,9 +35,15 @@ enum Kind {
     /// One that Doorward issued.
     #[value(name = "token")]
     Token,
-    /// A request, or a delivery.
+    /// A request, or a delivery, by the id in its answer.
     #[value(name = "request")]
     Request,
+    /// A delivery, such as by GitHub's `X-GitHub-Delivery`.
+    #[value(name = "delivery")]
+    Delivery,
+    /// What an EventListener made of a delivery (`eventID`).
+    #[value(name = "event")]
+    Event,
 }
 
 fn run_name(text: &str) -> Result<(&str, &str), Failure> {
@@ -62,6 +69,8 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
             let id = Uuid::try_parse(&args.what);
             tracer.request(id.map_err(|_| "write the id of a request, which is a UUID")?)?;
         }
+        Kind::Delivery => tracer.arrivals("delivery", Arrival::Delivery(&args.what))?,
+        Kind::Event => tracer.arrivals("event", Arrival::Event(&args.what))?,
     }
     Ok(u8::from(tracer.unknown))
 }
@@ -102,6 +111,16 @@ impl<W: Write> Tracer<'_, W> {
             writeln!(self.out, "no token {id} is in these files; give all files of all replicas")?;
         }
         tokens.iter().try_for_each(|token| self.token_with_cause(token))
+    }
+
+    fn arrivals(&mut self, what: &str, known_by: Arrival<'_>) -> Result<(), Failure> {
+        let (Arrival::Delivery(id) | Arrival::Event(id)) = known_by;
+        let requests = audit::arrivals(self.files, known_by)?;
+        if requests.is_empty() {
+            self.unknown = true;
+            writeln!(self.out, "no {what} {id} is in these files; give all files of all replicas")?;
+        }
+        requests.into_iter().try_for_each(|request| self.request(request))
     }
 
     fn request(&mut self, id: Uuid) -> Result<(), Failure> {

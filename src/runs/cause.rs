@@ -23,10 +23,10 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// How long after a delivery an EventListener may make runs of it.
-const EVENT_WINDOW: Duration = Duration::from_secs(120);
+pub const EVENT_WINDOW: Duration = Duration::from_secs(120);
 
 /// How far the clock of the API server may differ.
-const SKEW: Duration = Duration::from_secs(30);
+pub const SKEW: Duration = Duration::from_secs(30);
 
 /// By what a run is told from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -191,6 +191,12 @@ impl SigningKeys {
                 }
             }
         }
+        if raw.keys.len() == 1 {
+            resolver
+                .report
+                .warning(&at, "one key alone: whoever checks tokens knows no successor yet when it is replaced")
+                .help("list a second one behind it; docs/workload-identity.md tells how keys are replaced");
+        }
         if keys.len() == raw.keys.len() { Self::new(keys) } else { None }
     }
 

@@ -243,6 +243,40 @@ async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
 }
 
 #[tokio::test]
+async fn a_job_of_gitlab_gets_a_token_on_the_conditions_of_its_rule() {
+    let change = |yaml: String| {
+        yaml.replace("preset: github_actions", "preset: gitlab_ci")
+            .replace("required_claims: {repository_owner_id: ['1']}", "required_claims: {namespace_id: ['1']}")
+            .replace(
+                "repositories: ['github:7'], claims: {environment: [prod], ref: [refs/heads/main]}",
+                "repositories: ['gitlab:7'], claims: {environment: [prod], ref: [main], ref_type: [branch], ref_protected: ['true']}",
+            )
+    };
+    let world = World::with(change).await;
+    let job = |more: Value| {
+        let mut claims = world.ci.claims("project_path:acme/app:ref_type:branch:ref:main", &[]);
+        let own = json!({"project_id": "7", "project_path": "acme/app", "namespace_id": "1", "pipeline_source": "push", "environment": "prod",
+            "ref": "main", "ref_type": "branch", "ref_protected": "true"});
+        for more in [&own, &more] {
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        world.ci.sign(&claims)
+    };
+    let claims = part(&token(&world.exchange(&job(json!({})), "deploy").await), 1);
+    assert_eq!(claims["kind"], "workload", "{claims:#}");
+    for (what, more, error) in [
+        ("another project", json!({"project_id": "8"}), "invalid_target"),
+        ("a branch that nobody protects", json!({"ref_protected": "false"}), "invalid_target"),
+        ("a tag of that name", json!({"ref_type": "tag"}), "invalid_target"),
+        ("another environment", json!({"environment": "staging"}), "invalid_target"),
+        ("another group", json!({"namespace_id": "2"}), "invalid_request"),
+    ] {
+        let answer = world.exchange(&job(more), "deploy").await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!(error)), "{what}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_came() {
     let world = World::start().await;
     let good = world.job(&json!({}));

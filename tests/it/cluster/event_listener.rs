@@ -80,8 +80,16 @@ impl EventListener {
                 + more
         };
         let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
+        world.api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
+        let mut run = pipeline_run("", &json!({}));
+        // They are counted, not run.
+        run["spec"]["status"] = json!("PipelineRunPending");
+        Self { assertion_key, ..Self::furnish(world, port, asks, run).await }
+    }
+
+    /// Gives a world an EventListener, to be started at a port, whose trigger makes this run of each delivery.
+    pub async fn furnish(world: World, port: u16, asks: Asks, mut run: Value) -> Self {
         let (api, namespace) = (world.api, world.namespace.as_str());
-        api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
         let (user, repository, interceptors) = match asks {
             Asks::Doorward => (
                 "$(extensions.doorward.user)",
@@ -95,15 +103,11 @@ impl EventListener {
             {"name": "repository", "value": repository},
             {"name": "commit", "value": "$(body.after)"},
         ]);
-        let annotations = json!({
-            "test/user": "$(tt.params.user)",
-            "test/repository": "$(tt.params.repository)",
-            "test/commit": "$(tt.params.commit)",
-        });
-        let mut run = pipeline_run("", &annotations);
+        let mut annotations = run["metadata"]["annotations"].take();
+        for name in ["user", "repository", "commit"] {
+            annotations[format!("test/{name}")] = json!(format!("$(tt.params.{name})"));
+        }
         run["metadata"] = json!({"generateName": "build-", "annotations": annotations});
-        // They are counted, not run.
-        run["spec"]["status"] = json!("PipelineRunPending");
         let template = json!({
             "params": [{"name": "user"}, {"name": "repository"}, {"name": "commit"}],
             "resourcetemplates": [run],
@@ -125,7 +129,7 @@ impl EventListener {
             let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec});
             api.create(&path, &object).await;
         }
-        Self { world, address: ([127, 0, 0, 1], port).into(), assertion_key }
+        Self { world, address: ([127, 0, 0, 1], port).into(), assertion_key: String::new() }
     }
 
     /// Starts the EventListener and waits until it takes deliveries.

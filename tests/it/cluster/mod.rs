@@ -26,6 +26,7 @@ mod tekton;
 mod token_command;
 mod token_ends;
 mod token_gaps;
+mod token_reach;
 mod token_replay;
 mod token_rows;
 mod tokens;

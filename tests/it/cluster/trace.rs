@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
-    event_listener::{Asks, EventListener},
+    event_listener::{Asks, EventListener, HOOKS},
     tekton::{Tekton, pipeline_run},
     tokens::{DOOR, TARGET, Tasks, claims, token},
     world::World,
 };
 use crate::{
-    harness::{Doorward, unique, within},
+    fixture::WEBHOOK_SECRET,
+    harness::{Doorward, free_port, unique, within},
     webhooks::{lines, signature},
 };
 
@@ -174,4 +175,80 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
     }
     let (code, said) = trace_of(world, "token", "unknown").await;
     assert!(code == Some(1) && said.contains("no token unknown is in these files"), "{said}");
+}
+
+/// Rules for runs that a Git host set off: nobody acts there but the host.
+const DELIVERED: &str = "rules:
+  - id: by-delivery
+    on: {token: {audiences: ['https://target.test'], scopes: [push], service_accounts: ['{ns}/builder'], pipelines: [release]}}
+    who: {webhooks: [github]}
+    do: allow
+  - {id: use-delivered, on: {routes: [api]}, who: {issuers: [own], scopes: [push]}, do: allow}
+";
+
+#[tokio::test]
+async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
+    let port = free_port();
+    let change = |yaml: String| {
+        let mut yaml = yaml.replace("rules:\n", DELIVERED);
+        for (place, more) in HOOKS {
+            yaml = yaml.replace(place, &more.replace("{port}", &port.to_string()));
+        }
+        yaml + "webhooks: [{name: github, sender: github, hold: false, secrets: [{secret: {file: secret}}]}]\n"
+    };
+    let tasks = Tasks::with(change, &[("secret", WEBHOOK_SECRET)]).await;
+    let listener = EventListener::furnish(tasks.world, port, Asks::Nobody, Tasks::release("")).await;
+    let _sink = listener.start().await;
+    let (id, body) = (unique(), super::deliveries::push(1234, "released"));
+    let lines = lines(&id, &signature(body.as_bytes()));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let answer = listener.world.doorward.send(&lines, body.as_bytes()).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let event = answer.json()["eventID"].as_str().unwrap().to_owned();
+    let run = listener.run("released").await;
+
+    let tasks = Tasks { world: listener.world };
+    let world = &tasks.world;
+    linked(&world.doorward, &run["metadata"]["uid"]).await;
+    let task = tasks.task_of(run).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let said = claims(&own);
+    assert_eq!((&said["sub"], &said["kind"]), (&json!("webhook:github:repo:1234"), &json!("agent")), "{said:#}");
+    assert_eq!(tasks.used(&own).await.status, 200);
+    tasks.cancel(&task).await;
+    tasks.is_dead(&own).await;
+
+    let name = task.run["metadata"]["name"].as_str().unwrap();
+    let token_id = said["jti"].as_str().unwrap();
+    for (kind, what) in [
+        ("delivery", id.clone()),
+        ("event", event.clone()),
+        ("pipelinerun", format!("{}/{name}", world.namespace)),
+        ("token", token_id.to_owned()),
+    ] {
+        let (code, said) = within(async {
+            loop {
+                let traced = trace_of(world, kind, &what).await;
+                if traced.1.contains("    ended    ") {
+                    return traced;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert_eq!(code, Some(0), "{kind}: {said}");
+        for part in [
+            "caused by  webhook:github:repo:1234 (an agent of webhook:github)",
+            &format!("delivery   {id} of github, push, repository acme/app, branch main, commit released, by octocat"),
+            &format!("event      {event}"),
+            &format!("token      {token_id} for {TARGET} (push) on behalf of webhook:github:repo:1234"),
+            "and rule by-delivery",
+            &format!("GET localhost{} 200, by rule use-delivered", tasks.path("taskruns")),
+        ] {
+            assert!(said.contains(part), "{kind}: {part}: {said}");
+        }
+    }
+    let (code, said) = trace_of(world, "delivery", "unknown").await;
+    assert!(code == Some(1) && said.contains("no delivery unknown is in these files"), "{said}");
 }
