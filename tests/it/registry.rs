@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::programs::{self, Program},
-    harness::{Answer, Raw, within},
+    harness::{Answer, Doorward, Raw, within},
     issuing::{World, part, token},
 };
 
-const SERVICE: &str = "registry.test";
+pub const SERVICE: &str = "registry.test";
 
 const RULES: &str = "
   - id: images-of-acme
@@ -38,12 +38,16 @@ async fn world() -> World {
 
 /// Asks as a client of a registry does.
 async fn ask(world: &World, query: &str, password: Option<&str>) -> Answer {
+    ask_at(&world.doorward, query, password).await
+}
+
+pub async fn ask_at(doorward: &Doorward, query: &str, password: Option<&str>) -> Answer {
     let line = format!("/oauth2/registry?{query}");
     let basic = password
         .map(|password| format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("whoever:{password}"))));
     let mut headers = vec!["Host: doorward.test"];
     headers.extend(basic.as_deref());
-    world.doorward.get(&line, &headers).await
+    doorward.get(&line, &headers).await
 }
 
 fn given(answer: &Answer) -> String {
@@ -149,14 +153,14 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
 }
 
 /// A registry that trusts Doorward's keys.
-struct Registry {
+pub struct Registry {
     program: Program,
 }
 
 impl Registry {
-    async fn start(world: &World) -> Self {
+    pub async fn start(doorward: &Doorward) -> Self {
         let folder = programs::folder();
-        let keys = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await.text();
+        let keys = doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await.text();
         std::fs::write(folder.join("jwks.json"), keys).unwrap();
         let configuration = format!(
             "
@@ -192,6 +196,17 @@ auth:
         rest.split(|character: char| !matches!(character, '0'..='9' | '.' | ':')).next()?.parse().ok()
     }
 
+    /// The status with which a layer is taken, or with which none is.
+    pub async fn push(&self, repository: &str, token: &str, layer: &[u8]) -> u16 {
+        let begun = self.send(&format!("POST /v2/{repository}/blobs/uploads/"), Some(token), b"").await;
+        if begun.status != 202 {
+            return begun.status;
+        }
+        let location = url::Url::parse(begun.header("location").unwrap()).unwrap();
+        let line = format!("PUT {}?{}&digest=sha256:{}", location.path(), location.query().unwrap(), digest(layer));
+        self.send(&line, Some(token), layer).await.status
+    }
+
     async fn send(&self, line: &str, token: Option<&str>, body: &[u8]) -> Answer {
         let address = self.address().unwrap();
         let bearer = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
@@ -202,11 +217,15 @@ auth:
     }
 }
 
+fn digest(layer: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, layer).as_ref())
+}
+
 /// An image's layer goes up with a token for that repository, and with no other.
 #[tokio::test]
 async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repository_alone() {
     let world = world().await;
-    let registry = Registry::start(&world).await;
+    let registry = Registry::start(&world.doorward).await;
     let refused = registry.send("POST /v2/acme/app/blobs/uploads/", None, b"").await;
     assert_eq!(refused.status, 401, "{}", refused.text());
     let challenge = refused.header("www-authenticate").unwrap();
@@ -223,13 +242,9 @@ async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repositor
         let refused = registry.send("POST /v2/acme/app/blobs/uploads/", Some(token), b"").await;
         assert_eq!(refused.status, 401, "{what}: {}", refused.text());
     }
-    let begun = registry.send("POST /v2/acme/app/blobs/uploads/", Some(&push), b"").await;
-    assert_eq!(begun.status, 202, "{}\n{}", begun.text(), registry.program.log());
-    let location = url::Url::parse(begun.header("location").unwrap()).unwrap();
     let layer = b"a layer";
-    let digest = data_encoding::HEXLOWER.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, layer).as_ref());
-    let line = format!("PUT {}?{}&digest=sha256:{digest}", location.path(), location.query().unwrap());
-    assert_eq!(registry.send(&line, Some(&push), layer).await.status, 201);
+    assert_eq!(registry.push("acme/app", &push, layer).await, 201, "{}", registry.program.log());
+    let digest = digest(layer);
     let blob = format!("GET /v2/acme/app/blobs/sha256:{digest}");
     let back = registry.send(&blob, Some(&pull), b"").await;
     assert_eq!((back.status, back.text().as_str()), (200, "a layer"));

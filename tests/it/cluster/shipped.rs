@@ -238,23 +238,29 @@ async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
     // What the step asks for is what the example of a policy gives this task.
     let arguments: Vec<&str> =
         pod["spec"]["containers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let asked = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name)).unwrap();
-    let test = json!([{
-        "name": "the task that is shipped",
-        "principal": {"issuer": "company", "groups": ["developers"]},
-        "request": {"token": {
-            "audience": asked("--audience="),
-            "scope": asked("--scope="),
-            "task": {
-                "namespace": "ci",
-                "service_account": pod["spec"]["serviceAccountName"],
-                "pipeline": pod["metadata"]["labels"]["tekton.dev/pipeline"],
-                "pipeline_task": pod["metadata"]["labels"]["tekton.dev/pipelineTask"],
-            },
-        }},
-        "expect": {"outcome": "allow", "rule": "release-pushes"},
-    }]);
-    let tests = kubectl.write("tests.yaml", &json!({"tests": test}).to_string());
+    let asked =
+        |name: &str| -> Vec<&str> { arguments.iter().filter_map(|argument| argument.strip_prefix(name)).collect() };
+    let scopes = asked("--scope=");
+    assert_eq!(scopes, ["push:acme/app", "pull:acme/app"], "a registry wants both of who pushes");
+    let case = |scope: &str| {
+        json!({
+            "name": "the task that is shipped",
+            "principal": {"issuer": "company", "groups": ["developers"]},
+            "request": {"token": {
+                "audience": asked("--audience=")[0],
+                "scope": scope,
+                "task": {
+                    "namespace": "ci",
+                    "service_account": pod["spec"]["serviceAccountName"],
+                    "pipeline": pod["metadata"]["labels"]["tekton.dev/pipeline"],
+                    "pipeline_task": pod["metadata"]["labels"]["tekton.dev/pipelineTask"],
+                },
+            }},
+            "expect": {"outcome": "allow", "rule": "release-pushes"},
+        })
+    };
+    let cases: Vec<Value> = scopes.iter().map(|scope| case(scope)).collect();
+    let tests = kubectl.write("tests.yaml", &json!({"tests": cases}).to_string());
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/workload-tokens.yaml");
     let output = doorward(&["test"]).arg(example).arg("--tests").arg(tests).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
@@ -314,6 +320,52 @@ async fn a_task_can_refer_to_the_step_that_is_shipped() {
     program.env("DOORWARD_SERVER", "https://127.0.0.1:1").env("DOORWARD_SUBJECT_TOKEN_FILE", "/no/such/token");
     let said = String::from_utf8_lossy(&program.output().unwrap().stderr).into_owned();
     assert!(said.contains("/no/such/token") && !said.contains("Usage"), "{said}");
+}
+
+/// The lines with which `docs/workload-identity.md` begins, in a run and a step that have nothing else.
+#[tokio::test]
+async fn seven_lines_give_an_existing_pipeline_its_first_token() {
+    Tekton::get().await;
+    let api = ApiServer::get().await;
+    let namespace = api.namespace().await;
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/workload-identity.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let (_, block) = guide.split_once("```yaml\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    assert_eq!(block.lines().filter(|line| !line.starts_with('#')).count(), 7);
+    let (of_run, of_step) = block.split_once("# Task, in the step:\n").unwrap();
+    let spec: Value = serde_saphyr::from_str(of_run).unwrap();
+    let mut step: Value = serde_saphyr::from_str(of_step).unwrap();
+    step["name"] = json!("deploy");
+    step["image"] = json!("images.test/deploy");
+    let mut run = json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "PipelineRun",
+        "metadata": {"name": "existing"},
+        "spec": {"pipelineSpec": {"tasks": [{"name": "deploy", "taskSpec": {"steps": [step]}}]}},
+    });
+    run["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    api.create(&format!("/apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns"), &run).await;
+
+    let pod = first_pod(api, &namespace).await;
+    let container = &pod["spec"]["containers"][0];
+    let env = container["env"].as_array().unwrap();
+    let server = &env.iter().find(|variable| variable["name"] == "DOORWARD_SERVER").unwrap()["value"];
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "identity").unwrap();
+    let token = &volume["projected"]["sources"][0]["serviceAccountToken"];
+    assert_eq!((&token["audience"], &token["path"]), (server, &json!("token")), "made out to the server that is asked");
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == "identity").unwrap();
+    let arguments: Vec<&str> = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let entrypoint: Vec<&str> = arguments.split(|argument| *argument == "--").next().unwrap().to_vec();
+    let program = entrypoint.iter().position(|argument| *argument == "-entrypoint").map(|at| entrypoint[at + 1]);
+    assert_eq!(program, Some("doorward"), "{arguments:?}");
+    let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
+    // The program takes these very words, and looks for the token where it is mounted.
+    let said = doorward(command).env("DOORWARD_SERVER", server.as_str().unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains(&format!("{}/token", mount["mountPath"].as_str().unwrap())), "{said}");
 }
 
 /// Waits for the one pod of a namespace.

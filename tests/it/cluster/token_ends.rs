@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, token};
+use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token};
 use crate::{
     harness::{Doorward, Raw, RedisServer, Reply, Upstream, request, within},
     issuing::part,
@@ -201,6 +201,32 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
     assert_eq!(tasks.world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
     dead_there(&own).await;
+
+    // Of a run that was made here, and swapped there, where a watch is opened with it.
+    let task = tasks.bobs(&Tasks::release("across")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = within(async {
+        loop {
+            let answer = exchange_at(&there, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+            if answer.status != 503 {
+                return token(&answer);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(tasks.used(&own).await.status, 200);
+    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
+    let mut watch = Raw::connect(there.address("public")).await;
+    watch
+        .send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
+        .await;
+    let head = within(watch.some()).await;
+    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    tasks.cancel(&task).await;
+    dead_there(&own).await;
+    tasks.is_dead(&own).await;
+    within(watch.rest()).await;
 
     // Whoever issued it is gone when the run ends.
     let (task, own) = with_token(&tasks, "left").await;

@@ -8,7 +8,7 @@ use super::{
     tekton::{Tekton, pipeline_run},
     world::World,
 };
-use crate::harness::{Answer, within};
+use crate::harness::{Answer, Doorward, within};
 
 /// What Doorward issues tokens as, and what the pods' tokens are for.
 pub const DOOR: &str = "https://doorward.test";
@@ -69,6 +69,17 @@ pub struct Task {
     pub pod: Value,
 }
 
+/// The base with what tokens need.
+fn with_tokens(yaml: &str) -> String {
+    let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
+    yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
+        .replace("rules:\n", RULES)
+        .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+        .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
+        .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
+        + TOKENS
+}
+
 impl Tasks {
     pub async fn start() -> Self {
         Self::with(|yaml| yaml, &[]).await
@@ -77,16 +88,16 @@ impl Tasks {
     /// `change` edits the configuration; with these files beside it.
     pub async fn with(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         Tekton::get().await;
-        let with_tokens = |yaml: String| {
-            let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
-            yaml.replace("issuers:\n", &ISSUERS.replace("{api}", &api))
-                .replace("rules:\n", RULES)
-                .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
-                .replace("schemes: [bearer], upstream", "schemes: [bearer], issuers: [a, own], upstream")
-                .replace("grants:\n", "grants:\n  - {id: use, who: {issuers: [own], kind: agent, scopes: [push]}, kubernetes_groups: ['tekton:dev']}\n")
-                + TOKENS
-        };
-        let world = World::with_files(|yaml| change(with_tokens(yaml)), files).await;
+        Self::furnish(World::with_files(|yaml| change(with_tokens(&yaml)), files).await).await
+    }
+
+    /// With a clock that can be set.
+    pub async fn with_faults() -> Self {
+        Tekton::get().await;
+        Self::furnish(World::with_faults(|yaml| with_tokens(&yaml)).await).await
+    }
+
+    async fn furnish(world: World) -> Self {
         let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
         let rights = json!([
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
@@ -250,6 +261,10 @@ impl Tasks {
 }
 
 pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)]) -> Answer {
+    exchange_at(&world.doorward, subject_token, more).await
+}
+
+pub async fn exchange_at(doorward: &Doorward, subject_token: &str, more: &[(&str, &str)]) -> Answer {
     let form = form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
         .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
@@ -258,7 +273,7 @@ pub async fn exchange(world: &World, subject_token: &str, more: &[(&str, &str)])
         .finish();
     let lines =
         ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-    world.doorward.send(&lines, form.as_bytes()).await
+    doorward.send(&lines, form.as_bytes()).await
 }
 
 /// The claims of a JWT, unverified.

@@ -42,15 +42,20 @@ impl World {
 
     /// With these files beside the configuration.
     pub async fn with_files(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
-        Self::begin(change, &impersonation(), files).await
+        Self::begin(change, &impersonation(), files, false).await
+    }
+
+    /// One whose clock can be set ([`Doorward::set_clock_ahead`]).
+    pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
+        Self::begin(change, &impersonation(), &[], true).await
     }
 
     /// With these rights of Doorward's own account.
     pub async fn with_rights(rights: &Value) -> Self {
-        Self::begin(|yaml| yaml, rights, &[]).await
+        Self::begin(|yaml| yaml, rights, &[], false).await
     }
 
-    async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)]) -> Self {
+    async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)], faults: bool) -> Self {
         let api = ApiServer::get().await;
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let namespace = api.namespace().await;
@@ -79,7 +84,10 @@ impl World {
             .replace("{api}", &format!("https://{}", api.address))
             .replace("{group}", GROUP);
         let yaml = change(yaml).replace("{ns}", &namespace);
-        let doorward = Doorward::start_in(dir, &yaml).await;
+        let doorward = match faults {
+            true => Doorward::start_with_faults(dir, &yaml).await,
+            false => Doorward::start_in(dir, &yaml).await,
+        };
         doorward.wait_for_keys_at("localhost", &issuer).await;
         Self { api, namespace, doorward, issuer, authority }
     }

@@ -1,0 +1,38 @@
+//! A clock of Doorward's that is not the cluster's.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::tokens::{DOOR, TARGET, Tasks, claims, token};
+use crate::harness::now;
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives_nothing_more() {
+    const AHEAD: u64 = 20;
+    let tasks = Tasks::with_faults().await;
+    let task = tasks.bobs(&Tasks::release("ahead")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let ends = claims(&pod_token)["exp"].as_u64().unwrap();
+    let asked = [("audience", TARGET), ("scope", "push")];
+
+    tasks.world.doorward.set_clock_ahead(AHEAD);
+    let own = token(&tasks.exchange(&pod_token, &asked).await);
+    let said = claims(&own);
+    let [from, until] = ["iat", "exp"].map(|name| said[name].as_u64().unwrap());
+    assert!(from >= now() + AHEAD - 5 && until <= from + 600, "by our clock alone: {said:#}");
+    assert_eq!(tasks.used(&own).await.status, 200);
+
+    // Its token has ended by our clock, though the cluster takes it.
+    tasks.world.doorward.set_clock_ahead(ends - now() + 60);
+    let late = tasks.exchange(&pod_token, &asked).await;
+    assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());
+    assert!(late.text().contains("the token expired"), "{}", late.text());
+    let used = tasks.used(&own).await;
+    assert_eq!((used.status, used.reason().as_str()), (401, "token_expired"), "{}", used.text());
+
+    tasks.world.doorward.set_clock_ahead(0);
+    let again = tasks.exchange(&pod_token, &asked).await;
+    token(&again);
+    assert!(Duration::from_secs(again.json()["expires_in"].as_u64().unwrap()) <= Duration::from_secs(600));
+}
