@@ -84,7 +84,8 @@ impl Exchanger<'_> {
                 "access_token": &*token,
                 "issued_token_type": ACCESS_TOKEN,
                 "token_type": "Bearer",
-                "expires_in": (expires.as_millis() - self.app.clock.now().as_millis()) / 1000,
+                // It may have taken long to write down.
+                "expires_in": expires.since(self.app.clock.now()).as_secs(),
                 "scope": scope,
             }),
             Given::Onward(response) => return Ok(response),
@@ -124,7 +125,8 @@ impl Exchanger<'_> {
         let lifetime = registry.map_or(self.tokens.settings.lifetime, |registry| registry.lifetime);
         let given_until = self.given_until(party, view, &granted);
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
-        if expires <= now {
+        // What lasts no second is of no use to anybody.
+        if expires.as_secs() <= now.as_secs() {
             return Err(Refusal::subject("the time of the run, or of the token, is out"));
         }
         if let Some(of) = &party.of {

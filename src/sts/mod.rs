@@ -163,6 +163,12 @@ impl Settings {
                 continue;
             };
             check_exchanged(exchanged, of, &issuer, &at, resolver);
+            if raw.exchange.iter().take(index).any(|earlier| earlier.issuer == exchanged.issuer) {
+                resolver
+                    .report
+                    .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
+                    .help("list all `namespaces` in one entry");
+            }
             if let Some(server) = &exchanged.kubernetes {
                 match upstreams.get(server.as_str()) {
                     Some(upstream) => {

@@ -1,6 +1,10 @@
 //! The EventListener's own program, its triggers, and Doorward as the interceptor that they ask.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    sync::Mutex,
+};
 
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde_json::{Value, json};
@@ -48,6 +52,8 @@ pub struct EventListener {
     pub address: SocketAddr,
     /// With which the interceptor proves assertions. PEM.
     pub assertion_key: String,
+    /// Keeps the address free until the EventListener takes it.
+    held: Mutex<Option<TcpListener>>,
 }
 
 /// Whom a trigger asks before it goes on.
@@ -66,7 +72,8 @@ impl EventListener {
     /// With more of Doorward's configuration.
     pub async fn prepare_with(asks: Asks, more: &str) -> Self {
         Tekton::get().await;
-        let port = free_port();
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
         let change = |yaml: String| {
             // The interceptor has the name that the certificate is for.
@@ -84,11 +91,11 @@ impl EventListener {
         let mut run = pipeline_run("", &json!({}));
         // They are counted, not run.
         run["spec"]["status"] = json!("PipelineRunPending");
-        Self { assertion_key, ..Self::furnish(world, port, asks, run).await }
+        Self { assertion_key, ..Self::furnish(world, held, asks, run).await }
     }
 
-    /// Gives a world an EventListener, to be started at a port, whose trigger makes this run of each delivery.
-    pub async fn furnish(world: World, port: u16, asks: Asks, mut run: Value) -> Self {
+    /// Gives a world an EventListener, to be started at an address that is held for it, whose trigger makes this run of each delivery.
+    pub async fn furnish(world: World, held: TcpListener, asks: Asks, mut run: Value) -> Self {
         let (api, namespace) = (world.api, world.namespace.as_str());
         let (user, repository, interceptors) = match asks {
             Asks::Doorward => (
@@ -129,7 +136,8 @@ impl EventListener {
             let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec});
             api.create(&path, &object).await;
         }
-        Self { world, address: ([127, 0, 0, 1], port).into(), assertion_key: String::new() }
+        let address = held.local_addr().unwrap();
+        Self { world, address, assertion_key: String::new(), held: Mutex::new(Some(held)) }
     }
 
     /// Starts the EventListener and waits until it takes deliveries.
@@ -151,6 +159,7 @@ impl EventListener {
             "-kube-api-qps=1000".to_owned(),
             "-kube-api-burst=1000".to_owned(),
         ];
+        drop(self.held.lock().unwrap().take());
         let metrics = free_port().to_string();
         let environment = [
             ("SYSTEM_NAMESPACE", SYSTEM_NAMESPACE),

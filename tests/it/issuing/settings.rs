@@ -34,7 +34,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 17] = [
+const ROWS: [(&str, &str, &str); 18] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -51,6 +51,7 @@ const ROWS: [(&str, &str, &str); 17] = [
     ("{file: key.pem}", "{file: token}", "in PEM"),
     ("{issuer: people}", "{issuer: own}", "a token of ours is not exchanged for another"),
     ("{issuer: people}", "{issuer: poeple}", "people"),
+    ("{issuer: people}", "{issuer: people}, {issuer: people}", "issuer `people` stands here a second time"),
     ("{issuer: people}", "{issuer: people, kubernetes: api}", "only an issuer with `preset: kubernetes` has pods"),
     (CLUSTER, "{issuer: cluster}", "the pods of this cluster cannot be looked up"),
     (REVIEW, "", "has no `token_review`"),
