@@ -9,6 +9,7 @@ mod issuer;
 mod login;
 mod nginx;
 mod node;
+mod ports;
 mod receivers;
 mod redis;
 mod tls;
@@ -24,7 +25,8 @@ pub use self::{
     issuer::{Fault, Issuer, now, unique},
     login::{come_back, log_in},
     nginx::Nginx,
-    node::{OidcProvider, browse, browse_until, free_port, verify},
+    node::{OidcProvider, browse, browse_until, verify},
+    ports::free_port,
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},

@@ -143,11 +143,6 @@ impl Waiting {
     }
 }
 
-/// A port that nothing listens on at the moment.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Has a library that is not ours verify a token that Doorward at `port` has issued, and gives what it read.
 pub async fn verify(port: u16, issuer: &str, audience: &str, token: &str) -> Value {
     let port = port.to_string();

@@ -1,0 +1,27 @@
+//! Ports for servers that must know theirs before they listen.
+
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// Below those that the system gives to connections and to listeners that leave the choice to it, which would take a port between
+/// its choice and its use. Browsers refuse 10080.
+const FIRST: u16 = 11_000;
+const LAST: u16 = 32_000;
+
+/// Room for the tests of one process.
+const EACH: u16 = 500;
+
+/// A port of this machine that nobody listens on, and that no other test of this process gets.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let blocks = u32::from((LAST - FIRST) / EACH);
+    let block = u16::try_from(std::process::id() % blocks).unwrap() * EACH;
+    loop {
+        let port = FIRST + block + NEXT.fetch_add(1, Ordering::Relaxed) % EACH;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
