@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,17 +13,20 @@ use super::{
     run::{problems, warn_of},
 };
 use crate::{
-    admin::server::TokenHandle,
-    audit::Note,
+    admin::server::{AdminSettings, TokenHandle},
+    audit::{self, Note},
     authn::CredentialId,
     config::{
         self, Loaded, Sources,
+        fingerprint::Fingerprint,
         reload::fixed_changes,
+        resolver::{Resolver, folder_of},
         watch::{Cause, Trigger, Watcher},
     },
-    downstream::Downstream,
+    downstream::{self, Downstream},
     logging::Logging,
-    snapshot, store,
+    snapshot::{self, Resolved, Snapshot},
+    store,
     upstream::{
         Pools,
         streams::{CutReason, Stream},
@@ -42,6 +46,29 @@ pub struct Reloader {
     admin_token: Option<TokenHandle>,
     /// What the process was started with, for what is fixed until restart.
     started: config::raw::Root,
+    /// Where the paths of the configuration begin.
+    folder: PathBuf,
+    /// The files of the configuration in force, as it was made of them.
+    files: Fingerprint,
+}
+
+/// What a configuration gives beside the generation itself.
+struct Beside {
+    downstream: Option<downstream::Settings>,
+    admin: AdminSettings,
+    store: Option<store::Settings>,
+    audit: Option<audit::Settings>,
+}
+
+impl Beside {
+    fn of(resolved: &Resolved) -> Self {
+        Self {
+            downstream: resolved.downstream.clone(),
+            admin: resolved.admin.clone(),
+            store: resolved.store.clone(),
+            audit: resolved.audit.clone(),
+        }
+    }
 }
 
 impl Reloader {
@@ -53,10 +80,11 @@ impl Reloader {
         pools: Arc<Mutex<Vec<Pools>>>,
         admin_token: Option<TokenHandle>,
     ) -> io::Result<Self> {
+        let (folder, files) = (folder_of(&loaded.path).to_owned(), loaded.fingerprint.clone());
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw })
+        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw, folder, files })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -81,30 +109,36 @@ impl Reloader {
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
-        let problems = match loading.await {
+        let (problems, mut files) = match loading.await {
             Ok(Ok((loaded, resolved))) => {
-                self.watcher.follow(loaded.fingerprint.clone());
+                let files = loaded.fingerprint.clone();
                 match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
-                    Ok(()) => return,
+                    Ok(()) => {
+                        self.files = files.clone();
+                        self.watcher.follow(files);
+                        return;
+                    }
                     Err(problems) => {
                         for problem in &problems {
                             tracing::error!(?cause, problem, "the configuration was refused, and the old one is kept");
                         }
-                        problems
+                        (problems, files)
                     }
                 }
             }
             Ok(Err(refused)) => {
-                self.watcher.follow(refused.fingerprint.clone());
                 tracing::error!(
                     ?cause,
                     "the configuration was refused, and the old one is kept\n{}",
                     refused.diagnosis
                 );
-                problems(&refused.diagnosis)
+                (problems(&refused.diagnosis), refused.fingerprint.clone())
             }
-            Err(error) => vec![error.to_string()],
+            Err(error) => (vec![error.to_string()], Fingerprint::default()),
         };
+        self.renew(&current, downstream).await;
+        files.add(&self.files);
+        self.watcher.follow(files);
         self.app.requests.reload_refused();
         self.app.outcome.refused(self.app.clock.now(), &problems);
         self.app.trail.note(Note::PolicyRefused { digest: None, problems });
@@ -114,16 +148,13 @@ impl Reloader {
     async fn apply(
         &self,
         number: u64,
-        current: &snapshot::Snapshot,
+        current: &Snapshot,
         loaded: &Loaded,
-        resolved: snapshot::Resolved,
+        resolved: Resolved,
         cause: Cause,
         downstream: &Downstream,
     ) -> Result<(), Vec<String>> {
-        let settings = resolved.downstream.clone();
-        let admin = resolved.admin.clone();
-        let store = resolved.store.clone();
-        let audit = resolved.audit.clone();
+        let beside = Beside::of(&resolved);
         let next = resolved.into_snapshot(number, &self.app.shared, &self.app.clock);
         let next = next.ok_or_else(|| vec!["a part of the configuration is missing".to_owned()])?;
         let problems = rights::not_impersonable(&self.own, &current.raw, &next).await;
@@ -131,6 +162,39 @@ impl Reloader {
             return Err(problems);
         }
         // First, so that all is in force once the log says so.
+        self.hand_out(beside, downstream);
+        self.take(loaded, next, cause);
+        Ok(())
+    }
+
+    /// Takes what the files of the configuration in force hold by now, such as a token that was renewed: it must not grow old while
+    /// somebody mends the configuration that was refused.
+    async fn renew(&mut self, current: &Arc<Snapshot>, downstream: &Downstream) {
+        let (app, previous, folder) = (Arc::clone(&self.app), Arc::clone(current), self.folder.clone());
+        let resolving = tokio::task::spawn_blocking(move || {
+            let mut resolver = Resolver::new(&folder);
+            let resolved = snapshot::resolve(&previous.raw, &mut resolver, &app.context, Some(&previous));
+            (resolved, resolver)
+        });
+        let Ok((resolved, resolver)) = resolving.await else { return };
+        if resolver.fingerprint().is_part_of(&self.files) {
+            return;
+        }
+        self.files = resolver.fingerprint().clone();
+        if resolver.report.has_errors() {
+            tracing::warn!("files of the configuration in force cannot be used any more, and what they held before is");
+            return;
+        }
+        let beside = Beside::of(&resolved);
+        // It is the same configuration, and has the same number.
+        let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
+        self.hand_out(beside, downstream);
+        self.put_in_force(next);
+        tracing::info!("files of the configuration in force have changed, and are in use");
+    }
+
+    /// Gives parts of the process that outlive a generation what is theirs.
+    fn hand_out(&self, Beside { downstream: settings, admin, store, audit }: Beside, downstream: &Downstream) {
         if let (Some(redis), Some(store::Settings::Redis(settings))) = (&self.app.redis, store) {
             redis.set(*settings);
         }
@@ -145,23 +209,25 @@ impl Reloader {
         if let Some(token) = &self.admin_token {
             token.set(admin.token.as_ref());
         }
-        self.take(loaded, next, cause);
-        Ok(())
     }
 
-    fn take(&self, loaded: &Loaded, next: snapshot::Snapshot, cause: Cause) {
+    fn put_in_force(&self, next: Snapshot) {
+        next.issuers.start();
+        let upstreams = next.upstreams.clone();
+        self.app.snapshot.store(Arc::new(next));
+        for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            pools.retain(&upstreams);
+        }
+    }
+
+    fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {
         let app = &self.app;
         let (number, digest) = (next.number, Arc::clone(next.policy.digest()));
-        next.issuers.start();
         if let Err(error) = app.keep_policy(&next.policy) {
             tracing::error!(%error, "the policy cannot be kept, so its decisions cannot be explained later");
         }
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
-        let upstreams = next.upstreams.clone();
-        app.snapshot.store(Arc::new(next));
-        for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            pools.retain(&upstreams);
-        }
+        self.put_in_force(next);
         let ended = app.streams.recheck(|stream| app.is_still_allowed(stream));
         app.requests.reload_applied(number, app.clock.now());
         app.outcome.taken();

@@ -47,6 +47,18 @@ impl Fingerprint {
         *self == self.now()
     }
 
+    /// Adds the files of another that are not in this one.
+    pub fn add(&mut self, other: &Self) {
+        for (path, content) in &other.0 {
+            self.0.entry(path.clone()).or_insert_with(|| content.clone());
+        }
+    }
+
+    /// Whether another has the same of all these files.
+    pub fn is_part_of(&self, other: &Self) -> bool {
+        self.0.iter().all(|(path, content)| other.0.get(path) == Some(content))
+    }
+
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)
     }

@@ -230,6 +230,46 @@ async fn a_secret_that_changes_is_used_without_restart() {
     assert_eq!(upstream.take()[0].one("authorization"), "Bearer rotated-token");
 }
 
+/// The kubelet renews a token within the hour, whether or not somebody has mended the configuration by then.
+#[tokio::test]
+async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_refused() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    let good = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let mut doorward = Doorward::start_in(folder(), &good).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
+    // Not even YAML, so that nothing in it names the file of the secret; and right, but for one thing.
+    for (broken, secret) in
+        [("listeners: [", "second-token"), (&*good.replace("groups: [dev]", "group: [dev]"), "third-token")]
+    {
+        swap(&doorward, broken);
+        doorward.wait_for_log_containing("the configuration was refused").await;
+        std::fs::write(doorward.dir().join("token"), secret).unwrap();
+        let expected = format!("Bearer {secret}");
+        within(async {
+            loop {
+                doorward.get("/api/v1/pods", &[&token]).await;
+                if upstream.take()[0].one("authorization") == expected {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // One that cannot be used takes nothing away.
+    std::fs::write(doorward.dir().join("token"), "").unwrap();
+    doorward.wait_for_log_containing("cannot be used any more").await;
+    assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
+    std::fs::write(doorward.dir().join("token"), "fourth-token").unwrap();
+    swap(&doorward, &good);
+    doorward.wait_for_generation(2).await;
+    upstream.take();
+    doorward.get("/api/v1/pods", &[&token]).await;
+    assert_eq!(upstream.take()[0].one("authorization"), "Bearer fourth-token");
+}
+
 #[tokio::test]
 async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
     let upstream = Upstream::scripted(|_| Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()])).await;
