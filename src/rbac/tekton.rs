@@ -10,6 +10,10 @@ const ROLES: [TektonRole; 4] = [TektonRole::View, TektonRole::Cancel, TektonRole
 
 const RUNS: [&str; 3] = ["pipelineruns", "taskruns", "customruns"];
 
+/// What `kubectl apply` of somebody who defines them reads first, and the Dashboard shows to everybody.
+const DEFINITIONS: [&str; 3] = ["pipelines", "tasks", "stepactions"];
+const TRIGGERS: [&str; 5] = ["eventlisteners", "triggers", "triggerbindings", "triggertemplates", "interceptors"];
+
 pub(super) fn objects(root: &raw::Root) -> Vec<Object> {
     let mut bound: BTreeMap<(TektonRole, Option<&str>), BTreeSet<&str>> = BTreeMap::new();
     for grant in &root.grants {
@@ -48,7 +52,9 @@ fn name(role: TektonRole) -> String {
 fn rules(role: TektonRole) -> Vec<PolicyRule> {
     let read = ["get", "list", "watch"];
     let mut rules = vec![
-        PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns", "customruns", "pipelines", "tasks"], &read),
+        PolicyRule::new(&["tekton.dev"], &RUNS, &read),
+        PolicyRule::new(&["tekton.dev"], &DEFINITIONS, &read),
+        PolicyRule::new(&["triggers.tekton.dev"], &TRIGGERS, &read),
         PolicyRule::new(&[""], &["pods", "events"], &read),
         PolicyRule::new(&[""], &["pods/log"], &["get"]),
     ];
@@ -67,9 +73,7 @@ fn rules(role: TektonRole) -> Vec<PolicyRule> {
     }
     rules.push(PolicyRule::new(&["tekton.dev"], &RUNS, &["delete", "deletecollection"]));
     let define = ["create", "update", "patch", "delete"];
-    rules.push(PolicyRule::new(&["tekton.dev"], &["pipelines", "tasks", "stepactions"], &define));
-    let triggers = ["eventlisteners", "triggers", "triggerbindings", "triggertemplates", "interceptors"];
-    let all: Vec<&str> = read.iter().chain(&define).copied().collect();
-    rules.push(PolicyRule::new(&["triggers.tekton.dev"], &triggers, &all));
+    rules.push(PolicyRule::new(&["tekton.dev"], &DEFINITIONS, &define));
+    rules.push(PolicyRule::new(&["triggers.tekton.dev"], &TRIGGERS, &define));
     rules
 }
