@@ -87,7 +87,6 @@ impl EventListener {
                 + more
         };
         let world = World::with_files(change, &[("secret", WEBHOOK_SECRET), ("assertions", &assertion_key)]).await;
-        world.api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
         let mut run = pipeline_run("", &json!({}));
         // They are counted, not run.
         run["spec"]["status"] = json!("PipelineRunPending");
@@ -97,6 +96,8 @@ impl EventListener {
     /// Gives a world an EventListener, to be started at an address that is held for it, whose trigger makes this run of each delivery.
     pub async fn furnish(world: World, held: TcpListener, asks: Asks, mut run: Value) -> Self {
         let (api, namespace) = (world.api, world.namespace.as_str());
+        // An EventListener ends at once where there is none at all, asked or not.
+        api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
         let (user, repository, interceptors) = match asks {
             Asks::Doorward => (
                 "$(extensions.doorward.user)",
