@@ -150,16 +150,15 @@ async fn a_thousand_exchanges_of_a_pod_ask_the_cluster_about_its_token_once() {
 }
 
 /// P-256, for the tests alone.
-pub fn signing_key() -> String {
+fn signing_key() -> String {
     let pair =
         aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let der = pair.to_pkcs8v1().unwrap();
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der.as_ref()))
 }
 
-#[tokio::test]
-async fn replicas_take_each_others_tokens_and_end_them_together() {
-    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+/// With sessions and tokens in Redis, and keys that replicas can share.
+pub async fn on_redis(redis: &RedisServer) -> Tasks {
     let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
     let change = |yaml: String| {
         yaml.replace("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").replace(
@@ -167,7 +166,13 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
             &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
         )
     };
-    let tasks = Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await;
+    Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await
+}
+
+#[tokio::test]
+async fn replicas_take_each_others_tokens_and_end_them_together() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let tasks = on_redis(&redis).await;
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(tasks.world.doorward.dir()).unwrap() {
         let path = entry.unwrap().path();

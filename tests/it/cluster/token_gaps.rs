@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 
 use super::{
     api_server::ApiServer,
-    token_ends::{signing_key, with_token},
+    token_ends::{on_redis, with_token},
     tokens::{DOOR, TARGET, Tasks, exchange},
 };
 use crate::harness::{RedisServer, Wire, within};
@@ -81,14 +80,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
 #[tokio::test]
 async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_back() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let (key, seal) = (signing_key(), BASE64_STANDARD.encode([7; 32]));
-    let change = |yaml: String| {
-        yaml.replace("tokens: {", "sessions: {keys: [{file: seal}]}\ntokens: {keys: [{file: tokens.pem}], ").replace(
-            "store: {path: doorward.redb}",
-            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
-        )
-    };
-    let tasks = Tasks::with(change, &[("tokens.pem", &key), ("seal", &seal)]).await;
+    let tasks = on_redis(&redis).await;
     let (task, own) = with_token(&tasks, "stored").await;
     redis.kill();
     tasks.cancel(&task).await;

@@ -58,6 +58,20 @@ async fn trace_of(world: &World, kind: &str, what: &str) -> (Option<i32>, String
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
+/// The same once it tells of the end of tokens, which a thread of its own writes.
+async fn trace_to_the_end(world: &World, kind: &str, what: &str) -> (Option<i32>, String) {
+    within(async {
+        loop {
+            let traced = trace_of(world, kind, what).await;
+            if traced.1.contains("    ended    ") {
+                return traced;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
     Tekton::get().await;
@@ -150,17 +164,7 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
         ("pipelinerun", name("traced")),
         ("taskrun", name(task_run)),
     ] {
-        // The end of the tokens is written by a thread of its own.
-        let (code, said) = within(async {
-            loop {
-                let traced = trace_of(world, kind, &what).await;
-                if traced.1.contains("    ended    ") {
-                    return traced;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        let (code, said) = trace_to_the_end(world, kind, &what).await;
         assert_eq!(code, Some(0), "{kind}: {said}");
         for part in [
             "caused by  bob (a person of a)",
@@ -227,16 +231,7 @@ async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
         ("pipelinerun", format!("{}/{name}", world.namespace)),
         ("token", token_id.to_owned()),
     ] {
-        let (code, said) = within(async {
-            loop {
-                let traced = trace_of(world, kind, &what).await;
-                if traced.1.contains("    ended    ") {
-                    return traced;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        let (code, said) = trace_to_the_end(world, kind, &what).await;
         assert_eq!(code, Some(0), "{kind}: {said}");
         for part in [
             "caused by  webhook:github:repo:1234 (an agent of webhook:github)",
