@@ -1,6 +1,10 @@
 //! The watches of one cluster, and what is done when something has ended.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use kube::{
@@ -233,6 +237,9 @@ impl Follower {
                 }
             }
         }
+        // What has ended is told of several times in a row, and is ended once.
+        let mut ending = HashSet::new();
+        over.retain(|over| ending.insert(over.uid.clone()));
         stream::iter(over.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |over| self.end(over)).await?;
         for watch in told {
             trouble.remove(&watch);

@@ -68,6 +68,14 @@ async fn tokens_end_with_their_run_however_that_ends() {
     assert_eq!(tasks.used(&others).await.status, 200, "that of another run goes on");
     tasks.cancel(&other).await;
     tasks.is_dead(&others).await;
+
+    let records = tasks.world.doorward.audit();
+    let mut ended: Vec<&str> =
+        records.iter().filter_map(|record| record["unmapped"]["tokens_ended"]["uid"].as_str()).collect();
+    let all = ended.len();
+    ended.sort_unstable();
+    ended.dedup();
+    assert_eq!(ended.len(), all, "each end is written once, however often the cluster tells of it");
 }
 
 #[tokio::test]
