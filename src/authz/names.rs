@@ -124,9 +124,7 @@ impl PathPattern {
             }
         }
     }
-}
 
-impl PathPattern {
     /// Whether some path matches both.
     pub(super) fn meets(&self, other: &Self) -> bool {
         match (self, other) {
@@ -179,9 +177,7 @@ impl HostPattern {
             }
         }
     }
-}
 
-impl HostPattern {
     /// Whether some host matches both.
     pub(super) fn meets(&self, other: &Self) -> bool {
         match (self, other) {
