@@ -268,22 +268,25 @@ impl ApiServer {
             "Group" => ("somebody".to_owned(), name),
             _ => (format!("system:serviceaccount:{}:{name}", subject["namespace"].as_str().unwrap()), "nobody"),
         };
-        let attributes = json!({
-            "namespace": namespace,
-            "verb": rule["verbs"][0],
-            "group": rule["apiGroups"][0],
-            "resource": resource,
-            "subresource": subresource,
-            "name": rule["resourceNames"][0],
-        });
-        let review = json!({"spec": {"user": user, "groups": [group], "resourceAttributes": attributes}});
-        within(async {
-            let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-            while self.create(path, &review).await["status"]["allowed"] != true {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        let names = rule["resourceNames"].as_array().map_or_else(|| vec![Value::Null], Clone::clone);
+        for name in names {
+            let attributes = json!({
+                "namespace": namespace,
+                "verb": rule["verbs"][0],
+                "group": rule["apiGroups"][0],
+                "resource": resource,
+                "subresource": subresource,
+                "name": name,
+            });
+            let review = json!({"spec": {"user": user, "groups": [group], "resourceAttributes": attributes}});
+            within(async {
+                let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+                while self.create(path, &review).await["status"]["allowed"] != true {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            })
+            .await;
+        }
     }
 
     /// The events of its audit log in which this text occurs, in the order in which requests ended.
