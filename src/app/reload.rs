@@ -109,7 +109,7 @@ impl Reloader {
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
-        let (problems, mut files) = match loading.await {
+        let (diagnosis, problems, mut files) = match loading.await {
             Ok(Ok((loaded, resolved))) => {
                 let files = loaded.fingerprint.clone();
                 match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
@@ -118,30 +118,22 @@ impl Reloader {
                         self.watcher.follow(files);
                         return;
                     }
-                    Err(problems) => {
-                        for problem in &problems {
-                            tracing::error!(?cause, problem, "the configuration was refused, and the old one is kept");
-                        }
-                        (problems, files)
-                    }
+                    Err(problems) => (problems.join("\n"), problems, files),
                 }
             }
             Ok(Err(refused)) => {
-                tracing::error!(
-                    ?cause,
-                    "the configuration was refused, and the old one is kept\n{}",
-                    refused.diagnosis
-                );
-                (problems(&refused.diagnosis), refused.fingerprint.clone())
+                (refused.diagnosis.to_string(), problems(&refused.diagnosis), refused.fingerprint.clone())
             }
-            Err(error) => (vec![error.to_string()], Fingerprint::default()),
+            Err(error) => (error.to_string(), vec![error.to_string()], Fingerprint::default()),
         };
-        self.renew(&current, downstream).await;
-        files.add(&self.files);
-        self.watcher.follow(files);
+        // First, so that it is told everywhere once the log says so.
         self.app.requests.reload_refused();
         self.app.outcome.refused(self.app.clock.now(), &problems);
         self.app.trail.note(Note::PolicyRefused { digest: None, problems });
+        tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
+        self.renew(&current, downstream).await;
+        files.add(&self.files);
+        self.watcher.follow(files);
     }
 
     /// Takes a configuration that is right in itself, or says why it cannot be in force.
