@@ -20,7 +20,7 @@ use crate::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
         reload::fixed_changes,
-        resolver::{Resolver, folder_of},
+        resolver::{Resolver, Volume, folder_of},
         watch::{Cause, Trigger, Watcher},
     },
     downstream::{self, Downstream},
@@ -50,6 +50,8 @@ pub struct Reloader {
     folder: PathBuf,
     /// The files of the configuration in force, as it was made of them.
     files: Fingerprint,
+    /// Of these, those that stand in one volume with it.
+    volume: Volume,
 }
 
 /// What a configuration gives beside the generation itself.
@@ -81,10 +83,11 @@ impl Reloader {
         admin_token: Option<TokenHandle>,
     ) -> io::Result<Self> {
         let (folder, files) = (folder_of(&loaded.path).to_owned(), loaded.fingerprint.clone());
+        let volume = loaded.volume;
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw, folder, files })
+        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw, folder, files, volume })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -115,6 +118,7 @@ impl Reloader {
                 match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
                     Ok(()) => {
                         self.files = files.clone();
+                        self.volume = loaded.volume;
                         self.watcher.follow(files);
                         return;
                     }
@@ -160,11 +164,12 @@ impl Reloader {
     }
 
     /// Takes what the files of the configuration in force hold by now, such as a token that was renewed: it must not grow old while
-    /// somebody mends the configuration that was refused.
+    /// somebody mends the configuration that was refused. What was swapped as one with that belongs to it, and is left.
     async fn renew(&mut self, current: &Arc<Snapshot>, downstream: &Downstream) {
         let (app, previous, folder) = (Arc::clone(&self.app), Arc::clone(current), self.folder.clone());
+        let volume = self.volume.clone();
         let resolving = tokio::task::spawn_blocking(move || {
-            let mut resolver = Resolver::new(&folder);
+            let mut resolver = Resolver::with_volume(&folder, volume);
             let resolved = snapshot::resolve(&previous.raw, &mut resolver, &app.context, Some(&previous));
             (resolved, resolver)
         });

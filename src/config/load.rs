@@ -20,7 +20,7 @@ use super::{
     raw,
     report::{At, Report, Severity, nearest},
     resolve,
-    resolver::Resolver,
+    resolver::{Resolver, Volume},
     schema, shape,
     source::{Data, Node, SourceFile},
 };
@@ -41,6 +41,8 @@ pub struct Loaded {
     pub locations: Locations,
     /// All files that it depends on, as they were read.
     pub fingerprint: Fingerprint,
+    /// Those of them that are swapped as one with the main file.
+    pub volume: Volume,
     /// The main file.
     pub path: PathBuf,
 }
@@ -141,7 +143,17 @@ fn load_once<T>(
     if diagnosis.errors() > 0 || !mended.is_empty() || resolver.report.has_errors() {
         return Err(Box::new(Refused { diagnosis, fingerprint }));
     }
-    Ok((Loaded { raw, warnings: diagnosis, locations: draft.locations, fingerprint, path }, result))
+    Ok((
+        Loaded {
+            raw,
+            warnings: diagnosis,
+            locations: draft.locations,
+            fingerprint,
+            volume: resolver.volume().clone(),
+            path,
+        },
+        result,
+    ))
 }
 
 /// A configuration on the way.

@@ -2,7 +2,7 @@
 //! is wrong, and remembers which files a change of which means a new generation.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -40,6 +40,11 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// What the files held that stand in one volume with the configuration, where that is swapped as one: a mounted ConfigMap or Secret,
+/// whose names lead through `..data`. They belong to that configuration, and those of the next state of the volume to the next one.
+#[derive(Clone, Debug, Default)]
+pub struct Volume(BTreeMap<PathBuf, Secret>);
+
 /// Collects problems and the files that the configuration depends on.
 #[derive(Debug, Default)]
 pub struct Resolver {
@@ -47,6 +52,9 @@ pub struct Resolver {
     base: PathBuf,
     files: BTreeSet<PathBuf>,
     fingerprint: Fingerprint,
+    volume: Volume,
+    /// Stands for what is on the disk.
+    kept: Volume,
     /// A folder that a start makes if it is not there.
     made: Option<PathBuf>,
 }
@@ -60,6 +68,16 @@ impl Resolver {
     /// Relative paths are taken from `base`, the folder of the main file.
     pub fn new(base: &Path) -> Self {
         Self { base: base.to_owned(), ..Self::default() }
+    }
+
+    /// The same, for the configuration that was read with `volume`: what that holds is not read again.
+    pub fn with_volume(base: &Path, volume: Volume) -> Self {
+        Self { kept: volume, ..Self::new(base) }
+    }
+
+    /// What was read of the volume that the configuration stands in.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
     }
 
     pub fn path(&self, path: &Path) -> PathBuf {
@@ -101,10 +119,24 @@ impl Resolver {
 
     /// Reads a file whose path is already complete; a problem is left to the caller.
     pub(super) fn read_named(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let result = fingerprint::read(path);
+        let result = match self.kept.0.get(path) {
+            Some(kept) => Ok(kept.expose().to_vec()),
+            None => fingerprint::read(path),
+        };
+        if let Ok(bytes) = &result
+            && self.is_in_volume(path)
+        {
+            self.volume.0.insert(path.to_owned(), Secret::new(bytes.clone()));
+        }
         self.fingerprint.record(path, result.as_deref().ok());
         self.files.insert(path.to_owned());
         result
+    }
+
+    /// Whether a file stands in one volume with the configuration. A folder within may be the place of another volume.
+    fn is_in_volume(&self, path: &Path) -> bool {
+        let base = folder_of(&self.base.join("x")).to_owned();
+        path.ancestors().skip(1).find(|folder| folder.join("..data").is_symlink()) == Some(&*base)
     }
 
     /// Reads a secret; one that is absent or empty is a problem.
