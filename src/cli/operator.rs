@@ -37,10 +37,10 @@ pub struct RevokeArgs {
     #[arg(long, value_name = "NAME|URL")]
     pub issuer: String,
     /// Everything of this subject (`sub`): its tokens and its sessions.
-    #[arg(long, value_name = "SUB", group = "target")]
+    #[arg(long, value_name = "SUB", group = "target", allow_hyphen_values = true)]
     pub subject: Option<String>,
     /// One token, by its `jti`; the audit trail shows it, and what stands for it where a token has none.
-    #[arg(long, value_name = "JTI", group = "target")]
+    #[arg(long, value_name = "JTI", group = "target", allow_hyphen_values = true)]
     pub token_id: Option<String>,
     /// How long.
     #[arg(long = "for", value_name = "DURATION", default_value = "30d", conflicts_with = "until")]
@@ -71,7 +71,8 @@ pub enum SessionsCommand {
         #[command(flatten)]
         person: PersonArgs,
         /// Only this one, as `list` shows it.
-        #[arg(long, value_name = "SESSION")]
+        // One of 64 begins with a hyphen.
+        #[arg(long, value_name = "SESSION", allow_hyphen_values = true)]
         session: Option<String>,
     },
 }
@@ -83,7 +84,7 @@ pub struct PersonArgs {
     #[arg(long, value_name = "NAME|URL")]
     pub issuer: String,
     /// The person (`sub`).
-    #[arg(long, value_name = "SUB")]
+    #[arg(long, value_name = "SUB", allow_hyphen_values = true)]
     pub subject: String,
     #[command(flatten)]
     pub operator: OperatorArgs,

@@ -14,7 +14,16 @@ const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
 /// The lines of the file of the trail.
 fn written(doorward: &Doorward) -> Vec<String> {
-    let text = std::fs::read_to_string(doorward.audit_path()).unwrap();
+    // There is none for a moment while a full one is put aside.
+    let mut text = std::fs::read_to_string(doorward.audit_path());
+    for _ in 0..1000 {
+        if text.is_ok() {
+            break;
+        }
+        std::thread::yield_now();
+        text = std::fs::read_to_string(doorward.audit_path());
+    }
+    let text = text.unwrap();
     text.lines().map(str::to_owned).collect()
 }
 

@@ -223,6 +223,9 @@ async fn an_operator_lists_and_ends_sessions() {
     let (code, said) = world.operator(&["end", "--session", first]).await;
     assert!(code == Some(1) && said.contains("no such session"), "{said}");
 
+    let (code, said) = world.operator(&["end", "--session", "-Nv"]).await;
+    assert!(code == Some(1) && said.contains("no such session"), "one may begin with a hyphen: {said}");
+
     let (code, said) = world.operator(&["end"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["ended"], 1);
