@@ -129,7 +129,8 @@ fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
     builder.map_err(|error| error.to_string())
 }
 
-fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
+/// The TLS client, without ALPN, that trusts the authorities in the PEM file `ca` or, without one, those of the system.
+pub fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let trusting = match ca {
         None => tls()?.with_platform_verifier().map_err(|error| error.to_string())?,
         Some(path) => tls()?.with_root_certificates(roots(path)?),

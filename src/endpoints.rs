@@ -22,6 +22,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use crate::{
     authn::Kind,
     clock::Timestamp,
+    doctor::{Arrived, PROBE},
     error::{Reason, Rejection},
     issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
@@ -29,6 +30,7 @@ use crate::{
     request::{exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
     sessions::{Origin, Session},
     snapshot::Snapshot,
+    upstream::upgrade::UpgradeProtocol,
 };
 
 /// How long an endpoint may take; a login waits for its provider.
@@ -58,6 +60,7 @@ impl Default for Endpoints {
                 .route(program::TOKEN, any(login))
                 .route(program::END, any(login))
                 .route("/.doorward/whoami", get(who_am_i))
+                .route(PROBE, get(probe))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
                 .route(PROTECTED_RESOURCE, get(protected_resource))
@@ -125,6 +128,7 @@ async fn read(body: Incoming, max: usize) -> Result<Bytes, Rejection> {
 fn name(path: &str) -> &'static str {
     match path {
         "/.doorward/whoami" => "whoami",
+        PROBE => "probe",
         sessions::PATH | sessions::END => "sessions",
         program::PAGE | program::TOKEN | program::END => "login",
         path if path.starts_with("/oauth2/") => "login",
@@ -135,6 +139,17 @@ fn name(path: &str) -> &'static str {
 
 fn not_found() -> Rejection {
     Rejection::new(Reason::RouteNotFound, "Doorward has no such page")
+}
+
+/// What arrived of the request, for `doorward doctor`. It tells nobody more than they sent, and what became of it on the way.
+async fn probe(Extension(context): Extension<Context>) -> AxumResponse {
+    let cookies = context.request.headers().get_all(header::COOKIE).iter().map(HeaderValue::len).sum();
+    let arrived = Arrived {
+        origin: context.origin.as_ref().map(ToString::to_string),
+        websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
+        cookies,
+    };
+    ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
 }
 
 async fn login(Extension(context): Extension<Context>) -> AxumResponse {

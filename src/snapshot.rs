@@ -193,6 +193,15 @@ impl Resolved {
         self.policy.as_ref()
     }
 
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
+    /// Who we are at the providers where people log in, by the name of the issuer, and what they are called with.
+    pub fn clients(&self) -> impl Iterator<Item = &(Arc<str>, oidc::Client, Egress)> {
+        self.clients.iter()
+    }
+
     /// How long a key of tokens signs, where Doorward makes them itself.
     pub fn token_rotation(&self) -> Option<Duration> {
         self.tokens.as_ref().and_then(sts::Settings::rotation)

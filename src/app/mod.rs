@@ -6,7 +6,7 @@ mod hooks;
 mod operator;
 mod reload;
 mod revoke;
-mod rights;
+pub mod rights;
 pub mod rollout;
 mod run;
 mod sessions;

@@ -109,6 +109,22 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
     problems
 }
 
+/// What Doorward lacks at each API server of a configuration, each right as people say it: for `doorward doctor`.
+pub async fn lacking(
+    pools: &Pools,
+    root: &raw::Root,
+    upstreams: &[Arc<Upstream>],
+) -> Vec<(Arc<str>, Result<Vec<String>, Rejection>)> {
+    let mut answers = Vec::new();
+    for (name, forms) in needed(root) {
+        let Some(server) = upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
+        let missing = missing(pools, server, forms).await;
+        let said = missing.map(|missing| missing.iter().map(ToString::to_string).collect());
+        answers.push((Arc::clone(server.name()), said));
+    }
+    answers
+}
+
 /// By upstream, what is needed in each form of impersonation.
 fn needed(root: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
     let mut needed: BTreeMap<String, [Vec<Access>; 2]> = BTreeMap::new();

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod check;
 mod diff;
+mod doctor;
 pub mod explain;
 mod explain_run;
 mod import;
@@ -73,6 +74,7 @@ enum Command {
     Import(import::ImportArgs),
     Rbac(rbac::RbacArgs),
     Diff(diff::DiffArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     /// Look at the audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -213,6 +215,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Import(args) => Ok(import::run(&args, &mut out, &mut io::stderr())?),
         Command::Rbac(args) => rbac::run(&args, &mut out),
         Command::Diff(args) => diff::run(&args, &mut out),
+        Command::Doctor(args) => doctor::run(&args, colours, &mut out),
         Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);

@@ -62,6 +62,11 @@ impl Issuer {
         &self.keys
     }
 
+    /// What the fetch of keys presents.
+    pub fn keys_bearer(&self) -> Option<&Secret> {
+        self.keys_bearer.as_ref()
+    }
+
     /// Whether opaque tokens are asked about here.
     pub fn introspects(&self) -> bool {
         self.introspection.as_ref().is_some_and(|introspection| introspection.mode() != IntrospectionMode::Never)

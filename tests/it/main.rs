@@ -12,6 +12,7 @@ mod break_glass;
 mod cluster;
 mod dashboard;
 mod demo;
+mod doctor;
 mod drain;
 mod egress;
 mod explain_token;

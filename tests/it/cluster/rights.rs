@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::{GROUP, World};
-use crate::harness::within;
+use crate::{doctor::doctor, harness::within};
 
 async fn tells(world: &World, text: &str) {
     within(async {
@@ -20,6 +20,10 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     let world = World::with(|yaml| yaml.replace("grants:\n", grant)).await;
     tells(&world, "Doorward may not impersonate groups tekton:more; `doorward rbac`").await;
     assert_eq!(world.doorward.admin("/readyz").await.status, 200, "it stops nobody");
+    let doctor = async || doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
+    let said = doctor().await;
+    said.is("rights", "fault", &["Doorward may not impersonate groups tekton:more", "`doorward rbac`"]);
+    said.is("upstreams", "good", &["Kubernetes v"]);
 
     let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
     let more = json!([{"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"],
@@ -35,6 +39,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
         }
     })
     .await;
+    doctor().await.is("rights", "good", &[]);
 }
 
 /// People whose groups Doorward may not impersonate would be refused all that they could do before.

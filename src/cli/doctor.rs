@@ -1,0 +1,92 @@
+//! `doorward doctor`: what is wrong around Doorward, and what to do about it.
+
+use std::{io::Write, path::PathBuf};
+
+use super::{ConfigArgs, EXIT_USAGE, Failure, check::Format, rbac::read};
+use crate::{
+    app,
+    clock::Clock,
+    config,
+    doctor::{Check, Doctor, Finding, Public, State},
+    runtime::control,
+    upstream::Pools,
+};
+
+/// Look at everything around Doorward: issuers, upstreams, the address in front, certificates, the store.
+///
+/// Run it where Doorward runs, as the user that it runs as, beside it or before its start. It signs nobody in and changes nothing. One
+/// line for each thing that was looked at, with what to do about it. Ends with 1 if anything does not work, and with 64 if the
+/// configuration is refused.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Look at this only. May be repeated.
+    #[arg(long, value_enum, value_name = "CHECK")]
+    only: Vec<Check>,
+
+    /// The address by which browsers reach Doorward. Default: `https://` and `external_host`.
+    #[arg(long, value_name = "URL")]
+    public: Option<String>,
+
+    /// Authorities of the certificate at that address, PEM. Default: those of the system.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// For `credentials`: what `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,triggertemplates,
+    /// triggerbindings,pipelines,tasks,pipelineruns,taskruns -A -o json` writes; `-` is standard input. Kinds may be left out. Of
+    /// Secrets only names, types and annotations are looked at.
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+
+    /// How the findings are printed.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
+    let runtime = control()?;
+    let (loaded, resolved) = match config::load(&args.config.sources(), app::check(&runtime)?) {
+        Ok(loaded) => loaded,
+        Err(refused) => {
+            match args.format {
+                Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
+                Format::Json => writeln!(out, "{:#}", refused.diagnosis.to_json())?,
+            }
+            return Ok(EXIT_USAGE);
+        }
+    };
+    let external = loaded.raw.external_host.as_ref().map(|host| format!("https://{host}"));
+    let public = args.public.as_ref().or(external.as_ref());
+    let list = args.cluster.as_deref().map(read).transpose()?;
+    let doctor = Doctor {
+        public: public.map(|address| Public::parse(address, args.ca.clone())).transpose()?,
+        cluster: args.cluster.as_deref().zip(list.as_deref()),
+        loaded: &loaded,
+        resolved: &resolved,
+        clock: Clock::default(),
+        runtime: runtime.handle().clone(),
+        pools: Pools::new(Default::default()),
+    };
+    let findings = runtime.block_on(doctor.examine(&args.only));
+    match args.format {
+        Format::Human => print(&findings, out)?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &findings)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(u8::from(findings.iter().any(|finding| finding.state == State::Fault)))
+}
+
+fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Failure> {
+    for finding in findings {
+        writeln!(out, "{finding}")?;
+    }
+    let count = |state: State| findings.iter().filter(|finding| finding.state == state).count();
+    let (faults, warnings) = (count(State::Fault), count(State::Warning));
+    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    writeln!(out, "{} looked at: {}, {}", findings.len(), plural(faults, "fault"), plural(warnings, "warning"))?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! How long certificates are valid.
+
+use std::time::Duration;
+
+use super::{Check, Doctor, Finding};
+use crate::{
+    audit::Held,
+    clock::{Clock, Timestamp},
+    config::resolver::folder_of,
+};
+
+/// A certificate that ends sooner should have been renewed.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// The certificates in files that the configuration names: of listeners, of clients, and authorities.
+pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
+    let path = &doctor.loaded.path;
+    let Ok(held) = Held::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
+    let findings = held.secrets.iter().filter_map(|held| {
+        let valid = (Timestamp::from_millis(held.not_before?), Timestamp::from_millis(held.not_after?));
+        Some(finding(&format!("{} ({})", held.place, held.source), valid, &doctor.clock))
+    });
+    findings.collect()
+}
+
+/// What there is to say of a certificate that is valid from a moment until another.
+pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &Clock) -> Finding {
+    let now = clock.now();
+    let days = until.since(now).as_secs() / 86_400;
+    if now < from {
+        let cure = "set the clock of this machine, or have the certificate issued anew";
+        return Finding::fault(Check::Certificates, of, format!("it is not valid before {from}"), cure);
+    }
+    if until <= now {
+        let cure = "put a new one into its file, which is read again by itself, and look why it was not renewed";
+        return Finding::fault(Check::Certificates, of, format!("it ended on {until}"), cure);
+    }
+    // Those that live for hours are renewed when a third of their time is left.
+    if until.since(now) < SOON && until.since(now) < until.since(from) / 3 {
+        let cure = "have it renewed, and look whether anything does so by itself";
+        return Finding::warning(Check::Certificates, of, format!("it ends in {days} days, on {until}"), cure);
+    }
+    Finding::good(Check::Certificates, of, format!("valid for {days} days"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::State, *};
+
+    #[test]
+    fn a_certificate_is_told_of_when_it_has_little_of_its_time_left() {
+        let clock = Clock::manual(Timestamp::from_secs(1_000_000_000));
+        let day = 86_400;
+        let now = clock.now().as_secs();
+        for (from, until, state) in [
+            (now - 60 * day, now + 30 * day, State::Good),
+            (now - 80 * day, now + 10 * day, State::Warning),
+            // One of a mesh.
+            (now - 3_600, now + 23 * 3_600, State::Good),
+            (now - 20 * 3_600, now + 4 * 3_600, State::Warning),
+            (now - 90 * day, now, State::Fault),
+            (now + 1, now + 90 * day, State::Fault),
+        ] {
+            let valid = (Timestamp::from_secs(from), Timestamp::from_secs(until));
+            assert_eq!(finding("it", valid, &clock).state, state, "{from} {until}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `doorward doctor`: looks at everything around Doorward that its configuration speaks of, from where it runs, and says of each thing
+//! whether it is as it must be and what to do if it is not. It changes nothing anywhere, and signs nobody in.
+
+mod certificates;
+mod provider;
+mod public;
+mod store;
+mod upstream;
+
+use std::{fmt, path::Path};
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+pub use self::public::{Arrived, PROBE, Public};
+use crate::{
+    clock::Clock, config::Loaded, config::raw, sessions::Origin, snapshot::Resolved, tekton::standing, upstream::Pools,
+};
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// The discovery documents of issuers can be read.
+    Discovery,
+    /// Issuers spell their identifiers as the configuration does.
+    Issuer,
+    /// Issuers have keys for the accepted algorithms.
+    Algorithms,
+    /// The clock of this machine agrees with those of the issuers.
+    Clock,
+    /// Providers know Doorward's redirect addresses.
+    Redirect,
+    /// Upstreams answer: API servers, EventListeners, Dashboards and others.
+    Upstreams,
+    /// Kubernetes allows Doorward what its configuration needs.
+    Rights,
+    /// Doorward sees the address by which browsers reach it.
+    Origin,
+    /// Upgrades to WebSocket get through to Doorward.
+    Upgrade,
+    /// Large cookies get through to Doorward.
+    Cookies,
+    /// Certificates are valid, and for how long.
+    Certificates,
+    /// The store can be used.
+    Store,
+    /// What in the cluster still carries static credentials.
+    Credentials,
+}
+
+/// What one look found.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    pub check: Check,
+    /// What was looked at, such as ``issuer `corp` ``.
+    pub of: String,
+    pub state: State,
+    /// What it is like.
+    pub said: String,
+    /// What to do about it. Empty where nothing is to be done.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cure: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Good,
+    /// It could not be looked at, or there is nothing to look at.
+    Skipped,
+    /// It works, or may work, and is not as it should be.
+    Warning,
+    /// It does not work.
+    Fault,
+}
+
+impl Finding {
+    fn new(check: Check, of: &str, state: State, said: String, cure: String) -> Self {
+        Self { check, of: of.to_owned(), state, said, cure }
+    }
+
+    fn good(check: Check, of: &str, said: impl Into<String>) -> Self {
+        Self::new(check, of, State::Good, said.into(), String::new())
+    }
+
+    fn skipped(check: Check, of: &str, said: impl Into<String>) -> Self {
+        Self::new(check, of, State::Skipped, said.into(), String::new())
+    }
+
+    fn warning(check: Check, of: &str, said: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::new(check, of, State::Warning, said.into(), cure.into())
+    }
+
+    fn fault(check: Check, of: &str, said: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::new(check, of, State::Fault, said.into(), cure.into())
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One line. What others wrote is escaped, so that it is fit for a terminal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.state {
+            State::Good => "ok",
+            State::Skipped => "skipped",
+            State::Warning => "warning",
+            State::Fault => "FAULT",
+        };
+        let check = clap::ValueEnum::to_possible_value(&self.check);
+        let check = check.as_ref().map_or("", |value| value.get_name());
+        let line = format!("{}: {}", self.of, self.said);
+        write!(f, "{mark:<8} {check:<12} {}", escaped(&line))?;
+        if self.cure.is_empty() { Ok(()) } else { write!(f, ". {}", escaped(&self.cure)) }
+    }
+}
+
+/// Without characters that do something to a terminal.
+fn escaped(text: &str) -> String {
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
+/// What is examined, and with what.
+#[derive(Debug)]
+pub struct Doctor<'a> {
+    pub loaded: &'a Loaded,
+    pub resolved: &'a Resolved,
+    pub clock: Clock,
+    pub runtime: Handle,
+    pub pools: Pools,
+    /// Where browsers reach Doorward; `None`: nobody has said.
+    pub public: Option<Public>,
+    /// What `kubectl get ... -o json` wrote of the cluster, and the name of the file.
+    pub cluster: Option<(&'a Path, &'a [u8])>,
+}
+
+impl Doctor<'_> {
+    /// Looks at everything of `only`, or at everything if that is empty. In the order of [`Check`].
+    pub async fn examine(&self, only: &[Check]) -> Vec<Finding> {
+        let wants = |checks: &[Check]| only.is_empty() || checks.iter().any(|check| only.contains(check));
+        let provider = async {
+            let checks = [Check::Discovery, Check::Issuer, Check::Algorithms, Check::Clock, Check::Redirect];
+            if wants(&checks) { provider::examine(self, wants(&[Check::Redirect])).await } else { Vec::new() }
+        };
+        let upstreams = async { if wants(&[Check::Upstreams]) { upstream::examine(self).await } else { Vec::new() } };
+        let rights = async { if wants(&[Check::Rights]) { upstream::examine_rights(self).await } else { Vec::new() } };
+        let public = async {
+            let checks = [Check::Origin, Check::Upgrade, Check::Cookies, Check::Certificates];
+            if wants(&checks) { public::examine(self.public.as_ref(), &self.clock).await } else { Vec::new() }
+        };
+        let store = async { if wants(&[Check::Store]) { store::examine(self).await } else { Vec::new() } };
+        let (provider, upstreams, rights, public, store) = tokio::join!(provider, upstreams, rights, public, store);
+        let mut findings = [provider, upstreams, rights, public, store].concat();
+        if wants(&[Check::Certificates]) {
+            findings.extend(certificates::of_files(self));
+        }
+        if wants(&[Check::Credentials]) {
+            findings.extend(self.credentials());
+        }
+        findings.retain(|finding| wants(&[finding.check]));
+        findings.sort_by_key(|finding| finding.check);
+        findings
+    }
+
+    fn raw(&self) -> &raw::Root {
+        &self.loaded.raw
+    }
+
+    /// Where browsers sign in.
+    fn origins(&self) -> Vec<Origin> {
+        let signs_in = self.raw().routes.iter().filter(|route| route.schemes.contains(&raw::Scheme::Session));
+        let hosts = signs_in.flat_map(|route| &route.hosts).filter(|host| !host.starts_with('*'));
+        let public = self.public.as_ref().map(Public::origin);
+        let mut origins: Vec<Origin> = Vec::new();
+        for host in hosts {
+            let told = public.filter(|_| self.public.as_ref().is_some_and(|public| public.host() == host));
+            let origin = told.cloned().or_else(|| Origin::https(host));
+            origins.extend(origin.filter(|origin| !origins.contains(origin)));
+        }
+        origins
+    }
+
+    fn credentials(&self) -> Vec<Finding> {
+        let Some((path, list)) = self.cluster else {
+            let said = "without `--cluster` nothing of the cluster is known";
+            return vec![Finding::skipped(Check::Credentials, "cluster", said)];
+        };
+        let of = path.display().to_string();
+        match standing::standing_credentials(list) {
+            Ok(standing) if standing.is_empty() => {
+                vec![Finding::good(Check::Credentials, &of, "nothing in it carries a static credential")]
+            }
+            Ok(standing) => standing
+                .iter()
+                .map(|standing| Finding::warning(Check::Credentials, &of, standing.to_string(), standing.sort.cure()))
+                .collect(),
+            Err(error) => {
+                let said = format!("it is no list of Kubernetes objects in JSON: {error}");
+                let cure = "write it with `kubectl get KINDS -A -o json`, as `doorward doctor --help` says";
+                vec![Finding::fault(Check::Credentials, &of, said, cure)]
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_a_terminal() {
+        let finding = Finding::fault(Check::Issuer, "issuer `a`", "it is called \u{1b}[2J", "look\nagain");
+        assert_eq!(finding.to_string(), "FAULT    issuer       issuer `a`: it is called \\u{1b}[2J. look\\nagain");
+    }
+}

@@ -1,0 +1,294 @@
+//! Issuers: what they tell of themselves, whether it fits what is configured, and whether they know Doorward as a client.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use url::Url;
+use uuid::Uuid;
+
+use super::{Check, Doctor, Finding};
+use crate::{
+    clock::{Clock, Timestamp},
+    egress::{Bounds, Egress},
+    issuers::{Issuer, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location},
+    oidc::Client,
+    sessions::Origin,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `Date` counts whole seconds, and the answer was on its way.
+const UNSHARP: Duration = Duration::from_secs(2);
+
+/// A page of a provider.
+const MAX_PAGE: usize = 1 << 20;
+
+/// What a provider answers that knows the client and the address, and nobody who is signed in (OpenID Connect Core 1.0 section 3.1.2.6).
+const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_required", "account_selection_required"];
+
+pub(super) async fn examine(doctor: &Doctor<'_>, redirects: bool) -> Vec<Finding> {
+    let origins = if redirects { doctor.origins() } else { Vec::new() };
+    let issuers = doctor.resolved.issuers().iter().filter(|issuer| !issuer.keys().settings().own);
+    let looks = issuers.map(async |issuer: &Arc<Issuer>| {
+        let client = doctor.resolved.clients().find(|(name, ..)| *name == *issuer.name());
+        Look { issuer, clock: &doctor.clock, of: format!("issuer `{}`", issuer.name()), findings: Vec::new() }
+            .all(client.map(|(_, client, egress)| (client, egress)), &origins)
+            .await
+    });
+    join_all(looks).await.concat()
+}
+
+/// A look at one issuer.
+struct Look<'a> {
+    issuer: &'a Issuer,
+    clock: &'a Clock,
+    of: String,
+    findings: Vec<Finding>,
+}
+
+impl Look<'_> {
+    async fn all(mut self, client: Option<(&Client, &Egress)>, origins: &[Origin]) -> Vec<Finding> {
+        let settings = self.issuer.keys().settings();
+        let metadata = if settings.discover { self.discovery().await } else { None };
+        let keys = settings.url.clone().or_else(|| metadata.as_ref()?.jwks_uri.clone());
+        match keys {
+            Some(url) => self.keys(&url).await,
+            None => {
+                let said = "without its discovery document it is not known where its keys are";
+                self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
+            }
+        }
+        if let Some((client, egress)) = client {
+            match metadata.and_then(|metadata| metadata.authorization_endpoint) {
+                Some(endpoint) => {
+                    for origin in origins {
+                        self.redirect(&endpoint, client, egress, origin).await;
+                    }
+                }
+                None => {
+                    let said = "without its discovery document it is not known where people sign in";
+                    self.findings.push(Finding::skipped(Check::Redirect, &self.of, said));
+                }
+            }
+        }
+        self.findings
+    }
+
+    async fn discovery(&mut self) -> Option<Metadata> {
+        let settings = self.issuer.keys().settings();
+        let location = discovery_location(&settings.issuer);
+        let answer = match Url::parse(&location) {
+            Ok(url) => self.get(&url, true, MAX_METADATA).await,
+            Err(error) => Err(format!("{location} is no address: {error}")),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(why) => {
+                self.unreadable(why);
+                return None;
+            }
+        };
+        self.compare_clocks(answer.headers());
+        let document = serde_json::from_slice::<Value>(answer.body()).ok();
+        let named = document.as_ref().and_then(|document| document.get("issuer")?.as_str());
+        if let Some(named) = named.filter(|named| **named != *settings.issuer) {
+            self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
+            let said = format!("it calls itself {}, and the configuration {}", Quoted::text(named), settings.issuer);
+            let cure = "write `issuer` as it does, to the last slash; until then none of its tokens is taken";
+            self.findings.push(Finding::fault(Check::Issuer, &self.of, said, cure));
+            return None;
+        }
+        match Metadata::parse(answer.body(), &settings.issuer) {
+            Ok(metadata) => {
+                self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
+                let said = format!("it calls itself {}, as the configuration does", settings.issuer);
+                self.findings.push(Finding::good(Check::Issuer, &self.of, said));
+                Some(metadata)
+            }
+            Err(why) => {
+                self.unreadable(format!("{location}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Of the discovery document.
+    fn unreadable(&mut self, why: String) {
+        let cure =
+            "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between";
+        self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
+    }
+
+    async fn keys(&mut self, url: &Url) {
+        let settings = self.issuer.keys().settings();
+        let own = Url::parse(&settings.issuer).is_ok_and(|issuer| issuer.origin() == url.origin());
+        let answer = match self.get(url, settings.url.is_some() || own, MAX_KEY_SET).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                let cure = "open that address from where Doorward runs; look at `keys`, `ca` and the network between";
+                self.findings.push(Finding::fault(Check::Algorithms, &self.of, why, cure));
+                return;
+            }
+        };
+        if !settings.discover {
+            self.compare_clocks(answer.headers());
+        }
+        let names: Vec<String> = settings.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect();
+        let accepted = names.join(", ");
+        let finding = match Keys::parse(answer.body(), &settings.algorithms) {
+            Ok(keys) => {
+                let passed_over = keys.skipped().len();
+                let said = format!("{} keys for {accepted}, {passed_over} others are passed over", keys.count());
+                Finding::good(Check::Algorithms, &self.of, said)
+            }
+            Err(why) => Finding::fault(
+                Check::Algorithms,
+                &self.of,
+                format!("{url}: {why}; accepted is {accepted}"),
+                "put the algorithm with which it signs into `algorithms`, or have it sign with one of those",
+            ),
+        };
+        self.findings.push(finding);
+    }
+
+    /// How far the clock here is from that of an answer.
+    fn compare_clocks(&mut self, headers: &HeaderMap) {
+        let now = self.clock.now();
+        let Some(there) = date(headers) else {
+            let said = "it does not say what time it is there";
+            self.findings.push(Finding::skipped(Check::Clock, &self.of, said));
+            return;
+        };
+        let (ahead, behind) = (now.since(there), there.since(now));
+        let apart = ahead.max(behind);
+        let which = if ahead > behind { "ahead of" } else { "behind" };
+        let said = format!("the clock here is {} s {which} its own", apart.as_secs());
+        let cure = "have this machine, or theirs, take its time from NTP";
+        self.findings.push(if apart <= UNSHARP {
+            Finding::good(Check::Clock, &self.of, "the clocks agree")
+        } else if apart <= self.issuer.skew() {
+            Finding::warning(Check::Clock, &self.of, format!("{said}, which is still forgiven"), cure)
+        } else {
+            let skew = self.issuer.skew().as_secs();
+            Finding::fault(
+                Check::Clock,
+                &self.of,
+                format!("{said}, and {skew} s are forgiven: good tokens are refused, or ended ones taken"),
+                cure,
+            )
+        });
+    }
+
+    /// Asks to sign in without a question (`prompt=none`): who knows client and address sends the browser back there, with an error.
+    async fn redirect(&mut self, endpoint: &Url, client: &Client, egress: &Egress, origin: &Origin) {
+        let back = origin.url("/oauth2/callback");
+        let mut url = endpoint.clone();
+        let any = Uuid::new_v4().simple().to_string();
+        url.query_pairs_mut()
+            .append_pair("response_type", "code")
+            .append_pair("client_id", client.id())
+            .append_pair("redirect_uri", &back)
+            .append_pair("scope", "openid")
+            .append_pair("prompt", "none")
+            .append_pair("state", &any)
+            .append_pair("nonce", &any)
+            // Of no verifier: no code is ever redeemed.
+            .append_pair("code_challenge", "doorward-doctor-doorward-doctor-doorward-do")
+            .append_pair("code_challenge_method", "S256");
+        let finding = match send(egress, &url, None, MAX_PAGE).await {
+            Ok(answer) => self.judge(&answer, &url, &back, client.id()),
+            Err(why) => {
+                let cure = "open that address from where Doorward runs; look at `ca` and the network between";
+                Finding::fault(Check::Redirect, &self.of, why, cure)
+            }
+        };
+        self.findings.push(finding);
+    }
+
+    fn judge(&self, answer: &Response<Bytes>, asked: &Url, back: &str, client: &str) -> Finding {
+        let status = answer.status();
+        let unknown = |said: String| {
+            let cure = format!("sign in once; if the provider complains, register {back} with the client `{client}`");
+            Finding::warning(Check::Redirect, &self.of, format!("{said}, which tells nothing of {back}"), cure)
+        };
+        if status.is_client_error() {
+            return Finding::fault(
+                Check::Redirect,
+                &self.of,
+                format!("it refuses {back} with {status}"),
+                format!("register that address at the provider, letter by letter, with the client `{client}`"),
+            );
+        }
+        if !status.is_redirection() {
+            return unknown(format!("it answers with {status} and a page"));
+        }
+        let to = answer.headers().get(header::LOCATION).and_then(|to| asked.join(to.to_str().ok()?).ok());
+        let Some(to) = to else { return unknown(format!("it answers with {status} and no address")) };
+        if to.as_str().split(['?', '#']).next() != Some(back) {
+            return unknown(format!("it leads to {}", Quoted::text(to.host_str().unwrap_or_default())));
+        }
+        let error = to.query_pairs().find(|(name, _)| name == "error").map(|(_, error)| error.into_owned());
+        match error {
+            Some(error) if !NOBODY.contains(&error.as_str()) => Finding::warning(
+                Check::Redirect,
+                &self.of,
+                format!("it knows {back}, but refuses the request: {}", Quoted::text(&error)),
+                format!("look what the client `{client}` is allowed there: code with PKCE, and the scope `openid`"),
+            ),
+            _ => Finding::good(Check::Redirect, &self.of, format!("it knows {back}")),
+        }
+    }
+
+    /// Presents the bearer of the keys only where it is meant to go.
+    async fn get(&self, url: &Url, trusted: bool, max: usize) -> Result<Response<Bytes>, String> {
+        let bearer = self.issuer.keys_bearer().filter(|_| trusted);
+        let bearer = bearer.and_then(|secret| HeaderValue::from_bytes(&[b"Bearer ", secret.expose()].concat()).ok());
+        let answer = send(self.issuer.keys().egress(), url, bearer, max).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(format!("{url} answers with {}", answer.status())) }
+    }
+}
+
+async fn send(egress: &Egress, url: &Url, bearer: Option<HeaderValue>, max: usize) -> Result<Response<Bytes>, String> {
+    let mut request = Request::get(url.as_str()).header(header::ACCEPT, "application/json, text/html;q=0.5");
+    if let Some(mut bearer) = bearer {
+        bearer.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, bearer);
+    }
+    let request = request.body(Bytes::new()).map_err(|error| error.to_string())?;
+    let bounds = Bounds { timeout: PATIENCE, max_body: max };
+    let place = url.origin().ascii_serialization() + url.path();
+    egress.send(request, bounds).await.map_err(|error| format!("{place}: {error}"))
+}
+
+/// What time it is where an answer was made: `Date`, and `Age` where it waited in a cache (RFC 9110 section 6.6.1, RFC 9111 section 5.1).
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let date = OffsetDateTime::parse(text(header::DATE)?, &Rfc2822).ok()?;
+    let age = text(header::AGE).and_then(|age| age.parse().ok()).unwrap_or(0);
+    Some(Timestamp::from_secs(date.unix_timestamp()) + Duration::from_secs(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_an_answer_is_its_date_and_its_age() {
+        let at = |lines: &[(&'static str, &'static str)]| {
+            let headers = lines
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            date(&headers.collect()).map(Timestamp::as_secs)
+        };
+        assert_eq!(at(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(784_111_777));
+        assert_eq!(at(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "60")]), Some(784_111_837));
+        for bad in ["", "yesterday", "784111777"] {
+            assert_eq!(at(&[("date", bad)]), None, "{bad}");
+        }
+        assert_eq!(at(&[]), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! The address by which browsers reach Doorward, through whatever stands in front of it: an ingress, a load balancer, nginx.
+//!
+//! Doorward's page [`PROBE`] says what of a request arrived, which tells what was lost on the way.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use url::Url;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Check, Finding, certificates};
+use crate::{
+    clock::{Clock, Timestamp},
+    egress,
+    sessions::Origin,
+};
+
+/// Doorward's own page that says what arrived of a request.
+pub const PROBE: &str = "/.doorward/probe";
+
+/// For each of the requests, to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const MAX_ANSWER: usize = 64 << 10;
+
+/// What a browser that visits several servers of one domain may send. nginx takes lines of 8 KiB unless it is told otherwise.
+const COOKIES: usize = 6 << 10;
+
+/// What arrived of a request.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// Under which origin a browser sees this; none if Doorward was not told that it was https.
+    pub origin: Option<String>,
+    /// Whether it asks for an upgrade to WebSocket.
+    pub websocket: bool,
+    /// Bytes of the values of `Cookie`.
+    pub cookies: usize,
+}
+
+/// Where browsers reach Doorward.
+#[derive(Clone, Debug)]
+pub struct Public {
+    origin: Origin,
+    host: String,
+    port: u16,
+    is_tls: bool,
+    /// Authorities of the certificate there; the system's where there is none.
+    ca: Option<PathBuf>,
+}
+
+impl Public {
+    /// `address` is `https://HOST` or, on this machine, `http://HOST:PORT`.
+    pub fn parse(address: &str, ca: Option<PathBuf>) -> Result<Self, String> {
+        let wrong =
+            || format!("`{address}` is no address of Doorward; write `https://` and the host by which people reach it");
+        let url = Url::parse(address).map_err(|_| wrong())?;
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong());
+        }
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return Err(wrong()) };
+        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let (origin, is_tls) = match url.scheme() {
+            "https" => (Origin::https(&authority), true),
+            "http" => (Origin::loopback(&authority), false),
+            _ => (None, false),
+        };
+        let origin = origin.ok_or_else(wrong)?;
+        Ok(Self { origin, host: host.trim_matches(['[', ']']).to_owned(), port, is_tls, ca })
+    }
+
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Without the port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Connects, sends one request with these headers to [`PROBE`], and reads the answer.
+    async fn probe(&self, headers: &[(HeaderName, HeaderValue)]) -> Result<Probed, String> {
+        let exchange = async {
+            let stream = TcpStream::connect((&*self.host, self.port)).await.map_err(|error| error.to_string())?;
+            if !self.is_tls {
+                let (status, body) = self.send(stream, headers).await?;
+                return Ok(Probed { certificate: None, status, body });
+            }
+            let mut config = egress::trust(self.ca.as_deref())?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let name = match self.host.parse::<IpAddr>() {
+                Ok(address) => ServerName::from(address),
+                Err(_) => ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?,
+            };
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+            let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+            let chain = stream.get_ref().1.peer_certificates();
+            let certificate = chain.and_then(|chain| chain.first()).and_then(validity);
+            let (status, body) = self.send(stream, headers).await?;
+            Ok(Probed { certificate, status, body })
+        };
+        let late = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(late)
+    }
+
+    async fn send(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<(StatusCode, Bytes), String> {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let connection = tokio::spawn(connection);
+        let (_, authority) = self.origin.as_str().split_once("://").unwrap_or_default();
+        let mut request = Request::get(PROBE).header(header::HOST, authority);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        connection.abort();
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// What one request told.
+struct Probed {
+    /// From when until when the certificate is valid.
+    certificate: Option<(Timestamp, Timestamp)>,
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Probed {
+    /// What Doorward says, if it was Doorward that answered.
+    fn arrived(&self) -> Result<Arrived, String> {
+        let arrived = serde_json::from_slice(&self.body).ok().filter(|_| self.status == StatusCode::OK);
+        arrived.ok_or_else(|| format!("the answer is {}, and not Doorward's", self.status))
+    }
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    let of = |time: x509_parser::time::ASN1Time| Timestamp::from_secs(time.timestamp());
+    Some((of(validity.not_before), of(validity.not_after)))
+}
+
+pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Finding> {
+    let checks = [Check::Origin, Check::Upgrade, Check::Cookies];
+    let Some(public) = public else {
+        let said = "neither `external_host` nor `--public` says by which address browsers reach Doorward";
+        return checks.map(|check| Finding::skipped(check, "public address", said)).into();
+    };
+    let of = public.origin.as_str();
+    let cookies = HeaderValue::from_str(&format!("of-others={}", "x".repeat(COOKIES))).ok();
+    let cookies: Vec<_> = cookies.into_iter().map(|value| (header::COOKIE, value)).collect();
+    let upgrade = [
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+        (header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("ZG9vcndhcmQgZG9jdG9yIQ==")),
+    ];
+    let plain = match public.probe(&[]).await {
+        Ok(plain) => plain,
+        Err(why) => {
+            let cure = "look whether Doorward runs, whether the name leads there, and at the certificate; `--ca` names its authorities";
+            let mut findings = vec![Finding::fault(Check::Origin, of, why, cure)];
+            let others = [Check::Upgrade, Check::Cookies, Check::Certificates];
+            findings.extend(others.map(|check| Finding::skipped(check, of, "it cannot be reached")));
+            return findings;
+        }
+    };
+    let (upgrade, cookies) = tokio::join!(public.probe(&upgrade), public.probe(&cookies));
+    let mut findings = vec![
+        judge_origin(of, plain.arrived()),
+        judge_upgrade(of, upgrade.and_then(|probed| probed.arrived())),
+        judge_cookies(of, cookies.and_then(|probed| probed.arrived())),
+    ];
+    findings.extend(plain.certificate.map(|valid| certificates::finding(of, valid, clock)));
+    findings
+}
+
+fn judge_origin(of: &str, arrived: Result<Arrived, String>) -> Finding {
+    let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
+    match arrived.map(|arrived| arrived.origin) {
+        Ok(Some(origin)) if origin == of => Finding::good(Check::Origin, of, "Doorward sees it under this address"),
+        Ok(origin) if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) => {
+            fault(
+                "Doorward does not know that it is https, so that nobody can sign in".to_owned(),
+                "have the proxy in front set `X-Forwarded-Proto: https`, and name its address in `trusted_proxies` of the listener",
+            )
+        }
+        Ok(origin) => fault(
+            format!("Doorward sees it as {}, so that sign-ins lead there", origin.as_deref().unwrap_or("no origin")),
+            "have the proxy in front pass `Host` on as it came, with its port",
+        ),
+        Err(why) => fault(
+            why,
+            "have what stands in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and look whether it is this version",
+        ),
+    }
+}
+
+fn judge_upgrade(of: &str, arrived: Result<Arrived, String>) -> Finding {
+    let cure = "have the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on (deploy/examples/nginx.conf); without it \
+                logs, `kubectl exec` and live pages do not work";
+    match arrived.map(|arrived| arrived.websocket) {
+        Ok(true) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
+        Ok(false) => Finding::fault(Check::Upgrade, of, "the upgrade to WebSocket is lost on the way", cure),
+        Err(why) => Finding::fault(Check::Upgrade, of, format!("with an upgrade to WebSocket {why}"), cure),
+    }
+}
+
+fn judge_cookies(of: &str, arrived: Result<Arrived, String>) -> Finding {
+    let size = COOKIES >> 10;
+    let cure = "let the proxy in front take larger headers (nginx: `large_client_header_buffers`), and look at `limits.header_bytes`";
+    match arrived.map(|arrived| arrived.cookies) {
+        Ok(cookies) if cookies >= COOKIES => {
+            Finding::good(Check::Cookies, of, format!("{size} KiB of cookies get through"))
+        }
+        Ok(cookies) => {
+            Finding::fault(Check::Cookies, of, format!("of {size} KiB of cookies {cookies} bytes arrive"), cure)
+        }
+        Err(why) => Finding::fault(Check::Cookies, of, format!("with {size} KiB of cookies {why}"), cure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_that_of_an_origin() {
+        let origin = |address: &str| Public::parse(address, None).map(|public| public.origin.to_string());
+        assert_eq!(origin("https://door.example/").as_deref(), Ok("https://door.example"));
+        assert_eq!(origin("https://door.example:8443").as_deref(), Ok("https://door.example:8443"));
+        assert_eq!(origin("http://localhost:8080").as_deref(), Ok("http://localhost:8080"));
+        for bad in
+            ["door.example", "http://door.example", "ftp://door.example", "https://door.example/x", "https://", ""]
+        {
+            assert!(origin(bad).unwrap_err().contains("write `https://`"), "{bad}");
+        }
+    }
+}

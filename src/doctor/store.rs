@@ -1,0 +1,62 @@
+//! The store.
+
+use super::{Check, Doctor, Finding};
+use crate::{
+    config::resolver::folder_of,
+    store::{Durability, Embedded, OpenError, Redis, Settings},
+};
+
+pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
+    match &doctor.resolved.store {
+        Some(Settings::Redis(settings)) => {
+            redis(&Redis::new((**settings).clone(), doctor.runtime.clone()), doctor.resolved.routes().hold()).await
+        }
+        Some(Settings::Embedded) => vec![embedded(doctor)],
+        None => Vec::new(),
+    }
+}
+
+async fn redis(redis: &Redis, holds: bool) -> Vec<Finding> {
+    let of = "Redis";
+    let durability = match redis.durability().await {
+        Ok(durability) => durability,
+        Err(error) => {
+            let cure = "look at `store.redis` and whether it can be reached from here; without it no session, delivery or revocation is \
+                        known, and all of them are refused";
+            return vec![Finding::fault(Check::Store, of, error.to_string(), cure)];
+        }
+    };
+    let mut findings = match durability {
+        Durability::Lossy(why) if holds => {
+            vec![Finding::fault(Check::Store, of, why, "or set `hold: false` for all senders (docs/webhooks.md)")]
+        }
+        Durability::Lossy(_) | Durability::Synced => vec![Finding::good(Check::Store, of, "it answers")],
+    };
+    for warning in redis.warnings().await.unwrap_or_default() {
+        findings.push(Finding::warning(Check::Store, of, warning, "docs/store.md says more"));
+    }
+    findings
+}
+
+fn embedded(doctor: &Doctor<'_>) -> Finding {
+    let path = folder_of(&doctor.loaded.path).join(&doctor.raw().store.path);
+    let of = format!("store {}", path.display());
+    // To open one that is not there would make it, as whoever runs this.
+    if !path.exists() {
+        return Finding::good(Check::Store, &of, "it is not there yet; the first start makes it");
+    }
+    match Embedded::open(&path) {
+        Ok(_) => Finding::good(Check::Store, &of, "it can be opened"),
+        Err(OpenError::Locked(_)) => Finding::good(Check::Store, &of, "a running Doorward has it open"),
+        // It says what to do.
+        Err(error @ (OpenError::Corrupt { .. } | OpenError::Format { .. })) => {
+            Finding::fault(Check::Store, &of, error.to_string(), "")
+        }
+        Err(error @ (OpenError::Io { .. } | OpenError::Thread(_))) => Finding::fault(
+            Check::Store,
+            &of,
+            error.to_string(),
+            "run this as the user that Doorward runs as, and look at the file",
+        ),
+    }
+}

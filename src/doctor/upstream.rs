@@ -1,0 +1,139 @@
+//! Upstreams: whether they are there, and what Kubernetes allows Doorward.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use http::{Request, StatusCode};
+use serde_json::Value;
+
+use super::{Check, Doctor, Finding};
+use crate::{
+    app,
+    body::{RequestBody, collect},
+    config::raw::RouteKind,
+    error::Rejection,
+    upstream::{Lane, Upstream},
+};
+
+const MAX_ANSWER: usize = 64 << 10;
+
+/// What an upstream is, as far as its routes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    ApiServer,
+    Dashboard,
+    EventListener,
+    Other,
+}
+
+impl What {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ApiServer => "API server",
+            Self::Dashboard => "Dashboard",
+            Self::EventListener => "EventListener",
+            Self::Other => "upstream",
+        }
+    }
+
+    /// Where such a server says that it is well.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::ApiServer => "/version",
+            Self::Dashboard => "/health",
+            Self::EventListener => "/live",
+            Self::Other => "/",
+        }
+    }
+}
+
+pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
+    join_all(doctor.resolved.upstreams().iter().map(|upstream| one(doctor, upstream))).await
+}
+
+/// What of its rights Doorward lacks at each API server.
+pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
+    let answers = app::rights::lacking(&doctor.pools, doctor.raw(), doctor.resolved.upstreams()).await;
+    let finding = |(name, answer): (Arc<str>, Result<Vec<String>, Rejection>)| {
+        let of = format!("API server `{name}`");
+        match answer {
+            Ok(lacking) if lacking.is_empty() => {
+                Finding::good(Check::Rights, &of, "it allows what the configuration needs")
+            }
+            Ok(lacking) => Finding::fault(
+                Check::Rights,
+                &of,
+                format!("Doorward may not {}", lacking.join(", ")),
+                "apply what `doorward rbac` prints for this configuration",
+            ),
+            Err(error) => Finding::fault(
+                Check::Rights,
+                &of,
+                format!("it cannot be asked: {error}"),
+                "see what is said of the upstream itself",
+            ),
+        }
+    };
+    answers.into_iter().map(finding).collect()
+}
+
+async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
+    let what = what(doctor, upstream.name());
+    let of = format!("{} `{}`", what.name(), upstream.name());
+    let mut request = Request::new(RequestBody::Empty);
+    *request.uri_mut() = http::Uri::from_static(what.path());
+    let answer = match doctor.pools.send(upstream, &mut request, Lane::Short).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let said = Rejection::from(error).detail().to_owned();
+            let cure = "look at its `url` and `tls`, and whether it can be reached from here";
+            return Finding::fault(Check::Upstreams, &of, said, cure);
+        }
+    };
+    let status = answer.status();
+    let body = collect(answer.into_body(), MAX_ANSWER).await;
+    let said = format!("it answers {} with {status}", what.path());
+    let fault = |cure: &str| Finding::fault(Check::Upstreams, &of, said.clone(), cure);
+    match (what, status) {
+        (What::ApiServer, StatusCode::OK) => {
+            let version = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+            match version.as_ref().and_then(|version| version["gitVersion"].as_str()) {
+                Some(version) => Finding::good(Check::Upstreams, &of, format!("Kubernetes {version}")),
+                None => fault("it is no API server; look at its `url`"),
+            }
+        }
+        (What::ApiServer, StatusCode::UNAUTHORIZED) => fault(
+            "it does not take Doorward's own credential: look whether the token has ended or the certificate is of its authority",
+        ),
+        (What::ApiServer, _) => {
+            fault("an API server answers with 200; look at its `url`, and at what is between it and here")
+        }
+        (What::Dashboard | What::EventListener, StatusCode::OK) => Finding::good(Check::Upstreams, &of, "it is well"),
+        (What::Dashboard, _) => {
+            fault("a Tekton Dashboard that is well answers with 200; look at its `url` and at the pod")
+        }
+        (What::EventListener, _) if status.is_server_error() => fault("look at the pod of the EventListener"),
+        (What::EventListener, _) => Finding::warning(
+            Check::Upstreams,
+            &of,
+            said,
+            "an EventListener that is well answers with 200; if this is another receiver of webhooks, that is no trouble",
+        ),
+        (What::Other, _) if status.is_server_error() => fault("look at that server"),
+        (What::Other, _) => Finding::good(Check::Upstreams, &of, said),
+    }
+}
+
+fn what(doctor: &Doctor<'_>, name: &str) -> What {
+    let raw = doctor.raw();
+    let is = |kind: RouteKind| raw.routes.iter().any(|route| route.kind == kind && route.upstream == name);
+    let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+    let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange).filter_map(|from| from.kubernetes.as_deref());
+    match () {
+        () if is(RouteKind::Kubernetes) => What::ApiServer,
+        () if reviews.map(|review| &*review.upstream).chain(clusters).any(|cluster| cluster == name) => What::ApiServer,
+        () if is(RouteKind::Dashboard) => What::Dashboard,
+        () if is(RouteKind::Webhook) => What::EventListener,
+        () => What::Other,
+    }
+}

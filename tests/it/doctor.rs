@@ -1,0 +1,433 @@
+//! `doorward doctor`: each thing that it looks at, broken and whole, with the real parts.
+
+use std::{path::Path, time::Duration};
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::Value;
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use tokio::process::Command;
+
+use crate::harness::{
+    Authority, Doorward, Nginx, OidcProvider, RedisServer, Reply, Upstream, faults, free_port, within,
+};
+
+/// What a doctor said, and with which exit status.
+pub struct Said {
+    code: Option<i32>,
+    findings: Vec<Value>,
+}
+
+impl Said {
+    /// The state of what was said of a check, and the words.
+    fn of(&self, check: &str) -> (&str, String) {
+        let mut found = self.findings.iter().filter(|finding| finding["check"] == check);
+        let finding = found.next().unwrap_or_else(|| panic!("nothing was said of {check}: {:#?}", self.findings));
+        assert!(found.next().is_none(), "it was said more than once: {:#?}", self.findings);
+        let text = |name: &str| finding[name].as_str().unwrap_or_default();
+        (text("state"), format!("{}: {}. {}", text("of"), text("said"), text("cure")))
+    }
+
+    #[track_caller]
+    pub fn is(&self, check: &str, state: &str, words: &[&str]) {
+        let (found, text) = self.of(check);
+        assert_eq!(found, state, "{text}");
+        for words in words {
+            assert!(text.contains(words), "`{words}` in {text}");
+        }
+    }
+}
+
+/// Examines the configuration in a folder, with these arguments.
+pub async fn doctor(dir: &Path, arguments: &[&str]) -> Said {
+    doctor_with(dir, arguments, &[]).await
+}
+
+async fn doctor_with(dir: &Path, arguments: &[&str], environment: &[(&str, std::path::PathBuf)]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.arg("doctor").arg(dir.join("doorward.yaml")).args(["--format", "json"]).args(arguments);
+    command.envs(environment.iter().map(|(name, value)| (name, value))).current_dir(dir);
+    let output = within(command.kill_on_drop(true).output()).await.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let findings = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {stderr}{}", String::from_utf8_lossy(&output.stdout)));
+    Said { code: output.status.code(), findings }
+}
+
+/// A folder with this configuration and files.
+fn folder(yaml: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    std::fs::write(dir.path().join("token"), "upstream-token").unwrap();
+    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+    dir
+}
+
+/// One where people sign in at `origin` with a provider.
+fn configuration(origin: &str, issuer: &str, upstream: &str) -> String {
+    let (_, port) = origin.rsplit_once(':').unwrap();
+    format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
+rules: [{{id: people, on: {{routes: [web]}}, who: {{kind: human}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+"
+    )
+}
+
+fn somewhere() -> String {
+    format!("http://localhost:{}", free_port())
+}
+
+const PROVIDER: [&str; 10] =
+    ["--only", "discovery", "--only", "issuer", "--only", "algorithms", "--only", "clock", "--only", "redirect"];
+
+#[tokio::test]
+async fn a_provider_that_fits_is_good() {
+    let origin = somewhere();
+    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
+    let dir = folder(&configuration(&origin, &provider.issuer, &upstream.url()));
+    let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &origin]].concat()).await;
+    for check in ["discovery", "issuer", "algorithms", "clock", "redirect"] {
+        said.is(check, "good", &["issuer `corp`"]);
+    }
+    assert_eq!((said.code, said.findings.len()), (Some(0), 5));
+    assert!(!dir.path().join("doorward.redb").exists(), "it makes nothing");
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_is_told() {
+    let dir = folder(&configuration(&somewhere(), &somewhere(), "http://localhost:1"));
+    let said = doctor(dir.path(), &PROVIDER).await;
+    said.is("discovery", "fault", &["the connection failed", "look at `issuer`, `ca`"]);
+    said.is("algorithms", "skipped", &[]);
+    said.is("redirect", "skipped", &[]);
+    assert_eq!(said.code, Some(1));
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
+    let origin = somewhere();
+    let provider = OidcProvider::start(&origin).await;
+    let dir = folder(&configuration(&origin, &format!("{}/", provider.issuer), "http://localhost:1"));
+    let said = doctor(dir.path(), &PROVIDER).await;
+    said.is("discovery", "good", &[]);
+    said.is("issuer", "fault", &[&provider.issuer, "write `issuer` as it does"]);
+}
+
+#[tokio::test]
+async fn keys_for_other_algorithms_are_told() {
+    let origin = somewhere();
+    let provider = OidcProvider::start(&origin).await;
+    let yaml = configuration(&origin, &provider.issuer, "http://localhost:1");
+    let dir = folder(&yaml.replace("algorithms: [RS256]", "algorithms: [ES384]"));
+    let said = doctor(dir.path(), &PROVIDER).await;
+    said.is("algorithms", "fault", &["no usable key", "accepted is ES384", "into `algorithms`"]);
+    said.is("discovery", "good", &[]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_not_the_providers_is_told() {
+    let origin = somewhere();
+    let provider = OidcProvider::start(&origin).await;
+    let dir = folder(&configuration(&origin, &provider.issuer, "http://localhost:1"));
+    let environment = faults::environment(dir.path());
+    faults::set_clock_ahead(dir.path(), 20);
+    let said = doctor_with(dir.path(), &PROVIDER, &environment).await;
+    said.is("clock", "warning", &["ahead of its own", "still forgiven", "NTP"]);
+    faults::set_clock_ahead(dir.path(), 600);
+    let said = doctor_with(dir.path(), &PROVIDER, &environment).await;
+    said.is("clock", "fault", &["ahead of its own", "NTP"]);
+    said.is("discovery", "good", &[]);
+    assert_eq!(said.code, Some(1));
+}
+
+#[tokio::test]
+async fn a_redirect_address_that_the_provider_does_not_know_is_told() {
+    let origin = somewhere();
+    let provider = OidcProvider::start(&origin).await;
+    let dir = folder(&configuration(&origin, &provider.issuer, "http://localhost:1"));
+    let elsewhere = somewhere();
+    let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &elsewhere]].concat()).await;
+    said.is(
+        "redirect",
+        "fault",
+        &[&format!("{elsewhere}/oauth2/callback"), "register that address", "client `doorward`"],
+    );
+    said.is("issuer", "good", &[]);
+}
+
+/// A fake, for what only other providers answer.
+async fn provider_that_answers(authorize: &'static str) -> Upstream {
+    Upstream::scripted(move |request| {
+        let url = format!("http://{}", request.one("host"));
+        if request.head.starts_with("GET /.well-known/openid-configuration ") {
+            let endpoints = format!(r#""authorization_endpoint":"{url}/authorize","jwks_uri":"{url}/jwks""#);
+            return Reply::json(200, &format!(r#"{{"issuer":"{url}",{endpoints}}}"#));
+        }
+        if request.head.starts_with("GET /authorize?") {
+            assert!(request.head.contains("&prompt=none&"), "nobody is asked: {}", request.head);
+            return Reply::Bytes(format!("HTTP/1.1 {authorize}\r\nContent-Length: 0\r\n\r\n").into_bytes());
+        }
+        Reply::json(200, r#"{"keys":[]}"#)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whether_a_provider_knows_the_redirect_address_is_told_from_what_it_answers() {
+    for (answer, state, words) in [
+        (
+            "303 See Other\r\nLocation: http://localhost:7/oauth2/callback?error=login_required&state=x",
+            "good",
+            "it knows",
+        ),
+        (
+            "303 See Other\r\nLocation: http://localhost:7/oauth2/callback?error=unauthorized_client",
+            "warning",
+            "unauthorized_client",
+        ),
+        (
+            "302 Found\r\nLocation: http://localhost:7/oauth2/callback.evil?error=login_required",
+            "warning",
+            "sign in once",
+        ),
+        ("302 Found\r\nLocation: https://login.example/signin", "warning", "login.example"),
+        ("200 OK", "warning", "a page"),
+        ("400 Bad Request", "fault", "register that address"),
+    ] {
+        let provider = provider_that_answers(answer).await;
+        let dir = folder(&configuration("http://localhost:7", &provider.url(), "http://localhost:1"));
+        let said = doctor(dir.path(), &["--only", "redirect", "--public", "http://localhost:7"]).await;
+        said.is("redirect", state, &[words]);
+    }
+}
+
+#[tokio::test]
+async fn upstreams_are_asked_whether_they_are_well() {
+    for (kind, path, answer, state, words) in [
+        ("webhook, webhook: github, schemes: [webhook], paths: [/hooks]", "/live", 200, "good", "EventListener `it`"),
+        ("webhook, webhook: github, schemes: [webhook], paths: [/hooks]", "/live", 404, "warning", "another receiver"),
+        (
+            "webhook, webhook: github, schemes: [webhook], paths: [/hooks]",
+            "/live",
+            503,
+            "fault",
+            "pod of the EventListener",
+        ),
+        ("dashboard, schemes: [bearer]", "/health", 200, "good", "Dashboard `it`"),
+        ("dashboard, schemes: [bearer]", "/health", 404, "fault", "look at its `url`"),
+        ("http, schemes: [bearer]", "/", 404, "good", "upstream `it`"),
+        ("http, schemes: [bearer]", "/", 502, "fault", "look at that server"),
+        ("kubernetes, schemes: [bearer]", "/version", 401, "fault", "does not take Doorward's own credential"),
+        ("kubernetes, schemes: [bearer]", "/version", 200, "fault", "no API server"),
+    ] {
+        let upstream = Upstream::scripted(move |request| {
+            let asked = request.head.starts_with(&format!("GET {path} "));
+            Reply::json(if asked { answer } else { 418 }, "{}")
+        })
+        .await;
+        let dir = folder(&format!(
+            "
+listeners: [{{name: public, address: '127.0.0.1:0'}}]
+issuers: [{{name: corp, issuer: 'http://localhost:1', audiences: [a], username: '{{sub}}', algorithms: [RS256]}}]
+upstreams: [{{name: it, url: '{url}', credential: {{bearer: {{file: token}}}}}}]
+webhooks: [{{name: github, sender: github, secrets: [{{secret: {{file: token}}}}]}}]
+routes: [{{name: it, kind: {kind}, hosts: [localhost], upstream: it}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+",
+            url = upstream.url(),
+        ));
+        let said = doctor(dir.path(), &["--only", "upstreams"]).await;
+        said.is("upstreams", state, &[words]);
+    }
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", &somewhere()));
+    let said = doctor(dir.path(), &["--only", "upstreams"]).await;
+    said.is("upstreams", "fault", &["upstream `web`", "look at its `url` and `tls`"]);
+}
+
+/// nginx in front of a Doorward in clear text: what it does with a request stands in `location`.
+async fn in_front_of(doorward: u16, dir: &Path, server: &str, location: &str) -> Nginx {
+    let file = |name: &str| dir.join(name).display().to_string();
+    Nginx::start(|address| {
+        format!(
+            "events {{}}
+http {{
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    server {{
+        listen {address} ssl;
+        ssl_certificate {chain};
+        ssl_certificate_key {key};
+        {server}
+        location / {{
+            proxy_pass http://127.0.0.1:{doorward};
+            proxy_http_version 1.1;
+            {location}
+        }}
+    }}
+}}",
+            chain = file("server.pem"),
+            key = file("server.key"),
+        )
+    })
+    .await
+}
+
+const HOST: &str = "proxy_set_header Host $http_host;";
+const HTTPS: &str = "proxy_set_header X-Forwarded-Proto $scheme;";
+const UPGRADE: &str = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;";
+
+#[tokio::test]
+async fn what_gets_lost_at_the_proxy_in_front_is_told() {
+    let upstream = Upstream::start().await;
+    let port = free_port();
+    let yaml = configuration(&format!("http://localhost:{port}"), "http://localhost:1", &upstream.url());
+    let yaml = yaml.replace("}]\nissuers", ", trusted_proxies: [127.0.0.1/32]}]\nissuers");
+    let dir = folder(&yaml);
+    let authority = Authority::new();
+    authority.issue(&["localhost"]).write(dir.path(), "server");
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let doorward = Doorward::start_at(dir.path()).await;
+    let all = [HOST, HTTPS, UPGRADE].concat();
+    for (server, location, wrong) in [
+        ("", all.clone(), None),
+        ("", [HOST, UPGRADE].concat(), Some(("origin", "X-Forwarded-Proto"))),
+        ("", ["proxy_set_header Host localhost:1;", HTTPS, UPGRADE].concat(), Some(("origin", "https://localhost:1"))),
+        ("", [HOST, HTTPS].concat(), Some(("upgrade", "lost on the way"))),
+        ("large_client_header_buffers 4 2k;", all.clone(), Some(("cookies", "large_client_header_buffers"))),
+    ] {
+        let nginx = in_front_of(port, dir.path(), server, &location).await;
+        let address = format!("https://localhost:{}", nginx.address.port());
+        let public =
+            ["--only", "origin", "--only", "upgrade", "--only", "cookies", "--public", &address, "--ca", "ca.pem"];
+        let said = doctor(dir.path(), &public).await;
+        for check in ["origin", "upgrade", "cookies"] {
+            match wrong {
+                Some((is, words)) if is == check => said.is(check, "fault", &[&address, words]),
+                _ => said.is(check, "good", &[&address]),
+            }
+        }
+    }
+    let nowhere = somewhere();
+    let said = doctor(dir.path(), &["--only", "origin", "--only", "upgrade", "--public", &nowhere]).await;
+    said.is("origin", "fault", &["look whether Doorward runs"]);
+    said.is("upgrade", "skipped", &[]);
+    let said =
+        doctor(dir.path(), &["--only", "origin", "--public", &upstream.url().replace("127.0.0.1", "localhost")]).await;
+    said.is("origin", "fault", &["not Doorward's", "`/.doorward/` and `/oauth2/`"]);
+    let said = doctor(dir.path(), &["--only", "store"]).await;
+    said.is("store", "good", &["a running Doorward has it open"]);
+    drop(doorward);
+}
+
+#[tokio::test]
+async fn days_of_certificates_are_told_in_files_and_at_the_public_address() {
+    const DAY: u64 = 86_400;
+    let dir = folder("");
+    let (authority, key) = (Authority::new(), KeyPair::generate().unwrap());
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let now = OffsetDateTime::now_utc();
+    (params.not_before, params.not_after) = (now - Duration::from_secs(60 * DAY), now + Duration::from_secs(30 * DAY));
+    std::fs::write(dir.path().join("server.pem"), authority.sign(&params, &key)).unwrap();
+    std::fs::write(dir.path().join("server.key"), key.serialize_pem()).unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let port = free_port();
+    let yaml = configuration(&format!("https://localhost:{port}"), "http://localhost:1", "http://localhost:1");
+    let tls = ", tls: {certificates: [{chain: server.pem, key: server.key}]}}]\nissuers";
+    std::fs::write(dir.path().join("doorward.yaml"), yaml.replace("}]\nissuers", tls)).unwrap();
+    let _doorward = Doorward::start_at(dir.path()).await;
+    let public = format!("https://localhost:{port}");
+    let asked = ["--only", "certificates", "--public", &public, "--ca", "ca.pem"];
+    let file = format!("listeners[0].tls.certificates[0].chain ({})", dir.path().join("server.pem").display());
+    for (days, state) in [(0, "good"), (20, "warning"), (31, "fault")] {
+        faults::set_clock_ahead(dir.path(), days * DAY);
+        let said = doctor_with(dir.path(), &asked, &faults::environment(dir.path())).await;
+        let states: Vec<_> =
+            said.findings.iter().map(|finding| (finding["of"].as_str(), finding["state"].as_str())).collect();
+        // One that has ended is not even connected to.
+        let at_public = if state == "fault" { "skipped" } else { state };
+        assert_eq!(states, [(Some(&*public), Some(at_public)), (Some(&*file), Some(state))], "{:#?}", said.findings);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_is_told() {
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
+    let said = doctor(dir.path(), &["--only", "store"]).await;
+    said.is("store", "good", &["not there yet"]);
+    std::fs::write(dir.path().join("doorward.redb"), "no store").unwrap();
+    let said = doctor(dir.path(), &["--only", "store"]).await;
+    said.is("store", "fault", &["move it away"]);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_or_could_lose_what_it_has_is_told() {
+    let mut redis = RedisServer::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let yaml = configuration("http://localhost:7", "http://localhost:1", "http://localhost:1");
+    let store = format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address());
+    let dir = folder(&yaml.replace("store: {path: doorward.redb}", &store));
+    std::fs::write(dir.path().join("key"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+    let yaml = std::fs::read_to_string(dir.path().join("doorward.yaml")).unwrap();
+    std::fs::write(dir.path().join("doorward.yaml"), yaml + "sessions: {keys: [{file: key}]}\n").unwrap();
+    let said = doctor(dir.path(), &["--only", "store"]).await;
+    let words: Vec<String> = said.findings.iter().map(Value::to_string).collect();
+    assert!(words[0].contains("it answers"), "{words:?}");
+    assert!(
+        words[1..].iter().any(|words| words.contains("warning") && words.contains("maxmemory-policy")),
+        "{words:?}"
+    );
+    redis.kill();
+    let said = doctor(dir.path(), &["--only", "store"]).await;
+    said.is("store", "fault", &["store.redis"]);
+    assert_eq!(said.code, Some(1));
+}
+
+#[tokio::test]
+async fn static_credentials_of_the_cluster_are_listed_with_what_takes_their_place() {
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
+    let list = |items: &str| std::fs::write(dir.path().join("list"), format!(r#"{{"items":[{items}]}}"#)).unwrap();
+    let asked = ["--only", "credentials", "--cluster", "list"];
+    doctor(dir.path(), &["--only", "credentials"]).await.is("credentials", "skipped", &["--cluster"]);
+    list("");
+    doctor(dir.path(), &asked).await.is("credentials", "good", &[]);
+    list(
+        r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"namespace":"ci","name":"builder"},"secrets":[{"name":"git"}]}"#,
+    );
+    let said = doctor(dir.path(), &asked).await;
+    said.is("credentials", "warning", &["ci/builder", "git", "doorward token"]);
+    assert_eq!(said.code, Some(0), "it works");
+    std::fs::write(dir.path().join("list"), "no list").unwrap();
+    doctor(dir.path(), &asked).await.is("credentials", "fault", &["no list of Kubernetes objects"]);
+}
+
+#[tokio::test]
+async fn people_read_a_line_for_each_thing() {
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
+    let run = async |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("doctor").arg(dir.path().join(file)).args(["--only", "store", "--only", "upstreams"]);
+        let output = within(command.kill_on_drop(true).output()).await.unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = run("doorward.yaml").await;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((code, lines.len()), (Some(1), 3), "{said}");
+    assert!(lines[0].starts_with("FAULT    upstreams    upstream `web`: "), "{said}");
+    assert!(lines[1].starts_with("ok       store        store "), "{said}");
+    assert_eq!(lines[2], "2 looked at: 1 fault, 0 warnings");
+    std::fs::write(dir.path().join("bad.yaml"), "listeners: []").unwrap();
+    let (code, said) = run("bad.yaml").await;
+    assert!(code == Some(64) && said.contains("there is no listener"), "{said}");
+}
