@@ -119,7 +119,7 @@ async fn upgrade<E: OnEnd>(
 
 /// A 401 to our own credential is our trouble, not the caller's: clients throw good tokens away for it.
 fn accepted(response: Response<UpstreamBody>, route: &Route) -> Result<Response<UpstreamBody>, Rejection> {
-    if response.status() == StatusCode::UNAUTHORIZED && route.upstream.credential().is_some() {
+    if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
         return Err(route.upstream.credential_refused());
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

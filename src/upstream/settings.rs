@@ -170,6 +170,11 @@ impl Upstream {
         self.credential.as_ref()
     }
 
+    /// Whether requests to it come with a credential of our own: a token, or the certificate of the connection.
+    pub fn knows_us(&self) -> bool {
+        self.credential.is_some() || self.identity.tls.as_ref().is_some_and(TlsIdentity::has_certificate)
+    }
+
     /// The refusal for a 401 of this upstream to our own credential: the caller's is not at fault, so that it must
     /// not see a 401 (and a client not throw its good token away).
     pub fn credential_refused(&self) -> Rejection {

@@ -23,6 +23,13 @@ pub(crate) struct TlsIdentity {
     client: Option<[u8; 32]>,
 }
 
+impl TlsIdentity {
+    /// Whether we show a certificate there.
+    pub(super) fn has_certificate(&self) -> bool {
+        self.client.is_some()
+    }
+}
+
 /// The TLS client of an upstream. The two configurations differ in ALPN alone and share their session tickets.
 pub(in crate::upstream) struct Tls {
     pub(in crate::upstream) server_name: ServerName<'static>,

@@ -1,14 +1,20 @@
 //! Rows A, H, X, N, E, S, C, L: who a request is from, and who it says it is.
 
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     Expect::{self, Clean, Refused},
     TASKRUNS, alice, assert_clean, check, fixture,
 };
 use crate::{
-    fixture::{WEBHOOK_SECRET, bearer},
-    harness::{now, unique},
+    fixture::{Fixture, WEBHOOK_SECRET, bearer},
+    harness::{Authority, Reply, Upstream, now, unique},
 };
 
 const NO: Expect = Refused(&[403]);
@@ -194,6 +200,54 @@ async fn our_own_credential_refused_upstream_is_never_401() {
         let fixture = super::scripted(move |_| crate::harness::Reply::json(upstream, "{}")).await;
         let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
         assert_eq!((answer.status, seen.len()), (status, 1), "{row}: {}", answer.text());
+    }
+}
+
+/// Takes connections with a certificate of the authority only, and brings them to an upstream in clear text.
+async fn behind_tls(upstream: &Upstream, authority: &Authority) -> SocketAddr {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let pair = authority.issue(&["127.0.0.1"]);
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let tls = ServerConfig::builder().with_client_cert_verifier(verifier);
+    let acceptor = TlsAcceptor::from(Arc::new(tls.with_single_cert(vec![pair.der()], key).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, server) = (listener.local_addr().unwrap(), upstream.address);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(client).await?;
+                let mut server = TcpStream::connect(server).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn our_own_certificate_refused_upstream_is_never_401() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+    authority.issue(&["doorward"]).write(folder.path(), "client");
+    for (row, upstream, status) in [("kubernetes:C1", 401, 502), ("kubernetes:C1 twin", 403, 403)] {
+        let server = Upstream::scripted(move |_| Reply::json(upstream, "{}")).await;
+        let (address, dir) = (behind_tls(&server, &authority).await, folder.path().display());
+        let entry = format!(
+            "  - {{name: cluster, url: 'https://{address}', tls: {{ca: {dir}/ca.pem, certificate: {{chain: {dir}/client.pem, key: {dir}/client.key}}}}}}"
+        );
+        let change = |yaml: String| {
+            let lines = yaml.lines().map(|line| if line.starts_with("  - {name: cluster,") { &*entry } else { line });
+            lines.map(|line| format!("{line}\n")).collect()
+        };
+        let fixture = Fixture::with(change, |_| Reply::json(500, "{}")).await;
+        let (answer, _) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
+        assert_eq!((answer.status, server.take().len()), (status, 1), "{row}: {}", answer.text());
+        if status == 502 {
+            assert!(answer.text().contains("the upstream `cluster` did not accept Doorward's own credential"), "{row}");
+        }
     }
 }
 
