@@ -1,5 +1,6 @@
 //! The life of a request, from the listener's hands to the upstream's. Begin with [`pipeline`].
 
+mod apply;
 mod caused;
 mod dashboard;
 mod delivery;

@@ -36,7 +36,7 @@ use crate::{
     sha256::sha256,
     snapshot::Snapshot,
     sts,
-    tekton::{self, Attribution},
+    tekton::{self, Apply, Attribution},
     upstream::{
         Pools,
         forward::{self, Forwarded},
@@ -65,6 +65,8 @@ pub(super) enum Ending {
 /// A request that may be sent.
 pub(super) struct Cleared {
     pub(super) outbound: Outbound,
+    /// It makes a run, unless that is there.
+    apply: Option<Apply>,
     /// It is recorded before it is sent.
     announced: bool,
     /// Which look at all streams was the last before it was decided.
@@ -304,14 +306,14 @@ impl Worker {
             }
             _ => None,
         };
-        let body = match permit.take_document() {
+        let (body, apply) = match permit.take_document() {
             Some(document) => {
                 let rule = decided.decision.rule.as_deref();
                 let request = exchange.record().id;
-                let body = document.into_body(&Attribution { principal: permit.principal(), rule, request });
-                Some(self.app.budget.hold(body).ok_or_else(short_of_memory)?)
+                let (body, apply) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
+                (Some(self.app.budget.hold(body).ok_or_else(short_of_memory)?), apply)
             }
-            None => None,
+            None => (None, None),
         };
         let mut outbound = Outbound::assume(permit, &given.groups)?;
         if let Some(body) = body {
@@ -325,7 +327,7 @@ impl Worker {
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.count_body(|| Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, announced, epoch, now }))
+        Ok(Box::new(Cleared { outbound, apply, announced, epoch, now }))
     }
 
     /// From a request that may be sent to the upstream's answer.
@@ -337,7 +339,10 @@ impl Worker {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        let Cleared { outbound, epoch, now, .. } = &mut *cleared;
+        let Cleared { outbound, apply, epoch, now, .. } = &mut *cleared;
+        if let Some(apply) = apply.take() {
+            Box::pin(self.fit(apply, outbound)).await?;
+        }
         let begin = |outbound: &Outbound| {
             let handle = self.app.streams.register(outbound.permit.stream(*now));
             if handle.missed(*epoch) && !self.app.is_still_allowed(handle.stream()) {

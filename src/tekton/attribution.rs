@@ -85,7 +85,7 @@ impl Attribution<'_> {
 
 /// Takes away what stands under our names: in the annotations and labels of the object, and of all templates within it,
 /// which Tekton copies to the runs that it makes.
-fn forget(object: &mut Map<String, Value>) {
+pub(super) fn forget(object: &mut Map<String, Value>) {
     for (name, value) in object.iter_mut() {
         match value {
             Value::Object(members) if name == "annotations" || name == "labels" => {

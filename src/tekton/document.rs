@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
 use super::{
+    apply::Apply,
     attribution::Attribution,
     patch,
     run::{Intent, Run, RunKind},
@@ -155,13 +156,15 @@ impl Document {
         Ok(Self { run: Run::read(kind, intent, &object).into(), body: Body::Object(object) })
     }
 
-    /// The bytes to send: of a new run with the annotations that say who asked.
-    pub fn into_body(self, attribution: &Attribution<'_>) -> Bytes {
+    /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run, and do nothing to
+    /// one that is there.
+    pub fn into_body(self, attribution: &Attribution<'_>) -> (Bytes, Option<Apply>) {
         match self.body {
-            Body::Patch(bytes) => bytes,
+            Body::Patch(bytes) => (bytes, None),
             Body::Object(mut object) => {
                 attribution.write(&mut object);
-                serde_json::to_vec(&object).unwrap_or_default().into()
+                let apply = (self.run.intent == Intent::Apply).then(|| Apply::of(&mut object));
+                (serde_json::to_vec(&object).unwrap_or_default().into(), apply)
             }
         }
     }
@@ -322,7 +325,7 @@ mod tests {
     fn sent(document: Document) -> Value {
         let principal = Principal::new(Scheme::Bearer, "corp", "7", "alice");
         let attribution = Attribution { principal: &principal, rule: None, request: Uuid::from_u128(7) };
-        serde_json::from_slice(&document.into_body(&attribution)).unwrap()
+        serde_json::from_slice(&document.into_body(&attribution).0).unwrap()
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! | `document` | the body of such a request, read strictly, once |
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
+//! | `apply` | an apply, which makes a run or changes one that is there |
 //! | `attribution` | the annotations that say who asked |
 //! | `template` | objects whose annotations Tekton copies to runs |
 //! | `trigger` | the service account that makes the runs of a Trigger |
 //! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
 //! | `standing` | what in a cluster still carries static credentials |
 
+mod apply;
 mod attribution;
 pub mod dashboard;
 mod document;
@@ -21,6 +23,7 @@ pub mod template;
 mod trigger;
 
 pub use self::{
+    apply::Apply,
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, Unreadable, concerns},
     run::{Intent, Run, RunKind},

@@ -163,8 +163,14 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     let mut pending = pipeline_run("applied", &json!({}));
     pending["spec"]["status"] = json!("PipelineRunPending");
     bob.write("apply.json", &pending.to_string());
-    for _ in 0..2 {
-        bob.run(&["apply", "--server-side", "--force-conflicts", "-f", "apply.json"]).await;
+    // Whoever applies it later has not caused it.
+    let carol = world.kubectl("carol");
+    carol.write("apply.json", &pending.to_string());
+    for kubectl in [&bob, &bob, &carol, &bob] {
+        kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", "apply.json"]).await;
+        let run = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/applied", world.namespace);
+        let run = world.api.read(&run).await;
+        assert_eq!(run["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
     }
 
     // What is written stays so.
@@ -175,9 +181,23 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     }
     let said = past.fails("mallory", &["label", "pipelinerun/through", "doorward.dev/rule=x"]).await;
     assert!(said.contains("as if Doorward had written them"), "attacks:Z25 {said}");
+    // Not even who may impersonate our extra, and vouches for what it writes.
+    let vouched =
+        json!({"metadata": {"annotations": {"doorward.dev/requested-by": "carol", "doorward.dev/request-id": "1"}}})
+            .to_string();
+    let arguments = [
+        "--as-user-extra",
+        "doorward.dev/request-id=1",
+        "patch",
+        "pipelinerun/through",
+        "--type=merge",
+        "-p",
+        &vouched,
+    ];
+    assert!(past.fails("carol", &arguments).await.contains("only Doorward writes them"), "attacks:Z25");
     past.run("mallory", &["annotate", "--overwrite", "pipelinerun/through", "team=b"]).await;
     past.run("mallory", &["delete", "pipelinerun/through"]).await;
-    world.assert_sent_as(&["bob"]).await;
+    world.assert_sent_as(&["bob", "carol"]).await;
 }
 
 /// The pod of a run's task that runs and is none of `but`.

@@ -197,7 +197,7 @@ fn other_audience(issuer: &crate::harness::Issuer) -> String {
 #[tokio::test]
 async fn our_own_credential_refused_upstream_is_never_401() {
     for (row, upstream, status) in [("kubernetes:C1", 401, 502), ("kubernetes:C1 twin", 403, 403)] {
-        let fixture = super::scripted(move |_| crate::harness::Reply::json(upstream, "{}")).await;
+        let fixture = super::scripted(move |_| Reply::json(upstream, "{}")).await;
         let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
         assert_eq!((answer.status, seen.len()), (status, 1), "{row}: {}", answer.text());
     }
@@ -273,7 +273,7 @@ async fn a_dead_token_does_not_hammer_the_issuer() {
 
 #[tokio::test]
 async fn neither_log_nor_audit_trail_tells_a_secret() {
-    let mut fixture = super::scripted(|_| crate::harness::Reply::json(500, "{}")).await;
+    let mut fixture = super::scripted(|_| Reply::json(500, "{}")).await;
     let token = fixture.a.token("alice", &["dev"]);
     let secret = token.split('.').nth(2).unwrap().to_owned();
     let path = format!("{TASKRUNS}?labelSelector=query-secret");

@@ -22,8 +22,18 @@ async fn fixture() -> Fixture {
 ",
         )
     };
-    Fixture::with(change, |_| Reply::json(200, r#"{"ok":true}"#)).await
+    Fixture::with(change, |request| match request.line().starts_with(&format!("PATCH {THERE}")) {
+        // A patch that changes nothing tells what is there.
+        true if request.line().contains("dryRun=All") => Reply::json(200, BOBS),
+        false if request.line().contains("dryRun=All") => Reply::json(404, "{}"),
+        _ => Reply::json(200, r#"{"ok":true}"#),
+    })
+    .await
 }
+
+/// A run of Bob's.
+const THERE: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns/there";
+const BOBS: &str = r#"{"metadata":{"uid":"u","annotations":{"doorward.dev/requested-by":"bob","team":"b"}}}"#;
 
 async fn send(fixture: &Fixture, subject: &str, line: &str, media: &str, body: &str) -> (Answer, Vec<Recorded>) {
     let _ = fixture.upstream.take();
@@ -67,11 +77,66 @@ async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
     let yaml = "kind: PipelineRun\nmetadata: {name: a}\nspec: {pipelineRef: {name: x}}\n";
     let patch = format!("PATCH {RUNS}/a?fieldManager=me");
     let (answer, seen) = send(&fixture, "admin", &patch, "application/apply-patch+yaml", yaml).await;
-    assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
-    let sent: Value = serde_json::from_slice(&seen[0].body).unwrap();
+    assert_eq!((answer.status, seen.len()), (200, 2), "{}", answer.text());
+    let sent: Value = serde_json::from_slice(&seen[1].body).unwrap();
     assert_eq!(sent["metadata"]["annotations"]["doorward.dev/subject"], "admin");
+    assert_eq!(sent["metadata"]["resourceVersion"], "1", "nothing comes of it if somebody else was faster");
     let (answer, seen) = send(&fixture, "runner", &patch, "application/apply-patch+yaml", yaml).await;
     assert_eq!((answer.status, seen.len()), (403, 0));
+}
+
+#[tokio::test]
+async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
+    let fixture = fixture().await;
+    let yaml = "kind: PipelineRun\nmetadata: {name: there, annotations: {team: a, doorward.dev/rule: x}}\nspec: {pipelineRef: {name: x}}\n";
+    let patch = format!("PATCH {THERE}?fieldManager=me&force=true");
+    let (answer, seen) = send(&fixture, "admin", &patch, "application/apply-patch+yaml", yaml).await;
+    assert_eq!((answer.status, seen.len()), (200, 2), "{}", answer.text());
+    assert_eq!((seen[0].line(), &*seen[0].body), (&*format!("PATCH {THERE}?dryRun=All HTTP/1.1"), &b"{}"[..]));
+    assert_eq!(seen[0].one("content-type"), "application/merge-patch+json");
+    assert_eq!(seen[0].one("impersonate-user"), seen[1].one("impersonate-user"), "it is looked for as who applies it");
+    assert_eq!(seen[1].line(), format!("{patch} HTTP/1.1"));
+    assert_eq!(seen[1].one("content-type"), "application/apply-patch+yaml");
+    assert_eq!(
+        serde_json::from_slice::<Value>(&seen[1].body).unwrap(),
+        json!({
+            "kind": "PipelineRun",
+            "metadata": {"name": "there", "uid": "u", "annotations": {"doorward.dev/requested-by": "bob", "team": "a"}},
+            "spec": {"pipelineRef": {"name": "x"}},
+        })
+    );
+}
+
+#[tokio::test]
+async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
+    for (look, expected, count) in [
+        (Reply::json(200, "{}"), 502, 1),
+        (Reply::json(401, "{}"), 502, 1),
+        // What is wrong the API server says itself: this does nothing to a run that is there.
+        (Reply::json(403, "{}"), 200, 2),
+        (Reply::json(500, "{}"), 200, 2),
+    ] {
+        let what = format!("{look:?}");
+        let script = move |request: &Recorded| match request.line().contains("dryRun=All") {
+            true => look.clone(),
+            false => Reply::json(200, "{}"),
+        };
+        let fixture = Fixture::with(|yaml| yaml, script).await;
+        let token = bearer(&fixture.a.token("alice", &["dev"]));
+        let lines = [
+            &*format!("PATCH {THERE} HTTP/1.1"),
+            "Host: api.test",
+            &token,
+            "Content-Type: application/apply-patch+yaml",
+        ];
+        let answer = fixture.doorward.send(&lines, b"kind: PipelineRun\nspec: {}\n").await;
+        let seen = fixture.upstream.take();
+        assert_eq!((answer.status, seen.len()), (expected, count), "{what}: {}", answer.text());
+        if let Some(sent) = seen.get(1) {
+            let sent: Value = serde_json::from_slice(&sent.body).unwrap();
+            assert_eq!(sent["metadata"]["resourceVersion"], "1", "{what}");
+        }
+    }
 }
 
 #[tokio::test]

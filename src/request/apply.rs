@@ -1,0 +1,54 @@
+//! Looks whether the run that an apply is for is there, so that who applies does not take it over.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+
+use super::{outbound::Outbound, pipeline::Worker};
+use crate::{
+    body::{RequestBody, collect},
+    error::{Reason, Rejection},
+    tekton::{Apply, MAX_BODY},
+    upstream::Lane,
+};
+
+/// The metadata is enough.
+const METADATA: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json");
+
+impl Worker {
+    /// Makes an apply that would make a run one of the run that is there, if one is. It is looked for as the caller, by a patch
+    /// that changes nothing: the right to it is one that every apply needs, which the right to `get` is not.
+    ///
+    /// What is there may be gone, or come, before the apply arrives. The API server refuses it then.
+    pub(super) async fn fit(&self, apply: Apply, outbound: &mut Outbound) -> Result<(), Rejection> {
+        let server = &outbound.permit.route().upstream;
+        let failed = |why: String| {
+            Rejection::new(Reason::UpstreamFailed, "whether the run to apply is there already cannot be seen")
+                .fix("try again; nothing was changed")
+                .because(why)
+        };
+        let path = format!("{}?dryRun=All", outbound.request.uri().path());
+        let mut look = Request::new(RequestBody::Buffered(Bytes::from_static(b"{}")));
+        *look.method_mut() = Method::PATCH;
+        *look.uri_mut() = path.parse::<Uri>().map_err(|error| failed(error.to_string()))?;
+        look.headers_mut().clone_from(outbound.request.headers());
+        look.headers_mut().insert(header::ACCEPT, METADATA);
+        look.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/merge-patch+json"));
+        let response = self.pools.send(server, &mut look, Lane::Short).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED => return Err(server.credential_refused()),
+            // As it stands, the apply does nothing to a run that is there, so the API server itself may say what is wrong.
+            _ => return Ok(()),
+        }
+        let found = collect(response.into_body(), MAX_BODY).await;
+        let found = found.ok_or_else(|| failed("the answer has no end, or is too long".to_owned()))?;
+        let RequestBody::Buffered(body) = outbound.request.body() else {
+            return Err(failed("the body of the apply was not read".to_owned()));
+        };
+        let body = apply.onto(body, &found).map_err(|error| failed(error.to_string()))?;
+        let body = self.app.budget.hold(body).ok_or_else(super::pipeline::short_of_memory)?;
+        *outbound.request.body_mut() = RequestBody::Buffered(body);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Server-side apply, which makes a run or changes one that is there: which of the two, only the API server knows. Who applies has
+//! caused the one that it makes, and not the one that somebody else made.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::attribution::{forget, is_ours};
+
+/// A version that no object has, as etcd counts from there: what asks for it is refused by the API server if there is an object, and
+/// makes one if there is none.
+const OF_NO_OBJECT: &str = "1";
+
+/// An apply whose body is that of a run that it makes, and is taken for no other.
+#[derive(Debug)]
+pub struct Apply {
+    /// The version that the client itself asks for.
+    version: Option<Value>,
+}
+
+/// A run that is there.
+#[derive(Deserialize)]
+struct Existing {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    uid: String,
+    #[serde(default)]
+    annotations: Map<String, Value>,
+}
+
+/// Why an apply cannot be made one of a run that is there.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    #[error("the answer cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the answer names no object")]
+    Unnamed,
+}
+
+impl Apply {
+    /// Has the object of a run taken for that of a new one only.
+    pub(super) fn of(object: &mut Map<String, Value>) -> Self {
+        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+        let version = metadata.as_object_mut().and_then(|metadata| {
+            let version = metadata.insert("resourceVersion".to_owned(), OF_NO_OBJECT.into());
+            version.filter(|version| !version.is_null())
+        });
+        Self { version }
+    }
+
+    /// The body for the run that is there, as the API server tells of it in `found`: with the annotations that say who asked for
+    /// that one, or none, and for no other run of this name. An apply that left them out would take them away.
+    pub fn onto(self, body: &[u8], found: &[u8]) -> Result<Bytes, Unknown> {
+        let Existing { metadata: there } = serde_json::from_slice(found)?;
+        if there.uid.is_empty() {
+            return Err(Unknown::Unnamed);
+        }
+        let mut object: Map<String, Value> = serde_json::from_slice(body)?;
+        forget(&mut object);
+        let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or(Unknown::Unnamed)?;
+        metadata.remove("resourceVersion");
+        metadata.extend(self.version.map(|version| ("resourceVersion".to_owned(), version)));
+        let names_one = metadata.get("uid").and_then(Value::as_str).is_some_and(|uid| !uid.is_empty());
+        if !names_one {
+            metadata.insert("uid".to_owned(), there.uid.into());
+        }
+        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(annotations) = annotations {
+            annotations.extend(there.annotations.into_iter().filter(|(name, _)| is_ours(name)));
+        }
+        Ok(serde_json::to_vec(&object)?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn applied(body: Value, found: &Value) -> Value {
+        let Value::Object(mut object) = body else { panic!() };
+        let apply = Apply::of(&mut object);
+        assert_eq!(object["metadata"]["resourceVersion"], "1", "taken for a new run only");
+        let sent = apply.onto(Value::Object(object).to_string().as_bytes(), found.to_string().as_bytes());
+        serde_json::from_slice(&sent.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_is_there_keeps_its_cause() {
+        let there = json!({"metadata": {"uid": "u", "resourceVersion": "7", "annotations": {
+            "doorward.dev/requested-by": "bob", "doorward.dev/request-id": "5", "team": "b"}}});
+        let forged = json!({"doorward.dev/requested-by": "alice", "doorward.dev/rule": "r", "team": "a"});
+        assert_eq!(
+            applied(json!({"metadata": {"name": "x", "annotations": forged}, "spec": {"status": "Cancelled"}}), &there),
+            json!({
+                "metadata": {"name": "x", "uid": "u", "annotations": {
+                    "doorward.dev/requested-by": "bob", "doorward.dev/request-id": "5", "team": "a"}},
+                "spec": {"status": "Cancelled"},
+            })
+        );
+        // Also that it has none, as it was made past Doorward.
+        let past = json!({"metadata": {"uid": "u"}});
+        let sent = applied(json!({"metadata": {"annotations": forged}}), &past);
+        assert_eq!(sent["metadata"]["annotations"], json!({"team": "a"}));
+    }
+
+    #[test]
+    fn what_the_client_asks_of_the_run_that_is_there_holds() {
+        let there = json!({"metadata": {"uid": "u", "resourceVersion": "7"}});
+        for (sent, expected) in [
+            (json!({}), json!({"uid": "u"})),
+            (json!({"resourceVersion": "5"}), json!({"uid": "u", "resourceVersion": "5"})),
+            (json!({"resourceVersion": null}), json!({"uid": "u"})),
+            (json!({"uid": "other"}), json!({"uid": "other"})),
+            (json!({"uid": ""}), json!({"uid": "u"})),
+        ] {
+            let mut found = applied(json!({"metadata": sent}), &there);
+            found["metadata"].as_object_mut().unwrap().remove("annotations");
+            assert_eq!(found["metadata"], expected, "{sent}");
+        }
+        assert_eq!(applied(json!({}), &there)["metadata"]["uid"], "u");
+    }
+
+    #[test]
+    fn an_answer_that_names_no_object_is_no_run_that_is_there() {
+        for found in ["", "{}", r#"{"ok":true}"#, r#"{"metadata":{}}"#, r#"{"metadata":{"uid":""}}"#] {
+            let mut object = Map::new();
+            assert!(Apply::of(&mut object).onto(br#"{"metadata":{}}"#, found.as_bytes()).is_err(), "{found}");
+        }
+    }
+}
