@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use super::{
     Account, Form,
-    listed::{List, Object, is_account},
+    listed::{List, Object, RoleRef, is_account, is_of_everybody},
     objects,
 };
 use crate::{config::raw, kubernetes::Named};
@@ -85,18 +85,46 @@ pub fn compare(
     let others = there.iter().filter(|object| object.is_rbac() && !needed.iter().any(|need| need.is(object)));
     for other in others {
         let ours = other.metadata.labels.get("app.kubernetes.io/managed-by").is_some_and(|by| by == "doorward");
-        let to_account = other.subjects.iter().flatten().any(|subject| is_account(subject, account));
         match &other.role_ref {
             _ if ours => differences.push(Difference::Stale(format!("{other}"))),
-            Some(role) if to_account => {
-                let Account { namespace, name } = account;
-                let given = format!("{other} gives {namespace}/{name} the {} {}", role.kind, role.name);
-                differences.push(Difference::TooWide(given));
-            }
-            _ => {}
+            Some(role) => foreign(other, role, account, &needed, &there, &mut differences),
+            None => {}
         }
     }
     Ok(differences)
+}
+
+/// A binding that the configuration does not need: what it gives Doorward's account, and whom it gives what is that account's alone.
+fn foreign(
+    other: &Object,
+    role: &RoleRef,
+    account: &Account,
+    needed: &[Object],
+    there: &[Object],
+    differences: &mut Vec<Difference>,
+) {
+    let Account { namespace, name } = account;
+    let is_same = |bound: &Object| {
+        bound.role_ref.as_ref() == Some(role)
+            && (role.kind == "ClusterRole" || bound.metadata.namespace == other.metadata.namespace)
+            && bound.subjects.iter().flatten().any(|subject| is_account(subject, account))
+    };
+    let is_ours = needed.iter().any(is_same);
+    let is_harmless = || there.iter().any(|object| object.is_bound_by(other, role) && object.is_for_everybody());
+    for subject in other.subjects.iter().flatten() {
+        let what = match is_account(subject, account) {
+            is_it if is_ours && (!is_it || subject.kind == "Group") => {
+                format!("{other} gives {subject} the {} {}, which is Doorward's own", role.kind, role.name)
+            }
+            true if is_of_everybody(subject) && is_harmless() => continue,
+            true if subject.kind == "Group" => {
+                format!("{other} gives {namespace}/{name} the {} {}, as one of {}", role.kind, role.name, subject.name)
+            }
+            true => format!("{other} gives {namespace}/{name} the {} {}", role.kind, role.name),
+            false => continue,
+        };
+        differences.push(Difference::TooWide(what));
+    }
 }
 
 fn roles(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
@@ -117,6 +145,18 @@ fn bindings(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
     differences.extend(given.difference(&wanted).map(|subject| Difference::TooWide(format!("{need}: {subject}"))));
 }
 
+/// What addresses begin with that tell of the API server itself.
+const DISCOVERY: [&str; 8] = [
+    "/api",
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/version",
+    "/openapi",
+    "/openid/v1/jwks",
+    "/.well-known/openid-configuration",
+];
+
 /// One verb on one thing. `*` is all of a kind, and an empty name all names.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Right {
@@ -125,6 +165,28 @@ enum Right {
 }
 
 impl Object {
+    /// Whether it is the role of a binding.
+    fn is_bound_by(&self, binding: &Self, role: &RoleRef) -> bool {
+        self.kind == role.kind
+            && self.metadata.name == role.name
+            && (role.kind == "ClusterRole" || self.metadata.namespace == binding.metadata.namespace)
+    }
+
+    /// Whether a role gives no more than Kubernetes and Tekton give everybody who has a credential of the cluster: discovery, what
+    /// tells somebody of themselves, and ConfigMaps by their names.
+    fn is_for_everybody(&self) -> bool {
+        self.rights().iter().all(|right| match right {
+            Right::Url { verb, url } => verb == "get" && DISCOVERY.iter().any(|start| url.starts_with(start)),
+            Right::Resource { verb, group, resource, name } => match group.as_str() {
+                "" => verb == "get" && resource == "configmaps" && !name.is_empty(),
+                "authentication.k8s.io" | "authorization.k8s.io" => {
+                    verb == "create" && resource.starts_with("selfsubject")
+                }
+                _ => false,
+            },
+        })
+    }
+
     fn rights(&self) -> BTreeSet<Right> {
         let mut rights = BTreeSet::new();
         for rule in self.rules.iter().flatten() {
@@ -220,6 +282,97 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
             "roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "User", "name": "carol"}],
         });
         assert!(differences(|items| items.push(wider)).is_empty(), "what others have is theirs");
+    }
+
+    fn bound(name: &str, role: &str, subject: &Value) -> Value {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"kind": "ClusterRole", "name": role}, "subjects": [subject],
+        })
+    }
+
+    #[test]
+    fn what_doorward_alone_may_is_nobody_elses() {
+        let mallory = json!({"kind": "User", "name": "mallory"});
+        let told = differences(|items| {
+            items.push(bound("backdoor", "doorward-impersonator", &mallory));
+            let mut within = bound(
+                "within",
+                "doorward-impersonator",
+                &json!({"kind": "Group", "name": "system:serviceaccounts:ci"}),
+            );
+            within["kind"] = json!("RoleBinding");
+            within["metadata"]["namespace"] = json!("ci");
+            items.push(within);
+            items.push(bound(
+                "all",
+                "doorward-impersonator",
+                &json!({"kind": "Group", "name": "system:authenticated"}),
+            ));
+            // The twins: a role of that name which is another, and a role of Tekton's, which grants speak of.
+            let mut another = bound("another", "doorward-impersonator", &mallory);
+            another["kind"] = json!("RoleBinding");
+            another["roleRef"]["kind"] = json!("Role");
+            another["metadata"]["namespace"] = json!("ci");
+            items.push(another);
+            items.push(bound("further", "doorward-tekton-view", &mallory));
+        });
+        let expected = [
+            "too wide  ClusterRoleBinding backdoor gives User mallory the ClusterRole doorward-impersonator, which is Doorward's own",
+            "too wide  RoleBinding ci/within gives Group system:serviceaccounts:ci the ClusterRole doorward-impersonator, \
+             which is Doorward's own",
+            "too wide  ClusterRoleBinding all gives Group system:authenticated the ClusterRole doorward-impersonator, \
+             which is Doorward's own",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_a_group_is_given_is_given_to_doorward_as_one_of_it() {
+        for group in ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:doorward"] {
+            let told = differences(|items| items.push(bound("oops", "edit", &json!({"kind": "Group", "name": group}))));
+            let expected = format!(
+                "too wide  ClusterRoleBinding oops gives doorward/doorward the ClusterRole edit, as one of {group}"
+            );
+            assert_eq!(told, [expected]);
+        }
+        for group in ["system:unauthenticated", "system:serviceaccounts:ci", "system:masters"] {
+            let told =
+                differences(|items| items.push(bound("others", "edit", &json!({"kind": "Group", "name": group}))));
+            assert!(told.is_empty(), "{group}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn what_everybody_may_is_told_only_where_it_is_more_than_kubernetes_and_tekton_give() {
+        let everybody = json!({"kind": "Group", "name": "system:authenticated"});
+        let reviews = json!({"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]});
+        let told = |rule: &Value| {
+            differences(|items| {
+                items.push(json!({
+                    "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "basic"},
+                    "rules": [reviews, rule],
+                }));
+                items.push(bound("basic", "basic", &everybody));
+            })
+        };
+        for rule in [
+            json!({"nonResourceURLs": ["/api", "/apis/*", "/version"], "verbs": ["get"]}),
+            json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["pipelines-info"], "verbs": ["get"]}),
+        ] {
+            assert!(told(&rule).is_empty(), "{rule}");
+        }
+        for rule in [
+            json!({"nonResourceURLs": ["*"], "verbs": ["get"]}),
+            json!({"nonResourceURLs": ["/apis/*"], "verbs": ["*"]}),
+            json!({"nonResourceURLs": ["/metrics"], "verbs": ["get"]}),
+            json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}),
+            json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["pipelines-info"], "verbs": ["update"]}),
+            json!({"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}),
+            json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}),
+        ] {
+            assert_eq!(told(&rule).len(), 1, "{rule}");
+        }
     }
 
     #[test]

@@ -96,13 +96,19 @@ impl Rule {
     }
 }
 
-/// Whether a subject is this account: by its own name, or as one of the accounts of its namespace.
+/// Whether a subject is this account: by its own name, or as one of those of a group that it is in.
 pub(super) fn is_account(subject: &Named, account: &Account) -> bool {
+    let Account { namespace, name } = account;
     match subject.kind.as_str() {
-        "ServiceAccount" => {
-            subject.name == account.name && subject.namespace.as_deref() == Some(account.namespace.as_str())
+        "ServiceAccount" => subject.name == *name && subject.namespace.as_deref() == Some(namespace),
+        "Group" => {
+            is_of_everybody(subject) || subject.name.strip_prefix("system:serviceaccounts:") == Some(namespace.as_str())
         }
-        "Group" => subject.name == format!("system:serviceaccounts:{}", account.namespace),
-        _ => subject.name == format!("system:serviceaccount:{}:{}", account.namespace, account.name),
+        _ => subject.name == format!("system:serviceaccount:{namespace}:{name}"),
     }
+}
+
+/// Whether all accounts of a cluster are among those that a subject is.
+pub(super) fn is_of_everybody(subject: &Named) -> bool {
+    subject.kind == "Group" && matches!(subject.name.as_str(), "system:authenticated" | "system:serviceaccounts")
 }

@@ -404,4 +404,9 @@ async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
     let told = "too wide  ClusterRoleBinding oops gives doorward/doorward the ClusterRole view\n";
     assert_eq!(check().await, (Some(1), told.to_owned()));
     kubectl.run(&["delete", "clusterrolebinding", "oops"]).await;
+    let impersonator = "--clusterrole=doorward-impersonator";
+    kubectl.run(&["create", "clusterrolebinding", "oops", impersonator, "--user=mallory"]).await;
+    let told = "too wide  ClusterRoleBinding oops gives User mallory the ClusterRole doorward-impersonator, which is Doorward's own\n";
+    assert_eq!(check().await, (Some(1), told.to_owned()));
+    kubectl.run(&["delete", "clusterrolebinding", "oops"]).await;
 }
