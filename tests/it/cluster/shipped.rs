@@ -410,3 +410,18 @@ async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
     assert_eq!(check().await, (Some(1), told.to_owned()));
     kubectl.run(&["delete", "clusterrolebinding", "oops"]).await;
 }
+
+#[test]
+fn the_image_has_the_program_that_was_built_for_a_named_target() {
+    let text = fs::read_to_string(deploy().join("Dockerfile")).unwrap();
+    assert!(text.contains("+crt-static"));
+    // Else the flags hold for procedural macros too, and those cannot be static.
+    assert!(text.lines().filter(|line| line.contains("cargo build")).all(|line| line.contains("--target \"$target\"")));
+    let made = text
+        .split("strip -o ")
+        .nth(1)
+        .and_then(|rest| rest.split_once(" \"target/$target/release/doorward\""))
+        .unwrap()
+        .0;
+    assert!(text.contains(&format!("COPY --from=build --chmod=0555 {made} /usr/local/bin/doorward\n")), "{made}");
+}
