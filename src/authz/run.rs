@@ -187,7 +187,7 @@ mod tests {
 
     fn created(spec: &Value) -> Run {
         let object = json!({"metadata": {"labels": {"team": "a"}}, "spec": spec});
-        Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap())
+        Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap(), "default")
     }
 
     /// What an allow and a deny with the condition make of a run.
@@ -255,7 +255,7 @@ mod tests {
         let cancel = json!({"does": ["cancel"]});
         assert_eq!(both(&cancel, &Run::only(RunIntent::Cancel)), (true, true));
         assert_eq!(both(&cancel, &Run::only(RunIntent::Change)), (false, false));
-        let apply = Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap());
+        let apply = Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap(), "default");
         for (does, expected) in [
             (json!(["apply"]), (true, true)),
             (json!(["create", "change"]), (true, true)),

@@ -99,7 +99,8 @@ impl Scenario {
         };
         let run = match kubernetes.as_ref().and_then(|attributes| Some((tekton::concerns(attributes)?, attributes))) {
             Some((kind, attributes)) => {
-                request.body.as_ref().map(|body| run(kind, attributes, body, request)).transpose()?
+                let read = |body| run(kind, attributes, body, request, default_account(route, root));
+                request.body.as_ref().map(read).transpose()?
             }
             None if request.body.is_some() => {
                 return Err("only of requests that change runs the body is read".to_owned());
@@ -297,6 +298,7 @@ fn run(
     attributes: &Attributes,
     body: &Value,
     request: &raw::RequestFacts,
+    default_account: &str,
 ) -> Result<Run, String> {
     let patch = attributes.verb == "patch";
     let default = match body {
@@ -307,8 +309,15 @@ fn run(
     let media = request.content_type.as_deref().unwrap_or(default);
     let media = media.parse().map_err(|_| format!("`{media}` is no content type"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
-    let document = Document::read(kind, &attributes.verb, &headers, body.to_string().as_bytes());
+    let document = Document::read(kind, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
     document.map(|document| Arc::unwrap_or_clone(document.run)).map_err(|error| error.to_string())
+}
+
+/// The service account of runs that name none, at the API server behind a route.
+fn default_account<'a>(route: &raw::Route, root: &'a raw::Root) -> &'a str {
+    let name = route.kubernetes.as_ref().unwrap_or(&route.upstream);
+    let upstream = root.upstreams.iter().find(|upstream| upstream.name == *name);
+    upstream.map_or("default", raw::Upstream::default_service_account)
 }
 
 fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {

@@ -197,6 +197,9 @@ golden! {
         .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "url: http://tekton-dashboard.tekton-pipelines:9097\n    tls: {}\n    credential: {bearer: {env: X}}\n    connect_timeout: 0s")
         .replace("url: http://el-build.ci:8080", "url: el-build.ci:8080"));
     an_api_server_with_and_without_impersonation: with("    upstream: listener", "    upstream: api");
+    service_accounts_that_cannot_be_those_of_runs: Case::new(&GOOD
+        .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    default_service_account: ci/Builder")
+        .replace("url: http://el-build.ci:8080", "url: http://el-build.ci:8080\n    default_service_account: builder"));
     limits_that_cannot_be: with("sessions:\n", "limits:\n  uri_bytes: 64KiB\n  header_timeout: 0s\n  http2_connection_window: 4GiB\n  body_min_rate: 1KB\n  drain: 1s\nsessions:\n");
     break_glass_that_opens_nothing: with("sessions:\n", "break_glass:\n  until: tomorrow\n  certificates:\n    - {name: 'system:admin', sha256: abc, groups: ['system:masters']}\nsessions:\n");
     variables_that_are_no_settings: Case::new(GOOD)

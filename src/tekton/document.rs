@@ -106,14 +106,21 @@ impl Document {
         }
     }
 
-    /// Reads the body of a request for which [`concerns`] names a kind.
-    pub fn read(kind: RunKind, verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Self, Unreadable> {
+    /// Reads the body of a request for which [`concerns`] names a kind. `default_account` is the service account that Tekton gives a
+    /// run which names none.
+    pub fn read(
+        kind: RunKind,
+        verb: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+        default_account: &str,
+    ) -> Result<Self, Unreadable> {
         Self::check_head(verb, headers)?;
         check_text(body)?;
         let media = essence(headers)?;
         match (verb, media.as_str()) {
-            ("create", _) => Self::object(kind, Intent::Create, body),
-            ("patch", "application/apply-patch+yaml") => Self::object(kind, Intent::Apply, body),
+            ("create", _) => Self::object(kind, Intent::Create, body, default_account),
+            ("patch", "application/apply-patch+yaml") => Self::object(kind, Intent::Apply, body, default_account),
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
                 let intent = patch::json_patch(&operations)?;
@@ -130,7 +137,7 @@ impl Document {
         }
     }
 
-    fn object(kind: RunKind, intent: Intent, body: &[u8]) -> Result<Self, Unreadable> {
+    fn object(kind: RunKind, intent: Intent, body: &[u8], default_account: &str) -> Result<Self, Unreadable> {
         let object = parse(body)?;
         let expected = kind.name();
         match object.get("kind") {
@@ -153,7 +160,7 @@ impl Document {
             }
         }
         check_spelling(&object)?;
-        Ok(Self { run: Run::read(kind, intent, &object).into(), body: Body::Object(object) })
+        Ok(Self { run: Run::read(kind, intent, &object, default_account).into(), body: Body::Object(object) })
     }
 
     /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run, and do nothing to
@@ -319,7 +326,7 @@ mod tests {
 
     fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
-        Document::read(RunKind::PipelineRun, verb, &headers, body.as_bytes())
+        Document::read(RunKind::PipelineRun, verb, &headers, body.as_bytes(), "default")
     }
 
     fn sent(document: Document) -> Value {
@@ -334,6 +341,25 @@ mod tests {
         let document = read("create", "application/yaml; charset=utf-8", yaml).unwrap();
         assert_eq!(document.run.service_accounts, [Arc::<str>::from("on")]);
         assert_eq!(sent(document)["spec"], json!({"pipelineRef": {"name": "deploy"}, "serviceAccountName": "on"}));
+    }
+
+    #[test]
+    fn a_run_that_names_no_account_has_the_one_that_tekton_gives() {
+        let none = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}}).to_string();
+        let one = json!({"spec": {"serviceAccountName": "own"}}).to_string();
+        for (kind, body, expected) in [
+            (RunKind::PipelineRun, &none, &["given", "part"][..]),
+            (RunKind::TaskRun, &none, &["given"]),
+            (RunKind::CustomRun, &none, &["given"]),
+            (RunKind::TaskRun, &one, &["own"]),
+        ] {
+            let document = Document::read(kind, "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+            assert_eq!(
+                document.run.service_accounts.iter().map(|name| &**name).collect::<Vec<_>>(),
+                expected,
+                "{kind:?}"
+            );
+        }
     }
 
     #[test]

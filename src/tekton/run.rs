@@ -76,7 +76,7 @@ pub struct Run {
     pub references: Vec<Arc<str>>,
     /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
-    /// All service accounts that the run or a part of it uses. The namespace's `default` where none is named.
+    /// All service accounts that the run or a part of it uses. That which Tekton gives where none is named is among them.
     pub service_accounts: Vec<Arc<str>>,
     /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
     pub pod_template: bool,
@@ -108,8 +108,8 @@ impl Run {
         self.labels.retain(|name, _| wanted(name));
     }
 
-    /// Reads the object of a request that may make a run.
-    pub(crate) fn read(kind: RunKind, intent: Intent, object: &Map<String, Value>) -> Self {
+    /// Reads the object of a request that may make a run, which is `default_account` where it names none.
+    pub(crate) fn read(kind: RunKind, intent: Intent, object: &Map<String, Value>, default_account: &str) -> Self {
         let mut run = Self::only(intent);
         let empty = Map::new();
         let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
@@ -136,7 +136,7 @@ impl Run {
             }
         };
         if !named_for_all {
-            run.service_accounts.push("default".into());
+            run.service_accounts.push(default_account.into());
         }
         for list in [&mut run.service_accounts, &mut run.references] {
             list.sort_unstable();

@@ -28,6 +28,7 @@ pub struct Upstream {
     pub(super) tls: Option<Tls>,
     pub(super) authority: Authority,
     credential: Option<HeaderValue>,
+    default_service_account: Arc<str>,
     /// To connect, TLS included.
     pub(super) connect_timeout: Duration,
     /// From the end of the request to the head of the response.
@@ -148,6 +149,7 @@ impl Upstream {
                 tls,
                 authority: target.authority,
                 credential,
+                default_service_account: raw.default_service_account().into(),
                 connect_timeout,
                 response_timeout: Ticks::covering(response_timeout),
                 idle_timeout: Ticks::covering(idle_timeout),
@@ -168,6 +170,11 @@ impl Upstream {
     /// The value of `Authorization` that every request to it carries, if it has a credential of our own.
     pub fn credential(&self) -> Option<&HeaderValue> {
         self.credential.as_ref()
+    }
+
+    /// The service account of runs of Tekton there that name none.
+    pub fn default_service_account(&self) -> &str {
+        &self.default_service_account
     }
 
     /// Whether requests to it come with a credential of our own: a token, or the certificate of the connection.

@@ -81,6 +81,10 @@ pub struct Upstream {
     /// Connections at once to this upstream, of each worker.
     #[serde(default = "Upstream::max_connections")]
     pub max_connections: u32,
+    /// Of an API server: the service account that Tekton gives a run which names none, where its ConfigMap `config-defaults` has
+    /// another `default-service-account` than `default`. Rules hold for it.
+    #[serde(default)]
+    pub default_service_account: Option<String>,
 }
 
 /// Defaults.
@@ -103,6 +107,13 @@ impl Upstream {
 
     const fn max_connections() -> u32 {
         1024
+    }
+}
+
+impl Upstream {
+    /// The service account of runs of Tekton there that name none. It holds for all namespaces.
+    pub fn default_service_account(&self) -> &str {
+        self.default_service_account.as_deref().unwrap_or("default")
     }
 }
 

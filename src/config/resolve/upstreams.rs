@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use url::{Host, Url};
 
 use super::{is_touched, item};
-use crate::config::{
-    raw::{self, Route, RouteKind},
-    report::{At, Report},
+use crate::{
+    config::{
+        raw::{self, Route, RouteKind},
+        report::{At, Report},
+    },
+    tekton::dashboard::is_subdomain,
 };
 
 pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, report: &mut Report) {
@@ -42,6 +45,18 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
             _ => {}
         }
         bounds(upstream, &at, report);
+        if let Some(account) = &upstream.default_service_account {
+            let at = at.key("default_service_account");
+            if !kubernetes.contains(name) {
+                report
+                    .error(&at, format!("upstream `{name}` is no Kubernetes API server, and has no service accounts"))
+                    .help("set it on the upstream of `kubernetes` routes, or leave it out");
+            } else if !is_subdomain(account) {
+                report
+                    .error(&at, format!("`{account}` is no name of a service account"))
+                    .help("write what `default-service-account` is in Tekton's ConfigMap `config-defaults`");
+            }
+        }
     }
 }
 

@@ -239,6 +239,33 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
 }
 
 #[tokio::test]
+async fn a_run_that_names_no_account_is_decided_by_the_one_that_tekton_gives() {
+    const RULES: &str = "rules:
+  - {id: given, on: {routes: [api], run: {does: [create], service_accounts: [builder]}}, who: {issuers: [a], subjects: [given]}, do: allow}
+  - {id: named, on: {routes: [api], run: {does: [create], service_accounts: [default]}}, who: {issuers: [a], subjects: [named]}, do: allow}
+";
+    for (more, allowed, denied) in [(", default_service_account: builder", "given", "named"), ("", "named", "given")] {
+        let change = |yaml: String| {
+            let known = "credential: {bearer: {file: token}}";
+            yaml.replace("rules:\n", RULES).replace(known, &format!("{known}{more}"))
+        };
+        let fixture = Fixture::with(change, |_| Reply::json(201, "{}")).await;
+        let mut run = run("");
+        run["spec"] = json!({"pipelineRef": {"name": "deploy"}});
+        for (who, expected) in [(allowed, 201), (denied, 403)] {
+            let (answer, seen) =
+                send(&fixture, who, &format!("POST {RUNS}"), "application/json", &run.to_string()).await;
+            assert_eq!(
+                (answer.status, seen.len()),
+                (expected, usize::from(expected == 201)),
+                "{who} {more}: {}",
+                answer.text()
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
     let fixture = fixture().await;
     const PIPELINES: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelines";
