@@ -20,7 +20,7 @@ use crate::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
         reload::fixed_changes,
-        resolver::{Resolver, Volume, folder_of},
+        resolver::{Resolver, Volume},
         watch::{Cause, Trigger, Watcher},
     },
     downstream::{self, Downstream},
@@ -82,7 +82,7 @@ impl Reloader {
         pools: Arc<Mutex<Vec<Pools>>>,
         admin_token: Option<TokenHandle>,
     ) -> io::Result<Self> {
-        let (folder, files) = (folder_of(&loaded.path).to_owned(), loaded.fingerprint.clone());
+        let (folder, files) = (loaded.base().to_owned(), loaded.fingerprint.clone());
         let volume = loaded.volume;
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());

@@ -47,6 +47,17 @@ pub struct Loaded {
     pub path: PathBuf,
 }
 
+impl Loaded {
+    /// Where its paths begin: the folder of the main file, empty where that is named without one.
+    pub fn base(&self) -> &Path {
+        base_of(&self.path)
+    }
+}
+
+fn base_of(main: &Path) -> &Path {
+    main.parent().unwrap_or_else(|| Path::new(""))
+}
+
 /// A configuration with errors.
 #[derive(Debug)]
 pub struct Refused {
@@ -103,8 +114,8 @@ fn load_once<T>(
 ) -> Result<(Loaded, T), Box<Refused>> {
     let folder = sources.path.is_dir();
     let path = if folder { sources.path.join(MAIN_FILE) } else { sources.path.clone() };
-    let base = path.parent().map(Path::to_owned).unwrap_or_default();
-    let mut resolver = Resolver::new(&base);
+    let base = base_of(&path);
+    let mut resolver = Resolver::new(base);
     let mut draft = Draft::default();
 
     let main = match resolver.read_named(&path) {
@@ -120,7 +131,7 @@ fn load_once<T>(
     let settings = layers::settings(sources, &main, &mut draft.findings);
     let main = draft.add_policies(main, &settings, &mut resolver);
     if folder {
-        draft.note_unlisted(&base, &path, &resolver);
+        draft.note_unlisted(base, &path, &resolver);
     }
     let (mut raw, mended) = match draft.assemble(&main, &settings) {
         Ok(assembled) => assembled,

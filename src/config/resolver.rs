@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use zeroize::Zeroizing;
@@ -135,8 +135,10 @@ impl Resolver {
 
     /// Whether a file stands in one volume with the configuration. A folder within may be the place of another volume.
     fn is_in_volume(&self, path: &Path) -> bool {
-        let base = folder_of(&self.base.join("x")).to_owned();
-        path.ancestors().skip(1).find(|folder| folder.join("..data").is_symlink()) == Some(&*base)
+        let Ok(within) = path.strip_prefix(&self.base) else { return false };
+        let leaves = within.components().any(|component| component == Component::ParentDir);
+        let volume = path.ancestors().skip(1).find(|folder| folder.join("..data").is_symlink());
+        !leaves && volume == Some(&*self.base)
     }
 
     /// Reads a secret; one that is absent or empty is a problem.
@@ -162,5 +164,51 @@ impl Resolver {
             return None;
         }
         Some(Secret::new(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume as the kubelet mounts it, with one file.
+    fn mount(folder: &Path, name: &str) {
+        std::fs::create_dir_all(folder.join("..2026")).unwrap();
+        std::fs::write(folder.join("..2026").join(name), "one").unwrap();
+        std::os::unix::fs::symlink("..2026", folder.join("..data")).unwrap();
+        std::os::unix::fs::symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
+    }
+
+    #[test]
+    fn what_is_swapped_with_the_configuration_is_of_its_volume_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config");
+        mount(&config, "secret");
+        mount(&config.join("tokens"), "token");
+        mount(&folder.path().join("beside"), "token");
+        std::fs::write(folder.path().join("plain"), "one").unwrap();
+        let mut resolver = Resolver::new(&config);
+        for path in ["secret", "tokens/token", "../beside/token", "../plain"] {
+            assert_eq!(resolver.read(&At::root(), Path::new(path)).as_deref(), Some(&b"one"[..]), "{path}");
+        }
+        let volume = resolver.volume().clone();
+        assert_eq!(volume.0.keys().collect::<Vec<_>>(), [&config.join("secret")]);
+
+        for path in ["config/..2026/secret", "config/tokens/..2026/token"] {
+            std::fs::write(folder.path().join(path), "two").unwrap();
+        }
+        let mut resolver = Resolver::with_volume(&config, volume);
+        for (path, expected) in [("secret", "one"), ("tokens/token", "two")] {
+            assert_eq!(resolver.read(&At::root(), Path::new(path)).unwrap(), expected.as_bytes(), "{path}");
+        }
+    }
+
+    #[test]
+    fn in_a_plain_folder_nothing_is_swapped_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "one").unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        resolver.read(&At::root(), Path::new("secret")).unwrap();
+        assert!(resolver.volume().0.is_empty());
     }
 }

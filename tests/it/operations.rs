@@ -52,19 +52,29 @@ fn mount(volume: &Path, name: &str, files: &[(&str, &str)]) {
 #[tokio::test]
 async fn a_config_map_that_is_swapped_is_loaded_whole() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
-    let (volume, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let main = configuration(&issuer, &upstream, state.path());
+    for is_named_without_folder in [false, true] {
+        swap_a_config_map(&issuer, &upstream, is_named_without_folder).await;
+    }
+}
+
+async fn swap_a_config_map(issuer: &Issuer, upstream: &Upstream, is_named_without_folder: bool) {
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let volume = folder.path().to_owned();
+    let main = configuration(issuer, upstream, state.path());
     let rules = |to_do: &str| format!("rules: [{{id: all, who: {{issuers: [a]}}, do: {to_do}}}]\n");
     let files = |to_do: &str, token: &str| {
         [("doorward.yaml", main.clone()), ("rules.yaml", rules(to_do)), ("token", token.to_owned())]
     };
     let put = |name: &str, files: &[(&str, String)]| {
         let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        mount(volume.path(), name, &files);
+        mount(&volume, name, &files);
     };
     put("..2026_01", &files("deny", "first"));
-    let mut doorward = Doorward::start_at(volume.path()).await;
-    doorward.wait_for_keys(&issuer).await;
+    let mut doorward = match is_named_without_folder {
+        true => Doorward::start_by_name_in(folder).await,
+        false => Doorward::start_at(&volume).await,
+    };
+    doorward.wait_for_keys(issuer).await;
     let alice = bearer(&issuer.token("alice", &[]));
     assert_eq!(doorward.get("/x", &[&alice]).await.status, 403);
     put("..2026_02", &files("allow", "second"));
@@ -76,7 +86,8 @@ async fn a_config_map_that_is_swapped_is_loaded_whole() {
     doorward.wait_for_log_containing("the configuration was refused").await;
     let _ = upstream.take();
     assert_eq!(doorward.get("/x", &[&alice]).await.status, 200);
-    assert_eq!(upstream.only().one("authorization"), "Bearer second");
+    assert_eq!(upstream.only().one("authorization"), "Bearer second", "{is_named_without_folder}");
+    let _ = upstream.take();
 }
 
 #[tokio::test]

@@ -55,6 +55,11 @@ impl Doorward {
     pub async fn start_by_name(yaml: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+        Self::start_by_name_in(dir).await
+    }
+
+    /// The same with the `doorward.yaml` that is in the folder.
+    pub async fn start_by_name_in(dir: TempDir) -> Self {
         Self::run(Arc::new(dir), Path::new("doorward.yaml"), &[]).await
     }
 
