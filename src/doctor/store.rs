@@ -1,5 +1,7 @@
 //! The store.
 
+use tokio::runtime::Handle;
+
 use super::{Check, Doctor, Finding};
 use crate::{
     config::resolver::folder_of,
@@ -9,7 +11,7 @@ use crate::{
 pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     match &doctor.resolved.store {
         Some(Settings::Redis(settings)) => {
-            redis(&Redis::new((**settings).clone(), doctor.runtime.clone()), doctor.resolved.routes().hold()).await
+            redis(&Redis::new((**settings).clone(), Handle::current()), doctor.resolved.routes().hold()).await
         }
         Some(Settings::Embedded) => vec![embedded(doctor)],
         None => Vec::new(),
@@ -41,12 +43,12 @@ async fn redis(redis: &Redis, holds: bool) -> Vec<Finding> {
 fn embedded(doctor: &Doctor<'_>) -> Finding {
     let path = folder_of(&doctor.loaded.path).join(&doctor.raw().store.path);
     let of = format!("store {}", path.display());
-    // To open one that is not there would make it, as whoever runs this.
-    if !path.exists() {
+    // One that is empty is filled by the first start.
+    if std::fs::metadata(&path).map_or(true, |file| file.len() == 0) {
         return Finding::good(Check::Store, &of, "it is not there yet; the first start makes it");
     }
-    match Embedded::open(&path) {
-        Ok(_) => Finding::good(Check::Store, &of, "it can be opened"),
+    match Embedded::examine(&path) {
+        Ok(()) => Finding::good(Check::Store, &of, "it can be opened"),
         Err(OpenError::Locked(_)) => Finding::good(Check::Store, &of, "a running Doorward has it open"),
         // It says what to do.
         Err(error @ (OpenError::Corrupt { .. } | OpenError::Format { .. })) => {

@@ -61,6 +61,11 @@ impl Embedded {
         Self::start(Disk::file(path)?)
     }
 
+    /// Looks whether [`Self::open`] would open a file that is there, and writes nothing into it. Meanwhile nobody else can open it.
+    pub fn examine(path: &Path) -> Result<(), OpenError> {
+        disk::examine(path)
+    }
+
     fn start(disk: Disk) -> Result<Self, OpenError> {
         let (reads, read_queue) = mpsc::channel(QUEUE);
         let (writes, write_queue) = mpsc::channel(QUEUE);

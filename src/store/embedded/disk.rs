@@ -84,13 +84,7 @@ impl Disk {
 
     fn open(path: &Path, opener: Opener) -> Result<Self, OpenError> {
         let io_error = |why| OpenError::Io { path: path.to_owned(), why };
-        let database = opener(Opening::First).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-                OpenError::Locked(path.to_owned())
-            }
-            DatabaseError::Storage(StorageError::Io(why)) if why.kind() != io::ErrorKind::InvalidData => io_error(why),
-            other => OpenError::Corrupt { path: path.to_owned(), why: other.to_string() },
-        })?;
+        let database = opener(Opening::First).map_err(|error| not_opened(path, error))?;
         let transaction = database.begin_write().map_err(|error| io_error(io::Error::other(error)))?;
         let format = layout::prepare(&transaction)
             .map_err(|error| OpenError::Corrupt { path: path.to_owned(), why: error.to_string() })?;
@@ -242,6 +236,38 @@ impl Outcome {
             Self::Put(reply, written) => drop(reply.send(Ok(written))),
             Self::Delete(reply, removed) => drop(reply.send(Ok(removed))),
         }
+    }
+}
+
+fn not_opened(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
+        DatabaseError::Storage(StorageError::Io(why)) if why.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Io { path: path.to_owned(), why }
+        }
+        other => OpenError::Corrupt { path: path.to_owned(), why: other.to_string() },
+    }
+}
+
+/// Whether the file can be used, without writing to it.
+pub(super) fn examine(path: &Path) -> Result<(), OpenError> {
+    let database = match Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
+        Ok(database) => database,
+        // It was not closed in order, which the next start mends.
+        Err(DatabaseError::RepairAborted) => return Ok(()),
+        Err(error) => return Err(not_opened(path, error)),
+    };
+    let read = || -> Result<Option<u64>, redb::Error> {
+        let counters = match database.begin_read()?.open_table(layout::COUNTERS) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            counters => counters?,
+        };
+        Ok(counters.get("format")?.map(|format| format.value()))
+    };
+    match read() {
+        Ok(Some(found)) if found != FORMAT => Err(OpenError::Format { path: path.to_owned(), found }),
+        Ok(_) => Ok(()),
+        Err(error) => Err(OpenError::Corrupt { path: path.to_owned(), why: error.to_string() }),
     }
 }
 
