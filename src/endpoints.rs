@@ -1,6 +1,7 @@
 //! Doorward's own endpoints: the login, who am I, my sessions, and the metadata of the protected resource. A request comes here after
 //! it was sanitized and routed, and nothing here can forward.
 
+pub mod probe;
 mod sessions;
 
 use std::{sync::Arc, time::Duration};
@@ -22,7 +23,6 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use crate::{
     authn::Kind,
     clock::Timestamp,
-    doctor::{Arrived, PROBE},
     error::{Reason, Rejection},
     issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
@@ -30,7 +30,6 @@ use crate::{
     request::{exchange::Exchange, route::PROTECTED_RESOURCE, sanitize::CleanRequest},
     sessions::{Origin, Session},
     snapshot::Snapshot,
-    upstream::upgrade::UpgradeProtocol,
 };
 
 /// How long an endpoint may take; a login waits for its provider.
@@ -60,7 +59,7 @@ impl Default for Endpoints {
                 .route(program::TOKEN, any(login))
                 .route(program::END, any(login))
                 .route("/.doorward/whoami", get(who_am_i))
-                .route(PROBE, get(probe))
+                .route(probe::PATH, get(probe::answer))
                 .route(sessions::PATH, get(sessions::list))
                 .route(sessions::END, post(sessions::end))
                 .route(PROTECTED_RESOURCE, get(protected_resource))
@@ -128,7 +127,7 @@ async fn read(body: Incoming, max: usize) -> Result<Bytes, Rejection> {
 fn name(path: &str) -> &'static str {
     match path {
         "/.doorward/whoami" => "whoami",
-        PROBE => "probe",
+        probe::PATH => "probe",
         sessions::PATH | sessions::END => "sessions",
         program::PAGE | program::TOKEN | program::END => "login",
         path if path.starts_with("/oauth2/") => "login",
@@ -139,17 +138,6 @@ fn name(path: &str) -> &'static str {
 
 fn not_found() -> Rejection {
     Rejection::new(Reason::RouteNotFound, "Doorward has no such page")
-}
-
-/// What arrived of the request, for `doorward doctor`. It tells nobody more than they sent, and what became of it on the way.
-async fn probe(Extension(context): Extension<Context>) -> AxumResponse {
-    let cookies = context.request.headers().get_all(header::COOKIE).iter().map(HeaderValue::len).sum();
-    let arrived = Arrived {
-        origin: context.origin.as_ref().map(ToString::to_string),
-        websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
-        cookies,
-    };
-    ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
 }
 
 async fn login(Extension(context): Extension<Context>) -> AxumResponse {

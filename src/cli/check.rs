@@ -21,9 +21,9 @@ pub struct CheckArgs {
 /// How a result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people: source lines with carets, then one line that sums up.
+    /// For people.
     Human,
-    /// One JSON object.
+    /// For programs: JSON.
     Json,
 }
 

@@ -2,7 +2,9 @@
 
 use std::{io::Write, path::PathBuf};
 
-use super::{ConfigArgs, EXIT_USAGE, Failure, check::Format, rbac::read};
+use clap::ValueEnum as _;
+
+use super::{ConfigArgs, EXIT_USAGE, Failure, check::Format, explain::printable, rbac::read};
 use crate::{
     app,
     clock::Clock,
@@ -66,7 +68,6 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
         loaded: &loaded,
         resolved: &resolved,
         clock: Clock::default(),
-        runtime: runtime.handle().clone(),
         pools: Pools::new(Default::default()),
     };
     let findings = runtime.block_on(doctor.examine(&args.only));
@@ -82,11 +83,41 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
 
 fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Failure> {
     for finding in findings {
-        writeln!(out, "{finding}")?;
+        writeln!(out, "{}", line(finding))?;
     }
     let count = |state: State| findings.iter().filter(|finding| finding.state == state).count();
     let (faults, warnings) = (count(State::Fault), count(State::Warning));
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     writeln!(out, "{} looked at: {}, {}", findings.len(), plural(faults, "fault"), plural(warnings, "warning"))?;
     Ok(())
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = match finding.state {
+        State::Good => "ok",
+        State::Skipped => "skipped",
+        State::Warning => "warning",
+        State::Fault => "FAULT",
+    };
+    let check = finding.check.to_possible_value();
+    let check = check.as_ref().map_or("", |value| value.get_name());
+    let cure = if finding.cure.is_empty() { String::new() } else { format!(". {}", finding.cure) };
+    printable(&format!("{mark:<8} {check:<12} {}: {}{cure}", finding.of, finding.said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_a_terminal() {
+        let finding = Finding {
+            check: Check::Issuer,
+            of: "issuer `a`".to_owned(),
+            state: State::Fault,
+            said: "it is called \u{1b}[2J".to_owned(),
+            cure: "look\nagain".to_owned(),
+        };
+        assert_eq!(line(&finding), "FAULT    issuer       issuer `a`: it is called \\u{1b}[2J. look\\nagain");
+    }
 }

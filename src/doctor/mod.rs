@@ -7,12 +7,11 @@ mod public;
 mod store;
 mod upstream;
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
 use serde::Serialize;
-use tokio::runtime::Handle;
 
-pub use self::public::{Arrived, PROBE, Public};
+pub use self::public::Public;
 use crate::{
     clock::Clock, config::Loaded, config::raw, sessions::Origin, snapshot::Resolved, tekton::standing, upstream::Pools,
 };
@@ -97,39 +96,12 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
-    /// One line. What others wrote is escaped, so that it is fit for a terminal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self.state {
-            State::Good => "ok",
-            State::Skipped => "skipped",
-            State::Warning => "warning",
-            State::Fault => "FAULT",
-        };
-        let check = clap::ValueEnum::to_possible_value(&self.check);
-        let check = check.as_ref().map_or("", |value| value.get_name());
-        let line = format!("{}: {}", self.of, self.said);
-        write!(f, "{mark:<8} {check:<12} {}", escaped(&line))?;
-        if self.cure.is_empty() { Ok(()) } else { write!(f, ". {}", escaped(&self.cure)) }
-    }
-}
-
-/// Without characters that do something to a terminal.
-fn escaped(text: &str) -> String {
-    let escape = |character: char| match character.is_control() {
-        true => character.escape_default().to_string(),
-        false => character.to_string(),
-    };
-    text.chars().map(escape).collect()
-}
-
 /// What is examined, and with what.
 #[derive(Debug)]
 pub struct Doctor<'a> {
     pub loaded: &'a Loaded,
     pub resolved: &'a Resolved,
     pub clock: Clock,
-    pub runtime: Handle,
     pub pools: Pools,
     /// Where browsers reach Doorward; `None`: nobody has said.
     pub public: Option<Public>,
@@ -173,11 +145,10 @@ impl Doctor<'_> {
     fn origins(&self) -> Vec<Origin> {
         let signs_in = self.raw().routes.iter().filter(|route| route.schemes.contains(&raw::Scheme::Session));
         let hosts = signs_in.flat_map(|route| &route.hosts).filter(|host| !host.starts_with('*'));
-        let public = self.public.as_ref().map(Public::origin);
         let mut origins: Vec<Origin> = Vec::new();
         for host in hosts {
-            let told = public.filter(|_| self.public.as_ref().is_some_and(|public| public.host() == host));
-            let origin = told.cloned().or_else(|| Origin::https(host));
+            let public = self.public.as_ref().filter(|public| public.host() == host);
+            let origin = public.map(|public| public.origin().clone()).or_else(|| Origin::https(host));
             origins.extend(origin.filter(|origin| !origins.contains(origin)));
         }
         origins
@@ -203,16 +174,5 @@ impl Doctor<'_> {
                 vec![Finding::fault(Check::Credentials, &of, said, cure)]
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_others_wrote_does_nothing_to_a_terminal() {
-        let finding = Finding::fault(Check::Issuer, "issuer `a`", "it is called \u{1b}[2J", "look\nagain");
-        assert_eq!(finding.to_string(), "FAULT    issuer       issuer `a`: it is called \\u{1b}[2J. look\\nagain");
     }
 }

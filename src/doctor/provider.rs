@@ -58,7 +58,7 @@ impl Look<'_> {
         match keys {
             Some(url) => self.keys(&url).await,
             None => {
-                let said = "without its discovery document it is not known where its keys are";
+                let said = "its discovery document does not tell where its keys are";
                 self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
             }
         }
@@ -70,7 +70,7 @@ impl Look<'_> {
                     }
                 }
                 None => {
-                    let said = "without its discovery document it is not known where people sign in";
+                    let said = "its discovery document does not tell where people sign in";
                     self.findings.push(Finding::skipped(Check::Redirect, &self.of, said));
                 }
             }
@@ -134,7 +134,7 @@ impl Look<'_> {
                 return;
             }
         };
-        if !settings.discover {
+        if self.findings.iter().all(|finding| finding.check != Check::Clock) {
             self.compare_clocks(answer.headers());
         }
         let names: Vec<String> = settings.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect();

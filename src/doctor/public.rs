@@ -1,6 +1,6 @@
 //! The address by which browsers reach Doorward, through whatever stands in front of it: an ingress, a load balancer, nginx.
 //!
-//! Doorward's page [`PROBE`] says what of a request arrived, which tells what was lost on the way.
+//! Doorward's page [`probe`] says what of a request arrived, which tells what was lost on the way.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,7 +10,6 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -23,11 +22,9 @@ use super::{Check, Finding, certificates};
 use crate::{
     clock::{Clock, Timestamp},
     egress,
+    endpoints::probe::{self, Arrived},
     sessions::Origin,
 };
-
-/// Doorward's own page that says what arrived of a request.
-pub const PROBE: &str = "/.doorward/probe";
 
 /// For each of the requests, to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,17 +33,6 @@ const MAX_ANSWER: usize = 64 << 10;
 
 /// What a browser that visits several servers of one domain may send. nginx takes lines of 8 KiB unless it is told otherwise.
 const COOKIES: usize = 6 << 10;
-
-/// What arrived of a request.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Arrived {
-    /// Under which origin a browser sees this; none if Doorward was not told that it was https.
-    pub origin: Option<String>,
-    /// Whether it asks for an upgrade to WebSocket.
-    pub websocket: bool,
-    /// Bytes of the values of `Cookie`.
-    pub cookies: usize,
-}
 
 /// Where browsers reach Doorward.
 #[derive(Clone, Debug)]
@@ -88,7 +74,7 @@ impl Public {
         &self.host
     }
 
-    /// Connects, sends one request with these headers to [`PROBE`], and reads the answer.
+    /// Connects, sends one request with these headers to [`probe::PATH`], and reads the answer.
     async fn probe(&self, headers: &[(HeaderName, HeaderValue)]) -> Result<Probed, String> {
         let exchange = async {
             let stream = TcpStream::connect((&*self.host, self.port)).await.map_err(|error| error.to_string())?;
@@ -122,7 +108,7 @@ impl Public {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let connection = tokio::spawn(connection);
         let (_, authority) = self.origin.as_str().split_once("://").unwrap_or_default();
-        let mut request = Request::get(PROBE).header(header::HOST, authority);
+        let mut request = Request::get(probe::PATH).header(header::HOST, authority);
         for (name, value) in headers {
             request = request.header(name, value);
         }

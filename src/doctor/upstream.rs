@@ -127,13 +127,17 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
 fn what(doctor: &Doctor<'_>, name: &str) -> What {
     let raw = doctor.raw();
     let is = |kind: RouteKind| raw.routes.iter().any(|route| route.kind == kind && route.upstream == name);
+    let of_dashboards = raw.routes.iter().filter_map(|route| route.kubernetes.as_deref());
     let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
     let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange).filter_map(|from| from.kubernetes.as_deref());
-    match () {
-        () if is(RouteKind::Kubernetes) => What::ApiServer,
-        () if reviews.map(|review| &*review.upstream).chain(clusters).any(|cluster| cluster == name) => What::ApiServer,
-        () if is(RouteKind::Dashboard) => What::Dashboard,
-        () if is(RouteKind::Webhook) => What::EventListener,
-        () => What::Other,
+    let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards);
+    if is(RouteKind::Kubernetes) || clusters.any(|cluster| cluster == name) {
+        What::ApiServer
+    } else if is(RouteKind::Dashboard) {
+        What::Dashboard
+    } else if is(RouteKind::Webhook) {
+        What::EventListener
+    } else {
+        What::Other
     }
 }

@@ -14,8 +14,8 @@ use crate::harness::{
 
 /// What a doctor said, and with which exit status.
 pub struct Said {
-    code: Option<i32>,
-    findings: Vec<Value>,
+    pub code: Option<i32>,
+    pub findings: Vec<Value>,
 }
 
 impl Said {
@@ -93,11 +93,18 @@ fn somewhere() -> String {
 const PROVIDER: [&str; 10] =
     ["--only", "discovery", "--only", "issuer", "--only", "algorithms", "--only", "clock", "--only", "redirect"];
 
+/// The real provider, which knows the origin, and a folder with a configuration for both.
+async fn with_provider(change: impl FnOnce(&OidcProvider, String) -> String) -> (OidcProvider, String, TempDir) {
+    let origin = somewhere();
+    let provider = OidcProvider::start(&origin).await;
+    let yaml = configuration(&origin, &provider.issuer, "http://localhost:1");
+    let dir = folder(&change(&provider, yaml));
+    (provider, origin, dir)
+}
+
 #[tokio::test]
 async fn a_provider_that_fits_is_good() {
-    let origin = somewhere();
-    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
-    let dir = folder(&configuration(&origin, &provider.issuer, &upstream.url()));
+    let (_provider, origin, dir) = with_provider(|_, yaml| yaml).await;
     let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &origin]].concat()).await;
     for check in ["discovery", "issuer", "algorithms", "clock", "redirect"] {
         said.is(check, "good", &["issuer `corp`"]);
@@ -118,9 +125,9 @@ async fn a_provider_that_cannot_be_reached_is_told() {
 
 #[tokio::test]
 async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
-    let origin = somewhere();
-    let provider = OidcProvider::start(&origin).await;
-    let dir = folder(&configuration(&origin, &format!("{}/", provider.issuer), "http://localhost:1"));
+    let spelt =
+        |provider: &OidcProvider, yaml: String| yaml.replace(&provider.issuer, &format!("{}/", provider.issuer));
+    let (provider, _, dir) = with_provider(spelt).await;
     let said = doctor(dir.path(), &PROVIDER).await;
     said.is("discovery", "good", &[]);
     said.is("issuer", "fault", &[&provider.issuer, "write `issuer` as it does"]);
@@ -128,10 +135,8 @@ async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
 
 #[tokio::test]
 async fn keys_for_other_algorithms_are_told() {
-    let origin = somewhere();
-    let provider = OidcProvider::start(&origin).await;
-    let yaml = configuration(&origin, &provider.issuer, "http://localhost:1");
-    let dir = folder(&yaml.replace("algorithms: [RS256]", "algorithms: [ES384]"));
+    let other = |_: &OidcProvider, yaml: String| yaml.replace("algorithms: [RS256]", "algorithms: [ES384]");
+    let (_provider, _, dir) = with_provider(other).await;
     let said = doctor(dir.path(), &PROVIDER).await;
     said.is("algorithms", "fault", &["no usable key", "accepted is ES384", "into `algorithms`"]);
     said.is("discovery", "good", &[]);
@@ -139,9 +144,7 @@ async fn keys_for_other_algorithms_are_told() {
 
 #[tokio::test]
 async fn a_clock_that_is_not_the_providers_is_told() {
-    let origin = somewhere();
-    let provider = OidcProvider::start(&origin).await;
-    let dir = folder(&configuration(&origin, &provider.issuer, "http://localhost:1"));
+    let (_provider, _, dir) = with_provider(|_, yaml| yaml).await;
     let environment = faults::environment(dir.path());
     faults::set_clock_ahead(dir.path(), 20);
     let said = doctor_with(dir.path(), &PROVIDER, &environment).await;
@@ -155,9 +158,7 @@ async fn a_clock_that_is_not_the_providers_is_told() {
 
 #[tokio::test]
 async fn a_redirect_address_that_the_provider_does_not_know_is_told() {
-    let origin = somewhere();
-    let provider = OidcProvider::start(&origin).await;
-    let dir = folder(&configuration(&origin, &provider.issuer, "http://localhost:1"));
+    let (_provider, _, dir) = with_provider(|_, yaml| yaml).await;
     let elsewhere = somewhere();
     let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &elsewhere]].concat()).await;
     said.is(
@@ -253,6 +254,18 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
         let said = doctor(dir.path(), &["--only", "upstreams"]).await;
         said.is("upstreams", state, &[words]);
     }
+    // The API server behind a Dashboard is one too.
+    let dashboard = Upstream::start().await;
+    let yaml = configuration("http://localhost:7", "http://localhost:1", &dashboard.url());
+    let more = ", credential: {bearer: {file: token}}}, {name: pages, url: 'http://localhost:1'}]";
+    let yaml = yaml.replace(
+        "'}]\nroutes: [{name: web, kind: http,",
+        &format!("'{more}\nroutes: [{{name: web, kind: dashboard, kubernetes: web,"),
+    );
+    let dir = folder(&yaml.replace("schemes: [session], upstream: web", "schemes: [session], upstream: pages"));
+    let said = doctor(dir.path(), &["--only", "upstreams"]).await;
+    let of: Vec<&str> = said.findings.iter().map(|finding| finding["of"].as_str().unwrap()).collect();
+    assert_eq!(of, ["Dashboard `pages`", "API server `web`"]);
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", &somewhere()));
     let said = doctor(dir.path(), &["--only", "upstreams"]).await;
     said.is("upstreams", "fault", &["upstream `web`", "look at its `url` and `tls`"]);
@@ -367,9 +380,24 @@ async fn a_store_that_cannot_be_used_is_told() {
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "good", &["not there yet"]);
-    std::fs::write(dir.path().join("doorward.redb"), "no store").unwrap();
+    let file = dir.path().join("doorward.redb");
+    std::fs::write(&file, "").unwrap();
+    doctor(dir.path(), &["--only", "store"]).await.is("store", "good", &["not there yet"]);
+    std::fs::write(&file, "no store").unwrap();
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "fault", &["move it away"]);
+    // After a start and an end, in good order and without.
+    std::fs::remove_file(&file).unwrap();
+    let (yaml, port) = (std::fs::read_to_string(dir.path().join("doorward.yaml")).unwrap(), free_port());
+    std::fs::write(dir.path().join("doorward.yaml"), yaml.replace(":7'", &format!(":{port}'"))).unwrap();
+    for signal in ["KILL", "TERM"] {
+        let mut doorward = Doorward::start_at(dir.path()).await;
+        doorward.signal(signal);
+        doorward.ended().await;
+        let before = std::fs::read(&file).unwrap();
+        doctor(dir.path(), &["--only", "store"]).await.is("store", "good", &["it can be opened"]);
+        assert!(std::fs::read(&file).unwrap() == before, "it writes nothing into it after {signal}");
+    }
 }
 
 #[tokio::test]

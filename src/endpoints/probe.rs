@@ -1,0 +1,32 @@
+//! What arrived of a request, which tells what was lost on the way: the proxy in front may be set up wrongly in ways that Doorward
+//! cannot notice by itself. `doorward doctor` asks. It tells nobody more than they sent, and what became of it.
+
+use axum::{Extension, response::IntoResponse, response::Json, response::Response as AxumResponse};
+use http::{HeaderValue, header};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::upstream::upgrade::UpgradeProtocol;
+
+pub const PATH: &str = "/.doorward/probe";
+
+/// What arrived of a request.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// Under which origin a browser sees this; none if Doorward was not told that it was https.
+    pub origin: Option<String>,
+    /// Whether it asks for an upgrade to WebSocket.
+    pub websocket: bool,
+    /// Bytes of the values of `Cookie`.
+    pub cookies: usize,
+}
+
+pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumResponse {
+    let cookies = context.request.headers().get_all(header::COOKIE).iter().map(HeaderValue::len).sum();
+    let arrived = Arrived {
+        origin: context.origin.as_ref().map(ToString::to_string),
+        websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
+        cookies,
+    };
+    ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
+}
