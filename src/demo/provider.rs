@@ -128,6 +128,8 @@ struct Authorize {
     code_challenge: String,
     #[serde(default)]
     code_challenge_method: String,
+    /// `none`: without a question.
+    prompt: Option<String>,
     /// Who signs in; the answer to the page.
     person: Option<String>,
 }
@@ -258,6 +260,10 @@ fn check(provider: &Provider, request: &Authorize) -> Result<(), Response> {
 
 async fn show_people(State(provider): State<Provider>, Query(request): Query<Authorize>) -> Response {
     match check(&provider, &request) {
+        // Nobody is signed in here without being asked (OpenID Connect Core 1.0 section 3.1.2.6).
+        Ok(()) if request.prompt.as_deref() == Some("none") => {
+            send_back(&provider, &request.redirect_uri, &request.state, ("error", "login_required"))
+        }
         Ok(()) => Html(super::page::people(&hidden_fields(&request)).into_string()).into_response(),
         Err(refusal) => refusal,
     }
@@ -284,13 +290,10 @@ async fn sign_in(State(provider): State<Provider>, Form(request): Form<Authorize
     let Some(person) = PEOPLE.into_iter().find(|person| request.person.as_deref() == Some(person.subject)) else {
         return (StatusCode::BAD_REQUEST, "choose one of the people").into_response();
     };
-    let Ok(mut to) = url::Url::parse(&request.redirect_uri) else {
-        return (StatusCode::BAD_REQUEST, "redirect_uri is not an address").into_response();
-    };
     let code = random();
     let grant = Grant {
         person,
-        redirect_uri: request.redirect_uri,
+        redirect_uri: request.redirect_uri.clone(),
         challenge: request.code_challenge,
         nonce: request.nonce,
         scope: request.scope,
@@ -300,10 +303,15 @@ async fn sign_in(State(provider): State<Provider>, Form(request): Form<Authorize
         make_room(&mut grants.codes);
         grants.codes.insert(code.clone(), grant);
     }
-    to.query_pairs_mut()
-        .append_pair("code", &code)
-        .append_pair("state", &request.state)
-        .append_pair("iss", &provider.0.issuer);
+    send_back(&provider, &request.redirect_uri, &request.state, ("code", &code))
+}
+
+/// To the address that was checked, with a code or an error (RFC 6749 section 4.1.2).
+fn send_back(provider: &Provider, redirect_uri: &str, state: &str, (name, value): (&str, &str)) -> Response {
+    let Ok(mut to) = url::Url::parse(redirect_uri) else {
+        return (StatusCode::BAD_REQUEST, "redirect_uri is not an address").into_response();
+    };
+    to.query_pairs_mut().append_pair(name, value).append_pair("state", state).append_pair("iss", &provider.0.issuer);
     Redirect::to(to.as_str()).into_response()
 }
 

@@ -26,6 +26,13 @@ impl Sample {
 
 async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let arrived = arrived(&method, &uri, &headers, &body);
+    // Where the real ones say that they are well, which `doorward doctor` asks.
+    match (sample, uri.path()) {
+        (Sample::EventListener, "/live") => return "ok".into_response(),
+        (Sample::Kubernetes, "/version") => return Json(json!({"gitVersion": "v0.0.0-sample"})).into_response(),
+        (Sample::Dashboard, "/health") => return StatusCode::OK.into_response(),
+        _ => {}
+    }
     match sample {
         // The answer of the real sink (tektoncd/triggers `pkg/sink/sink.go`), which says 202 to everything.
         Sample::EventListener => {

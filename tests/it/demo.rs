@@ -2,13 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::{browse, free_port};
+use crate::{
+    doctor::doctor,
+    harness::{browse, free_port},
+};
 
 struct Demo {
     child: Child,
@@ -124,6 +128,21 @@ async fn one_click_signs_in() {
         assert_eq!(saw["denied"], 403);
         assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
     }
+}
+
+#[tokio::test]
+async fn a_doctor_finds_nothing_wrong_with_it() {
+    let demo = Demo::start();
+    let (_, rest) = demo.said.split_once("The configuration is ").unwrap();
+    let dir = Path::new(rest.split(',').next().unwrap()).parent().unwrap();
+    let public = format!("http://localhost:{}", demo.port);
+    let said = doctor(dir, &["--public", &public]).await;
+    let bad = said.findings.iter().filter(|finding| !["good", "skipped"].contains(&finding["state"].as_str().unwrap()));
+    assert_eq!((said.code, bad.collect::<Vec<_>>()), (Some(0), Vec::new()));
+    for check in ["discovery", "redirect", "origin", "upgrade", "cookies", "rights", "store"] {
+        said.is(check, "good", &[]);
+    }
+    demo.interrupt();
 }
 
 #[tokio::test]
