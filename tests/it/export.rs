@@ -1,6 +1,12 @@
 //! The audit trail at its receivers: every line, in order, whatever happens on the way.
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{
+    io::ErrorKind,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
@@ -15,16 +21,16 @@ const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 /// The lines of the file of the trail.
 fn written(doorward: &Doorward) -> Vec<String> {
     // There is none for a moment while a full one is put aside.
-    let mut text = std::fs::read_to_string(doorward.audit_path());
-    for _ in 0..1000 {
-        if text.is_ok() {
-            break;
+    let end = Instant::now() + Duration::from_secs(30);
+    let text = loop {
+        match std::fs::read_to_string(doorward.audit_path()) {
+            Err(error) if error.kind() == ErrorKind::NotFound && Instant::now() < end => std::thread::yield_now(),
+            text => break text.unwrap(),
         }
-        std::thread::yield_now();
-        text = std::fs::read_to_string(doorward.audit_path());
-    }
-    let text = text.unwrap();
-    text.lines().map(str::to_owned).collect()
+    };
+    // The last may be on its way into the file.
+    let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+    whole.lines().map(str::to_owned).collect()
 }
 
 /// Whether what a receiver has is the trail from its first line on, by the program itself.
