@@ -341,7 +341,7 @@ impl Worker {
         }
         let Cleared { outbound, apply, epoch, now, .. } = &mut *cleared;
         if let Some(apply) = apply.take() {
-            Box::pin(self.fit(apply, outbound)).await?;
+            Box::pin(self.keep_cause(apply, outbound)).await?;
         }
         let begin = |outbound: &Outbound| {
             let handle = self.app.streams.register(outbound.permit.stream(*now));
