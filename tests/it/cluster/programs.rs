@@ -79,7 +79,8 @@ impl Program {
     pub fn stop(&self, stopped: bool) {
         let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
         let signal = if stopped { "-STOP" } else { "-CONT" };
-        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        let done = Command::new("kill").args([signal, pid.trim()]).status().unwrap().success();
+        assert!(done, "it has ended: {}", self.log());
     }
 
     /// Whether it ended by itself.
