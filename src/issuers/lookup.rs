@@ -116,16 +116,17 @@ impl Lookup {
         F: Future<Output = Result<Told, String>> + Send + 'static,
     {
         let now = self.state.clock.now();
-        if let Some((answer, _)) = self.state.positive.get(&key).filter(|(answer, _)| now < answer.good_until) {
-            return Ok(Some(answer));
-        }
-        if self.state.negative.get(&key).is_some_and(|until| now < until) {
-            return Ok(None);
+        if let Some(known) = self.state.known(&key, now) {
+            return Ok(known);
         }
         let begin = || {
             let strange = self.state.admit_stranger(&key, vouched, now)?;
             let (state, call) = (Arc::clone(&self.state), ask());
             Ok::<_, TokenError>(async move {
+                // Another call may have told since it was looked.
+                if let Some(known) = state.known(&key, now) {
+                    return Ok(known);
+                }
                 let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
                 // Last, as the one probe of a half-open circuit must be made once it is admitted.
                 if !state.breaker.admit(state.clock.now()) {
@@ -143,6 +144,14 @@ impl Lookup {
 }
 
 impl State {
+    /// What an earlier call told, if that may be used still. The inner `None`: that the token is not good.
+    fn known(&self, key: &Key, now: Timestamp) -> Option<Option<Arc<Answer>>> {
+        if let Some((answer, _)) = self.positive.get(key).filter(|(answer, _)| now < answer.good_until) {
+            return Some(Some(answer));
+        }
+        self.negative.get(key).is_some_and(|until| now < until).then_some(None)
+    }
+
     /// The slot of a token never seen, which the call holds besides its own.
     fn admit_stranger(
         &self,
@@ -220,6 +229,32 @@ mod tests {
 
     use super::*;
     use crate::sha256::sha256;
+
+    /// The call that told ended between the look at what is known and the look at which calls are under way.
+    #[tokio::test]
+    async fn what_another_call_has_just_told_is_not_asked_again() {
+        for (told, is_good) in [(Some((Map::new(), 2)), true), (None, false)] {
+            let lookup = Lookup::new(
+                "cluster".into(),
+                Duration::from_secs(10),
+                Clock::default(),
+                Handle::current(),
+                Family::default(),
+            );
+            let key = sha256(&[b"token"]);
+            let asked = Arc::new(AtomicUsize::new(0));
+            let ask = || {
+                lookup.state.remember(key, Ok(told.clone())).unwrap();
+                let asked = Arc::clone(&asked);
+                async move {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    Ok(None)
+                }
+            };
+            assert_eq!(lookup.find(key, true, ask).await.unwrap().is_some(), is_good);
+            assert_eq!(asked.load(Ordering::SeqCst), 0, "good: {is_good}");
+        }
+    }
 
     /// As of a thousand pods that start at once: none is refused, and no more are asked about at one time than may be.
     #[tokio::test]
