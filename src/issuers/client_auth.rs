@@ -1,7 +1,7 @@
 //! How Doorward proves who it is as a client of an issuer, at the token endpoint and at the introspection endpoint alike
 //! (RFC 6749 section 2.3.1, RFC 7523 section 2.2, OpenID Connect Core 1.0 section 9).
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header};
@@ -9,12 +9,14 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use url::form_urlencoded;
 
+use super::federated::{FederatedAssertion, Unfit};
 use crate::{
     clock::Timestamp,
     config::{
         raw::{ClientAuthMethod as Method, ClientCredentials},
         report::At,
         resolver::{Resolver, Secret},
+        values::SecretSource,
     },
 };
 
@@ -33,20 +35,27 @@ enum Credential {
     Basic(Secret),
     Post(Secret),
     PrivateKeyJwt(AssertionKey),
+    Federated(FederatedAssertion),
     None,
 }
 
 /// What goes along with one request to prove the client.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Proof<'c> {
     /// `client_secret_basic`.
     Basic(&'c Secret),
     /// `client_secret_post`.
     Post(&'c Secret),
-    /// `private_key_jwt`: a fresh assertion.
-    Assertion(String),
+    /// `private_key_jwt`: a fresh assertion; or one that somebody else signed.
+    Assertion(Cow<'c, str>),
     /// A public client, which proves nothing.
     Public,
+}
+
+impl fmt::Debug for Proof<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proof(..)")
+    }
 }
 
 /// `client_assertion_type` beside an assertion.
@@ -76,9 +85,10 @@ struct Assertion<'a> {
 
 /// How a client authenticates where nothing says how.
 pub(super) fn default_method(raw: &ClientCredentials) -> Option<Method> {
-    match (&raw.secret, &raw.key) {
-        (Some(_), None) => Some(Method::Basic),
-        (None, Some(_)) => Some(Method::PrivateKeyJwt),
+    match (&raw.secret, &raw.key, &raw.assertion) {
+        (Some(_), None, None) => Some(Method::Basic),
+        (None, Some(_), None) => Some(Method::PrivateKeyJwt),
+        (None, None, Some(_)) => Some(Method::Assertion),
         _ => None,
     }
 }
@@ -91,8 +101,8 @@ impl ClientAuth {
             resolver.report.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
         }
         let method = raw.method.or_else(|| default_method(raw));
-        let method = match (method, &raw.secret, &raw.key) {
-            (Some(method @ (Method::Basic | Method::Post)), Some(source), None) => {
+        let method = match (method, &raw.secret, &raw.key, &raw.assertion) {
+            (Some(method @ (Method::Basic | Method::Post)), Some(source), None, None) => {
                 let at = at.key("secret");
                 let secret = resolver.secret(&at, source)?;
                 if secret.expose_str().is_none() {
@@ -101,7 +111,7 @@ impl ClientAuth {
                 }
                 if method == Method::Basic { Credential::Basic(secret) } else { Credential::Post(secret) }
             }
-            (Some(Method::PrivateKeyJwt), None, Some(source)) => {
+            (Some(Method::PrivateKeyJwt), None, Some(source), None) => {
                 let at = at.key("key");
                 let pem = resolver.secret(&at, source)?;
                 let Some(key) = AssertionKey::new(pem, raw.key_id.clone(), issuer) else {
@@ -111,13 +121,17 @@ impl ClientAuth {
                 };
                 Credential::PrivateKeyJwt(key)
             }
-            (Some(Method::None), None, None) => Credential::None,
+            (Some(Method::Assertion), None, None, Some(source)) => {
+                Credential::Federated(federated(source, &at.key("assertion"), resolver)?)
+            }
+            (Some(Method::None), None, None, None) => Credential::None,
             (method, ..) => {
                 let help = match method {
-                    Some(Method::Basic | Method::Post) => "this method wants `secret` and no `key`",
-                    Some(Method::PrivateKeyJwt) => "this method wants `key` and no `secret`",
-                    Some(Method::None) => "the method `none` wants neither `secret` nor `key`",
-                    None => "give `secret`, or `key`, or the method `none` for a public client",
+                    Some(Method::Basic | Method::Post) => "this method wants `secret`, without `key` and `assertion`",
+                    Some(Method::PrivateKeyJwt) => "this method wants `key`, without `secret` and `assertion`",
+                    Some(Method::Assertion) => "this method wants `assertion`, without `secret` and `key`",
+                    Some(Method::None) => "the method `none` wants none of `secret`, `key` and `assertion`",
+                    None => "give one of `secret`, `key` and `assertion`, or the method `none` for a public client",
                 };
                 resolver.report.error(at, "how we authenticate as a client is not clear").help(help);
                 return None;
@@ -135,12 +149,13 @@ impl ClientAuth {
         matches!(self.method, Credential::None)
     }
 
-    /// What proves the client at `now`. The error says why no assertion can be signed.
+    /// What proves the client at `now`. The error says why there is no assertion.
     pub fn proof(&self, now: Timestamp) -> Result<Proof<'_>, String> {
         Ok(match &self.method {
             Credential::Basic(secret) => Proof::Basic(secret),
             Credential::Post(secret) => Proof::Post(secret),
-            Credential::PrivateKeyJwt(key) => Proof::Assertion(key.sign(&self.id, now)?),
+            Credential::PrivateKeyJwt(key) => Proof::Assertion(key.sign(&self.id, now)?.into()),
+            Credential::Federated(assertion) => Proof::Assertion(assertion.present(now)?.into()),
             Credential::None => Proof::Public,
         })
     }
@@ -174,6 +189,19 @@ impl ClientAuth {
     }
 }
 
+/// The assertion in the file `source`.
+fn federated(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<FederatedAssertion> {
+    if let SecretSource::Env(name) = source {
+        let problem =
+            resolver.report.error(at, format!("the assertion in `{name}` could not be replaced as it expires"));
+        problem.help("name a `file`, which is read again whenever it changes");
+        return None;
+    }
+    let text = resolver.secret(at, source)?;
+    let unfit = |unfit: Unfit| _ = resolver.report.error(at, format!("{source} {}", unfit.why())).help(unfit.help());
+    FederatedAssertion::new(text).map_err(unfit).ok()
+}
+
 #[cfg(test)]
 impl ClientAuth {
     /// A client as a test writes it, with a secret as text.
@@ -183,6 +211,7 @@ impl ClientAuth {
             Method::Basic => Credential::Basic(secret()),
             Method::Post => Credential::Post(secret()),
             Method::PrivateKeyJwt => panic!("see `of_test_key`"),
+            Method::Assertion => Credential::Federated(FederatedAssertion::new(secret()).unwrap()),
             Method::None => Credential::None,
         };
         Self { id: id.into(), method }
@@ -202,6 +231,7 @@ impl PartialEq for Credential {
             (Self::PrivateKeyJwt(one), Self::PrivateKeyJwt(other)) => {
                 one.pem == other.pem && one.header.kid == other.header.kid && one.audience == other.audience
             }
+            (Self::Federated(one), Self::Federated(other)) => one == other,
             (Self::None, Self::None) => true,
             _ => false,
         }
@@ -242,6 +272,7 @@ impl fmt::Debug for ClientAuth {
             Credential::Basic(_) => "basic",
             Credential::Post(_) => "post",
             Credential::PrivateKeyJwt(_) => "private_key_jwt",
+            Credential::Federated(_) => "assertion",
             Credential::None => "none",
         };
         f.debug_struct("ClientAuth").field("id", &self.id).field("method", &method).finish_non_exhaustive()
@@ -309,32 +340,44 @@ mod tests {
         std::fs::write(folder.path().join("secret"), "s3cret\n").unwrap();
         std::fs::write(folder.path().join("key"), pem(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
         std::fs::write(folder.path().join("binary"), [0xff, 0xfe]).unwrap();
-        let (secret, key) = (Some("secret"), Some("key"));
-        for (id, method, secret, key, expected) in [
-            ("doorward", None, secret, None, Ok("basic")),
-            ("doorward", Some(Method::Post), secret, None, Ok("post")),
-            ("doorward", None, None, key, Ok("private_key_jwt")),
-            ("doorward", Some(Method::None), None, None, Ok("none")),
-            ("doorward", None, None, None, Err("")),
-            ("doorward", None, secret, key, Err("")),
-            ("doorward", Some(Method::None), secret, None, Err("")),
-            ("doorward", Some(Method::Basic), None, key, Err("")),
-            ("doorward", Some(Method::PrivateKeyJwt), secret, None, Err("")),
-            ("doorward", None, Some("absent"), None, Err("/secret")),
-            ("doorward", None, Some("binary"), None, Err("/secret")),
-            ("doorward", None, None, secret, Err("/key")),
-            ("", Some(Method::None), None, None, Err("/id")),
-        ] {
-            let source = |name: Option<&str>| name.map(|name| SecretSource::File(name.into()));
-            let credentials =
-                ClientCredentials { id: id.to_owned(), method, secret: source(secret), key: source(key), key_id: None };
+        // `{"exp":4102444800}`, and without an end.
+        std::fs::write(folder.path().join("token"), "e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln\n").unwrap();
+        std::fs::write(folder.path().join("endless"), "e30.e30.c2ln").unwrap();
+        type Row = (&'static str, Option<Method>, [Option<&'static str>; 3], Result<&'static str, &'static str>);
+        let (secret, key, token) = (Some("secret"), Some("key"), Some("token"));
+        let rows: [Row; 20] = [
+            ("doorward", None, [secret, None, None], Ok("basic")),
+            ("doorward", Some(Method::Post), [secret, None, None], Ok("post")),
+            ("doorward", None, [None, key, None], Ok("private_key_jwt")),
+            ("doorward", None, [None, None, token], Ok("assertion")),
+            ("doorward", Some(Method::Assertion), [None, None, token], Ok("assertion")),
+            ("doorward", Some(Method::None), [None, None, None], Ok("none")),
+            ("doorward", None, [None, None, None], Err("")),
+            ("doorward", None, [secret, key, None], Err("")),
+            ("doorward", None, [secret, None, token], Err("")),
+            ("doorward", None, [None, key, token], Err("")),
+            ("doorward", Some(Method::None), [secret, None, None], Err("")),
+            ("doorward", Some(Method::None), [None, None, token], Err("")),
+            ("doorward", Some(Method::Basic), [None, key, None], Err("")),
+            ("doorward", Some(Method::PrivateKeyJwt), [None, None, token], Err("")),
+            ("doorward", Some(Method::Assertion), [secret, None, None], Err("")),
+            ("doorward", None, [Some("absent"), None, None], Err("/secret")),
+            ("doorward", None, [Some("binary"), None, None], Err("/secret")),
+            ("doorward", None, [None, secret, None], Err("/key")),
+            ("doorward", None, [None, None, Some("endless")], Err("/assertion")),
+            ("", Some(Method::None), [None, None, None], Err("/id")),
+        ];
+        for (id, method, sources, expected) in rows {
+            let [secret, key, assertion] = sources.map(|name| name.map(|name| SecretSource::File(name.into())));
+            let credentials = ClientCredentials { id: id.to_owned(), method, secret, key, key_id: None, assertion };
             let mut resolver = Resolver::new(folder.path());
             let client = ClientAuth::resolve(&credentials, ISSUER, &At::root(), &mut resolver);
             let shown = client.as_ref().map(|client| format!("{client:?}"));
             assert_eq!(shown.is_some(), expected.is_ok(), "{credentials:?} {:?}", resolver.report);
             match (expected, shown) {
                 (Ok(method), Some(shown)) => {
-                    assert!(shown.contains(&format!("{method:?}")) && !shown.contains("s3cret"), "{shown}");
+                    let secret = shown.contains("s3cret") || shown.contains("e30.");
+                    assert!(shown.contains(&format!("{method:?}")) && !secret, "{shown}");
                 }
                 // Once, and at its place.
                 _ => {
@@ -344,5 +387,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_assertion_that_cannot_be_replaced_is_none() {
+        let source = SecretSource::Env("PATH".to_owned());
+        let mut resolver = Resolver::default();
+        assert!(federated(&source, &At::root(), &mut resolver).is_none());
+        assert!(format!("{:?}", resolver.report).contains("could not be replaced"), "{:?}", resolver.report);
     }
 }

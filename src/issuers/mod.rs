@@ -22,6 +22,7 @@ mod claim_path;
 mod client_auth;
 mod defaults;
 mod discovery;
+mod federated;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod introspection;

@@ -389,7 +389,7 @@ impl Builder<'_> {
         let client = ClientAuth::resolve(&raw.client, &checks.issuer, &at.key("client"), self.resolver)?;
         if client.is_public() {
             self.resolver.report.error(&at.key("client"), "introspection needs a client that proves itself").help(
-                "use `basic`, `post` or `private_key_jwt`; without, everybody could ask about tokens (RFC 7662 section 2.1)",
+                "give it a secret, a key or an assertion; without, everybody could ask about tokens (RFC 7662 section 2.1)",
             );
         }
         let cache = raw.cache.unwrap_or(defaults::INTROSPECTION_CACHE).get();

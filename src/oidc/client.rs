@@ -122,6 +122,7 @@ mod tests {
             secret: None,
             key: None,
             key_id: None,
+            assertion: None,
         };
         let mut login = raw::Login {
             client,

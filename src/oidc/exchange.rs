@@ -139,7 +139,7 @@ fn client(
     let mut assertion = Vec::new();
     if let Proof::Assertion(text) = proof {
         assertion.push(("client_assertion_type", ASSERTION_TYPE.to_owned()));
-        assertion.push(("client_assertion", text));
+        assertion.push(("client_assertion", text.into_owned()));
     }
     Ok((client, assertion))
 }

@@ -8,11 +8,17 @@
 // It exchanges tokens (RFC 8693) that `https://doorward.test` has signed for it: `GET /tests/trust/PORT` tells where the keys of
 // that are. Who has sent something else is refused.
 //
+// `client` are further settings of the client `doorward`; those that are POSTed to `/tests/client` take their place at once. One that is
+// null is taken away.
+// `federated`, {"issuer": "...", "subject": "...", "audience": "..."}, is whose assertions stand for that client, as at Entra ID:
+// they are verified with the keys at `ISSUER/jwks`.
+//
 // Clients: `doorward` (code flow, introspection), `bot` (client credentials, token exchange). Anybody may log in with any password; who
 // is called `alice` is in the group `developers`, `bob` also in `release-managers`. With the resource
 // `https://doorward.test` access tokens are JWTs (RFC 9068) for that audience, without it they are opaque.
+import assert from 'node:assert/strict';
 import http from 'node:http';
-import { createLocalJWKSet, jwtVerify } from 'jose';
+import { createLocalJWKSet, decodeJwt, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 
 const options = JSON.parse(process.argv[2] ?? '{}');
@@ -75,21 +81,60 @@ const exchange = (provider) => async (ctx) => {
   };
 };
 
+const withoutNulls = (object) => Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
+
+// What the client `doorward` is, without and with what it proves itself by.
+const doorward = (further) => withoutNulls({
+  client_id: 'doorward',
+  client_secret: 'doorward-secret-of-the-tests',
+  redirect_uris: options.redirectUris ?? ['http://localhost/oauth2/callback'],
+  post_logout_redirect_uris: options.postLogoutRedirectUris ?? [],
+  response_types: ['code'],
+  grant_types: ['authorization_code', 'refresh_token'],
+  // For a question that accepts it (RFC 9701).
+  introspection_signed_response_alg: 'RS256',
+  ...further,
+});
+
+const bodyOf = async (request) => {
+  const parts = [];
+  for await (const part of request) {
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString();
+};
+
+// An assertion that somebody else signed is verified here, and becomes the secret that the provider knows.
+const federation = async (ctx, next) => {
+  const { issuer, subject, audience } = options.federated;
+  if (ctx.method !== 'POST' || !ctx.is('application/x-www-form-urlencoded')) {
+    return next();
+  }
+  const form = Object.fromEntries(new URLSearchParams(await bodyOf(ctx.req)));
+  ctx.req.body = form;
+  if (form.client_assertion && decodeJwt(form.client_assertion).iss === issuer) {
+    const keys = createLocalJWKSet(await (await fetch(`${issuer}/jwks`)).json());
+    try {
+      assert.equal(form.client_assertion_type, 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer');
+      assert.equal(form.client_id, 'doorward');
+      await jwtVerify(form.client_assertion, keys, { issuer, subject, audience, requiredClaims: ['exp'] });
+    } catch (error) {
+      ctx.status = 401;
+      ctx.body = { error: 'invalid_client', error_description: error.message };
+      return undefined;
+    }
+    delete form.client_assertion;
+    delete form.client_assertion_type;
+    form.client_secret = doorward(options.client).client_secret;
+  }
+  return next();
+};
+
 const server = http.createServer();
 server.listen(options.port ?? 0, '127.0.0.1', () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
   const provider = new Provider(issuer, {
     clients: [
-      {
-        client_id: 'doorward',
-        client_secret: 'doorward-secret-of-the-tests',
-        redirect_uris: options.redirectUris ?? ['http://localhost/oauth2/callback'],
-        post_logout_redirect_uris: options.postLogoutRedirectUris ?? [],
-        response_types: ['code'],
-        grant_types: ['authorization_code', 'refresh_token'],
-        // For a question that accepts it (RFC 9701).
-        introspection_signed_response_alg: 'RS256',
-      },
       {
         client_id: 'bot',
         client_secret: 'bot-secret-of-the-tests',
@@ -137,8 +182,20 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
       await released;
     }
   });
+  if (options.federated) {
+    provider.use(federation);
+  }
+  // Not among the clients above, which cannot change.
+  const register = (further) => provider.Client.adapter.upsert('doorward', doorward(further));
+  const registered = register(options.client);
   const answer = provider.callback();
-  server.on('request', (request, response) => {
+  server.on('request', async (request, response) => {
+    await registered;
+    if (request.url === '/tests/client') {
+      await register(JSON.parse(await bodyOf(request)));
+      response.end('null');
+      return;
+    }
     const told = /^\/tests\/trust\/(\d+)$/.exec(request.url);
     const own = told ? () => { [, trusted] = told; } : ofTests[request.url];
     if (own) {

@@ -195,7 +195,7 @@ pub enum IntrospectionMode {
 pub struct ClientCredentials {
     /// The client id.
     pub id: String,
-    /// The method. Default: `basic` with a secret, `private_key_jwt` with a key.
+    /// The method. Default: `basic` with a secret, `private_key_jwt` with a key, `assertion` with an assertion.
     #[serde(default)]
     pub method: Option<ClientAuthMethod>,
     /// The client secret.
@@ -207,6 +207,10 @@ pub struct ClientCredentials {
     /// The `kid` of that key.
     #[serde(default)]
     pub key_id: Option<String>,
+    /// In place of secret and key: a file with an assertion that another issuer signed for this client and somebody
+    /// replaces before it expires, such as a service-account token that is projected for the provider's audience.
+    #[serde(default)]
+    pub assertion: Option<SecretSource>,
 }
 
 /// Client authentication methods (RFC 6749 section 2.3, RFC 7523).
@@ -217,8 +221,10 @@ pub enum ClientAuthMethod {
     Basic,
     /// Client id and secret in the form.
     Post,
-    /// A signed assertion (RFC 7523).
+    /// An assertion that we sign (RFC 7523).
     PrivateKeyJwt,
+    /// An assertion that another issuer signed (RFC 7523 section 2.2).
+    Assertion,
     /// None: a public client (PKCE only).
     None,
 }

@@ -156,7 +156,8 @@ impl Protocol {
             (None, false) => Some(Client::None),
             (None, true) => Some(Client::Assertion(None)),
             (Some(client), true) => {
-                if client.method != Some(ClientAuthMethod::None) || client.secret.is_some() || client.key.is_some() {
+                let proves = client.secret.is_some() || client.key.is_some() || client.assertion.is_some();
+                if client.method != Some(ClientAuthMethod::None) || proves {
                     resolver
                         .report
                         .error(&at.key("client"), "with `client_assertion` the client has no other credential")

@@ -1,6 +1,7 @@
 //! The certified OpenID provider and the browser driver, which are Node programs under `tests/node`.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
     sync::LazyLock,
@@ -12,7 +13,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use super::Raw;
+use super::{Answer, Raw};
 
 /// The folder of the programs, with the packages that its lock file pins.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -86,11 +87,54 @@ impl OidcProvider {
 impl OidcProvider {
     /// How many refreshes it granted and how many it refused.
     pub async fn refreshes(&self) -> (u64, u64) {
+        let told = self.ask("GET", "/tests/refreshes", "", "").await.json();
+        (told["granted"].as_u64().unwrap(), told["refused"].as_u64().unwrap())
+    }
+
+    /// From now on its client `doorward` has these further settings.
+    pub async fn change_client(&self, further: &Value) {
+        assert_eq!(self.ask("POST", "/tests/client", "", &further.to_string()).await.status, 200);
+    }
+
+    /// Signs a person in for whom the browser was sent here to `location`, as its forms are filled in one after the other, and gives
+    /// the address that the browser is sent back to.
+    pub async fn sign_in(&self, location: &str, person: &str) -> String {
+        let mut jar = BTreeMap::new();
+        let (mut form, mut at) = (String::new(), location.to_owned());
+        loop {
+            let Some(path) = at.strip_prefix(&self.issuer).or_else(|| at.starts_with('/').then_some(&*at)) else {
+                return at;
+            };
+            let cookies: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let cookies = format!("Cookie: {}\r\n", cookies.join("; "));
+            let answer = self.ask(if form.is_empty() { "GET" } else { "POST" }, path, &cookies, &form).await;
+            for line in answer.all("set-cookie") {
+                let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
+                jar.insert(name.to_owned(), value.to_owned());
+            }
+            let page = answer.text();
+            form = match answer.header("location") {
+                Some(to) => {
+                    at = to.to_owned();
+                    String::new()
+                }
+                None if page.contains("value=\"login\"") => format!("prompt=login&login={person}&password=any"),
+                None if page.contains("value=\"consent\"") => "prompt=consent".to_owned(),
+                None => panic!("{}{page}", answer.head),
+            };
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, more: &str, body: &str) -> Answer {
         let address = self.issuer.strip_prefix("http://").unwrap();
         let mut raw = Raw::connect(address.parse().unwrap()).await;
-        raw.send(format!("GET /tests/refreshes HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
-        let told = raw.answer().await.json();
-        (told["granted"].as_u64().unwrap(), told["refused"].as_u64().unwrap())
+        let kind = "Content-Type: application/x-www-form-urlencoded";
+        let length = body.len();
+        raw.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}{kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        ))
+        .await;
+        raw.answer().await
     }
 }
 
