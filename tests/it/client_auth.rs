@@ -1,0 +1,259 @@
+//! How Doorward proves itself at the certified provider: with a secret, with a key of its own, and with assertions that somebody
+//! else signs and replaces. Each changes in its file while Doorward runs.
+
+use std::path::Path;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Answer, Doorward, Issuer, OidcProvider, free_port, now, within};
+
+struct World {
+    doorward: Doorward,
+    provider: OidcProvider,
+    host: String,
+}
+
+/// `client` says what proves Doorward, with files of `dir`; `further` are options of the provider.
+async fn world(dir: TempDir, client: &str, further: &Value) -> World {
+    let port = free_port();
+    let host = format!("localhost:{port}");
+    let provider = OidcProvider::start_with(&format!("http://{host}"), further).await;
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, {client}}}}}
+    login: {{client: {{id: doorward, {client}}}}}
+upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
+routes:
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session, bearer], upstream: web}}
+rules:
+  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+log: {{filter: debug}}
+limits: {{drain_accept: 0}}
+",
+        issuer = provider.issuer,
+    );
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    let world = World { doorward, provider, host };
+    within(async {
+        while world.begin().await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world
+}
+
+impl World {
+    async fn begin(&self) -> Answer {
+        self.doorward.get("/oauth2/start?rd=/page", &[&format!("Host: {}", self.host)]).await
+    }
+
+    /// What the callback answers to Alice.
+    async fn sign_in(&self) -> Answer {
+        let away = self.begin().await;
+        let back = self.provider.sign_in(away.header("location").unwrap(), "alice").await;
+        let path = back.strip_prefix(&format!("http://{}", self.host)).unwrap_or_else(|| panic!("{back}"));
+        let cookie = away.header("set-cookie").unwrap().split(';').next().unwrap();
+        self.doorward.get(path, &[&format!("Host: {}", self.host), &format!("Cookie: {cookie}")]).await
+    }
+
+    /// The status of a request with a token that nobody has issued: 401 where the provider was asked, 503 where it could not be.
+    async fn ask_about(&self, token: &str) -> u16 {
+        let lines = [format!("Host: {}", self.host), format!("Authorization: Bearer {token}")];
+        self.doorward.get("/page", &[&lines[0], &lines[1]]).await.status
+    }
+
+    /// Puts another file in the place of one, as a kubelet does.
+    fn replace(&self, name: &str, content: &str) {
+        let (draft, path) = (self.doorward.dir().join("draft"), self.doorward.dir().join(name));
+        std::fs::write(&draft, content).unwrap();
+        std::fs::rename(draft, path).unwrap();
+    }
+
+    fn has_not_told(&self, secrets: &[&str]) {
+        let told = self.doorward.log().iter().map(Value::to_string).collect::<String>();
+        for secret in secrets {
+            assert!(!told.contains(secret), "it is in the log");
+        }
+    }
+}
+
+fn folder(name: &str, content: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(name), content).unwrap();
+    dir
+}
+
+#[track_caller]
+fn assert_signed_in(answer: &Answer) {
+    assert_eq!((answer.status, answer.header("location")), (303, Some("/page")), "{}", answer.text());
+}
+
+/// Both at the token endpoint and at the introspection endpoint, the provider refuses who we were.
+async fn assert_refused(world: &World, token: &str) {
+    let refused = world.sign_in().await;
+    assert_eq!(refused.status, 502, "{}", refused.text());
+    assert!(refused.text().contains("invalid_client"), "{}", refused.text());
+    assert!(refused.all("set-cookie").iter().all(|line| !line.starts_with("__Host-doorward=")), "{}", refused.head);
+    assert_eq!(world.ask_about(token).await, 503);
+}
+
+#[tokio::test]
+async fn another_secret_in_the_file_is_used_without_a_restart() {
+    let mut world = world(
+        folder("secret", "the-first-secret-of-the-tests"),
+        "secret: {file: secret}",
+        &json!({
+            "client": {"client_secret": "the-first-secret-of-the-tests"},
+        }),
+    )
+    .await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-token-of-nobody").await, 401);
+    world.provider.change_client(&json!({"client_secret": "the-second-secret-of-the-tests"})).await;
+    assert_refused(&world, "another-token-of-nobody").await;
+    world.replace("secret", "the-second-secret-of-the-tests\n");
+    world.doorward.wait_for_generation(2).await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-third-token-of-nobody").await, 401);
+    world.has_not_told(&["the-first-secret", "the-second-secret"]);
+}
+
+/// A key and its public half for the provider.
+fn key() -> (String, Value) {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let point = pair.der_bytes();
+    let (x, y) = (BASE64URL.encode(&point[1..33]), BASE64URL.encode(&point[33..]));
+    (pair.serialize_pem(), json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "x": x, "y": y}))
+}
+
+#[tokio::test]
+async fn another_key_in_the_file_signs_without_a_restart() {
+    let ((first, first_public), (second, second_public)) = (key(), key());
+    let client = |keys: Value| json!({"token_endpoint_auth_method": "private_key_jwt", "client_secret": null, "jwks": {"keys": keys}});
+    let options = json!({"client": client(json!([first_public]))});
+    let mut world = world(folder("key", &first), "key: {file: key}", &options).await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-token-of-nobody").await, 401);
+    // As it is done: both are registered, the file changes, the former goes.
+    world.provider.change_client(&client(json!([first_public, second_public]))).await;
+    assert_signed_in(&world.sign_in().await);
+    world.provider.change_client(&client(json!([second_public]))).await;
+    assert_refused(&world, "another-token-of-nobody").await;
+    world.replace("key", &second);
+    world.doorward.wait_for_generation(2).await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-third-token-of-nobody").await, 401);
+    world.has_not_told(&[first.lines().nth(1).unwrap(), second.lines().nth(1).unwrap()]);
+}
+
+const SUBJECT: &str = "system:serviceaccount:doorward:doorward";
+const AUDIENCE: &str = "api://AzureADTokenExchange";
+
+/// What a kubelet projects for Doorward.
+fn projected(cluster: &Issuer, kid: &str, subject: &str, lasts: u64) -> String {
+    let claims = json!({
+        "iss": cluster.url(), "sub": subject, "aud": [AUDIENCE], "iat": now(), "exp": now() + lasts,
+        "kubernetes.io": {"namespace": "doorward"},
+    });
+    cluster.sign_with(&json!({"alg": "ES256", "kid": kid}), &claims)
+}
+
+#[tokio::test]
+async fn an_assertion_of_the_cluster_proves_doorward_and_is_read_anew() {
+    let cluster = Issuer::start().await;
+    let options = json!({"federated": {"issuer": cluster.url(), "subject": SUBJECT, "audience": AUDIENCE}});
+    let first = projected(&cluster, "key-1", SUBJECT, 3600);
+    let mut world = world(folder("token", &first), "assertion: {file: token}", &options).await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-token-of-nobody").await, 401);
+
+    // The cluster has another key, so that the former assertion is worth nothing any more.
+    cluster.rotate("key-2");
+    assert_refused(&world, "another-token-of-nobody").await;
+    let other = projected(&cluster, "key-2", "system:serviceaccount:default:default", 3600);
+    world.replace("token", &other);
+    world.doorward.wait_for_generation(2).await;
+    assert_refused(&world, "a-third-token-of-nobody").await;
+    let second = projected(&cluster, "key-2", SUBJECT, 900);
+    world.replace("token", &second);
+    world.doorward.wait_for_generation(3).await;
+    assert_signed_in(&world.sign_in().await);
+    assert_eq!(world.ask_about("a-fourth-token-of-nobody").await, 401);
+    world.has_not_told(&[&first, &other, &second]);
+}
+
+#[tokio::test]
+async fn without_a_good_assertion_nothing_is_sent() {
+    let cluster = Issuer::start().await;
+    let options = json!({"federated": {"issuer": cluster.url(), "subject": SUBJECT, "audience": AUDIENCE}});
+    let token = projected(&cluster, "key-1", SUBJECT, 600);
+    let mut world = world(folder("token", &token), "assertion: {file: token}", &options).await;
+    assert_signed_in(&world.sign_in().await);
+    // While there is no other, the last one stays, to its end.
+    std::fs::remove_file(world.doorward.dir().join("token")).unwrap();
+    world.doorward.wait_for_log_containing("the configuration was refused").await;
+    assert_signed_in(&world.sign_in().await);
+    world.doorward.set_clock_ahead(620);
+    let refused = world.sign_in().await;
+    assert_eq!(refused.status, 502, "{}", refused.text());
+    assert!(refused.text().contains("expired") && !refused.text().contains("invalid_client"), "{}", refused.text());
+    assert_eq!(world.ask_about("a-token-of-nobody").await, 503);
+    world.has_not_told(&[&token]);
+}
+
+/// What `doorward check` says of a client, with the folder of the files.
+async fn check(dir: &Path, client: &str) -> String {
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:0'}}]
+issuers: [{{name: corp, issuer: 'https://idp.test', login: {{client: {{id: doorward, {client}}}}}}}]
+upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
+routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
+rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+"
+    );
+    std::fs::write(dir.join("doorward.yaml"), yaml).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = within(command.arg("check").arg(dir.join("doorward.yaml")).output()).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    format!("{} {text}", output.status.code().unwrap())
+}
+
+#[tokio::test]
+async fn what_cannot_prove_doorward_is_told_before_it_starts() {
+    let cluster = Issuer::start().await;
+    let dir = folder("secret", "s3cret");
+    std::fs::write(dir.path().join("token"), projected(&cluster, "key-1", SUBJECT, 600)).unwrap();
+    let own = json!({"iss": cluster.url(), "aud": ["https://kubernetes.default.svc"], "exp": now() + 600});
+    std::fs::write(dir.path().join("own"), cluster.sign(&own)).unwrap();
+    for (client, code, said) in [
+        ("assertion: {file: token}", "0", ""),
+        ("assertion: {file: token}, method: assertion", "0", ""),
+        ("assertion: {file: token}, secret: {file: secret}", "64", "one of `secret`, `key` and `assertion`"),
+        ("assertion: {file: token}, method: basic", "64", "without `key` and `assertion`"),
+        ("assertion: {file: own}", "64", "for the Kubernetes API server"),
+        ("assertion: {file: secret}", "64", "is no signed JWT"),
+        ("assertion: {env: HOME}", "64", "could not be replaced as it expires"),
+        ("assertion: {file: absent}", "64", "absent"),
+    ] {
+        let told = check(dir.path(), client).await;
+        assert!(told.starts_with(code) && told.contains(said), "{client}: {told}");
+        assert!(!told.contains("s3cret") && !told.contains("eyJ"), "{client}: {told}");
+    }
+}
