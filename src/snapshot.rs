@@ -116,6 +116,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     let shared = root.store.redis.is_some() && asserts;
     let assertion_keys = assertions::Keys::resolve(&root.assertions, shared, resolver, &at.key("assertions"));
     let issuers = Issuers::resolve(root, resolver, previous.map(|snapshot| &snapshot.issuers), &context.issuers);
+    oidc::redirect::check(&root.issuers, &at.key("issuers"), resolver);
     let mut clients: Vec<(Arc<str>, _, _)> = Vec::new();
     for (index, issuer) in root.issuers.iter().enumerate() {
         let at = at.key("issuers").index(index);

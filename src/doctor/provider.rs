@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock, Timestamp},
     egress::{Bounds, Egress},
     issuers::{Issuer, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location},
-    oidc::Client,
+    oidc::{Client, redirect},
     sessions::Origin,
 };
 
@@ -33,10 +33,11 @@ const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_re
 pub(super) async fn examine(doctor: &Doctor<'_>, redirects: bool) -> Vec<Finding> {
     let origins = if redirects { doctor.origins() } else { Vec::new() };
     let issuers = doctor.resolved.issuers().iter().filter(|issuer| !issuer.keys().settings().own);
+    let several = doctor.resolved.clients().count() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().find(|(name, ..)| *name == *issuer.name());
         Look { issuer, clock: &doctor.clock, of: format!("issuer `{}`", issuer.name()), findings: Vec::new() }
-            .all(client.map(|(_, client, egress)| (client, egress)), &origins)
+            .all(client.map(|(_, client, egress)| (client, egress)), &origins, several)
             .await
     });
     join_all(looks).await.concat()
@@ -51,7 +52,8 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    async fn all(mut self, client: Option<(&Client, &Egress)>, origins: &[Origin]) -> Vec<Finding> {
+    /// `several`: people sign in at others, too.
+    async fn all(mut self, client: Option<(&Client, &Egress)>, origins: &[Origin], several: bool) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
         let metadata = if settings.discover { self.discovery().await } else { None };
         let keys = settings.url.clone().or_else(|| metadata.as_ref()?.jwks_uri.clone());
@@ -63,10 +65,19 @@ impl Look<'_> {
             }
         }
         if let Some((client, egress)) = client {
+            let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
             match metadata.and_then(|metadata| metadata.authorization_endpoint) {
                 Some(endpoint) => {
+                    let path = redirect::path(self.issuer.name(), redirect::is_own(client, names_itself, several));
                     for origin in origins {
-                        self.redirect(&endpoint, client, egress, origin).await;
+                        self.redirect(&endpoint, client, egress, &origin.url(&path)).await;
+                    }
+                    if !origins.is_empty() && redirect::is_at_risk(client, names_itself, several) {
+                        let said = "it shares its redirect address with other providers, and does not name itself in its \
+                                    answers: codes of another one could be taken for its own";
+                        let own = redirect::path(self.issuer.name(), true);
+                        let cure = format!("take `redirect: shared` away, and register `https://HOST{own}` there");
+                        self.findings.push(Finding::warning(Check::Redirect, &self.of, said, cure));
                     }
                 }
                 None => {
@@ -184,14 +195,13 @@ impl Look<'_> {
     }
 
     /// Asks to sign in without a question (`prompt=none`): who knows client and address sends the browser back there, with an error.
-    async fn redirect(&mut self, endpoint: &Url, client: &Client, egress: &Egress, origin: &Origin) {
-        let back = origin.url("/oauth2/callback");
+    async fn redirect(&mut self, endpoint: &Url, client: &Client, egress: &Egress, back: &str) {
         let mut url = endpoint.clone();
         let any = Uuid::new_v4().simple().to_string();
         url.query_pairs_mut()
             .append_pair("response_type", "code")
             .append_pair("client_id", client.id())
-            .append_pair("redirect_uri", &back)
+            .append_pair("redirect_uri", back)
             .append_pair("scope", "openid")
             .append_pair("prompt", "none")
             .append_pair("state", &any)
@@ -200,7 +210,7 @@ impl Look<'_> {
             .append_pair("code_challenge", "doorward-doctor-doorward-doctor-doorward-do")
             .append_pair("code_challenge_method", "S256");
         let finding = match send(egress, &url, None, MAX_PAGE).await {
-            Ok(answer) => self.judge(&answer, &url, &back, client.id()),
+            Ok(answer) => self.judge(&answer, &url, back, client.id()),
             Err(why) => {
                 let cure = "open that address from where Doorward runs; look at `ca` and the network between";
                 Finding::fault(Check::Redirect, &self.of, why, cure)

@@ -9,7 +9,7 @@ use super::{
     failure::Failure,
     flow::{Flow, LIFETIME, State},
     id_token::{self, Expected, Mismatch, Nonce},
-    login::{CALLBACK, parse, redirect, store_failed},
+    login::{parse, redirect, store_failed},
     parameters::Parameters,
 };
 use crate::{
@@ -137,17 +137,22 @@ impl Login {
         let provider = provider.ok_or_else(|| {
             Failure::new(Outcome::provider_unavailable, "The provider is not in use any more. Choose another one.")
         })?;
-        let metadata = provider.metadata();
-        // RFC 9207 section 2.4. One that is not announced must fit all the same.
+        let elsewhere =
+            || Failure::new(Outcome::issuer_mismatch, "The answer does not come from the provider where you began.");
+        // RFC 9700 section 4.4.2.2.
+        if request.path != flow.callback() {
+            let detail = format!("it was to come at {}, and came at {}", flow.callback(), bounded(request.path));
+            return Err(elsewhere().detail(detail));
+        }
+        let names_itself = provider.metadata().is_some_and(|metadata| metadata.names_issuer_in_response);
+        // RFC 9207 section 2.4. One that is not announced must fit all the same; and without it, it must be certain by
+        // the address who answers, unless the configuration says otherwise.
         let named = parameters.get("iss");
-        let must_name = metadata.as_ref().is_some_and(|metadata| metadata.names_issuer_in_response);
+        let at_risk = self.has_several_providers() && !flow.own_address;
+        let must_name = names_itself || (at_risk && provider.client().redirect.is_none());
         if named.is_some_and(|named| named != provider.issuer()) || (named.is_none() && must_name) {
             let named = named.map_or_else(|| "none".to_owned(), bounded);
-            return Err(Failure::new(
-                Outcome::issuer_mismatch,
-                "The answer does not come from the provider where you began.",
-            )
-            .detail(format!("expected {}, the answer names {named}", provider.issuer())));
+            return Err(elsewhere().detail(format!("expected {}, the answer names {named}", provider.issuer())));
         }
         self.use_up(state, &flow).await?;
         if let Some(error) = parameters.get("error") {
@@ -243,16 +248,19 @@ impl Login {
         };
         let metadata = provider.metadata().ok_or_else(unreachable)?;
         let (now, verifier) = (self.0.sessions.now(), flow.verifier.clone());
-        exchange::exchange(provider, &metadata, code, verifier, origin.url(CALLBACK), now).await.map_err(|error| {
-            tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
-            match error {
-                ExchangeError::Unreachable(_) => unreachable(),
-                error => {
-                    Failure::new(Outcome::exchange_failed, "Sign in again. If it stays, tell whoever runs Doorward.")
-                        .detail(error.to_string())
+        exchange::exchange(provider, &metadata, code, verifier, origin.url(&flow.callback()), now).await.map_err(
+            |error| {
+                tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
+                match error {
+                    ExchangeError::Unreachable(_) => unreachable(),
+                    error => Failure::new(
+                        Outcome::exchange_failed,
+                        "Sign in again. If it stays, tell whoever runs Doorward.",
+                    )
+                    .detail(error.to_string()),
                 }
-            }
-        })
+            },
+        )
     }
 
     async fn verify(

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{
-        raw::{self, Prompt},
+        raw::{self, Prompt, Redirect},
         report::At,
         resolver::Resolver,
     },
@@ -22,6 +22,8 @@ pub struct Client {
     pub label: Option<Arc<str>>,
     pub wishes: Wishes,
     pub logout: Logout,
+    /// Where the provider sends browsers back to, if that is said.
+    pub redirect: Option<Redirect>,
 }
 
 /// What a login asks of the provider besides scopes.
@@ -101,6 +103,7 @@ impl Client {
                 parameters,
             },
             logout: quirks.logout,
+            redirect: raw.redirect,
         })
     }
 }
@@ -126,6 +129,7 @@ mod tests {
         };
         let mut login = raw::Login {
             client,
+            redirect: None,
             label: None,
             scopes: Vec::new(),
             prompt: None,

@@ -7,9 +7,9 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use super::program::Program;
+use super::{program::Program, redirect};
 use crate::{
     clock::Timestamp,
     sessions::{
@@ -84,6 +84,9 @@ pub struct Flow {
     /// The name of the issuer, and its identifier.
     pub issuer: String,
     pub issuer_url: String,
+    /// Whether it must come back at the address of this issuer alone.
+    #[serde(default)]
+    pub own_address: bool,
     pub nonce: String,
     /// The verifier of PKCE (RFC 7636).
     pub verifier: String,
@@ -96,6 +99,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Where its answer must come, without the origin.
+    pub fn callback(&self) -> Cow<'static, str> {
+        redirect::path(&self.issuer, self.own_address)
+    }
+
     /// The cookie that carries it, bound to its state.
     pub fn to_cookie(&self, keys: &KeyRing, state: &State) -> Option<HeaderValue> {
         let sealed = keys.seal(Purpose::Login, state.as_str().as_bytes(), &serde_json::to_vec(self).ok()?)?;
@@ -142,6 +150,7 @@ mod tests {
         Flow {
             origin: "https://dash.example.com".to_owned(),
             issuer: "corp".to_owned(),
+            own_address: false,
             issuer_url: "https://idp.example".to_owned(),
             nonce: "n".to_owned(),
             verifier: "v".repeat(43),

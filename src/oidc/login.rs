@@ -15,7 +15,7 @@ use super::{
     flow::{self, Flow, State},
     parameters::Parameters,
     program::{self, Program},
-    return_to, unsent,
+    redirect as address, return_to, unsent,
 };
 use crate::{
     config::raw::Prompt,
@@ -54,9 +54,6 @@ pub struct LoginRequest<'a> {
 /// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,
 /// and lose it; this page is what keeps it.
 const CONTINUE: &str = "/oauth2/continue";
-
-/// Where the provider sends the browser back to.
-pub(super) const CALLBACK: &str = "/oauth2/callback";
 
 /// Where the provider sends the browser after a logout.
 pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
@@ -103,13 +100,14 @@ impl Login {
             CONTINUE if get => self.go_on(request).await,
             "/oauth2/start" if *request.method == Method::GET => self.start(request),
             unsent::PATH if get => self.unsent(request),
-            CALLBACK if *request.method == Method::GET => self.callback(request).await,
+            path if address::leads_back(path) && *request.method == Method::GET => self.callback(request).await,
             "/oauth2/sign_in" if get => self.sign_in(request).await,
             "/oauth2/sign_out" if get => self.confirm_sign_out(request).await,
             "/oauth2/sign_out" if *request.method == Method::POST => self.sign_out(request).await,
             SIGNED_OUT if get => Ok(self.signed_out()),
             "/oauth2/sign_out" => return Some(not_allowed(request, "GET, HEAD, POST")),
-            "/oauth2/start" | CALLBACK => return Some(not_allowed(request, "GET")),
+            "/oauth2/start" => return Some(not_allowed(request, "GET")),
+            path if address::leads_back(path) => return Some(not_allowed(request, "GET")),
             CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
             backchannel::PATH => Ok(self.backchannel_logout(request).await),
             program::PAGE if get => self.ask_for_program(request).await,
@@ -207,10 +205,13 @@ impl Login {
         let state = State::new(keys, now).ok_or_else(internal)?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let nonce = Nonce::new_random_len(32);
+        let own_address =
+            address::is_own(provider.client(), metadata.names_issuer_in_response, self.has_several_providers());
         let flow = Flow {
             origin: request.origin.as_str().to_owned(),
             issuer: provider.name().to_string(),
             issuer_url: provider.issuer().to_owned(),
+            own_address,
             nonce: nonce.secret().clone(),
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
@@ -221,7 +222,7 @@ impl Login {
 
         let us = provider.client();
         let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(|_| internal())?;
-        let redirect_uri = RedirectUrl::new(request.origin.url(CALLBACK)).map_err(|_| internal())?;
+        let redirect_uri = RedirectUrl::new(request.origin.url(&flow.callback())).map_err(|_| internal())?;
         let client = CoreClient::new(ClientId::new(us.id().to_string()), issuer, JsonWebKeySet::new(Vec::new()))
             .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
             .set_redirect_uri(redirect_uri);
@@ -286,6 +287,10 @@ impl Login {
 
     fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str) -> Vec<Choice> {
         self.choices(request.headers, |issuer| choice::start(issuer, return_to))
+    }
+
+    pub(super) fn has_several_providers(&self) -> bool {
+        self.0.providers.len() > 1
     }
 
     pub(super) fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {

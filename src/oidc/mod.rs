@@ -4,7 +4,7 @@
 //! ```text
 //! /oauth2/continue     keeps the `#fragment`, which only the browser knows, and goes on to the provider or the choice
 //! /oauth2/start     -> the provider, with a sealed state and a sealed cookie
-//! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session
+//! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session; also .../NAME
 //! /oauth2/unsent       tells of a form that met an ended session
 //! /oauth2/sign_in      which provider
 //! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
@@ -29,6 +29,7 @@ mod metrics;
 mod parameters;
 pub mod program;
 mod provider;
+pub mod redirect;
 mod refresh;
 pub mod return_to;
 #[cfg(test)]

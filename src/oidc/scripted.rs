@@ -101,6 +101,7 @@ impl ScriptedProvider {
                 label: None,
                 wishes: Wishes::default(),
                 logout: Logout::RpInitiated,
+                redirect: None,
             },
             metadata: Mutex::new(None),
             script: Arc::default(),

@@ -1,4 +1,5 @@
 mod callback;
+mod mix_up;
 mod providers;
 mod robustness;
 mod sign_out;

@@ -30,6 +30,7 @@ mod limits;
 mod listeners;
 mod login;
 mod matrix;
+mod mix_up;
 mod oidc;
 mod onward;
 mod operations;

@@ -233,8 +233,13 @@ pub enum ClientAuthMethod {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
-    /// Who we are at the provider. Its redirect address is `https://HOST/oauth2/callback`, for each browser host.
+    /// Who we are at the provider.
     pub client: ClientCredentials,
+    /// Where the provider sends browsers back to, at each browser host. Default: `shared`; where there are several
+    /// providers, `own` for each that does not announce to name itself in its answers
+    /// (`authorization_response_iss_parameter_supported`, RFC 9207).
+    #[serde(default)]
+    pub redirect: Option<Redirect>,
     /// What people read where they choose between several providers. Default: the name of the issuer.
     #[serde(default)]
     pub label: Option<String>,
@@ -256,6 +261,16 @@ pub struct Login {
     /// How long ago the person may have authenticated at the provider. A login that is older is refused.
     #[serde(default)]
     pub max_age: Option<Span>,
+}
+
+/// Where a provider sends browsers back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Redirect {
+    /// `https://HOST/oauth2/callback`.
+    Shared,
+    /// `https://HOST/oauth2/callback/NAME`, with the name of the issuer.
+    Own,
 }
 
 /// What a provider asks of somebody who is signed in there (OpenID Connect Core 1.0 section 3.1.2.1).

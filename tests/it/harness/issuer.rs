@@ -76,6 +76,7 @@ struct Inner {
     clock_ahead: AtomicI64,
     lifetime: AtomicU64,
     shut_out: AtomicBool,
+    redeemed: Mutex<Vec<String>>,
 }
 
 /// The issuer.
@@ -104,6 +105,7 @@ impl Issuer {
             clock_ahead: AtomicI64::new(0),
             lifetime: AtomicU64::new(600),
             shut_out: AtomicBool::new(false),
+            redeemed: Mutex::default(),
         }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
@@ -155,6 +157,11 @@ impl Issuer {
 
     pub fn introspections(&self) -> usize {
         self.0.introspections.load(Ordering::SeqCst)
+    }
+
+    /// The codes that were brought to its token endpoint.
+    pub fn redeemed(&self) -> Vec<String> {
+        self.0.redeemed.lock().unwrap().clone()
     }
 
     /// What introspection says of an opaque token.
@@ -277,6 +284,7 @@ struct Redeem {
 
 /// Gives Alice's tokens for any code, which is the nonce of the login.
 async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Response {
+    issuer.0.redeemed.lock().unwrap().push(request.code.clone());
     let mut claims = issuer.claims("alice", &["dev"]);
     claims["aud"] = json!("doorward");
     claims["nonce"] = json!(request.code);

@@ -24,16 +24,20 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
 
 /// What the callback answers to a browser that has `away` sent to the issuer at `location`, which lets everybody in.
 pub async fn come_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
-    let query = |name: &str| {
-        let (_, query) = location.split_once('?').unwrap();
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.find(|(found, _)| *found == name).unwrap_or_else(|| panic!("{name} in {location}")).1.to_owned()
-    };
-    let callback = format!("/oauth2/callback?code={}&state={}", query("nonce"), query("state"));
+    let address = asked(location, "redirect_uri");
+    let (_, path) = address.split_once("/oauth2/").unwrap();
+    let callback = format!("/oauth2/{path}?code={}&state={}", asked(location, "nonce"), asked(location, "state"));
     let begun = cookies(away);
     let back = doorward.get(&callback, &[lines, &[&begun]].concat()).await;
     assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
     back
+}
+
+/// A parameter of the request that a browser is sent to the issuer with.
+pub fn asked(location: &str, name: &str) -> String {
+    let (_, query) = location.split_once('?').unwrap();
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(found, _)| found == name).unwrap_or_else(|| panic!("{name} in {location}")).1.into_owned()
 }
 
 /// Where a page leads by itself, as a browser without scripts goes.
@@ -44,7 +48,7 @@ fn next(answer: &Answer) -> Option<String> {
 }
 
 /// The cookies that an answer sets and does not delete, as a `Cookie` line.
-fn cookies(answer: &Answer) -> String {
+pub fn cookies(answer: &Answer) -> String {
     let pairs = answer.all("set-cookie").into_iter().filter_map(|line| line.split(';').next());
     format!("Cookie: {}", pairs.filter(|pair| !pair.ends_with('=')).collect::<Vec<_>>().join("; "))
 }

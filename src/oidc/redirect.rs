@@ -1,0 +1,115 @@
+//! Where a provider sends the browser back to. An answer that does not say whose it is (RFC 9207) may be that of another
+//! provider than the one where the login began, who would then be given a code of the other one (mix-up, RFC 9700 section
+//! 4.4). So with several providers, each that does not name itself has an address of its own, and an answer counts only
+//! at the address that its login was sent away with.
+
+use std::borrow::Cow;
+
+use super::Client;
+use crate::config::{
+    raw::{self, Redirect},
+    report::At,
+    resolver::Resolver,
+};
+
+/// The address that providers share, without its origin.
+const SHARED: &str = "/oauth2/callback";
+
+/// Whether a browser may come back from a provider at this path.
+pub(super) fn leads_back(path: &str) -> bool {
+    path.strip_prefix(SHARED).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(is_segment))
+}
+
+/// Whether the provider of `client` has an address of its own: as it is configured, else where it is needed.
+pub fn is_own(client: &Client, names_itself: bool, several: bool) -> bool {
+    client.redirect.map_or(several && !names_itself, |redirect| redirect == Redirect::Own)
+}
+
+/// Whether an answer could be one of another provider, and nothing would tell: by configuration alone.
+pub fn is_at_risk(client: &Client, names_itself: bool, several: bool) -> bool {
+    several && !names_itself && !is_own(client, names_itself, several)
+}
+
+/// The address of the provider `name`, without its origin.
+pub fn path(name: &str, own: bool) -> Cow<'static, str> {
+    if own { format!("{SHARED}/{name}").into() } else { SHARED.into() }
+}
+
+/// Reports addresses that cannot be, or that leave room for a mix-up.
+pub fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
+    let several = issuers.iter().filter(|issuer| issuer.login.is_some()).count() > 1;
+    for (index, issuer) in issuers.iter().enumerate() {
+        let Some(login) = &issuer.login else { continue };
+        let (at, name) = (at.index(index), &issuer.name);
+        let own = login.redirect.map_or(several, |redirect| redirect == Redirect::Own);
+        if own && !is_segment(name) {
+            resolver
+                .report
+                .error(&at.key("name"), format!("`{name}` cannot stand in the redirect address `{}`", path(name, true)))
+                .help(
+                    "give the issuer a name of letters, digits, `-`, `_` and `.`; or, if the provider names itself in its \
+                     answers (RFC 9207), write `redirect: shared` in its `login`",
+                );
+        }
+        if several && login.redirect == Some(Redirect::Shared) {
+            let what = "several providers share a redirect address: unless this one names itself in its answers \
+                        (RFC 9207), another one could have its codes taken for those of this one";
+            resolver.report.warning(&at.key("login").key("redirect"), what).help(format!(
+                "take `redirect` away, and register `https://HOST{}` with this provider; `doorward doctor` says which \
+                 address it wants",
+                path(name, true)
+            ));
+        }
+    }
+}
+
+fn is_segment(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && name.bytes().all(allowed) && name.bytes().any(|byte| byte != b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issuer(name: &str, login: &str) -> String {
+        format!(r#"{{"name": "{name}", "login": {{"client": {{"id": "doorward"}}{login}}}}}"#)
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_or_are_shared_at_a_risk_are_told() {
+        let (shared, own) = (r#", "redirect": "shared""#, r#", "redirect": "own""#);
+        for (row, issuers, expected) in [
+            ("one", vec![issuer("a b", "")], vec![]),
+            ("one, shared", vec![issuer("a", shared)], vec![]),
+            ("one, own", vec![issuer("a b", own)], vec!["/0/name"]),
+            ("two", vec![issuer("a", ""), issuer("b.c_d-1", "")], vec![]),
+            ("two, shared", vec![issuer("a", ""), issuer("b", shared)], vec!["/1/login/redirect"]),
+            ("two, one without login", vec![r#"{"name": "a"}"#.to_owned(), issuer("b", shared)], vec![]),
+            ("a slash", vec![issuer("a/b", ""), issuer("c", "")], vec!["/0/name"]),
+            ("dots", vec![issuer("..", ""), issuer("c", "")], vec!["/0/name"]),
+            ("odd, shared", vec![issuer("a/b", shared), issuer("c", "")], vec!["/0/login/redirect"]),
+        ] {
+            let issuers: Vec<raw::Issuer> = issuers.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            let mut resolver = Resolver::default();
+            check(&issuers, &At::root(), &mut resolver);
+            let places: Vec<_> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(places, expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_ours_lead_back() {
+        for (path, expected) in [
+            ("/oauth2/callback", true),
+            ("/oauth2/callback/a", true),
+            ("/oauth2/callback/", false),
+            ("/oauth2/callback/a/b", false),
+            ("/oauth2/callback/..", false),
+            ("/oauth2/callbacks", false),
+            ("/oauth2", false),
+        ] {
+            assert_eq!(leads_back(path), expected, "{path}");
+        }
+    }
+}

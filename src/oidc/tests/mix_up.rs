@@ -1,0 +1,103 @@
+//! Answers of one provider that are passed off as another's (RFC 9700 section 4.4), where there are several.
+
+use super::*;
+use crate::config::raw::Redirect;
+
+/// What the two providers are like: whether each names itself in its answers, and what its entry says of the address.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    evil: (bool, Option<Redirect>),
+    honest: (bool, Option<Redirect>),
+}
+
+const HONEST: &str = "https://honest.example";
+
+/// A browser where people can choose between `corp`, which is not honest, and `honest`.
+async fn between_two(Setup { evil, honest }: Setup) -> Browser {
+    let secret = || ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
+    let mut first = ScriptedProvider::start("corp", secret()).await;
+    first.client.redirect = evil.1;
+    first.change_metadata(|metadata| metadata.names_issuer_in_response = evil.0);
+    let mut second = ScriptedProvider::start("honest", secret()).await;
+    second.client.redirect = honest.1;
+    second.change_metadata(|metadata| metadata.names_issuer_in_response = honest.0);
+    let mut browser = Browser::at(first);
+    let providers = vec![Arc::clone(&browser.fixture.provider) as Arc<dyn Provider>, Arc::new(second)];
+    browser.login = Login::new(providers, browser.fixture.sessions.clone(), browser.metrics.clone());
+    browser
+}
+
+#[tokio::test]
+async fn the_code_of_an_honest_provider_never_reaches_another_one() {
+    use Redirect::{Own, Shared};
+    // The address is any that is registered with the honest provider: its own one, or one that was left there.
+    let (shared, own, others) = ("/oauth2/callback", "/oauth2/callback/honest", "/oauth2/callback/corp");
+    let setup = |evil, honest| Setup { evil, honest };
+    for (row, setup, address, names_itself, arrives) in [
+        ("rfc9700:4.4 neither names itself", setup((false, None), (false, None)), own, false, false),
+        ("rfc9700:4.4 at an address that was left", setup((false, None), (false, None)), shared, false, false),
+        ("rfc9700:4.4 the evil one names itself", setup((true, None), (false, None)), own, false, false),
+        ("rfc9700:4.4 it does, at an address that was left", setup((true, None), (false, None)), shared, false, false),
+        ("rfc9700:4.4 the honest one names itself", setup((false, None), (true, None)), shared, true, false),
+        ("rfc9700:4.4 both do", setup((true, None), (true, None)), shared, true, false),
+        ("rfc9700:4.4 the evil one shares", setup((false, Some(Shared)), (false, None)), own, false, false),
+        ("rfc9700:4.4 both have their own", setup((true, Some(Own)), (true, Some(Own))), own, true, false),
+        ("rfc9700:4.4 named, at the evil one's", setup((false, None), (true, None)), others, true, false),
+        // What the configuration has to ask for, and is warned of.
+        ("both share", setup((false, Some(Shared)), (false, Some(Shared))), shared, false, true),
+    ] {
+        let mut browser = between_two(setup).await;
+        let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/").await;
+        let iss = if names_itself { format!("&iss={}", encode(HONEST)) } else { String::new() };
+        let response = browser.get(&format!("{address}?code=of-the-honest&state={}{iss}", sent.state())).await;
+        let codes: Vec<String> = browser.exchanges().iter().map(|exchange| exchange.form["code"].clone()).collect();
+        assert_eq!(codes == ["of-the-honest"], arrives, "{row}: {codes:?}");
+        if !arrives {
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{row}");
+            assert!(body(&response).contains("Another provider answered"), "{row}: {}", body(&response));
+            assert!(browser.session().await.is_none(), "{row}");
+            assert_eq!(browser.metrics.count("corp", Outcome::issuer_mismatch), 1, "{row}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_provider_has_the_address_that_tells_its_answers_apart() {
+    use Redirect::{Own, Shared};
+    for (row, several, (names_itself, redirect), expected) in [
+        ("alone", false, (false, None), "/oauth2/callback"),
+        ("alone, with its own", false, (false, Some(Own)), "/oauth2/callback/corp"),
+        ("named", true, (true, None), "/oauth2/callback"),
+        ("named, with its own", true, (true, Some(Own)), "/oauth2/callback/corp"),
+        ("not named", true, (false, None), "/oauth2/callback/corp"),
+        ("not named, shared", true, (false, Some(Shared)), "/oauth2/callback"),
+    ] {
+        let mut browser = between_two(Setup { evil: (names_itself, redirect), honest: (true, None) }).await;
+        if !several {
+            let only = vec![Arc::clone(&browser.fixture.provider) as Arc<dyn Provider>];
+            browser.login = Login::new(only, browser.fixture.sessions.clone(), browser.metrics.clone());
+        }
+        let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/runs").await;
+        assert_eq!(sent.parameters["redirect_uri"], format!("https://dash.example.com{expected}"), "{row}");
+        let iss = if names_itself { format!("&iss={}", encode(&sent.issuer)) } else { String::new() };
+        let response = browser.get(&format!("{expected}?code=c-1&state={}{iss}", sent.state())).await;
+        assert_eq!((response.status(), location(&response)), (StatusCode::SEE_OTHER, "/runs"), "{row}");
+        let [exchange] = browser.exchanges().try_into().unwrap();
+        assert_eq!(exchange.form["redirect_uri"], sent.parameters["redirect_uri"], "{row}");
+        assert!(browser.session().await.is_some(), "{row}");
+    }
+}
+
+/// What a provider announces can change while somebody is there.
+#[tokio::test]
+async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
+    let mut browser = between_two(Setup { evil: (true, None), honest: (true, None) }).await;
+    let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/").await;
+    browser.fixture.provider.change_metadata(|metadata| metadata.names_issuer_in_response = false);
+    let response = browser.get(&format!("/oauth2/callback?code=c-1&state={}", sent.state())).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(browser.exchanges().is_empty());
+    let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/").await;
+    let response = browser.get(&format!("/oauth2/callback/corp?code=c-1&state={}", sent.state())).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(&response));
+}
