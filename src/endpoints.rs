@@ -44,6 +44,16 @@ struct Context {
     origin: Option<Origin>,
 }
 
+/// A refusal that an endpoint leaves to [`Endpoints::serve`], so that it is told in the caller's language as any other.
+#[derive(Clone)]
+struct Refused(Arc<Rejection>);
+
+fn refused(rejection: Rejection) -> AxumResponse {
+    let mut response = rejection.status().into_response();
+    response.extensions_mut().insert(Refused(Arc::new(rejection)));
+    response
+}
+
 /// The router of all endpoints.
 #[derive(Clone, Debug)]
 pub struct Endpoints(Router);
@@ -96,10 +106,14 @@ impl Endpoints {
             body,
             origin,
         });
-        let response = match self.0.clone().oneshot(inner).await {
+        let mut response = match self.0.clone().oneshot(inner).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        let refused = response.extensions_mut().remove::<Refused>();
+        if let Some(rejection) = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection)) {
+            return Err(rejection);
+        }
         if response.status() == StatusCode::NOT_FOUND {
             return Err(not_found());
         }
@@ -142,8 +156,9 @@ fn not_found() -> Rejection {
 
 async fn login(Extension(context): Extension<Context>) -> AxumResponse {
     let Some(origin) = &context.origin else {
-        let refusal = "Signing in needs https (or, for development, a host of this machine).\n";
-        return (StatusCode::BAD_REQUEST, refusal).into_response();
+        let refusal = Rejection::new(Reason::BadRequest, "signing in needs https")
+            .fix("use the address with `https://`; in clear text it works on this machine only, for development");
+        return refused(refusal);
     };
     let request_id = context.request.meta().id.to_string();
     let request = LoginRequest {
@@ -212,7 +227,7 @@ impl Context {
         match session {
             Ok(Some(session)) => Ok(session),
             Ok(None) => Err(signed_out(self)),
-            Err(rejection) => Err((rejection.status(), rejection.detail().to_owned()).into_response()),
+            Err(rejection) => Err(refused(rejection)),
         }
     }
 

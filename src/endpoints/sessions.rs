@@ -6,11 +6,11 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::Context;
+use super::{Context, refused};
 use crate::{
     error::{Reason, Rejection},
-    pages::{self, DeniedView, OwnSession, OwnSessionsView},
-    sessions::{Session, Which, csrf},
+    pages::{self, OwnSession, OwnSessionsView},
+    sessions::{Which, csrf},
     store::StoreError,
 };
 
@@ -26,7 +26,7 @@ pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
     };
     let listed = match context.snapshot.sessions.list_own(&session).await {
         Ok(listed) => listed,
-        Err(error) => return refuse(&context, &session, &unavailable(error)),
+        Err(error) => return refused(unavailable(error)),
     };
     let current = session.name();
     if context.wants_json() {
@@ -59,7 +59,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
         false => csrf::check(request.method(), request.headers(), false, origin),
     };
     if let Err(refusal) = checked {
-        return refuse(&context, &session, &refusal);
+        return refused(refusal);
     }
     let named = parameter(&context, "session");
     let which = match (&named, parameter(&context, "others")) {
@@ -72,7 +72,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
         _ => {
             let refusal = Rejection::new(Reason::BadRequest, "which session is to end is not clear")
                 .fix("go back to your sessions and press a button there");
-            return refuse(&context, &session, &refusal);
+            return refused(refusal);
         }
     };
     match context.snapshot.sessions.end_own(&session, which).await {
@@ -86,7 +86,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
             );
             see_other(&format!("{PATH}?ended={ended}"))
         }
-        Err(error) => refuse(&context, &session, &unavailable(error)),
+        Err(error) => refused(unavailable(error)),
     }
 }
 
@@ -101,24 +101,6 @@ fn see_other(location: &str) -> AxumResponse {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(location) = HeaderValue::from_str(location) {
         headers.insert(header::LOCATION, location);
-    }
-    response
-}
-
-fn refuse(context: &Context, session: &Session, rejection: &Rejection) -> AxumResponse {
-    let request = &context.request;
-    let view = DeniedView {
-        rejection,
-        why: None,
-        request: &format!("{} {}", request.method(), request.path()),
-        who: Some(&session.principal.username),
-        request_id: &request.meta().id.to_string(),
-        now: context.snapshot.sessions.now(),
-        sign_in: None,
-    };
-    let mut response = pages::html(rejection.status(), &pages::denied(&view)).map(Body::from);
-    if rejection.retry_after_span().is_some() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }

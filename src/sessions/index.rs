@@ -85,7 +85,8 @@ impl<'a> Index<'a> {
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
 
-    /// Adds a session. Gives those that must end so that there are at most `max`, the oldest first.
+    /// Adds a session. Gives those that must end so that there are at most `max`, the oldest first; they stay listed until
+    /// they have ended.
     pub async fn add(
         &self,
         hash: &Hash,
@@ -98,7 +99,7 @@ impl<'a> Index<'a> {
         self.change(now, |entries| {
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(max);
-            entries.drain(..surplus).collect()
+            entries.iter().take(surplus).cloned().collect()
         })
         .await
     }

@@ -290,9 +290,17 @@ impl Sessions {
             Ok(Written::Conflict(_)) => {
                 return Err(Rejection::new(Reason::Internal, "a session id was drawn twice"));
             }
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => {
+                // A session that nobody has is not to count. The store may fail here too: then it counts until it would end.
+                drop(index.remove(&[hash], now).await);
+                return Err(unavailable(error));
+            }
         }
-        self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
+        if !surplus.is_empty() {
+            self.end_entries(&surplus, Ended::surplus).await.map_err(unavailable)?;
+            let ended: Vec<Hash> = surplus.iter().filter_map(Entry::hash).collect();
+            index.remove(&ended, now).await.map_err(unavailable)?;
+        }
         shared.metrics.created();
         shared.metrics.seen(hash);
         Ok((id, Arc::new(session)))

@@ -1,12 +1,11 @@
+mod fixture;
 mod people;
 mod refresh;
 
-use std::path::Path;
-
 use http::header;
 use serde_json::json;
-use tempfile::TempDir;
 
+pub(crate) use self::fixture::{Fixture, sent_back, settings, trail};
 use super::*;
 use crate::{
     audit,
@@ -17,137 +16,6 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Sessions on a store that can be taken away.
-pub(crate) struct Fixture {
-    pub sessions: Sessions,
-    pub provider: Arc<ScriptedProvider>,
-    pub store: Arc<Switched>,
-    pub shared: Shared,
-    folder: TempDir,
-}
-
-#[derive(Debug)]
-pub(crate) struct Switched {
-    inner: Embedded,
-    pub away: std::sync::atomic::AtomicBool,
-    /// How often something was written.
-    puts: std::sync::atomic::AtomicUsize,
-}
-
-impl Switched {
-    fn call<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
-        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
-            return Box::pin(async { Err(StoreError::Timeout) });
-        }
-        call
-    }
-
-    pub fn switch(&self, away: bool) {
-        self.away.store(away, std::sync::atomic::Ordering::SeqCst);
-    }
-}
-
-impl Backend for Switched {
-    fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
-        self.call(self.inner.get(table, key, now))
-    }
-    fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
-        self.puts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.call(self.inner.put_all(puts, now))
-    }
-    fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
-        self.call(self.inner.delete(table, key))
-    }
-    fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>> {
-        self.call(self.inner.changes(table, after, limit, now))
-    }
-    fn is_shared(&self) -> bool {
-        self.inner.is_shared()
-    }
-    fn ping(&self) -> StoreFuture<'_, ()> {
-        self.call(self.inner.ping())
-    }
-}
-
-pub(crate) fn settings() -> Settings {
-    Settings { idle: HOUR * 8, absolute: HOUR * 24, recheck: Duration::from_secs(300), max_per_person: 5, keys: None }
-}
-
-/// A trail in that folder, in `audit.jsonl`.
-pub(crate) fn trail(folder: &Path) -> Trail {
-    let (egress, mut resolver) = (Egress::direct(None).unwrap(), Resolver::new(folder));
-    let settings = audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
-    let path = folder.join("audit.jsonl");
-    let destination = audit::Destination::File { path, max_size: 1 << 20, retention: audit::Retention::default() };
-    Trail::open(&audit::Settings { destination, ..settings }, folder, "replica-0", Clock::default()).unwrap()
-}
-
-impl Fixture {
-    pub fn new(provider: ScriptedProvider) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(Switched {
-            inner: Embedded::open(&folder.path().join("store.redb")).unwrap(),
-            away: false.into(),
-            puts: 0.into(),
-        });
-        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let shared = Shared {
-            store: Arc::clone(&store) as Store,
-            revocations: Revocations::new(Arc::clone(&store) as Store, clock.clone()),
-            clock,
-            control: Handle::current(),
-            metrics: SessionMetrics::default(),
-            refreshes: Refreshes::default(),
-            trail: trail(folder.path()),
-        };
-        let provider = Arc::new(provider);
-        let sessions = Self::generation(&provider, &shared, settings(), &[[1; 32]]);
-        Self { sessions, provider, store, shared, folder }
-    }
-
-    fn offline() -> Self {
-        Self::new(ScriptedProvider::offline("corp"))
-    }
-
-    fn generation(
-        provider: &Arc<ScriptedProvider>,
-        shared: &Shared,
-        settings: Settings,
-        keys: &[[u8; 32]],
-    ) -> Sessions {
-        let providers = [Arc::clone(provider) as Arc<dyn Provider>];
-        Sessions::new(settings, KeyRing::of(keys), &providers, shared.clone())
-    }
-
-    async fn create(&self, subject: &str, origin: &Origin) -> HeaderMap {
-        self.create_with(json!({"sub": subject, "groups": ["dev"]}), origin).await
-    }
-
-    async fn create_with(&self, claims: Value, origin: &Origin) -> HeaderMap {
-        self.try_create(claims, origin).await.unwrap()
-    }
-
-    async fn try_create(&self, claims: Value, origin: &Origin) -> Result<HeaderMap, Reason> {
-        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: "id".to_owned() };
-        let new = NewSession {
-            origin,
-            provider: &*self.provider,
-            claims: Arc::new(claims.as_object().unwrap().clone()),
-            scopes: vec!["openid".into()],
-            tokens,
-            seen: Seen::default(),
-        };
-        let created = self.sessions.create(new).await;
-        created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
-    }
-}
-
-/// The cookie that a browser sends after this line.
-pub(crate) fn sent_back(line: &HeaderValue) -> HeaderMap {
-    let pair = line.to_str().unwrap().split(';').next().unwrap();
-    HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pair).unwrap())])
-}
 
 impl Sessions {
     async fn entries_of(&self, session: &Session) -> Vec<Entry> {

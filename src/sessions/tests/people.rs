@@ -16,6 +16,23 @@ async fn one_person_has_so_many_sessions_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_login_that_cannot_be_kept_leaves_the_other_sessions_where_they_can_be_ended() {
+    let at = Fixture::offline();
+    let oldest = at.create("alice", &dash()).await;
+    let mut latest = HeaderMap::new();
+    for _ in 1..settings().max_per_person {
+        latest = at.create("alice", &dash()).await;
+    }
+    *at.store.full.lock().unwrap() = Some(Table::Sessions);
+    assert_eq!(at.try_create(json!({"sub": "alice"}), &dash()).await.unwrap_err(), Reason::StoreUnavailable);
+    *at.store.full.lock().unwrap() = None;
+    let session = get(&at.sessions, &latest, &dash()).await.unwrap();
+    assert_eq!(at.sessions.list_own(&session).await.unwrap().len(), settings().max_per_person);
+    at.sessions.end_own(&session, Which::Others).await.unwrap();
+    assert!(get(&at.sessions, &oldest, &dash()).await.is_err());
+}
+
+#[tokio::test]
 async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
     let at = Fixture::offline();
     let (here, there, elsewhere) =
