@@ -22,7 +22,9 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     authn::Kind,
+    authz::Concern,
     clock::Timestamp,
+    config::raw::Scheme,
     error::{Reason, Rejection},
     issuers::Issuer,
     oidc::{LoginRequest, backchannel, program},
@@ -68,6 +70,9 @@ impl Default for Endpoints {
                 .route(program::PAGE, any(login))
                 .route(program::TOKEN, any(login))
                 .route(program::END, any(login))
+                .route(program::DEVICE_REQUEST, any(login))
+                .route(program::DEVICE, any(login))
+                .route(program::DONE, any(login))
                 .route("/.doorward/whoami", get(who_am_i))
                 .route(probe::PATH, get(probe::answer))
                 .route(sessions::PATH, get(sessions::list))
@@ -93,7 +98,7 @@ impl Endpoints {
         let (request, body) = request.take_body();
         let body = match request.path() {
             backchannel::PATH => read(body, backchannel::MAX_BODY).await?,
-            program::TOKEN => read(body, program::MAX_BODY).await?,
+            program::TOKEN | program::DEVICE_REQUEST | program::DEVICE => read(body, program::MAX_BODY).await?,
             _ => Bytes::new(),
         };
         let mut inner = Request::new(Body::empty());
@@ -144,6 +149,7 @@ fn name(path: &str) -> &'static str {
         probe::PATH => "probe",
         sessions::PATH | sessions::END => "sessions",
         program::PAGE | program::TOKEN | program::END => "login",
+        program::DEVICE | program::DONE | program::DEVICE_REQUEST => "login",
         path if path.starts_with("/oauth2/") => "login",
         path if path.starts_with("/.well-known/") => "metadata",
         _ => "own",
@@ -208,13 +214,15 @@ async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
         Ok(session) => session,
         Err(answer) => return answer,
     };
-    let groups = context.snapshot.policy.kubernetes_groups(&session.principal).groups;
-    let recheck = context.snapshot.sessions.rechecked_by(&session);
-    if context.wants_json() {
-        as_json(&session, &groups, recheck)
-    } else {
-        as_page(&session, &groups, recheck, &context.request.meta().id.to_string())
-    }
+    let Snapshot { policy, raw, .. } = &*context.snapshot;
+    let groups = policy.kubernetes_groups(&session.principal).groups;
+    let about = About {
+        recheck: context.snapshot.sessions.rechecked_by(&session),
+        groups: &groups,
+        rules: policy.concerns(&session.principal, Scheme::Session, raw),
+        session: &session,
+    };
+    if context.wants_json() { about.as_json() } else { about.as_page(&context) }
 }
 
 impl Context {
@@ -267,46 +275,64 @@ fn signed_out(context: &Context) -> AxumResponse {
     (StatusCode::UNAUTHORIZED, headers, problem.to_string()).into_response()
 }
 
-fn as_json(session: &Session, kubernetes_groups: &[Arc<str>], recheck: Timestamp) -> AxumResponse {
-    let principal = &session.principal;
-    let body = Json(json!({
-        "username": &*principal.username,
-        "email": principal.email.as_deref(),
-        "issuer": &*principal.issuer,
-        "subject": &*principal.subject,
-        "kind": principal.kind,
-        "groups": texts(&principal.groups),
-        "scopes": texts(&principal.scopes),
-        "kubernetes_groups": texts(kubernetes_groups),
-        "session": {
-            "created": session.created.to_string(),
-            "checked_again_by": recheck.to_string(),
-            "ends_if_unused": session.idle_end.to_string(),
-            "ends": session.end.to_string(),
-        },
-    }));
-    ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+/// What a person is told of themselves.
+struct About<'a> {
+    session: &'a Session,
+    /// Kubernetes groups.
+    groups: &'a [Arc<str>],
+    rules: Vec<Concern<'a>>,
+    recheck: Timestamp,
 }
 
-fn as_page(session: &Session, kubernetes_groups: &[Arc<str>], recheck: Timestamp, request_id: &str) -> AxumResponse {
-    let principal = &session.principal;
-    let view = WhoAmIView {
-        username: &principal.username,
-        email: principal.email.as_deref(),
-        issuer: &principal.issuer,
-        subject: &principal.subject,
-        kind: match principal.kind {
-            Kind::Human => "human",
-            Kind::Agent => "agent",
-            Kind::Workload => "workload",
-        },
-        groups: &texts(&principal.groups),
-        scopes: &texts(&principal.scopes),
-        kubernetes_groups: &texts(kubernetes_groups),
-        session: Some(SessionTimes { created: session.created, recheck, idle_end: session.idle_end, end: session.end }),
-        request_id,
-    };
-    pages::html(StatusCode::OK, &pages::who_am_i(&view)).map(Body::from)
+impl About<'_> {
+    fn as_json(&self) -> AxumResponse {
+        let (session, principal) = (self.session, &self.session.principal);
+        let body = Json(json!({
+            "username": &*principal.username,
+            "email": principal.email.as_deref(),
+            "issuer": &*principal.issuer,
+            "subject": &*principal.subject,
+            "kind": principal.kind,
+            "groups": texts(&principal.groups),
+            "scopes": texts(&principal.scopes),
+            "kubernetes_groups": texts(self.groups),
+            "rules": self.rules,
+            "session": {
+                "created": session.created.to_string(),
+                "checked_again_by": self.recheck.to_string(),
+                "ends_if_unused": session.idle_end.to_string(),
+                "ends": session.end.to_string(),
+            },
+        }));
+        ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+    }
+
+    fn as_page(&self, context: &Context) -> AxumResponse {
+        let (session, principal) = (self.session, &self.session.principal);
+        let view = WhoAmIView {
+            username: &principal.username,
+            email: principal.email.as_deref(),
+            issuer: &principal.issuer,
+            subject: &principal.subject,
+            kind: match principal.kind {
+                Kind::Human => "human",
+                Kind::Agent => "agent",
+                Kind::Workload => "workload",
+            },
+            groups: &texts(&principal.groups),
+            scopes: &texts(&principal.scopes),
+            kubernetes_groups: &texts(self.groups),
+            rules: &self.rules,
+            session: Some(SessionTimes {
+                created: session.created,
+                recheck: self.recheck,
+                idle_end: session.idle_end,
+                end: session.end,
+            }),
+            request_id: &context.request.meta().id.to_string(),
+        };
+        pages::html(StatusCode::OK, &pages::who_am_i(&view), &context.snapshot.brand).map(Body::from)
+    }
 }
 
 fn texts(list: &[Arc<str>]) -> Vec<&str> {

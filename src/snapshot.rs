@@ -32,6 +32,7 @@ use crate::{
     issuers::{self, Issuers},
     logging,
     oidc::{self, Login, LoginIssuer, LoginMetrics, Provider},
+    pages::Brand,
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
     store,
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub tokens: Option<Tokens>,
     pub sessions: Sessions,
     pub login: Login,
+    /// What people see on our pages.
+    pub brand: Brand,
     pub break_glass: Option<BreakGlass>,
     /// By the name of the listener.
     pub trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
@@ -85,6 +88,7 @@ pub struct Resolved {
     /// Where people log in, in the order of the configuration.
     clients: Vec<(Arc<str>, oidc::Client, Egress)>,
     break_glass: Option<BreakGlass>,
+    brand: Option<Brand>,
 }
 
 /// What resolving works with.
@@ -149,6 +153,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .break_glass
         .as_ref()
         .and_then(|raw| BreakGlass::resolve(raw, &at.key("break_glass"), context.clock().now(), resolver));
+    let brand = Brand::resolve(&root.pages, resolver, &at.key("pages"));
     Resolved {
         downstream,
         admin,
@@ -164,6 +169,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         policy,
         clients,
         break_glass,
+        brand,
     }
 }
 
@@ -212,6 +218,7 @@ impl Resolved {
     pub fn into_snapshot(self, number: u64, shared: &Shared, clock: &Clock) -> Option<Snapshot> {
         let settings = self.sessions?;
         let policy = self.policy?;
+        let brand = self.brand?;
         let providers: Vec<Arc<dyn Provider>> = self
             .clients
             .into_iter()
@@ -228,7 +235,7 @@ impl Resolved {
         if let Some(tokens) = &tokens {
             tokens.supply(&self.issuers);
         }
-        let login = Login::new(providers, sessions.clone(), shared.logins.clone());
+        let login = Login::new(providers, sessions.clone(), shared.logins.clone(), brand.clone());
         let root = self.root;
         let trusted = root
             .listeners
@@ -246,6 +253,7 @@ impl Resolved {
             tokens,
             sessions,
             login,
+            brand,
             break_glass: self.break_glass,
             trusted_proxies: trusted.collect(),
             max_mirror_age: root.store.max_mirror_age.get(),

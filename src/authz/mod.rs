@@ -6,6 +6,7 @@
 
 mod cel;
 mod claims;
+mod concerns;
 mod condition;
 mod decision;
 mod explain;
@@ -41,6 +42,7 @@ use crate::{
 
 pub use self::{
     claims::claims_named,
+    concerns::Concern,
     condition::Condition,
     decision::{Decision, Denial, Outcome, Shadow},
     explain::{Explanation, RuleReport, Verdict},

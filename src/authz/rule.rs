@@ -189,6 +189,11 @@ impl Rule {
         self.on.iter().all(|on| on.can_hold_on(route))
     }
 
+    /// Whether it can decide about requests of this caller.
+    pub(super) fn speaks_of(&self, caller: &Caller<'_>) -> bool {
+        self.who.iter().all(|who| who.met(caller, self.reading) != Met::No)
+    }
+
     /// Whether all that it says of requests may hold of one that starts a run so.
     pub(super) fn may_be_on(&self, start: &Start<'_>) -> bool {
         self.on.iter().all(|on| on.may_hold(start, self.reading))

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::login::{self, Address, Failure};
+use crate::login::{self, Address, Failure, Way};
 
 /// Sign in from a shell, by way of your browser, for kubectl and other programs.
 ///
@@ -25,6 +25,9 @@ pub struct LoginArgs {
     /// Open no browser; the address is printed in any case.
     #[arg(long)]
     pub no_browser: bool,
+    /// There is no browser on this machine: show a code, which you type in a browser of any machine (RFC 8628).
+    #[arg(long, conflicts_with = "no_browser")]
+    pub device: bool,
 }
 
 /// At which of the addresses where one is signed in.
@@ -45,8 +48,13 @@ pub struct CredentialArgs {
 
 pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let ca = args.ca.as_deref();
+    let way = match (args.device, args.no_browser) {
+        (true, _) => Way::Device,
+        (_, true) => Way::PrintAddress,
+        _ => Way::OpenBrowser,
+    };
     // Not on standard output, which is for what a program reads.
-    runtime()?.block_on(login::login(&args.url, ca, !args.no_browser, &mut io::stderr()))?;
+    runtime()?.block_on(login::login(&args.url, ca, way, &mut io::stderr()))?;
     if let Some(name) = &args.kubeconfig {
         let file = login::write_context(name, &args.url, ca)?;
         writeln!(out, "kubectl uses the context `{name}` now, in {}.", file.display())?;

@@ -43,7 +43,7 @@ pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
         ended: parameter(&context, "ended").and_then(|count| count.parse().ok()),
         request_id: &context.request.meta().id.to_string(),
     };
-    pages::html(StatusCode::OK, &pages::own_sessions(&view)).map(Body::from)
+    pages::html(StatusCode::OK, &pages::own_sessions(&view), &context.snapshot.brand).map(Body::from)
 }
 
 pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {

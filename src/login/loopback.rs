@@ -25,7 +25,7 @@ use url::form_urlencoded;
 
 use super::Failure;
 use crate::{
-    pages::{self, ProgramDoneView},
+    pages::{self, Brand, ProgramDoneView},
     sessions::keyring::random,
 };
 
@@ -118,7 +118,7 @@ async fn serve(stream: TcpStream, expected: Arc<Expected>) -> bool {
             let outcome = told.await.unwrap_or_else(|_| Err("the program has ended".to_owned()));
             let outcome = outcome.as_deref().map_err(String::as_str);
             let status = if outcome.is_ok() { StatusCode::OK } else { StatusCode::FORBIDDEN };
-            let page = pages::html(status, &pages::program_done(&ProgramDoneView { outcome }));
+            let page = pages::html(status, &pages::program_done(&ProgramDoneView { outcome }), &Brand::default());
             Ok::<_, std::convert::Infallible>(page.map(Full::new))
         }
     });

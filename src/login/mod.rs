@@ -1,6 +1,7 @@
 //! `doorward login` and its fellows, on the machine of a person: a session of the program's own, by way of the browser
 //! ([`oidc::program`](crate::oidc::program) is the other side), kept for later commands and for kubectl.
 
+mod device;
 mod kept;
 pub mod kubeconfig;
 mod loopback;
@@ -72,15 +73,42 @@ impl FromStr for Address {
     }
 }
 
-/// Signs in at `address` and keeps the handle. `open` opens an address in a browser, if one is wanted.
+/// How a person comes to the page that asks them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A browser of this machine is opened.
+    OpenBrowser,
+    /// They open the address themselves, on this machine.
+    PrintAddress,
+    /// They type a code in a browser of any machine (RFC 8628).
+    Device,
+}
+
+/// Signs in at `address` and keeps the handle.
 pub async fn login(
     address: &Address,
     ca: Option<&Path>,
-    open: bool,
+    way: Way,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let ca = ca.map(std::path::absolute).transpose()?;
     let server = Server::new(address, ca.as_deref())?;
+    let username = match way {
+        Way::Device => device::sign_in(&server, address, ca, out).await?,
+        Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, address, ca, way == Way::OpenBrowser, out).await?,
+    };
+    writeln!(out, "Signed in as {username}.")?;
+    Ok(())
+}
+
+/// `open` opens an address in a browser. Gives who signed in.
+async fn by_loopback(
+    server: &Server,
+    address: &Address,
+    ca: Option<PathBuf>,
+    open: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<String, Failure> {
     let loopback = Loopback::bind().await?;
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let challenge = challenge(&verifier);
@@ -91,7 +119,11 @@ pub async fn login(
         confirmation(&challenge)
     )?;
     if open && !open_browser(&url) {
-        writeln!(out, "No browser could be opened here: open the address yourself, on this machine.")?;
+        writeln!(
+            out,
+            "No browser could be opened here: open the address yourself, on this machine; or run it with `--device`, and \
+             use the browser of any machine."
+        )?;
     }
     let redeem = async |code: Result<String, String>| {
         let entry = match code {
@@ -99,14 +131,17 @@ pub async fn login(
             Err(error) if error == "access_denied" => return Err("you, or the provider, declined".to_owned()),
             Err(error) => return Err(format!("the browser came back with `{error}`")),
         };
-        let username = entry.username.clone();
-        Kept::change(|kept| kept.put(address, entry)).map_err(|error| error.to_string())?;
-        Ok(username)
+        keep(address, entry)
     };
     let answered = tokio::time::timeout(PATIENCE, loopback.answer(redeem)).await;
-    let username = answered.map_err(|_| "nobody signed in within ten minutes")??;
-    writeln!(out, "Signed in as {username}.")?;
-    Ok(())
+    answered.map_err(|_| "nobody signed in within ten minutes")?
+}
+
+/// Keeps a session. Gives whose it is.
+fn keep(address: &Address, entry: Entry) -> Result<String, String> {
+    let username = entry.username.clone();
+    Kept::change(|kept| kept.put(address, entry)).map_err(|error| error.to_string())?;
+    Ok(username)
 }
 
 /// Who one is at `address`, or at the only one that is known.

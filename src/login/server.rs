@@ -12,7 +12,7 @@ use super::{Address, kept::Entry};
 use crate::{
     clock::Timestamp,
     egress::{Bounds, Egress, Proxy},
-    oidc::program,
+    oidc::program::{self, UserCode},
 };
 
 /// What a call may cost. Doorward may wait for a provider itself.
@@ -30,8 +30,20 @@ pub enum Refused {
     /// 401: the session is over.
     #[error("{0}")]
     Ended(String),
+    /// An error of RFC 6749 section 5.2 or RFC 8628 section 3.5, by its name and in words.
+    #[error("{1}")]
+    Told(String, String),
+    /// No answer, or one that is not Doorward's.
     #[error("{0}")]
     Other(String),
+}
+
+/// What a machine without a browser waits with (RFC 8628 section 3.2).
+pub struct Waiting {
+    pub code: String,
+    pub user_code: UserCode,
+    pub expires: Duration,
+    pub interval: Duration,
 }
 
 impl Refused {
@@ -39,7 +51,7 @@ impl Refused {
     pub fn advise(self, address: &Address) -> String {
         match self {
             Self::Ended(why) => format!("{why}; run `doorward login {address}`"),
-            Self::Other(why) => why,
+            Self::Told(_, why) | Self::Other(why) => why,
         }
     }
 }
@@ -65,22 +77,42 @@ impl Server {
 
     /// The session for a code.
     pub async fn redeem(&self, code: &str, verifier: &str, ca: Option<PathBuf>) -> Result<Entry, Refused> {
-        let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "authorization_code").append_pair("code", code);
-        form.append_pair("code_verifier", verifier);
+        let form = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", verifier)];
+        entry(&self.submit(program::TOKEN, &form).await?, ca)
+    }
+
+    /// A code for a person to type at [`Self::device_page`].
+    pub async fn begin_device(&self, challenge: &str, machine: &str) -> Result<Waiting, Refused> {
+        let told = self.submit(program::DEVICE_REQUEST, &[("code_challenge", challenge), ("machine", machine)]).await?;
+        let seconds = |name: &str| told.get(name).and_then(Value::as_u64).map(Duration::from_secs);
+        let waiting = || {
+            Some(Waiting {
+                code: told.get("device_code")?.as_str()?.to_owned(),
+                user_code: UserCode::parse(told.get("user_code")?.as_str()?)?,
+                expires: seconds("expires_in")?,
+                interval: seconds("interval").filter(|interval| !interval.is_zero())?,
+            })
+        };
+        waiting().ok_or_else(not_understood)
+    }
+
+    pub fn device_page(&self) -> String {
+        format!("{}{}", self.origin, program::DEVICE)
+    }
+
+    /// The session of a program whose code was typed.
+    pub async fn redeem_device(&self, code: &str, verifier: &str, ca: Option<PathBuf>) -> Result<Entry, Refused> {
+        let form = [("grant_type", program::DEVICE_GRANT), ("device_code", code), ("code_verifier", verifier)];
+        entry(&self.submit(program::TOKEN, &form).await?, ca)
+    }
+
+    async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Result<Value, Refused> {
         let request = Request::builder()
             .method(Method::POST)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .uri(format!("{}{}", self.origin, program::TOKEN))
-            .body(Bytes::from(form.finish()));
-        let told = self.send(request).await?;
-        let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
-        let entry = || {
-            let (handle, expires, username) = (text("access_token")?, text("expires")?, text("username")?);
-            Timestamp::from_rfc3339(&expires)?;
-            Some(Entry { handle, expires, username, ca })
-        };
-        entry().ok_or_else(|| Refused::Other("the answer of Doorward cannot be understood".to_owned()))
+            .uri(format!("{}{path}", self.origin))
+            .body(Bytes::from(Serializer::new(String::new()).extend_pairs(form).finish()));
+        self.send(request).await
     }
 
     pub async fn who_am_i(&self, handle: &str) -> Result<Value, Refused> {
@@ -114,11 +146,31 @@ impl Server {
         {
             return Ok(told);
         }
-        let said = told.ok().and_then(|told| {
-            let said = told.get("error_description").or_else(|| told.get("detail"))?.as_str()?.chars();
+        let text = |name: &str| {
+            let said = told.as_ref().ok()?.get(name)?.as_str()?.chars();
             Some(said.filter(|character| !character.is_control()).take(400).collect::<String>())
-        });
-        let said = said.unwrap_or_else(|| format!("{} answered with {status}: is it a Doorward?", self.origin));
-        Err(if status == StatusCode::UNAUTHORIZED { Refused::Ended(said) } else { Refused::Other(said) })
+        };
+        let said = text("error_description").or_else(|| text("detail"));
+        Err(match (status, said, text("error")) {
+            (StatusCode::UNAUTHORIZED, Some(said), _) => Refused::Ended(said),
+            (_, Some(said), Some(error)) => Refused::Told(error, said),
+            (_, Some(said), None) => Refused::Other(said),
+            _ => Refused::Other(format!("{} answered with {status}: is it a Doorward?", self.origin)),
+        })
     }
+}
+
+/// What is kept of an answer with a session.
+fn entry(told: &Value, ca: Option<PathBuf>) -> Result<Entry, Refused> {
+    let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
+    let entry = || {
+        let (handle, expires, username) = (text("access_token")?, text("expires")?, text("username")?);
+        Timestamp::from_rfc3339(&expires)?;
+        Some(Entry { handle, expires, username, ca })
+    };
+    entry().ok_or_else(not_understood)
+}
+
+fn not_understood() -> Refused {
+    Refused::Other("the answer of Doorward cannot be understood".to_owned())
 }

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 use super::Outcome;
 use crate::{
     error::{Reason, Rejection},
-    pages::{self, LoginErrorView},
+    pages::{self, Brand, LoginErrorView},
 };
 
 /// A login that went wrong: what the person reads, what the log gets, what is counted.
@@ -71,7 +71,7 @@ impl Failure {
         self
     }
 
-    pub fn page(self, request_id: &str) -> Response<Bytes> {
+    pub fn page(self, request_id: &str, brand: &Brand) -> Response<Bytes> {
         let retry: String = form_urlencoded::byte_serialize(self.return_to.as_bytes()).collect();
         let mut response = pages::html(
             self.status,
@@ -83,6 +83,7 @@ impl Failure {
                 go_on: self.signed_in.then_some(&*self.return_to),
                 request_id,
             }),
+            brand,
         );
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::raw::Prompt,
-    pages::{self, Choice, GoingView, SignInView},
+    pages::{self, Brand, Choice, GoingView, SignInView},
     sessions::{Ended, Origin, Sessions, cookie, csrf},
     store::StoreError,
 };
@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub providers: Vec<Arc<dyn Provider>>,
     pub sessions: Sessions,
     pub metrics: LoginMetrics,
+    pub devices: program::Devices,
+    pub brand: Brand,
 }
 
 /// A request to one of the paths of the login.
@@ -60,8 +62,8 @@ pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
 
 impl Login {
     /// `providers` in the order in which they are offered.
-    pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics) -> Self {
-        Self(Arc::new(Inner { providers, sessions, metrics }))
+    pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics, brand: Brand) -> Self {
+        Self(Arc::new(Inner { providers, sessions, metrics, devices: program::Devices::default(), brand }))
     }
 
     /// Whether anybody can sign in here.
@@ -105,23 +107,38 @@ impl Login {
             "/oauth2/sign_out" if get => self.confirm_sign_out(request).await,
             "/oauth2/sign_out" if *request.method == Method::POST => self.sign_out(request).await,
             SIGNED_OUT if get => Ok(self.signed_out()),
-            "/oauth2/sign_out" => return Some(not_allowed(request, "GET, HEAD, POST")),
-            "/oauth2/start" => return Some(not_allowed(request, "GET")),
-            path if address::leads_back(path) => return Some(not_allowed(request, "GET")),
-            CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => return Some(not_allowed(request, "GET, HEAD")),
+            "/oauth2/sign_out" => return Some(self.not_allowed(request, "GET, HEAD, POST")),
+            "/oauth2/start" => return Some(self.not_allowed(request, "GET")),
+            path if address::leads_back(path) => return Some(self.not_allowed(request, "GET")),
+            CONTINUE | unsent::PATH | "/oauth2/sign_in" | SIGNED_OUT => {
+                return Some(self.not_allowed(request, "GET, HEAD"));
+            }
             backchannel::PATH => Ok(self.backchannel_logout(request).await),
             program::PAGE if get => self.ask_for_program(request).await,
             program::PAGE if *request.method == Method::POST => self.begin_for_program(request),
             program::TOKEN if *request.method == Method::POST => Ok(self.exchange_code(request).await),
             program::END if *request.method == Method::POST => Ok(self.end_for_program(request).await),
-            program::PAGE => return Some(not_allowed(request, "GET, HEAD, POST")),
-            program::TOKEN | program::END => return Some(not_allowed(request, "POST")),
+            program::DEVICE if get || *request.method == Method::POST => self.device(request).await,
+            program::DONE if get => Ok(self.device_done()),
+            program::DEVICE_REQUEST if *request.method == Method::POST => Ok(self.begin_device(request).await),
+            program::DONE => return Some(self.not_allowed(request, "GET, HEAD")),
+            program::PAGE | program::DEVICE => return Some(self.not_allowed(request, "GET, HEAD, POST")),
+            program::TOKEN | program::END | program::DEVICE_REQUEST => return Some(self.not_allowed(request, "POST")),
             _ => return None,
         };
         Some(answer.unwrap_or_else(|failure| {
             tracing::info!(request_id = request.request_id, outcome = ?failure.outcome, "a login failed");
-            failure.page(request.request_id)
+            failure.page(request.request_id, &self.0.brand)
         }))
+    }
+
+    fn not_allowed(&self, request: LoginRequest<'_>, allow: &'static str) -> Response<Bytes> {
+        let failure = Failure::new(Outcome::malformed, "This address is not used in this way.")
+            .detail(format!("the method is {}; allowed: {allow}", super::bounded(request.method.as_str())))
+            .titled(StatusCode::METHOD_NOT_ALLOWED, "This does not work here");
+        let mut response = failure.page(request.request_id, &self.0.brand);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        response
     }
 
     async fn go_on(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
@@ -145,7 +162,7 @@ impl Login {
             }),
             None => pages::sign_in(&SignInView { host, choices: &self.sign_in_choices(request, &return_to) }),
         };
-        Ok(pages::html_with_script(StatusCode::OK, &page))
+        Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
     fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
@@ -276,7 +293,7 @@ impl Login {
             self.0.sessions.end(&session, Ended::signed_out).await.map_err(|error| store_failed(&error))?;
         }
         let view = SignInView { host: host(request.origin), choices: &self.sign_in_choices(request, &return_to) };
-        let mut response = pages::html_with_script(StatusCode::OK, &pages::sign_in(&view));
+        let mut response = pages::html(StatusCode::OK, &pages::sign_in(&view), &self.0.brand);
         if held {
             for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
                 response.headers_mut().append(header::SET_COOKIE, line);
@@ -326,15 +343,6 @@ pub(super) fn redirect(location: &str) -> Response<Bytes> {
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
-}
-
-fn not_allowed(request: LoginRequest<'_>, allow: &'static str) -> Response<Bytes> {
-    let failure = Failure::new(Outcome::malformed, "This address is not used in this way.")
-        .detail(format!("the method is {}; allowed: {allow}", super::bounded(request.method.as_str())))
-        .titled(StatusCode::METHOD_NOT_ALLOWED, "This does not work here");
-    let mut response = failure.page(request.request_id);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
 

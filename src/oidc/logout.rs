@@ -19,7 +19,7 @@ impl Login {
         let session = self.0.sessions.held_by(request.headers, request.origin).await?;
         let who = session.as_ref().map(|session| display_name(session));
         let page = pages::confirm_sign_out(&ConfirmSignOutView { who: who.as_deref() });
-        Ok(pages::html(StatusCode::OK, &page))
+        Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
     /// Ends the session on every host, then sends the browser to the provider to end its session there
@@ -45,7 +45,7 @@ impl Login {
     }
 
     pub(super) fn signed_out(&self) -> Response<Bytes> {
-        pages::html(StatusCode::OK, &pages::signed_out())
+        pages::html(StatusCode::OK, &pages::signed_out(), &self.0.brand)
     }
 
     fn end_at_provider(&self, session: &Session, request: LoginRequest<'_>) -> Option<String> {

@@ -20,6 +20,7 @@ use crate::{
     authn::Presented,
     config::raw::ClientAuthMethod,
     issuers::ClientAuth,
+    pages::Brand,
     sessions::{CookieRequest, Origin, Session, tests::Fixture},
 };
 
@@ -51,7 +52,7 @@ impl Browser {
         let fixture = Fixture::new(provider);
         let metrics = LoginMetrics::default();
         let providers = vec![Arc::clone(&fixture.provider) as Arc<dyn Provider>];
-        let login = Login::new(providers, fixture.sessions.clone(), metrics.clone());
+        let login = Login::new(providers, fixture.sessions.clone(), metrics.clone(), Brand::default());
         Self { fixture, login, metrics, origin: Origin::https("dash.example.com").unwrap(), jar: Vec::new() }
     }
 
@@ -358,7 +359,7 @@ async fn several_providers_are_offered() {
     let browser = Browser::new().await;
     let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::clone(&browser.fixture.provider) as _];
     providers.push(Arc::new(ScriptedProvider::offline("partners")));
-    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default());
+    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default(), Brand::default());
     let mut browser = Browser { login, ..browser };
     assert_eq!(location(&browser.get("/oauth2/start?rd=/a").await), "/oauth2/sign_in?rd=%2Fa");
     let page = browser.get("/oauth2/sign_in").await;

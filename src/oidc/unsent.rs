@@ -68,6 +68,6 @@ impl Login {
                 .titled(StatusCode::BAD_REQUEST, "There is nothing to tell here")
         })?;
         let view = UnsentView { request: &notice.request, back: notice.back.as_deref() };
-        Ok(pages::html(StatusCode::OK, &pages::unsent(&view)))
+        Ok(pages::html(StatusCode::OK, &pages::unsent(&view), &self.0.brand))
     }
 }

@@ -1,11 +1,11 @@
 //! What people see of Doorward: small pages that work without a script, in light and dark, on a phone and with a screen
 //! reader. Each is a pure function of its view; everything in a view is escaped.
 
+mod brand;
+mod programs;
 #[cfg(test)]
 mod tests;
 mod views;
-
-use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
-pub use self::views::*;
+pub use self::{brand::Brand, programs::*, views::*};
 
 /// The one stylesheet. It stands in each page, so that a page is whole whatever else fails, and the policy below
 /// allows it by its hash and nothing else.
@@ -23,17 +23,15 @@ const STYLE: &str = include_str!("style.css");
 /// links, as browsers tell it to no server. Where a page has one way to go, it goes there.
 const SCRIPT: &str = include_str!("fragment.js");
 
-static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(""));
-
-static WITH_SCRIPT: LazyLock<HeaderValue> =
-    LazyLock::new(|| policy(&format!(" script-src 'sha256-{}';", hash_of(SCRIPT))));
-
-/// Forms may lead to a provider (a logout does, by a redirect), which is https or, in development, this machine.
-fn policy(script: &str) -> HeaderValue {
+/// The policy of a page. Forms may lead to a provider (a logout does, by a redirect), which is https or, in development,
+/// this machine.
+fn policy(script: bool, logo: bool) -> HeaderValue {
+    let script = if script { format!(" script-src 'sha256-{}';", hash_of(SCRIPT)) } else { String::new() };
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}';{script} base-uri 'none'; frame-ancestors 'none'; \
+        "default-src 'none'; style-src 'sha256-{}';{script}{} base-uri 'none'; frame-ancestors 'none'; \
          form-action 'self' https: http://localhost:* http://127.0.0.1:*",
-        hash_of(STYLE)
+        hash_of(STYLE),
+        if logo { " img-src data:;" } else { "" },
     );
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 }
@@ -42,13 +40,84 @@ fn hash_of(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
 
+/// A page: what stands in the frame that all share.
+#[derive(Debug)]
+pub struct Page {
+    title: String,
+    tone: Tone,
+    main: Markup,
+    request_id: Option<String>,
+    /// Something of its own in its head.
+    head: Markup,
+    /// Whether it leads to a login, so that its script may run.
+    script: bool,
+}
+
+impl Page {
+    fn new(title: &str, tone: Tone, main: Markup) -> Self {
+        Self { title: title.to_owned(), tone, main, request_id: None, head: markup! {}, script: false }
+    }
+
+    fn of_request(mut self, id: &str) -> Self {
+        self.request_id = Some(id.to_owned());
+        self
+    }
+
+    fn with_script(mut self) -> Self {
+        self.script = true;
+        self
+    }
+
+    fn with_head(mut self, head: Markup) -> Self {
+        self.head = head;
+        self
+    }
+
+    fn render(&self, brand: &Brand) -> Markup {
+        markup! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    meta name="robots" content="noindex";
+                    title { (self.title) " · " (brand.name()) }
+                    style { (PreEscaped(STYLE)) }
+                    (self.head)
+                }
+                body class=(self.tone.class()) {
+                    header {
+                        @match brand.logo() {
+                            Some(logo) => img src=(logo) alt="";,
+                            None => (mark()),
+                        }
+                        span { (brand.name()) }
+                    }
+                    main {
+                        (self.main)
+                        @if self.script { script { (PreEscaped(SCRIPT)) } }
+                    }
+                    footer {
+                        @if let Some(id) = &self.request_id {
+                            p { "Request " code { (id) } }
+                        }
+                        p { "Identity-aware access to Tekton" }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A page as a response, which nobody caches, frames or learns the address of.
-pub fn html(status: StatusCode, page: &Markup) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(page.0.clone()));
+pub fn html(status: StatusCode, page: &Page, brand: &Brand) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(page.render(brand).0));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    let policy = if page.script { &brand.policy_with_script } else { &brand.policy };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy.clone());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -56,53 +125,6 @@ pub fn html(status: StatusCode, page: &Markup) -> Response<Bytes> {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     response
-}
-
-/// A page that leads to a login, whose script may run.
-pub fn html_with_script(status: StatusCode, page: &Markup) -> Response<Bytes> {
-    let mut response = html(status, page);
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, WITH_SCRIPT.clone());
-    response
-}
-
-/// The frame of every page.
-fn layout(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>) -> Markup {
-    layout_with_head(title, tone, main, request_id, &markup! {})
-}
-
-/// The same, with something of its own in its head.
-fn layout_with_head(title: &str, tone: Tone, main: &Markup, request_id: Option<&str>, head: &Markup) -> Markup {
-    markup! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="robots" content="noindex";
-                title { (title) " · Doorward" }
-                style { (PreEscaped(STYLE)) }
-                (head)
-            }
-            body class=(tone.class()) {
-                header { (mark()) span { "Doorward" } }
-                main {
-                    (main)
-                }
-                footer {
-                    @if let Some(id) = request_id {
-                        p { "Request " code { (id) } }
-                    }
-                    p { "Identity-aware access to Tekton" }
-                }
-            }
-        }
-    }
-}
-
-/// The script, at the end of a page.
-fn keep_fragment() -> Markup {
-    markup! { script { (PreEscaped(SCRIPT)) } }
 }
 
 /// The colour of a page.

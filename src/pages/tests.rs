@@ -2,6 +2,7 @@ use std::{env, fs, path::Path, time::Duration};
 
 use super::*;
 use crate::{
+    authz::Concern,
     clock::Timestamp,
     error::{Reason, Rejection},
     sessions::Listed,
@@ -16,7 +17,7 @@ fn rejection(detail: &str) -> Rejection {
         .fix("ask a release admin to start it, or join the group `release-admins`")
 }
 
-fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Markup {
+fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Page {
     denied(&DeniedView {
         rejection,
         why: Some(why),
@@ -42,8 +43,24 @@ fn listed(browser: &str, address: &str) -> Listed {
     }
 }
 
+fn concern<'a>(rule: &'a str, does: &'static str, why: Option<&'a str>) -> Concern<'a> {
+    Concern { rule, does, why, routes: vec!["dashboard", "api"] }
+}
+
+fn device_view<'a>(machine: &'a str, choices: &'a [Choice]) -> DeviceView<'a> {
+    DeviceView {
+        host: "k8s.ci.example.com",
+        machine,
+        address: "192.0.2.17".parse().unwrap(),
+        code: "BCDF-GHJK",
+        who: Some("alice@example.com"),
+        choices,
+        decline: "/.doorward/device?decline",
+    }
+}
+
 /// Every page, with the words of a good day.
-fn pages() -> Vec<(&'static str, Markup)> {
+fn pages() -> Vec<(&'static str, Page)> {
     let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")].map(|(name, id)| {
         Choice { name: name.to_owned(), href: format!("/oauth2/start?issuer={id}&rd=%2F"), used_last: id == "corp" }
     });
@@ -80,6 +97,17 @@ fn pages() -> Vec<(&'static str, Markup)> {
         ),
         ("program-done", program_done(&ProgramDoneView { outcome: Ok("alice@example.com") })),
         ("program-not-done", program_done(&ProgramDoneView { outcome: Err("the code was used before") })),
+        ("device", device(&device_view("laptop", &choices))),
+        ("device-done", device_done()),
+        ("type-code", type_code(&TypeCodeView { host, action: "/.doorward/device", problem: None })),
+        (
+            "type-code-again",
+            type_code(&TypeCodeView {
+                host,
+                action: "/.doorward/device",
+                problem: Some("No terminal waits for this code here."),
+            }),
+        ),
         ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
         ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
         ("sign-in", sign_in(&SignInView { host, choices: &choices })),
@@ -104,6 +132,10 @@ fn pages() -> Vec<(&'static str, Markup)> {
                 groups: &["engineering", "release-admins", "on-call"],
                 scopes: &["openid", "groups"],
                 kubernetes_groups: &["tekton-developers", "tekton-release"],
+                rules: &[
+                    concern("production", "approve", Some("A second person looks at each release")),
+                    concern("developers", "allow", None),
+                ],
                 session: Some(times),
                 request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
             }),
@@ -140,7 +172,7 @@ fn pages() -> Vec<(&'static str, Markup)> {
 #[test]
 fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
     for (name, page) in pages() {
-        let whole = page.into_string();
+        let whole = page.render(&Brand::default()).into_string();
         let script = format!("<script>{SCRIPT}</script>");
         assert_eq!(
             whole.contains(&script),
@@ -163,7 +195,7 @@ fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
 
 #[test]
 fn a_denial_tells_reason_rule_request_and_what_to_do() {
-    let text = denied_page(&rejection("No."), "Because.", "GET /x", "alice").into_string();
+    let text = denied_page(&rejection("No."), "Because.", "GET /x", "alice").render(&Brand::default()).into_string();
     for part in [
         "You may not do this",
         "No.",
@@ -202,6 +234,8 @@ fn whatever_is_shown_is_escaped() {
         }),
         program_done(&ProgramDoneView { outcome: Ok(HOSTILE) }),
         program_done(&ProgramDoneView { outcome: Err(HOSTILE) }),
+        device(&DeviceView { host: HOSTILE, who: Some(HOSTILE), decline: HOSTILE, ..device_view(HOSTILE, &choices) }),
+        type_code(&TypeCodeView { host: HOSTILE, action: HOSTILE, problem: Some(HOSTILE) }),
         unsent(&UnsentView { request: HOSTILE, back: Some(HOSTILE) }),
         denied_page(&rejection(HOSTILE), HOSTILE, HOSTILE, HOSTILE),
         who_am_i(&WhoAmIView {
@@ -213,6 +247,7 @@ fn whatever_is_shown_is_escaped() {
             groups: &names,
             scopes: &names,
             kubernetes_groups: &names,
+            rules: &[Concern { rule: HOSTILE, does: "deny", why: Some(HOSTILE), routes: vec![HOSTILE] }],
             session: None,
             request_id: HOSTILE,
         }),
@@ -227,7 +262,7 @@ fn whatever_is_shown_is_escaped() {
             request_id: HOSTILE,
         }),
     ] {
-        let text = page.into_string().replace(&format!("<script>{SCRIPT}</script>"), "");
+        let text = page.render(&Brand::default()).into_string().replace(&format!("<script>{SCRIPT}</script>"), "");
         assert!(!text.contains("<script"), "{text}");
         assert!(!text.contains("')</script>\""), "{text}");
         assert!(text.contains("&lt;script&gt;alert"), "{text}");
@@ -237,14 +272,14 @@ fn whatever_is_shown_is_escaped() {
 
 #[test]
 fn responses_carry_the_policy_that_fits_their_style() {
-    let response = html(StatusCode::FORBIDDEN, &signed_out());
+    let response = html(StatusCode::FORBIDDEN, &signed_out(), &Brand::default());
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     let hash = BASE64_STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     assert!(policy.contains(&format!("style-src 'sha256-{hash}'")), "{policy}");
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("script-src"), "{policy}");
-    let response = html_with_script(StatusCode::OK, &signed_out());
+    let response = html(StatusCode::OK, &signed_out().with_script(), &Brand::default());
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     let script = BASE64_STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
     assert!(policy.contains(&format!("; script-src 'sha256-{script}';")) && !policy.contains("unsafe"), "{policy}");

@@ -1,7 +1,7 @@
 use maud::{Markup, html};
 
-use super::{Tone, keep_fragment, layout, layout_with_head, sign};
-use crate::{clock::Timestamp, error::Rejection, sessions::Listed};
+use super::{Page, Tone, sign};
+use crate::{authz::Concern, clock::Timestamp, error::Rejection, sessions::Listed};
 
 /// The choice of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub struct Choice {
     pub used_last: bool,
 }
 
-pub fn sign_in(view: &SignInView<'_>) -> Markup {
+pub fn sign_in(view: &SignInView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Plain))
         h1 { "Sign in" }
@@ -40,8 +40,7 @@ pub fn sign_in(view: &SignInView<'_>) -> Markup {
             }
         }
     };
-    let main = html! { (main) (keep_fragment()) };
-    layout("Sign in", Tone::Plain, &main, None)
+    Page::new("Sign in", Tone::Plain, main).with_script()
 }
 
 /// On the way to the provider.
@@ -56,7 +55,7 @@ pub struct GoingView<'a> {
 }
 
 /// Seen for a moment, or longer where neither script nor refresh is allowed.
-pub fn going_to_sign_in(view: &GoingView<'_>) -> Markup {
+pub fn going_to_sign_in(view: &GoingView<'_>) -> Page {
     let GoingView { name, href, .. } = *view;
     let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
     let main = html! {
@@ -67,76 +66,8 @@ pub fn going_to_sign_in(view: &GoingView<'_>) -> Markup {
             a class="button" data-return data-next href=(href) { "Continue with " strong { (name) } }
             @if let Some(href) = view.others { a data-return href=(href) { "Sign in another way" } }
         }
-        (keep_fragment())
     };
-    layout_with_head("Taking you to sign in", Tone::Plain, &main, None, &head)
-}
-
-/// A program that wants to sign in by way of this browser.
-#[derive(Clone, Copy, Debug)]
-pub struct ProgramView<'a> {
-    pub host: &'a str,
-    /// How the program's machine calls itself: its own word.
-    pub machine: &'a str,
-    /// What the person's terminal shows too, if the program is theirs.
-    pub confirmation: &'a str,
-    /// Who is signed in in this browser.
-    pub who: Option<&'a str>,
-    /// The addresses are sent by a form.
-    pub choices: &'a [Choice],
-    pub cancel: &'a str,
-}
-
-pub fn program(view: &ProgramView<'_>) -> Markup {
-    let main = html! {
-        (sign(Tone::Plain))
-        h1 { "Sign in a terminal?" }
-        p class="lead" { code { "doorward login" } " on " strong { (view.machine) } " wants to act as you at " strong class="host" { (view.host) } "." }
-        p { "Your terminal must show this code:" }
-        p class="confirmation" { (view.confirmation) }
-        p class="note" {
-            "If it shows another one, or you did not run " code { "doorward login" }
-            " yourself just now, press Cancel: somebody may have sent you their own link."
-        }
-        @if let Some(who) = view.who {
-            p { "In this browser you are signed in as " strong { (who) } "." }
-        }
-        ul class="choices" {
-            @for choice in view.choices {
-                li { form method="post" action=(choice.href) {
-                    button class="button" type="submit" {
-                        "Allow with " strong { (choice.name) }
-                        @if choice.used_last { " " span class="last" { "used last" } }
-                    }
-                } }
-            }
-        }
-        p class="actions" { a href=(view.cancel) { "Cancel" } }
-    };
-    layout("Sign in a terminal", Tone::Plain, &main, None)
-}
-
-/// What the program itself shows in the browser, once it has its session or knows that it gets none.
-#[derive(Clone, Copy, Debug)]
-pub struct ProgramDoneView<'a> {
-    /// Who is signed in, or why nobody is.
-    pub outcome: Result<&'a str, &'a str>,
-}
-
-pub fn program_done(view: &ProgramDoneView<'_>) -> Markup {
-    let (tone, title) = match view.outcome {
-        Ok(_) => (Tone::Good, "Your terminal is signed in"),
-        Err(_) => (Tone::Refused, "Your terminal is not signed in"),
-    };
-    let main = html! {
-        (sign(tone))
-        h1 { (title) }
-        @match view.outcome {
-            Ok(who) => p class="lead" { "As " strong { (who) } ". You can close this page." },
-            Err(why) => p class="lead" { (prose(&sentence(why))) },
-        }
-    };
-    layout(title, tone, &main, None)
+    Page::new("Taking you to sign in", Tone::Plain, main).with_head(head).with_script()
 }
 
 /// A form that met an ended session.
@@ -148,7 +79,7 @@ pub struct UnsentView<'a> {
     pub back: Option<&'a str>,
 }
 
-pub fn unsent(view: &UnsentView<'_>) -> Markup {
+pub fn unsent(view: &UnsentView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Refused))
         h1 { "Your form was not sent" }
@@ -162,7 +93,7 @@ pub fn unsent(view: &UnsentView<'_>) -> Markup {
             }
         }
     };
-    layout("Your form was not sent", Tone::Refused, &main, None)
+    Page::new("Your form was not sent", Tone::Refused, main)
 }
 
 /// A refusal, as the person whom it meets should read it.
@@ -182,7 +113,7 @@ pub struct DeniedView<'a> {
 }
 
 /// Any refusal: of the caller's credential, by the policy, or for our own or an upstream's trouble.
-pub fn denied(view: &DeniedView<'_>) -> Markup {
+pub fn denied(view: &DeniedView<'_>) -> Page {
     let status = view.rejection.status();
     let title = match status.as_u16() {
         401 => "Please sign in",
@@ -221,7 +152,7 @@ pub fn denied(view: &DeniedView<'_>) -> Markup {
             p class="actions" { a class="button" href=(href) { (label) } }
         }
     };
-    layout(title, Tone::Refused, &main, Some(view.request_id))
+    Page::new(title, Tone::Refused, main).of_request(view.request_id)
 }
 
 /// Who somebody is to Doorward and to Kubernetes.
@@ -238,6 +169,8 @@ pub struct WhoAmIView<'a> {
     pub scopes: &'a [&'a str],
     /// Groups that grants gave.
     pub kubernetes_groups: &'a [&'a str],
+    /// What the policy says of them.
+    pub rules: &'a [Concern<'a>],
     pub session: Option<SessionTimes>,
     pub request_id: &'a str,
 }
@@ -252,7 +185,7 @@ pub struct SessionTimes {
     pub end: Timestamp,
 }
 
-pub fn who_am_i(view: &WhoAmIView<'_>) -> Markup {
+pub fn who_am_i(view: &WhoAmIView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Good))
         h1 { (view.email.unwrap_or(view.username)) }
@@ -265,6 +198,7 @@ pub fn who_am_i(view: &WhoAmIView<'_>) -> Markup {
             div { dt { "Kind" } dd { (view.kind) } }
             div { dt { "Groups there" } dd { (list(view.groups)) } }
             div { dt { "Scopes" } dd { (list(view.scopes)) } }
+            div { dt { "What you may do" } dd { (rules(view.rules)) } }
             @if let Some(session) = view.session {
                 div { dt { "Signed in at" } dd { (time(session.created)) } }
                 div { dt { "Checked again by" } dd { (time(session.recheck)) } }
@@ -277,7 +211,7 @@ pub fn who_am_i(view: &WhoAmIView<'_>) -> Markup {
             p class="actions" { a href="/.doorward/sessions" { "Your sessions" } }
         }
     };
-    layout("Who am I", Tone::Good, &main, Some(view.request_id))
+    Page::new("Who am I", Tone::Good, main).of_request(view.request_id)
 }
 
 /// Where a person is signed in.
@@ -299,7 +233,7 @@ pub struct OwnSession<'a> {
     pub current: bool,
 }
 
-pub fn own_sessions(view: &OwnSessionsView<'_>) -> Markup {
+pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Plain))
         h1 { "Your sessions" }
@@ -320,7 +254,7 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Markup {
         }
         p class="actions" { a href="/.doorward/whoami" { "Who am I" } a href="/oauth2/sign_out" { "Sign out" } }
     };
-    layout("Your sessions", Tone::Plain, &main, Some(view.request_id))
+    Page::new("Your sessions", Tone::Plain, main).of_request(view.request_id)
 }
 
 fn own_session(own: &OwnSession<'_>) -> Markup {
@@ -353,7 +287,7 @@ pub struct ConfirmSignOutView<'a> {
     pub who: Option<&'a str>,
 }
 
-pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Markup {
+pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Plain))
         @match view.who {
@@ -370,10 +304,10 @@ pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Markup {
             }
         }
     };
-    layout("Sign out", Tone::Plain, &main, None)
+    Page::new("Sign out", Tone::Plain, main)
 }
 
-pub fn signed_out() -> Markup {
+pub fn signed_out() -> Page {
     let main = html! {
         (sign(Tone::Good))
         h1 { "You are signed out" }
@@ -381,7 +315,7 @@ pub fn signed_out() -> Markup {
         p { "On a computer that others use, close the browser as well." }
         p class="actions" { a class="button" href="/oauth2/sign_in" { "Sign in again" } }
     };
-    layout("Signed out", Tone::Good, &main, None)
+    Page::new("Signed out", Tone::Good, main)
 }
 
 /// A login that went wrong.
@@ -398,7 +332,7 @@ pub struct LoginErrorView<'a> {
     pub request_id: &'a str,
 }
 
-pub fn login_error(view: &LoginErrorView<'_>) -> Markup {
+pub fn login_error(view: &LoginErrorView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Refused))
         h1 { (view.title) }
@@ -417,11 +351,11 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Markup {
             },
         }
     };
-    layout(view.title, Tone::Refused, &main, Some(view.request_id))
+    Page::new(view.title, Tone::Refused, main).of_request(view.request_id)
 }
 
 /// With a capital at its beginning and a full stop at its end, whoever wrote it.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let mut sentence: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
     if !sentence.ends_with(['.', '!', '?']) {
@@ -431,7 +365,7 @@ fn sentence(text: &str) -> String {
 }
 
 /// Text whose names stand between backticks, as in all our messages.
-fn prose(text: &str) -> Markup {
+pub(super) fn prose(text: &str) -> Markup {
     let even = text.matches('`').count().is_multiple_of(2);
     html! {
         @for (part, text) in text.split('`').enumerate() {
@@ -452,6 +386,23 @@ fn list(names: &[&str]) -> Markup {
             span class="none" { "none" }
         } @else {
             ul class="names" { @for name in names { li { code { (name) } } } }
+        }
+    }
+}
+
+fn rules(rules: &[Concern<'_>]) -> Markup {
+    html! {
+        @if !rules.iter().any(|rule| rule.does != "deny") {
+            p class="none" { "Nothing: no rule allows anything to you." }
+        }
+        ul class="rules" {
+            @for rule in rules {
+                li {
+                    strong { (match rule.does { "deny" => "Denied", "approve" => "With approval", _ => "Allowed" }) }
+                    " by " code { (rule.rule) } " on " (rule.routes.join(", "))
+                    @if let Some(why) = rule.why { br; span class="none" { (prose(why)) } }
+                }
+            }
         }
     }
 }

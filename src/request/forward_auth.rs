@@ -16,10 +16,9 @@ use hyper::body::Incoming;
 use super::{
     exchange::Exchange,
     pipeline::{
-        Ending, Manner, Worker, note_request, note_route, own, received, recorded, refuse_impersonation,
-        short_of_memory,
+        Ending, Worker, note_request, note_route, own, received, recorded, refuse_impersonation, short_of_memory,
     },
-    respond,
+    respond::Manner,
     route::Target,
     sanitize::{Received, sanitize},
 };
@@ -63,7 +62,7 @@ impl Worker {
         exchange.record().endpoint = Some("forward_auth");
         let request = original(request, proxy)?;
         exchange.record().method = request.method().clone();
-        manner.asker = respond::Manner::of(id, &request);
+        *manner = Manner::of(id, &request);
         // The name of the handshake is the one under which the proxy knows Doorward.
         let received = Received { server_name: None, ..received(connection, snapshot) };
         let request = sanitize(request, received, id, |host| snapshot.routes.host(host))?;
@@ -104,6 +103,17 @@ impl Worker {
         let permit = decided.permit?;
         exchange.reserve(1)?;
         Ok(own(passed(permit.principal()), id))
+    }
+}
+
+/// nginx knows no refusals but 401 and 403 (`ngx_http_auth_request_module`), and would turn any other into a fault of its own.
+pub(super) fn as_understood_by(proxy: ForwardAuth, rejection: Rejection) -> Rejection {
+    let status = rejection.status();
+    match proxy {
+        ForwardAuth::Nginx if status.is_client_error() && status != StatusCode::UNAUTHORIZED => {
+            rejection.with_status(StatusCode::FORBIDDEN)
+        }
+        _ => rejection,
     }
 }
 
@@ -261,12 +271,13 @@ mod tests {
         let rows: &[Row<'_>] = &[
             ("nginx", Nginx, PATH, &[own_method, own_uri], Some("POST a.example /a?b=c")),
             ("ingress-nginx", Nginx, PATH, &[own_method, url], Some("POST b.example:8443 /a?b=c")),
-            ("no method", Nginx, PATH, &[own_uri], None),
-            ("empty method", Nginx, PATH, &[("x-original-method", ""), own_uri], None),
-            ("no path", Nginx, PATH, &[own_method], None),
+            ("attacks:Z15 no method", Nginx, PATH, &[own_uri], None),
+            ("attacks:Z15 empty method", Nginx, PATH, &[("x-original-method", ""), own_uri], None),
+            ("attacks:Z15 no path", Nginx, PATH, &[own_method], None),
             ("both", Nginx, PATH, &[own_method, own_uri, url], None),
-            ("method twice", Nginx, PATH, &[own_method, ("x-original-method", "GET"), own_uri], None),
-            ("path twice", Nginx, PATH, &[own_method, own_uri, ("x-original-uri", "/")], None),
+            ("attacks:Z42 two addresses", Nginx, PATH, &[own_method, url, url], None),
+            ("attacks:Z15 method twice", Nginx, PATH, &[own_method, ("x-original-method", "GET"), own_uri], None),
+            ("attacks:Z15 path twice", Nginx, PATH, &[own_method, own_uri, ("x-original-uri", "/")], None),
             ("an address as a path", Nginx, PATH, &[own_method, ("x-original-uri", "http://x/")], None),
             ("a bare path", Nginx, PATH, &[own_method, ("x-original-uri", "a")], None),
             ("no path in the address", Nginx, PATH, &[own_method, ("x-original-url", "https://b.example")], None),

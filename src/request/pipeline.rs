@@ -15,7 +15,7 @@ use super::{
     exchange::{Exchange, Ledger},
     forward_auth,
     outbound::{Length, Outbound},
-    respond::{self, Asked, Asker},
+    respond::{self, Manner},
     route::{Miss, Route, Target},
     sanitize::{CleanRequest, Received, sanitize},
 };
@@ -75,13 +75,6 @@ pub(super) struct Cleared {
     pub(super) now: Timestamp,
 }
 
-/// What refusals depend on, noted while the request is still whole.
-#[derive(Clone, Debug)]
-pub(super) struct Manner {
-    pub(super) asker: respond::Manner,
-    pub(super) route: Option<Arc<Route>>,
-}
-
 impl Worker {
     pub fn new(app: Arc<App>, pools: Pools) -> Self {
         Self { app, pools }
@@ -100,7 +93,7 @@ impl Worker {
             in_flight: self.app.requests.begin(),
         };
         let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
-        let mut manner = Manner { asker: respond::Manner::of(id, &request), route: None };
+        let mut manner = Manner::of(id, &request);
         let ending = match unfit {
             Some(rejection) => Err(rejection),
             None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
@@ -122,7 +115,8 @@ impl Worker {
                 exchange.refused(&rejection);
                 let who = exchange.record().principal.as_ref().map(|principal| Arc::clone(&principal.username));
                 let metadata = manner.resource_metadata(&exchange.record().host);
-                let asker = manner.asker(metadata.as_deref(), who.as_deref(), self.app.clock.now());
+                let now = self.app.clock.now();
+                let asker = manner.asker(metadata.as_deref(), who.as_deref(), now, &snapshot.brand);
                 let refusal = respond::refuse(&rejection, &asker);
                 refusal.map(|bytes| ResponseBody::full(bytes).on_end(exchange))
             }
@@ -139,7 +133,8 @@ impl Worker {
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
         if let Some(proxy) = forward_auth::asks(&request, connection, snapshot) {
-            return Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
+            let judged = Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
+            return judged.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
         let request = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host))?;
         note_request(&request, exchange, manner);
@@ -391,7 +386,7 @@ pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange
     record.address = Some(request.meta().client);
     record.upgrade = request.meta().upgrade.is_some();
     record.trace = Some(request.meta().trace.trace_bytes());
-    manner.asker.note(request.method(), request.path());
+    manner.note(request.method(), request.path());
 }
 
 /// Notes where it leads, likewise.
@@ -432,21 +427,6 @@ impl Serve for Worker {
 
     fn memory(&self) -> Level {
         self.app.memory.level()
-    }
-}
-
-impl Manner {
-    fn resource_metadata(&self, host: &str) -> Option<String> {
-        self.route.as_deref().and_then(|route| route.resource_metadata(host))
-    }
-
-    fn asker<'a>(&'a self, resource_metadata: Option<&'a str>, who: Option<&'a str>, now: Timestamp) -> Asker<'a> {
-        let route = self.route.as_deref().map(|route| Asked {
-            kind: route.kind,
-            schemes: &route.schemes,
-            allow: route.allow(),
-        });
-        Asker { manner: &self.asker, route, resource_metadata, who, now }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The one place where a refusal becomes a response, in the language of whoever asked: `metav1.Status` for clients of
 //! Kubernetes, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::headers::REQUEST_ID;
+use super::{headers::REQUEST_ID, route::Route};
 use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
     error::{Reason, Rejection},
-    pages::{self, DeniedView},
+    pages::{self, Brand, DeniedView},
     sessions::csrf,
 };
 
@@ -24,6 +26,8 @@ pub struct Manner {
     is_grpc: bool,
     /// Method and path, for people.
     request: String,
+    /// Once it is known.
+    pub(super) route: Option<Arc<Route>>,
 }
 
 impl Manner {
@@ -36,6 +40,7 @@ impl Manner {
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
             request: String::new(),
+            route: None,
         }
     }
 
@@ -44,6 +49,25 @@ impl Manner {
         if self.is_page {
             self.request = format!("{method} {path}");
         }
+    }
+
+    pub(super) fn resource_metadata(&self, host: &str) -> Option<String> {
+        self.route.as_deref().and_then(|route| route.resource_metadata(host))
+    }
+
+    pub(super) fn asker<'a>(
+        &'a self,
+        resource_metadata: Option<&'a str>,
+        who: Option<&'a str>,
+        now: Timestamp,
+        brand: &'a Brand,
+    ) -> Asker<'a> {
+        let route = self.route.as_deref().map(|route| Asked {
+            kind: route.kind,
+            schemes: &route.schemes,
+            allow: route.allow(),
+        });
+        Asker { manner: self, route, resource_metadata, who, now, brand }
     }
 }
 
@@ -58,6 +82,7 @@ pub struct Asker<'a> {
     /// The caller, once known.
     pub who: Option<&'a str>,
     pub now: Timestamp,
+    pub brand: &'a Brand,
 }
 
 /// What is known of the route.
@@ -134,7 +159,7 @@ fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         now: asker.now,
         sign_in: signs_in.then_some("/oauth2/sign_in"),
     };
-    pages::html(rejection.status(), &pages::denied(&view))
+    pages::html(rejection.status(), &pages::denied(&view), asker.brand)
 }
 
 fn sentence(rejection: &Rejection) -> String {

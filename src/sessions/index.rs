@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     keyring::{KeyRing, Purpose},
-    record::{Hash, Record, millis},
+    record::{Hash, Record},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Timestamp, millis},
     sha256::sha256,
     store::{Backend, Expect, StoreError, Table, Written},
 };

@@ -291,7 +291,7 @@ impl Sessions {
                 return Err(Rejection::new(Reason::Internal, "a session id was drawn twice"));
             }
             Err(error) => {
-                // A session that nobody has is not to count. The store may fail here too: then it counts until it would end.
+                // A session that nobody has is not to count; where that fails too, it does until it would end.
                 drop(index.remove(&[hash], now).await);
                 return Err(unavailable(error));
             }

@@ -14,8 +14,10 @@ use super::{
     refresh::Lease,
     settings::Settings,
 };
-use crate::clock::Timestamp;
-use crate::sha256::sha256;
+use crate::{
+    clock::{Timestamp, millis},
+    sha256::sha256,
+};
 
 /// What a browser holds: 256 random bits that mean nothing. The store knows only their hash, so that who reads the
 /// store cannot use a session.
@@ -192,20 +194,6 @@ pub(super) enum Holder {
 /// How often at most the store learns that a session is in use.
 pub(super) fn touch_every(settings: &Settings) -> Duration {
     Duration::from_secs(60).min(settings.idle / 4)
-}
-
-pub(super) mod millis {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::clock::Timestamp;
-
-    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(time.as_millis())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        i64::deserialize(deserializer).map(Timestamp::from_millis)
-    }
 }
 
 #[cfg(test)]

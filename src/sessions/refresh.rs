@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use super::{
     Ended, Session, Sessions,
     keyring::random,
-    record::{Hash, Record, millis},
+    record::{Hash, Record},
 };
 use crate::{
     authn::Principal,
-    clock::Timestamp,
+    clock::{Timestamp, millis},
     oidc::{self, RefreshError, Refreshed},
     store::{Expect, StoreError, Table, Written},
 };

@@ -1,5 +1,7 @@
 //! `doorward login`: a program's own session, by way of the browser; and what others try with it.
 
+mod device;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -331,10 +333,11 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     assert_eq!(world.status(&handle).await, 200);
     // Neither kind of session passes for the other, nor on another host.
     let id = handle.strip_prefix("dws_").unwrap();
-    assert_eq!(world.get("/page", &[&format!("Cookie: __Host-doorward={id}")]).await.status, 401);
+    let as_cookie = world.get("/page", &[&format!("Cookie: __Host-doorward={id}")]).await;
+    assert_eq!(as_cookie.status, 401, "attacks:Z44");
     let cookie = log_in(&world.doorward, &world.host, "/page").await;
     let browsers = cookie.strip_prefix("Cookie: __Host-doorward=").unwrap();
-    assert_eq!(world.status(&format!("dws_{browsers}")).await, 401);
+    assert_eq!(world.status(&format!("dws_{browsers}")).await, 401, "attacks:Z44");
     let bearer = format!("Authorization: Bearer {handle}");
     let elsewhere = world.doorward.get("/page", &[&format!("Host: other.{}", world.host), &bearer]).await;
     assert_eq!(elsewhere.status, 401);

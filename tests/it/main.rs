@@ -44,6 +44,7 @@ mod report;
 mod revoke;
 mod rows;
 mod sessions;
+mod sockets;
 mod store;
 mod streams;
 mod token_command;

@@ -1,12 +1,24 @@
 //! Two replicas on one Redis: they share who is signed in, follow a failover, and lose nobody.
 
-use std::process::Command;
+use std::{
+    net::SocketAddr,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use tokio::sync::RwLock;
 
-use crate::harness::{Answer, Doorward, Issuer, RedisServer, Upstream, log_in, within};
+use crate::harness::{Answer, Doorward, Issuer, Raw, RedisServer, Upstream, log_in, request, within};
 
 async fn replica(instance: &str, issuer: &Issuer, upstream: &Upstream, redis: &str) -> Doorward {
+    replica_with(instance, issuer, upstream, redis, "drain_accept: 0").await
+}
+
+async fn replica_with(instance: &str, issuer: &Issuer, upstream: &Upstream, redis: &str, limits: &str) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("client", "client-secret".to_owned()), ("key", BASE64_STANDARD.encode([7; 32]))] {
         std::fs::write(dir.path().join(name), text).unwrap();
@@ -31,7 +43,7 @@ sessions: {{keys: [{{file: key}}]}}
 store: {{path: doorward.redb, redis: {redis}}}
 audit: {{instance: {instance}, checkpoint_interval: 200ms, sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
+limits: {{{limits}}}
 ",
         issuer = issuer.url(),
         upstream = upstream.url(),
@@ -100,7 +112,7 @@ async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
     let settings = format!("{{server: '{}'}}", redis.address());
     let mut replicas = Vec::new();
     for instance in ["doorward-0", "doorward-1"] {
-        replicas.push(replica(instance, &issuer, &upstream, &settings).await);
+        replicas.push(replica_with(instance, &issuer, &upstream, &settings, "drain_accept: 10m, drain: 20m").await);
     }
     let sees_the_other =
         |doorward: &Doorward| doorward.audit().iter().any(|record| !record["unmapped"]["heads"].is_null());
@@ -259,4 +271,97 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     change(&there, "users: [alice]", "users: [alice, bob]");
     let (code, told) = status(&new, "30s").await;
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// What stands before replicas in a cluster: it sends nothing more to one that is not ready, once it has noticed.
+struct Service {
+    members: RwLock<Vec<SocketAddr>>,
+    sent: AtomicUsize,
+}
+
+impl Service {
+    /// A request by way of some member.
+    async fn send(&self, lines: &[&str], body: &[u8]) -> u16 {
+        let members = self.members.read().await;
+        let turn = self.sent.fetch_add(1, Ordering::SeqCst);
+        let mut raw = Raw::connect(members[turn % members.len()]).await;
+        raw.send(request(lines, body)).await;
+        raw.answer().await.status
+    }
+
+    /// Waits until so many more requests were sent.
+    async fn goes_on(&self, more: usize) {
+        let sent = || self.sent.load(Ordering::SeqCst);
+        let enough = sent() + more;
+        within(async {
+            while sent() < enough {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_rolling_restart_under_load_fails_no_request_and_loses_no_session() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let settings = format!("{{server: '{}'}}", redis.address());
+    let mut replicas = Vec::new();
+    for instance in ["zero", "one"] {
+        replicas.push(replica_with(instance, &issuer, &upstream, &settings, "drain_accept: 10m, drain: 20m").await);
+    }
+    let host = format!("localhost:{}", replicas[0].address("public").port());
+    let mut cookies = Vec::new();
+    for _ in 0..4 {
+        cookies.push(log_in(&replicas[0], &host, "/page").await);
+    }
+    let members = replicas.iter().map(|replica| replica.address("public")).collect();
+    let service = Arc::new(Service { members: RwLock::new(members), sent: 0.into() });
+    let over = Arc::new(AtomicBool::new(false));
+    let people: Vec<_> = cookies
+        .iter()
+        .map(|cookie| {
+            let (service, over, cookie, host) = (service.clone(), over.clone(), cookie.clone(), host.clone());
+            tokio::spawn(async move {
+                let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+                let mut failed = Vec::new();
+                while !over.load(Ordering::SeqCst) {
+                    let looked = service.send(&["GET /page HTTP/1.1", &host_line, &cookie], b"").await;
+                    let form = ["POST /page HTTP/1.1", &*host_line, &origin, &cookie];
+                    let sent = service.send(&form, b"a form").await;
+                    failed.extend([looked, sent].into_iter().filter(|status| *status != 200));
+                }
+                failed
+            })
+        })
+        .collect();
+
+    for index in 0..replicas.len() {
+        service.goes_on(40).await;
+        let mut old = replicas.remove(index);
+        old.signal("TERM");
+        old.wait_for_log("draining").await;
+        assert_eq!(old.admin("/readyz").await.status, 503);
+        // Nobody has noticed yet: it goes on serving.
+        service.goes_on(40).await;
+        service.members.write().await.retain(|member| *member != old.address("public"));
+        // Its grace is over.
+        old.signal("TERM");
+        assert!(old.ended().await.success());
+        service.goes_on(40).await;
+        let new = old.start_again().await;
+        new.until_ready().await;
+        service.members.write().await.push(new.address("public"));
+        replicas.insert(index, new);
+    }
+    service.goes_on(40).await;
+    over.store(true, Ordering::SeqCst);
+    for person in people {
+        assert_eq!(within(person).await.unwrap(), Vec::<u16>::new());
+    }
+    let host_line = format!("Host: {host}");
+    for (cookie, replica) in cookies.iter().flat_map(|cookie| replicas.iter().map(move |replica| (cookie, replica))) {
+        assert_eq!(replica.get("/page", &[&host_line, cookie]).await.status, 200, "nobody has to sign in again");
+    }
 }

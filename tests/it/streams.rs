@@ -237,7 +237,7 @@ async fn streams_end_with_the_session_of_who_opened_them() {
 
 /// Whatever the lifetime of their token, and without any refresh token: after `sessions.recheck`, 5 min.
 #[tokio::test]
-async fn who_is_shut_out_at_the_provider_is_out_within_the_stated_time_with_what_they_have_open() {
+async fn attacks_z45_who_is_shut_out_at_the_provider_is_out_within_the_stated_time_with_what_they_have_open() {
     let (doorward, (issuer, _upstream), host, cookie) = with_login("", "").await;
     let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;

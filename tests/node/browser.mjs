@@ -131,6 +131,31 @@ const scenarios = {
     return { asked, ended, told: await page.textContent('main'), cookies, faults: judge.faults };
   },
 
+  // `doorward login --device`: a code that nobody waits for, then the one that the terminal shows.
+  async device() {
+    const judge = await Judge.create(options.screenshots);
+    const ctx = await context();
+    const page = await ctx.newPage();
+    const type = async (code) => {
+      await page.fill('input[name=code]', code);
+      await Promise.all([page.waitForNavigation(), page.click('form button[type=submit]')]);
+    };
+    await page.goto(options.url);
+    await judge.look(page, 'type-code');
+    await type('BCDF-GHJK');
+    await judge.look(page, 'type-code-again');
+    const again = await page.textContent('main');
+    await type(options.code);
+    await judge.look(page, 'device');
+    const asked = await page.textContent('main');
+    await Promise.all([page.waitForNavigation(), page.click('.choices button[type=submit]')]);
+    await logIn(page, 'alice');
+    await page.waitForURL((url) => url.pathname.startsWith('/.doorward/device'));
+    await judge.look(page, 'device-done');
+    const cookies = (await ctx.cookies()).map((cookie) => cookie.name);
+    return { again, asked, told: await page.textContent('main'), cookies, faults: judge.faults };
+  },
+
   // Without JavaScript, to an address with a query.
   async withoutScript() {
     const page = await (await context({ javaScriptEnabled: false })).newPage();
@@ -172,6 +197,39 @@ const scenarios = {
       rounds.push((await Promise.all(answers)).map((answer) => `${answer.status()} ${new URL(answer.url()).pathname}`));
     }
     return { rounds };
+  },
+
+  // A WebSocket that is open when its session ends: by a logout here, by one at the provider, or by what the test does.
+  async socket() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + '/');
+    await logIn(page, 'alice');
+    const heard = await page.evaluate(() => new Promise((hear, fail) => {
+      const socket = new WebSocket(location.origin.replace('http', 'ws') + '/stream');
+      socket.onmessage = ({ data }) => hear(data);
+      socket.onerror = () => fail(new Error('the WebSocket was refused'));
+      window.ended = new Promise((done) => {
+        socket.onclose = ({ code, reason, wasClean }) => done({ code, reason, wasClean });
+      });
+    }));
+    const other = await ctx.newPage();
+    if (options.by === 'logout') {
+      await other.goto(options.url + '/oauth2/sign_out');
+      await other.click('form button[type=submit]');
+    } else if (options.by === 'provider') {
+      await other.goto(options.provider + '/session/end');
+      await other.click('button[name=logout]');
+    } else {
+      await pause('open');
+    }
+    const ended = await page.evaluate(() => window.ended);
+    const after = await page.evaluate(() => new Promise((done) => {
+      const socket = new WebSocket(location.origin.replace('http', 'ws') + '/stream');
+      socket.onopen = () => done('open');
+      socket.onerror = () => done('refused');
+    }));
+    return { heard, ended, after };
   },
 
   // A form whose session has ended when it is sent, by a person and by a script.

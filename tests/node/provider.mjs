@@ -5,6 +5,8 @@
 // tells how many refreshes there were, as {"granted": 0, "refused": 0}; between a POST to `/tests/hold` and one to
 // `/tests/release` none is answered.
 //
+// With `backchannelLogoutUri` it tells of a logout there, by way of the back channel.
+//
 // It exchanges tokens (RFC 8693) that `https://doorward.test` has signed for it: `GET /tests/trust/PORT` tells where the keys of
 // that are. Who has sent something else is refused.
 //
@@ -93,6 +95,10 @@ const doorward = (further) => withoutNulls({
   grant_types: ['authorization_code', 'refresh_token'],
   // For a question that accepts it (RFC 9701).
   introspection_signed_response_alg: 'RS256',
+  ...(options.backchannelLogoutUri && {
+    backchannel_logout_uri: options.backchannelLogoutUri,
+    backchannel_logout_session_required: true,
+  }),
   ...further,
 });
 
@@ -152,7 +158,10 @@ server.listen(options.port ?? 0, '127.0.0.1', () => {
     scopes: ['openid', 'offline_access', 'tekton:run', 'tekton:deploy'],
     pkce: { required: () => true },
     rotateRefreshToken: options.rotate ?? false,
+    // Doorward is on this machine, where the provider's own dispatcher sends nothing.
+    fetch: (url, { dispatcher, ...rest }) => fetch(url, rest),
     features: {
+      backchannelLogout: { enabled: true },
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
       jwtIntrospection: { enabled: true },

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::{authz::Scenario, cli::test};
 
+mod concerns;
 mod load;
 mod properties;
 mod requests;

@@ -61,6 +61,8 @@ pub struct Root {
     pub tokens: Option<Tokens>,
     /// Browser sessions.
     pub sessions: Sessions,
+    /// What people see of Doorward.
+    pub pages: Pages,
     /// Where sessions, replay ids and revocations are kept.
     pub store: Store,
     /// The audit trail.

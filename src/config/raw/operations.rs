@@ -160,6 +160,16 @@ impl Default for Sessions {
     }
 }
 
+/// What people see of Doorward: the sign-in, refusals, their sessions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pages {
+    /// What is written at the top of each page and in the title of its tab. Default: `Doorward`.
+    pub name: Option<String>,
+    /// A picture beside the name, SVG or PNG, at most 32 KiB. Default: a door.
+    pub logo: Option<PathBuf>,
+}
+
 /// The audit trail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

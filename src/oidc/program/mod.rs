@@ -1,46 +1,45 @@
-//! `doorward login`: a program on a person's machine gets a session of its own, by way of the person's browser
-//! (RFC 6749 section 4.1, RFC 7636, RFC 8252).
+//! `doorward login`: a program on a person's machine gets a session of its own, by way of the person's browser. The browser
+//! is on the same machine ([`loopback`]), or on any other, where the person types a code ([`device`]).
 //!
 //! ```text
-//! /.doorward/login        the browser, which the program opened: a page that names the machine and asks (GET); what the
-//!                         person presses there leads to the provider (POST)
-//! /oauth2/callback     <- the provider; the browser goes on to http://127.0.0.1:PORT/ with a code
+//! /.doorward/login         the browser, which the program opened: a page that names the machine and asks (GET); what the
+//!                          person presses there leads to the provider (POST)
+//! /oauth2/callback      <- the provider; the browser goes on to http://127.0.0.1:PORT/ with a code
 //! /.doorward/login/token <- the program: the code and the verifier that it is bound to, for the handle of a session
-//! /.doorward/login/end <- the program: its session ends
+//! /.doorward/login/end  <- the program: its session ends
+//!
+//! /.doorward/login/device <- the program: it has no browser, and gets a code for the person to type
+//! /.doorward/device        any browser: asks for that code, then whether its program may sign in
+//! /oauth2/callback      <- the provider; the browser is told to go back to the terminal
+//! /.doorward/login/token <- the program, every few seconds, until the person has decided
 //! ```
 //!
 //! The program's session rests on a login of its own at the provider and never shares the grant of a browser's session:
 //! a refresh token that rotates has one holder, and the end of the one is not the end of the other's tokens. The program
 //! never sees a token of the provider.
-//!
-//! A code goes to 127.0.0.1 and nowhere else, since the program names a port and no address. Whoever steals it there
-//! lacks the verifier. A link that somebody else made ends at the page that asks: it must be pressed in this browser,
-//! and shows a code that the person's own terminal does not.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+mod device;
+mod loopback;
+
+use std::{net::IpAddr, sync::Arc};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Login, LoginRequest, Outcome,
-    failure::Failure,
-    login::{encode, host, parse, redirect, store_failed},
-    logout::display_name,
-    parameters::Parameters,
+use self::loopback::Loopback;
+pub use self::{
+    device::{DONE, Devices, PATH as DEVICE, REQUEST as DEVICE_REQUEST, UserCode},
+    loopback::confirmation,
 };
+use super::{Login, LoginRequest, Outcome, Provider, failure::Failure, parameters::Parameters};
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
-    pages::{self, ProgramView},
-    sessions::{
-        Ended, NewSession, Origin, Seen, Session, Tokens, csrf,
-        keyring::{Purpose, random},
-    },
+    sessions::{Ended, NewSession, Origin, Seen, Session, Tokens, csrf, keyring::Purpose},
     sha256::sha256,
     store::{Expect, StoreError, Table, Written},
 };
@@ -54,83 +53,62 @@ pub const TOKEN: &str = "/.doorward/login/token";
 /// Where the program ends its session.
 pub const END: &str = "/.doorward/login/end";
 
-/// Bytes of the form that the program sends.
+/// Bytes of the forms that a program, or the page of a device, sends.
 pub const MAX_BODY: usize = 4096;
 
-/// How long a code is good (RFC 6749 section 4.1.2 recommends ten minutes at most; it is brought at once).
-const CODE_LIFETIME: Duration = Duration::from_secs(60);
+/// The grant of a program that asks again and again (RFC 8628 section 3.4).
+pub const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// How long is remembered that a code was used.
-const USED_LIFETIME: Duration = Duration::from_secs(600);
+/// Letters that people can type and tell apart, of which no word comes (RFC 8628 section 6.1).
+const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 
-/// A program that waits for its code.
+/// A program that a login is for, while it is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
-    /// Where it listens, on 127.0.0.1.
-    port: u16,
-    /// By what it knows its login again.
-    state: String,
+pub enum Program {
+    /// It listens on the machine of the browser.
+    Loopback(Loopback),
+    /// It asks by itself; the person typed its code.
+    Device(UserCode),
+}
+
+/// What a session will be bound to and called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Asker {
     /// The challenge of PKCE, made with S256.
     challenge: String,
     /// How its machine calls itself.
     machine: String,
 }
 
-impl Program {
-    fn parse(parameters: &Parameters<'_>) -> Result<Self, Failure> {
-        let malformed = |detail: &'static str| {
-            Failure::new(
-                Outcome::malformed,
-                "This address is none that `doorward login` opens. Run `doorward login` again, and follow no link that \
-                 somebody sent you.",
-            )
-            .detail(detail)
-            .titled(StatusCode::BAD_REQUEST, "No program is waiting for this")
-        };
-        if parameters.get("redirect_uri").is_some() {
-            return Err(malformed("a code is sent to 127.0.0.1 and nowhere else; name its `port`"));
-        }
-        let text = |name: &str| parameters.get(name).unwrap_or_default();
-        let base64url = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        let digits = text("port").bytes().all(|byte| byte.is_ascii_digit());
-        let port = text("port").parse().ok().filter(|port| digits && *port >= 1024);
-        let port = port.ok_or_else(|| malformed("`port` is no port from 1024 to 65535"))?;
-        let (state, challenge, machine) = (text("state"), text("code_challenge"), text("machine"));
-        if !(16..=128).contains(&state.len()) || !base64url(state) {
-            return Err(malformed("`state` is not 16 to 128 characters of base64url"));
-        }
-        if challenge.len() != 43 || !base64url(challenge) {
-            return Err(malformed("`code_challenge` is not the SHA-256 of a verifier, in base64url"));
+impl Asker {
+    fn parse(parameters: &Parameters<'_>) -> Result<Self, &'static str> {
+        let text = |name: &str| parameters.get(name).unwrap_or_default().to_owned();
+        let asker = Self { challenge: text("code_challenge"), machine: text("machine") };
+        if asker.challenge.len() != 43 || !is_base64url(&asker.challenge) {
+            return Err("`code_challenge` is not the SHA-256 of a verifier, in base64url");
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@".contains(&byte);
-        if !(1..=64).contains(&machine.len()) || !machine.bytes().all(plain) {
-            return Err(malformed("`machine` is not the name of a machine"));
+        if !(1..=64).contains(&asker.machine.len()) || !asker.machine.bytes().all(plain) {
+            return Err("`machine` is not the name of a machine");
         }
-        let owned = str::to_owned;
-        Ok(Self { port, state: owned(state), challenge: owned(challenge), machine: owned(machine) })
+        Ok(asker)
     }
 
-    /// The page that asks about it.
-    fn address(&self) -> String {
-        let Self { port, state, challenge, machine } = self;
-        format!("{PAGE}?port={port}&state={state}&code_challenge={challenge}&machine={}", encode(machine))
-    }
-
-    /// Where the browser brings `answer`.
-    fn back(&self, answer: &str) -> String {
-        format!("http://127.0.0.1:{}/?{answer}&state={}", self.port, self.state)
+    fn is_proven_by(&self, verifier: &str) -> bool {
+        verify_slices_are_equal(challenge(verifier).as_bytes(), self.challenge.as_bytes()).is_ok()
     }
 }
 
-/// The code that the page and the terminal both show, so that a person can tell their own program from that of somebody
-/// who sent them a link: eight letters without vowels (RFC 8628 section 6.1) for a challenge of PKCE.
-pub fn confirmation(challenge: &str) -> String {
-    const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
-    let hash = sha256(&[b"doorward login\0", challenge.as_bytes()]);
-    let letters = hash.iter().filter_map(|byte| LETTERS.get(usize::from(byte % 20)).copied().map(char::from));
-    let letters: Vec<char> = letters.take(8).collect();
-    let (one, other) = letters.split_at(letters.len() / 2);
-    format!("{}-{}", one.iter().collect::<String>(), other.iter().collect::<String>())
+fn is_base64url(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+/// Eight letters for at least as many bytes, in two groups.
+fn letters(bytes: &[u8]) -> String {
+    let letter = |byte: &u8| LETTERS.get(usize::from(byte % 20)).copied().map(char::from);
+    let mut letters = bytes.iter().filter_map(letter);
+    let one: String = letters.by_ref().take(4).collect();
+    format!("{one}-{}", letters.take(4).collect::<String>())
 }
 
 /// The challenge for a verifier (RFC 7636 section 4.2, S256).
@@ -138,24 +116,23 @@ pub fn challenge(verifier: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(sha256(&[verifier.as_bytes()]))
 }
 
-/// What the store has for a code.
-#[derive(Serialize, Deserialize)]
-enum Kept {
-    Good(Box<Grant>),
-    /// It was brought before; what it gave then.
-    Used(Option<Given>),
-}
-
 /// What a login found out, until its program comes for it.
 #[derive(Serialize, Deserialize)]
 struct Grant {
-    program: Program,
+    asker: Asker,
     origin: String,
     issuer: String,
     issuer_url: String,
     claims: Map<String, Value>,
     scopes: Vec<Arc<str>>,
     tokens: Tokens,
+}
+
+/// Whence a program brings what it has.
+#[derive(Clone, Copy, Debug)]
+struct Bearer<'a> {
+    origin: &'a Origin,
+    address: IpAddr,
 }
 
 /// A session that a code gave.
@@ -180,6 +157,16 @@ impl Refusal {
 
     fn grant(description: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: "invalid_grant", description: description.into() }
+    }
+
+    /// RFC 8628 section 3.5.
+    fn wait(error: &'static str, description: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.to_owned() }
+    }
+
+    /// Whether the program only came too early.
+    fn is_wait(&self) -> bool {
+        matches!(self.error, "authorization_pending" | "slow_down")
     }
 
     fn answer(self) -> Response<Bytes> {
@@ -208,51 +195,11 @@ impl From<StoreError> for Refusal {
 }
 
 impl Login {
-    /// The page that asks whether a program may sign in. Nothing has happened yet, and nothing does unless the person
-    /// presses a button there.
-    pub(super) async fn ask_for_program(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        let program = Program::parse(&parse(request)?)?;
-        let held = self.0.sessions.held_by(request.headers, request.origin).await?;
-        let who = held.as_ref().map(|session| display_name(session));
-        let address = program.address();
-        let choices = self.choices(request.headers, |issuer| format!("{address}&issuer={}", encode(issuer)));
-        let page = pages::program(&ProgramView {
-            host: host(request.origin),
-            machine: &program.machine,
-            confirmation: &confirmation(&program.challenge),
-            who: who.as_deref(),
-            choices: &choices,
-            cancel: &program.back("error=access_denied"),
-        });
-        Ok(pages::html(StatusCode::OK, &page))
-    }
-
-    /// The person wants it: on to the provider. Only the page above may send this.
-    pub(super) fn begin_for_program(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
-            Failure::new(Outcome::malformed, "Another page tried to sign in a program. Nothing was done.")
-                .detail(refusal.detail().to_owned())
-                .titled(refusal.status(), "This did not come from Doorward's own page")
-        })?;
-        let parameters = parse(request)?;
-        let program = Program::parse(&parameters)?;
-        let provider = self.provider(parameters.get("issuer").unwrap_or_default()).ok_or_else(|| {
-            Failure::new(Outcome::malformed, "There is no such provider here. Choose one of those that are offered.")
-        })?;
-        let return_to = program.address();
-        self.begin(provider, request, &return_to, Some(program)).map_err(|mut failure| {
-            failure.return_to = return_to;
-            failure
-        })
-    }
-
-    /// Keeps what a login found out for its program, and sends the browser there with the code for it.
+    /// Keeps what a login found out for its program.
     pub(super) async fn hand_over(&self, program: Program, new: NewSession<'_>) -> Result<Response<Bytes>, Failure> {
         let NewSession { origin, provider, claims, scopes, tokens, .. } = new;
-        let code = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
-        let location = program.back(&format!("code={code}"));
-        let grant = Grant {
-            program,
+        let grant = |asker: &Asker| Grant {
+            asker: asker.clone(),
             origin: origin.as_str().to_owned(),
             issuer: provider.name().to_string(),
             issuer_url: provider.issuer().to_owned(),
@@ -260,15 +207,26 @@ impl Login {
             scopes,
             tokens,
         };
-        let now = self.0.sessions.now();
-        let kept = self.keep(&key_of(&code), &Kept::Good(Box::new(grant)), now + CODE_LIFETIME, Expect::Absent).await;
-        match kept.map_err(|error| store_failed(&error))? {
-            Written::Done(_) => Ok(redirect(&location)),
-            Written::Conflict(_) => Err(Failure::new(Outcome::internal, "A code was drawn twice. Sign in again.")),
+        match program {
+            Program::Loopback(program) => self.send_back(&program, grant).await,
+            Program::Device(code) => self.let_in(&code, grant).await,
         }
     }
 
-    async fn keep(&self, key: &[u8; 32], kept: &Kept, until: Timestamp, expect: Expect) -> Result<Written, StoreError> {
+    /// The provider that the person pressed the button of.
+    fn chosen(&self, parameters: &Parameters<'_>) -> Result<&Arc<dyn Provider>, Failure> {
+        self.provider(parameters.get("issuer").unwrap_or_default()).ok_or_else(|| {
+            Failure::new(Outcome::malformed, "There is no such provider here. Choose one of those that are offered.")
+        })
+    }
+
+    async fn keep(
+        &self,
+        key: &[u8; 32],
+        kept: &impl Serialize,
+        until: Timestamp,
+        expect: Expect,
+    ) -> Result<Written, StoreError> {
         let sealed =
             serde_json::to_vec(kept).ok().and_then(|plain| self.0.sessions.keys().seal(Purpose::Code, key, &plain));
         let sealed = sealed.ok_or_else(|| StoreError::Corrupt("a code cannot be sealed".to_owned()))?;
@@ -276,7 +234,18 @@ impl Login {
         store.put(Table::Logins, key, sealed, until, expect, self.0.sessions.now()).await
     }
 
-    /// Answers a program that brings its code (RFC 6749 section 4.1.3).
+    /// What is kept under a key, and its version; `None` if there is nothing that we could have written.
+    async fn kept<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<(T, u64)>, StoreError> {
+        let sessions = &self.0.sessions;
+        let stored = sessions.shared().store.get(Table::Logins, key, sessions.now()).await?;
+        Ok(stored.and_then(|stored| {
+            let plain = sessions.keys().open(Purpose::Code, key, &stored.value).ok()?;
+            Some((serde_json::from_slice(&plain).ok()?, stored.version))
+        }))
+    }
+
+    /// Answers a program that brings its code (RFC 6749 section 4.1.3), or asks whether the person has decided (RFC 8628
+    /// section 3.4).
     pub(super) async fn exchange_code(&self, request: LoginRequest<'_>) -> Response<Bytes> {
         let form = match Form::parse(request.body) {
             Ok(form) => form,
@@ -284,7 +253,13 @@ impl Login {
         };
         let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
         // A program that goes away must not leave a code used and a session that nobody has.
-        let task = self.0.sessions.shared().control.spawn(async move { login.redeem(&form, &origin, address).await });
+        let task = self.0.sessions.shared().control.spawn(async move {
+            let bearer = Bearer { origin: &origin, address };
+            match form.brought {
+                Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
+                Brought::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
+            }
+        });
         match task.await {
             Ok(Ok((handle, session))) => {
                 let now = self.0.sessions.now();
@@ -298,7 +273,10 @@ impl Login {
                 json_answer(StatusCode::OK, &body)
             }
             Ok(Err(refusal)) => {
-                tracing::info!(request_id = request.request_id, why = %refusal.description, "a program got no session");
+                if !refusal.is_wait() {
+                    let why = &refusal.description;
+                    tracing::info!(request_id = request.request_id, %why, "a program got no session");
+                }
                 refusal.answer()
             }
             Err(error) => {
@@ -308,59 +286,33 @@ impl Login {
         }
     }
 
-    /// A session for a code. Whoever brings a code uses it up, right or wrong: it is brought once in honest use. One that
-    /// is brought again ends the session that it gave (RFC 6749 section 4.1.2), as one of the two who had it stole it.
-    async fn redeem(&self, form: &Form, origin: &Origin, address: IpAddr) -> Result<(String, Arc<Session>), Refusal> {
-        let sessions = &self.0.sessions;
-        let (now, key) = (sessions.now(), key_of(&form.code));
-        let unknown =
-            || Refusal::grant("the code is not known, or it is older than a minute; run `doorward login` again");
-        let stored = sessions.shared().store.get(Table::Logins, &key, now).await?.ok_or_else(unknown)?;
-        let plain = sessions.keys().open(Purpose::Code, &key, &stored.value).map_err(|_| unknown())?;
-        let used = || Refusal::grant("the code was used before; what it gave has ended; run `doorward login` again");
-        let grant = match serde_json::from_slice(&plain).map_err(|_| unknown())? {
-            Kept::Good(grant) => grant,
-            Kept::Used(given) => {
-                if let Some(Given { issuer_url, subject, session }) = given {
-                    tracing::warn!(%session, %subject, "a code came twice, so the session that it gave was ended");
-                    sessions.end_of(&issuer_url, &subject, Some(&session), Ended::revoked).await?;
-                }
-                return Err(used());
-            }
-        };
-        let until = now + USED_LIFETIME;
-        let version = match self.keep(&key, &Kept::Used(None), until, Expect::Version(stored.version)).await? {
-            Written::Done(version) => version,
-            Written::Conflict(_) => return Err(used()),
-        };
-        let proven = challenge(&form.verifier);
-        if verify_slices_are_equal(proven.as_bytes(), grant.program.challenge.as_bytes()).is_err() {
-            return Err(Refusal::grant("the code is bound to another program; run `doorward login` again"));
-        }
-        if grant.origin != origin.as_str() {
-            return Err(Refusal::grant("the code is for another host; run `doorward login` again"));
-        }
-        let provider = self.provider(&grant.issuer).filter(|provider| provider.issuer() == grant.issuer_url);
+    /// The session that a login gives to its program.
+    async fn give(&self, grant: Grant, bearer: Bearer<'_>) -> Result<(String, Arc<Session>, Given), Refusal> {
+        let Grant { asker, issuer, issuer_url, claims, scopes, tokens, .. } = grant;
+        let provider = self.provider(&issuer).filter(|provider| provider.issuer() == issuer_url);
         let provider = provider.ok_or_else(|| Refusal::grant("the provider is not in use any more"))?;
-        let Grant { program, claims, scopes, tokens, issuer_url, .. } = *grant;
-        let (handle, session) = sessions
-            .create_for_program(
-                NewSession {
-                    origin,
-                    provider: &**provider,
-                    claims: Arc::new(claims),
-                    scopes,
-                    tokens,
-                    seen: Seen { agent: None, address: Some(address) },
-                },
-                program.machine,
-            )
-            .await?;
+        let new = NewSession {
+            origin: bearer.origin,
+            provider: &**provider,
+            claims: Arc::new(claims),
+            scopes,
+            tokens,
+            seen: Seen { agent: None, address: Some(bearer.address) },
+        };
+        let (handle, session) = self.0.sessions.create_for_program(new, asker.machine).await?;
         let subject = session.principal.subject.to_string();
         tracing::info!(issuer = %provider.name(), %subject, session = session.name(), "a program signed in");
-        let given = Kept::Used(Some(Given { issuer_url, subject, session: session.name() }));
-        self.keep(&key, &given, until, Expect::Version(version)).await?;
-        Ok((handle, session))
+        let given = Given { issuer_url, subject, session: session.name() };
+        Ok((handle, session, given))
+    }
+
+    /// A code that comes a second time was stolen from its program, or by it.
+    async fn brought_twice(&self, given: Option<Given>) -> Result<(), StoreError> {
+        if let Some(Given { issuer_url, subject, session }) = given {
+            tracing::warn!(%session, %subject, "a code came twice, so the session that it gave was ended");
+            self.0.sessions.end_of(&issuer_url, &subject, Some(&session), Ended::revoked).await?;
+        }
+        Ok(())
     }
 
     /// Ends the session whose handle comes with the request.
@@ -380,35 +332,55 @@ impl Login {
     }
 }
 
+/// Only our own page may send this.
+fn from_our_page(request: LoginRequest<'_>) -> Result<(), Failure> {
+    csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
+        Failure::new(Outcome::malformed, "Another page tried to sign in a program. Nothing was done.")
+            .detail(refusal.detail().to_owned())
+            .titled(refusal.status(), "This did not come from Doorward's own page")
+    })
+}
+
 /// What a program brings.
 struct Form {
-    code: String,
+    brought: Brought,
     verifier: String,
+}
+
+enum Brought {
+    Code(String),
+    DeviceCode(String),
 }
 
 impl Form {
     fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(body).map_err(|_| Refusal::request("the form is not UTF-8"))?;
-        let parameters = Parameters::parse(Some(text)).map_err(|error| Refusal::request(error.to_string()))?;
-        if parameters.get("grant_type") != Some("authorization_code") {
-            return Err(Refusal {
-                error: "unsupported_grant_type",
-                ..Refusal::request("`grant_type` is not `authorization_code`")
-            });
-        }
-        let code = parameters.get("code").ok_or_else(|| Refusal::request("`code` is missing"))?;
-        let verifier = parameters.get("code_verifier").ok_or_else(|| Refusal::request("`code_verifier` is missing"))?;
+        let parameters = form_of(body)?;
+        let needed = |name: &str| {
+            let value = parameters.get(name).map(str::to_owned);
+            value.ok_or_else(|| Refusal::request(format!("`{name}` is missing")))
+        };
+        let brought = match parameters.get("grant_type") {
+            Some("authorization_code") => Brought::Code(needed("code")?),
+            Some(DEVICE_GRANT) => Brought::DeviceCode(needed("device_code")?),
+            _ => {
+                return Err(Refusal {
+                    error: "unsupported_grant_type",
+                    ..Refusal::request(format!("`grant_type` is neither `authorization_code` nor `{DEVICE_GRANT}`"))
+                });
+            }
+        };
+        let verifier = needed("code_verifier")?;
         let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if !(43..=128).contains(&verifier.len()) || !verifier.bytes().all(unreserved) {
             return Err(Refusal::request("`code_verifier` is not one of RFC 7636"));
         }
-        Ok(Self { code: code.to_owned(), verifier: verifier.to_owned() })
+        Ok(Self { brought, verifier })
     }
 }
 
-/// The key of a code in the store, which knows its hash only.
-fn key_of(code: &str) -> [u8; 32] {
-    sha256(&[b"code\0", code.as_bytes()])
+fn form_of(body: &[u8]) -> Result<Parameters<'_>, Refusal> {
+    let text = std::str::from_utf8(body).map_err(|_| Refusal::request("the form is not UTF-8"))?;
+    Parameters::parse(Some(text)).map_err(|error| Refusal::request(error.to_string()))
 }
 
 fn json_answer(status: StatusCode, body: &Value) -> Response<Bytes> {

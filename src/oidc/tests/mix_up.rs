@@ -23,7 +23,7 @@ async fn between_two(Setup { evil, honest }: Setup) -> Browser {
     second.change_metadata(|metadata| metadata.names_issuer_in_response = honest.0);
     let mut browser = Browser::at(first);
     let providers = vec![Arc::clone(&browser.fixture.provider) as Arc<dyn Provider>, Arc::new(second)];
-    browser.login = Login::new(providers, browser.fixture.sessions.clone(), browser.metrics.clone());
+    browser.login = Login::new(providers, browser.fixture.sessions.clone(), browser.metrics.clone(), Brand::default());
     browser
 }
 
@@ -75,7 +75,8 @@ async fn each_provider_has_the_address_that_tells_its_answers_apart() {
         let mut browser = between_two(Setup { evil: (names_itself, redirect), honest: (true, None) }).await;
         if !several {
             let only = vec![Arc::clone(&browser.fixture.provider) as Arc<dyn Provider>];
-            browser.login = Login::new(only, browser.fixture.sessions.clone(), browser.metrics.clone());
+            browser.login =
+                Login::new(only, browser.fixture.sessions.clone(), browser.metrics.clone(), Brand::default());
         }
         let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/runs").await;
         assert_eq!(sent.parameters["redirect_uri"], format!("https://dash.example.com{expected}"), "{row}");

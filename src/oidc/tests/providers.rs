@@ -67,7 +67,7 @@ async fn the_choice_that_worked_is_remembered_and_can_be_changed() {
     let mut other = ScriptedProvider::offline("partners");
     other.client.label = Some("Partners & friends".into());
     let providers = vec![Arc::new(other) as Arc<dyn Provider>, Arc::clone(&browser.fixture.provider) as _];
-    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default());
+    let login = Login::new(providers, browser.fixture.sessions.clone(), LoginMetrics::default(), Brand::default());
     let mut browser = Browser { login, ..browser };
 
     let page = browser.get("/oauth2/continue?rd=/runs").await;

@@ -58,7 +58,7 @@ async fn only_people_are_sent_to_the_login() {
     assert_eq!(browser.challenge(&Method::GET, "/a", None, &fetch), None);
     assert_eq!(browser.challenge(&Method::GET, "/a", None, &[("accept", "application/json")]), None);
     assert_eq!(browser.challenge(&Method::DELETE, "/a", None, &[("origin", "https://dash.example.com")]), None);
-    let nobody = Login::new(Vec::new(), browser.fixture.sessions.clone(), LoginMetrics::default());
+    let nobody = Login::new(Vec::new(), browser.fixture.sessions.clone(), LoginMetrics::default(), Brand::default());
     let browser = Browser { login: nobody, ..browser };
     assert_eq!(browser.challenge(&Method::GET, "/a", None, &NAVIGATION), None);
 }

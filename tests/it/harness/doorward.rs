@@ -106,6 +106,11 @@ impl Doorward {
     /// Kills it without warning and starts it again with the same folder and configuration.
     pub async fn kill_and_restart(mut self) -> Self {
         self.child.kill().await.unwrap();
+        self.start_again().await
+    }
+
+    /// Starts one that has ended again, with the same folder and configuration.
+    pub async fn start_again(self) -> Self {
         let yaml = std::fs::read_to_string(self.dir.path().join("doorward.yaml")).unwrap();
         Self::spawn(self.dir.clone(), &yaml, &[]).await
     }

@@ -22,15 +22,20 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     format!("Cookie: {}", pairs.find(|pair| pair.starts_with("__Host-doorward=")).expect("a session"))
 }
 
-/// What the callback answers to a browser that has `away` sent to the issuer at `location`, which lets everybody in.
+/// What the callback answers to a browser that `away` sent to the issuer at `location`, which lets everybody in.
 pub async fn come_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
+    let back = call_back(doorward, lines, away, location).await;
+    assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
+    back
+}
+
+/// The same, where the answer may be a refusal.
+pub async fn call_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
     let address = asked(location, "redirect_uri");
     let (_, path) = address.split_once("/oauth2/").unwrap();
     let callback = format!("/oauth2/{path}?code={}&state={}", asked(location, "nonce"), asked(location, "state"));
     let begun = cookies(away);
-    let back = doorward.get(&callback, &[lines, &[&begun]].concat()).await;
-    assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
-    back
+    doorward.get(&callback, &[lines, &[&begun]].concat()).await
 }
 
 /// A parameter of the request that a browser is sent to the issuer with.

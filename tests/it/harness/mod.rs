@@ -23,7 +23,7 @@ pub use self::{
     connect_proxy::ConnectProxy,
     doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
-    login::{asked, come_back, cookies, log_in},
+    login::{asked, call_back, come_back, cookies, log_in},
     nginx::Nginx,
     node::{OidcProvider, browse, browse_until, verify},
     ports::free_port,

@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -56,6 +58,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// Answers 101 to the asked protocol and echoes.
     Echo,
+    /// Accepts a WebSocket (RFC 6455), says `hello` in it, and listens.
+    WebSocket,
     /// Says nothing and keeps the connection open.
     Hang,
     /// Sends these bytes once it is told to.
@@ -203,7 +207,8 @@ async fn serve(
             continue;
         }
         let reply = script(&request);
-        let upgrade = request.all("upgrade").first().map(|token| (*token).to_owned());
+        let first = |name: &str| request.all(name).first().map(|value| (*value).to_owned());
+        let (upgrade, websocket_key) = (first("upgrade"), first("sec-websocket-key"));
         log.lock().unwrap().push(request);
         counter.send_modify(|count| *count += 1);
         match reply {
@@ -224,6 +229,18 @@ async fn serve(
                 stream.write_all(&buffer).await?;
                 let (mut reader, mut writer) = stream.split();
                 tokio::io::copy(&mut reader, &mut writer).await?;
+                return Ok(());
+            }
+            Reply::WebSocket => {
+                let key = format!("{}258EAFA5-E914-47DA-95CA-C5AB0DC85B11", websocket_key.unwrap_or_default());
+                let accept = BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes()));
+                let head = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(b"\x81\x05hello").await?;
+                while stream.read(&mut [0; 1024]).await? > 0 {}
                 return Ok(());
             }
             Reply::Watch(chunks) => {

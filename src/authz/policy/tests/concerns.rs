@@ -1,0 +1,40 @@
+use serde_json::json;
+
+use super::*;
+use crate::config::raw::Scheme;
+
+const GROUND: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [session, bearer], upstream: web}
+  - {name: robots, kind: http, hosts: [robots.example], schemes: [bearer], upstream: web}
+";
+
+#[test]
+fn somebody_is_told_of_the_rules_that_speak_of_them_alone() {
+    let root = root(
+        GROUND,
+        "
+rules:
+  - {id: developers, why: Developers build, on: {routes: [web]}, who: {groups: [dev]}, do: allow}
+  - {id: admins, on: {routes: [web]}, who: {groups: [admin]}, do: allow}
+  - {id: nights, why: We sleep, on: {routes: [web], methods: [POST]}, do: deny}
+  - {id: tried, on: {routes: [web]}, who: {groups: [dev]}, do: allow, mode: shadow}
+  - {id: robots, on: {routes: [robots]}, do: allow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let facts = raw::PrincipalFacts { groups: Some(vec!["dev".into()]), ..Default::default() };
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let principal = Scenario::new(Some(&facts), &request, &root).unwrap().principal;
+    let told = serde_json::to_value(policy.concerns(&principal, Scheme::Session, &root)).unwrap();
+    assert_eq!(
+        told,
+        json!([
+            {"rule": "nights", "do": "deny", "why": "We sleep", "routes": ["web"]},
+            {"rule": "developers", "do": "allow", "why": "Developers build", "routes": ["web"]},
+        ])
+    );
+    let told = policy.concerns(&principal, Scheme::Bearer, &root);
+    assert_eq!(told.last().map(|concern| (concern.rule, &*concern.routes)), Some(("robots", &["robots"][..])));
+}

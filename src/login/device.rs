@@ -1,0 +1,51 @@
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Address, Failure, PATIENCE, keep, machine,
+    server::{Refused, Server, Waiting},
+};
+use crate::{oidc::program::challenge, sessions::keyring::random};
+
+/// By how much a program slows down that is told to (RFC 8628 section 3.5).
+const SLOWER: Duration = Duration::from_secs(5);
+
+/// The longest wait between two questions while Doorward cannot be reached.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Signs in with a code that the person types in some browser (RFC 8628 section 3). Gives who signed in.
+pub async fn sign_in(
+    server: &Server,
+    address: &Address,
+    ca: Option<PathBuf>,
+    out: &mut (dyn Write + Send),
+) -> Result<String, Failure> {
+    let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+    let Waiting { code, user_code, expires, interval } =
+        server.begin_device(&challenge(&verifier), &machine()).await.map_err(|refused| refused.advise(address))?;
+    writeln!(out, "In a browser of any machine, open\n\n  {}\n\nand type the code {user_code}.", server.device_page())?;
+    let end = Instant::now() + expires.min(PATIENCE);
+    let (mut interval, mut trouble) = (interval, Duration::ZERO);
+    while Instant::now() + interval + trouble < end {
+        sleep(interval + trouble).await;
+        match server.redeem_device(&code, &verifier, ca.clone()).await {
+            Ok(entry) => return Ok(keep(address, entry)?),
+            Err(Refused::Told(error, why)) => match error.as_str() {
+                "authorization_pending" => trouble = Duration::ZERO,
+                "slow_down" => interval += SLOWER,
+                "temporarily_unavailable" | "server_error" => trouble = later(interval, trouble),
+                "access_denied" => return Err("you declined, or the provider did".into()),
+                _ => return Err(format!("{why}; run `doorward login --device` again").into()),
+            },
+            // A network that fails for a moment costs nobody the code that they are typing (RFC 8628 section 3.5).
+            Err(_) => trouble = later(interval, trouble),
+        }
+    }
+    Err("nobody typed the code within ten minutes; run `doorward login --device` again".into())
+}
+
+fn later(interval: Duration, trouble: Duration) -> Duration {
+    (trouble * 2).clamp(interval, LONGEST.max(interval))
+}

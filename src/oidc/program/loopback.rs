@@ -1,0 +1,192 @@
+//! The way of a program whose browser is on its own machine (RFC 8252): a code goes to 127.0.0.1 and nowhere else, since
+//! the program names a port and no address. Whoever steals it there lacks the verifier. A link that somebody else made
+//! ends at the page that asks: it must be pressed in this browser, and shows a code that the person's own terminal does
+//! not.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{
+        Login, LoginRequest, Outcome,
+        failure::Failure,
+        login::{encode, host, parse, redirect, store_failed},
+        logout::display_name,
+        parameters::Parameters,
+    },
+    Asker, Bearer, Given, Grant, PAGE, Program, Refusal, from_our_page, letters,
+};
+use crate::{
+    pages::{self, ProgramView},
+    sessions::{Session, keyring::random},
+    sha256::sha256,
+    store::{Expect, Written},
+};
+
+/// How long a code is good (RFC 6749 section 4.1.2 recommends ten minutes at most; it is brought at once).
+const CODE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long is remembered that a code was used.
+const USED_LIFETIME: Duration = Duration::from_secs(600);
+
+/// A program that waits for its code on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loopback {
+    /// Where it listens, on 127.0.0.1.
+    port: u16,
+    /// By what it knows its login again.
+    state: String,
+    asker: Asker,
+}
+
+impl Loopback {
+    fn parse(parameters: &Parameters<'_>) -> Result<Self, Failure> {
+        let malformed = |detail: &'static str| {
+            Failure::new(
+                Outcome::malformed,
+                "This address is none that `doorward login` opens. Run `doorward login` again, and follow no link that \
+                 somebody sent you.",
+            )
+            .detail(detail)
+            .titled(StatusCode::BAD_REQUEST, "No program is waiting for this")
+        };
+        if parameters.get("redirect_uri").is_some() {
+            return Err(malformed("a code is sent to 127.0.0.1 and nowhere else; name its `port`"));
+        }
+        let text = |name: &str| parameters.get(name).unwrap_or_default();
+        let digits = text("port").bytes().all(|byte| byte.is_ascii_digit());
+        let port = text("port").parse().ok().filter(|port| digits && *port >= 1024);
+        let port = port.ok_or_else(|| malformed("`port` is no port from 1024 to 65535"))?;
+        let state = text("state");
+        if !(16..=128).contains(&state.len()) || !super::is_base64url(state) {
+            return Err(malformed("`state` is not 16 to 128 characters of base64url"));
+        }
+        let asker = Asker::parse(parameters).map_err(malformed)?;
+        Ok(Self { port, state: state.to_owned(), asker })
+    }
+
+    /// The page that asks about it.
+    fn address(&self) -> String {
+        let Self { port, state, asker: Asker { challenge, machine } } = self;
+        format!("{PAGE}?port={port}&state={state}&code_challenge={challenge}&machine={}", encode(machine))
+    }
+
+    /// Where the browser brings `answer`.
+    fn back(&self, answer: &str) -> String {
+        format!("http://127.0.0.1:{}/?{answer}&state={}", self.port, self.state)
+    }
+}
+
+/// The code that the page and the terminal both show, so that a person can tell their own program from that of somebody
+/// who sent them a link: eight letters for a challenge of PKCE.
+pub fn confirmation(challenge: &str) -> String {
+    let hash = sha256(&[b"doorward login\0", challenge.as_bytes()]);
+    letters(&hash)
+}
+
+/// What the store has for a code.
+#[derive(Serialize, Deserialize)]
+enum Kept {
+    Good(Box<Grant>),
+    /// It was brought before; what it gave then.
+    Used(Option<Given>),
+}
+
+impl Login {
+    /// The page that asks whether a program may sign in. Nothing has happened yet, and nothing does unless the person
+    /// presses a button there.
+    pub(in super::super) async fn ask_for_program(
+        &self,
+        request: LoginRequest<'_>,
+    ) -> Result<Response<Bytes>, Failure> {
+        let program = Loopback::parse(&parse(request)?)?;
+        let held = self.0.sessions.held_by(request.headers, request.origin).await?;
+        let who = held.as_ref().map(|session| display_name(session));
+        let address = program.address();
+        let choices = self.choices(request.headers, |issuer| format!("{address}&issuer={}", encode(issuer)));
+        let page = pages::program(&ProgramView {
+            host: host(request.origin),
+            machine: &program.asker.machine,
+            confirmation: &confirmation(&program.asker.challenge),
+            who: who.as_deref(),
+            choices: &choices,
+            cancel: &program.back("error=access_denied"),
+        });
+        Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
+    }
+
+    /// The person wants it: on to the provider. Only the page above may send this.
+    pub(in super::super) fn begin_for_program(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        from_our_page(request)?;
+        let parameters = parse(request)?;
+        let program = Loopback::parse(&parameters)?;
+        let provider = self.chosen(&parameters)?;
+        let return_to = program.address();
+        self.begin(provider, request, &return_to, Some(Program::Loopback(program))).map_err(|mut failure| {
+            failure.return_to = return_to;
+            failure
+        })
+    }
+
+    /// Keeps what a login found out for its program, and sends the browser there with the code for it.
+    pub(super) async fn send_back(
+        &self,
+        program: &Loopback,
+        grant: impl FnOnce(&Asker) -> Grant,
+    ) -> Result<Response<Bytes>, Failure> {
+        let code = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+        let now = self.0.sessions.now();
+        let kept = self
+            .keep(&key_of(&code), &Kept::Good(Box::new(grant(&program.asker))), now + CODE_LIFETIME, Expect::Absent)
+            .await;
+        match kept.map_err(|error| store_failed(&error))? {
+            Written::Done(_) => Ok(redirect(&program.back(&format!("code={code}")))),
+            Written::Conflict(_) => Err(Failure::new(Outcome::internal, "A code was drawn twice. Sign in again.")),
+        }
+    }
+
+    /// A session for a code. Whoever brings a code uses it up, right or wrong: it is brought once in honest use. One that
+    /// is brought again ends the session that it gave (RFC 6749 section 4.1.2), as one of the two who had it stole it.
+    pub(super) async fn redeem_code(
+        &self,
+        code: &str,
+        verifier: &str,
+        bearer: Bearer<'_>,
+    ) -> Result<(String, Arc<Session>), Refusal> {
+        let (now, key) = (self.0.sessions.now(), key_of(code));
+        let unknown =
+            || Refusal::grant("the code is not known, or it is older than a minute; run `doorward login` again");
+        let used = || Refusal::grant("the code was used before; what it gave has ended; run `doorward login` again");
+        let (kept, version) = self.kept(&key).await?.ok_or_else(unknown)?;
+        let grant = match kept {
+            Kept::Good(grant) => grant,
+            Kept::Used(given) => {
+                self.brought_twice(given).await?;
+                return Err(used());
+            }
+        };
+        let until = now + USED_LIFETIME;
+        let version = match self.keep(&key, &Kept::Used(None), until, Expect::Version(version)).await? {
+            Written::Done(version) => version,
+            Written::Conflict(_) => return Err(used()),
+        };
+        if !grant.asker.is_proven_by(verifier) {
+            return Err(Refusal::grant("the code is bound to another program; run `doorward login` again"));
+        }
+        if grant.origin != bearer.origin.as_str() {
+            return Err(Refusal::grant("the code is for another host; run `doorward login` again"));
+        }
+        let (handle, session, given) = self.give(*grant, bearer).await?;
+        self.keep(&key, &Kept::Used(Some(given)), until, Expect::Version(version)).await?;
+        Ok((handle, session))
+    }
+}
+
+/// The key of a code in the store, which knows its hash only.
+fn key_of(code: &str) -> [u8; 32] {
+    sha256(&[b"code\0", code.as_bytes()])
+}
