@@ -18,6 +18,10 @@ use crate::{
 /// What a call may cost. Doorward may wait for a provider itself.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(40), max_body: 256 << 10 };
 
+/// Between two questions whether a person has decided, whatever Doorward asks for.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// The Doorward at an address.
 pub struct Server {
     origin: String,
@@ -90,7 +94,7 @@ impl Server {
                 code: told.get("device_code")?.as_str()?.to_owned(),
                 user_code: UserCode::parse(told.get("user_code")?.as_str()?)?,
                 expires: seconds("expires_in")?,
-                interval: seconds("interval").filter(|interval| !interval.is_zero())?,
+                interval: seconds("interval")?.clamp(SHORTEST, LONGEST),
             })
         };
         waiting().ok_or_else(not_understood)

@@ -302,7 +302,11 @@ impl Login {
     async fn decline(&self, code: &UserCode, waiting: Waiting, version: u64) -> Result<Response<Bytes>, Failure> {
         let declined = Waiting { decision: Decision::Declined, ..waiting };
         let kept = self.keep(&code.key(), &declined, declined.until, Expect::Version(version)).await;
-        kept.map_err(|error| store_failed(&error))?;
+        if let Written::Conflict(_) = kept.map_err(|error| store_failed(&error))? {
+            let text = "Somebody decided in the same moment, perhaps you in another tab. If it was not you, end that session at \
+                        `/.doorward/sessions`.";
+            return Err(Failure::new(Outcome::replayed, text).titled(StatusCode::CONFLICT, "It is too late to decline"));
+        }
         let why = "you declined; whoever runs it is told so, and nothing else";
         Ok(pages::html(StatusCode::OK, &pages::program_done(&ProgramDoneView { outcome: Err(why) }), &self.0.brand))
     }
