@@ -314,6 +314,7 @@ impl Parts<'_> {
             control: runtime.handle().clone(),
             metrics: metrics.sessions.clone(),
             refreshes: sessions::Refreshes::default(),
+            devices: crate::oidc::program::Devices::default(),
             trail: trail.clone(),
         };
         let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))

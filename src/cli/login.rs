@@ -53,6 +53,9 @@ pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
         (_, true) => Way::PrintAddress,
         _ => Way::OpenBrowser,
     };
+    if let Some(name) = &args.kubeconfig {
+        login::check_context(name, &args.url, ca)?;
+    }
     // Not on standard output, which is for what a program reads.
     runtime()?.block_on(login::login(&args.url, ca, way, &mut io::stderr()))?;
     if let Some(name) = &args.kubeconfig {
@@ -73,7 +76,7 @@ pub fn logout(args: &WhereArgs) -> Result<u8, Failure> {
 }
 
 pub fn credential(args: &CredentialArgs, out: &mut impl Write) -> Result<u8, Failure> {
-    login::credential(&args.url, out)?;
+    runtime()?.block_on(login::credential(&args.url, out))?;
     Ok(0)
 }
 

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Address, Failure, PATIENCE, keep, machine,
+    Address, Failure, PATIENCE, SignedIn, keep, machine,
     server::{Refused, Server, Waiting},
 };
 use crate::{oidc::program::challenge, sessions::keyring::random};
@@ -15,13 +15,13 @@ const SLOWER: Duration = Duration::from_secs(5);
 /// The longest wait between two questions while Doorward cannot be reached.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Signs in with a code that the person types in some browser (RFC 8628 section 3). Gives who signed in.
+/// Signs in with a code that the person types in some browser (RFC 8628 section 3).
 pub async fn sign_in(
     server: &Server,
     address: &Address,
     ca: Option<PathBuf>,
     out: &mut (dyn Write + Send),
-) -> Result<String, Failure> {
+) -> Result<SignedIn, Failure> {
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let Waiting { code, user_code, expires, interval } =
         server.begin_device(&challenge(&verifier), &machine()).await.map_err(|refused| refused.advise(address))?;
@@ -31,12 +31,12 @@ pub async fn sign_in(
     while Instant::now() + interval + trouble < end {
         sleep(interval + trouble).await;
         match server.redeem_device(&code, &verifier, ca.clone()).await {
-            Ok(entry) => return Ok(keep(address, entry)?),
+            Ok(entry) => return keep(address, entry),
             Err(Refused::Told(error, why)) => match error.as_str() {
                 "authorization_pending" => trouble = Duration::ZERO,
                 "slow_down" => interval += SLOWER,
                 "temporarily_unavailable" | "server_error" => trouble = later(interval, trouble),
-                "access_denied" => return Err("you declined, or the provider did".into()),
+                "access_denied" => return Err(why.into()),
                 _ => return Err(format!("{why}; run `doorward login --device` again").into()),
             },
             // A network that fails for a moment costs nobody the code that they are typing (RFC 8628 section 3.5).

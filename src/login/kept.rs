@@ -59,24 +59,25 @@ impl Kept {
         serde_json::from_str(&text).map_err(|error| told(&error).into())
     }
 
-    /// Changes the file: whole, and one process after the other.
-    pub fn change(change: impl FnOnce(&mut Self)) -> Result<(), Failure> {
+    /// Changes the file: whole, and one process after the other. Gives what `change` gives.
+    pub fn change<T>(change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
         Self::change_in(&state_folder()?, change)
     }
 
-    fn change_in(folder: &Path, change: impl FnOnce(&mut Self)) -> Result<(), Failure> {
+    fn change_in<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
         lock.lock()?;
         let path = file(folder);
         let mut kept = Self::of(&path)?;
-        change(&mut kept);
+        let given = change(&mut kept);
         write_whole(&path, &serde_json::to_vec_pretty(&kept)?)?;
-        Ok(())
+        Ok(given)
     }
 
-    pub fn put(&mut self, address: &Address, entry: Entry) {
-        self.sessions.insert(address.to_string(), entry);
+    /// Gives what was there before.
+    pub fn put(&mut self, address: &Address, entry: Entry) -> Option<Entry> {
+        self.sessions.insert(address.to_string(), entry)
     }
 
     pub fn remove(&mut self, address: &Address) {
@@ -106,10 +107,9 @@ fn file(folder: &Path) -> PathBuf {
 
 /// Writes a file that only its owner may read, in one step for whoever reads it.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // No name that another file's draft, or that of another container with the same process number, could have.
-    let draft = path.with_file_name(format!(".doorward-{:016x}", u64::from_ne_bytes(random())));
+    let draft = draft_of(path);
     let written = (|| {
-        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let mut file = create(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, path)
@@ -118,6 +118,22 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&draft);
     }
     written
+}
+
+/// Whether a file could be written there.
+pub fn could_write(path: &Path) -> io::Result<()> {
+    let draft = draft_of(path);
+    create(&draft)?;
+    fs::remove_file(&draft)
+}
+
+/// No name that another file's draft, or that of another container with the same process number, could have.
+fn draft_of(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".doorward-{:016x}", u64::from_ne_bytes(random())))
+}
+
+fn create(draft: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)
 }
 
 #[cfg(test)]
@@ -139,7 +155,9 @@ mod tests {
             ca: None,
         };
         assert!(Kept::of(&file(&folder)).unwrap().only().is_err(), "nobody is signed in");
-        Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_1"))).unwrap();
+        assert!(Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_0"))).unwrap().is_none());
+        let former = Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_1"))).unwrap();
+        assert_eq!(former.unwrap().handle, "dws_0");
         assert_eq!(Kept::of(&file(&folder)).unwrap().only().unwrap().1.handle, "dws_1");
         Kept::change_in(&folder, |kept| kept.put(&other, entry("dws_2"))).unwrap();
         let kept = Kept::of(&file(&folder)).unwrap();

@@ -9,7 +9,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{EXEC_API, Failure, kept::write_whole};
+use super::{
+    EXEC_API, Failure,
+    kept::{could_write, write_whole},
+};
+
+/// Links that lead to one another, as in Linux.
+const MAX_LINKS: usize = 40;
 
 /// What kubectl is to know.
 #[derive(Debug)]
@@ -40,15 +46,53 @@ pub fn write(file: &Path, context: &Context<'_>) -> Result<(), Failure> {
     }
     let _lock = Lock::take(file)?;
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let config = with(file, context).map_err(|error| told(&error))?;
+    // What a link leads to is the file, wherever its owner keeps it.
+    let target = target(file).map_err(|error| told(&error))?;
+    write_whole(&target, serde_saphyr::to_string(&config)?.as_bytes()).map_err(|error| told(&error))?;
+    Ok(())
+}
+
+/// Whether [`write`] would do it, as things stand: asked before a person goes through a login for it.
+pub fn check(file: &Path, context: &Context<'_>) -> Result<(), Failure> {
+    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let _lock = Lock::take(file)?;
+    with(file, context).map_err(|error| told(&error))?;
+    let target = target(file).map_err(|error| told(&error))?;
+    // Where the lock is, a file can be made; the target of a link may be elsewhere.
+    could_write(&target).map_err(|error| format!("{}: {error}", target.display()))?;
+    Ok(())
+}
+
+/// The configuration in the file, with the context.
+fn with(file: &Path, context: &Context<'_>) -> Result<Value, String> {
     let mut config: Value = match fs::read_to_string(file) {
         Ok(text) if text.trim().is_empty() => json!({}),
-        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| told(&error))?,
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| error.to_string())?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
-        Err(error) => return Err(told(&error).into()),
+        Err(error) => return Err(error.to_string()),
     };
-    add(&mut config, context).map_err(|error| told(&error))?;
-    write_whole(file, serde_saphyr::to_string(&config)?.as_bytes()).map_err(|error| told(&error))?;
-    Ok(())
+    add(&mut config, context)?;
+    Ok(config)
+}
+
+/// What the file is in the end, whether it is there yet or not.
+fn target(file: &Path) -> io::Result<PathBuf> {
+    let mut file = std::path::absolute(file)?;
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&file) {
+            // It is relative to its folder, if not absolute.
+            Ok(to) => file = file.with_file_name(to),
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
+                return Ok(file);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many links lead to one another"))
 }
 
 fn add(config: &mut Value, context: &Context<'_>) -> Result<(), String> {
@@ -161,8 +205,41 @@ mod tests {
         let refused = write(&file, &context("prod", "https://k8s.example.com")).unwrap_err().to_string();
         assert!(refused.contains("another `prod`"), "{refused}");
         assert_eq!(read(), again, "nothing was written");
+        let refused = check(&file, &context("prod", "https://k8s.example.com")).unwrap_err().to_string();
+        assert!(refused.contains("another `prod`"), "{refused}");
+        check(&file, &context("build", "https://k8s.example.com")).unwrap();
+        assert_eq!(read(), again, "looking writes nothing");
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "and leaves nothing");
         fs::write(dir.path().join("kube/config.lock"), "").unwrap();
+        assert!(check(&file, &context("build", "https://k8s.example.com")).is_err());
         let locked = write(&file, &context("build", "https://k8s.example.com")).unwrap_err().to_string();
         assert!(locked.contains("config.lock"), "{locked}");
+    }
+    #[test]
+    fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, middle) = (dir.path().join("config"), dir.path().join("middle"));
+        let real = dir.path().join("dotfiles/kube.yaml");
+        fs::create_dir(dir.path().join("dotfiles")).unwrap();
+        std::os::unix::fs::symlink("middle", &file).unwrap();
+        std::os::unix::fs::symlink(&real, &middle).unwrap();
+        let context =
+            Context { name: "build", server: "https://k8s.example.com", ca: None, program: "/usr/bin/doorward".into() };
+        // The target need not be there yet.
+        for _ in 0..2 {
+            check(&file, &context).unwrap();
+            write(&file, &context).unwrap();
+            assert!(
+                fs::symlink_metadata(&file).unwrap().is_symlink()
+                    && fs::symlink_metadata(&middle).unwrap().is_symlink()
+            );
+            assert!(fs::symlink_metadata(&real).unwrap().is_file());
+            assert!(fs::read_to_string(&file).unwrap().contains("k8s.example.com"));
+        }
+        fs::remove_dir_all(dir.path().join("dotfiles")).unwrap();
+        assert!(check(&file, &context).unwrap_err().to_string().contains("dotfiles/kube.yaml"));
+        fs::remove_file(&middle).unwrap();
+        std::os::unix::fs::symlink("config", &middle).unwrap();
+        assert!(write(&file, &context).is_err(), "a circle");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use self::kept::write_whole;
 use self::{
     kept::{Entry, Kept},
     loopback::Loopback,
-    server::{Refused, Server},
+    server::Server,
 };
 use crate::{
     clock::Timestamp,
@@ -93,22 +93,35 @@ pub async fn login(
 ) -> Result<(), Failure> {
     let ca = ca.map(std::path::absolute).transpose()?;
     let server = Server::new(address, ca.as_deref())?;
-    let username = match way {
+    let SignedIn { username, former } = match way {
         Way::Device => device::sign_in(&server, address, ca, out).await?,
         Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, address, ca, way == Way::OpenBrowser, out).await?,
     };
     writeln!(out, "Signed in as {username}.")?;
+    // Nobody holds it any more, and in the list of sessions it would look like one in use.
+    if let Some(former) = former
+        && let Err(refused) = server.end(&former.handle).await
+    {
+        writeln!(out, "The session that you had before goes on: {refused}. {address}/.doorward/sessions ends it.")?;
+    }
     Ok(())
 }
 
-/// `open` opens an address in a browser. Gives who signed in.
+/// What came of a login.
+struct SignedIn {
+    username: String,
+    /// What was kept for the address before.
+    former: Option<Entry>,
+}
+
+/// `open` opens an address in a browser.
 async fn by_loopback(
     server: &Server,
     address: &Address,
     ca: Option<PathBuf>,
     open: bool,
     out: &mut (dyn Write + Send),
-) -> Result<String, Failure> {
+) -> Result<SignedIn, Failure> {
     let loopback = Loopback::bind().await?;
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let challenge = challenge(&verifier);
@@ -125,23 +138,27 @@ async fn by_loopback(
              use the browser of any machine."
         )?;
     }
+    let mut former = None;
     let redeem = async |code: Result<String, String>| {
         let entry = match code {
             Ok(code) => server.redeem(&code, &verifier, ca.clone()).await.map_err(|refused| refused.to_string())?,
             Err(error) if error == "access_denied" => return Err("you, or the provider, declined".to_owned()),
             Err(error) => return Err(format!("the browser came back with `{error}`")),
         };
-        keep(address, entry)
+        let signed_in = keep(address, entry).map_err(|error| error.to_string())?;
+        former = signed_in.former;
+        Ok(signed_in.username)
     };
     let answered = tokio::time::timeout(PATIENCE, loopback.answer(redeem)).await;
-    answered.map_err(|_| "nobody signed in within ten minutes")?
+    let username = answered.map_err(|_| "nobody signed in within ten minutes")??;
+    Ok(SignedIn { username, former })
 }
 
-/// Keeps a session. Gives whose it is.
-fn keep(address: &Address, entry: Entry) -> Result<String, String> {
+/// Keeps a session.
+fn keep(address: &Address, entry: Entry) -> Result<SignedIn, Failure> {
     let username = entry.username.clone();
-    Kept::change(|kept| kept.put(address, entry)).map_err(|error| error.to_string())?;
-    Ok(username)
+    let former = Kept::change(|kept| kept.put(address, entry))?;
+    Ok(SignedIn { username, former })
 }
 
 /// Who one is at `address`, or at the only one that is known.
@@ -156,18 +173,16 @@ pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
 /// Ends the session, there and here.
 pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
-    match Server::new(&address, entry.ca.as_deref())?.end(&entry.handle).await {
-        // One that has ended already is what was wanted.
-        Ok(()) | Err(Refused::Ended(_)) => {}
-        Err(refused) => return Err(format!("you are still signed in at {address}: {refused}").into()),
-    }
+    let ended = Server::new(&address, entry.ca.as_deref())?.end(&entry.handle).await;
+    ended.map_err(|refused| format!("you are still signed in at {address}: {refused}"))?;
     Kept::change(|kept| kept.remove(&address))?;
     writeln!(out, "Signed out of {address}.")?;
     Ok(())
 }
 
-/// What kubectl asks its exec plugin for.
-pub fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
+/// What kubectl asks its exec plugin for. It is told why where the session is over, as kubectl itself says no more than that
+/// one must sign in.
+pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
     if let Ok(info) = env::var("KUBERNETES_EXEC_INFO") {
         let info: Value = serde_json::from_str(&info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
         let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
@@ -178,6 +193,9 @@ pub fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure>
     let (_, entry) = kept(Some(address))?;
     if entry.ends() <= Timestamp::from(SystemTime::now()) {
         return Err(format!("the session at {address} has ended; run `doorward login {address}`").into());
+    }
+    if let Some(ended) = Server::new(address, entry.ca.as_deref())?.has_ended(&entry.handle).await {
+        return Err(ended.advise(address).into());
     }
     let credential = json!({
         "apiVersion": EXEC_API,
@@ -192,10 +210,18 @@ pub fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure>
 /// Writes the context `name` for kubectl, in which it asks this program for its credential. Gives the file.
 pub fn write_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<PathBuf, Failure> {
     let file = kubeconfig::file()?;
-    let ca = ca.map(std::path::absolute).transpose()?;
-    let context = kubeconfig::Context { name, server: address.as_str(), ca, program: env::current_exe()? };
-    kubeconfig::write(&file, &context)?;
+    kubeconfig::write(&file, &context(name, address, ca)?)?;
     Ok(file)
+}
+
+/// Whether [`write_context`] would do it, as things stand.
+pub fn check_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<(), Failure> {
+    kubeconfig::check(&kubeconfig::file()?, &context(name, address, ca)?)
+}
+
+fn context<'a>(name: &'a str, address: &'a Address, ca: Option<&Path>) -> io::Result<kubeconfig::Context<'a>> {
+    let ca = ca.map(std::path::absolute).transpose()?;
+    Ok(kubeconfig::Context { name, server: address.as_str(), ca, program: env::current_exe()? })
 }
 
 fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {

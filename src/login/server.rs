@@ -18,9 +18,17 @@ use crate::{
 /// What a call may cost. Doorward may wait for a provider itself.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(40), max_body: 256 << 10 };
 
+/// What it may cost to learn that a session goes on, while somebody waits for another program.
+const GLANCE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: 256 << 10 };
+
 /// Between two questions whether a person has decided, whatever Doorward asks for.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+
+const WHO_AM_I: &str = "/.doorward/whoami";
+
+/// What a program sends there is a form, even an empty one.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The Doorward at an address.
 pub struct Server {
@@ -113,21 +121,33 @@ impl Server {
     async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Result<Value, Refused> {
         let request = Request::builder()
             .method(Method::POST)
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::CONTENT_TYPE, FORM)
             .uri(format!("{}{path}", self.origin))
             .body(Bytes::from(Serializer::new(String::new()).extend_pairs(form).finish()));
-        self.send(request).await
+        self.send(request, BOUNDS).await
     }
 
     pub async fn who_am_i(&self, handle: &str) -> Result<Value, Refused> {
-        self.call(Method::GET, "/.doorward/whoami", handle).await
+        self.call(Method::GET, WHO_AM_I, handle, BOUNDS).await
+    }
+
+    /// Why the session of this handle is over, if it is; who cannot be asked says nothing.
+    pub async fn has_ended(&self, handle: &str) -> Option<Refused> {
+        match self.call(Method::GET, WHO_AM_I, handle, GLANCE).await {
+            Err(ended @ Refused::Ended(_)) => Some(ended),
+            _ => None,
+        }
     }
 
     pub async fn end(&self, handle: &str) -> Result<(), Refused> {
-        self.call(Method::POST, program::END, handle).await.map(drop)
+        match self.call(Method::POST, program::END, handle, BOUNDS).await {
+            // One that has ended already is what was wanted.
+            Ok(_) | Err(Refused::Ended(_)) => Ok(()),
+            Err(refused) => Err(refused),
+        }
     }
 
-    async fn call(&self, method: Method, path: &str, handle: &str) -> Result<Value, Refused> {
+    async fn call(&self, method: Method, path: &str, handle: &str, bounds: Bounds) -> Result<Value, Refused> {
         let mut bearer = HeaderValue::try_from(format!("Bearer {handle}"))
             .map_err(|_| Refused::Other("the handle that was kept is damaged".to_owned()))?;
         bearer.set_sensitive(true);
@@ -135,14 +155,15 @@ impl Server {
             .method(method)
             .uri(format!("{}{path}", self.origin))
             .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, FORM)
             .header(header::AUTHORIZATION, bearer)
             .body(Bytes::new());
-        self.send(request).await
+        self.send(request, bounds).await
     }
 
-    async fn send(&self, request: http::Result<Request<Bytes>>) -> Result<Value, Refused> {
+    async fn send(&self, request: http::Result<Request<Bytes>>, bounds: Bounds) -> Result<Value, Refused> {
         let request = request.map_err(|error| Refused::Other(error.to_string()))?;
-        let answer = self.egress.send(request, BOUNDS).await;
+        let answer = self.egress.send(request, bounds).await;
         let answer = answer.map_err(|error| Refused::Other(format!("{}: {error}", self.origin)))?;
         let (status, told) = (answer.status(), serde_json::from_slice::<Value>(answer.body()));
         if status == StatusCode::OK

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Login, LoginRequest, bounded};
+use super::{Login, LoginRequest, bounded, parameters};
 use crate::{
     issuers::{LogoutToken, Unverified},
     store::{Expect, StoreError, Table, Written},
@@ -69,9 +69,7 @@ impl Login {
         if *request.method != Method::POST {
             return Err(invalid("a logout token comes in a POST"));
         }
-        let kind = request.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        if !parameters::is_form(request.headers) {
             return Err(invalid("the body is not `application/x-www-form-urlencoded`"));
         }
         let mut tokens = form_urlencoded::parse(request.body).filter(|(name, _)| name == "logout_token");

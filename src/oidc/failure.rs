@@ -2,9 +2,8 @@ use std::{borrow::Cow, error::Error};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use url::form_urlencoded;
 
-use super::Outcome;
+use super::{Outcome, login::encode, program};
 use crate::{
     error::{Reason, Rejection},
     pages::{self, Brand, LoginErrorView},
@@ -19,8 +18,10 @@ pub(super) struct Failure {
     pub text: Cow<'static, str>,
     /// What the provider said, or which check failed.
     detail: Option<String>,
-    /// Where a new login leads.
+    /// Where a new login leads; or the page of the program that it is for, where it begins.
     pub return_to: String,
+    /// Whether there is nothing to try again.
+    is_final: bool,
     /// Whether the browser is signed in all the same, so that it can go on there at once.
     pub signed_in: bool,
     /// Cookies to take away.
@@ -53,6 +54,7 @@ impl Failure {
             text: text.into(),
             detail: None,
             return_to: "/".to_owned(),
+            is_final: false,
             signed_in: false,
             cookies: Vec::new(),
         }
@@ -71,16 +73,34 @@ impl Failure {
         self
     }
 
+    /// The same, where a new login leads to `address`.
+    #[must_use]
+    pub fn back_to(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.return_to);
+        self
+    }
+
+    /// The same, where nothing can be tried again.
+    #[must_use]
+    pub fn final_here(mut self) -> Self {
+        self.is_final = true;
+        self
+    }
+
     pub fn page(self, request_id: &str, brand: &Brand) -> Response<Bytes> {
-        let retry: String = form_urlencoded::byte_serialize(self.return_to.as_bytes()).collect();
+        // A login for a program begins at the page that asks, and signs nobody in in this browser.
+        let is_of_program = program::is_page(&self.return_to);
+        let start = || format!("/oauth2/start?rd={}", encode(&self.return_to));
+        let retry = if is_of_program { self.return_to.clone() } else { start() };
         let mut response = pages::html(
             self.status,
             &pages::login_error(&LoginErrorView {
                 title: self.title,
                 text: &self.text,
                 detail: self.detail.as_deref(),
-                retry: &format!("/oauth2/start?rd={retry}"),
-                go_on: self.signed_in.then_some(&*self.return_to),
+                retry: (!self.is_final).then_some(&*retry),
+                is_of_program,
+                go_on: (self.signed_in && !is_of_program).then_some(&*self.return_to),
                 request_id,
             }),
             brand,

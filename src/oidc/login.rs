@@ -32,7 +32,6 @@ pub(super) struct Inner {
     pub providers: Vec<Arc<dyn Provider>>,
     pub sessions: Sessions,
     pub metrics: LoginMetrics,
-    pub devices: program::Devices,
     pub brand: Brand,
 }
 
@@ -63,7 +62,7 @@ pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
 impl Login {
     /// `providers` in the order in which they are offered.
     pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics, brand: Brand) -> Self {
-        Self(Arc::new(Inner { providers, sessions, metrics, devices: program::Devices::default(), brand }))
+        Self(Arc::new(Inner { providers, sessions, metrics, brand }))
     }
 
     /// Whether anybody can sign in here.
@@ -119,7 +118,7 @@ impl Login {
             program::TOKEN if *request.method == Method::POST => Ok(self.exchange_code(request).await),
             program::END if *request.method == Method::POST => Ok(self.end_for_program(request).await),
             program::DEVICE if get || *request.method == Method::POST => self.device(request).await,
-            program::DONE if get => Ok(self.device_done()),
+            program::DONE if get => Ok(self.device_done(request)),
             program::DEVICE_REQUEST if *request.method == Method::POST => Ok(self.begin_device(request).await),
             program::DONE => return Some(self.not_allowed(request, "GET, HEAD")),
             program::PAGE | program::DEVICE => return Some(self.not_allowed(request, "GET, HEAD, POST")),

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use http::{HeaderMap, header};
 use url::form_urlencoded;
 
 /// More parameters than any provider sends.
@@ -35,4 +36,10 @@ impl<'a> Parameters<'a> {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
+}
+
+/// Whether a body is said to be a form (RFC 6749 appendix B).
+pub fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }

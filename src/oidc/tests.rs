@@ -1,5 +1,6 @@
 mod callback;
 mod mix_up;
+mod program;
 mod providers;
 mod robustness;
 mod sign_out;
@@ -72,6 +73,17 @@ impl Browser {
         query: Option<&str>,
         extra: &[(&'static str, &str)],
     ) -> Response<Bytes> {
+        self.send(method, path, query, extra, "").await
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        query: Option<&str>,
+        extra: &[(&'static str, &str)],
+        body: &str,
+    ) -> Response<Bytes> {
         let mut headers = self.headers();
         for (name, value) in extra {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -82,7 +94,7 @@ impl Browser {
             path,
             query,
             headers: &headers,
-            body: &[],
+            body: body.as_bytes(),
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
         };
@@ -110,8 +122,13 @@ impl Browser {
 
     async fn depart_from(&mut self, start: &str) -> Sent {
         let response = self.get(start).await;
-        assert_eq!(response.status(), StatusCode::SEE_OTHER);
-        let url = Url::parse(location(&response)).unwrap();
+        self.sent_by(&response)
+    }
+
+    /// The same for a browser that this answer sends there.
+    fn sent_by(&self, response: &Response<Bytes>) -> Sent {
+        assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(response));
+        let url = Url::parse(location(response)).unwrap();
         let parameters: HashMap<String, String> = url.query_pairs().into_owned().collect();
         let issuer = self.fixture.provider.issuer.clone();
         let now = self.fixture.shared.clock.now().as_secs();

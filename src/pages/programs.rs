@@ -158,13 +158,65 @@ fn allow(choice: &Choice, fields: &Markup) -> Markup {
     }
 }
 
+/// A terminal on another machine that may come in now.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceDoneView<'a> {
+    /// How its machine calls itself.
+    pub machine: &'a str,
+    /// Who it acts as.
+    pub who: &'a str,
+}
+
 /// What the browser shows once a terminal on another machine may come in.
-pub fn device_done() -> Page {
+pub fn device_done(view: Option<&DeviceDoneView<'_>>) -> Page {
     let main = html! {
         (sign(Tone::Good))
         h1 { "Go back to your terminal" }
-        p class="lead" { "It is signed in within some seconds. You can close this page." }
+        p class="lead" {
+            @match view {
+                Some(DeviceDoneView { machine, who }) => {
+                    "The one on " strong { (machine) } " is signed in as " strong { (who) } " within some seconds."
+                }
+                None => "It is signed in within some seconds.",
+            }
+            " You can close this page."
+        }
         p { a href="/.doorward/sessions" { "Your sessions" } " shows it, and ends it." }
     };
     Page::new("Go back to your terminal", Tone::Good, main)
+}
+
+/// A terminal that was let in before.
+#[derive(Clone, Copy, Debug)]
+pub struct LetInView<'a> {
+    /// How its machine calls itself.
+    pub machine: &'a str,
+    pub code: &'a str,
+    /// Where a form with the code goes, if it is not too late.
+    pub decline: Option<&'a str>,
+}
+
+/// What the browser shows where a code is good no more because somebody let its terminal in.
+pub fn let_in_before(view: &LetInView<'_>) -> Page {
+    let title = if view.decline.is_some() { "This terminal was let in" } else { "This terminal is signed in already" };
+    let main = html! {
+        (sign(Tone::Refused))
+        h1 { (title) }
+        p class="lead" {
+            "Somebody let " code { "doorward login" } " on " strong { (view.machine) } " in with this code, perhaps you in another tab"
+            @if view.decline.is_none() { ", and it came for its session: it is too late to decline" }
+            "."
+        }
+        @if let Some(decline) = view.decline {
+            p class="note" { "If it was not you, or you think better of it, decline: it has not come for its session yet." }
+            form class="actions" method="post" action=(decline) {
+                input type="hidden" name="code" value=(view.code);
+                button class="button" type="submit" { "Decline" }
+            }
+        } @else {
+            p class="note" { "If it was you, end its session where all of yours are listed." }
+        }
+        p { a href="/.doorward/sessions" { "Your sessions" } " shows it, and ends it." }
+    };
+    Page::new(title, Tone::Refused, main)
 }

@@ -325,8 +325,10 @@ pub struct LoginErrorView<'a> {
     pub text: &'a str,
     /// What the provider said, or which check failed. Text of somebody else, bounded.
     pub detail: Option<&'a str>,
-    /// Where a new login begins.
-    pub retry: &'a str,
+    /// Where a new login begins, if it makes sense to try.
+    pub retry: Option<&'a str>,
+    /// Whether it is of a program, and not of this browser.
+    pub is_of_program: bool,
     /// Where somebody who is signed in all the same can go on.
     pub go_on: Option<&'a str>,
     pub request_id: &'a str,
@@ -343,10 +345,15 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Page {
         @match view.go_on {
             Some(href) => {
                 p class="note" { "You are signed in in this browser." }
-                p class="actions" { a class="button" href=(href) { "Go on" } a href=(view.retry) { "Sign in again" } }
+                p class="actions" {
+                    a class="button" href=(href) { "Go on" }
+                    @if let Some(retry) = view.retry { a href=(retry) { "Sign in again" } }
+                }
             }
             None => p class="actions" {
-                a class="button" href=(view.retry) { "Sign in again" }
+                @if let Some(retry) = view.retry {
+                    a class="button" href=(retry) { @if view.is_of_program { "Try again" } @else { "Sign in again" } }
+                }
                 a href="/" { "To the start page" }
             },
         }

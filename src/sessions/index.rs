@@ -26,7 +26,7 @@ pub(super) struct Entry {
 
 impl Entry {
     fn of(hash: &Hash, record: &Record) -> Self {
-        Self { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.ends }
+        Self { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.latest_end() }
     }
 
     pub fn hash(&self) -> Option<Hash> {
@@ -104,14 +104,13 @@ impl<'a> Index<'a> {
         .await
     }
 
-    /// Writes it anew, with this session in it.
+    /// Writes it anew, with this session in it, and with its end as it is now.
     pub async fn keep(&self, hash: &Hash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
-        self.change(now, |entries| {
-            if !entries.iter().any(|known| known.hash == entry.hash) {
-                entries.push(entry.clone());
-            }
+        self.change(now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
+            Some(known) => known.ends = entry.ends,
+            None => entries.push(entry.clone()),
         })
         .await
     }

@@ -24,6 +24,8 @@ pub enum Ended {
     revoked,
     /// The provider ended it: the grant is gone, or it logged the person out.
     provider,
+    /// A program was let in that did not wait any more.
+    uncollected,
 }
 
 impl Ended {
@@ -35,6 +37,7 @@ impl Ended {
             Self::surplus => "surplus",
             Self::revoked => "revoked",
             Self::provider => "provider",
+            Self::uncollected => "uncollected",
         }
     }
 }

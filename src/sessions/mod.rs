@@ -28,14 +28,14 @@ use tokio::runtime::Handle;
 
 use self::{
     index::{Entry, Index},
-    record::{Holder, Record, SessionId},
+    record::{Holder, Record, SessionId, Uncollected},
 };
 pub use self::{
     keyring::KeyRing,
     metrics::{Ended, SessionMetrics},
     origin::Origin,
     people::{Listed, Which},
-    program::is_handle,
+    program::{Collected, is_handle},
     record::{Hash, Tokens},
     refresh::Refreshes,
     seen::Seen,
@@ -46,7 +46,7 @@ use crate::{
     authn::{CredentialId, Presented, Principal},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
-    oidc::{Identity, Provider},
+    oidc::{Identity, Provider, program::Devices},
     store::{Expect, Revocations, Store, StoreError, Table, Target, Written},
 };
 
@@ -78,6 +78,8 @@ pub struct Shared {
     pub control: Handle,
     pub metrics: SessionMetrics,
     pub refreshes: Refreshes,
+    /// The programs that wait for a person.
+    pub devices: Devices,
     /// Where the end of a session is noted.
     pub trail: Trail,
 }
@@ -250,13 +252,14 @@ impl Sessions {
     async fn create_for(
         &self,
         new: NewSession<'_>,
-        machine: Option<String>,
+        program: Option<(String, Uncollected)>,
     ) -> Result<(SessionId, Arc<Session>), Rejection> {
         let (inner, shared) = (&*self.0, &self.0.shared);
         let id = SessionId::new();
         let hash = id.hash();
         let now = shared.clock.now();
         let subject = new.claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        let (machine, uncollected) = program.unzip();
         let record = Record {
             origin: new.origin.as_str().to_owned(),
             issuer: Arc::clone(new.provider.name()),
@@ -271,6 +274,7 @@ impl Sessions {
             created: now,
             last_seen: now,
             checked: now,
+            uncollected,
             lease: None,
             ends: now + inner.settings.absolute,
         };
@@ -365,7 +369,7 @@ impl Sessions {
             Some(session) => session,
             None => self.load(hash, address, now).await?,
         };
-        if session.record.holder() != holder {
+        if session.record.holder() != holder || session.record.uncollected.is_some() {
             return Err(expired("there is no such session, or it has ended"));
         }
         // The origin before all else: what a session is worth elsewhere is not told.

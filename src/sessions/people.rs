@@ -62,6 +62,9 @@ impl Sessions {
             list.push(Listed {
                 session: hash.to_string(),
                 browser: match &record.machine {
+                    Some(machine) if record.uncollected.is_some() => {
+                        format!("doorward login on {machine}, which has not collected it yet")
+                    }
                     Some(machine) => format!("doorward login on {machine}"),
                     None => seen::browser(record.agent.as_deref().unwrap_or_default()),
                 },
@@ -70,7 +73,7 @@ impl Sessions {
                 last_seen: record.last_seen,
                 checked: record.checked,
                 ends_if_unused: record.expires(&self.0.settings),
-                ends: record.ends,
+                ends: record.latest_end(),
                 origin: record.origin,
             });
         }
@@ -105,6 +108,15 @@ impl Sessions {
             session.is_none_or(|wanted| entry.hash().is_some_and(|hash| hash.to_string() == wanted))
         })
         .await
+    }
+
+    /// Ends the session with this name, whoever's it is. Gives whether it had not ended before.
+    pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
+        let Some(hash) = Hash::parse(name) else { return Ok(false) };
+        let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
+        self.end_one(hash, record.ends, reason).await?;
+        self.index(&record).remove(&[hash], self.now()).await?;
+        Ok(true)
     }
 
     /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many.

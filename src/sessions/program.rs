@@ -6,11 +6,13 @@ use std::{net::IpAddr, sync::Arc};
 use http::HeaderMap;
 
 use super::{
-    NewSession, Origin, Session, Sessions,
-    record::{HANDLE, Holder, SessionId},
+    NewSession, Origin, Session, Sessions, expired,
+    record::{HANDLE, Holder, Record, SessionId, Uncollected},
+    revoked, unavailable,
 };
 use crate::{
     authn::{Presented, bearer},
+    clock::Timestamp,
     error::{Reason, Rejection},
 };
 
@@ -21,15 +23,63 @@ pub fn is_handle(token: &str) -> bool {
     token.starts_with(HANDLE)
 }
 
+/// What a program finds that comes for its session.
+#[derive(Debug)]
+pub enum Collected {
+    /// It is the first.
+    Now(Arc<Session>),
+    /// Somebody was here before.
+    Before,
+    /// It has ended.
+    Ended,
+}
+
 impl Sessions {
-    /// Begins a session of a program. Gives its handle.
+    /// Begins a session for a program, which comes for it until then. It is listed, counted and ended as any other from now
+    /// on, as the person may think better of it at once; and it is good for nothing before it is collected. Gives its
+    /// handle.
     pub async fn create_for_program(
         &self,
         new: NewSession<'_>,
         machine: String,
+        until: Timestamp,
     ) -> Result<(String, Arc<Session>), Rejection> {
-        let (id, session) = self.create_for(new, Some(machine)).await?;
+        let (id, session) = self.create_for(new, Some((machine, Uncollected { until }))).await?;
         Ok((id.to_handle(), session))
+    }
+
+    /// Makes a session that of the program which came for it: once, whoever comes besides. An error leaves it as it was.
+    pub async fn collect(&self, handle: &str, origin: &Origin, address: IpAddr) -> Result<Collected, Rejection> {
+        let inner = &*self.0;
+        let Some(hash) = SessionId::parse_handle(handle).map(|id| id.hash()) else { return Ok(Collected::Ended) };
+        let Some((record, version)) = self.read(hash).await.map_err(unavailable)? else { return Ok(Collected::Ended) };
+        if record.uncollected.is_none() {
+            return Ok(Collected::Before);
+        }
+        let now = self.now();
+        if record.origin != origin.as_str() || record.expires(&inner.settings) <= now {
+            return Ok(Collected::Ended);
+        }
+        let provider = inner.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url);
+        let provider = provider.ok_or_else(|| expired("the provider of this session is not in use any more"))?;
+        let record = Record { uncollected: None, last_seen: now, address: Some(address), ..record };
+        let session = self.session(&**provider, hash, record.clone(), version, now)?;
+        if inner.shared.revocations.is_revoked(&session.principal).is_some() {
+            return Err(revoked());
+        }
+        // The index first, as everywhere: what is not in it until it ends could not be ended with others.
+        let index = self.index(&record);
+        index.keep(&hash, &record, now).await.map_err(unavailable)?;
+        if self.write(hash, &record, version).await.map_err(unavailable)? {
+            inner.shared.metrics.seen(hash);
+            return Ok(Collected::Now(Arc::new(session)));
+        }
+        // Somebody else collected it in this moment, or ended it.
+        if self.read(hash).await.map_err(unavailable)?.is_some() {
+            return Ok(Collected::Before);
+        }
+        index.remove(&[hash], now).await.map_err(unavailable)?;
+        Ok(Collected::Ended)
     }
 
     /// Whose session a handle is.

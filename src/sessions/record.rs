@@ -146,6 +146,9 @@ pub(super) struct Record {
     /// When the provider last vouched for it.
     #[serde(with = "millis")]
     pub checked: Timestamp,
+    /// Until when the program that it is for may come for it; `None` once somebody holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncollected: Option<Uncollected>,
     /// Who asks the provider at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -164,10 +167,15 @@ impl Record {
         if self.machine.is_some() { Holder::Program } else { Holder::Browser }
     }
 
-    /// When it ends if it is not used any more. A shorter lifetime in the configuration holds at once.
+    /// When it ends if it is not used any more, or not collected. A shorter lifetime in the configuration holds at once.
     pub fn expires(&self, settings: &Settings) -> Timestamp {
-        let absolute = self.ends.min(self.created + settings.absolute);
+        let absolute = self.latest_end().min(self.created + settings.absolute);
         absolute.min(self.last_seen + settings.idle)
+    }
+
+    /// The end, however much it is used, as things stand.
+    pub fn latest_end(&self) -> Timestamp {
+        self.uncollected.as_ref().map_or(self.ends, |uncollected| self.ends.min(uncollected.until))
     }
 
     pub fn seal(&self, keys: &KeyRing, hash: &Hash) -> Option<Vec<u8>> {
@@ -180,6 +188,13 @@ impl Record {
         plain.zeroize();
         record
     }
+}
+
+/// A person let a program in, which has not come for its session yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Uncollected {
+    #[serde(with = "millis")]
+    pub until: Timestamp,
 }
 
 /// Who holds a session's id.

@@ -214,7 +214,7 @@ impl Sessions {
     }
 
     /// Whether it was written: not if somebody else wrote since `version`.
-    async fn write(&self, hash: Hash, record: &Record, version: u64) -> Result<bool, StoreError> {
+    pub(super) async fn write(&self, hash: Hash, record: &Record, version: u64) -> Result<bool, StoreError> {
         let inner = &*self.0;
         let sealed = record
             .seal(&inner.keys, &hash)

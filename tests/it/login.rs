@@ -1,6 +1,8 @@
 //! `doorward login`: a program's own session, by way of the browser; and what others try with it.
 
 mod device;
+mod replicas;
+mod shell;
 
 use std::{
     fs,

@@ -18,11 +18,13 @@ use super::{
         logout::display_name,
         parameters::Parameters,
     },
-    Asker, Bearer, Given, Grant, PAGE, Program, Refusal, from_our_page, letters,
+    Asker, Grant, PAGE, Program, from_our_page,
+    token::{Bearer, Refusal},
+    user_code::letters,
 };
 use crate::{
     pages::{self, ProgramView},
-    sessions::{Session, keyring::random},
+    sessions::{Ended, NewSession, Session, keyring::random},
     sha256::sha256,
     store::{Expect, Written},
 };
@@ -44,6 +46,12 @@ pub struct Loopback {
 }
 
 impl Loopback {
+    /// The one that a request to its page is about.
+    fn of(request: LoginRequest<'_>) -> Result<Self, Failure> {
+        // A page that is about no program of anybody has nothing to lead back to.
+        parse(request).and_then(|parameters| Self::parse(&parameters)).map_err(Failure::final_here)
+    }
+
     fn parse(parameters: &Parameters<'_>) -> Result<Self, Failure> {
         let malformed = |detail: &'static str| {
             Failure::new(
@@ -91,9 +99,15 @@ pub fn confirmation(challenge: &str) -> String {
 /// What the store has for a code.
 #[derive(Serialize, Deserialize)]
 enum Kept {
-    Good(Box<Grant>),
-    /// It was brought before; what it gave then.
-    Used(Option<Given>),
+    Good {
+        asker: Asker,
+        origin: String,
+        grant: Grant,
+    },
+    /// Its program came for the session, which has this name.
+    Used(String),
+    /// Somebody brought it who is not its program, so it gave nothing.
+    Void,
 }
 
 impl Login {
@@ -103,10 +117,11 @@ impl Login {
         &self,
         request: LoginRequest<'_>,
     ) -> Result<Response<Bytes>, Failure> {
-        let program = Loopback::parse(&parse(request)?)?;
-        let held = self.0.sessions.held_by(request.headers, request.origin).await?;
-        let who = held.as_ref().map(|session| display_name(session));
+        let program = Loopback::of(request)?;
         let address = program.address();
+        let held = self.0.sessions.held_by(request.headers, request.origin).await;
+        let held = held.map_err(|rejection| Failure::from(rejection).back_to(&address))?;
+        let who = held.as_ref().map(|session| display_name(session));
         let choices = self.choices(request.headers, |issuer| format!("{address}&issuer={}", encode(issuer)));
         let page = pages::program(&ProgramView {
             host: host(request.origin),
@@ -121,68 +136,71 @@ impl Login {
 
     /// The person wants it: on to the provider. Only the page above may send this.
     pub(in super::super) fn begin_for_program(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        from_our_page(request)?;
-        let parameters = parse(request)?;
-        let program = Loopback::parse(&parameters)?;
-        let provider = self.chosen(&parameters)?;
+        let program = Loopback::of(request)?;
         let return_to = program.address();
-        self.begin(provider, request, &return_to, Some(Program::Loopback(program))).map_err(|mut failure| {
-            failure.return_to = return_to;
-            failure
-        })
+        let begun = from_our_page(request).and_then(|()| {
+            let parameters = parse(request)?;
+            self.begin(self.chosen(&parameters)?, request, &return_to, Some(Program::Loopback(program)))
+        });
+        begun.map_err(|failure| failure.back_to(&return_to))
     }
 
-    /// Keeps what a login found out for its program, and sends the browser there with the code for it.
-    pub(super) async fn send_back(
-        &self,
-        program: &Loopback,
-        grant: impl FnOnce(&Asker) -> Grant,
-    ) -> Result<Response<Bytes>, Failure> {
+    /// Begins the session of a program, and sends the browser there with the code for it.
+    pub(super) async fn send_back(&self, program: &Loopback, new: NewSession<'_>) -> Result<Response<Bytes>, Failure> {
         let code = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
-        let now = self.0.sessions.now();
-        let kept = self
-            .keep(&key_of(&code), &Kept::Good(Box::new(grant(&program.asker))), now + CODE_LIFETIME, Expect::Absent)
-            .await;
-        match kept.map_err(|error| store_failed(&error))? {
-            Written::Done(_) => Ok(redirect(&program.back(&format!("code={code}")))),
-            Written::Conflict(_) => Err(Failure::new(Outcome::internal, "A code was drawn twice. Sign in again.")),
-        }
+        let until = self.0.sessions.now() + CODE_LIFETIME;
+        let origin = new.origin.as_str().to_owned();
+        let (grant, session) = self.prepare(new, &program.asker, until).await?;
+        let kept = Kept::Good { asker: program.asker.clone(), origin, grant };
+        let failure = match self.keep(&key_of(&code), &kept, until, Expect::Absent).await {
+            Ok(Written::Done(_)) => return Ok(redirect(&program.back(&format!("code={code}")))),
+            Ok(Written::Conflict(_)) => Failure::new(Outcome::internal, "A code was drawn twice. Sign in again."),
+            Err(error) => store_failed(&error),
+        };
+        self.withdraw(&session).await;
+        Err(failure)
     }
 
-    /// A session for a code. Whoever brings a code uses it up, right or wrong: it is brought once in honest use. One that
-    /// is brought again ends the session that it gave (RFC 6749 section 4.1.2), as one of the two who had it stole it.
+    /// A session for a code. Whoever brings a code uses it up, right or wrong: it is brought once in honest use.
     pub(super) async fn redeem_code(
         &self,
         code: &str,
         verifier: &str,
         bearer: Bearer<'_>,
     ) -> Result<(String, Arc<Session>), Refusal> {
-        let (now, key) = (self.0.sessions.now(), key_of(code));
+        let (until, key) = (self.0.sessions.now() + USED_LIFETIME, key_of(code));
         let unknown =
             || Refusal::grant("the code is not known, or it is older than a minute; run `doorward login` again");
-        let used = || Refusal::grant("the code was used before; what it gave has ended; run `doorward login` again");
         let (kept, version) = self.kept(&key).await?.ok_or_else(unknown)?;
-        let grant = match kept {
-            Kept::Good(grant) => grant,
-            Kept::Used(given) => {
-                self.brought_twice(given).await?;
-                return Err(used());
+        let (asker, origin, grant) = match kept {
+            Kept::Good { asker, origin, grant } => (asker, origin, grant),
+            Kept::Used(session) => return Err(self.brought_twice(&session).await),
+            Kept::Void => {
+                let why =
+                    "the code was used before, by another program, and gave it nothing; run `doorward login` again";
+                return Err(Refusal::grant(why));
             }
         };
-        let until = now + USED_LIFETIME;
-        let version = match self.keep(&key, &Kept::Used(None), until, Expect::Version(version)).await? {
-            Written::Done(version) => version,
-            Written::Conflict(_) => return Err(used()),
+        let whose = match (asker.is_proven_by(verifier), origin == bearer.origin.as_str()) {
+            (true, true) => None,
+            (true, false) => Some("the code is for another host; run `doorward login` again"),
+            (false, _) => Some("the code is bound to another program; run `doorward login` again"),
         };
-        if !grant.asker.is_proven_by(verifier) {
-            return Err(Refusal::grant("the code is bound to another program; run `doorward login` again"));
+        if let Some(why) = whose {
+            // If its program came in the same moment, that counts for nothing either.
+            self.keep(&key, &Kept::Void, until, Expect::Version(version)).await?;
+            self.0.sessions.end_named(&grant.session, Ended::revoked).await?;
+            return Err(Refusal::grant(why));
         }
-        if grant.origin != bearer.origin.as_str() {
-            return Err(Refusal::grant("the code is for another host; run `doorward login` again"));
+        let session = self.collect(&grant, bearer).await?;
+        let used = Kept::Used(grant.session.clone());
+        match self.keep(&key, &used, until, Expect::Version(version)).await {
+            Ok(Written::Done(_)) => {}
+            Ok(Written::Conflict(_)) => return Err(self.brought_twice(&grant.session).await),
+            // Whoever brings the code again is found out by its session.
+            Err(error) => tracing::warn!(%error, "that a code was used was not noted"),
         }
-        let (handle, session, given) = self.give(*grant, bearer).await?;
-        self.keep(&key, &Kept::Used(Some(given)), until, Expect::Version(version)).await?;
-        Ok((handle, session))
+        Ok((grant.handle.clone(), session))
     }
 }
 

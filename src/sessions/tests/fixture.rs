@@ -1,6 +1,6 @@
 //! Sessions of a scripted provider, on a store that can fail.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::Ordering::SeqCst};
 
 use tempfile::TempDir;
 
@@ -21,20 +21,22 @@ pub(crate) struct Switched {
     pub away: std::sync::atomic::AtomicBool,
     /// A table that takes nothing.
     pub full: std::sync::Mutex<Option<Table>>,
+    /// But for so many writes.
+    pub spare: std::sync::atomic::AtomicUsize,
     /// How often something was written.
     pub(super) puts: std::sync::atomic::AtomicUsize,
 }
 
 impl Switched {
     fn call<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
-        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.away.load(SeqCst) {
             return Box::pin(async { Err(StoreError::Timeout) });
         }
         call
     }
 
     pub fn switch(&self, away: bool) {
-        self.away.store(away, std::sync::atomic::Ordering::SeqCst);
+        self.away.store(away, SeqCst);
     }
 }
 
@@ -43,9 +45,10 @@ impl Backend for Switched {
         self.call(self.inner.get(table, key, now))
     }
     fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
-        self.puts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.puts.fetch_add(1, SeqCst);
         let full = *self.full.lock().unwrap();
-        if puts.iter().any(|put| Some(put.table) == full) {
+        let spare = |spare: usize| spare.checked_sub(1);
+        if puts.iter().any(|put| Some(put.table) == full) && self.spare.fetch_update(SeqCst, SeqCst, spare).is_err() {
             return Box::pin(async { Err(StoreError::Timeout) });
         }
         self.call(self.inner.put_all(puts, now))
@@ -84,6 +87,7 @@ impl Fixture {
             inner: Embedded::open(&folder.path().join("store.redb")).unwrap(),
             away: false.into(),
             full: None.into(),
+            spare: 0.into(),
             puts: 0.into(),
         });
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
@@ -94,6 +98,7 @@ impl Fixture {
             control: Handle::current(),
             metrics: SessionMetrics::default(),
             refreshes: Refreshes::default(),
+            devices: Default::default(),
             trail: trail(folder.path()),
         };
         let provider = Arc::new(provider);

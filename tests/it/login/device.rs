@@ -1,7 +1,7 @@
 //! `doorward login --device`: a terminal whose machine has no browser, and what others try with it.
 
 use super::*;
-use crate::harness::call_back;
+use crate::harness::{call_back, now, unique};
 
 const TYPE: &str = "/.doorward/device";
 
@@ -91,7 +91,8 @@ async fn a_machine_without_a_browser_signs_in_by_a_code_that_is_typed_on_another
     assert!(saw["again"].as_str().unwrap().contains("No terminal waits for this code"), "{saw}");
     let asked = saw["asked"].as_str().unwrap();
     assert!(asked.contains(&code) && asked.contains("127.0.0.1") && asked.contains("act as you"), "{asked}");
-    assert!(saw["told"].as_str().unwrap().contains("Go back to your terminal"), "{saw}");
+    let told = saw["told"].as_str().unwrap();
+    assert!(told.contains("Go back to your terminal") && told.contains("is signed in as alice"), "{told}");
     assert_eq!(saw["faults"], json!([]));
     assert!(!saw["cookies"].to_string().contains("\"__Host-doorward\""), "the browser is not signed in: {saw}");
     assert!(within(child.wait()).await.unwrap().success());
@@ -110,6 +111,7 @@ async fn a_person_who_declines_ends_the_wait() {
     refused(&world.poll(&device.code, VERIFIER).await, "access_denied");
     let again = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
     assert_eq!(again.status, 400, "nobody waits for it any more: {}", again.text());
+    assert!(again.text().contains("declined already"), "{}", again.text());
 }
 
 /// An attacker begins a login and has a victim finish it.
@@ -151,7 +153,13 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     let back = world.let_in(&device).await;
-    assert_eq!(back.header("location"), Some("/.doorward/device/done"), "{}{}", back.head, back.text());
+    let done = back.header("location").unwrap();
+    assert!(done.starts_with("/.doorward/device/done?of="), "{}{}", back.head, back.text());
+    let told = world.get(done, &["Accept: text/html"]).await.text();
+    assert!(told.contains("build-7") && told.contains("alice"), "{told}");
+    // What somebody else makes it say, it does not say.
+    let told = world.get("/.doorward/device/done?of=bWFjaGluZQ", &["Accept: text/html"]).await;
+    assert!(told.status == 200 && told.text().contains("Go back to your terminal"), "{}", told.text());
     let (shown, secret) = device.code.split_once('.').unwrap();
     assert_eq!(shown, device.user_code);
     // Who saw the code on the screen, and who has it without what it is bound to.
@@ -165,7 +173,8 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
     let typed = world.doorward.send(&lines.map(String::as_str), format!("code={}", other.user_code).as_bytes()).await;
     assert_eq!(typed.status, 400, "{}", typed.text());
     // It lets one program in, and nobody a second time by the same code.
-    assert_eq!(world.press(TYPE, &form).await.status, 400);
+    assert_eq!(world.press(TYPE, &form).await.status, 409);
+    assert_eq!(world.press(&format!("{TYPE}?issuer=a"), &form).await.status, 409);
     let given = world.poll(&device.code, VERIFIER).await;
     assert_eq!(given.status, 200, "{}", given.text());
     let handle = given.json()["access_token"].as_str().unwrap().to_owned();
@@ -212,20 +221,194 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     );
     within(async { while world.submit("/.doorward/login/token", &[], &form).await.json()["error"] != "slow_down" {} })
         .await;
-    // Thirty wait from here, the ones above included.
-    for _ in 1..30 {
-        assert_eq!(world.ask_for_device().await.status, 200);
+    // Thirty wait from here, the one above included.
+    let mut waiting = vec![device];
+    while waiting.len() < 30 {
+        waiting.push(world.device().await);
     }
     let more = world.ask_for_device().await;
-    assert_eq!(more.status, 503, "{}", more.text());
-    assert!(more.header("retry-after").is_some() && more.json()["error"] == "temporarily_unavailable");
-    // Twenty guesses.
+    assert_eq!(more.status, 429, "{}", more.text());
+    let wait: u64 = more.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=600).contains(&wait) && more.json()["error"] == "temporarily_unavailable", "{}", more.head);
+    // One that is declined, and one that got its session, make room for another; and no more than that.
+    let (declined, used) = (waiting.pop().unwrap(), waiting.pop().unwrap());
+    assert_eq!(world.press(&format!("{TYPE}?decline"), &format!("code={}", declined.user_code)).await.status, 200);
+    world.let_in(&used).await;
+    assert_eq!(world.poll(&used.code, VERIFIER).await.status, 200);
+    for status in [200, 200, 429] {
+        assert_eq!(world.ask_for_device().await.status, status);
+    }
+    // Twenty guesses, and what is known or no code at all is none.
+    let good = format!("code={}", waiting[0].user_code);
     for _ in 0..20 {
+        assert_eq!(world.press(TYPE, "code=hello").await.status, 400);
+        assert_eq!(world.press(&format!("{TYPE}?decline"), &format!("code={}", declined.user_code)).await.status, 200);
+        assert_eq!(world.press(TYPE, &format!("code={}", used.user_code)).await.status, 409);
         assert_eq!(world.press(TYPE, "code=BCDF-GHJK").await.status, 400);
     }
-    let stopped = world.press(TYPE, &format!("code={}", device.user_code)).await;
+    let stopped = world.press(TYPE, &good).await;
     assert_eq!(stopped.status, 429, "not even a good one: {}", stopped.text());
+    let wait: u64 = stopped.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=600).contains(&wait) && stopped.text().contains("minutes"), "{}", stopped.head);
+    // A new configuration forgets none of it.
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = fs::read_to_string(&path).unwrap().replace("label: Example Corp", "label: Renamed");
+    fs::write(path.with_extension("draft"), yaml).unwrap();
+    fs::rename(path.with_extension("draft"), path).unwrap();
+    let renamed = page(&[]);
+    within(async { while !world.get(&renamed, &[]).await.text().contains("Renamed") {} }).await;
+    assert_eq!(world.press(TYPE, &good).await.status, 429);
+    assert_eq!(world.ask_for_device().await.status, 429);
     world.doorward.set_clock_ahead(601);
     assert_eq!(world.press(TYPE, "code=BCDF-GHJK").await.status, 400);
     assert_eq!(world.ask_for_device().await.status, 200);
+}
+
+/// Between the button and the program that comes for its session, which may be minutes.
+#[tokio::test]
+async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other() {
+    let (world, issuer) = world().await;
+    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    let origin = format!("Origin: {}", world.origin());
+    let backchannel = async |claims: Value| {
+        let mut whole = json!({"iss": issuer.url(), "aud": "doorward", "jti": unique(), "iat": now(), "exp": now() + 120,
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
+        whole.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let token = issuer.sign_with(&json!({"alg": "ES256", "typ": "logout+jwt", "kid": "key-1"}), &whole);
+        let ended = world.submit("/oauth2/backchannel_logout", &[], &format!("logout_token={token}")).await;
+        assert_eq!(ended.status, 200, "{}", ended.text());
+    };
+    for way in ["others", "one of one's own", "operator", "logout of the person", "loopback, operator"] {
+        let is_loopback = way.starts_with("loopback");
+        let (device, code) = if is_loopback {
+            (None, Some(world.code().await))
+        } else {
+            let device = world.device().await;
+            world.let_in(&device).await;
+            (Some(device), None)
+        };
+        if way == "others" || way == "one of one's own" {
+            let listed = world.get("/.doorward/sessions", &[&cookie, "Accept: application/json"]).await.json();
+            let sessions = listed["sessions"].as_array().expect("a list");
+            let waits = sessions.iter().find(|session| session.to_string().contains("has not collected it yet"));
+            let waits = waits.unwrap_or_else(|| panic!("{listed}"));
+            assert_eq!(waits["address"], "127.0.0.1", "{waits}");
+            let which = match way {
+                "others" => "others=yes".to_owned(),
+                _ => format!("session={}", waits["session"].as_str().unwrap()),
+            };
+            let ended = world.post(&format!("/.doorward/sessions/end?{which}"), &[&cookie, &origin], "").await;
+            assert!((300..400).contains(&ended.status), "{}{}", ended.head, ended.text());
+        } else if way == "logout of the person" {
+            backchannel(json!({"sub": "alice"})).await;
+        } else {
+            let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+            let (status, said) = world.doorward.operator(&person).await;
+            assert_eq!(status, Some(0), "{said}");
+        }
+        let answer = match (device, code) {
+            (Some(device), _) => world.poll(&device.code, VERIFIER).await,
+            (None, code) => world.redeem(&code.unwrap(), VERIFIER).await,
+        };
+        assert_eq!(answer.status, 400, "{way}: {}", answer.text());
+        assert_eq!(answer.json()["error"], "access_denied", "{way}: {}", answer.text());
+        assert!(answer.text().contains("ended before this program came"), "{way}: {}", answer.text());
+    }
+    // Nobody comes for it: it has an end of its own, long before that of a session that is in use.
+    let device = world.device().await;
+    world.let_in(&device).await;
+    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
+    let (_, said) = world.doorward.operator(&person).await;
+    assert!(said.contains("has not collected it yet"), "{said}");
+    world.doorward.set_clock_ahead(601);
+    let (_, said) = world.doorward.operator(&person).await;
+    assert!(!said.contains("doorward login on"), "{said}");
+}
+
+#[tokio::test]
+async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
+    let (world, _issuer) = world().await;
+    let device = world.device().await;
+    world.let_in(&device).await;
+    let form = format!("code={}", device.user_code);
+    let asked = world.press(TYPE, &form).await;
+    assert!(asked.status == 409 && asked.text().contains("has not come for its session yet"), "{}", asked.text());
+    for _ in 0..2 {
+        let declined = world.press(&format!("{TYPE}?decline"), &form).await;
+        assert!(declined.status == 200 && declined.text().contains("You declined"), "{}", declined.text());
+    }
+    let told = world.poll(&device.code, VERIFIER).await;
+    refused(&told, "access_denied");
+    assert!(told.text().contains("the person declined"), "{}", told.text());
+    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
+    let (_, said) = world.doorward.operator(&person).await;
+    assert!(!said.contains("doorward login on"), "its session has ended: {said}");
+
+    let late = world.device().await;
+    world.let_in(&late).await;
+    let handle = world.poll(&late.code, VERIFIER).await.json()["access_token"].as_str().unwrap().to_owned();
+    let declined = world.press(&format!("{TYPE}?decline"), &format!("code={}", late.user_code)).await;
+    assert_eq!(declined.status, 409, "{}", declined.text());
+    let text = declined.text();
+    assert!(text.contains("too late to decline") && text.contains("/.doorward/sessions"), "{text}");
+    assert_eq!(world.status(&handle).await, 200);
+}
+
+#[tokio::test]
+async fn whoever_may_not_sign_in_reads_it_in_the_browser_and_goes_back_to_the_page_of_the_program() {
+    let (world, _issuer) = world().await;
+    let device = world.device().await;
+    let person = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"];
+    let (status, said) = world.doorward.operator(&person).await;
+    assert_eq!(status, Some(0), "{said}");
+    let lines = [&*format!("Host: {}", world.host), "Accept: text/html"];
+    let origin = format!("Origin: {}", world.origin());
+    let of_device = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
+    let of_loopback = world.post(&format!("{}&issuer=a", page(&[])), &[&origin], "").await;
+    for (away, begins) in [(of_device, TYPE), (of_loopback, "/.doorward/login?port=7000")] {
+        let location = away.header("location").unwrap().to_owned();
+        let back = call_back(&world.doorward, &lines, &away, &location).await;
+        assert_eq!(back.status, 403, "{}", back.text());
+        let text = back.text();
+        assert!(text.contains("was revoked") && text.contains(&format!("href=\"{begins}")), "{text}");
+        assert!(!text.contains("/oauth2/start"), "it would sign the browser in: {text}");
+    }
+    refused(&world.poll(&device.code, VERIFIER).await, "authorization_pending");
+    // What is of no program leads nowhere.
+    let nothing = world.get("/.doorward/login?port=1", &["Accept: text/html"]).await;
+    assert!(nothing.status == 400 && !nothing.text().contains("/oauth2/start"), "{}", nothing.text());
+}
+
+#[tokio::test]
+async fn what_programs_send_no_page_can_make_a_browser_send() {
+    let (world, _issuer) = world().await;
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let begin = format!("code_challenge={CHALLENGE}&machine=build-7");
+    let device = world.device().await;
+    let poll = format!(
+        "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={}&code_verifier={VERIFIER}",
+        device.code
+    );
+    let handle = world.handle().await;
+    let bearer = format!("Authorization: Bearer {handle}");
+    let origin = format!("Origin: {}", world.origin());
+    for (path, body, more) in [
+        ("/.doorward/login/device", &*begin, "Accept: */*"),
+        ("/.doorward/login/token", &*poll, "Accept: */*"),
+        ("/.doorward/login/end", "", &*bearer),
+    ] {
+        for (status, lines) in [
+            (403, [form, "Origin: http://evil.example"]),
+            (403, [form, &origin]),
+            (403, [form, "Sec-Fetch-Site: cross-site"]),
+            (403, [form, "Sec-Fetch-Site: none"]),
+            (400, ["Content-Type: text/plain", "X-Other: a"]),
+            (400, ["X-Another: b", "X-Other: a"]),
+        ] {
+            let answer = world.post(path, &[&lines[..], &[more]].concat(), body).await;
+            assert_eq!(answer.status, status, "{path} {lines:?}: {}", answer.text());
+            assert_eq!(answer.json()["error"], "invalid_request", "{path} {lines:?}");
+        }
+    }
+    assert_eq!(world.status(&handle).await, 200);
 }

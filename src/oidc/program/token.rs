@@ -1,0 +1,275 @@
+//! What programs themselves send: they bring a code, ask whether the person has decided, or end their session. No browser
+//! sends any of it.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        Login, LoginRequest,
+        parameters::{self, Parameters},
+    },
+    DEVICE_GRANT, Grant,
+};
+use crate::{
+    error::{Reason, Rejection},
+    sessions::{Collected, Ended, Origin, Session},
+    store::StoreError,
+};
+
+/// When to come again after our own trouble.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Whence a program brings what it has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bearer<'a> {
+    pub origin: &'a Origin,
+    pub address: IpAddr,
+}
+
+/// Why a program gets no session, in the words of RFC 6749 section 5.2.
+pub(super) struct Refusal {
+    pub status: StatusCode,
+    pub error: &'static str,
+    pub description: String,
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), retry_after: None }
+    }
+
+    pub fn request(description: impl Into<String>) -> Self {
+        Self::new("invalid_request", description)
+    }
+
+    pub fn grant(description: impl Into<String>) -> Self {
+        Self::new("invalid_grant", description)
+    }
+
+    /// It was decided so.
+    pub fn denied(description: impl Into<String>) -> Self {
+        Self::new("access_denied", description)
+    }
+
+    /// RFC 8628 section 3.5.
+    pub fn wait(error: &'static str, description: &'static str) -> Self {
+        Self::new(error, description)
+    }
+
+    /// Whether the program only came too early.
+    fn is_wait(&self) -> bool {
+        matches!(self.error, "authorization_pending" | "slow_down")
+    }
+
+    pub fn answer(self) -> Response<Bytes> {
+        let body = json!({"error": self.error, "error_description": self.description});
+        let mut response = json_answer(self.status, &body);
+        if let Some(span) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds(span).into());
+        }
+        response
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let fix = rejection.fix_text().map(|fix| format!("; {fix}")).unwrap_or_default();
+        let description = format!("{}{fix}", rejection.detail());
+        let status = rejection.status();
+        match status.as_u16() {
+            503 => Self {
+                status,
+                retry_after: Some(rejection.retry_after_span().unwrap_or(SOON)),
+                ..Self::new("temporarily_unavailable", description)
+            },
+            500..600 => Self { status, ..Self::new("server_error", description) },
+            // Whatever it is elsewhere: 401 would say that the program must prove itself (RFC 6749 section 5.2).
+            _ => Self::denied(description),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed while a program signed in");
+        Rejection::new(Reason::StoreUnavailable, "Doorward cannot reach its store; try again in a moment")
+            .retry_after(SOON)
+            .into()
+    }
+}
+
+impl Login {
+    /// Answers a program that brings its code (RFC 6749 section 4.1.3), or asks whether the person has decided (RFC 8628
+    /// section 3.4).
+    pub(in super::super) async fn exchange_code(&self, request: LoginRequest<'_>) -> Response<Bytes> {
+        let form = match from_program(request).and_then(|()| Form::parse(request.body)) {
+            Ok(form) => form,
+            Err(refusal) => return refusal.answer(),
+        };
+        let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
+        // A program that goes away must not leave a code used and a session that nobody has.
+        let task = self.0.sessions.shared().control.spawn(async move {
+            let bearer = Bearer { origin: &origin, address };
+            match form.brought {
+                Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
+                Brought::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
+            }
+        });
+        match task.await {
+            Ok(Ok((handle, session))) => {
+                let now = self.0.sessions.now();
+                let body = json!({
+                    "access_token": handle,
+                    "token_type": "Bearer",
+                    "expires_in": session.end.since(now).as_secs(),
+                    "expires": session.end.to_string(),
+                    "username": &*session.principal.username,
+                });
+                json_answer(StatusCode::OK, &body)
+            }
+            Ok(Err(refusal)) => {
+                if !refusal.is_wait() {
+                    let why = &refusal.description;
+                    tracing::info!(request_id = request.request_id, %why, "a program got no session");
+                }
+                refusal.answer()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the login of a program ended early");
+                Refusal::from(Rejection::new(Reason::Internal, "something went wrong here")).answer()
+            }
+        }
+    }
+
+    /// The session that waits for its program. Of several that come for it one gets it, and only until another comes: one
+    /// of the two stole what it brought (RFC 6749 section 4.1.2). An error leaves it waiting.
+    pub(super) async fn collect(&self, grant: &Grant, bearer: Bearer<'_>) -> Result<Arc<Session>, Refusal> {
+        match self.0.sessions.collect(&grant.handle, bearer.origin, bearer.address).await? {
+            Collected::Now(session) => {
+                let (issuer, subject) = (session.issuer(), &session.principal.subject);
+                tracing::info!(%issuer, %subject, session = grant.session, "a program signed in");
+                Ok(session)
+            }
+            Collected::Before => Err(self.brought_twice(&grant.session).await),
+            Collected::Ended => Err(Refusal::denied(
+                "the session was ended before this program came for it; run `doorward login` again if you want one",
+            )),
+        }
+    }
+
+    /// The answer to a code that comes a second time.
+    pub(super) async fn brought_twice(&self, session: &str) -> Refusal {
+        match self.0.sessions.end_named(session, Ended::revoked).await {
+            Ok(ended) => {
+                if ended {
+                    tracing::warn!(session, "a code came twice, so the session that it gave was ended");
+                }
+                Refusal::grant("the code was used before; what it gave has ended; run `doorward login` again")
+            }
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Ends the session whose handle comes with the request.
+    pub(in super::super) async fn end_for_program(&self, request: LoginRequest<'_>) -> Response<Bytes> {
+        let ended = async {
+            from_program(request)?;
+            let session = self.0.sessions.of_program(request.headers, request.origin, request.address).await;
+            let session = session.and_then(|session| {
+                session.ok_or_else(|| {
+                    Rejection::new(Reason::CredentialMissing, "the handle of the session that is to end is missing")
+                })
+            });
+            // Here the program does prove itself (RFC 6750 section 3.1).
+            let session = session.map_err(|rejection| match rejection.status() {
+                status @ StatusCode::UNAUTHORIZED => {
+                    Refusal { status, error: "invalid_token", ..Refusal::from(rejection) }
+                }
+                _ => rejection.into(),
+            })?;
+            self.0.sessions.end(&session, Ended::signed_out).await?;
+            Ok::<_, Refusal>(())
+        };
+        match ended.await {
+            Ok(()) => json_answer(StatusCode::OK, &json!({"ended": true})),
+            Err(refusal) => refusal.answer(),
+        }
+    }
+}
+
+/// No page of any site has a say in what a program does, not even one of ours; and what a browser sends without asking
+/// first, a page can make it send.
+pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
+    if request.headers.contains_key(header::ORIGIN) || request.headers.contains_key("sec-fetch-site") {
+        let status = StatusCode::FORBIDDEN;
+        return Err(Refusal {
+            status,
+            ..Refusal::request("this is for programs, and a browser sent it for some page")
+        });
+    }
+    if !parameters::is_form(request.headers) {
+        return Err(Refusal::request("the body is not `application/x-www-form-urlencoded`"));
+    }
+    Ok(())
+}
+
+/// What a program brings.
+struct Form {
+    brought: Brought,
+    verifier: String,
+}
+
+enum Brought {
+    Code(String),
+    DeviceCode(String),
+}
+
+impl Form {
+    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let parameters = form_of(body)?;
+        let needed = |name: &str| {
+            let value = parameters.get(name).map(str::to_owned);
+            value.ok_or_else(|| Refusal::request(format!("`{name}` is missing")))
+        };
+        let brought = match parameters.get("grant_type") {
+            Some("authorization_code") => Brought::Code(needed("code")?),
+            Some(DEVICE_GRANT) => Brought::DeviceCode(needed("device_code")?),
+            _ => {
+                return Err(Refusal::new(
+                    "unsupported_grant_type",
+                    format!("`grant_type` is neither `authorization_code` nor `{DEVICE_GRANT}`"),
+                ));
+            }
+        };
+        let verifier = needed("code_verifier")?;
+        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if !(43..=128).contains(&verifier.len()) || !verifier.bytes().all(unreserved) {
+            return Err(Refusal::request("`code_verifier` is not one of RFC 7636"));
+        }
+        Ok(Self { brought, verifier })
+    }
+}
+
+pub(super) fn form_of(body: &[u8]) -> Result<Parameters<'_>, Refusal> {
+    let text = std::str::from_utf8(body).map_err(|_| Refusal::request("the form is not UTF-8"))?;
+    Parameters::parse(Some(text)).map_err(|error| Refusal::request(error.to_string()))
+}
+
+pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Of a wait, and no less than it is.
+pub(super) fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}

@@ -1,0 +1,287 @@
+//! Programs that sign in, while the store fails, people think better of it, and others bring the same code.
+
+use super::*;
+use crate::{
+    oidc::program,
+    sessions::Ended,
+    store::{Backend as _, Table, Target},
+};
+
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+
+/// What a program waits with, or brings.
+enum Brought {
+    Code(String),
+    Device(Value),
+}
+
+impl Browser {
+    async fn program(&mut self, path: &str, form: &str) -> (StatusCode, Value) {
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = self.send(Method::POST, path, None, &kind, form).await;
+        (answer.status(), serde_json::from_slice(answer.body()).unwrap())
+    }
+
+    /// As the browser sends a form of our own page.
+    async fn press(&mut self, address: &str, form: &str) -> Response<Bytes> {
+        let (path, query) = address.split_once('?').map_or((address, None), |(path, query)| (path, Some(query)));
+        let ours = [("origin", "https://dash.example.com"), ("content-type", "application/x-www-form-urlencoded")];
+        self.send(Method::POST, path, query, &ours, form).await
+    }
+
+    async fn begin_device(&mut self) -> Value {
+        let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
+        let (status, told) = self.program(program::DEVICE_REQUEST, &form).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+        told
+    }
+
+    /// Goes to the provider to let that device in.
+    async fn depart_for(&mut self, device: &Value) -> Sent {
+        let form = format!("code={}", device["user_code"].as_str().unwrap());
+        let away = self.press(&format!("{}?issuer=corp", program::DEVICE), &form).await;
+        self.sent_by(&away)
+    }
+
+    async fn allowed_device(&mut self) -> Brought {
+        let device = self.begin_device().await;
+        let sent = self.depart_for(&device).await;
+        assert_eq!(self.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+        Brought::Device(device)
+    }
+
+    async fn allowed_loopback(&mut self) -> Brought {
+        let page = format!(
+            "{}?port=7000&state=a-state-of-the-program&code_challenge={}&machine=laptop&issuer=corp",
+            program::PAGE,
+            program::challenge(VERIFIER)
+        );
+        let away = self.press(&page, "").await;
+        let sent = self.sent_by(&away);
+        let back = self.get(&sent.good()).await;
+        let back = Url::parse(location(&back)).unwrap();
+        Brought::Code(back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned())
+    }
+
+    async fn allowed(&mut self, is_device: bool) -> Brought {
+        if is_device { self.allowed_device().await } else { self.allowed_loopback().await }
+    }
+
+    /// The program comes, when it may come again.
+    async fn bring(&mut self, brought: &Brought) -> (StatusCode, Value) {
+        self.fixture.shared.clock.advance(Duration::from_secs(2));
+        let what = match brought {
+            Brought::Code(code) => format!("grant_type=authorization_code&code={code}"),
+            Brought::Device(device) => {
+                let code = device["device_code"].as_str().unwrap();
+                format!("grant_type={}&device_code={code}", program::DEVICE_GRANT)
+            }
+        };
+        self.program(program::TOKEN, &format!("{what}&code_verifier={VERIFIER}")).await
+    }
+
+    async fn is_good(&self, told: &Value) -> bool {
+        let handle = told["access_token"].as_str().unwrap();
+        let found = self.fixture.sessions.authenticate_handle(handle, &self.origin, [127, 0, 0, 1].into()).await;
+        found.is_ok()
+    }
+
+    async fn listed(&self) -> Vec<String> {
+        let list = self.fixture.sessions.list(&self.fixture.provider.issuer, "alice").await.unwrap();
+        list.into_iter().map(|listed| listed.browser).collect()
+    }
+
+    fn fill(&self, table: Option<Table>) {
+        *self.fixture.store.full.lock().unwrap() = table;
+    }
+}
+
+fn refused((status, told): &(StatusCode, Value), error: &str, why: &str) {
+    assert_eq!((*status, told["error"].as_str()), (StatusCode::BAD_REQUEST, Some(error)), "{told}");
+    assert!(told["error_description"].as_str().unwrap().contains(why), "{told}");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
+    for is_device in [true, false] {
+        for table in [Table::SessionIndex, Table::Sessions] {
+            let mut browser = Browser::new().await;
+            let brought = browser.allowed(is_device).await;
+            browser.fill(Some(table));
+            let (status, told) = browser.bring(&brought).await;
+            assert_eq!((status, &told["error"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("temporarily_unavailable")));
+            browser.fill(None);
+            let (status, told) = browser.bring(&brought).await;
+            assert_eq!(status, StatusCode::OK, "{table:?}: {told}");
+            assert!(browser.is_good(&told).await);
+        }
+        // What fails after there is a handle is not the program's trouble; and a thief of the code is found out all the same.
+        let mut browser = Browser::new().await;
+        let brought = browser.allowed(is_device).await;
+        browser.fill(Some(Table::Logins));
+        let (status, told) = browser.bring(&brought).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+        assert!(browser.is_good(&told).await);
+        browser.fill(None);
+        refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+        assert!(!browser.is_good(&told).await);
+
+        // It says that something has ended when it has.
+        let brought = browser.allowed(is_device).await;
+        let (_, told) = browser.bring(&brought).await;
+        browser.fixture.store.switch(true);
+        let (status, again) = browser.bring(&brought).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{again}");
+        browser.fixture.store.switch(false);
+        assert!(browser.is_good(&told).await);
+        refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+        assert!(!browser.is_good(&told).await);
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
+    for is_device in [true, false] {
+        let mut browser = Browser::new().await;
+        let brought = browser.allowed(is_device).await;
+        let (login, origin) = (browser.login.clone(), browser.origin.clone());
+        browser.fixture.shared.clock.advance(Duration::from_secs(2));
+        let what = match &brought {
+            Brought::Code(code) => format!("grant_type=authorization_code&code={code}"),
+            Brought::Device(device) => {
+                format!("grant_type={}&device_code={}", program::DEVICE_GRANT, device["device_code"].as_str().unwrap())
+            }
+        };
+        let form = format!("{what}&code_verifier={VERIFIER}");
+        let headers = HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        )]);
+        let bring = async || {
+            let request = LoginRequest {
+                origin: &origin,
+                method: &Method::POST,
+                path: program::TOKEN,
+                query: None,
+                headers: &headers,
+                body: form.as_bytes(),
+                request_id: "r-1",
+                address: [127, 0, 0, 1].into(),
+            };
+            let answer = login.answer(request).await.unwrap();
+            serde_json::from_slice::<Value>(answer.body()).unwrap()
+        };
+        let both = tokio::join!(bring(), bring());
+        for told in [&both.0, &both.1] {
+            if told.get("access_token").is_some() && !is_device {
+                assert!(!browser.is_good(told).await, "{told}");
+            }
+        }
+        // The two devices: the second is told to slow down, and is found out when it comes again.
+        if is_device {
+            refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+        }
+        assert_eq!(browser.listed().await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn somebody_who_comes_between_the_session_and_the_note_of_it_is_found_out() {
+    let mut browser = Browser::new().await;
+    let brought = browser.allowed_device().await;
+    // The first has its session, and has not noted it yet.
+    browser.fill(Some(Table::Logins));
+    let (_, first) = browser.bring(&brought).await;
+    let second = browser.bring(&brought).await;
+    refused(&second, "invalid_grant", "what it gave has ended");
+    assert!(!browser.is_good(&first).await);
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_its_program_is_out_of_reach_and_within_that_of_its_person() {
+    let mut browser = Browser::new().await;
+    let brought = browser.allowed_device().await;
+    assert_eq!(browser.listed().await, ["doorward login on build-7, which has not collected it yet"]);
+    let began = browser.fixture.shared.clock.now();
+    browser.fixture.shared.clock.advance(Duration::from_secs(200));
+    let (status, told) = browser.bring(&brought).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let list = browser.fixture.sessions.list(&browser.fixture.provider.issuer, "alice").await.unwrap();
+    // What is known of the person is as old as their login, whenever the program came; and it ends as any other.
+    assert_eq!((list[0].created, list[0].checked), (began, began));
+    assert_eq!(list[0].ends, began + Duration::from_secs(24 * 3600));
+    assert_eq!(list[0].browser, "doorward login on build-7");
+
+    // The provider ends its own session in between, as it names it.
+    let issuer = browser.fixture.provider.issuer.clone();
+    let brought = browser.allowed_device().await;
+    assert_eq!(browser.fixture.sessions.end_by_provider(&issuer, None, Some("s-1")).await.unwrap(), 2);
+    refused(&browser.bring(&brought).await, "access_denied", "ended before this program came");
+
+    // So does the person, and whoever shuts them out.
+    let brought = browser.allowed_device().await;
+    assert_eq!(browser.fixture.sessions.end_of(&issuer, "alice", None, Ended::revoked).await.unwrap(), 1);
+    refused(&browser.bring(&brought).await, "access_denied", "ended before this program came");
+    let brought = browser.allowed_device().await;
+    let revocations = &browser.fixture.shared.revocations;
+    let (person, until) = (Target::Principal { issuer: "corp", subject: "alice" }, began + Duration::from_secs(86_400));
+    revocations.revoke(person, "left", until).await.unwrap();
+    refused(&browser.bring(&brought).await, "access_denied", "was revoked");
+}
+
+#[tokio::test]
+async fn nobody_comes_and_nothing_stays() {
+    for (is_device, lifetime) in [(true, 600), (false, 60)] {
+        let mut browser = Browser::new().await;
+        let brought = browser.allowed(is_device).await;
+        assert_eq!(browser.listed().await.len(), 1);
+        browser.fixture.shared.clock.advance(Duration::from_secs(lifetime));
+        assert_eq!(browser.listed().await, [""; 0]);
+        let (status, told) = browser.bring(&brought).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{told}");
+        // Nor does it count among the sessions that a person may have.
+        let key = crate::sha256::sha256(&[browser.fixture.provider.issuer.as_bytes(), b"\0", b"alice"]);
+        let now = browser.fixture.shared.clock.now();
+        assert_eq!(browser.fixture.store.get(Table::SessionIndex, &key, now).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
+    let mut browser = Browser::new().await;
+    let device = browser.begin_device().await;
+    let sent = browser.depart_for(&device).await;
+    let form = format!("code={}", device["user_code"].as_str().unwrap());
+    assert_eq!(browser.press(&format!("{}?decline", program::DEVICE), &form).await.status(), StatusCode::OK);
+    let back = browser.get(&sent.good()).await;
+    assert!(body(&back).contains("Your terminal does not wait any more"), "{}", body(&back));
+    assert_eq!(browser.listed().await, [""; 0]);
+
+    // A session that cannot be told to its program ends at once.
+    let device = browser.begin_device().await;
+    let sent = browser.depart_for(&device).await;
+    // The store takes that the login was completed, and no more.
+    browser.fixture.store.spare.store(1, std::sync::atomic::Ordering::SeqCst);
+    browser.fill(Some(Table::Logins));
+    let back = browser.get(&sent.good()).await;
+    assert_eq!(back.status(), StatusCode::SERVICE_UNAVAILABLE, "{}", body(&back));
+    assert!(body(&back).contains("href=\"/.doorward/device\"") && !body(&back).contains("/oauth2/start"));
+    assert_eq!(browser.listed().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_another_account() {
+    let mut browser = Browser::new().await;
+    let device = browser.begin_device().await;
+    let sent = browser.depart_for(&device).await;
+    browser.script(|script| script.claims.as_mut().unwrap()["sub"] = json!("system:admin"));
+    let back = browser.get(&sent.good()).await;
+    assert_eq!(back.status(), StatusCode::FORBIDDEN);
+    assert!(body(&back).contains("reserved prefix") && body(&back).contains("href=\"/.doorward/device\""));
+    let brought = Brought::Device(device);
+    refused(&browser.bring(&brought).await, "authorization_pending", "nobody");
+    let Brought::Device(device) = &brought else { unreachable!() };
+    let sent = browser.depart_for(device).await;
+    assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
+    assert_eq!(browser.bring(&brought).await.0, StatusCode::OK);
+}

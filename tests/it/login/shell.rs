@@ -1,0 +1,89 @@
+//! `doorward login` beside what is on a person's machine already: an older session, kubectl and its file.
+
+use super::*;
+
+const EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
+
+impl World {
+    /// Signs a shell in, with the browser of a person who presses the button.
+    async fn sign_in(&self, shell: &Shell, arguments: &[&str]) -> String {
+        let origin = self.origin();
+        let (mut child, _lines, url, _) = shell.login(&[arguments, &[&origin]].concat()).await;
+        let back = self.allow(url.strip_prefix(&origin).unwrap()).await;
+        let (address, path) =
+            back.header("location").unwrap().strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut raw = Raw::connect(address.parse().unwrap()).await;
+        raw.send(format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
+        assert_eq!(raw.answer().await.status, 200);
+        assert!(within(child.wait()).await.unwrap().success());
+        let kept: Value = serde_json::from_str(&fs::read_to_string(shell.kept()).unwrap()).unwrap();
+        kept["sessions"][&origin]["handle"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What kubectl says to its plugin.
+fn exec_info(api: &str) -> String {
+    json!({"apiVersion": api, "kind": "ExecCredential", "spec": {"interactive": false}}).to_string()
+}
+
+#[tokio::test]
+async fn a_new_login_ends_the_session_that_the_shell_had_before() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let first = world.sign_in(&shell, &[]).await;
+    assert_eq!(world.status(&first).await, 200);
+    let second = world.sign_in(&shell, &[]).await;
+    assert_eq!((world.status(&first).await, world.status(&second).await), (401, 200));
+    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
+    let (_, said) = world.doorward.operator(&person).await;
+    assert_eq!(said.matches("doorward login on").count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_be_written_is_told_before_anybody_signs_in() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let kube = shell.0.path().join(".kube");
+    fs::create_dir(&kube).unwrap();
+    fs::write(kube.join("config"), "users: [{name: build, user: {token: theirs}}]").unwrap();
+    let (status, said) = shell.run(&["login", "--no-browser", "--kubeconfig", "build", &world.origin()]).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("another `build`") && !said.contains("Sign in with your browser"), "{said}");
+}
+
+#[tokio::test]
+async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
+    let (world, _issuer) = world().await;
+    let (shell, origin) = (Shell::new(), world.origin());
+    let ask = async |api: &str| {
+        let mut command = shell.command(&["credential", &origin]);
+        let output = within(command.env(EXEC_INFO, exec_info(api)).output()).await.unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let v1 = "client.authentication.k8s.io/v1";
+    let (status, said) = ask(v1).await;
+    assert!(status == Some(1) && said.contains(&format!("run `doorward login {origin}`")), "{said}");
+
+    let handle = world.sign_in(&shell, &[]).await;
+    let (status, said) = ask(v1).await;
+    assert!(status == Some(0) && said.contains(&handle), "{said}");
+    let (status, said) = ask("client.authentication.k8s.io/v1beta1").await;
+    assert!(
+        status == Some(1) && said.contains("v1beta1") && said.contains(&format!("write `apiVersion: {v1}`")),
+        "{said}"
+    );
+    assert!(!said.contains(&handle), "{said}");
+
+    // The session ended there, and nothing here tells so but the question.
+    let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
+    assert_eq!(world.doorward.operator(&person).await.0, Some(0));
+    let (status, said) = ask(v1).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(&format!("run `doorward login {origin}`")) && !said.contains(&handle), "{said}");
+
+    // Where nobody can be asked, kubectl gets what there is and tells of the trouble itself.
+    let handle = world.sign_in(&shell, &[]).await;
+    drop(world);
+    let (status, said) = ask(v1).await;
+    assert!(status == Some(0) && said.contains(&handle), "{said}");
+}
