@@ -191,11 +191,9 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
         }
     }
     let (_, entry) = kept(Some(address))?;
-    if entry.ends() <= Timestamp::from(SystemTime::now()) {
+    let is_over = entry.ends() <= Timestamp::from(SystemTime::now());
+    if is_over || Server::new(address, entry.ca.as_deref())?.has_ended(&entry.handle).await {
         return Err(format!("the session at {address} has ended; run `doorward login {address}`").into());
-    }
-    if let Some(ended) = Server::new(address, entry.ca.as_deref())?.has_ended(&entry.handle).await {
-        return Err(ended.advise(address).into());
     }
     let credential = json!({
         "apiVersion": EXEC_API,

@@ -131,12 +131,9 @@ impl Server {
         self.call(Method::GET, WHO_AM_I, handle, BOUNDS).await
     }
 
-    /// Why the session of this handle is over, if it is; who cannot be asked says nothing.
-    pub async fn has_ended(&self, handle: &str) -> Option<Refused> {
-        match self.call(Method::GET, WHO_AM_I, handle, GLANCE).await {
-            Err(ended @ Refused::Ended(_)) => Some(ended),
-            _ => None,
-        }
+    /// Whether the session of this handle is over for certain: not where nobody can be asked.
+    pub async fn has_ended(&self, handle: &str) -> bool {
+        matches!(self.call(Method::GET, WHO_AM_I, handle, GLANCE).await, Err(Refused::Ended(_)))
     }
 
     pub async fn end(&self, handle: &str) -> Result<(), Refused> {

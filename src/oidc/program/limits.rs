@@ -59,7 +59,7 @@ impl Default for Devices {
 
 impl Devices {
     /// A place for a program that will wait.
-    pub(super) fn place(&self, address: IpAddr, now: Timestamp) -> Result<Taken<'_>, Full> {
+    pub(in super::super) fn place(&self, address: IpAddr, now: Timestamp) -> Result<Taken<'_>, Full> {
         self.0.waiting.take(address, now, false)
     }
 
@@ -76,7 +76,12 @@ impl Devices {
     }
 
     /// Leave to type a code. It is kept by one that nobody waits for.
-    pub(super) fn guess(&self, address: IpAddr, now: Timestamp, is_known_here: bool) -> Result<Taken<'_>, Full> {
+    pub(in super::super) fn guess(
+        &self,
+        address: IpAddr,
+        now: Timestamp,
+        is_known_here: bool,
+    ) -> Result<Taken<'_>, Full> {
         self.0.mistyped.take(address, now, is_known_here)
     }
 
@@ -92,7 +97,7 @@ impl Devices {
 
 /// Why there is no room, and for how long at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(in super::super) enum Full {
     /// For whoever asks.
     Network(Duration),
     /// For all.
@@ -124,7 +129,7 @@ struct Within {
 
 /// A place, which is free again unless it is kept.
 #[derive(Debug)]
-pub(super) struct Taken<'a> {
+pub(in super::super) struct Taken<'a> {
     of: &'a Recent,
     ticket: Option<u64>,
 }

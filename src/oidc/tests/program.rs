@@ -285,3 +285,32 @@ async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_ano
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
     assert_eq!(browser.bring(&brought).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has_a_session() {
+    let mut browser = Browser::new().await;
+    let device = browser.begin_device().await;
+    let form = format!("code={}", device["user_code"].as_str().unwrap());
+    let (devices, now) = (browser.fixture.shared.devices.clone(), browser.fixture.shared.clock.now());
+    for address in 0..2500_u32 {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + address).into();
+        while devices.guess(address, now, false).is_ok_and(|guess| guess.keep() < u64::MAX) {}
+        while devices.place(address, now).is_ok_and(|place| place.keep() < u64::MAX) {}
+    }
+    browser.fixture.shared.clock.advance(Duration::from_secs(100));
+    let stopped = browser.press(program::DEVICE, &form).await;
+    assert_eq!(
+        (stopped.status(), stopped.headers()[header::RETRY_AFTER].to_str().unwrap()),
+        (StatusCode::SERVICE_UNAVAILABLE, "500")
+    );
+    assert!(body(&stopped).contains("9 minutes") && body(&stopped).contains("Sign in here"), "{}", body(&stopped));
+    let kind = [("content-type", "application/x-www-form-urlencoded")];
+    let more = format!("code_challenge={}&machine=build-8", program::challenge(VERIFIER));
+    let full = browser.send(Method::POST, program::DEVICE_REQUEST, None, &kind, &more).await;
+    assert_eq!(
+        (full.status(), full.headers()[header::RETRY_AFTER].to_str().unwrap()),
+        (StatusCode::SERVICE_UNAVAILABLE, "500")
+    );
+    browser.sign_in().await;
+    assert_eq!(browser.press(program::DEVICE, &form).await.status(), StatusCode::OK);
+}

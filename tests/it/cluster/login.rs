@@ -39,5 +39,5 @@ async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
     let person = ["sessions", "end", "--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
     assert_eq!(world.doorward.operator(&person).await.0, Some(0));
     let (done, said) = kubectl(&["get", "configmaps", "-n", &world.namespace]).await;
-    assert!(!done && said.contains("You must be logged in"), "{said}");
+    assert!(!done && said.contains(&format!("has ended; run `doorward login {url}`")), "{said}");
 }

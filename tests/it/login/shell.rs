@@ -79,11 +79,36 @@ async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     assert_eq!(world.doorward.operator(&person).await.0, Some(0));
     let (status, said) = ask(v1).await;
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains(&format!("run `doorward login {origin}`")) && !said.contains(&handle), "{said}");
+    let told = format!("the session at {origin} has ended; run `doorward login {origin}`");
+    assert!(said.contains(&told) && !said.contains(&handle), "{said}");
 
     // Where nobody can be asked, kubectl gets what there is and tells of the trouble itself.
     let handle = world.sign_in(&shell, &[]).await;
     drop(world);
     let (status, said) = ask(v1).await;
     assert!(status == Some(0) && said.contains(&handle), "{said}");
+}
+
+#[tokio::test]
+async fn a_terminal_that_gets_no_session_says_why() {
+    let (world, _issuer) = world().await;
+    let shell = Shell::new();
+    let mut command = shell.command(&["login", "--device", &world.origin()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let code = loop {
+        let line = within(lines.next_line()).await.unwrap().expect("it ended");
+        if let Some(code) = line.strip_prefix("and type the code ") {
+            break code.trim_end_matches('.').to_owned();
+        }
+    };
+    let (origin, kind) = (format!("Origin: {}", world.origin()), "Content-Type: application/x-www-form-urlencoded");
+    let declined = world.post("/.doorward/device?decline", &[&origin, kind], &format!("code={code}")).await;
+    assert_eq!(declined.status, 200, "{}", declined.text());
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        said += &line;
+    }
+    assert!(said.contains("the person declined"), "{said}");
 }
