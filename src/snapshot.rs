@@ -125,8 +125,7 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
     for (index, issuer) in root.issuers.iter().enumerate() {
         let at = at.key("issuers").index(index);
         let Some(login) = &issuer.login else { continue };
-        let (preset, at) = (issuer.preset, at.key("login"));
-        let Some(client) = oidc::Client::resolve(login, preset, &issuer.issuer, resolver, &at) else { continue };
+        let Some(client) = oidc::Client::resolve(login, issuer, resolver, &at.key("login")) else { continue };
         let egress = match &issuer.ca {
             None => context.issuers.egress.clone(),
             Some(path) => match context.issuers.egress.trusting(&resolver.path(path)) {

@@ -208,7 +208,7 @@ async fn watch_health(app: &App) {
             app.trail.note(note);
         }
         let mut current = Vec::new();
-        for issuer in snapshot.issuers.iter() {
+        for issuer in snapshot.issuers.iter().filter(|issuer| issuer.signs()) {
             let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
             let status = issuer.keys().status();
             match (status.usable, status.last_error) {

@@ -178,7 +178,8 @@ fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str
     let until = Instant::now() + PATIENCE;
     runtime.block_on(async {
         let pending = || {
-            issuers.iter().any(|issuer| !issuer.keys().status().usable && issuer.keys().status().last_error.is_none())
+            let mut waiting = issuers.iter().filter(|issuer| issuer.signs()).map(|issuer| issuer.keys().status());
+            waiting.any(|status| !status.usable && status.last_error.is_none())
         };
         while pending() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;

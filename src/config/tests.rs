@@ -154,7 +154,7 @@ golden! {
     a_misspelt_key_with_a_wrong_value: with("sessions:", "limits: {header_byte: 3}\nsessions:");
     a_bracket_left_open: with("hosts: [tekton.example.com]", "hosts: [tekton.example.com");
     an_alias_of_itself: with("  keys: [{file: session-key}]", "  keys: &keys [*keys]");
-    a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: github");
+    a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: gitlab");
     duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
     broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
     tabs: with("    sender: github", "\tsender: github");

@@ -14,8 +14,8 @@ use super::{Check, Doctor, Finding};
 use crate::{
     clock::{Clock, Timestamp},
     egress::{Bounds, Egress},
-    issuers::{Issuer, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location},
-    oidc::{Client, redirect},
+    issuers::{Issuer, KeySource, Keys, MAX_KEY_SET, MAX_METADATA, Metadata, Quoted, discovery_location},
+    oidc::{Client, Github, Protocol, redirect},
     sessions::Origin,
 };
 
@@ -32,7 +32,7 @@ const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_re
 
 pub(super) async fn examine(doctor: &Doctor<'_>, redirects: bool) -> Vec<Finding> {
     let origins = if redirects { doctor.origins() } else { Vec::new() };
-    let issuers = doctor.resolved.issuers().iter().filter(|issuer| !issuer.keys().settings().own);
+    let issuers = doctor.resolved.issuers().iter().filter(|issuer| issuer.keys().settings().source != KeySource::Own);
     let several = doctor.resolved.clients().count() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().find(|(name, ..)| *name == *issuer.name());
@@ -55,18 +55,24 @@ impl Look<'_> {
     /// `several`: people sign in at others, too.
     async fn all(mut self, client: Option<(&Client, &Egress)>, origins: &[Origin], several: bool) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
+        let github = client.and_then(|(client, _)| match &client.protocol {
+            Protocol::Github(github) => Some(github),
+            Protocol::OpenId => None,
+        });
         let metadata = if settings.discover { self.discovery().await } else { None };
         let keys = settings.url.clone().or_else(|| metadata.as_ref()?.jwks_uri.clone());
-        match keys {
-            Some(url) => self.keys(&url).await,
-            None => {
+        match (keys, github) {
+            (Some(url), _) => self.keys(&url).await,
+            (None, Some(github)) => self.api(github).await,
+            (None, None) => {
                 let said = "its discovery document does not tell where its keys are";
                 self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
             }
         }
         if let Some((client, egress)) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
-            match metadata.and_then(|metadata| metadata.authorization_endpoint) {
+            let of_github = github.map(|github| github.authorization_endpoint().clone());
+            match metadata.and_then(|metadata| metadata.authorization_endpoint).or(of_github) {
                 Some(endpoint) => {
                     let path = redirect::path(self.issuer.name(), redirect::is_own(client, names_itself, several));
                     for origin in origins {
@@ -132,6 +138,22 @@ impl Look<'_> {
         let cure =
             "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between";
         self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
+    }
+
+    /// GitHub has no discovery document; whether it can be asked about people is what matters.
+    async fn api(&mut self, github: &Github) {
+        let finding = match self.get(github.probe(), false, MAX_PAGE).await {
+            Ok(answer) => {
+                self.compare_clocks(answer.headers());
+                Finding::good(Check::Discovery, &self.of, format!("its API answers at {}", github.probe()))
+            }
+            Err(why) => {
+                let cure = "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network \
+                            between";
+                Finding::fault(Check::Discovery, &self.of, why, cure)
+            }
+        };
+        self.findings.push(finding);
     }
 
     async fn keys(&mut self, url: &Url) {
@@ -263,7 +285,10 @@ impl Look<'_> {
 }
 
 async fn send(egress: &Egress, url: &Url, bearer: Option<HeaderValue>, max: usize) -> Result<Response<Bytes>, String> {
-    let mut request = Request::get(url.as_str()).header(header::ACCEPT, "application/json, text/html;q=0.5");
+    let mut request = Request::get(url.as_str())
+        .header(header::ACCEPT, "application/json, text/html;q=0.5")
+        // GitHub refuses who sends none.
+        .header(header::USER_AGENT, "doorward");
     if let Some(mut bearer) = bearer {
         bearer.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, bearer);

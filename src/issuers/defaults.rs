@@ -7,7 +7,7 @@ use super::{
     presets::{self, LoginQuirks, TokenQuirks},
 };
 use crate::config::{
-    raw::{self, Algorithm, ClientCredentials, Kind, Preset},
+    raw::{self, Algorithm, ClientAuthMethod, ClientCredentials, Kind, Preset},
     values::Span,
 };
 
@@ -97,13 +97,17 @@ pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'stat
 }
 
 /// Names the issuer of an entry that leaves that to its preset. At Google, which has one issuer for everybody, a tenant
-/// is a Workspace domain: its accounts alone are let in, and they are what is asked for. `external_host` is Doorward's own.
+/// is a Workspace domain: its accounts alone are let in, and they are what is asked for. GitHub documents the client's proof
+/// in the form alone. `external_host` is Doorward's own.
 pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
     if let (Some(Preset::Google), Some(domain)) = (raw.preset, &raw.tenant) {
         raw.required_claims.entry("hd".to_owned()).or_insert_with(|| vec![domain.as_str().into()]);
         if let Some(login) = &mut raw.login {
             login.domain_hint.get_or_insert_with(|| domain.clone());
         }
+    }
+    if let (Some(Preset::GithubOauth), Some(login)) = (raw.preset, &mut raw.login) {
+        login.client.method.get_or_insert(ClientAuthMethod::Post);
     }
     if raw.issuer.is_empty()
         && let Some(identifier) = raw.preset.and_then(|preset| match preset {
@@ -119,17 +123,19 @@ pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
 pub fn fill(raw: &mut raw::Issuer) {
     let defaults = Defaults::of(raw.preset);
     raw.listed_clients_only |= shared_audience(raw).is_some();
-    raw.algorithms.get_or_insert_with(|| defaults.algorithms.to_vec());
-    raw.token_types.get_or_insert_with(|| defaults.token_types.iter().map(|&typ| typ.to_owned()).collect());
     raw.username.get_or_insert_with(|| defaults.username.to_owned());
     raw.kind = raw.kind.or(defaults.kind);
-    raw.clock_skew.get_or_insert(defaults.clock_skew);
-    raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
+    if raw.preset != Some(Preset::GithubOauth) {
+        raw.algorithms.get_or_insert_with(|| defaults.algorithms.to_vec());
+        raw.token_types.get_or_insert_with(|| defaults.token_types.iter().map(|&typ| typ.to_owned()).collect());
+        raw.clock_skew.get_or_insert(defaults.clock_skew);
+        raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
+        raw.keys.max_stale.get_or_insert(MAX_STALE);
+    }
     // Where there are several places, no one setting says the same.
     if let [only] = defaults.groups {
         raw.claims.groups.get_or_insert_with(|| (*only).to_owned());
     }
-    raw.keys.max_stale.get_or_insert(MAX_STALE);
     if let Some(introspection) = &mut raw.introspection {
         introspection.cache.get_or_insert(INTROSPECTION_CACHE);
         introspection.timeout.get_or_insert(INTROSPECTION_TIMEOUT);

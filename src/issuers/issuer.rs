@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
+use serde_json::{Map, Value};
 
 use super::{
     checks::{AccessTokenChecks, Checked, IdTokenChecks, VerifiedToken},
     introspection::Introspection,
     jwt::Unverified,
-    key_cache::KeyCache,
+    key_cache::{KeyCache, KeySource},
     logout_token::LogoutToken,
     principal::{Facts, Mapping},
     single_flight::Key,
@@ -65,6 +66,16 @@ impl Issuer {
     /// What the fetch of keys presents.
     pub fn keys_bearer(&self) -> Option<&Secret> {
         self.keys_bearer.as_ref()
+    }
+
+    /// Whether it signs tokens at all. Where it does not, people only log in.
+    pub fn signs(&self) -> bool {
+        self.keys.settings().source != KeySource::Nowhere
+    }
+
+    /// Whether `claims` have the values that `required_claims` asks for. Tokens are checked for them as they are verified.
+    pub fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection> {
+        Ok(self.checks.check_required(claims)?)
     }
 
     /// Whether opaque tokens are asked about here.
@@ -143,7 +154,7 @@ impl Issuer {
         }
         if let Some(review) = &self.token_review {
             let answer = review.ask(text, key).await?.ok_or_else(|| self.inactive())?;
-            if answer.claims.get("username").and_then(serde_json::Value::as_str) != Some(&*checked.subject) {
+            if answer.claims.get("username").and_then(Value::as_str) != Some(&*checked.subject) {
                 return Err(self.inactive().into());
             }
             claims.insert(REVIEW_CLAIM.to_owned(), answer.claims.clone().into());
@@ -179,14 +190,14 @@ impl Issuer {
 
     fn verified(
         self: &Arc<Self>,
-        claims: serde_json::Map<String, serde_json::Value>,
+        claims: Map<String, Value>,
         checked: Checked,
         key: Key,
         size: usize,
         generation: Option<u64>,
         good_until: Timestamp,
     ) -> Result<Verified, Rejection> {
-        let credential = match claims.get("jti").and_then(serde_json::Value::as_str) {
+        let credential = match claims.get("jti").and_then(Value::as_str) {
             Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),
             _ => CredentialId::Token(HEXLOWER.encode(&key).into()),
         };

@@ -63,8 +63,18 @@ pub struct KeySettings {
     pub keep_in: Option<PathBuf>,
     /// The certificates of `ca`, so that a changed file makes a new client.
     pub ca: Option<Vec<u8>>,
-    /// Whether they are Doorward's own, which are supplied and never fetched.
-    pub own: bool,
+    pub source: KeySource,
+}
+
+/// Where keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// They are fetched from the issuer.
+    Issuer,
+    /// They are Doorward's own, which are supplied.
+    Own,
+    /// There are none: the issuer signs nothing, and people log in there by other means.
+    Nowhere,
 }
 
 /// A key set with its number.
@@ -168,7 +178,7 @@ impl KeyCache {
 
     /// Starts fetching on `control`, if that has not been done, and presents `bearer` from the next fetch on.
     pub fn start(&self, bearer: Option<Secret>, control: &Handle) {
-        if self.shared.settings.own {
+        if self.shared.settings.source != KeySource::Issuer {
             return;
         }
         self.shared.bearer.store(bearer.map(Arc::new));
@@ -227,7 +237,7 @@ impl KeyCache {
     /// The caller has checked what can be checked without the key.
     pub async fn refetch(&self, kid: Option<&str>) {
         let shared = &*self.shared;
-        if shared.settings.own {
+        if shared.settings.source != KeySource::Issuer {
             return;
         }
         shared.metrics.unknown_kids.get_or_create(&shared.label()).inc();

@@ -15,6 +15,7 @@
 //! | `principal`, `username` | claims to a principal |
 //! | `verified` | tokens that were verified before |
 //! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |
+//! | `presets`, `login_only` | what is known of providers, and of one that has no tokens to verify |
 
 mod breaker;
 mod checks;
@@ -31,6 +32,7 @@ pub mod jwt;
 mod kept_keys;
 mod key_cache;
 mod keys;
+mod login_only;
 mod logout_token;
 mod lookup;
 mod metrics;
@@ -66,7 +68,7 @@ pub use self::{
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
     issuer::Issuer,
     jwt::Unverified,
-    key_cache::{KeyCache, KeyStatus},
+    key_cache::{KeyCache, KeySource, KeyStatus},
     keys::{Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,
@@ -146,7 +148,12 @@ impl Issuers {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         for (index, name) in names.iter().enumerate() {
             match self.get(name) {
-                Some(issuer) => issuers.push(Arc::clone(issuer)),
+                Some(issuer) if issuer.signs() => issuers.push(Arc::clone(issuer)),
+                Some(issuer) => {
+                    let message = format!("`{}` signs no tokens that a request could bring", issuer.name());
+                    let help = "leave it out; who logged in there comes with a session";
+                    resolver.report.error(&at.index(index), message).help(help);
+                }
                 None => {
                     let known = self.list.iter().map(|issuer| &**issuer.name());
                     resolver.report.unknown(&at.index(index), "issuer", name, known);
@@ -154,7 +161,7 @@ impl Issuers {
             }
         }
         if names.is_empty() {
-            issuers.clone_from(&self.list);
+            issuers.extend(self.list.iter().filter(|issuer| issuer.signs()).cloned());
         }
         let introspecting: Vec<&str> =
             issuers.iter().filter(|issuer| issuer.introspects()).map(|issuer| &**issuer.name()).collect();

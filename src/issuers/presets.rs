@@ -51,6 +51,8 @@ impl LoginQuirks {
             Some(Preset::Zitadel) => {
                 Self { scopes: &["profile", "email", "offline_access", "urn:zitadel:iam:org:project:roles"], ..usual }
             }
+            // The one for the membership and the teams of an organisation, the other for addresses that are verified.
+            Some(Preset::GithubOauth) => Self { scopes: &["user:email"], domain_hint: "", ..usual },
             // Whether there is a refresh token is a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
         }
@@ -81,7 +83,9 @@ impl TokenQuirks {
         const ANY: &[&str] = &["", "JWT", "at+jwt", "application/at+jwt"];
         const NONE: &[&str] = &["", "at+jwt", "application/at+jwt"];
         Some(match preset {
-            Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward => return None,
+            Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward | Preset::GithubOauth => {
+                return None;
+            }
             Preset::Okta | Preset::Dex => Self { token_types: NONE, ..usual },
             // `sub` differs from application to application; `oid` is the person in the whole tenant.
             Preset::Entra => Self { token_types: &["JWT"], username: "{issuer}#{claim:/oid}", ..usual },
@@ -104,6 +108,8 @@ impl TokenQuirks {
 pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     match (preset, tenant) {
         (Preset::Google, _) => Some("https://accounts.google.com".to_owned()),
+        // The tenant is an organisation there.
+        (Preset::GithubOauth, _) => Some("https://github.com".to_owned()),
         (Preset::GithubActions, None) => Some("https://token.actions.githubusercontent.com".to_owned()),
         (Preset::Entra, Some(tenant)) => Some(format!("https://login.microsoftonline.com/{tenant}/v2.0")),
         // The issuer of an Auth0 tenant ends with a slash, and tokens are compared byte for byte.
@@ -169,6 +175,7 @@ mod tests {
             (Preset::Okta, Some("acme.okta.com"), Some("https://acme.okta.com")),
             (Preset::Google, None, Some("https://accounts.google.com")),
             (Preset::Google, Some("acme.example"), Some("https://accounts.google.com")),
+            (Preset::GithubOauth, Some("acme"), Some("https://github.com")),
             (Preset::Zitadel, Some("acme.zitadel.cloud"), Some("https://acme.zitadel.cloud")),
             (
                 Preset::Cognito,

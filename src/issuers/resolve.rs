@@ -13,7 +13,8 @@ use super::{
     defaults::{self, Defaults},
     discovery::secure_url,
     introspection::{Introspection, IntrospectionSettings},
-    key_cache::{KeyCache, KeySettings},
+    key_cache::{KeyCache, KeySettings, KeySource},
+    login_only,
     lookup::Lookup,
     metrics::OutcomeLabels,
     presets,
@@ -114,6 +115,7 @@ impl Builder<'_> {
             self.error("name", "the name is empty");
         }
         self.check_identifier();
+        login_only::check(raw, &self.at, &mut self.resolver.report);
         self.check_audiences();
         self.check_customers();
         let mapping = self.mapping(&defaults, &name, &identifier);
@@ -158,7 +160,8 @@ impl Builder<'_> {
             }
         }
         let of_tenant = raw.preset.and_then(|preset| presets::identifier(preset, raw.tenant.as_deref()));
-        if raw.tenant.is_some() && of_tenant.as_ref() != Some(&raw.issuer) {
+        let names_issuer = raw.preset != Some(Preset::GithubOauth);
+        if names_issuer && raw.tenant.is_some() && of_tenant.as_ref() != Some(&raw.issuer) {
             let message = match of_tenant {
                 Some(_) => "`tenant` and `issuer` are both there, and say different things",
                 None => "no issuer is known from this `tenant` and `preset`",
@@ -354,16 +357,21 @@ impl Builder<'_> {
             self.resolver.report.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
         let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());
+        let source = match raw.preset {
+            Some(Preset::Doorward) => KeySource::Own,
+            Some(Preset::GithubOauth) => KeySource::Nowhere,
+            _ => KeySource::Issuer,
+        };
         let settings = KeySettings {
             name: Arc::clone(name),
             issuer: Arc::clone(identifier),
-            discover: raw.preset != Some(Preset::Doorward) && (url.is_none() || raw.login.is_some() || endpoint_wanted),
+            discover: source == KeySource::Issuer && (url.is_none() || raw.login.is_some() || endpoint_wanted),
             url,
             algorithms: checks.algorithms.clone(),
             max_stale: raw.keys.max_stale.unwrap_or(defaults::MAX_STALE).get(),
             keep_in,
             ca,
-            own: raw.preset == Some(Preset::Doorward),
+            source,
         };
         if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
             return Some((Arc::clone(&previous.keys), bearer));

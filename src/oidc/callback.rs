@@ -1,20 +1,23 @@
-use std::{net::IpAddr, sync::Arc};
+use std::{error::Error, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
+use serde_json::{Map, Value};
 
 use super::{
-    Login, LoginRequest, Outcome, Provider, VerifiedIdToken, attempts, bounded, choice,
+    Login, LoginRequest, Outcome, Protocol, Provider, VerifiedIdToken, attempts, bounded, choice,
     exchange::{self, ExchangeError, Granted},
     failure::Failure,
     flow::{Flow, LIFETIME, State},
+    github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce},
     login::{parse, redirect, store_failed},
     parameters::Parameters,
 };
 use crate::{
-    error::Reason,
-    sessions::{Ended, NewSession, Origin, Seen, cookie, keyring::Purpose},
+    error::{Reason, Rejection},
+    issuers::TokenError,
+    sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose},
     store::{Expect, Table, Written},
 };
 
@@ -211,9 +214,10 @@ impl Login {
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
         let Accepted { provider, flow, code, origin, headers, address } = accepted;
         let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
-        let VerifiedIdToken { claims, .. } = self.verify(&*provider, &flow, &tokens.id, &tokens.access).await?;
+        let claims = self.identify(&*provider, &flow, &tokens).await?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
-        let scopes = scopes.unwrap_or_else(|| provider.client().scopes.clone());
+        let client = provider.client();
+        let scopes = scopes.map_or_else(|| client.scopes.clone(), |scopes| client.protocol.split_scopes(scopes));
         let sessions = &self.0.sessions;
         if let Some(program) = flow.program {
             let seen = Seen::default();
@@ -253,14 +257,51 @@ impl Login {
                 tracing::warn!(issuer = %provider.name(), %error, "a code gave no tokens");
                 match error {
                     ExchangeError::Unreachable(_) => unreachable(),
-                    error => Failure::new(
-                        Outcome::exchange_failed,
-                        "Sign in again. If it stays, tell whoever runs Doorward.",
-                    )
-                    .detail(error.to_string()),
+                    error => exchange_failed(error.to_string()),
                 }
             },
         )
+    }
+
+    /// The claims of who signed in.
+    async fn identify(
+        &self,
+        provider: &dyn Provider,
+        flow: &Flow,
+        tokens: &Tokens,
+    ) -> Result<Arc<Map<String, Value>>, Failure> {
+        match (&provider.client().protocol, &tokens.id) {
+            (Protocol::Github(github), _) => Ok(Arc::new(self.ask_github(provider, github, &tokens.access).await?)),
+            (Protocol::OpenId, Some(token)) => Ok(self.verify(provider, flow, token, &tokens.access).await?.claims),
+            (Protocol::OpenId, None) => {
+                tracing::warn!(issuer = %provider.name(), "a code gave no ID token");
+                Err(exchange_failed("the answer of the provider has no `id_token`".to_owned()))
+            }
+        }
+    }
+
+    async fn ask_github(
+        &self,
+        provider: &dyn Provider,
+        github: &Github,
+        access: &str,
+    ) -> Result<Map<String, Value>, Failure> {
+        let claims = github.person(provider, access).await.map_err(|error| {
+            tracing::warn!(issuer = %provider.name(), %error, "GitHub does not say that somebody may sign in");
+            match error {
+                GithubError::TokenRefused => exchange_failed(error.to_string()),
+                GithubError::NotMember(why) => Failure::new(Outcome::identity_refused, format!("{why}.")),
+                GithubError::Unanswered(why) => Failure::new(
+                    Outcome::provider_unavailable,
+                    "GitHub does not tell Doorward who you are right now. Try again in a moment.",
+                )
+                .detail(why),
+            }
+        })?;
+        match provider.check_required(&claims) {
+            Ok(()) => Ok(claims),
+            Err(rejection) => Err(outsider(provider, &rejection)),
+        }
     }
 
     async fn verify(
@@ -286,6 +327,7 @@ impl Login {
         let token = match provider.verify_id_token(token).await {
             Ok(token) => token,
             Err(rejection) if rejection.status().is_server_error() => return Err(rejection.into()),
+            Err(rejection) if lacks_required_claim(&rejection) => return Err(outsider(provider, &rejection)),
             Err(rejection) if matches!(rejection.reason(), Reason::TokenExpired | Reason::TokenNotYetValid) => {
                 return Err(clocks(rejection.detail().to_owned()));
             }
@@ -312,6 +354,25 @@ impl Login {
         })?;
         Ok(token)
     }
+}
+
+fn lacks_required_claim(rejection: &Rejection) -> bool {
+    let cause = rejection.source().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(TokenError::RequiredClaim { .. }))
+}
+
+/// Of somebody whom the provider knows, and whom `required_claims` keeps out.
+fn outsider(provider: &dyn Provider, rejection: &Rejection) -> Failure {
+    tracing::warn!(issuer = %provider.name(), cause = rejection.source(), "somebody may not sign in here");
+    Failure::new(
+        Outcome::identity_refused,
+        "The provider knows you, and your account there is not one of those that may sign in here. Sign in with another \
+         account, or ask whoever runs Doorward.",
+    )
+}
+
+fn exchange_failed(why: String) -> Failure {
+    Failure::new(Outcome::exchange_failed, "Sign in again. If it stays, tell whoever runs Doorward.").detail(why)
 }
 
 fn expired() -> Failure {

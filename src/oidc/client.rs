@@ -1,8 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
+use super::github::Github;
 use crate::{
     config::{
-        raw::{self, Prompt, Redirect},
+        raw::{self, Preset, Prompt, Redirect},
         report::At,
         resolver::Resolver,
     },
@@ -16,7 +17,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Client {
     pub authentication: ClientAuth,
-    /// What a login requests, `openid` first.
+    pub protocol: Protocol,
+    /// What a login requests, `openid` first where there is one.
     pub scopes: Vec<Arc<str>>,
     /// What people read where they choose; the name of the issuer where there is none.
     pub label: Option<Arc<str>>,
@@ -24,6 +26,25 @@ pub struct Client {
     pub logout: Logout,
     /// Where the provider sends browsers back to, if that is said.
     pub redirect: Option<Redirect>,
+}
+
+/// How it becomes known who signed in.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// By an ID token (OpenID Connect Core 1.0).
+    OpenId,
+    Github(Github),
+}
+
+impl Protocol {
+    /// Scopes as the token endpoint names them.
+    pub(super) fn split_scopes(&self, scopes: Vec<Arc<str>>) -> Vec<Arc<str>> {
+        match self {
+            Self::OpenId => scopes,
+            // GitHub writes commas where RFC 6749 section 3.3 has blanks.
+            Self::Github(_) => scopes.iter().flat_map(|scopes| scopes.split(',')).map(Into::into).collect(),
+        }
+    }
 }
 
 /// What a login asks of the provider besides scopes.
@@ -44,17 +65,12 @@ impl Client {
         self.authentication.client_id()
     }
 
-    /// Who we are for a login at the issuer with the identifier `issuer`. Reports every problem at its place; `None` if
-    /// there is one.
-    pub fn resolve(
-        raw: &raw::Login,
-        preset: Option<raw::Preset>,
-        issuer: &str,
-        resolver: &mut Resolver,
-        at: &At,
-    ) -> Option<Self> {
-        let quirks = LoginQuirks::of(preset);
-        let mut scopes: Vec<Arc<str>> = vec!["openid".into()];
+    /// Who we are for the login `raw` at `issuer`. Reports every problem at its place; `None` if there is one.
+    pub fn resolve(raw: &raw::Login, issuer: &raw::Issuer, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let quirks = LoginQuirks::of(issuer.preset);
+        let is_github = issuer.preset == Some(Preset::GithubOauth);
+        // Without the one there is no ID token, without the other no word of a membership.
+        let mut scopes: Vec<Arc<str>> = vec![if is_github { "read:org" } else { "openid" }.into()];
         let mut good = true;
         for (index, scope) in raw.scopes.iter().enumerate() {
             // RFC 6749 section 3.3, scope-token.
@@ -90,14 +106,24 @@ impl Client {
         }
         let mut parameters: Vec<_> = quirks.parameters.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         parameters.extend(raw.domain_hint.clone().map(|domain| (quirks.domain_hint, domain)));
-        let authentication = ClientAuth::resolve(&raw.client, issuer, &at.key("client"), resolver)?;
+        let mut login_hint = raw.login_hint.clone();
+        if is_github {
+            parameters.extend(login_hint.take().map(|person| ("login", person)));
+        }
+        let authentication = ClientAuth::resolve(&raw.client, &issuer.issuer, &at.key("client"), resolver)?;
+        // An address or a tenant that is none was reported with the issuer.
+        let protocol = match is_github {
+            true => Protocol::Github(Github::new(&issuer.issuer, issuer.tenant.as_deref()?)?),
+            false => Protocol::OpenId,
+        };
         good.then(|| Self {
             authentication,
+            protocol,
             scopes,
             label: raw.label.as_deref().map(Into::into),
             wishes: Wishes {
                 prompt: raw.prompt,
-                login_hint: raw.login_hint.clone(),
+                login_hint,
                 acr_values: raw.acr_values.clone(),
                 max_age: raw.max_age.map(crate::config::values::Span::get),
                 parameters,
@@ -118,7 +144,7 @@ mod tests {
             .map(|client| client.scopes.iter().map(ToString::to_string).collect())
     }
 
-    fn resolve_login(preset: Option<raw::Preset>, change: impl FnOnce(&mut raw::Login)) -> Result<Client, String> {
+    fn resolve_login(preset: Option<Preset>, change: impl FnOnce(&mut raw::Login)) -> Result<Client, String> {
         let client = raw::ClientCredentials {
             id: "doorward".to_owned(),
             method: Some(raw::ClientAuthMethod::None),
@@ -140,7 +166,9 @@ mod tests {
         };
         change(&mut login);
         let mut resolver = Resolver::default();
-        match Client::resolve(&login, preset, "https://idp.example", &mut resolver, &At::root()) {
+        let issuer = serde_json::json!({"name": "main", "issuer": "https://idp.example", "tenant": "acme"});
+        let issuer = raw::Issuer { preset, ..serde_json::from_value(issuer).unwrap() };
+        match Client::resolve(&login, &issuer, &mut resolver, &At::root()) {
             Some(client) => Ok(client),
             None => Err(resolver.report.problems()[0].at.as_str().to_owned()),
         }
@@ -155,16 +183,21 @@ mod tests {
     #[test]
     fn a_preset_gives_what_is_not_written() {
         let scopes = |client: &Client| client.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let okta = resolve_login(Some(raw::Preset::Okta), |_| ()).unwrap();
+        let okta = resolve_login(Some(Preset::Okta), |_| ()).unwrap();
         assert_eq!(scopes(&okta), "openid profile email groups offline_access");
-        let written = resolve_login(Some(raw::Preset::Okta), |login| login.scopes = vec!["groups".to_owned()]).unwrap();
+        let written = resolve_login(Some(Preset::Okta), |login| login.scopes = vec!["groups".to_owned()]).unwrap();
         assert_eq!(scopes(&written), "openid groups");
         let hint = |login: &mut raw::Login| login.domain_hint = Some("example.com".to_owned());
-        let google = resolve_login(Some(raw::Preset::Google), hint).unwrap();
+        let google = resolve_login(Some(Preset::Google), hint).unwrap();
         let parameters = [("access_type", "offline".to_owned()), ("hd", "example.com".to_owned())];
         assert_eq!(google.wishes.parameters, parameters);
-        let entra = resolve_login(Some(raw::Preset::Entra), hint).unwrap();
+        let entra = resolve_login(Some(Preset::Entra), hint).unwrap();
         assert_eq!(entra.wishes.parameters, [("domain_hint", "example.com".to_owned())]);
+        let octocat = |login: &mut raw::Login| login.login_hint = Some("octocat".to_owned());
+        let github = resolve_login(Some(Preset::GithubOauth), octocat).unwrap();
+        assert_eq!(scopes(&github), "read:org user:email");
+        assert_eq!(github.wishes.parameters, [("login", "octocat".to_owned())]);
+        assert_eq!(github.wishes.login_hint, None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::StatusCode;
 use openidconnect::{
     AccessToken, AuthType, AuthorizationCode, ClientId, ClientSecret, EmptyAdditionalClaims, EndpointNotSet,
     EndpointSet, HttpRequest, HttpResponse, IssuerUrl, JsonWebKeySet, OAuth2TokenResponse, PkceCodeVerifier,
@@ -14,7 +15,7 @@ use openidconnect::{
         CoreTokenIntrospectionResponse, CoreTokenType,
     },
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use super::{Metadata, Provider, bounded};
 use crate::{
@@ -155,8 +156,28 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
     let egress = provider.egress().clone();
     move |request| {
         let egress = egress.clone();
-        Box::pin(async move { Ok(egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into)) })
+        Box::pin(async move {
+            let mut answer = egress.send(request.map(Bytes::from), BOUNDS).await?.map(Into::into);
+            if is_error(&answer) {
+                *answer.status_mut() = StatusCode::BAD_REQUEST;
+            }
+            Ok(answer)
+        })
     }
+}
+
+/// GitHub tells errors with the status of a success.
+fn is_error(answer: &HttpResponse) -> bool {
+    #[derive(Deserialize)]
+    struct Said {
+        #[serde(default)]
+        error: Option<IgnoredAny>,
+        #[serde(default)]
+        access_token: Option<IgnoredAny>,
+    }
+    answer.status() == StatusCode::OK
+        && serde_json::from_slice::<Said>(answer.body())
+            .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
 fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreErrorResponseType>>) -> ExchangeError {
@@ -167,6 +188,12 @@ fn refused(error: RequestTokenError<EgressError, StandardErrorResponse<CoreError
             let text = format!("{}{description}", bounded(error.error().as_ref()));
             match error.error() {
                 CoreErrorResponseType::InvalidGrant => ExchangeError::InvalidGrant(text),
+                // GitHub's names for the same.
+                CoreErrorResponseType::Extension(name)
+                    if matches!(&**name, "bad_refresh_token" | "bad_verification_code") =>
+                {
+                    ExchangeError::InvalidGrant(text)
+                }
                 _ => ExchangeError::Refused(text),
             }
         }
@@ -193,7 +220,6 @@ struct Answer {
 impl Answer {
     fn granted(self) -> Result<Granted, ExchangeError> {
         let Renewed { access, refresh, id, scopes } = self.renewed()?;
-        let id = id.ok_or_else(|| ExchangeError::Malformed("there is no `id_token`".to_owned()))?;
         Ok(Granted { tokens: Tokens { access, refresh, id }, scopes })
     }
 

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken};
+use serde_json::{Map, Value};
+
+use super::{Client, Identity, Metadata, Protocol, Provider, ProviderFuture, VerifiedIdToken};
 use crate::{
     authn::{Principal, Scheme},
     clock::Clock,
@@ -41,6 +43,9 @@ impl Provider for LoginIssuer {
     }
 
     fn metadata(&self) -> Option<Arc<Metadata>> {
+        if let Protocol::Github(github) = &self.client.protocol {
+            return Some(Arc::clone(&github.metadata));
+        }
         let discovered = self.issuer.keys().metadata()?;
         Some(Arc::new(Metadata {
             authorization_endpoint: discovered.authorization_endpoint.clone()?,
@@ -79,13 +84,18 @@ impl Provider for LoginIssuer {
         Box::pin(async move { Ok(self.issuer.verify_logout_token(token, self.client.id(), self.clock.now()).await?) })
     }
 
+    fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection> {
+        self.issuer.check_required(claims)
+    }
+
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {
         let subject = identity
             .claims
             .get("sub")
-            .and_then(serde_json::Value::as_str)
+            .and_then(Value::as_str)
             .ok_or_else(|| Rejection::new(Reason::IdentityRefused, "the login names no subject"))?;
-        // The ID token was issued to us, which its audience proves; kinds are given by client.
+        // The ID token was issued to us, which its audience proves, or the access token by our own exchange; kinds are
+        // given by client.
         let mut claims = (**identity.claims).clone();
         claims.entry("client_id").or_insert_with(|| (**self.client.id()).into());
         self.issuer.principal(Facts {

@@ -10,7 +10,7 @@ use openidconnect::{
 use url::form_urlencoded;
 
 use super::{
-    LoginMetrics, Outcome, Provider, Wishes, attempts, backchannel, choice,
+    LoginMetrics, Outcome, Protocol, Provider, Wishes, attempts, backchannel, choice,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
@@ -242,6 +242,10 @@ impl Login {
         let client = CoreClient::new(ClientId::new(us.id().to_string()), issuer, JsonWebKeySet::new(Vec::new()))
             .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
             .set_redirect_uri(redirect_uri);
+        let client = match us.protocol {
+            Protocol::OpenId => client,
+            Protocol::Github(_) => client.disable_openid_scope(),
+        };
         let csrf = CsrfToken::new(state.as_str().to_owned());
         let scopes = us.scopes.iter().filter(|scope| ***scope != *"openid");
         let mut asked = client

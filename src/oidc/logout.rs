@@ -69,9 +69,10 @@ impl Login {
             }
             (Logout::RpInitiated | Logout::Auth0, announced) => {
                 let mut url = announced?;
-                url.query_pairs_mut()
-                    .append_pair("id_token_hint", &session.tokens().id)
-                    .append_pair("post_logout_redirect_uri", &back);
+                if let Some(token) = &session.tokens().id {
+                    url.query_pairs_mut().append_pair("id_token_hint", token);
+                }
+                url.query_pairs_mut().append_pair("post_logout_redirect_uri", &back);
                 url
             }
         };

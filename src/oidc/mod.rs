@@ -1,5 +1,6 @@
 //! Browser login with OpenID Connect: authorization code, PKCE, nonce, state, and the issuer named in the answer
-//! (RFC 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1).
+//! (RFC 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1). GitHub, which has no ID token, is asked
+//! who somebody is instead ([`Protocol`]); all else is the same.
 //!
 //! ```text
 //! /oauth2/continue     keeps the `#fragment`, which only the browser knows, and goes on to the provider or the choice
@@ -21,6 +22,7 @@ mod client;
 mod exchange;
 mod failure;
 mod flow;
+mod github;
 mod id_token;
 mod issuer;
 mod login;
@@ -40,7 +42,8 @@ mod unsent;
 mod vouch;
 
 pub use self::{
-    client::{Client, Wishes},
+    client::{Client, Protocol, Wishes},
+    github::Github,
     issuer::LoginIssuer,
     login::{Login, LoginRequest},
     metrics::{LoginMetrics, Outcome},

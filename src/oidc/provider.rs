@@ -12,7 +12,7 @@ use crate::{
     issuers::LogoutToken,
 };
 
-/// An OpenID provider as the login needs it. An issuer with a `login` is one.
+/// A provider as the login needs it. An issuer with a `login` is one.
 pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// Its name in the configuration.
     fn name(&self) -> &Arc<str>;
@@ -23,7 +23,7 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// Who we are there.
     fn client(&self) -> &Client;
 
-    /// What discovery says of it; `None` while it has not been reached.
+    /// What discovery says of it, or what is known of it; `None` while it has not been reached.
     fn metadata(&self) -> Option<Arc<Metadata>>;
 
     /// What calls to it go through.
@@ -38,6 +38,9 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// Checks a logout token for [`Client::id`] by all rules of OpenID Connect Back-Channel Logout 1.0 section 2.6 but
     /// whether it was used before. May fetch a key that is new.
     fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>>;
+
+    /// Whether the claims of a person who came without an ID token have the values that the issuer must see.
+    fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection>;
 
     /// Who the claims of a login name: user name, kind and groups by the issuer's settings, with the scheme
     /// [`Session`](crate::authn::Scheme::Session) and exactly the scopes, credential and end given.

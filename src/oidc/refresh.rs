@@ -1,13 +1,14 @@
 //! Whether a person may still be signed in, and as what: the refresh token for new ones, or, where there is none, the
-//! access token shown to the provider.
+//! access token shown to the provider. GitHub is asked with the access token always.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::{
-    Provider,
+    Metadata, Protocol, Provider,
     exchange::{self, ExchangeError, Renewed},
+    github::{Github, GithubError},
     id_token::{self, Expected, Nonce},
     vouch::vouch,
 };
@@ -18,9 +19,11 @@ use crate::{clock::Timestamp, sessions::Tokens};
 pub struct Refreshed {
     pub access: Option<String>,
     pub refresh: Option<String>,
-    /// The ID token and its claims.
-    pub id: Option<(String, Map<String, Value>)>,
-    /// What the provider tells of the person where there is no ID token.
+    /// The ID token.
+    pub id: Option<String>,
+    /// The claims in place of those before.
+    pub claims: Option<Map<String, Value>>,
+    /// What the provider tells of the person where there are no such claims.
     pub told: Map<String, Value>,
     pub scopes: Option<Vec<Arc<str>>>,
 }
@@ -50,6 +53,9 @@ pub async fn refresh(
     claims: &Map<String, Value>,
     now: Timestamp,
 ) -> Result<Refreshed, RefreshError> {
+    if let Protocol::Github(github) = &provider.client().protocol {
+        return ask_github(provider, github, tokens, claims, now).await;
+    }
     let metadata =
         provider.metadata().ok_or_else(|| RefreshError::Later("the provider was not reached yet".to_owned()))?;
     let Some(token) = tokens.refresh.as_deref() else {
@@ -57,19 +63,59 @@ pub async fn refresh(
         let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
         return Ok(Refreshed { told, ..Refreshed::default() });
     };
-    let renewed = exchange::refresh(provider, &metadata, token, now).await;
-    let Renewed { access, refresh, id, scopes } = renewed.map_err(|error| match error {
+    let Renewed { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
+    let claims = match &id {
+        None => None,
+        Some(token) => Some(check(provider, token, &access, claims, now).await?),
+    };
+    Ok(Refreshed { access: Some(access), refresh, id, claims, told: Map::new(), scopes })
+}
+
+async fn renew(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    token: &str,
+    now: Timestamp,
+) -> Result<Renewed, RefreshError> {
+    exchange::refresh(provider, metadata, token, now).await.map_err(|error| match error {
         ExchangeError::InvalidGrant(_) => RefreshError::Gone(error.to_string()),
         error => RefreshError::Later(error.to_string()),
-    })?;
-    let id = match id {
-        None => None,
-        Some(token) => {
-            let claims = check(provider, &token, &access, claims, now).await?;
-            Some((token, claims))
+    })
+}
+
+/// The person anew, by the token that there is; only once it is no good any more, by a new one: GitHub Apps give tokens of
+/// eight hours with a refresh token, OAuth apps give tokens without an end.
+async fn ask_github(
+    provider: &dyn Provider,
+    github: &Github,
+    tokens: &Tokens,
+    before: &Map<String, Value>,
+    now: Timestamp,
+) -> Result<Refreshed, RefreshError> {
+    let (mut access, mut refresh) = (None, None);
+    let mut person = github.person(provider, &tokens.access).await;
+    if let (Err(GithubError::TokenRefused), Some(token)) = (&person, &tokens.refresh) {
+        let renewed = renew(provider, &github.metadata, token, now).await?;
+        person = github.person(provider, &renewed.access).await;
+        refresh = renewed.refresh;
+        access = Some(renewed.access);
+    }
+    let claims = match person {
+        Ok(claims) => claims,
+        // A new token that was not asked about is kept all the same: the one before is worth nothing.
+        Err(GithubError::Unanswered(_)) if access.is_some() => {
+            return Ok(Refreshed { access, refresh, ..Refreshed::default() });
         }
+        Err(error @ GithubError::Unanswered(_)) => return Err(RefreshError::Later(error.to_string())),
+        Err(error) => return Err(RefreshError::Gone(error.to_string())),
     };
-    Ok(Refreshed { access: Some(access), refresh, id, told: Map::new(), scopes })
+    if claims.get("sub") != before.get("sub") {
+        return Err(RefreshError::Gone("its access token is of another person".to_owned()));
+    }
+    if let Err(rejection) = provider.check_required(&claims) {
+        return Err(RefreshError::Gone(rejection.detail().to_owned()));
+    }
+    Ok(Refreshed { access, refresh, claims: Some(claims), ..Refreshed::default() })
 }
 
 /// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more.

@@ -17,14 +17,14 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::{Client, Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken, Wishes};
+use super::{Client, Identity, Metadata, Protocol, Provider, ProviderFuture, VerifiedIdToken, Wishes};
 use crate::{
     authn::{Kind, Principal, Scheme},
     clock::Timestamp,
     config::raw,
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::{ClientAuth, LogoutToken, presets::Logout},
+    issuers::{ClientAuth, LogoutToken, Quoted, TokenError, presets::Logout},
 };
 
 /// What arrived at the token endpoint.
@@ -97,6 +97,7 @@ impl ScriptedProvider {
             issuer: format!("https://{name}.example"),
             client: Client {
                 authentication: ClientAuth::of_test("doorward", raw::ClientAuthMethod::None, None),
+                protocol: Protocol::OpenId,
                 scopes: ["openid", "groups"].map(Into::into).to_vec(),
                 label: None,
                 wishes: Wishes::default(),
@@ -202,7 +203,8 @@ impl Provider for ScriptedProvider {
         &self.egress
     }
 
-    /// The signature alone: what the login checks by itself is then seen to be checked.
+    /// The signature alone, so that what the login checks by itself is seen to be checked; and that nobody comes from
+    /// another domain, as `required_claims` does.
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
             let mut validation = Validation::new(Algorithm::ES256);
@@ -211,6 +213,10 @@ impl Provider for ScriptedProvider {
             validation.required_spec_claims.clear();
             let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &validation)
                 .map_err(|_| Rejection::new(Reason::SignatureInvalid, "the signature does not fit"))?;
+            if token.claims.get("hd").is_some_and(|domain| domain == "other.example") {
+                let came = Quoted::json(token.claims.get("hd"));
+                return Err(TokenError::RequiredClaim { name: "hd".into(), came, expected: Vec::new() }.into());
+            }
             Ok(VerifiedIdToken { claims: Arc::new(token.claims), algorithm: raw::Algorithm::ES256 })
         })
     }
@@ -227,6 +233,10 @@ impl Provider for ScriptedProvider {
                 expires: Timestamp::from_secs(claims.get("exp").and_then(Value::as_i64).unwrap_or_default()),
             })
         })
+    }
+
+    fn check_required(&self, _: &Map<String, Value>) -> Result<(), Rejection> {
+        Ok(())
     }
 
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {

@@ -97,8 +97,9 @@ pub struct Tokens {
     pub access: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<String>,
-    /// The ID token, as the hint of a later logout.
-    pub id: String,
+    /// The ID token, as the hint of a later logout, where the provider has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl fmt::Debug for Tokens {

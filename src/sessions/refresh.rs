@@ -241,13 +241,15 @@ impl Refreshed {
         if let Some(refresh) = self.refresh {
             record.tokens.refresh = Some(refresh);
         }
-        if let Some((token, mut claims)) = self.id {
+        if let Some(token) = self.id {
+            record.tokens.id = Some(token);
+        }
+        if let Some(mut claims) = self.claims {
             for name in KEPT {
                 if let (false, Some(value)) = (claims.contains_key(name), record.claims.get(name)) {
                     claims.insert(name.to_owned(), value.clone());
                 }
             }
-            record.tokens.id = token;
             record.claims = Arc::new(claims);
         }
         // Only what the login knew as well: a claim from elsewhere never stands for one that policy was written for.

@@ -70,7 +70,7 @@ use crate::{
     },
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::{Accepts, Issuers},
+    issuers::{Accepts, Issuers, KeySource},
     request::{exchange::Exchange, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::{
@@ -283,14 +283,14 @@ impl Tokens {
     /// Gives the keys to the entry of `issuers` that takes our tokens, if there is one.
     pub fn supply(&self, issuers: &Issuers) {
         let Some(keys) = self.keys() else { return };
-        for issuer in issuers.iter().filter(|issuer| issuer.keys().settings().own) {
+        for issuer in issuers.iter().filter(|issuer| issuer.keys().settings().source == KeySource::Own) {
             issuer.keys().supply(keys.set());
         }
     }
 
     /// By what name revocations know tokens of ours: that of the entry of `issuers` which takes them.
     pub fn name<'a>(&'a self, issuers: &'a Issuers) -> &'a str {
-        let own = issuers.iter().find(|issuer| issuer.keys().settings().own);
+        let own = issuers.iter().find(|issuer| issuer.keys().settings().source == KeySource::Own);
         own.map_or(&self.settings.issuer, |issuer| issuer.name())
     }
 

@@ -22,6 +22,7 @@ mod fixture;
 mod floods;
 mod forward_auth;
 mod front_door;
+mod github;
 mod harness;
 mod import;
 mod issuing;

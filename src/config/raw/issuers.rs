@@ -11,15 +11,16 @@ use crate::config::values::{SecretSource, Span};
 pub struct Issuer {
     /// The name by which rules, grants and routes speak of this issuer.
     pub name: String,
-    /// The issuer identifier, compared byte for byte with the `iss` claim. The presets `google` and `github_actions`
-    /// know it, others from `tenant`.
+    /// The issuer identifier, compared byte for byte with the `iss` claim. The presets `google`, `github_actions` and
+    /// `github_oauth` know it, others from `tenant`. For a GitHub server of your own, its address.
     #[serde(default)]
     pub issuer: String,
     /// Defaults for a known kind of issuer; what is set here beside it wins.
     #[serde(default)]
     pub preset: Option<Preset>,
     /// In place of `issuer`: the directory (tenant) id for `entra`, the id of the pool for `cognito`, the domain for
-    /// `auth0`, `okta` and `zitadel`. For `google` the Workspace domain whose accounts may sign in.
+    /// `auth0`, `okta` and `zitadel`. For `google` the Workspace domain whose accounts may sign in; for `github_oauth` the
+    /// organisation whose members may, by name or, better, as names change hands, by its number.
     #[serde(default)]
     pub tenant: Option<String>,
     /// Values of `aud` that mean us. At least one must be in the token.
@@ -101,6 +102,9 @@ pub enum Preset {
     Zitadel,
     /// An environment of PingOne, or PingFederate.
     Ping,
+    /// People of one organisation of GitHub, or of a GitHub server of your own, for logins. `tenant` names the organisation.
+    #[serde(alias = "github-oauth")]
+    GithubOauth,
     /// Doorward's own tokens, which the section `tokens` says more of.
     Doorward,
 }
@@ -243,7 +247,7 @@ pub struct Login {
     /// What people read where they choose between several providers. Default: the name of the issuer.
     #[serde(default)]
     pub label: Option<String>,
-    /// Scopes that the login requests. `openid` is always among them. Default: those of the preset.
+    /// Scopes that the login requests. `openid` is always among them, at GitHub `read:org`. Default: those of the preset.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// What the provider asks even of somebody who is signed in there.

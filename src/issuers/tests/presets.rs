@@ -239,13 +239,32 @@ async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
         json!({"preset": "dex", "issuer": "https://dex.acme.example"}),
         json!({"preset": "zitadel", "tenant": "acme.zitadel.cloud"}),
         json!({"preset": "ping", "issuer": "https://auth.pingone.eu/8f1c/as"}),
+        json!({"preset": "github-oauth", "tenant": "acme"}),
+        json!({"preset": "github_oauth", "tenant": "9919", "issuer": "https://github.acme.example"}),
     ] {
         assert_eq!(problems(entry.clone()), Vec::<String>::new(), "{entry}");
     }
+    let github = |login: Value| {
+        let client = json!({"client": {"id": "door", "secret": {"file": secret.path()}}});
+        json!({"preset": "github_oauth", "tenant": "acme", "login": changed(client, &login)})
+    };
     for (entry, place) in [
         (json!({"preset": "entra"}), "issuer"),
         (json!({"preset": "cognito", "tenant": "Ab12"}), "issuer"),
         (json!({"preset": "google"}), "required_claims"),
+        (json!({"preset": "github_oauth"}), "tenant"),
+        (json!({"preset": "github_oauth", "tenant": " "}), "tenant"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "issuer": "https://github.com/"}), "issuer"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "issuer": "https://github.com/acme"}), "issuer"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "audiences": ["door"]}), "audiences"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "algorithms": ["RS256"]}), "algorithms"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "keys": {"url": "https://github.com/keys"}}), "keys"),
+        (json!({"preset": "github_oauth", "tenant": "acme", "login": null}), "login"),
+        (github(json!({"max_age": "1h"})), "login/max_age"),
+        (github(json!({"acr_values": ["gold"]})), "login/acr_values"),
+        (github(json!({"prompt": "login"})), "login/prompt"),
+        (github(json!({"domain_hint": "acme"})), "login/domain_hint"),
+        (github(json!({"client": {"id": "door", "method": "none"}})), "login/client"),
         (json!({"preset": "dex", "tenant": "acme", "issuer": "https://dex.acme.example"}), "tenant"),
         (json!({"preset": "entra", "tenant": "8f1c", "issuer": "https://sts.windows.net/8f1c/"}), "tenant"),
     ] {

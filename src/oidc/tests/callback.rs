@@ -240,3 +240,19 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
     assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "peers:D11 {text}");
     assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
 }
+
+/// It is a decision about the account, and no trouble with the provider.
+#[tokio::test]
+async fn an_account_that_required_claims_keep_out_is_told_so() {
+    let mut browser = Browser::new().await;
+    for (domain, status, words) in [
+        ("other.example", StatusCode::FORBIDDEN, "not one of those that may sign in here"),
+        ("acme.example", StatusCode::SEE_OTHER, ""),
+    ] {
+        let sent = browser.depart("/runs").await;
+        browser.script(|script| script.claims.as_mut().unwrap()["hd"] = domain.into());
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), status, "{domain}: {}", body(&response));
+        assert!(body(&response).contains(words), "{domain}: {}", body(&response));
+    }
+}

@@ -129,7 +129,7 @@ impl Fixture {
     }
 
     pub(super) async fn try_create(&self, claims: Value, origin: &Origin) -> Result<HeaderMap, Reason> {
-        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: "id".to_owned() };
+        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: Some("id".to_owned()) };
         let new = NewSession {
             origin,
             provider: &*self.provider,

@@ -13,7 +13,7 @@ async fn world() -> World {
     let at = Fixture::new(
         ScriptedProvider::start("corp", ClientAuth::of_test("doorward", ClientAuthMethod::None, None)).await,
     );
-    let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: "i-1".to_owned() };
+    let tokens = Tokens { access: "a-1".to_owned(), refresh: Some("r-1".to_owned()), id: Some("i-1".to_owned()) };
     let claims = json!({"sub": "alice", "groups": ["dev"], "sid": "s-1", "nonce": "n-1", "auth_time": 1});
     let new = NewSession {
         origin: &dash(),
@@ -193,7 +193,7 @@ async fn a_stream_keeps_its_session_true_without_using_it() {
 /// A session without a refresh token, at a provider that says this of the access token.
 async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
     let world = world().await;
-    let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: "i-1".to_owned() };
+    let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) };
     let claims = json!({"sub": "alice", "groups": ["dev"], "aud": "doorward", "email": "a@b.c"});
     let new = NewSession {
         origin: &dash(),

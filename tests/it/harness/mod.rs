@@ -4,6 +4,7 @@ mod client;
 mod connect_proxy;
 mod doorward;
 pub mod faults;
+pub mod github;
 pub mod h2;
 mod issuer;
 mod login;

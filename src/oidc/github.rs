@@ -1,0 +1,292 @@
+//! People at GitHub. Its OAuth apps and GitHub Apps give a token and nothing that says whose it is, so GitHub is asked by its
+//! API: who the token stands for, whether they are a member of the one organisation, and in which of its teams they are.
+//! The same is asked again at each recheck of a session, as GitHub tells nobody when somebody leaves.
+//!
+//! Sources: GitHub's REST API (`/user`, `/user/memberships/orgs`, `/user/teams`, `/user/emails`) and its documentation of
+//! "Authorizing OAuth apps".
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::{Metadata, Provider, bounded};
+use crate::egress::Bounds;
+
+/// What one question may cost.
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 2 << 20 };
+
+/// What all questions about one person may take together: less than the lease of a refresh, with a renewal of the token.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Entries of a page, the most that GitHub gives.
+const PAGE: usize = 100;
+
+/// More pages than these are not read.
+const MAX_PAGES: usize = 10;
+
+/// The organisation whose members may sign in, and where GitHub answers.
+#[derive(Clone, Debug)]
+pub struct Github {
+    organisation: Organisation,
+    /// The root of the API, with a slash at its end.
+    api: Url,
+    probe: Url,
+    pub(super) metadata: Arc<Metadata>,
+}
+
+/// By what an organisation is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Organisation {
+    /// Its number, which is never used again.
+    Number(u64),
+    /// Its name, compared without case. Once it is given up, anybody can take it.
+    Name(Box<str>),
+}
+
+/// Why nobody is known. None of them carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum GithubError {
+    #[error("GitHub does not take the access token any more")]
+    TokenRefused,
+    /// They are known, and may not sign in.
+    #[error("{0}")]
+    NotMember(String),
+    /// Nobody knows; it may be tried again.
+    #[error("GitHub gave no answer: {0}")]
+    Unanswered(String),
+}
+
+/// `GET /user`.
+#[derive(Deserialize)]
+struct User {
+    id: u64,
+    login: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: u64,
+    login: String,
+}
+
+/// An entry of `GET /user/memberships/orgs`.
+#[derive(Deserialize)]
+struct Membership {
+    state: String,
+    role: String,
+    organization: Named,
+}
+
+/// An entry of `GET /user/teams`.
+#[derive(Deserialize)]
+struct Team {
+    slug: String,
+    organization: Named,
+}
+
+/// An entry of `GET /user/emails`.
+#[derive(Deserialize)]
+struct Email {
+    email: String,
+    primary: bool,
+    verified: bool,
+}
+
+impl Organisation {
+    /// All digits are a number; a name of digits alone has to be written as its number.
+    fn parse(tenant: &str) -> Self {
+        tenant.parse().map_or_else(|_| Self::Name(tenant.into()), Self::Number)
+    }
+
+    fn is(&self, other: &Named) -> bool {
+        match self {
+            Self::Number(number) => *number == other.id,
+            Self::Name(name) => name.eq_ignore_ascii_case(&other.login),
+        }
+    }
+}
+
+impl fmt::Display for Organisation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Github {
+    /// `issuer` is the address of the server, `tenant` the name or the number of the organisation. `None` for an address
+    /// that is none.
+    pub fn new(issuer: &str, tenant: &str) -> Option<Self> {
+        let server = Url::parse(issuer).ok()?;
+        let host = server.host_str()?;
+        let api = if host == "github.com" || host.ends_with(".ghe.com") {
+            Url::parse(&format!("https://api.{host}/")).ok()?
+        } else {
+            server.join("/api/v3/").ok()?
+        };
+        let metadata = Arc::new(Metadata {
+            authorization_endpoint: server.join("/login/oauth/authorize").ok()?,
+            token_endpoint: server.join("/login/oauth/access_token").ok()?,
+            end_session_endpoint: None,
+            userinfo_endpoint: None,
+            introspection_endpoint: None,
+            names_issuer_in_response: false,
+        });
+        Some(Self { organisation: Organisation::parse(tenant), probe: api.join("meta").ok()?, api, metadata })
+    }
+
+    /// A page of the API that everybody may read, to see whether it can be reached.
+    pub fn probe(&self) -> &Url {
+        &self.probe
+    }
+
+    /// Where people sign in.
+    pub fn authorization_endpoint(&self) -> &Url {
+        &self.metadata.authorization_endpoint
+    }
+
+    /// The person whom the access token `access` stands for, in the shape of the claims of an ID token: `sub` is the number
+    /// of the account, `groups` are `ORGANISATION:TEAM`.
+    pub(super) async fn person(
+        &self,
+        provider: &dyn Provider,
+        access: &str,
+    ) -> Result<Map<String, Value>, GithubError> {
+        let asking = async {
+            let ask = Ask { provider, api: &self.api, access };
+            tokio::try_join!(ask.one::<User>("user"), self.membership(ask), self.teams(ask), ask.verified_email())
+        };
+        let (user, Membership { role, organization, .. }, groups, email) =
+            tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
+                Err(GithubError::Unanswered(format!("it did not answer everything within {} s", PATIENCE.as_secs())))
+            })?;
+        if user.kind != "User" {
+            return Err(GithubError::NotMember(format!("the account is no person but a {}", bounded(&user.kind))));
+        }
+        let mut claims = Map::from_iter([
+            ("iss".to_owned(), provider.issuer().into()),
+            ("sub".to_owned(), user.id.to_string().into()),
+            ("preferred_username".to_owned(), user.login.into()),
+            ("organization".to_owned(), json!({"id": organization.id, "login": organization.login, "role": role})),
+            ("groups".to_owned(), groups.into()),
+        ]);
+        claims.extend(user.name.map(|name| ("name".to_owned(), name.into())));
+        if let Some(email) = email {
+            claims.extend([("email".to_owned(), email.into()), ("email_verified".to_owned(), true.into())]);
+        }
+        Ok(claims)
+    }
+
+    /// Theirs in the organisation, if it is active. Who only pays its bills is no member.
+    async fn membership(&self, ask: Ask<'_>) -> Result<Membership, GithubError> {
+        let all: Vec<Membership> = ask.all("user/memberships/orgs?state=active&").await?;
+        let fits = |membership: &Membership| {
+            self.organisation.is(&membership.organization)
+                && membership.state == "active"
+                && matches!(&*membership.role, "admin" | "member")
+        };
+        all.into_iter().find(fits).ok_or_else(|| {
+            GithubError::NotMember(format!(
+                "GitHub does not say that you are a member of the organisation `{}`. If you are, the organisation may have \
+                 to approve this application, or wants you to sign in to it first",
+                self.organisation
+            ))
+        })
+    }
+
+    async fn teams(&self, ask: Ask<'_>) -> Result<Vec<String>, GithubError> {
+        let all: Vec<Team> = ask.all("user/teams?").await?;
+        let ours = all.into_iter().filter(|team| self.organisation.is(&team.organization));
+        Ok(ours.map(|team| format!("{}:{}", team.organization.login, team.slug)).collect())
+    }
+}
+
+/// Questions with one person's token.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    provider: &'a dyn Provider,
+    api: &'a Url,
+    access: &'a str,
+}
+
+impl Ask<'_> {
+    async fn one<T: DeserializeOwned>(self, path: &str) -> Result<T, GithubError> {
+        let answer = self.send(path).await?;
+        if answer.status() == StatusCode::OK {
+            let of = |error| GithubError::Unanswered(format!("`/{path}` cannot be understood: {error}"));
+            return serde_json::from_slice(answer.body()).map_err(of);
+        }
+        Err(refusal(path, &answer))
+    }
+
+    /// All pages of a list. `path` ends where the number of the page is to come.
+    async fn all<T: DeserializeOwned>(self, path: &str) -> Result<Vec<T>, GithubError> {
+        let mut all = Vec::new();
+        for page in 1..=MAX_PAGES {
+            let mut more: Vec<T> = self.one(&format!("{path}per_page={PAGE}&page={page}")).await?;
+            let last = more.len() < PAGE;
+            all.append(&mut more);
+            if last {
+                return Ok(all);
+            }
+        }
+        Err(GithubError::NotMember(format!("you have more than {} organisations or teams there", PAGE * MAX_PAGES)))
+    }
+
+    /// The person's first address. None if the application may not read addresses.
+    async fn verified_email(self) -> Result<Option<String>, GithubError> {
+        match self.all::<Email>("user/emails?").await {
+            Ok(all) => Ok(all.into_iter().find(|email| email.primary && email.verified).map(|email| email.email)),
+            Err(GithubError::NotMember(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(self, path: &str) -> Result<Response<Bytes>, GithubError> {
+        let unanswered = |why: String| GithubError::Unanswered(why);
+        let url = self.api.join(path).map_err(|error| unanswered(error.to_string()))?;
+        let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {}", self.access)) else {
+            return Err(GithubError::TokenRefused);
+        };
+        bearer.set_sensitive(true);
+        let request = Request::get(url.as_str())
+            .header(header::AUTHORIZATION, bearer)
+            .header(header::ACCEPT, "application/vnd.github+json")
+            // Who sends none is refused.
+            .header(header::USER_AGENT, "doorward")
+            .header("x-github-api-version", "2022-11-28")
+            .body(Bytes::new())
+            .map_err(|error| unanswered(error.to_string()))?;
+        self.provider.egress().send(request, BOUNDS).await.map_err(|error| unanswered(error.to_string()))
+    }
+}
+
+/// What an answer other than 200 means. GitHub says 403 of a limit as well as of what is not allowed.
+fn refusal(path: &str, answer: &Response<Bytes>) -> GithubError {
+    let said = serde_json::from_slice::<Value>(answer.body()).ok();
+    let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).unwrap_or_default();
+    let text = format!("`/{path}` answers {} {}", answer.status(), bounded(message));
+    match answer.status() {
+        StatusCode::UNAUTHORIZED => GithubError::TokenRefused,
+        StatusCode::FORBIDDEN if is_limit(answer.headers(), message) => GithubError::Unanswered(text),
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+            GithubError::NotMember(format!("GitHub does not tell: {text}"))
+        }
+        _ => GithubError::Unanswered(text),
+    }
+}
+
+fn is_limit(headers: &HeaderMap, message: &str) -> bool {
+    let used_up = headers.get("x-ratelimit-remaining").is_some_and(|left| left.as_bytes() == b"0");
+    used_up || headers.contains_key(header::RETRY_AFTER) || message.contains("rate limit")
+}
