@@ -112,17 +112,18 @@ impl Look<'_> {
         self.compare_clocks(answer.headers());
         let document = serde_json::from_slice::<Value>(answer.body()).ok();
         let named = document.as_ref().and_then(|document| document.get("issuer")?.as_str());
-        if let Some(named) = named.filter(|named| **named != *settings.issuer) {
+        let called = settings.document_issuer();
+        if let Some(named) = named.filter(|named| **named != *called) {
             self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
-            let said = format!("it calls itself {}, and the configuration {}", Quoted::text(named), settings.issuer);
+            let said = format!("it calls itself {}, and the configuration {called}", Quoted::text(named));
             let cure = "write `issuer` as it does, to the last slash; until then none of its tokens is taken";
             self.findings.push(Finding::fault(Check::Issuer, &self.of, said, cure));
             return None;
         }
-        match Metadata::parse(answer.body(), &settings.issuer) {
+        match Metadata::parse(answer.body(), &called) {
             Ok(metadata) => {
                 self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
-                let said = format!("it calls itself {}, as the configuration does", settings.issuer);
+                let said = format!("it calls itself {called}, as the configuration does");
                 self.findings.push(Finding::good(Check::Issuer, &self.of, said));
                 Some(metadata)
             }

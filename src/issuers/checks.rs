@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 use super::{
     claim_path::ClaimPath,
     jwt::{Header, Unverified},
+    tenants::Tenants,
     token_error::{Quoted, TokenError},
 };
 use crate::{clock::Timestamp, config::raw::Algorithm};
@@ -57,6 +58,8 @@ pub struct AccessTokenChecks {
     pub max_lifetime: Duration,
     /// Another text by which the issuer names itself in its tokens.
     pub other_issuer: Option<&'static str>,
+    /// Whose tokens, each with an issuer of its own, are accepted in place of those of `issuer`.
+    pub tenants: Option<Tenants>,
     /// Its access tokens have no `aud` and are for whoever they were issued to (Cognito): the client stands for it.
     pub client_is_audience: bool,
 }
@@ -241,6 +244,14 @@ impl AccessTokenChecks {
         Ok(Checked { subject, audiences, not_before, expires })
     }
 
+    /// Whether `iss` is one of the issuer's names; `tid` is the tenant that the same token says it is of.
+    fn is_named(&self, iss: &str, tid: Option<&Value>) -> bool {
+        match &self.tenants {
+            None => *iss == *self.issuer || Some(iss) == self.other_issuer,
+            Some(tenants) => tenants.named(iss).is_some_and(|id| tid.is_some_and(|tid| tid == id)),
+        }
+    }
+
     /// What is asked of every token: issuer, times, audiences that can be read.
     pub(super) fn check_registered(
         &self,
@@ -248,7 +259,7 @@ impl AccessTokenChecks {
         now: Timestamp,
     ) -> Result<Registered, TokenError> {
         match claims.get("iss") {
-            Some(Value::String(issuer)) if **issuer == *self.issuer || Some(&**issuer) == self.other_issuer => {}
+            Some(Value::String(issuer)) if self.is_named(issuer, claims.get("tid")) => {}
             other => {
                 return Err(TokenError::IssuerUnknown {
                     came: Quoted::json(other),

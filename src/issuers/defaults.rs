@@ -109,6 +109,9 @@ pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
     if let (Some(Preset::GithubOauth), Some(login)) = (raw.preset, &mut raw.login) {
         login.client.method.get_or_insert(ClientAuthMethod::Post);
     }
+    if raw.issuer.is_empty() && raw.preset == Some(Preset::Entra) && !raw.tenants.is_empty() {
+        raw.issuer = presets::ENTRA_ORGANIZATIONS.to_owned();
+    }
     if raw.issuer.is_empty()
         && let Some(identifier) = raw.preset.and_then(|preset| match preset {
             Preset::Doorward => external_host.map(|host| format!("https://{host}")),

@@ -52,6 +52,7 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     required_claims: [].into(),
     skew: Duration::from_secs(30),
     max_lifetime: Duration::from_secs(86_400),
+    tenants: None,
     other_issuer: None,
     client_is_audience: false,
 });

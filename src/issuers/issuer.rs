@@ -48,6 +48,14 @@ impl Issuer {
         &self.checks.issuer
     }
 
+    /// Whether what calls its issuer `iss` is for this one to verify.
+    pub fn is_named(&self, iss: &str) -> bool {
+        match &self.checks.tenants {
+            None => *iss == *self.checks.issuer,
+            Some(tenants) => tenants.named(iss).is_some(),
+        }
+    }
+
     /// The values of `aud` that mean us.
     pub fn audiences(&self) -> &[Box<str>] {
         &self.checks.audiences

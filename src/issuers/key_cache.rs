@@ -14,6 +14,7 @@
 mod fetching;
 
 use std::{
+    borrow::Cow,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -37,6 +38,7 @@ use super::{
     kept_keys::KeptKeys,
     keys::Keys,
     metrics::{IssuerLabel, Metrics},
+    tenants::Tenants,
     validators::Validators,
 };
 use crate::{
@@ -64,6 +66,15 @@ pub struct KeySettings {
     /// The certificates of `ca`, so that a changed file makes a new client.
     pub ca: Option<Vec<u8>>,
     pub source: KeySource,
+    /// Where several tenants share the set.
+    pub tenants: Option<Tenants>,
+}
+
+impl KeySettings {
+    /// What the discovery document calls its issuer.
+    pub fn document_issuer(&self) -> Cow<'_, str> {
+        self.tenants.as_ref().map_or(Cow::Borrowed(&*self.issuer), |tenants| tenants.template().into())
+    }
 }
 
 /// Where keys come from.

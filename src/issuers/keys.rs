@@ -25,6 +25,7 @@ pub const MAX_KEYS: usize = 64;
 /// One public key for one algorithm, ready to verify.
 pub struct PublicKey {
     kid: Option<Box<str>>,
+    issuer: Option<Box<str>>,
     algorithm: Algorithm,
     parsed: ParsedPublicKey,
 }
@@ -32,6 +33,11 @@ pub struct PublicKey {
 impl PublicKey {
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         self.parsed.verify_sig(message, signature).is_ok()
+    }
+
+    /// For whose tokens alone it is, where it says so. Entra ID adds this to the members of a JWK.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
     }
 }
 
@@ -158,6 +164,7 @@ impl Keys {
             }
             Some(_) => return Err("has an `alg` that is not a text".to_owned()),
         };
+        let issuer: Option<Box<str>> = jwk.members.get("issuer").and_then(Value::as_str).map(Into::into);
         let material = jwk.material()?;
         let mut usable = material.algorithms().to_vec();
         usable.retain(|algorithm| allowed.contains(algorithm) && bound.is_none_or(|bound| bound == *algorithm));
@@ -171,7 +178,7 @@ impl Keys {
         }
         for algorithm in usable {
             let parsed = material.parse(algorithm).ok_or("is not a valid public key")?;
-            self.keys.push(PublicKey { kid: kid.map(Into::into), algorithm, parsed });
+            self.keys.push(PublicKey { kid: kid.map(Into::into), issuer: issuer.clone(), algorithm, parsed });
         }
         Ok(())
     }
@@ -182,7 +189,7 @@ impl Keys {
             .iter()
             .map(|key| {
                 let mut context = digest::Context::new(&digest::SHA256);
-                context.update(format!("{:?} {:?}", key.kid, key.algorithm).as_bytes());
+                context.update(format!("{:?} {:?} {:?}", key.kid, key.algorithm, key.issuer).as_bytes());
                 context.update(key.parsed.as_ref());
                 context.finish().as_ref().to_vec()
             })

@@ -15,7 +15,7 @@
 //! | `principal`, `username` | claims to a principal |
 //! | `verified` | tokens that were verified before |
 //! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |
-//! | `presets`, `login_only` | what is known of providers, and of one that has no tokens to verify |
+//! | `presets`, `tenants`, `resolve/login_only` | what is known of providers: of several tenants behind one address, and of one that has no tokens to verify |
 
 mod breaker;
 mod checks;
@@ -32,7 +32,6 @@ pub mod jwt;
 mod kept_keys;
 mod key_cache;
 mod keys;
-mod login_only;
 mod logout_token;
 mod lookup;
 mod metrics;
@@ -43,6 +42,7 @@ mod signature;
 mod signed_answer;
 mod single_flight;
 mod strict_json;
+mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -236,12 +236,10 @@ impl Accepts {
     }
 
     fn by_identifier(&self, token: &Unverified<'_>) -> Result<&Arc<Issuer>, TokenError> {
-        let identifier = token.issuer();
-        self.issuers.iter().find(|issuer| Some(&**issuer.identifier()) == identifier).ok_or_else(|| {
-            TokenError::IssuerUnknown {
-                came: Quoted::json(token.claims.get("iss")),
-                expected: self.issuers.iter().map(|issuer| issuer.identifier().to_string()).collect(),
-            }
+        let named = |issuer: &&Arc<Issuer>| token.issuer().is_some_and(|iss| issuer.is_named(iss));
+        self.issuers.iter().find(named).ok_or_else(|| TokenError::IssuerUnknown {
+            came: Quoted::json(token.claims.get("iss")),
+            expected: self.issuers.iter().map(|issuer| issuer.identifier().to_string()).collect(),
         })
     }
 

@@ -104,6 +104,9 @@ impl TokenQuirks {
     }
 }
 
+/// What stands for all tenants of Entra ID.
+pub const ENTRA_ORGANIZATIONS: &str = "https://login.microsoftonline.com/organizations/v2.0";
+
 /// The issuer of an entry that names a preset and a tenant, or a preset alone.
 pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     match (preset, tenant) {
@@ -125,15 +128,20 @@ pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
 }
 
 /// What is wrong with an issuer of this kind, and what to write instead.
-pub(super) fn misfit(preset: Preset, issuer: &Url, has_audiences: bool) -> Option<(String, &'static str)> {
+pub(super) fn misfit(
+    preset: Preset,
+    issuer: &Url,
+    has_audiences: bool,
+    has_tenants: bool,
+) -> Option<(String, &'static str)> {
     let host = issuer.host_str().unwrap_or_default();
     let path = issuer.path();
     match preset {
+        Preset::Entra if has_tenants => None,
         Preset::Entra if ["/common/", "/organizations/", "/consumers/"].iter().any(|all| path.starts_with(all)) => {
             Some((
                 "it stands for all tenants of Entra ID, whose tokens name their own tenant as the issuer".to_owned(),
-                "write one entry for each tenant that may sign in, with `tenant` and the same client; \
-                 with several, people are offered the choice",
+                "write `tenants` with the directory ids of those whose people may sign in",
             ))
         }
         Preset::Entra if host == "login.microsoftonline.com" && !path.ends_with("/v2.0") => Some((
@@ -204,7 +212,7 @@ mod tests {
             (Preset::Okta, "https://acme.okta.com/oauth2/default", true, true),
             (Preset::Okta, "https://id.acme.example", true, true),
         ] {
-            let found = misfit(preset, &Url::parse(issuer).unwrap(), audiences);
+            let found = misfit(preset, &Url::parse(issuer).unwrap(), audiences, false);
             assert_eq!(found.is_none(), fits, "{preset:?} {issuer}: {found:?}");
         }
     }

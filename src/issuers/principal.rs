@@ -9,7 +9,7 @@ use super::{
     checks::numeric_date,
     claim_path::ClaimPath,
     token_error::{Quoted, TokenError},
-    username::{NoUsername, UsernameTemplate},
+    username::{NoUsername, Overlap, UsernameTemplate},
 };
 use crate::{
     authn::{
@@ -33,6 +33,8 @@ pub struct Mapping {
     pub name: Arc<str>,
     pub preset: Option<Preset>,
     pub username: UsernameTemplate,
+    /// In its place, where there are several tenants: each with its id.
+    pub of_tenants: Box<[(Box<str>, UsernameTemplate)]>,
     pub kind: Option<Kind>,
     pub clients: HashMap<Box<str>, Option<Kind>>,
     pub listed_clients_only: bool,
@@ -67,7 +69,8 @@ impl Mapping {
             Some(WorkloadIdentity::ServiceAccount { namespace, name }) => Some((&**namespace, &**name)),
             _ => None,
         };
-        let username = self.username.render(&subject, service_account, &claims).map_err(no_username)?;
+        let template = self.template(&claims).ok_or_else(|| no_username(NoUsername::Missing))?;
+        let username = template.render(&subject, service_account, &claims).map_err(no_username)?;
         let actor = self.actor(&claims)?;
         let own = Some(&claims).filter(|_| self.preset == Some(Preset::Doorward));
         let scopes = match scopes {
@@ -101,6 +104,27 @@ impl Mapping {
             workload,
             claims: Arc::new(claims),
         })
+    }
+
+    /// All templates of user names.
+    fn templates(&self) -> impl Iterator<Item = &UsernameTemplate> + Clone {
+        let alone = self.of_tenants.is_empty().then_some(&self.username);
+        alone.into_iter().chain(self.of_tenants.iter().map(|(_, template)| template))
+    }
+
+    /// How the names of another issuer's principals relate to these, at the worst.
+    pub fn overlap(&self, other: &Self) -> Overlap {
+        let pairs = self.templates().flat_map(|one| other.templates().map(move |other| one.overlap(other)));
+        pairs.max().unwrap_or(Overlap::None)
+    }
+
+    /// The one for these claims.
+    fn template(&self, claims: &Map<String, Value>) -> Option<&UsernameTemplate> {
+        if self.of_tenants.is_empty() {
+            return Some(&self.username);
+        }
+        let tenant = claims.get("tid").and_then(Value::as_str)?;
+        self.of_tenants.iter().find(|(id, _)| **id == *tenant).map(|(_, template)| template)
     }
 
     /// The client that the token was issued to.

@@ -1,10 +1,14 @@
 //! From what a person writes to [`Issuers`], with everything that is wrong reported.
 
+mod login_only;
+mod names;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use url::Url;
 
+use self::names::share_a_name;
 use super::{
     Context, Issuer, Issuers,
     checks::AccessTokenChecks,
@@ -14,12 +18,12 @@ use super::{
     discovery::secure_url,
     introspection::{Introspection, IntrospectionSettings},
     key_cache::{KeyCache, KeySettings, KeySource},
-    login_only,
     lookup::Lookup,
     metrics::OutcomeLabels,
     presets,
     principal::Mapping,
     signed_answer::SignedAnswers,
+    tenants::Tenants,
     token_review::{TokenReview, TokenReviewSettings},
     username::{Overlap, UsernameTemplate},
     verified::VerifiedTokens,
@@ -36,13 +40,6 @@ use crate::{
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
-/// Issuers of which everybody in the world can be a customer, and the claims that tell customers apart.
-const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
-    ("https://token.actions.githubusercontent.com", &["repository_id", "repository_owner_id", "enterprise_id"]),
-    ("https://gitlab.com", &["project_id", "namespace_id"]),
-    ("https://accounts.google.com", &["hd", "sub"]),
-];
-
 impl Issuers {
     /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
     /// their settings are the same. What is wrong is reported; an issuer that cannot be built is left out, and the
@@ -56,7 +53,7 @@ impl Issuers {
             if earlier.clone().any(|other| other.name == raw.name) {
                 resolver.report.error(&at.key("name"), format!("there is another issuer `{}`", raw.name));
             }
-            if let Some(other) = earlier.clone().find(|other| other.issuer == raw.issuer) {
+            if let Some(other) = earlier.clone().find(|other| share_a_name(other, raw)) {
                 let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
                 resolver.report.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
             }
@@ -76,7 +73,7 @@ fn report_overlaps(list: &[Arc<Issuer>], root: &raw::Root, at: &At, resolver: &m
         for other in list.iter().take(index) {
             let position = root.issuers.iter().position(|raw| raw.name == **issuer.name()).unwrap_or(index);
             let at = at.index(position).key("username");
-            match issuer.mapping.username.overlap(&other.mapping.username) {
+            match issuer.mapping.overlap(&other.mapping) {
                 Overlap::None => {}
                 Overlap::Same => {
                     let message = format!("a principal of `{}` could have the same user name", other.name());
@@ -114,12 +111,10 @@ impl Builder<'_> {
         if name.is_empty() {
             self.error("name", "the name is empty");
         }
-        self.check_identifier();
-        login_only::check(raw, &self.at, &mut self.resolver.report);
-        self.check_audiences();
-        self.check_customers();
-        let mapping = self.mapping(&defaults, &name, &identifier);
-        let checks = self.checks(&defaults, &identifier);
+        self.check_names();
+        let tenants = self.tenants();
+        let mapping = self.mapping(&defaults, &name, &identifier, tenants.as_ref());
+        let checks = self.checks(&defaults, &identifier, tenants);
         let ca = match &raw.ca {
             None => None,
             Some(path) => Some(self.resolver.read(&self.at.key("ca"), path)?),
@@ -139,83 +134,7 @@ impl Builder<'_> {
         self.resolver.report.warning(&self.at.key(key), message)
     }
 
-    fn check_identifier(&mut self) {
-        let raw = self.raw;
-        if raw.issuer.is_empty() {
-            let help = match raw.preset {
-                Some(Preset::Entra | Preset::Auth0 | Preset::Okta | Preset::Zitadel) => "write `tenant`, or `issuer`",
-                Some(Preset::Cognito) => "write `tenant` with the id of the pool (`REGION_ID`), or `issuer`",
-                _ => "write what stands in the `iss` of its tokens",
-            };
-            self.error("issuer", "the issuer is not named").help(help);
-            return;
-        }
-        match secure_url(&raw.issuer) {
-            Err(why) => _ = self.error("issuer", format!("`{}` {why}", raw.issuer)),
-            Ok(url) => {
-                let misfit = raw.preset.and_then(|preset| presets::misfit(preset, &url, !raw.audiences.is_empty()));
-                if let Some((why, help)) = misfit {
-                    self.error("issuer", format!("`{}`: {why}", raw.issuer)).help(help);
-                }
-            }
-        }
-        let of_tenant = raw.preset.and_then(|preset| presets::identifier(preset, raw.tenant.as_deref()));
-        let names_issuer = raw.preset != Some(Preset::GithubOauth);
-        if names_issuer && raw.tenant.is_some() && of_tenant.as_ref() != Some(&raw.issuer) {
-            let message = match of_tenant {
-                Some(_) => "`tenant` and `issuer` are both there, and say different things",
-                None => "no issuer is known from this `tenant` and `preset`",
-            };
-            self.error("tenant", message).help("write `issuer` alone");
-        }
-    }
-
-    fn check_audiences(&mut self) {
-        let raw = self.raw;
-        // An issuer that only logs people in is given tokens for our client id, which the login checks itself.
-        if raw.audiences.is_empty() && raw.login.is_none() {
-            self.error("audiences", "there is no audience, so that no token could be accepted")
-                .help("name the value of `aud` in tokens that are meant for Doorward");
-        }
-        if raw.audiences.iter().any(String::is_empty) {
-            self.error("audiences", "an audience is empty");
-        }
-        let kubernetes_own =
-            |audience: &&String| audience.starts_with("https://kubernetes.default.svc") || **audience == raw.issuer;
-        if raw.preset == Some(Preset::Kubernetes)
-            && let Some(own) = raw.audiences.iter().find(kubernetes_own)
-        {
-            self.error(
-                "audiences",
-                format!("`{own}` is the audience of the API server itself, which every pod has a token for"),
-            )
-            .help("choose an audience of your own and project service-account tokens for it");
-        }
-        if let Some((audience, with)) = defaults::shared_audience(self.raw)
-            && raw.clients.is_empty()
-        {
-            self.warning(
-                "audiences",
-                format!("`{audience}` is shared with {with}, so no token is accepted without `clients`"),
-            )
-            .help("list the clients whose tokens are meant for Doorward, or use an audience of your own");
-        }
-    }
-
-    /// With an issuer for the whole world, a claim must tell our tenants from everybody's.
-    fn check_customers(&mut self) {
-        let raw = self.raw;
-        let Some((_, claims)) = SHARED_ISSUERS.into_iter().find(|(issuer, _)| *issuer == raw.issuer) else { return };
-        let told_apart = claims.iter().any(|claim| {
-            raw.required_claims.contains_key(*claim) || raw.required_claims.contains_key(&format!("/{claim}"))
-        });
-        if !told_apart {
-            let message = format!("everybody can get a token of `{}` for any audience", raw.issuer);
-            self.error("required_claims", message).help(format!("require one of: {}", claims.join(", ")));
-        }
-    }
-
-    fn checks(&mut self, defaults: &Defaults, identifier: &Arc<str>) -> AccessTokenChecks {
+    fn checks(&mut self, defaults: &Defaults, identifier: &Arc<str>, tenants: Option<Tenants>) -> AccessTokenChecks {
         let raw = self.raw;
         let algorithms = raw.algorithms.clone().unwrap_or_else(|| defaults.algorithms.to_vec());
         if algorithms.is_empty() {
@@ -249,11 +168,18 @@ impl Builder<'_> {
             skew,
             max_lifetime,
             other_issuer: presets::other_identifier(raw.preset),
+            tenants,
             client_is_audience: raw.preset == Some(Preset::Cognito),
         }
     }
 
-    fn mapping(&mut self, defaults: &Defaults, name: &Arc<str>, identifier: &str) -> Option<Mapping> {
+    fn mapping(
+        &mut self,
+        defaults: &Defaults,
+        name: &Arc<str>,
+        identifier: &str,
+        tenants: Option<&Tenants>,
+    ) -> Option<Mapping> {
         let raw = self.raw;
         let kubernetes = raw.preset == Some(Preset::Kubernetes);
         let template = raw.username.as_deref().unwrap_or(defaults.username);
@@ -267,6 +193,20 @@ impl Builder<'_> {
             _ => UsernameTemplate::parse(template, identifier, kubernetes),
         };
         let username = username.map_err(|why| _ = self.error("username", why)).ok();
+        let of_tenants: Box<[_]> = tenants
+            .into_iter()
+            .flat_map(Tenants::ids)
+            .filter_map(|id| {
+                let issuer = tenants?.issuer_of(id);
+                Some((id.into(), UsernameTemplate::parse(template, &issuer, kubernetes).ok()?))
+            })
+            .collect();
+        if let [(_, one), (_, other), ..] = &*of_tenants
+            && one.overlap(other) != Overlap::None
+        {
+            self.error("username", "people of several tenants could have the same user name")
+                .help("put `{issuer}#` into the template: it stands for the issuer of their own tenant");
+        }
         if raw.username.is_some() && username.as_ref().is_some_and(|username| !username.is_stable()) {
             self.warning(
                 "username",
@@ -290,6 +230,7 @@ impl Builder<'_> {
             name: Arc::clone(name),
             preset: raw.preset,
             username: username?,
+            of_tenants,
             kind: raw.kind.or(defaults.kind),
             clients,
             listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
@@ -372,6 +313,7 @@ impl Builder<'_> {
             keep_in,
             ca,
             source,
+            tenants: checks.tenants.clone(),
         };
         if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
             return Some((Arc::clone(&previous.keys), bearer));

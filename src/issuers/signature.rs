@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     jwt::Unverified,
     key_cache::KeyCache,
-    keys::Found,
+    keys::{Found, PublicKey},
     token_error::{Quoted, TokenError},
 };
 use crate::clock::Timestamp;
@@ -28,8 +28,11 @@ impl KeyCache {
             self.refetch(kid).await;
             generation = self.current(now).map_err(unavailable)?;
         }
+        let may_sign = |key: &PublicKey| {
+            self.settings().tenants.as_ref().is_none_or(|tenants| tenants.may_sign(key.issuer(), token.issuer()))
+        };
         match generation.keys.find(kid, token.header.algorithm) {
-            Found::One(key) if token.check_signature(key) => Ok(generation.number),
+            Found::One(key) if may_sign(key) && token.check_signature(key) => Ok(generation.number),
             Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(name) }),
             Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(name), fitting }),
             Found::None => {

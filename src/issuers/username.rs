@@ -25,8 +25,8 @@ enum Variable {
     Claim(ClaimPath),
 }
 
-/// How two templates of different issuers relate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How two templates of different issuers relate, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Overlap {
     /// They never make the same name.
     None,

@@ -78,7 +78,8 @@ impl Login {
         };
         // Whose it says it is chooses who checks it, and nothing else.
         let read = Unverified::parse(&token).map_err(|error| Refusal::Invalid(bounded(&error.to_string())))?;
-        let provider = self.0.providers.iter().find(|provider| read.issuer() == Some(provider.issuer()));
+        let provider =
+            self.0.providers.iter().find(|provider| read.issuer().is_some_and(|issuer| provider.is_named(issuer)));
         let provider = provider.ok_or_else(|| invalid("it is of no provider that people sign in with here"))?;
         let LogoutToken { subject, session, id, expires } =
             provider.verify_logout_token(&token).await.map_err(|rejection| {

@@ -153,7 +153,7 @@ impl Login {
         let named = parameters.get("iss");
         let at_risk = self.has_several_providers() && !flow.own_address;
         let must_name = names_itself || (at_risk && provider.client().redirect.is_none());
-        if named.is_some_and(|named| named != provider.issuer()) || (named.is_none() && must_name) {
+        if named.is_some_and(|named| !provider.is_named(named)) || (named.is_none() && must_name) {
             let named = named.map_or_else(|| "none".to_owned(), bounded);
             return Err(elsewhere().detail(format!("expected {}, the answer names {named}", provider.issuer())));
         }

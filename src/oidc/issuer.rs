@@ -38,6 +38,10 @@ impl Provider for LoginIssuer {
         self.issuer.identifier()
     }
 
+    fn is_named(&self, issuer: &str) -> bool {
+        self.issuer.is_named(issuer)
+    }
+
     fn client(&self) -> &Client {
         &self.client
     }

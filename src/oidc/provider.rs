@@ -20,6 +20,11 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// Its issuer identifier, byte for byte.
     fn issuer(&self) -> &str;
 
+    /// Whether it calls itself so. One that stands for several tenants calls itself as each of them.
+    fn is_named(&self, issuer: &str) -> bool {
+        issuer == self.issuer()
+    }
+
     /// Who we are there.
     fn client(&self) -> &Client;
 

@@ -23,6 +23,10 @@ pub struct Issuer {
     /// organisation whose members may, by name or, better, as names change hands, by its number.
     #[serde(default)]
     pub tenant: Option<String>,
+    /// In place of `tenant`, for `entra` alone: the directory ids of the tenants whose people may sign in, by one application
+    /// that is registered for several. Tokens of all others are refused.
+    #[serde(default)]
+    pub tenants: Vec<String>,
     /// Values of `aud` that mean us. At least one must be in the token.
     #[serde(default)]
     pub audiences: Vec<String>,
@@ -86,7 +90,7 @@ pub enum Preset {
     Kubernetes,
     /// Okta.
     Okta,
-    /// Microsoft Entra ID, one tenant.
+    /// Microsoft Entra ID, one tenant or several.
     Entra,
     /// A user pool of Amazon Cognito.
     Cognito,

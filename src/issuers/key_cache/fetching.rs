@@ -161,7 +161,7 @@ impl Shared {
         match self.get(&url, true, MAX_METADATA, validators).await.map_err(told)? {
             Fetched::Unchanged(_) => Ok(None),
             Fetched::Whole(answer) => {
-                let metadata = Metadata::parse(answer.body(), &self.settings.issuer).map_err(told)?;
+                let metadata = Metadata::parse(answer.body(), &self.settings.document_issuer()).map_err(told)?;
                 self.known().discovery = Validators::of(&url, answer.headers(), DEFAULT_LIFE);
                 self.metadata.store(Some(Arc::new(metadata)));
                 Ok(Some(answer.into_body()))
@@ -243,7 +243,8 @@ impl Shared {
             self.succeeded(kept.fetched(), Duration::ZERO);
         }
         if self.settings.discover
-            && let Some(Ok(metadata)) = kept.discovery().map(|text| Metadata::parse(text, &self.settings.issuer))
+            && let Some(Ok(metadata)) =
+                kept.discovery().map(|text| Metadata::parse(text, &self.settings.document_issuer()))
         {
             self.metadata.store(Some(Arc::new(metadata)));
         }

@@ -11,3 +11,4 @@ mod kubernetes;
 mod logout_tokens;
 mod presets;
 mod principals;
+mod tenants;
