@@ -5,6 +5,8 @@ use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
+use crate::authn::NeededLogin;
+
 /// The enum with its labels and the list of all, so that none can be left out of the list.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident => $label:literal,)*) => {
@@ -107,11 +109,12 @@ impl Reason {
             | Self::IssuerUnknown
             | Self::KeyUnknown
             | Self::SignatureInvalid
-            | Self::SessionExpired => StatusCode::UNAUTHORIZED,
+            | Self::SessionExpired
+            // RFC 9470 section 3: the credential is good, and not good enough.
+            | Self::NeedUnmet => StatusCode::UNAUTHORIZED,
             Self::PolicyDenied
             | Self::KubernetesDenied
             | Self::NoRuleMatched
-            | Self::NeedUnmet
             | Self::ApprovalRequired
             | Self::IdentityRefused
             | Self::ImpersonationRefused
@@ -151,6 +154,7 @@ struct Inner {
     status: Option<StatusCode>,
     rule: Option<std::sync::Arc<str>>,
     needed_scopes: Vec<String>,
+    needed_login: Option<NeededLogin>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -166,6 +170,7 @@ impl Rejection {
             status: None,
             rule: None,
             needed_scopes: Vec::new(),
+            needed_login: None,
             source: None,
         }))
     }
@@ -204,6 +209,13 @@ impl Rejection {
         self
     }
 
+    /// The login that would do, for the `insufficient_user_authentication` challenge (RFC 9470 section 3).
+    #[must_use]
+    pub fn needs_login(mut self, needed: NeededLogin) -> Self {
+        self.0.needed_login = Some(needed);
+        self
+    }
+
     /// The cause, for the log only.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -237,6 +249,10 @@ impl Rejection {
 
     pub fn needed_scopes(&self) -> &[String] {
         &self.0.needed_scopes
+    }
+
+    pub fn needed_login(&self) -> Option<&NeededLogin> {
+        self.0.needed_login.as_ref()
     }
 }
 

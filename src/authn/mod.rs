@@ -7,12 +7,14 @@
 mod authenticated;
 pub mod bearer;
 pub mod break_glass;
+mod needed_login;
 pub mod principal;
 mod schemes;
 
 pub(crate) use self::schemes::held;
 pub use self::{
     authenticated::Authenticated,
+    needed_login::NeededLogin,
     principal::{Actor, CredentialId, Kind, LoginFacts, OnBehalfOf, Principal, Scheme},
     schemes::{Authenticator, Outcome, wanted},
 };

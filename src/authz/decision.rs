@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::error::{Reason, Rejection};
+use crate::{
+    authn::NeededLogin,
+    error::{Reason, Rejection},
+};
 
-use super::{need::Unmet, rule::Approval};
+use super::rule::Approval;
 
 /// What the policy says of a request, and which rule said it.
 #[derive(Clone, Debug)]
@@ -25,7 +28,7 @@ pub enum Outcome {
     /// Each of these must be given.
     Approve(Vec<Arc<Approval>>),
     /// An allow hit, and the login does not do.
-    StepUp(Unmet),
+    StepUp(NeededLogin),
     /// A scope that would do, if a scope is all that is missing.
     NoMatch {
         missing_scope: Option<Arc<str>>,
@@ -102,7 +105,8 @@ impl Decision {
             }
             Outcome::StepUp(unmet) => {
                 let detail = format!("The rule `{id}` would allow this request, but it needs {unmet}.");
-                Rejection::new(Reason::NeedUnmet, detail).fix("Sign in again, with what is needed.")
+                let fix = "Sign in again, with what is needed.";
+                Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login(unmet.clone())
             }
             Outcome::NoMatch { missing_scope: Some(scope) } => {
                 let detail = format!("No rule allows this request. With the scope `{scope}` one would.");

@@ -14,7 +14,6 @@ mod guarded;
 mod issuers;
 mod kubernetes;
 mod names;
-mod need;
 mod on;
 mod permit;
 mod policy;
@@ -46,7 +45,6 @@ pub use self::{
     condition::Condition,
     decision::{Decision, Denial, Outcome, Shadow},
     explain::{Explanation, RuleReport, Verdict},
-    need::Unmet,
     permit::{Decided, Permit, authorize},
     policy::{KubernetesGroups, Policy},
     rule::Approval,

@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use crate::{
-    authn::{Principal, principal::check_name},
+    authn::{NeededLogin, Principal, principal::check_name},
     clock::Timestamp,
     config::{
         raw,
@@ -167,7 +167,7 @@ impl Policy {
         let mut limits = TriggerLimits::default();
         for rule in enforced().filter(|rule| rule.may_hit(&case)) {
             match (&rule.action, rule.trigger()) {
-                (Action::Allow(need), trigger) if need.unmet(&principal.login, request.now).is_none() => {
+                (Action::Allow(need), trigger) if need.missing(&principal.login, request.now).is_none() => {
                     limits.allow.push(trigger.cloned().unwrap_or_default());
                 }
                 (Action::Deny, Some(trigger)) => limits.deny.push(trigger.clone()),
@@ -253,7 +253,7 @@ struct Tally<'p> {
     /// Approves that hit only if what is in doubt is taken to be so.
     doubtful: Vec<(&'p Rule, &'p Arc<Approval>)>,
     allow: Option<&'p Rule>,
-    step_up: Option<(&'p Rule, super::need::Unmet)>,
+    step_up: Option<(&'p Rule, NeededLogin)>,
     shadow: Vec<Shadow>,
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    authn::Principal,
+    authn::{NeededLogin, Principal},
     config::{
         raw,
         report::{At, Report},
@@ -17,7 +17,6 @@ use super::{
     condition::{Condition, Met, Reading},
     issuers::IssuerFacts,
     names::Names,
-    need::{Need, Unmet},
     on::{self, On},
     starts::Start,
     token::TokenCondition,
@@ -42,7 +41,7 @@ impl<'a> Case<'a> {
 pub(super) enum Action {
     Deny,
     Approve(Arc<Approval>),
-    Allow(Need),
+    Allow(NeededLogin),
 }
 
 impl Action {
@@ -108,7 +107,7 @@ pub(super) enum Hit {
     Miss,
     Yes,
     /// An allow whose need is not met.
-    Unmet(Unmet),
+    Unmet(NeededLogin),
     /// All else holds and `when` has no value.
     Error(String),
 }
@@ -141,7 +140,7 @@ impl Rule {
         }
         check_need(&raw.need, &at.key("need"), report);
         let action = match &raw.action {
-            raw::Action::Allow => Action::Allow(Need::new(&raw.need)),
+            raw::Action::Allow => Action::Allow(NeededLogin::of(&raw.need)),
             raw::Action::Deny => Action::Deny,
             raw::Action::Approve(approve) => {
                 let at = at.key("do").key("approve");
@@ -270,7 +269,7 @@ impl Rule {
             Some(Err(error)) => return Hit::Error(error.to_string()),
         }
         match &self.action {
-            Action::Allow(need) => match need.unmet(&case.caller.principal.login, case.request.now) {
+            Action::Allow(need) => match need.missing(&case.caller.principal.login, case.request.now) {
                 Some(unmet) => Hit::Unmet(unmet),
                 None => Hit::Yes,
             },

@@ -1,6 +1,6 @@
 //! A window of time that repeats each week.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use crate::{clock::Timestamp, config::raw};
 
@@ -113,9 +113,6 @@ fn offset(zone: &str) -> Option<i64> {
     };
     time_of_day(rest).filter(|minutes| *minutes <= 14 * 60).map(|minutes| sign * minutes)
 }
-
-/// How far apart two looks at the clock may be for "now" to be the same, in freshness checks.
-pub(super) const TOLERANCE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

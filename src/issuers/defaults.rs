@@ -147,8 +147,11 @@ pub fn fill(raw: &mut raw::Issuer) {
     if let Some(login) = &mut raw.login {
         fill_client(&mut login.client);
         login.label.get_or_insert_with(|| raw.name.clone());
-        if login.scopes.is_empty() {
-            login.scopes = LoginQuirks::of(raw.preset).scopes.iter().map(|&scope| scope.to_owned()).collect();
+        let quirks = LoginQuirks::of(raw.preset);
+        for (list, usual) in [(&mut login.scopes, quirks.scopes), (&mut login.mfa_acr_values, quirks.mfa)] {
+            if list.is_empty() {
+                *list = usual.iter().map(|&value| value.to_owned()).collect();
+            }
         }
     }
     if let Some(review) = &mut raw.token_review {

@@ -15,6 +15,8 @@ pub struct LoginQuirks {
     /// What the parameter is called that names the person's organisation.
     pub domain_hint: &'static str,
     pub logout: Logout,
+    /// The values of `acr` that ask for more than one factor.
+    pub mfa: &'static [&'static str],
 }
 
 /// How a browser ends its session at the provider.
@@ -30,16 +32,23 @@ pub enum Logout {
 
 impl LoginQuirks {
     pub const fn of(preset: Option<Preset>) -> Self {
-        let usual = Self { scopes: &[], parameters: &[], domain_hint: "domain_hint", logout: Logout::RpInitiated };
+        let usual =
+            Self { scopes: &[], parameters: &[], domain_hint: "domain_hint", logout: Logout::RpInitiated, mfa: &[] };
         match preset {
             None | Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward) => usual,
-            Some(Preset::Okta | Preset::Dex) => {
-                Self { scopes: &["profile", "email", "groups", "offline_access"], ..usual }
-            }
+            Some(Preset::Okta) => Self {
+                scopes: &["profile", "email", "groups", "offline_access"],
+                mfa: &["urn:okta:loa:2fa:any"],
+                ..usual
+            },
+            Some(Preset::Dex) => Self { scopes: &["profile", "email", "groups", "offline_access"], ..usual },
             Some(Preset::Entra | Preset::Keycloak) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
-            Some(Preset::Auth0) => {
-                Self { scopes: &["profile", "email", "offline_access"], logout: Logout::Auth0, ..usual }
-            }
+            Some(Preset::Auth0) => Self {
+                scopes: &["profile", "email", "offline_access"],
+                logout: Logout::Auth0,
+                mfa: &["http://schemas.openid.net/pape/policies/2007/06/multi-factor"],
+                ..usual
+            },
             Some(Preset::Cognito) => Self { scopes: &["profile", "email"], logout: Logout::Cognito, ..usual },
             // No scope gives a refresh token here, a parameter does.
             Some(Preset::Google) => Self {

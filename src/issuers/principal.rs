@@ -57,6 +57,18 @@ pub struct Facts {
     pub credential: CredentialId,
 }
 
+/// When and how the person of these claims logged in.
+pub fn login_facts(claims: &Map<String, Value>) -> Result<LoginFacts, TokenError> {
+    Ok(LoginFacts {
+        auth_time: numeric_date(claims, "auth_time")?,
+        acr: text(claims, "acr").map(Into::into),
+        amr: match claims.get("amr") {
+            Some(Value::Array(methods)) => methods.iter().filter_map(Value::as_str).map(Into::into).collect(),
+            _ => Vec::new(),
+        },
+    })
+}
+
 impl Mapping {
     /// The principal. 401 where a claim cannot be understood, 403 where it is understood and gives no identity that
     /// may be used.
@@ -86,14 +98,7 @@ impl Mapping {
             scopes,
             client,
             actor,
-            login: LoginFacts {
-                auth_time: numeric_date(&claims, "auth_time")?,
-                acr: text(&claims, "acr").map(Into::into),
-                amr: match claims.get("amr") {
-                    Some(Value::Array(methods)) => methods.iter().filter_map(Value::as_str).map(Into::into).collect(),
-                    _ => Vec::new(),
-                },
-            },
+            login: login_facts(&claims)?,
             email: Principal::verified_email(&claims),
             subject,
             credential,

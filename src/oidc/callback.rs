@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Reason, Rejection},
-    issuers::TokenError,
+    issuers::{TokenError, login_facts},
     sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose},
     store::{Expect, Table, Written},
 };
@@ -215,6 +215,7 @@ impl Login {
         let Accepted { provider, flow, code, origin, headers, address } = accepted;
         let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let claims = self.identify(&*provider, &flow, &tokens).await?;
+        self.check_needed(&*provider, &flow, &claims)?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let client = provider.client();
         let scopes = scopes.map_or_else(|| client.scopes.clone(), |scopes| client.protocol.split_scopes(scopes));
@@ -280,6 +281,20 @@ impl Login {
         }
     }
 
+    /// That the login brought what it was sent for. Otherwise the browser would be sent back here at once, without end.
+    fn check_needed(&self, provider: &dyn Provider, flow: &Flow, claims: &Map<String, Value>) -> Result<(), Failure> {
+        let Some(needed) = &flow.needed else { return Ok(()) };
+        let login = login_facts(claims).map_err(Rejection::from)?;
+        match needed.missing(&login, self.0.sessions.now()) {
+            None => Ok(()),
+            Some(missing) => {
+                tracing::warn!(issuer = %provider.name(), %missing, "a login did not bring what it was sent for");
+                let why = format!("what you were doing needs {missing}");
+                Err(too_weak(Failure::new(Outcome::id_token_refused, "").detail(why)))
+            }
+        }
+    }
+
     async fn ask_github(
         &self,
         provider: &dyn Provider,
@@ -338,22 +353,24 @@ impl Login {
             client: provider.client().id(),
             nonce: Nonce::Required(&flow.nonce),
             access_token,
-            max_age: provider.client().wishes.max_age,
-            acr_values: &provider.client().wishes.acr_values,
+            max_age: flow.max_age(provider.client().wishes.max_age),
+            acr_values: &flow.required_acr(provider.client()),
             now: self.0.sessions.now(),
         };
         id_token::check(&token, expected).map_err(|mismatch| match mismatch {
             Mismatch::IssuedAt | Mismatch::Expired => clocks(mismatch.to_string()),
-            Mismatch::AuthenticatedAt | Mismatch::AuthenticationContext => {
-                let mut failure = refused(mismatch.to_string())
-                    .titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
-                failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
-                failure
-            }
+            Mismatch::AuthenticatedAt | Mismatch::AuthenticationContext => too_weak(refused(mismatch.to_string())),
             _ => refused(mismatch.to_string()),
         })?;
         Ok(token)
     }
+}
+
+/// Of a login that was not as strong, or as fresh, as was asked for.
+fn too_weak(failure: Failure) -> Failure {
+    let mut failure = failure.titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
+    failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
+    failure
 }
 
 fn lacks_required_claim(rejection: &Rejection) -> bool {

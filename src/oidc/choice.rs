@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
 use http::{HeaderMap, HeaderValue};
+use url::form_urlencoded;
 
-use super::{Login, Provider, login::encode};
-use crate::{pages::Choice, sessions::cookie};
+use super::{Login, Provider};
+use crate::{authn::NeededLogin, pages::Choice, sessions::cookie};
 
 /// Holds the name of an issuer, which is no secret and is worth nothing: whoever changes it chooses another of the
 /// providers that everybody may choose.
@@ -51,7 +52,19 @@ pub(super) fn label(provider: &dyn Provider) -> String {
     provider.client().label.as_ref().unwrap_or_else(|| provider.name()).to_string()
 }
 
-/// Where a login at an issuer begins. The return address stands last, so that the script can add the fragment to it.
-pub(super) fn start(issuer: &str, return_to: &str) -> String {
-    format!("/oauth2/start?issuer={}&rd={}", encode(issuer), encode(return_to))
+/// Where a login at an issuer begins, which must bring `needed`.
+pub(super) fn start(issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
+    way("/oauth2/start", issuer, needed, return_to)
+}
+
+/// An address of the login. The return address stands last, so that the script can add the fragment to it.
+pub(super) fn way(path: &str, issuer: &str, needed: Option<&NeededLogin>, return_to: &str) -> String {
+    let path = format!("{path}?");
+    let begins = path.len();
+    let mut query = form_urlencoded::Serializer::for_suffix(path, begins);
+    query.append_pair("issuer", issuer);
+    if let Some(needed) = needed {
+        needed.add_to(&mut query);
+    }
+    query.append_pair("rd", return_to).finish()
 }

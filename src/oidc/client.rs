@@ -54,6 +54,8 @@ pub struct Wishes {
     pub login_hint: Option<String>,
     /// One of these values of `acr`; empty: any.
     pub acr_values: Vec<String>,
+    /// Values of `acr` that ask for more than one factor.
+    pub mfa_acr_values: Vec<String>,
     pub max_age: Option<Duration>,
     /// Parameters of the authorization request that only some providers know.
     pub parameters: Vec<(&'static str, String)>,
@@ -88,14 +90,16 @@ impl Client {
         if raw.scopes.is_empty() {
             scopes.extend(quirks.scopes.iter().map(|&scope| Arc::from(scope)));
         }
-        for (index, acr) in raw.acr_values.iter().enumerate() {
-            // A list of them is separated by blanks (OpenID Connect Core 1.0 section 3.1.2.1).
-            if acr.is_empty() || acr.contains(char::is_whitespace) {
-                resolver
-                    .report
-                    .error(&at.key("acr_values").index(index), format!("`{acr}` is not a value of `acr`"))
-                    .help("one value an entry, without blanks");
-                good = false;
+        for (key, values) in [("acr_values", &raw.acr_values), ("mfa_acr_values", &raw.mfa_acr_values)] {
+            for (index, acr) in values.iter().enumerate() {
+                // A list of them is separated by blanks (OpenID Connect Core 1.0 section 3.1.2.1).
+                if acr.is_empty() || acr.contains(char::is_whitespace) {
+                    resolver
+                        .report
+                        .error(&at.key(key).index(index), format!("`{acr}` is not a value of `acr`"))
+                        .help("one value an entry, without blanks");
+                    good = false;
+                }
             }
         }
         for (key, text) in [("label", &raw.label), ("login_hint", &raw.login_hint), ("domain_hint", &raw.domain_hint)] {
@@ -125,6 +129,10 @@ impl Client {
                 prompt: raw.prompt,
                 login_hint,
                 acr_values: raw.acr_values.clone(),
+                mfa_acr_values: match &*raw.mfa_acr_values {
+                    [] => quirks.mfa.iter().map(|&acr| acr.to_owned()).collect(),
+                    written => written.to_vec(),
+                },
                 max_age: raw.max_age.map(crate::config::values::Span::get),
                 parameters,
             },
@@ -162,6 +170,7 @@ mod tests {
             login_hint: None,
             domain_hint: None,
             acr_values: Vec::new(),
+            mfa_acr_values: Vec::new(),
             max_age: None,
         };
         change(&mut login);
@@ -204,6 +213,7 @@ mod tests {
     fn what_cannot_be_sent_is_reported() {
         for (at, change) in [
             ("/acr_values/0", (|login| login.acr_values = vec!["a b".to_owned()]) as fn(&mut raw::Login)),
+            ("/mfa_acr_values/0", |login| login.mfa_acr_values = vec![String::new()]),
             ("/label", |login| login.label = Some(" ".to_owned())),
             ("/login_hint", |login| login.login_hint = Some("x".repeat(201))),
             ("/domain_hint", |login| login.domain_hint = Some(String::new())),

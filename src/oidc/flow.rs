@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, time::Duration};
 
-use super::{program::Program, redirect};
+use super::{Client, program::Program, redirect};
 use crate::{
+    authn::NeededLogin,
     clock::Timestamp,
     sessions::{
         KeyRing, cookie,
@@ -93,6 +94,9 @@ pub struct Flow {
     pub return_to: String,
     /// How often this browser has come back from a login in a row, this one included.
     pub attempt: u8,
+    /// What the login must bring beyond what the configuration asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<NeededLogin>,
     /// The program that it is for, if it is not for the browser itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
@@ -102,6 +106,27 @@ impl Flow {
     /// Where its answer must come, without the origin.
     pub fn callback(&self) -> Cow<'static, str> {
         redirect::path(&self.issuer, self.own_address)
+    }
+
+    /// How long ago the person may have authenticated, where the configuration says `configured`.
+    pub fn max_age(&self, configured: Option<Duration>) -> Option<Duration> {
+        configured.into_iter().chain(self.needed.as_ref().and_then(NeededLogin::max_age)).min()
+    }
+
+    /// Classes of which the login must be one. What is needed comes before what is configured, and is as strong as the
+    /// policy wants it.
+    pub fn required_acr(&self, client: &Client) -> Vec<String> {
+        match &self.needed {
+            Some(needed) if !needed.acr.is_empty() => needed.acr.iter().map(ToString::to_string).collect(),
+            _ => client.wishes.acr_values.clone(),
+        }
+    }
+
+    /// Classes to ask the provider for: those, and the provider's own for more than one factor.
+    pub fn acr_values(&self, client: &Client) -> Vec<String> {
+        let several_factors = self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some());
+        let further = if several_factors { client.wishes.mfa_acr_values.clone() } else { Vec::new() };
+        self.required_acr(client).into_iter().chain(further).collect()
     }
 
     /// The cookie that carries it, bound to its state.
@@ -156,6 +181,7 @@ mod tests {
             verifier: "v".repeat(43),
             return_to: format!("/{}", "a".repeat(1535)),
             attempt: 1,
+            needed: None,
             program: None,
         }
     }

@@ -18,6 +18,7 @@ use super::{
     redirect as address, return_to, unsent,
 };
 use crate::{
+    authn::NeededLogin,
     config::raw::Prompt,
     pages::{self, Brand, Choice, GoingView, SignInView},
     sessions::{Ended, Origin, Sessions, cookie, csrf},
@@ -94,6 +95,11 @@ impl Login {
         Some(format!("{CONTINUE}?rd={}", encode(&target)))
     }
 
+    /// Where a browser is sent to whose session is of a login at `issuer` that lacks `needed`.
+    pub fn step_up(&self, issuer: &str, needed: &NeededLogin, return_to: &str) -> String {
+        choice::way(CONTINUE, issuer, Some(needed), return_to)
+    }
+
     /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
     pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
         let get = matches!(*request.method, Method::GET | Method::HEAD);
@@ -143,20 +149,26 @@ impl Login {
     async fn go_on(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
-        // Another tab was quicker.
-        if self.0.sessions.held_by(request.headers, request.origin).await?.is_some() {
-            return Ok(redirect(&return_to));
+        let needed = needed(&parameters);
+        if let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
+            let now = self.0.sessions.now();
+            let lacks = needed.as_ref().is_some_and(|needed| needed.missing(&session.principal.login, now).is_some());
+            // Another tab was quicker.
+            if !lacks {
+                return Ok(redirect(&return_to));
+            }
         }
         let host = host(request.origin);
+        let named = parameters.get("issuer").and_then(|name| self.provider(name));
         let (several, chosen) = match self.0.providers.as_slice() {
             [only] => (false, Some(only)),
-            _ => (true, self.chosen_before(request.headers)),
+            _ => (named.is_none(), named.or_else(|| self.chosen_before(request.headers))),
         };
         let page = match chosen {
             Some(provider) => pages::going_to_sign_in(&GoingView {
                 host,
                 name: &choice::label(&**provider),
-                href: &choice::start(provider.name(), &return_to),
+                href: &choice::start(provider.name(), needed.as_ref(), &return_to),
                 others: several.then(|| format!("/oauth2/sign_in?rd={}", encode(&return_to))).as_deref(),
             }),
             None => pages::sign_in(&SignInView { host, choices: &self.sign_in_choices(request, &return_to) }),
@@ -179,18 +191,20 @@ impl Login {
                 )
             })?,
         };
-        self.begin(provider, request, &return_to, None).map_err(|mut failure| {
+        self.begin(provider, request, &return_to, needed(&parameters), None).map_err(|mut failure| {
             failure.return_to = return_to;
             failure
         })
     }
 
-    /// Sends the browser to the provider, for itself or for a program on its machine.
+    /// Sends the browser to the provider, for itself or for a program on its machine. `needed` is what the login must bring
+    /// besides.
     pub(super) fn begin(
         &self,
         provider: &Arc<dyn Provider>,
         request: LoginRequest<'_>,
         return_to: &str,
+        needed: Option<NeededLogin>,
         program: Option<Program>,
     ) -> Result<Response<Bytes>, Failure> {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
@@ -232,6 +246,7 @@ impl Login {
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
             attempt: made.saturating_add(1),
+            needed,
             program,
         };
         let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
@@ -252,7 +267,7 @@ impl Login {
             .authorize_url(AuthenticationFlow::<CoreResponseType>::AuthorizationCode, || csrf, || nonce)
             .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
             .set_pkce_challenge(challenge);
-        let Wishes { prompt, login_hint, acr_values, max_age, parameters } = &us.wishes;
+        let Wishes { prompt, login_hint, max_age, parameters, .. } = &us.wishes;
         if let Some(prompt) = prompt {
             asked = asked.add_prompt(match prompt {
                 Prompt::Login => CoreAuthPrompt::Login,
@@ -263,11 +278,11 @@ impl Login {
         if let Some(hint) = login_hint {
             asked = asked.set_login_hint(LoginHint::new(hint.clone()));
         }
-        if let Some(max_age) = max_age {
-            asked = asked.set_max_age(*max_age);
+        if let Some(max_age) = flow.max_age(*max_age) {
+            asked = asked.set_max_age(max_age);
         }
-        for acr in acr_values {
-            asked = asked.add_auth_context_value(AuthenticationContextClass::new(acr.clone()));
+        for acr in flow.acr_values(us) {
+            asked = asked.add_auth_context_value(AuthenticationContextClass::new(acr));
         }
         for (name, value) in parameters {
             asked = asked.add_extra_param(*name, value.as_str());
@@ -306,7 +321,7 @@ impl Login {
     }
 
     fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str) -> Vec<Choice> {
-        self.choices(request.headers, |issuer| choice::start(issuer, return_to))
+        self.choices(request.headers, |issuer| choice::start(issuer, None, return_to))
     }
 
     pub(super) fn has_several_providers(&self) -> bool {
@@ -330,13 +345,18 @@ pub(super) fn parse(request: LoginRequest<'_>) -> Result<Parameters<'_>, Failure
     })
 }
 
+/// What a login must bring beyond what the configuration asks for.
+fn needed(parameters: &Parameters<'_>) -> Option<NeededLogin> {
+    NeededLogin::from_query(|name| parameters.get(name))
+}
+
 pub(super) fn store_failed(error: &StoreError) -> Failure {
     tracing::error!(%error, "the store failed during a login or a logout");
     Failure::new(Outcome::store_unavailable, "Doorward cannot reach its store. Try again in a moment.")
 }
 
 /// 303, as the method and the body are never to be repeated (RFC 9700 section 4.12).
-pub(super) fn redirect(location: &str) -> Response<Bytes> {
+pub fn redirect(location: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();

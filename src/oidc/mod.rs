@@ -45,7 +45,7 @@ pub use self::{
     client::{Client, Protocol, Wishes},
     github::Github,
     issuer::LoginIssuer,
-    login::{Login, LoginRequest},
+    login::{Login, LoginRequest, redirect as redirect_to},
     metrics::{LoginMetrics, Outcome},
     provider::{Identity, Metadata, Provider, ProviderFuture, VerifiedIdToken},
     refresh::{RefreshError, Refreshed, refresh},

@@ -24,7 +24,7 @@ use crate::{
     config::raw,
     egress::Egress,
     error::{Reason, Rejection},
-    issuers::{ClientAuth, LogoutToken, Quoted, TokenError, presets::Logout},
+    issuers::{ClientAuth, LogoutToken, Quoted, TokenError, login_facts, presets::Logout},
 };
 
 /// What arrived at the token endpoint.
@@ -250,6 +250,7 @@ impl Provider for ScriptedProvider {
         let groups = identity.claims.get("groups").and_then(Value::as_array).into_iter().flatten();
         Ok(Principal {
             kind: Kind::Human,
+            login: login_facts(identity.claims).unwrap_or_default(),
             groups: groups.filter_map(Value::as_str).map(Into::into).collect(),
             scopes: identity.scopes.to_vec(),
             client: Some(Arc::clone(self.client.id())),

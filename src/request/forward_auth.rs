@@ -110,7 +110,11 @@ impl Worker {
 pub(super) fn as_understood_by(proxy: ForwardAuth, rejection: Rejection) -> Rejection {
     let status = rejection.status();
     match proxy {
-        ForwardAuth::Nginx if status.is_client_error() && status != StatusCode::UNAUTHORIZED => {
+        // At 401 it sends people to a login that asks for nothing more, and then asks again.
+        ForwardAuth::Nginx
+            if status.is_client_error()
+                && (status != StatusCode::UNAUTHORIZED || rejection.reason() == Reason::NeedUnmet) =>
+        {
             rejection.with_status(StatusCode::FORBIDDEN)
         }
         _ => rejection,
@@ -302,6 +306,20 @@ mod tests {
                 format!("{} {host} {}", request.method(), request.uri())
             });
             assert_eq!(found.as_deref(), *expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn nginx_is_told_what_it_understands() {
+        for (row, reason, proxy, expected) in [
+            ("nobody is signed in", Reason::CredentialMissing, ForwardAuth::Nginx, 401),
+            ("the login does not do", Reason::NeedUnmet, ForwardAuth::Nginx, 403),
+            ("no such page", Reason::RouteNotFound, ForwardAuth::Nginx, 403),
+            ("our own trouble", Reason::StoreUnavailable, ForwardAuth::Nginx, 503),
+            ("no such page, elsewhere", Reason::RouteNotFound, ForwardAuth::Traefik, 404),
+            ("the login does not do, elsewhere", Reason::NeedUnmet, ForwardAuth::Envoy, 401),
+        ] {
+            assert_eq!(as_understood_by(proxy, Rejection::new(reason, "")).status().as_u16(), expected, "{row}");
         }
     }
 

@@ -15,3 +15,4 @@ pub mod pipeline;
 pub mod respond;
 pub mod route;
 pub mod sanitize;
+mod step_up;

@@ -18,6 +18,7 @@ use super::{
     respond::{self, Manner},
     route::{Miss, Route, Target},
     sanitize::{CleanRequest, Received, sanitize},
+    step_up,
 };
 use crate::{
     app::App,
@@ -113,6 +114,14 @@ impl Worker {
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
+                let principal = exchange.record().principal.as_deref();
+                let rejection = match step_up::offer(rejection, &snapshot.login, principal, &manner) {
+                    Ok(mut response) => {
+                        respond::identify(&mut response, id);
+                        return response.map(|bytes| ResponseBody::full(bytes).on_end(exchange));
+                    }
+                    Err(rejection) => rejection,
+                };
                 let who = exchange.record().principal.as_ref().map(|principal| Arc::clone(&principal.username));
                 let metadata = manner.resource_metadata(&exchange.record().host);
                 let now = self.app.clock.now();
@@ -386,7 +395,7 @@ pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange
     record.address = Some(request.meta().client);
     record.upgrade = request.meta().upgrade.is_some();
     record.trace = Some(request.meta().trace.trace_bytes());
-    manner.note(request.method(), request.path());
+    manner.note(request);
 }
 
 /// Notes where it leads, likewise.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{headers::REQUEST_ID, route::Route};
+use super::{headers::REQUEST_ID, route::Route, sanitize::CleanRequest};
 use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
@@ -26,6 +26,8 @@ pub struct Manner {
     is_grpc: bool,
     /// Method and path, for people.
     request: String,
+    /// Where somebody who looks at a page comes back to after a login, if they do.
+    pub(super) back: Option<String>,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
 }
@@ -40,15 +42,21 @@ impl Manner {
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
             request: String::new(),
+            back: None,
             route: None,
         }
     }
 
-    /// Notes what the page of a refusal names. Only people are shown one.
-    pub fn note(&mut self, method: &Method, path: &str) {
-        if self.is_page {
-            self.request = format!("{method} {path}");
+    /// Notes what the page of a refusal names, and where a login leads back to. Only people are shown the one, and need the
+    /// other.
+    pub fn note<B>(&mut self, request: &CleanRequest<B>) {
+        if !self.is_page {
+            return;
         }
+        let (method, path) = (request.method(), request.path());
+        self.request = format!("{method} {path}");
+        self.back = csrf::is_navigation(method, request.headers())
+            .then(|| request.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")));
     }
 
     pub(super) fn resource_metadata(&self, host: &str) -> Option<String> {
@@ -244,7 +252,7 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
     response
 }
 
-/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9728 section 5.1): one for each kind of credential that the route takes
+/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): one for each kind of credential that the route takes
 /// in a header. Without a credential there is no error code.
 fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
     let Some(route) = asker.route else { return Vec::new() };
@@ -260,6 +268,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 let error = match rejection.reason() {
                     Reason::CredentialMissing | Reason::SessionExpired => None,
                     _ if insufficient => Some("insufficient_scope"),
+                    Reason::NeedUnmet => Some("insufficient_user_authentication"),
                     _ => Some("invalid_token"),
                 };
                 if let Some(error) = error {
@@ -273,6 +282,14 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                 }
                 if insufficient {
                     challenge.push_str(&format!(", scope=\"{}\"", rejection.needed_scopes().join(" ")));
+                }
+                if let Some(needed) = rejection.needed_login() {
+                    if !needed.acr.is_empty() {
+                        challenge.push_str(&format!(", acr_values=\"{}\"", needed.acr.join(" ")));
+                    }
+                    if let Some(max_age) = needed.max_age() {
+                        challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
+                    }
                 }
                 if let Some(address) = asker.resource_metadata {
                     challenge.push_str(&format!(", resource_metadata=\"{address}\""));

@@ -46,6 +46,7 @@ mod revoke;
 mod rows;
 mod sessions;
 mod sockets;
+mod step_up;
 mod store;
 mod streams;
 mod token_command;

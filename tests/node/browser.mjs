@@ -199,6 +199,23 @@ const scenarios = {
     return { rounds };
   },
 
+  // A page that needs more of a login: first by a fetch, which is told so, then by going there.
+  async step_up() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + '/');
+    await logIn(page, 'alice');
+    const deploy = () => page.evaluate(async () => {
+      const answer = await fetch('/deploy', { method: 'POST', body: 'x' });
+      return { status: answer.status, said: answer.status === 200 ? null : await answer.json() };
+    });
+    const session = async () => (await ctx.cookies()).find((cookie) => cookie.name === '__Host-doorward').value;
+    const [before, first] = [await deploy(), await session()];
+    await page.goto(options.url + '/deploy?to=production#/runs/7');
+    await page.waitForURL((url) => url.pathname === '/deploy');
+    return { before, landed: page.url(), cookies: [first, await session()], after: (await deploy()).status };
+  },
+
   // A WebSocket that is open when its session ends: by a logout here, by one at the provider, or by what the test does.
   async socket() {
     const ctx = await context();

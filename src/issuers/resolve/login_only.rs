@@ -52,6 +52,7 @@ pub(super) fn check(raw: &raw::Issuer, at: &At, report: &mut Report) {
         ("prompt", login.prompt.is_some_and(|prompt| prompt != Prompt::SelectAccount)),
         ("domain_hint", login.domain_hint.is_some()),
         ("acr_values", !login.acr_values.is_empty()),
+        ("mfa_acr_values", !login.mfa_acr_values.is_empty()),
         ("max_age", login.max_age.is_some()),
     ] {
         if written {

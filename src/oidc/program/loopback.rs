@@ -140,7 +140,7 @@ impl Login {
         let return_to = program.address();
         let begun = from_our_page(request).and_then(|()| {
             let parameters = parse(request)?;
-            self.begin(self.chosen(&parameters)?, request, &return_to, Some(Program::Loopback(program)))
+            self.begin(self.chosen(&parameters)?, request, &return_to, None, Some(Program::Loopback(program)))
         });
         begun.map_err(|failure| failure.back_to(&return_to))
     }

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 
 use super::*;
-use crate::{config::raw::Prompt, issuers::presets::Logout};
+use crate::{authn::NeededLogin, config::raw::Prompt, issuers::presets::Logout};
 
 async fn asking(change: impl FnOnce(&mut Client)) -> Browser {
     let secret = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
@@ -19,6 +19,7 @@ async fn what_a_login_asks_for_is_sent_and_looked_at() {
             prompt: Some(Prompt::SelectAccount),
             login_hint: Some("@acme.example".to_owned()),
             acr_values: ["gold", "silver"].map(str::to_owned).to_vec(),
+            mfa_acr_values: vec!["two".to_owned()],
             max_age: Some(Duration::from_secs(3600)),
             parameters: vec![("access_type", "offline".to_owned()), ("hd", "acme.example".to_owned())],
         };
@@ -134,4 +135,54 @@ async fn each_provider_is_asked_in_its_own_way_to_end_its_session() {
         assert!(!parameters.contains_key("tenant"), "{row}: what the authorization endpoint carries is not for it");
         assert_eq!(browser.headers(), HeaderMap::new(), "{row}");
     }
+}
+
+/// RFC 9470 section 5: a login that the policy finds too weak, or too old, is made anew with what it lacks.
+#[tokio::test]
+async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_with_that() {
+    let mut browser = asking(|client| client.wishes.mfa_acr_values = vec!["two".to_owned()]).await;
+    let now = browser.fixture.shared.clock.now();
+    browser.sign_in().await;
+    let before = browser.headers();
+    let needed = NeededLogin { mfa: Some(Duration::from_secs(900)), acr: vec!["gold".into()], fresh: None };
+    let way = browser.login.step_up("corp", &needed, "/deploy?to=production");
+    let page = browser.get(&way).await;
+    let text = body(&page);
+    let start = "/oauth2/start?issuer=corp&amp;mfa=900&amp;acr_values=gold&amp;rd=%2Fdeploy%3Fto%3Dproduction";
+    assert!(text.contains(&format!("data-next href=\"{start}\"")), "the session that there is does not do: {text}");
+    for (row, claims, status) in [
+        ("another class", json!({"acr": "silver", "amr": ["pwd", "otp"], "auth_time": now.as_secs()}), 403),
+        ("one factor", json!({"acr": "gold", "amr": ["pwd"], "auth_time": now.as_secs()}), 403),
+        ("too old", json!({"acr": "gold", "amr": ["pwd", "otp"], "auth_time": now.as_secs() - 1000}), 403),
+        ("nothing said", json!({}), 403),
+        ("good", json!({"acr": "gold", "amr": ["pwd", "otp"], "auth_time": now.as_secs()}), 303),
+    ] {
+        let sent = browser.depart_from(&start.replace("&amp;", "&")).await;
+        assert_eq!(sent.parameters["acr_values"], "gold two", "{row}");
+        assert_eq!(sent.parameters["max_age"], "900", "{row}");
+        browser.script(|script| {
+            script.claims.as_mut().unwrap().as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        });
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status().as_u16(), status, "{row}: {}", body(&response));
+        let same = browser.session().await.is_some() && browser.headers() == before;
+        assert_eq!(same, status == 403, "{row}: whoever comes back without it keeps the session that there was");
+        if status == 403 {
+            assert!(body(&response).contains("did not authenticate you as it was asked to"), "{row}");
+        } else {
+            assert_eq!(location(&response), "/deploy?to=production");
+        }
+    }
+    // Attack: session fixation. What somebody saw of the session before is worth nothing after.
+    let after = std::mem::take(&mut browser.jar);
+    let cookie = before[header::COOKIE].to_str().unwrap();
+    browser.jar = vec![(
+        "__Host-doorward".to_owned(),
+        cookie.split_once("__Host-doorward=").unwrap().1.split(';').next().unwrap().to_owned(),
+    )];
+    assert!(browser.session().await.is_none(), "the id did not change");
+    browser.jar = after;
+    // Now there is nothing to ask for.
+    let page = browser.get(&way).await;
+    assert_eq!(location(&page), "/deploy?to=production");
 }

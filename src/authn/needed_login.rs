@@ -1,0 +1,175 @@
+//! What an allow needs of a login besides: a second factor, a kind of login, a login that is fresh. Who lacks it is asked for
+//! it: a browser goes to its provider with these wishes, a program is told by the challenge of RFC 9470.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use url::form_urlencoded::{Serializer, Target};
+
+use super::LoginFacts;
+use crate::{
+    clock::Timestamp,
+    config::{raw, values::Span},
+};
+
+/// How far ahead of us the clock may be that says when somebody logged in.
+const TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Classes beyond these, and longer ones, are in no address of ours.
+const MAX_CLASSES: usize = 16;
+const MAX_CLASS: usize = 256;
+
+/// What a login must bring.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeededLogin {
+    /// More than one factor, with a login not longer ago than this.
+    pub mfa: Option<Duration>,
+    /// One of these authentication context classes (`acr_values` of an authorization request); empty: any.
+    pub acr: Vec<Arc<str>>,
+    /// A login not longer ago than this.
+    pub fresh: Option<Duration>,
+}
+
+impl NeededLogin {
+    pub fn of(raw: &raw::Need) -> Self {
+        Self {
+            mfa: raw.mfa.map(|mfa| mfa.max_age.get()),
+            acr: raw.acr.iter().map(|acr| acr.as_str().into()).collect(),
+            fresh: raw.fresh_login.map(|login| login.max_age.get()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.mfa.is_none() && self.acr.is_empty() && self.fresh.is_none()
+    }
+
+    /// What `login` lacks of it; `None` if nothing.
+    pub fn missing(&self, login: &LoginFacts, now: Timestamp) -> Option<Self> {
+        // A login in the future proves nothing about its age.
+        let fresh =
+            |max_age: Duration| login.auth_time.is_some_and(|at| at <= now + TOLERANCE && now.since(at) <= max_age);
+        let has_class = self.acr.is_empty() || login.acr.as_ref().is_some_and(|acr| self.acr.contains(acr));
+        let missing = Self {
+            mfa: self.mfa.filter(|max_age| !(fresh(*max_age) && several_factors(&login.amr))),
+            acr: if has_class { Vec::new() } else { self.acr.clone() },
+            fresh: self.fresh.filter(|max_age| !fresh(*max_age)),
+        };
+        (!missing.is_empty()).then_some(missing)
+    }
+
+    /// How long ago the login may have been at most (`max_age` of an authorization request).
+    pub fn max_age(&self) -> Option<Duration> {
+        self.mfa.into_iter().chain(self.fresh).min()
+    }
+
+    /// As parameters of an address of the login, which [`from_query`](Self::from_query) reads.
+    pub fn add_to<T: Target>(&self, query: &mut Serializer<'_, T>) {
+        for (name, age) in [("mfa", self.mfa), ("max_age", self.fresh)] {
+            if let Some(age) = age {
+                query.append_pair(name, &age.as_secs().to_string());
+            }
+        }
+        if !self.acr.is_empty() {
+            query.append_pair("acr_values", &self.acr.join(" "));
+        }
+    }
+
+    /// From the parameters of an address, which anybody may have written: they can ask for more, never for less. `None` if
+    /// they ask for nothing, or for what is nothing.
+    pub fn from_query<'q>(parameter: impl Fn(&str) -> Option<&'q str>) -> Option<Self> {
+        let age =
+            |name| parameter(name).and_then(|text| text.parse::<u32>().ok()).map(|age| Duration::from_secs(age.into()));
+        let classes = parameter("acr_values").unwrap_or_default().split(' ');
+        let is_class = |class: &&str| {
+            !class.is_empty() && class.len() <= MAX_CLASS && class.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let acr = classes.filter(is_class).take(MAX_CLASSES).map(Into::into).collect();
+        let needed = Self { mfa: age("mfa"), acr, fresh: age("max_age") };
+        (!needed.is_empty()).then_some(needed)
+    }
+}
+
+/// Whether a login used more than one factor: it says so (`mfa`), or names methods of two kinds (RFC 8176 section 2).
+fn several_factors(amr: &[Arc<str>]) -> bool {
+    let any = |methods: &[&str]| amr.iter().any(|method| methods.contains(&&**method));
+    let knows = any(&["pwd", "pin", "kba"]);
+    let has = any(&["otp", "hwk", "swk", "sc", "sms", "tel"]);
+    let is = any(&["face", "fpt", "iris", "retina", "vbm"]);
+    any(&["mfa"]) || u8::from(knows) + u8::from(has) + u8::from(is) >= 2
+}
+
+/// As the end of "the person needs".
+impl fmt::Display for NeededLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if let Some(age) = self.mfa {
+            parts.push(format!("a login with more than one factor in the last {}", Span(age)));
+        }
+        if !self.acr.is_empty() {
+            parts.push(format!("a login of class {}", self.acr.join(" or ")));
+        }
+        if let Some(age) = self.fresh {
+            parts.push(format!("a login in the last {}", Span(age)));
+        }
+        f.write_str(&parts.join(", and "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_need_is_met_by_facts_of_the_login_only() {
+        let now = Timestamp::from_secs(10_000);
+        let quarter = Some(Duration::from_secs(900));
+        let mfa = NeededLogin { mfa: quarter, ..NeededLogin::default() };
+        let acr = NeededLogin { acr: vec!["gold".into()], ..NeededLogin::default() };
+        let fresh = NeededLogin { fresh: quarter, ..NeededLogin::default() };
+        let login = |age: Option<i64>, acr: Option<&str>, amr: &[&str]| LoginFacts {
+            auth_time: age.map(|age| Timestamp::from_secs(10_000 - age)),
+            acr: acr.map(Arc::from),
+            amr: amr.iter().map(|method| Arc::from(*method)).collect(),
+        };
+        for (need, login, met) in [
+            (&mfa, login(Some(900), None, &["mfa"]), true),
+            (&mfa, login(Some(901), None, &["mfa"]), false),
+            (&mfa, login(None, None, &["mfa"]), false),
+            (&mfa, login(Some(-61), None, &["mfa"]), false),
+            (&mfa, login(Some(1), None, &["pwd"]), false),
+            (&mfa, login(Some(1), None, &["pwd", "pin"]), false),
+            (&mfa, login(Some(1), None, &["pwd", "otp"]), true),
+            (&acr, login(None, Some("gold"), &[]), true),
+            (&acr, login(None, Some("Gold"), &[]), false),
+            (&acr, login(None, None, &[]), false),
+            (&fresh, login(Some(900), None, &[]), true),
+            (&fresh, login(Some(901), None, &[]), false),
+            (&NeededLogin::default(), LoginFacts::default(), true),
+        ] {
+            assert_eq!(need.missing(&login, now).is_none(), met, "{need:?} {login:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_survives_an_address_and_nothing_is_read_out_of_nonsense() {
+        let needed = NeededLogin {
+            mfa: Some(Duration::from_secs(900)),
+            acr: ["gold", "urn:okta:loa:2fa:any"].map(Arc::from).to_vec(),
+            fresh: Some(Duration::from_secs(60)),
+        };
+        let mut query = Serializer::new(String::new());
+        needed.add_to(&mut query);
+        let query = query.finish();
+        let pairs: std::collections::HashMap<String, String> =
+            url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        assert_eq!(NeededLogin::from_query(|name| pairs.get(name).map(String::as_str)), Some(needed));
+        let long = "x".repeat(300);
+        for (mfa, acr) in [("", ""), ("-1", "  "), ("1e3", "\u{7f}"), ("99999999999", "ä"), ("x", &*long)] {
+            let parameter = |name: &str| match name {
+                "mfa" | "max_age" => Some(mfa),
+                _ => Some(acr),
+            };
+            assert_eq!(NeededLogin::from_query(parameter), None, "{mfa} {acr}");
+        }
+    }
+}
