@@ -61,6 +61,10 @@ impl Provider for LoginIssuer {
         }))
     }
 
+    fn can_verify(&self) -> bool {
+        !self.issuer.signs() || self.issuer.keys().generation_number(self.clock.now()).is_some()
+    }
+
     fn egress(&self) -> &Egress {
         &self.egress
     }

@@ -225,7 +225,7 @@ impl Login {
             failure.cookies.push(attempts::forget());
             return Err(failure);
         }
-        let metadata = provider.metadata().ok_or_else(|| {
+        let metadata = provider.metadata().filter(|_| provider.can_verify()).ok_or_else(|| {
             Failure::new(
                 Outcome::provider_unavailable,
                 format!("Doorward has not reached `{}` yet. Try again in a moment.", choice::label(&**provider)),

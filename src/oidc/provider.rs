@@ -31,6 +31,12 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// What discovery says of it, or what is known of it; `None` while it has not been reached.
     fn metadata(&self) -> Option<Arc<Metadata>>;
 
+    /// Whether what it says of people can be verified now. A login that ends before it can would cost its person the way
+    /// there, and a refresh token that rotates would be used up for nothing.
+    fn can_verify(&self) -> bool {
+        true
+    }
+
     /// What calls to it go through.
     fn egress(&self) -> &Egress;
 

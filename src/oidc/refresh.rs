@@ -63,6 +63,9 @@ pub async fn refresh(
         let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
         return Ok(Refreshed { told, ..Refreshed::default() });
     };
+    if !provider.can_verify() {
+        return Err(RefreshError::Later("the keys of the provider are not there".to_owned()));
+    }
     let Renewed { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
     let claims = match &id {
         None => None,

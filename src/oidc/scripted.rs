@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::{
@@ -68,6 +71,8 @@ pub struct ScriptedProvider {
     pub issuer: String,
     pub client: Client,
     pub metadata: Mutex<Option<Arc<Metadata>>>,
+    /// Whether its keys are there.
+    pub has_keys: AtomicBool,
     pub script: Arc<Mutex<Script>>,
     pub exchanges: Arc<Mutex<Vec<Exchange>>>,
     egress: Egress,
@@ -105,6 +110,7 @@ impl ScriptedProvider {
                 redirect: None,
             },
             metadata: Mutex::new(None),
+            has_keys: AtomicBool::new(true),
             script: Arc::default(),
             exchanges: Arc::default(),
             egress: Egress::direct(None).unwrap(),
@@ -198,6 +204,9 @@ impl Provider for ScriptedProvider {
     }
     fn metadata(&self) -> Option<Arc<Metadata>> {
         self.metadata.lock().unwrap().clone()
+    }
+    fn can_verify(&self) -> bool {
+        self.has_keys.load(Ordering::SeqCst)
     }
     fn egress(&self) -> &Egress {
         &self.egress

@@ -15,6 +15,7 @@ mod program;
 mod record;
 mod refresh;
 mod seen;
+mod session;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,11 +40,12 @@ pub use self::{
     record::{Hash, Tokens},
     refresh::Refreshes,
     seen::Seen,
+    session::Session,
     settings::Settings,
 };
 use crate::{
     audit::{Note, Trail},
-    authn::{CredentialId, Presented, Principal},
+    authn::{CredentialId, Presented},
     clock::{Clock, Timestamp},
     error::{Reason, Rejection},
     oidc::{Identity, Provider, program::Devices},
@@ -102,44 +104,6 @@ pub struct CookieRequest<'a> {
     pub upgrade: bool,
     /// The address of the client.
     pub address: IpAddr,
-}
-
-/// A session that is good.
-#[derive(Debug)]
-pub struct Session {
-    pub principal: Arc<Principal>,
-    pub created: Timestamp,
-    /// The end if it is not used any more.
-    pub idle_end: Timestamp,
-    /// The end in any case.
-    pub end: Timestamp,
-    hash: Hash,
-    record: Record,
-    version: u64,
-    read: Timestamp,
-    /// Whether the key that seals sessions now sealed it.
-    current_key: bool,
-}
-
-impl Session {
-    /// The name of the issuer where the person logged in.
-    pub fn issuer(&self) -> &Arc<str> {
-        &self.record.issuer
-    }
-
-    pub fn tokens(&self) -> &Tokens {
-        &self.record.tokens
-    }
-
-    /// Whether a program holds it, and no browser.
-    pub fn is_of_program(&self) -> bool {
-        self.record.holder() == Holder::Program
-    }
-
-    /// Its name, as in a list of sessions and in the audit trail.
-    pub fn name(&self) -> String {
-        self.hash.to_string()
-    }
 }
 
 /// What a login found out.

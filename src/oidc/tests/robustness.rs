@@ -1,5 +1,7 @@
 //! What keeps a login from being noticed: the place that is kept, tabs beside each other, and an end to going in circles.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::sessions::cookie;
 
@@ -182,4 +184,17 @@ async fn clocks_that_differ_are_named() {
         }
         assert_eq!(browser.metrics.count("corp", Outcome::id_token_refused), 1);
     }
+}
+
+/// Discovery came, and the keys not yet: somebody who was sent away then came back to a page that could not let them in.
+#[tokio::test]
+async fn a_login_begins_once_its_answer_can_be_verified() {
+    let mut browser = Browser::new().await;
+    let has_keys = &browser.fixture.provider.clone().has_keys;
+    has_keys.store(false, Ordering::SeqCst);
+    let refused = browser.get("/oauth2/start?rd=/runs").await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{}", body(&refused));
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+    has_keys.store(true, Ordering::SeqCst);
+    assert_eq!(browser.sign_in().await.status(), StatusCode::SEE_OTHER);
 }

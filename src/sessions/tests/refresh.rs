@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use axum::http::StatusCode;
 
 use super::*;
@@ -174,6 +176,28 @@ async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
         world.advance(31, |_| {});
         assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{row}");
     }
+}
+
+/// What it gave could not be verified, and a token that rotates is good once.
+#[tokio::test]
+async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away() {
+    let world = world().await;
+    world.at.provider.has_keys.store(false, Ordering::SeqCst);
+    world.advance(301, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    assert_eq!(world.used(), [""; 0]);
+    world.at.provider.has_keys.store(true, Ordering::SeqCst);
+    world.advance(31, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
+    assert_eq!(world.used(), ["r-1"]);
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_costs_nobody_the_session() {
+    let world = world().await;
+    world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(1)).unwrap());
+    world.advance(301, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
 }
 
 #[tokio::test]

@@ -1,0 +1,45 @@
+use std::sync::Arc;
+
+use super::{
+    Hash, Tokens,
+    record::{Holder, Record},
+};
+use crate::{authn::Principal, clock::Timestamp};
+
+/// A session that is good.
+#[derive(Debug)]
+pub struct Session {
+    pub principal: Arc<Principal>,
+    pub created: Timestamp,
+    /// The end if it is not used any more.
+    pub idle_end: Timestamp,
+    /// The end in any case.
+    pub end: Timestamp,
+    pub(super) hash: Hash,
+    pub(super) record: Record,
+    pub(super) version: u64,
+    pub(super) read: Timestamp,
+    /// Whether the key that seals sessions now sealed it.
+    pub(super) current_key: bool,
+}
+
+impl Session {
+    /// The name of the issuer where the person logged in.
+    pub fn issuer(&self) -> &Arc<str> {
+        &self.record.issuer
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.record.tokens
+    }
+
+    /// Whether a program holds it, and no browser.
+    pub fn is_of_program(&self) -> bool {
+        self.record.holder() == Holder::Program
+    }
+
+    /// Its name, as in a list of sessions and in the audit trail.
+    pub fn name(&self) -> String {
+        self.hash.to_string()
+    }
+}
