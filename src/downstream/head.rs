@@ -47,7 +47,12 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if bytes > limits.header_bytes.bytes() {
         let detail = format!("the headers are {bytes} bytes long, {} are allowed", limits.header_bytes);
-        return Err(Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail));
+        let mut fault = Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail);
+        // In a browser it is the cookies, which a sibling host can set for the parent of both.
+        fault.rejection = fault
+            .rejection
+            .fix("send less; in a browser, delete the cookies of this host and of its parent domains, then come again");
+        return Err(fault);
     }
     if request.method() == Method::CONNECT {
         let detail = "Doorward is a reverse proxy and opens no tunnels";

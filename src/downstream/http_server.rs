@@ -34,8 +34,9 @@ use super::{
 };
 use crate::config::raw::Limits;
 
-/// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset.
-const LINGER_BYTES: usize = 64 << 10;
+/// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
+/// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
+const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// HTTP/2 resets by the client that wait to be noticed, and errors of the client that are answered with a reset,

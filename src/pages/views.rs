@@ -102,7 +102,7 @@ pub struct DeniedView<'a> {
     pub rejection: &'a Rejection,
     /// Why the rule that decided exists, in the words of the policy.
     pub why: Option<&'a str>,
-    /// What was asked for, such as `POST /deploy`.
+    /// What was asked for, such as `POST /deploy`; empty where the request was not read as far.
     pub request: &'a str,
     /// Who asked: the user name, if known.
     pub who: Option<&'a str>,
@@ -134,7 +134,9 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
             p class="note" { strong { "What you can do: " } (prose(&sentence(fix))) }
         }
         dl {
-            div { dt { "Request" } dd { code { (view.request) } } }
+            @if !view.request.is_empty() {
+                div { dt { "Request" } dd { code { (view.request) } } }
+            }
             @if let Some(who) = view.who {
                 div { dt { "You are" } dd { (who) } }
             }

@@ -203,6 +203,23 @@ fn a_large_request_gets_the_status_that_says_what_is_large() {
     server.await_metric("protocol_errors_total{kind=\"head_too_large\"} 3");
 }
 
+/// It would be, by a reset, if the connection were closed while the browser still sends.
+#[test]
+fn the_answer_to_all_the_cookies_that_a_browser_can_have_is_not_lost() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nCookie: ");
+    for cookie in 0..180 {
+        client.send([b'c'; 4096]);
+        if cookie == 40 {
+            server.await_metric("protocol_errors_total{kind=\"head_too_large\"} 1");
+        }
+    }
+    client.0.shutdown(Shutdown::Write).unwrap();
+    server.await_metric("connections 0");
+    assert_eq!(status(&client.response()), "431");
+}
+
 #[test]
 fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let server = Server::start();
