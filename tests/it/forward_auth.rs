@@ -29,11 +29,12 @@ upstreams:
   - {{name: web, url: '{upstream}'}}
   - {{name: api, url: '{upstream}', credential: {{bearer: {{file: client}}}}}}
 routes:
-  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+  - {{name: web, kind: http, hosts: [localhost, other.localhost], schemes: [session], upstream: web}}
   - {{name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}}
   - {{name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}}
 rules:
   - {{id: read, on: {{routes: [web, board], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: save, on: {{routes: [web], methods: [POST], paths: [/save]}}, who: {{users: [alice]}}, do: allow}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
@@ -227,6 +228,87 @@ async fn envoy_sends_the_request_itself_below_a_path() {
     assert_eq!(world.ask("DELETE /oauth2/auth/page HTTP/1.1", &lines).await.status, 403, "not what a header says");
     assert_eq!(world.ask("GET /oauth2/auth/../page HTTP/1.1", &lines).await.status, 400);
     assert_eq!(world.ask("GET /oauth2/auth HTTP/1.1", &lines).await.status, 403, "about nothing");
+}
+
+/// What Traefik and Envoy ask in the shapes in which they ask it: each passes on the client's headers, without those of the
+/// connection. `asked` is a method, a host and a path.
+fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
+    let [method, host, uri] = asked.split(' ').collect::<Vec<_>>()[..] else { panic!("{asked}") };
+    let mut lines = match proxy {
+        "traefik" => vec![
+            "GET /oauth2/auth HTTP/1.1".to_owned(),
+            "Host: doorward.doorward.svc".to_owned(),
+            format!("X-Forwarded-Method: {method}"),
+            format!("X-Forwarded-Host: {host}"),
+            format!("X-Forwarded-Uri: {uri}"),
+        ],
+        _ => vec![
+            format!("{method} /oauth2/auth{uri} HTTP/1.1"),
+            format!("Host: {host}"),
+            "Content-Length: 0".to_owned(),
+        ],
+    };
+    lines.push("X-Forwarded-Proto: http".to_owned());
+    lines.extend(more.iter().map(|line| (*line).to_owned()));
+    lines
+}
+
+#[tokio::test]
+async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
+    for proxy in ["traefik", "envoy"] {
+        let world = world(&format!("forward_auth: {proxy}")).await;
+        let cookie = log_in(&world.doorward, "localhost", "/page").await;
+        let there = log_in(&world.doorward, "other.localhost", "/page").await;
+        let (own, evil) = ("Origin: http://localhost", "Origin: http://evil.localhost");
+        let handshake = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+        let stream = |origin| [&[&*cookie, origin], &handshake[..]].concat();
+        let rows: Vec<(&str, &str, Vec<&str>, u16)> = vec![
+            ("the second host", "GET other.localhost /page", vec![&there], 202),
+            ("the first one's session at it", "GET other.localhost /page", vec![&cookie], 401),
+            ("its session at the first one", "GET localhost /page", vec![&there], 401),
+            ("a page of it", "POST localhost /save", vec![&cookie, "Origin: http://other.localhost"], 403),
+            ("a form", "POST localhost /save", vec![&cookie, own], 202),
+            ("a form that the policy forbids", "POST localhost /page", vec![&cookie, own], 403),
+            ("a form of another origin", "POST localhost /save", vec![&cookie, evil], 403),
+            ("a form of nobody", "POST localhost /save", vec![&cookie], 403),
+            ("a form of a sandbox", "POST localhost /save", vec![&cookie, "Origin: null"], 403),
+            ("a form of two origins", "POST localhost /save", vec![&cookie, own, evil], 403),
+            (
+                "a form whose browser knows better",
+                "POST localhost /save",
+                vec![&cookie, own, "Sec-Fetch-Site: same-site"],
+                403,
+            ),
+            ("a form, nobody signed in", "POST localhost /save", vec![own], 401),
+            // A link, which changes nothing, and whose answer no other origin reads.
+            ("a link on another origin", "GET localhost /page", vec![&cookie, "Sec-Fetch-Site: cross-site"], 202),
+            ("a stream", "GET localhost /page", stream(own), 202),
+            ("a stream of another origin", "GET localhost /page", stream(evil), 403),
+            ("a stream of nobody", "GET localhost /page", stream("X-Origin: http://localhost"), 403),
+            ("half a handshake", "GET localhost /page", vec![&cookie, own, handshake[1]], 400),
+            (
+                "two handshakes",
+                "GET localhost /page",
+                vec![&cookie, own, handshake[0], handshake[1], handshake[1]],
+                400,
+            ),
+            ("a handshake by a form", "POST localhost /save", stream(own), 400),
+            ("a stream, nobody signed in", "GET localhost /page", vec![own, handshake[0], handshake[1]], 401),
+        ];
+        for (row, asked, more, status) in rows {
+            let lines = question(proxy, asked, &more);
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let answer = world.doorward.send(&lines, b"").await;
+            assert_eq!(answer.status, status, "{proxy}, {row}: {}{}", answer.head, answer.text());
+            assert_eq!(answer.header("x-auth-request-user"), (status == 202).then_some("alice"), "{proxy}, {row}");
+        }
+        // What the proxy forwards with `Upgrade` to Doorward itself, if it is told to, is still a question.
+        let upgrade = question(proxy, "GET localhost /page", &stream(own));
+        let upgrade = upgrade.iter().map(String::as_str).chain(["Connection: Upgrade", "Upgrade: websocket"]);
+        let answer = world.doorward.send(&upgrade.collect::<Vec<_>>(), b"").await;
+        assert_eq!(answer.status, 202, "{proxy}: {}", answer.text());
+        assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")), "{proxy}");
+    }
 }
 
 #[tokio::test]

@@ -245,6 +245,7 @@ async fn a_person_who_cancels_signs_in_nothing() {
     let (mut child, mut lines, url, _) = shell.login(&[&world.origin()]).await;
     let saw = browse(&json!({"scenario": "program", "url": url, "cancel": true})).await;
     assert!(saw["told"].as_str().unwrap().contains("declined"), "{saw}");
+    assert_eq!(saw["faults"], json!([]));
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
     let mut said = String::new();
     while let Some(line) = lines.next_line().await.unwrap() {

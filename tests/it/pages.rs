@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Doorward, OidcProvider, Upstream, browse_until, free_port, within};
+use crate::harness::{Answer, Doorward, OidcProvider, Upstream, browse_until, free_port, within};
 
 /// Where pictures of the pages go, if they are wanted: `scripts/screenshots` sets it.
 const SCREENSHOTS: &str = "TEST_SCREENSHOTS";
@@ -102,4 +102,103 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
     for fault in ["390, dark: it scrolls sideways", "390, dark: color-contrast", "1280, light: color-contrast"] {
         assert!(twin.contains(fault), "{fault} was not found: {twin}");
     }
+}
+
+/// Where there is one provider, and a rule that it cannot satisfy.
+async fn world_of_trouble(origin: &str, provider: &OidcProvider, upstream: &Upstream) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes:
+  - {{name: deploy, kind: http, hosts: [localhost], paths: [/deploy], schemes: [session], upstream: web}}
+  - {{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}
+rules:
+  - {{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: deploy, on: {{routes: [deploy]}}, who: {{users: [alice]}}, need: {{acr: [gold]}}, do: allow}}
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+",
+        port = origin.rsplit_once(':').unwrap().1,
+        issuer = provider.issuer,
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    let host = format!("Host: {}", origin.trim_start_matches("http://"));
+    within(async {
+        while doorward.get("/oauth2/start", &[&host]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    doorward
+}
+
+#[tokio::test]
+async fn pages_that_few_people_see_are_for_everybody_too() {
+    let origin = format!("http://localhost:{}", free_port());
+    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
+    let doorward = world_of_trouble(&origin, &provider, &upstream).await;
+    let host = format!("Host: {}", origin.trim_start_matches("http://"));
+    // Two terminals ask for a code, which are programs of a test here (RFC 8628; the verifier is that of RFC 7636).
+    let ask = async |path: &str, form: &str| -> Answer {
+        let line = format!("POST {path} HTTP/1.1");
+        let kind = "Content-Type: application/x-www-form-urlencoded";
+        doorward.send(&[line.as_str(), &host, kind], form.as_bytes()).await
+    };
+    let begin = "code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&machine=build-7";
+    let device = async || ask("/.doorward/login/device", begin).await.json();
+    let (one, two) = (device().await, device().await);
+    let options = json!({"scenario": "trouble", "url": origin, "screenshots": screenshots(),
+        "codes": [one["user_code"], two["user_code"]]});
+    let mut browser = browse_until(&options, "let in").await;
+    let collect = format!(
+        "grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={}\
+         &code_verifier=dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+        one["device_code"].as_str().unwrap()
+    );
+    let collected = ask("/.doorward/login/token", &collect).await;
+    assert_eq!(collected.status, 200, "{}", collected.text());
+    browser.go_on_until("clock").await;
+    doorward.set_clock_ahead(4000);
+    let saw = browser.go_on().await;
+    let titles: Vec<&str> = saw["titles"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(
+        titles,
+        [
+            "step-up-offered: Taking you to sign in",
+            "step-up-failed: The provider did not authenticate you as it was asked to",
+            "login-by-form: This does not work here",
+            "no-program: No program is waiting for this",
+            "terminal-let-in: This terminal was let in",
+            "terminal-signed-in: This terminal is signed in already",
+            "terminal-gone: The sign-in took too long",
+            "too-many-codes: Sign in a terminal",
+            "clocks-differ: The clocks do not agree",
+        ]
+    );
+    for (page, part) in [
+        ("step-up-failed", "Sign in again, there with what is asked for"),
+        ("login-by-form", "allowed: GET"),
+        ("terminal-let-in", "it has not come for its session yet"),
+        ("terminal-signed-in", "it is too late to decline"),
+        ("terminal-gone", "Your terminal does not wait any more"),
+        ("too-many-codes", "Try again in 10 minutes"),
+        ("clocks-differ", "Whoever runs Doorward can set them right"),
+    ] {
+        let told = saw["seen"][page].as_str().unwrap();
+        assert!(told.contains(part), "{page}: {part} in {told}");
+    }
+    assert_eq!(saw["faults"], json!([]));
 }

@@ -95,7 +95,9 @@ async fn no_return_address_leads_a_browser_elsewhere() {
     assert!(one_of_each.len() >= 20 && all.len() >= 200);
     let origin = format!("http://{}", world.host);
     let (half, other_half) = all.split_at(all.len() / 2);
-    for (begin, addresses) in [("start", half), ("start", other_half), ("continue", &one_of_each)] {
+    for (begin, addresses) in
+        [("start", half), ("start", other_half), ("continue", &one_of_each), ("sign_in", &one_of_each)]
+    {
         let saw =
             browse(&json!({"scenario": "returnAddresses", "url": origin, "begin": begin, "addresses": addresses}))
                 .await;
@@ -109,6 +111,49 @@ async fn no_return_address_leads_a_browser_elsewhere() {
     let good = ["/runs?a=b#/c"];
     let saw = browse(&json!({"scenario": "returnAddresses", "url": origin, "begin": "start", "addresses": good})).await;
     assert_eq!(saw["ended"][0], format!("{origin}/runs?a=b#/c"));
+}
+
+/// Where the pages of a login lead with each address, and where somebody is sent who is signed in already: only the answers
+/// themselves, as the table is long.
+#[tokio::test]
+async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_signed_in() {
+    let world = world().await;
+    let (host, cookie) = (format!("Host: {}", world.host), world.log_in().await);
+    let classes: BTreeMap<String, Vec<String>> =
+        serde_json::from_str(include_str!("../../src/oidc/return_to/hostile.json")).unwrap();
+    let get = async |path: &str, address: &str, more: &[&str]| {
+        let address: String = url::form_urlencoded::byte_serialize(address.as_bytes()).collect();
+        world
+            .doorward
+            .get(&format!("{path}?rd={address}"), &[&[host.as_str(), "Accept: text/html"], more].concat())
+            .await
+    };
+    // What a page of ours leads to besides its own files.
+    let ways = |page: &str| -> Vec<String> {
+        let named = page.match_indices("href=\"").chain(page.match_indices("content=\"0;url="));
+        let ways = named.map(|(at, mark)| page[at + mark.len()..].split('"').next().unwrap().replace("&amp;", "&"));
+        ways.filter(|way| !way.starts_with("/.doorward/")).collect()
+    };
+    for (class, addresses) in &classes {
+        for address in addresses {
+            for path in ["/oauth2/continue", "/oauth2/sign_in"] {
+                let page = get(path, address, &[]).await;
+                assert_eq!(page.status, 200, "{class}: {path} {address:?}: {}", page.text());
+                let ways = ways(&page.text());
+                assert!(!ways.is_empty(), "{class}: {path} {address:?}: {}", page.text());
+                for way in ways {
+                    assert_eq!(way, "/oauth2/start?issuer=a&rd=%2F", "{class}: {path} {address:?}");
+                }
+            }
+            let on = get("/oauth2/continue", address, &[&cookie]).await;
+            assert_eq!((on.status, on.header("location")), (303, Some("/")), "{class}: {address:?}");
+        }
+    }
+    // The twin: a good one is kept, and followed.
+    let page = get("/oauth2/sign_in", "/runs?a=b#/c", &[]).await;
+    assert_eq!(ways(&page.text()), ["/oauth2/start?issuer=a&rd=%2Fruns%3Fa%3Db%23%2Fc"]);
+    let on = get("/oauth2/continue", "/runs?a=b#/c", &[&cookie]).await;
+    assert_eq!(on.header("location"), Some("/runs?a=b#/c"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ const options = JSON.parse(process.argv[2]);
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP *.test 127.0.0.1'],
+    '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP *.test 127.0.0.1', ...options.arguments ?? []],
 });
 
 async function context(extra = {}) {
@@ -30,6 +30,23 @@ async function pause(mark) {
   process.stdout.write(`${mark}\n`);
   await new Promise((go) => process.stdin.once('data', go).resume());
   process.stdin.pause();
+}
+
+// Holds a page's requests to such an address, also where a redirect leads there, which `page.route` does not see.
+async function hold(page, urlPattern) {
+  const protocol = await page.context().newCDPSession(page);
+  const paused = new Promise((caught) => protocol.once('Fetch.requestPaused', caught));
+  await protocol.send('Fetch.enable', { patterns: [{ urlPattern }] });
+  const end = async (method, more) => {
+    await protocol.send(method, { requestId: (await paused).requestId, ...more });
+    await protocol.detach();
+  };
+  return {
+    // The address of the first one.
+    address: paused.then(({ request }) => request.url),
+    release: () => end('Fetch.continueRequest'),
+    drop: () => end('Fetch.failRequest', { errorReason: 'Aborted' }),
+  };
 }
 
 // Judges pages by axe-core, at both widths and in both schemes, and keeps pictures of them where a folder is named.
@@ -309,6 +326,172 @@ const scenarios = {
     return { told, landed: page.url() };
   },
 
+  // A provider that stops and comes back, under a session, and in the middle of the login of another browser.
+  async provider_outage() {
+    const judge = await Judge.create(options.screenshots);
+    const page = await (await context()).newPage();
+    await page.goto(options.url + '/runs');
+    await logIn(page, 'alice');
+    const other = await (await context()).newPage();
+    const callback = await hold(other, '*/oauth2/callback?*');
+    await other.goto(options.url + '/builds?of=1#/place');
+    const loggedIn = logIn(other, 'alice');
+    await callback.address;
+    await pause('answered');
+    const during = [];
+    for (let time = 0; time < 3; time++) {
+      during.push((await page.goto(options.url + '/runs')).status());
+    }
+    await pause('goes on');
+    await callback.release();
+    await loggedIn;
+    await judge.look(other, 'provider-away');
+    const told = await other.textContent('main');
+    await pause('told');
+    await other.click('a.button');
+    await logIn(other, 'alice');
+    const after = (await page.goto(options.url + '/runs')).status();
+    return { during, told, landed: other.url(), after, faults: judge.faults };
+  },
+
+  // A store that stops and comes back, under a session and at a login.
+  async store_outage() {
+    const judge = await Judge.create(options.screenshots);
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + '/runs?of=1#/place');
+    await logIn(page, 'alice');
+    const session = async () => (await ctx.cookies()).find((cookie) => cookie.name === '__Host-doorward')?.value;
+    const before = await session();
+    await pause('signed in');
+    let answer;
+    do {
+      answer = await page.reload();
+    } while (answer.status() === 200);
+    const away = { status: answer.status(), retryAfter: answer.headers()['retry-after'], told: await page.textContent('main'), kept: await session() === before, at: page.url() };
+    await judge.look(page, 'store-away');
+    const fetched = await ctx.request.get(options.url + '/runs', { maxRedirects: 0, headers: { 'Sec-Fetch-Mode': 'cors' } });
+    const program = { status: fetched.status(), retryAfter: fetched.headers()['retry-after'], reason: (await fetched.json()).reason };
+    const other = await (await context()).newPage();
+    await other.goto(options.url + '/builds');
+    await logIn(other, 'alice');
+    await other.waitForURL(options.url + '/oauth2/**');
+    const login = await other.textContent('main');
+    await judge.look(other, 'sign-in-store-away');
+    await pause('away');
+    do {
+      answer = await page.reload();
+    } while (answer.status() === 503);
+    while (new URL(other.url()).pathname !== '/builds') {
+      await other.click('a.button');
+      await other.waitForLoadState();
+    }
+    return { away, program, login, back: answer.status(), at: page.url(), kept: await session() === before, landed: other.url(), faults: judge.faults };
+  },
+
+  // A sibling host that sets cookies for the parent of both, in every form that a browser might let pass, and too many of them.
+  async tossing() {
+    const judge = await Judge.create(options.screenshots);
+    const { url, evil } = options;
+    const SESSION = '__Host-doorward';
+    const sessionOf = async (ctx) => (await ctx.cookies(url)).filter((cookie) => cookie.name === SESSION).map((cookie) => cookie.value);
+    const who = async (page) => {
+      const answer = await page.goto(url + '/.doorward/whoami');
+      return answer.status() === 200 ? page.textContent('h1') : `${answer.status()}`;
+    };
+    // What the attacker has: a session, and a login that the provider has answered.
+    const theirs = await context();
+    const attacker = await theirs.newPage();
+    await attacker.goto(url + '/');
+    await logIn(attacker, 'mallory');
+    const callback = await hold(attacker, '*/oauth2/callback?*');
+    attacker.goto(url + '/oauth2/start').catch(() => {});
+    const answer = await callback.address;
+    await callback.drop();
+    const loot = (await theirs.cookies(url)).filter((cookie) => cookie.name.startsWith(SESSION));
+    const forms = loot.flatMap(({ name, value }) => [
+      ...['/', '/runs', '/oauth2', '/.doorward/whoami'].map((path) => `${name}=${value}; Domain=apps.test; Path=${path}`),
+      `${name}=${value}; Domain=apps.test; Path=/; Secure`,
+      `${name}=${value}; Domain=dash.apps.test; Path=/; Secure`,
+      `${name}=${value}; Path=/; Secure`,
+      `${name.toLowerCase()}=${value}; Domain=apps.test; Path=/`,
+      `=${name}=${value}; Domain=apps.test; Path=/`,
+      ` ${name} = ${value}; Domain=apps.test; Path=/`,
+      `\u2000${name}=${value}; Domain=apps.test; Path=/`,
+      `\u00a0${name}=${value}; Domain=apps.test; Path=/`,
+      `${name}\u2000=${value}; Domain=apps.test; Path=/`,
+      `$Version=1,${name}=${value}; Domain=apps.test; Path=/`,
+      `neighbour="${name}=${value}; Domain=apps.test; Path=/`,
+    ]);
+    const toss = async (page, lines) => {
+      await page.goto(`${evil}/toss?${new URLSearchParams(lines.map((line) => ['c', line]))}`);
+      await page.evaluate((lines) => lines.forEach((line) => { document.cookie = line; }), lines);
+    };
+
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await toss(page, forms);
+    const tossed = (await ctx.cookies(url)).map((cookie) => cookie.name);
+    const before = { who: await who(page), session: await sessionOf(ctx) };
+    await page.goto(url + '/runs?of=1#/place');
+    await logIn(page, 'alice');
+    const landed = page.url();
+    const own = await sessionOf(ctx);
+    const signedIn = await who(page);
+    await toss(page, forms);
+    await toss(page, [`${SESSION}-attempts=9; Domain=apps.test; Path=/`]);
+    const again = { who: await who(page), kept: JSON.stringify(await sessionOf(ctx)) === JSON.stringify(own) };
+    // A link to the attacker's own answer.
+    await page.goto(evil + '/toss');
+    await Promise.all([page.waitForURL('**/oauth2/callback?*'), page.evaluate((to) => { location.href = to; }, answer)]);
+    const injected = { told: await page.textContent('h1'), who: await who(page) };
+
+    // How often the browser asks, and what it shows.
+    const meet = async (path, name) => {
+      let asked = 0;
+      const count = (request) => { asked += request.isNavigationRequest() && request.frame() === page.mainFrame() ? 1 : 0; };
+      page.on('request', count);
+      // An answer without a body is a failure to the driver, as the browser shows a page of its own.
+      const status = await page.goto(url + path).then((answer) => answer.status(), () => null);
+      page.off('request', count);
+      if (status === null) {
+        // It comes a little after the failure.
+        await page.waitForFunction(() => /HTTP ERROR|ERR_/.test(document.body?.innerText));
+      }
+      const told = await page.evaluate(() => document.body.innerText);
+      if (name) {
+        await judge.look(page, name);
+      }
+      return { status, asked, told };
+    };
+    const fill = (count, size) => Array.from({ length: count }, (_, index) => `fill${index}=${'x'.repeat(size)}; Domain=apps.test; Path=/`);
+    const sizes = {};
+    // On a tab of its own, which is not loaded again: they go to the sibling as well.
+    const flood = async (count, size) => {
+      const thrower = await ctx.newPage();
+      await thrower.goto(evil + '/toss');
+      await thrower.evaluate((lines) => lines.forEach((line) => { document.cookie = line; }), fill(count, size));
+      await thrower.close();
+    };
+    await flood(9, 3900);
+    sizes.some = await meet('/runs', 'headers-too-large');
+    await flood(40, 3900);
+    sizes.many = await meet('/runs');
+    await flood(150, 3900);
+    sizes.most = await meet('/runs');
+    await ctx.clearCookies({ domain: '.apps.test' });
+    const cleared = { who: await who(page), kept: JSON.stringify(await sessionOf(ctx)) === JSON.stringify(own) };
+
+    // A page of this very host sets a second one, which browsers keep beside the first (CHIPS).
+    await page.goto(url + '/form');
+    await page.evaluate((line) => { document.cookie = line; }, `${SESSION}=${loot.find(({ name }) => name === SESSION).value}; Path=/; Secure; Partitioned`);
+    const twice = { ...await meet('/runs', 'cookie-twice'), count: (await sessionOf(ctx)).length };
+    await ctx.clearCookies({ name: SESSION });
+    await page.goto(url + '/runs');
+    await page.waitForURL(url + '/runs');
+    return { tossed, before, landed, signedIn, again, injected, sizes, cleared, twice, anew: await who(page), own: own[0], faults: judge.faults };
+  },
+
   // Where each return address ends, in a browser that is new each time.
   async returnAddresses() {
     const ended = new Array(options.addresses.length);
@@ -320,7 +503,10 @@ const scenarios = {
         const index = next++;
         await ctx.clearCookies();
         const begin = `${options.url}/oauth2/${options.begin}?rd=${encodeURIComponent(options.addresses[index])}`;
-        await page.goto(begin, { waitUntil: 'commit' });
+        await page.goto(begin, options.begin === 'sign_in' ? {} : { waitUntil: 'commit' });
+        if (options.begin === 'sign_in') {
+          await page.click('a[data-return]');
+        }
         await page.waitForURL((url) => !url.pathname.startsWith('/oauth2/'), { waitUntil: 'commit' });
         ended[index] = page.url();
       }
@@ -454,6 +640,84 @@ const scenarios = {
     await page.evaluate(() => Object.assign(document.querySelector('h1').style, { color: 'var(--card)', width: '1300px' }));
     await judge.look(page, 'bad');
     return { faults, seen: seen.slice(0, -1), twin: judge.faults };
+  },
+
+  // Pages that few people see: of terminals, of logins that are not enough, of clocks.
+  async trouble() {
+    const judge = await Judge.create(options.screenshots);
+    const to = (page, path) => page.goto(options.url + path);
+    const ctx = await context();
+    const page = await ctx.newPage();
+    const seen = {};
+    const look = async (page, name) => {
+      await judge.look(page, name);
+      seen[name] = await page.textContent('main');
+    };
+    await to(page, '/runs');
+    await logIn(page, 'alice');
+
+    // Nothing to show: the browser stays where it is.
+    await page.route('**/oauth2/start?*', (route) => route.fulfill({ status: 204 }));
+    to(page, '/deploy?to=production').catch(() => {});
+    await page.waitForSelector('a[data-next]');
+    await look(page, 'step-up-offered');
+    await page.unroute('**/oauth2/start?*');
+    await to(page, '/deploy?to=production');
+    await page.waitForURL('**/oauth2/callback?*');
+    await look(page, 'step-up-failed');
+
+    await to(page, '/form');
+    await page.evaluate(() => {
+      const form = document.createElement('form');
+      form.method = 'post';
+      form.action = '/oauth2/start';
+      document.body.append(form);
+      form.submit();
+    });
+    await page.waitForURL('**/oauth2/start');
+    await look(page, 'login-by-form');
+    await to(page, '/.doorward/login?port=1');
+    await look(page, 'no-program');
+
+    const type = async (page, code) => {
+      await to(page, '/.doorward/device');
+      await page.fill('input[name=code]', code);
+      await Promise.all([page.waitForNavigation(), page.click('form button[type=submit]')]);
+    };
+    const press = (page, button) => Promise.all([page.waitForNavigation(), page.click(button)]);
+    await type(page, options.codes[0]);
+    await press(page, '.choices button[type=submit]');
+    await page.waitForURL('**/.doorward/device/done?*');
+    await type(page, options.codes[0]);
+    await look(page, 'terminal-let-in');
+    await pause('let in');
+    await type(page, options.codes[0]);
+    await look(page, 'terminal-signed-in');
+
+    // Declined in one tab, while the other one comes back from the provider.
+    const slow = await ctx.newPage();
+    const callback = await hold(slow, '*/oauth2/callback?*');
+    await type(slow, options.codes[1]);
+    const pressed = press(slow, '.choices button[type=submit]');
+    await callback.address;
+    await type(page, options.codes[1]);
+    await press(page, 'form.actions button[type=submit]');
+    await callback.release();
+    await pressed;
+    await look(slow, 'terminal-gone');
+
+    for (let time = 0; time < 20; time++) {
+      await ctx.request.post(options.url + '/.doorward/device', { form: { code: 'BCDF-GHJK' }, headers: { origin: options.url } });
+    }
+    await type(page, 'BCDF-GHJK');
+    await look(page, 'too-many-codes');
+
+    await pause('clock');
+    const later = await (await context()).newPage();
+    await to(later, '/runs');
+    await logIn(later, 'alice');
+    await look(later, 'clocks-differ');
+    return { faults: judge.faults, titles: judge.seen, seen };
   },
 
   // The page of `doorward audit report`, on the screen and on paper.

@@ -1,6 +1,6 @@
 //! A browser's login without a browser: the redirects, followed by hand.
 
-use super::{Answer, Doorward};
+use super::{Answer, Doorward, OidcProvider};
 
 /// Logs Alice in at a host of this machine, by way of the scripted issuer, and gives her `Cookie` line. `page` is any
 /// page that takes sessions.
@@ -17,9 +17,33 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
         away = doorward.get(&location, &navigation).await;
     };
     let back = come_back(doorward, &navigation, &away, &location).await;
-    let set = cookies(&back);
-    let mut pairs = set.trim_start_matches("Cookie: ").split("; ");
-    format!("Cookie: {}", pairs.find(|pair| pair.starts_with("__Host-doorward=")).expect("a session"))
+    session(&back).expect("a session")
+}
+
+/// A login that somebody began, and that the certified provider has answered.
+pub struct Answered {
+    /// The `Cookie` line of the browser that began it.
+    pub cookies: String,
+    /// The callback that the browser is sent to, without the origin.
+    pub callback: String,
+}
+
+impl Answered {
+    /// Begins a login at a host of this machine for `person`, and signs them in at the provider. The callback is left out.
+    pub async fn begin(doorward: &Doorward, host: &str, provider: &OidcProvider, person: &str) -> Self {
+        let away = doorward.get("/oauth2/start?rd=%2Fpage", &[&format!("Host: {host}")]).await;
+        let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
+        let back = provider.sign_in(location, person).await;
+        let callback = back.strip_prefix(&format!("http://{host}")).expect(&back).to_owned();
+        Self { cookies: cookies(&away), callback }
+    }
+}
+
+/// The session that an answer hands out, as a `Cookie` line.
+pub fn session(answer: &Answer) -> Option<String> {
+    let set = cookies(answer);
+    let pair = set.trim_start_matches("Cookie: ").split("; ").find(|pair| pair.starts_with("__Host-doorward="))?;
+    Some(format!("Cookie: {pair}"))
 }
 
 /// What the callback answers to a browser that `away` sent to the issuer at `location`, which lets everybody in.

@@ -24,7 +24,7 @@ pub use self::{
     connect_proxy::ConnectProxy,
     doorward::{Doorward, request},
     issuer::{Fault, Issuer, now, unique},
-    login::{asked, call_back, come_back, cookies, log_in},
+    login::{Answered, asked, call_back, come_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, browse, browse_until, verify},
     ports::free_port,

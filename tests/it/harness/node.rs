@@ -45,7 +45,7 @@ fn script(name: &str) -> PathBuf {
 /// The certified provider as a process of its own. It ends with its owner.
 pub struct OidcProvider {
     pub issuer: String,
-    _child: Child,
+    child: Child,
     /// It goes on writing there, and would end on a closed pipe.
     _output: Lines<BufReader<ChildStdout>>,
 }
@@ -80,11 +80,21 @@ impl OidcProvider {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = super::within(lines.next_line()).await.unwrap().expect("the provider did not start");
         let said: Value = serde_json::from_str(&line).unwrap();
-        Self { issuer: said["issuer"].as_str().unwrap().to_owned(), _child: child, _output: lines }
+        Self { issuer: said["issuer"].as_str().unwrap().to_owned(), child, _output: lines }
+    }
+
+    /// Ends it, with every grant and session that it has. Another may be started at its port.
+    pub async fn stop(mut self) {
+        self.child.kill().await.unwrap();
     }
 }
 
 impl OidcProvider {
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.issuer.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+
     /// How many refreshes it granted and how many it refused.
     pub async fn refreshes(&self) -> (u64, u64) {
         let told = self.ask("GET", "/tests/refreshes", "", "").await.json();

@@ -1,0 +1,159 @@
+//! Codes and cookies that change hands, at the certified provider: whoever brings somebody else's code, or plants a cookie
+//! before a login, gets nothing and gives nothing (RFC 9700 sections 2.1.1 and 4.5, session fixation).
+
+use crate::harness::{Answer, Answered, Doorward, OidcProvider, Upstream, asked, free_port, session, within};
+
+struct World {
+    doorward: Doorward,
+    provider: OidcProvider,
+    host: String,
+    _upstream: Upstream,
+}
+
+async fn world() -> World {
+    let port = free_port();
+    let host = format!("localhost:{port}");
+    let (provider, upstream) = (OidcProvider::start(&format!("http://{host}")).await, Upstream::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
+rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice, mallory]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+",
+        issuer = provider.issuer,
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    within(async {
+        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, provider, host, _upstream: upstream }
+}
+
+impl World {
+    /// A login of somebody that the provider has answered, and that is not completed yet.
+    async fn answered(&self, person: &str) -> Answered {
+        Answered::begin(&self.doorward, &self.host, &self.provider, person).await
+    }
+
+    async fn get(&self, path: &str, cookies: &str) -> Answer {
+        self.doorward.get(path, &[&format!("Host: {}", self.host), cookies]).await
+    }
+
+    /// A session of somebody, as a `Cookie` line.
+    async fn log_in(&self, person: &str) -> String {
+        let answered = self.answered(person).await;
+        let back = self.get(&answered.callback, &answered.cookies).await;
+        session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()))
+    }
+
+    /// Who a session is of; `None` if it is none.
+    async fn who(&self, cookie: &str) -> Option<String> {
+        let answer = self.get("/oauth2/userinfo", cookie).await;
+        (answer.status == 200).then(|| answer.json()["user"].as_str().unwrap().to_owned())
+    }
+}
+
+/// The callback of one login with the code of another.
+fn with_code_of(callback: &str, other: &str) -> String {
+    let (code, injected) = (asked(callback, "code"), asked(other, "code"));
+    assert_ne!(code, injected);
+    callback.replace(&format!("code={code}"), &format!("code={injected}"))
+}
+
+fn refused(answer: &Answer, status: u16, title: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert!(answer.text().contains(title), "{title}: {}", answer.text());
+    assert_eq!(session(answer), None, "{}", answer.head);
+}
+
+#[tokio::test]
+async fn a_code_of_somebody_elses_login_gives_no_session() {
+    let mut world = world().await;
+    // The attacker's own code in the victim's login would sign the victim in as the attacker; a code that was stolen from the
+    // victim in the attacker's login would sign the attacker in as the victim. The provider tells both by PKCE.
+    for (whose_login, whose_code) in [("alice", "mallory"), ("mallory", "alice")] {
+        let (login, stolen) = (world.answered(whose_login).await, world.answered(whose_code).await);
+        let back = world.get(&with_code_of(&login.callback, &stolen.callback), &login.cookies).await;
+        refused(&back, 502, "The answer of the provider is not good");
+        // The login is over, with whichever code.
+        refused(&world.get(&login.callback, &login.cookies).await, 400, "This sign-in was already completed");
+        // The code was not used up for Doorward, whatever the provider makes of that.
+        let late = world.get(&stolen.callback, &stolen.cookies).await;
+        match session(&late) {
+            Some(cookie) => assert_eq!(world.who(&cookie).await.as_deref(), Some(whose_code)),
+            None => refused(&late, 502, "The answer of the provider is not good"),
+        }
+    }
+    let cause = world.doorward.wait_for_log("a code gave no tokens").await.to_string();
+    assert!(cause.contains("invalid_grant"), "the provider refused it: {cause}");
+
+    // The answer as a whole, in a browser that did not begin it, which is a login CSRF.
+    let (attackers, victims) = (world.answered("mallory").await, world.answered("alice").await);
+    refused(&world.get(&attackers.callback, &victims.cookies).await, 403, "This sign-in began somewhere else");
+    // The twin: each of them is good where it belongs.
+    for (answered, person) in [(victims, "alice"), (attackers, "mallory")] {
+        let back = world.get(&answered.callback, &answered.cookies).await;
+        assert_eq!(world.who(&session(&back).expect("a session")).await.as_deref(), Some(person));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none() {
+    let world = world().await;
+    let answered = world.answered("alice").await;
+    let first = world.get(&answered.callback, &answered.cookies).await;
+    let cookie = session(&first).expect("a session");
+    // By the victim, as from the history of the browser; and by who has copied all that it sent.
+    for cookies in [format!("{}; {}", answered.cookies, cookie.trim_start_matches("Cookie: ")), answered.cookies] {
+        refused(&world.get(&answered.callback, &cookies).await, 400, "This sign-in was already completed");
+    }
+    assert_eq!(
+        world.who(&cookie).await.as_deref(),
+        Some("alice"),
+        "it did not reach the provider, which would end the grant"
+    );
+    // Nor is a code good twice in a login of its own.
+    let another = world.answered("alice").await;
+    let back = world.get(&with_code_of(&another.callback, &answered.callback), &another.cookies).await;
+    refused(&back, 502, "The answer of the provider is not good");
+}
+
+#[tokio::test]
+async fn a_cookie_that_somebody_had_before_the_login_is_worth_nothing_after_it() {
+    let world = world().await;
+    let planted = [
+        ("one that was made up", format!("Cookie: __Host-doorward={}", "A".repeat(43))),
+        ("a session of the attacker", world.log_in("mallory").await),
+        ("an earlier one of the same person", world.log_in("alice").await),
+    ];
+    for (row, before) in planted {
+        let answered = world.answered("alice").await;
+        let browser = format!("{}; {}", before, answered.cookies.trim_start_matches("Cookie: "));
+        let back = world.get(&answered.callback, &browser).await;
+        let after = session(&back).unwrap_or_else(|| panic!("{row}: {}{}", back.head, back.text()));
+        assert_ne!(after, before, "{row}");
+        assert_eq!(world.who(&after).await.as_deref(), Some("alice"), "{row}");
+        assert_eq!(world.who(&before).await, None, "{row}");
+        assert_eq!(world.get("/page", &before).await.status, 401, "{row}");
+        // The cookies of the login, which whoever began it may have planted, are none of a session.
+        assert_eq!(world.who(&answered.cookies).await, None, "{row}");
+    }
+}

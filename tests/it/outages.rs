@@ -1,0 +1,105 @@
+//! A provider and a store that stop and come back while people work in a real Chromium: what they have open goes on, and what
+//! cannot says so.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Doorward, OidcProvider, RedisServer, Upstream, browse_until, free_port, within},
+    pages::screenshots,
+};
+
+struct World {
+    doorward: Doorward,
+    provider: OidcProvider,
+    origin: String,
+    _upstream: Upstream,
+}
+
+async fn world(store: &str) -> World {
+    let port = free_port();
+    let origin = format!("http://localhost:{port}");
+    let (provider, upstream) = (OidcProvider::start(&origin).await, Upstream::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    std::fs::write(dir.path().join("key"), BASE64_STANDARD.encode([7; 32])).unwrap();
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}'}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}, label: Example Corp}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
+rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}]
+sessions: {{keys: [{{file: key}}]}}
+store: {{{store}}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+",
+        issuer = provider.issuer,
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_with_faults(dir, &yaml).await;
+    within(async {
+        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    World { doorward, provider, origin, _upstream: upstream }
+}
+
+#[tokio::test]
+async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_says_so_until_it_is_back() {
+    let World { doorward, provider, origin, _upstream } = world("path: doorward.redb").await;
+    let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});
+    let mut browser = browse_until(&options, "answered").await;
+    let port = provider.port();
+    provider.stop().await;
+    // What is known of the session is too old now, and nobody can be asked.
+    doorward.set_clock_ahead(301);
+    browser.go_on_until("goes on").await;
+    doorward.set_clock_ahead(0);
+    browser.go_on_until("told").await;
+    let _provider = OidcProvider::start_at(&origin, port).await;
+    let saw = browser.go_on().await;
+    assert_eq!(saw["during"], json!([200, 200, 200]), "{saw}");
+    let told = saw["told"].as_str().unwrap();
+    assert!(told.contains("The provider cannot be reached") && told.contains("Sign in again"), "{told}");
+    assert_eq!(saw["landed"], format!("{origin}/builds?of=1#/place"), "{saw}");
+    assert_eq!((&saw["after"], &saw["faults"]), (&json!(200), &json!([])), "{saw}");
+    let said = doorward.log().iter().map(Value::to_string).collect::<String>();
+    assert!(said.contains("a code gave no tokens"), "the cause is in the log: {said}");
+}
+
+#[tokio::test]
+async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_is_back() {
+    let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = format!("path: doorward.redb, redis: {{server: '{}'}}", redis.address());
+    let World { doorward: _doorward, provider: _provider, origin, _upstream } = world(&store).await;
+    let options = json!({"scenario": "store_outage", "url": origin, "screenshots": screenshots()});
+    let mut browser = browse_until(&options, "signed in").await;
+    redis.kill();
+    browser.go_on_until("away").await;
+    redis.restart();
+    let saw = browser.go_on().await;
+    let (page, here) = (&saw["away"], format!("{origin}/runs?of=1#/place"));
+    assert_eq!((&page["status"], &page["kept"], &page["at"]), (&json!(503), &json!(true), &json!(here)), "{saw}");
+    assert!(page["retryAfter"].as_str().unwrap().parse::<u32>().is_ok(), "{saw}");
+    let told = page["told"].as_str().unwrap();
+    assert!(told.contains("Not possible right now") && told.contains("you stay signed in"), "{told}");
+    let program = &saw["program"];
+    assert_eq!((&program["status"], &program["reason"]), (&json!(503), &json!("store_unavailable")), "{saw}");
+    assert!(program["retryAfter"].is_string(), "{saw}");
+    let login = saw["login"].as_str().unwrap();
+    assert!(login.contains("Signing in is not possible right now") && login.contains("Sign in again"), "{login}");
+    assert_eq!((&saw["back"], &saw["kept"], &saw["at"]), (&json!(200), &json!(true), &json!(here)), "{saw}");
+    assert_eq!(saw["landed"], format!("{origin}/builds"), "{saw}");
+    assert_eq!(saw["faults"], json!([]));
+}

@@ -1,0 +1,123 @@
+//! Cookies that a sibling host tosses at ours in a real Chromium, over both versions of HTTP: none is taken for a session, and
+//! whoever has too many of them reads what to do.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Authority, Doorward, OidcProvider, Raw, Reply, Upstream, browse, connect_tls, free_port, within},
+    pages::screenshots,
+};
+
+/// A sibling in the hands of an attacker: it sets whichever cookies its address says.
+async fn evil() -> Upstream {
+    Upstream::scripted(|request| {
+        let target = request.line().split(' ').nth(1).unwrap_or_default().to_owned();
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        let mut head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n".to_owned();
+        for (_, line) in url::form_urlencoded::parse(query.as_bytes()) {
+            write!(head, "Set-Cookie: {line}\r\n").unwrap();
+        }
+        Reply::Bytes(format!("{head}\r\nevil").into_bytes())
+    })
+    .await
+}
+
+/// `bare` is what the browser's own page says where the answer has none.
+async fn sibling_signs_nobody_in(arguments: &[&str], bare: &str) {
+    let (port, authority, dir) = (free_port(), Authority::new(), tempfile::tempdir().unwrap());
+    let host = format!("dash.apps.test:{port}");
+    let origin = format!("https://{host}");
+    authority.issue(&["dash.apps.test"]).write(dir.path(), "server");
+    std::fs::write(dir.path().join("client"), "doorward-secret-of-the-tests").unwrap();
+    let (provider, upstream, evil) = (OidcProvider::start(&origin).await, Upstream::start().await, evil().await);
+    let yaml = format!(
+        "
+listeners: [{{name: public, address: '127.0.0.1:{port}', tls: {{certificates: [{{chain: server.pem, key: server.key}}]}}}}]
+issuers:
+  - name: corp
+    issuer: {issuer}
+    audiences: ['https://doorward.test']
+    username: '{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams: [{{name: web, url: '{upstream}'}}]
+routes: [{{name: web, kind: http, hosts: [dash.apps.test], schemes: [session], upstream: web}}]
+rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice, mallory]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+limits: {{drain_accept: 0}}
+",
+        issuer = provider.issuer,
+        upstream = upstream.url(),
+    );
+    let doorward = Doorward::start_in(dir, &yaml).await;
+    let client = authority.client(&[], None);
+    within(async {
+        loop {
+            let stream = connect_tls(doorward.address("public"), &client, "dash.apps.test").await.unwrap();
+            let mut raw = Raw::over(stream);
+            raw.send(format!("GET /oauth2/start HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+            if raw.answer().await.status == 303 {
+                return;
+            }
+        }
+    })
+    .await;
+    let siblings = format!("http://evil.apps.test:{}", evil.address.port());
+    let saw = browse(&json!({"scenario": "tossing", "url": origin, "evil": siblings, "arguments": arguments,
+        "screenshots": screenshots()}))
+    .await;
+    // What the browser let pass, and sends to us: names like ours, and none of ours.
+    let tossed: Vec<&str> = saw["tossed"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(tossed.len() > 5 && tossed.iter().all(|name| !name.starts_with("__Host-")), "{tossed:?}");
+    assert_eq!(
+        (&saw["before"]["who"], &saw["before"]["session"]),
+        (&json!("Sign-in"), &json!([])),
+        "the provider's page"
+    );
+    assert_eq!(saw["landed"], format!("{origin}/runs?of=1#/place"));
+    assert_eq!(saw["signedIn"], "alice@doorward.test");
+    for after in ["again", "injected", "cleared"] {
+        assert_eq!(saw[after]["who"], "alice@doorward.test", "{after}: {saw}");
+    }
+    assert_eq!((&saw["again"]["kept"], &saw["cleared"]["kept"]), (&json!(true), &json!(true)), "{saw}");
+    assert_eq!(saw["injected"]["told"], "This sign-in began somewhere else");
+    // Beyond what is read of a head at all, the answer is bare, and the browser's own page stands for it.
+    for (size, status, part) in
+        [("some", json!(431), "headers_too_large"), ("many", Value::Null, bare), ("most", Value::Null, bare)]
+    {
+        let met = &saw["sizes"][size];
+        assert_eq!((&met["status"], &met["asked"]), (&status, &json!(1)), "{size}: {saw}");
+        assert!(met["told"].as_str().unwrap().contains(part), "{size}: {saw}");
+    }
+    let told = saw["sizes"]["some"]["told"].as_str().unwrap();
+    assert!(told.contains("delete the cookies of this host and of its parent domains"), "{told}");
+    let twice = &saw["twice"];
+    assert_eq!((&twice["count"], &twice["status"], &twice["asked"]), (&json!(2), &json!(400), &json!(1)), "{saw}");
+    let told = twice["told"].as_str().unwrap();
+    assert!(told.contains("was sent more than once") && told.contains("Delete the cookies of this host"), "{told}");
+    assert_eq!(saw["anew"], "alice@doorward.test", "{saw}");
+    assert_eq!(saw["faults"], json!([]));
+    let own = saw["own"].as_str().unwrap();
+    for request in upstream.requests() {
+        let mut lines = request.head.lines().filter_map(|line| line.strip_prefix("cookie: "));
+        let ours = lines.any(|line| line.split("; ").any(|pair| pair.starts_with("__Host-doorward")));
+        assert!(!ours && !request.head.contains(own), "it was sent on: {}", request.head);
+    }
+    let trail: Vec<Value> = doorward.audit();
+    let as_attacker = trail.iter().filter(|record| record.to_string().contains("\"mallory\"")).count();
+    assert!(as_attacker <= 2, "somebody was taken for the attacker: {trail:#?}");
+}
+
+#[tokio::test]
+async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out() {
+    sibling_signs_nobody_in(&[], "ERR_HTTP2_PROTOCOL_ERROR").await;
+}
+
+#[tokio::test]
+async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out_over_http1() {
+    sibling_signs_nobody_in(&["--disable-http2"], "HTTP ERROR 431").await;
+}
