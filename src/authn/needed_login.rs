@@ -4,7 +4,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use url::form_urlencoded::{Serializer, Target};
 
 use super::LoginFacts;
 use crate::{
@@ -62,16 +61,23 @@ impl NeededLogin {
         self.mfa.into_iter().chain(self.fresh).min()
     }
 
-    /// As parameters of an address of the login, which [`from_query`](Self::from_query) reads.
-    pub fn add_to<T: Target>(&self, query: &mut Serializer<'_, T>) {
-        for (name, age) in [("mfa", self.mfa), ("max_age", self.fresh)] {
-            if let Some(age) = age {
-                query.append_pair(name, &age.as_secs().to_string());
-            }
+    /// As parameters of an address or a form of the login, which [`from_query`](Self::from_query) reads.
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        let seconds = |age: Duration| age.as_secs().to_string();
+        let ages = [("mfa", self.mfa.map(seconds)), ("max_age", self.fresh.map(seconds))];
+        let acr = (!self.acr.is_empty()).then(|| self.acr.join(" "));
+        let all = ages.into_iter().chain([("acr_values", acr)]);
+        all.filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    /// As options of `doorward login`.
+    pub fn options(&self) -> String {
+        let mut options = String::new();
+        for (name, age) in [("mfa", self.mfa), ("max-age", self.fresh)] {
+            options.extend(age.map(|age| format!(" --{name} {}", Span(age))));
         }
-        if !self.acr.is_empty() {
-            query.append_pair("acr_values", &self.acr.join(" "));
-        }
+        options.extend(self.acr.iter().map(|acr| format!(" --acr {acr}")));
+        options
     }
 
     /// From the parameters of an address, which anybody may have written: they can ask for more, never for less. `None` if
@@ -157,11 +163,8 @@ mod tests {
             acr: ["gold", "urn:okta:loa:2fa:any"].map(Arc::from).to_vec(),
             fresh: Some(Duration::from_secs(60)),
         };
-        let mut query = Serializer::new(String::new());
-        needed.add_to(&mut query);
-        let query = query.finish();
-        let pairs: std::collections::HashMap<String, String> =
-            url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        assert_eq!(needed.options(), " --mfa 15m --max-age 1m --acr gold --acr urn:okta:loa:2fa:any");
+        let pairs: std::collections::HashMap<&str, String> = needed.parameters().into_iter().collect();
         assert_eq!(NeededLogin::from_query(|name| pairs.get(name).map(String::as_str)), Some(needed));
         let long = "x".repeat(300);
         for (mfa, acr) in [("", ""), ("-1", "  "), ("1e3", "\u{7f}"), ("99999999999", "ä"), ("x", &*long)] {

@@ -21,12 +21,14 @@ pub struct Concern<'a> {
     pub why: Option<&'a str>,
     /// The routes where it can decide and that take `scheme`, in the order of the configuration.
     pub routes: Vec<&'a str>,
+    /// Which requests there, in a few words each; none: all of them.
+    pub only: Vec<String>,
 }
 
 impl Policy {
     /// The rules in force that can decide about requests of this principal with a credential of this kind: allows whose
-    /// `who` is met, and denies and approvals whose `who` may be. What they say of requests besides, by `on` and `when`,
-    /// is left open. In the order in which the policy decides: denies first.
+    /// `who` is met, and denies and approvals whose `who` may be. What they say of requests besides, by `on`, `when` and
+    /// `need`, is told in words and left open. In the order in which the policy decides: denies first.
     pub fn concerns<'a>(&'a self, principal: &Principal, scheme: Scheme, root: &'a raw::Root) -> Vec<Concern<'a>> {
         let caller = Caller { principal, issuer: self.issuer(principal) };
         let routes = || root.routes.iter().filter(|route| route.schemes.contains(&scheme));
@@ -34,6 +36,7 @@ impl Policy {
             rule: &rule.id,
             does: rule.action.name(),
             why: rule.why.as_deref(),
+            only: root.rules.iter().find(|raw| *raw.id == *rule.id).map(only).unwrap_or_default(),
             routes: routes()
                 .filter(|route| self.candidates(&route.name).any(|found| Arc::ptr_eq(&found.id, &rule.id)))
                 .map(|route| &*route.name)
@@ -41,4 +44,41 @@ impl Policy {
         });
         concerns.filter(|concern| !concern.routes.is_empty()).collect()
     }
+}
+
+/// What narrows a rule, beside routes and people.
+fn only(rule: &raw::Rule) -> Vec<String> {
+    let on = &rule.on;
+    let kubernetes = on.kubernetes.clone().unwrap_or_default();
+    let listed = |list: &[String], before: &str, after: &str| {
+        (!list.is_empty()).then(|| format!("{before}{}{after}", list.join(", ")))
+    };
+    let namespaces: Vec<String> = on.namespace.iter().chain(&kubernetes.namespaces).cloned().collect();
+    let lists = [
+        listed(&on.methods, "", " requests"),
+        listed(&on.hosts, "at ", ""),
+        listed(&on.paths, "under ", ""),
+        listed(&kubernetes.verbs, "to ", ""),
+        listed(&kubernetes.resources, "of ", ""),
+        listed(&kubernetes.api_groups, "of the API groups ", ""),
+        listed(&kubernetes.non_resource_urls, "of ", ""),
+        listed(&namespaces, "in ", ""),
+        listed(&kubernetes.names, "named ", ""),
+    ];
+    let webhook = on.event_listener.is_some()
+        || on.fork.is_some()
+        || on.draft.is_some()
+        || on.trigger.is_some()
+        || [&on.event, &on.branch, &on.tag, &on.action].iter().any(|list| !list.is_empty());
+    let others = [
+        (webhook, "for some deliveries"),
+        (on.run.is_some(), "for some runs"),
+        (on.token.is_some(), "for tokens"),
+        (on.time.is_some(), "at some times"),
+        (!on.addresses.is_empty(), "from some addresses"),
+        (rule.when.is_some(), "under a condition"),
+        (rule.need != raw::Need::default(), "after a login of some kind"),
+    ];
+    let others = others.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| words.to_owned());
+    lists.into_iter().flatten().chain(others).collect()
 }

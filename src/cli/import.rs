@@ -34,7 +34,7 @@ pub struct ImportArgs {
 const CLIENT_SECRET: &str = "/etc/doorward/secrets/oidc-client-secret";
 
 /// Settings that need no counterpart, since they say what Doorward always does.
-const ALWAYS: [&str; 16] = [
+const ALWAYS: [&str; 15] = [
     "code_challenge_method",
     "cookie_csrf_per_request",
     "cookie_csrf_per_request_limit",
@@ -50,11 +50,10 @@ const ALWAYS: [&str; 16] = [
     "set_xauthrequest",
     "skip_provider_button",
     "standard_logging",
-    "user_id_claim",
 ];
 
 /// Settings without a counterpart, and what to do instead.
-const INSTEAD: [(&str, &str); 20] = [
+const INSTEAD: [(&str, &str); 24] = [
     (
         "cookie_domain",
         "a session belongs to one host here; each further host has a login of its own, which goes to the \
@@ -79,6 +78,14 @@ const INSTEAD: [(&str, &str); 20] = [
     ("redis_connection_url", "name Redis under `store.redis`; docs/store.md tells how"),
     ("insecure_oidc_allow_unverified_email", "an address that is not verified is none"),
     ("ssl_insecure_skip_verify", "name the authority of the certificate by `ca`"),
+    (
+        "user_id_claim",
+        "people are their issuer and `sub`, which never pass to somebody else; where they must have another name, write \
+         `username: '{claim:/CLAIM}'` into the issuer",
+    ),
+    ("github_repo", "members of the organisation sign in; narrow the rule by `groups`, which are teams"),
+    ("github_token", "members of the organisation sign in; nobody else does"),
+    ("github_user", "name these people by `users` in a rule; their user names end with the number of the account"),
 ];
 
 /// A configuration, and what could not be converted.
@@ -123,8 +130,9 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         .or(named)
         .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
     let emails = options.take_all("email_domain");
-    let issuer = issuer(&mut options, &emails, &mut notes)?;
-    let (upstreams, routes) = routes(&mut options, &host, &mut notes);
+    let organisation = options.take("github_org");
+    let issuer = issuer(&mut options, &emails, organisation.as_deref(), &mut notes)?;
+    let Places { upstreams, routes, asked } = places(&mut options, &host, &mut notes);
     if routes.is_empty() {
         return Err("there is no upstream with an http address, so there is nothing to stand in front of".to_owned());
     }
@@ -135,16 +143,19 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
             _ => notes.push(format!("`cookie_expire`: `{expire}` is no length of a session")),
         }
     }
-    let root = json!({
+    let mut root = json!({
         "external_host": host,
         "listeners": [listener(&mut options, &mut notes)],
         "issuers": [issuer],
         "upstreams": upstreams,
         "routes": routes,
-        "rules": [rule(&mut options, &emails)],
+        "rules": [rule(&mut options, &emails, organisation.as_deref())],
         "sessions": sessions,
         "audit": {"sink": {"file": {"path": "audit.jsonl"}}},
     });
+    if let (true, Some(root)) = (asked, root.as_object_mut()) {
+        root.insert("forward_auth".to_owned(), "nginx".into());
+    }
     for (name, instead) in INSTEAD {
         if !options.take_all(name).is_empty() {
             notes.push(format!("`{name}`: {instead}"));
@@ -165,13 +176,19 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     Ok(Imported { yaml, notes })
 }
 
-fn issuer(options: &mut Options, emails: &[String], notes: &mut Vec<String>) -> Result<Value, String> {
+fn issuer(
+    options: &mut Options,
+    emails: &[String],
+    organisation: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Result<Value, String> {
     let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
     let preset = match provider.as_str() {
         "oidc" | "adfs" | "cidaas" | "login.gov" | "gitlab" => None,
         "google" => Some("google"),
         "entra-id" | "azure" => Some("entra"),
         "keycloak-oidc" | "keycloak" => Some("keycloak"),
+        "github" => Some("github_oauth"),
         other => {
             return Err(format!("the provider `{other}` is no OpenID provider; put one in front of it, such as Dex"));
         }
@@ -191,6 +208,19 @@ fn issuer(options: &mut Options, emails: &[String], notes: &mut Vec<String>) -> 
                     .to_owned(),
             ),
         },
+        (_, Some("github_oauth")) => {
+            let organisation = organisation.ok_or(
+                "no `github_org` names the organisation, so everybody with an account at GitHub could sign in",
+            )?;
+            entry.insert("tenant".to_owned(), organisation.into());
+            let server = options.take("login_url").and_then(|url| Url::parse(&url).ok());
+            if let Some(server) = server.filter(|url| url.host_str() != Some("github.com")) {
+                entry.insert("issuer".to_owned(), server.origin().ascii_serialization().into());
+            }
+            for of_server in ["redeem_url", "validate_url", "profile_url"] {
+                options.take(of_server);
+            }
+        }
         _ => return Err("no `oidc_issuer_url` names the provider".to_owned()),
     }
     let id = options.take("client_id").ok_or("there is no `client_id`")?;
@@ -262,10 +292,29 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
     listener.into()
 }
 
+/// What stands behind.
+struct Places {
+    upstreams: Vec<Value>,
+    routes: Vec<Value>,
+    /// Whether nothing does, as an ingress asks about each request and forwards it by itself.
+    asked: bool,
+}
+
 /// Upstreams, and for each the route that leads there: the path of its address, as oauth2-proxy reads it.
-fn routes(options: &mut Options, host: &str, notes: &mut Vec<String>) -> (Vec<Value>, Vec<Value>) {
+fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places {
     let (mut upstreams, mut routes) = (Vec::new(), Vec::new());
-    for written in options.take_all("upstream") {
+    let mut written = options.take_all("upstream");
+    let asked = !written.is_empty() && written.iter().all(|upstream| upstream.starts_with("static://2"));
+    if asked {
+        notes.push(
+            "`upstream`: it answers an ingress that asks (`auth_request` of nginx is assumed: write `traefik` or `envoy` under \
+             `forward_auth` if it is another), and forwards nothing. `upstream-1` is in the place of what stands behind the \
+             ingress and is never used; add each further host of the ingress to `hosts` of the route"
+                .to_owned(),
+        );
+        written = vec!["http://127.0.0.1:9/".to_owned()];
+    }
+    for written in written {
         let url = Url::parse(&written).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let Some(mut url) = url else {
             notes.push(format!("`upstream`: `{written}` is no http address"));
@@ -286,12 +335,16 @@ fn routes(options: &mut Options, host: &str, notes: &mut Vec<String>) -> (Vec<Va
             "upstream": name,
         }));
     }
-    (upstreams, routes)
+    Places { upstreams, routes, asked }
 }
 
 /// Who got in, as a rule: everybody whom both the groups and the addresses let in.
-fn rule(options: &mut Options, emails: &[String]) -> Value {
-    let groups = options.take_all("allowed_group");
+fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) -> Value {
+    let mut groups = options.take_all("allowed_group");
+    // Teams of one organisation are separated by commas there.
+    let teams = options.take_all("github_team");
+    let teams = teams.iter().flat_map(|teams| teams.split(',')).map(str::trim).filter(|team| !team.is_empty());
+    groups.extend(teams.filter_map(|team| Some(format!("{}:{team}", organisation?))));
     let mut who = Map::new();
     who.insert("issuers".to_owned(), json!(["main"]));
     if !groups.is_empty() {

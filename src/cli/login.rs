@@ -5,7 +5,11 @@ use std::{
     path::PathBuf,
 };
 
-use crate::login::{self, Address, Failure, Way};
+use crate::{
+    authn::NeededLogin,
+    config::values::Span,
+    login::{self, Address, Failure, Way},
+};
 
 /// Sign in from a shell, by way of your browser, for kubectl and other programs.
 ///
@@ -28,6 +32,15 @@ pub struct LoginArgs {
     /// There is no browser on this machine: show a code, which you type in a browser of any machine (RFC 8628).
     #[arg(long, conflicts_with = "no_browser")]
     pub device: bool,
+    /// Sign in with more than one factor, not longer ago than this, such as 15m, where a rule asks for that.
+    #[arg(long, value_name = "AGE")]
+    pub mfa: Option<Span>,
+    /// Sign in not longer ago than this, such as 1h.
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<Span>,
+    /// Sign in in a way of this class (`acr`), or of another one that is given so.
+    #[arg(long, value_name = "CLASS")]
+    pub acr: Vec<String>,
 }
 
 /// At which of the addresses where one is signed in.
@@ -56,8 +69,13 @@ pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
     if let Some(name) = &args.kubeconfig {
         login::check_context(name, &args.url, ca)?;
     }
+    let needed = NeededLogin {
+        mfa: args.mfa.map(Span::get),
+        acr: args.acr.iter().map(|acr| acr.as_str().into()).collect(),
+        fresh: args.max_age.map(Span::get),
+    };
     // Not on standard output, which is for what a program reads.
-    runtime()?.block_on(login::login(&args.url, ca, way, &mut io::stderr()))?;
+    runtime()?.block_on(login::login(&args.url, ca, way, &needed, &mut io::stderr()))?;
     if let Some(name) = &args.kubeconfig {
         let file = login::write_context(name, &args.url, ca)?;
         writeln!(out, "kubectl uses the context `{name}` now, in {}.", file.display())?;

@@ -148,10 +148,18 @@ impl Doctor<'_> {
         let mut origins: Vec<Origin> = Vec::new();
         for host in hosts {
             let public = self.public.as_ref().filter(|public| public.host() == host);
-            let origin = public.map(|public| public.origin().clone()).or_else(|| Origin::https(host));
+            let origin = public.map(|public| public.origin().clone());
+            let origin = origin.or_else(|| self.on_this_machine(host)).or_else(|| Origin::https(host));
             origins.extend(origin.filter(|origin| !origins.contains(origin)));
         }
         origins
+    }
+
+    /// The origin of a host of this machine that a listener serves in clear text, as in development.
+    fn on_this_machine(&self, host: &str) -> Option<Origin> {
+        let clear = |listener: &&raw::Listener| listener.tls.is_none() && listener.address.port() != 0;
+        let listener = self.raw().listeners.iter().find(clear)?;
+        Origin::loopback(&format!("{host}:{}", listener.address.port()))
     }
 
     fn credentials(&self) -> Vec<Finding> {

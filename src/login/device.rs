@@ -7,7 +7,7 @@ use super::{
     Address, Failure, PATIENCE, SignedIn, keep, machine,
     server::{Refused, Server, Waiting},
 };
-use crate::{oidc::program::challenge, sessions::keyring::random};
+use crate::{authn::NeededLogin, oidc::program::challenge, sessions::keyring::random};
 
 /// By how much a program slows down that is told to (RFC 8628 section 3.5).
 const SLOWER: Duration = Duration::from_secs(5);
@@ -20,11 +20,12 @@ pub async fn sign_in(
     server: &Server,
     address: &Address,
     ca: Option<PathBuf>,
+    needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<SignedIn, Failure> {
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
-    let Waiting { code, user_code, expires, interval } =
-        server.begin_device(&challenge(&verifier), &machine()).await.map_err(|refused| refused.advise(address))?;
+    let begun = server.begin_device(&challenge(&verifier), &machine(), needed).await;
+    let Waiting { code, user_code, expires, interval } = begun.map_err(|refused| refused.advise(address))?;
     writeln!(out, "In a browser of any machine, open\n\n  {}\n\nand type the code {user_code}.", server.device_page())?;
     let end = Instant::now() + expires.min(PATIENCE);
     let (mut interval, mut trouble) = (interval, Duration::ZERO);

@@ -26,6 +26,7 @@ use self::{
     server::Server,
 };
 use crate::{
+    authn::NeededLogin,
     clock::Timestamp,
     oidc::program::{challenge, confirmation},
     sessions::{Origin, keyring::random},
@@ -84,18 +85,21 @@ pub enum Way {
     Device,
 }
 
-/// Signs in at `address` and keeps the handle.
+/// Signs in at `address`, with a login that brings what is `needed`, and keeps the handle.
 pub async fn login(
     address: &Address,
     ca: Option<&Path>,
     way: Way,
+    needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let ca = ca.map(std::path::absolute).transpose()?;
     let server = Server::new(address, ca.as_deref())?;
     let SignedIn { username, former } = match way {
-        Way::Device => device::sign_in(&server, address, ca, out).await?,
-        Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, address, ca, way == Way::OpenBrowser, out).await?,
+        Way::Device => device::sign_in(&server, address, ca, needed, out).await?,
+        Way::OpenBrowser | Way::PrintAddress => {
+            by_loopback(&server, address, ca, way == Way::OpenBrowser, needed, out).await?
+        }
     };
     writeln!(out, "Signed in as {username}.")?;
     // Nobody holds it any more, and in the list of sessions it would look like one in use.
@@ -120,12 +124,13 @@ async fn by_loopback(
     address: &Address,
     ca: Option<PathBuf>,
     open: bool,
+    needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<SignedIn, Failure> {
     let loopback = Loopback::bind().await?;
     let verifier = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
     let challenge = challenge(&verifier);
-    let url = server.page(loopback.port(), loopback.state(), &challenge, &machine());
+    let url = server.page(loopback.port(), loopback.state(), &challenge, &machine(), needed);
     writeln!(
         out,
         "Sign in with your browser, at\n\n  {url}\n\nAllow it if the page shows the code {}.",

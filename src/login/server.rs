@@ -10,6 +10,7 @@ use url::form_urlencoded::Serializer;
 
 use super::{Address, kept::Entry};
 use crate::{
+    authn::NeededLogin,
     clock::Timestamp,
     egress::{Bounds, Egress, Proxy},
     oidc::program::{self, UserCode},
@@ -80,10 +81,11 @@ impl Server {
     }
 
     /// The page that asks the person.
-    pub fn page(&self, port: u16, state: &str, challenge: &str, machine: &str) -> String {
+    pub fn page(&self, port: u16, state: &str, challenge: &str, machine: &str, needed: &NeededLogin) -> String {
         let mut query = Serializer::new(String::new());
         query.append_pair("port", &port.to_string()).append_pair("state", state);
         query.append_pair("code_challenge", challenge).append_pair("machine", machine);
+        query.extend_pairs(needed.parameters());
         format!("{}{}?{}", self.origin, program::PAGE, query.finish())
     }
 
@@ -94,8 +96,11 @@ impl Server {
     }
 
     /// A code for a person to type at [`Self::device_page`].
-    pub async fn begin_device(&self, challenge: &str, machine: &str) -> Result<Waiting, Refused> {
-        let told = self.submit(program::DEVICE_REQUEST, &[("code_challenge", challenge), ("machine", machine)]).await?;
+    pub async fn begin_device(&self, challenge: &str, machine: &str, needed: &NeededLogin) -> Result<Waiting, Refused> {
+        let needed = needed.parameters();
+        let mut form = vec![("code_challenge", challenge), ("machine", machine)];
+        form.extend(needed.iter().map(|(name, value)| (*name, value.as_str())));
+        let told = self.submit(program::DEVICE_REQUEST, &form).await?;
         let seconds = |name: &str| told.get(name).and_then(Value::as_u64).map(Duration::from_secs);
         let waiting = || {
             Some(Waiting {

@@ -63,8 +63,6 @@ pub(super) fn way(path: &str, issuer: &str, needed: Option<&NeededLogin>, return
     let begins = path.len();
     let mut query = form_urlencoded::Serializer::for_suffix(path, begins);
     query.append_pair("issuer", issuer);
-    if let Some(needed) = needed {
-        needed.add_to(&mut query);
-    }
+    query.extend_pairs(needed.map(NeededLogin::parameters).unwrap_or_default());
     query.append_pair("rd", return_to).finish()
 }

@@ -44,7 +44,7 @@ fn listed(browser: &str, address: &str) -> Listed {
 }
 
 fn concern<'a>(rule: &'a str, does: &'static str, why: Option<&'a str>) -> Concern<'a> {
-    Concern { rule, does, why, routes: vec!["dashboard", "api"] }
+    Concern { rule, does, why, routes: vec!["dashboard", "api"], only: Vec::new() }
 }
 
 fn device_view<'a>(machine: &'a str, choices: &'a [Choice]) -> DeviceView<'a> {
@@ -261,7 +261,13 @@ fn whatever_is_shown_is_escaped() {
             groups: &names,
             scopes: &names,
             kubernetes_groups: &names,
-            rules: &[Concern { rule: HOSTILE, does: "deny", why: Some(HOSTILE), routes: vec![HOSTILE] }],
+            rules: &[Concern {
+                rule: HOSTILE,
+                does: "deny",
+                why: Some(HOSTILE),
+                routes: vec![HOSTILE],
+                only: vec![HOSTILE.to_owned()],
+            }],
             session: None,
             request_id: HOSTILE,
         }),

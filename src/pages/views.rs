@@ -409,6 +409,7 @@ fn rules(rules: &[Concern<'_>]) -> Markup {
                 li {
                     strong { (match rule.does { "deny" => "Denied", "approve" => "With approval", _ => "Allowed" }) }
                     " by " code { (rule.rule) } " on " (rule.routes.join(", "))
+                    @if !rule.only.is_empty() { ": only " (rule.only.join(", ")) }
                     @if let Some(why) = rule.why { br; span class="none" { (prose(why)) } }
                 }
             }

@@ -26,6 +26,8 @@ pub struct Manner {
     is_grpc: bool,
     /// Method and path, for people.
     request: String,
+    /// Whether a credential came in the header for them, which no browser adds.
+    pub(super) is_program: bool,
     /// Where somebody who looks at a page comes back to after a login, if they do.
     pub(super) back: Option<String>,
     /// Once it is known.
@@ -41,6 +43,7 @@ impl Manner {
             is_grpc: headers
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+            is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
             back: None,
             route: None,

@@ -10,8 +10,8 @@ use crate::{
     oidc::{Login, redirect_to},
 };
 
-/// Sends who looks at a page to their provider, from where they come back to it; tells who calls from a page where to go.
-/// Whoever comes with a token reads it in the challenge.
+/// Sends who looks at a page to their provider, from where they come back to it; tells who calls from a page where to go, and
+/// who signed in from a shell what to run. Whoever comes with a token of their provider reads it in the challenge.
 pub(super) fn offer(
     rejection: Rejection,
     login: &Login,
@@ -22,6 +22,10 @@ pub(super) fn offer(
     let needed = rejection.needed_login().filter(|_| rejection.status() == StatusCode::UNAUTHORIZED);
     let principal = principal.filter(|principal| principal.scheme == Scheme::Session);
     let (Some(needed), Some(principal)) = (needed, principal) else { return Err(rejection) };
+    if manner.is_program {
+        let options = needed.options();
+        return Err(rejection.fix(format!("Run `doorward login{options}` again, for this address.")));
+    }
     let location = login.step_up(&principal.issuer, needed, manner.back.as_deref().unwrap_or("/"));
     match manner.back {
         Some(_) => Ok(redirect_to(&location)),

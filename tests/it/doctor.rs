@@ -111,6 +111,8 @@ async fn a_provider_that_fits_is_good() {
     }
     assert_eq!((said.code, said.findings.len()), (Some(0), 5));
     assert!(!dir.path().join("doorward.redb").exists(), "it makes nothing");
+    // On this machine, where browsers come is known without a word.
+    doctor(dir.path(), &["--only", "redirect"]).await.is("redirect", "good", &[&format!("it knows {origin}/")]);
 }
 
 #[tokio::test]

@@ -20,8 +20,9 @@ fn a_configuration_of_oauth2_proxy_becomes_one_that_passes_the_check() {
     let keycloak = "provider = \"keycloak-oidc\"\noidc_issuer_url = \"https://id.example.com/realms/a\"\n\
         email_domains = [\"example.com\", \".example.org\"]\nallowed_groups = [\"/dev\"]\n";
     let google = "provider = \"google\"\nemail_domains = [\"example.com\"]\n";
+    let github = "provider = \"github\"\ngithub_org = \"acme\"\nemail_domains = [\"*\"]\n";
     let oidc = "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nemail_domains = [\"*\"]\n";
-    for written in [keycloak, google, oidc] {
+    for written in [keycloak, google, github, oidc] {
         std::fs::write(path("oauth2-proxy.cfg"), format!("{common}{written}")).unwrap();
         let converted = doorward(&["import", "oauth2-proxy", "--host", "a.example.com", &path("oauth2-proxy.cfg")]);
         let notes = String::from_utf8(converted.stderr).unwrap();
@@ -31,6 +32,15 @@ fn a_configuration_of_oauth2_proxy_becomes_one_that_passes_the_check() {
         let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
         assert_eq!(checked.status.code(), Some(0), "{written}{said}");
     }
+
+    let asked =
+        common.replace("[\"http://dashboard.tekton:9097/\", \"http://docs.tekton:8080/docs/\"]", "[\"static://202\"]");
+    std::fs::write(path("asked.cfg"), format!("{asked}{oidc}")).unwrap();
+    let converted = doorward(&["import", "oauth2-proxy", "--host", "a.example.com", &path("asked.cfg")]);
+    assert_eq!(converted.status.code(), Some(2), "{}", String::from_utf8_lossy(&converted.stderr));
+    std::fs::write(path("doorward.yaml"), converted.stdout).unwrap();
+    let checked = doorward(&["check", &path("doorward.yaml")]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
 
     std::fs::write(path("more.cfg"), format!("{common}{oidc}cookie_domains = [\".example.com\"]\n")).unwrap();
     let converted = doorward(&["import", "oauth2-proxy", "--host", "a.example.com", &path("more.cfg")]);

@@ -3,7 +3,12 @@
 
 use serde_json::json;
 
-use crate::harness::{Doorward, Issuer, OidcProvider, Upstream, browse, free_port, log_in, now, within};
+use crate::{
+    harness::{
+        Doorward, Issuer, OidcProvider, Upstream, asked, browse, call_back, come_back, free_port, log_in, now, within,
+    },
+    login::Shell,
+};
 
 async fn world(issuer: &str, settings: &str, need: &str, port: u16) -> (Doorward, Upstream) {
     let upstream = Upstream::start().await;
@@ -108,9 +113,51 @@ async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
     let start = "/oauth2/start?issuer=corp&acr_values=gold&rd=%2Fdeploy";
     let away = doorward.get(start, &[&host, &cookie]).await;
     let location = away.header("location").unwrap().to_owned();
-    let back = crate::harness::call_back(&doorward, &[&host], &away, &location).await;
+    let back = call_back(&doorward, &[&host], &away, &location).await;
     assert_eq!(back.status, 403, "{}", back.text());
     assert!(back.text().contains("did not authenticate you as it was asked to"), "{}", back.text());
     assert_eq!(doorward.get("/page", &[&host, &cookie]).await.status, 200);
     assert_eq!(doorward.get("/deploy", &[&host, &cookie]).await.status, 401);
+}
+
+#[tokio::test]
+async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it() {
+    let issuer = Issuer::start().await;
+    let port = free_port();
+    let (doorward, _upstream) = world(issuer.url(), "", "{mfa: {max_age: 15m}, acr: [gold]}", port).await;
+    let (host, origin) = (format!("Host: localhost:{port}"), format!("Origin: http://localhost:{port}"));
+    let press = async |page: &str| {
+        let line = format!("POST {page}&issuer=corp HTTP/1.1");
+        let away = doorward.send(&[&line, &host, &origin], b"").await;
+        let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
+        (away, location)
+    };
+    let (away, location) = press(&program_page()).await;
+    let back = come_back(&doorward, &[&host], &away, &location).await;
+    let code = back.header("location").unwrap().split(['=', '&']).nth(1).unwrap().to_owned();
+    let form = format!("grant_type=authorization_code&code={code}&code_verifier={VERIFIER}");
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    let given = doorward.send(&["POST /.doorward/login/token HTTP/1.1", &host, kind], form.as_bytes()).await;
+    let handle = format!("Authorization: Bearer {}", given.json()["access_token"].as_str().unwrap());
+    assert_eq!(doorward.get("/page", &[&host, &handle]).await.status, 200);
+    let refused = doorward.get("/deploy", &[&host, &handle]).await;
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    let fix = refused.json()["fix"].as_str().unwrap().to_owned();
+    assert!(fix.contains("`doorward login --mfa 15m --acr gold`"), "{fix}");
+
+    let shell = Shell::new();
+    let url = format!("http://localhost:{port}");
+    let (_child, _lines, page, _code) = shell.login(&["--mfa", "15m", "--acr", "gold", &url]).await;
+    let (away, location) = press(page.strip_prefix(&url).unwrap()).await;
+    assert_eq!((asked(&location, "acr_values"), asked(&location, "max_age")), ("gold".to_owned(), "900".to_owned()));
+    let back = call_back(&doorward, &[&host], &away, &location).await;
+    assert_eq!(back.status, 403, "this provider says nothing of how the person came in: {}", back.text());
+}
+
+/// A verifier of PKCE (RFC 7636 appendix B), and the page of a program that has it.
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+
+fn program_page() -> String {
+    let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+    format!("/.doorward/login?port=7000&state=a-state-of-the-program&code_challenge={challenge}&machine=laptop")
 }

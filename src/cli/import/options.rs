@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// Names with a plural in the `.cfg`, as flags are repeated instead.
-const PLURAL: [(&str, &str); 9] = [
+const PLURAL: [(&str, &str); 10] = [
     ("email_domains", "email_domain"),
     ("upstreams", "upstream"),
     ("cookie_domains", "cookie_domain"),
@@ -15,10 +15,11 @@ const PLURAL: [(&str, &str); 9] = [
     ("trusted_proxy_ips", "trusted_proxy_ip"),
     ("provider_ca_files", "provider_ca_file"),
     ("login_url_parameters", "login_url_parameter"),
+    ("github_users", "github_user"),
 ];
 
 /// Where the alpha YAML says what an option says, by JSON pointer.
-const ALPHA: [(&str, &str); 17] = [
+const ALPHA: [(&str, &str); 26] = [
     ("/providers/0/provider", "provider"),
     ("/providers/0/clientID", "client_id"),
     ("/providers/0/clientSecret", "client_secret"),
@@ -32,6 +33,15 @@ const ALPHA: [(&str, &str); 17] = [
     ("/providers/0/oidcConfig/groupsClaim", "oidc_groups_claim"),
     ("/providers/0/oidcConfig/insecureSkipNonce", "insecure_oidc_skip_nonce"),
     ("/providers/0/oidcConfig/insecureAllowUnverifiedEmail", "insecure_oidc_allow_unverified_email"),
+    ("/providers/0/loginURL", "login_url"),
+    ("/providers/0/redeemURL", "redeem_url"),
+    ("/providers/0/profileURL", "profile_url"),
+    ("/providers/0/validateURL", "validate_url"),
+    ("/providers/0/githubConfig/org", "github_org"),
+    ("/providers/0/githubConfig/team", "github_team"),
+    ("/providers/0/githubConfig/repo", "github_repo"),
+    ("/providers/0/githubConfig/token", "github_token"),
+    ("/providers/0/githubConfig/users", "github_user"),
     ("/server/BindAddress", "http_address"),
     ("/server/bindAddress", "http_address"),
     ("/server/SecureBindAddress", "https_address"),
@@ -132,7 +142,10 @@ fn alpha(text: &str) -> Result<Found, String> {
     for upstream in upstreams.into_iter().flatten() {
         let text = |name: &str| upstream.get(name).and_then(Value::as_str).unwrap_or_default();
         let (uri, path) = (text("uri").trim_end_matches('/'), text("path"));
-        if path.starts_with('^') || upstream.get("rewriteTarget").is_some() {
+        if upstream.get("static") == Some(&Value::Bool(true)) {
+            let code = upstream.get("staticCode").and_then(Value::as_u64).unwrap_or(200);
+            found.entry("upstreams".to_owned()).or_default().push(format!("static://{code}"));
+        } else if path.starts_with('^') || upstream.get("rewriteTarget").is_some() {
             found.entry("upstreamConfig.rewriteTarget".to_owned()).or_default().push(path.to_owned());
         } else {
             found.entry("upstreams".to_owned()).or_default().push(format!("{uri}{path}"));

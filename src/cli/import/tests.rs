@@ -114,13 +114,52 @@ server: {BindAddress: '0.0.0.0:4180'}
 }
 
 #[test]
+fn who_only_answers_an_ingress_is_asked_by_it() {
+    let text = "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\n\
+        client_secret_file = \"/s\"\nemail_domains = [\"*\"]\nupstreams = [\"static://202\"]\nuser_id_claim = \"upn\"\n";
+    let imported = imported(&[text], Some("a.example.com")).unwrap();
+    let root = parsed(&imported);
+    assert_eq!(root["forward_auth"], "nginx");
+    assert_eq!(root["routes"][0]["hosts"], json!(["a.example.com"]));
+    assert_eq!(noted(&imported), ["upstream", "user_id_claim"], "{:?}", imported.notes);
+}
+
+#[test]
+fn alpha_yaml_that_only_answers_an_ingress_says_the_same() {
+    let alpha = "
+upstreamConfig: {upstreams: [{id: s, path: /, static: true, staticCode: 202}]}
+providers: [{id: p, provider: github, clientID: door, clientSecretFile: /s, githubConfig: {org: acme, team: dev}}]
+";
+    let imported = imported(&[alpha, "email_domains = [\"*\"]\n"], Some("a.example.com")).unwrap();
+    let root = parsed(&imported);
+    assert_eq!((&root["forward_auth"], &root["issuers"][0]["tenant"]), (&json!("nginx"), &json!("acme")));
+    assert_eq!(root["rules"][0]["who"]["groups"], json!(["acme:dev"]));
+}
+
+#[test]
+fn an_organisation_of_github_with_its_teams_signs_in() {
+    let text = "provider = \"github\"\ngithub_org = \"acme\"\ngithub_team = \"platform, release\"\nclient_id = \"a\"\n\
+        client_secret_file = \"/s\"\nemail_domains = [\"*\"]\nupstreams = [\"http://a:1\"]\n\
+        login_url = \"https://github.acme.example/login/oauth/authorize\"\n\
+        redeem_url = \"https://github.acme.example/login/oauth/access_token\"\n";
+    let imported = imported(&[text], Some("a.example.com")).unwrap();
+    let root = parsed(&imported);
+    let issuer = &root["issuers"][0];
+    assert_eq!((&issuer["preset"], &issuer["tenant"]), (&json!("github_oauth"), &json!("acme")));
+    assert_eq!(issuer["issuer"], "https://github.acme.example");
+    assert_eq!(root["rules"][0]["who"]["groups"], json!(["acme:platform", "acme:release"]));
+    assert_eq!(noted(&imported), [""; 0], "{:?}", imported.notes);
+}
+
+#[test]
 fn what_leads_nowhere_is_an_error() {
     let base = "provider = \"oidc\"\nclient_id = \"a\"\n";
     for (row, text, host, word) in [
         ("no host", format!("{base}oidc_issuer_url = \"https://i\"\nupstreams = [\"http://a\"]"), None, "--host"),
         ("no issuer", format!("{base}upstreams = [\"http://a\"]"), Some("h"), "oidc_issuer_url"),
         ("no upstream", format!("{base}oidc_issuer_url = \"https://i\""), Some("h"), "upstream"),
-        ("GitHub", "provider = \"github\"\nclient_id = \"a\"".to_owned(), Some("h"), "github"),
+        ("everybody at GitHub", "provider = \"github\"\nclient_id = \"a\"".to_owned(), Some("h"), "github_org"),
+        ("no OpenID", "provider = \"bitbucket\"\nclient_id = \"a\"".to_owned(), Some("h"), "bitbucket"),
         ("a table", "[a]\nb = 1".to_owned(), Some("h"), "option"),
         ("neither", "hello".to_owned(), Some("h"), "neither"),
         ("empty", String::new(), Some("h"), "client_id"),

@@ -183,7 +183,7 @@ impl Login {
         }
         if parameters.get("issuer").is_some() {
             let provider = self.chosen(&parameters)?;
-            return self.begin(provider, request, PATH, None, Some(Program::Device(code)));
+            return self.begin(provider, request, PATH, waiting.asker.needed, Some(Program::Device(code)));
         }
         self.ask_for_device(request, &code, &waiting).await
     }

@@ -9,6 +9,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
 
 use super::{
     super::{
@@ -23,6 +24,7 @@ use super::{
     user_code::letters,
 };
 use crate::{
+    authn::NeededLogin,
     pages::{self, ProgramView},
     sessions::{Ended, NewSession, Session, keyring::random},
     sha256::sha256,
@@ -79,8 +81,12 @@ impl Loopback {
 
     /// The page that asks about it.
     fn address(&self) -> String {
-        let Self { port, state, asker: Asker { challenge, machine } } = self;
-        format!("{PAGE}?port={port}&state={state}&code_challenge={challenge}&machine={}", encode(machine))
+        let Self { port, state, asker: Asker { challenge, machine, needed } } = self;
+        let address =
+            format!("{PAGE}?port={port}&state={state}&code_challenge={challenge}&machine={}", encode(machine));
+        let begins = address.len();
+        let mut query = form_urlencoded::Serializer::for_suffix(address, begins);
+        query.extend_pairs(needed.iter().flat_map(NeededLogin::parameters)).finish()
     }
 
     /// Where the browser brings `answer`.
@@ -140,7 +146,8 @@ impl Login {
         let return_to = program.address();
         let begun = from_our_page(request).and_then(|()| {
             let parameters = parse(request)?;
-            self.begin(self.chosen(&parameters)?, request, &return_to, None, Some(Program::Loopback(program)))
+            let needed = program.asker.needed.clone();
+            self.begin(self.chosen(&parameters)?, request, &return_to, needed, Some(Program::Loopback(program)))
         });
         begun.map_err(|failure| failure.back_to(&return_to))
     }

@@ -45,6 +45,7 @@ pub use self::{
 };
 use super::{Login, LoginRequest, Outcome, Provider, failure::Failure, parameters::Parameters};
 use crate::{
+    authn::NeededLogin,
     clock::Timestamp,
     sessions::{Ended, NewSession, Session, csrf, keyring::Purpose},
     sha256::sha256,
@@ -88,12 +89,16 @@ struct Asker {
     challenge: String,
     /// How its machine calls itself.
     machine: String,
+    /// What its login must bring besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    needed: Option<NeededLogin>,
 }
 
 impl Asker {
     fn parse(parameters: &Parameters<'_>) -> Result<Self, &'static str> {
         let text = |name: &str| parameters.get(name).unwrap_or_default().to_owned();
-        let asker = Self { challenge: text("code_challenge"), machine: text("machine") };
+        let needed = NeededLogin::from_query(|name| parameters.get(name));
+        let asker = Self { challenge: text("code_challenge"), machine: text("machine"), needed };
         if asker.challenge.len() != 43 || !is_base64url(&asker.challenge) {
             return Err("`code_challenge` is not the SHA-256 of a verifier, in base64url");
         }

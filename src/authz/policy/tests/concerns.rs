@@ -18,7 +18,7 @@ fn somebody_is_told_of_the_rules_that_speak_of_them_alone() {
 rules:
   - {id: developers, why: Developers build, on: {routes: [web]}, who: {groups: [dev]}, do: allow}
   - {id: admins, on: {routes: [web]}, who: {groups: [admin]}, do: allow}
-  - {id: nights, why: We sleep, on: {routes: [web], methods: [POST]}, do: deny}
+  - {id: nights, why: We sleep, on: {routes: [web], methods: [POST], time: {from: '20:00', to: '06:00'}}, do: deny}
   - {id: tried, on: {routes: [web]}, who: {groups: [dev]}, do: allow, mode: shadow}
   - {id: robots, on: {routes: [robots]}, do: allow}
 ",
@@ -31,8 +31,9 @@ rules:
     assert_eq!(
         told,
         json!([
-            {"rule": "nights", "do": "deny", "why": "We sleep", "routes": ["web"]},
-            {"rule": "developers", "do": "allow", "why": "Developers build", "routes": ["web"]},
+            {"rule": "nights", "do": "deny", "why": "We sleep", "routes": ["web"],
+                "only": ["POST requests", "at some times"]},
+            {"rule": "developers", "do": "allow", "why": "Developers build", "routes": ["web"], "only": []},
         ])
     );
     let told = policy.concerns(&principal, Scheme::Bearer, &root);
