@@ -12,7 +12,7 @@ use crate::{
     config::raw,
     error::Rejection,
     kubernetes::access_review::{Access, AccessReviewer},
-    rbac::{Form, OwnRight, own_rights},
+    rbac::{Form, OwnRight, far_reaching, own_rights},
     snapshot::Snapshot,
     upstream::{Pools, Upstream},
 };
@@ -46,20 +46,39 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             let (component, said) = components
                 .entry(Arc::clone(server.name()))
                 .or_insert_with(|| (app.health.component(format!("rights/{name}"), Gate::Report), String::new()));
-            let told = match missing(pools, server, forms).await {
-                Ok(missing) if missing.is_empty() => String::new(),
-                Ok(missing) => {
-                    let all: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                    format!("Doorward may not {}; `doorward rbac` prints the roles that it needs", all.join(", "))
+            let told = match rights_at(pools, server, forms, &snapshot.raw).await {
+                Ok(Rights { lacks, .. }) if !lacks.is_empty() => {
+                    let why = format!(
+                        "Doorward may not {}; `doorward rbac` prints the roles that it needs",
+                        lacks.join(", ")
+                    );
+                    component.failed(why.clone());
+                    why
                 }
-                Err(error) => format!("whether Doorward may do what it needs cannot be asked: {error}"),
+                Ok(Rights { beyond, .. }) if !beyond.is_empty() => {
+                    let why = format!(
+                        "Doorward may {}, which nothing here needs; bind it to what `doorward rbac` prints alone",
+                        beyond.join(", ")
+                    );
+                    component.degraded(why.clone());
+                    why
+                }
+                Ok(_) => {
+                    component.ok();
+                    String::new()
+                }
+                Err(error) => {
+                    let why = format!("whether Doorward may do what it needs cannot be asked: {error}");
+                    component.failed(why.clone());
+                    why
+                }
             };
-            match told.as_str() {
-                "" => component.ok(),
-                why => component.failed(why.to_owned()),
-            }
             if !told.is_empty() && told != *said {
-                tracing::warn!(upstream = name, why = told, "Kubernetes does not allow what the configuration needs");
+                tracing::warn!(
+                    upstream = name,
+                    why = told,
+                    "Doorward's rights in Kubernetes are not what the configuration needs"
+                );
             }
             *said = told;
         }
@@ -109,20 +128,39 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
     problems
 }
 
-/// What Doorward lacks at each API server of a configuration, each right as people say it: for `doorward doctor`.
-pub async fn lacking(
+/// How what Doorward may do differs from what it needs to, each right as people say it.
+#[derive(Debug, Default)]
+pub struct Rights {
+    pub lacks: Vec<String>,
+    /// What reaches far and is not needed.
+    pub beyond: Vec<String>,
+}
+
+/// Doorward's rights at each API server of a configuration, for `doorward doctor`.
+pub async fn examine(
     pools: &Pools,
     root: &raw::Root,
     upstreams: &[Arc<Upstream>],
-) -> Vec<(Arc<str>, Result<Vec<String>, Rejection>)> {
+) -> Vec<(Arc<str>, Result<Rights, Rejection>)> {
     let mut answers = Vec::new();
     for (name, forms) in needed(root) {
         let Some(server) = upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
-        let missing = missing(pools, server, forms).await;
-        let said = missing.map(|missing| missing.iter().map(ToString::to_string).collect());
-        answers.push((Arc::clone(server.name()), said));
+        answers.push((Arc::clone(server.name()), rights_at(pools, server, forms, root).await));
     }
     answers
+}
+
+async fn rights_at(
+    pools: &Pools,
+    server: &Arc<Upstream>,
+    forms: [Vec<Access>; 2],
+    root: &raw::Root,
+) -> Result<Rights, Rejection> {
+    let lacks = missing(pools, server, forms).await?.iter().map(ToString::to_string).collect();
+    let far_reaching = far_reaching(root, server.name());
+    let may = AccessReviewer::own(pools, server).may_each(far_reaching.clone()).await?;
+    let beyond = far_reaching.iter().zip(may).filter(|(_, may)| *may).map(|(access, _)| access.to_string()).collect();
+    Ok(Rights { lacks, beyond })
 }
 
 /// By upstream, what is needed in each form of impersonation.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Check, Doctor, Finding};
 use crate::{
-    app,
+    app::rights::{self, Rights},
     body::{RequestBody, collect},
     config::raw::RouteKind,
     error::Rejection,
@@ -51,21 +51,25 @@ pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     join_all(doctor.resolved.upstreams().iter().map(|upstream| one(doctor, upstream))).await
 }
 
-/// What of its rights Doorward lacks at each API server.
+/// What of its rights Doorward lacks at each API server, and which it has beyond them.
 pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
-    let answers = app::rights::lacking(&doctor.pools, doctor.raw(), doctor.resolved.upstreams()).await;
-    let finding = |(name, answer): (Arc<str>, Result<Vec<String>, Rejection>)| {
+    let answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved.upstreams()).await;
+    let finding = |(name, answer): (Arc<str>, Result<Rights, Rejection>)| {
         let of = format!("API server `{name}`");
         match answer {
-            Ok(lacking) if lacking.is_empty() => {
-                Finding::good(Check::Rights, &of, "it allows what the configuration needs")
-            }
-            Ok(lacking) => Finding::fault(
+            Ok(Rights { lacks, .. }) if !lacks.is_empty() => Finding::fault(
                 Check::Rights,
                 &of,
-                format!("Doorward may not {}", lacking.join(", ")),
+                format!("Doorward may not {}", lacks.join(", ")),
                 "apply what `doorward rbac` prints for this configuration",
             ),
+            Ok(Rights { beyond, .. }) if !beyond.is_empty() => Finding::warning(
+                Check::Rights,
+                &of,
+                format!("it allows what the configuration needs, and more: Doorward may {}", beyond.join(", ")),
+                "bind Doorward's account to what `doorward rbac` prints for this configuration alone",
+            ),
+            Ok(_) => Finding::good(Check::Rights, &of, "it allows what the configuration needs"),
             Err(error) => Finding::fault(
                 Check::Rights,
                 &of,

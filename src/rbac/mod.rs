@@ -13,6 +13,7 @@
 //! | `past` | whom a cluster lets start runs, and who of them goes past Doorward |
 
 mod actions;
+mod beyond;
 mod compare;
 mod impersonation;
 mod listed;
@@ -29,6 +30,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 pub use self::{
+    beyond::far_reaching,
     compare::{Changes, Difference, changes, compare},
     own::{OwnRight, own_rights},
     past::{Past, Way, ways},

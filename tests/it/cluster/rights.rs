@@ -64,3 +64,29 @@ async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_i
     std::fs::write(&path, more.replace("{id: more,", "{id: many,")).unwrap();
     world.doorward.wait_for_generation(2).await;
 }
+
+/// Whoever takes Doorward over has them too.
+#[tokio::test]
+async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
+    let world = World::start().await;
+    let doctor = async || doctor(world.doorward.dir(), &["--only", "rights"]).await;
+    doctor().await.is("rights", "good", &[]);
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+    let more = json!([
+        {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": ["system:masters"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
+    ]);
+    world.api.allow_everywhere(&format!("{}-beyond", world.namespace), &account, &more).await;
+    let said = doctor().await;
+    said.is("rights", "warning", &["Doorward may impersonate groups system:masters, list secrets", "`doorward rbac`"]);
+    // It is asked again with the next generation.
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        yaml.replacen("grants:\n", "grants:\n  - {id: same, who: {groups: [same]}, kubernetes_groups: ['GROUP']}\n", 1)
+            .replace("GROUP", GROUP),
+    )
+    .unwrap();
+    tells(&world, "Doorward may impersonate groups system:masters, list secrets, which nothing here needs").await;
+}
