@@ -19,6 +19,7 @@ pub mod programs;
 mod pushes;
 mod rights;
 mod rows;
+mod run_rows;
 mod runs;
 mod shipped;
 mod soak;

@@ -1,0 +1,176 @@
+//! The rows about runs and about ways out of Doorward, on the real API server, which would allow each of them: what is refused is
+//! refused by Doorward alone, and never sent.
+
+use serde_json::{Value, json};
+
+use super::{
+    tekton::Tekton,
+    world::{GROUP, World},
+};
+use crate::{fixture::bearer, harness::Answer};
+
+const JSON: &str = "application/json";
+const APPLY: &str = "application/apply-patch+yaml";
+const MERGE: &str = "application/merge-patch+json";
+const OPERATIONS: &str = "application/json-patch+json";
+
+/// Alice runs one pipeline as one account, Carol cancels, Root does everything that no rule has to name; Rita may do one thing
+/// that has to be named.
+fn rules(yaml: &str) -> String {
+    yaml.replace(
+        "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
+        "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
+  - {id: run, on: {routes: [api], run: {does: [create, apply], code: [deploy], service_accounts: [builder]}}, who: {subjects: [alice]}, do: allow}
+  - {id: end, on: {routes: [api], run: {does: [cancel]}}, who: {subjects: [carol]}, do: allow}
+  - {id: all, on: {routes: [api]}, who: {subjects: [root]}, do: allow}
+  - {id: mint, on: {routes: [api], kubernetes: {resources: ['serviceaccounts/token']}}, who: {subjects: [rita]}, do: allow}
+",
+    )
+}
+
+async fn world() -> World {
+    Tekton::get().await;
+    let world = World::with(|yaml| rules(&yaml)).await;
+    let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
+    let rights = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    world.api.allow_everywhere(&format!("{}-everything", world.namespace), &group, &rights).await;
+    world
+}
+
+async fn ask(world: &World, who: &str, line: &str, media: &str, body: &[u8]) -> Answer {
+    let (line, token) = (format!("{line} HTTP/1.1"), bearer(&world.issuer.token(who, &["dev"])));
+    world.doorward.send(&[&line, "Host: localhost", &token, &format!("Content-Type: {media}")], body).await
+}
+
+/// What people have sent to the API server so far, but for what only looks.
+async fn sent(world: &World) -> Vec<String> {
+    let last = format!("GET /api/v1/namespaces/{}/configmaps/last", world.namespace);
+    assert_eq!(ask(world, "root", &last, JSON, b"").await.status, 404);
+    world.event(|event| event["objectRef"]["name"] == "last").await;
+    let events = world.audit();
+    let changes = events.iter().filter(|event| event["stage"] == "ResponseComplete" && event["verb"] != "get");
+    changes.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
+}
+
+fn run(name: &str, account: &str, more: &Value) -> Value {
+    let mut spec = json!({"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": account}});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
+    let world = world().await;
+    let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
+    let post = format!("POST {runs}");
+    let apply = |name: &str| format!("PATCH {runs}/{name}?fieldManager=tests");
+    let none = || json!({});
+    let aliased = "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {name: &n admin}\nspec: {pipelineRef: {name: deploy}, \
+                   taskRunTemplate: {serviceAccountName: *n}}\n";
+    let twice = "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {name: y}\nspec: {pipelineRef: {name: deploy}}\n\
+                 spec: {pipelineRef: {name: other}}\n";
+    // The self-described tag of CBOR (RFC 8949 section 3.4.6), and an empty map.
+    let cbor: &[u8] = &[0xd9, 0xd9, 0xf7, 0xa0];
+    let git = json!({"pipelineRef": {"resolver": "git", "params": [{"name": "url", "value": "https://evil.example/deploy"},
+        {"name": "pathInRepo", "value": "deploy"}, {"name": "revision", "value": "main"}]}});
+    let text = |value: &Value| value.to_string().into_bytes();
+    for (row, line, media, body, statuses) in [
+        (
+            "attacks:Z22 by apply, as another account",
+            apply("new"),
+            APPLY,
+            text(&run("new", "admin", &none())),
+            &[403][..],
+        ),
+        (
+            "attacks:Z22 by apply, as no account",
+            apply("new"),
+            APPLY,
+            text(&json!({"apiVersion": "tekton.dev/v1",
+            "kind": "PipelineRun", "metadata": {"name": "new"}, "spec": {"pipelineRef": {"name": "deploy"}}})),
+            &[403],
+        ),
+        ("attacks:Z23 an alias for the account", post.clone(), "application/yaml", aliased.into(), &[400, 403, 415]),
+        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), &[400, 415]),
+        ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), &[415]),
+        ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), &[403]),
+    ] {
+        let answer = ask(&world, "alice", &line, media, &body).await;
+        assert!(statuses.contains(&answer.status), "{row}: {} {}", answer.status, answer.text());
+    }
+    assert_eq!(sent(&world).await, [""; 0]);
+    // The twins.
+    let made = ask(&world, "alice", &post, JSON, &text(&run("one", "builder", &none()))).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let applied = ask(&world, "alice", &apply("two"), APPLY, &text(&run("two", "builder", &none()))).await;
+    assert_eq!(applied.status, 201, "{}", applied.text());
+}
+
+#[tokio::test]
+async fn who_may_cancel_can_neither_start_a_run_nor_change_one_besides() {
+    let world = world().await;
+    let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
+    let pending = run("waits", "builder", &json!({"status": "PipelineRunPending"})).to_string();
+    let made = ask(&world, "root", &format!("POST {runs}"), JSON, pending.as_bytes()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let before = sent(&world).await;
+    let patch = format!("PATCH {runs}/waits");
+    let cancel = json!({"spec": {"status": "Cancelled"}});
+    let both = json!({"spec": {"status": "Cancelled"}, "metadata": {"annotations": {"team": "evil"}}});
+    for (row, media, body) in [
+        ("attacks:Z24 a start", OPERATIONS, json!([{"op": "remove", "path": "/spec/status"}])),
+        ("attacks:Z24 a start, otherwise", MERGE, json!({"spec": {"status": null}})),
+        ("attacks:Z24 a cancel with an annotation", MERGE, both),
+        (
+            "attacks:Z24 the same in two operations",
+            OPERATIONS,
+            json!([{"op": "replace", "path": "/spec/status", "value": "Cancelled"},
+                {"op": "add", "path": "/metadata/annotations", "value": {"team": "evil"}}]),
+        ),
+    ] {
+        let answer = ask(&world, "carol", &patch, media, body.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 403, "{row}: {}", answer.text());
+    }
+    assert_eq!(sent(&world).await, before);
+    let cancelled = ask(&world, "carol", &patch, MERGE, cancel.to_string().as_bytes()).await;
+    assert_eq!(cancelled.status, 200, "{}", cancelled.text());
+}
+
+/// A token that is made there leaves Doorward and its audit trail.
+#[tokio::test]
+async fn ways_out_of_doorward_are_closed_to_whoever_may_do_everything() {
+    let world = world().await;
+    let ns = format!("/api/v1/namespaces/{}", world.namespace);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let token_request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "out", "annotations": {
+        "kubernetes.io/service-account.name": "default"}}, "type": "kubernetes.io/service-account-token"});
+    let signing = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "out"},
+        "spec": {"request": "", "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}});
+    let role =
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "out"}, "rules": []});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "out"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "x"}]}});
+    let token = format!("POST {ns}/serviceaccounts/default/token");
+    for (row, line, media, body) in [
+        ("attacks:Z27 a token", token.clone(), JSON, &token_request),
+        ("attacks:Z27 a container in a pod", format!("PATCH {ns}/pods/p/ephemeralcontainers"), MERGE, &debug),
+        ("attacks:Z27 a Secret with a token", format!("POST {ns}/secrets"), JSON, &secret),
+        (
+            "attacks:Z27 a certificate",
+            "POST /apis/certificates.k8s.io/v1/certificatesigningrequests".to_owned(),
+            JSON,
+            &signing,
+        ),
+        ("attacks:Z27 a role", format!("POST {rbac}/namespaces/{}/roles", world.namespace), JSON, &role),
+        ("attacks:Z27 a binding", format!("POST {rbac}/clusterrolebindings"), JSON, &binding),
+    ] {
+        let answer = ask(&world, "root", &line, media, body.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 403, "{row}: {}", answer.text());
+    }
+    assert_eq!(sent(&world).await, [""; 0]);
+    // The twin: whom a rule names for it.
+    let made = ask(&world, "rita", &token, JSON, token_request.to_string().as_bytes()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+}
