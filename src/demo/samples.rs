@@ -42,7 +42,8 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
         }
         // Doorward asks whether it may do what its configuration needs.
         Sample::Kubernetes if uri.path().ends_with("/selfsubjectaccessreviews") => {
-            (StatusCode::CREATED, Json(json!({"status": {"allowed": true}}))).into_response()
+            let allowed = headers.contains_key("impersonate-user") || is_doorwards(&body);
+            (StatusCode::CREATED, Json(json!({"status": {"allowed": allowed}}))).into_response()
         }
         // Indented, since people look at it.
         Sample::Kubernetes => {
@@ -56,6 +57,17 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
             _ => Json(json!({"arrived": arrived})).into_response(),
         },
     }
+}
+
+/// Whether a review asks for what Doorward itself may do: be others, but for those that belong to Kubernetes. People may do
+/// everything here.
+fn is_doorwards(review: &[u8]) -> bool {
+    let review: Value = serde_json::from_slice(review).unwrap_or_default();
+    let asked = |name: &str| {
+        let value = review.pointer(&format!("/spec/resourceAttributes/{name}"));
+        value.and_then(Value::as_str).unwrap_or_default()
+    };
+    asked("verb").starts_with("impersonate") && !asked("name").starts_with("system:")
 }
 
 /// The request as the upstream saw it. Doorward's own credential is named, not shown.

@@ -60,7 +60,16 @@ impl Outbound {
         let length = permit.length();
         let (received, body, on_upgrade) = permit.take_parts();
         let (route, principal) = (permit.route(), permit.principal());
-        let headers = headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, groups)?;
+        let of_page = route.kind == RouteKind::Kubernetes
+            && length == Length::Upgrade(UpgradeProtocol::WebSocket)
+            && received.contains_key(header::ORIGIN);
+        let mut headers =
+            headers_for(route.kind, &route.pass_headers, received, length, permit.meta(), principal, groups)?;
+        if of_page {
+            // Of the page itself we have looked at it. The API server answers 403 to a watch over a WebSocket without one, and
+            // servers behind it to one of another host than theirs.
+            headers.insert(header::ORIGIN, route.upstream.origin().clone());
+        }
         let mut request = Request::new(body);
         request.method_mut().clone_from(permit.method());
         *request.uri_mut() = uri(permit.target().clone());

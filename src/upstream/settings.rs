@@ -71,6 +71,8 @@ pub(super) enum Protocol {
 /// The authority of the URL, in the forms that requests need.
 pub(super) struct Authority {
     pub(super) host: HeaderValue,
+    /// Scheme and host, as in `Origin`.
+    pub(super) origin: HeaderValue,
     pub(super) uri: uri::Authority,
     pub(super) scheme: uri::Scheme,
 }
@@ -160,6 +162,11 @@ impl Upstream {
                 upgrade_idle_timeout: limits.upgrade_idle_timeout.get(),
             })
         })
+    }
+
+    /// Its own origin, for what a page of ours opens there.
+    pub fn origin(&self) -> &HeaderValue {
+        &self.authority.origin
     }
 
     /// Its name in the configuration.
@@ -257,10 +264,11 @@ fn target(text: &str, at: &At, resolver: &mut Resolver) -> Option<Target> {
         return refuse("names no host");
     };
     let authority = url.authority();
-    let (Ok(host_header), Ok(uri)) = (HeaderValue::from_str(authority), authority.parse()) else {
+    let origin = HeaderValue::from_str(&url.origin().ascii_serialization());
+    let (Ok(host_header), Ok(origin), Ok(uri)) = (HeaderValue::from_str(authority), origin, authority.parse()) else {
         return refuse("names a host that HTTP cannot carry");
     };
-    Some(Target { host, port, authority: Authority { host: host_header, uri, scheme } })
+    Some(Target { host, port, authority: Authority { host: host_header, origin, uri, scheme } })
 }
 
 fn is_loopback(host: &Host<String>) -> bool {

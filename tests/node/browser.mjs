@@ -216,6 +216,77 @@ const scenarios = {
     return { rounds };
   },
 
+  // A person at the Dashboard of the cluster: what its pages ask for, and what comes of it.
+  async board() {
+    const { namespace, pod, logged } = options;
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(`${options.url}/#/namespaces/${namespace}/pipelineruns`);
+    await logIn(page, 'alice');
+    await page.evaluate(async () => {
+      window.ask = async (path, method = 'GET', body, type = 'application/json') => {
+        const headers = body ? { 'Content-Type': type } : {};
+        const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+        const text = await answer.text();
+        return { status: answer.status, text, said: text.startsWith('{') ? JSON.parse(text) : null };
+      };
+      // As the Dashboard opens them: by the origin of the page, and each message is an event.
+      window.watch = (path) => {
+        const socket = new WebSocket(location.origin.replace('http', 'ws') + path);
+        const seen = [];
+        socket.onmessage = ({ data }) => seen.push(JSON.parse(data));
+        const ended = new Promise((done) => { socket.onclose = ({ code, reason }) => done({ code, reason }); });
+        return { seen, ended, open: new Promise((done) => { socket.onopen = done; }) };
+      };
+    });
+    const first = await page.evaluate(async ({ namespace, pod, logged }) => {
+      const runs = `/apis/tekton.dev/v1/namespaces/${namespace}/pipelineruns`;
+      const properties = (await window.ask('/v1/properties')).said;
+      const namespaces = (await window.ask('/api/v1/namespaces')).status;
+      const elsewhere = (await window.ask('/apis/tekton.dev/v1/namespaces/elsewhere/pipelineruns')).status;
+      const { said: list } = await window.ask(runs);
+      window.runs = window.watch(`${runs}?watch=true&resourceVersion=${list.metadata.resourceVersion}`);
+      await window.runs.open;
+      const task = { name: 'only', taskSpec: { steps: [{ name: 'run', image: 'images.test/step', command: ['true'] }] } };
+      const started = await window.ask(runs, 'POST', {
+        apiVersion: 'tekton.dev/v1', kind: 'PipelineRun', metadata: { name: 'walk', annotations: { hold: 'yes' } },
+        spec: { pipelineSpec: { tasks: [task] } },
+      });
+      const until = async (holds) => {
+        for (;;) {
+          const found = window.runs.seen.map(({ object }) => object).find(holds);
+          if (found) return found;
+          await new Promise((go) => setTimeout(go, 50));
+        }
+      };
+      const reason = (run) => run.status?.conditions?.[0]?.reason;
+      await until((run) => run.metadata.name === 'walk' && reason(run) === 'Running');
+      const cancelled = await window.ask(`${runs}/walk`, 'PATCH',
+        [{ op: 'replace', path: '/spec/status', value: 'Cancelled' }], 'application/json-patch+json');
+      const ended = await until((run) => run.metadata.name === 'walk' && reason(run) === 'Cancelled');
+      const deleted = await window.ask(`${runs}/walk`, 'DELETE');
+      const answer = await fetch(`/api/v1/namespaces/${namespace}/pods/${pod}/log?container=main&follow=true`);
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let log = '';
+      while (!log.includes(logged.trim())) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        log += value;
+      }
+      await reader.cancel();
+      return {
+        properties, namespaces, elsewhere, started: started.status, cancelled: cancelled.status, reason: reason(ended),
+        deleted: { status: deleted.status, message: deleted.said?.message }, log,
+      };
+    }, { namespace, pod, logged });
+    const other = await ctx.newPage();
+    await other.goto(options.url + '/oauth2/sign_out');
+    await other.click('form button[type=submit]');
+    const socket = await page.evaluate(() => window.runs.ended);
+    const after = await page.evaluate(async () => (await window.ask('/v1/properties')).status);
+    return { ...first, socket, after };
+  },
+
   // A page that needs more of a login: first by a fetch, which is told so, then by going there.
   async step_up() {
     const ctx = await context();
@@ -396,7 +467,12 @@ const scenarios = {
     const SESSION = '__Host-doorward';
     const sessionOf = async (ctx) => (await ctx.cookies(url)).filter((cookie) => cookie.name === SESSION).map((cookie) => cookie.value);
     const who = async (page) => {
-      const answer = await page.goto(url + '/.doorward/whoami');
+      // A connection that is just being closed, as somebody asked too much on it, may be used once more.
+      const ask = () => page.goto(url + '/.doorward/whoami');
+      const answer = await ask().catch((error) => {
+        if (!`${error}`.includes('ERR_CONNECTION_CLOSED')) throw error;
+        return ask();
+      });
       return answer.status() === 200 ? page.textContent('h1') : `${answer.status()}`;
     };
     // What the attacker has: a session, and a login that the provider has answered.

@@ -5,10 +5,12 @@
 
 mod admission;
 mod api_server;
+mod browser;
 mod deliveries;
 mod event_listener;
 mod everywhere;
 mod impersonation;
+mod informer;
 mod ingress;
 mod kubectl;
 mod load;

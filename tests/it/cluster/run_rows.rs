@@ -1,5 +1,5 @@
-//! The rows about runs and about ways out of Doorward, on the real API server, which would allow each of them: what is refused is
-//! refused by Doorward alone, and never sent.
+//! The rows about runs and about ways out of Doorward, on the real API server, which would allow what is in the namespace: what is
+//! refused is refused by Doorward alone, and never sent.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,8 @@ async fn world() -> World {
     let world = World::with(|yaml| rules(&yaml)).await;
     let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
     let rights = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
-    world.api.allow_everywhere(&format!("{}-everything", world.namespace), &group, &rights).await;
+    // In this namespace alone, as the group is that of other tests too.
+    world.api.allow(&world.namespace, "everything", &group, &rights).await;
     world
 }
 

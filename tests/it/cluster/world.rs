@@ -45,6 +45,11 @@ impl World {
         Self::begin(change, &impersonation(), files, false).await
     }
 
+    /// The same, whose Kubernetes route is at another host than `localhost`.
+    pub async fn with_hosts(change: impl FnOnce(String) -> String, files: &[(&str, &str)], host: &str) -> Self {
+        Self::begin_at(host, change, &impersonation(), files, false).await
+    }
+
     /// One whose clock can be set ([`Doorward::set_clock_ahead`]).
     pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
         Self::begin(change, &impersonation(), &[], true).await
@@ -56,6 +61,16 @@ impl World {
     }
 
     async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)], faults: bool) -> Self {
+        Self::begin_at("localhost", change, own, files, faults).await
+    }
+
+    async fn begin_at(
+        host: &str,
+        change: impl FnOnce(String) -> String,
+        own: &Value,
+        files: &[(&str, &str)],
+        faults: bool,
+    ) -> Self {
         let api = ApiServer::get().await;
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let namespace = api.namespace().await;
@@ -88,7 +103,7 @@ impl World {
             true => Doorward::start_with_faults(dir, &yaml).await,
             false => Doorward::start_in(dir, &yaml).await,
         };
-        doorward.wait_for_keys_at("localhost", &issuer).await;
+        doorward.wait_for_keys_at(host, &issuer).await;
         Self { api, namespace, doorward, issuer, authority }
     }
 

@@ -255,3 +255,20 @@ async fn streams_end_with_the_token_that_opened_them() {
     let counts = ["request.decided", "request.started", "request.completed"].map(count);
     assert_eq!(counts, [2, 2, 1], "kubernetes:T3");
 }
+
+/// The API server answers 403 to a watch over a WebSocket without an `Origin`, which only pages send.
+#[tokio::test]
+async fn a_socket_of_a_page_has_the_origin_of_the_server_and_one_of_a_program_has_none() {
+    let fixture = upstream().await;
+    let token = bearer(&fixture.a.token("alice", &["dev"]));
+    for (page, expected) in [(true, true), (false, false)] {
+        let _ = fixture.upstream.take();
+        let origin = if page { &["Origin: https://api.test"][..] } else { &[] };
+        let lines = [&HANDSHAKE[..], &[&token], origin].concat();
+        let (_raw, status) = open(&fixture, &exec(EXEC, &lines)).await;
+        assert_eq!(status, 101);
+        let seen = fixture.upstream.take();
+        let own = fixture.upstream.url();
+        assert_eq!(seen[0].all("origin"), if expected { vec![own.as_str()] } else { vec![] });
+    }
+}

@@ -1,0 +1,90 @@
+//! A person at the Dashboard, in a real Chromium: the requests are those that its pages make, to the real API server with the real
+//! Tekton behind it. The Dashboard's own back end, which cannot be had as a program, only serves its files.
+
+use serde_json::{Value, json};
+
+use super::{
+    tekton::{LOGGED, Tekton, pod},
+    world::{GROUP, World},
+};
+use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port};
+
+/// The back end has no rights in the cluster, and is asked for nothing but its files and what it offers.
+async fn back_end() -> Upstream {
+    Upstream::scripted(|request| match request.line().split(' ').nth(1) {
+        Some("/v1/properties") => Reply::json(200, r#"{"dashboardVersion":"v0.60.0","isReadOnly":false}"#),
+        _ => Reply::json(200, "{}"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_person_sees_their_namespaces_starts_and_cancels_a_run_follows_it_and_is_out_after_the_logout() {
+    Tekton::get().await;
+    let (back_end, port) = (back_end().await, free_port());
+    let origin = format!("http://localhost:{port}");
+    let provider = OidcProvider::start(&origin).await;
+    let change = |yaml: String| {
+        yaml.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)
+            .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+            .replace(
+                "upstreams:\n",
+                &format!(
+                    "  - name: people
+    issuer: {}
+    username: 'oidc:{{sub}}'
+    kind: human
+    algorithms: [RS256]
+    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+upstreams:
+  - {{name: dashboard, url: '{}'}}
+",
+                    provider.issuer,
+                    back_end.url()
+                ),
+            )
+            .replace(
+                "routes:\n  - {name: api, kind: kubernetes, hosts: [localhost],",
+                "routes:
+  - {name: board, kind: dashboard, hosts: [localhost], schemes: [session], upstream: dashboard, kubernetes: cluster,
+     namespaces: ['{ns}', elsewhere]}
+  - {name: api, kind: kubernetes, hosts: [api.test],",
+            )
+            .replace(
+                "grants:\n",
+                &format!(
+                    "grants:\n  - {{id: people, who: {{issuers: [people], groups: [developers]}}, kubernetes_groups: ['{GROUP}']}}\n"
+                ),
+            )
+            .replace(
+                "rules:\n",
+                "rules:
+  - {id: board, on: {routes: [board]}, who: {issuers: [people], groups: [developers]}, do: allow}
+  - {id: nobody-deletes, why: Runs are kept, on: {routes: [board], kubernetes: {verbs: [delete]}}, do: deny}
+",
+            )
+    };
+    let world = World::with_hosts(change, &[("client", "doorward-secret-of-the-tests")], "api.test").await;
+    let pod = pod(world.api, &world.namespace).await;
+    let saw = browse(&json!({
+        "scenario": "board", "url": origin, "namespace": world.namespace, "pod": pod, "logged": LOGGED,
+    }))
+    .await;
+    assert_eq!(saw["properties"]["tenantNamespaces"], json!([world.namespace]), "{saw}");
+    assert_eq!(saw["properties"]["isReadOnly"], false, "{saw}");
+    assert_eq!(saw["namespaces"], 403, "all of them are not theirs to see: {saw}");
+    assert_eq!(saw["elsewhere"], 403, "{saw}");
+    assert_eq!((&saw["started"], &saw["cancelled"]), (&json!(201), &json!(200)), "{saw}");
+    assert_eq!(saw["reason"], "Cancelled", "the watch told it: {saw}");
+    assert_eq!(saw["deleted"]["status"], 403, "{saw}");
+    assert!(saw["deleted"]["message"].as_str().unwrap().contains("Runs are kept"), "{saw}");
+    assert!(saw["log"].as_str().unwrap().contains(LOGGED.trim()), "{saw}");
+    assert_eq!(saw["socket"], json!({"code": 1008, "reason": "signed_out"}), "a watch that was open: {saw}");
+    assert_eq!(saw["after"], 401, "{saw}");
+    world.assert_sent_as(&["oidc:alice"]).await;
+    let created =
+        world.event(|event| event["verb"] == "create" && event["objectRef"]["resource"] == "pipelineruns").await;
+    assert_eq!(created["impersonatedUser"]["username"], "oidc:alice");
+    let asked: Vec<Value> = back_end.requests().iter().map(|request| request.line().to_owned().into()).collect();
+    assert!(asked.iter().all(|line| !line.as_str().unwrap().contains("/api")), "{asked:?}");
+}
