@@ -1,18 +1,27 @@
 //! An issuer of the configuration as the provider of a login: one strict check and one key cache for bearer tokens and
 //! ID tokens alike.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::{Request, header};
 use serde_json::{Map, Value};
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{Client, Identity, Metadata, Protocol, Provider, ProviderFuture, VerifiedIdToken};
 use crate::{
     authn::{Principal, Scheme},
     clock::Clock,
-    egress::Egress,
+    egress::{Bounds, Egress},
     error::{Reason, Rejection},
-    issuers::{Facts, IdTokenChecks, Issuer, LogoutToken},
+    issuers::{Facts, IdTokenChecks, Issuer, LogoutToken, MAX_METADATA, discovery_location},
 };
+
+/// How long somebody waits to hear that the provider is away.
+const PROBE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: MAX_METADATA };
+
+/// How long is believed that it is there, or not.
+const BELIEVED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
 
 /// An issuer with a `login`.
 #[derive(Debug)]
@@ -21,11 +30,27 @@ pub struct LoginIssuer {
     client: Client,
     egress: Egress,
     clock: Clock,
+    /// Whether it answered, and until when that is believed.
+    answered: Mutex<Option<(bool, Instant)>>,
 }
 
 impl LoginIssuer {
     pub fn new(issuer: Arc<Issuer>, client: Client, egress: Egress, clock: Clock) -> Self {
-        Self { issuer, client, egress, clock }
+        Self { issuer, client, egress, clock, answered: Mutex::default() }
+    }
+
+    /// Asks for what everybody may read there.
+    async fn probe(&self) -> Result<(), String> {
+        let place = match &self.client.protocol {
+            Protocol::Github(github) => github.probe().to_string(),
+            Protocol::OpenId => discovery_location(self.issuer.identifier()),
+        };
+        let request = Request::get(&place).header(header::USER_AGENT, "doorward").body(Bytes::new());
+        let answer = self.egress.send(request.map_err(|error| error.to_string())?, PROBE).await;
+        match answer.map_err(|error| error.to_string())?.status() {
+            status if status.is_server_error() => Err(format!("{place} answers {status}")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -63,6 +88,26 @@ impl Provider for LoginIssuer {
 
     fn can_verify(&self) -> bool {
         !self.issuer.signs() || self.issuer.keys().generation_number(self.clock.now()).is_some()
+    }
+
+    fn answers(&self) -> ProviderFuture<'_, bool> {
+        Box::pin(async move {
+            // Held meanwhile: whoever else asks waits for the same answer.
+            let mut answered = self.answered.lock().await;
+            if let Some((answers, until)) = *answered
+                && Instant::now() < until
+            {
+                return answers;
+            }
+            let probed = self.probe().await;
+            if let Err(why) = &probed {
+                tracing::warn!(issuer = %self.name(), why, "nobody can sign in: the provider does not answer");
+            }
+            let (there, away) = BELIEVED;
+            let believed = if probed.is_ok() { there } else { away };
+            *answered = Some((probed.is_ok(), Instant::now() + believed));
+            probed.is_ok()
+        })
     }
 
     fn egress(&self) -> &Egress {

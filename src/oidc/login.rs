@@ -105,7 +105,7 @@ impl Login {
         let get = matches!(*request.method, Method::GET | Method::HEAD);
         let answer = match request.path {
             CONTINUE if get => self.go_on(request).await,
-            "/oauth2/start" if *request.method == Method::GET => self.start(request),
+            "/oauth2/start" if *request.method == Method::GET => self.start(request).await,
             unsent::PATH if get => self.unsent(request),
             path if address::leads_back(path) && *request.method == Method::GET => self.callback(request).await,
             "/oauth2/sign_in" if get => self.sign_in(request).await,
@@ -120,7 +120,7 @@ impl Login {
             }
             backchannel::PATH => Ok(self.backchannel_logout(request).await),
             program::PAGE if get => self.ask_for_program(request).await,
-            program::PAGE if *request.method == Method::POST => self.begin_for_program(request),
+            program::PAGE if *request.method == Method::POST => self.begin_for_program(request).await,
             program::TOKEN if *request.method == Method::POST => Ok(self.exchange_code(request).await),
             program::END if *request.method == Method::POST => Ok(self.end_for_program(request).await),
             program::DEVICE if get || *request.method == Method::POST => self.device(request).await,
@@ -176,7 +176,7 @@ impl Login {
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
-    fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+    async fn start(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let return_to = return_to::or_front_page(request.origin, parameters.get("rd"));
         let provider = match (parameters.get("issuer"), self.0.providers.as_slice()) {
@@ -191,7 +191,7 @@ impl Login {
                 )
             })?,
         };
-        self.begin(provider, request, &return_to, needed(&parameters), None).map_err(|mut failure| {
+        self.begin(provider, request, &return_to, needed(&parameters), None).await.map_err(|mut failure| {
             failure.return_to = return_to;
             failure
         })
@@ -199,7 +199,7 @@ impl Login {
 
     /// Sends the browser to the provider, for itself or for a program on its machine. `needed` is what the login must bring
     /// besides.
-    pub(super) fn begin(
+    pub(super) async fn begin(
         &self,
         provider: &Arc<dyn Provider>,
         request: LoginRequest<'_>,
@@ -231,6 +231,12 @@ impl Login {
                 format!("Doorward has not reached `{}` yet. Try again in a moment.", choice::label(&**provider)),
             )
         })?;
+        if !provider.answers().await {
+            return Err(Failure::new(
+                Outcome::provider_unavailable,
+                format!("`{}` does not answer. Try again in a moment.", choice::label(&**provider)),
+            ));
+        }
         let (keys, now) = (self.0.sessions.keys(), self.0.sessions.now());
         let state = State::new(keys, now).ok_or_else(internal)?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();

@@ -37,6 +37,11 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
         true
     }
 
+    /// Whether it answers at all now, as was found out in the last moments. Nobody is sent to one that does not.
+    fn answers(&self) -> ProviderFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+
     /// What calls to it go through.
     fn egress(&self) -> &Egress;
 

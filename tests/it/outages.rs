@@ -73,6 +73,11 @@ async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_
     let told = saw["told"].as_str().unwrap();
     assert!(told.contains("The provider cannot be reached") && told.contains("Sign in again"), "{told}");
     assert_eq!(saw["landed"], format!("{origin}/builds?of=1#/place"), "{saw}");
+    let before = &saw["before"];
+    assert_eq!(before["at"], origin, "the browser is not sent to nobody: {saw}");
+    let told = before["told"].as_str().unwrap();
+    assert!(told.contains("Example Corp") && told.contains("does not answer"), "{told}");
+    assert_eq!(before["landed"], format!("{origin}/builds?of=2#/place"), "{saw}");
     assert_eq!((&saw["after"], &saw["faults"]), (&json!(200), &json!([])), "{saw}");
     let said = doorward.log().iter().map(Value::to_string).collect::<String>();
     assert!(said.contains("a code gave no tokens"), "the cause is in the log: {said}");
@@ -102,4 +107,38 @@ async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_
     assert_eq!((&saw["back"], &saw["kept"], &saw["at"]), (&json!(200), &json!(true), &json!(here)), "{saw}");
     assert_eq!(saw["landed"], format!("{origin}/builds"), "{saw}");
     assert_eq!(saw["faults"], json!([]));
+}
+
+#[tokio::test]
+async fn a_master_of_the_store_that_another_takes_the_place_of_signs_nobody_out() {
+    let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
+    let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let sentinel = RedisServer::sentinel(master.port());
+    let server = format!("sentinel: {{servers: ['{}'], master: doorward}}", sentinel.address());
+    let store = format!("path: doorward.redb, redis: {{{server}}}");
+    let World { doorward: _doorward, provider: _provider, origin, _upstream } = world(&store).await;
+    let browser = browse_until(&json!({"scenario": "failover", "url": origin}), "signed in").await;
+    within(async {
+        while standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await != 1 {
+            tokio::task::yield_now().await;
+        }
+        // A sentinel puts nothing in the master's place before it has heard of the standby.
+        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    master.kill();
+    within(async {
+        let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"];
+        while sentinel.ask::<Vec<String>>(&named).await.last() != Some(&standby.port().to_string()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let saw = browser.go_on().await;
+    let seen: Vec<u64> = saw["seen"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    assert!(seen.iter().all(|status| [200, 503].contains(status)), "{saw}");
+    assert_eq!(saw["back"], json!({"status": 200, "at": format!("{origin}/runs?of=1#/place"), "kept": true}), "{saw}");
+    assert_eq!(saw["out"], 401, "{saw}");
 }

@@ -418,11 +418,56 @@ const scenarios = {
     await loggedIn;
     await judge.look(other, 'provider-away');
     const told = await other.textContent('main');
+    // Whoever wants to sign in only now is not sent where nobody is.
+    const late = await (await context()).newPage();
+    const isTold = (url) => url.pathname === '/oauth2/start';
+    do {
+      // What was found out a moment ago is believed: then the browser is sent there once more, and shows a page of its own.
+      await late.goto(options.url + '/builds?of=2#/place').catch(() => {});
+      await late.waitForURL((url) => isTold(url) || url.protocol === 'chrome-error:');
+    } while (!isTold(new URL(late.url())));
+    const before = { at: new URL(late.url()).origin, told: await late.textContent('main') };
     await pause('told');
     await other.click('a.button');
     await logIn(other, 'alice');
+    while (await late.$('body.refused')) {
+      await late.click('a.button');
+      await late.waitForLoadState();
+    }
+    await logIn(late, 'alice');
+    before.landed = late.url();
     const after = (await page.goto(options.url + '/runs')).status();
-    return { during, told, landed: other.url(), after, faults: judge.faults };
+    return { during, told, before, landed: other.url(), after, faults: judge.faults };
+  },
+
+  // A master of the store that another one takes the place of, while a page asks again and again.
+  async failover() {
+    const ctx = await context();
+    const page = await ctx.newPage();
+    await page.goto(options.url + '/runs?of=1#/place');
+    await logIn(page, 'alice');
+    const session = async () => (await ctx.cookies()).find((cookie) => cookie.name === '__Host-doorward')?.value;
+    const before = await session();
+    const ask = () => page.evaluate(async () => (await fetch('/runs')).status);
+    const seen = new Set();
+    let over = false;
+    const told = pause('signed in').then(() => { over = true; });
+    while (!over) {
+      seen.add(await ask());
+    }
+    await told;
+    let answer;
+    do {
+      answer = await page.reload();
+    } while (answer.status() === 503);
+    const back = { status: answer.status(), at: page.url(), kept: await session() === before };
+    // The new master is written to as well.
+    do {
+      await page.goto(options.url + '/oauth2/sign_out');
+      await page.click('form button[type=submit]');
+      await page.waitForLoadState();
+    } while (await session());
+    return { seen: [...seen], back, out: (await ctx.request.get(options.url + '/runs', { maxRedirects: 0, headers: { 'Sec-Fetch-Mode': 'cors' } })).status() };
   },
 
   // A store that stops and comes back, under a session and at a login.

@@ -183,7 +183,8 @@ impl Login {
         }
         if parameters.get("issuer").is_some() {
             let provider = self.chosen(&parameters)?;
-            return self.begin(provider, request, PATH, waiting.asker.needed, Some(Program::Device(code)));
+            let needed = waiting.asker.needed;
+            return self.begin(provider, request, PATH, needed, Some(Program::Device(code))).await;
         }
         self.ask_for_device(request, &code, &waiting).await
     }

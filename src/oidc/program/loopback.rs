@@ -141,15 +141,20 @@ impl Login {
     }
 
     /// The person wants it: on to the provider. Only the page above may send this.
-    pub(in super::super) fn begin_for_program(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+    pub(in super::super) async fn begin_for_program(
+        &self,
+        request: LoginRequest<'_>,
+    ) -> Result<Response<Bytes>, Failure> {
         let program = Loopback::of(request)?;
         let return_to = program.address();
-        let begun = from_our_page(request).and_then(|()| {
+        let begun = async {
+            from_our_page(request)?;
             let parameters = parse(request)?;
             let needed = program.asker.needed.clone();
-            self.begin(self.chosen(&parameters)?, request, &return_to, needed, Some(Program::Loopback(program)))
-        });
-        begun.map_err(|failure| failure.back_to(&return_to))
+            let provider = self.chosen(&parameters)?;
+            self.begin(provider, request, &return_to, needed, Some(Program::Loopback(program))).await
+        };
+        begun.await.map_err(|failure| failure.back_to(&return_to))
     }
 
     /// Begins the session of a program, and sends the browser there with the code for it.
