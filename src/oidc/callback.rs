@@ -56,6 +56,7 @@ impl Login {
             return (Err(failure), None);
         };
         let (return_to, name) = (flow.return_to.clone(), flow.issuer.clone());
+        let steps_up = flow.needed.is_some();
         let provider = self.provider(&name).filter(|provider| provider.issuer() == flow.issuer_url);
         let issuer = provider.map(|provider| Arc::clone(provider.name()));
         let result = match self.accept(request, &parameters, &state, flow, provider).await {
@@ -71,7 +72,8 @@ impl Login {
             Err(mut failure) => {
                 failure.return_to = return_to;
                 failure.cookies.push(over);
-                failure.signed_in = self.is_signed_in(request).await;
+                // The session that there is leads to the rule that it does not do for.
+                failure.signed_in = !steps_up && self.is_signed_in(request).await;
                 Err(failure)
             }
         };

@@ -25,6 +25,13 @@ impl Origin {
     }
 
     fn parse(scheme: &str, authority: &str) -> Option<Self> {
+        if is_serialized(scheme, authority) {
+            return Some(Self([scheme, "://", authority].concat().into()));
+        }
+        Self::parse_as_url(scheme, authority)
+    }
+
+    fn parse_as_url(scheme: &str, authority: &str) -> Option<Self> {
         let authority: Authority = authority.parse().ok()?;
         if authority.as_str().contains('@') {
             return None;
@@ -42,6 +49,31 @@ impl Origin {
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
+}
+
+/// Whether an authority is for certain what its serialization would be, as nearly all are: each request needs it, and reading a
+/// URL costs more than all else that is asked of a session.
+fn is_serialized(scheme: &str, authority: &str) -> bool {
+    let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
+    let default = if scheme == "https" { "443" } else { "80" };
+    let is_port = |port: &str| {
+        (1..=4).contains(&port.len())
+            && !port.starts_with('0')
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && port != default
+    };
+    // A last label with a letter other than of a hexadecimal number is no address; `--` may be an encoded name.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_name = last.bytes().any(|byte| matches!(byte, b'g'..=b'w' | b'y'..=b'z'))
+        && host.len() <= 200
+        && !host.contains("--")
+        && host.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        });
+    is_name && port.is_none_or(is_port)
 }
 
 impl fmt::Display for Origin {
@@ -83,6 +115,45 @@ mod tests {
             ("127.0.0.1.example.com", false),
         ] {
             assert_eq!(Origin::loopback(authority).is_some(), loopback, "{authority}");
+        }
+    }
+
+    /// What is taken as it is must be what reading it as a URL gives.
+    #[test]
+    fn an_authority_that_needs_no_reading_reads_the_same() {
+        let hosts = [
+            "dash.example.com",
+            "a",
+            "z9-x.k8s.io",
+            "localhost",
+            "x.localhost",
+            "1.2.3.4",
+            "0x7f.1",
+            "face",
+            "0xg",
+            "a.b.c.0x1z",
+            "Dash.example.com",
+            "a..b",
+            "a.",
+            ".a",
+            "-a.com",
+            "a-.com",
+            "xn--bcher-kva.example",
+            "xn--a",
+            "ab--cd.example",
+            "a_b.com",
+            "ä.com",
+            "a%2eb",
+            "[::1]",
+            "",
+        ];
+        let ports = ["", ":1", ":80", ":443", ":8443", ":65535", ":65536", ":99999", ":0", ":08", ":", ":x", ":8:8"];
+        for (host, port) in hosts.iter().flat_map(|host| ports.iter().map(move |port| (host, port))) {
+            let authority = format!("{host}{port}");
+            for scheme in ["https", "http"] {
+                let read = Origin::parse_as_url(scheme, &authority);
+                assert_eq!(Origin::parse(scheme, &authority), read, "{scheme} {authority}");
+            }
         }
     }
 }

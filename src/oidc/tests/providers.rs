@@ -169,6 +169,7 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
         assert_eq!(same, status == 403, "{row}: whoever comes back without it keeps the session that there was");
         if status == 403 {
             assert!(body(&response).contains("did not authenticate you as it was asked to"), "{row}");
+            assert!(!body(&response).contains(">Go on<"), "{row}: it would lead to the same rule");
         } else {
             assert_eq!(location(&response), "/deploy?to=production");
         }
