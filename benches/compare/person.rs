@@ -36,8 +36,7 @@ pub fn provider(ports: &[u16]) -> Result<String, Failure> {
 pub fn log_in(address: SocketAddr, path: &str) -> Result<String, Failure> {
     let host = format!("localhost:{}", address.port());
     let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
-    let start = ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{page}"), "")?;
-    let start = ask(address, &format!("GET {} HTTP/1.1\r\nHost: {host}\r\n{page}", local(&start.location)?), "")?;
+    let start = ask(address, &format!("GET /oauth2/start?rd={path} HTTP/1.1\r\nHost: {host}\r\n{page}"), "")?;
     let (server, query) = authorize(&start.location)?;
     let form = format!("{query}&person=alice");
     let head = format!(
