@@ -102,12 +102,7 @@ limits: {{drain_accept: 0}}
         redis = redis.address(),
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &["Host: localhost"]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in("localhost").await;
     doorward
 }
 

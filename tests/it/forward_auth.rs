@@ -44,12 +44,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_in(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &["Host: localhost"]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in("localhost").await;
     World { doorward, upstream, _issuer: issuer }
 }
 

@@ -1,7 +1,7 @@
 //! Codes and cookies that change hands, at the certified provider: whoever brings somebody else's code, or plants a cookie
 //! before a login, gets nothing and gives nothing (RFC 9700 sections 2.1.1 and 4.5, session fixation).
 
-use crate::harness::{Answer, Answered, Doorward, OidcProvider, Upstream, asked, free_port, session, within};
+use crate::harness::{Answer, Answered, Doorward, OidcProvider, Upstream, asked, free_port, session};
 
 struct World {
     doorward: Doorward,
@@ -38,12 +38,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_in(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&host).await;
     World { doorward, provider, host, _upstream: upstream }
 }
 

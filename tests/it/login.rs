@@ -65,12 +65,7 @@ limits: {{drain_accept: 0}}
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     let host = format!("localhost:{}", doorward.address("public").port());
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&host).await;
     World { doorward, host, _upstream: upstream }
 }
 

@@ -79,13 +79,7 @@ limits: {{drain_accept: 0}}
 impl World {
     /// Until discovery has been read, the login says that the provider was not reached yet.
     async fn provider_is_known(&self) {
-        let host = format!("Host: {}", self.origin.strip_prefix("http://").unwrap());
-        within(async {
-            while self.doorward.get("/oauth2/start", &[&host]).await.status != 303 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        self.doorward.until_people_can_sign_in(self.origin.strip_prefix("http://").unwrap()).await;
     }
 }
 

@@ -46,12 +46,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&format!("localhost:{port}")).await;
     World { doorward, provider, origin, _upstream: upstream }
 }
 

@@ -135,13 +135,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("Host: {}", origin.trim_start_matches("http://"));
-    within(async {
-        while doorward.get("/oauth2/start", &[&host]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(origin.trim_start_matches("http://")).await;
     doorward
 }
 

@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{Doorward, OidcProvider, RedisServer, Upstream, browse_until, within};
+use crate::harness::{Doorward, OidcProvider, RedisServer, Upstream, browse_until};
 
 /// The default of `sessions.recheck`, and a little more.
 const TOO_OLD: u64 = 301;
@@ -67,13 +67,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("Host: {}", origin.trim_start_matches("http://"));
-    within(async {
-        while doorward.get("/oauth2/start", &[&host]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(origin.trim_start_matches("http://")).await;
     doorward
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Doorward, Issuer, Upstream, browse, log_in, now, unique, within};
+use crate::harness::{Answer, Doorward, Issuer, Upstream, browse, log_in, now, unique};
 
 struct World {
     doorward: Doorward,
@@ -43,12 +43,7 @@ limits: {{drain_accept: 0}}
     );
     let doorward = Doorward::start_in(dir, &yaml).await;
     let host = format!("localhost:{}", doorward.address("public").port());
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: {host}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&host).await;
     World { doorward, issuer, host, _upstream: upstream }
 }
 

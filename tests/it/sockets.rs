@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Doorward, OidcProvider, Reply, Upstream, browse, browse_until, free_port, within};
+use crate::harness::{Doorward, OidcProvider, Reply, Upstream, browse, browse_until, free_port};
 
 struct World {
     doorward: Doorward,
@@ -50,12 +50,7 @@ limits: {{drain_accept: 0}}
         upstream = upstream.url(),
     );
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&format!("localhost:{port}")).await;
     World { doorward, provider, origin, _upstream: upstream }
 }
 

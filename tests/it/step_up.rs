@@ -4,9 +4,7 @@
 use serde_json::json;
 
 use crate::{
-    harness::{
-        Doorward, Issuer, OidcProvider, Upstream, asked, browse, call_back, come_back, free_port, log_in, now, within,
-    },
+    harness::{Doorward, Issuer, OidcProvider, Upstream, asked, browse, call_back, come_back, free_port, log_in, now},
     login::Shell,
 };
 
@@ -39,12 +37,7 @@ limits: {{drain_accept: 0}}
         upstream.url()
     );
     let doorward = Doorward::start_in(dir, &yaml).await;
-    within(async {
-        while doorward.get("/oauth2/start", &[&format!("Host: localhost:{port}")]).await.status != 303 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    doorward.until_people_can_sign_in(&format!("localhost:{port}")).await;
     (doorward, upstream)
 }
 

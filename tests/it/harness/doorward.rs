@@ -227,6 +227,17 @@ impl Doorward {
         .await;
     }
 
+    /// Waits until browsers at this host are sent to the provider.
+    pub async fn until_people_can_sign_in(&self, host: &str) {
+        let host = format!("Host: {host}");
+        super::within(async {
+            while self.get("/oauth2/start", &[&host]).await.status != 303 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     pub async fn metrics(&self) -> String {
         self.admin("/metrics").await.text()
     }
