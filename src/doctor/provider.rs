@@ -225,7 +225,8 @@ impl Look<'_> {
             .append_pair("response_type", "code")
             .append_pair("client_id", client.id())
             .append_pair("redirect_uri", back)
-            .append_pair("scope", "openid")
+            // The one that no login there goes without.
+            .append_pair("scope", client.scopes.first().map_or("openid", |scope| scope))
             .append_pair("prompt", "none")
             .append_pair("state", &any)
             .append_pair("nonce", &any)

@@ -60,8 +60,8 @@ impl LoginQuirks {
             Some(Preset::Zitadel) => {
                 Self { scopes: &["profile", "email", "offline_access", "urn:zitadel:iam:org:project:roles"], ..usual }
             }
-            // The one for the membership and the teams of an organisation, the other for addresses that are verified.
-            Some(Preset::GithubOauth) => Self { scopes: &["user:email"], domain_hint: "", ..usual },
+            // Beside `read:org`, without which nothing is told of the organisation.
+            Some(Preset::GithubOauth) => Self { scopes: &["user:email"], ..usual },
             // Whether there is a refresh token is a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
         }

@@ -303,22 +303,19 @@ impl Login {
         github: &Github,
         access: &str,
     ) -> Result<Map<String, Value>, Failure> {
-        let claims = github.person(provider, access).await.map_err(|error| {
+        github.person(provider, access).await.map_err(|error| {
             tracing::warn!(issuer = %provider.name(), %error, "GitHub does not say that somebody may sign in");
             match error {
                 GithubError::TokenRefused => exchange_failed(error.to_string()),
                 GithubError::NotMember(why) => Failure::new(Outcome::identity_refused, format!("{why}.")),
+                GithubError::Outsider(rejection) => outsider(provider, &rejection),
                 GithubError::Unanswered(why) => Failure::new(
                     Outcome::provider_unavailable,
                     "GitHub does not tell Doorward who you are right now. Try again in a moment.",
                 )
                 .detail(why),
             }
-        })?;
-        match provider.check_required(&claims) {
-            Ok(()) => Ok(claims),
-            Err(rejection) => Err(outsider(provider, &rejection)),
-        }
+        })
     }
 
     async fn verify(

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{Metadata, Provider, bounded};
-use crate::egress::Bounds;
+use crate::{egress::Bounds, error::Rejection};
 
 /// What one question may cost.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 2 << 20 };
@@ -55,6 +55,9 @@ pub enum GithubError {
     /// They are known, and may not sign in.
     #[error("{0}")]
     NotMember(String),
+    /// They are a member, and `required_claims` keep them out.
+    #[error("{0}")]
+    Outsider(Rejection),
     /// Nobody knows; it may be tried again.
     #[error("GitHub gave no answer: {0}")]
     Unanswered(String),
@@ -184,6 +187,7 @@ impl Github {
         if let Some(email) = email {
             claims.extend([("email".to_owned(), email.into()), ("email_verified".to_owned(), true.into())]);
         }
+        provider.check_required(&claims).map_err(GithubError::Outsider)?;
         Ok(claims)
     }
 

@@ -26,6 +26,8 @@ pub struct Refreshed {
     /// What the provider tells of the person where there are no such claims.
     pub told: Map<String, Value>,
     pub scopes: Option<Vec<Arc<str>>>,
+    /// Why nobody has vouched for the person, though there are new tokens; it may be tried again.
+    pub later: Option<String>,
 }
 
 impl std::fmt::Debug for Refreshed {
@@ -71,7 +73,7 @@ pub async fn refresh(
         None => None,
         Some(token) => Some(check(provider, token, &access, claims, now).await?),
     };
-    Ok(Refreshed { access: Some(access), refresh, id, claims, told: Map::new(), scopes })
+    Ok(Refreshed { access: Some(access), refresh, id, claims, scopes, ..Refreshed::default() })
 }
 
 async fn renew(
@@ -105,18 +107,15 @@ async fn ask_github(
     }
     let claims = match person {
         Ok(claims) => claims,
-        // A new token that was not asked about is kept all the same: the one before is worth nothing.
-        Err(GithubError::Unanswered(_)) if access.is_some() => {
-            return Ok(Refreshed { access, refresh, ..Refreshed::default() });
+        // The new token is kept: the one before is worth nothing.
+        Err(error @ GithubError::Unanswered(_)) if access.is_some() => {
+            return Ok(Refreshed { access, refresh, later: Some(error.to_string()), ..Refreshed::default() });
         }
         Err(error @ GithubError::Unanswered(_)) => return Err(RefreshError::Later(error.to_string())),
         Err(error) => return Err(RefreshError::Gone(error.to_string())),
     };
     if claims.get("sub") != before.get("sub") {
         return Err(RefreshError::Gone("its access token is of another person".to_owned()));
-    }
-    if let Err(rejection) = provider.check_required(&claims) {
-        return Err(RefreshError::Gone(rejection.detail().to_owned()));
     }
     Ok(Refreshed { access, refresh, claims: Some(claims), ..Refreshed::default() })
 }

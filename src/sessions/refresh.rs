@@ -166,7 +166,12 @@ impl Sessions {
         let Some(provider) = inner.providers.get(&record.issuer).map(Arc::clone) else { return Ok(Done::Later) };
         let now = inner.shared.clock.now();
         match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
-            Ok(refreshed) => self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await,
+            Ok(refreshed) => {
+                let done = self.settle(hash, &lease, |record| refreshed.clone().apply(record, now)).await?;
+                let Some(why) = &refreshed.later else { return Ok(done) };
+                tracing::warn!(session = %hash, issuer = %record.issuer, why, "nobody vouched for a session yet");
+                Ok(Done::Later)
+            }
             Err(RefreshError::Gone(why)) => {
                 tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
                 self.end_one(hash, record.ends, Ended::provider).await?;
@@ -263,7 +268,9 @@ impl Refreshed {
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
         }
-        record.checked = now;
+        if self.later.is_none() {
+            record.checked = now;
+        }
         record.lease = None;
     }
 }

@@ -42,6 +42,9 @@ pub struct People {
     pub refusal: Option<(u16, &'static str, Value)>,
     /// Whether tokens end, as those of GitHub Apps do, and come with a token to renew them.
     pub expiring: bool,
+    /// Whether nobody is told what tokens that are renewed are for.
+    pub refuse_new_tokens: bool,
+    renewed: Vec<String>,
     /// Tokens that are good, and the codes and refresh tokens that give others.
     pub tokens: Vec<String>,
     codes: HashMap<String, HashMap<String, String>>,
@@ -61,6 +64,8 @@ impl GithubServer {
             ])),
             refusal: None,
             expiring: false,
+            refuse_new_tokens: false,
+            renewed: Vec::new(),
             tokens: Vec::new(),
             codes: HashMap::new(),
             renewals: Vec::new(),
@@ -113,6 +118,9 @@ impl GithubServer {
         if let Some((status, remaining, body)) = &people.refusal {
             let headers = [("x-ratelimit-remaining", *remaining)];
             return (StatusCode::from_u16(*status).unwrap(), headers, Json(body.clone())).into_response();
+        }
+        if people.refuse_new_tokens && people.renewed.iter().any(|renewed| renewed == token) {
+            return refused(502, "Bad Gateway");
         }
         if !people.tokens.iter().any(|good| good == token) {
             return refused(401, "Bad credentials");
@@ -177,6 +185,9 @@ async fn access_token(State(server): State<GithubServer>, Form(form): Form<HashM
     }
     let token = format!("gho_{}", unique());
     people.tokens.push(token.clone());
+    if text("grant_type") == "refresh_token" {
+        people.renewed.push(token.clone());
+    }
     let mut answer = json!({"access_token": token, "scope": "read:org,user:email", "token_type": "bearer"});
     if people.expiring {
         let renewal = format!("ghr_{}", unique());
