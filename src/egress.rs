@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::Client,
@@ -98,13 +99,15 @@ impl Egress {
     }
 
     /// Sends a request and reads the whole answer within `bounds`. Any status is an answer; a redirect is one too.
+    /// A safe request is sent again where the connection broke before an answer (RFC 9110 section 9.2.2): servers close
+    /// idle connections at any moment, also while a request is on its way.
     pub async fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, EgressError> {
         let exchange = async {
-            let response =
-                self.client.request(request.map(Full::new)).await.map_err(|error| match error.is_connect() {
-                    true => EgressError::Connect(error.into()),
-                    false => EgressError::Exchange(error.into()),
-                })?;
+            let again = request.method().is_safe().then(|| request.clone());
+            let response = match (self.ask(request).await, again) {
+                (Err(EgressError::Exchange(_)), Some(request)) => self.ask(request).await?,
+                (answer, _) => answer?,
+            };
             let (parts, body) = response.into_parts();
             // A length that is known to be too large is not worth the first byte.
             if body.size_hint().lower() > bounds.max_body as u64 {
@@ -119,6 +122,13 @@ impl Egress {
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
         tokio::time::timeout(bounds.timeout, exchange).await.unwrap_or(Err(EgressError::Timeout(bounds.timeout)))
+    }
+
+    async fn ask(&self, request: Request<Bytes>) -> Result<Response<Incoming>, EgressError> {
+        self.client.request(request.map(Full::new)).await.map_err(|error| match error.is_connect() {
+            true => EgressError::Connect(error.into()),
+            false => EgressError::Exchange(error.into()),
+        })
     }
 }
 

@@ -2,11 +2,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Bounds, EgressError};
 use crate::issuers::testing::{Provider, Reply, egress};
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
+const PATIENT: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 1_000 };
 
 async fn get(url: &str) -> Result<(u16, usize), EgressError> {
     let request = Request::get(url).body(Bytes::new()).unwrap();
@@ -52,6 +54,30 @@ async fn the_timeout_covers_everything() {
     drop(silent);
     let refused = get(&format!("http://{accepting}/")).await.unwrap_err();
     assert!(matches!(refused, EgressError::Connect(_)), "{refused}");
+}
+
+/// The server closes the connection as a request arrives on it, as one does that was idle for as long as it likes.
+#[tokio::test]
+async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", server.local_addr().unwrap());
+    let taking = async |answer: &[u8]| {
+        let (mut connection, _) = server.accept().await.unwrap();
+        let mut taken = [0; 1];
+        connection.read_exact(&mut taken).await.unwrap();
+        connection.write_all(answer).await.unwrap();
+    };
+    let there = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let client = egress();
+    let asked = Request::get(&url).body(Bytes::new()).unwrap();
+    let (answer, ()) = tokio::join!(client.send(asked, PATIENT), async {
+        taking(b"").await;
+        taking(there).await;
+    });
+    assert_eq!(answer.unwrap().status(), 200);
+    let post = Request::post(&url).body(Bytes::new()).unwrap();
+    let (answer, ()) = tokio::join!(client.send(post, PATIENT), taking(b""));
+    assert!(matches!(answer, Err(EgressError::Exchange(_))), "{answer:?}");
 }
 
 #[tokio::test]
