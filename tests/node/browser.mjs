@@ -424,17 +424,19 @@ const scenarios = {
     do {
       // What was found out a moment ago is believed: then the browser is sent there once more, and shows a page of its own.
       await late.goto(options.url + '/builds?of=2#/place').catch(() => {});
-      await late.waitForURL((url) => isTold(url) || url.protocol === 'chrome-error:');
+      // It throws where the navigation fails while it waits.
+      await late.waitForURL((url) => isTold(url) || url.protocol === 'chrome-error:').catch(() => {});
     } while (!isTold(new URL(late.url())));
     const before = { at: new URL(late.url()).origin, told: await late.textContent('main') };
     await pause('told');
-    await other.click('a.button');
-    await logIn(other, 'alice');
-    while (await late.$('body.refused')) {
-      await late.click('a.button');
-      await late.waitForLoadState();
+    for (const tab of [other, late]) {
+      // That it is away is believed for a second.
+      while (await tab.$('body.refused')) {
+        await tab.click('a.button');
+        await tab.waitForLoadState();
+      }
+      await logIn(tab, 'alice');
     }
-    await logIn(late, 'alice');
     before.landed = late.url();
     const after = (await page.goto(options.url + '/runs')).status();
     return { during, told, before, landed: other.url(), after, faults: judge.faults };
@@ -629,7 +631,8 @@ const scenarios = {
         const begin = `${options.url}/oauth2/${options.begin}?rd=${encodeURIComponent(options.addresses[index])}`;
         await page.goto(begin, options.begin === 'sign_in' ? {} : { waitUntil: 'commit' });
         if (options.begin === 'sign_in') {
-          await page.click('a[data-return]');
+          // By the page itself: what a pointer hits depends on when the page was painted.
+          await page.$eval('a[data-return]', (link) => link.click());
         }
         await page.waitForURL((url) => !url.pathname.startsWith('/oauth2/'), { waitUntil: 'commit' });
         ended[index] = page.url();
@@ -896,6 +899,12 @@ const scenarios = {
 
 try {
   console.log(JSON.stringify(await scenarios[options.scenario]()));
+} catch (failure) {
+  for (const page of browser.contexts().flatMap((context) => context.pages())) {
+    const text = await page.textContent('body', { timeout: 1000 }).catch((why) => why.message);
+    console.error(page.url(), text);
+  }
+  throw failure;
 } finally {
   await browser.close();
 }
