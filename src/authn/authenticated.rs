@@ -101,8 +101,11 @@ impl Authenticated {
         Document::check_head(verb, request.headers())?;
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
-        let mut document =
-            Document::read(kind, verb, request.headers(), &body, route.upstream.default_service_account())?;
+        let account = route.upstream.default_service_account();
+        let mut document = Document::read(kind, verb, request.headers(), &body, account)?;
+        if policy.looks_at_accounts_of_runs() {
+            document.name_account(kind, account);
+        }
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
         Ok(Self { request, route, principal, kubernetes, page, document: Some(Box::new(document)) })

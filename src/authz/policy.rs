@@ -222,6 +222,11 @@ impl Policy {
         self.rules.iter().flat_map(Rule::run_names)
     }
 
+    /// Whether a rule looks at the service accounts of runs.
+    pub fn looks_at_accounts_of_runs(&self) -> bool {
+        self.rules.iter().any(Rule::looks_at_accounts_of_runs)
+    }
+
     /// SHA-256 of [`Policy::source`], in hex.
     pub fn digest(&self) -> &Arc<str> {
         &self.digest

@@ -18,6 +18,7 @@ use super::{
     issuers::IssuerFacts,
     names::Names,
     on::{self, On},
+    run::RunCondition,
     starts::Start,
     token::TokenCondition,
     who::{self, Caller, Purpose, Who},
@@ -163,8 +164,16 @@ impl Rule {
 
     /// Names of parameters and labels of runs that it looks at.
     pub(super) fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let conditions = self.on.iter().filter_map(|on| if let On::Run(run) = on { Some(run) } else { None });
-        conditions.flat_map(super::run::RunCondition::names)
+        self.of_runs().flat_map(RunCondition::names)
+    }
+
+    /// Whether it looks at the service accounts of runs.
+    pub(super) fn looks_at_accounts_of_runs(&self) -> bool {
+        self.of_runs().any(RunCondition::looks_at_accounts)
+    }
+
+    fn of_runs(&self) -> impl Iterator<Item = &RunCondition> {
+        self.on.iter().filter_map(|on| if let On::Run(run) = on { Some(run) } else { None })
     }
 
     /// What it says of Triggers.

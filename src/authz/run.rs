@@ -114,6 +114,10 @@ impl RunCondition {
         self.params.iter().chain(&self.labels).map(|(name, _)| name)
     }
 
+    pub(super) fn looks_at_accounts(&self) -> bool {
+        !self.service_accounts.is_empty()
+    }
+
     pub(super) fn needs(&self) -> String {
         let mut parts = Vec::new();
         let mut list = |key: &str, values: Vec<String>| {

@@ -3,14 +3,17 @@
 use std::{io::Write, path::PathBuf};
 
 use clap::ValueEnum as _;
+use tokio::runtime::Runtime;
 
 use super::{ConfigArgs, EXIT_USAGE, Failure, check::Format, explain::printable, rbac::read};
 use crate::{
     app,
     clock::Clock,
     config,
-    doctor::{Check, Doctor, Finding, Public, State},
+    config::Loaded,
+    doctor::{Check, Doctor, Finding, Public, State, examine_outside},
     runtime::control,
+    snapshot::Resolved,
     upstream::Pools,
 };
 
@@ -42,6 +45,11 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
 
+    /// Look from elsewhere instead: from a pod of another namespace, say. An EventListener, a Dashboard or another upstream that can
+    /// be reached from there, past Doorward, is a fault. Needs the configuration, and none of the secrets that it names.
+    #[arg(long, conflicts_with_all = ["only", "public", "ca", "cluster"])]
+    outside: bool,
+
     /// How the findings are printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -49,8 +57,16 @@ pub struct DoctorArgs {
 
 pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
     let runtime = control()?;
-    let (loaded, resolved) = match config::load(&args.config.sources(), app::check(&runtime)?) {
-        Ok(loaded) => loaded,
+    let sources = args.config.sources();
+    let examined = match args.outside {
+        true => {
+            config::load(&sources, |_, _| ()).map(|(loaded, ())| Ok(runtime.block_on(examine_outside(&loaded.raw))))
+        }
+        false => config::load(&sources, app::check(&runtime)?)
+            .map(|(loaded, resolved)| from_here(args, &runtime, &loaded, &resolved)),
+    };
+    let findings = match examined {
+        Ok(findings) => findings?,
         Err(refused) => {
             match args.format {
                 Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
@@ -59,18 +75,6 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
             return Ok(EXIT_USAGE);
         }
     };
-    let external = loaded.raw.external_host.as_ref().map(|host| format!("https://{host}"));
-    let public = args.public.as_ref().or(external.as_ref());
-    let list = args.cluster.as_deref().map(read).transpose()?;
-    let doctor = Doctor {
-        public: public.map(|address| Public::parse(address, args.ca.clone())).transpose()?,
-        cluster: args.cluster.as_deref().zip(list.as_deref()),
-        loaded: &loaded,
-        resolved: &resolved,
-        clock: Clock::default(),
-        pools: Pools::new(Default::default()),
-    };
-    let findings = runtime.block_on(doctor.examine(&args.only));
     match args.format {
         Format::Human => print(&findings, out)?,
         Format::Json => {
@@ -79,6 +83,27 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
         }
     }
     Ok(u8::from(findings.iter().any(|finding| finding.state == State::Fault)))
+}
+
+/// Looks from where Doorward runs.
+fn from_here(
+    args: &DoctorArgs,
+    runtime: &Runtime,
+    loaded: &Loaded,
+    resolved: &Resolved,
+) -> Result<Vec<Finding>, Failure> {
+    let external = loaded.raw.external_host.as_ref().map(|host| format!("https://{host}"));
+    let public = args.public.as_ref().or(external.as_ref());
+    let list = args.cluster.as_deref().map(read).transpose()?;
+    let doctor = Doctor {
+        public: public.map(|address| Public::parse(address, args.ca.clone())).transpose()?,
+        cluster: args.cluster.as_deref().zip(list.as_deref()),
+        loaded,
+        resolved,
+        clock: Clock::default(),
+        pools: Pools::new(Default::default()),
+    };
+    Ok(runtime.block_on(doctor.examine(&args.only)))
 }
 
 fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Failure> {

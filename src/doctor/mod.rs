@@ -2,6 +2,7 @@
 //! whether it is as it must be and what to do if it is not. It changes nothing anywhere, and signs nobody in.
 
 mod certificates;
+mod outside;
 mod provider;
 mod public;
 mod store;
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use self::public::Public;
+pub use self::{outside::examine_outside, public::Public};
 use crate::{
     clock::Clock, config::Loaded, config::raw, sessions::Origin, snapshot::Resolved, tekton::standing, upstream::Pools,
 };
@@ -46,6 +47,8 @@ pub enum Check {
     Store,
     /// What in the cluster still carries static credentials.
     Credentials,
+    /// Nobody but Doorward reaches its upstreams. Looked at with `--outside`.
+    Isolation,
 }
 
 /// What one look found.
@@ -131,6 +134,10 @@ impl Doctor<'_> {
         }
         if wants(&[Check::Credentials]) {
             findings.extend(self.credentials());
+        }
+        if wants(&[Check::Isolation]) {
+            let said = "look at it with `--outside`, in a pod that must not reach them";
+            findings.push(Finding::skipped(Check::Isolation, "upstreams", said));
         }
         findings.retain(|finding| wants(&[finding.check]));
         findings.sort_by_key(|finding| finding.check);

@@ -10,7 +10,7 @@ use super::{Check, Doctor, Finding};
 use crate::{
     app::rights::{self, Rights},
     body::{RequestBody, collect},
-    config::raw::RouteKind,
+    config::raw::{self, RouteKind},
     error::Rejection,
     upstream::{Lane, Upstream},
 };
@@ -19,7 +19,7 @@ const MAX_ANSWER: usize = 64 << 10;
 
 /// What an upstream is, as far as its routes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     ApiServer,
     Dashboard,
     EventListener,
@@ -27,7 +27,25 @@ enum What {
 }
 
 impl What {
-    const fn name(self) -> &'static str {
+    pub(super) fn of(raw: &raw::Root, name: &str) -> Self {
+        let is = |kind: RouteKind| raw.routes.iter().any(|route| route.kind == kind && route.upstream == name);
+        let of_dashboards = raw.routes.iter().filter_map(|route| route.kubernetes.as_deref());
+        let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+        let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange);
+        let clusters = clusters.filter_map(|from| from.kubernetes.as_deref());
+        let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards);
+        if is(RouteKind::Kubernetes) || clusters.any(|cluster| cluster == name) {
+            Self::ApiServer
+        } else if is(RouteKind::Dashboard) {
+            Self::Dashboard
+        } else if is(RouteKind::Webhook) {
+            Self::EventListener
+        } else {
+            Self::Other
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::ApiServer => "API server",
             Self::Dashboard => "Dashboard",
@@ -82,7 +100,7 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
 }
 
 async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
-    let what = what(doctor, upstream.name());
+    let what = What::of(doctor.raw(), upstream.name());
     let of = format!("{} `{}`", what.name(), upstream.name());
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = http::Uri::from_static(what.path());
@@ -125,23 +143,5 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
         ),
         (What::Other, _) if status.is_server_error() => fault("look at that server"),
         (What::Other, _) => Finding::good(Check::Upstreams, &of, said),
-    }
-}
-
-fn what(doctor: &Doctor<'_>, name: &str) -> What {
-    let raw = doctor.raw();
-    let is = |kind: RouteKind| raw.routes.iter().any(|route| route.kind == kind && route.upstream == name);
-    let of_dashboards = raw.routes.iter().filter_map(|route| route.kubernetes.as_deref());
-    let reviews = raw.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
-    let clusters = raw.tokens.iter().flat_map(|tokens| &tokens.exchange).filter_map(|from| from.kubernetes.as_deref());
-    let mut clusters = reviews.map(|review| &*review.upstream).chain(clusters).chain(of_dashboards);
-    if is(RouteKind::Kubernetes) || clusters.any(|cluster| cluster == name) {
-        What::ApiServer
-    } else if is(RouteKind::Dashboard) {
-        What::Dashboard
-    } else if is(RouteKind::Webhook) {
-        What::EventListener
-    } else {
-        What::Other
     }
 }

@@ -16,6 +16,8 @@ const OF_NO_OBJECT: &str = "1";
 pub struct Apply {
     /// The version that the client itself asks for.
     version: Option<Value>,
+    /// What the client itself says of the run, where more was written into it.
+    spec: Option<Option<Value>>,
 }
 
 /// A run that is there.
@@ -41,14 +43,14 @@ pub enum Unknown {
 }
 
 impl Apply {
-    /// Has the object of a run taken for that of a new one only.
-    pub(super) fn of(object: &mut Map<String, Value>) -> Self {
+    /// Has the object of a run taken for that of a new one only. `came` is what the client sent, where more was written into it.
+    pub(super) fn of(object: &mut Map<String, Value>, came: Option<Map<String, Value>>) -> Self {
         let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         let version = metadata.as_object_mut().and_then(|metadata| {
             let version = metadata.insert("resourceVersion".to_owned(), OF_NO_OBJECT.into());
             version.filter(|version| !version.is_null())
         });
-        Self { version }
+        Self { version, spec: came.map(|mut came| came.remove("spec")) }
     }
 
     /// The body for the run that is there, as the API server tells of it in `found`: with the annotations that say who asked for
@@ -59,6 +61,11 @@ impl Apply {
             return Err(Unknown::Unnamed);
         }
         let mut object: Map<String, Value> = serde_json::from_slice(body)?;
+        match self.spec {
+            None => {}
+            Some(Some(spec)) => drop(object.insert("spec".to_owned(), spec)),
+            Some(None) => drop(object.remove("spec")),
+        }
         forget(&mut object);
         let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or(Unknown::Unnamed)?;
         metadata.remove("resourceVersion");
@@ -82,8 +89,12 @@ mod tests {
     use super::*;
 
     fn applied(body: Value, found: &Value) -> Value {
+        written(body, None, found)
+    }
+
+    fn written(body: Value, came: Option<Value>, found: &Value) -> Value {
         let Value::Object(mut object) = body else { panic!() };
-        let apply = Apply::of(&mut object);
+        let apply = Apply::of(&mut object, came.map(|came| came.as_object().unwrap().clone()));
         assert_eq!(object["metadata"]["resourceVersion"], "1", "taken for a new run only");
         let sent = apply.onto(Value::Object(object).to_string().as_bytes(), found.to_string().as_bytes());
         serde_json::from_slice(&sent.unwrap()).unwrap()
@@ -109,6 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_for_a_new_run_does_not_change_one_that_is_there() {
+        let there = json!({"metadata": {"uid": "u"}});
+        let new = json!({"spec": {"serviceAccountName": "default", "status": "Cancelled"}});
+        let came =
+            json!({"spec": {"status": "Cancelled", "taskSpec": {"metadata": {"labels": {"doorward.dev/rule": "r"}}}}});
+        assert_eq!(
+            written(new.clone(), Some(came), &there)["spec"],
+            json!({"status": "Cancelled", "taskSpec": {"metadata": {"labels": {}}}})
+        );
+        assert_eq!(written(new, Some(json!({})), &there).get("spec"), None);
+    }
+
+    #[test]
     fn what_the_client_asks_of_the_run_that_is_there_holds() {
         let there = json!({"metadata": {"uid": "u", "resourceVersion": "7"}});
         for (sent, expected) in [
@@ -129,7 +153,7 @@ mod tests {
     fn an_answer_that_names_no_object_is_no_run_that_is_there() {
         for found in ["", "{}", r#"{"ok":true}"#, r#"{"metadata":{}}"#, r#"{"metadata":{"uid":""}}"#] {
             let mut object = Map::new();
-            assert!(Apply::of(&mut object).onto(br#"{"metadata":{}}"#, found.as_bytes()).is_err(), "{found}");
+            assert!(Apply::of(&mut object, None).onto(br#"{"metadata":{}}"#, found.as_bytes()).is_err(), "{found}");
         }
     }
 }

@@ -30,8 +30,8 @@ pub struct Document {
 
 #[derive(Debug)]
 enum Body {
-    /// The run as the request wants it.
-    Object(Map<String, Value>),
+    /// The run as the request wants it, and how it came where its service account was written into it.
+    Object { object: Map<String, Value>, came: Option<Map<String, Value>> },
     /// A change, in the bytes that it will be sent in.
     Patch(Bytes),
 }
@@ -160,7 +160,35 @@ impl Document {
             }
         }
         check_spelling(&object)?;
-        Ok(Self { run: Run::read(kind, intent, &object, default_account).into(), body: Body::Object(object) })
+        Ok(Self {
+            run: Run::read(kind, intent, &object, default_account).into(),
+            body: Body::Object { object, came: None },
+        })
+    }
+
+    /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.
+    pub(crate) fn name_account(&mut self, kind: RunKind, account: &str) {
+        let Body::Object { object, came } = &mut self.body else { return };
+        if !Run::leaves_account(kind, object) {
+            return;
+        }
+        let before = object.clone();
+        let is_v1beta1 = object.get("apiVersion").is_some_and(|version| version == "tekton.dev/v1beta1");
+        let part = match kind {
+            RunKind::PipelineRun if !is_v1beta1 => &["spec", "taskRunTemplate"][..],
+            _ => &["spec"],
+        };
+        let place = part.iter().try_fold(object, |object, name| {
+            let part = object.entry(*name).or_insert(Value::Null);
+            if part.is_null() {
+                *part = Value::Object(Map::new());
+            }
+            part.as_object_mut()
+        });
+        if let Some(place) = place {
+            place.insert("serviceAccountName".to_owned(), account.into());
+            *came = Some(before);
+        }
     }
 
     /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run, and do nothing to
@@ -168,9 +196,9 @@ impl Document {
     pub fn into_body(self, attribution: &Attribution<'_>) -> (Bytes, Option<Apply>) {
         match self.body {
             Body::Patch(bytes) => (bytes, None),
-            Body::Object(mut object) => {
+            Body::Object { mut object, came } => {
                 attribution.write(&mut object);
-                let apply = (self.run.intent == Intent::Apply).then(|| Apply::of(&mut object));
+                let apply = (self.run.intent == Intent::Apply).then(|| Apply::of(&mut object, came));
                 (serde_json::to_vec(&object).unwrap_or_default().into(), apply)
             }
         }
@@ -229,12 +257,15 @@ pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
 }
 
 /// The fields that select code or identity, or hold such fields.
-const FIELDS: [&str; 34] = [
+const FIELDS: [&str; 43] = [
     "annotations",
+    "apiVersion",
     "bundle",
     "csi",
     "customRef",
     "customSpec",
+    "env",
+    "envFrom",
     "finally",
     "kind",
     "labels",
@@ -248,12 +279,17 @@ const FIELDS: [&str; 34] = [
     "ref",
     "resolver",
     "secret",
+    "secretKeyRef",
     "secretName",
+    "secretRef",
     "serviceAccountName",
     "serviceAccountToken",
+    "sidecars",
     "sources",
     "spec",
     "status",
+    "stepTemplate",
+    "steps",
     "taskPodTemplate",
     "taskRef",
     "taskRunSpecs",
@@ -262,8 +298,9 @@ const FIELDS: [&str; 34] = [
     "taskSpec",
     "tasks",
     "value",
+    "valueFrom",
+    "volumes",
     "workspaces",
-    "apiVersion",
 ];
 
 /// Readers of Go's standard JSON take `ServiceAccountName` for `serviceAccountName`, others do not. A field that is
@@ -359,6 +396,34 @@ mod tests {
                 expected,
                 "{kind:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
+        let v1beta1 = json!({"apiVersion": "tekton.dev/v1beta1", "spec": {}});
+        let part = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}});
+        for (kind, body, place, expected) in [
+            (RunKind::PipelineRun, &part, "/spec/taskRunTemplate/serviceAccountName", "given"),
+            (
+                RunKind::PipelineRun,
+                &json!({"spec": {"taskRunTemplate": null}}),
+                "/spec/taskRunTemplate/serviceAccountName",
+                "given",
+            ),
+            (RunKind::PipelineRun, &v1beta1, "/spec/serviceAccountName", "given"),
+            (RunKind::TaskRun, &part, "/spec/serviceAccountName", "given"),
+            (RunKind::CustomRun, &json!({}), "/spec/serviceAccountName", "given"),
+            (RunKind::TaskRun, &json!({"spec": {"serviceAccountName": "own"}}), "/spec/serviceAccountName", "own"),
+        ] {
+            let read =
+                |body: &str| Document::read(kind, "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+            let mut document = read(&body.to_string());
+            document.name_account(kind, "given");
+            let accounts = document.run.service_accounts.clone();
+            let sent = sent(document);
+            assert_eq!(sent.pointer(place), Some(&json!(expected)), "{kind:?} {body}");
+            assert_eq!(read(&sent.to_string()).run.service_accounts, accounts, "{kind:?} {body}");
         }
     }
 

@@ -71,8 +71,8 @@ impl RunKind {
 pub struct Run {
     pub intent: Intent,
     /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
-    /// the parameters of a resolver sorted by name and encoded as in a query, or `GROUP/VERSION/KIND/NAME` of what custom
-    /// controllers run.
+    /// the parameters of a resolver sorted by name and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom
+    /// controllers run, or `tekton.dev/StepAction/NAME` of the steps that the request brings.
     pub references: Vec<Arc<str>>,
     /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
@@ -80,7 +80,8 @@ pub struct Run {
     pub service_accounts: Vec<Arc<str>>,
     /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
     pub pod_template: bool,
-    /// Whether a workspace binds a Secret, a token of the service account or a volume of a driver.
+    /// Whether a workspace, or the code that the request brings, binds a Secret, a token of the service account or a volume of a
+    /// driver.
     pub binds_secrets: bool,
     /// The parameters of the run; lists and objects as JSON.
     pub params: BTreeMap<Arc<str>, Arc<str>>,
@@ -113,29 +114,24 @@ impl Run {
         let mut run = Self::only(intent);
         let empty = Map::new();
         let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-        let named_for_all = match kind {
+        match kind {
             RunKind::PipelineRun => {
                 run.code(spec, "pipelineRef", "pipelineSpec");
-                let template = spec.get("taskRunTemplate").and_then(Value::as_object);
                 for part in spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten() {
                     let Some(part) = part.as_object() else { continue };
                     run.identity(part);
                 }
-                // Of v1, and of v1beta1.
-                let named = template.is_some_and(|template| run.identity(template));
-                run.identity(spec) || named
             }
-            RunKind::TaskRun => {
-                run.code(spec, "taskRef", "taskSpec");
-                run.identity(spec)
-            }
+            RunKind::TaskRun => run.code(spec, "taskRef", "taskSpec"),
             RunKind::CustomRun => {
                 run.code(spec, "customRef", "customSpec");
                 run.code(spec, "ref", "spec");
-                run.identity(spec)
             }
-        };
-        if !named_for_all {
+        }
+        for part in wholes(kind, spec) {
+            run.identity(part);
+        }
+        if Self::leaves_account(kind, object) {
             run.service_accounts.push(default_account.into());
         }
         for list in [&mut run.service_accounts, &mut run.references] {
@@ -145,8 +141,14 @@ impl Run {
         run.params = named(spec.get("params"));
         run.labels = texts(object.get("metadata").and_then(|metadata| metadata.get("labels")));
         let workspaces = spec.get("workspaces").and_then(Value::as_array);
-        run.binds_secrets = workspaces.into_iter().flatten().any(binds_secret);
+        run.binds_secrets |= workspaces.into_iter().flatten().any(binds_secret);
         run
+    }
+
+    /// Whether the object of a run leaves it to Tekton which service account it has as a whole.
+    pub(super) fn leaves_account(kind: RunKind, object: &Map<String, Value>) -> bool {
+        let spec = object.get("spec").and_then(Value::as_object);
+        spec.is_none_or(|spec| wholes(kind, spec).all(|part| accounts(part).next().is_none()))
     }
 
     /// What is run: by reference, or brought along. What is brought along refers to more.
@@ -161,24 +163,58 @@ impl Run {
             self.code(task, "taskRef", "taskSpec");
             self.code(task, "pipelineRef", "pipelineSpec");
         }
+        let list = |name: &str| code.get(name).and_then(Value::as_array).into_iter().flatten();
+        for step in list("steps") {
+            self.references.extend(step.get("ref").filter(|action| !action.is_null()).map(describe_action));
+        }
+        let mut containers = list("steps").chain(list("sidecars")).chain(code.get("stepTemplate"));
+        self.binds_secrets |= list("volumes").any(binds_secret) || containers.any(reads_secret);
     }
 
-    /// As whom and in which pods something runs. Whether it names a service account.
-    fn identity(&mut self, part: &Map<String, Value>) -> bool {
-        let accounts = ["serviceAccountName", "taskServiceAccountName"].into_iter().filter_map(|name| part.get(name));
-        let before = self.service_accounts.len();
-        self.service_accounts.extend(accounts.filter_map(Value::as_str).filter(|name| !name.is_empty()).map(Arc::from));
-        let templates = ["podTemplate", "taskPodTemplate"];
-        self.pod_template |= templates.iter().any(|name| part.get(*name).is_some_and(|template| !template.is_null()));
-        self.service_accounts.len() > before
+    /// As whom and in which pods something runs.
+    fn identity(&mut self, part: &Map<String, Value>) {
+        self.service_accounts.extend(accounts(part).map(Arc::from));
+        self.pod_template |= ["podTemplate", "taskPodTemplate"].iter().any(|name| is_set(part.get(*name)));
     }
 }
 
+/// The parts that say as whom the whole of a run runs: those of v1, and of v1beta1.
+fn wholes(kind: RunKind, spec: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    let template = if kind == RunKind::PipelineRun { spec.get("taskRunTemplate") } else { None };
+    template.and_then(Value::as_object).into_iter().chain([spec])
+}
+
+fn accounts(part: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let named =
+        ["serviceAccountName", "taskServiceAccountName"].into_iter().filter_map(|name| part.get(name)?.as_str());
+    named.filter(|name| !name.is_empty())
+}
+
+/// Whether a workspace or a volume binds a Secret, a token or a volume of a driver.
 fn binds_secret(workspace: &Value) -> bool {
-    let is_set = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
     let sources = workspace.get("projected").and_then(|projected| projected.get("sources")?.as_array());
     let projects = |source: &Value| is_set(source.get("secret")) || is_set(source.get("serviceAccountToken"));
     is_set(workspace.get("secret")) || is_set(workspace.get("csi")) || sources.into_iter().flatten().any(projects)
+}
+
+fn is_set(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| !value.is_null())
+}
+
+/// Whether a container has a Secret among its variables.
+fn reads_secret(container: &Value) -> bool {
+    let list = |name: &str| container.get(name).and_then(Value::as_array).into_iter().flatten();
+    list("env").any(|variable| is_set(variable.get("valueFrom").and_then(|source| source.get("secretKeyRef"))))
+        || list("envFrom").any(|source| is_set(source.get("secretRef")))
+}
+
+/// A reference of a step, which is to a StepAction where it names no resolver.
+fn describe_action(reference: &Value) -> Arc<str> {
+    let described = describe(reference);
+    match reference.get("resolver").and_then(Value::as_str) {
+        Some(resolver) if !resolver.is_empty() => described,
+        _ => format!("tekton.dev/StepAction/{described}").into(),
+    }
 }
 
 /// A reference as text that no two references share.
@@ -216,4 +252,44 @@ fn texts(object: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
 
 fn text(value: &Value) -> Arc<str> {
     value.as_str().map_or_else(|| value.to_string().into(), Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn brought(task: &Value) -> Run {
+        let object = json!({"spec": {"pipelineSpec": {"finally": [{"taskSpec": task}]}}});
+        Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default")
+    }
+
+    #[test]
+    fn steps_of_inline_code_refer_to_code_as_well() {
+        let git = json!({"resolver": "git", "params": [{"name": "url", "value": "u"}]});
+        let run = brought(&json!({"steps": [{"ref": {"name": "sign"}}, {"ref": git}, {"image": "i"}, {"ref": null}]}));
+        assert_eq!(run.references, ["git?url=u", "tekton.dev/StepAction/sign"].map(Arc::from));
+    }
+
+    #[test]
+    fn secrets_of_inline_code_are_bound() {
+        let of_key = json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
+        let whole = json!({"envFrom": [{"secretRef": {"name": "s"}}]});
+        let token = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}});
+        let plain = json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}],
+            "envFrom": [{"configMapRef": {"name": "s"}}]});
+        for (task, expected) in [
+            (json!({"steps": [of_key]}), true),
+            (json!({"sidecars": [whole]}), true),
+            (json!({"stepTemplate": of_key}), true),
+            (json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), true),
+            (json!({"volumes": [{"name": "v", "csi": {"driver": "d"}}]}), true),
+            (json!({"volumes": [token]}), true),
+            (json!({"steps": [plain], "volumes": [{"name": "v", "emptyDir": {}}]}), false),
+            (json!({"steps": "x", "volumes": null}), false),
+        ] {
+            assert_eq!(brought(&task).binds_secrets, expected, "{task}");
+        }
+    }
 }

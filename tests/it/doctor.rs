@@ -461,3 +461,32 @@ async fn people_read_a_line_for_each_thing() {
     let (code, said) = run("bad.yaml").await;
     assert!(code == Some(64) && said.contains("there is no listener"), "{said}");
 }
+
+/// The configuration alone does: a pod elsewhere has none of the secrets.
+#[tokio::test]
+async fn what_can_be_reached_past_doorward_is_told_from_elsewhere() {
+    let (there, cluster) = (Upstream::start().await, Upstream::start().await);
+    let at = |name: &str, url: &str, more: &str| format!("  - {{name: {name}, url: '{url}'{more}}}\n");
+    let yaml = configuration(&somewhere(), "https://login.test", &there.url()).replace(
+        &format!("upstreams: [{{name: web, url: '{}'}}]", there.url()),
+        &format!(
+            "upstreams:\n{}{}{}",
+            at("web", &there.url(), ""),
+            at("hooks", &somewhere(), ""),
+            at("cluster", &cluster.url(), ", credential: {bearer: {file: token}}"),
+        ),
+    );
+    let yaml = yaml.replace(
+        "\nroutes: [",
+        "\nwebhooks: [{name: github, sender: github, secrets: [{secret: {file: secret}}]}]
+routes: [{name: hooks, kind: webhook, hosts: [hooks.test], paths: [/github], schemes: [webhook], webhook: github, upstream: hooks},
+  {name: k8s, kind: kubernetes, hosts: [k8s.test], schemes: [bearer], upstream: cluster}, ",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
+    let said = doctor(dir.path(), &["--outside"]).await;
+    let of = |name: &str| said.findings.iter().find(|finding| finding["of"] == name).map(|finding| &finding["state"]);
+    assert_eq!(of("upstream `web`"), Some(&Value::from("fault")), "{:?}", said.findings);
+    assert_eq!(of("EventListener `hooks`"), Some(&Value::from("good")));
+    assert_eq!((said.findings.len(), said.code), (2, Some(1)), "API servers are for all to ask: {:?}", said.findings);
+}

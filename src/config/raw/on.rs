@@ -164,19 +164,21 @@ pub struct OnRun {
     #[schemars(length(min = 1))]
     pub does: Vec<RunIntent>,
     /// The code that is run by reference: names of pipelines and tasks, `git?pathInRepo=…&revision=…&url=…` with the
-    /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run.
+    /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run,
+    /// `tekton.dev/StepAction/NAME` of steps that the request brings.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub code: Vec<String>,
     /// Whether the request brings code itself (`pipelineSpec`, `taskSpec`, `customSpec`). An allow with `code` says no.
     pub inline: Option<bool>,
-    /// Service accounts that the run or a part of it uses; `default` where it names none.
+    /// Service accounts that the run or a part of it uses. Where it names none it is `default`, or what the upstream has as
+    /// `default_service_account`; that is then written into it.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub service_accounts: Vec<String>,
     /// Whether the request says how pods are made (`podTemplate`).
     pub pod_template: Option<bool>,
-    /// Whether workspaces bind Secrets, tokens or volumes of drivers.
+    /// Whether workspaces, or steps and volumes that the request brings, bind Secrets, tokens or volumes of drivers.
     pub binds_secrets: Option<bool>,
     /// Parameters of the run, by name.
     pub params: BTreeMap<String, Vec<String>>,

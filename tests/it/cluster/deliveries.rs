@@ -13,6 +13,7 @@ use super::{
     programs::Program,
 };
 use crate::{
+    doctor::doctor,
     fixture::WEBHOOK_SECRET,
     harness::{Answer, Doorward, Raw, free_port, request, unique, within},
     webhooks::{
@@ -40,7 +41,7 @@ async fn deliver(doorward: &Doorward, body: &str, signature: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_signed_delivery_becomes_a_run_and_no_other_does() {
+async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_not() {
     let mut listener = EventListener::prepare(Asks::Doorward).await;
     let _sink = listener.start().await;
     let doorward = &listener.world.doorward;
@@ -70,6 +71,10 @@ async fn a_signed_delivery_becomes_a_run_and_no_other_does() {
     raw.send(request(&past_lines.iter().map(String::as_str).collect::<Vec<_>>(), past.as_bytes())).await;
     assert_eq!(raw.answer().await.status, 202);
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
+    // Nothing keeps it from the EventListener, which somebody should know.
+    let said = doctor(listener.world.doorward.dir(), &["--outside"]).await;
+    said.is("isolation", "fault", &["EventListener `sink`", "past Doorward", "NetworkPolicy"]);
+    assert_eq!(said.code, Some(1));
     assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
 
