@@ -57,6 +57,8 @@ reasons! {
     KeyUnknown => "key_unknown",
     SignatureInvalid => "signature_invalid",
     SessionExpired => "session_expired",
+    /// Without a session, again and again.
+    TooManyRefusals => "too_many_refusals",
     // The decision.
     PolicyDenied => "policy_denied",
     /// By RBAC, where Doorward asks for it.
@@ -112,6 +114,7 @@ impl Reason {
             | Self::SessionExpired
             // RFC 9470 section 3: the credential is good, and not good enough.
             | Self::NeedUnmet => StatusCode::UNAUTHORIZED,
+            Self::TooManyRefusals => StatusCode::TOO_MANY_REQUESTS,
             Self::PolicyDenied
             | Self::KubernetesDenied
             | Self::NoRuleMatched

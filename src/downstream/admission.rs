@@ -69,7 +69,7 @@ impl Admission {
 impl Permit {
     /// Counts the connection for its address too, unless that has as many as it may, or has flooded us lately.
     pub(super) fn count_for(&mut self, address: IpAddr, limits: &Limits, now: Instant) -> Result<(), Refused> {
-        let address = group(address);
+        let address = whose(address);
         if self.admission.is_blamed(address, limits.floods_per_address, now) {
             return Err(Refused::Flood);
         }
@@ -107,7 +107,7 @@ impl Drop for Permit {
 }
 
 /// Whose an address is: one host has a whole /64 of IPv6 (RFC 4291 section 2.5.1) to choose from.
-fn group(address: IpAddr) -> IpAddr {
+pub(crate) fn whose(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
         four => four,
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_host_count_together() {
-        let same = |a: &str, b: &str| group(a.parse().unwrap()) == group(b.parse().unwrap());
+        let same = |a: &str, b: &str| whose(a.parse().unwrap()) == whose(b.parse().unwrap());
         assert!(same("2001:db8::1", "2001:db8::ffff:2"));
         assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
         assert!(same("::ffff:192.0.2.1", "192.0.2.1"));

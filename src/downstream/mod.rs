@@ -40,6 +40,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
+pub(crate) use self::admission::whose;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{

@@ -130,6 +130,7 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
+    within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");
     for (key, span) in [
         ("header_timeout", limits.header_timeout),
         ("handshake_timeout", limits.handshake_timeout),

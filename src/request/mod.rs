@@ -12,6 +12,7 @@ pub mod host;
 pub mod outbound;
 pub mod path;
 pub mod pipeline;
+pub mod refusals;
 pub mod respond;
 pub mod route;
 pub mod sanitize;

@@ -24,7 +24,7 @@ use crate::{
     app::App,
     assertions::Asserted,
     audit,
-    authn::{self, Authenticator},
+    authn::{self, Authenticator, Scheme},
     authz::{self, authorize},
     body::ResponseBody,
     clock::Timestamp,
@@ -177,7 +177,13 @@ impl Worker {
 
         let now = self.app.clock.now();
         let authenticator = self.authenticator(snapshot, now);
-        let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await?;
+        let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
+        let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
+            Some(address) if route.schemes.contains(&Scheme::Session) => {
+                self.app.refusals.count(rejection, address, snapshot.limits.refusals_per_address)
+            }
+            _ => rejection,
+        })?;
         let (authenticated, claim) = match authenticated {
             authn::Outcome::Known(authenticated, claim) => (authenticated, claim),
             authn::Outcome::Respond(response) => return Ok(own(response, id)),

@@ -34,6 +34,7 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/body_buffer", "64KiB", "32KiB"),
     ("/limits/connections", "10000", "10001"),
     ("/limits/connections_per_address", "200", "201"),
+    ("/limits/refusals_per_address", "600", "500"),
     ("/limits/buffered_bytes", "256MiB", "128MiB"),
     ("/limits/drain", "25s", "26s"),
     ("/limits/drain_accept", "5s", "6s"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Doorward, Issuer, Upstream, browse, log_in, now, unique};
+use crate::harness::{Answer, Doorward, Issuer, Upstream, browse, log_in, now, unique, within};
 
 struct World {
     doorward: Doorward,
@@ -14,6 +14,11 @@ struct World {
 }
 
 async fn world() -> World {
+    world_with("").await
+}
+
+/// With more limits.
+async fn world_with(limits: &str) -> World {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("client"), "client-secret").unwrap();
@@ -36,7 +41,7 @@ rules:
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
+limits: {{drain_accept: 0{limits}}}
 ",
         issuer = issuer.url(),
         upstream = upstream.url(),
@@ -273,4 +278,39 @@ async fn an_operator_lists_and_ends_sessions() {
     assert_eq!(world.status(&world.log_in().await).await, 200, "they may sign in again");
     let trail = world.doorward.audit().iter().map(Value::to_string).collect::<String>();
     assert!(trail.contains("end-sessions") && trail.contains("laptop lost"));
+}
+
+/// As a Dashboard's pages do that are left open when their session ends.
+#[tokio::test]
+async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_else_is() {
+    let world = world_with(", refusals_per_address: 4").await;
+    let cookie = world.log_in().await;
+    let host = format!("Host: {}", world.host);
+    let origin = format!("Origin: http://{}", world.host);
+    let ended = format!("Cookie: __Host-doorward={}", "a".repeat(43));
+    let socket = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"];
+    for round in 0..6 {
+        for (status, answer) in [
+            (401, world.doorward.get("/page", &[&host, &ended, "Accept: application/json"]).await),
+            (401, world.doorward.get("/page", &[&[&*host, &ended, &origin], &socket[..]].concat()).await),
+        ] {
+            let status = if round < 2 { status } else { 429 };
+            assert_eq!(answer.status, status, "{round}: {}", answer.head);
+            assert_eq!(answer.header("retry-after"), (status == 429).then_some("60"), "{}", answer.head);
+        }
+    }
+    // From the same address: who has a session, and who comes for one.
+    assert_eq!(world.status(&cookie).await, 200);
+    let navigation = [host.as_str(), "Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
+    let away = world.doorward.get("/page", &navigation).await;
+    assert!((300..400).contains(&away.status), "{}", away.head);
+    // Each is on record.
+    let told =
+        |record: &Value| record["status_detail"].as_str().is_some_and(|why| why.contains("4 times within a minute"));
+    within(async {
+        while world.doorward.audit().iter().filter(|record| told(record)).count() < 8 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

@@ -57,6 +57,7 @@ const fn part(reason: Reason) -> Option<Part> {
         | Reason::KeyUnknown
         | Reason::SignatureInvalid
         | Reason::SessionExpired
+        | Reason::TooManyRefusals
         | Reason::ReplayedDelivery
         | Reason::IssuerUnavailable => Some(Part::Failures),
         Reason::BadRequest

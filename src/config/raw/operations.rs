@@ -51,6 +51,9 @@ pub struct Limits {
     pub connections: u32,
     /// Connections at once from one address that is not a trusted proxy.
     pub connections_per_address: u32,
+    /// Refusals within a minute of requests of one address that come without a session to where people sign in, but for navigations,
+    /// which lead to the login. Beyond: 429.
+    pub refusals_per_address: u32,
     /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
     pub buffered_bytes: Size,
     /// Memory that the process may use. From 85 % of it on unused connections are closed sooner, from 90 % on new streams
@@ -85,6 +88,7 @@ impl Default for Limits {
             body_buffer: Size::kib(64),
             connections: 10_000,
             connections_per_address: 200,
+            refusals_per_address: 600,
             buffered_bytes: Size::mib(256),
             memory: None,
             drain: Span::from_secs(25),

@@ -87,6 +87,7 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
         ("http2_connection_window", limits.http2_connection_window.0 == 0),
         ("connections", limits.connections == 0),
         ("connections_per_address", limits.connections_per_address == 0),
+        ("refusals_per_address", limits.refusals_per_address == 0),
         ("buffered_bytes", limits.buffered_bytes.0 == 0),
         ("memory", limits.memory.is_some_and(|memory| memory.0 == 0)),
     ];

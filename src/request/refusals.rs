@@ -1,0 +1,75 @@
+//! Pages that ask again and again: a Dashboard whose session has ended opens its sockets anew for ever. Each refusal costs little, and
+//! an address gets only so many of them.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use moka::sync::Cache;
+
+use crate::{
+    downstream::whose,
+    error::{Reason, Rejection},
+};
+
+/// How long refusals of an address are counted, from the first.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Addresses that are counted at once. With more, those of whom least was heard are forgotten.
+const MAX_ADDRESSES: u64 = 10_000;
+
+/// Counts refusals. Nobody with a good credential is counted, or refused for others at the same address.
+#[derive(Debug)]
+pub struct Refusals(Cache<IpAddr, Arc<AtomicU32>>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_ADDRESSES).time_to_live(MINUTE).build())
+    }
+}
+
+impl Refusals {
+    /// The refusal that a request from `address` gets instead of `rejection`: another one where it comes without a session, and more
+    /// than `most` did within the minute.
+    pub(super) fn count(&self, rejection: Rejection, address: IpAddr, most: u32) -> Rejection {
+        let without = [Reason::CredentialMissing, Reason::CredentialMalformed, Reason::SessionExpired];
+        if !without.contains(&rejection.reason()) {
+            return rejection;
+        }
+        let count = self.0.get_with(whose(address), Arc::default).fetch_add(1, Ordering::Relaxed);
+        if count < most {
+            return rejection;
+        }
+        let detail = format!("{} Your address was told so {most} times within a minute.", rejection.detail());
+        Rejection::new(Reason::TooManyRefusals, detail)
+            .fix("Close the pages that ask again and again, or sign in there anew.")
+            .retry_after(MINUTE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_refused_so_often_and_then_told_to_wait() {
+        let refusals = Refusals::default();
+        let address = |text: &str| text.parse().unwrap();
+        let count = |reason, from| {
+            let told = refusals.count(Rejection::new(reason, "No session."), address(from), 2);
+            (told.status().as_u16(), told.retry_after_span())
+        };
+        let wait = (429, Some(MINUTE));
+        assert_eq!(count(Reason::SessionExpired, "2001:db8::1"), (401, None));
+        assert_eq!(count(Reason::CredentialMissing, "2001:db8::2"), (401, None));
+        assert_eq!(count(Reason::SessionExpired, "2001:db8::3"), wait, "one host has a whole network of addresses");
+        // Other refusals are not those of such pages, and other addresses not theirs.
+        assert_eq!(count(Reason::TokenExpired, "2001:db8::3"), (401, None));
+        assert_eq!(count(Reason::SessionExpired, "192.0.2.1"), (401, None));
+    }
+}
