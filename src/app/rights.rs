@@ -179,17 +179,19 @@ fn needed(root: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
 /// What the API server would not allow, in the form in which it allows more.
 async fn missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Result<Vec<Access>, Rejection> {
     let reviewer = AccessReviewer::own(pools, server);
-    let mut fewest: Option<Vec<Access>> = None;
+    let mut most: Option<(usize, Vec<Access>)> = None;
     for accesses in forms {
+        let all = accesses.len();
         let answers = reviewer.may_each(accesses.clone()).await?;
         let refused = accesses.into_iter().zip(answers).filter(|(_, may)| !may).map(|(access, _)| access);
         let refused: Vec<Access> = refused.collect();
         if refused.is_empty() {
             return Ok(refused);
         }
-        if fewest.as_ref().is_none_or(|fewest| refused.len() < fewest.len()) {
-            fewest = Some(refused);
+        let allowed = all - refused.len();
+        if most.as_ref().is_none_or(|(most, _)| allowed > *most) {
+            most = Some((allowed, refused));
         }
     }
-    Ok(fewest.unwrap_or_default())
+    Ok(most.map(|(_, refused)| refused).unwrap_or_default())
 }

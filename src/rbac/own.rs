@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Account, Bound, Form, PolicyRule, impersonation};
+use super::{Account, Bound, Form, PolicyRule, actions, impersonation};
 use crate::{config::raw, kubernetes::access_review::Access};
 
 /// A right, and at which upstream it is needed.
@@ -29,6 +29,11 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     };
     let whom = impersonation::role(root, form, &account);
     servers.iter().for_each(|server| add(server, &whom));
+    if form == Form::Constrained {
+        for acting in actions::roles(root, &account) {
+            servers.iter().for_each(|server| add(server, &acting));
+        }
+    }
     if let Some(runs) = &root.runs {
         impersonation::watchers_of_runs(runs, &account).iter().for_each(|watcher| add(&runs.kubernetes, watcher));
     }

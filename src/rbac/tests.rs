@@ -77,6 +77,7 @@ routes:
 grants:
   - {id: dev, who: {issuers: [a]}, kubernetes_groups: [dev, ops]}
 rules:
+  - {id: exec, on: {kubernetes: {namespaces: [ci], resources: [pods/exec], api_groups: ['']}}, who: {issuers: [a]}, do: allow}
   - {id: t, on: {trigger: {service_accounts: [builder]}}, who: {issuers: [a]}, do: allow}
 interceptor: {host: interceptor.test, kubernetes: triggers}
 runs: {kubernetes: other, namespaces: [ci]}
@@ -101,5 +102,9 @@ runs: {kubernetes: other, namespaces: [ci]}
         "triggers: get eventlisteners.triggers.tekton.dev",
     ];
     assert_eq!(classic, expected);
-    assert_eq!(told(Form::Constrained)[0], "api: impersonate:user-info users.authentication.k8s.io");
+    let constrained = told(Form::Constrained);
+    assert_eq!(constrained[0], "api: impersonate:user-info users.authentication.k8s.io");
+    let act = |what: &str| constrained.iter().any(|right| right == &format!("api: impersonate-on:user-info:{what}"));
+    assert!(act("create selfsubjectaccessreviews.authorization.k8s.io"), "{constrained:?}");
+    assert!(act("create pods/exec in ci") && !act("create pods/exec"), "{constrained:?}");
 }

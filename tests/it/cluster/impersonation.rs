@@ -1,7 +1,7 @@
 //! The least rights that Doorward's own account needs, as `doorward rbac` prints them, in both forms that Kubernetes knows: classic
 //! impersonation, and constrained impersonation (KEP-5284), which also says for what.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
@@ -26,8 +26,13 @@ audit: {sink: {file: {path: audit.jsonl}}}
 /// The rules of all roles that are printed for this configuration.
 fn printed(form: &str) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("doorward.yaml");
-    std::fs::write(&path, CONFIGURATION.replace("{group}", GROUP)).unwrap();
+    std::fs::write(dir.path().join("doorward.yaml"), CONFIGURATION.replace("{group}", GROUP)).unwrap();
+    printed_of(dir.path(), form)
+}
+
+/// The same for the configuration in a folder.
+pub(super) fn printed_of(dir: &Path, form: &str) -> Vec<Value> {
+    let path = dir.join("doorward.yaml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     let output = command.arg("rbac").arg(&path).args(["--form", form]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

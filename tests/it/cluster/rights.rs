@@ -1,8 +1,11 @@
 //! What Doorward may do itself, as it finds out and tells.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::world::{GROUP, World};
+use super::{
+    impersonation::printed_of,
+    world::{GROUP, World},
+};
 use crate::{doctor::doctor, harness::within};
 
 async fn tells(world: &World, text: &str) {
@@ -40,6 +43,25 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     })
     .await;
     doctor().await.is("rights", "good", &[]);
+}
+
+/// Constrained impersonation needs more rights, which are asked for one by one as well.
+#[tokio::test]
+async fn what_may_not_be_done_while_impersonating_is_told() {
+    let nothing = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
+    let world = World::with_rights(&nothing).await;
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+    let rules = printed_of(world.doorward.dir(), "constrained");
+    let acts = |rule: &Value| rule["verbs"].to_string().contains("impersonate-on:") && rule["resources"].is_array();
+    let (acting, others): (Vec<Value>, Vec<Value>) = rules.into_iter().partition(acts);
+    let allow = async |name: &str, rules: &[Value]| {
+        let name = format!("{}-{name}", world.namespace);
+        world.api.allow_everywhere(&name, &account, &json!(rules)).await;
+        doctor(world.doorward.dir(), &["--only", "rights"]).await
+    };
+    allow("whom", &others).await.is("rights", "fault", &["Doorward may not impersonate-on:user-info:"]);
+    let said = allow("what", &acting).await;
+    assert!(said.findings.iter().all(|finding| finding["state"] != "fault"), "{:?}", said.findings);
 }
 
 /// People whose groups Doorward may not impersonate would be refused all that they could do before.
