@@ -11,13 +11,14 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, pki_types::CertificateDer, pki_types::pem::PemObject,
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
@@ -60,17 +61,22 @@ pub struct Egress {
 impl Egress {
     /// Trusts the authorities of the system.
     pub fn new(proxy: Proxy) -> Result<Self, String> {
-        Self::build(None, proxy)
+        Self::build(trust(None)?, None, proxy)
     }
 
     /// One that goes by the same proxy and trusts the authorities in the PEM file `ca` and no others.
     pub fn trusting(&self, ca: &Path) -> Result<Self, String> {
-        Self::build(Some(ca), self.proxy.clone())
+        Self::build(trust(Some(ca))?, None, self.proxy.clone())
     }
 
-    /// One that goes by no proxy, to an upstream.
-    pub fn direct(ca: Option<&Path>) -> Result<Self, String> {
-        Self::build(ca, Proxy::default())
+    /// One that goes by no proxy, to an upstream. It trusts the authorities in this PEM text, else those of the system, for
+    /// this name, else for the host that is called.
+    pub fn direct(authorities: Option<&[u8]>, name: Option<ServerName<'static>>) -> Result<Self, String> {
+        let trusting = match authorities {
+            None => trust(None)?,
+            Some(pem) => tls()?.with_root_certificates(roots(pem)?).with_no_client_auth(),
+        };
+        Self::build(trusting, name, Proxy::default())
     }
 
     /// The proxy that calls go by.
@@ -78,18 +84,18 @@ impl Egress {
         &self.proxy
     }
 
-    fn build(ca: Option<&Path>, proxy: Proxy) -> Result<Self, String> {
+    fn build(trusting: ClientConfig, name: Option<ServerName<'static>>, proxy: Proxy) -> Result<Self, String> {
         let hop = match proxy.is_tls() {
             true => trust(None)?,
             // Nothing is said over TLS to a proxy in clear text, and the authorities of the system take memory.
             false => tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
         };
         let hop = HttpsConnectorBuilder::new().with_tls_config(hop).https_or_http().enable_http1().build();
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(trust(ca)?)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(Connector::new(proxy.clone(), hop));
+        let mut connector = HttpsConnectorBuilder::new().with_tls_config(trusting).https_or_http();
+        if let Some(name) = name {
+            connector = connector.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
+        let connector = connector.enable_all_versions().wrap_connector(Connector::new(proxy.clone(), hop));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(4)
@@ -143,14 +149,17 @@ fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
 pub fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let trusting = match ca {
         None => tls()?.with_platform_verifier().map_err(|error| error.to_string())?,
-        Some(path) => tls()?.with_root_certificates(roots(path)?),
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+            tls()?.with_root_certificates(roots(&pem)?)
+        }
     };
     Ok(trusting.with_no_client_auth())
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, String> {
+fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }

@@ -192,7 +192,7 @@ mod tests {
     use crate::config::values::SecretSource;
 
     fn egress() -> Egress {
-        Egress::direct(None).unwrap()
+        Egress::direct(None, None).unwrap()
     }
 
     fn at() -> At {

@@ -188,7 +188,7 @@ mod tests {
     fn written(directory: &Path) -> PathBuf {
         let path = directory.join("audit.jsonl");
         let mut resolver = Resolver::new(directory);
-        let egress = crate::egress::Egress::direct(None).unwrap();
+        let egress = crate::egress::Egress::direct(None, None).unwrap();
         let settings = Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
         let settings = Settings {
             destination: Destination::File { path: path.clone(), max_size: 1 << 20, retention: Retention::default() },

@@ -88,14 +88,20 @@ impl Report {
     }
 
     /// An unknown name, with the nearest known one as help.
-    pub fn unknown<'a>(&mut self, at: &At, what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) {
+    pub fn unknown<'a>(
+        &mut self,
+        at: &At,
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> &mut Problem {
         let known: Vec<&str> = known.into_iter().collect();
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("no {what} is defined"),
             None => format!("known: {}", known.join(", ")),
         };
-        self.error(at, format!("there is no {what} `{name}`")).help(help);
+        self.error(at, format!("there is no {what} `{name}`")).help(help)
     }
 
     pub fn problems(&self) -> &[Problem] {

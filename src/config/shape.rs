@@ -41,6 +41,7 @@ impl Shape<'_> {
                 Some("Span") => self.parsed::<Span>(value, at, "a duration such as `30s`"),
                 Some("Size") => self.parsed::<Size>(value, at, "a size such as `64KiB`"),
                 Some("SecretSource") => self.secret(target, value, at),
+                Some("Kubeconfig") => self.kubeconfig(target, value, at),
                 Some("Algorithm") if is_no_signature_of_an_issuer(value) => {
                     self.report
                         .error(at, format!("{value} is never accepted").replace('"', "`"))
@@ -312,6 +313,19 @@ impl Shape<'_> {
             .error(at, "a secret cannot stand here itself")
             .help("write where it comes from: `{file: PATH}` or `{env: NAME}`");
         false
+    }
+
+    fn kubeconfig(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
+        let named = |(key, value): (&String, &Value)| matches!(key.as_str(), "file" | "context") && value.is_string();
+        if !value.as_object().is_some_and(|entries| entries.iter().all(named)) {
+            // It may be the content of one, which has tokens and keys.
+            self.locations.mask(at);
+        }
+        if value.is_string() {
+            self.report.error(at, "a kubeconfig is named by its path, in a map").help("write `{file: PATH}`");
+            return false;
+        }
+        self.check(schema, value, at)
     }
 
     fn wrong_type(&mut self, schema: &Map<String, Value>, value: &Value, at: &At) -> bool {

@@ -196,6 +196,14 @@ golden! {
         .replace("https://kubernetes.default.svc\n    credential: {bearer: {file: token}}", "https://user:hunter2@kubernetes.default.svc/api")
         .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "url: http://tekton-dashboard.tekton-pipelines:9097\n    tls: {}\n    credential: {bearer: {env: X}}\n    connect_timeout: 0s")
         .replace("url: http://el-build.ci:8080", "url: el-build.ci:8080"));
+    a_kubeconfig_and_what_it_says_already: Case::new(&GOOD
+        .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    tls: {}\n    kubeconfig: {file: kubeconfig}")
+        .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "kubeconfig: {flie: kubeconfig, contxt: prod}")
+        .replace("    url: http://el-build.ci:8080\n", ""));
+    a_kubeconfig_where_nobody_is_impersonated: with("url: http://tekton-dashboard.tekton-pipelines:9097", "kubeconfig: {file: kubeconfig}");
+    the_content_of_a_kubeconfig: Case::new(&GOOD
+        .replace("url: http://tekton-dashboard.tekton-pipelines:9097", "kubeconfig: /etc/doorward/kubeconfig")
+        .replace("    url: http://el-build.ci:8080\n", "    kubeconfig: {users: [{name: u, user: {token: hunter2}}]}\n"));
     an_api_server_with_and_without_impersonation: with("    upstream: listener", "    upstream: api");
     service_accounts_that_cannot_be_those_of_runs: Case::new(&GOOD
         .replace("    credential: {bearer: {file: token}}", "    credential: {bearer: {file: token}}\n    default_service_account: ci/Builder")
@@ -387,6 +395,17 @@ fn no_secret_is_printed_wherever_it_stands() {
         "secrets: [{secrt: hunter2}]",
     ] {
         let printed = with("secrets: [{secret: {file: github-secret}}]", written).printed();
+        assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
+    }
+    for written in [
+        "kubeconfig: {apiVersion: v1, users: [{name: u, user: {token: hunter2}}]}",
+        "kubeconfig: {file: {token: hunter2}}",
+        "kubeconfig: [{token: hunter2}]",
+        "kubeconfig: hunter2",
+        "kubeconfg: {users: [{user: {token: hunter2}}]}",
+        "kubeconfig: |\n      users: [{user: {token: hunter2}}]",
+    ] {
+        let printed = with("credential: {bearer: {file: token}}", written).printed();
         assert!(!printed.contains("hunter2") && printed.contains("error"), "{printed}");
     }
     for written in ["hunter2", "[hunter2]", "{bearer: hunter2}", "{baerer: hunter2}", "{bearer: {flie: hunter2}}"] {

@@ -1,10 +1,14 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::Request;
+use rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Bounds, EgressError};
+use super::{Bounds, Egress, EgressError};
 use crate::issuers::testing::{Provider, Reply, egress};
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
@@ -78,6 +82,32 @@ async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
     let post = Request::post(&url).body(Bytes::new()).unwrap();
     let (answer, ()) = tokio::join!(client.send(post, PATIENT), taking(b""));
     assert!(matches!(answer, Err(EgressError::Exchange(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_certificate_of_an_upstream_must_have_the_name_that_is_given_for_it() {
+    let own = rcgen::generate_simple_self_signed(["api.test".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+    let tls = rustls::ServerConfig::builder().with_no_client_auth();
+    let tls =
+        tokio_rustls::TlsAcceptor::from(Arc::new(tls.with_single_cert(vec![own.cert.der().clone()], key).unwrap()));
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", server.local_addr().unwrap());
+    for (name, is_taken) in [(Some("api.test"), true), (Some("other.test"), false), (None, false)] {
+        let name = name.map(|name| ServerName::try_from(name).unwrap());
+        let client = Egress::direct(Some(own.cert.pem().as_bytes()), name).unwrap();
+        let asked = Request::get(&url).body(Bytes::new()).unwrap();
+        let (answer, ()) = tokio::join!(client.send(asked, PATIENT), async {
+            let (connection, _) = server.accept().await.unwrap();
+            let Ok(mut connection) = tls.accept(connection).await else { return };
+            connection.read_exact(&mut [0; 1]).await.unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        });
+        match is_taken {
+            true => assert_eq!(answer.unwrap().status(), 200),
+            false => assert!(matches!(answer, Err(EgressError::Connect(_))), "{answer:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use crate::{
         values::Span,
     },
     egress::Egress,
+    upstream::Access,
 };
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
@@ -392,32 +393,40 @@ impl Builder<'_> {
                 .error(&at, "only a Kubernetes cluster reviews tokens")
                 .help("set `preset: kubernetes`");
         }
-        let Some(upstream) = self.root.upstreams.iter().find(|upstream| upstream.name == raw.upstream) else {
+        let found = self.root.upstreams.iter().enumerate().find(|(_, upstream)| upstream.name == raw.upstream);
+        let Some((index, upstream)) = found else {
             let known = self.root.upstreams.iter().map(|upstream| upstream.name.as_str());
             self.resolver.report.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
             return None;
         };
-        let server = self.url(&at.key("upstream"), Some(&upstream.url))?;
+        // What is wrong with it is told where it is an upstream, once.
+        let told = std::mem::take(&mut self.resolver.report);
+        let access = Access::resolve(upstream, &At::root().key("upstreams").index(index), self.resolver);
+        let authorities = access.as_ref().and_then(|access| access.tls()?.authorities.as_ref());
+        let ca = authorities.map(|pem| pem.read(self.resolver));
+        self.resolver.report = told;
+        let server = self.url(&at.key("upstream"), Some(&access.as_ref()?.url().to_string()))?;
+        let ca = match ca {
+            Some(ca) => Some(ca?),
+            None => None,
+        };
         let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
         let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
         if cache > Duration::from_secs(10) {
             let help = "a token of a deleted pod is accepted for as long as this";
             self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);
         }
-        let authority = upstream.tls.as_ref().and_then(|tls| tls.ca.as_ref());
-        let ca = match authority {
-            None => None,
-            Some(path) => Some(self.resolver.read(&at.key("upstream"), path)?),
-        };
-        let settings = TokenReviewSettings { server, audiences: checks.audiences.clone(), cache, ca, bearer };
+        let server_name = access.as_ref().and_then(|access| access.tls()?.server_name.clone());
+        let audiences = checks.audiences.clone();
+        let settings = TokenReviewSettings { server, server_name, audiences, cache, ca, bearer };
         if let Some(previous) = self.previous.and_then(|previous| previous.token_review.as_ref())
             && *previous.settings() == settings
         {
             return Some(Arc::clone(previous));
         }
-        let authority = authority.map(|path| self.resolver.path(path));
-        let egress = Egress::direct(authority.as_deref()).map_err(|why| {
-            let of = authority.map_or_else(|| "authorities of the system".into(), |path| path.display().to_string());
+        let ca = settings.ca.as_ref().map(Secret::expose);
+        let egress = Egress::direct(ca, settings.server_name.clone()).map_err(|why| {
+            let of = authorities.map_or_else(|| "authorities of the system".to_owned(), ToString::to_string);
             _ = self.resolver.report.error(&at.key("upstream"), format!("{of}: {why}"));
         });
         let egress = egress.ok()?;

@@ -315,7 +315,7 @@ pub fn egress() -> Egress {
         std::fs::write(file.path(), authority.cert.pem()).unwrap();
         file
     });
-    Egress::direct(Some(CLIENT_CA.path())).unwrap()
+    Egress::direct(Some(&std::fs::read(CLIENT_CA.path()).unwrap()), None).unwrap()
 }
 
 pub fn context() -> Context {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -30,9 +31,11 @@ pub const REVIEW_CLAIM: &str = "authentication.kubernetes.io";
 pub struct TokenReviewSettings {
     /// The address of the API server.
     pub server: Url,
+    /// The name that its certificate must have.
+    pub server_name: Option<ServerName<'static>>,
     pub audiences: Box<[Box<str>]>,
     pub cache: Duration,
-    pub ca: Option<Vec<u8>>,
+    pub ca: Option<Secret>,
     pub bearer: Secret,
 }
 

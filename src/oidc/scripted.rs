@@ -113,7 +113,7 @@ impl ScriptedProvider {
             has_keys: AtomicBool::new(true),
             script: Arc::default(),
             exchanges: Arc::default(),
-            egress: Egress::direct(None).unwrap(),
+            egress: Egress::direct(None, None).unwrap(),
             key,
         }
     }

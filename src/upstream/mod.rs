@@ -38,7 +38,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 pub(crate) use self::{
     connect::{USER_TIMEOUT, keep_alive},
     progress::{Progress, Ticks},
-    settings::{TlsClient, TlsIdentity},
+    settings::{Access, TlsClient, TlsIdentity},
 };
 pub use self::{
     error::{UpstreamError, UpstreamErrorKind},

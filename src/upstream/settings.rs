@@ -1,23 +1,23 @@
 //! An upstream as the program runs on it: address, TLS, credential and bounds, all decided when the configuration is
 //! loaded.
 
+mod access;
+mod kubeconfig;
 mod tls;
 
 use std::{fmt, hash, sync::Arc, time::Duration};
 
-use http::{HeaderValue, uri};
-use url::{Host, Url};
+use http::HeaderValue;
+use url::Host;
 
-pub(super) use self::tls::Tls;
-pub(crate) use self::tls::{TlsClient, TlsIdentity};
+pub(crate) use self::{
+    access::Access,
+    tls::{TlsClient, TlsIdentity},
+};
+pub(super) use self::{access::Authority, tls::Tls};
 use super::progress::Ticks;
 use crate::{
-    config::{
-        raw,
-        report::At,
-        resolver::Resolver,
-        values::{SecretSource, Span},
-    },
+    config::{raw, report::At, resolver::Resolver, values::Span},
     error::{Reason, Rejection},
 };
 
@@ -68,51 +68,18 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// The authority of the URL, in the forms that requests need.
-pub(super) struct Authority {
-    pub(super) host: HeaderValue,
-    /// Scheme and host, as in `Origin`.
-    pub(super) origin: HeaderValue,
-    pub(super) uri: uri::Authority,
-    pub(super) scheme: uri::Scheme,
-}
-
 impl Upstream {
     /// Checks an entry of `upstreams`. Files are read through `resolver`; all problems are reported, and any gives
     /// `None`. `at` is the place of the entry.
     pub fn resolve(raw: &raw::Upstream, limits: &raw::Limits, at: &At, resolver: &mut Resolver) -> Option<Arc<Self>> {
-        let target = target(&raw.url, &at.key("url"), resolver);
-        let credential = raw.credential.as_ref().map(|raw::UpstreamCredential::Bearer(source)| {
-            bearer(source, &at.key("credential").key("bearer"), resolver)
-        });
-        let secure = target.as_ref().is_none_or(|target| target.authority.scheme == uri::Scheme::HTTPS);
-        if !secure && raw.tls.is_some() {
-            resolver
-                .report
-                .error(&at.key("tls"), "`tls` is set, but `url` is not https")
-                .help("write `https://` in `url`, or leave `tls` out");
-        }
-        if let Some(target) = &target
-            && !secure
-            && raw.credential.is_some()
-            && !is_loopback(&target.host)
-        {
-            resolver
-                .report
-                .warning(&at.key("credential"), "the credential is sent in clear text")
-                .help("use `https://` in `url`");
-        }
+        let access = Access::resolve(raw, at, resolver);
         let protocol = match raw.protocol {
             None => Protocol::Negotiated,
             Some(raw::UpstreamProtocol::Http1) => Protocol::Http1,
             Some(raw::UpstreamProtocol::Http2) => Protocol::Http2,
         };
-        let default_tls = raw::ClientTls::default();
-        let raw_tls = raw.tls.as_ref().unwrap_or(&default_tls);
-        let tls = target
-            .as_ref()
-            .filter(|_| secure)
-            .map(|target| Tls::resolve(raw_tls, target, protocol, &at.key("tls"), resolver));
+        let tls = access.as_ref().and_then(|access| access.tls.as_ref());
+        let tls = tls.map(|material| Tls::resolve(material, protocol, resolver));
         let mut span = |key, value: Span| {
             if value.get().is_zero() {
                 let error = resolver.report.error(&at.key(key), format!("`{key}` is zero"));
@@ -132,18 +99,13 @@ impl Upstream {
                 .help("leave it out for the default");
         }
 
-        let target = target?;
-        let credential = match credential {
-            Some(credential) => Some(credential?),
-            None => None,
-        };
+        let Access { target, credential, .. } = access?;
         let (tls, tls_identity) = match tls {
             Some(tls) => tls.map(|(tls, identity)| (Some(tls), Some(identity)))?,
             None => (None, None),
         };
         let valid = max_connections > 0
-            && [connect_timeout, response_timeout, idle_timeout, max_age].iter().all(|span| !span.is_zero())
-            && (secure || raw.tls.is_none());
+            && [connect_timeout, response_timeout, idle_timeout, max_age].iter().all(|span| !span.is_zero());
         valid.then(|| {
             Arc::new(Self {
                 name: raw.name.as_str().into(),
@@ -237,74 +199,15 @@ impl PartialEq for Identity {
 
 impl Eq for Identity {}
 
-struct Target {
-    host: Host<String>,
-    port: u16,
-    authority: Authority,
-}
-
-fn target(text: &str, at: &At, resolver: &mut Resolver) -> Option<Target> {
-    let mut refuse = |why: &str| {
-        resolver.report.error(at, why).help("write `http://host:port` or `https://host:port`, without a path");
-        None
-    };
-    let Ok(url) = Url::parse(text) else { return refuse("is not a URL") };
-    let scheme = match url.scheme() {
-        "http" => uri::Scheme::HTTP,
-        "https" => uri::Scheme::HTTPS,
-        _ => return refuse("is neither http nor https"),
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return refuse("contains a user name or password; put a credential into `credential`");
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return refuse("contains more than scheme, host and port; the path of each request is passed on as it is");
-    }
-    let (Some(host), Some(port)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default()) else {
-        return refuse("names no host");
-    };
-    let authority = url.authority();
-    let origin = HeaderValue::from_str(&url.origin().ascii_serialization());
-    let (Ok(host_header), Ok(origin), Ok(uri)) = (HeaderValue::from_str(authority), origin, authority.parse()) else {
-        return refuse("names a host that HTTP cannot carry");
-    };
-    Some(Target { host, port, authority: Authority { host: host_header, origin, uri, scheme } })
-}
-
-fn is_loopback(host: &Host<String>) -> bool {
-    match host {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
-    }
-}
-
-fn bearer(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<HeaderValue> {
-    let secret = resolver.secret(at, source)?;
-    let token = secret.expose();
-    // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
-    if !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
-        resolver
-            .report
-            .error(at, format!("{source} holds characters that a bearer token cannot have"))
-            .help("the file or variable must hold the token alone, on one line (RFC 6750 section 2.1)");
-        return None;
-    }
-    let mut value = zeroize::Zeroizing::new(b"Bearer ".to_vec());
-    value.extend_from_slice(token);
-    let mut value = HeaderValue::from_bytes(&value).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::values::SecretSource;
 
     fn raw(url: &str) -> raw::Upstream {
-        raw::Upstream { url: url.to_owned(), ..serde_json::from_str(r#"{"name": "cluster", "url": ""}"#).unwrap() }
+        raw::Upstream { url: Some(url.to_owned()), ..serde_json::from_str(r#"{"name": "cluster"}"#).unwrap() }
     }
 
     fn resolve(raw: &raw::Upstream, base: &Path) -> (Option<Arc<Upstream>>, Vec<(String, String)>) {
@@ -401,7 +304,7 @@ mod tests {
         let (upstream, problems) = resolve(&entry, dir.path());
         assert!(upstream.is_some());
         assert_eq!(problems[0].1, "the credential is sent in clear text");
-        entry.url = "http://127.0.0.1:80".to_owned();
+        entry.url = Some("http://127.0.0.1:80".to_owned());
         assert!(resolve(&entry, dir.path()).1.is_empty());
     }
 
@@ -421,9 +324,9 @@ mod tests {
         assert_eq!(base, with(&|entry| entry.response_timeout = Span::from_secs(1)));
         let tls = |change: &dyn Fn(&mut raw::ClientTls)| with(&|entry| change(entry.tls.as_mut().unwrap()));
         for (what, other) in [
-            ("host", with(&|entry| entry.url = "https://other:6443".to_owned())),
-            ("port", with(&|entry| entry.url = "https://host:6444".to_owned())),
-            ("scheme", with(&|entry| (entry.url, entry.tls) = ("http://host:6443".to_owned(), None))),
+            ("host", with(&|entry| entry.url = Some("https://other:6443".to_owned()))),
+            ("port", with(&|entry| entry.url = Some("https://host:6444".to_owned()))),
+            ("scheme", with(&|entry| (entry.url, entry.tls) = (Some("http://host:6443".to_owned()), None))),
             ("protocol", with(&|entry| entry.protocol = Some(raw::UpstreamProtocol::Http1))),
             ("server name", tls(&|tls| tls.server_name = Some("other".to_owned()))),
             ("authorities", tls(&|tls| tls.ca = Some(alice.chain.clone()))),

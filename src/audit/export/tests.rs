@@ -353,7 +353,7 @@ fn what_is_wrong_with_exports_is_reported_at_its_place() {
 ";
     let raw: Vec<raw::AuditExport> = serde_saphyr::from_str(yaml).unwrap();
     let mut resolver = Resolver::new(Path::new(folder.path()));
-    let found = Settings::resolve_all(&raw, &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
+    let found = Settings::resolve_all(&raw, &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
     let mut places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
     places.sort_unstable();
     assert_eq!(

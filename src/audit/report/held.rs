@@ -13,7 +13,11 @@ use x509_parser::pem::Pem;
 
 use crate::{
     audit::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE},
-    config::raw::Root,
+    config::{
+        raw::{Root, Upstream},
+        report::At,
+        resolver::Resolver,
+    },
 };
 
 /// Members of the configuration that name a file of a key, a certificate or a secret.
@@ -69,6 +73,11 @@ impl Held {
         }
         let mut secrets = Vec::new();
         find(&serde_json::to_value(root)?, "", folder, &mut secrets);
+        for (index, upstream) in root.upstreams.iter().enumerate() {
+            if let Some(kubeconfig) = &upstream.kubeconfig {
+                find_named(upstream, &folder.join(&kubeconfig.file), index, folder, &mut secrets);
+            }
+        }
         find_made(&folder.join(&root.store.path), &mut secrets);
         Ok(Self { path, access, secrets })
     }
@@ -140,6 +149,23 @@ pub(super) fn find(value: &Value, place: &str, folder: &Path, found: &mut Vec<He
         }
         _ => {}
     }
+}
+
+/// What a kubeconfig holds and names.
+fn find_named(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, found: &mut Vec<HeldSecret>) {
+    let place = format!("upstreams[{index}].kubeconfig");
+    let mut resolver = Resolver::new(folder);
+    let access = crate::upstream::Access::resolve(upstream, &At::root(), &mut resolver);
+    let tls = access.as_ref().and_then(|access| access.tls());
+    let certificate = tls.and_then(|tls| tls.certificate.as_ref()).map(|(chain, key)| [chain, key]);
+    let authorities = tls.and_then(|tls| tls.authorities.as_ref());
+    for pem in authorities.into_iter().chain(certificate.into_iter().flatten()) {
+        let Some(text) = pem.read(&mut resolver).filter(|_| !pem.is_file()) else { continue };
+        let (not_before, not_after) = validity(text.expose()).unzip();
+        found.push(HeldSecret { place: place.clone(), source: pem.to_string(), written: None, not_before, not_after });
+    }
+    let named = resolver.files().iter().filter(|path| *path != kubeconfig);
+    found.extend(named.map(|path| file(place.clone(), path)));
 }
 
 /// Files of keys beside the store, which Doorward makes where none are configured.

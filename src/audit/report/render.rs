@@ -32,7 +32,8 @@ impl Held {
     fn ages(&self) -> Vec<String> {
         let files = |certificates: bool| {
             let among = self.secrets.iter().filter(move |held| match certificates {
-                true => held.not_after.is_some(),
+                // What stands within a kubeconfig is no file of a certificate.
+                true => held.not_after.is_some() && held.written.is_some(),
                 false => held.written.is_some(),
             });
             let mut files: Vec<String> = among.map(|held| quoted(Path::new(&held.source))).collect();

@@ -93,6 +93,50 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
 }
 
 #[test]
+fn what_a_kubeconfig_holds_and_names_is_told_and_not_read_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let encoded = |text: String| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text);
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "c", "cluster": {"server": "https://a.test", "certificate-authority": "ca.pem"}}],
+        "users": [{"name": "u", "user": {
+            "tokenFile": "token",
+            "client-certificate-data": encoded(own.cert.pem()),
+            "client-key-data": encoded(own.signing_key.serialize_pem()),
+        }}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    });
+    for (name, text) in
+        [("kubeconfig", kubeconfig.to_string()), ("ca.pem", own.cert.pem()), ("token", "the-secret-text".to_owned())]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let root = json!({"upstreams": [{"name": "a", "kubeconfig": {"file": "kubeconfig"}}]});
+    let held = Held::of(&serde_json::from_value(root).unwrap(), "doorward.yaml".into(), dir.path()).unwrap();
+    let told: Vec<(&str, bool, bool)> = held
+        .secrets
+        .iter()
+        .map(|secret| (secret.source.rsplit('/').next().unwrap(), secret.written.is_some(), secret.not_after.is_some()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("kubeconfig", true, false),
+            ("kubeconfig", false, true),
+            ("kubeconfig", false, false),
+            ("ca.pem", true, true),
+            ("token", true, false)
+        ]
+    );
+    assert!(held.secrets[1].source.starts_with("`client-certificate-data` of the user `u` in "));
+    let text = report(&[denied(1, "a")], 0, 2).with(held).to_string();
+    assert!(!text.contains("the-secret-text") && !text.contains("PRIVATE"), "{text}");
+    let commands: Vec<&str> = text.lines().filter(|line| line.contains("openssl x509")).collect();
+    assert!(commands.len() == 1 && commands[0].contains("ca.pem"), "{commands:?}");
+}
+
+#[test]
 fn each_reason_of_a_refusal_counts_in_its_part_alone() {
     let lines: Vec<Value> = crate::error::Reason::ALL
         .iter()

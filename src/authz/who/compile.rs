@@ -266,7 +266,7 @@ fn senders(
         let at = at.key("senders").index(i);
         match text.rsplit_once(':') {
             Some((kind, _)) if !known.contains(&kind) => {
-                report.unknown(&at, "kind of sender", kind, known.iter().copied())
+                report.unknown(&at, "kind of sender", kind, known.iter().copied());
             }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
                 parsed.push((kind.into(), id.into()));

@@ -40,6 +40,7 @@ webhooks:
 upstreams:
   - {name: api, url: 'https://api.test', tls: {}, credential: {bearer: {file: secret}}}
   - {name: listener, url: 'http://build.test'}
+  - {name: other, kubeconfig: {file: kubeconfig}}
 routes:
   - {name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: api}
   - {name: hook, kind: webhook, hosts: [hook.test], schemes: [webhook], webhook: git, upstream: listener,

@@ -55,8 +55,12 @@ pub struct CertificateFiles {
 pub struct Upstream {
     /// The name by which routes speak of it.
     pub name: String,
-    /// `http://host:port` or `https://host:port`, without a path.
-    pub url: String,
+    /// `http://host:port` or `https://host:port`, without a path. It must be there unless `kubeconfig` is.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The kubeconfig of an API server, which says what `url`, `tls` and `credential` do otherwise.
+    #[serde(default)]
+    pub kubeconfig: Option<Kubeconfig>,
     /// TLS towards it; only with `https`.
     #[serde(default)]
     pub tls: Option<ClientTls>,
@@ -115,6 +119,19 @@ impl Upstream {
     pub fn default_service_account(&self) -> &str {
         self.default_service_account.as_deref().unwrap_or("default")
     }
+}
+
+/// An API server and who Doorward is there, as a kubeconfig describes them. Of its cluster `server`, authority and
+/// `tls-server-name` count, and of its user token and client certificate. What else changes how kubectl connects or signs
+/// in, such as `exec` or `proxy-url`, is an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kubeconfig {
+    /// Its path; paths within it begin in its folder. It is read again when it changes, and so are the files that it names.
+    pub file: PathBuf,
+    /// Which of its contexts. Default: its `current-context`.
+    #[serde(default)]
+    pub context: Option<String>,
 }
 
 /// TLS towards a server that Doorward connects to.

@@ -18,11 +18,20 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
     for (index, upstream) in root.upstreams.iter().enumerate() {
         let at = item("upstreams", index);
         let name = upstream.name.as_str();
-        let url = address(&upstream.url, &at.key("url"), report);
+        let whole = !is_touched(mended, &at);
+        let url = upstream.url.as_ref().and_then(|url| address(url, &at.key("url"), report));
         if let Some(url) = &url {
             transport(upstream, url, &at, report);
         }
-        let authenticated = is_touched(mended, &at)
+        if upstream.kubeconfig.is_some() {
+            alone(upstream, &at, report);
+        } else if upstream.url.is_none() && whole {
+            report
+                .error(&at, format!("upstream `{name}` has no address"))
+                .help("set `url`, or `kubeconfig` for an API server");
+        }
+        let authenticated = !whole
+            || upstream.kubeconfig.is_some()
             || upstream.credential.is_some()
             || upstream.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
         match (kubernetes.contains(name), others.contains(name)) {
@@ -32,7 +41,7 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
                         &at,
                         format!("upstream `{name}` is a Kubernetes API server, and Doorward has no credential there"),
                     )
-                    .help("impersonation needs one: set `credential`, or `certificate` within `tls`");
+                    .help("impersonation needs one: set `credential`, `certificate` within `tls`, or `kubeconfig`");
             }
             (true, true) => {
                 report
@@ -40,6 +49,16 @@ pub(super) fn check(root: &raw::Root, routes: &[&Route], mended: &BTreeSet<At>, 
                     .help(
                         "without impersonation, requests would run as Doorward itself; use another upstream for routes \
                          of other kinds",
+                    );
+            }
+            (false, true) if upstream.kubeconfig.is_some() => {
+                report
+                    .error(
+                        &at.key("kubeconfig"),
+                        format!("upstream `{name}` is a Kubernetes API server, and used without impersonation"),
+                    )
+                    .help(
+                        "requests would run as Doorward itself; use it for `kubernetes` routes, or set `url` instead",
                     );
             }
             _ => {}
@@ -69,6 +88,20 @@ fn uses<'a>(routes: &[&'a Route]) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
         kubernetes.extend(route.kubernetes.as_deref());
     }
     (kubernetes, others)
+}
+
+/// Reports what stands beside a kubeconfig and would be a second answer to what that says.
+fn alone(upstream: &raw::Upstream, at: &At, report: &mut Report) {
+    let others = [
+        ("url", upstream.url.is_some()),
+        ("tls", upstream.tls.is_some()),
+        ("credential", upstream.credential.is_some()),
+    ];
+    for (key, _) in others.into_iter().filter(|(_, is_set)| *is_set) {
+        report
+            .error(&at.key(key), format!("`{key}` stands beside `kubeconfig`, which says it already"))
+            .help(format!("leave `{key}` out, or write `url`, `tls` and `credential` in place of `kubeconfig`"));
+    }
 }
 
 fn address(text: &str, at: &At, report: &mut Report) -> Option<Url> {

@@ -1,5 +1,6 @@
 //! Tokens of clusters and of CI systems.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::super::{Accepts, Context, Issuers, testing::*};
@@ -118,6 +119,42 @@ async fn reviews_decide_where_configured() {
     }
     bench.provider.on(REVIEWS, Reply::Answer(403, "application/json", "{}".into()));
     assert_eq!(bench.pod(json!({"jti": "x"})).await.unwrap_err().reason(), Reason::IssuerUnavailable);
+}
+
+#[tokio::test]
+async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
+    let bench = Bench::new("kubernetes", false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let authority = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap().cert.pem();
+    let resolved = |server: &str, data: &str| {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "c", "cluster": {
+                "server": server, "certificate-authority-data": data,
+                "tls-server-name": if data.is_empty() { "" } else { "a.test" },
+            }}],
+            "users": [{"name": "u", "user": {"token": "not-for-reviews"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        });
+        std::fs::write(path("kubeconfig"), kubeconfig.to_string()).unwrap();
+        std::fs::write(path("token"), "reviewer-token").unwrap();
+        let issuer = json!({"name": "main", "issuer": bench.provider.url, "audiences": ["doorward"],
+            "preset": "kubernetes", "token_review": {"upstream": "api", "bearer": {"file": path("token")}}});
+        let upstream = json!({"name": "api", "kubeconfig": {"file": path("kubeconfig")}});
+        resolve(&json!({"issuers": [issuer], "upstreams": [upstream]}), None, &bench._context).0
+    };
+    let settings = |issuers: &Issuers| {
+        let issuer = issuers.get("main").unwrap().token_review.clone().unwrap();
+        let settings = issuer.settings();
+        (settings.server.to_string(), settings.ca.clone(), settings.server_name.clone())
+    };
+    let (server, ca, name) = settings(&resolved("https://api.test:6443", &BASE64_STANDARD.encode(&authority)));
+    assert_eq!((server.as_str(), name), ("https://api.test:6443/", Some("a.test".try_into().unwrap())));
+    assert_eq!(ca.unwrap().expose(), authority.as_bytes());
+    let (server, ca, name) = settings(&resolved(&bench.provider.url, ""));
+    assert_eq!(server, format!("{}/", bench.provider.url));
+    assert!(ca.is_none() && name.is_none());
 }
 
 /// kubernetes:C5: a dead token makes one review.

@@ -73,7 +73,7 @@ pub(crate) fn settings() -> Settings {
 
 /// A trail in that folder, in `audit.jsonl`.
 pub(crate) fn trail(folder: &Path) -> Trail {
-    let (egress, mut resolver) = (Egress::direct(None).unwrap(), Resolver::new(folder));
+    let (egress, mut resolver) = (Egress::direct(None, None).unwrap(), Resolver::new(folder));
     let settings = audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
     let path = folder.join("audit.jsonl");
     let destination = audit::Destination::File { path, max_size: 1 << 20, retention: audit::Retention::default() };

@@ -18,7 +18,8 @@ fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
     let yaml = format!("tokens: {{exchange: [], onward: [{onward}]{rest}");
     let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
     let mut resolver = Resolver::default();
-    let onwards = Onward::resolve_all(&root, (OURS, None), &Egress::direct(None).unwrap(), &At::root(), &mut resolver);
+    let onwards =
+        Onward::resolve_all(&root, (OURS, None), &Egress::direct(None, None).unwrap(), &At::root(), &mut resolver);
     let problems = resolver.report.problems().iter();
     (onwards, problems.map(|problem| (problem.at.as_str().to_owned(), problem.message.clone())).collect())
 }

@@ -1,6 +1,6 @@
 //! TLS towards an upstream.
 
-use std::sync::Arc;
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
@@ -10,8 +10,100 @@ use rustls::{
 use rustls_platform_verifier::BuilderVerifierExt;
 use url::Host;
 
-use super::{Protocol, Target};
-use crate::config::{raw, report::At, resolver::Resolver};
+use super::Protocol;
+use crate::config::{
+    raw,
+    report::At,
+    resolver::{Resolver, Secret},
+};
+
+/// PEM text, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Pem {
+    at: At,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(PathBuf),
+    /// With what it is called in messages.
+    Text(Secret, String),
+}
+
+impl Pem {
+    /// In a file. `at` is where the configuration names it.
+    pub(super) fn file(path: PathBuf, at: At) -> Self {
+        Self { at, source: Source::File(path) }
+    }
+
+    pub(super) fn text(text: Secret, called: String, at: At) -> Self {
+        Self { at, source: Source::Text(text, called) }
+    }
+
+    /// Whether it is a file of its own.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.source, Source::File(_))
+    }
+
+    /// A file that cannot be read is reported.
+    pub(crate) fn read(&self, resolver: &mut Resolver) -> Option<Secret> {
+        match &self.source {
+            Source::File(path) => resolver.read(&self.at, path).map(Secret::new),
+            Source::Text(text, _) => Some(text.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::File(path) => path.display().fmt(f),
+            Source::Text(_, called) => f.write_str(called),
+        }
+    }
+}
+
+/// What TLS towards a server is set up from.
+#[derive(Debug)]
+pub(crate) struct Material {
+    pub(super) at: At,
+    /// `None`: it is no name, which has been reported.
+    pub(crate) server_name: Option<ServerName<'static>>,
+    /// `None`: the system's.
+    pub(crate) authorities: Option<Pem>,
+    /// Our chain and its key.
+    pub(crate) certificate: Option<(Pem, Pem)>,
+}
+
+impl Material {
+    /// As `tls` tells. `host` is what is connected to.
+    pub(super) fn written(raw: &raw::ClientTls, host: &Host<String>, at: &At, resolver: &mut Resolver) -> Self {
+        let server_name = server_name(raw.server_name.as_deref(), host);
+        if server_name.is_none() {
+            resolver
+                .report
+                .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
+                .help("write the name that stands in the certificate of the server");
+        }
+        let certificate = raw.certificate.as_ref().map(|files| {
+            let at = at.key("certificate");
+            (Pem::file(files.chain.clone(), at.key("chain")), Pem::file(files.key.clone(), at.key("key")))
+        });
+        let authorities = raw.ca.as_ref().map(|path| Pem::file(path.clone(), at.key("ca")));
+        Self { at: at.clone(), server_name, authorities, certificate }
+    }
+}
+
+/// The name that the certificate of a server must have: the one given, else the host.
+pub(super) fn server_name(given: Option<&str>, host: &Host<String>) -> Option<ServerName<'static>> {
+    match (given, host) {
+        (Some(name), _) => ServerName::try_from(name.to_owned()).ok(),
+        (None, Host::Domain(name)) => ServerName::try_from(name.clone()).ok(),
+        (None, Host::Ipv4(address)) => Some(std::net::IpAddr::from(*address).into()),
+        (None, Host::Ipv6(address)) => Some(std::net::IpAddr::from(*address).into()),
+    }
+}
 
 /// What of TLS tells connections apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,30 +141,23 @@ pub(crate) struct TlsClient {
 impl TlsClient {
     /// `host` is what is connected to.
     pub(crate) fn resolve(raw: &raw::ClientTls, host: &Host<String>, at: &At, resolver: &mut Resolver) -> Option<Self> {
-        let server_name = match (&raw.server_name, host) {
-            (Some(name), _) | (None, Host::Domain(name)) => ServerName::try_from(name.clone()).ok(),
-            (None, Host::Ipv4(address)) => Some(std::net::IpAddr::from(*address).into()),
-            (None, Host::Ipv6(address)) => Some(std::net::IpAddr::from(*address).into()),
-        };
-        if server_name.is_none() {
-            resolver
-                .report
-                .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
-                .help("write the name that stands in the certificate of the server");
-        }
+        Self::new(&Material::written(raw, host, at, resolver), resolver)
+    }
 
-        let authorities = match &raw.ca {
+    fn new(material: &Material, resolver: &mut Resolver) -> Option<Self> {
+        let server_name = material.server_name.clone();
+        let authorities = match &material.authorities {
             None => Some(None),
-            Some(path) => roots(path, &at.key("ca"), resolver).map(Some),
+            Some(pem) => roots(pem, resolver).map(Some),
         };
-        let client = match &raw.certificate {
+        let client = match &material.certificate {
             None => Some(None),
-            Some(files) => client_certificate(files, &at.key("certificate"), resolver).map(Some),
+            Some((chain, key)) => client_certificate(chain, key, resolver).map(Some),
         };
         let (server_name, authorities, client) = (server_name?, authorities?, client?);
 
         let mut problem = |what: &str, error: rustls::Error| {
-            resolver.report.error(at, format!("{what}: {error}"));
+            resolver.report.error(&material.at, format!("{what}: {error}"));
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -105,13 +190,11 @@ impl TlsClient {
 
 impl Tls {
     pub(super) fn resolve(
-        raw: &raw::ClientTls,
-        target: &Target,
+        material: &Material,
         protocol: Protocol,
-        at: &At,
         resolver: &mut Resolver,
     ) -> Option<(Self, TlsIdentity)> {
-        let TlsClient { config, identity } = TlsClient::resolve(raw, &target.host, at, resolver)?;
+        let TlsClient { config, identity } = TlsClient::new(material, resolver)?;
         let with_alpn = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -127,50 +210,50 @@ impl Tls {
     }
 }
 
-fn roots(path: &std::path::Path, at: &At, resolver: &mut Resolver) -> Option<(RootCertStore, [u8; 32])> {
-    let pem = resolver.read(at, path)?;
+fn roots(pem: &Pem, resolver: &mut Resolver) -> Option<(RootCertStore, [u8; 32])> {
+    let text = pem.read(resolver)?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    for certificate in CertificateDer::pem_slice_iter(text.expose()) {
         let added = certificate
             .map_err(|error| error.to_string())
             .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
         if let Err(why) = added {
-            resolver.report.error(at, format!("{} holds a certificate that cannot be read: {why}", path.display()));
+            resolver.report.error(&pem.at, format!("{pem} holds a certificate that cannot be read: {why}"));
             return None;
         }
     }
     if roots.is_empty() {
         resolver
             .report
-            .error(at, format!("{} holds no certificate", path.display()))
+            .error(&pem.at, format!("{pem} holds no certificate"))
             .help("it must hold certificates in PEM form");
         return None;
     }
-    Some((roots, digest(&[&pem])))
+    Some((roots, digest(&[text.expose()])))
 }
 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, [u8; 32]);
 
-fn client_certificate(files: &raw::CertificateFiles, at: &At, resolver: &mut Resolver) -> Option<ClientCertificate> {
-    let chain_pem = resolver.read(&at.key("chain"), &files.chain);
-    let key_pem = resolver.read(&at.key("key"), &files.key).map(zeroize::Zeroizing::new);
-    let (chain_pem, key_pem) = (chain_pem?, key_pem?);
-    let chain = CertificateDer::pem_slice_iter(&chain_pem).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+fn client_certificate(chain_pem: &Pem, key_pem: &Pem, resolver: &mut Resolver) -> Option<ClientCertificate> {
+    let chain_text = chain_pem.read(resolver);
+    let key_text = key_pem.read(resolver);
+    let (chain_text, key_text) = (chain_text?, key_text?);
+    let chain = CertificateDer::pem_slice_iter(chain_text.expose()).collect::<Result<Vec<_>, _>>().unwrap_or_default();
     if chain.is_empty() {
         resolver
             .report
-            .error(&at.key("chain"), format!("{} holds no readable certificate chain", files.chain.display()))
+            .error(&chain_pem.at, format!("{chain_pem} holds no readable certificate chain"))
             .help("it must hold certificates in PEM form, the leaf first");
     }
     // The cause is left out: it could quote the key.
-    let key = PrivateKeyDer::from_pem_slice(&key_pem).ok();
+    let key = PrivateKeyDer::from_pem_slice(key_text.expose()).ok();
     if key.is_none() {
         resolver
             .report
-            .error(&at.key("key"), format!("{} holds no readable private key", files.key.display()))
+            .error(&key_pem.at, format!("{key_pem} holds no readable private key"))
             .help("it must hold one private key in PEM form");
     }
-    let digest = digest(&[&chain_pem, &key_pem]);
+    let digest = digest(&[chain_text.expose(), key_text.expose()]);
     (!chain.is_empty()).then_some((chain, key?, digest))
 }
 

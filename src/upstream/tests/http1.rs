@@ -250,7 +250,7 @@ async fn a_peer_that_takes_no_tls_handshake_is_a_connect_timeout() {
     })
     .await;
     let upstream = upstream_with(address, |entry| {
-        entry.url = format!("https://{address}");
+        entry.url = Some(format!("https://{address}"));
         entry.connect_timeout = Span::from_millis(200);
     });
     let error = fetch(&pools(), &upstream, get()).await.unwrap_err();

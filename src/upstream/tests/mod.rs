@@ -39,9 +39,9 @@ use crate::{
 pub(super) fn raw_upstream(url: String) -> raw::Upstream {
     raw::Upstream {
         name: "backend".to_owned(),
-        url,
+        url: Some(url),
         response_timeout: Span::from_secs(10),
-        ..serde_json::from_str(r#"{"name": "", "url": ""}"#).unwrap()
+        ..serde_json::from_str(r#"{"name": ""}"#).unwrap()
     }
 }
 

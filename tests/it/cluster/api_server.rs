@@ -34,6 +34,8 @@ pub struct ApiServer {
     pub address: SocketAddr,
     /// That signed its certificate.
     pub authority: Authority,
+    /// Whose certificates say who comes.
+    pub clients: Authority,
     /// Whose certificates may speak for others by `X-Remote-User`, as those of an aggregator may.
     pub front_proxy: Authority,
     /// Of a member of `system:masters`.
@@ -81,7 +83,7 @@ impl ApiServer {
         );
 
         let folder = programs::folder();
-        let (authority, front_proxy) = (Authority::new(), Authority::new());
+        let (authority, clients, front_proxy) = (Authority::new(), Authority::new(), Authority::new());
         authority.issue(&["127.0.0.1", "localhost", "kubernetes.default.svc"]).write(&folder, "server");
         let (admin_token, accounts) = (unique(), KeyPair::generate().unwrap());
         for (name, text) in [
@@ -89,6 +91,7 @@ impl ApiServer {
             ("audit-policy.yaml", AUDIT_POLICY.to_owned()),
             ("accounts.key", accounts.serialize_pem()),
             ("accounts.pem", accounts.public_key_pem()),
+            ("clients.pem", clients.pem()),
             ("front-proxy.pem", front_proxy.pem()),
         ] {
             fs::write(folder.join(name), text).unwrap();
@@ -109,6 +112,7 @@ impl ApiServer {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--service-account-key-file=accounts.pem".to_owned(),
             "--service-account-signing-key-file=accounts.key".to_owned(),
+            "--client-ca-file=clients.pem".to_owned(),
             "--requestheader-client-ca-file=front-proxy.pem".to_owned(),
             "--requestheader-username-headers=X-Remote-User".to_owned(),
             "--requestheader-uid-headers=X-Remote-Uid".to_owned(),
@@ -120,7 +124,7 @@ impl ApiServer {
         ];
         let server = Program::start(folder, "kube-apiserver", &arguments, &[]);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Self { address, authority, front_proxy, admin_token, server, etcd }
+        Self { address, authority, clients, front_proxy, admin_token, server, etcd }
     }
 
     /// Waits until it serves. `false`: it never will.

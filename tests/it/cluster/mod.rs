@@ -12,6 +12,7 @@ mod everywhere;
 mod impersonation;
 mod informer;
 mod ingress;
+mod kubeconfig;
 mod kubectl;
 mod load;
 mod login;

@@ -1,0 +1,311 @@
+//! A kubeconfig, as the description of an API server and of who we are there.
+//!
+//! What of it would make kubectl connect or sign in otherwise than Doorward can is refused, and so is what kubectl does not
+//! know: left out, it would be another connection than the one that is described. No message quotes what stands in the
+//! file but names of its contexts, clusters and users.
+
+use std::path::PathBuf;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::HeaderValue;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::{
+    access::{Access, Target, bearer},
+    tls::{Material, Pem, server_name},
+};
+use crate::config::{
+    parse_yaml, raw,
+    report::{At, nearest},
+    resolver::{Resolver, Secret},
+    values::SecretSource,
+};
+
+/// The fields of a part that are followed, and those that change nothing of a connection.
+fn known(part: &str) -> &'static [&'static str] {
+    match part {
+        "context" => &["cluster", "user", "namespace", "extensions"],
+        "cluster" => &[
+            "server",
+            "certificate-authority",
+            "certificate-authority-data",
+            "tls-server-name",
+            "disable-compression",
+            "extensions",
+        ],
+        _ => &[
+            "token",
+            "tokenFile",
+            "client-certificate",
+            "client-certificate-data",
+            "client-key",
+            "client-key-data",
+            "extensions",
+        ],
+    }
+}
+
+/// What to do instead of a field that kubectl follows and Doorward does not.
+fn instead_of(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "insecure-skip-tls-verify" => {
+            "anybody could be the server; put the authority of its certificate into `certificate-authority-data`, and a \
+             name that stands in it into `tls-server-name`"
+        }
+        "proxy-url" => "upstreams are connected to directly; write an address into `server` that can be reached so",
+        "exec" | "auth-provider" => {
+            "Doorward runs no program for a credential; have the token written to a file by what renews it, and name \
+             that in `tokenFile`, or use a client certificate"
+        }
+        "username" | "password" => "API servers take no passwords any more; use a token or a client certificate",
+        "as" | "as-uid" | "as-groups" | "as-user-extra" => {
+            "Doorward impersonates whoever calls, and can be nobody else before; use a credential of its own account"
+        }
+        _ => return None,
+    })
+}
+
+/// Reads the kubeconfig that is named at `at`. All problems are reported, and any gives `None`.
+pub(super) fn read(raw: &raw::Kubeconfig, at: &At, resolver: &mut Resolver) -> Option<Access> {
+    let path = resolver.path(&raw.file).display().to_string();
+    let mut reader = Reader { raw, at: at.key("file"), path, resolver, refused: false };
+    let document = reader.document()?;
+    let (name, context_at) = match (&raw.context, document.get("current-context")) {
+        (Some(name), _) => (name.as_str(), at.key("context")),
+        (None, Some(Value::String(name))) if !name.is_empty() => (name.as_str(), at.key("file")),
+        _ => {
+            reader.refuse("has no `current-context`", "set `context` to the one that is meant");
+            return None;
+        }
+    };
+    let context = reader.part(&document, "context", name, &context_at)?;
+    let (cluster, user) = (reader.text(&context, "cluster"), reader.text(&context, "user"));
+    let (Some(cluster), Some(user)) = (cluster, user) else {
+        reader.refuse(&format!("names no cluster or no user in {context}"), "`kubectl config set-context` sets them");
+        return None;
+    };
+    let at = reader.at.clone();
+    let (cluster, user) = (reader.part(&document, "cluster", cluster, &at), reader.part(&document, "user", user, &at));
+    let (cluster, user) = (cluster?, user?);
+
+    let target = reader.target(&cluster);
+    let server_name = target.as_ref().and_then(|target| reader.server_name(&cluster, target));
+    let authorities = reader.pem(&cluster, "certificate-authority");
+    let (chain, key) = (reader.pem(&user, "client-certificate"), reader.pem(&user, "client-key"));
+    let credential = reader.token(&user);
+    let target = target.filter(|_| !reader.refused)?;
+    if chain.is_some() != key.is_some() {
+        let help = "write both `client-certificate` and `client-key`, or leave both out for a token";
+        reader.refuse(&format!("has half of a client certificate and its key in {user}"), help);
+    } else if credential.is_none() && chain.is_none() {
+        let help = "give it `tokenFile`, `token`, or `client-certificate` and `client-key`: impersonation needs one";
+        reader.refuse(&format!("has no credential in {user}"), help);
+    }
+    let certificate = chain.zip(key);
+    let is_tls =
+        authorities.is_some() || certificate.is_some() || cluster.fields.get("tls-server-name").is_some_and(is_set);
+    if !target.is_secure() && is_tls {
+        reader.refuse(&format!("says how to speak TLS, but the `server` in {cluster} is not https"), HTTPS);
+    }
+    let tls = target.is_secure().then_some(Material { at, server_name, authorities, certificate });
+    (!reader.refused).then_some(Access { target, tls, credential })
+}
+
+const HTTPS: &str = "write `https://` in `server`";
+
+/// A context, cluster or user.
+struct Part<'d> {
+    what: &'static str,
+    name: &'d str,
+    fields: &'d Map<String, Value>,
+}
+
+impl std::fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the {} `{}`", self.what, self.name)
+    }
+}
+
+struct Reader<'a> {
+    raw: &'a raw::Kubeconfig,
+    /// Where the configuration names the file.
+    at: At,
+    /// The file as messages name it.
+    path: String,
+    resolver: &'a mut Resolver,
+    refused: bool,
+}
+
+impl Reader<'_> {
+    /// `why` goes on from the name of the file.
+    fn refuse(&mut self, why: &str, help: &str) {
+        self.refused = true;
+        self.resolver.report.error(&self.at, format!("{} {why}", self.path)).help(help);
+    }
+
+    fn document(&mut self) -> Option<Map<String, Value>> {
+        let bytes = Zeroizing::new(self.resolver.read(&self.at, &self.raw.file)?);
+        // The words of the YAML reader could quote what stands there.
+        let document = std::str::from_utf8(&bytes).ok().and_then(|text| parse_yaml(text).ok());
+        let Some(document) = document else {
+            let help =
+                "what stands in it is not shown here; `kubectl config view --kubeconfig FILE` says where it is broken";
+            self.refuse("is no YAML that can be read, or says a key twice", help);
+            return None;
+        };
+        if document.get("kind") != Some(&"Config".into()) || document.get("apiVersion") != Some(&"v1".into()) {
+            self.refuse("is no kubeconfig", "a kubeconfig says `apiVersion: v1` and `kind: Config`");
+            return None;
+        }
+        Some(document)
+    }
+
+    /// The entry of a list with this name. `at` is where the name stands.
+    fn part<'d>(
+        &mut self,
+        document: &'d Map<String, Value>,
+        what: &'static str,
+        name: &'d str,
+        at: &At,
+    ) -> Option<Part<'d>> {
+        let entries = document.get(&format!("{what}s")).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let named = |entry: &'d Value| entry.get("name").and_then(Value::as_str);
+        let mut found = entries.iter().filter(|entry| named(entry) == Some(name));
+        let Some(entry) = found.next() else {
+            let problem = self.resolver.report.unknown(at, what, name, entries.iter().filter_map(named));
+            problem.message = format!("{}: {}", self.path, problem.message);
+            return None;
+        };
+        if found.next().is_some() {
+            self.refuse(&format!("has the {what} `{name}` twice"), "leave out or rename one of them");
+            return None;
+        }
+        let Some(fields) = entry.get(what).and_then(Value::as_object) else {
+            self.refuse(&format!("says nothing of the {what} `{name}`"), "compare it with `kubectl config view`");
+            return None;
+        };
+        let part = Part { what, name, fields };
+        self.check(&part);
+        Some(part)
+    }
+
+    /// Refuses what of a part cannot be followed. A field that nobody knows is not named: it may be a slipped token.
+    fn check(&mut self, part: &Part<'_>) {
+        for (key, value) in part.fields {
+            let known = known(part.what);
+            match instead_of(key) {
+                _ if known.contains(&key.as_str()) => {}
+                Some(_) if !is_set(value) => {}
+                Some(help) => self.refuse(&format!("has `{key}` in {part}, which Doorward does not follow"), help),
+                None => {
+                    let near = nearest(key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                    let help = near.unwrap_or_else(|| format!("known there: {}", known.join(", ")));
+                    self.refuse(&format!("has a field that is none of a kubeconfig in {part}"), &help);
+                }
+            }
+        }
+    }
+
+    /// A field that is text; as for kubectl, an empty one is not there.
+    fn text<'d>(&mut self, part: &Part<'d>, key: &str) -> Option<&'d str> {
+        match part.fields.get(key)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
+            _ => {
+                self.refuse(&format!("has other than text in `{key}` of {part}"), "put it in quotes");
+                None
+            }
+        }
+    }
+
+    fn target(&mut self, cluster: &Part<'_>) -> Option<Target> {
+        let help = "write `https://host:port`, an address of the API server itself, without a path";
+        let Some(server) = self.text(cluster, "server") else {
+            self.refuse(&format!("has no `server` in {cluster}"), help);
+            return None;
+        };
+        match Target::parse(server) {
+            Err(why) => self.refuse(&format!("has a `server` in {cluster} that {why}"), help),
+            Ok(target) if !target.is_secure() && !target.is_loopback() => {
+                self.refuse(&format!("has a `server` in {cluster} to which credentials would go in clear text"), HTTPS);
+            }
+            Ok(target) => return Some(target),
+        }
+        None
+    }
+
+    fn server_name(&mut self, cluster: &Part<'_>, target: &Target) -> Option<rustls::pki_types::ServerName<'static>> {
+        let given = self.text(cluster, "tls-server-name");
+        let name = server_name(given, &target.host);
+        if name.is_none() {
+            let help = "write the name that stands in the certificate of the server into `tls-server-name`";
+            self.refuse(&format!("has no name for {cluster} that could stand in a certificate"), help);
+        }
+        name
+    }
+
+    /// What stands in the file itself, or in one that it names: never both, as kubectl has it.
+    fn pem(&mut self, part: &Part<'_>, key: &str) -> Option<Pem> {
+        let data_key = format!("{key}-data");
+        match (self.file(part, key), self.text(part, &data_key)) {
+            (None, None) => None,
+            (Some(path), None) => Some(Pem::file(path, self.at.clone())),
+            (None, Some(data)) => {
+                // Lines may be broken in it.
+                let data: Zeroizing<String> = Zeroizing::new(data.split(['\r', '\n']).collect());
+                let Ok(text) = BASE64_STANDARD.decode(data.as_bytes()) else {
+                    let help = "it must hold a PEM file in base64, as `base64 -w0 FILE` prints it";
+                    self.refuse(&format!("has other than base64 in `{data_key}` of {part}"), help);
+                    return None;
+                };
+                let called = format!("`{data_key}` of {part} in {}", self.path);
+                Some(Pem::text(Secret::new(text), called, self.at.clone()))
+            }
+            (Some(_), Some(_)) => {
+                self.refuse(&format!("has both `{key}` and `{data_key}` in {part}"), "leave one of them out");
+                None
+            }
+        }
+    }
+
+    fn token(&mut self, user: &Part<'_>) -> Option<HeaderValue> {
+        // As for kubectl, the file wins.
+        let (token, called) = match (self.file(user, "tokenFile"), self.text(user, "token")) {
+            (Some(path), _) => {
+                let source = SecretSource::File(path);
+                (self.resolver.secret(&self.at, &source), source.to_string())
+            }
+            (None, Some(token)) => (Some(Secret::new(token.into())), format!("`token` of {user} in {}", self.path)),
+            (None, None) => return None,
+        };
+        let value = token.and_then(|token| bearer(&token, called, &self.at, self.resolver));
+        self.refused |= value.is_none();
+        value
+    }
+
+    /// A file that is named, relative to the folder of the kubeconfig.
+    fn file(&mut self, part: &Part<'_>, key: &str) -> Option<PathBuf> {
+        let path = self.text(part, key)?;
+        // Paths are told in messages; what stands there in place of one is not.
+        if path.contains(char::is_control) || path.split('/').any(|name| name.len() > 255) {
+            self.refuse(&format!("has other than a path in `{key}` of {part}"), "write the path of a file");
+            return None;
+        }
+        Some(self.raw.file.with_file_name(path))
+    }
+}
+
+/// Whether a field says anything.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;
