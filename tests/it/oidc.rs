@@ -125,7 +125,7 @@ async fn a_person_logs_in_by_way_of_nginx() {
     let authority = Authority::new();
     authority.issue(&["localhost"]).write(dir.path(), "server");
     std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-    let nginx = Nginx::in_front_of(([127, 0, 0, 1], port).into(), dir.path()).await;
+    let nginx = Nginx::in_front_of(([127, 0, 0, 1], port).into(), dir.path(), free_port()).await;
     let origin = format!("https://localhost:{}", nginx.address.port());
     let provider = OidcProvider::start(&origin).await;
     let listener = format!(

@@ -1,11 +1,11 @@
 //! A person at the Dashboard, in a real Chromium: the requests are those that its pages make, to the real API server with the real
-//! Tekton behind it. The Dashboard's own back end, which cannot be had as a program, only serves its files.
+//! Tekton behind it, straight and by way of nginx (`ingress.rs`). The Dashboard's own back end, which cannot be had as a program, only serves its files.
 
 use serde_json::{Value, json};
 
 use super::{
     tekton::{LOGGED, Tekton, pod},
-    world::{GROUP, World},
+    world::{Front, GROUP, World},
 };
 use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port};
 
@@ -20,13 +20,17 @@ async fn back_end() -> Upstream {
 
 #[tokio::test]
 async fn a_person_sees_their_namespaces_starts_and_cancels_a_run_follows_it_and_is_out_after_the_logout() {
+    walk(Front::Own(free_port())).await;
+}
+
+/// With a browser that finds Doorward there.
+pub(super) async fn walk(front: Front) {
     Tekton::get().await;
-    let (back_end, port) = (back_end().await, free_port());
-    let origin = format!("http://localhost:{port}");
+    let back_end = back_end().await;
+    let origin = front.origin();
     let provider = OidcProvider::start(&origin).await;
     let change = |yaml: String| {
-        yaml.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)
-            .replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
+        yaml.replace("who: {groups: [dev]}", "who: {issuers: [a], groups: [dev]}")
             .replace(
                 "upstreams:\n",
                 &format!(
@@ -64,7 +68,8 @@ upstreams:
 ",
             )
     };
-    let world = World::with_hosts(change, &[("client", "doorward-secret-of-the-tests")], "api.test").await;
+    let world = World::with_front(front, change, &[("client", "doorward-secret-of-the-tests")], "api.test").await;
+    world.until_people_can_sign_in().await;
     let pod = pod(world.api, &world.namespace).await;
     let saw = browse(&json!({
         "scenario": "board", "url": origin, "namespace": world.namespace, "pod": pod, "logged": LOGGED,

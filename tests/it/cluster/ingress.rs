@@ -1,78 +1,63 @@
-//! kubectl by way of a real nginx in front of Doorward, set up as `deploy/examples/nginx.conf` says.
+//! What kubectl and browsers do, by way of a real nginx in front of Doorward, set up as `deploy/examples/nginx.conf` says.
 
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use serde_json::json;
 
 use super::{
-    pods::{output, over},
-    tekton::{LOGGED, Tekton, pod},
-    world::World,
+    browser, kubectl, login, pods,
+    world::{Front, World},
 };
-use crate::harness::{Nginx, Raw, connect_tls, request, unique, within};
+use crate::harness::request;
 
-async fn behind_nginx() -> (World, Nginx) {
-    let trusting = |yaml: String| {
-        yaml.replace(
-            "{name: secure, address: 127.0.0.1:0,",
-            "{name: secure, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32],",
-        )
-    };
-    let world = World::with(trusting).await;
-    let nginx = Nginx::in_front_of(world.doorward.address("secure"), world.doorward.dir()).await;
-    (world, nginx)
+#[tokio::test]
+async fn kubectl_reads_and_writes_by_way_of_nginx() {
+    let world = World::behind_nginx().await;
+    kubectl::reads_and_writes(&world).await;
+    let passed = world.passed_nginx();
+    let mut spoken: Vec<&str> = passed.iter().filter_map(|line| line.rsplit(' ').next()).collect();
+    spoken.dedup();
+    assert_eq!(spoken, ["HTTP/1.1", "HTTP/2.0"], "{passed:#?}");
 }
 
 #[tokio::test]
-async fn kubectl_watches_uploads_and_follows_through_nginx() {
-    let tekton = Tekton::get().await;
-    let (world, nginx) = behind_nginx().await;
-    let pod = pod(world.api, &world.namespace).await;
-    for http1 in [true, false] {
-        let kubectl = world.kubectl_at(nginx.address.port(), "alice");
-        let kubectl = if http1 { kubectl.over_http1() } else { kubectl };
+async fn who_one_is_and_what_one_may_do_is_the_same_by_way_of_nginx() {
+    kubectl::whoami_and_can_i(&World::behind_nginx().await).await;
+}
 
-        let name = if http1 { "one" } else { "two" };
-        let mut watch = kubectl.start(&["get", "configmaps", "--watch-only", "-o", "jsonpath={.metadata.name}{'\\n'}"]);
-        let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
-        let begun = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
-        within(async {
-            while world.audit().iter().filter(begun).count() < if http1 { 1 } else { 2 } {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        // 1.2 MB as JSON; nginx takes 1 MB by itself.
-        let big = kubectl.write("big", "");
-        std::fs::write(&big, vec![0xff_u8; 900_000]).unwrap();
-        kubectl.run(&["create", "configmap", name, "--from-file=big"]).await;
-        // The watch goes on, so that an event that is kept back is missed.
-        assert_eq!(within(seen.next_line()).await.unwrap().as_deref(), Some(name));
-        watch.kill().await.unwrap();
+#[tokio::test]
+async fn the_two_audit_trails_agree_by_way_of_nginx() {
+    kubectl::two_audit_trails(&World::behind_nginx().await).await;
+}
 
-        let mut logs = over(&kubectl, true, &["logs", "-f", &pod]).spawn().unwrap();
-        let mut lines = BufReader::new(logs.stdout.take().unwrap()).lines();
-        assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some(LOGGED));
-        let line = unique();
-        tekton.log(&line);
-        within(async { while lines.next_line().await.unwrap().expect("it goes on") != line {} }).await;
-        logs.kill().await.unwrap();
-    }
-    let kubectl = world.kubectl_at(nginx.address.port(), "alice");
-    for websocket in [true, false] {
-        let said = output(&kubectl, websocket, &["exec", &pod, "--", "sh", "-c", "echo out; echo err >&2"]).await;
-        assert_eq!(said, "out\n");
-        let verb = if websocket { "get" } else { "create" };
-        world.event(|event| event["verb"] == verb && event["objectRef"]["subresource"] == "exec").await;
-    }
-    world.assert_sent_as(&["alice"]).await;
+#[tokio::test]
+async fn exec_cp_and_port_forward_pass_nginx_over_websocket_and_spdy() {
+    pods::exec_cp_and_port_forward(&World::behind_nginx().await).await;
+}
+
+#[tokio::test]
+async fn logs_are_followed_and_containers_attached_to_by_way_of_nginx() {
+    pods::logs_and_attach(&World::behind_nginx().await).await;
+}
+
+#[tokio::test]
+async fn a_person_who_is_shut_out_loses_all_streams_through_nginx_at_once() {
+    pods::shut_out(&World::behind_nginx().await).await;
+}
+
+#[tokio::test]
+async fn kubectl_signs_in_with_doorward_login_by_way_of_nginx() {
+    login::login(Front::nginx()).await;
+}
+
+#[tokio::test]
+async fn a_person_at_the_dashboard_comes_by_way_of_nginx() {
+    browser::walk(Front::nginx()).await;
 }
 
 #[tokio::test]
 async fn nginx_changes_no_path_and_says_who_the_client_is() {
-    let (world, nginx) = behind_nginx().await;
+    let world = World::behind_nginx().await;
     let ask = async |line: &str| {
-        let stream = connect_tls(nginx.address, &world.authority.client(&[], None), "localhost").await.unwrap();
-        let mut raw = Raw::over(stream);
+        let mut raw = world.connect().await;
         let forged = ["X-Forwarded-For: 192.0.2.9", "Forwarded: for=192.0.2.9", "X-Forwarded-Host: other.test"];
         let token = world.developer("alice");
         raw.send(request(&[&[line, "Host: localhost", "Connection: close", &token], &forged[..]].concat(), b"")).await;

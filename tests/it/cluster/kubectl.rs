@@ -1,4 +1,6 @@
-//! kubectl, as people use it, over HTTP/1.1 and HTTP/2.
+//! kubectl, as people use it, over HTTP/1.1 and HTTP/2. `ingress.rs` does the same by way of nginx.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -10,7 +12,21 @@ const CONFIG_MAP: &str = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata"
 
 #[tokio::test]
 async fn kubectl_reads_and_writes_over_http1_and_http2() {
-    let world = World::start().await;
+    reads_and_writes(&World::start().await).await;
+}
+
+#[tokio::test]
+async fn who_one_is_and_what_one_may_do() {
+    whoami_and_can_i(&World::start().await).await;
+}
+
+#[tokio::test]
+async fn the_two_audit_trails_name_the_same_person_under_the_same_id() {
+    two_audit_trails(&World::start().await).await;
+}
+
+/// First over HTTP/1.1, then over HTTP/2.
+pub(super) async fn reads_and_writes(world: &World) {
     for http1 in [true, false] {
         let kubectl = world.kubectl("alice");
         let kubectl = if http1 { kubectl.over_http1() } else { kubectl };
@@ -24,12 +40,18 @@ async fn kubectl_reads_and_writes_over_http1_and_http2() {
             kubectl.start(&["get", "configmaps", "--watch-only", "-o", "jsonpath={.metadata.name}={.data.k}{'\\n'}"]);
         let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
         // The watch is under way once the API server has begun to answer it.
-        let begun = |event: &Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
-        world.event(begun).await;
+        let begun = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
+        within(async {
+            while world.audit().iter().filter(begun).count() < if http1 { 1 } else { 2 } {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
         kubectl.write("a.json", &CONFIG_MAP.replace("\"1\"", "\"2\""));
         assert!(
             kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", "a.json"]).await.contains("serverside")
         );
+        // The watch goes on, so that an event that is kept back is missed.
         assert_eq!(within(seen.next_line()).await.unwrap().as_deref(), Some("a=2"));
         watch.kill().await.unwrap();
 
@@ -44,6 +66,10 @@ async fn kubectl_reads_and_writes_over_http1_and_http2() {
         kubectl.run(&["replace", "-f", "a.json"]).await;
         kubectl.run(&["delete", "configmap", "a"]).await;
         assert!(kubectl.fails(&["get", "configmap", "a"]).await.contains("NotFound"));
+        // 1.2 MB as JSON, more than proxies take unless they are told to.
+        std::fs::write(kubectl.write("big", ""), vec![0xff_u8; 900_000]).unwrap();
+        kubectl.run(&["create", "configmap", "big", "--from-file=big"]).await;
+        kubectl.run(&["delete", "configmap", "big"]).await;
 
         let resources = kubectl.run(&["api-resources"]).await;
         assert!(resources.contains("configmaps"), "discovery: {resources}");
@@ -54,9 +80,7 @@ async fn kubectl_reads_and_writes_over_http1_and_http2() {
     world.assert_sent_as(&["alice"]).await;
 }
 
-#[tokio::test]
-async fn who_one_is_and_what_one_may_do() {
-    let world = World::start().await;
+pub(super) async fn whoami_and_can_i(world: &World) {
     let kubectl = world.kubectl("alice");
     let who: Value = serde_json::from_str(&kubectl.run(&["auth", "whoami", "-o", "json"]).await).unwrap();
     assert_eq!(who["status"]["userInfo"]["username"], "alice");
@@ -86,11 +110,11 @@ async fn who_one_is_and_what_one_may_do() {
         let refused = kubectl.fails(arguments).await;
         assert!(refused.contains("mpersonat"), "{arguments:?}: {refused}");
     }
-    let answer = world.alice(&path(&world, "configmaps"), &["Impersonate-User: bob"], b"").await;
+    let answer = world.alice(&path(world, "configmaps"), &["Impersonate-User: bob"], b"").await;
     let status = answer.json();
     assert_eq!((answer.status, &status["kind"]), (403, &json!("Status")), "{status}");
     assert_eq!(answer.reason(), "impersonation_refused");
-    world.alice(&path(&world, "pods"), &[], b"").await;
+    world.alice(&path(world, "pods"), &[], b"").await;
     world
         .event(|event| event["objectRef"]["resource"] == "pods" && event["objectRef"]["namespace"] == world.namespace)
         .await;
@@ -98,9 +122,7 @@ async fn who_one_is_and_what_one_may_do() {
     world.assert_sent_as(&["alice"]).await;
 }
 
-#[tokio::test]
-async fn the_two_audit_trails_name_the_same_person_under_the_same_id() {
-    let world = World::start().await;
+pub(super) async fn two_audit_trails(world: &World) {
     for (subject, marker) in [("alice", "a-7f3"), ("bob", "b-7f3")] {
         let kubectl = world.kubectl(subject);
         kubectl.run(&["create", "configmap", marker]).await;
@@ -120,7 +142,7 @@ async fn the_two_audit_trails_name_the_same_person_under_the_same_id() {
                 if let Some(record) = records.into_iter().find(|record| record["http_request"]["uid"] == id) {
                     return record;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
         .await;

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{programs, world::World};
+use super::{
+    programs,
+    world::{Front, World},
+};
 use crate::{
     harness::{browse, within},
     login::Shell,
@@ -10,15 +13,20 @@ use crate::{
 
 #[tokio::test]
 async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
+    login(Front::Own(0)).await;
+}
+
+/// With kubectl, a browser and `doorward login` that find Doorward there.
+pub(super) async fn login(front: Front) {
     let change = |yaml: String| {
         yaml.replace("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
             .replace("schemes: [bearer]", "schemes: [session]")
             .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [api]}, who: {users: [alice]}, do: allow}\n")
             .replace("grants:\n", "grants:\n  - {id: me, who: {users: [alice]}, kubernetes_groups: ['tekton:dev']}\n")
     };
-    let world = World::with_files(change, &[("client", "client-secret")]).await;
+    let world = World::with_front(front, change, &[("client", "client-secret")], "localhost").await;
     let shell = Shell::new();
-    let url = format!("https://localhost:{}", world.doorward.address("secure").port());
+    let url = world.origin();
     let ca = world.doorward.dir().join("ca.pem");
     let (mut child, _lines, page, _) =
         shell.login(&["--kubeconfig", "build", "--ca", ca.to_str().unwrap(), &url]).await;

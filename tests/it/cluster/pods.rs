@@ -1,4 +1,5 @@
-//! What kubectl does with running pods: streams in both directions, over WebSocket and SPDY.
+//! What kubectl does with running pods: streams in both directions, over WebSocket and SPDY. `ingress.rs` does the same by way
+//! of nginx.
 
 use std::{process::Stdio, time::Duration};
 
@@ -36,8 +37,21 @@ pub(super) async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str
 
 #[tokio::test]
 async fn exec_cp_and_port_forward_over_websocket_and_spdy() {
+    exec_cp_and_port_forward(&World::start().await).await;
+}
+
+#[tokio::test]
+async fn logs_are_followed_and_containers_attached_to() {
+    logs_and_attach(&World::start().await).await;
+}
+
+#[tokio::test]
+async fn a_person_who_is_shut_out_loses_all_streams_at_once() {
+    shut_out(&World::start().await).await;
+}
+
+pub(super) async fn exec_cp_and_port_forward(world: &World) {
     Tekton::get().await;
-    let world = World::start().await;
     let pod = pod(world.api, &world.namespace).await;
     let kubectl = world.kubectl("alice");
     for websocket in [true, false] {
@@ -88,7 +102,7 @@ async fn exec_cp_and_port_forward_over_websocket_and_spdy() {
     // A token among the WebSocket protocols, as browsers send it.
     let token = BASE64URL.encode(world.issuer.token("alice", &["dev"]));
     let protocols = format!("base64url.bearer.authorization.k8s.io.{token}, v5.channel.k8s.io");
-    let mut raw = world.doorward.raw().await;
+    let mut raw = world.connect().await;
     raw.send(format!(
         "GET /api/v1/namespaces/{}/pods/{pod}/exec?command=true&stdout=true HTTP/1.1\r\nHost: localhost\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -105,16 +119,17 @@ async fn exec_cp_and_port_forward_over_websocket_and_spdy() {
     world.assert_sent_as(&["alice"]).await;
 }
 
-#[tokio::test]
-async fn logs_are_followed_and_containers_attached_to() {
+pub(super) async fn logs_and_attach(world: &World) {
     let tekton = Tekton::get().await;
-    let world = World::start().await;
     let pod = pod(world.api, &world.namespace).await;
-    let kubectl = world.kubectl("alice");
-    for (arguments, websocket) in
-        [(["logs", "-f", &pod], true), (["attach", "-q", &pod], true), (["attach", "-q", &pod], false)]
-    {
-        let mut child = over(&kubectl, websocket, &arguments).spawn().unwrap();
+    let (kubectl, http1) = (world.kubectl("alice"), world.kubectl("alice").over_http1());
+    for (kubectl, arguments, websocket) in [
+        (&kubectl, ["logs", "-f", &pod], true),
+        (&http1, ["logs", "-f", &pod], true),
+        (&kubectl, ["attach", "-q", &pod], true),
+        (&kubectl, ["attach", "-q", &pod], false),
+    ] {
+        let mut child = over(kubectl, websocket, &arguments).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         if arguments[0] == "logs" {
             assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some(LOGGED));
@@ -137,10 +152,8 @@ async fn logs_are_followed_and_containers_attached_to() {
     world.assert_sent_as(&["alice"]).await;
 }
 
-#[tokio::test]
-async fn a_person_who_is_shut_out_loses_all_streams_at_once() {
+pub(super) async fn shut_out(world: &World) {
     Tekton::get().await;
-    let world = World::start().await;
     let pod = pod(world.api, &world.namespace).await;
     let (alice, bob) = (world.kubectl("alice"), world.kubectl("bob"));
     let commands: [&[&str]; 4] = [

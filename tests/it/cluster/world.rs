@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::PathBuf,
     process::{Output, Stdio},
 };
@@ -14,11 +15,33 @@ use tokio::process::{Child, Command};
 use super::{api_server::ApiServer, programs};
 use crate::{
     fixture::bearer,
-    harness::{Answer, Authority, Doorward, Issuer, within},
+    harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, connect_tls, free_port, request, within},
 };
 
 /// The group that a grant gives the developers of the issuer.
 pub const GROUP: &str = "tekton:dev";
+
+/// Where people reach Doorward, with TLS: a port at `localhost`.
+#[derive(Clone, Copy)]
+pub enum Front {
+    /// Doorward's own; 0 for any.
+    Own(u16),
+    /// Of an nginx in front of it that is set up as `deploy/examples/nginx.conf` says.
+    Nginx(u16),
+}
+
+impl Front {
+    /// An nginx at some port.
+    pub fn nginx() -> Self {
+        Self::Nginx(free_port())
+    }
+
+    /// What a browser calls it.
+    pub fn origin(self) -> String {
+        let (Self::Own(port) | Self::Nginx(port)) = self;
+        format!("https://localhost:{port}")
+    }
+}
 
 /// Doorward with an issuer, and a namespace in which the group of its developers may do some things.
 pub struct World {
@@ -28,11 +51,17 @@ pub struct World {
     pub doorward: Doorward,
     pub issuer: Issuer,
     pub authority: Authority,
+    nginx: Option<Nginx>,
 }
 
 impl World {
     pub async fn start() -> Self {
         Self::with(|yaml| yaml).await
+    }
+
+    /// The same behind an nginx.
+    pub async fn behind_nginx() -> Self {
+        Self::with_front(Front::nginx(), |yaml| yaml, &[], "localhost").await
     }
 
     /// `change` edits the configuration. `{ns}` in it is the namespace.
@@ -45,9 +74,14 @@ impl World {
         Self::begin(change, &impersonation(), files, false).await
     }
 
-    /// The same, whose Kubernetes route is at another host than `localhost`.
-    pub async fn with_hosts(change: impl FnOnce(String) -> String, files: &[(&str, &str)], host: &str) -> Self {
-        Self::begin_at(host, change, &impersonation(), files, false).await
+    /// The same, reached there. `host` is that of its Kubernetes route.
+    pub async fn with_front(
+        front: Front,
+        change: impl FnOnce(String) -> String,
+        files: &[(&str, &str)],
+        host: &str,
+    ) -> Self {
+        Self::begin_at((front, host), change, &impersonation(), files, false).await
     }
 
     /// One whose clock can be set ([`Doorward::set_clock_ahead`]).
@@ -61,11 +95,11 @@ impl World {
     }
 
     async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)], faults: bool) -> Self {
-        Self::begin_at("localhost", change, own, files, faults).await
+        Self::begin_at((Front::Own(0), "localhost"), change, own, files, faults).await
     }
 
     async fn begin_at(
-        host: &str,
+        (front, host): (Front, &str),
         change: impl FnOnce(String) -> String,
         own: &Value,
         files: &[(&str, &str)],
@@ -94,7 +128,12 @@ impl World {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
+        let secure = match front {
+            Front::Own(port) => format!("address: 127.0.0.1:{port},"),
+            Front::Nginx(_) => "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32],".to_owned(),
+        };
         let yaml = CONFIGURATION
+            .replace("{secure}", &secure)
             .replace("{issuer}", issuer.url())
             .replace("{api}", &format!("https://{}", api.address))
             .replace("{group}", GROUP);
@@ -104,7 +143,45 @@ impl World {
             false => Doorward::start_in(dir, &yaml).await,
         };
         doorward.wait_for_keys_at(host, &issuer).await;
-        Self { api, namespace, doorward, issuer, authority }
+        let nginx = match front {
+            Front::Own(_) => None,
+            Front::Nginx(port) => Some(Nginx::in_front_of(doorward.address("secure"), doorward.dir(), port).await),
+        };
+        Self { api, namespace, doorward, issuer, authority, nginx }
+    }
+
+    /// Where people reach Doorward, with TLS.
+    fn front(&self) -> SocketAddr {
+        self.nginx.as_ref().map_or_else(|| self.doorward.address("secure"), |nginx| nginx.address)
+    }
+
+    pub fn origin(&self) -> String {
+        Front::Own(self.front().port()).origin()
+    }
+
+    /// Waits until browsers are sent to the provider.
+    pub async fn until_people_can_sign_in(&self) {
+        let host = format!("Host: localhost:{}", self.front().port());
+        within(async {
+            loop {
+                let mut raw = self.connect().await;
+                raw.send(request(&["GET /oauth2/start HTTP/1.1", &host, "Connection: close"], b"")).await;
+                if raw.answer().await.status == 303 {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// A connection to where people reach Doorward, for HTTP/1.1.
+    pub async fn connect(&self) -> Raw {
+        Raw::over(connect_tls(self.front(), &self.authority.client(&[], None), "localhost").await.unwrap())
+    }
+
+    /// The request lines of what went by nginx.
+    pub fn passed_nginx(&self) -> Vec<String> {
+        self.nginx.as_ref().expect("there is one").requests()
     }
 
     /// An `Authorization` line of a developer.
@@ -121,13 +198,8 @@ impl World {
 
     /// kubectl as a developer, who reaches the cluster through Doorward.
     pub fn kubectl(&self, subject: &str) -> Kubectl {
-        self.kubectl_at(self.doorward.address("secure").port(), subject)
-    }
-
-    /// The same by way of somebody else's port, whose certificate is Doorward's.
-    pub fn kubectl_at(&self, port: u16, subject: &str) -> Kubectl {
         let token = self.issuer.token(subject, &["dev"]);
-        Kubectl::new(&format!("https://localhost:{port}"), &self.authority.pem(), &token, &self.namespace)
+        Kubectl::new(&self.origin(), &self.authority.pem(), &token, &self.namespace)
     }
 
     /// What the audit log of the API server says of the requests that Doorward sent, but those in which it asks what it may do
@@ -209,7 +281,7 @@ fn rights() -> Value {
 const CONFIGURATION: &str = "
 listeners:
   - {name: public, address: 127.0.0.1:0}
-  - {name: secure, address: 127.0.0.1:0, tls: {certificates: [{chain: server.pem, key: server.key}]}}
+  - {name: secure, {secure} tls: {certificates: [{chain: server.pem, key: server.key}]}}
 external_host: doorward.test
 issuers:
   - {name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{sub}', kind: human}

@@ -19,7 +19,8 @@ pid {dir}/nginx.pid;
 error_log stderr;
 ";
 const FILES: &str = "http {
-    access_log off;
+    log_format asked '$request';
+    access_log {dir}/access.log asked;
     client_body_temp_path {dir}/body;
     proxy_temp_path {dir}/proxy;
     fastcgi_temp_path {dir}/fastcgi;
@@ -31,7 +32,7 @@ const FILES: &str = "http {
 pub struct Nginx {
     child: Child,
     pub address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Nginx {
@@ -39,47 +40,58 @@ impl Nginx {
     pub async fn start(config: impl Fn(&str) -> String) -> Self {
         // The port may be taken by another test between its choice and its use.
         for _ in 0..5 {
-            let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let config = HERE.to_owned() + &config(&address.to_string()).replacen("http {\n", FILES, 1);
-            let file = folder.path().join("nginx.conf");
-            std::fs::write(&file, config.replace("{dir}", &folder.path().display().to_string())).unwrap();
-            let child = Command::new("nginx")
-                .arg("-c")
-                .arg(&file)
-                .arg("-p")
-                .arg(folder.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let mut child =
-                child.unwrap_or_else(|error| panic!("nginx cannot be run ({error}); `scripts/test` installs it"));
-            let serves = within(async {
-                loop {
-                    if child.try_wait().unwrap().is_some() {
-                        return false;
-                    }
-                    if TcpStream::connect(address).await.is_ok() {
-                        return true;
-                    }
-                    tokio::task::yield_now().await;
-                }
-            });
-            if serves.await {
-                return Self { child, address, _folder: folder };
+            if let Some(nginx) = Self::start_at(free_port(), &config).await {
+                return nginx;
             }
         }
         panic!("nginx does not start");
     }
 
-    /// As `deploy/examples/nginx.conf` sets it up, in front of a listener with TLS. `folder` has `server.pem` and `server.key`,
-    /// which are Doorward's as well, and `ca.pem`, which signed them.
-    pub async fn in_front_of(doorward: SocketAddr, folder: &Path) -> Self {
+    /// None if it ends before it listens.
+    async fn start_at(port: u16, config: impl Fn(&str) -> String) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let config = HERE.to_owned() + &config(&address.to_string()).replacen("http {\n", FILES, 1);
+        let file = folder.path().join("nginx.conf");
+        std::fs::write(&file, config.replace("{dir}", &folder.path().display().to_string())).unwrap();
+        let child = Command::new("nginx")
+            .arg("-c")
+            .arg(&file)
+            .arg("-p")
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = child.unwrap_or_else(|error| panic!("nginx cannot be run ({error}); `scripts/test` installs it"));
+        let mut nginx = Self { child, address, folder };
+        let serves = within(async {
+            loop {
+                if nginx.child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                if TcpStream::connect(address).await.is_ok() {
+                    return true;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        serves.await.then_some(nginx)
+    }
+
+    /// The request lines of what it was asked, in the order in which requests ended: `GET /version HTTP/2.0`.
+    pub fn requests(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// As `deploy/examples/nginx.conf` sets it up, at this port in front of a listener with TLS. `folder` has `server.pem` and
+    /// `server.key`, which are Doorward's as well, and `ca.pem`, which signed them.
+    pub async fn in_front_of(doorward: SocketAddr, folder: &Path, port: u16) -> Self {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/nginx.conf");
         let shipped = std::fs::read_to_string(shipped).unwrap();
         let file = |name: &str| folder.join(name).display().to_string();
-        Self::start(|address| {
+        let config = |address: &str| {
             let mut config = shipped.clone();
             for (there, here) in [
                 ("listen 443 ", format!("listen {address} ")),
@@ -93,8 +105,8 @@ impl Nginx {
                 config = config.replace(there, &here);
             }
             config
-        })
-        .await
+        };
+        Self::start_at(port, config).await.expect("nginx does not start")
     }
 }
 
