@@ -42,6 +42,8 @@ pub struct ApiServer {
     pub admin_token: String,
     server: Program,
     etcd: Program,
+    /// Where its store listens, in clear text.
+    pub store: SocketAddr,
 }
 
 impl ApiServer {
@@ -66,7 +68,8 @@ impl ApiServer {
 
     fn launch() -> Self {
         let etcd_folder = programs::folder();
-        let [client, peer] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
+        let store = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (client, peer) = (format!("http://{store}"), format!("http://127.0.0.1:{}", free_port()));
         let etcd = Program::start(
             etcd_folder,
             "etcd",
@@ -118,13 +121,15 @@ impl ApiServer {
             "--requestheader-uid-headers=X-Remote-Uid".to_owned(),
             "--requestheader-group-headers=X-Remote-Group".to_owned(),
             "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+            // It would end each watch after half an hour or more, and a soak may last longer.
+            "--min-request-timeout=86400".to_owned(),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--audit-policy-file=audit-policy.yaml".to_owned(),
             "--audit-log-path=audit.log".to_owned(),
         ];
         let server = Program::start(folder, "kube-apiserver", &arguments, &[]);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Self { address, authority, clients, front_proxy, admin_token, server, etcd }
+        Self { address, authority, clients, front_proxy, admin_token, server, etcd, store }
     }
 
     /// Waits until it serves. `false`: it never will.
@@ -217,10 +222,10 @@ impl ApiServer {
         self.create(&path, &json!({"metadata": {"name": name}})).await;
     }
 
-    /// A token of a ServiceAccount, for an hour.
+    /// A token of a ServiceAccount, for a day.
     pub async fn token(&self, namespace: &str, account: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let made = self.create(&path, &json!({"spec": {"expirationSeconds": 3600}})).await;
+        let made = self.create(&path, &json!({"spec": {"expirationSeconds": 86_400}})).await;
         made["status"]["token"].as_str().unwrap().to_owned()
     }
 

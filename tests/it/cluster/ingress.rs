@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    browser, kubectl, login, pods,
+    browser, kubectl, login, pods, soak,
     world::{Front, World},
 };
 use crate::harness::request;
@@ -51,6 +51,11 @@ async fn kubectl_signs_in_with_doorward_login_by_way_of_nginx() {
 #[tokio::test]
 async fn a_person_at_the_dashboard_comes_by_way_of_nginx() {
     browser::walk(Front::nginx()).await;
+}
+
+#[tokio::test]
+async fn five_hundred_watches_pass_nginx() {
+    soak::five_hundred_watches(Front::nginx()).await;
 }
 
 #[tokio::test]

@@ -192,23 +192,3 @@ pub(super) async fn shut_out(world: &World) {
     assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some("still here"), "cluster:T2 the twin");
     assert!(alice.fails(&["get", "pods"]).await.contains("revoked"), "cluster:T2");
 }
-
-#[tokio::test]
-async fn a_hundred_megabytes_pass_and_leave_nothing_behind() {
-    Tekton::get().await;
-    let world = World::start().await;
-    let pod = pod(world.api, &world.namespace).await;
-    let kubectl = world.kubectl("alice");
-    let there = kubectl.write("there", "");
-    let mut bytes = vec![0_u8; 100 << 20];
-    aws_lc_rs::rand::fill(&mut bytes).unwrap();
-    std::fs::write(&there, &bytes).unwrap();
-    let mut used = Vec::new();
-    for _ in 0..3 {
-        output(&kubectl, true, &["cp", &format!("{pod}:{}", there.display()), "copy"]).await;
-        assert!(std::fs::read(there.with_file_name("copy")).unwrap() == bytes);
-        used.push(world.doorward.memory());
-    }
-    assert!(used[2] <= used[0] + 8, "{used:?} MiB after each copy");
-    world.doorward.stays_below(100, "a copy of 100 MiB");
-}

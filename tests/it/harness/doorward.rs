@@ -297,12 +297,12 @@ impl Doorward {
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
     }
 
-    /// The memory that is its own at this moment, in MiB: `Pss_Anon` of proc(5). Pages of the program's file are no part
+    /// The memory that is its own at this moment, in KiB: `Pss_Anon` of proc(5). Pages of the program's file are no part
     /// of it: they are shared with each other Doorward that runs, so their share changes as those come and go.
     pub fn memory(&self) -> u64 {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Asserts that its memory has never been above a ceiling, in MiB.
