@@ -22,7 +22,8 @@ pub async fn examine_outside(raw: &raw::Root) -> Vec<Finding> {
 async fn one(what: What, upstream: &raw::Upstream) -> Finding {
     let of = format!("{} `{}`", what.name(), upstream.name);
     let reached = async {
-        let url = Url::parse(&upstream.url).map_err(|error| error.to_string())?;
+        let url = upstream.url.as_deref().ok_or("it has no `url`")?;
+        let url = Url::parse(url).map_err(|error| error.to_string())?;
         let addresses = url.socket_addrs(|| None).map_err(|error| error.to_string())?;
         TcpStream::connect(&*addresses).await.map_err(|error| error.to_string())
     };
