@@ -284,7 +284,12 @@ pub async fn watch_sessions(app: &App) {
                 Ok(Some(principal)) => {
                     app.streams.recheck(|stream| !of_session(stream) || app.is_still_allowed_to(&principal, stream));
                 }
-                Ok(None) => drop(app.streams.close_matching(of_session, CutReason::Expired)),
+                Ok(None) => {
+                    // Whoever ended it said so before, and maybe a moment ago.
+                    drop(app.revocations.refresh().await);
+                    app.close_revoked_streams();
+                    app.streams.close_matching(of_session, CutReason::Expired);
+                }
                 // Without the store nobody is logged out.
                 Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
             }
