@@ -1,10 +1,13 @@
 //! Looked at from elsewhere: that nobody but Doorward reaches what it stands in front of. A NetworkPolicy says so, and only a network
 //! plug-in that heeds it makes it true.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 use url::Url;
 
 use super::{Check, Finding, upstream::What};
@@ -21,12 +24,15 @@ pub async fn examine_outside(raw: &raw::Root) -> Vec<Finding> {
 
 async fn one(what: What, upstream: &raw::Upstream) -> Finding {
     let of = format!("{} `{}`", what.name(), upstream.name);
-    let reached = async {
-        let url = upstream.url.as_deref().ok_or("it has no `url`")?;
-        let url = Url::parse(url).map_err(|error| error.to_string())?;
-        let addresses = url.socket_addrs(|| None).map_err(|error| error.to_string())?;
-        TcpStream::connect(&*addresses).await.map_err(|error| error.to_string())
+    let addresses = match timeout(PATIENCE, addresses(upstream)).await {
+        Ok(Ok(addresses)) => addresses,
+        failed => {
+            let why = failed.map_or_else(|_| "no answer".to_owned(), |failed| failed.err().unwrap_or_default());
+            // That says nothing of who knows the address.
+            return Finding::skipped(Check::Isolation, &of, format!("its name is not known here: {why}"));
+        }
     };
+    let reached = TcpStream::connect(&*addresses);
     let not = |why: String| Finding::good(Check::Isolation, &of, format!("it cannot be reached from here: {why}"));
     match timeout(PATIENCE, reached).await {
         Ok(Ok(_)) => Finding::fault(
@@ -41,7 +47,14 @@ async fn one(what: What, upstream: &raw::Upstream) -> Finding {
                 _ => "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it",
             },
         ),
-        Ok(Err(why)) => not(why),
+        Ok(Err(error)) => not(error.to_string()),
         Err(_) => not(format!("no answer within {} s", PATIENCE.as_secs())),
     }
+}
+
+async fn addresses(upstream: &raw::Upstream) -> Result<Vec<SocketAddr>, String> {
+    let url = upstream.url.as_deref().ok_or("it has no `url`")?;
+    let url = Url::parse(url).map_err(|error| error.to_string())?;
+    let (host, port) = url.host_str().zip(url.port_or_known_default()).ok_or("its `url` names no host")?;
+    lookup_host(format!("{host}:{port}")).await.map(Iterator::collect).map_err(|error| error.to_string())
 }
