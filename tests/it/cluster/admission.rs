@@ -283,6 +283,9 @@ async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them(
     for part in ["containers", "initContainers"] {
         assert!(!patch(name, images(part), &[]).await, "{part}");
     }
+    let debug = |pod: &str| ["debug", pod, "--image=images.test/evil"].map(str::to_owned);
+    let said = past.fails("mallory", &debug(name).each_ref().map(String::as_str)).await;
+    assert!(said.contains(denied), "a container of one's own: {said}");
     let mut others = owners.clone();
     others[0]["uid"] = json!("1");
     assert!(!patch(name, of(&others), &[]).await, "for another TaskRun");
@@ -300,6 +303,7 @@ async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them(
         past.0.write("pod.json", &pod(pod_name, &owners).to_string());
         past.run("mallory", &["create", "-f", "pod.json"]).await;
         past.run("mallory", &["set", "image", &format!("pod/{pod_name}"), "main=images.test/other"]).await;
+        past.run("mallory", &debug(pod_name).each_ref().map(String::as_str)).await;
         assert!(!patch(pod_name, of(&owner("TaskRun", "tekton.dev/v1", true)), &[]).await, "{pod_name}");
         past.run("mallory", &["delete", "pod", pod_name, "--wait=false"]).await;
     }
