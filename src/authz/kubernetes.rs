@@ -210,7 +210,9 @@ impl Kubernetes {
         if (self.read || self.write) && (if a.is_write() { self.write } else { self.read }) {
             return true;
         }
-        if reading == Reading::Wide && verbs.contains(&a.verb) {
+        // Who deletes a collection deletes each of it.
+        let deletes = a.verb == "deletecollection" && verbs.contains("delete");
+        if reading == Reading::Wide && (deletes || verbs.contains(&a.verb)) {
             return true;
         }
         // A tunnel that a GET opens is authorised as `create` by the API server too, from 1.35 on.
@@ -322,6 +324,8 @@ mod tests {
             ("", "{verbs: [read]}", "GET", POD, true, true),
             ("", "{verbs: [read]}", "PUT", POD, false, false),
             ("", "{verbs: [write]}", "PUT", POD, true, true),
+            ("", "{verbs: [delete], resources: [pods]}", "DELETE", "/api/v1/namespaces/a/pods", false, true),
+            ("", "{verbs: [deletecollection], resources: [pods]}", "DELETE", POD, false, false),
             // A tunnel is a write, whatever the method.
             ("kubernetes:1.5", "{verbs: [get, list, watch]}", "GET", "/api/v1/namespaces/a/pods/p/exec", false, true),
             ("kubernetes:1.5", "{verbs: [read]}", "GET", "/api/v1/namespaces/a/pods/p/attach", false, false),
