@@ -97,14 +97,15 @@ impl Authenticated {
         policy: &Policy,
     ) -> Result<Self, Rejection> {
         let Self { request, route, principal, kubernetes, page, .. } = self;
-        let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
+        let asked = kubernetes.as_ref().map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
+        let (verb, version) = asked.unwrap_or_default();
         Document::check_head(verb, request.headers())?;
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
         let account = route.upstream.default_service_account();
-        let mut document = Document::read(kind, verb, request.headers(), &body, account)?;
+        let mut document = Document::read((kind, version), verb, request.headers(), &body, account)?;
         if policy.looks_at_accounts_of_runs() {
-            document.name_account(kind, account);
+            document.name_account(kind, version, account);
         }
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);

@@ -71,6 +71,7 @@ fn only(rule: &raw::Rule) -> Vec<String> {
         || on.trigger.is_some()
         || [&on.event, &on.branch, &on.tag, &on.action].iter().any(|list| !list.is_empty());
     let others = [
+        (on.pages == Some(true), "for the pages"),
         (webhook, "for some deliveries"),
         (on.run.is_some(), "for some runs"),
         (on.token.is_some(), "for tokens"),

@@ -33,6 +33,7 @@ pub(super) enum On {
     Hosts(Box<[HostPattern]>),
     Paths(Box<[PathPattern]>),
     Methods(Box<[Method]>),
+    Pages(bool),
     EventListener(Names),
     Namespace(Names),
     Events(Names),
@@ -66,6 +67,9 @@ const METHODS: [Method; 9] = [
 pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
+    if !matches!(action, raw::Action::Deny) {
+        warn_of_more_than_pages(raw, at, root, report);
+    }
     if !raw.routes.is_empty() {
         on.push(On::Routes(Names::new(&raw.routes)));
     }
@@ -89,6 +93,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     if !paths.is_empty() {
         on.push(On::Paths(paths));
     }
+    on.extend(raw.pages.map(On::Pages));
     if let Some(name) = &raw.event_listener {
         on.push(On::EventListener(Names::new(std::slice::from_ref(name))));
     }
@@ -167,6 +172,10 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
         || [&raw.event, &raw.branch, &raw.tag, &raw.action].iter().any(|list| !list.is_empty())
         || raw.fork.or(raw.draft).is_some()
         || raw.trigger.is_some();
+    if raw.pages == Some(true) && raw.kubernetes.is_some() {
+        let error = report.error(&at.key("kubernetes"), "the pages of a dashboard ask nothing of the API server");
+        error.help("leave `pages` out, or write two rules");
+    }
     let of_kubernetes = [("kubernetes", raw.kubernetes.is_some()), ("run", raw.run.is_some())];
     let of_kubernetes = of_kubernetes.into_iter().find(|(_, is_set)| *is_set).map(|(key, _)| key);
     if let Some(key) = of_kubernetes.filter(|_| of_webhooks) {
@@ -182,11 +191,31 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             "none of these routes is a `webhook` route, but the rule asks for what only webhooks have",
         );
     }
+    if raw.pages.is_some() && !named.iter().any(|route| route.kind == RouteKind::Dashboard) {
+        report.error(&at.key("routes"), "none of these routes is a `dashboard` route, but the rule asks for its pages");
+    }
     if of_kubernetes.is_some() && !named.iter().any(|route| route.reaches_kubernetes()) {
         report.error(
             &at.key("routes"),
             "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
         );
+    }
+}
+
+/// Whoever lets people read a dashboard means its pages, which show nothing by themselves: what they ask of the API server goes by
+/// the same route.
+fn warn_of_more_than_pages(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
+    let is_api = |route: &&raw::Route| route.kind == RouteKind::Dashboard && route.reaches_kubernetes();
+    let named = || root.routes.iter().filter(|route| raw.routes.contains(&route.name));
+    let reads = !raw.methods.is_empty() && raw.methods.iter().all(|method| method == "GET" || method == "HEAD");
+    let says_more = raw.pages.is_some() || raw.kubernetes.is_some() || raw.run.is_some() || raw.namespace.is_some();
+    if reads && !says_more && raw.paths.is_empty() && named().any(|route| is_api(&route)) {
+        report
+            .warning(
+                &at.key("routes"),
+                "this also allows to read whatever the pages ask of the API server, in all namespaces",
+            )
+            .help("add `pages: true` for the pages alone, or say under `kubernetes` what may be read");
     }
 }
 
@@ -215,6 +244,7 @@ impl On {
         match self {
             Self::Routes(names) => names.contains(&route.name),
             Self::Kubernetes(_) | Self::Run(_) => route.reaches_kubernetes(),
+            Self::Pages(true) => route.kind == RouteKind::Dashboard,
             Self::EventListener(_)
             | Self::Events(_)
             | Self::Branches(_)
@@ -273,6 +303,8 @@ impl On {
                 methods.contains(view.method)
                     || (reading == Reading::Wide && view.method == Method::HEAD && methods.contains(&Method::GET))
             }
+            // What goes to the API server has that kind, by whichever route it came.
+            Self::Pages(pages) => (view.kind == RouteKind::Dashboard) == *pages,
             Self::EventListener(name) => view.event_listener.is_some_and(|listener| name.contains(&listener.name)),
             Self::Namespace(name) => {
                 view.event_listener.is_some_and(|listener| name.contains(&listener.namespace))
@@ -334,6 +366,7 @@ impl On {
             Self::Methods(methods) => {
                 Condition::new("on.methods", joined(methods.iter().map(ToString::to_string).collect()), view.method)
             }
+            Self::Pages(pages) => Condition::new("on.pages", pages, view.kind == RouteKind::Dashboard),
             Self::EventListener(name) => Condition::new(
                 "on.event_listener",
                 name,

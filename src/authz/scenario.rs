@@ -130,7 +130,7 @@ impl Scenario {
     pub fn request(&self) -> RequestView<'_> {
         RequestView {
             route: &self.route.name,
-            kind: self.route.kind,
+            kind: if is_api(&self.route, &self.path) { RouteKind::Kubernetes } else { self.route.kind },
             host: &self.host,
             path: &self.path,
             method: &self.method,
@@ -200,7 +200,13 @@ fn asked(written: &raw::TokenFacts) -> Asked {
 
 /// A dashboard passes only its API paths to Kubernetes.
 fn is_api(route: &raw::Route, path: &str) -> bool {
-    route.kind == RouteKind::Kubernetes || path.starts_with("/api/") || path.starts_with("/apis/")
+    let of_dashboard = || {
+        ["/api", "/apis"]
+            .iter()
+            .any(|api| path.strip_prefix(api).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    route.kind == RouteKind::Kubernetes
+        || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes() && of_dashboard())
 }
 
 fn timestamp(text: &str) -> Option<Timestamp> {
@@ -309,7 +315,8 @@ fn run(
     let media = request.content_type.as_deref().unwrap_or(default);
     let media = media.parse().map_err(|_| format!("`{media}` is no content type"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
-    let document = Document::read(kind, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
+    let of = (kind, attributes.api_version.as_str());
+    let document = Document::read(of, &attributes.verb, &headers, body.to_string().as_bytes(), default_account);
     document.map(|document| Arc::unwrap_or_clone(document.run)).map_err(|error| error.to_string())
 }
 

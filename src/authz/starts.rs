@@ -143,7 +143,9 @@ fn may_be_on_requests(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespac
         let Ok(attributes) = Attributes::parse(&method, &path, None) else { return false };
         let attributes = Attributes { verb: "create".to_owned(), ..attributes };
         let kubernetes = route.reaches_kubernetes().then_some(&attributes);
-        let view = RequestView { kubernetes, ..view(route, &method) };
+        let view = view(route, &method);
+        let kind = if kubernetes.is_some() { RouteKind::Kubernetes } else { view.kind };
+        let view = RequestView { kubernetes, kind, ..view };
         let paths = PathPattern::parse(&path).into_iter().collect();
         rule.may_be_on(&Start { view, hosts: &hosts, paths, intent })
     })

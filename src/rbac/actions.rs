@@ -30,6 +30,9 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
     everywhere.insert(PolicyRule::new(&["authorization.k8s.io"], &reviews, &[&acting("create")]));
     everywhere.insert(PolicyRule::new(&["authentication.k8s.io"], &["selfsubjectreviews"], &[&acting("create")]));
     let leads_there = |rule: &&raw::Rule| {
+        if rule.on.pages == Some(true) {
+            return false;
+        }
         let mut named =
             root.routes.iter().filter(|route| rule.on.routes.is_empty() || rule.on.routes.contains(&route.name));
         named.any(raw::Route::reaches_kubernetes)
@@ -66,7 +69,7 @@ fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
 fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
     let all = raw::OnKubernetes::default();
     let runs = raw::OnKubernetes {
-        verbs: vec!["create".to_owned(), "patch".to_owned()],
+        verbs: of_runs(rule.on.run.as_ref()),
         api_groups: vec!["tekton.dev".to_owned()],
         resources: ["pipelineruns", "taskruns", "customruns"].map(str::to_owned).to_vec(),
         ..raw::OnKubernetes::default()
@@ -80,7 +83,7 @@ fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
     let groups = or_all(&on.api_groups);
     let (tunnels, plain): (Vec<String>, Vec<String>) = resources(&on.resources).into_iter().partition(|r| is_tunnel(r));
     let mut actions = Vec::new();
-    let verbs = verbs(&on.verbs);
+    let verbs = verbs(&on.verbs, &rule.on.methods);
     let names = if on.names.iter().any(|name| name == "*") { Vec::new() } else { on.names.clone() };
     if !plain.is_empty() && !verbs.is_empty() && (!on.resources.is_empty() || on.non_resource_urls.is_empty()) {
         actions.push(PolicyRule {
@@ -106,13 +109,35 @@ fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
     actions
 }
 
-fn verbs(named: &[String]) -> Vec<String> {
+/// What the API server is asked for where runs are made, ended or changed.
+fn of_runs(run: Option<&raw::OnRun>) -> Vec<String> {
+    let does = run.map(|run| run.does.as_slice()).unwrap_or_default();
+    let creates = does.is_empty() || does.iter().any(|intent| intent.makes_a_run());
+    let patches = does.is_empty() || does.iter().any(|intent| *intent != raw::RunIntent::Create);
+    let verbs = [("create", creates), ("patch", patches)].into_iter().filter(|(_, is_needed)| *is_needed);
+    verbs.map(|(verb, _)| verb.to_owned()).collect()
+}
+
+/// Whether a request of one of these methods can ask for a verb.
+fn is_asked_by(verb: &str, methods: &[String]) -> bool {
+    let asking: &[&str] = match verb {
+        "get" | "list" | "watch" => &["GET", "HEAD"],
+        "create" => &["POST"],
+        "update" => &["PUT"],
+        "patch" => &["PATCH"],
+        _ => &["DELETE"],
+    };
+    methods.is_empty() || methods.iter().any(|method| asking.contains(&method.as_str()))
+}
+
+fn verbs(named: &[String], methods: &[String]) -> Vec<String> {
     let has = |name: &str| named.iter().any(|verb| verb == name);
     let all = named.is_empty() || has("*");
     let of = |verbs: &[&'static str], group: &str| -> Vec<&'static str> {
         verbs.iter().copied().filter(|verb| all || has(group) || has(verb)).collect()
     };
-    of(&READ, "read").into_iter().chain(of(&WRITE, "write")).map(acting).collect()
+    let all = of(&READ, "read").into_iter().chain(of(&WRITE, "write"));
+    all.filter(|verb| is_asked_by(verb, methods)).map(acting).collect()
 }
 
 /// Patterns of resources in the form of RBAC, which has `*` and `*/sub` alone.

@@ -53,6 +53,8 @@ pub enum Unreadable {
     Case { came: String, known: &'static str },
     #[error("the parameter `{0}` is given twice")]
     Twice(String),
+    #[error("`{field}` is no field of a {kind} in `{version}`, where the API server drops it; it has `{instead}`")]
+    Misplaced { kind: &'static str, version: String, field: &'static str, instead: &'static str },
     #[error("the body is a {came}, and the address asks for a {expected}")]
     Kind { came: String, expected: &'static str },
     #[error("the annotations that say who asked for a run cannot be changed")]
@@ -106,10 +108,10 @@ impl Document {
         }
     }
 
-    /// Reads the body of a request for which [`concerns`] names a kind. `default_account` is the service account that Tekton gives a
-    /// run which names none.
+    /// Reads the body of a request for which [`concerns`] names `kind`, for `version` of the API. `default_account` is the service
+    /// account that Tekton gives a run which names none.
     pub fn read(
-        kind: RunKind,
+        (kind, version): (RunKind, &str),
         verb: &str,
         headers: &HeaderMap,
         body: &[u8],
@@ -119,8 +121,10 @@ impl Document {
         check_text(body)?;
         let media = essence(headers)?;
         match (verb, media.as_str()) {
-            ("create", _) => Self::object(kind, Intent::Create, body, default_account),
-            ("patch", "application/apply-patch+yaml") => Self::object(kind, Intent::Apply, body, default_account),
+            ("create", _) => Self::object((kind, version), Intent::Create, body, default_account),
+            ("patch", "application/apply-patch+yaml") => {
+                Self::object((kind, version), Intent::Apply, body, default_account)
+            }
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
                 let intent = patch::json_patch(&operations)?;
@@ -137,7 +141,12 @@ impl Document {
         }
     }
 
-    fn object(kind: RunKind, intent: Intent, body: &[u8], default_account: &str) -> Result<Self, Unreadable> {
+    fn object(
+        (kind, version): (RunKind, &str),
+        intent: Intent,
+        body: &[u8],
+        default_account: &str,
+    ) -> Result<Self, Unreadable> {
         let object = parse(body)?;
         let expected = kind.name();
         match object.get("kind") {
@@ -160,6 +169,7 @@ impl Document {
             }
         }
         check_spelling(&object)?;
+        check_places(kind, version, &object)?;
         Ok(Self {
             run: Run::read(kind, intent, &object, default_account).into(),
             body: Body::Object { object, came: None },
@@ -167,15 +177,14 @@ impl Document {
     }
 
     /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.
-    pub(crate) fn name_account(&mut self, kind: RunKind, account: &str) {
+    pub(crate) fn name_account(&mut self, kind: RunKind, version: &str, account: &str) {
         let Body::Object { object, came } = &mut self.body else { return };
         if !Run::leaves_account(kind, object) {
             return;
         }
         let before = object.clone();
-        let is_v1beta1 = object.get("apiVersion").is_some_and(|version| version == "tekton.dev/v1beta1");
         let part = match kind {
-            RunKind::PipelineRun if !is_v1beta1 => &["spec", "taskRunTemplate"][..],
+            RunKind::PipelineRun if version != V1BETA1 => &["spec", "taskRunTemplate"][..],
             _ => &["spec"],
         };
         let place = part.iter().try_fold(object, |object, name| {
@@ -254,6 +263,33 @@ pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
         Some(Value::Array(operations)) if read.is_empty() => Ok(operations),
         _ => Err(Unreadable::Malformed("the patch is no list of operations")),
     }
+}
+
+const V1BETA1: &str = "v1beta1";
+
+/// Refuses service accounts and pod templates where this version of the API has none: the API server drops them there, and the run
+/// would have others than those that were decided on.
+fn check_places(kind: RunKind, version: &str, object: &Map<String, Value>) -> Result<(), Unreadable> {
+    const OF_PARTS: [(&str, &str); 2] =
+        [("serviceAccountName", "taskServiceAccountName"), ("podTemplate", "taskPodTemplate")];
+    let Some(spec) = object.get("spec").and_then(Value::as_object) else { return Ok(()) };
+    let is_in_spec = |field: &&str| spec.contains_key(*field);
+    let parts = || spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten();
+    let is_in_parts = |field: &str| kind == RunKind::PipelineRun && parts().any(|part| part.get(field).is_some());
+    let is_old = kind != RunKind::PipelineRun || version == V1BETA1;
+    let found = match is_old {
+        true => Some("taskRunTemplate").filter(is_in_spec).map(|field| (field, "serviceAccountName")),
+        false => {
+            ["serviceAccountName", "podTemplate"].into_iter().find(is_in_spec).map(|field| (field, "taskRunTemplate"))
+        }
+    };
+    let misplaced = found.or_else(|| {
+        let mut pairs = OF_PARTS.into_iter().map(|(new, old)| if is_old { (new, old) } else { (old, new) });
+        pairs.find(|(field, _)| is_in_parts(field))
+    });
+    misplaced.map_or(Ok(()), |(field, instead)| {
+        Err(Unreadable::Misplaced { kind: kind.name(), version: version.to_owned(), field, instead })
+    })
 }
 
 /// The fields that select code or identity, or hold such fields.
@@ -363,7 +399,7 @@ mod tests {
 
     fn read(verb: &str, media: &'static str, body: &str) -> Result<Document, Unreadable> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
-        Document::read(RunKind::PipelineRun, verb, &headers, body.as_bytes(), "default")
+        Document::read((RunKind::PipelineRun, "v1"), verb, &headers, body.as_bytes(), "default")
     }
 
     fn sent(document: Document) -> Value {
@@ -374,10 +410,14 @@ mod tests {
 
     #[test]
     fn yaml_is_sent_as_the_json_that_was_read() {
-        let yaml = "kind: PipelineRun\nspec:\n  pipelineRef: {name: deploy}\n  serviceAccountName: on\n";
+        let yaml =
+            "kind: PipelineRun\nspec:\n  pipelineRef: {name: deploy}\n  taskRunTemplate: {serviceAccountName: on}\n";
         let document = read("create", "application/yaml; charset=utf-8", yaml).unwrap();
         assert_eq!(document.run.service_accounts, [Arc::<str>::from("on")]);
-        assert_eq!(sent(document)["spec"], json!({"pipelineRef": {"name": "deploy"}, "serviceAccountName": "on"}));
+        assert_eq!(
+            sent(document)["spec"],
+            json!({"pipelineRef": {"name": "deploy"}, "taskRunTemplate": {"serviceAccountName": "on"}})
+        );
     }
 
     #[test]
@@ -390,7 +430,7 @@ mod tests {
             (RunKind::CustomRun, &none, &["given"]),
             (RunKind::TaskRun, &one, &["own"]),
         ] {
-            let document = Document::read(kind, "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+            let document = Document::read((kind, "v1"), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
             assert_eq!(
                 document.run.service_accounts.iter().map(|name| &**name).collect::<Vec<_>>(),
                 expected,
@@ -401,30 +441,58 @@ mod tests {
 
     #[test]
     fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
-        let v1beta1 = json!({"apiVersion": "tekton.dev/v1beta1", "spec": {}});
+        let empty = json!({"spec": {}});
         let part = json!({"spec": {"taskRunSpecs": [{"serviceAccountName": "part"}]}});
-        for (kind, body, place, expected) in [
-            (RunKind::PipelineRun, &part, "/spec/taskRunTemplate/serviceAccountName", "given"),
+        let template = "/spec/taskRunTemplate/serviceAccountName";
+        for (kind, version, body, place, expected) in [
+            (RunKind::PipelineRun, "v1", &part, template, "given"),
+            (RunKind::PipelineRun, "v1", &json!({"spec": {"taskRunTemplate": null}}), template, "given"),
+            // Whatever the body says of its version: the API server reads it as that of the address.
+            (RunKind::PipelineRun, "v1beta1", &empty, "/spec/serviceAccountName", "given"),
+            (RunKind::TaskRun, "v1", &empty, "/spec/serviceAccountName", "given"),
+            (RunKind::CustomRun, "v1beta1", &json!({}), "/spec/serviceAccountName", "given"),
             (
-                RunKind::PipelineRun,
-                &json!({"spec": {"taskRunTemplate": null}}),
-                "/spec/taskRunTemplate/serviceAccountName",
-                "given",
+                RunKind::TaskRun,
+                "v1",
+                &json!({"spec": {"serviceAccountName": "own"}}),
+                "/spec/serviceAccountName",
+                "own",
             ),
-            (RunKind::PipelineRun, &v1beta1, "/spec/serviceAccountName", "given"),
-            (RunKind::TaskRun, &part, "/spec/serviceAccountName", "given"),
-            (RunKind::CustomRun, &json!({}), "/spec/serviceAccountName", "given"),
-            (RunKind::TaskRun, &json!({"spec": {"serviceAccountName": "own"}}), "/spec/serviceAccountName", "own"),
         ] {
-            let read =
-                |body: &str| Document::read(kind, "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap();
+            let read = |body: &str| {
+                Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").unwrap()
+            };
             let mut document = read(&body.to_string());
-            document.name_account(kind, "given");
+            document.name_account(kind, version, "given");
             let accounts = document.run.service_accounts.clone();
             let sent = sent(document);
             assert_eq!(sent.pointer(place), Some(&json!(expected)), "{kind:?} {body}");
             assert_eq!(read(&sent.to_string()).run.service_accounts, accounts, "{kind:?} {body}");
         }
+    }
+
+    /// The API server drops them, so that the run has another account than the one that it seems to name.
+    #[test]
+    fn accounts_and_templates_of_another_version_are_refused() {
+        let of = |kind, version, spec: Value| {
+            let body = json!({"spec": spec}).to_string();
+            Document::read((kind, version), "create", &HeaderMap::new(), body.as_bytes(), "given").map(|_| ())
+        };
+        for (kind, good, bad, spec) in [
+            (RunKind::PipelineRun, "v1beta1", "v1", json!({"serviceAccountName": "a"})),
+            (RunKind::PipelineRun, "v1beta1", "v1", json!({"podTemplate": {}})),
+            (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{"taskServiceAccountName": "a"}]})),
+            (RunKind::PipelineRun, "v1beta1", "v1", json!({"taskRunSpecs": [{}, {"taskPodTemplate": {}}]})),
+            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunTemplate": {"serviceAccountName": "a"}})),
+            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"serviceAccountName": "a"}]})),
+            (RunKind::PipelineRun, "v1", "v1beta1", json!({"taskRunSpecs": [{"podTemplate": {}}]})),
+        ] {
+            assert!(of(kind, good, spec.clone()).is_ok(), "{good} {spec}");
+            let refused = of(kind, bad, spec.clone()).unwrap_err().to_string();
+            assert!(refused.contains("is no field of a PipelineRun") && refused.contains(bad), "{refused}");
+        }
+        assert!(of(RunKind::TaskRun, "v1", json!({"taskRunTemplate": {}})).is_err());
+        assert!(of(RunKind::TaskRun, "v1", json!({"serviceAccountName": "a", "podTemplate": {}})).is_ok());
     }
 
     #[test]

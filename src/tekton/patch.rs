@@ -25,6 +25,9 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
         if operation.get("value").is_some_and(mentions_ours) {
             return Err(Unreadable::Attribution);
         }
+        if matches!(op, "copy" | "move") && holds_metadata(path) {
+            return Err(Unreadable::Attribution);
+        }
         let asks = match (op, path) {
             ("add" | "replace", "/spec/status") => match operation.get("value") {
                 Some(Value::String(status)) => Intent::of_status(Some(status)),
@@ -53,6 +56,15 @@ fn reaches_attribution(pointer: &str) -> bool {
         (None, ..) | (Some("metadata"), None, _) | (Some("metadata"), Some("annotations"), None)
     );
     holds_them || points_at_ours(pointer)
+}
+
+/// Whether what stands at a pointer is metadata, which Tekton copies, or holds some: what is copied there is in the run already, where
+/// a parameter may have any keys.
+fn holds_metadata(pointer: &str) -> bool {
+    const PLAIN: [&str; 4] = ["params", "workspaces", "timeouts", "status"];
+    let mut tokens = pointer.split('/').skip(1).map(unescape);
+    let field = tokens.next().filter(|token| token == "spec").and_then(|_| tokens.next());
+    field.is_none_or(|field| !PLAIN.contains(&field.as_str()))
 }
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
@@ -134,6 +146,7 @@ mod tests {
             ),
             (json!([{"op": "replace", "path": "/spec", "value": {"status": "Cancelled"}}]), Intent::Change),
             (json!([{"op": "copy", "from": "/spec/x", "path": "/spec/status"}]), Intent::Change),
+            (json!([{"op": "move", "from": "/spec/params/0", "path": "/spec/params/1"}]), Intent::Change),
             (json!([{"op": "add", "path": "/metadata/annotations/team", "value": "a"}]), Intent::Change),
             (json!([]), Intent::Change),
         ] {
@@ -169,6 +182,9 @@ mod tests {
             json!({"op": "add", "path": "/spec/taskRunSpecs", "value": [{"metadata": {"annotations": {ours.clone(): "x"}}}]}),
             json!({"op": "add", "path": format!("/spec/taskRunSpecs/0{pointer}"), "value": "x"}),
             json!({"op": "copy", "from": format!("/spec/taskRunSpecs/0{pointer}"), "path": "/metadata/annotations/x"}),
+            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/metadata/labels"}),
+            json!({"op": "move", "from": "/spec/params/0/value", "path": "/spec/taskRunSpecs/0/metadata/annotations"}),
+            json!({"op": "copy", "from": "/spec/params/0/value", "path": "/spec"}),
             json!({"op": "remove", "path": "/metadata"}),
             json!({"op": "replace", "path": "", "value": {}}),
         ] {

@@ -33,6 +33,9 @@ impl Intent {
     }
 }
 
+/// What `spec.managedBy` is of a run that Tekton runs itself (`pipelinerun_types.go`).
+const TEKTON: &str = "tekton.dev/pipeline";
+
 /// What kind of run a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunKind {
@@ -72,7 +75,8 @@ pub struct Run {
     pub intent: Intent,
     /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
     /// the parameters of a resolver sorted by name and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom
-    /// controllers run, or `tekton.dev/StepAction/NAME` of the steps that the request brings.
+    /// controllers run, `tekton.dev/StepAction/NAME` of the steps that the request brings, or `managedBy/NAME` where another
+    /// controller than Tekton's is to run it.
     pub references: Vec<Arc<str>>,
     /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
@@ -131,6 +135,8 @@ impl Run {
         for part in wholes(kind, spec) {
             run.identity(part);
         }
+        let manager = spec.get("managedBy").and_then(Value::as_str).filter(|name| !name.is_empty() && *name != TEKTON);
+        run.references.extend(manager.map(|name| Arc::from(format!("managedBy/{name}"))));
         if Self::leaves_account(kind, object) {
             run.service_accounts.push(default_account.into());
         }

@@ -42,7 +42,10 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     let value = match essence(headers)?.as_str() {
         "application/json-patch+json" => {
             let operations = parse_operations(body)?;
-            if operations.iter().flat_map(pointers).any(points_at_ours) {
+            // What is copied is in the object already, where a parameter may have any keys.
+            let copies =
+                |operation: &Value| matches!(operation.get("op").and_then(Value::as_str), Some("copy" | "move"));
+            if operations.iter().flat_map(pointers).any(points_at_ours) || operations.iter().any(copies) {
                 return Err(Unreadable::Attribution);
             }
             Value::Array(operations)

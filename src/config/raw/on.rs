@@ -29,6 +29,9 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub methods: Vec<String>,
+    /// Dashboard routes: whether the request is for the pages themselves, or for what they ask of the API server. An allow of
+    /// dashboard routes without it is of both.
+    pub pages: Option<bool>,
     /// Webhook routes: the name of the EventListener.
     pub event_listener: Option<String>,
     /// The namespace: of the EventListener, or of a Kubernetes request.
@@ -165,7 +168,7 @@ pub struct OnRun {
     pub does: Vec<RunIntent>,
     /// The code that is run by reference: names of pipelines and tasks, `git?pathInRepo=…&revision=…&url=…` with the
     /// parameters of a resolver sorted and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom controllers run,
-    /// `tekton.dev/StepAction/NAME` of steps that the request brings.
+    /// `tekton.dev/StepAction/NAME` of steps that the request brings, `managedBy/NAME` where another controller is to run it.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub code: Vec<String>,

@@ -8,7 +8,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{api_server::ApiServer, programs, tekton::Tekton, world::Kubectl};
+use super::{
+    api_server::ApiServer,
+    programs,
+    tekton::{Tekton, pipeline_run},
+    world::{Kubectl, World},
+};
 use crate::harness::{Authority, RedisServer, unique, within};
 
 const OVERLAYS: [&str; 2] = ["single", "replicas"];
@@ -433,4 +438,40 @@ fn the_image_has_the_program_that_was_built_for_a_named_target() {
         .unwrap()
         .0;
     assert!(text.contains(&format!("COPY --from=build --chmod=0555 {made} /usr/local/bin/doorward\n")), "{made}");
+}
+
+/// The rules for people at the API server, with the names of this test in place of those that an installation changes.
+fn shipped_rules() -> String {
+    let shipped = fs::read_to_string(deploy().join("base/config/rules.yaml")).unwrap();
+    let mut policy: Value = serde_saphyr::from_str(&shipped).unwrap();
+    let rules = policy["rules"].as_array_mut().unwrap();
+    rules.retain(|rule| ["discovery", "who-am-i", "look", "run"].contains(&rule["id"].as_str().unwrap()));
+    assert_eq!(rules.len(), 4);
+    let rules = json!({"rules": rules}).to_string();
+    let named =
+        [("\"company\"", "\"a\""), ("\"engineering\"", "\"dev\""), ("\"builders\"", "\"dev\""), ("\"ci\"", "\"{ns}\"")];
+    named.iter().fold(rules, |rules, (there, here)| rules.replace(there, here))
+}
+
+#[tokio::test]
+async fn kubectl_works_by_the_shipped_rules_and_does_no_more() {
+    Tekton::get().await;
+    let change = |yaml: String| {
+        let mut root: Value = serde_saphyr::from_str(&yaml).unwrap();
+        let shipped: Value = serde_json::from_str(&shipped_rules()).unwrap();
+        root["rules"] = shipped["rules"].clone();
+        root.to_string()
+    };
+    let world = World::with(change).await;
+    let kubectl = world.kubectl("alice");
+    assert!(kubectl.run(&["auth", "whoami"]).await.contains("alice"));
+    assert_eq!(kubectl.run(&["auth", "can-i", "create", "pipelineruns.tekton.dev"]).await.trim(), "yes");
+    kubectl.write("run.json", &pipeline_run("run", &json!({})).to_string());
+    kubectl.run(&["create", "-f", "run.json"]).await;
+    assert!(kubectl.run(&["get", "pipelineruns"]).await.contains("run"));
+    kubectl.run(&["api-resources"]).await;
+    for refused in [&["get", "pipelineruns", "-A"][..], &["get", "secrets"], &["delete", "pipelinerun", "run"]] {
+        let said = kubectl.fails(refused).await;
+        assert!(said.contains("rule"), "{refused:?}: {said}");
+    }
 }
