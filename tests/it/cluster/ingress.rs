@@ -80,3 +80,14 @@ async fn nginx_changes_no_path_and_says_who_the_client_is() {
     assert!(!event["sourceIPs"].to_string().contains("192.0.2.9"), "{event:#}");
     assert_eq!(world.audit().len(), 1);
 }
+
+#[tokio::test]
+async fn nginx_passes_a_body_on_while_it_comes() {
+    let world = World::behind_nginx().await;
+    let line = format!("POST /api/v1/namespaces/{}/configmaps HTTP/1.1", world.namespace);
+    let lines = [&line, "Host: localhost", &world.developer("alice"), "Impersonate-User: bob", "Content-Length: 100"];
+    let mut raw = world.connect().await;
+    raw.send(request(&lines, b"{")).await;
+    // The refusal does not wait for the rest.
+    assert_eq!(raw.answer().await.reason(), "impersonation_refused");
+}

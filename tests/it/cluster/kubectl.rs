@@ -66,8 +66,8 @@ pub(super) async fn reads_and_writes(world: &World) {
         kubectl.run(&["replace", "-f", "a.json"]).await;
         kubectl.run(&["delete", "configmap", "a"]).await;
         assert!(kubectl.fails(&["get", "configmap", "a"]).await.contains("NotFound"));
-        // 1.2 MB as JSON, more than proxies take unless they are told to.
-        std::fs::write(kubectl.write("big", ""), vec![0xff_u8; 900_000]).unwrap();
+        // As much as a ConfigMap holds, and a little more than nginx takes unless it is told to.
+        std::fs::write(kubectl.write("big", ""), vec![0xff_u8; 1 << 20]).unwrap();
         kubectl.run(&["create", "configmap", "big", "--from-file=big"]).await;
         kubectl.run(&["delete", "configmap", "big"]).await;
 
