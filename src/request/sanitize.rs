@@ -2,7 +2,7 @@
 //! identity, and what is meant for Doorward itself as typed values.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -111,7 +111,7 @@ pub fn sanitize<B>(
     let accepts_trailers = parts.version == Version::HTTP_2
         && tokens(&parts.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     let nominated: Vec<HeaderName> = nominated(&parts.headers).collect();
-    let (client, secure) = client_of(received, &parts.headers);
+    let (client, secure) = client_of(received, &parts.headers)?;
     let mut buffer = Uuid::encode_buffer();
     let id_line = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
     let mut meta = Meta {
@@ -266,18 +266,23 @@ fn misdirected() -> Rejection {
 }
 
 /// The client's address, and whether it came over TLS: the peer's, or what trusted proxies say, read from the right
-/// up to the first address that is not a trusted proxy.
-fn client_of(received: Received<'_>, headers: &HeaderMap) -> (IpAddr, bool) {
+/// up to the first address that is not a trusted proxy. What is no address there is refused: the client may have
+/// written it, and must not pass for the proxy.
+fn client_of(received: Received<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
     let peer = received.peer.ip().to_canonical();
     if !received.trusted {
-        return (peer, received.tls);
+        return Ok((peer, received.tls));
     }
     let trusted = |address: &IpAddr| received.trusted_proxies.iter().any(|net| net.contains(address));
     let mut client = peer;
-    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
-    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
-        client = address.to_canonical();
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    // Bytes, as a proxy appends to whatever the client wrote.
+    let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    for hop in hops.filter(|hop| !hop.is_empty()) {
+        client = address_of(hop).ok_or_else(|| {
+            Rejection::new(Reason::BadRequest, "`X-Forwarded-For` names no address where the client's must stand")
+                .fix("have the proxy in front append the address of its client, with or without a port")
+        })?;
         if !trusted(&client) {
             break;
         }
@@ -287,7 +292,15 @@ fn client_of(received: Received<'_>, headers: &HeaderMap) -> (IpAddr, bool) {
         (Some(protocol), None) => protocol.as_bytes().eq_ignore_ascii_case(b"https"),
         _ => received.tls,
     };
-    (client, secure)
+    Ok((client, secure))
+}
+
+/// The address of a hop. Some proxies write the port too: `203.0.113.9:4711`, `[2001:db8::9]:4711`.
+fn address_of(hop: &[u8]) -> Option<IpAddr> {
+    let hop = str::from_utf8(hop).ok()?;
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse().ok().or_else(with_port).or_else(bracketed).map(|address| address.to_canonical())
 }
 
 #[cfg(test)]
@@ -367,9 +380,47 @@ mod tests {
         assert_eq!(from(&[("x-forwarded-for", "10.1.1.1, 203.0.113.9")]), "203.0.113.9", "peers:T15");
         assert_eq!(from(&[("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.2.2.2")]), "203.0.113.9");
         assert_eq!(from(&[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.9")]), "203.0.113.9");
-        assert_eq!(from(&[("x-forwarded-for", "nonsense")]), "10.0.0.9");
+        assert_eq!(from(&[("x-forwarded-for", " ,"), ("x-forwarded-for", "")]), "10.0.0.9");
         let untrusted = clean(&[("x-forwarded-for", "1.2.3.4"), ("x-real-ip", "1.2.3.4")]).unwrap();
         assert_eq!(untrusted.meta().client.to_string(), "10.0.0.9", "kubernetes:X4");
+    }
+
+    #[test]
+    fn a_port_beside_a_forwarded_address_hides_nobody() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        for (line, client) in [
+            ("203.0.113.9:4711", "203.0.113.9"),
+            ("10.1.1.1, 203.0.113.9:4711, 10.2.2.2:80", "203.0.113.9"),
+            ("2001:db8::9", "2001:db8::9"),
+            ("[2001:db8::9]", "2001:db8::9"),
+            ("[2001:db8::9]:4711", "2001:db8::9"),
+            ("[::ffff:203.0.113.9]:4711", "203.0.113.9"),
+        ] {
+            let request = clean_from(received(&trusted), &[("x-forwarded-for", line)]).unwrap();
+            assert_eq!(request.meta().client.to_string(), client, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_where_the_client_must_stand_is_refused() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        for (line, expected) in [
+            ("nonsense", None),
+            ("unknown", None),
+            ("203.0.113.9:99999", None),
+            ("[203.0.113.9]", None),
+            ("é", None),
+            ("é, 10.1.1.1", None),
+            ("203.0.113.9, nonsense", None),
+            ("é, 203.0.113.9", Some("203.0.113.9")),
+            ("é, 203.0.113.9, 10.1.1.1", Some("203.0.113.9")),
+        ] {
+            let outcome = clean_from(received(&trusted), &[("x-forwarded-for", line)]);
+            let outcome = outcome.map(|request| request.meta().client.to_string());
+            let outcome = outcome.map_err(|rejection| rejection.reason());
+            assert_eq!(outcome.as_deref(), expected.ok_or(&Reason::BadRequest), "{line}");
+            assert!(clean(&[("x-forwarded-for", line)]).is_ok(), "{line}: of a stranger it is not read");
+        }
     }
 
     #[test]

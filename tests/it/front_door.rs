@@ -87,9 +87,14 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
     assert_ne!(ids[0], ids[1], "attacks:Z31");
     assert!(!ids.contains(&"of-the-client".to_owned()), "attacks:Z31");
     // What the client wrote stands left of what the proxy saw.
-    for (forwarded, status) in
-        [("10.1.1.1, 203.0.113.9", 403), ("203.0.113.9", 403), ("203.0.113.9, 10.1.1.1", 200), ("10.1.1.1", 200)]
-    {
+    for (forwarded, status) in [
+        ("10.1.1.1, 203.0.113.9", 403),
+        ("203.0.113.9", 403),
+        ("203.0.113.9, 10.1.1.1", 200),
+        ("10.1.1.1", 200),
+        ("10.1.1.1, 203.0.113.9:4711", 403),
+        ("10.1.1.1:4711", 200),
+    ] {
         let _ = fixture.upstream.take();
         let (mut lines, body) = delivery();
         lines.push(format!("X-Forwarded-For: {forwarded}"));
@@ -97,6 +102,31 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
         let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
         assert_eq!(answer.status, status, "webhooks:31 peers:T15 {forwarded}: {}", answer.text());
         assert_eq!(fixture.upstream.take().len(), usize::from(status == 200), "webhooks:31 {forwarded}");
+    }
+}
+
+/// The proxy's own address is one that the rule lets in.
+#[tokio::test]
+async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() {
+    let own = |yaml: String| trusting(&yaml).replace("addresses: [10.0.0.0/8]", "addresses: [127.0.0.0/8]");
+    let fixture = Fixture::with(own, |_| Reply::json(200, "{}")).await;
+    let cases: &[(&[&str], u16)] = &[
+        (&[], 200),
+        (&["X-Forwarded-For: 203.0.113.9"], 403),
+        (&["X-Forwarded-For: é, 203.0.113.9"], 403),
+        (&["X-Forwarded-For: é", "X-Forwarded-For: 203.0.113.9:4711"], 403),
+        (&["X-Forwarded-For: é"], 400),
+        (&["X-Forwarded-For: é, 127.0.0.1"], 400),
+        (&["X-Forwarded-For: é, 127.0.0.2"], 200),
+    ];
+    for (forwarded, status) in cases {
+        let _ = fixture.upstream.take();
+        let (lines, body) = delivery();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).chain(forwarded.iter().copied()).collect();
+        let answer = fixture.doorward.send(&lines, body.as_bytes()).await;
+        assert_eq!(answer.status, *status, "peers:T15 {forwarded:?}: {}", answer.text());
+        assert_eq!(fixture.upstream.take().len(), usize::from(*status == 200), "peers:T15 {forwarded:?}");
+        assert!(*status != 400 || answer.text().contains("X-Forwarded-For"), "{}", answer.text());
     }
 }
 
