@@ -100,6 +100,9 @@ async fn upgrade<E: OnEnd>(
     let route = outbound.permit.route();
     match pools.upgrade(&route.upstream, request, protocol).await? {
         UpgradeAnswer::Switched(mut response, splice) => {
+            // A browser takes cookies from this answer too. What else other answers get is about content, which it has none of.
+            clean_response(response.headers_mut(), cookie::PREFIX);
+            protocol.announce(response.headers_mut());
             identify(response.headers_mut(), outbound);
             let handle = begin(outbound);
             let splice = Box::pin(splice.run(client, handle));

@@ -49,6 +49,12 @@ impl UpgradeProtocol {
     fn from_token(token: &str) -> Option<Self> {
         [Self::WebSocket, Self::Spdy31].into_iter().find(|protocol| protocol.token().eq_ignore_ascii_case(token))
     }
+
+    /// Says in a head that the connection is to change to this protocol.
+    pub(super) fn announce(self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(self.token()));
+    }
 }
 
 /// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
@@ -154,8 +160,7 @@ impl Pools {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.remove(header::TE);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.token()));
+        protocol.announce(headers);
 
         let mut lease = match node.upgradable(upstream).await {
             Err(error) if error.kind() == UpstreamErrorKind::Unreachable => {

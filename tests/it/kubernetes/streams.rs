@@ -188,6 +188,31 @@ async fn a_101_that_nobody_asked_for_is_502() {
     }
 }
 
+/// Else an upstream plants a session of its choice in the browser that opens the socket.
+#[tokio::test]
+async fn a_101_sets_no_cookie_of_ours_and_brings_nothing_of_the_hop_of_the_upstream() {
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\n\
+                    X-Hop: 1\r\nKeep-Alive: timeout=5\r\nSec-WebSocket-Accept: accepted\r\n\
+                    Set-Cookie: __Host-doorward=planted; Secure; Path=/\r\nSet-Cookie: theirs=1\r\n\r\n";
+    let fixture = scripted(move |request| match request.has("upgrade") {
+        true => Reply::Bytes(switched.into()),
+        false => Reply::json(200, "{}"),
+    })
+    .await;
+    for (host, path) in [("api.test", EXEC), ("web.test", "/socket")] {
+        let (host, alice) = (format!("Host: {host}"), fixture.alice());
+        let answer = fixture.doorward.get(path, &with(&HANDSHAKE, &[&host, &alice])).await;
+        assert_eq!(answer.status, 101, "{host}: {}", answer.text());
+        assert_eq!(answer.all("set-cookie"), ["theirs=1"], "{host}: {}", answer.head);
+        assert_eq!(answer.all("connection"), ["Upgrade"], "{host}: {}", answer.head);
+        assert_eq!(answer.all("upgrade"), ["websocket"], "{host}: {}", answer.head);
+        assert_eq!(answer.all("sec-websocket-accept"), ["accepted"], "{host}: {}", answer.head);
+        for name in ["x-hop", "keep-alive"] {
+            assert!(answer.all(name).is_empty(), "{host}: {}", answer.head);
+        }
+    }
+}
+
 #[tokio::test]
 async fn bytes_before_the_101_are_no_request() {
     let fixture = upstream().await;
