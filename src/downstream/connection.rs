@@ -87,7 +87,9 @@ impl<S: Serve> Opening<'_, S> {
         let trusted_proxy = contains(&self.policy.trusted_proxies, peer);
         // An ingress or a balancer speaks for many; its own limits hold for them.
         let speaks_for_many = trusted_proxy || (from_balancer && announced.is_none());
-        if !speaks_for_many {
+        if speaks_for_many {
+            self.liveness.speaks_for_many();
+        } else {
             self.registered.count_for(peer.ip(), &self.policy.limits)?;
         }
         let mut connection = Connection {

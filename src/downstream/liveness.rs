@@ -95,6 +95,8 @@ pub(super) struct Liveness {
     flooded: AtomicBool,
     /// How many requests make a window (CVE-2023-44487).
     reset_window: u32,
+    /// The peer brings the requests of many, who do not answer for one another's resets.
+    speaks_for_many: AtomicBool,
     /// HTTP/1.1: scanned heads whose requests have not come yet, part of one has come, and what is wrong with them.
     heads: AtomicU32,
     within_head: AtomicBool,
@@ -124,6 +126,7 @@ impl Liveness {
             reset: AtomicU32::new(0),
             flooded: AtomicBool::new(false),
             reset_window: limits.http2_reset_window,
+            speaks_for_many: AtomicBool::new(false),
             heads: AtomicU32::new(0),
             within_head: AtomicBool::new(false),
             within_body: AtomicBool::new(false),
@@ -133,6 +136,11 @@ impl Liveness {
 }
 
 impl Liveness {
+    /// From now on its resets are not judged by their share; the limits of h2 itself stay.
+    pub(super) fn speaks_for_many(&self) {
+        self.speaks_for_many.store(true, Relaxed);
+    }
+
     pub(super) fn phase(&self) -> Phase {
         Phase::from_u8(self.phase.load(Relaxed))
     }
@@ -182,10 +190,13 @@ impl Liveness {
     }
 
     /// A request ends; `answered` if the service gave a response. A client that resets most of its streams before
-    /// they are answered loses the connection.
+    /// they are answered loses the connection, but not one that speaks for many.
     pub(super) fn end_request(&self, answered: bool) {
         if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
             self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
+        }
+        if self.speaks_for_many.load(Relaxed) {
+            return;
         }
         let reset = self.reset.load(Relaxed) + u32::from(!answered);
         let ended = self.ended.load(Relaxed) + 1;
@@ -380,6 +391,18 @@ mod tests {
             });
             assert_eq!(closed, expected, "{answered_of_ten} of ten answered");
         }
+    }
+
+    #[test]
+    fn of_one_that_speaks_for_many_they_are_not_judged() {
+        let liveness = Liveness::default();
+        liveness.speaks_for_many();
+        for _ in 0..400 {
+            liveness.begin_request();
+            liveness.end_request(false);
+        }
+        assert!(!liveness.is_flooded() && !liveness.is_told(Command::Abort));
+        assert_eq!(liveness.phase(), Phase::Idle);
     }
 
     #[test]

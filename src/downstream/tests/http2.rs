@@ -165,31 +165,50 @@ fn an_address_that_floods_again_and_again_is_turned_away() {
     server.await_metric("connections_refused_total{reason=\"flood\"} 1");
 }
 
-#[test]
-fn kubernetes_r4_resets_one_by_one_end_the_connection_too() {
-    let server = Server::start();
-    let mut client = server.connect();
-    begin(&mut client);
-    client.send(frame(1, END_STREAM | END_HEADERS, 1, &request(b"/slow", &[])));
-    eventually("it is served", || server.hits() == 1);
-    let mut stream = 3;
-    let ended = loop {
+/// Resets streams one after the other, each once it is served, so that the limit of resets that nobody has looked at does
+/// not apply. Gives the number of the stream at which the connection was over, or `last`.
+fn reset_one_by_one(server: &Server, client: &mut Client<TcpStream>, last: u32) -> u32 {
+    let mut stream = 1;
+    while stream < last {
         let hits = server.hits();
         let asked = client.0.write_all(&frame(1, END_STREAM | END_HEADERS, stream, &request(b"/slow", &[])));
-        // Each is served before it is reset, so that the limit of resets that nobody has looked at does not apply.
         let start = Instant::now();
         while asked.is_ok() && server.hits() == hits && server.connections() == 1 {
             assert!(start.elapsed() < PATIENCE);
             std::thread::yield_now();
         }
         if asked.is_err() || server.connections() == 0 {
-            break stream;
+            break;
         }
         let _ = client.0.write_all(&frame(3, 0, stream, &[0, 0, 0, 8]));
         stream += 2;
-    };
+    }
+    stream
+}
+
+#[test]
+fn kubernetes_r4_resets_one_by_one_end_the_connection_too() {
+    let server = Server::start();
+    let mut client = server.connect();
+    begin(&mut client);
+    eventually("it is taken", || server.connections() == 1);
+    let ended = reset_one_by_one(&server, &mut client, 2001);
     assert!((390..420).contains(&ended), "{ended}");
     server.await_metric("protocol_errors_total{kind=\"flood\"} 1");
+}
+
+/// One person who cancels a hundred requests must not cost all others their streams.
+#[test]
+fn resets_do_not_end_the_connection_of_a_trusted_proxy_with_the_streams_of_others() {
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let server = Server::with(Listener { trusted_proxies: trusted, ..listener("main") }, &Limits::default());
+    let mut client = server.connect();
+    begin(&mut client);
+    eventually("it is taken", || server.connections() == 1);
+    assert_eq!(reset_one_by_one(&server, &mut client, 1001), 1001);
+    client.send(frame(1, END_STREAM | END_HEADERS, 1001, &request(b"/", &[])));
+    let answered = std::iter::from_fn(|| next(&mut client)).any(|(kind, _, stream, _)| (kind, stream) == (1, 1001));
+    assert!(answered, "another stream of the same connection");
 }
 
 #[test]
