@@ -22,6 +22,7 @@ use crate::{
     clock::Timestamp,
     config::{raw::IntrospectionMode, resolver::Secret},
     error::Rejection,
+    sha256::sha256,
 };
 
 /// An issuer whose tokens are accepted.
@@ -139,6 +140,7 @@ impl Issuer {
         key: Key,
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
+        let signed = token.signed();
         let (token, generation) = self.verify_parsed(token, now).await?;
         let VerifiedToken { mut claims, mut checked, .. } = token;
         let mut good_until = Timestamp::MAX;
@@ -168,7 +170,7 @@ impl Issuer {
             claims.insert(REVIEW_CLAIM.to_owned(), answer.claims.clone().into());
             good_until = good_until.min(answer.good_until);
         }
-        self.verified(claims, checked, key, text.len(), Some(generation), good_until)
+        self.verified(claims, checked, signed, text.len(), Some(generation), good_until)
     }
 
     /// An opaque token as bearer.
@@ -185,7 +187,7 @@ impl Issuer {
         let client = self.mapping.client(&answer.claims)?;
         let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
         let checked = self.checks.check_answer(&answer.claims, listed, now)?;
-        self.verified(answer.claims.clone(), checked, key, text.len(), None, answer.good_until)
+        self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)
     }
 
     async fn verify_parsed(&self, token: Unverified<'_>, now: Timestamp) -> Result<(VerifiedToken, u64), TokenError> {
@@ -196,18 +198,19 @@ impl Issuer {
         Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, generation))
     }
 
+    /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise.
     fn verified(
         self: &Arc<Self>,
         claims: Map<String, Value>,
         checked: Checked,
-        key: Key,
+        named_by: &[u8],
         size: usize,
         generation: Option<u64>,
         good_until: Timestamp,
     ) -> Result<Verified, Rejection> {
         let credential = match claims.get("jti").and_then(Value::as_str) {
             Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),
-            _ => CredentialId::Token(HEXLOWER.encode(&key).into()),
+            _ => CredentialId::Token(HEXLOWER.encode(&sha256(&[named_by])).into()),
         };
         let principal = self.mapping.principal(Facts {
             claims,

@@ -69,6 +69,12 @@ impl<'t> Unverified<'t> {
         self.claims.get("iss")?.as_str()
     }
 
+    /// What the signature is over. Of one such text there can be several good signatures: with ECDSA, whoever has one can
+    /// make another.
+    pub fn signed(&self) -> &'t [u8] {
+        self.signed
+    }
+
     /// Whether `key` signed this token with the algorithm that its header names.
     pub fn check_signature(&self, key: &PublicKey) -> bool {
         key.verify(self.signed, &self.signature)

@@ -5,6 +5,7 @@ use aws_lc_rs::{
     hmac,
     signature::{self, KeyPair},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::super::{Issuers, testing::*, weak_rsa};
@@ -221,8 +222,7 @@ impl Bench {
                 token: {
                     let token = P256.token(&ec(json!({})), &self.payload(json!({})));
                     let (signed, signature) = token.rsplit_once('.').unwrap();
-                    let mut bytes =
-                        base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signature).unwrap();
+                    let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
                     bytes.push(0);
                     format!("{signed}.{}", b64(bytes))
                 },
@@ -468,4 +468,44 @@ async fn revocations_go_by_jti() {
     }
     let other = bench.with_claims(json!({"jti": "t2"}));
     bench.issuers.authenticate(&other, &bench.accepts, &revocations).await.unwrap();
+}
+
+/// oauth:21: where there is no `jti`, it goes by what was signed.
+#[tokio::test]
+async fn the_high_s_twin_of_a_revoked_token_without_jti_is_revoked_too() {
+    let bench = Bench::new().await;
+    let payload = |more: Value| bench.payload(changed(json!({"jti": null}), &more));
+    let es256 = header(json!({"alg": "ES256", "kid": "p256"}));
+    let token = P256.token(&es256, &payload(json!({})));
+    let twin = twin_of(&token);
+    assert_ne!(token, twin);
+    let known = async |token: &str, revocations: &dyn super::super::Revocations| {
+        bench.issuers.authenticate(token, &bench.accepts, revocations).await
+    };
+    let [first, second] = [known(&token, &nothing).await.unwrap(), known(&twin, &nothing).await.unwrap()];
+    assert_eq!(first.credential, second.credential, "the signature of both is good");
+    let revoked = first.credential.clone();
+    let revocations = move |principal: &crate::authn::Principal| principal.credential == revoked;
+    for token in [&token, &twin] {
+        assert_eq!(known(token, &revocations).await.unwrap_err().reason(), Reason::TokenRevoked);
+    }
+    known(&P256.token(&es256, &payload(json!({"unrelated": 1}))), &revocations).await.unwrap();
+}
+
+/// The token with the other good signature that whoever has it can make: `n - s` in place of `s`.
+fn twin_of(token: &str) -> String {
+    /// The order of P-256 (FIPS 186-5, SP 800-186 section 3.2.1.3).
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = false;
+    for (digit, order) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let (rest, under) = order.overflowing_sub(*digit);
+        let (rest, under_again) = rest.overflowing_sub(u8::from(borrow));
+        (*digit, borrow) = (rest, under || under_again);
+    }
+    format!("{signed}.{}", b64(signature))
 }
