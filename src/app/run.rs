@@ -233,7 +233,7 @@ async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Ar
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    app.streams.close_matching(|_| true, streams::CutReason::Draining);
+    app.streams.drain();
     downstream.drain().close();
     let cut = downstream.drain().wait(rest).await;
     tracing::info!(cut, "drained");

@@ -130,8 +130,8 @@ impl Permit {
     }
 
     /// What the registry of streams keeps of a request that was decided at `now`, if it is or becomes a stream.
-    pub(crate) fn stream(&self, now: Timestamp) -> Stream {
+    pub(crate) fn stream(&self, kind: StreamKind, now: Timestamp) -> Stream {
         let max = self.route().max_stream;
-        Stream::new(self.stream_kind(), Arc::clone(self.principal()), self.authenticated.keep(), max, now)
+        Stream::new(kind, Arc::clone(self.principal()), self.authenticated.keep(), max, now)
     }
 }

@@ -353,8 +353,8 @@ impl Worker {
         if let Some(apply) = apply.take() {
             Box::pin(self.keep_cause(apply, outbound)).await?;
         }
-        let begin = |outbound: &Outbound| {
-            let handle = self.app.streams.register(outbound.permit.stream(*now));
+        let begin = |outbound: &Outbound, kind| {
+            let handle = self.app.streams.register(outbound.permit.stream(kind, *now));
             if handle.missed(*epoch) && !self.app.is_still_allowed(handle.stream()) {
                 handle.end(CutReason::PermissionLost);
             }

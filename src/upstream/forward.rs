@@ -3,6 +3,7 @@
 use std::{fmt, future::Future, pin::Pin};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
 
 use super::{
     Lane, Pools, UpstreamBody, UpstreamError, UpstreamErrorKind,
@@ -26,7 +27,7 @@ use crate::{
 pub enum Forwarded<E: OnEnd> {
     Response {
         response: Response<ResponseBody<E>>,
-        /// The body is a stream that the registry knows.
+        /// The body is a stream whose beginning is recorded too.
         long: bool,
     },
     Upgraded(Upgraded),
@@ -53,12 +54,12 @@ impl fmt::Debug for Upgraded {
     }
 }
 
-/// Forwards. `begin` registers the request as a long stream, if it is or becomes one. `outbound` is borrowed, as what an
+/// Forwards. `begin` registers the request as a stream, if it is or may become one. `outbound` is borrowed, as what an
 /// async function owns is moved and held once more at each level.
 pub async fn forward<E: OnEnd>(
     pools: &Pools,
     outbound: &mut Outbound,
-    begin: impl FnOnce(&Outbound) -> StreamHandle,
+    begin: impl FnOnce(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
     let lane = match outbound.length {
         Length::Upgrade(protocol) => return Box::pin(upgrade(pools, outbound, protocol, begin)).await,
@@ -72,17 +73,17 @@ pub async fn forward<E: OnEnd>(
     clean(&mut response, route);
     identify(response.headers_mut(), outbound);
     let long = lane == Lane::Long || is_event_stream(response.headers());
+    let kind = if long {
+        Some(outbound.permit.stream_kind())
+    } else {
+        is_unsized(response.body(), route.kind).then_some(StreamKind::Unsized)
+    };
     let trailers = if route.kind == RouteKind::Http { Trailers::Pass } else { Trailers::Drop };
     let response = response.map(|body| {
         let body = ResponseBody::streaming(body, trailers);
-        if !long {
-            return body;
-        }
-        let style = match outbound.permit.stream_kind() {
-            StreamKind::Watch => CutStyle::End,
-            _ => CutStyle::Abort,
-        };
-        body.cut_by(begin(outbound), style)
+        let Some(kind) = kind else { return body };
+        let style = if kind == StreamKind::Watch { CutStyle::End } else { CutStyle::Abort };
+        body.cut_by(begin(outbound, kind), style)
     });
     Ok(Forwarded::Response { response, long })
 }
@@ -91,7 +92,7 @@ async fn upgrade<E: OnEnd>(
     pools: &Pools,
     outbound: &mut Outbound,
     protocol: UpgradeProtocol,
-    begin: impl FnOnce(&Outbound) -> StreamHandle,
+    begin: impl FnOnce(&Outbound, StreamKind) -> StreamHandle,
 ) -> Result<Forwarded<E>, Rejection> {
     let Some(client) = outbound.on_upgrade.take() else {
         return Err(Rejection::new(Reason::UpgradeRefused, "this connection cannot be upgraded"));
@@ -104,7 +105,7 @@ async fn upgrade<E: OnEnd>(
             clean_response(response.headers_mut(), cookie::PREFIX);
             protocol.announce(response.headers_mut());
             identify(response.headers_mut(), outbound);
-            let handle = begin(outbound);
+            let handle = begin(outbound, outbound.permit.stream_kind());
             let splice = Box::pin(splice.run(client, handle));
             Ok(Forwarded::Upgraded(Upgraded { response, splice }))
         }
@@ -164,4 +165,12 @@ fn identify(headers: &mut HeaderMap, outbound: &Outbound) {
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Whether a body has no length, so that it may go on for as long as the upstream likes. What of the API server goes on is
+/// known by what was asked.
+fn is_unsized(body: &UpstreamBody, kind: RouteKind) -> bool {
+    matches!(kind, RouteKind::Http | RouteKind::Dashboard)
+        && !body.is_end_stream()
+        && body.size_hint().exact().is_none()
 }

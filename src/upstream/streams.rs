@@ -1,4 +1,5 @@
-//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads. Each is registered with who
+//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and answers that may last, as
+//! nobody said how long they are. Each is registered with who
 //! opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
 //! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
 
@@ -39,6 +40,8 @@ pub enum StreamKind {
     Download,
     WebSocket,
     Spdy,
+    /// An answer without a length: mostly over at once, but it may be a gRPC stream or lines of JSON without end.
+    Unsized,
 }
 
 impl StreamKind {
@@ -50,6 +53,7 @@ impl StreamKind {
             Self::Download => "download",
             Self::WebSocket => "websocket",
             Self::Spdy => "spdy",
+            Self::Unsized => "unsized",
         }
     }
 }
@@ -282,6 +286,11 @@ impl Registry {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Ends what lasts, as Doorward stops. Answers that are only without a length may end by themselves.
+    pub fn drain(&self) -> usize {
+        self.close_matching(|stream| stream.kind != StreamKind::Unsized, CutReason::Draining)
+    }
+
     /// Which look at all streams was the last. See [`StreamHandle::missed`].
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)
@@ -407,8 +416,8 @@ struct CutLabel {
 
 impl Metrics {
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        registry.register("streams_open", "Long streams", self.open.clone());
-        registry.register("streams_cut", "Long streams that Doorward ended", self.closed.clone());
+        registry.register("streams_open", "Streams, and answers without a length, which may last", self.open.clone());
+        registry.register("streams_cut", "Streams that Doorward ended", self.closed.clone());
     }
 }
 

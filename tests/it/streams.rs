@@ -119,11 +119,16 @@ async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> 
     raw
 }
 
-/// Why the streams of a path ended, as the trail has it, once `count` of them have.
+/// Why streams ended, as the trail has it, once `count` of them have.
 async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
+    ends_in(doorward, "request.completed", count).await
+}
+
+/// The same of records with this code.
+async fn ends_in(doorward: &Doorward, code: &str, count: usize) -> Vec<String> {
     let ended = || -> Vec<String> {
         let trail = doorward.audit();
-        let completed = trail.iter().filter(|record| record["metadata"]["event_code"] == "request.completed");
+        let completed = trail.iter().filter(|record| record["metadata"]["event_code"] == code);
         completed.filter_map(|record| record["unmapped"]["ended"].as_str().map(str::to_owned)).collect()
     };
     within(async {
@@ -289,6 +294,87 @@ async fn streams_end_with_the_token_of_who_opened_them() {
     fixture.doorward.set_clock_ahead(1800);
     streams.have_ended(1008, "expired").await;
     twin.are_open().await;
+}
+
+/// Answers of which nothing says that they last but that they have no length, and one that does not.
+fn without_a_length(request: &Recorded) -> Reply {
+    let rest = match request.line() {
+        line if line.contains("/grpc") => {
+            "Content-Type: application/grpc+proto\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"
+        }
+        line if line.contains("/lines") => {
+            "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n"
+        }
+        line if line.contains("/file") => "Content-Type: application/octet-stream\r\n\r\nthe beginning",
+        line if line.contains("/small") => "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        _ => return Reply::json(200, "{}"),
+    };
+    Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{rest}").into_bytes())
+}
+
+/// Waits until so many answers without a length are open.
+async fn unsized_are(doorward: &Doorward, count: usize) {
+    let line = format!("doorward_streams_open{{kind=\"unsized\"}} {count}\n");
+    within(async {
+        while !doorward.metrics().await.contains(&line) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_their_route() {
+    let limited = |yaml: String| {
+        let web = "hosts: [web.test], schemes: [bearer], upstream: web";
+        assert!(yaml.contains(web));
+        yaml.replace(web, &format!("{web}, max_stream: 20m"))
+    };
+    let fixture = Fixture::with_faults(limited, without_a_length).await;
+    let token = |jti: &str| {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        (claims["jti"], claims["exp"]) = (json!(jti), json!(now() + 7200));
+        bearer(&fixture.a.sign(&claims))
+    };
+    let open = async |token: &str| {
+        let mut opened = Vec::new();
+        for path in ["/grpc", "/lines", "/file"] {
+            let lines = ["Host: web.test", token, "Connection: close"];
+            opened.push(begin(&fixture.doorward, path, &lines, 200).await);
+        }
+        opened
+    };
+    let (leaked, other) = (token("leaked"), token("other"));
+    let (of_leaked, of_other) = (open(&leaked).await, open(&other).await);
+    unsized_are(&fixture.doorward, 6).await;
+    let break_off = async |opened: Vec<Raw>, why: &str| {
+        for mut raw in opened {
+            let rest = raw.rest().await;
+            assert!(!rest.ends_with(b"0\r\n\r\n"), "{why}: {}", String::from_utf8_lossy(&rest));
+        }
+    };
+    let revoke = ["revoke", "--issuer", "a", "--token-id", "leaked", "--why", "in a build log"];
+    let (code, said) = fixture.doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    break_off(of_leaked, "revoked").await;
+    unsized_are(&fixture.doorward, 3).await;
+
+    // One that ends soon is what it was: one record, of an answer that is whole.
+    let small = fixture.doorward.get("/small", &["Host: web.test", &other]).await;
+    assert_eq!((small.status, small.text().as_str()), (200, "ok"));
+    unsized_are(&fixture.doorward, 3).await;
+
+    fixture.doorward.set_clock_ahead(1800);
+    break_off(of_other, "expired").await;
+    // What changes nothing and is not known to last has one record, at its end.
+    let mut ended = ends_in(&fixture.doorward, "request", 6).await;
+    ended.sort_unstable();
+    assert_eq!(ended, ["expired", "expired", "expired", "revoked", "revoked", "revoked"]);
+    let trail = fixture.doorward.audit();
+    let small: Vec<_> = trail.iter().filter(|record| record.to_string().contains("/small")).collect();
+    assert_eq!(small.len(), 1, "{small:#?}");
+    assert_eq!(small[0]["metadata"]["event_code"], "request");
+    assert!(small[0]["unmapped"]["ended"].is_null(), "{}", small[0]);
 }
 
 #[tokio::test]

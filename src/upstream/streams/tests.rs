@@ -105,6 +105,18 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
 }
 
 #[test]
+fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops() {
+    let (registry, clock) = registry();
+    let long = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let answer = Stream { kind: StreamKind::Unsized, ..watch("alice", Timestamp::MAX, clock.now()) };
+    let answer = registry.register(answer);
+    assert_eq!(registry.drain(), 1);
+    assert_eq!((long.reason(), answer.reason()), (Some(CutReason::Draining), None));
+    assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 1);
+    assert_eq!(answer.reason(), Some(CutReason::Revoked));
+}
+
+#[test]
 fn a_look_between_decision_and_registration_is_noticed() {
     let (registry, clock) = registry();
     let before = registry.epoch();
