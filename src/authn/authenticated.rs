@@ -5,6 +5,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Principal;
 use crate::{
+    audit,
     authz::{Policy, RequestView},
     body::RequestBody,
     clock::Timestamp,
@@ -12,6 +13,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
+    sha256::sha256,
     tekton::{Document, MAX_BODY, Run, RunKind, dashboard::Page, template},
     upstream::{
         buffered::{self, BufferLimits, ByteBudget},
@@ -88,13 +90,14 @@ impl Authenticated {
     }
 
     /// Reads the body of a request that changes a run of Tekton, which rules look at. Of what it says only the parameters
-    /// and labels that `policy` names are kept.
+    /// and labels that `policy` names are kept. The record gets the digest of what came, which is not what is sent.
     pub(crate) async fn read_run(
         self,
         kind: RunKind,
         limits: &raw::Limits,
         budget: &ByteBudget,
         policy: &Policy,
+        record: &mut audit::Record,
     ) -> Result<Self, Rejection> {
         let Self { request, route, principal, kubernetes, page, .. } = self;
         let asked = kubernetes.as_ref().map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
@@ -102,6 +105,7 @@ impl Authenticated {
         Document::check_head(verb, request.headers())?;
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
+        note_body(&body, record);
         let account = route.upstream.default_service_account();
         let mut document = Document::read((kind, version), verb, request.headers(), &body, account)?;
         if policy.looks_at_accounts_of_runs() {
@@ -113,12 +117,18 @@ impl Authenticated {
     }
 
     /// Reads the body of a request that writes an object whose annotations Tekton copies to runs.
-    pub(crate) async fn read_template(self, limits: &raw::Limits, budget: &ByteBudget) -> Result<Self, Rejection> {
+    pub(crate) async fn read_template(
+        self,
+        limits: &raw::Limits,
+        budget: &ByteBudget,
+        record: &mut audit::Record,
+    ) -> Result<Self, Rejection> {
         let Self { request, route, principal, kubernetes, page, document } = self;
         let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
         template::check_head(verb, request.headers())?;
         let (request, body) = request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&route)), budget).await?;
+        note_body(&body, record);
         let sent = template::read(verb, request.headers(), &body)?;
         let sent = budget.hold(sent).ok_or_else(|| {
             Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
@@ -176,6 +186,12 @@ impl Authenticated {
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
         self.request.take_parts()
     }
+}
+
+/// Notes a body that was read whole.
+pub(super) fn note_body(body: &[u8], record: &mut audit::Record) {
+    record.bytes_in = body.len() as u64;
+    record.body_digest = Some(sha256(&[body]));
 }
 
 /// The largest body that is read whole.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::{Authenticated, Presented, Principal, Scheme, bearer, break_glass::BreakGlass};
+use super::{
+    Authenticated, Presented, Principal, Scheme, authenticated::note_body, bearer, break_glass::BreakGlass,
+};
 use crate::{
     audit,
     body::{RequestBody, Trailers},
@@ -17,7 +19,6 @@ use crate::{
     oidc::Login,
     request::{route::Route, sanitize::CleanRequest},
     sessions::{self, CookieRequest, Sessions, csrf},
-    sha256::sha256,
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
@@ -232,8 +233,7 @@ impl Authenticator<'_> {
             let max = route.max_body.and_then(|max| usize::try_from(max).ok()).unwrap_or(MAX_CALL);
             let (request, body) = request.take_body();
             let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await?;
-            record.bytes_in = body.len() as u64;
-            record.body_digest = Some(sha256(&[&body]));
+            note_body(&body, record);
             Ok(request.with_body(RequestBody::Buffered(body)))
         })
         .await

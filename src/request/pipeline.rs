@@ -191,13 +191,15 @@ impl Worker {
         exchange.record().kubernetes = authenticated.kubernetes().cloned();
         let authenticated = match authenticated.kubernetes().and_then(|attributes| tekton::concerns(attributes)) {
             Some(kind) => {
-                let read = authenticated.read_run(kind, &snapshot.limits, &self.app.budget, &snapshot.policy);
+                let (limits, record) = (&snapshot.limits, exchange.record());
+                let read = authenticated.read_run(kind, limits, &self.app.budget, &snapshot.policy, record);
                 let authenticated = Box::pin(read).await?;
                 exchange.record().run = authenticated.run().cloned();
                 authenticated
             }
             None if authenticated.kubernetes().is_some_and(|attributes| tekton::template::is_template(attributes)) => {
-                Box::pin(authenticated.read_template(&snapshot.limits, &self.app.budget)).await?
+                let (limits, record) = (&snapshot.limits, exchange.record());
+                Box::pin(authenticated.read_template(limits, &self.app.budget, record)).await?
             }
             None => authenticated,
         };

@@ -43,6 +43,12 @@ async fn send(fixture: &Fixture, subject: &str, line: &str, media: &str, body: &
     (answer, fixture.upstream.take())
 }
 
+/// In hex, as the trail has it.
+fn sha256(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn run(account: &str) -> Value {
     json!({
         "apiVersion": "tekton.dev/v1",
@@ -157,6 +163,7 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
     let cancel = r#"[{"op":"replace","path":"/spec/status","value":"Cancelled"}]"#;
     let forge = r#"{"metadata":{"annotations":{"doorward.dev/requested-by":"bob"}}}"#;
     let deployer = run("deployer").to_string();
+    let came = sha256(&deployer);
     let twice = deployer.replacen("{", r#"{"kind":"PipelineRun","#, 1);
     for (what, who, line, media, body, expected) in [
         ("the twin", "runner", &post, json, deployer.clone(), 200),
@@ -236,6 +243,9 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
     let records = fixture.doorward.audit();
     let made = records.iter().find(|record| record["unmapped"]["run"]["does"] == "create").unwrap();
     assert_eq!(made["unmapped"]["run"]["service_accounts"], json!(["deployer"]));
+    assert_eq!(made["unmapped"]["body_sha256"], came, "of what came, whatever was written into it: {made}");
+    let all = records.iter().filter(|record| record["unmapped"]["run"].is_object());
+    assert!(all.clone().count() > 10 && all.clone().all(|record| record["unmapped"]["body_sha256"].is_string()));
 }
 
 #[tokio::test]
@@ -279,6 +289,9 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
         let (answer, seen) = send(&fixture, "admin", &line, "application/json", &good.to_string()).await;
         assert_eq!((answer.status, seen.len()), (200, 1), "attacks:Z51: {}", answer.text());
         assert_eq!(serde_json::from_slice::<Value>(&seen[0].body).unwrap(), good);
+        let trail = fixture.doorward.audit();
+        let noted = trail.iter().filter(|record| record["unmapped"]["body_sha256"] == sha256(&good.to_string()));
+        assert!(noted.count() >= 1, "{line}: {trail:#?}");
     }
     let template = "/apis/triggers.tekton.dev/v1beta1/namespaces/ci/triggertemplates/t";
     let patch = r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/labels/doorward.dev~1rule","value":"x"}]"#;
