@@ -19,7 +19,7 @@ pub struct Metrics {
     pub checkpoint_copy_errors: Counter,
     /// Records that wait, and room that is reserved for more.
     pub queued: Gauge,
-    /// Unix time of the last checkpoint; its age is an alarm.
+    /// Unix time of the last checkpoint, or of the start where there is none yet; its age is an alarm.
     pub last_checkpoint: Gauge,
     pub syncs: Counter,
     pub sync_time: Counter<f64, AtomicU64>,
@@ -41,7 +41,7 @@ impl Metrics {
         audit.register("queue", "Records that wait for the sink, and room reserved", self.queued.clone());
         audit.register_with_unit(
             "last_checkpoint_timestamp",
-            "Unix time of the last checkpoint",
+            "Unix time of the last checkpoint, at first of the start",
             Unit::Seconds,
             self.last_checkpoint.clone(),
         );

@@ -132,6 +132,8 @@ impl Writer {
 
     /// Writes the lines by which a process begins.
     pub(super) fn begin(&mut self, found: Found) {
+        // The first checkpoint is due an interval from now, and until then none is late.
+        self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
         if found.empty && found.last.seq > 0 {
             self.event(&Event::File { previous: None });
         }

@@ -209,6 +209,16 @@ fn checkpoints_come_by_count_and_by_time() {
     assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
 }
 
+/// Else the alarm for a checkpoint that is late fires at each start.
+#[test]
+fn until_the_first_checkpoint_its_age_is_that_of_the_trail() {
+    let clock = clock();
+    let trail = start(&settings(), &Memory::default(), &clock);
+    assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs() - 30);
+}
+
 #[test]
 fn notes_are_lines_too() {
     let sink = Memory::default();
