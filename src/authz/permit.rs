@@ -22,22 +22,36 @@ use crate::{
 /// A request that the policy allows. It owns the request, so that it cannot carry another, and is consumed by what is
 /// done with it.
 ///
-/// It cannot be made but by [`authorize`]:
+/// It can be passed on, but not made except by [`authorize`]: its field is private.
 ///
-/// ```compile_fail
-/// use doorward::authz::Permit;
-/// fn forge(authenticated: doorward::authn::Authenticated) -> Permit {
+/// ```
+/// use doorward::{authn::Authenticated, authz::Permit};
+/// fn pass(_: Authenticated, permit: Permit) -> Permit {
+///     permit
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// use doorward::{authn::Authenticated, authz::Permit};
+/// fn forge(authenticated: Authenticated) -> Permit {
 ///     Permit { authenticated }
 /// }
 /// ```
 ///
-/// nor be used twice:
+/// It can be used once, but not twice: it is moved.
 ///
-/// ```compile_fail
+/// ```
+/// use doorward::{authz::Permit, request::outbound::Outbound};
+/// fn once(permit: Permit) {
+///     let _ = Outbound::assume(permit, &[]);
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
 /// use doorward::{authz::Permit, request::outbound::Outbound};
 /// fn twice(permit: Permit) {
-///     let _ = Outbound::assume(permit, Vec::new());
-///     let _ = Outbound::assume(permit, Vec::new());
+///     let _ = Outbound::assume(permit, &[]);
+///     let _ = Outbound::assume(permit, &[]);
 /// }
 /// ```
 #[derive(Debug)]

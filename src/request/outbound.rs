@@ -40,10 +40,19 @@ pub enum Length {
 
 /// A request that may be sent, and the only thing that can be forwarded. It is made from a [`Permit`] alone:
 ///
-/// ```compile_fail
-/// use doorward::request::outbound::Outbound;
-/// fn forge(permit: doorward::authz::Permit) -> Outbound {
-///     Outbound { request: http::Request::new(doorward::body::RequestBody::Empty) }
+/// ```
+/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::{Length, Outbound}};
+/// fn assume(_: http::Request<RequestBody>, permit: Permit, _: Length) -> Result<Outbound, Rejection> {
+///     Outbound::assume(permit, &[])
+/// }
+/// ```
+///
+/// With a request of somebody's own in it, it cannot be made: its fields are private.
+///
+/// ```compile_fail,E0451
+/// use doorward::{authz::Permit, body::RequestBody, request::outbound::{Length, Outbound}};
+/// fn forge(request: http::Request<RequestBody>, permit: Permit, length: Length) -> Outbound {
+///     Outbound { request, permit, length, on_upgrade: None }
 /// }
 /// ```
 #[derive(Debug)]
