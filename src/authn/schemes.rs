@@ -4,9 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::{
-    Authenticated, Presented, Principal, Scheme, authenticated::note_body, bearer, break_glass::BreakGlass,
-};
+use super::{Authenticated, Presented, Principal, Scheme, authenticated::note_body, bearer, break_glass::BreakGlass};
 use crate::{
     audit,
     body::{RequestBody, Trailers},
@@ -170,6 +168,14 @@ impl Authenticator<'_> {
         credential && route.schemes.contains(&Scheme::Session)
     }
 
+    /// Whether a request for the API server or the Dashboard carries something besides a cookie that says who somebody is,
+    /// which nobody has looked at. A page of an application may send a token of its own, which is not for us.
+    fn has_another_credential<B>(&self, request: &CleanRequest<B>, route: &Route) -> bool {
+        matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
+            && self.may_hold_handle(request, route)
+            && !matches!(bearer::presented(request.headers(), None, request.meta().upgrade.is_some()), Presented::Not)
+    }
+
     /// For schemes that have not looked themselves.
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         match self.revocations.is_revoked(principal) {
@@ -194,7 +200,17 @@ impl Authenticator<'_> {
             upgrade: request.meta().upgrade.is_some(),
             address: request.meta().client,
         };
-        match self.sessions.authenticate(cookie).await {
+        let presented = self.sessions.authenticate(cookie).await;
+        if !matches!(presented, Presented::Not) && self.has_another_credential(request, route) {
+            return Presented::Bad(
+                Rejection::new(
+                    Reason::CredentialAmbiguous,
+                    "the request carries a session cookie and another credential, and this route takes sessions alone",
+                )
+                .fix("send the cookie without `Authorization`, and no token among WebSocket subprotocols"),
+            );
+        }
+        match presented {
             Presented::Not => Presented::Not,
             Presented::Good(session) => Presented::Good(Arc::clone(&session.principal)),
             Presented::Bad(rejection) => Presented::Bad(rejection),

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use base64::Engine as _;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET, bearer},
     harness::{Authority, Reply, Upstream, now, unique},
+    streams::with_login,
 };
 
 const NO: Expect = Refused(&[403]);
@@ -179,6 +181,52 @@ async fn one_credential_well_formed_or_401() {
         assert_eq!(answer.json()["kind"], "Status", "{row}");
     }
     alice(&fixture, "kubernetes:E2", &format!("GET {TASKRUNS}"), &[], Clean).await;
+}
+
+/// kubernetes:E3 where a cookie is the only credential that counts: the other one is not ignored.
+#[tokio::test]
+async fn a_cookie_beside_another_credential_is_400_where_sessions_alone_are_taken() {
+    let (mut doorward, (issuer, upstream), host, cookie) = with_login("", "").await;
+    let path = doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, yaml.replace("schemes: [session, bearer]", "schemes: [session]")).unwrap();
+    doorward.wait_for_generation(2).await;
+    let (host, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
+    let token = issuer.token("alice", &["dev"]);
+    let good = bearer(&token);
+    let socket = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&token);
+    let protocols =
+        format!("Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{encoded}, v5.channel.k8s.io");
+    let exec = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
+    let dead = "Cookie: __Host-doorward=x";
+    let cases: [(&str, &[&str], u16); 9] = [
+        ("/api/v1/pods", &[&cookie], 200),
+        ("/api/v1/pods", &[&cookie, "Authorization: Basic YTpi"], 400),
+        ("/api/v1/pods", &[&cookie, &good], 400),
+        ("/api/v1/pods", &[&cookie, &good, &good], 400),
+        ("/api/v1/pods", &[dead, "Authorization: Basic YTpi"], 400),
+        ("/api/v1/pods", &["Authorization: Basic YTpi"], 401),
+        ("/api/v1/pods", &[&good], 401),
+        (exec, &[&[&*cookie, &protocols], &socket[..]].concat(), 400),
+        (exec, &[&[&*cookie, "Sec-WebSocket-Protocol: v5.channel.k8s.io"], &socket[..]].concat(), 101),
+    ];
+    for (path, lines, status) in cases {
+        let _ = upstream.take();
+        let answer = doorward.get(path, &[&[&*host, &origin], lines].concat()).await;
+        assert_eq!(answer.status, status, "kubernetes:E3 {lines:?}: {}", answer.text());
+        assert!(
+            status != 400 || answer.reason() == "credential_ambiguous",
+            "kubernetes:E3 {lines:?}: {}",
+            answer.text()
+        );
+        assert_eq!(upstream.take().len(), usize::from(status < 400), "kubernetes:E3 {lines:?}");
+    }
 }
 
 fn expired(issuer: &crate::harness::Issuer) -> String {
