@@ -29,7 +29,13 @@ async fn fixture() -> Fixture {
 }
 
 async fn scripted(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
+    logging("info", script).await
+}
+
+/// The same with this filter of the log.
+async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
     let change = |yaml: String| {
+        let yaml = format!("{yaml}log: {{filter: {filter}}}\n");
         let yaml = yaml.replace("username: 'b:{sub}'", "username: '{claim:/name}', clock_skew: 0s").replace(
             "rules:\n",
             "rules:

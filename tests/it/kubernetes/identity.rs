@@ -321,7 +321,13 @@ async fn a_dead_token_does_not_hammer_the_issuer() {
 
 #[tokio::test]
 async fn neither_log_nor_audit_trail_tells_a_secret() {
-    let mut fixture = super::scripted(|_| Reply::json(500, "{}")).await;
+    for filter in ["info", "trace"] {
+        tells_no_secret(filter).await;
+    }
+}
+
+async fn tells_no_secret(filter: &str) {
+    let mut fixture = super::logging(filter, |_| Reply::json(500, "{}")).await;
     let token = fixture.a.token("alice", &["dev"]);
     let secret = token.split('.').nth(2).unwrap().to_owned();
     let path = format!("{TASKRUNS}?labelSelector=query-secret");
@@ -342,6 +348,7 @@ async fn neither_log_nor_audit_trail_tells_a_secret() {
     let audit = std::fs::read_to_string(fixture.doorward.audit_path()).unwrap();
     let log = fixture.doorward.log().iter().map(|line| format!("{line}\n")).collect::<String>();
     assert!(audit.contains(TASKRUNS), "the requests are in the trail");
+    assert_eq!(log.contains("\"TRACE\""), filter == "trace", "the filter is in force");
     for (what, text) in [("audit", &audit), ("log", &log)] {
         for forbidden in [
             secret.as_str(),
@@ -353,7 +360,10 @@ async fn neither_log_nor_audit_trail_tells_a_secret() {
             "upstream-token",
             "\ninjected",
         ] {
-            assert!(!text.contains(forbidden), "kubernetes:L1 peers:D13 {forbidden} is in the {what}: {text}");
+            assert!(
+                !text.contains(forbidden),
+                "kubernetes:L1 peers:D13 {forbidden} is in the {what} at {filter}: {text}"
+            );
         }
     }
     for line in audit.lines() {
