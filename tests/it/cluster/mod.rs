@@ -17,6 +17,7 @@ mod kubectl;
 mod login;
 mod other_cluster;
 mod pods;
+mod printed_roles;
 pub mod programs;
 mod pushes;
 mod rights;

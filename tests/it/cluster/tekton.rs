@@ -87,24 +87,7 @@ impl Tekton {
 
     async fn start() -> Self {
         let api = ApiServer::get().await;
-        let namespace = json!({"metadata": {"name": SYSTEM_NAMESPACE}});
-        api.create("/api/v1/namespaces", &namespace).await;
-        for module in ["pipeline", "triggers"] {
-            apply(api, &programs::manifests(module)).await;
-        }
-        for resource in [
-            "tekton.dev/v1/pipelineruns",
-            "tekton.dev/v1beta1/customruns",
-            "triggers.tekton.dev/v1beta1/eventlisteners",
-        ] {
-            within(async {
-                while api.ask("GET", &format!("/apis/{resource}?limit=1"), None).await.status != 200 {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            })
-            .await;
-        }
-
+        define(api).await;
         let folder = programs::folder();
         fs::write(folder.join("kubeconfig"), api.kubeconfig()).unwrap();
         let scheduler = Program::start(
@@ -113,8 +96,7 @@ impl Tekton {
             &["--kubeconfig=kubeconfig", "--leader-elect=false", "--secure-port=0"].map(str::to_owned),
             &[],
         );
-        let kubelet = kubelet(api);
-        api.create("/api/v1/nodes", &json!({"metadata": {"name": "node"}})).await;
+        let kubelet = node(api).await;
         // A new node is tainted as not ready, until a controller that is not here finds that it is.
         let untaint = json!({"spec": {"taints": null}});
         assert_eq!(api.ask("PATCH", "/api/v1/nodes/node", Some(&untaint)).await.status, 200);
@@ -128,6 +110,32 @@ impl Tekton {
         let mut log = fs::OpenOptions::new().append(true).open(self.kubelet.folder().join("container.log")).unwrap();
         writeln!(log, "2026-01-01T00:00:00.000000000Z stdout F {line}").unwrap();
     }
+}
+
+/// Makes the definitions of Tekton, and its settings.
+pub async fn define(api: &ApiServer) {
+    let namespace = json!({"metadata": {"name": SYSTEM_NAMESPACE}});
+    api.create("/api/v1/namespaces", &namespace).await;
+    for module in ["pipeline", "triggers"] {
+        apply(api, &programs::manifests(module)).await;
+    }
+    for resource in
+        ["tekton.dev/v1/pipelineruns", "tekton.dev/v1beta1/customruns", "triggers.tekton.dev/v1beta1/eventlisteners"]
+    {
+        within(async {
+            while api.ask("GET", &format!("/apis/{resource}?limit=1"), None).await.status != 200 {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Makes the one node of a cluster, with its kubelet.
+pub async fn node(api: &ApiServer) -> Program {
+    let kubelet = kubelet(api);
+    api.create("/api/v1/nodes", &json!({"metadata": {"name": "node"}})).await;
+    kubelet
 }
 
 fn kubelet(api: &ApiServer) -> Program {
@@ -237,7 +245,8 @@ pub async fn pod(api: &ApiServer, namespace: &str) -> String {
     let name = format!("pod-{}", unique());
     let container = json!({"name": "main", "image": "images.test/main", "stdin": true});
     let path = format!("/api/v1/namespaces/{namespace}/pods");
-    api.create(&path, &json!({"metadata": {"name": name}, "spec": {"containers": [container]}})).await;
+    api.create(&path, &json!({"metadata": {"name": name}, "spec": {"nodeName": "node", "containers": [container]}}))
+        .await;
     within(async {
         while api.read(&format!("{path}/{name}")).await["status"]["phase"] != "Running" {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

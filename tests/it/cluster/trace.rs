@@ -29,7 +29,7 @@ fn runs(world: &World) -> String {
 }
 
 /// The record of a run in the trail, once it has one.
-async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
+pub(super) async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
     within(async {
         loop {
             let mut records = doorward.audit();
@@ -44,7 +44,7 @@ async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
 }
 
 /// Exit code and output of `doorward audit trace`.
-async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
+pub(super) async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
     trace_of(world, "pipelinerun", &format!("{}/{name}", world.namespace)).await
 }
 

@@ -106,14 +106,31 @@ impl World {
         faults: bool,
     ) -> Self {
         let api = ApiServer::get().await;
-        let (issuer, authority) = (Issuer::start().await, Authority::new());
         let namespace = api.namespace().await;
         api.account(&namespace, "doorward").await;
         let account = json!({"kind": "ServiceAccount", "namespace": namespace, "name": "doorward"});
         api.allow_everywhere(&format!("{namespace}-doorward"), &account, own).await;
         let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
         api.allow(&namespace, "dev", &group, &rights()).await;
+        Self::launch(api, namespace, (front, host), change, files, faults).await
+    }
 
+    /// One at this API server, where neither Doorward nor the developers may do anything yet.
+    pub async fn without_rights(api: &'static ApiServer, change: impl FnOnce(String) -> String) -> Self {
+        let namespace = api.namespace().await;
+        api.account(&namespace, "doorward").await;
+        Self::launch(api, namespace, (Front::Own(0), "localhost"), change, &[], false).await
+    }
+
+    async fn launch(
+        api: &'static ApiServer,
+        namespace: String,
+        (front, host): (Front, &str),
+        change: impl FnOnce(String) -> String,
+        files: &[(&str, &str)],
+        faults: bool,
+    ) -> Self {
+        let (issuer, authority) = (Issuer::start().await, Authority::new());
         let dir = tempfile::tempdir().unwrap();
         authority.issue(&["localhost"]).write(dir.path(), "server");
         // Of a client that may say who asks by `X-Remote-User`: whatever of these came through would count.
