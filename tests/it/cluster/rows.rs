@@ -4,10 +4,13 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
 
-use super::world::{GROUP, World};
+use super::{
+    tekton::{Tekton, pod},
+    world::{GROUP, World},
+};
 use crate::{
     fixture::bearer,
-    harness::{Raw, h2, now, within},
+    harness::{Raw, h2, now, unique, within},
 };
 
 /// Sent, as Alice; any other is the status of a refusal, and nothing is sent.
@@ -105,6 +108,8 @@ async fn a_person_is_certain_or_nothing_is_sent() {
         ("cluster:E2", vec![one.replace("Bearer ", "Bearer  ")], 401),
         ("cluster:E2", vec![], 401),
         ("cluster:E3", vec![one.clone(), one.clone()], 400),
+        ("cluster:E3", vec!["Authorization: Basic YWxpY2U6eA==".into()], 401),
+        ("cluster:E3", vec!["Authorization: Basic YWxpY2U6eA==".into(), one.clone()], 400),
         ("cluster:S1", vec![with(json!({"name": "system:serviceaccount:kube-system:x"}))], 403),
         ("cluster:S1", vec![with(json!({"name": "system:authenticated"}))], 403),
         ("cluster:S1", vec![alice(&["dev", "system:masters"])], 403),
@@ -112,6 +117,8 @@ async fn a_person_is_certain_or_nothing_is_sent() {
         ("cluster:S3", vec![alice(&["dev", "systemx:y"])], CLEAN),
         ("cluster:S3", vec![alice(&["dev", "System:masters"])], 403),
         ("cluster:S3", vec![alice(&["dev", "system:masters\t"])], 403),
+        // It begins with a Cyrillic letter, so that it is any name, and no grant speaks of it.
+        ("cluster:S3", vec![alice(&["dev", "\u{455}ystem:masters"])], CLEAN),
         ("cluster:S3", vec![with(json!({"name": "alice\t"}))], 403),
         ("cluster:N8", vec![alice(&["other"])], 403),
         ("cluster:C1", vec![bearer("garbage")], 401),
@@ -169,6 +176,8 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
         ("cluster:P1", "GET", "{core}%2Fconfigmaps", 400, ""),
         ("cluster:P1", "GET", "{core}/configmaps;x", 400, ""),
         ("cluster:P1", "GET", "{core}/configmaps%00", 400, ""),
+        ("cluster:P1", "GET", "{core}\\configmaps", 400, ""),
+        ("cluster:P1", "GET", "{core}/configmaps/..\\secrets", 400, ""),
         ("cluster:P1", "GET", "{core}/configmaps?limit=1", 200, "list"),
         ("cluster:P2", "GET", "/api/v1/watch/namespaces/{ns}/configmaps", 403, ""),
         ("cluster:P2", "GET", "/api/v1/proxy/namespaces/{ns}/configmaps/x", 403, ""),
@@ -185,6 +194,9 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
         ("cluster:P5", "DELETE", "{core}/pods", 403, ""),
         ("cluster:P5", "DELETE", "{core}/pods/none", 404, "delete"),
         ("cluster:P5", "BREW", "{core}/configmaps", 403, ""),
+        // It is a reading, and none of these may be read.
+        ("cluster:P5", "HEAD", "{core}/pods/none", 403, ""),
+        ("cluster:P5", "HEAD", "{core}/configmaps/none", 405, "get"),
         ("cluster:P6", "GET", "{core}/services/x:80/proxy/secret", 403, ""),
         ("cluster:P6", "GET", "/api/v1/nodes/n/proxy/exec/ns/pod/c", 403, ""),
         (
@@ -199,7 +211,8 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
     let mut verbs = Vec::new();
     for (row, method, path, expected, verb) in cases {
         let path = path.replace("{core}", &core).replace("{ns}", &world.namespace);
-        let answer = world.alice(&format!("{method} {path}"), &[], b"").await;
+        // An answer to HEAD has a length and no body, so that its end is that of the connection.
+        let answer = world.alice(&format!("{method} {path}"), &["Connection: close"], b"").await;
         assert_eq!(answer.status, *expected, "{row} {path}: {}", answer.text());
         if !verb.is_empty() {
             verbs.push(*verb);
@@ -271,7 +284,32 @@ async fn an_identity_belongs_to_a_request() {
         assert_eq!(event["impersonatedUser"]["username"], subject, "cluster:R3");
         assert_eq!(event["impersonatedUser"]["groups"], json!([GROUP, "system:authenticated"]), "cluster:R3");
     }
-    world.assert_sent_as(&["alice", "bob"]).await;
+
+    // All at once on one connection, which may go over one connection to the API server.
+    const AT_ONCE: usize = 40;
+    let who = |index: usize| ["alice", "bob", "carol"][index % 3];
+    let fields = |index: usize| -> Vec<(String, String)> {
+        let token = world.developer(who(index)).replace("Authorization: ", "");
+        let path = format!("{}?labelSelector=number%3D{index}", read(&world));
+        [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", &path),
+            ("authorization", &token),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    };
+    let requests: Vec<_> = (0..AT_ONCE).map(fields).collect();
+    let outcomes = h2::ask_at_once(world.doorward.address("public"), &requests).await;
+    assert_eq!(outcomes, [h2::Outcome::Ok; AT_ONCE], "cluster:R3");
+    for index in 0..AT_ONCE {
+        let uri = format!("{}?labelSelector=number%3D{index}", read(&world));
+        let event = world.event(|event| event["requestURI"] == uri.as_str()).await;
+        assert_eq!(event["impersonatedUser"]["username"], who(index), "cluster:R3");
+    }
+    world.assert_sent_as(&["alice", "bob", "carol"]).await;
 }
 
 #[tokio::test]
@@ -292,6 +330,8 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
     }
     let token = world.issuer.token("alice", &["dev"]);
     let protocol = format!("base64url.bearer.authorization.k8s.io.{}", BASE64URL.encode(&token));
+    let other = world.issuer.token("bob", &["dev"]);
+    let other = format!("base64url.bearer.authorization.k8s.io.{}", BASE64URL.encode(other));
     let upgrade = with(&["Connection: Upgrade", "Upgrade: websocket"]).join("\r\n");
     let websocket = |path: &str, protocols: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\nSec-WebSocket-Protocol: {protocols}\r\n\r\n")
@@ -300,6 +340,13 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
         ("cluster:W2", protocol.clone()),
         ("cluster:W3", format!("{protocol}, {protocol}, v5.channel.k8s.io")),
         ("cluster:W3", "base64url.bearer.authorization.k8s.io.!!!, v5.channel.k8s.io".to_owned()),
+        ("cluster:W3", format!("{protocol}==, v5.channel.k8s.io")),
+        ("cluster:W3", format!("{protocol}, {other}, v5.channel.k8s.io")),
+        // No text, though its encoding is good.
+        (
+            "cluster:W3",
+            format!("base64url.bearer.authorization.k8s.io.{}, v5.channel.k8s.io", BASE64URL.encode([0xff; 3])),
+        ),
     ] {
         let mut raw = world.doorward.raw().await;
         raw.send(websocket(&exec, &protocols)).await;
@@ -357,4 +404,61 @@ async fn a_watch_ends_with_the_token_that_opened_it_and_with_its_revocation() {
     ended(2).await;
     assert_eq!(world.alice(&format!("GET {}", read(&world)), &[], b"").await.status, 401, "cluster:T2");
     world.assert_sent_as(&["alice"]).await;
+}
+
+#[tokio::test]
+async fn streams_of_pods_end_with_the_token_that_opened_them() {
+    let tekton = Tekton::get().await;
+    let world = World::start().await;
+    let pod = pod(world.api, &world.namespace).await;
+    let of_pod = format!("/api/v1/namespaces/{}/pods/{pod}", world.namespace);
+    let open = async |line: &str, token: &str, more: &str| {
+        let mut raw = world.doorward.raw().await;
+        let (line, token) = (line.replace("{pod}", &of_pod), bearer(token));
+        raw.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n{more}\r\n")).await;
+        let head = String::from_utf8_lossy(&raw.some().await).into_owned();
+        let status = if more.contains("Upgrade") { 101 } else { 200 };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "cluster:T1 {line}: {head}");
+        raw
+    };
+    let websocket = |protocol: &str| {
+        format!(
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n"
+        )
+    };
+    let spdy =
+        |version: &str| format!("Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {version}\r\n");
+    let streams = [
+        ("exec", "GET {pod}/exec?command=cat&stdin=true&stdout=true", websocket("v5.channel.k8s.io")),
+        ("exec", "POST {pod}/exec?command=cat&stdin=true&stdout=true", spdy("v4.channel.k8s.io")),
+        ("portforward", "GET {pod}/portforward?ports=80", websocket("SPDY/3.1+portforward.k8s.io")),
+        ("portforward", "POST {pod}/portforward?ports=80", spdy("portforward.k8s.io")),
+        ("log", "GET {pod}/log?follow=true", String::new()),
+    ];
+    let mut claims = world.issuer.claims("alice", &["dev"]);
+    let ends = now() + 5;
+    claims["exp"] = json!(ends);
+    let (short, long) = (world.issuer.sign(&claims), world.issuer.token("bob", &["dev"]));
+    let mut opened = Vec::new();
+    for (subresource, line, more) in &streams {
+        opened.push((subresource, line, open(line, &short, more).await));
+    }
+    let mut twin = open("GET {pod}/log?follow=true", &long, "").await;
+    for (_, line, raw) in &mut opened {
+        raw.rest().await;
+        assert!(now() >= ends, "cluster:T1 {line} ended too early");
+    }
+    // None of them goes on behind Doorward.
+    let is_over =
+        |event: &&Value| event["stage"] == "ResponseComplete" && event["impersonatedUser"]["username"] == "alice";
+    within(async {
+        while world.audit().iter().filter(is_over).count() < streams.len() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let line = unique();
+    tekton.log(&line);
+    within(async { while !String::from_utf8_lossy(&twin.some().await).contains(&line) {} }).await;
 }

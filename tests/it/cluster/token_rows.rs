@@ -168,3 +168,33 @@ async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
         tasks.world.api.resign(&forged, |claims| claims["kubernetes.io"]["pod"]["uid"] = metadata["uid"].clone());
     tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &forged, &why).await;
 }
+
+/// Tokens are reviewed by the API server, whose audit log counts how often.
+#[tokio::test]
+async fn cluster_c5_the_api_server_is_not_asked_anew_for_each_request_with_a_token() {
+    const REQUESTS: usize = 100;
+    let tasks = Tasks::start().await;
+    let (_task, pod_token) = running(&tasks, "counted").await;
+    // Signed by the cluster, for a pod that there is not.
+    let dead = tasks.world.api.resign(&pod_token, |claims| {
+        claims["kubernetes.io"]["pod"]["uid"] = json!(uuid::Uuid::from_u128(7));
+    });
+    let account = format!("system:serviceaccount:{}:doorward", tasks.world.namespace);
+    let reviews = || {
+        let events = tasks.world.api.audit(&account);
+        events.iter().filter(|event| event["objectRef"]["resource"] == "tokenreviews").count()
+    };
+    for (what, pod_token, status) in [("good", &pod_token, 200), ("dead", &dead, 400)] {
+        let (before, began) = (reviews(), std::time::Instant::now());
+        for _ in 0..REQUESTS {
+            let answer = tasks.exchange(pod_token, &ASKED).await;
+            assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        }
+        // What it said is used for ten seconds.
+        let at_most = 1 + usize::try_from(began.elapsed().as_secs()).unwrap() / 10;
+        let asked = reviews() - before;
+        // The good one was asked about already.
+        let at_least = usize::from(what == "dead");
+        assert!((at_least..=at_most).contains(&asked), "cluster:C5 {what}: {asked} reviews of {REQUESTS} requests");
+    }
+}

@@ -77,24 +77,46 @@ pub async fn ask(address: SocketAddr, fields: &[(String, String)]) -> Outcome {
     outcome(&mut stream).await
 }
 
+/// Sends requests without bodies all at once, on one connection, and gives what comes of each.
+pub async fn ask_at_once(address: SocketAddr, requests: &[Vec<(String, String)>]) -> Vec<Outcome> {
+    let mut stream = connect(address).await;
+    let ids = (1..).step_by(2);
+    let frames = ids.zip(requests).map(|(id, fields)| frame(HEADERS, END_STREAM | END_HEADERS, id, &block(fields)));
+    stream.write_all(&frames.collect::<Vec<_>>().concat()).await.unwrap();
+    let mut outcomes = vec![None; requests.len()];
+    while outcomes.contains(&None) {
+        match next(&mut stream).await {
+            (_, Outcome::Closed) => break,
+            (id, outcome) => outcomes[id as usize / 2] = Some(outcome),
+        }
+    }
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Closed)).collect()
+}
+
 /// What comes of the next request that has an answer.
 async fn outcome(stream: &mut TcpStream) -> Outcome {
+    next(stream).await.1
+}
+
+/// The same, and the stream of that request.
+async fn next(stream: &mut TcpStream) -> (u32, Outcome) {
     super::within(async {
         loop {
             let mut head = [0; 9];
             if stream.read_exact(&mut head).await.is_err() {
-                return Outcome::Closed;
+                return (0, Outcome::Closed);
             }
             let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
             if stream.read_exact(&mut payload).await.is_err() {
-                return Outcome::Closed;
+                return (0, Outcome::Closed);
             }
+            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             match (head[3], payload.first()) {
                 // `:status: 200` is entry 8 of the static table (RFC 7541 appendix A).
-                (HEADERS, Some(0x88)) => return Outcome::Ok,
-                (HEADERS, _) => return Outcome::Refused,
-                (RST_STREAM, _) => return Outcome::Reset,
-                (GOAWAY, _) => return Outcome::Closed,
+                (HEADERS, Some(0x88)) => return (id, Outcome::Ok),
+                (HEADERS, _) => return (id, Outcome::Refused),
+                (RST_STREAM, _) => return (id, Outcome::Reset),
+                (GOAWAY, _) => return (0, Outcome::Closed),
                 _ => {}
             }
         }
