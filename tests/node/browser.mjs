@@ -225,8 +225,9 @@ const scenarios = {
     await logIn(page, 'alice');
     await page.evaluate(async () => {
       window.ask = async (path, method = 'GET', body, type = 'application/json') => {
-        const headers = body ? { 'Content-Type': type } : {};
-        const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+        const headers = { 'Tekton-Client': 'tektoncd/dashboard', Accept: 'application/json' };
+        if (body) headers['Content-Type'] = type;
+        const answer = await fetch(path, { method, credentials: 'same-origin', headers, body: body && JSON.stringify(body) });
         const text = await answer.text();
         return { status: answer.status, text, said: text.startsWith('{') ? JSON.parse(text) : null };
       };
@@ -239,11 +240,12 @@ const scenarios = {
         return { seen, ended, open: new Promise((done) => { socket.onopen = done; }) };
       };
     });
+    // Its pages write a slash behind the name of a collection, and none behind that of an object.
     const first = await page.evaluate(async ({ namespace, pod, logged }) => {
-      const runs = `/apis/tekton.dev/v1/namespaces/${namespace}/pipelineruns`;
+      const runs = `/apis/tekton.dev/v1/namespaces/${namespace}/pipelineruns/`;
       const properties = (await window.ask('/v1/properties')).said;
-      const namespaces = (await window.ask('/api/v1/namespaces')).status;
-      const elsewhere = (await window.ask('/apis/tekton.dev/v1/namespaces/elsewhere/pipelineruns')).status;
+      const namespaces = (await window.ask('/api/v1/namespaces/')).status;
+      const elsewhere = (await window.ask('/apis/tekton.dev/v1/namespaces/elsewhere/pipelineruns/')).status;
       const { said: list } = await window.ask(runs);
       window.runs = window.watch(`${runs}?watch=true&resourceVersion=${list.metadata.resourceVersion}`);
       await window.runs.open;
@@ -261,11 +263,14 @@ const scenarios = {
       };
       const reason = (run) => run.status?.conditions?.[0]?.reason;
       await until((run) => run.metadata.name === 'walk' && reason(run) === 'Running');
-      const cancelled = await window.ask(`${runs}/walk`, 'PATCH',
+      const cancelled = await window.ask(`${runs}walk`, 'PATCH',
         [{ op: 'replace', path: '/spec/status', value: 'Cancelled' }], 'application/json-patch+json');
       const ended = await until((run) => run.metadata.name === 'walk' && reason(run) === 'Cancelled');
-      const deleted = await window.ask(`${runs}/walk`, 'DELETE');
-      const answer = await fetch(`/api/v1/namespaces/${namespace}/pods/${pod}/log?container=main&follow=true`);
+      const deleted = await window.ask(`${runs}walk`, 'DELETE');
+      const answer = await fetch(
+        `/api/v1/namespaces/${namespace}/pods/${pod}/log?container=main&follow=true&timestamps=true`,
+        { headers: { 'Tekton-Client': 'tektoncd/dashboard', Accept: 'text/plain,*/*' } },
+      );
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let log = '';
       while (!log.includes(logged.trim())) {
@@ -273,7 +278,15 @@ const scenarios = {
         if (done) break;
         log += value;
       }
-      await reader.cancel();
+      // It goes on until somebody ends it.
+      window.log = (async () => {
+        try {
+          while (!(await reader.read()).done);
+          return 'ended';
+        } catch (error) {
+          return `cut: ${error.name}`;
+        }
+      })();
       return {
         properties, namespaces, elsewhere, started: started.status, cancelled: cancelled.status, reason: reason(ended),
         deleted: { status: deleted.status, message: deleted.said?.message }, log,
@@ -281,10 +294,12 @@ const scenarios = {
     }, { namespace, pod, logged });
     const other = await ctx.newPage();
     await other.goto(options.url + '/oauth2/sign_out');
+    const open = await page.evaluate(() => Promise.race([window.log, new Promise((go) => setTimeout(go, 0, 'open'))]));
     await other.click('form button[type=submit]');
     const socket = await page.evaluate(() => window.runs.ended);
+    const follow = [open, await page.evaluate(() => window.log)];
     const after = await page.evaluate(async () => (await window.ask('/v1/properties')).status);
-    return { ...first, socket, after };
+    return { ...first, socket, follow, after };
   },
 
   // A page that needs more of a login: first by a fetch, which is told so, then by going there.

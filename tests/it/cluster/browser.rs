@@ -85,7 +85,13 @@ upstreams:
     assert!(saw["deleted"]["message"].as_str().unwrap().contains("Runs are kept"), "{saw}");
     assert!(saw["log"].as_str().unwrap().contains(LOGGED.trim()), "{saw}");
     assert_eq!(saw["socket"], json!({"code": 1008, "reason": "signed_out"}), "a watch that was open: {saw}");
+    assert_eq!(saw["follow"][0], "open", "a log that is followed until the logout: {saw}");
+    assert!(["ended", "cut: TypeError"].map(Value::from).contains(&saw["follow"][1]), "{saw}");
     assert_eq!(saw["after"], 401, "{saw}");
+    // Not the browser's side alone: the API server goes on with neither.
+    let complete = |event: &Value| event["stage"] == "ResponseComplete";
+    world.event(|event| complete(event) && event["verb"] == "watch").await;
+    world.event(|event| complete(event) && event["objectRef"]["subresource"] == "log").await;
     world.assert_sent_as(&["oidc:alice"]).await;
     let created =
         world.event(|event| event["verb"] == "create" && event["objectRef"]["resource"] == "pipelineruns").await;
