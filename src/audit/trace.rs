@@ -149,7 +149,11 @@ pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, Repl
         let is_its = line.metadata.correlation_uid == Some(id) || line.unmapped.held == Some(id);
         events.extend(line.unmapped.event_id.filter(|_| is_its));
     })?;
-    traced(files, |link| link.request == Some(id) || link.event_id.as_ref().is_some_and(|event| events.contains(event)))
+    // A run that names a request as well was made by that, and has the event from another run that it is a copy of.
+    traced(files, |link| match (link.request, &link.event_id) {
+        (Some(request), _) => request == id,
+        (None, event) => event.as_ref().is_some_and(|event| events.contains(event)),
+    })
 }
 
 /// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it.
@@ -473,6 +477,23 @@ mod tests {
         assert_eq!(found(Arrival::Delivery("d")), [ARRIVAL, again]);
         assert_eq!(found(Arrival::Event("e")), [ARRIVAL]);
         assert!(found(Arrival::Delivery("e")).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
+        let lines = [
+            request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}, "event_id": "e"})),
+            request(REQUEST, "request", &creates("ci")),
+            link("built", "u1", 1_001_000, &json!({"event_id": "e"})),
+            link("again", "u2", 1_002_000, &json!({"event_id": "e", "request": REQUEST})),
+        ];
+        assert_eq!(traced(&lines, "again").remove(0).cause.unwrap().request.id, REQUEST);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+        for (id, uid) in [(ARRIVAL, "u1"), (REQUEST, "u2")] {
+            let caused = trace_request(&[file.path().to_owned()], id).unwrap();
+            assert_eq!(caused.iter().map(|run| run.uid.as_str()).collect::<Vec<_>>(), [uid]);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ patches:
 
 /// Puts the shipped policies in force in the namespace of a test, where `admin` is Tekton's controller and `listed` the account
 /// of an EventListener.
-async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
+pub(super) async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
     /// The policies themselves are there once, for all namespaces.
     static MADE: OnceCell<()> = OnceCell::const_new();
     let kubectl = administrator(api, namespace);
@@ -57,7 +57,7 @@ async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
 }
 
 /// kubectl past Doorward, whom RBAC allows everything: what is refused is refused by an admission policy.
-struct Past(Kubectl);
+pub(super) struct Past(pub Kubectl);
 
 impl Past {
     fn arguments<'a>(who: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
@@ -68,12 +68,12 @@ impl Past {
         self.0.run(&Self::arguments(who, arguments)).await
     }
 
-    async fn fails(&self, who: &str, arguments: &[&str]) -> String {
+    pub(super) async fn fails(&self, who: &str, arguments: &[&str]) -> String {
         self.0.fails(&Self::arguments(who, arguments)).await
     }
 
     /// Waits until an object of `file` is refused: the API server learns of policies a little later.
-    async fn is_refused(&self, who: &str, file: &str) {
+    pub(super) async fn is_refused(&self, who: &str, file: &str) {
         within(async {
             let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
             while self.0.output(&arguments).await.status.success() {}

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
+    admission::{Past, enforce},
     event_listener::{Asks, EventListener, HOOKS},
+    shipped::administrator,
     tekton::{Tekton, pipeline_run},
     tokens::{DOOR, TARGET, Tasks, claims, token},
     world::World,
@@ -139,6 +141,77 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
         &format!("event      {event}"),
     ] {
         assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// A rerun by the Dashboard has all labels and annotations of the run before it; a forged run has what anybody may read of another.
+#[tokio::test]
+async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
+    let listener = EventListener::prepare_with(Asks::Doorward, RUNS).await;
+    let world = &listener.world;
+    may_watch_runs(world).await;
+    enforce(world.api, &world.namespace, "nobody").await;
+    let _sink = listener.start().await;
+    let make = async |who: &str, run: &Value| -> Value {
+        let line = format!("POST {} HTTP/1.1", runs(world));
+        let lines = [line.as_str(), "Host: api.test", &world.developer(who), "Content-Type: application/json"];
+        let answer = world.doorward.send(&lines, run.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        linked(&world.doorward, &answer.json()["metadata"]["uid"]).await;
+        answer.json()
+    };
+    let (id, body) = (unique(), super::deliveries::push(1234, "delivered"));
+    let lines = lines(&id, &signature(body.as_bytes()));
+    let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), body.as_bytes()).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let delivered = listener.run("delivered").await;
+    linked(&world.doorward, &delivered["metadata"]["uid"]).await;
+    let label = "triggers.tekton.dev/triggers-eventid";
+    let event = delivered["metadata"]["labels"][label].as_str().unwrap();
+
+    let bobs = make("bob", &pipeline_run("bobs", &json!({}))).await;
+    let mut rerun = delivered.clone();
+    let mut annotations = bobs["metadata"]["annotations"].clone();
+    assert_eq!(annotations["doorward.dev/requested-by"], "bob");
+    annotations["test/user"] = delivered["metadata"]["annotations"]["test/user"].clone();
+    let mut labels = delivered["metadata"]["labels"].clone();
+    labels["dashboard.tekton.dev/rerunOf"] = delivered["metadata"]["name"].clone();
+    rerun["metadata"] = json!({"name": "again", "annotations": annotations, "labels": labels});
+    rerun["status"].take();
+    let again = make("carol", &rerun).await;
+    assert_eq!(again["metadata"]["labels"][label], event, "as it was copied");
+    let mut forged = pipeline_run("forged", &json!({}));
+    forged["metadata"]["labels"] = json!({label: event});
+    make("mallory", &forged).await;
+    for (name, whose) in [("again", "carol"), ("forged", "mallory")] {
+        let (code, said) = trace(world, name).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("caused by  {whose} (a person of a)")), "{said}");
+        assert!(!["bob", "webhook:github", "delivery"].iter().any(|other| said.contains(other)), "{said}");
+    }
+
+    // Past Doorward it is no run at all where the policies of `deploy/` are in force.
+    let past = Past(administrator(world.api, &world.namespace));
+    forged["metadata"]["name"] = json!("past");
+    past.0.write("past.json", &forged.to_string());
+    past.is_refused("mallory", "past.json").await;
+    let said = past.fails("mallory", &["create", "-f", "past.json"]).await;
+    assert!(said.contains("runs are made through Doorward"), "{said}");
+    let (code, said) = trace(world, "past").await;
+    assert!(code == Some(1) && said.contains("no PipelineRun"), "{said}");
+    // Nor from the delivery on: it made the one run. Its record is complete once its answer is.
+    let first = delivered["metadata"]["name"].as_str().unwrap();
+    within(async {
+        while trace(world, first).await.0 != Some(0) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    for (kind, what) in [("event", event), ("delivery", &id)] {
+        let (code, said) = trace_of(world, kind, what).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.matches("\nPipelineRun ").count(), 1, "{said}");
+        assert!(said.contains(first), "{said}");
     }
 }
 
