@@ -35,6 +35,12 @@ pub fn manifests(module: &str) -> PathBuf {
     built().join("manifests").join(module)
 }
 
+/// The definitions of the Gateway API.
+pub fn gateway() -> PathBuf {
+    let version = include_str!("../../cluster/definitions/go.mod").split_whitespace().last().unwrap();
+    manifests(&format!("gateway-{version}"))
+}
+
 /// A folder that the program that is started with it takes away when it ends.
 pub fn folder() -> PathBuf {
     tempfile::tempdir().unwrap().keep()

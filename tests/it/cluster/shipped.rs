@@ -231,6 +231,15 @@ async fn the_api_server_takes_all_that_is_shipped() {
     }
     let ingress = deploy().join("examples/ingress.yaml").display().to_string();
     kubectl.run(&["apply", "--dry-run=server", "-f", &ingress]).await;
+    for kind in ["httproutes", "backendtlspolicies"] {
+        let definition = programs::gateway().join(format!("gateway.networking.k8s.io_{kind}.yaml"));
+        kubectl.run(&["apply", "--server-side", "-f", &definition.display().to_string()]).await;
+        let name = format!("crd/{kind}.gateway.networking.k8s.io");
+        kubectl.run(&["wait", "--for=condition=Established", &name]).await;
+    }
+    let route = deploy().join("examples/http-route.yaml").display().to_string();
+    // Unknown fields are an error, not a warning.
+    kubectl.run(&["apply", "--dry-run=server", "--validate=strict", "-f", &route]).await;
     let ca = kubectl.write("ca.crt", &api.authority.pem());
     let printed = doorward(&["interceptor", "--ca"]).arg(ca).output().unwrap();
     kubectl.write("interceptor.json", &String::from_utf8(printed.stdout).unwrap());
