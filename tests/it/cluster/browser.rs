@@ -7,7 +7,7 @@ use super::{
     tekton::{LOGGED, Tekton, pod},
     world::{Front, GROUP, World},
 };
-use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port};
+use crate::harness::{OidcProvider, Reply, Upstream, browse, free_port, log_in};
 
 /// The back end has no rights in the cluster, and is asked for nothing but its files and what it offers.
 async fn back_end() -> Upstream {
@@ -98,4 +98,61 @@ upstreams:
     assert_eq!(created["impersonatedUser"]["username"], "oidc:alice");
     let asked: Vec<Value> = back_end.requests().iter().map(|request| request.line().to_owned().into()).collect();
     assert!(asked.iter().all(|line| !line.as_str().unwrap().contains("/api")), "{asked:?}");
+}
+
+/// Without a browser, which would not say that it is elsewhere.
+#[tokio::test]
+async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_logs_there() {
+    Tekton::get().await;
+    let back_end = back_end().await;
+    let change = |yaml: String| {
+        yaml.replace("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")
+            .replace("upstreams:\n", &format!("upstreams:\n  - {{name: dashboard, url: '{}'}}\n", back_end.url()))
+            .replace(
+                "routes:\n  - {name: api, kind: kubernetes, hosts: [localhost],",
+                "routes:
+  - {name: board, kind: dashboard, hosts: [localhost], schemes: [session], upstream: dashboard, kubernetes: cluster}
+  - {name: api, kind: kubernetes, hosts: [api.test],",
+            )
+            .replace("rules:\n", "rules:\n  - {id: me, on: {routes: [board]}, who: {users: [alice]}, do: allow}\n")
+            .replace(
+                "grants:\n",
+                &format!("grants:\n  - {{id: me, who: {{users: [alice]}}, kubernetes_groups: ['{GROUP}']}}\n"),
+            )
+    };
+    let world = World::with_front(Front::Own(0), change, &[("client", "client-secret")], "api.test").await;
+    let host = format!("localhost:{}", world.doorward.address("public").port());
+    world.doorward.until_people_can_sign_in(&host).await;
+    let cookie = log_in(&world.doorward, &host, "/").await;
+    let (ours, host) = (format!("Origin: http://{host}"), format!("Host: {host}"));
+
+    let watch = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/?watch=true", world.namespace);
+    for (origin, status) in [("Origin: https://evil.test", 403), ("Origin: null", 403), (&ours, 101)] {
+        let mut raw = world.doorward.raw().await;
+        // As Firefox writes `Connection`.
+        raw.send(format!(
+            "GET {watch} HTTP/1.1\r\n{host}\r\n{cookie}\r\n{origin}\r\nConnection: keep-alive, Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ))
+        .await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status, "cluster:W6 {origin}: {}", answer.text());
+    }
+    let watches = |event: &Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
+    world.event(watches).await;
+    assert_eq!(world.audit().iter().filter(|event| watches(event)).count(), 1, "cluster:W6 ours alone");
+
+    // Rights of the real API server: in their own namespace, and in no other.
+    for (namespace, status) in [(world.namespace.as_str(), 200), ("kube-system", 403)] {
+        let path = format!("/v1/logs-proxy/{namespace}/gone-pod/step-build");
+        let answer = world.doorward.get(&path, &[&host, &cookie]).await;
+        assert_eq!(answer.status, status, "{namespace}: {}", answer.text());
+        let fetched = back_end.requests().iter().any(|request| request.line().contains(&path));
+        assert_eq!(fetched, status == 200, "{namespace}");
+        if status == 403 {
+            assert_eq!(answer.reason(), "kubernetes_denied", "{}", answer.text());
+        }
+    }
+    world.event(|event| event["objectRef"]["resource"] == "selfsubjectaccessreviews").await;
+    world.assert_sent_as(&["alice"]).await;
 }
