@@ -9,6 +9,7 @@ mod browser;
 mod deliveries;
 mod event_listener;
 mod everywhere;
+mod helm;
 mod impersonation;
 mod informer;
 mod ingress;
