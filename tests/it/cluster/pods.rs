@@ -35,6 +35,25 @@ pub(super) async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A command in a terminal of the pod, which waits until that is as large as the one that a person sits at, then for a word.
+async fn in_terminal(kubectl: &Kubectl, websocket: bool, pod: &str) {
+    let of_kubectl = over(kubectl, websocket, &[]);
+    let line = format!(
+        "stty rows 45 cols 123; exec {} exec -it {pod} -- \
+         sh -c 'until test \"$(stty size)\" = \"45 123\"; do sleep 0.05; done; echo it has its size; read word; test $word = end'",
+        of_kubectl.as_std().get_program().display()
+    );
+    let environment = of_kubectl.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).envs(environment).kill_on_drop(true);
+    let mut terminal = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    let said = within(lines.next_line()).await.unwrap();
+    assert!(said.as_ref().is_some_and(|said| said.contains("it has its size")), "{said:?}");
+    terminal.stdin.as_mut().unwrap().write_all(b"end\n").await.unwrap();
+    assert!(within(terminal.wait()).await.unwrap().success());
+}
+
 #[tokio::test]
 async fn exec_cp_and_port_forward_over_websocket_and_spdy() {
     exec_cp_and_port_forward(&World::start().await).await;
@@ -78,6 +97,8 @@ pub(super) async fn exec_cp_and_port_forward(world: &World) {
         output(&kubectl, websocket, &["cp", &format!("{pod}:{}", there.display()), "copy"]).await;
         let copy = std::fs::read(there.with_file_name("copy")).unwrap();
         assert!(copy == bytes.as_bytes(), "{} of {length} bytes were copied", copy.len());
+
+        in_terminal(&kubectl, websocket, &pod).await;
 
         let mut forward =
             over(&kubectl, websocket, &["port-forward", &pod, ":80", "--address", "127.0.0.1"]).spawn().unwrap();
