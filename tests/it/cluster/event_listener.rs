@@ -52,7 +52,8 @@ pub struct EventListener {
     pub address: SocketAddr,
     /// With which the interceptor proves assertions. PEM.
     pub assertion_key: String,
-    /// Keeps the address free until the EventListener takes it.
+    /// Keeps the address free until the EventListener takes it. It is none that the system gives to connections, one of which could have
+    /// it in between.
     held: Mutex<Option<TcpListener>>,
 }
 
@@ -72,7 +73,7 @@ impl EventListener {
     /// With more of Doorward's configuration.
     pub async fn prepare_with(asks: Asks, more: &str) -> Self {
         Tekton::get().await;
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let held = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
         let port = held.local_addr().unwrap().port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
         let change = |yaml: String| {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, unique, within},
+    harness::{Doorward, free_port, unique, within},
     webhooks::{lines, signature},
 };
 
@@ -264,7 +264,7 @@ const DELIVERED: &str = "rules:
 
 #[tokio::test]
 async fn a_delivery_is_followed_to_each_use_of_the_token_of_its_run_and_back() {
-    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let port = held.local_addr().unwrap().port();
     let change = |yaml: String| {
         let mut yaml = yaml.replace("rules:\n", DELIVERED);
