@@ -156,6 +156,7 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
         run.to_string()
     };
     let custom = "POST /apis/tekton.dev/v1beta1/namespaces/ci/customruns".to_owned();
+    let old = "POST /apis/tekton.dev/v1beta1/namespaces/ci/pipelineruns".to_owned();
     let custom_run = json!({"kind": "CustomRun", "metadata": {"name": "c"}, "spec": {
         "customRef": {"apiVersion": "v1", "kind": "Loop", "name": "deploy"}, "serviceAccountName": "admin"}})
     .to_string();
@@ -179,10 +180,21 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
         (
             "attacks:Z47 of v1beta1",
             "runner",
+            &old,
+            json,
+            json!({"kind": "PipelineRun", "spec": {"pipelineRef": {"name": "deploy"}, "serviceAccountName": "deployer",
+                "taskRunSpecs": [{"taskServiceAccountName": "x"}]}})
+            .to_string(),
+            403,
+        ),
+        (
+            "attacks:Z48 an account where this version has none, so that the default one would run",
+            "runner",
             &post,
             json,
-            with("taskRunSpecs", json!([{"taskServiceAccountName": "x"}])),
-            403,
+            json!({"kind": "PipelineRun", "spec": {"pipelineRef": {"name": "deploy"}, "serviceAccountName": "deployer"}})
+                .to_string(),
+            400,
         ),
         ("code of its own", "runner", &post, json, with("pipelineSpec", json!({"tasks": []})), 403),
         ("attacks:Z47 a pod template", "runner", &post, json, with("podTemplate", json!({})), 403),
