@@ -5,12 +5,12 @@ use std::{io::Write, path::PathBuf};
 use clap::ValueEnum as _;
 use tokio::runtime::Runtime;
 
-use super::{ConfigArgs, EXIT_USAGE, Failure, check::Format, explain::printable, rbac::read};
+use super::{EXIT_USAGE, Failure, check::Format, explain::printable, rbac::read};
 use crate::{
     app,
     clock::Clock,
     config,
-    config::Loaded,
+    config::{Loaded, Sources},
     doctor::{Check, Doctor, Finding, Public, State, examine_outside},
     runtime::control,
     snapshot::Resolved,
@@ -24,8 +24,13 @@ use crate::{
 /// configuration is refused.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
+    /// The configuration: a file, or a folder with a `doorward.yaml`. `--outside` needs none.
+    #[arg(value_name = "FILE|DIR", env = "DOORWARD_CONFIG", required_unless_present = "outside")]
+    config: Option<PathBuf>,
+
+    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = super::setting)]
+    settings: Vec<(String, String)>,
 
     /// Look at this only. May be repeated.
     #[arg(long, value_enum, value_name = "CHECK")]
@@ -45,10 +50,10 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
 
-    /// Look from elsewhere instead: from a pod of another namespace, say. An EventListener, a Dashboard or another upstream that can
-    /// be reached from there, past Doorward, is a fault. Needs the configuration, and none of the secrets that it names.
-    #[arg(long, conflicts_with_all = ["only", "public", "ca", "cluster"])]
-    outside: bool,
+    /// Look from elsewhere instead, such as a pod of another namespace: an EventListener, a Dashboard or another upstream at one of
+    /// these addresses that can be reached from there, past Doorward, is a fault.
+    #[arg(long, value_name = "ADDRESS", num_args = 1.., conflicts_with_all = ["only", "public", "ca", "cluster", "settings"])]
+    outside: Vec<String>,
 
     /// How the findings are printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -57,23 +62,21 @@ pub struct DoctorArgs {
 
 pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
     let runtime = control()?;
-    let sources = args.config.sources();
-    let examined = match args.outside {
-        true => {
-            config::load(&sources, |_, _| ()).map(|(loaded, ())| Ok(runtime.block_on(examine_outside(&loaded.raw))))
-        }
-        false => config::load(&sources, app::check(&runtime)?)
-            .map(|(loaded, resolved)| from_here(args, &runtime, &loaded, &resolved)),
-    };
-    let findings = match examined {
-        Ok(findings) => findings?,
-        Err(refused) => {
-            match args.format {
-                Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
-                Format::Json => writeln!(out, "{:#}", refused.diagnosis.to_json())?,
+    let findings = match &args.config {
+        Some(config) if args.outside.is_empty() => {
+            let sources = Sources::of_process(config.clone(), args.settings.clone());
+            match config::load(&sources, app::check(&runtime)?) {
+                Ok((loaded, resolved)) => from_here(args, &runtime, &loaded, &resolved)?,
+                Err(refused) => {
+                    match args.format {
+                        Format::Human => out.write_all(refused.diagnosis.render(colours).as_bytes())?,
+                        Format::Json => writeln!(out, "{:#}", refused.diagnosis.to_json())?,
+                    }
+                    return Ok(EXIT_USAGE);
+                }
             }
-            return Ok(EXIT_USAGE);
         }
+        _ => runtime.block_on(examine_outside(&args.outside)),
     };
     match args.format {
         Format::Human => print(&findings, out)?,

@@ -136,8 +136,7 @@ impl Doctor<'_> {
             findings.extend(self.credentials());
         }
         if wants(&[Check::Isolation]) {
-            let said = "look at it with `--outside`, in a pod that must not reach them";
-            findings.push(Finding::skipped(Check::Isolation, "upstreams", said));
+            findings.push(outside::advise(self.raw()));
         }
         findings.retain(|finding| wants(&[finding.check]));
         findings.sort_by_key(|finding| finding.check);

@@ -1,7 +1,7 @@
 //! Looked at from elsewhere: that nobody but Doorward reaches what it stands in front of. A NetworkPolicy says so, and only a network
 //! plug-in that heeds it makes it true.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::{
@@ -10,51 +10,57 @@ use tokio::{
 };
 use url::Url;
 
-use super::{Check, Finding, upstream::What};
+use super::{Check, Finding, State, upstream::What};
 use crate::config::raw;
 
 /// How long is tried. A policy drops what it does not allow, so that nothing comes back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tries each upstream but API servers, which ask by themselves who somebody is.
-pub async fn examine_outside(raw: &raw::Root) -> Vec<Finding> {
-    let guarded = raw.upstreams.iter().map(|upstream| (What::of(raw, &upstream.name), upstream));
-    join_all(guarded.filter(|(what, _)| *what != What::ApiServer).map(|(what, upstream)| one(what, upstream))).await
+/// Tries addresses of upstreams, such as `http://el-build.ci.svc:8080`. Nothing is sent to them.
+pub async fn examine_outside(addresses: &[String]) -> Vec<Finding> {
+    join_all(addresses.iter().map(|address| one(address))).await
 }
 
-async fn one(what: What, upstream: &raw::Upstream) -> Finding {
-    let of = format!("{} `{}`", what.name(), upstream.name);
-    let addresses = match timeout(PATIENCE, addresses(upstream)).await {
-        Ok(Ok(addresses)) => addresses,
+/// What to do where this cannot be looked at from here.
+pub(super) fn advise(raw: &raw::Root) -> Finding {
+    // An API server asks by itself who somebody is.
+    let guarded = raw.upstreams.iter().filter(|upstream| What::of(raw, &upstream.name) != What::ApiServer);
+    let addresses: Vec<&str> = guarded.filter_map(|upstream| upstream.url.as_deref()).collect();
+    let (said, cure) = match addresses.as_slice() {
+        [] => ("there is nothing but API servers", String::new()),
+        addresses => (
+            "that others do not reach them is seen from elsewhere",
+            format!("in a pod of another namespace run `doorward doctor --outside {}`", addresses.join(" ")),
+        ),
+    };
+    Finding::new(Check::Isolation, "upstreams", State::Skipped, said.to_owned(), cure)
+}
+
+async fn one(address: &str) -> Finding {
+    let known = match timeout(PATIENCE, look_up(address)).await {
+        Ok(Ok(known)) => known,
         failed => {
             let why = failed.map_or_else(|_| "no answer".to_owned(), |failed| failed.err().unwrap_or_default());
             // That says nothing of who knows the address.
-            return Finding::skipped(Check::Isolation, &of, format!("its name is not known here: {why}"));
+            return Finding::skipped(Check::Isolation, address, format!("its name is not known here: {why}"));
         }
     };
-    let reached = TcpStream::connect(&*addresses);
-    let not = |why: String| Finding::good(Check::Isolation, &of, format!("it cannot be reached from here: {why}"));
-    match timeout(PATIENCE, reached).await {
+    let not = |why: String| Finding::good(Check::Isolation, address, format!("it cannot be reached from here: {why}"));
+    match timeout(PATIENCE, TcpStream::connect(&*known)).await {
         Ok(Ok(_)) => Finding::fault(
             Check::Isolation,
-            &of,
+            address,
             "it can be reached from here, past Doorward",
-            match what {
-                What::EventListener => {
-                    "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it. Until then only \
-                     Triggers that ask Doorward's interceptor are safe"
-                }
-                _ => "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it",
-            },
+            "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it. Of an EventListener, until then \
+             only Triggers that ask Doorward's interceptor are safe",
         ),
         Ok(Err(error)) => not(error.to_string()),
         Err(_) => not(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 
-async fn addresses(upstream: &raw::Upstream) -> Result<Vec<SocketAddr>, String> {
-    let url = upstream.url.as_deref().ok_or("it has no `url`")?;
-    let url = Url::parse(url).map_err(|error| error.to_string())?;
-    let (host, port) = url.host_str().zip(url.port_or_known_default()).ok_or("its `url` names no host")?;
+async fn look_up(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {
+    let url = Url::parse(address).map_err(|error| error.to_string())?;
+    let (host, port) = url.host_str().zip(url.port_or_known_default()).ok_or("it names no host and port")?;
     lookup_host(format!("{host}:{port}")).await.map(Iterator::collect).map_err(|error| error.to_string())
 }

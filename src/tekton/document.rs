@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     apply::Apply,
     attribution::Attribution,
+    fields::{V1BETA1, check_places, check_spelling},
     patch,
     run::{Intent, Run, RunKind},
 };
@@ -263,128 +264,6 @@ pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
         Some(Value::Array(operations)) if read.is_empty() => Ok(operations),
         _ => Err(Unreadable::Malformed("the patch is no list of operations")),
     }
-}
-
-const V1BETA1: &str = "v1beta1";
-
-/// Refuses service accounts and pod templates where this version of the API has none: the API server drops them there, and the run
-/// would have others than those that were decided on.
-fn check_places(kind: RunKind, version: &str, object: &Map<String, Value>) -> Result<(), Unreadable> {
-    const OF_PARTS: [(&str, &str); 2] =
-        [("serviceAccountName", "taskServiceAccountName"), ("podTemplate", "taskPodTemplate")];
-    let Some(spec) = object.get("spec").and_then(Value::as_object) else { return Ok(()) };
-    let is_in_spec = |field: &&str| spec.contains_key(*field);
-    let parts = || spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten();
-    let is_in_parts = |field: &str| kind == RunKind::PipelineRun && parts().any(|part| part.get(field).is_some());
-    let is_old = kind != RunKind::PipelineRun || version == V1BETA1;
-    let found = match is_old {
-        true => Some("taskRunTemplate").filter(is_in_spec).map(|field| (field, "serviceAccountName")),
-        false => {
-            ["serviceAccountName", "podTemplate"].into_iter().find(is_in_spec).map(|field| (field, "taskRunTemplate"))
-        }
-    };
-    let misplaced = found.or_else(|| {
-        let mut pairs = OF_PARTS.into_iter().map(|(new, old)| if is_old { (new, old) } else { (old, new) });
-        pairs.find(|(field, _)| is_in_parts(field))
-    });
-    misplaced.map_or(Ok(()), |(field, instead)| {
-        Err(Unreadable::Misplaced { kind: kind.name(), version: version.to_owned(), field, instead })
-    })
-}
-
-/// The fields that select code or identity, or hold such fields.
-const FIELDS: [&str; 43] = [
-    "annotations",
-    "apiVersion",
-    "bundle",
-    "csi",
-    "customRef",
-    "customSpec",
-    "env",
-    "envFrom",
-    "finally",
-    "kind",
-    "labels",
-    "metadata",
-    "name",
-    "params",
-    "pipelineRef",
-    "pipelineSpec",
-    "podTemplate",
-    "projected",
-    "ref",
-    "resolver",
-    "secret",
-    "secretKeyRef",
-    "secretName",
-    "secretRef",
-    "serviceAccountName",
-    "serviceAccountToken",
-    "sidecars",
-    "sources",
-    "spec",
-    "status",
-    "stepTemplate",
-    "steps",
-    "taskPodTemplate",
-    "taskRef",
-    "taskRunSpecs",
-    "taskRunTemplate",
-    "taskServiceAccountName",
-    "taskSpec",
-    "tasks",
-    "value",
-    "valueFrom",
-    "volumes",
-    "workspaces",
-];
-
-/// Readers of Go's standard JSON take `ServiceAccountName` for `serviceAccountName`, others do not. A field that is
-/// spelt so is refused, and so are parameters of one name, of which readers take one or the other.
-fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadable> {
-    for (name, value) in object {
-        // What a person names, and not Tekton.
-        if matches!(name.as_str(), "annotations" | "labels" | "value" | "default" | "matchLabels" | "nodeSelector") {
-            continue;
-        }
-        if !FIELDS.contains(&name.as_str()) {
-            let folded = fold(name);
-            if let Some(known) = FIELDS.into_iter().find(|known| fold(known) == folded) {
-                return Err(Unreadable::Case { came: name.clone(), known });
-            }
-        }
-        if name == "params" {
-            check_names(value)?;
-        }
-        check_value(value)?;
-    }
-    Ok(())
-}
-
-fn check_value(value: &Value) -> Result<(), Unreadable> {
-    match value {
-        Value::Object(object) => check_spelling(object),
-        Value::Array(values) => values.iter().try_for_each(check_value),
-        _ => Ok(()),
-    }
-}
-
-fn check_names(params: &Value) -> Result<(), Unreadable> {
-    let names = params.as_array().into_iter().flatten().filter_map(|param| param.get("name")?.as_str());
-    let mut names: Vec<&str> = names.collect();
-    names.sort_unstable();
-    let twice = names.iter().zip(names.iter().skip(1)).find(|(name, next)| name == next);
-    twice.map_or(Ok(()), |(name, _)| Err(Unreadable::Twice((*name).to_owned())))
-}
-
-/// As `encoding/json` folds: ASCII, and the two letters beyond it that fold into it.
-fn fold(name: &str) -> String {
-    let letter = |letter| match letter {
-        'ſ' => 's',
-        '\u{212a}' => 'k',
-        letter => letter.to_ascii_lowercase(),
-    };
-    name.chars().map(letter).collect()
 }
 
 #[cfg(test)]

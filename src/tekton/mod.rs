@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `document` | the body of such a request, read strictly, once |
+//! | `fields` | how the fields that count are spelt, and where they stand |
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `apply` | an apply, which makes a run or changes one that is there |
@@ -16,6 +17,7 @@ mod apply;
 mod attribution;
 pub mod dashboard;
 mod document;
+mod fields;
 mod patch;
 pub(crate) mod run;
 pub mod standing;

@@ -43,10 +43,21 @@ pub async fn doctor(dir: &Path, arguments: &[&str]) -> Said {
     doctor_with(dir, arguments, &[]).await
 }
 
+/// Looks from elsewhere at these addresses.
+pub async fn outside(addresses: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["doctor", "--format", "json", "--outside"]).args(addresses);
+    said(command).await
+}
+
 async fn doctor_with(dir: &Path, arguments: &[&str], environment: &[(&str, std::path::PathBuf)]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.arg("doctor").arg(dir.join("doorward.yaml")).args(["--format", "json"]).args(arguments);
     command.envs(environment.iter().map(|(name, value)| (name, value))).current_dir(dir);
+    said(command).await
+}
+
+async fn said(mut command: Command) -> Said {
     let output = within(command.kill_on_drop(true).output()).await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let findings = serde_json::from_slice(&output.stdout)
@@ -462,31 +473,17 @@ async fn people_read_a_line_for_each_thing() {
     assert!(code == Some(64) && said.contains("there is no listener"), "{said}");
 }
 
-/// The configuration alone does: a pod elsewhere has none of the secrets.
+/// A pod elsewhere has no configuration.
 #[tokio::test]
 async fn what_can_be_reached_past_doorward_is_told_from_elsewhere() {
-    let (there, cluster) = (Upstream::start().await, Upstream::start().await);
-    let at = |name: &str, url: &str, more: &str| format!("  - {{name: {name}, url: '{url}'{more}}}\n");
-    let yaml = configuration(&somewhere(), "https://login.test", &there.url()).replace(
-        &format!("upstreams: [{{name: web, url: '{}'}}]", there.url()),
-        &format!(
-            "upstreams:\n{}{}{}",
-            at("web", &there.url(), ""),
-            at("hooks", &somewhere(), ""),
-            at("cluster", &cluster.url(), ", credential: {bearer: {file: token}}"),
-        ),
-    );
-    let yaml = yaml.replace(
-        "\nroutes: [",
-        "\nwebhooks: [{name: github, sender: github, secrets: [{secret: {file: secret}}]}]
-routes: [{name: hooks, kind: webhook, hosts: [hooks.test], paths: [/github], schemes: [webhook], webhook: github, upstream: hooks},
-  {name: k8s, kind: kubernetes, hosts: [k8s.test], schemes: [bearer], upstream: cluster}, ",
-    );
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("doorward.yaml"), yaml).unwrap();
-    let said = doctor(dir.path(), &["--outside"]).await;
-    let of = |name: &str| said.findings.iter().find(|finding| finding["of"] == name).map(|finding| &finding["state"]);
-    assert_eq!(of("upstream `web`"), Some(&Value::from("fault")), "{:?}", said.findings);
-    assert_eq!(of("EventListener `hooks`"), Some(&Value::from("good")));
-    assert_eq!((said.findings.len(), said.code), (2, Some(1)), "API servers are for all to ask: {:?}", said.findings);
+    let (there, nothing) = (Upstream::start().await, somewhere());
+    let unknown = "http://nobody.invalid:8080".to_owned();
+    let said = outside(&[&there.url(), &nothing, &unknown]).await;
+    let states: Vec<&str> = said.findings.iter().map(|finding| finding["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["fault", "good", "skipped"], "{:?}", said.findings);
+    assert_eq!((said.code, there.requests().len()), (Some(1), 0), "and nothing is sent");
+
+    let dir = folder(&configuration(&somewhere(), &somewhere(), &there.url()));
+    let said = doctor(dir.path(), &["--only", "isolation"]).await;
+    said.is("isolation", "skipped", &[&format!("`doorward doctor --outside {}`", there.url())]);
 }

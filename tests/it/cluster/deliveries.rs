@@ -13,7 +13,7 @@ use super::{
     programs::Program,
 };
 use crate::{
-    doctor::doctor,
+    doctor::outside,
     fixture::WEBHOOK_SECRET,
     harness::{Answer, Doorward, Raw, free_port, request, unique, within},
     webhooks::{
@@ -72,8 +72,8 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     assert_eq!(raw.answer().await.status, 202);
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
     // Nothing keeps it from the EventListener, which somebody should know.
-    let said = doctor(listener.world.doorward.dir(), &["--outside"]).await;
-    said.is("isolation", "fault", &["EventListener `sink`", "past Doorward", "NetworkPolicy"]);
+    let said = outside(&[&format!("http://{}", listener.address)]).await;
+    said.is("isolation", "fault", &["past Doorward", "NetworkPolicy"]);
     assert_eq!(said.code, Some(1));
     assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
