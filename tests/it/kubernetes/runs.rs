@@ -155,6 +155,9 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
         *run.pointer_mut("/spec").unwrap().as_object_mut().unwrap().entry(place).or_insert(Value::Null) = value;
         run.to_string()
     };
+    let mut templated = run("deployer");
+    templated["spec"]["taskRunTemplate"]["podTemplate"] = json!({});
+    let templated = templated.to_string();
     let custom = "POST /apis/tekton.dev/v1beta1/namespaces/ci/customruns".to_owned();
     let old = "POST /apis/tekton.dev/v1beta1/namespaces/ci/pipelineruns".to_owned();
     let custom_run = json!({"kind": "CustomRun", "metadata": {"name": "c"}, "spec": {
@@ -197,7 +200,8 @@ async fn rules_look_at_what_a_request_brings_to_a_run() {
             400,
         ),
         ("code of its own", "runner", &post, json, with("pipelineSpec", json!({"tasks": []})), 403),
-        ("attacks:Z47 a pod template", "runner", &post, json, with("podTemplate", json!({})), 403),
+        ("attacks:Z47 a pod template", "runner", &post, json, templated, 403),
+        ("where this version has none", "runner", &post, json, with("podTemplate", json!({})), 400),
         ("another pipeline", "runner", &post, json, with("pipelineRef", json!({"name": "other"})), 403),
         ("a resolver", "runner", &post, json, with("pipelineRef", json!({"resolver": "git", "name": "deploy"})), 403),
         ("attacks:Z47 a CustomRun", "runner", &custom, json, custom_run.clone(), 403),
