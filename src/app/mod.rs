@@ -155,13 +155,19 @@ impl App {
         std::fs::rename(draft, path)
     }
 
-    /// Whether a stream would be allowed if it began now, by the generation in force.
-    pub fn is_still_allowed(&self, stream: &Stream) -> bool {
-        self.is_still_allowed_to(&stream.principal, stream)
+    /// Why a stream would be refused if it began now, by the generation in force. `None`: it would not.
+    pub fn refuses(&self, stream: &Stream) -> Option<CutReason> {
+        self.refuses_to(&stream.principal, stream)
     }
 
     /// The same for what is known of its caller by now.
-    fn is_still_allowed_to(&self, principal: &Principal, stream: &Stream) -> bool {
+    fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
+        if self.revocations.is_signed_out(principal) {
+            return Some(CutReason::SignedOut);
+        }
+        if self.revocations.is_revoked(principal).is_some() {
+            return Some(CutReason::Revoked);
+        }
         let snapshot = self.snapshot.load();
         let now = self.clock.now();
         let is_known = match principal.scheme {
@@ -173,10 +179,8 @@ impl App {
             let of_issuer = || route.accepts.issuers().iter().any(|issuer| *issuer.name() == principal.issuer);
             route.schemes.contains(&principal.scheme) && (principal.scheme != Scheme::Bearer || of_issuer())
         });
-        is_known
-            && is_accepted
-            && self.revocations.is_revoked(principal).is_none()
-            && snapshot.policy.decide(principal, &stream.view(now)).is_allow()
+        let is_allowed = is_known && is_accepted && snapshot.policy.decide(principal, &stream.view(now)).is_allow();
+        (!is_allowed).then_some(CutReason::PermissionLost)
     }
 
     /// Ends the streams whose session was ended and those of tokens and people that are revoked. Tells how many.

@@ -225,7 +225,7 @@ impl Reloader {
         }
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         self.put_in_force(next);
-        let ended = app.streams.recheck(|stream| app.is_still_allowed(stream));
+        let ended = app.streams.recheck(|stream| app.refuses(stream));
         app.requests.reload_applied(number, app.clock.now());
         app.outcome.taken();
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
@@ -256,7 +256,7 @@ pub async fn watch_streams(app: &App) {
         // Even if there is none: a stream that was decided before the boundary and begins after it has to notice.
         let boundary = app.snapshot.load().policy.next_change(looked);
         if boundary.is_some_and(|boundary| boundary <= now) {
-            app.streams.recheck(|stream| app.is_still_allowed(stream));
+            app.streams.recheck(|stream| app.refuses(stream));
         }
         looked = now;
     }
@@ -282,7 +282,7 @@ pub async fn watch_sessions(app: &App) {
             let of_session = |stream: &Stream| stream.principal.credential == CredentialId::Session(Arc::clone(&name));
             match sessions.current(&name).await {
                 Ok(Some(principal)) => {
-                    app.streams.recheck(|stream| !of_session(stream) || app.is_still_allowed_to(&principal, stream));
+                    app.streams.recheck(|stream| app.refuses_to(&principal, stream).filter(|_| of_session(stream)));
                 }
                 Ok(None) => {
                     // Whoever ended it said so before, and maybe a moment ago.

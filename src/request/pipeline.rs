@@ -41,7 +41,6 @@ use crate::{
     upstream::{
         Pools,
         forward::{self, Forwarded},
-        streams::CutReason,
     },
     webhooks,
 };
@@ -357,8 +356,10 @@ impl Worker {
         }
         let begin = |outbound: &Outbound, kind| {
             let handle = self.app.streams.register(outbound.permit.stream(kind, *now));
-            if handle.missed(*epoch) && !self.app.is_still_allowed(handle.stream()) {
-                handle.end(CutReason::PermissionLost);
+            if handle.missed(*epoch)
+                && let Some(why) = self.app.refuses(handle.stream())
+            {
+                handle.end(why);
             }
             handle
         };

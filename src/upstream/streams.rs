@@ -327,10 +327,10 @@ impl Registry {
     }
 
     /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
-    /// of a credential, and at the time boundaries of rules. `is_allowed` is not called under a lock.
-    pub fn recheck(&self, mut is_allowed: impl FnMut(&Stream) -> bool) -> usize {
+    /// of a credential, and at the time boundaries of rules. `refuses` is not called under a lock.
+    pub fn recheck(&self, mut refuses: impl FnMut(&Stream) -> Option<CutReason>) -> usize {
         self.each(|entry| {
-            entry.cut.get().is_none() && !is_allowed(&entry.stream) && self.shared.cut(entry, CutReason::PermissionLost)
+            entry.cut.get().is_none() && refuses(&entry.stream).is_some_and(|why| self.shared.cut(entry, why))
         })
     }
 

@@ -96,8 +96,10 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
     let (registry, clock) = registry();
     let handle = registry.register(watch("alice", Timestamp::MAX, clock.now()));
     let now = clock.now();
-    assert_eq!(registry.recheck(|stream| stream.view(now).kubernetes.unwrap().verb == "watch"), 0);
-    assert_eq!(registry.recheck(|stream| stream.view(now).path != "/api/v1/pods"), 1);
+    let why = CutReason::PermissionLost;
+    let verb = |stream: &Stream| stream.view(now).kubernetes.unwrap().verb.clone();
+    assert_eq!(registry.recheck(|stream| (verb(stream) != "watch").then_some(why)), 0);
+    assert_eq!(registry.recheck(|stream| (stream.view(now).path == "/api/v1/pods").then_some(why)), 1);
     assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
     // The first reason stays.
     assert_eq!(registry.close_matching(|_| true, CutReason::Draining), 0);
@@ -121,7 +123,7 @@ fn a_look_between_decision_and_registration_is_noticed() {
     let (registry, clock) = registry();
     let before = registry.epoch();
     assert!(!registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
-    registry.recheck(|_| true);
+    registry.recheck(|_| None);
     assert!(registry.register(watch("alice", Timestamp::MAX, clock.now())).missed(before));
 }
 
