@@ -172,8 +172,8 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
         || [&raw.event, &raw.branch, &raw.tag, &raw.action].iter().any(|list| !list.is_empty())
         || raw.fork.or(raw.draft).is_some()
         || raw.trigger.is_some();
-    if raw.pages == Some(true) && raw.kubernetes.is_some() {
-        let error = report.error(&at.key("kubernetes"), "the pages of a dashboard ask nothing of the API server");
+    if raw.pages == Some(true) && (raw.kubernetes.is_some() || raw.run.is_some()) {
+        let error = report.error(&at.key("pages"), "the pages of a dashboard ask nothing of the API server");
         error.help("leave `pages` out, or write two rules");
     }
     let of_kubernetes = [("kubernetes", raw.kubernetes.is_some()), ("run", raw.run.is_some())];

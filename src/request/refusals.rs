@@ -45,9 +45,9 @@ impl Refusals {
         if count < most {
             return rejection;
         }
-        let detail = format!("{} Your address was told so {most} times within a minute.", rejection.detail());
+        let detail = format!("{}; your address was told so {most} times within a minute", rejection.detail());
         Rejection::new(Reason::TooManyRefusals, detail)
-            .fix("Close the pages that ask again and again, or sign in there anew.")
+            .fix("close the pages that ask again and again, or sign in there anew")
             .retry_after(MINUTE)
     }
 }
@@ -61,7 +61,7 @@ mod tests {
         let refusals = Refusals::default();
         let address = |text: &str| text.parse().unwrap();
         let count = |reason, from| {
-            let told = refusals.count(Rejection::new(reason, "No session."), address(from), 2);
+            let told = refusals.count(Rejection::new(reason, "there is no session"), address(from), 2);
             (told.status().as_u16(), told.retry_after_span())
         };
         let wait = (429, Some(MINUTE));

@@ -19,6 +19,24 @@ fn each_slip_is_told_at_its_place() {
         ("", "rules: [{id: a, who: {issuers: [crop]}, do: allow}]", "/rules/0/who/issuers/0", "no issuer `crop`"),
         ("", "rules: [{id: a, who: {webhooks: [hg]}, do: allow}]", "/rules/0/who/webhooks/0", "no webhook `hg`"),
         ("", "rules: [{id: a, on: {event_listener: x}, do: allow}]", "/rules/0/on/event_listener", "no event listener"),
+        (
+            "",
+            "rules: [{id: a, on: {pages: true, kubernetes: {verbs: [get]}}, do: allow}]",
+            "/rules/0/on/pages",
+            "ask nothing",
+        ),
+        (
+            "",
+            "rules: [{id: a, on: {pages: true, run: {does: [cancel]}}, do: allow}]",
+            "/rules/0/on/pages",
+            "ask nothing",
+        ),
+        (
+            "",
+            "rules: [{id: a, on: {pages: true, routes: [web]}, do: allow}]",
+            "/rules/0/on/routes",
+            "a `dashboard` route",
+        ),
         ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: allow}]", "/rules/0/who/groups", "several issuers"),
         ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: deny}]", "/rules/0/who/groups", "several issuers"),
         (
@@ -231,5 +249,30 @@ fn an_empty_list_is_refused_where_it_stands() {
     ] {
         let error = serde_saphyr::from_str::<raw::Rule>(policy).unwrap_err().to_string();
         assert!(error.contains("empty list"), "{policy}: {error}");
+    }
+}
+
+#[test]
+fn who_lets_read_a_dashboard_is_told_that_its_api_is_read_too() {
+    const BOARD: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes:
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: board, kubernetes: api}
+  - {name: old, kind: dashboard, hosts: [old.example], schemes: [session], upstream: board}
+";
+    for (on, action, expected) in [
+        ("{routes: [board], methods: [GET, HEAD]}", "allow", 1),
+        ("{routes: [board], methods: [GET, HEAD], pages: true}", "allow", 0),
+        ("{routes: [board], methods: [GET], kubernetes: {namespaces: [ci]}}", "allow", 0),
+        ("{routes: [board], methods: [GET, POST]}", "allow", 0),
+        ("{routes: [old], methods: [GET]}", "allow", 0),
+        ("{routes: [board], methods: [GET]}", "deny", 0),
+    ] {
+        let root = root(BOARD, &format!("rules: [{{id: a, on: {on}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let of_the_api = told.iter().filter(|problem| problem.message.contains("whatever the pages ask")).count();
+        assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
     }
 }
