@@ -24,8 +24,8 @@ async fn evil() -> Upstream {
     .await
 }
 
-/// `bare` is what the browser's own page says where the answer has none.
-async fn sibling_signs_nobody_in(arguments: &[&str], bare: &str) {
+/// `bare` is what the browser's own page says where the answer has none: one of these.
+async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
     let (port, authority, dir) = (free_port(), Authority::new(), tempfile::tempdir().unwrap());
     let host = format!("dash.apps.test:{port}");
     let origin = format!("https://{host}");
@@ -86,12 +86,13 @@ limits: {{drain_accept: 0}}
     assert_eq!((&saw["again"]["kept"], &saw["cleared"]["kept"]), (&json!(true), &json!(true)), "{saw}");
     assert_eq!(saw["injected"]["told"], "This sign-in began somewhere else");
     // Beyond what is read of a head at all, the answer is bare, and the browser's own page stands for it.
-    for (size, status, part) in
-        [("some", json!(431), "headers_too_large"), ("many", Value::Null, bare), ("most", Value::Null, bare)]
+    for (size, status, parts) in
+        [("some", json!(431), &["headers_too_large"][..]), ("many", Value::Null, bare), ("most", Value::Null, bare)]
     {
         let met = &saw["sizes"][size];
         assert_eq!((&met["status"], &met["asked"]), (&status, &json!(1)), "{size}: {saw}");
-        assert!(met["told"].as_str().unwrap().contains(part), "{size}: {saw}");
+        let told = met["told"].as_str().unwrap();
+        assert!(parts.iter().any(|part| told.contains(part)), "{size}: {saw}");
     }
     let told = saw["sizes"]["some"]["told"].as_str().unwrap();
     assert!(told.contains("delete the cookies of this host and of its parent domains"), "{told}");
@@ -114,10 +115,11 @@ limits: {{drain_accept: 0}}
 
 #[tokio::test]
 async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out() {
-    sibling_signs_nobody_in(&[], "ERR_HTTP2_PROTOCOL_ERROR").await;
+    // While the browser still sends, the end of the connection can overtake the reason for it.
+    sibling_signs_nobody_in(&[], &["ERR_HTTP2_PROTOCOL_ERROR", "ERR_CONNECTION_RESET"]).await;
 }
 
 #[tokio::test]
 async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out_over_http1() {
-    sibling_signs_nobody_in(&["--disable-http2"], "HTTP ERROR 431").await;
+    sibling_signs_nobody_in(&["--disable-http2"], &["HTTP ERROR 431"]).await;
 }
