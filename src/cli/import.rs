@@ -230,6 +230,7 @@ fn issuer(
     }
     let file = file.unwrap_or_else(|| CLIENT_SECRET.to_owned());
     let mut login = Map::new();
+    login.insert("kind".to_owned(), "human".into());
     login.insert("client".to_owned(), json!({"id": id, "secret": {"file": file}}));
     if let Some(label) = options.take("provider_display_name") {
         login.insert("label".to_owned(), label.into());

@@ -67,8 +67,8 @@ issuers:
   - name: company
     issuer: https://id.example.com
     audiences: [doorward]
-    login:
-      client: {id: doorward, secret: {file: client-secret}}
+    login: {kind: human,
+      client: {id: doorward, secret: {file: client-secret}}}
 webhooks:
   - name: github
     sender: github

@@ -92,6 +92,14 @@ impl Defaults {
     }
 }
 
+/// What those are who come by the login, where that is told apart from the issuer's tokens. A preset of a provider where
+/// people log in says that they are people, and nothing of bearer tokens, which such a provider gives to programs too.
+pub(super) fn kind_of_logins(raw: &raw::Issuer) -> Option<Kind> {
+    let login = raw.login.as_ref()?;
+    let of_people = |preset| preset == Preset::GithubOauth || TokenQuirks::of(preset).is_some();
+    login.kind.or_else(|| (raw.kind.is_none() && raw.preset.is_some_and(of_people)).then_some(Kind::Human))
+}
+
 pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'static str)> {
     SHARED_AUDIENCES.into_iter().find(|(shared, _)| raw.audiences.iter().any(|audience| audience == shared))
 }
@@ -127,6 +135,7 @@ pub fn fill(raw: &mut raw::Issuer) {
     let defaults = Defaults::of(raw.preset);
     raw.listed_clients_only |= shared_audience(raw).is_some();
     raw.username.get_or_insert_with(|| defaults.username.to_owned());
+    let kind_of_logins = kind_of_logins(raw);
     raw.kind = raw.kind.or(defaults.kind);
     if raw.preset != Some(Preset::GithubOauth) {
         raw.algorithms.get_or_insert_with(|| defaults.algorithms.to_vec());
@@ -146,6 +155,7 @@ pub fn fill(raw: &mut raw::Issuer) {
     }
     if let Some(login) = &mut raw.login {
         fill_client(&mut login.client);
+        login.kind = kind_of_logins;
         login.label.get_or_insert_with(|| raw.name.clone());
         let quirks = LoginQuirks::of(raw.preset);
         for (list, usual) in [(&mut login.scopes, quirks.scopes), (&mut login.mfa_acr_values, quirks.mfa)] {

@@ -36,6 +36,8 @@ pub struct Mapping {
     /// In its place, where there are several tenants: each with its id.
     pub of_tenants: Box<[(Box<str>, UsernameTemplate)]>,
     pub kind: Option<Kind>,
+    /// Of who comes by the login.
+    pub kind_of_logins: Option<Kind>,
     pub clients: HashMap<Box<str>, Option<Kind>>,
     pub listed_clients_only: bool,
     /// The first that is present counts; so for `scopes` and `client`.
@@ -154,9 +156,9 @@ impl Mapping {
         })
     }
 
-    /// Client settings, then issuer settings; then who logs in with a browser is human, and all else is an agent. A token
-    /// with an actor is an agent's, and so is one whose subject is its own client (client credentials, RFC 9068
-    /// section 2.2): neither is ever human.
+    /// Client settings, then those of the login for who came by it, then issuer settings; whose kind nothing tells is an
+    /// agent, however they came in. A token with an actor is an agent's, and so is one whose subject is its own client
+    /// (client credentials, RFC 9068 section 2.2): neither is ever human.
     fn kind(
         &self,
         subject: &str,
@@ -171,8 +173,8 @@ impl Mapping {
             return if acting && own == Kind::Human { Kind::Agent } else { own };
         }
         let of_client = client.and_then(|client| self.clients.get(client).copied().flatten());
-        let of_scheme = if scheme == Scheme::Session { Kind::Human } else { Kind::Agent };
-        let kind = of_client.or(self.kind).unwrap_or(of_scheme);
+        let of_login = self.kind_of_logins.filter(|_| scheme == Scheme::Session);
+        let kind = of_client.or(of_login).or(self.kind).unwrap_or(Kind::Agent);
         let machine = acting || (of_client.is_none() && client == Some(subject));
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }

@@ -224,6 +224,8 @@ impl Builder<'_> {
         if raw.listed_clients_only && raw.clients.is_empty() {
             self.warning("clients", "only listed clients are accepted, and none is listed");
         }
+        let (kind, kind_of_logins) = (raw.kind.or(defaults.kind), defaults::kind_of_logins(raw));
+        self.check_kind_of_logins(kind_of_logins.or(kind));
         let groups = self.path("groups", raw.claims.groups.as_deref(), defaults.groups);
         let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
         let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
@@ -232,13 +234,24 @@ impl Builder<'_> {
             preset: raw.preset,
             username: username?,
             of_tenants,
-            kind: raw.kind.or(defaults.kind),
+            kind,
+            kind_of_logins,
             clients,
             listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
             groups: groups.into(),
             scopes: scopes.into(),
             client: client.into(),
         })
+    }
+
+    /// Whoever logs in where nothing tells their kind is an agent, whom rules for people leave out. Nobody means that.
+    fn check_kind_of_logins(&mut self, kind: Option<raw::Kind>) {
+        let raw = self.raw;
+        let Some(login) = raw.login.as_ref().filter(|_| kind.is_none()) else { return };
+        if !raw.clients.iter().any(|client| client.id == login.client.id && client.kind.is_some()) {
+            self.error("login", "nothing says what they are who log in here, so rules would take them for agents")
+                .help("write `kind: human` into `login`, or into the issuer if its bearer tokens are people's too");
+        }
     }
 
     fn path(&mut self, key: &str, written: Option<&str>, defaults: &[&str]) -> Vec<ClaimPath> {

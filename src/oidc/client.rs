@@ -164,6 +164,7 @@ mod tests {
         let mut login = raw::Login {
             client,
             redirect: None,
+            kind: None,
             label: None,
             scopes: Vec::new(),
             prompt: None,

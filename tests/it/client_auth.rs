@@ -220,7 +220,7 @@ async fn check(dir: &Path, client: &str) -> String {
     let yaml = format!(
         "
 listeners: [{{name: public, address: '127.0.0.1:0'}}]
-issuers: [{{name: corp, issuer: 'https://idp.test', login: {{client: {{id: doorward, {client}}}}}}}]
+issuers: [{{name: corp, issuer: 'https://idp.test', login: {{kind: human, client: {{id: doorward, {client}}}}}}}]
 upstreams: [{{name: web, url: 'http://127.0.0.1:1'}}]
 routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
 rules: [{{id: people, on: {{routes: [web]}}, who: {{users: [alice]}}, do: allow}}]

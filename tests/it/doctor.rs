@@ -86,7 +86,7 @@ issuers:
     audiences: ['https://doorward.test']
     username: '{{sub}}'
     algorithms: [RS256]
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+    login: {{kind: human, client: {{id: doorward, secret: {{file: client}}}}}}
 upstreams: [{{name: web, url: '{upstream}'}}]
 routes: [{{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}}]
 rules: [{{id: people, on: {{routes: [web]}}, who: {{kind: human}}, do: allow}}]

@@ -47,6 +47,7 @@ fn a_cfg_becomes_a_configuration_and_what_did_not_is_named() {
         (&issuer["preset"], &issuer["issuer"]),
         (&json!("keycloak"), &json!("https://id.example.com/realms/main"))
     );
+    assert_eq!(issuer["login"]["kind"], "human", "oauth2-proxy has nobody else log in");
     assert_eq!(issuer["login"]["scopes"], json!(["openid", "email", "groups"]));
     assert_eq!(root["listeners"][0]["trusted_proxies"], json!(["10.0.0.0/8", "192.0.2.7/32"]));
     assert_eq!(root["upstreams"][0]["url"], "http://dashboard.tekton:9097");

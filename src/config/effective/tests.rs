@@ -20,7 +20,7 @@ issuers:
     clients: [{id: ci}]
     required_claims: {tenant: [a]}
     introspection: {mode: opaque, client: {id: doorward, secret: {file: secret}}}
-    login: {client: {id: doorward, key: {file: key.pem}}}
+    login: {client: {id: doorward, key: {file: key.pem}}, kind: human}
   - name: cluster
     issuer: https://cluster.test
     preset: kubernetes

@@ -43,7 +43,8 @@ pub struct Issuer {
     /// The Kubernetes user name: text with `{issuer}`, `{sub}` or `{claim:/path}`. Default: `{issuer}#{sub}`.
     #[serde(default)]
     pub username: Option<String>,
-    /// What its principals are, unless `clients` says otherwise. Without it: an agent.
+    /// What its principals are, unless `clients` or `login` says otherwise. Default: an agent; with the presets
+    /// `github_actions`, `gitlab_ci` and `kubernetes` a workload.
     #[serde(default)]
     pub kind: Option<Kind>,
     /// The clients (applications) known at this issuer.
@@ -248,6 +249,10 @@ pub struct Login {
     /// (`authorization_response_iss_parameter_supported`, RFC 9207).
     #[serde(default)]
     pub redirect: Option<Redirect>,
+    /// What those are who log in here, unless `clients` says otherwise of this client. Default: the `kind` of the issuer;
+    /// where that is not written, a preset of a provider says human, and without a preset it has to be written.
+    #[serde(default)]
+    pub kind: Option<Kind>,
     /// What people read where they choose between several providers. Default: the name of the issuer.
     #[serde(default)]
     pub label: Option<String>,

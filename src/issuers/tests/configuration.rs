@@ -50,6 +50,19 @@ async fn each_problem_is_at_its_place() {
         ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
         ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
         ("client twice", json!({"clients": [{"id": "a"}, {"id": "a"}]}), Some((Error, "clients"))),
+        ("attacks:Z5 a login of nobody knows whom", json!({"login": {"client": client}}), Some((Error, "login"))),
+        ("people log in", json!({"login": {"client": client, "kind": "human"}}), None),
+        ("people have its tokens", json!({"login": {"client": client}, "kind": "human"}), None),
+        (
+            "people use that client",
+            json!({"login": {"client": client}, "clients": [{"id": "d", "kind": "human"}]}),
+            None,
+        ),
+        (
+            "nothing is told of that client",
+            json!({"login": {"client": client}, "clients": [{"id": "d"}, {"id": "x", "kind": "human"}]}),
+            Some((Error, "login")),
+        ),
         ("none listed", json!({"listed_clients_only": true}), Some((Warning, "clients"))),
         ("introspection", json!({"introspection": {"mode": "opaque", "client": client}}), None),
         (

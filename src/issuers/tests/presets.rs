@@ -70,6 +70,11 @@ impl Fixture {
     }
 }
 
+/// The settings of a login.
+fn login() -> Value {
+    json!({"client": {"id": CLIENT, "method": "none"}})
+}
+
 fn groups(principal: &Principal) -> Vec<&str> {
     principal.groups.iter().map(|group| &**group).collect()
 }
@@ -80,7 +85,7 @@ fn reason<T: std::fmt::Debug>(result: Result<T, Rejection>) -> Reason {
 
 #[tokio::test]
 async fn okta_writes_no_type_and_scopes_as_a_list() {
-    let at = Fixture::new(json!({"preset": "okta"})).await;
+    let at = Fixture::new(json!({"preset": "okta", "login": login()})).await;
     let alice = at.login(json!({"groups": ["dev"]})).await.unwrap();
     assert_eq!((groups(&alice), alice.kind), (vec!["dev"], Kind::Human));
     let bearer = at.bearer(None, json!({"scp": ["run", "read all"], "cid": "cli"})).await.unwrap();
@@ -198,7 +203,7 @@ async fn zitadel_writes_roles_as_the_names_of_members() {
 
 #[tokio::test]
 async fn ping_changes_the_type_of_its_tokens() {
-    let at = Fixture::new(json!({"preset": "ping"})).await;
+    let at = Fixture::new(json!({"preset": "ping", "login": login()})).await;
     assert_eq!(at.login(json!({"groups": ["dev"]})).await.unwrap().kind, Kind::Human);
     for typ in [None, Some("JWT"), Some("at+jwt")] {
         assert!(at.bearer(typ, json!({"client_id": "cli"})).await.is_ok(), "{typ:?}");
@@ -282,16 +287,31 @@ async fn required_claims_are_required_of_logins() {
     assert_eq!(reason(at.login(json!({})).await), Reason::TokenInvalid);
 }
 
+/// A preset of a provider says that who logs in there is a person, and nothing of bearer tokens.
 #[tokio::test]
-async fn who_logs_in_is_human_unless_something_says_otherwise() {
+async fn attacks_z5_who_logs_in_is_what_the_settings_say_and_else_an_agent() {
+    let human = changed(login(), &json!({"kind": "human"}));
+    let listed = |kind| json!([{"id": CLIENT, "kind": kind}]);
+    let ours = json!({"client_id": CLIENT});
     for (settings, claims, kind) in [
-        (json!({}), json!({}), Kind::Human),
+        (json!({}), json!({}), Kind::Agent),
+        (json!({"login": human}), json!({}), Kind::Human),
+        (json!({"kind": "human"}), json!({}), Kind::Human),
+        (json!({"kind": "agent", "login": human}), json!({}), Kind::Human),
+        (json!({"clients": listed("human")}), ours.clone(), Kind::Human),
+        (json!({"clients": listed("human")}), json!({"client_id": "other"}), Kind::Agent),
+        (json!({"kind": "human", "login": human, "clients": listed("agent")}), ours, Kind::Agent),
+        (json!({"preset": "dex", "login": login()}), json!({}), Kind::Human),
+        (json!({"preset": "dex", "login": login(), "kind": "agent"}), json!({}), Kind::Agent),
         (json!({"kind": "workload"}), json!({}), Kind::Workload),
-        (json!({"clients": [{"id": "bot", "kind": "agent"}]}), json!({"client_id": "bot"}), Kind::Agent),
-        (json!({}), json!({"act": {"sub": "bot"}}), Kind::Agent),
-        (json!({}), json!({"client_id": "alice"}), Kind::Agent),
+        (json!({"login": human}), json!({"act": {"sub": "bot"}}), Kind::Agent),
+        (json!({"login": human}), json!({"client_id": "alice"}), Kind::Agent),
     ] {
         let at = Fixture::new(settings.clone()).await;
         assert_eq!(at.login(claims.clone()).await.unwrap().kind, kind, "{settings} {claims}");
+    }
+    for settings in [json!({"login": human}), json!({"preset": "auth0", "login": login()})] {
+        let at = Fixture::new(settings.clone()).await;
+        assert_eq!(at.bearer(Some("at+jwt"), json!({})).await.unwrap().kind, Kind::Agent, "{settings}");
     }
 }
