@@ -17,35 +17,46 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{admin::health::ComponentHandle, config::values::Size};
+use crate::{
+    admin::health::ComponentHandle,
+    config::{raw::Limits, values::Size},
+};
 
 /// How short memory is. Each level sheds what the ones before it shed, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     #[default]
     Calm,
-    /// From 85 % on: unused connections are closed sooner.
+    /// Unused connections are closed sooner.
     CloseIdle,
-    /// From 90 % on: no new streams (upgrades, watches, followed logs).
+    /// No new streams (upgrades, watches, followed logs).
     RefuseStreams,
-    /// From 95 % on: no new connections.
+    /// No new connections.
     RefuseConnections,
-    /// From 98 % on: no requests.
+    /// No requests.
     RefuseRequests,
 }
 
 impl Level {
-    /// The levels with the share of the limit, in percent, from which on each holds.
-    const LADDER: [(u64, Self); 4] =
-        [(85, Self::CloseIdle), (90, Self::RefuseStreams), (95, Self::RefuseConnections), (98, Self::RefuseRequests)];
+    /// Those that shed something, with the share of the limit, in percent, from which on each holds.
+    fn ladder(limits: &Limits) -> [(u8, Self); 4] {
+        [
+            (limits.memory_close_idle, Self::CloseIdle),
+            (limits.memory_refuse_streams, Self::RefuseStreams),
+            (limits.memory_refuse_connections, Self::RefuseConnections),
+            (limits.memory_refuse_requests, Self::RefuseRequests),
+        ]
+    }
 
-    fn of(used: u64, limit: u64) -> Self {
-        let reached = |(percent, _): &&(u64, Self)| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
-        Self::LADDER.iter().rfind(reached).map_or(Self::Calm, |(_, level)| *level)
+    /// `limit` is what there may be, in bytes.
+    fn of(used: u64, limit: u64, limits: &Limits) -> Self {
+        let reached = |(percent, _): &(u8, Self)| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
+        Self::ladder(limits).into_iter().rfind(reached).map_or(Self::Calm, |(_, level)| level)
     }
 
     fn from_u8(number: u8) -> Self {
-        Self::LADDER.into_iter().map(|(_, level)| level).find(|level| *level as u8 == number).unwrap_or_default()
+        let levels = [Self::CloseIdle, Self::RefuseStreams, Self::RefuseConnections, Self::RefuseRequests];
+        levels.into_iter().find(|level| *level as u8 == number).unwrap_or_default()
     }
 
     const fn sheds(self) -> &'static str {
@@ -95,12 +106,11 @@ impl Memory {
         Level::from_u8(self.level.load(Ordering::Relaxed))
     }
 
-    /// Looks how much there is and tells the component. `limit` is what the configuration allows; without it the limit
-    /// of the cgroup counts.
-    pub fn look(&self, limit: Option<Size>, component: &ComponentHandle) {
+    /// Looks how much there is and tells the component. Where the configuration sets no limit, that of the cgroup counts.
+    pub fn look(&self, limits: &Limits, component: &ComponentHandle) {
         let used = used_here().unwrap_or(0);
-        let limit = limit.map(|limit| limit.0).or_else(|| limit_of_cgroup(Path::new("/")));
-        let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit));
+        let limit = limits.memory.map(|limit| limit.0).or_else(|| limit_of_cgroup(Path::new("/")));
+        let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit, limits));
         self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.metrics.limit.set(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
         self.level.store(level as u8, Ordering::Relaxed);
@@ -164,20 +174,34 @@ mod tests {
             (980, Level::RefuseRequests),
             (u64::MAX, Level::RefuseRequests),
         ] {
-            assert_eq!(Level::of(used, 1000), level, "{used}");
+            assert_eq!(Level::of(used, 1000, &Limits::default()), level, "{used}");
             assert_eq!(Level::from_u8(level as u8), level);
         }
-        assert_eq!(Level::of(1, 0), Level::RefuseRequests);
+        assert_eq!(Level::of(1, 0, &Limits::default()), Level::RefuseRequests);
+    }
+
+    #[test]
+    fn of_levels_that_begin_together_the_last_holds() {
+        let limits = Limits {
+            memory_close_idle: 50,
+            memory_refuse_streams: 50,
+            memory_refuse_connections: 60,
+            ..Limits::default()
+        };
+        for (used, level) in [(49, Level::Calm), (50, Level::RefuseStreams), (60, Level::RefuseConnections)] {
+            assert_eq!(Level::of(used, 100, &limits), level, "{used}");
+        }
     }
 
     #[test]
     fn the_level_is_told_and_taken_back() {
         let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
         let memory = Memory::default();
-        memory.look(Some(Size::kib(1)), &component);
+        let of = |limit| Limits { memory: Some(limit), ..Limits::default() };
+        memory.look(&of(Size::kib(1)), &component);
         assert_eq!((memory.level(), component.status()), (Level::RefuseRequests, Status::Failed));
         assert!(memory.metrics.used.get() > 100_000, "{}", memory.metrics.used.get());
-        memory.look(Some(Size(1 << 50)), &component);
+        memory.look(&of(Size(1 << 50)), &component);
         assert_eq!((memory.level(), component.status()), (Level::Calm, Status::Ok));
     }
 

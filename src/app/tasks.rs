@@ -200,7 +200,7 @@ async fn watch_health(app: &App) {
             None => audit.ok(),
             Some(why) => audit.failed(why),
         }
-        app.memory.look(snapshot.limits.memory, &memory);
+        app.memory.look(&snapshot.limits, &memory);
         let door = snapshot.break_glass.as_ref();
         if let Some(note) =
             crate::authn::break_glass::announce(door, &break_glass, &app.metrics.break_glass, app.clock.now())

@@ -39,11 +39,6 @@ use crate::config::raw::Limits;
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// HTTP/2 resets by the client that wait to be noticed, and errors of the client that are answered with a reset,
-/// before the connection is closed (CVE-2023-44487, CVE-2025-8671).
-const PENDING_RESETS: usize = 20;
-const LOCAL_RESETS: usize = 1024;
-
 /// One connection that speaks HTTP.
 pub(super) struct Server<S> {
     pub(super) shared: Arc<Shared<S>>,
@@ -130,8 +125,8 @@ impl<S: Serve> Server<S> {
             .initial_connection_window_size(window(self.limits.http2_connection_window.0))
             .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
             .max_send_buf_size(self.limits.body_buffer.bytes())
-            .max_pending_accept_reset_streams(PENDING_RESETS)
-            .max_local_error_reset_streams(LOCAL_RESETS)
+            .max_pending_accept_reset_streams(self.limits.http2_pending_resets as usize)
+            .max_local_error_reset_streams(self.limits.http2_local_resets as usize)
             .keep_alive_interval(ping)
             .keep_alive_timeout(ping * 2 / 3);
         let service = service_fn(|request| self.answer(request));

@@ -126,11 +126,31 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("http2_stream_window", limits.http2_stream_window.0, 16 << 10, MAX_WINDOW, " bytes");
     within("http2_connection_window", limits.http2_connection_window.0, 65_535, MAX_WINDOW, " bytes");
     within("http2_reset_window", limits.http2_reset_window.into(), 10, 100_000, "");
+    within("http2_pending_resets", limits.http2_pending_resets.into(), 1, 10_000, "");
+    within("http2_local_resets", limits.http2_local_resets.into(), 1, 100_000, "");
     within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");
+    // Below, there is nothing to shed: an idle Doorward would turn everybody away.
+    let ladder = [
+        ("memory_close_idle", limits.memory_close_idle),
+        ("memory_refuse_streams", limits.memory_refuse_streams),
+        ("memory_refuse_connections", limits.memory_refuse_connections),
+        ("memory_refuse_requests", limits.memory_refuse_requests),
+    ];
+    for (key, percent) in ladder {
+        within(key, percent.into(), 10, 100, " percent");
+    }
+    for ((former, less), (key, percent)) in ladder.into_iter().zip(ladder.into_iter().skip(1)) {
+        if percent < less {
+            report
+                .error(&at.key(key), format!("`{key}` is less than `{former}`, which costs less"))
+                .help("each level sheds what the one before it sheds, too");
+            ok = false;
+        }
+    }
     for (key, span) in [
         ("header_timeout", limits.header_timeout),
         ("handshake_timeout", limits.handshake_timeout),

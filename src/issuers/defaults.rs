@@ -19,6 +19,7 @@ const OWN_CLOCK_SKEW: Span = Span::from_secs(5);
 pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
 pub(super) const INTROSPECTION_CACHE: Span = Span::from_secs(30);
 pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
+pub(super) const INTROSPECTION_TRIES: u8 = 2;
 pub(super) const TOKEN_REVIEW_CACHE: Span = Span::from_secs(10);
 const GROUPS: &[&str] = &["groups"];
 
@@ -151,6 +152,7 @@ pub fn fill(raw: &mut raw::Issuer) {
     if let Some(introspection) = &mut raw.introspection {
         introspection.cache.get_or_insert(INTROSPECTION_CACHE);
         introspection.timeout.get_or_insert(INTROSPECTION_TIMEOUT);
+        introspection.tries.get_or_insert(INTROSPECTION_TRIES);
         fill_client(&mut introspection.client);
     }
     if let Some(login) = &mut raw.login {

@@ -24,8 +24,6 @@ use crate::{
 
 /// A larger answer is none.
 const MAX_ANSWER: usize = 64 << 10;
-/// How often one question is asked.
-const TRIES: usize = 2;
 
 /// What decides which answers are remembered: while it stays the same, a reload keeps them.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +34,8 @@ pub struct IntrospectionSettings {
     pub ca: Option<Vec<u8>>,
     pub endpoint: Option<Url>,
     pub timeout: Duration,
+    /// How often one question is asked.
+    pub tries: u8,
     /// Where answers must be signed: for whom, and how far clocks may differ.
     pub signed_for: Option<(Box<[Box<str>]>, Duration)>,
 }
@@ -54,6 +54,7 @@ struct Asker {
     egress: Egress,
     clock: Clock,
     timeout: Duration,
+    tries: u8,
     /// Where answers must be signed.
     signed: Option<SignedAnswers>,
 }
@@ -67,8 +68,8 @@ impl Introspection {
         lookup: Lookup,
         signed: Option<SignedAnswers>,
     ) -> Self {
-        let (client, timeout) = (settings.client.clone(), settings.timeout);
-        let asker = Arc::new(Asker { client, egress, clock, timeout, signed });
+        let IntrospectionSettings { ref client, timeout, tries, .. } = settings;
+        let asker = Arc::new(Asker { client: client.clone(), egress, clock, timeout, tries, signed });
         Self { settings, lookup, asker }
     }
 
@@ -109,7 +110,7 @@ impl Asker {
     async fn ask(self: Arc<Self>, endpoint: Url, token: String) -> Result<Told, String> {
         let bounds = Bounds { timeout: self.timeout, max_body: MAX_ANSWER };
         let mut trouble = String::new();
-        for _ in 0..TRIES {
+        for _ in 0..self.tries {
             match self.egress.send(self.request(&endpoint, &token)?, bounds).await {
                 Ok(answer) if answer.status().is_server_error() => {
                     trouble = format!("the answer is {}", answer.status())

@@ -365,6 +365,11 @@ impl Builder<'_> {
         if !(Duration::from_millis(50)..=Duration::from_secs(10)).contains(&timeout) {
             self.resolver.report.error(&at.key("timeout"), "`timeout` is not between 50ms and 10s");
         }
+        let tries = raw.tries.unwrap_or(defaults::INTROSPECTION_TRIES);
+        if !(1..=5).contains(&tries) {
+            let help = "each try takes up to `timeout` while the caller waits";
+            self.resolver.report.error(&at.key("tries"), "`tries` is not between 1 and 5").help(help);
+        }
         let ours = checks.audiences.iter().cloned().chain([client.client_id().as_ref().into()]);
         let signed_for = raw.signed.then(|| (ours.collect(), checks.skew));
         let settings = IntrospectionSettings {
@@ -374,6 +379,7 @@ impl Builder<'_> {
             ca,
             endpoint,
             timeout,
+            tries,
             signed_for,
         };
         let previous = self.previous.filter(|previous| *previous.identifier() == checks.issuer);

@@ -1,8 +1,17 @@
 //! The limits: each has its default, and each can be set.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Fault, Reply, h2, unique, within},
+};
 
 const CONFIGURATION: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
@@ -29,6 +38,8 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/http2_connection_window", "1MiB", "2MiB"),
     ("/limits/http2_ping_interval", "30s", "20s"),
     ("/limits/http2_reset_window", "200", "100"),
+    ("/limits/http2_pending_resets", "20", "21"),
+    ("/limits/http2_local_resets", "1024", "1025"),
     ("/limits/floods_per_address", "3", "4"),
     ("/limits/flood_pause", "1m", "2m"),
     ("/limits/body_buffer", "64KiB", "32KiB"),
@@ -36,6 +47,10 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/connections_per_address", "200", "201"),
     ("/limits/refusals_per_address", "600", "500"),
     ("/limits/buffered_bytes", "256MiB", "128MiB"),
+    ("/limits/memory_close_idle", "85", "50"),
+    ("/limits/memory_refuse_streams", "90", "60"),
+    ("/limits/memory_refuse_connections", "95", "70"),
+    ("/limits/memory_refuse_requests", "98", "80"),
     ("/limits/drain", "25s", "26s"),
     ("/limits/drain_accept", "5s", "6s"),
     ("/upstreams/0/connect_timeout", "3s", "4s"),
@@ -98,4 +113,144 @@ fn each_limit_has_its_default_and_can_be_set() {
         assert_eq!(shown(&set, place), *other, "{place}");
     }
     assert!(text.contains("header_bytes: 16KiB  # flag --set limits.header_bytes"), "{text}");
+}
+
+/// What `doorward check` says of the configuration with this after it, and its exit status.
+fn checked(more: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    std::fs::write(&file, format!("{CONFIGURATION}{more}\n")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
+}
+
+#[test]
+fn limits_out_of_their_bounds_are_refused() {
+    for (limits, told) in [
+        ("http2_pending_resets: 0", "`http2_pending_resets` must be between 1 and 10000"),
+        ("http2_local_resets: 0", "`http2_local_resets` must be between 1 and 100000"),
+        ("memory_close_idle: 9", "`memory_close_idle` must be between 10 and 100 percent"),
+        ("memory_refuse_requests: 101", "`memory_refuse_requests` must be between 10 and 100 percent"),
+        ("memory_refuse_streams: 80", "`memory_refuse_streams` is less than `memory_close_idle`"),
+        ("memory_refuse_connections: 89", "`memory_refuse_connections` is less than `memory_refuse_streams`"),
+        ("memory_refuse_requests: 94", "`memory_refuse_requests` is less than `memory_refuse_connections`"),
+    ] {
+        let (status, said) = checked(&format!("limits: {{{limits}}}"));
+        assert_eq!(status, Some(64), "{limits}: {said}");
+        assert!(said.contains(told), "{limits}: {said}");
+    }
+    let (status, said) = checked("limits: {memory_close_idle: 10, memory_refuse_streams: 10, http2_local_resets: 1}");
+    assert_eq!(status, Some(0), "the twin: {said}");
+}
+
+fn with_limits(limits: &'static str) -> impl FnOnce(String) -> String {
+    move |yaml| yaml.replace("limits: {", &format!("limits: {{{limits}, "))
+}
+
+fn ok(_: &crate::harness::Recorded) -> Reply {
+    Reply::json(200, "{}")
+}
+
+/// Streams that the client resets before anybody looked at them.
+#[tokio::test]
+async fn how_many_resets_may_wait_can_be_set() {
+    for (limits, expected) in
+        [("http2_pending_resets: 20", h2::Outcome::Closed), ("http2_pending_resets: 200", h2::Outcome::Ok)]
+    {
+        let fixture = Fixture::with(with_limits(limits), ok).await;
+        let outcome = h2::reset_at_once(fixture.doorward.address("public"), 60, "/x", "open.test").await;
+        assert_eq!(outcome, expected, "{limits}");
+        fixture.doorward.stays_below(90, limits);
+    }
+}
+
+/// Requests that are no requests, each of which is answered with a reset.
+#[tokio::test]
+async fn how_many_errors_of_a_client_are_answered_with_a_reset_can_be_set() {
+    let fields = |more: &[(&str, &str)]| -> Vec<(String, String)> {
+        let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "open.test"), (":path", "/x")];
+        usual.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let mut requests = vec![fields(&[("connection", "close")]); 12];
+    requests.push(fields(&[]));
+    for (limits, expected) in
+        [("http2_local_resets: 5", h2::Outcome::Closed), ("http2_local_resets: 50", h2::Outcome::Ok)]
+    {
+        let fixture = Fixture::with(with_limits(limits), ok).await;
+        let outcomes = h2::ask_at_once(fixture.doorward.address("public"), &requests).await;
+        assert_eq!(outcomes.last(), Some(&expected), "{limits}: {outcomes:?}");
+        fixture.doorward.stays_below(90, limits);
+    }
+}
+
+#[tokio::test]
+async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
+    let limits = "memory: 1000KiB, memory_close_idle: 20, memory_refuse_streams: 30, memory_refuse_connections: 40, \
+                  memory_refuse_requests: 50";
+    let fixture = Fixture::with_faults(with_limits(limits), ok).await;
+    let request = "GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n";
+    let used = async |kib: u64, words: &str| {
+        fixture.doorward.set_memory_used(kib);
+        within(async {
+            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    used(190, "memory ok").await;
+    let mut open = fixture.doorward.raw().await;
+    let mut again = async || {
+        open.send(request).await;
+        open.answer().await.status
+    };
+    assert_eq!(again().await, 200);
+    used(210, "unused connections are closed sooner").await;
+    used(310, "new streams are refused").await;
+    used(410, "new connections are refused").await;
+    assert_eq!(again().await, 200);
+    used(510, "all requests are refused").await;
+    assert_eq!(again().await, 503);
+}
+
+/// One question to an issuer that never answers.
+#[tokio::test]
+async fn how_often_and_how_long_an_issuer_is_asked_about_a_token_can_be_set() {
+    for (settings, tries) in
+        [("", 2), ("timeout: 100ms, ", 2), ("timeout: 100ms, tries: 1, ", 1), ("timeout: 100ms, tries: 4, ", 4)]
+    {
+        let change = |yaml: String| yaml.replace("mode: opaque, ", &format!("mode: opaque, {settings}"));
+        let fixture = Fixture::with(change, ok).await;
+        fixture.a.set_fault(Fault::Hang);
+        let (asked, began) = (fixture.a.introspections(), Instant::now());
+        let (answer, seen) = fixture.api("/api/v1/pods", &[&bearer(&unique())]).await;
+        assert_eq!((answer.status, seen.len()), (503, 0), "{}", answer.text());
+        assert_eq!(fixture.a.introspections() - asked, tries, "{settings}");
+        let took = began.elapsed();
+        // By default each try takes a second.
+        assert_eq!(took >= Duration::from_millis(1900), settings.is_empty(), "{settings}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn how_large_a_delivery_may_be_can_be_set() {
+    let change = |yaml: String| yaml.replace("sender: github, ", "sender: github, max_body: 1KiB, ");
+    let fixture = Fixture::with(change, ok).await;
+    let unsigned = format!("X-Hub-Signature-256: sha256={}", "0".repeat(64));
+    let id = format!("X-GitHub-Delivery: {}", unique());
+    let lines = [
+        "POST /github HTTP/1.1",
+        "Host: hooks.test",
+        "Content-Type: application/json",
+        "X-GitHub-Event: push",
+        &id,
+        &unsigned,
+    ];
+    for (size, status) in [(1024, 401), (1025, 413)] {
+        assert_eq!(fixture.doorward.send(&lines, &vec![b' '; size]).await.status, status, "{size} bytes");
+    }
+    assert!(fixture.upstream.take().is_empty());
 }

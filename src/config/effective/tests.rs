@@ -216,6 +216,7 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
     ] {
         assert_eq!(printed.pointer(pointer), Some(&Value::from(value)), "{pointer}");
     }
+    assert_eq!(printed["issuers"][0]["introspection"]["tries"], 2);
     // Everybody's audience takes listed clients alone.
     assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
 }

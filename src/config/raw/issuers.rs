@@ -181,9 +181,12 @@ pub struct Introspection {
     /// How long a positive answer is used, at most until the token's `exp`. Default: 30 s, at most 60 s.
     #[serde(default)]
     pub cache: Option<Span>,
-    /// The time for one try; there are two. Default: 1 s.
+    /// The time for one try. Default: 1 s; 50 ms to 10 s.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// How often one question is asked until there is an answer. Default: 2, at most 5.
+    #[serde(default)]
+    pub tries: Option<u8>,
 }
 
 /// Which tokens are introspected.

