@@ -98,6 +98,7 @@ async fn sizes_have_their_own_answers() {
     assert_eq!(fixture.doorward.send(&["POST /x HTTP/1.1", open], &body).await.status, 413);
     assert!(fixture.upstream.take().is_empty());
     assert_eq!(fixture.doorward.send(&["POST /x HTTP/1.1", open], &body[..64 << 10]).await.status, 200);
+    fixture.doorward.stays_below(90, "heads and bodies that are too large");
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 //! most that Doorward may have had resident after it (the debug build has some 50 MiB without any), sends a multiple of
 //! that, and ends with a request that is served as ever.
 
+use std::time::Duration;
+
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     fixture::{Fixture, bearer},
@@ -51,6 +53,26 @@ async fn heads_without_end() {
     survives(&fixture, 100, "200 heads of 1 MiB").await;
 }
 
+/// A byte now and then keeps no connection beyond the time for a head.
+#[tokio::test]
+async fn heads_that_come_byte_by_byte() {
+    const EXPIRED: &str = "doorward_downstream_connections_expired_total{phase=\"head\"}";
+    let fixture = Fixture::start().await;
+    let address = fixture.doorward.address("public");
+    let before = counted(&fixture, EXPIRED).await;
+    at_once(300, |_| async move {
+        let mut raw = Raw::connect(address).await;
+        raw.send("GET /x HTTP/1.1\r\nHost: open.test\r\nX-Slow: ").await;
+        while timeout(Duration::from_millis(50), raw.rest()).await.is_err() {
+            raw.send("a").await;
+        }
+    })
+    .await;
+    assert_eq!(counted(&fixture, EXPIRED).await - before, 300);
+    assert!(fixture.upstream.take().is_empty());
+    survives(&fixture, 100, "300 heads that come byte by byte").await;
+}
+
 #[tokio::test]
 async fn http2_headers_that_are_never_complete_or_unpack_to_much() {
     let fixture = Fixture::start().await;
@@ -65,6 +87,39 @@ async fn http2_headers_that_are_never_complete_or_unpack_to_much() {
     assert!(outcomes.iter().all(|outcome| *outcome != h2::Outcome::Ok), "{outcomes:?}");
     assert!(fixture.upstream.take().is_empty());
     survives(&fixture, 100, "10 header blocks that unpack to 60 MiB").await;
+}
+
+/// A counter of the metrics; 0 if it was never touched.
+async fn counted(fixture: &Fixture, name: &str) -> u64 {
+    let text = fixture.doorward.metrics().await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn http2_bodies_of_nothing_end_their_connection() {
+    const FLOODS: &str = "doorward_downstream_protocol_errors_total{kind=\"flood\"}";
+    let fixture = Fixture::start().await;
+    let address = fixture.doorward.address("public");
+    let before = counted(&fixture, FLOODS).await;
+    at_once(3, |number| h2::idle_flood(address, h2::Idle::EmptyData, number > 0, "open.test")).await;
+    assert_eq!(counted(&fixture, FLOODS).await - before, 3);
+    survives(&fixture, 100, "empty DATA frames without end").await;
+}
+
+/// Each is answered before the next is read, so whoever takes no answers is read no further; neither counts as a sign of
+/// life, so the connection ends when its first request is due.
+#[tokio::test]
+async fn http2_settings_and_pings_without_a_request_end_with_the_time_for_one() {
+    const EXPIRED: &str = "doorward_downstream_connections_expired_total{phase=\"head\"}";
+    let fixture = Fixture::start().await;
+    let address = fixture.doorward.address("public");
+    for idle in [h2::Idle::Settings, h2::Idle::Pings] {
+        let before = counted(&fixture, EXPIRED).await;
+        at_once(4, |number| h2::idle_flood(address, idle, number % 2 == 0, "open.test")).await;
+        assert_eq!(counted(&fixture, EXPIRED).await - before, 4, "{idle:?}");
+        survives(&fixture, 100, &format!("{idle:?} without end")).await;
+    }
 }
 
 #[tokio::test]

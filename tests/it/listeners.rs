@@ -121,6 +121,7 @@ async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_m
         "{}",
         fixture.doorward.metrics().await
     );
+    fixture.doorward.stays_below(90, "more connections than an address may have");
 }
 
 /// Doorward with TLS: one listener that asks for client certificates and one that does not.

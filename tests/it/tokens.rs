@@ -127,6 +127,7 @@ async fn unknown_keys_make_a_bounded_number_of_fetches() {
         assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 401, "peers:D7");
     }
     assert!(fixture.a.key_fetches() - before <= 1, "{} fetches", fixture.a.key_fetches() - before);
+    fixture.doorward.stays_below(90, "peers:D7 keys that nobody has");
 }
 
 #[tokio::test]

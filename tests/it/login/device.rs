@@ -258,6 +258,7 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     let renamed = page(&[]);
     within(async { while !world.get(&renamed, &[]).await.text().contains("Renamed") {} }).await;
     assert_eq!(world.press(TYPE, &good).await.status, 429);
+    world.doorward.stays_below(100, "logins that nobody ends");
     assert_eq!(world.ask_for_device().await.status, 429);
     world.doorward.set_clock_ahead(601);
     assert_eq!(world.press(TYPE, "code=BCDF-GHJK").await.status, 400);

@@ -16,6 +16,7 @@ async fn each(row: &str, expected: impl Fn(&Sender) -> u16, spoil: impl Fn(&Send
         let answer = delivery.send(&door, sender).await;
         let expected = expected(sender);
         assert_eq!(answer.status, expected, "{row} {}: {}", sender.name, answer.text());
+        door.doorward.stays_below(90, row);
         assert_eq!(door.upstream.take().len(), usize::from(expected == 202), "{row} {}", sender.name);
         if expected == 401 {
             let body = answer.text();
@@ -250,6 +251,7 @@ async fn webhooks_12_to_15_and_26_media_that_are_not_plain_json_are_415_before_t
         }
     }
     assert!(door.upstream.take().is_empty());
+    door.doorward.stays_below(90, "webhooks:12 bodies that unpack to 10 MiB");
 }
 
 #[tokio::test]
@@ -275,6 +277,7 @@ async fn webhooks_16_the_cap_holds_exactly() {
         assert_eq!(raw.answer().await.status, 413, "webhooks:16 {}", sender.name);
     }
     assert_eq!(door.upstream.take().len(), SENDERS.len());
+    door.doorward.stays_below(90, "webhooks:16 deliveries that are too large");
 }
 
 #[tokio::test]
@@ -291,6 +294,7 @@ async fn webhooks_16_a_slow_body_ends() {
         assert_eq!(raw.answer().await.status, 408, "webhooks:16 {}", sender.name);
     }
     assert!(door.upstream.take().is_empty());
+    door.doorward.stays_below(90, "webhooks:16 slow deliveries");
 }
 
 #[tokio::test]

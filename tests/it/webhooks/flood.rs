@@ -67,6 +67,7 @@ async fn a_flood_that_hangs_at_the_event_listener_does_not_delay_another_sender(
     }
     let loud = upstream.requests().iter().filter(|request| !is_quiet(request)).count();
     assert!((1..=LANES).contains(&loud), "{loud} at once");
+    doorward.stays_below(100, "a sender that floods");
 }
 
 /// How long deliveries of the quiet sender are on their way, one a second, while the other sends nothing and while it sends
