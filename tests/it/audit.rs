@@ -199,6 +199,85 @@ async fn a_decision_can_be_explained_from_its_id() {
     assert!(said.contains("under the current policy") && said.contains("dev"), "{said}");
 }
 
+/// What `doorward explain` says of a request as JSON, once the trail has it.
+async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
+    within(async {
+        loop {
+            let (said, status) = explain(fixture, &["--audit-id", id, "--json"]);
+            if let Ok(json) = serde_json::from_str(&said) {
+                return (json, status);
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// Between the request and the question the policy was changed: what was let through is refused now, and the reverse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now() {
+    const DEV: &str =
+        "- {id: dev, on: {routes: [api, only-a, board, web]}, who: {issuers: [a], groups: [dev]}, do: allow}";
+    const NOW: &str = "- {id: dev-is-shut, on: {routes: [api]}, who: {issuers: [a], groups: [dev]}, do: deny}\n  \
+                       - {id: guests-look, on: {routes: [api]}, who: {issuers: [a], groups: [guests]}, do: allow}";
+    let mut fixture = Fixture::with(
+        |yaml| {
+            yaml.replace(
+                DEV,
+                &format!("{DEV}\n  - {{id: no-guests, on: {{routes: [api]}}, who: {{issuers: [a], groups: [guests]}}, do: deny}}"),
+            )
+        },
+        |_| Reply::json(200, "{}"),
+    )
+    .await;
+    let path = fixture.doorward.dir().join("doorward.yaml");
+    let digest = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        let output = command.args(["rollout", "digest"]).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let then = digest();
+    let mut asked = Vec::new();
+    for (user, group, status) in [("alice", "dev", 200), ("carol", "guests", 403)] {
+        let (answer, _) = fixture.api(PATH, &[&bearer(&fixture.a.token(user, &[group]))]).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        asked.push(answer.header("x-request-id").unwrap().to_owned());
+    }
+    // Before the change both are the same, which is said once.
+    let (same, _) = explained_again(&fixture, &asked[0]).await;
+    assert!(same["under_recorded"].is_null(), "{same}");
+    assert_eq!(
+        (&same["under_current"]["rule"], &same["under_current"]["policy"]),
+        (&"dev".into(), &then.as_str().into())
+    );
+
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = yaml.split_once(DEV).unwrap();
+    let (_, after) = rest.split_once("do: deny}").unwrap();
+    std::fs::write(&path, format!("{before}{NOW}{after}")).unwrap();
+    fixture.doorward.wait_for_generation(2).await;
+    let now = digest();
+    assert_ne!(then, now);
+    let cases = [(("allow", "dev"), ("deny", "dev-is-shut"), 1), (("deny", "no-guests"), ("allow", "guests-look"), 0)];
+    for (id, ((outcome, rule), current, status)) in asked.iter().zip(cases) {
+        let (json, code) = explained_again(&fixture, id).await;
+        for (what, outcome, rule, policy) in [
+            ("recorded", outcome, rule, &then),
+            ("under_recorded", outcome, rule, &then),
+            ("under_current", current.0, current.1, &now),
+        ] {
+            let of = |name: &str| json[what][name].as_str().unwrap_or_default();
+            assert_eq!((of("outcome"), of("rule"), of("policy")), (outcome, rule, policy.as_str()), "{what}: {json}");
+        }
+        assert_eq!((&json["policy_is_kept"], code), (&true.into(), Some(status)), "{json}");
+        let (said, _) = explain(&fixture, &["--audit-id", id]);
+        for part in ["under the recorded policy:", "under the current policy:", rule, current.1, &then, &now] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
     let fixture = Fixture::start().await;
