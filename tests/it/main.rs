@@ -13,6 +13,7 @@ mod client_auth;
 mod cluster;
 mod dashboard;
 mod demo;
+mod demo_alone;
 mod doctor;
 mod drain;
 mod egress;
