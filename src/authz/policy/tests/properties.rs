@@ -4,6 +4,7 @@ use proptest::{prelude::*, sample::subsequence};
 use serde_json::json;
 
 use super::*;
+use crate::config::values::Span;
 
 /// An issuer that is configured to give all that the rules here ask for.
 const PROMISING: &str = "
@@ -44,6 +45,8 @@ prop_compose! {
     }
 }
 
+const HOUR: raw::MaxAge = raw::MaxAge { max_age: Span::from_secs(3600) };
+
 fn action() -> impl Strategy<Value = raw::Action> {
     let by = raw::Who { users: vec!["corp#lead".to_owned()], ..raw::Who::default() };
     let approve = raw::Approve { by, count: None, pending: None, grant: None };
@@ -51,16 +54,21 @@ fn action() -> impl Strategy<Value = raw::Action> {
 }
 
 fn rules() -> impl Strategy<Value = Vec<raw::Rule>> {
-    let rule = (who(), action(), prop::bool::weighted(0.1), prop::bool::weighted(0.3)).prop_map(
-        |(who, action, shadow, need)| raw::Rule {
+    let needed = || prop::bool::weighted(0.3);
+    let rule = (who(), action(), prop::bool::weighted(0.1), (needed(), needed(), needed())).prop_map(
+        |(who, action, shadow, (acr, mfa, fresh))| raw::Rule {
             id: String::new(),
             why: None,
             fix: None,
             on: raw::On::default(),
             who,
-            need: raw::Need {
-                acr: if need && action == raw::Action::Allow { vec!["gold".into()] } else { vec![] },
-                ..Default::default()
+            need: match action {
+                raw::Action::Allow => raw::Need {
+                    acr: if acr { vec!["gold".into()] } else { vec![] },
+                    mfa: mfa.then_some(HOUR),
+                    fresh_login: fresh.then_some(HOUR),
+                },
+                _ => raw::Need::default(),
             },
             when: None,
             action,
@@ -83,17 +91,34 @@ prop_compose! {
         team in prop::option::of(prop_oneof![Just("a"), Just("b")]),
         kind in prop_oneof![Just(raw::Kind::Human), Just(raw::Kind::Agent)],
         acr in prop::option::of(Just("gold".to_owned())),
+        amr in names(&["pwd", "otp", "mfa"]),
+        login_age in prop::option::of(prop_oneof![Just(Span::from_secs(60)), Just(Span::from_secs(7200))]),
         actor in prop::option::weighted(0.3, Just(raw::ActorFacts { subject: "bot".into(), client: None })),
     ) -> raw::PrincipalFacts {
         raw::PrincipalFacts {
-            groups, scopes, client, kind: Some(kind), acr, actor,
+            groups, scopes, client, kind: Some(if actor.is_some() { raw::Kind::Agent } else { kind }), acr, amr, login_age, actor,
             claims: team.map(|team| ("team".to_owned(), json!(team))).into_iter().collect(),
             ..Default::default()
         }
     }
 }
 
-/// Everything that takes one fact away.
+/// Whom a token without `act` would be of, by what the settings may say of its kind. What has the claim is never human.
+fn without_actor(facts: &raw::PrincipalFacts) -> [raw::PrincipalFacts; 2] {
+    [raw::Kind::Human, raw::Kind::Agent].map(|kind| raw::PrincipalFacts {
+        actor: None,
+        kind: Some(kind),
+        ..facts.clone()
+    })
+}
+
+/// Whether a rule is about those who act for others.
+fn speaks_of_agents(rule: &raw::Rule) -> bool {
+    rule.who.on_behalf_of.is_some() || rule.who.kind == Some(raw::Kind::Agent)
+}
+
+/// Everything that takes one fact away. `act` is none of them: it says that somebody else has the token in hand, and takes
+/// rights away. What holds of it is below.
 fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
     vec![
         raw::PrincipalFacts { groups: None, ..facts.clone() },
@@ -101,6 +126,9 @@ fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
         raw::PrincipalFacts { client: None, ..facts.clone() },
         raw::PrincipalFacts { claims: Default::default(), ..facts.clone() },
         raw::PrincipalFacts { acr: None, ..facts.clone() },
+        raw::PrincipalFacts { amr: Vec::new(), ..facts.clone() },
+        // The claim is `auth_time`.
+        raw::PrincipalFacts { login_age: None, ..facts.clone() },
     ]
 }
 
@@ -129,6 +157,33 @@ proptest! {
             for less in without_one(&facts) {
                 let decision = decide(&policy, &root, &less);
                 prop_assert!(!decision.is_allow(), "{less:?} {decision:?}");
+            }
+        }
+    }
+
+    /// What no rule gives to agents is for nobody who acts for another: `act` alone never turns a denial into an allow.
+    #[test]
+    fn who_acts_for_another_gets_nothing_by_it_that_no_rule_gives_to_agents(rules in rules(), facts in principal()) {
+        let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
+        let (root, policy) = compile_good(of_others.collect());
+        if without_actor(&facts).iter().all(|own| !decide(&policy, &root, own).is_allow()) {
+            let actor = Some(raw::ActorFacts { subject: "bot".into(), client: None });
+            let acting = raw::PrincipalFacts { actor, kind: Some(raw::Kind::Agent), ..facts };
+            prop_assert!(!decide(&policy, &root, &acting).is_allow());
+        }
+    }
+
+    /// Whoever acts for another does not escape a rule that denies by leaving `act` out, unless the rule is about just that.
+    #[test]
+    fn taking_the_actor_away_takes_no_denial_away(rules in rules(), facts in principal()) {
+        let (root, policy) = compile_good(rules);
+        let decision = decide(&policy, &root, &facts);
+        let by = root.rules.iter().find(|rule| decision.rule.as_deref() == Some(&rule.id));
+        let denied = by.is_some_and(|rule| rule.action == raw::Action::Deny && !speaks_of_agents(rule));
+        if facts.actor.is_some() && denied {
+            for own in without_actor(&facts) {
+                let decision = decide(&policy, &root, &own);
+                prop_assert!(!decision.is_allow(), "{own:?} {decision:?}");
             }
         }
     }
