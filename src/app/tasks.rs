@@ -184,6 +184,7 @@ const HEALTH_TICK: Duration = Duration::from_millis(500);
 async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
+    let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
     let break_glass = app.health.component("break-glass", Gate::Report);
     let memory = app.health.component("memory", Gate::Readiness);
     let mut tick = tokio::time::interval(HEALTH_TICK);
@@ -199,6 +200,11 @@ async fn watch_health(app: &App) {
         match app.trail.failure() {
             None => audit.ok(),
             Some(why) => audit.failed(why),
+        }
+        match (&copy, app.trail.checkpoint_copy()) {
+            (Some(copy), Some(Ok(()))) => copy.ok(),
+            (Some(copy), Some(Err(why))) => copy.failed(why),
+            _ => {}
         }
         app.memory.look(&snapshot.limits, &memory);
         let door = snapshot.break_glass.as_ref();

@@ -91,6 +91,8 @@ impl Trail {
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
+            copy_failure: Mutex::new(None),
+            copies: settings.checkpoint_copy.is_some(),
             failing: AtomicBool::new(false),
             metrics: Metrics { export: backlog.metrics().clone(), ..Metrics::default() },
             backlog,
@@ -180,6 +182,13 @@ impl Trail {
     pub fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
         shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| shared.backlog.why())
+    }
+
+    /// Whether the second place takes checkpoints, and why not; none where there is no such place.
+    pub fn checkpoint_copy(&self) -> Option<Result<(), String>> {
+        let shared = &self.0.shared;
+        let failure = || shared.copy_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shared.copies.then(|| failure().map_or(Ok(()), Err))
     }
 
     /// Where the trail is sent besides, for the tasks that do so.
@@ -313,6 +322,9 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     pub(super) failing: AtomicBool,
     pub(super) failure: Mutex<Option<String>>,
+    /// Whether checkpoints are copied to a second place, and why the last one could not be.
+    pub(super) copies: bool,
+    pub(super) copy_failure: Mutex<Option<String>>,
     pub(super) metrics: Metrics,
     pub(super) backlog: Arc<Backlog>,
     pub(super) heads: Heads,

@@ -357,9 +357,21 @@ impl Writer {
         }
         self.shared.heads.publish(Head::new(&self.instance, self.checkpoints.link));
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
-        if let Err(error) = self.checkpoints.save() {
-            self.shared.metrics.checkpoint_copy_errors.inc();
-            tracing::error!(%error, "the checkpoint of the audit trail could not be copied to its second place");
+        let saved = self.checkpoints.save();
+        let mut failure = self.shared.copy_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match (saved, failure.is_some()) {
+            (Ok(()), false) => {}
+            (Ok(()), true) => {
+                *failure = None;
+                tracing::info!("checkpoints of the audit trail are copied to their second place again");
+            }
+            (Err(error), known) => {
+                self.shared.metrics.checkpoint_copy_errors.inc();
+                *failure = Some(error.to_string());
+                if !known {
+                    tracing::error!(%error, "a checkpoint of the audit trail could not be copied to its second place");
+                }
+            }
         }
     }
 
@@ -480,7 +492,8 @@ impl Checkpoints {
 
     fn save(&mut self) -> io::Result<()> {
         let line = std::mem::take(&mut self.unsaved);
-        self.copy.as_deref().map_or(Ok(()), |path| append(path, &line))
+        let Some(path) = self.copy.as_deref() else { return Ok(()) };
+        append(path, &line).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 }
 

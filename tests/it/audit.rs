@@ -278,6 +278,57 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
     }
 }
 
+/// A second place that goes away costs no request, and is told wherever somebody may look.
+#[tokio::test]
+async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
+    let mut fixture = Fixture::with(
+        |yaml| yaml.replace("audit: {", "audit: {checkpoint_copy: elsewhere.jsonl, checkpoint_records: 1, "),
+        |_| Reply::json(200, "{}"),
+    )
+    .await;
+    let alice = fixture.alice();
+    let ready = async |words: &str| {
+        within(async {
+            loop {
+                assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+                let ready = fixture.doorward.admin("/readyz").await;
+                assert_eq!(ready.status, 200, "{}", ready.text());
+                if ready.text().contains(words) {
+                    return ready.text();
+                }
+            }
+        })
+        .await
+    };
+    let copy = fixture.doorward.dir().join("elsewhere.jsonl");
+    ready("audit-checkpoint-copy ok").await;
+    // What stands there now takes no line.
+    std::fs::rename(&copy, copy.with_extension("before")).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    let told = ready("audit-checkpoint-copy failed").await;
+    assert!(told.contains("elsewhere.jsonl"), "{told}");
+    let errors = async || {
+        let text = fixture.doorward.metrics().await;
+        let line = text.lines().find_map(|line| line.strip_prefix("doorward_audit_checkpoint_copy_errors_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    within(async {
+        while errors().await < 3 {
+            assert_eq!(fixture.api(PATH, &[&alice]).await.0.status, 200);
+        }
+    })
+    .await;
+    std::fs::remove_dir(&copy).unwrap();
+    ready("audit-checkpoint-copy ok").await;
+    assert!(copy.is_file());
+    fixture.doorward.wait_for_log("checkpoints of the audit trail are copied to their second place again").await;
+    let told = fixture.doorward.log();
+    let told = told
+        .iter()
+        .filter(|line| line["message"].as_str().is_some_and(|message| message.contains("could not be copied")));
+    assert_eq!(told.count(), 1, "once, however many there were");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
     let fixture = Fixture::start().await;

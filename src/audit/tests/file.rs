@@ -211,10 +211,13 @@ fn a_second_place_that_is_away_stops_nothing() {
         assert!(began.elapsed() < Duration::from_secs(30), "no error was counted");
         std::thread::yield_now();
     }
+    let why = trail.checkpoint_copy().unwrap().unwrap_err();
+    assert!(why.contains("mount/elsewhere.jsonl"), "{why}");
     fs::create_dir(directory.path().join("mount")).unwrap();
     runtime.block_on(reservation.write_durable(record(2))).unwrap();
     trail.shutdown();
     assert!(copy.exists());
+    assert_eq!(trail.checkpoint_copy(), Some(Ok(())));
     intact(&path, &proof(&settings));
 }
 
