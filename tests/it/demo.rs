@@ -2,11 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::Path,
+    path::PathBuf,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -43,6 +44,13 @@ impl Demo {
         rest.split("\n\n").next().unwrap().to_owned()
     }
 
+    /// Its folder, and the configuration in it.
+    fn folder(&self) -> (PathBuf, PathBuf) {
+        let (_, rest) = self.said.split_once("The configuration is ").unwrap();
+        let configuration = PathBuf::from(rest.split(',').next().unwrap());
+        (configuration.parent().unwrap().to_owned(), configuration)
+    }
+
     /// Presses Ctrl-C and waits for the end, after which nothing of it is left.
     fn interrupt(mut self) {
         Command::new("kill").arg("-INT").arg(self.child.id().to_string()).status().unwrap();
@@ -75,16 +83,72 @@ fn the_four_lines_work_as_they_are_pasted_and_ctrl_c_stops() {
         (3, "200", "replayed_delivery"),
         (4, "401", "signature_invalid"),
     ] {
-        // The keys of the provider may still be on their way to Doorward.
-        let answer = loop {
-            let output = Command::new("bash").arg("-c").arg(demo.pasted(number)).output().unwrap();
-            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-            if !answer.contains(" 503 ") {
-                break answer;
-            }
-        };
+        let answer = paste(&demo, number);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{number}: {answer}");
         assert!(answer.contains(text), "{number}: {answer}");
+    }
+    demo.interrupt();
+}
+
+/// What a pasted command answers, once the keys of the provider have come to Doorward.
+fn paste(demo: &Demo, number: usize) -> String {
+    loop {
+        let output = Command::new("bash").arg("-c").arg(demo.pasted(number)).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !answer.contains(" 503 ") {
+            return answer;
+        }
+    }
+}
+
+/// A delivery that was held is brought, the trail tells of everybody and holds, and what is changed in the configuration
+/// holds from then on.
+#[test]
+fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
+    let demo = Demo::start();
+    let (folder, configuration) = demo.folder();
+    let trail = folder.join("audit.jsonl");
+    let until = |what: &str, holds: &dyn Fn(&[Value]) -> bool| {
+        let began = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&trail).unwrap();
+            let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            if holds(&records) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{what}: {text}");
+            std::thread::yield_now();
+        }
+    };
+    for (number, status) in [(1, "403"), (2, "200"), (3, "202"), (4, "401")] {
+        assert!(paste(&demo, number).starts_with(&format!("HTTP/1.1 {status} ")), "{number}");
+    }
+    let pasted = demo.pasted(3);
+    let (_, rest) = pasted.split_once("X-GitHub-Delivery: ").unwrap();
+    let id = rest.split('\'').next().unwrap();
+    until("the EventListener has it", &|records| {
+        let of_delivery = |record: &&Value| record["unmapped"]["webhook"]["delivery"] == id;
+        records.iter().filter(of_delivery).any(|record| record["unmapped"]["event_id"].is_string())
+    });
+    for text in
+        ["deploy-bot", "no_rule_matched", "signature_invalid", "everybody-looks-at-ci", "pushes-start-pipelines"]
+    {
+        until(text, &|records| records.iter().any(|record| record.to_string().contains(text)));
+    }
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    verify.args(["audit", "verify"]).arg(&trail).arg("--key").arg(folder.join("audit-chain.key"));
+    let output = verify.arg("--checkpoint-key").arg(folder.join("audit-checkpoint.pub.pem")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // "Change it while the demo runs and watch it being taken."
+    let yaml = std::fs::read_to_string(&configuration).unwrap();
+    let people = "who: {groups: [release-managers, auditors], kind: human}";
+    assert!(yaml.contains(people));
+    std::fs::write(&configuration, yaml.replace(people, "who: {groups: [release-managers, auditors, agents]}"))
+        .unwrap();
+    let began = Instant::now();
+    while !paste(&demo, 1).starts_with("HTTP/1.1 200 ") {
+        assert!(began.elapsed() < Duration::from_secs(60), "the bot is still refused");
     }
     demo.interrupt();
 }
@@ -120,23 +184,28 @@ fn doorward_and_the_provider_need_a_port_each() {
 async fn one_click_signs_in() {
     let demo = Demo::start();
     let url = format!("http://localhost:{}", demo.port);
-    for person in ["alice", "bob", "carol"] {
+    // What it says to try as each of them.
+    assert!(demo.said.contains("/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them"), "{}", demo.said);
+    for (person, prod, part) in
+        [("alice", 403, "no_rule_matched"), ("bob", 200, "tekton:prod-runners"), ("carol", 200, "tekton:viewers")]
+    {
         let saw = browse(&json!({"scenario": "demo", "url": url, "person": person})).await;
         assert_eq!(saw["landed"], format!("{url}/"));
         let body = saw["body"].as_str().unwrap();
         assert!(body.contains("Sample Dashboard") && body.contains(&format!("{person}@doorward.demo")), "{saw}");
         assert_eq!(saw["denied"], 403);
         assert!(saw["deniedText"].as_str().unwrap().contains("nobody-reads-secrets"), "{saw}");
+        assert_eq!(saw["prod"], prod, "{saw}");
+        assert!(saw["prodText"].as_str().unwrap().contains(part), "{saw}");
     }
 }
 
 #[tokio::test]
 async fn a_doctor_finds_nothing_wrong_with_it() {
     let demo = Demo::start();
-    let (_, rest) = demo.said.split_once("The configuration is ").unwrap();
-    let dir = Path::new(rest.split(',').next().unwrap()).parent().unwrap();
+    let (dir, _) = demo.folder();
     let public = format!("http://localhost:{}", demo.port);
-    let said = doctor(dir, &["--public", &public]).await;
+    let said = doctor(&dir, &["--public", &public]).await;
     let bad = said.findings.iter().filter(|finding| !["good", "skipped"].contains(&finding["state"].as_str().unwrap()));
     assert_eq!((said.code, bad.collect::<Vec<_>>()), (Some(0), Vec::new()));
     for check in ["discovery", "redirect", "origin", "upgrade", "cookies", "rights", "store"] {

@@ -908,7 +908,9 @@ const scenarios = {
     const landed = page.url();
     const body = await page.textContent('body');
     const denied = await page.goto(options.url + '/apis/tekton.dev/v1/namespaces/prod/secrets');
-    return { landed, body, denied: denied.status(), deniedText: await page.textContent('body') };
+    const deniedText = await page.textContent('body');
+    const prod = await page.goto(options.url + '/apis/tekton.dev/v1/namespaces/prod/pipelineruns');
+    return { landed, body, denied: denied.status(), deniedText, prod: prod.status(), prodText: await page.textContent('body') };
   },
 };
 
