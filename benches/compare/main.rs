@@ -17,29 +17,15 @@ mod tokens;
 
 use std::{path::PathBuf, process::ExitCode};
 
-/// One measured run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Sample {
-    pub case: String,
-    pub proxy: String,
-    pub round: usize,
-    pub requests: u64,
-    /// User and system time of all threads of the proxy.
-    pub cpu_us_per_request: f64,
-    pub requests_per_second: f64,
-}
+use report::{Figures, Sample, results};
 
-/// What is kept of a whole run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Figures {
-    /// With the configuration of the demo, less its provider and samples: PSS when idle.
-    pub idle_mib: f64,
-    pub samples: Vec<Sample>,
-}
-
-/// Where raw figures are kept.
-pub fn results() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results/latest.json")
+/// Writes the table of the committed figures into the README.
+fn write_report() -> Result<(), Failure> {
+    let figures: Figures = serde_json::from_slice(&std::fs::read(results())?)?;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&path)?;
+    std::fs::write(path, report::written_into(&readme, &figures)?)?;
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -48,7 +34,7 @@ fn main() -> ExitCode {
         ["bare", listen, upstream] => bare::run(listen, upstream, None),
         ["bare", listen, upstream, chain, key] => bare::run(listen, upstream, Some((chain, key))),
         ["cluster", listen] => cluster::run(listen),
-        ["report"] => report::write(),
+        ["report"] => write_report(),
         [] => measure(10, None),
         ["rounds", rounds] => measure(rounds.parse().unwrap_or(10), None),
         ["rounds", rounds, case] => measure(rounds.parse().unwrap_or(10), Some(case)),

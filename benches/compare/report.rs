@@ -1,11 +1,34 @@
 //! Figures to tables.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
-
-use crate::{Failure, Figures, Sample};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 const BEGIN: &str = "<!-- figures: written by `benches/run report` -->";
 const END: &str = "<!-- /figures -->";
+
+/// One measured run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Sample {
+    pub case: String,
+    pub proxy: String,
+    pub round: usize,
+    pub requests: u64,
+    /// User and system time of all threads of the proxy.
+    pub cpu_us_per_request: f64,
+    pub requests_per_second: f64,
+}
+
+/// What is kept of a whole run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Figures {
+    /// With the configuration of the demo, less its provider and samples: PSS when idle.
+    pub idle_mib: f64,
+    pub samples: Vec<Sample>,
+}
+
+/// Where raw figures are kept.
+pub fn results() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results/latest.json")
+}
 
 /// A Markdown table: medians, and the median of the ratios within each round to the bare proxy's plain run of that kind.
 pub fn table(figures: &Figures) -> String {
@@ -55,13 +78,9 @@ fn spread(values: &[f64], digits: usize) -> String {
     }
 }
 
-/// Writes the table of the committed figures into the README.
-pub fn write() -> Result<(), Failure> {
-    let figures: Figures = serde_json::from_slice(&fs::read(crate::results())?)?;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path)?;
+/// The README with the table of these figures in its place.
+pub fn written_into(readme: &str, figures: &Figures) -> Result<String, &'static str> {
     let (before, rest) = readme.split_once(BEGIN).ok_or("the README has no place for figures")?;
     let (_, after) = rest.split_once(END).ok_or("the README's place for figures has no end")?;
-    fs::write(path, format!("{before}{BEGIN}\n{}{END}{after}", table(&figures)))?;
-    Ok(())
+    Ok(format!("{before}{BEGIN}\n{}{END}{after}", table(figures)))
 }

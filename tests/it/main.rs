@@ -20,6 +20,7 @@ mod egress;
 mod ends_everywhere;
 mod explain_token;
 mod export;
+mod figures;
 mod fixture;
 mod floods;
 mod forward_auth;
