@@ -10,10 +10,11 @@ use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
     config::raw,
-    error::Rejection,
+    error::{Reason, Rejection},
+    issuers::{Issuers, TokenReview},
     kubernetes::access_review::{Access, AccessReviewer},
-    rbac::{Form, OwnRight, far_reaching, own_rights},
-    snapshot::Snapshot,
+    rbac::{Form, OwnRight, beyond, far_reaching, namespaces, own_rights},
+    snapshot::{Resolved, Snapshot},
     upstream::{Pools, Upstream},
 };
 
@@ -39,14 +40,14 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             continue;
         }
         (looked_at, ticks) = (Some(snapshot.number), 0);
-        let needed = needed(&snapshot.raw);
-        components.retain(|upstream, _| needed.contains_key(&**upstream));
-        for (name, forms) in needed {
-            let Some(server) = snapshot.upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
+        let servers = servers(&snapshot.raw, &snapshot.upstreams, &snapshot.issuers);
+        components.retain(|upstream, _| servers.iter().any(|server| server.upstream.name() == upstream));
+        for server in servers {
+            let name = server.upstream.name();
             let (component, said) = components
-                .entry(Arc::clone(server.name()))
+                .entry(Arc::clone(name))
                 .or_insert_with(|| (app.health.component(format!("rights/{name}"), Gate::Report), String::new()));
-            let told = match rights_at(pools, server, forms, &snapshot.raw).await {
+            let told = match server.rights(pools, &snapshot.raw).await {
                 Ok(Rights { lacks, .. }) if !lacks.is_empty() => {
                     let why = format!(
                         "Doorward may not {}; `doorward rbac` prints the roles that it needs",
@@ -75,7 +76,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             };
             if !told.is_empty() && told != *said {
                 tracing::warn!(
-                    upstream = name,
+                    upstream = %name,
                     why = told,
                     "Doorward's rights in Kubernetes are not what the configuration needs"
                 );
@@ -104,7 +105,7 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
             continue;
         }
         let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
-            Ok(Ok(missing)) => missing,
+            Ok(Ok((_, missing))) => missing,
             Ok(Err(error)) => {
                 tracing::warn!(upstream = name, %error, "whether new groups may be impersonated cannot be asked");
                 continue;
@@ -132,7 +133,7 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
 #[derive(Debug, Default)]
 pub struct Rights {
     pub lacks: Vec<String>,
-    /// What reaches far and is not needed.
+    /// What is not needed.
     pub beyond: Vec<String>,
 }
 
@@ -140,27 +141,87 @@ pub struct Rights {
 pub async fn examine(
     pools: &Pools,
     root: &raw::Root,
-    upstreams: &[Arc<Upstream>],
+    resolved: &Resolved,
 ) -> Vec<(Arc<str>, Result<Rights, Rejection>)> {
     let mut answers = Vec::new();
-    for (name, forms) in needed(root) {
-        let Some(server) = upstreams.iter().find(|upstream| **upstream.name() == *name) else { continue };
-        answers.push((Arc::clone(server.name()), rights_at(pools, server, forms, root).await));
+    for server in servers(root, resolved.upstreams(), resolved.issuers()) {
+        answers.push((Arc::clone(server.upstream.name()), server.rights(pools, root).await));
     }
     answers
 }
 
-async fn rights_at(
-    pools: &Pools,
-    server: &Arc<Upstream>,
-    forms: [Vec<Access>; 2],
-    root: &raw::Root,
-) -> Result<Rights, Rejection> {
-    let lacks = missing(pools, server, forms).await?.iter().map(ToString::to_string).collect();
-    let far_reaching = far_reaching(root, server.name());
-    let may = AccessReviewer::own(pools, server).may_each(far_reaching.clone()).await?;
-    let beyond = far_reaching.iter().zip(may).filter(|(_, may)| *may).map(|(access, _)| access.to_string()).collect();
-    Ok(Rights { lacks, beyond })
+/// An API server at which Doorward needs rights.
+struct Server {
+    upstream: Arc<Upstream>,
+    /// In each form of impersonation.
+    needed: [Vec<Access>; 2],
+    /// Who reviews tokens there with a credential of its own, and for which issuer.
+    reviewers: Vec<(Arc<str>, Arc<TokenReview>)>,
+}
+
+fn servers(root: &raw::Root, upstreams: &[Arc<Upstream>], issuers: &Issuers) -> Vec<Server> {
+    let mut needed = needed(root);
+    let mut reviewers: BTreeMap<&str, Vec<(Arc<str>, Arc<TokenReview>)>> = BTreeMap::new();
+    for issuer in &root.issuers {
+        let Some(settings) = &issuer.token_review else { continue };
+        let reviewer =
+            issuers.get(&issuer.name).and_then(|issuer| Some((Arc::clone(issuer.name()), issuer.token_review()?)));
+        reviewers.entry(&settings.upstream).or_default().extend(reviewer);
+    }
+    let server = |upstream: &Arc<Upstream>| {
+        let needed = needed.remove(&**upstream.name());
+        let reviewers = reviewers.remove(&**upstream.name());
+        (needed.is_some() || reviewers.is_some()).then(|| Server {
+            upstream: Arc::clone(upstream),
+            needed: needed.unwrap_or_default(),
+            reviewers: reviewers.unwrap_or_default(),
+        })
+    };
+    upstreams.iter().filter_map(server).collect()
+}
+
+impl Server {
+    async fn rights(&self, pools: &Pools, root: &raw::Root) -> Result<Rights, Rejection> {
+        let mut rights = Rights::default();
+        for (issuer, reviewer) in &self.reviewers {
+            let may = reviewer.is_allowed().await.map_err(|error| {
+                let what =
+                    format!("what `token_review.bearer` of issuer `{issuer}` may do cannot be asked of the API server");
+                Rejection::new(Reason::UpstreamFailed, what).because(error)
+            })?;
+            if !may {
+                rights.lacks.push(format!(
+                    "create tokenreviews.authentication.k8s.io with `token_review.bearer` of issuer `{issuer}`"
+                ));
+            }
+        }
+        if self.needed.iter().all(Vec::is_empty) {
+            return Ok(rights);
+        }
+        let (form, missing) = missing(pools, &self.upstream, self.needed.clone()).await?;
+        rights.lacks.extend(missing.iter().map(ToString::to_string));
+        let reviewer = AccessReviewer::own(pools, &self.upstream);
+        let mut rules = Vec::new();
+        for namespace in namespaces(root, self.upstream.name()) {
+            let here = reviewer.rules(&namespace).await?;
+            rules.push((namespace, here));
+        }
+        let far = far_reaching(root, self.upstream.name(), form);
+        let may = reviewer.may_each(far.clone()).await?;
+        let far: Vec<Access> = far.into_iter().zip(may).filter(|(_, may)| *may).map(|(access, _)| access).collect();
+        rights.beyond = at_most_ten(beyond(root, self.upstream.name(), form, &rules, &far));
+        Ok(rights)
+    }
+}
+
+/// A role that gives a lot is told by a part of it.
+fn at_most_ten(mut rights: Vec<String>) -> Vec<String> {
+    let more = rights.len().saturating_sub(10);
+    rights.truncate(10);
+    if more > 0 {
+        rights.push(format!("{more} more"));
+    }
+    rights
 }
 
 /// By upstream, what is needed in each form of impersonation.
@@ -176,22 +237,41 @@ fn needed(root: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
     needed
 }
 
-/// What the API server would not allow, in the form in which it allows more.
-async fn missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Result<Vec<Access>, Rejection> {
+/// Which form of impersonation an API server lets Doorward use, and what it would not allow in it. The constrained one, if it
+/// allows all of that; else the one in which it allows more.
+async fn missing(
+    pools: &Pools,
+    server: &Arc<Upstream>,
+    [classic, constrained]: [Vec<Access>; 2],
+) -> Result<(Form, Vec<Access>), Rejection> {
     let reviewer = AccessReviewer::own(pools, server);
-    let mut most: Option<(usize, Vec<Access>)> = None;
-    for accesses in forms {
-        let all = accesses.len();
-        let answers = reviewer.may_each(accesses.clone()).await?;
-        let refused = accesses.into_iter().zip(answers).filter(|(_, may)| !may).map(|(access, _)| access);
-        let refused: Vec<Access> = refused.collect();
-        if refused.is_empty() {
-            return Ok(refused);
-        }
-        let allowed = all - refused.len();
-        if most.as_ref().is_none_or(|(most, _)| allowed > *most) {
-            most = Some((allowed, refused));
-        }
+    let refused = async |accesses: &[Access]| -> Result<Vec<Access>, Rejection> {
+        let answers = reviewer.may_each(accesses.to_vec()).await?;
+        let refused = accesses.iter().zip(answers).filter(|(_, may)| !may).map(|(access, _)| access.clone());
+        Ok(refused.collect())
+    };
+    let of_classic = refused(&classic).await?;
+    // It needs many more, of which a cluster without it has none.
+    if let Some(first) = constrained.first()
+        && of_classic.is_empty()
+        && !reviewer.may(first).await?
+    {
+        return Ok((Form::Classic, of_classic));
     }
-    Ok(most.map(|(_, refused)| refused).unwrap_or_default())
+    let of_constrained = refused(&constrained).await?;
+    let allowed = (classic.len() - of_classic.len(), constrained.len() - of_constrained.len());
+    let is_constrained = of_constrained.is_empty() || (!of_classic.is_empty() && allowed.1 > allowed.0);
+    Ok(if is_constrained { (Form::Constrained, of_constrained) } else { (Form::Classic, of_classic) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_ends_with_how_many_there_are_more() {
+        let rights = |count: u32| at_most_ten((0..count).map(|index| index.to_string()).collect());
+        assert_eq!(rights(10).len(), 10);
+        assert_eq!(rights(12).last().unwrap(), "2 more");
+    }
 }

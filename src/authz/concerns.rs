@@ -65,14 +65,9 @@ fn only(rule: &raw::Rule) -> Vec<String> {
         listed(&namespaces, "in ", ""),
         listed(&kubernetes.names, "named ", ""),
     ];
-    let webhook = on.event_listener.is_some()
-        || on.fork.is_some()
-        || on.draft.is_some()
-        || on.trigger.is_some()
-        || [&on.event, &on.branch, &on.tag, &on.action].iter().any(|list| !list.is_empty());
     let others = [
         (on.pages == Some(true), "for the pages"),
-        (webhook, "for some deliveries"),
+        (on.is_of_deliveries(), "for some deliveries"),
         (on.run.is_some(), "for some runs"),
         (on.token.is_some(), "for tokens"),
         (on.time.is_some(), "at some times"),

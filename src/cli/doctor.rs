@@ -5,13 +5,19 @@ use std::{io::Write, path::PathBuf};
 use clap::ValueEnum as _;
 use tokio::runtime::Runtime;
 
-use super::{EXIT_USAGE, Failure, check::Format, explain::printable, rbac::read};
+use super::{
+    EXIT_USAGE, Failure,
+    check::Format,
+    explain::printable,
+    rbac::{account, read},
+};
 use crate::{
     app,
     clock::Clock,
     config,
     config::{Loaded, Sources},
     doctor::{Check, Doctor, Finding, Public, State, examine_outside},
+    rbac::Account,
     runtime::control,
     snapshot::Resolved,
     upstream::Pools,
@@ -44,15 +50,20 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// For `credentials`: what `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,triggertemplates,
-    /// triggerbindings,pipelines,tasks,pipelineruns,taskruns -A -o json` writes; `-` is standard input. Kinds may be left out. Of
-    /// Secrets only names, types and annotations are looked at.
+    /// For `credentials` and `past`: what `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,
+    /// triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,clusterrolebindings,roles,rolebindings -A
+    /// -o json` writes; `-` is standard input. Kinds may be left out; without the last four nothing is said of `past`. Of Secrets only
+    /// names, types and annotations are looked at.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
 
+    /// For `past`: the service account that Doorward is in the cluster.
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
+    service_account: Account,
+
     /// Look from elsewhere instead, such as a pod of another namespace: an EventListener, a Dashboard or another upstream at one of
     /// these addresses that can be reached from there, past Doorward, is a fault.
-    #[arg(long, value_name = "ADDRESS", num_args = 1.., conflicts_with_all = ["only", "public", "ca", "cluster", "settings"])]
+    #[arg(long, value_name = "ADDRESS", num_args = 1.., conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "settings"])]
     outside: Vec<String>,
 
     /// How the findings are printed.
@@ -101,6 +112,7 @@ fn from_here(
     let doctor = Doctor {
         public: public.map(|address| Public::parse(address, args.ca.clone())).transpose()?,
         cluster: args.cluster.as_deref().zip(list.as_deref()),
+        account: &args.service_account,
         loaded,
         resolved,
         clock: Clock::default(),

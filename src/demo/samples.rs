@@ -45,6 +45,10 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
             let allowed = headers.contains_key("impersonate-user") || is_doorwards(&body);
             (StatusCode::CREATED, Json(json!({"status": {"allowed": allowed}}))).into_response()
         }
+        Sample::Kubernetes if uri.path().ends_with("/selfsubjectrulesreviews") => {
+            let body = json!({"status": {"resourceRules": [], "nonResourceRules": [], "incomplete": true}});
+            (StatusCode::CREATED, Json(body)).into_response()
+        }
         // Indented, since people look at it.
         Sample::Kubernetes => {
             let echo = json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived});
@@ -67,7 +71,7 @@ fn is_doorwards(review: &[u8]) -> bool {
         let value = review.pointer(&format!("/spec/resourceAttributes/{name}"));
         value.and_then(Value::as_str).unwrap_or_default()
     };
-    asked("verb").starts_with("impersonate") && !asked("name").starts_with("system:")
+    asked("verb") == "impersonate" && !asked("name").starts_with("system:")
 }
 
 /// The request as the upstream saw it. Doorward's own credential is named, not shown.

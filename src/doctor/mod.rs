@@ -2,6 +2,7 @@
 //! whether it is as it must be and what to do if it is not. It changes nothing anywhere, and signs nobody in.
 
 mod certificates;
+mod cluster;
 mod outside;
 mod provider;
 mod public;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 pub use self::{outside::examine_outside, public::Public};
 use crate::{
-    clock::Clock, config::Loaded, config::raw, sessions::Origin, snapshot::Resolved, tekton::standing, upstream::Pools,
+    clock::Clock, config::Loaded, config::raw, rbac::Account, sessions::Origin, snapshot::Resolved, upstream::Pools,
 };
 
 /// What is looked at.
@@ -47,6 +48,8 @@ pub enum Check {
     Store,
     /// What in the cluster still carries static credentials.
     Credentials,
+    /// Who in the cluster may start runs past Doorward.
+    Past,
     /// Nobody but Doorward reaches its upstreams. Looked at with `--outside`.
     Isolation,
 }
@@ -110,6 +113,8 @@ pub struct Doctor<'a> {
     pub public: Option<Public>,
     /// What `kubectl get ... -o json` wrote of the cluster, and the name of the file.
     pub cluster: Option<(&'a Path, &'a [u8])>,
+    /// The service account that Doorward is in the cluster.
+    pub account: &'a Account,
 }
 
 impl Doctor<'_> {
@@ -133,7 +138,10 @@ impl Doctor<'_> {
             findings.extend(certificates::of_files(self));
         }
         if wants(&[Check::Credentials]) {
-            findings.extend(self.credentials());
+            findings.extend(cluster::credentials(self));
+        }
+        if wants(&[Check::Past]) {
+            findings.extend(cluster::past(self));
         }
         if wants(&[Check::Isolation]) {
             findings.push(outside::advise(self.raw()));
@@ -166,27 +174,5 @@ impl Doctor<'_> {
         let clear = |listener: &&raw::Listener| listener.tls.is_none() && listener.address.port() != 0;
         let listener = self.raw().listeners.iter().find(clear)?;
         Origin::loopback(&format!("{host}:{}", listener.address.port()))
-    }
-
-    fn credentials(&self) -> Vec<Finding> {
-        let Some((path, list)) = self.cluster else {
-            let said = "without `--cluster` nothing of the cluster is known";
-            return vec![Finding::skipped(Check::Credentials, "cluster", said)];
-        };
-        let of = path.display().to_string();
-        match standing::standing_credentials(list) {
-            Ok(standing) if standing.is_empty() => {
-                vec![Finding::good(Check::Credentials, &of, "nothing in it carries a static credential")]
-            }
-            Ok(standing) => standing
-                .iter()
-                .map(|standing| Finding::warning(Check::Credentials, &of, standing.to_string(), standing.sort.cure()))
-                .collect(),
-            Err(error) => {
-                let said = format!("it is no list of Kubernetes objects in JSON: {error}");
-                let cure = "write it with `kubectl get KINDS -A -o json`, as `doorward doctor --help` says";
-                vec![Finding::fault(Check::Credentials, &of, said, cure)]
-            }
-        }
     }
 }

@@ -71,7 +71,7 @@ pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
 
 /// What of its rights Doorward lacks at each API server, and which it has beyond them.
 pub(super) async fn examine_rights(doctor: &Doctor<'_>) -> Vec<Finding> {
-    let answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved.upstreams()).await;
+    let answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved).await;
     let finding = |(name, answer): (Arc<str>, Result<Rights, Rejection>)| {
         let of = format!("API server `{name}`");
         match answer {

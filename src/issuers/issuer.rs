@@ -57,6 +57,11 @@ impl Issuer {
         }
     }
 
+    /// Who reviews its tokens at an API server.
+    pub fn token_review(&self) -> Option<Arc<TokenReview>> {
+        self.token_review.clone()
+    }
+
     /// The values of `aud` that mean us.
     pub fn audiences(&self) -> &[Box<str>] {
         &self.checks.audiences

@@ -76,7 +76,7 @@ pub use self::{
     single_flight::{Key, SingleFlight},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},
-    token_review::REVIEW_CLAIM,
+    token_review::{REVIEW_CLAIM, TokenReview},
 };
 use crate::{
     authn::Principal,

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::resolver::Secret,
     egress::{Bounds, Egress},
+    kubernetes::access_review::{self, Access},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -63,7 +64,7 @@ struct Status {
 }
 
 impl TokenReview {
-    pub fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Self {
+    pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Self {
         Self { settings: Arc::new(settings), egress, lookup }
     }
 
@@ -77,6 +78,17 @@ impl TokenReview {
         let (settings, egress) = (&self.settings, &self.egress);
         self.lookup.find(key, true, || review(Arc::clone(settings), egress.clone(), token.to_owned())).await
     }
+
+    /// Whether the API server lets `bearer` review tokens.
+    pub async fn is_allowed(&self) -> Result<bool, String> {
+        let access = Access {
+            group: "authentication.k8s.io".into(),
+            resource: "tokenreviews".into(),
+            ..Access::new("create", "".into())
+        };
+        let answer = post(&self.settings, &self.egress, access_review::PATH, access_review::review(&access)).await?;
+        access_review::is_allowed(&answer).map_err(|error| format!("the answer cannot be read: {error}"))
+    }
 }
 
 async fn review(settings: Arc<TokenReviewSettings>, egress: Egress, token: String) -> Result<Told, String> {
@@ -85,23 +97,28 @@ async fn review(settings: Arc<TokenReviewSettings>, egress: Egress, token: Strin
         "kind": "TokenReview",
         "spec": {"token": token, "audiences": settings.audiences},
     });
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let answer = post(&settings, &egress, path, body.to_string().into()).await?;
+    read(&answer, &settings.audiences)
+}
+
+async fn post(settings: &TokenReviewSettings, egress: &Egress, path: &str, body: Bytes) -> Result<Bytes, String> {
     let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", settings.bearer.expose()].concat())
         .map_err(|_| "the token in `token_review.bearer` has characters that no header may have")?;
     bearer.set_sensitive(true);
-    let address =
-        settings.server.join("/apis/authentication.k8s.io/v1/tokenreviews").map_err(|error| error.to_string())?;
+    let address = settings.server.join(path).map_err(|error| error.to_string())?;
     let request = Request::post(address.as_str())
         .header(header::ACCEPT, "application/json")
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::AUTHORIZATION, bearer)
-        .body(Bytes::from(body.to_string()))
+        .body(body)
         .map_err(|error| error.to_string())?;
     let bounds = Bounds { timeout: TIMEOUT, max_body: MAX_ANSWER };
     let answer = egress.send(request, bounds).await.map_err(|error| error.to_string())?;
     if !answer.status().is_success() {
-        return Err(format!("the API server answers the TokenReview with {}", answer.status()));
+        return Err(format!("the API server answers the review with {}", answer.status()));
     }
-    read(answer.body(), &settings.audiences)
+    Ok(answer.into_body())
 }
 
 /// An answer without audiences comes from a server that does not check them: the token is then only known to be good

@@ -1,5 +1,5 @@
-//! SelfSubjectAccessReview (`authorization.k8s.io/v1`): what somebody may do at an API server, asked as that person. Every
-//! authenticated user may ask it of oneself, so that Doorward needs no right but to impersonate.
+//! SelfSubjectAccessReview and SelfSubjectRulesReview (`authorization.k8s.io/v1`): what somebody may do at an API server, asked as
+//! that person. Every authenticated user may ask it of oneself, so that Doorward needs no right but to impersonate.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    Attributes,
+    Attributes, PolicyRule,
     impersonation::{AUDIT_ID, assert_impersonated, assume},
 };
 use crate::{
@@ -20,10 +20,14 @@ use crate::{
     upstream::{Lane, Pools, Upstream},
 };
 
-const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+pub const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
 
 /// An answer has some 500 bytes, and the reason that an authorizer gives.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// Some 200 bytes for each rule.
+const MAX_RULES: usize = 4 << 20;
 
 /// Questions at once.
 const AT_ONCE: usize = 8;
@@ -40,13 +44,20 @@ pub struct Access {
     pub namespace: Arc<str>,
     /// `""`: any.
     pub name: Arc<str>,
+    /// An address that is no resource, such as `/version`. `""`: it is a resource.
+    pub url: Cow<'static, str>,
 }
 
 impl Access {
     /// To anything in a namespace; the rest is for the caller to name.
     pub fn new(verb: impl Into<Cow<'static, str>>, namespace: Arc<str>) -> Self {
         let (group, resource, subresource) = ("".into(), "".into(), "".into());
-        Self { verb: verb.into(), group, resource, subresource, namespace, name: "".into() }
+        Self { verb: verb.into(), group, resource, subresource, namespace, name: "".into(), url: "".into() }
+    }
+
+    /// To an address that is no resource.
+    pub fn to_url(verb: impl Into<Cow<'static, str>>, url: impl Into<Cow<'static, str>>) -> Self {
+        Self { url: url.into(), ..Self::new(verb, "".into()) }
     }
 
     /// The same as rules see it.
@@ -67,6 +78,9 @@ impl Access {
 
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.url.is_empty() {
+            return write!(f, "{} {}", self.verb, self.url);
+        }
         write!(f, "{} {}", self.verb, self.resource)?;
         for (sign, part) in [("/", &*self.subresource), (" ", &*self.name), (".", &*self.group)] {
             if !part.is_empty() && (sign != "." || self.name.is_empty()) {
@@ -114,24 +128,36 @@ impl AccessReviewer {
 
     /// Whether the API server would allow it.
     pub async fn may(&self, access: &Access) -> Result<bool, Rejection> {
-        let mut request = Request::new(RequestBody::Buffered(review(access)));
+        let answer = self.ask(PATH, review(access), MAX_ANSWER).await?;
+        is_allowed(&answer).map_err(|error| failed(format!("its answer cannot be read: {error}")))
+    }
+
+    /// What the API server lists as allowed in a namespace and everywhere (`SelfSubjectRulesReview`). Not all authorizers can list
+    /// what they allow.
+    pub async fn rules(&self, namespace: &str) -> Result<Vec<PolicyRule>, Rejection> {
+        let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+            "spec": {"namespace": namespace}});
+        let answer = self.ask(RULES, body.to_string().into(), MAX_RULES).await?;
+        let RulesReview { status } =
+            serde_json::from_slice(&answer).map_err(|error| failed(format!("its answer cannot be read: {error}")))?;
+        Ok([status.resource_rules, status.non_resource_rules].concat())
+    }
+
+    async fn ask(&self, path: &'static str, review: Bytes, max: usize) -> Result<Bytes, Rejection> {
+        let mut request = Request::new(RequestBody::Buffered(review));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = http::Uri::from_static(PATH);
+        *request.uri_mut() = http::Uri::from_static(path);
         request.headers_mut().clone_from(&self.headers);
         let response = self.pools.send(&self.server, &mut request, Lane::Short).await?;
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             return Err(self.server.credential_refused());
         }
-        let failed = |why: String| {
-            Rejection::new(Reason::UpstreamFailed, "what you may do cannot be asked of the API server").because(why)
-        };
         if status != StatusCode::CREATED {
-            return Err(failed(format!("it answers the SelfSubjectAccessReview with {status}")));
+            return Err(failed(format!("it answers the review with {status}")));
         }
-        let body = collect(response.into_body(), MAX_ANSWER).await;
-        let body = body.ok_or_else(|| failed("its answer has no end, or is too long".to_owned()))?;
-        is_allowed(&body).map_err(|error| failed(format!("its answer cannot be read: {error}")))
+        let body = collect(response.into_body(), max).await;
+        body.ok_or_else(|| failed("its answer has no end, or is too long".to_owned()))
     }
 
     /// The same for several, at once. The answers are in the order of the questions.
@@ -160,24 +186,42 @@ impl AccessReviewer {
     }
 }
 
-fn review(access: &Access) -> Bytes {
-    let body = json!({
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": {
+#[derive(Deserialize)]
+struct RulesReview {
+    status: Rules,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Rules {
+    resource_rules: Vec<PolicyRule>,
+    non_resource_rules: Vec<PolicyRule>,
+}
+
+fn failed(why: String) -> Rejection {
+    Rejection::new(Reason::UpstreamFailed, "what you may do cannot be asked of the API server").because(why)
+}
+
+/// The question as a `SelfSubjectAccessReview`.
+pub fn review(access: &Access) -> Bytes {
+    let spec = if access.url.is_empty() {
+        json!({"resourceAttributes": {
             "verb": access.verb,
             "group": access.group,
             "resource": access.resource,
             "subresource": access.subresource,
             "namespace": &*access.namespace,
             "name": &*access.name,
-        }},
-    });
+        }})
+    } else {
+        json!({"nonResourceAttributes": {"verb": access.verb, "path": access.url}})
+    };
+    let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
     body.to_string().into()
 }
 
-/// Both answers of `SubjectAccessReviewStatus` may be false, which means that nobody allows it.
-fn is_allowed(body: &[u8]) -> serde_json::Result<bool> {
+/// Whether an answer is yes. Both of `SubjectAccessReviewStatus` may be false, which means that nobody allows it.
+pub fn is_allowed(body: &[u8]) -> serde_json::Result<bool> {
     #[derive(Deserialize)]
     struct Review {
         status: Status,

@@ -5,6 +5,8 @@ pub mod access_review;
 pub mod attributes;
 pub mod impersonation;
 mod named;
+mod policy_rule;
 
 pub use attributes::Attributes;
 pub use named::Named;
+pub use policy_rule::PolicyRule;

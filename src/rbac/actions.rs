@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Account, Bound, PolicyRule, Subject};
-use crate::config::raw;
+use super::{Account, Bound};
+use crate::{config::raw, kubernetes::PolicyRule};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
@@ -30,7 +30,7 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
     everywhere.insert(PolicyRule::new(&["authorization.k8s.io"], &reviews, &[&acting("create")]));
     everywhere.insert(PolicyRule::new(&["authentication.k8s.io"], &["selfsubjectreviews"], &[&acting("create")]));
     let leads_there = |rule: &&raw::Rule| {
-        if rule.on.pages == Some(true) {
+        if rule.on.pages == Some(true) || rule.on.is_of_deliveries() || rule.on.token.is_some() {
             return false;
         }
         let mut named =
@@ -45,13 +45,10 @@ pub(super) fn roles<'a>(root: &'a raw::Root, account: &'a Account) -> Vec<Bound<
             }
         }
     }
-    let roles = by_namespace.into_iter().map(|(namespace, rules)| Bound {
-        name: "doorward-impersonated-actions".to_owned(),
-        namespace,
-        rules: rules.into_iter().collect(),
-        subjects: vec![Subject::Account(account)],
-    });
-    roles.collect()
+    let role = |(namespace, rules): (Option<&'a str>, BTreeSet<PolicyRule>)| {
+        Bound::to(account, "doorward-impersonated-actions", namespace, rules.into_iter().collect())
+    };
+    by_namespace.into_iter().map(role).collect()
 }
 
 fn acting(verb: &str) -> String {

@@ -1,11 +1,14 @@
-//! Rights that reach far and that nothing in the configuration needs. Whoever takes Doorward over has them too, so that one
-//! too many is worth a word.
+//! Rights that nothing in the configuration needs. Whoever takes Doorward over has them too, so that one too many is worth a word.
 
-use crate::{config::raw, kubernetes::access_review::Access};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Form, own_rights};
+use super::{Form, own::own_roles, right::Right};
+use crate::{
+    config::raw,
+    kubernetes::{PolicyRule, access_review::Access},
+};
 
-/// Verb, API group, resource with its sub-resource, name.
+/// What reaches far and may be allowed by an authorizer that lists no rules. Verb, API group, resource with its sub-resource, name.
 const FAR_REACHING: [(&str, &str, &str, &str); 13] = [
     ("*", "*", "*", ""),
     ("impersonate", "", "groups", "system:masters"),
@@ -22,11 +25,9 @@ const FAR_REACHING: [(&str, &str, &str, &str); 13] = [
     ("escalate", "rbac.authorization.k8s.io", "clusterroles", ""),
 ];
 
-/// What reaches far and is not needed at the upstream `server`, in whichever form of impersonation.
-pub fn far_reaching(root: &raw::Root, server: &str) -> Vec<Access> {
-    let needed = [Form::Classic, Form::Constrained].map(|form| own_rights(root, form)).concat();
-    let here = needed.iter().filter(|right| right.upstream == server).map(|right| &right.access);
-    let here: Vec<&Access> = here.collect();
+/// What reaches far and is not needed at the upstream `server`, to be asked for everywhere at once.
+pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {
+    let needed = needed(root, server, form);
     let all = FAR_REACHING.iter().map(|(verb, group, resource, name)| {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Access {
@@ -37,16 +38,141 @@ pub fn far_reaching(root: &raw::Root, server: &str) -> Vec<Access> {
             ..Access::new(*verb, "".into())
         }
     });
-    all.filter(|far| !here.iter().any(|needed| gives(needed, far))).collect()
+    all.filter(|far| !needed.everywhere.iter().any(|needed| needed.covers(&Right::from(far)))).collect()
 }
 
-/// Whether who has `needed` has `far`.
-fn gives(needed: &Access, far: &Access) -> bool {
-    let is_any = |needed: &str, far: &str| needed.is_empty() || needed == far;
-    needed.verb == far.verb
-        && needed.group == far.group
-        && needed.resource == far.resource
-        && needed.subresource == far.subresource
-        && is_any(&needed.name, &far.name)
-        && is_any(&needed.namespace, &far.namespace)
+/// What Doorward may do and nothing needs at the upstream `server`, as people say it, each once and the widest alone: of the rules
+/// that the API server lists in each of [`namespaces`], and of what reaches far and it says yes to.
+pub fn beyond(
+    root: &raw::Root,
+    server: &str,
+    form: Form,
+    rules: &[(String, Vec<PolicyRule>)],
+    far_reaching: &[Access],
+) -> Vec<String> {
+    let needed = needed(root, server, form);
+    let mut at: BTreeMap<Right, Vec<&str>> = BTreeMap::new();
+    for (namespace, rules) in rules {
+        let given: BTreeSet<Right> = rules.iter().flat_map(Right::of).collect();
+        let is_needed = |given: &Right| {
+            let here = needed.within.get(namespace.as_str()).into_iter().flatten();
+            given.is_everybodys() || needed.everywhere.iter().chain(here).any(|needed| needed.covers(given))
+        };
+        for right in given.iter().filter(|given| !is_needed(given)) {
+            let is_within = |other: &&Right| *other != right && other.covers(right) && !right.covers(other);
+            if !given.iter().any(|other| is_within(&other)) {
+                at.entry(right.clone()).or_default().push(namespace);
+            }
+        }
+    }
+    let listed = at.iter().map(|(right, namespaces)| match namespaces.len() == rules.len() {
+        true => right.to_string(),
+        false => format!("{right} in {}", namespaces.join(", ")),
+    });
+    let everywhere = |right: &Right| at.get(right).is_some_and(|namespaces| namespaces.len() == rules.len());
+    let is_listed = |far: &&Access| {
+        let far = Right::from(*far);
+        at.keys().any(|right| right.covers(&far) && everywhere(right))
+    };
+    let further = far_reaching.iter().filter(|far| !is_listed(far)).map(|far| Right::from(far).to_string());
+    listed.chain(further).collect()
+}
+
+/// The namespaces in which it is worth to look for rights: those where Doorward needs some, and one that stands for all others.
+pub fn namespaces(root: &raw::Root, server: &str) -> Vec<String> {
+    let needed = [Form::Classic, Form::Constrained].map(|form| needed(root, server, form));
+    let named = needed.into_iter().flat_map(|needed| needed.within.into_keys());
+    let all: BTreeSet<String> = named.chain(["default".to_owned()]).collect();
+    all.into_iter().collect()
+}
+
+#[derive(Default)]
+struct Needed {
+    everywhere: Vec<Right>,
+    within: BTreeMap<String, Vec<Right>>,
+}
+
+fn needed(root: &raw::Root, server: &str, form: Form) -> Needed {
+    let mut needed = Needed::default();
+    for role in own_roles(root, form).into_iter().filter(|role| role.upstream == server) {
+        let of = match role.namespace {
+            Some(namespace) => needed.within.entry(namespace).or_default(),
+            None => &mut needed.everywhere,
+        };
+        of.extend(role.rules.iter().flat_map(Right::of));
+    }
+    needed
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CONFIGURATION: &str = "
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a]}, kubernetes_groups: ['tekton:dev']}]
+runs: {kubernetes: cluster, namespaces: [ci]}
+";
+
+    fn told(form: Form, rules: &[(&str, Value)], far: &[(&'static str, &'static str)]) -> Vec<String> {
+        let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+        let read = |(namespace, rules): &(&str, Value)| {
+            ((*namespace).to_owned(), serde_json::from_value(rules.clone()).unwrap())
+        };
+        let rules: Vec<(String, Vec<PolicyRule>)> = rules.iter().map(read).collect();
+        let far =
+            far.iter().map(|(verb, resource)| Access { resource: (*resource).into(), ..Access::new(*verb, "".into()) });
+        beyond(&root, "cluster", form, &rules, &far.collect::<Vec<_>>())
+    }
+
+    fn classic() -> Value {
+        json!([
+            {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
+            {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": ["tekton:dev"]},
+            {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]},
+            {"nonResourceURLs": ["/api", "/api/*"], "verbs": ["get"]},
+        ])
+    }
+
+    fn and(rules: Value, more: Value) -> Value {
+        let (Value::Array(rules), Value::Array(more)) = (rules, more) else { panic!() };
+        Value::Array([rules, more].concat())
+    }
+
+    #[test]
+    fn what_is_needed_and_what_everybody_has_is_not_beyond() {
+        let runs = json!([{"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["list", "watch"]}]);
+        let listed = [("ci", and(classic(), runs.clone())), ("default", classic())];
+        assert!(told(Form::Classic, &listed, &[]).is_empty());
+        // The same everywhere is not needed elsewhere.
+        let all = [("ci", and(classic(), runs.clone())), ("default", and(classic(), runs))];
+        assert_eq!(told(Form::Classic, &all, &[])[0], "list pipelineruns of tekton.dev in default");
+    }
+
+    #[test]
+    fn what_is_beyond_is_told_once_and_by_its_widest() {
+        let admin = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
+        let listed = [("ci", and(classic(), admin.clone())), ("default", and(classic(), admin))];
+        assert_eq!(told(Form::Classic, &listed, &[("list", "secrets")]), ["* * of *", "* *"]);
+        let here = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]);
+        let listed = [("ci", and(classic(), here)), ("default", classic())];
+        // Asked for everywhere, it is allowed by somebody who lists no rules.
+        let told = told(Form::Classic, &listed, &[("list", "secrets")]);
+        assert_eq!(told, ["list secrets in ci", "list secrets"]);
+    }
+
+    #[test]
+    fn the_classic_role_beside_the_constrained_one_is_beyond() {
+        let told = told(Form::Constrained, &[("ci", classic()), ("default", classic())], &[]);
+        assert_eq!(told, ["impersonate groups named tekton:dev", "impersonate users"]);
+    }
+
+    #[test]
+    fn namespaces_are_those_of_the_configuration_and_one_more() {
+        let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+        assert_eq!(namespaces(&root, "cluster"), ["ci", "default"]);
+        assert_eq!(namespaces(&root, "another"), ["default"]);
+    }
 }

@@ -6,6 +6,7 @@ use super::{
     Account, Form,
     listed::{List, Object, RoleRef, is_account, is_of_everybody},
     objects,
+    right::Right,
 };
 use crate::{config::raw, kubernetes::Named};
 
@@ -110,7 +111,9 @@ fn foreign(
             && bound.subjects.iter().flatten().any(|subject| is_account(subject, account))
     };
     let is_ours = needed.iter().any(is_same);
-    let is_harmless = || there.iter().any(|object| object.is_bound_by(other, role) && object.is_for_everybody());
+    let is_harmless = || {
+        there.iter().any(|object| object.is_bound_by(other, role) && object.rights().iter().all(Right::is_everybodys))
+    };
     for subject in other.subjects.iter().flatten() {
         let what = match is_account(subject, account) {
             is_it if is_ours && (!is_it || subject.kind == "Group") => {
@@ -145,25 +148,6 @@ fn bindings(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
     differences.extend(given.difference(&wanted).map(|subject| Difference::TooWide(format!("{need}: {subject}"))));
 }
 
-/// What addresses begin with that tell of the API server itself.
-const DISCOVERY: [&str; 8] = [
-    "/api",
-    "/healthz",
-    "/livez",
-    "/readyz",
-    "/version",
-    "/openapi",
-    "/openid/v1/jwks",
-    "/.well-known/openid-configuration",
-];
-
-/// One verb on one thing. `*` is all of a kind, and an empty name all names.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Right {
-    Resource { verb: String, group: String, resource: String, name: String },
-    Url { verb: String, url: String },
-}
-
 impl Object {
     /// Whether it is the role of a binding.
     fn is_bound_by(&self, binding: &Self, role: &RoleRef) -> bool {
@@ -172,81 +156,8 @@ impl Object {
             && (role.kind == "ClusterRole" || self.metadata.namespace == binding.metadata.namespace)
     }
 
-    /// Whether a role gives no more than Kubernetes and Tekton give everybody who has a credential of the cluster: discovery, what
-    /// tells somebody of themselves, and ConfigMaps by their names.
-    fn is_for_everybody(&self) -> bool {
-        self.rights().iter().all(|right| match right {
-            Right::Url { verb, url } => verb == "get" && DISCOVERY.iter().any(|start| url.starts_with(start)),
-            Right::Resource { verb, group, resource, name } => match group.as_str() {
-                "" => verb == "get" && resource == "configmaps" && !name.is_empty(),
-                "authentication.k8s.io" | "authorization.k8s.io" => {
-                    verb == "create" && resource.starts_with("selfsubject")
-                }
-                _ => false,
-            },
-        })
-    }
-
     fn rights(&self) -> BTreeSet<Right> {
-        let mut rights = BTreeSet::new();
-        for rule in self.rules.iter().flatten() {
-            let all = [String::new()];
-            let names = if rule.resource_names.is_empty() { &all[..] } else { &rule.resource_names };
-            for verb in &rule.verbs {
-                for group in &rule.api_groups {
-                    for resource in &rule.resources {
-                        for name in names {
-                            rights.insert(Right::Resource {
-                                verb: verb.clone(),
-                                group: group.clone(),
-                                resource: resource.clone(),
-                                name: name.clone(),
-                            });
-                        }
-                    }
-                }
-                rights.extend(rule.urls.iter().map(|url| Right::Url { verb: verb.clone(), url: url.clone() }));
-            }
-        }
-        rights
-    }
-}
-
-impl Right {
-    /// Whether what this allows includes the other.
-    fn covers(&self, other: &Self) -> bool {
-        let or_all = |ours: &str, theirs: &str| ours == "*" || ours == theirs;
-        match (self, other) {
-            (
-                Self::Resource { verb, group, resource, name },
-                Self::Resource { verb: verb_2, group: group_2, resource: resource_2, name: name_2 },
-            ) => {
-                or_all(verb, verb_2)
-                    && or_all(group, group_2)
-                    && or_all(resource, resource_2)
-                    && (name.is_empty() || name == name_2)
-            }
-            (Self::Url { verb, url }, Self::Url { verb: verb_2, url: url_2 }) => {
-                let below = url.strip_suffix('*').is_some_and(|start| url_2.starts_with(start));
-                or_all(verb, verb_2) && (below || url == url_2)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resource { verb, group, resource, name } => {
-                write!(f, "{verb} {resource}")?;
-                if !group.is_empty() {
-                    write!(f, " of {group}")?;
-                }
-                if name.is_empty() { Ok(()) } else { write!(f, " named {name}") }
-            }
-            Self::Url { verb, url } => write!(f, "{verb} {url}"),
-        }
+        self.rules.iter().flatten().flat_map(Right::of).collect()
     }
 }
 

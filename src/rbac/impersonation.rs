@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Account, Bound, Form, PolicyRule, Subject, groups};
-use crate::{config::raw, kubernetes::impersonation::EXTRAS};
+use super::{Account, Bound, Form, groups};
+use crate::{
+    config::raw,
+    kubernetes::{PolicyRule, impersonation::EXTRAS},
+};
 
 /// Any user, and no group but those that grants give. User names come from the issuers' templates, which RBAC cannot describe;
 /// `system:` names are refused by Doorward itself.
@@ -20,12 +23,7 @@ pub(super) fn role<'a>(root: &'a raw::Root, form: Form, account: &'a Account) ->
     }
     let extras: Vec<String> = EXTRAS.iter().map(|key| format!("userextras/{key}")).collect();
     rules.push(PolicyRule { resources: extras, ..PolicyRule::new(&["authentication.k8s.io"], &[], &[verb]) });
-    Bound {
-        name: "doorward-impersonator".to_owned(),
-        namespace: None,
-        rules,
-        subjects: vec![Subject::Account(account)],
-    }
+    Bound::to(account, "doorward-impersonator", None, rules)
 }
 
 /// What Doorward does as itself: it reviews tokens, reads Triggers, and watches runs and pods, where the configuration says so.
@@ -85,5 +83,5 @@ fn in_each<'a>(namespaces: &'a [String], rules: &[PolicyRule], account: &'a Acco
 }
 
 fn reader<'a>(namespace: Option<&'a str>, rules: Vec<PolicyRule>, account: &'a Account) -> Bound<'a> {
-    Bound { name: "doorward-reader".to_owned(), namespace, rules, subjects: vec![Subject::Account(account)] }
+    Bound::to(account, "doorward-reader", namespace, rules)
 }

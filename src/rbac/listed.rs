@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Deserialize;
 
 use super::{Account, RBAC};
-use crate::kubernetes::{Named, access_review::Access};
+use crate::kubernetes::{Named, PolicyRule, access_review::Access};
 
 /// A `v1` `List` in JSON.
 #[derive(Deserialize)]
@@ -23,7 +23,7 @@ pub(super) struct Object {
     pub kind: String,
     pub metadata: Metadata,
     #[serde(default)]
-    pub rules: Option<Vec<Rule>>,
+    pub rules: Option<Vec<PolicyRule>>,
     #[serde(default)]
     pub role_ref: Option<RoleRef>,
     #[serde(default)]
@@ -37,18 +37,6 @@ pub(super) struct Metadata {
     pub namespace: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Rule {
-    pub api_groups: Vec<String>,
-    pub resources: Vec<String>,
-    /// Empty: all.
-    pub resource_names: Vec<String>,
-    #[serde(rename = "nonResourceURLs")]
-    pub urls: Vec<String>,
-    pub verbs: Vec<String>,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]
@@ -79,7 +67,7 @@ impl fmt::Display for Object {
     }
 }
 
-impl Rule {
+impl PolicyRule {
     /// Whether it lets this be done, with any name or with those that it lists (`evaluation_helpers.go` of Kubernetes).
     pub(super) fn allows(&self, access: &Access) -> bool {
         let has = |list: &[String], wanted: &str| list.iter().any(|entry| entry == "*" || entry == wanted);
@@ -91,7 +79,7 @@ impl Rule {
                 .is_some_and(|(resource, of)| of == sub && (resource == "*" || resource == access.resource)),
         };
         has(&self.verbs, &access.verb)
-            && has(&self.api_groups, &access.group)
+            && has(&self.groups, &access.group)
             && self.resources.iter().any(|entry| entry == "*" || resource(entry))
     }
 }

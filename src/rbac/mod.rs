@@ -7,9 +7,12 @@
 //! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
 //! | `own` | the same, and what Doorward reads, one right at a time, for questions to an API server |
 //! | `tekton` | the roles that people, bots and agents get by their groups |
+//! | `beyond` | what an API server lets Doorward do that nothing needs |
+//! | `right` | one verb on one thing, and whether another includes it |
 //! | `listed` | roles and bindings as a cluster lists them |
 //! | `compare` | what a cluster has, held against all that |
 //! | `who` | whom a cluster lets do something |
+//! | `start` | how somebody comes by a run, by those |
 //! | `past` | whom a cluster lets start runs, and who of them goes past Doorward |
 
 mod actions;
@@ -19,6 +22,8 @@ mod impersonation;
 mod listed;
 mod own;
 mod past;
+mod right;
+mod start;
 mod tekton;
 pub mod who;
 
@@ -30,12 +35,12 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 pub use self::{
-    beyond::far_reaching,
+    beyond::{beyond, far_reaching, namespaces},
     compare::{Changes, Difference, changes, compare},
     own::{OwnRight, own_rights},
-    past::{Past, Way, ways},
+    past::{Past, Strays, Way, strays, ways},
 };
-use crate::config::raw;
+use crate::{config::raw, kubernetes::PolicyRule};
 
 /// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -51,31 +56,6 @@ pub enum Form {
 pub struct Account {
     pub namespace: String,
     pub name: String,
-}
-
-/// A rule of a role (`rbac.authorization.k8s.io/v1`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PolicyRule {
-    #[serde(rename = "apiGroups", skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub resources: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub resource_names: Vec<String>,
-    #[serde(rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
-    pub urls: Vec<String>,
-    pub verbs: Vec<String>,
-}
-
-impl PolicyRule {
-    fn new(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Self {
-        Self { groups: texts(groups), resources: texts(resources), verbs: texts(verbs), ..Self::default() }
-    }
-}
-
-fn texts(list: &[&str]) -> Vec<String> {
-    list.iter().map(|text| (*text).to_owned()).collect()
 }
 
 /// Who gets a role.
@@ -168,7 +148,13 @@ struct SubjectRef {
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-impl Bound<'_> {
+impl<'a> Bound<'a> {
+    /// To Doorward's own account.
+    fn to(account: &'a Account, name: &str, namespace: Option<&'a str>, rules: Vec<PolicyRule>) -> Self {
+        let rules = right::without_repeats(rules);
+        Self { name: name.to_owned(), namespace, rules, subjects: vec![Subject::Account(account)] }
+    }
+
     fn objects(&self) -> Vec<Object> {
         let kind = if self.namespace.is_some() { "Role" } else { "ClusterRole" };
         let role = role(kind, &self.name, self.namespace, self.rules.clone());

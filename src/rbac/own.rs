@@ -1,9 +1,12 @@
 //! What Doorward needs to be allowed as itself, one right at a time, as an API server can be asked.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Account, Bound, Form, PolicyRule, actions, impersonation};
-use crate::{config::raw, kubernetes::access_review::Access};
+use super::{Account, Bound, Form, actions, impersonation};
+use crate::{
+    config::raw,
+    kubernetes::{PolicyRule, access_review::Access},
+};
 
 /// A right, and at which upstream it is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -12,61 +15,79 @@ pub struct OwnRight {
     pub access: Access,
 }
 
+/// Rules that Doorward's account needs at an upstream, everywhere or in a namespace.
+pub(super) struct OwnRole<'a> {
+    pub upstream: &'a str,
+    pub namespace: Option<String>,
+    pub rules: Vec<PolicyRule>,
+}
+
 /// All of them, each once. What token reviews need is not among them: they have a credential of their own.
 pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
+    let mut rights: Vec<OwnRight> = Vec::new();
+    for OwnRole { upstream, namespace, rules } in own_roles(root, form) {
+        for access in rules.iter().flat_map(|rule| accesses(rule, namespace.as_deref())) {
+            let right = OwnRight { upstream: upstream.to_owned(), access };
+            if !rights.contains(&right) {
+                rights.push(right);
+            }
+        }
+    }
+    rights
+}
+
+/// What the roles that `doorward rbac` prints say of each upstream.
+pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<OwnRole<'_>> {
     // To whom roles are bound is not asked.
     let account = Account { namespace: String::new(), name: String::new() };
     let reached = root.routes.iter().filter(|route| route.reaches_kubernetes());
     let servers: BTreeSet<&str> =
         reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect();
-    let mut rights = Vec::new();
-    let mut add = |upstream: &str, bound: &Bound<'_>| {
-        for rule in &bound.rules {
-            rights.extend(
-                accesses(rule, bound.namespace).map(|access| OwnRight { upstream: upstream.to_owned(), access }),
-            );
-        }
+    let mut roles = Vec::new();
+    let mut add = |upstream, Bound { namespace, rules, .. }: Bound<'_>| {
+        roles.push(OwnRole { upstream, namespace: namespace.map(str::to_owned), rules });
     };
-    let whom = impersonation::role(root, form, &account);
-    servers.iter().for_each(|server| add(server, &whom));
-    if form == Form::Constrained {
-        for acting in actions::roles(root, &account) {
-            servers.iter().for_each(|server| add(server, &acting));
+    for server in servers {
+        add(server, impersonation::role(root, form, &account));
+        if form == Form::Constrained {
+            actions::roles(root, &account).into_iter().for_each(|acting| add(server, acting));
         }
     }
     if let Some(runs) = &root.runs {
-        impersonation::watchers_of_runs(runs, &account).iter().for_each(|watcher| add(&runs.kubernetes, watcher));
+        impersonation::watchers_of_runs(runs, &account).into_iter().for_each(|watcher| add(&runs.kubernetes, watcher));
     }
     for exchanged in impersonation::exchanging(root) {
         let server = exchanged.kubernetes.as_deref().unwrap_or_default();
-        impersonation::lookers_up_of_tasks(exchanged, &account).iter().for_each(|looker| add(server, looker));
+        impersonation::lookers_up_of_tasks(exchanged, &account).into_iter().for_each(|looker| add(server, looker));
     }
     if let Some(server) = root.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref())
         && let Some(reader) = impersonation::trigger_reader(root, &account)
     {
-        add(server, &reader);
+        add(server, reader);
     }
-    rights
+    roles
 }
 
-fn accesses<'a>(rule: &'a PolicyRule, namespace: Option<&'a str>) -> impl Iterator<Item = Access> + 'a {
+fn accesses(rule: &PolicyRule, namespace: Option<&str>) -> Vec<Access> {
     let any = [String::new()];
-    let names = if rule.resource_names.is_empty() { any.to_vec() } else { rule.resource_names.clone() };
-    let of = move |group: &'a String, resource: &'a String| {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let names = names.clone();
-        rule.verbs.iter().flat_map(move |verb| {
-            let access = Access {
-                group: group.clone().into(),
-                resource: resource.to_owned().into(),
-                subresource: subresource.to_owned().into(),
-                ..Access::new(verb.clone(), namespace.unwrap_or_default().into())
-            };
-            names.clone().into_iter().map(move |name| Access { name: name.into(), ..access.clone() })
-        })
-    };
-    rule.groups.iter().flat_map(move |group| {
-        let of = of.clone();
-        rule.resources.iter().flat_map(move |resource| of(group, resource))
-    })
+    let names = if rule.resource_names.is_empty() { &any[..] } else { &rule.resource_names };
+    let namespace: Arc<str> = namespace.unwrap_or_default().into();
+    let mut accesses = Vec::new();
+    for group in &rule.groups {
+        for resource in &rule.resources {
+            let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+            for verb in &rule.verbs {
+                accesses.extend(names.iter().map(|name| Access {
+                    group: group.clone().into(),
+                    resource: resource.to_owned().into(),
+                    subresource: subresource.to_owned().into(),
+                    name: name.as_str().into(),
+                    ..Access::new(verb.clone(), Arc::clone(&namespace))
+                }));
+            }
+        }
+    }
+    let urls = rule.urls.iter().flat_map(|url| rule.verbs.iter().map(move |verb| (verb, url)));
+    accesses.extend(urls.map(|(verb, url)| Access::to_url(verb.clone(), url.clone())));
+    accesses
 }

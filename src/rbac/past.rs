@@ -7,12 +7,10 @@ use serde_json::Value;
 
 use super::{
     Account, groups,
+    start::{MASTERS, Right, account_of, found},
     who::{Cluster, Dangling, Holder},
 };
-use crate::{
-    config::raw,
-    kubernetes::{Named, access_review::Access},
-};
+use crate::{config::raw, kubernetes::Named, tekton::dashboard::is_subdomain};
 
 /// What one binding lets a subject do that leads to a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,124 +39,96 @@ pub struct Past {
     pub lacks: Vec<&'static str>,
 }
 
+/// Of a way that is not asked about as the making of a run is.
+const GRANTED: &str = "a group that grants give: through Doorward a rule must allow this too";
+
 /// Everybody who is not anonymous. Whom Doorward impersonates is among them.
 const AUTHENTICATED: &str = "system:authenticated";
-
-/// Administrators of the cluster.
-const MASTERS: &str = "system:masters";
 
 /// Looks for them in a list of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts,
 /// EventListeners and Triggers in it, it tells what accounts are for, and which are not there. `account` is Doorward's own.
 pub fn ways(list: &[u8], root: &raw::Root, account: &Account, namespace: &str) -> serde_json::Result<Past> {
-    let cluster = Cluster::read(list)?;
-    let others = Others::read(list, root)?;
-    let ways = found(&cluster, namespace);
-    let granted = groups(root);
-    let mut past = Past {
-        by_group: granted.iter().map(|group| ((*group).to_owned(), Vec::new())).collect(),
-        dangling: cluster.dangling(namespace),
-        lacks: cluster.lacks(),
-        ..Past::default()
-    };
-    for ((right, Holder { subject, binding, role, .. }), may) in ways {
-        let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
-        let (expected, note) = others.judge(right, &subject, account);
-        let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
-        if right == Right::Create {
-            for (group, ways) in &mut past.by_group {
-                if of_group(group) || of_group(AUTHENTICATED) {
-                    ways.push(way.clone());
+    Ok(Search::read(list, root, account)?.within(namespace))
+}
+
+/// Who may start runs and is not expected to, and in which of the namespaces where the list has something of Tekton's or the
+/// configuration speaks of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    pub ways: Vec<(Way, Vec<String>)>,
+    /// As of [`Past`].
+    pub lacks: Vec<&'static str>,
+}
+
+/// The same as [`ways`] for all namespaces that count.
+pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::Result<Strays> {
+    let search = Search::read(list, root, account)?;
+    let mut strays: Vec<(Way, Vec<String>)> = Vec::new();
+    for namespace in namespaces_of(list, root)? {
+        for way in search.within(&namespace).past.into_iter().filter(|way| way.expected.is_none()) {
+            match strays.iter_mut().find(|(other, _)| *other == way) {
+                Some((_, namespaces)) => namespaces.push(namespace.clone()),
+                None => strays.push((way, vec![namespace.clone()])),
+            }
+        }
+    }
+    Ok(Strays { ways: strays, lacks: search.cluster.lacks() })
+}
+
+fn namespaces_of(list: &[u8], root: &raw::Root) -> serde_json::Result<BTreeSet<String>> {
+    let List { items } = serde_json::from_slice(list)?;
+    let is_tektons =
+        |item: &Item| item.api_version.split_once('/').is_some_and(|(group, _)| group.ends_with("tekton.dev"));
+    let there = items.into_iter().filter(is_tektons).map(|item| item.metadata.namespace);
+    let of_rules = root.rules.iter().flat_map(|rule| {
+        let listed = rule.on.kubernetes.iter().flat_map(|on| &on.namespaces);
+        rule.on.namespace.iter().chain(listed)
+    });
+    let of_runs = root.runs.iter().flat_map(|runs| &runs.namespaces);
+    let of_tasks = root.tokens.iter().flat_map(|tokens| &tokens.exchange).flat_map(|exchanged| &exchanged.namespaces);
+    let configured = of_rules.chain(of_runs).chain(of_tasks).cloned();
+    Ok(there.chain(configured).filter(|name| is_subdomain(name)).collect())
+}
+
+struct Search<'a> {
+    cluster: Cluster,
+    others: Others,
+    granted: BTreeSet<&'a str>,
+    account: &'a Account,
+}
+
+impl<'a> Search<'a> {
+    fn read(list: &[u8], root: &'a raw::Root, account: &'a Account) -> serde_json::Result<Self> {
+        Ok(Self { cluster: Cluster::read(list)?, others: Others::read(list, root)?, granted: groups(root), account })
+    }
+
+    fn within(&self, namespace: &str) -> Past {
+        let mut past = Past {
+            by_group: self.granted.iter().map(|group| ((*group).to_owned(), Vec::new())).collect(),
+            dangling: self.cluster.dangling(namespace),
+            lacks: self.cluster.lacks(),
+            ..Past::default()
+        };
+        for ((right, Holder { subject, binding, role, .. }), may) in found(&self.cluster, namespace) {
+            let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
+            let is_granted = self.granted.iter().any(|group| of_group(group));
+            let (expected, note) = self.others.judge(right, &subject, &binding, self.account);
+            let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
+            let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
+            if right == Right::Create {
+                for (group, ways) in &mut past.by_group {
+                    if of_group(group) || of_group(AUTHENTICATED) {
+                        ways.push(Way { note: None, ..way.clone() });
+                    }
+                }
+                if is_granted {
+                    continue;
                 }
             }
-            if granted.iter().any(|group| of_group(group)) {
-                continue;
-            }
+            past.past.push(way);
         }
-        past.past.push(way);
+        past
     }
-    Ok(past)
-}
-
-/// How somebody comes by a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Right {
-    Create,
-    /// As a service account that may create runs.
-    BeAccount,
-    /// As one of our people, with their groups.
-    BePerson,
-}
-
-/// What each subject may do, by which binding.
-type Found = BTreeMap<(Right, Holder), BTreeSet<String>>;
-
-fn found(cluster: &Cluster, namespace: &str) -> Found {
-    let mut found = Found::new();
-    let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for resource in ["pipelineruns", "taskruns"] {
-        for holder in cluster.holders(&access("create", "tekton.dev", resource, namespace)) {
-            if let Some((of, name)) = account_of(&holder.subject) {
-                accounts.entry(of.to_owned()).or_default().insert(name.to_owned());
-            }
-            let may = match holder.names.is_empty() {
-                true => format!("create {resource}"),
-                // A POST names no object, yet an apply is a patch of a name, and authorized as a create of it too.
-                false => format!("create {resource} named {} by server-side apply", holder.names.join(", ")),
-            };
-            add(&mut found, Right::Create, holder, may);
-        }
-    }
-    for resource in ["users", "groups"] {
-        for (holder, verb) in impersonators(cluster, namespace, "user-info", (resource, "")) {
-            let may = limited(format!("{verb} {resource}"), &holder.names);
-            add(&mut found, Right::BePerson, holder, may);
-        }
-    }
-    for (of, names) in &accounts {
-        for (holder, verb) in impersonators(cluster, namespace, "serviceaccount", ("serviceaccounts", of)) {
-            let named: Vec<String> = holder.names.iter().filter(|name| names.contains(*name)).cloned().collect();
-            if holder.names.is_empty() || !named.is_empty() {
-                let may = limited(format!("{verb} serviceaccounts of {of}"), &named);
-                add(&mut found, Right::BeAccount, holder, may);
-            }
-        }
-    }
-    found
-}
-
-fn add(found: &mut Found, right: Right, holder: Holder, may: String) {
-    found.entry((right, Holder { names: Vec::new(), ..holder })).or_default().insert(may);
-}
-
-/// Who may impersonate (a resource, in a namespace), and by which verb: the classic one, or where that does not let them, that of a
-/// mode of constrained impersonation (KEP-5284), which needs a second right besides, to make runs as somebody else.
-fn impersonators(
-    cluster: &Cluster,
-    namespace: &str,
-    mode: &str,
-    (resource, of): (&'static str, &str),
-) -> Vec<(Holder, String)> {
-    let classic = cluster.holders(&access("impersonate", "", resource, of));
-    let act = format!("impersonate-on:{mode}:create");
-    let acting = ["pipelineruns", "taskruns"].map(|runs| cluster.holders(&access(&act, "tekton.dev", runs, namespace)));
-    // Who is in a group cannot be told.
-    let may_act = |who: &Named| {
-        let is_of = |other: &Named| other == who || (other.kind == "Group" && other.name != MASTERS);
-        acting.iter().flatten().any(|holder| is_of(&holder.subject))
-    };
-    let verb = format!("impersonate:{mode}");
-    let mut further = cluster.holders(&access(&verb, "authentication.k8s.io", resource, of));
-    further.retain(|holder| !classic.contains(holder) && may_act(&holder.subject));
-    let all = classic.into_iter().map(|holder| (holder, "impersonate".to_owned()));
-    all.chain(further.into_iter().map(|holder| (holder, verb.clone()))).collect()
-}
-
-fn access(verb: &str, group: &'static str, resource: &'static str, namespace: &str) -> Access {
-    Access { group: group.into(), resource: resource.into(), ..Access::new(verb.to_owned(), namespace.into()) }
-}
-
-fn limited(may: String, names: &[String]) -> String {
-    if names.is_empty() { may } else { format!("{may} named {}", names.join(", ")) }
 }
 
 /// What a list tells of accounts besides their rights.
@@ -184,7 +154,10 @@ struct List {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Item {
+    #[serde(default)]
+    api_version: String,
     #[serde(default)]
     kind: String,
     metadata: Metadata,
@@ -205,7 +178,7 @@ impl Others {
         let mut others = Self::default();
         let mut of_triggers = Vec::new();
         let mut is_behind_route = Vec::new();
-        for Item { kind, metadata: Metadata { name, namespace }, spec } in items {
+        for Item { kind, metadata: Metadata { name, namespace }, spec, .. } in items {
             match kind.as_str() {
                 "ServiceAccount" => drop(others.accounts.insert((namespace, name))),
                 "EventListener" => {
@@ -239,7 +212,13 @@ impl Others {
     }
 
     /// Why a subject should have a right, and what else is to be known of it.
-    fn judge(&self, right: Right, subject: &Named, doorward: &Account) -> (Option<String>, Option<String>) {
+    fn judge(
+        &self,
+        right: Right,
+        subject: &Named,
+        binding: &Named,
+        doorward: &Account,
+    ) -> (Option<String>, Option<String>) {
         let expected = |why: &str| (Some(why.to_owned()), None);
         let noted = |what: &str| (None, Some(what.to_owned()));
         match (subject.kind.as_str(), subject.name.as_str()) {
@@ -255,9 +234,13 @@ impl Others {
             }
             _ => {}
         }
+        if is_kubernetes(subject, binding) {
+            return expected("a part of Kubernetes, as it is installed");
+        }
         let Some((namespace, name)) = account_of(subject) else {
             let what = "whoever has this name at the API server; who gets it through Doorward needs a rule too";
-            return if right == Right::Create { noted(what) } else { (None, None) };
+            let is_asked_here = !matches!(right, Right::BeAccount | Right::BePerson);
+            return if is_asked_here { noted(what) } else { (None, None) };
         };
         if (namespace, name) == (doorward.namespace.as_str(), doorward.name.as_str()) {
             return match right {
@@ -265,11 +248,15 @@ impl Others {
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
             };
         }
-        if right == Right::Create && (namespace, name) == TEKTON {
-            return expected("Tekton's own controller, which makes the runs of pipelines");
+        if (namespace, name) == TEKTON {
+            match right {
+                Right::Create => return expected("Tekton's own controller, which makes the runs of pipelines"),
+                Right::UseAccount => return expected("Tekton's own controller, which makes the pods of runs"),
+                _ => {}
+            }
         }
         let account = (namespace.to_owned(), name.to_owned());
-        if let Some(uses) = self.uses.get(&account).filter(|_| right != Right::BePerson) {
+        if let Some(uses) = self.uses.get(&account).filter(|_| matches!(right, Right::Create | Right::BeAccount)) {
             let stray = uses.iter().find(|of| of.through.is_none());
             return match stray {
                 Some(Use { of, .. }) if of.kind == "EventListener" => {
@@ -295,12 +282,13 @@ impl Others {
 /// The service account of Tekton's controller, as Tekton is installed.
 const TEKTON: (&str, &str) = ("tekton-pipelines", "tekton-pipelines-controller");
 
-/// The account that a subject is, by either of its names.
-fn account_of(subject: &Named) -> Option<(&str, &str)> {
-    match subject.kind.as_str() {
-        "ServiceAccount" => Some((subject.namespace.as_deref()?, &subject.name)),
-        _ => subject.name.strip_prefix("system:serviceaccount:")?.split_once(':'),
-    }
+/// Whether it is one of the users and accounts that Kubernetes binds by itself to its own roles.
+fn is_kubernetes(subject: &Named, binding: &Named) -> bool {
+    let of_its_own = match account_of(subject) {
+        Some((namespace, _)) => namespace == "kube-system",
+        None => subject.kind == "User" && subject.name.starts_with("system:kube-"),
+    };
+    of_its_own && binding.name.starts_with("system:")
 }
 
 fn account_in(spec: &Value) -> Option<String> {
@@ -415,7 +403,25 @@ grants:
         let listener = |name: &str, spec: Value| json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": name}, "spec": spec});
         items.push(listener("build", json!({"serviceAccountName": "build", "triggers": [{"name": "t"}]})));
         let routed = told(&past(&items).past);
+        let of_tokens = [
+            "create pods",
+            "create pods/attach",
+            "create pods/exec",
+            "create serviceaccounts/token",
+            "get secrets",
+            "patch pods/ephemeralcontainers",
+        ];
+        let tokens =
+            of_tokens.map(|what| ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "));
         let expected = [
+            "+Group system:masters: bind clusterroles, bind roles, escalate clusterroles, escalate roles (administrators of the cluster, \
+             whom no authorizer refuses anything)",
+            "+Group system:masters: change clusterinterceptors, change clustertriggerbindings, change eventlisteners, change interceptors, \
+             change triggerbindings, change triggers, change triggertemplates (administrators of the cluster, whom no authorizer refuses anything)",
+            &format!(
+                "+Group system:masters: {} (administrators of the cluster, whom no authorizer refuses anything)",
+                tokens.join(", ")
+            ),
             "+Group system:masters: create pipelineruns, create taskruns (administrators of the cluster, whom no authorizer refuses anything)",
             "ServiceAccount ci/deploy: create taskruns",
             "ServiceAccount ci/gone: create taskruns (there is no such service account: whoever may make one of that name has the right)",
@@ -487,6 +493,58 @@ grants:
 
         items.extend(bound("a", &runs(&json!({"verbs": ["impersonate-on:user-info:create"]})), &[user("dan")]));
         assert_eq!(told(&past(&items).past).last().unwrap(), "User dan: impersonate:user-info users");
+    }
+
+    #[test]
+    fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
+        let rule = |group: &str, resources: &[&str], verbs: &[&str], names: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs, "resourceNames": names}]);
+        let rbac = "rbac.authorization.k8s.io";
+        let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "build")]).into();
+        items.extend(bound("t", &rule("", &["serviceaccounts/token"], &["create"], &["build"]), &[user("ann")]));
+        items.extend(bound("o", &rule("", &["serviceaccounts/token"], &["create"], &["other"]), &[user("bob")]));
+        items.extend(bound("p", &rule("", &["pods"], &["create"], &[]), &[group("tekton:dev"), account("ci", "cron")]));
+        items.extend(bound(
+            "system:c",
+            &rule("", &["pods"], &["create"], &[]),
+            &[account("kube-system", "job-controller")],
+        ));
+        items.extend(bound("c", &rule("", &["pods"], &["create"], &[]), &[account("kube-system", "mallory")]));
+        items.extend(bound(
+            "d",
+            &rule("triggers.tekton.dev", &["triggers", "clusterinterceptors"], &["patch"], &[]),
+            &[account("ci", "cd")],
+        ));
+        items.extend(bound("e", &rule(rbac, &["clusterroles"], &["bind"], &["view"]), &[account("ci", "cd")]));
+        let expected = [
+            "ServiceAccount ci/build: create pipelineruns, create taskruns",
+            "Group tekton:dev: create pods of ci (a group that grants give: through Doorward a rule must allow this too)",
+            "ServiceAccount ci/cron: create pods of ci",
+            "+ServiceAccount kube-system/job-controller: create pods of ci (a part of Kubernetes, as it is installed)",
+            "ServiceAccount kube-system/mallory: create pods of ci",
+            "User ann: create serviceaccounts/token of ci named build (whoever has this name at the API server; who gets it through \
+             Doorward needs a rule too)",
+            "ServiceAccount ci/cd: change clusterinterceptors, change triggers",
+            "ServiceAccount ci/cd: bind clusterroles named view",
+        ];
+        assert_eq!(told(&past(&items).past), expected);
+    }
+
+    #[test]
+    fn strays_are_told_once_with_their_namespaces() {
+        let mut items: Vec<Value> =
+            bound("r", &runs(&json!({})), &[account("ci", "cron"), group("system:masters")]).into();
+        let pipeline = |namespace: &str| json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"namespace": namespace, "name": "p"}});
+        items.extend(["ci", "prod"].map(pipeline));
+        items.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
+        let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+        let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+        let strays = strays(json!({"items": items}).to_string().as_bytes(), &root, &doorward).unwrap();
+        assert_eq!(strays.lacks, ["Role", "RoleBinding"]);
+        let [(way, namespaces)] = &strays.ways[..] else { panic!("{strays:?}") };
+        assert_eq!(
+            (way.subject.to_string(), namespaces.join(" ")),
+            ("ServiceAccount ci/cron".to_owned(), "ci prod".to_owned())
+        );
     }
 
     #[test]

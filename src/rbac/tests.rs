@@ -69,6 +69,24 @@ fn what_doorward_does_as_itself_is_only_what_is_configured() {
 }
 
 #[test]
+fn what_two_features_need_in_one_namespace_is_printed_once() {
+    let shared = "runs: {kubernetes: cluster, namespaces: [ci]}
+tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: [ci]}]}
+";
+    let printed = print(&format!("{CONFIGURATION}{shared}"), Form::Classic);
+    let of_ci =
+        printed.split("---\n").find(|object| object.contains("kind: Role\n") && object.contains("doorward-reader"));
+    let of_ci = of_ci.unwrap();
+    assert_eq!(of_ci.matches("- taskruns\n").count(), 1, "{of_ci}");
+    let wide = CONFIGURATION.replace(
+        "on: {kubernetes: {verbs: [read], api_groups: [tekton.dev, ''], resources: [pipelineruns, pods, pods/log]}}",
+        "on: {kubernetes: {}}",
+    );
+    let printed = print(&wide, Form::Constrained);
+    assert!(!printed.contains("selfsubjectreviews"), "it is among everything: {printed}");
+}
+
+#[test]
 fn what_is_asked_of_an_api_server_is_each_right_of_the_roles_there() {
     let yaml = "
 routes:
@@ -107,4 +125,9 @@ runs: {kubernetes: other, namespaces: [ci]}
     let act = |what: &str| constrained.iter().any(|right| right == &format!("api: impersonate-on:user-info:{what}"));
     assert!(act("create selfsubjectaccessreviews.authorization.k8s.io"), "{constrained:?}");
     assert!(act("create pods/exec in ci") && !act("create pods/exec"), "{constrained:?}");
+    assert!(act("get /version"), "{constrained:?}");
+    assert!(
+        constrained.iter().all(|right| !right.contains('*') || right.contains(" /")),
+        "of a rule on Triggers: {constrained:?}"
+    );
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::listed::{List, Rule};
-use crate::kubernetes::{Named, access_review::Access};
+use super::listed::List;
+use crate::kubernetes::{Named, PolicyRule, access_review::Access};
 
 /// Somebody whom a binding lets do something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -34,7 +34,7 @@ pub struct Dangling {
 #[derive(Debug, Default)]
 pub struct Cluster {
     /// What each role allows.
-    roles: BTreeMap<Named, Vec<Rule>>,
+    roles: BTreeMap<Named, Vec<PolicyRule>>,
     bindings: Vec<Binding>,
 }
 
@@ -132,7 +132,7 @@ impl Cluster {
 }
 
 /// The names to which rules limit something that they allow; empty: all. `None`: they do not allow it.
-fn names(rules: &[Rule], access: &Access) -> Option<Vec<String>> {
+fn names(rules: &[PolicyRule], access: &Access) -> Option<Vec<String>> {
     let mut allowing = rules.iter().filter(|rule| rule.allows(access)).peekable();
     allowing.peek()?;
     let mut all = BTreeSet::new();
@@ -218,7 +218,7 @@ mod tests {
             (r#"{"apiGroups":[""],"resources":["*"],"verbs":["*"]}"#, pod("exec"), true),
             (r#"{"apiGroups":[""],"resources":["pods/*"],"verbs":["*"]}"#, pod("exec"), false),
         ] {
-            let read: Rule = serde_json::from_str(rule).unwrap();
+            let read: PolicyRule = serde_json::from_str(rule).unwrap();
             assert_eq!(read.allows(&access), allows, "{rule} {access}");
         }
     }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::process::Command;
@@ -451,6 +451,52 @@ async fn static_credentials_of_the_cluster_are_listed_with_what_takes_their_plac
     assert_eq!(said.code, Some(0), "it works");
     std::fs::write(dir.path().join("list"), "no list").unwrap();
     doctor(dir.path(), &asked).await.is("credentials", "fault", &["no list of Kubernetes objects"]);
+}
+
+#[tokio::test]
+async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
+    let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
+    let asked = ["--only", "past", "--cluster", "list", "--service-account", "front/doorward"];
+    doctor(dir.path(), &["--only", "past"]).await.is("past", "skipped", &["--cluster"]);
+    let object = |kind: &str, metadata: Value, more: Value| {
+        let mut object = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata});
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object
+    };
+    let bound = |name: &str, rule: Value, subject: Value| {
+        let role = json!({"kind": "ClusterRole", "name": name});
+        [
+            object("ClusterRole", json!({"name": name}), json!({"rules": [rule]})),
+            object("ClusterRoleBinding", json!({"name": name}), json!({"roleRef": role, "subjects": [subject]})),
+        ]
+    };
+    let create = json!({"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["create"]});
+    let people = json!({"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]});
+    let account = |namespace: &str, name: &str| json!({"kind": "ServiceAccount", "namespace": namespace, "name": name});
+    let role = json!({"kind": "Role", "name": "none"});
+    let mut items = vec![
+        json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"namespace": "ci", "name": "release"}}),
+        object("Role", json!({"namespace": "ci", "name": "none"}), json!({"rules": []})),
+        object("RoleBinding", json!({"namespace": "ci", "name": "none"}), json!({"roleRef": role, "subjects": []})),
+    ];
+    items.extend(bound("be-people", people, account("front", "doorward")));
+    items.extend(bound("controller", create.clone(), account("tekton-pipelines", "tekton-pipelines-controller")));
+    let list = |items: &[Value]| std::fs::write(dir.path().join("list"), json!({"items": items}).to_string()).unwrap();
+    list(&items);
+    doctor(dir.path(), &asked).await.is("past", "good", &["nobody but who is expected"]);
+    items.extend(bound("cron", create, account("ci", "cron")));
+    list(&items);
+    let said = doctor(dir.path(), &asked).await;
+    said.is(
+        "past",
+        "warning",
+        &["ServiceAccount ci/cron may create pipelineruns in ci, by ClusterRoleBinding cron", "who-can"],
+    );
+    assert_eq!(said.code, Some(0), "it works");
+    list(&items[..1]);
+    doctor(dir.path(), &asked).await.is("past", "skipped", &["ClusterRole"]);
+    std::fs::write(dir.path().join("list"), "no list").unwrap();
+    doctor(dir.path(), &asked).await.is("past", "fault", &["no list of Kubernetes objects"]);
 }
 
 #[tokio::test]

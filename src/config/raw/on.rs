@@ -72,6 +72,15 @@ pub struct On {
     pub addresses: Vec<IpNet>,
 }
 
+impl On {
+    /// Whether it asks for what only a delivery of a webhook has.
+    pub fn is_of_deliveries(&self) -> bool {
+        let Self { event_listener, event, branch, tag, action, fork, draft, trigger, .. } = self;
+        let lists = [event, branch, tag, action].iter().any(|list| !list.is_empty());
+        lists || event_listener.is_some() || fork.is_some() || draft.is_some() || trigger.is_some()
+    }
+}
+
 /// The attributes of a Kubernetes request as the API server reads them. Each list defaults to all; `*` is all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

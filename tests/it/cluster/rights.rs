@@ -97,10 +97,13 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     let more = json!([
         {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": ["system:masters"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
+        // Nothing far-reaching, and nothing that is needed.
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["watch"]},
     ]);
     world.api.allow_everywhere(&format!("{}-beyond", world.namespace), &account, &more).await;
     let said = doctor().await;
-    said.is("rights", "warning", &["Doorward may impersonate groups system:masters, list secrets", "`doorward rbac`"]);
+    let beyond = "Doorward may impersonate groups named system:masters, list secrets, watch configmaps";
+    said.is("rights", "warning", &[beyond, "`doorward rbac`"]);
     // It is asked again with the next generation.
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
@@ -110,5 +113,45 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
             .replace("GROUP", GROUP),
     )
     .unwrap();
-    tells(&world, "Doorward may impersonate groups system:masters, list secrets, which nothing here needs").await;
+    tells(&world, &format!("{beyond}, which nothing here needs")).await;
+}
+
+/// The API server falls back to the classic right, which undoes what the constrained form limits.
+#[tokio::test]
+async fn a_classic_role_that_was_left_beside_the_constrained_one_is_told() {
+    let nothing =
+        json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["none"], "verbs": ["get"]}]);
+    let world = World::with_rights(&nothing).await;
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
+    let allow = async |form: &str| {
+        let rules = json!(printed_of(world.doorward.dir(), form));
+        world.api.allow_everywhere(&format!("{}-{form}", world.namespace), &account, &rules).await;
+        doctor(world.doorward.dir(), &["--only", "rights"]).await
+    };
+    allow("constrained").await.is("rights", "good", &[]);
+    allow("classic").await.is("rights", "warning", &["Doorward may impersonate groups named", "impersonate users"]);
+}
+
+/// It has a credential of its own, which needs the right to review.
+#[tokio::test]
+async fn a_credential_that_may_not_review_tokens_is_told() {
+    let world = World::start().await;
+    let name = format!("{}-reviewer", world.namespace);
+    world.api.account(&world.namespace, "reviewer").await;
+    let token = world.api.token(&world.namespace, "reviewer").await;
+    std::fs::write(world.doorward.dir().join("reviewer"), token).unwrap();
+    let path = world.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let pods = "issuers:\n  - {name: pods, preset: kubernetes, issuer: 'https://pods.test', audiences: [doorward], username: 'pod:{sub}', \
+                token_review: {upstream: cluster, bearer: {file: reviewer}}}\n";
+    let yaml = yaml.replacen("issuers:\n", pods, 1).replace("{groups: [dev]}", "{issuers: [a], groups: [dev]}");
+    std::fs::write(&path, yaml).unwrap();
+    let doctor = async || doctor(world.doorward.dir(), &["--only", "rights"]).await;
+    let lacks =
+        "Doorward may not create tokenreviews.authentication.k8s.io with `token_review.bearer` of issuer `pods`";
+    doctor().await.is("rights", "fault", &[lacks]);
+    let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "reviewer"});
+    let rights = json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
+    world.api.allow_everywhere(&name, &account, &rights).await;
+    doctor().await.is("rights", "good", &[]);
 }

@@ -201,9 +201,14 @@ async fn serve(
             }
         }
         // What Doorward asks for itself in the background is no part of any test with an upstream like this.
-        if request.line().contains("/selfsubjectaccessreviews ") && !request.has("impersonate-user") {
-            let Reply::Bytes(yes) = Reply::json(201, r#"{"status":{"allowed":true}}"#) else { continue };
-            stream.write_all(&yes).await?;
+        let asks = |what: &str| request.line().contains(what) && !request.has("impersonate-user");
+        let said = match () {
+            () if asks("/selfsubjectaccessreviews ") => Some(r#"{"status":{"allowed":true}}"#),
+            () if asks("/selfsubjectrulesreviews ") => Some(r#"{"status":{"resourceRules":[],"nonResourceRules":[]}}"#),
+            () => None,
+        };
+        if let Some(Reply::Bytes(said)) = said.map(|said| Reply::json(201, said)) {
+            stream.write_all(&said).await?;
             continue;
         }
         let reply = script(&request);

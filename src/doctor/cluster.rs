@@ -1,0 +1,60 @@
+//! What a list of the cluster tells: static credentials, and who may start runs past Doorward.
+
+use super::{Check, Doctor, Finding};
+use crate::{
+    rbac::{self, Strays, Way},
+    tekton::standing,
+};
+
+const UNKNOWN: &str = "without `--cluster` nothing of the cluster is known";
+
+pub(super) fn credentials(doctor: &Doctor<'_>) -> Vec<Finding> {
+    let Some((path, list)) = doctor.cluster else {
+        return vec![Finding::skipped(Check::Credentials, "cluster", UNKNOWN)];
+    };
+    let of = path.display().to_string();
+    match standing::standing_credentials(list) {
+        Ok(standing) if standing.is_empty() => {
+            vec![Finding::good(Check::Credentials, &of, "nothing in it carries a static credential")]
+        }
+        Ok(standing) => standing
+            .iter()
+            .map(|standing| Finding::warning(Check::Credentials, &of, standing.to_string(), standing.sort.cure()))
+            .collect(),
+        Err(error) => vec![no_list(Check::Credentials, &of, &error)],
+    }
+}
+
+/// Every subject that may create runs directly, or come by one otherwise, and that nothing expects to.
+pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
+    let Some((path, list)) = doctor.cluster else {
+        return vec![Finding::skipped(Check::Past, "cluster", UNKNOWN)];
+    };
+    let of = path.display().to_string();
+    let Strays { ways, lacks } = match rbac::strays(list, doctor.raw(), doctor.account) {
+        Ok(strays) => strays,
+        Err(error) => return vec![no_list(Check::Past, &of, &error)],
+    };
+    if !lacks.is_empty() {
+        let said = format!("it has no {}, so that it does not tell who may start runs", lacks.join(" and no "));
+        return vec![Finding::skipped(Check::Past, &of, said)];
+    }
+    if ways.is_empty() {
+        return vec![Finding::good(Check::Past, &of, "nobody but who is expected may start runs past Doorward")];
+    }
+    let finding = |(Way { subject, may, binding, role, note, .. }, namespaces): &(Way, Vec<String>)| {
+        let note = note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
+        let may = may.join(", ");
+        let said = format!("{subject}{note} may {may} in {}, by {binding} and {role}", namespaces.join(", "));
+        let cure = "take the right away, or have the cluster refuse runs that are made past Doorward; \
+                    `doorward audit who-can start-run NAMESPACE` tells more";
+        Finding::warning(Check::Past, &of, said, cure)
+    };
+    ways.iter().map(finding).collect()
+}
+
+fn no_list(check: Check, of: &str, error: &serde_json::Error) -> Finding {
+    let said = format!("it is no list of Kubernetes objects in JSON: {error}");
+    let cure = "write it with `kubectl get KINDS -A -o json`, as `doorward doctor --help` says";
+    Finding::fault(check, of, said, cure)
+}

@@ -1,0 +1,169 @@
+//! How somebody comes by a run in a namespace, by the roles of a cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::who::{Cluster, Holder};
+use crate::kubernetes::{Named, access_review::Access};
+
+/// What leads to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Right {
+    Create,
+    /// As a service account that may create runs, by impersonation.
+    BeAccount,
+    /// With the token of such an account: one that is made, or that of a pod.
+    UseAccount,
+    /// As one of our people, with their groups, by impersonation.
+    BePerson,
+    /// By what an event makes.
+    Define,
+    /// By a role that gives more than its giver has.
+    Give,
+}
+
+/// Administrators of the cluster.
+pub(super) const MASTERS: &str = "system:masters";
+
+/// What each subject may do, by which binding. The holders name no objects: what they may do says it.
+pub(super) type Found = BTreeMap<(Right, Holder), BTreeSet<String>>;
+
+const RUNS: [&str; 2] = ["pipelineruns", "taskruns"];
+
+/// What decides which run an event makes, and as which account. The last ones are in no namespace.
+const DEFINITIONS: [(&str, bool); 7] = [
+    ("eventlisteners", true),
+    ("triggers", true),
+    ("triggertemplates", true),
+    ("triggerbindings", true),
+    ("interceptors", true),
+    ("clustertriggerbindings", false),
+    ("clusterinterceptors", false),
+];
+
+/// Verb, resource, and what it tells of the token of an account: whoever makes one, starts a pod with one or gets into such a pod, and
+/// whoever reads the Secret of one that does not end.
+const TOKENS: [(&str, &str); 6] = [
+    ("create", "serviceaccounts/token"),
+    ("create", "pods"),
+    ("create", "pods/exec"),
+    ("create", "pods/attach"),
+    ("patch", "pods/ephemeralcontainers"),
+    ("get", "secrets"),
+];
+
+pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
+    let mut found = Found::new();
+    let accounts = creators(cluster, namespace, &mut found);
+    for resource in ["users", "groups"] {
+        for (holder, verb) in impersonators(cluster, namespace, "user-info", (resource, "")) {
+            let may = limited(format!("{verb} {resource}"), &holder.names);
+            add(&mut found, Right::BePerson, holder, may);
+        }
+    }
+    for (of, names) in &accounts {
+        for (holder, verb) in impersonators(cluster, namespace, "serviceaccount", ("serviceaccounts", of)) {
+            let named: Vec<String> = holder.names.iter().filter(|name| names.contains(*name)).cloned().collect();
+            if holder.names.is_empty() || !named.is_empty() {
+                let may = limited(format!("{verb} serviceaccounts of {of}"), &named);
+                add(&mut found, Right::BeAccount, holder, may);
+            }
+        }
+        for (verb, resource) in TOKENS {
+            let is_of_account = resource.starts_with("serviceaccounts");
+            for holder in cluster.holders(&access(verb, "", resource, of)) {
+                let named: Vec<String> =
+                    holder.names.iter().filter(|name| !is_of_account || names.contains(*name)).cloned().collect();
+                if holder.names.is_empty() || !named.is_empty() {
+                    let may = limited(format!("{verb} {resource} of {of}"), &named);
+                    add(&mut found, Right::UseAccount, holder, may);
+                }
+            }
+        }
+    }
+    for (resource, is_namespaced) in DEFINITIONS {
+        let namespace = if is_namespaced { namespace } else { "" };
+        for verb in ["create", "update", "patch"] {
+            for holder in cluster.holders(&access(verb, "triggers.tekton.dev", resource, namespace)) {
+                let may = limited(format!("change {resource}"), &holder.names);
+                add(&mut found, Right::Define, holder, may);
+            }
+        }
+    }
+    for resource in ["roles", "clusterroles"] {
+        for verb in ["bind", "escalate"] {
+            for holder in cluster.holders(&access(verb, "rbac.authorization.k8s.io", resource, namespace)) {
+                let may = limited(format!("{verb} {resource}"), &holder.names);
+                add(&mut found, Right::Give, holder, may);
+            }
+        }
+    }
+    found
+}
+
+/// Adds who may create runs. Returns the accounts among them, by namespace.
+fn creators(cluster: &Cluster, namespace: &str, found: &mut Found) -> BTreeMap<String, BTreeSet<String>> {
+    let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for resource in RUNS {
+        for holder in cluster.holders(&access("create", "tekton.dev", resource, namespace)) {
+            if let Some((of, name)) = account_of(&holder.subject) {
+                accounts.entry(of.to_owned()).or_default().insert(name.to_owned());
+            }
+            let may = match holder.names.is_empty() {
+                true => format!("create {resource}"),
+                // A POST names no object, yet an apply is a patch of a name, and authorized as a create of it too.
+                false => format!("create {resource} named {} by server-side apply", holder.names.join(", ")),
+            };
+            add(found, Right::Create, holder, may);
+        }
+    }
+    accounts
+}
+
+fn add(found: &mut Found, right: Right, holder: Holder, may: String) {
+    found.entry((right, Holder { names: Vec::new(), ..holder })).or_default().insert(may);
+}
+
+/// Who may impersonate (a resource, in a namespace), and by which verb: the classic one, or where that does not let them, that of a
+/// mode of constrained impersonation (KEP-5284), which needs a second right besides, to make runs as somebody else.
+fn impersonators(
+    cluster: &Cluster,
+    namespace: &str,
+    mode: &str,
+    (resource, of): (&'static str, &str),
+) -> Vec<(Holder, String)> {
+    let classic = cluster.holders(&access("impersonate", "", resource, of));
+    let act = format!("impersonate-on:{mode}:create");
+    let acting = RUNS.map(|runs| cluster.holders(&access(&act, "tekton.dev", runs, namespace)));
+    // Who is in a group cannot be told.
+    let may_act = |who: &Named| {
+        let is_of = |other: &Named| other == who || (other.kind == "Group" && other.name != MASTERS);
+        acting.iter().flatten().any(|holder| is_of(&holder.subject))
+    };
+    let verb = format!("impersonate:{mode}");
+    let mut further = cluster.holders(&access(&verb, "authentication.k8s.io", resource, of));
+    further.retain(|holder| !classic.contains(holder) && may_act(&holder.subject));
+    let all = classic.into_iter().map(|holder| (holder, "impersonate".to_owned()));
+    all.chain(further.into_iter().map(|holder| (holder, verb.clone()))).collect()
+}
+
+fn access(verb: &str, group: &'static str, resource: &'static str, namespace: &str) -> Access {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    Access {
+        group: group.into(),
+        resource: resource.into(),
+        subresource: subresource.into(),
+        ..Access::new(verb.to_owned(), namespace.into())
+    }
+}
+
+fn limited(may: String, names: &[String]) -> String {
+    if names.is_empty() { may } else { format!("{may} named {}", names.join(", ")) }
+}
+
+/// The account that a subject is, by either of its names.
+pub(super) fn account_of(subject: &Named) -> Option<(&str, &str)> {
+    match subject.kind.as_str() {
+        "ServiceAccount" => Some((subject.namespace.as_deref()?, &subject.name)),
+        _ => subject.name.strip_prefix("system:serviceaccount:")?.split_once(':'),
+    }
+}
