@@ -14,9 +14,9 @@ use crate::issuers::testing::{Provider, Reply, egress};
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
 const PATIENT: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 1_000 };
 
-async fn get(url: &str) -> Result<(u16, usize), EgressError> {
+async fn get(url: &str, bounds: Bounds) -> Result<(u16, usize), EgressError> {
     let request = Request::get(url).body(Bytes::new()).unwrap();
-    egress().send(request, BOUNDS).await.map(|answer| (answer.status().as_u16(), answer.body().len()))
+    egress().send(request, bounds).await.map(|answer| (answer.status().as_u16(), answer.body().len()))
 }
 
 #[tokio::test]
@@ -27,11 +27,11 @@ async fn an_answer_is_read_whole_within_its_bounds() {
     provider.on("/endless", Reply::Endless);
     provider.on("/redirect", Reply::Redirect("/fits".to_owned()));
     let url = |path: &str| format!("{}{path}", provider.url);
-    assert_eq!(get(&url("/fits")).await.unwrap(), (200, 1_000));
-    assert_eq!(get(&url("/redirect")).await.unwrap(), (302, 0));
+    assert_eq!(get(&url("/fits"), PATIENT).await.unwrap(), (200, 1_000));
+    assert_eq!(get(&url("/redirect"), PATIENT).await.unwrap(), (302, 0));
     assert_eq!(provider.hits("/fits"), 1);
     for path in ["/over", "/endless"] {
-        assert!(matches!(get(&url(path)).await, Err(EgressError::TooLarge(1_000))), "{path}");
+        assert!(matches!(get(&url(path), PATIENT).await, Err(EgressError::TooLarge(1_000))), "{path}");
     }
 }
 
@@ -52,11 +52,11 @@ async fn the_timeout_covers_everything() {
     ];
     for url in urls {
         let started = Instant::now();
-        assert!(matches!(get(&url).await, Err(EgressError::Timeout(_))), "{url}");
+        assert!(matches!(get(&url, BOUNDS).await, Err(EgressError::Timeout(_))), "{url}");
         assert!(started.elapsed() < Duration::from_secs(3), "{url}");
     }
     drop(silent);
-    let refused = get(&format!("http://{accepting}/")).await.unwrap_err();
+    let refused = get(&format!("http://{accepting}/"), BOUNDS).await.unwrap_err();
     assert!(matches!(refused, EgressError::Connect(_)), "{refused}");
 }
 
@@ -113,9 +113,9 @@ async fn the_certificate_of_an_upstream_must_have_the_name_that_is_given_for_it(
 #[tokio::test]
 async fn failures_say_what_happened() {
     let provider = Provider::start().await;
-    let plain = get(&provider.url.replace("http", "https")).await.unwrap_err();
+    let plain = get(&provider.url.replace("http", "https"), BOUNDS).await.unwrap_err();
     assert!(matches!(plain, EgressError::Connect(_)), "{plain}");
     provider.on("/short", Reply::Promise(999));
-    let short = get(&format!("{}/short", provider.url)).await.unwrap_err();
+    let short = get(&format!("{}/short", provider.url), BOUNDS).await.unwrap_err();
     assert!(matches!(short, EgressError::Body(_) | EgressError::Exchange(_) | EgressError::Timeout(_)), "{short}");
 }
