@@ -189,6 +189,12 @@ impl Policy {
         rules.flat_map(Rule::token_scopes).collect()
     }
 
+    /// The patterns of scopes of tokens in rules that allow, as they are written.
+    pub fn token_scope_patterns(&self) -> BTreeSet<String> {
+        let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| matches!(rule.action, Action::Allow(_)));
+        rules.flat_map(Rule::token_scope_patterns).collect()
+    }
+
     /// How long a token may last that these rules give.
     pub fn token_lifetime(&self, rules: &[Arc<str>]) -> Option<Duration> {
         let given = self.candidates(TOKEN_ENDPOINT).filter(|rule| rules.contains(&rule.id));

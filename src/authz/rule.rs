@@ -224,6 +224,10 @@ impl Rule {
         self.tokens().flat_map(TokenCondition::scopes)
     }
 
+    pub(super) fn token_scope_patterns(&self) -> impl Iterator<Item = String> {
+        self.tokens().flat_map(TokenCondition::scope_patterns)
+    }
+
     /// How long a token that it gives may last.
     pub(super) fn token_lifetime(&self) -> Option<Duration> {
         self.tokens().find_map(|token| token.lifetime)

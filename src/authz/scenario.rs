@@ -173,6 +173,7 @@ fn token_endpoint(root: &raw::Root) -> raw::Route {
         methods: vec!["POST".to_owned()],
         schemes: vec![Scheme::Bearer],
         issuers: Vec::new(),
+        audiences: Vec::new(),
         upstream: String::new(),
         kubernetes: None,
         namespaces: Vec::new(),

@@ -140,6 +140,10 @@ impl TokenCondition {
         self.scopes.iter().filter_map(|scope| if let Prefix::Exact(scope) = scope { Some(&**scope) } else { None })
     }
 
+    pub(super) fn scope_patterns(&self) -> impl Iterator<Item = String> {
+        self.scopes.iter().map(ToString::to_string)
+    }
+
     /// What a token misses, in words.
     pub(super) fn misses(&self, token: &TokenView<'_>, reading: Reading) -> Vec<Condition> {
         let missed = Part::ALL.into_iter().filter(|part| !self.holds(*part, token, reading));

@@ -287,6 +287,9 @@ impl Route {
             let at = at.key("pass_headers").index(index);
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) if super::headers::classify(&name) == super::headers::Class::EndToEnd => {
+                    if let Some(why) = webhook.and_then(|webhook| webhook.never_passes(&name)) {
+                        resolver.report.error(&at, format!("`{name}` can never go on from this sender: {why}"));
+                    }
                     pass_headers.push(name)
                 }
                 Ok(_) => {

@@ -116,6 +116,21 @@ impl Exchanger<'_> {
         }
     }
 
+    /// Whether rules give any scope at all at this audience. Of those, nothing is given.
+    pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> (Result<Granted, Refusal>, Decision) {
+        let (first, decision) = self.decide(party, view, None);
+        let nothing = Granted { scopes: Vec::new(), rules: Vec::new() };
+        let Err(refusal) = first else { return (Ok(nothing), decision) };
+        // A pattern is among the scopes that it stands for.
+        for scope in self.snapshot.policy.token_scope_patterns() {
+            let (granted, decision) = self.decide(party, view, Some(std::slice::from_ref(&scope)));
+            if granted.is_ok() {
+                return (Ok(nothing), decision);
+            }
+        }
+        (Err(refusal), decision)
+    }
+
     /// Until when rules give all of this: up to those of their hours at which they would not, and no longer than one of them lets it
     /// last.
     pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
@@ -185,10 +200,6 @@ impl Exchanger<'_> {
 
 impl Granted {
     /// Nothing: a token that says who has it and opens nothing.
-    pub(super) fn nothing() -> Self {
-        Self { scopes: Vec::new(), rules: Vec::new() }
-    }
-
     fn add(&mut self, other: Self) {
         self.scopes.extend(other.scopes);
         let new: Vec<_> = other.rules.into_iter().filter(|rule| !self.rules.contains(rule)).collect();

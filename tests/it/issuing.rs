@@ -243,6 +243,22 @@ async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
 }
 
 #[tokio::test]
+async fn a_token_for_one_of_our_routes_opens_no_other() {
+    let world = World::with(|yaml| {
+        yaml.replace("doorward, audiences: ['https://target.test']", "doorward, audiences: ['https://target.test', 'https://k8s.test']")
+            .replace("issuers: [people, own], upstream: web}", "issuers: [people, own], audiences: ['https://target.test'], upstream: web}, \
+                {name: k8s, kind: http, hosts: [k8s.test], schemes: [bearer], issuers: [own], audiences: ['https://k8s.test'], upstream: web}")
+            .replace("on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}", "on: {routes: [web, k8s]}, who: {issuers: [own]}")
+    })
+    .await;
+    let bearer = format!("Authorization: Bearer {}", token(&world.exchange(&world.job(&json!({})), "deploy").await));
+    for (host, status, forwarded) in [("k8s.test", 401, 0), ("localhost", 200, 1)] {
+        let answer = world.doorward.get("/", &[&format!("Host: {host}"), &bearer]).await;
+        assert_eq!((answer.status, world.upstream.requests().len()), (status, forwarded), "{host}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn a_job_of_gitlab_gets_a_token_on_the_conditions_of_its_rule() {
     let change = |yaml: String| {
         yaml.replace("preset: github_actions", "preset: gitlab_ci")

@@ -93,6 +93,8 @@ async fn a_refusal_says_what_clients_of_registries_show() {
     let person = |subject: &str, audience: &str| world.person(subject, &json!({"aud": audience}));
     let (alice, mallory) = (person("alice", "https://doorward.test"), person("mallory", "https://doorward.test"));
     let elsewhere = person("alice", "https://elsewhere.test");
+    let bob = world.person("bob", &json!({"aud": "https://doorward.test", "groups": ["guests"]}));
+    let login = format!("service={SERVICE}&account=x");
     let push = format!("service={SERVICE}&scope=repository:acme/base:push");
     let pull = format!("service={SERVICE}&scope=repository:acme/app:pull");
     for (what, query, password, status, code, said) in [
@@ -108,6 +110,8 @@ async fn a_refusal_says_what_clients_of_registries_show() {
             "scope `push:acme/base` for `registry.test`: no rule gives it",
         ),
         ("a deny", &pull, Some(&*mallory), 403, "DENIED", "Mallory has left"),
+        ("a deny, and no scope", &login, Some(&*mallory), 403, "DENIED", ""),
+        ("no rule, and no scope", &login, Some(&*bob), 403, "DENIED", "no rule gives it"),
         ("another registry", "service=docker.io", Some(&*alice), 403, "DENIED", "`tokens.registries`"),
         ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
     ] {

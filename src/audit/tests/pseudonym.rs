@@ -71,13 +71,29 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
     assert_eq!(first["status_detail"], said);
 }
 
+/// Who acts makes an agent of the whole, of which a person is the better half still.
+#[test]
+fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
+    for (said, hidden) in [(Some("human"), true), (None, true), (Some("agent"), false), (Some("workload"), false)] {
+        let claims = said.map(|kind| ("kind".to_owned(), json!(kind)));
+        let principal = Principal {
+            kind: Kind::Agent,
+            claims: Arc::new(claims.into_iter().collect()),
+            actor: Some(Actor::service_account("ci", "builder")),
+            ..principal()
+        };
+        let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
+        assert_eq!(line["actor"]["user"]["uid"] != "00u1", hidden, "{said:?}: {line}");
+    }
+}
+
 #[test]
 fn workloads_bots_agents_and_break_glass_keep_their_names() {
     let task = Actor::service_account("ci", "builder");
     let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
     let kinds = [
-        Principal { kind: Kind::Workload, ..principal() },
-        Principal { kind: Kind::Agent, ..principal() },
+        Principal { kind: Kind::Workload, actor: None, ..principal() },
+        Principal { kind: Kind::Agent, actor: None, ..principal() },
         Principal { issuer: "break-glass".into(), ..principal() },
     ];
     for principal in kinds {

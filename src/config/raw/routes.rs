@@ -185,6 +185,10 @@ pub struct Route {
     /// Issuers, by name, whose tokens and sessions it takes. Default: all.
     #[serde(default)]
     pub issuers: Vec<String>,
+    /// Audiences, out of those of its issuers: a bearer token must be for one of these. Default: all. So that a token for one route
+    /// opens no other.
+    #[serde(default)]
+    pub audiences: Vec<String>,
     /// The upstream, by name.
     pub upstream: String,
     /// `dashboard` only: the upstream, by name, that gets `/api/` and `/apis/` with impersonation.

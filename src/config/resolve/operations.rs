@@ -57,6 +57,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
             names::namespace(namespace, &at.index(index), report);
         }
     }
+    onward_lifetimes(root, report);
     if let Some(host) = &root.external_host {
         names::host(host, &at.key("external_host"), report);
         if host.starts_with('*') {
@@ -103,6 +104,31 @@ fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
                     format!("`{audience}` is {what}, shared by many applications"),
                 )
                 .help("use an audience of Doorward's own, or list the `clients` whose tokens are taken");
+        }
+    }
+}
+
+/// How long the token of another provider lasts is that provider's to say.
+fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
+    let onward: Vec<&raw::Onward> = root.tokens.iter().flat_map(|tokens| &tokens.onward).collect();
+    for (index, rule) in root.rules.iter().enumerate() {
+        let Some(token) = &rule.on.token else { continue };
+        let Some(lifetime) = token.lifetime else { continue };
+        let is_named = |audience: &str| {
+            token.audiences.iter().any(|named| match named.strip_suffix('*') {
+                Some(start) => audience.starts_with(start),
+                None => named == audience,
+            })
+        };
+        for onward in onward.iter().filter(|onward| is_named(&onward.audience) && onward.max_lifetime > lifetime) {
+            report
+                .error(
+                    &item("rules", index).key("on").key("token").key("lifetime"),
+                    format!("a token for `{}` may last longer: its provider says how long", onward.audience),
+                )
+                .help(
+                    "give that audience a `max_lifetime` of no more than this, or a rule of its own without `lifetime`",
+                );
         }
     }
 }

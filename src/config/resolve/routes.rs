@@ -15,6 +15,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
     for (index, route) in root.routes.iter().enumerate() {
         let at = item("routes", index);
         references(route, names, &at, report);
+        audiences(root, route, &at, report);
         let own = OwnPaths::on(root, &browser, route);
         matching(route, &own, &at, report);
         fields_of_kind(route, &at, report);
@@ -98,6 +99,32 @@ impl OwnPaths {
             return;
         };
         report.error(at, own).help("no request would ever get to this route; choose another path");
+    }
+}
+
+/// A token is for one of these, beside one of its issuer's audiences. Those of Doorward's own tokens are what rules open one by one.
+fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
+    let taken = |issuer: &&raw::Issuer| route.issuers.is_empty() || route.issuers.contains(&issuer.name);
+    let taken: Vec<&raw::Issuer> = root.issuers.iter().filter(taken).collect();
+    for (index, audience) in route.audiences.iter().enumerate() {
+        let at = at.key("audiences").index(index);
+        if !route.schemes.contains(&Scheme::Bearer) {
+            report
+                .error(&at, "`audiences` are of bearer tokens, which this route does not take")
+                .help("add the scheme `bearer`");
+        } else if !taken.iter().any(|issuer| issuer.audiences.contains(audience)) {
+            let known = taken.iter().flat_map(|issuer| &issuer.audiences).map(String::as_str);
+            report.unknown(&at, "audience", audience, known);
+        }
+    }
+    let own = taken.iter().find(|issuer| issuer.preset == Some(raw::Preset::Doorward) && issuer.audiences.len() > 1);
+    if let Some(own) = own
+        && route.audiences.is_empty()
+        && route.schemes.contains(&Scheme::Bearer)
+    {
+        report
+            .error(at, format!("a token of `{}` for any of its audiences opens this route", own.name))
+            .help("say with `audiences` which of them this route is");
     }
 }
 

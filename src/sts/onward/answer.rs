@@ -104,8 +104,9 @@ impl Expected<'_> {
         let own = jwt_end(&token);
         if let Some(end) = own {
             self.check_lifetime(end.saturating_sub(self.now.as_secs()), SKEW)?;
-            self.check_scopes(&jwt_scopes(&token))?;
         }
+        let within = self.jwt_scopes(&token)?;
+        self.check_scopes(&within)?;
         let expires = match (lasts, own) {
             (Some(lasts), _) => {
                 self.check_lifetime(lasts, 0)?;
@@ -153,6 +154,34 @@ impl Expected<'_> {
     }
 
     /// Refuses what was not asked for.
+    /// The scopes that a JWT says of itself: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a list at
+    /// others. Entra ID leaves there the resource out, which is in the audience, so that its names are told as they were asked for.
+    fn jwt_scopes(&self, token: &str) -> Result<Vec<String>, Failure> {
+        let claims = jwt(token).unwrap_or_default();
+        let mut scopes = Vec::new();
+        for name in ["scope", "scp"] {
+            let of_claim = match claims.get(name) {
+                None | Some(Value::Null) => continue,
+                Some(Value::String(text)) => split(text),
+                Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+                    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+                }
+                Some(_) => return Err(unfit(format!("`{name}` of the token is neither text nor a list of texts"))),
+            };
+            scopes.extend(of_claim.into_iter().map(|scope| self.as_asked(scope)));
+        }
+        Ok(scopes)
+    }
+
+    /// `https://vault.azure.net/.default` asks for all that there is at a resource, and `api://app/Deploy` for one scope of it.
+    fn as_asked(&self, scope: String) -> String {
+        let ends = |asked: &&String| {
+            let last = asked.rsplit_once('/').map(|(_, last)| last);
+            last.is_some_and(|last| last == scope || last == ".default")
+        };
+        self.asked.iter().find(ends).cloned().unwrap_or(scope)
+    }
+
     fn check_scopes(&self, named: &[String]) -> Result<(), Failure> {
         let wider: Vec<&str> = named
             .iter()
@@ -241,10 +270,6 @@ fn jwt(token: &str) -> Option<Map<String, Value>> {
 /// When a JWT ends, in seconds since the epoch.
 fn jwt_end(token: &str) -> Option<i64> {
     jwt(token)?.get("exp")?.as_f64().map(|end| end as i64)
-}
-
-fn jwt_scopes(token: &str) -> Vec<String> {
-    jwt(token).and_then(|claims| claims.get("scope")?.as_str().map(split)).unwrap_or_default()
 }
 
 fn split(scopes: &str) -> Vec<String> {
@@ -353,6 +378,21 @@ mod tests {
                 "`admin`",
             ),
             ("scopes as a list", json!({"scope": ["read"]}), "is no text"),
+            (
+                "more in its `scp`",
+                json!({"access_token": jwt_of(&json!({"exp": NOW + 9, "scp": "read admin"}))}),
+                "`admin`, which was not asked for",
+            ),
+            (
+                "more in a list",
+                json!({"access_token": jwt_of(&json!({"scp": ["read", "admin"]}))}),
+                "`admin`, which was not asked for",
+            ),
+            (
+                "scopes that are none",
+                json!({"access_token": jwt_of(&json!({"scp": 7}))}),
+                "`scp` of the token is neither",
+            ),
             ("too long", json!({"expires_in": 3601}), "lasts 3601 s, where `max_lifetime` lets it last 3600 s"),
             ("longer than it says", json!({"access_token": jwt_of(&json!({"exp": NOW + 7200}))}), "lasts 7200 s"),
             ("ended", json!({"expires_in": 0}), "has ended already"),
@@ -380,6 +420,22 @@ mod tests {
         for body in ["", "<html>", "[]", r#"{"access_token":"a","access_token":"b"}"#] {
             let failure = expected(Reads::OAuth { exchanged: false }).read(&answer(200, body));
             assert!(matches!(failure, Err(Failure::Unfit(_))), "{body}: {failure:?}");
+        }
+    }
+
+    /// Entra ID.
+    #[test]
+    fn scopes_of_a_resource_are_those_that_were_asked_for_there() {
+        for (asked, scp, good) in [
+            ("api://app/Deploy", "Deploy", true),
+            ("api://app/Deploy", "Deploy Admin", false),
+            ("https://vault.azure.net/.default", "user_impersonation", true),
+            ("Deploy", "Deploy", true),
+            ("xDeploy", "Deploy", false),
+        ] {
+            let expected = Expected { asked: &[asked.to_owned()], ..expected(Reads::OAuth { exchanged: true }) };
+            let body = with(&json!({"access_token": jwt_of(&json!({"scp": scp}))})).to_string();
+            assert_eq!(expected.read(&answer(200, &body)).is_ok(), good, "{asked}: {scp}");
         }
     }
 

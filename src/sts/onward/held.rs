@@ -61,6 +61,8 @@ struct Tokens {
     by_key: HashMap<Key, Arc<Gained>>,
     /// By the uid of a TaskRun or a pod.
     by_run: HashMap<Arc<str>, HashSet<Key>>,
+    /// Those whose successor is given out by now, and that a provider can end with their run.
+    superseded: Vec<Arc<Gained>>,
     bytes: usize,
 }
 
@@ -206,10 +208,19 @@ impl Tokens {
     fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Timestamp) {
         let past: Vec<Key> =
             self.by_key.iter().filter(|(_, gained)| gained.given.expires <= now).map(|(key, _)| *key).collect();
-        for key in past.iter().chain([&key]) {
-            self.remove(key);
+        past.iter().for_each(|key| drop(self.remove(key)));
+        self.drop_superseded(|old| old.given.expires <= now);
+        // Its task may use it until its own end.
+        if let Some(old) = self.remove(&key).filter(|old| old.asked.onward.revocation_url.is_some()) {
+            self.bytes += old.size();
+            self.superseded.push(old);
         }
-        while self.by_key.len() >= MAX_HELD || self.bytes + gained.size() > MAX_BYTES {
+        while self.by_key.len() + self.superseded.len() >= MAX_HELD || self.bytes + gained.size() > MAX_BYTES {
+            let soonest = self.superseded.iter().map(|old| old.given.expires).min();
+            if let Some(soonest) = soonest {
+                self.drop_superseded(|old| old.given.expires == soonest);
+                continue;
+            }
             let soonest = self.by_key.iter().min_by_key(|(_, gained)| gained.given.expires).map(|(key, _)| *key);
             let Some(soonest) = soonest else { return };
             self.remove(&soonest);
@@ -219,6 +230,14 @@ impl Tokens {
             self.by_run.entry(Arc::clone(uid)).or_default().insert(key);
         }
         self.by_key.insert(key, Arc::clone(gained));
+    }
+
+    fn drop_superseded(&mut self, goes: impl Fn(&Gained) -> bool) -> Vec<Arc<Gained>> {
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.superseded).into_iter().partition(|old| goes(old));
+        self.superseded = kept;
+        self.bytes -= gone.iter().map(|old| old.size()).sum::<usize>();
+        gone
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<Gained>> {
@@ -238,7 +257,8 @@ impl Tokens {
     /// All of a TaskRun or a pod.
     fn take(&mut self, uid: &str) -> Vec<Arc<Gained>> {
         let keys = self.by_run.get(uid).cloned().unwrap_or_default();
-        keys.iter().filter_map(|key| self.remove(key)).collect()
+        let superseded = self.drop_superseded(|old| old.asked.lives_with.iter().any(|own| **own == *uid));
+        keys.iter().filter_map(|key| self.remove(key)).chain(superseded).collect()
     }
 }
 

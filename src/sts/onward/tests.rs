@@ -216,6 +216,28 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     assert_eq!(world.asked(), ["/token"]);
 }
 
+/// Its task may use the one from before until that ends by itself.
+#[tokio::test]
+async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
+    let mut world = World::start("").await;
+    let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    world.clock.advance(Duration::from_secs(2881));
+    let second = world.obtain(world.wanted("alice", &["run", "pod"])).await;
+    assert_ne!(first, second);
+    assert_eq!(world.asked(), ["/token", "/token"]);
+    world.held.end("run", Some(&world.keys));
+    let mut ended = Vec::new();
+    for _ in 0..2 {
+        let (path, form) = world.calls.recv().await.unwrap();
+        assert_eq!(path, "/revoke");
+        ended.push(form["token"].clone());
+    }
+    ended.sort_unstable();
+    let mut both = [first, second];
+    both.sort_unstable();
+    assert_eq!(ended, both);
+}
+
 #[tokio::test]
 async fn a_run_that_ends_while_its_token_is_on_its_way_has_it_ended_too() {
     let mut world = World::start("").await;

@@ -34,7 +34,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 18] = [
+const ROWS: [(&str, &str, &str); 20] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -56,6 +56,12 @@ const ROWS: [(&str, &str, &str); 18] = [
     (CLUSTER, "{issuer: cluster}", "the pods of this cluster cannot be looked up"),
     (REVIEW, "", "has no `token_review`"),
     ("test', audiences: ['https://doorward.test']", "test', audiences: [x]", "is not among the audiences of `people`"),
+    (
+        "doorward, audiences: ['https://target.test']",
+        "doorward, audiences: ['https://target.test', 'https://k8s.test']",
+        "a token of `own` for any of its audiences opens this route",
+    ),
+    ("issuers: [people, own], upstream", "issuers: [people, own], audiences: [elsewhere], upstream", "elsewhere"),
     (
         OWN,
         "{name: own, preset: doorward, issuer: 'https://other.test', ",
