@@ -3,9 +3,9 @@
 //!
 //! The contract: <https://tekton.dev/docs/triggers/interceptors/>. Whoever reaches the address may ask, so nothing is
 //! answered that the assertion in the question does not hold. An EventListener asks once a trigger, with one `event_id`;
-//! the first `event_id` of a delivery is the only one that goes on.
+//! the first `event_id` of a delivery is the only one that goes on for that trigger ([`crate::webhooks::EventId`]).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, Response, header};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     app::App,
@@ -27,11 +28,17 @@ use crate::{
         Pools,
         buffered::{self, BufferLimits},
     },
-    webhooks::EventId,
+    webhooks::{Bound, EventId, TriedEvent},
 };
 
 /// The largest question: a body of 26 MiB as text within JSON.
 const MAX_QUESTION: usize = 64 << 20;
+
+/// How long a question waits for what the EventListener answers, which gives an interceptor three seconds.
+const DISPUTE: Duration = Duration::from_secs(2);
+
+/// What of a question's names goes into a log: a Trigger's has a namespace and a name of Kubernetes.
+const MAX_NAME: usize = 320;
 
 /// Codes of `google.rpc.Code`, as Tekton's own interceptors use them.
 const INVALID_ARGUMENT: u8 = 3;
@@ -76,17 +83,19 @@ pub async fn answer(
         return Err(Rejection::new(Reason::MethodNotAllowed, "an interceptor is asked by POST"));
     }
     let (_, body) = request.take_body();
-    let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_QUESTION), &app.budget).await?;
+    let body = buffered::read(body, BufferLimits::whole(&snapshot.limits, MAX_QUESTION), &app.budget).await?;
     let question: Question = serde_json::from_slice(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;
     let decision = match decide(app, pools, snapshot, &question).await? {
         Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
         Err(Denial(code, message)) => {
+            // Whoever reaches the address may ask.
+            let name = |text: &str| text.chars().take(MAX_NAME).collect::<String>();
             tracing::warn!(
-                trigger = question.context.trigger_id,
-                event = question.context.event_id,
-                why = message,
+                trigger = name(&question.context.trigger_id),
+                event = name(&question.context.event_id),
+                why = name(&message),
                 "a trigger was stopped"
             );
             app.metrics.webhooks.stopped();
@@ -114,15 +123,28 @@ async fn decide(
     let Some(event) = EventId::parse(&question.context.event_id) else {
         return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
     };
-    let bound = app.replay.bind_event(&claims.once, &event, app.clock.now()).await?;
-    Ok(match bound == event {
-        true => Ok(claims),
-        false => {
+    let named = TriedEvent { event, attempt: claims.jti.clone().into() };
+    Ok(match bind(app, &claims.once, &question.context.trigger_id, &named).await? {
+        Bound::Ours => Ok(claims),
+        Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
                 format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
             Err(Denial(ALREADY_EXISTS, message))
         }
     })
+}
+
+/// Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
+/// milliseconds of the question, before or after it.
+async fn bind(app: &App, once: &str, trigger: &str, named: &TriedEvent) -> Result<Bound, Rejection> {
+    let deadline = Instant::now() + DISPUTE;
+    loop {
+        let bound = app.replay.bind_event(once, trigger, named, app.clock.now()).await?;
+        if !matches!(bound, Bound::Disputed(_)) || Instant::now() >= deadline {
+            return Ok(bound);
+        }
+        tokio::time::sleep(DISPUTE / 20).await;
+    }
 }
 
 /// All that needs no store: the assertion, for whom it is, and its body.

@@ -155,13 +155,15 @@ struct Server {
     upstream: Arc<Upstream>,
     /// In each form of impersonation.
     needed: [Vec<Access>; 2],
-    /// Who reviews tokens there with a credential of its own, and for which issuer.
-    reviewers: Vec<(Arc<str>, Arc<TokenReview>)>,
+    reviewers: Vec<Reviewer>,
 }
+
+/// Who reviews tokens with a credential of its own, and for which issuer.
+type Reviewer = (Arc<str>, Arc<TokenReview>);
 
 fn servers(root: &raw::Root, upstreams: &[Arc<Upstream>], issuers: &Issuers) -> Vec<Server> {
     let mut needed = needed(root);
-    let mut reviewers: BTreeMap<&str, Vec<(Arc<str>, Arc<TokenReview>)>> = BTreeMap::new();
+    let mut reviewers: BTreeMap<&str, Vec<Reviewer>> = BTreeMap::new();
     for issuer in &root.issuers {
         let Some(settings) = &issuer.token_review else { continue };
         let reviewer =

@@ -8,7 +8,7 @@ use super::{Authenticated, Presented, Principal, Scheme, authenticated::note_bod
 use crate::{
     audit,
     body::{RequestBody, Trailers},
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     config::raw::{Limits, RouteKind},
     downstream::Connection,
     error::{Reason, Rejection},
@@ -51,7 +51,7 @@ pub struct Authenticator<'a> {
     pub webhooks: &'a webhooks::WebhookMetrics,
     pub limits: &'a Limits,
     pub budget: &'a ByteBudget,
-    pub now: Timestamp,
+    pub clock: &'a Clock,
 }
 
 /// What authentication leads to.
@@ -102,7 +102,7 @@ impl Authenticator<'_> {
                 Scheme::BreakGlass => {
                     let certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
                     let der = certificate.map(|certificate| &*certificate.der);
-                    match self.break_glass.map_or(Presented::Not, |door| door.present(der, self.now)) {
+                    match self.break_glass.map_or(Presented::Not, |door| door.present(der, self.clock.now())) {
                         Presented::Not => continue,
                         Presented::Good(principal) => Arc::new(principal),
                         Presented::Bad(rejection) => return Err(rejection),
@@ -281,9 +281,11 @@ impl Authenticator<'_> {
             .unwrap_or(expected.max_body)
             .min(expected.max_body);
         let (request, body) = request.take_body();
-        let body = buffered::read(body, BufferLimits::new(self.limits, max), self.budget).await.map_err(counted)?;
+        let body = buffered::read(body, BufferLimits::whole(self.limits, max), self.budget).await.map_err(counted)?;
         record.bytes_in = body.len() as u64;
-        let delivery = webhook.prove(expected, &body, self.now).await.map_err(counted)?;
+        // By now: a secret may have ended while the body came.
+        let now = self.clock.now();
+        let delivery = webhook.prove(expected, &body, now).await.map_err(counted)?;
         record.body_digest = Some(delivery.body_sha256);
         record.delivery = Some(Arc::clone(&delivery.facts));
         self.webhooks.genuine(webhook, &delivery);
@@ -297,7 +299,7 @@ impl Authenticator<'_> {
         let claim = match webhook.hold() {
             Some(settings) => webhooks::Claim::Held(delivery.replay, settings),
             None => {
-                let reserved = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, self.now).await?;
+                let reserved = self.replay.reserve(&delivery.replay, DELIVERY_LEASE, now).await?;
                 webhooks::Claim::Reserved(reserved)
             }
         };

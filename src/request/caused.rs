@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -16,6 +17,7 @@ use crate::{
     body::{ResponseBody, collect},
     runs::{Cause, Causes, Mark},
     snapshot::Snapshot,
+    webhooks::{EventId, TriedEvent},
 };
 
 /// The largest answer that is looked at: etcd takes no larger object.
@@ -58,6 +60,48 @@ impl Worker {
             }
         }
         Ending::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), forwarded }
+    }
+
+    /// Notes which event a delivery became: the one of the EventListener's answer, or where that was lost the one that the
+    /// interceptor was asked about. `once` names the delivery.
+    pub(super) async fn note_events(
+        &self,
+        snapshot: &Snapshot,
+        once: Option<[u8; 32]>,
+        answered: Option<EventId>,
+        exchange: &mut Exchange,
+    ) {
+        let mut events = match once.filter(|_| snapshot.raw.interceptor.is_some()) {
+            Some(once) => self.bound(&HEXLOWER.encode(&once), answered.as_ref(), exchange).await,
+            None => Vec::new(),
+        };
+        events.extend(answered.clone().filter(|event| !events.contains(event)));
+        // Runs of an earlier try are of the same cause.
+        for event in &events {
+            self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
+        }
+        exchange.record().event_id = answered.or_else(|| events.into_iter().next()).map(EventId::into_inner);
+    }
+
+    /// What Triggers of a delivery are bound to, once the interceptor knows what its EventListener answered. An assertion that
+    /// somebody saw may have been asked about before under another event, which then made no run of ours.
+    async fn bound(&self, once: &str, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
+        let (replay, now) = (&self.app.replay, self.app.clock.now());
+        if let Some(event) = answered {
+            let tried = TriedEvent { event: event.clone(), attempt: exchange.record().id.to_string().into() };
+            match replay.confirm_event(once, &tried, now).await {
+                Ok(None) => {}
+                Ok(Some(other)) => {
+                    self.app.metrics.webhooks.rebound();
+                    tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
+                }
+                Err(error) => tracing::warn!(%error, "which event a delivery became cannot be noted"),
+            }
+        }
+        replay.events(once, now).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "which events a delivery became cannot be read");
+            Vec::new()
+        })
     }
 
     /// Notes that the principal of a request caused what bears the mark. Where that cannot be kept, its tasks get no tokens.

@@ -86,7 +86,7 @@ impl Worker {
         }
         refuse_impersonation(&request)?;
         let now = self.app.clock.now();
-        let authenticator = self.authenticator(snapshot, now);
+        let authenticator = self.authenticator(snapshot);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {
             authn::Outcome::Known(authenticated, _) => authenticated,
             // nginx takes nothing but 2xx, 401 and 403, and sends people to the login itself (`error_page 401`).

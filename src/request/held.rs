@@ -26,7 +26,6 @@ use crate::{
     config::raw::RouteKind,
     error::{Reason, Rejection},
     logging::TraceContext,
-    runs::Mark,
     sha256::sha256,
     snapshot::Snapshot,
     webhooks::{
@@ -98,19 +97,12 @@ impl Worker {
             delivery::check(status)?;
             Ok((status, delivery::read(response, Some(deadline)).await.1))
         };
-        let (status, event) = timeout_at(deadline, send).await.unwrap_or_else(|_| {
+        let sent = timeout_at(deadline, send).await.unwrap_or_else(|_| {
             Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
-        })?;
-        if let Some(event) = &event
-            && snapshot.raw.interceptor.is_some()
-        {
-            self.confirm(id.once(), event).await;
-        }
-        if let Some(event) = &event {
-            self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
-        }
-        exchange.record().event_id = event.clone().map(EventId::into_inner);
-        Ok((status, event))
+        });
+        let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
+        self.note_events(snapshot, Some(*id.once()), event, exchange).await;
+        sent
     }
 }
 
@@ -199,6 +191,7 @@ fn keep(
         until: (now + settings.span).as_millis(),
         place: None,
         tries: 0,
+        refusals: 0,
         next: now.as_millis(),
         parked: None,
         last_error: None,

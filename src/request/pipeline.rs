@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -33,7 +32,6 @@ use crate::{
     error::{Reason, Rejection},
     interceptor,
     memory::Level,
-    runs::Mark,
     sha256::sha256,
     snapshot::Snapshot,
     sts,
@@ -174,8 +172,7 @@ impl Worker {
         note_route(&route, snapshot, exchange, manner);
         refuse_impersonation(&request)?;
 
-        let now = self.app.clock.now();
-        let authenticator = self.authenticator(snapshot, now);
+        let authenticator = self.authenticator(snapshot);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
             Some(address) if route.schemes.contains(&Scheme::Session) => {
@@ -244,35 +241,17 @@ impl Worker {
         let forwarded = match forwarded {
             Ok(Ending::Response { response, forwarded }) => {
                 let (response, event_id) = delivery::read(response, deadline).await;
-                if let (Some(once), Some(event)) = (once, &event_id)
-                    && snapshot.raw.interceptor.is_some()
-                {
-                    self.confirm(&once, event).await;
-                }
-                if let Some(event) = &event_id {
-                    self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
-                }
-                exchange.record().event_id = event_id.map(webhooks::EventId::into_inner);
+                self.note_events(snapshot, once, event_id, exchange).await;
                 Ok(Ending::Response { response, forwarded })
             }
-            other => other,
+            other => {
+                self.note_events(snapshot, once, None, exchange).await;
+                other
+            }
         };
         match reservation {
             None => forwarded,
             Some(reservation) => settle(reservation, forwarded, self.app.clock.now()).await,
-        }
-    }
-
-    /// Tells the interceptor which event is the delivery's. An assertion that somebody saw may have been asked about
-    /// before under another, which then made no run of ours.
-    pub(super) async fn confirm(&self, once: &[u8; 32], event: &webhooks::EventId) {
-        match self.app.replay.confirm_event(&HEXLOWER.encode(once), event, self.app.clock.now()).await {
-            Ok(None) => {}
-            Ok(Some(other)) => {
-                self.app.metrics.webhooks.rebound();
-                tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
-            }
-            Err(error) => tracing::warn!(%error, "which event a delivery became cannot be noted"),
         }
     }
 
@@ -378,7 +357,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn authenticator<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Authenticator<'a> {
+    pub(super) fn authenticator<'a>(&'a self, snapshot: &'a Snapshot) -> Authenticator<'a> {
         Authenticator {
             issuers: &snapshot.issuers,
             sessions: &snapshot.sessions,
@@ -391,7 +370,7 @@ impl Worker {
             webhooks: &self.app.metrics.webhooks,
             limits: &snapshot.limits,
             budget: &self.app.budget,
-            now,
+            clock: &self.app.clock,
         }
     }
 }

@@ -310,7 +310,10 @@ impl Route {
         Self {
             kind: written.kind,
             schemes: written.schemes.clone(),
-            accepts: named.issuers.accepts(&written.issuers, &at.key("issuers"), resolver),
+            accepts: named
+                .issuers
+                .accepts(&written.issuers, &at.key("issuers"), resolver)
+                .with_audiences(&written.audiences),
             metrics: Arc::new(named.metrics.route(&name)),
             name,
             upstream: upstream.clone(),

@@ -102,7 +102,7 @@ impl Redis {
             return Ok(Durability::Synced);
         }
         let mut config = Cmd::new();
-        config.arg("CONFIG").arg("GET").arg("append*");
+        config.arg("CONFIG").arg("GET").arg("*append*");
         let answer: Value = match self.link.call(&Request::Command(config), Repeat::Harmless).await {
             Ok(answer) => answer,
             // The user lacks the right, or the service has taken the command away.
@@ -306,6 +306,12 @@ fn durability(words: &[String]) -> Durability {
     if !all("appendfsync", "always") {
         return Durability::Lossy(
             "Redis answers a write before it is synced to disk, so that a delivery that got 202 could be lost: set `appendfsync always`",
+        );
+    }
+    if !all("no-appendfsync-on-rewrite", "no") {
+        return Durability::Lossy(
+            "Redis syncs nothing while it writes its file anew, so that a delivery that got 202 could be lost: set \
+             `no-appendfsync-on-rewrite no`",
         );
     }
     Durability::Synced

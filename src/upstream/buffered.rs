@@ -130,6 +130,11 @@ impl BufferLimits {
         Self { max, timeout: limits.body_timeout.get(), min_rate: limits.body_min_rate.0 }
     }
 
+    /// For senders that have little time themselves: `timeout` is all of it.
+    pub fn whole(limits: &raw::Limits, max: usize) -> Self {
+        Self { min_rate: 0, ..Self::new(limits, max) }
+    }
+
     fn time_for(&self, received: usize) -> Duration {
         match (received as u64).checked_div(self.min_rate) {
             Some(seconds) => self.timeout.saturating_add(Duration::from_secs(seconds)),
@@ -160,7 +165,11 @@ where
     let mut bytes = Vec::new();
     let mut reservation = budget.reservation();
     let start = Instant::now();
-    while let Some(frame) = next_frame(&mut body, start, limits, bytes.len()).await? {
+    let mut last = start;
+    while let Some(frame) =
+        next_frame(&mut body, (start + limits.time_for(bytes.len())).min(last + limits.timeout)).await?
+    {
+        last = Instant::now();
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limits.max - bytes.len() {
             return Err(too_large());
@@ -174,12 +183,7 @@ where
     Ok(Bytes::from_owner(Held { bytes, _reservation: reservation }))
 }
 
-async fn next_frame<B>(
-    body: &mut B,
-    start: Instant,
-    limits: BufferLimits,
-    received: usize,
-) -> Result<Option<Frame<Bytes>>, Rejection>
+async fn next_frame<B>(body: &mut B, deadline: Instant) -> Result<Option<Frame<Bytes>>, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -189,7 +193,6 @@ where
     let frame = match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
         Poll::Ready(frame) => frame,
         Poll::Pending => {
-            let deadline = start + limits.time_for(received);
             tokio::select! {
                 frame = next => frame,
                 () = sleep_until(deadline) => {
@@ -381,6 +384,18 @@ mod tests {
         too_slow.pause = Duration::from_secs(1);
         let error = read(&mut too_slow, LIMITS, &budget).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
+    }
+
+    /// Its bytes gave it time to hold them without sending another.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_came_fast_and_stands_still_has_no_more_time_than_another() {
+        let budget = ByteBudget::new(1 << 20);
+        let mut body = script(vec![90_000]);
+        body.hangs = true;
+        let start = Instant::now();
+        assert_eq!(read(&mut body, LIMITS, &budget).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(start.elapsed().as_secs(), LIMITS.timeout.as_secs());
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]

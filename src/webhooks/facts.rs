@@ -124,7 +124,8 @@ impl CompiledShape {
     }
 
     fn fits(&self, values: &Values) -> bool {
-        let has = |place: &Place| values.get(*place).is_some();
+        // Encoders of Go write a member without a value as null.
+        let has = |place: &Place| values.get(*place).is_some_and(|found| !matches!(found, Found::Null));
         let says =
             |(place, text): &(Place, &str)| matches!(values.get(*place), Some(Found::Text(found)) if found == text);
         self.has.iter().all(has) && !self.lacks.iter().any(has) && self.says.as_ref().is_none_or(says)
@@ -232,12 +233,15 @@ impl Reader {
             }
             CompiledEvents::Named(names) => {
                 let body = found.text(Field::Event)?;
-                let named = names.iter().find(|(known, _)| Some(*known) == header).map(|(_, event)| *event);
-                match (named, &body) {
-                    (Some(named), Some(body)) if named != &**body => Err(NoFacts::EventMismatch {
-                        header: header.unwrap_or_default().to_owned(),
-                        body: Some((**body).to_owned()),
-                    }),
+                let mut named =
+                    names.iter().filter(|(known, _)| Some(*known) == header).map(|(_, event)| *event).peekable();
+                match &body {
+                    Some(body) if named.peek().is_some() && !named.any(|event| event == &**body) => {
+                        Err(NoFacts::EventMismatch {
+                            header: header.unwrap_or_default().to_owned(),
+                            body: Some((**body).to_owned()),
+                        })
+                    }
                     _ => Ok(body),
                 }
             }
@@ -354,6 +358,6 @@ fn is_text_id(text: &str) -> bool {
 }
 
 /// As strict as an id in a header.
-fn is_delivery_id(text: &str) -> bool {
+pub(super) fn is_delivery_id(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -36,7 +36,7 @@ use self::{
     sns::Sns,
 };
 pub use self::{
-    events::EventId,
+    events::{Bound, EventId, TriedEvent},
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Replay, ReplayKeys, Reservation},
@@ -60,6 +60,8 @@ pub struct Webhook {
     sender: &'static Sender,
     forms: Vec<Form>,
     secrets: Vec<Secret>,
+    /// Those of the secrets, for replay keys.
+    scopes: Box<[[u8; 32]]>,
     id_headers: Vec<HeaderName>,
     event_header: Option<HeaderName>,
     allowed_headers: Vec<HeaderName>,
@@ -236,11 +238,23 @@ impl Webhook {
             challenge: read.challenge,
             facts: Arc::new(facts),
             secret_index,
-            replay: ReplayKeys::new(&secret.scope, &id, signed.as_ref(), self.replay_window)
-                .redeliveries(self.redeliveries),
+            // Of all secrets, as a sender that signs with two, or anew with the next, sends the same delivery.
+            replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.replay_window)
+                .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256,
             expires: secret.not_after.unwrap_or(Timestamp::MAX),
         })
+    }
+
+    /// Why a header must not go on to the EventListener, whatever else passes: it is the secret, or it is not signed and would change
+    /// what the body is taken for.
+    pub fn never_passes(&self, name: &HeaderName) -> Option<&'static str> {
+        let is_secret = self.forms.iter().any(|form| matches!(form, Form::Token { header, .. } if header == name));
+        if is_secret || *name == "x-gitlab-token" {
+            return Some("it is the secret of the sender");
+        }
+        let changes = name.as_str().starts_with("ce-") || *name == "x-github-enterprise-host";
+        changes.then_some("it is not signed, and interceptors of Tekton believe it")
     }
 
     /// Whether a secret stands in the query, which then must not go on.
@@ -256,7 +270,7 @@ impl Webhook {
 
     /// Whether some secret is configured here and there, so that a delivery for one would be genuine for the other.
     pub fn shares_secret_with(&self, other: &Self) -> bool {
-        self.secrets.iter().any(|ours| other.secrets.iter().any(|theirs| ours.scope == theirs.scope))
+        self.scopes.iter().any(|scope| other.scopes.contains(scope))
     }
 
     /// The strongest form that the delivery uses. A weaker one beside it is not looked at, but still read, so that it

@@ -4,8 +4,8 @@
 //! upstream took it, and released when it did not. Its twin gets 503 while that is under way, since an early 200
 //! would lose the delivery if the first one fails, and 200 afterwards.
 //!
-//! Keys depend on the secret, not on the route: the same delivery on a second route with the same secret is a
-//! duplicate. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
+//! Keys depend on the secrets of the sender, not on the route: the same delivery on a second route with the same secret is a
+//! duplicate, whichever of several secrets signed it. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
 //! delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
 //! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
 //! repeats an event with exactly the same body within the window is taken for a repetition; a plain token signs nothing,
@@ -32,26 +32,48 @@ use crate::{
 /// What makes a delivery the same as another: opaque keys of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayKeys {
+    /// Those of the id, then those of the signed bytes.
     keys: Vec<[u8; 32]>,
+    /// How many are of the id.
+    ids: usize,
     /// How long the delivery is remembered.
     window: Duration,
     /// How often a delivery that was taken is taken once more.
     redeliveries: u8,
+    /// The sender gives what somebody asks for again an id of its own.
+    anew: bool,
 }
 
 impl ReplayKeys {
-    /// `scope` stands for the secret, `id` is the sender's, `signed` the hash of the signed bytes if they count.
-    pub(super) fn new(scope: &[u8; 32], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
-        let key = |kind: &[u8], data: &[u8]| sha256(&[scope, kind, data]);
-        let keys = std::iter::once(key(b"id\0", id.as_bytes())).chain(signed.map(|bytes| key(b"body\0", bytes)));
-        Self { keys: keys.collect(), window, redeliveries: 0 }
+    /// `scopes` stand for the secrets, `id` is the sender's, `signed` the hash of the signed bytes if they count.
+    pub(super) fn new(scopes: &[[u8; 32]], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
+        let keys = |kind: &'static [u8], data: Vec<u8>| scopes.iter().map(move |scope| sha256(&[scope, kind, &data]));
+        let ids = keys(b"id\0", id.as_bytes().to_vec());
+        let keys = ids.chain(signed.into_iter().flat_map(|bytes| keys(b"body\0", bytes.to_vec()))).collect();
+        Self { keys, ids: scopes.len(), window, redeliveries: 0, anew: false }
     }
 
-    /// Lets a delivery that was taken be taken again so often, under the same id, a minute apart at least: sooner it is
-    /// the sender's own retry after an answer that was lost.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> &[[u8; 32]] {
+        &self.keys
+    }
+
+    /// Lets a delivery that was taken be taken again so often, under the same id (or with `anew` under another), a minute apart at
+    /// least: sooner it is the sender's own retry after an answer that was lost.
     #[must_use]
-    pub fn redeliveries(self, redeliveries: u8) -> Self {
-        Self { redeliveries, ..self }
+    pub fn redeliveries(self, redeliveries: u8, anew: bool) -> Self {
+        Self { redeliveries, anew, ..self }
+    }
+
+    /// Whether a delivery that was taken may be taken once more: its version, and what it is now. `held` ends with it. The id
+    /// is looked at first: the same body under an id of its own is a redelivery of those senders alone that make them so.
+    fn may_reopen(&self, held: Option<&[Held]>, twin: Option<&Stored>, now: Timestamp) -> Option<(u64, Committed)> {
+        let (this, earlier) = held?.split_last()?;
+        let is_id = earlier.len() < self.ids;
+        let under_its_id = is_id || self.anew || earlier.iter().take(self.ids).any(|held| held.before.is_some());
+        let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
+        let taken = Committed::decode(&twin.value)?;
+        (taken.again < self.redeliveries && taken.at + REDELIVERY_GAP <= now).then_some((twin.version, taken))
     }
 }
 
@@ -260,7 +282,7 @@ impl Replay {
             if twin.is_none() {
                 continue;
             }
-            let reopened = may_reopen(Some(&held), twin.as_ref(), keys.redeliveries, now);
+            let reopened = keys.may_reopen(Some(&held), twin.as_ref(), now);
             match (held.last_mut(), reopened) {
                 (Some(held), Some((version, before))) => {
                     held.version = Some(version);
@@ -316,7 +338,7 @@ impl Replay {
                     return Ok((held, further));
                 }
                 WrittenAll::Conflict { index, found } => {
-                    let reopened = may_reopen(held.get(..=index), found.as_ref(), keys.redeliveries, now);
+                    let reopened = keys.may_reopen(held.get(..=index), found.as_ref(), now);
                     match (held.get_mut(index), reopened) {
                         (Some(held), Some((version, before))) => {
                             held.version = Some(version);
@@ -330,21 +352,6 @@ impl Replay {
             }
         }
     }
-}
-
-/// Whether a delivery that was taken may be taken once more: its version, and what it is now. `held` ends with it. The id
-/// is looked at first: the same body under an id of its own is nobody's redelivery.
-fn may_reopen(
-    held: Option<&[Held]>,
-    twin: Option<&Stored>,
-    redeliveries: u8,
-    now: Timestamp,
-) -> Option<(u64, Committed)> {
-    let (this, earlier) = held?.split_last()?;
-    let under_its_id = earlier.iter().all(|held| held.before.is_some());
-    let twin = twin.filter(|_| this.version.is_none() && under_its_id)?;
-    let taken = Committed::decode(&twin.value)?;
-    (taken.again < redeliveries && taken.at + REDELIVERY_GAP <= now).then_some((twin.version, taken))
 }
 
 /// What is the same for every try to deliver a delivery, and of no other: a wanted redelivery is another.

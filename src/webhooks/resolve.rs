@@ -163,6 +163,7 @@ impl Webhook {
             identity,
             sender,
             forms: (sender.forms)(raw),
+            scopes: secrets.iter().map(|secret| secret.scope).collect(),
             secrets,
             id_headers: names(sender.id_headers).into_iter().chain(configured_id).collect(),
             event_header: sender.events.header().map(HeaderName::from_static),
@@ -222,10 +223,12 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
                 .help("write it as `/repository/id`");
         }
     }
-    if raw.replay_window.is_some_and(|window| window.get() < Duration::from_secs(600)) {
+    let least = least_window(raw);
+    if raw.replay_window.is_some_and(|window| window.get() < least) {
+        let least = Span::from_secs(least.as_secs());
         report.error(
             &at.key("replay_window"),
-            "`replay_window` is shorter than 10 m, so that a delivery could be repeated",
+            format!("`replay_window` is shorter than {least}, for which a delivery is good: it could be repeated"),
         );
     }
     if raw.redeliveries > 10 {
@@ -258,6 +261,18 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
             report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
         }
     }
+}
+
+/// For how long a delivery of a sender is good, or is tried again by the sender itself.
+fn least_window(raw: &raw::Webhook) -> Duration {
+    let of_sender = match raw.sender {
+        raw::Sender::AwsSns => sns::GOOD_FOR,
+        // The last of its three tries comes an hour after the first.
+        raw::Sender::Slack => Duration::from_secs(3900),
+        _ => Duration::from_secs(600),
+    };
+    let tolerance = raw.signature.as_ref().and_then(|signature| signature.tolerance);
+    of_sender.max(tolerance.map_or(Duration::ZERO, |tolerance| tolerance.get() * 2))
 }
 
 /// The topics of SNS, which that sender must have and no other may.

@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     Delivery, Expected, ReplayKeys, Webhook,
     document::Wanted,
-    facts::Facts,
+    facts::{Facts, is_delivery_id},
     senders::Media,
     signature::{malformed, unproven},
     unreadable,
@@ -44,13 +44,17 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How far its clock may be ahead.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 
+/// From its time on and before it.
+pub(super) const GOOD_FOR: Duration = Duration::from_secs(3600 + 300);
+
 /// What a fetch may cost. SNS waits 15 s for an answer.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
 
 /// Certificates that are kept. A region has one or two.
 const MAX_CERTIFICATES: usize = 32;
 
-/// After a fetch that failed, the next may wait: the address of a certificate is nobody's proof.
+/// After a fetch that failed, the next of the same address waits. Another does not: an address is nobody's proof, and who names some
+/// that lead nowhere must keep nobody from a genuine one.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest chain of a file.
@@ -66,8 +70,8 @@ pub struct Sns {
     egress: Egress,
     /// Certificates by their address.
     known: Mutex<HashMap<String, Certificate>>,
-    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. When the last failed.
-    fetching: tokio::sync::Mutex<Option<Timestamp>>,
+    /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which failed, and when.
+    fetching: tokio::sync::Mutex<HashMap<String, Timestamp>>,
 }
 
 /// A key that signs messages, and when.
@@ -181,7 +185,7 @@ impl Sns {
             _ => return Err(unproven(Reason::SignatureInvalid, "the signature version is not accepted")),
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
-        let signed = message.signed().ok_or_else(|| malformed("a signed member is missing"))?;
+        let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
         let certificate = self.certificate(&message.signing_cert_url, now).await?;
         if now < certificate.not_before || certificate.not_after < now {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
@@ -240,16 +244,18 @@ impl Sns {
         if let Some(known) = self.known().get(address) {
             return Ok(known.clone());
         }
-        if failed.is_some_and(|failed| now.since(failed) < PAUSE) {
+        failed.retain(|_, at| now.since(*at) < PAUSE);
+        if failed.contains_key(address) {
             return Err(unavailable("the last fetch failed a moment ago".to_owned()));
         }
         let fetched = self.fetch(&url).await;
         let read = fetched.and_then(|pem| Certificate::read(&pem));
         let certificate = read.map_err(|why| {
-            *failed = Some(now);
+            if failed.len() < MAX_CERTIFICATES {
+                failed.insert(address.to_owned(), now);
+            }
             unavailable(why)
         })?;
-        *failed = None;
         let mut known = self.known();
         if known.len() >= MAX_CERTIFICATES {
             known.clear();
@@ -322,8 +328,8 @@ impl Webhook {
             challenge: None,
             facts: Arc::new(facts),
             secret_index: 0,
-            replay: ReplayKeys::new(&scope, &message.message_id, None, self.replay_window)
-                .redeliveries(self.redeliveries),
+            replay: ReplayKeys::new(&[scope], &message.message_id, None, self.replay_window)
+                .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256: sha256(&[body]),
             expires: Timestamp::MAX,
         })
@@ -366,8 +372,16 @@ fn host_of(topic: &str) -> Option<String> {
 }
 
 impl Message {
-    /// The string to sign: names and values in the order of their bytes, a line each.
+    /// The string to sign: names and values in the order of their bytes, a line each. `None` where it could be that of another
+    /// message as well: a line end in a value makes a member of its rest, and `Message` alone is none that something follows which
+    /// is not there always.
     fn signed(&self) -> Option<String> {
+        let is_line = |text: &str| !text.chars().any(char::is_control);
+        let others = [self.subject.as_deref(), self.subscribe_url.as_deref(), self.token.as_deref()];
+        let lines = others.into_iter().flatten().chain([&*self.timestamp, &*self.topic_arn]);
+        if !is_delivery_id(&self.message_id) || !lines.into_iter().all(is_line) {
+            return None;
+        }
         let mut members: Vec<(&str, &str)> = vec![("Message", &self.message), ("MessageId", &self.message_id)];
         match self.kind {
             Kind::Notification => members.extend(self.subject.as_deref().map(|subject| ("Subject", subject))),

@@ -347,11 +347,16 @@ fn a_server_that_would_lose_records_is_warned_of() {
 fn a_server_that_does_not_sync_each_write_is_lossy() {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     for (text, good) in [
-        ("appendonly yes appendfsync always", true),
-        ("appendfilename a appendonly yes appendfsync always appendonly yes appendfsync always", true),
-        ("appendonly yes appendfsync everysec", false),
-        ("appendonly no appendfsync always", false),
-        ("appendonly yes appendfsync always appendonly no appendfsync always", false),
+        ("appendonly yes appendfsync always no-appendfsync-on-rewrite no", true),
+        (
+            "appendfilename a appendonly yes appendfsync always no-appendfsync-on-rewrite no appendonly yes appendfsync always",
+            true,
+        ),
+        ("appendonly yes appendfsync everysec no-appendfsync-on-rewrite no", false),
+        ("appendonly no appendfsync always no-appendfsync-on-rewrite no", false),
+        ("appendonly yes appendfsync always no-appendfsync-on-rewrite no appendonly no appendfsync always", false),
+        ("appendonly yes appendfsync always no-appendfsync-on-rewrite yes", false),
+        ("appendonly yes appendfsync always", false),
         ("", false),
     ] {
         assert_eq!(durability(&words(text)) == Durability::Synced, good, "{text}");

@@ -146,6 +146,9 @@ pub struct Held {
     /// How often it was tried.
     #[serde(default)]
     pub tries: u32,
+    /// How often its EventListener refused it.
+    #[serde(default)]
+    pub refusals: u32,
     /// When it is tried next.
     pub next: i64,
     /// Since when it is parked.
@@ -180,7 +183,10 @@ impl Held {
         self.next = (now + pause).as_millis();
         match failure.kind {
             FailureKind::Passing => self.next >= self.until,
-            FailureKind::Refused => self.tries >= REFUSALS,
+            FailureKind::Refused => {
+                self.refusals = self.refusals.saturating_add(1);
+                self.refusals >= REFUSALS || self.next >= self.until
+            }
             FailureKind::Denied => true,
         }
     }

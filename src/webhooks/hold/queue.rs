@@ -227,7 +227,7 @@ impl Queue {
             let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
             let request = if held.parked.is_some() { Some(self.request(id, now).await?) } else { None };
             held.parked = None;
-            held.tries = 0;
+            (held.tries, held.refusals) = (0, 0);
             held.next = now.as_millis();
             held.until = (now + std::time::Duration::from_millis(held.span)).as_millis();
             if self.rewrite(id, held, version, request.as_ref(), now).await? {

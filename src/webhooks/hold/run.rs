@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -9,6 +10,7 @@ use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, HeldRequest, L
 use crate::{
     clock::{Clock, Timestamp},
     store::StoreError,
+    webhooks::Replay,
 };
 
 /// Deliveries of one lane before another lane of its sender has its turn.
@@ -17,7 +19,7 @@ const TURN: usize = 32;
 /// How long a lane rests after an error of the store, or while another replica has it.
 const REST: Duration = Duration::from_secs(1);
 
-/// How often a shared store is looked at for what other replicas took, and ages are measured.
+/// How often the store is looked at for what is not known yet, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Brings what is held until `stop`, and then ends what is on its way.
@@ -49,10 +51,9 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: 
             () = tokio::time::sleep(until_next) => {}
             _ = tick.tick() => {
                 queue.measure_age(clock.now());
-                if queue.store.is_shared()
-                    && let Err(error) = queue.refresh(clock.now()).await
-                {
-                    tracing::debug!(%error, "what other replicas hold cannot be read at the moment");
+                // Others write too, and what was given up on here may be written yet.
+                if let Err(error) = queue.refresh(clock.now()).await {
+                    tracing::debug!(%error, "what was stored since cannot be read at the moment");
                 }
             }
         }
@@ -191,6 +192,9 @@ impl<C: Carrier> Turn<C> {
                 "a held delivery is parked; `doorward hooks retry` tries it again"
             );
         }
+        let keeps = Replay::new(self.queue.store.clone());
+        let span = if is_last { PARKED_FOR } else { Duration::ZERO };
+        keeps.keep_events(&HEXLOWER.encode(id.once()), span, now).await?;
         let request = request.filter(|_| is_last);
         self.queue.rewrite(id, held, version, request, now).await?;
         // A lane whose first was parked goes on; one whose first was set back waits for it.

@@ -76,7 +76,7 @@ impl Fixture {
         settings: Settings,
     ) -> Result<HeldId, crate::error::Rejection> {
         let now = self.clock.now();
-        let keys = ReplayKeys::new(&[7; 32], delivery, None, Duration::from_secs(86_400));
+        let keys = ReplayKeys::new(&[[7; 32]], delivery, None, Duration::from_secs(86_400));
         let held = Held {
             webhook: webhook.into(),
             route: "hooks".into(),
@@ -91,6 +91,7 @@ impl Fixture {
             until: (now + settings.span).as_millis(),
             place: None,
             tries: 0,
+            refusals: 0,
             next: now.as_millis(),
             parked: None,
             last_error: None,
@@ -173,6 +174,32 @@ async fn pauses_between_tries_double_up_to_a_bound() {
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
     assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
+}
+
+/// One 404 of a gateway that comes up parked what had waited for it.
+#[tokio::test]
+async fn a_refusal_after_an_outage_is_the_first() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
+        0..6 => failed(FailureKind::Passing),
+        6..10 => failed(FailureKind::Refused),
+        _ => Brought::Taken(None),
+    });
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    fixture.until("taken", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen().len(), 11);
+}
+
+/// A write that is given up on, as it takes too long or its sender has gone, may be done all the same.
+#[tokio::test]
+async fn what_is_stored_after_it_was_given_up_on_is_brought() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    fixture.until("taken", async || fixture.seen() == ["a"]).await;
+    Fixture::new(&store, |_| Brought::Taken(None)).keep("hub", "1", "late").await.unwrap();
+    fixture.until("taken", async || fixture.seen() == ["a", "late"]).await;
 }
 
 #[tokio::test]

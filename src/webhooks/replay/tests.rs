@@ -6,7 +6,7 @@ const WINDOW: Duration = Duration::from_secs(3 * 86_400);
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 fn keys(scope: u8, id: &str, body: Option<u8>) -> ReplayKeys {
-    ReplayKeys::new(&[scope; 32], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
+    ReplayKeys::new(&[[scope; 32]], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
 }
 
 /// One with each place of reservations: a store that others use, one of our own that is not known to work, and here.
@@ -112,7 +112,7 @@ async fn webhooks_19_the_window_and_the_lease_end() {
 #[tokio::test]
 async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configured() {
     for replay in everywhere() {
-        let keys = |id| keys(1, id, Some(1)).redeliveries(2);
+        let keys = |id| keys(1, id, Some(1)).redeliveries(2, false);
         let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
             Ok(reservation) => {
                 // The first try fails, which uses nothing up.
@@ -127,7 +127,11 @@ async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configure
         let soon = later(1) - Duration::from_secs(1);
         assert_eq!(take(&keys("a"), soon).await, Some(Reason::ReplayedDelivery), "the sender's own retry");
         assert_eq!(take(&keys("b"), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:18 under another id");
-        assert_eq!(take(&keys("a").redeliveries(0), later(1)).await, Some(Reason::ReplayedDelivery), "webhooks:17");
+        assert_eq!(
+            take(&keys("a").redeliveries(0, false), later(1)).await,
+            Some(Reason::ReplayedDelivery),
+            "webhooks:17"
+        );
         assert_eq!(take(&keys("a"), later(1)).await, None);
         assert_eq!(take(&keys("a"), later(2)).await, None);
         assert_eq!(take(&keys("a"), later(3)).await, Some(Reason::ReplayedDelivery), "the third");
@@ -135,9 +139,53 @@ async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configure
 }
 
 #[tokio::test]
+async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_so() {
+    for replay in everywhere() {
+        for (anew, expected) in [(false, Some(Reason::ReplayedDelivery)), (true, None)] {
+            let keys = |id| keys(1 + u8::from(anew), id, Some(1)).redeliveries(1, anew);
+            let first = replay.reserve(&keys("a"), LEASE, NOW).await.unwrap();
+            let name = first.once();
+            first.commit(NOW).await.unwrap();
+            assert_eq!(
+                reason(replay.reserve(&keys("b"), LEASE, NOW).await),
+                Some(Reason::ReplayedDelivery),
+                "too soon"
+            );
+            let again = replay.reserve(&keys("b"), LEASE, NOW + REDELIVERY_GAP).await;
+            if let Ok(again) = &again {
+                assert_ne!(again.once(), name, "it is another delivery to the interceptor");
+            }
+            assert_eq!(reason(again), expected);
+        }
+    }
+}
+
+/// A sender that signs with two secrets while they change, or anew with the next.
+#[tokio::test]
+async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {
+    for replay in everywhere() {
+        let of = |scopes: &[u8], id| {
+            let scopes: Vec<[u8; 32]> = scopes.iter().map(|scope| [*scope; 32]).collect();
+            ReplayKeys::new(&scopes, id, Some(&[1; 32]), WINDOW).redeliveries(1, false)
+        };
+        // The old one alone, both, and the new one alone.
+        replay.reserve(&of(&[1], "before"), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
+        assert_eq!(reason(replay.reserve(&of(&[1, 2], "before"), LEASE, NOW).await), Some(Reason::ReplayedDelivery));
+        let wanted = replay.reserve(&of(&[1, 2], "before"), LEASE, NOW + REDELIVERY_GAP).await.unwrap();
+        wanted.release(NOW + REDELIVERY_GAP).await.unwrap();
+        let during = ReplayKeys::new(&[[1; 32], [2; 32]], "during", Some(&[2; 32]), WINDOW);
+        replay.reserve(&during, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
+        let after = ReplayKeys::new(&[[2; 32]], "during", Some(&[2; 32]), WINDOW);
+        assert_eq!(reason(replay.reserve(&after, LEASE, NOW).await), Some(Reason::ReplayedDelivery));
+        let resent = ReplayKeys::new(&[[2; 32]], "another", Some(&[2; 32]), WINDOW);
+        assert_eq!(reason(replay.reserve(&resent, LEASE, NOW).await), Some(Reason::ReplayedDelivery));
+    }
+}
+
+#[tokio::test]
 async fn of_two_redeliveries_at_once_one_is_forwarded() {
     for replay in everywhere() {
-        let keys = keys(1, "a", None).redeliveries(5);
+        let keys = keys(1, "a", None).redeliveries(5, false);
         replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
         let later = NOW + REDELIVERY_GAP;
         let first = replay.reserve(&keys, LEASE, later).await.unwrap();

@@ -12,6 +12,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    redelivers_anew: false,
     forms: |_| vec![Form::Basic],
     key: |_, secret| match secret.contains(&b':') {
         true => Ok(Key::token(secret)),

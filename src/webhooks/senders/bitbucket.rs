@@ -17,6 +17,7 @@ pub(super) static CLOUD: Sender = Sender {
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     // Its own retries have the same.
@@ -86,6 +87,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: true,
+    redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &["x-request-id"],

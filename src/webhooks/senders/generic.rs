@@ -34,6 +34,7 @@ const GENERIC: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    redelivers_anew: false,
     // The names of the headers were checked before.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),
     key: |webhook, secret| match &webhook.signature {

@@ -47,6 +47,7 @@ const COMMON: Sender = Sender {
     // They wait 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
+    redelivers_anew: true,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
     id_headers: &[],
@@ -81,14 +82,19 @@ const COMMON: Sender = Sender {
     passes: &[],
 };
 
+/// A review, whose kind is in the body too.
+const fn review(event: &'static str, kind: &'static str) -> Shape {
+    Shape { event, has: &["pull_request", "review", "action"], lacks: &[], says: Some(("/review/type", kind)) }
+}
+
 const SHAPES: &[Shape] = &[
-    shape("push", &["ref", "before", "after", "commits"], &["pull_request"]),
+    shape("push", &["ref", "before", "after"], &["pull_request"]),
     shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
     shape("delete", &["ref", "ref_type", "pusher_type"], &[]),
     shape("pull_request", &["pull_request", "number", "action"], &["review", "comment"]),
-    shape("pull_request_approved", &["pull_request", "review", "action"], &[]),
-    shape("pull_request_rejected", &["pull_request", "review", "action"], &[]),
-    shape("pull_request_comment", &["pull_request", "review", "action"], &[]),
+    review("pull_request_approved", "pull_request_review_approved"),
+    review("pull_request_rejected", "pull_request_review_rejected"),
+    review("pull_request_comment", "pull_request_review_comment"),
     shape("issues", &["issue", "action"], &["comment", "pull_request"]),
     shape("issue_comment", &["issue", "comment", "action"], &[]),
     shape("release", &["release", "action"], &[]),

@@ -11,6 +11,7 @@ pub(super) static GITLAB: Sender = Sender {
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    redelivers_anew: false,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
         if !webhook.require_signature {
@@ -34,7 +35,9 @@ pub(super) static GITLAB: Sender = Sender {
             ("Note Hook", "note"),
             ("Confidential Note Hook", "note"),
             ("Issue Hook", "issue"),
+            ("Issue Hook", "work_item"),
             ("Confidential Issue Hook", "issue"),
+            ("Confidential Issue Hook", "work_item"),
             ("Pipeline Hook", "pipeline"),
             ("Job Hook", "build"),
             ("Wiki Page Hook", "wiki_page"),

@@ -29,6 +29,8 @@ pub(super) struct Sender {
     pub(super) answer_within: Span,
     /// It sends each delivery once, whatever it hears.
     pub(super) never_retries: bool,
+    /// What somebody has sent again comes under an id of its own.
+    pub(super) redelivers_anew: bool,
     /// How it signs, the strongest first. The first that a delivery uses is the one that must verify.
     pub(super) forms: fn(&raw::Webhook) -> Vec<Form>,
     /// Makes a key of a configured secret, or says what is wrong with it.
@@ -119,7 +121,7 @@ pub(super) enum Field {
 pub(super) enum Events {
     /// A header names it and the members of the body prove it.
     Shapes { header: &'static str, shapes: &'static [Shape] },
-    /// The body names it; a header, if it has one of these values, must agree.
+    /// The body names it; a header, if it has one of these values, must agree. One may stand for several.
     Named { header: &'static str, names: &'static [(&'static str, &'static str)] },
     /// The body names it, and a header that must agree. Bodies of one shape have no name.
     Same { header: &'static str, unnamed: &'static Shape },

@@ -42,6 +42,7 @@ const COMMON: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    redelivers_anew: false,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::token(secret)),
     id_headers: &[],

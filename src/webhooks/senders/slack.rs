@@ -15,6 +15,7 @@ pub(super) static SLACK: Sender = Sender {
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
     never_retries: false,
+    redelivers_anew: false,
     forms: |_| {
         vec![Form::Body {
             header: http::HeaderName::from_static("x-slack-signature"),

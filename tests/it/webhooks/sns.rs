@@ -59,7 +59,7 @@ impl Amazon {
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
                 let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
                 let (status, body) = match path.as_str() {
-                    "/good.pem" => (200, good.as_str()),
+                    "/good.pem" | "/fresh.pem" => (200, good.as_str()),
                     "/expired.pem" => (200, over.as_str()),
                     "/stranger.pem" => (200, stranger.as_str()),
                     path if path.starts_with("/?Action=ConfirmSubscription") => (200, "<Confirmed/>"),
@@ -206,6 +206,9 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
     let url = |path: &str| Value::from(format!("https://{}{path}", amazon.host));
     let mut without_subject = amazon.sign(with_subject);
     without_subject.as_object_mut().unwrap().remove("Subject");
+    // The same string is signed, and the id is another.
+    let mut folded = without_subject.clone();
+    folded["MessageId"] = format!("{}\nSubject\na subject", folded["MessageId"].as_str().unwrap()).into();
     let mut by_expired = amazon.message("Notification");
     by_expired.insert("SigningCertURL".to_owned(), url("/expired.pem"));
     let by_expired = {
@@ -218,6 +221,7 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         ("another message", 401, altered("Message", "{}".into())),
         ("Subject added", 401, altered("Subject", "x".into())),
         ("Subject taken away", 401, without_subject),
+        ("Subject moved into the id", 401, folded),
         ("no base64", 401, altered("Signature", "!".into())),
         ("another host", 401, amazon.sign(change("SigningCertURL", "https://sns.evil.com/good.pem".into()))),
         (
@@ -239,12 +243,17 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         assert_eq!(answer.status, status, "webhooks:29 {row}: {}", answer.text());
     }
     assert_eq!(amazon.take(), ["/expired.pem"], "nothing else is fetched");
+    // Addresses that lead nowhere, which anybody may name, keep nobody from one that is not fetched yet.
+    let nowhere = send(&doorward, &altered("SigningCertURL", url("/nowhere.pem"))).await;
+    assert_eq!((nowhere.status, nowhere.reason().as_str()), (503, "issuer_unavailable"));
+    assert_eq!(send(&doorward, &amazon.sign(change("SigningCertURL", url("/fresh.pem")))).await.status, 202);
+    assert_eq!(amazon.take(), ["/nowhere.pem", "/fresh.pem"]);
     let chain = send(&doorward, &amazon.sign(change("SigningCertURL", url("/stranger.pem")))).await;
     assert_eq!((chain.status, chain.reason().as_str()), (503, "issuer_unavailable"), "webhooks:29 a broken chain");
     let twice = message.to_string().replacen('{', "{\"Type\":\"Notification\",", 1);
     let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8"];
     assert_eq!(doorward.send(&lines, twice.as_bytes()).await.status, 400, "webhooks:25");
-    assert_eq!(upstream.requests().len(), 2);
+    assert_eq!(upstream.requests().len(), 3);
 }
 
 #[tokio::test]
