@@ -73,6 +73,10 @@ impl From<Unreadable> for Rejection {
                  application/apply-patch+yaml.",
             ),
             Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
+            Unreadable::Yaml(_) => (
+                Reason::UnsupportedMediaType,
+                "Send JSON, or YAML without anchors, aliases and tags, in which no name stands twice.",
+            ),
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
             }

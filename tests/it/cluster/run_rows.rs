@@ -75,29 +75,99 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
     let git = json!({"pipelineRef": {"resolver": "git", "params": [{"name": "url", "value": "https://evil.example/deploy"},
         {"name": "pathInRepo", "value": "deploy"}, {"name": "revision", "value": "main"}]}});
     let text = |value: &Value| value.to_string().into_bytes();
-    for (row, line, media, body, statuses) in [
-        (
-            "attacks:Z22 by apply, as another account",
-            apply("new"),
-            APPLY,
-            text(&run("new", "admin", &none())),
-            &[403][..],
-        ),
+    for (row, line, media, body, status) in [
+        ("attacks:Z22 by apply, as another account", apply("new"), APPLY, text(&run("new", "admin", &none())), 403),
         (
             "attacks:Z22 by apply, as no account",
             apply("new"),
             APPLY,
             text(&json!({"apiVersion": "tekton.dev/v1",
             "kind": "PipelineRun", "metadata": {"name": "new"}, "spec": {"pipelineRef": {"name": "deploy"}}})),
-            &[403],
+            403,
         ),
-        ("attacks:Z23 an alias for the account", post.clone(), "application/yaml", aliased.into(), &[400, 403, 415]),
-        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), &[400, 415]),
-        ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), &[415]),
-        ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), &[403]),
+        ("attacks:Z23 an alias for the account", post.clone(), "application/yaml", aliased.into(), 415),
+        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), 415),
+        ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), 415),
+        ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), 403),
+        (
+            "attacks:Z47 the account of one task",
+            post.clone(),
+            JSON,
+            text(&run(
+                "z47",
+                "builder",
+                &json!({"taskRunSpecs": [{"pipelineTaskName": "a", "serviceAccountName": "admin"}]}),
+            )),
+            403,
+        ),
+        (
+            "attacks:Z47 of v1beta1",
+            post.replace("/v1/", "/v1beta1/"),
+            JSON,
+            text(&json!({"apiVersion": "tekton.dev/v1beta1", "kind": "PipelineRun", "metadata": {"name": "z47"},
+                "spec": {"pipelineRef": {"name": "deploy"}, "serviceAccountName": "builder",
+                    "taskRunSpecs": [{"pipelineTaskName": "a", "taskServiceAccountName": "admin"}]}})),
+            403,
+        ),
+        (
+            "attacks:Z47 a pod template",
+            post.clone(),
+            JSON,
+            text(&run(
+                "z47",
+                "builder",
+                &json!({"taskRunTemplate": {"serviceAccountName": "builder", "podTemplate": {"hostNetwork": true}}}),
+            )),
+            403,
+        ),
+        (
+            "attacks:Z47 a CustomRun",
+            format!("POST /apis/tekton.dev/v1beta1/namespaces/{}/customruns", world.namespace),
+            JSON,
+            text(
+                &json!({"apiVersion": "tekton.dev/v1beta1", "kind": "CustomRun", "metadata": {"name": "z47"}, "spec": {
+                "customRef": {"apiVersion": "v1", "kind": "Loop", "name": "deploy"}, "serviceAccountName": "admin"}}),
+            ),
+            403,
+        ),
+        (
+            "attacks:Z48 no account, which is the default one",
+            post.clone(),
+            JSON,
+            text(&run("z48", "builder", &json!({"taskRunTemplate": {}}))),
+            403,
+        ),
+        (
+            "attacks:Z49 another spelling of the pipeline",
+            post.clone(),
+            JSON,
+            text(&run("z49", "builder", &json!({"pipelineRef": {"name": "deploy", "Name": "evil"}}))),
+            400,
+        ),
+        (
+            "attacks:Z50 the pipeline itself",
+            format!("PATCH {}", runs.replace("pipelineruns", "pipelines/deploy")),
+            MERGE,
+            br#"{"spec":{"tasks":[]}}"#.to_vec(),
+            403,
+        ),
+        (
+            "attacks:Z53 compressed",
+            post.clone(),
+            "application/json\r\nContent-Encoding: gzip",
+            text(&run("z53", "builder", &none())),
+            415,
+        ),
+        (
+            "attacks:Z53 UTF-16",
+            post.clone(),
+            JSON,
+            run("z53", "builder", &none()).to_string().bytes().flat_map(|byte| [byte, 0]).collect(),
+            415,
+        ),
     ] {
         let answer = ask(&world, "alice", &line, media, &body).await;
-        assert!(statuses.contains(&answer.status), "{row}: {} {}", answer.status, answer.text());
+        assert_eq!(answer.status, status, "{row}: {}", answer.text());
     }
     assert_eq!(sent(&world).await, [""; 0]);
     // The twins.

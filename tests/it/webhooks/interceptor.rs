@@ -1,13 +1,16 @@
 //! The assertion that an EventListener gets, and the interceptor that it asks with it.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::{BODY, deliver};
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Answer, Recorded, Reply, unique},
+    harness::{Answer, Recorded, Reply, unique, within},
 };
 
 const ANSWER: &str = r#"{"eventListener":"build","namespace":"ci","eventID":"event-1"}"#;
@@ -171,6 +174,69 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
     assert!(fixture.upstream.take().is_empty(), "nothing is forwarded");
 }
 
+/// Somebody in the chain who has seen the assertion asks first, under an event of its own: no run may get lost by that.
+#[tokio::test]
+async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_deliverys() {
+    let told = Arc::new(Notify::new());
+    let answer = {
+        let told = told.clone();
+        let Reply::Bytes(bytes) = Reply::json(202, ANSWER) else { panic!() };
+        move |_: &Recorded| Reply::Later(told.clone(), bytes.clone())
+    };
+    let mut fixture = fixture_with(|yaml| yaml, answer).await;
+    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let id = unique();
+    let between = async {
+        let assertion = within(async {
+            loop {
+                if let Some(seen) = fixture.upstream.requests().first() {
+                    return seen.one("doorward-assertion").to_owned();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let about = |event: &str| question(&assertion, &body, event);
+        assert!(goes_on(&fixture, &about("false-event")).await.0, "nobody knows better yet");
+        let (genuine, ()) = tokio::join!(goes_on(&fixture, &about("event-1")), async { told.notify_one() });
+        assert!(genuine.0, "{}", genuine.1);
+        assert!(!goes_on(&fixture, &about("false-event")).await.0);
+        assertion
+    };
+    let (delivered, assertion) = tokio::join!(deliver(&fixture, &id, &body, &[]), between);
+    assert_eq!(delivered.status, 202);
+    let other = of_trigger(&question(&assertion, &body, "false-event"), "namespaces/ci/triggers/other");
+    assert!(!goes_on(&fixture, &other).await.0, "nor for another Trigger");
+    fixture.doorward.wait_for_log("a delivery was bound to an event that its EventListener does not know").await;
+    assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
+}
+
+/// Its run is made; the other's is not.
+#[tokio::test]
+async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_and_others_make_theirs() {
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    let fixture = fixture_with(
+        |yaml| yaml,
+        move |_| match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Reply::json(500, "{}"),
+            _ => Reply::json(202, &ANSWER.replace("event-1", "event-2")),
+        },
+    )
+    .await;
+    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let id = unique();
+    assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 503);
+    let first = fixture.upstream.take()[0].one("doorward-assertion").to_owned();
+    assert!(goes_on(&fixture, &question(&first, &body, "event-1")).await.0);
+    assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 202);
+    let second = fixture.upstream.take()[0].one("doorward-assertion").to_owned();
+    let again = question(&second, &body, "event-2");
+    let (go, answer) = goes_on(&fixture, &again).await;
+    assert!(!go && answer.to_string().contains("event event-1 already"), "{answer}");
+    assert!(goes_on(&fixture, &of_trigger(&again, "namespaces/ci/triggers/other")).await.0);
+    assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 0"), "that is no alarm");
+}
+
 /// A question about another Trigger.
 fn of_trigger(question: &Value, id: &str) -> Value {
     let mut question = question.clone();
@@ -216,7 +282,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
 }
 
 #[tokio::test]
-async fn the_service_account_of_a_trigger_is_read_where_rules_look_at_it() {
+async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_at_it() {
     let rules =
         |yaml: String| yaml.replace("branch: [main]}", "branch: [main], trigger: {service_accounts: [builder]}}");
     let fixture = fixture_with(rules, |request| {
