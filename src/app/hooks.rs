@@ -80,14 +80,31 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
     Ok(json!({"retried": retried}))
 }
 
-/// Drops one for ever.
-pub async fn drop_one(app: &App, command: &Command) -> Result<Value, CommandError> {
+/// Drops one for ever, or all of a sender.
+pub async fn drop(app: &App, command: &Command) -> Result<Value, CommandError> {
+    if arguments::<One>(command).is_err() {
+        return drop_all(app, command).await;
+    }
     let id = find(app, command).await?;
     if !app.held.drop_one(&id, app.clock.now()).await.map_err(|error| unavailable(&error))? {
         return Err(gone());
     }
     tracing::warn!(held = %id, who = command.who, why = command.why, "a held delivery was dropped");
     Ok(json!({"dropped": id.to_string()}))
+}
+
+async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
+    let now = app.clock.now();
+    let Which { webhook: Some(webhook), parked } = arguments(command)? else {
+        return Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"));
+    };
+    let wanted = Wanted { webhook: Some(webhook.clone()), parked };
+    let mut dropped = 0;
+    for (id, _) in app.held.list(&wanted, now).await.map_err(|error| unavailable(&error))? {
+        dropped += u32::from(app.held.drop_one(&id, now).await.map_err(|error| unavailable(&error))?);
+    }
+    tracing::warn!(dropped, webhook, who = command.who, why = command.why, "held deliveries were dropped");
+    Ok(json!({"dropped": dropped}))
 }
 
 fn described(id: &HeldId, held: &Held) -> Value {

@@ -86,7 +86,7 @@ impl Commands for Operators {
                 "hooks" => hooks::list(&self.app, command).await,
                 "show-hook" => hooks::show(&self.app, command).await,
                 "retry-hook" => hooks::retry(&self.app, command).await,
-                "drop-hook" => hooks::drop_one(&self.app, command).await,
+                "drop-hook" => hooks::drop(&self.app, command).await,
                 "revocations" => Ok(json!({"revocations": self.app.revocations.list()})),
                 other => {
                     Err(CommandError::new(format!("there is no command `{other}`")).help(format!("known: {KNOWN}")))

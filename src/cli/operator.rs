@@ -132,8 +132,22 @@ pub enum HooksCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
-    /// Drop one for ever. The sender's own tries of it stay duplicates.
-    Drop(HookArgs),
+    /// Drop one for ever, or all of a sender, such as those that came while somebody else had its secret. The sender's own tries of them
+    /// stay duplicates.
+    #[command(group = clap::ArgGroup::new("target").required(true))]
+    Drop {
+        /// Its id as `list` shows it, or how that begins.
+        #[arg(value_name = "ID", group = "target")]
+        id: Option<String>,
+        /// All of this sender: its name in the configuration.
+        #[arg(long, value_name = "NAME", group = "target")]
+        webhook: Option<String>,
+        /// Of these, only those that are no longer tried.
+        #[arg(long, requires = "webhook")]
+        parked: bool,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
 }
 
 /// Which held delivery.
@@ -157,7 +171,10 @@ pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
         HooksCommand::Retry { id: None, webhook, operator, .. } => {
             ("retry-hook", json!({"webhook": webhook, "parked": true}), operator)
         }
-        HooksCommand::Drop(HookArgs { id, operator }) => ("drop-hook", json!({"id": id}), operator),
+        HooksCommand::Drop { id: Some(id), operator, .. } => ("drop-hook", json!({"id": id}), operator),
+        HooksCommand::Drop { id: None, webhook, parked, operator } => {
+            ("drop-hook", json!({"webhook": webhook, "parked": parked}), operator)
+        }
     };
     command(name, arguments, operator, out)
 }

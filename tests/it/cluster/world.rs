@@ -224,7 +224,8 @@ impl World {
     pub fn audit(&self) -> Vec<Value> {
         let mut events = self.api.audit(&format!("system:serviceaccount:{}:doorward", self.namespace));
         let is_own = |event: &Value| {
-            event["objectRef"]["resource"] == "selfsubjectaccessreviews" && event["impersonatedUser"].is_null()
+            let asks = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+            asks.iter().any(|asked| event["objectRef"]["resource"] == *asked) && event["impersonatedUser"].is_null()
         };
         events.retain(|event| !is_own(event));
         events

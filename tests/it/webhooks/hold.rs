@@ -195,6 +195,16 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert_eq!(hooks(&doorward, &["drop", &second_id]).await.unwrap()["dropped"], second_id.as_str());
     assert!(held(&doorward).await.is_empty());
     assert!(hooks(&doorward, &["drop", &second_id]).await.is_err());
+    // Those of a sender whose secret somebody else had, all at once.
+    status.store(400, Ordering::SeqCst);
+    for number in [3, 4] {
+        assert_eq!(deliver_to(&doorward, &unique(), &body(number)).await.status, 202);
+    }
+    until_it_holds(&doorward, 0, 2).await;
+    let name = held(&doorward).await[0]["webhook"].as_str().unwrap().to_owned();
+    assert_eq!(hooks(&doorward, &["drop", "--webhook", "another"]).await.unwrap()["dropped"], 0);
+    assert_eq!(hooks(&doorward, &["drop", "--webhook", &name]).await.unwrap()["dropped"], 2);
+    assert!(held(&doorward).await.is_empty());
     let commands: Vec<String> = doorward.audit().iter().map(ToString::to_string).collect();
     for command in ["retry-hook", "drop-hook", "show-hook"] {
         assert!(commands.iter().any(|line| line.contains(command) && line.contains("olga")), "{command}");

@@ -198,7 +198,8 @@ async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_d
         .await;
         let about = |event: &str| question(&assertion, &body, event);
         assert!(goes_on(&fixture, &about("false-event")).await.0, "nobody knows better yet");
-        let (genuine, ()) = tokio::join!(goes_on(&fixture, &about("event-1")), async { told.notify_one() });
+        let of_listener = about("event-1");
+        let (genuine, ()) = tokio::join!(goes_on(&fixture, &of_listener), async { told.notify_one() });
         assert!(genuine.0, "{}", genuine.1);
         assert!(!goes_on(&fixture, &about("false-event")).await.0);
         assertion
