@@ -222,7 +222,8 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
                 .list("scopes", budget.list(Field::Names, &issued.scopes))
                 .some("expires", Some(issued.expires.as_millis()))
                 .list("rules", budget.list(Field::Names, &issued.rules))
-                .some("cause", issued.cause.map(Id));
+                .some("cause", issued.cause.map(Id))
+                .some_text("actor_issuer", budget.optional(Field::Names, issued.actor_issuer.as_deref()));
             if let Some(task) = &issued.task {
                 object.object("task", |object| issued_task(task, budget, object));
             }

@@ -153,6 +153,8 @@ pub struct Issued {
     pub cause: Option<Uuid>,
     /// The task that got it.
     pub task: Option<IssuedTask>,
+    /// The issuer of who acts, by its name in the configuration.
+    pub actor_issuer: Option<Arc<str>>,
     /// Where it is another provider's.
     pub onward: Option<IssuedOnward>,
 }

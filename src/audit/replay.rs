@@ -438,6 +438,7 @@ impl PrincipalLine {
             username: actor.user.name.into(),
             workload: None,
             on_behalf_of: None,
+            acting: Box::default(),
             lives_with: Box::default(),
             kind: self.kind,
             scheme: self.scheme,

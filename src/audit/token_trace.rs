@@ -20,12 +20,23 @@ pub struct TracedToken {
     pub at: Timestamp,
     /// Whose it is, by the Kubernetes user name.
     pub whose: String,
+    /// The same as their issuer knows them, and who acts.
+    parties: Parties,
     /// In order.
     pub uses: Vec<Use>,
     /// Further uses.
     pub more: u64,
     /// When it was ended before its time, and why.
     pub ended: Option<(Timestamp, String)>,
+}
+
+/// By whom a token can be ended as a whole.
+#[derive(Debug)]
+struct Parties {
+    /// Name and identifier of the issuer.
+    issuers: [String; 2],
+    subject: String,
+    actor: Option<String>,
 }
 
 /// A request that came with a token.
@@ -55,6 +66,9 @@ pub struct IssuedLine {
     pub cause: Option<Uuid>,
     #[serde(default)]
     pub task: Option<TaskLine>,
+    /// The issuer of who acts.
+    #[serde(default)]
+    pub actor_issuer: Option<String>,
     /// Where it is another provider's.
     #[serde(default)]
     pub onward: Option<OnwardLine>,
@@ -83,6 +97,14 @@ pub struct TaskLine {
     pub root: String,
 }
 
+impl TaskLine {
+    /// With whose end the token ends, by uid.
+    fn lives_with(&self) -> impl Iterator<Item = &str> {
+        let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
+        objects.into_iter().flatten().map(|object| object.uid.as_str()).chain([self.root.as_str()])
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct ObjectLine {
     pub name: String,
@@ -106,6 +128,9 @@ pub enum Tokens<'a> {
 struct Line {
     #[serde(default)]
     time: i64,
+    /// 1 is success.
+    #[serde(default)]
+    status_id: u8,
     metadata: Metadata,
     #[serde(default)]
     actor: Actor,
@@ -129,6 +154,7 @@ struct Metadata {
 #[serde(default)]
 struct Actor {
     user: Named,
+    idp: Named,
     session: Named,
 }
 
@@ -171,6 +197,66 @@ struct Unmapped {
     issued: Option<IssuedLine>,
     revoked: Option<String>,
     tokens_ended: Option<Ended>,
+    principal: PrincipalLine,
+    /// Of an operator, and why.
+    command: String,
+    why: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PrincipalLine {
+    actor: Option<ActorLine>,
+    claims: Claims,
+}
+
+#[derive(Deserialize)]
+struct ActorLine {
+    #[serde(default)]
+    subject: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Claims {
+    iss: String,
+}
+
+/// What an operator revokes.
+#[derive(Deserialize)]
+struct Revocation {
+    issuer: String,
+    #[serde(default)]
+    subject: Option<String>,
+    #[serde(default)]
+    token_id: Option<String>,
+}
+
+impl Revocation {
+    /// From the command as it is recorded once it was done.
+    fn read(command: &str) -> Option<Self> {
+        serde_json::from_str(command.strip_prefix("revoke ")?).ok()
+    }
+
+    fn meets(&self, token: &TracedToken) -> bool {
+        if let Some(id) = &self.token_id {
+            return *id == token.issued.token;
+        }
+        let Some(subject) = &self.subject else { return false };
+        let Parties { issuers, subject: person, actor } = &token.parties;
+        let of_person = issuers.contains(&self.issuer) && subject == person;
+        // A service account is called otherwise as an actor.
+        let account = subject.strip_prefix("system:serviceaccount:");
+        let is_actor = |actor: &String| match account {
+            None => actor == subject,
+            Some(account) => actor.strip_prefix("serviceaccount:").is_some_and(|name| {
+                name == account
+                    || name.strip_prefix(&*self.issuer).and_then(|name| name.strip_prefix(':')) == Some(account)
+            }),
+        };
+        let of_actor = token.issued.actor_issuer.as_ref() == Some(&self.issuer) && actor.as_ref().is_some_and(is_actor);
+        of_person || of_actor
+    }
 }
 
 #[derive(Deserialize)]
@@ -203,6 +289,11 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
                 request,
                 at: Timestamp::from_millis(line.time),
                 whose: line.actor.user.name,
+                parties: Parties {
+                    issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
+                    subject: line.actor.user.uid,
+                    actor: line.unmapped.principal.actor.map(|actor| actor.subject),
+                },
                 uses: Vec::new(),
                 more: 0,
                 ended: None,
@@ -244,13 +335,22 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
         let Some(ended) = line.unmapped.tokens_ended else { return };
         let at = Timestamp::from_millis(line.time);
         for token in found.values_mut() {
-            let is_meant = token
-                .issued
-                .task
-                .as_ref()
-                .is_some_and(|task| task.task_run.uid == ended.uid || task.pod.uid == ended.uid);
+            let is_meant = token.issued.task.as_ref().is_some_and(|task| task.lives_with().any(|uid| uid == ended.uid));
             if is_meant && at.as_millis() < token.issued.expires {
                 token.ended.get_or_insert_with(|| (at, ended.why.clone()));
+            }
+        }
+    })?;
+    each(files, code::OPERATOR, |line: Line| {
+        let Some(revocation) = Revocation::read(&line.unmapped.command).filter(|_| line.status_id == 1) else { return };
+        let at = Timestamp::from_millis(line.time);
+        for token in found.values_mut() {
+            let is_out = token.at <= at && at.as_millis() < token.issued.expires;
+            if is_out && revocation.meets(token) {
+                let ended = (at, format!("an operator revoked it: {}", line.unmapped.why.escape_debug()));
+                if token.ended.as_ref().is_none_or(|(before, _)| at < *before) {
+                    token.ended = Some(ended);
+                }
             }
         }
     })?;

@@ -15,7 +15,7 @@ pub(crate) use self::schemes::held;
 pub use self::{
     authenticated::Authenticated,
     needed_login::NeededLogin,
-    principal::{Actor, CredentialId, Kind, LoginFacts, OnBehalfOf, Principal, Scheme},
+    principal::{Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme},
     schemes::{Authenticator, Outcome, wanted},
 };
 use crate::error::Rejection;

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use crate::config::raw::{Kind, Scheme};
@@ -41,9 +42,11 @@ pub struct Principal {
     pub delivery: Option<Arc<Facts>>,
     /// The email address, only where the issuer says that it is verified. For display, never for decisions.
     pub email: Option<Arc<str>>,
-    /// Of Doorward's own tokens: on whose behalf it was issued.
-    pub on_behalf_of: Option<Box<OnBehalfOf>>,
-    /// The TaskRun and the pod with whose end the credential ends, by uid.
+    /// Of Doorward's own tokens: on whose behalf it was issued. Where they are revoked, it is too.
+    pub on_behalf_of: Option<Box<KnownAs>>,
+    /// Who acts for `subject`, and who acted before: where one of them is revoked, so is the credential.
+    pub acting: Box<[KnownAs]>,
+    /// The pod and the runs with whose end the credential ends, by uid.
     pub lives_with: Box<[Arc<str>]>,
     /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
     pub workload: Option<WorkloadIdentity>,
@@ -110,10 +113,28 @@ impl Principal {
             expires: Timestamp::default(),
             delivery: None,
             on_behalf_of: None,
+            acting: Box::default(),
             lives_with: Box::default(),
             workload: None,
             email: None,
         }
+    }
+
+    /// Who acts for them, and within it who acted before, as a token says it (RFC 8693 section 4.1). An actor of whom no issuer is
+    /// named is of the token's own, whose identifier this is.
+    pub fn act(&self, identifier: Option<&str>) -> Option<Value> {
+        fn complete(act: &mut Value, identifier: &str) {
+            let Some(act) = act.as_object_mut() else { return };
+            act.entry("iss").or_insert_with(|| identifier.into());
+            if let Some(before) = act.get_mut("act") {
+                complete(before, identifier);
+            }
+        }
+        let mut act = self.claims.get("act")?.clone();
+        if let Some(identifier) = identifier {
+            complete(&mut act, identifier);
+        }
+        Some(act)
     }
 
     /// Whoever comes without a credential, on a route that lets them.
@@ -136,11 +157,12 @@ pub struct Actor {
     pub client: Option<Arc<str>>,
 }
 
-/// The principal on whose behalf a token was issued, as their own issuer knows them: where they are revoked, it is too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OnBehalfOf {
+/// A principal as their own issuer knows them, which is how they are revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownAs {
     /// The name in the configuration.
     pub issuer: Arc<str>,
+    #[serde(rename = "sub")]
     pub subject: Arc<str>,
 }
 
@@ -149,6 +171,12 @@ impl Actor {
     /// begin with.
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self { subject: format!("{SERVICE_ACCOUNT}{namespace}:{name}").into(), client: None }
+    }
+
+    /// Whether a name is that of a service account as a cluster, or Doorward, gives it: no other issuer's actor or client has one.
+    pub fn is_reserved(name: &str) -> bool {
+        let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        begins("system:serviceaccount:") || begins(SERVICE_ACCOUNT)
     }
 
     pub fn is_service_account(&self) -> bool {

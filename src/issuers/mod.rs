@@ -72,7 +72,7 @@ pub use self::{
     keys::{Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,
-    principal::{Facts, RUN_CLAIM, lives_with, login_facts, on_behalf_of, split_scopes},
+    principal::{ACTING_CLAIM, Facts, RUN_CLAIM, acting, lives_with, login_facts, on_behalf_of, split_scopes},
     single_flight::{Key, SingleFlight},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     authn::{
-        Actor, CredentialId, Kind, LoginFacts, OnBehalfOf, Principal, Scheme,
+        Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme,
         principal::{InvalidName, WorkloadIdentity, check_name},
     },
     clock::Timestamp,
@@ -23,6 +23,9 @@ use crate::{
 
 /// The claim of Doorward's own tokens with the run of Tekton that asked for them.
 pub const RUN_CLAIM: &str = "doorward.dev/run";
+
+/// The claim of Doorward's own tokens with those who act, by the names of their issuers in the configuration.
+pub const ACTING_CLAIM: &str = "acting";
 
 /// A principal with more groups or scopes is refused: neither can be meant.
 const MAX_ENTRIES: usize = 1_000;
@@ -107,6 +110,7 @@ impl Mapping {
             expires,
             delivery: None,
             on_behalf_of: own.and_then(on_behalf_of),
+            acting: own.map_or_else(|| self.acting(&claims), acting),
             lives_with: own.map(lives_with).unwrap_or_default(),
             workload,
             claims: Arc::new(claims),
@@ -138,6 +142,9 @@ impl Mapping {
     pub fn client(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
         match self.client.iter().find_map(|path| path.find(claims)) {
             None => Ok(None),
+            Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
+                Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is no service account"))
+            }
             Some(Value::String(client)) if !client.is_empty() && client.len() <= 255 => {
                 Ok(Some(client.as_str().into()))
             }
@@ -246,19 +253,40 @@ impl Mapping {
         if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
     }
 
+    /// Whether names of service accounts mean nothing from this issuer: it is no cluster, and not Doorward, which has looked them up.
+    fn reserves_accounts(&self) -> bool {
+        !matches!(self.preset, Some(Preset::Doorward | Preset::Kubernetes))
+    }
+
     /// The outermost actor; those within it are history (RFC 8693 section 4.1).
     fn actor(&self, claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
         let Some(act) = claims.get("act") else { return Ok(None) };
         let text = |name| act.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= 255);
         let Some(subject) = text("sub") else { return Err(wrong("act", Some(act), "an object with a `sub`")) };
-        // A service account, which Doorward itself has looked up.
-        if self.preset == Some(Preset::Doorward)
-            && let Some((namespace, name)) =
-                subject.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
-        {
-            return Ok(Some(Actor::service_account(namespace, name)));
+        let is_account = |act: &Value| {
+            let named = ["sub", "client_id"].into_iter().filter_map(|name| act.get(name)?.as_str());
+            named.into_iter().any(Actor::is_reserved)
+        };
+        if self.reserves_accounts() && levels(act).any(is_account) {
+            return Err(wrong("act", Some(act), "actors that are no service accounts"));
+        }
+        // A task, whose service account Doorward itself has looked up: the token was issued to it, under the name that it has as an
+        // actor. Only tokens of tasks have a run.
+        if self.preset == Some(Preset::Doorward) && Actor::is_reserved(subject) {
+            let task =
+                self.client(claims)?.filter(|client| claims.contains_key(RUN_CLAIM) && Actor::is_reserved(client));
+            let subject = task.ok_or_else(|| wrong("act", Some(act), "a service account only for a task"))?;
+            return Ok(Some(Actor { subject, client: None }));
         }
         Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) }))
+    }
+
+    /// All who act, or have acted, as far as they are of this issuer.
+    fn acting(&self, claims: &Map<String, Value>) -> Box<[KnownAs]> {
+        let is_own = |act: &&Value| act.get("iss").is_none_or(|iss| claims.get("iss") == Some(iss));
+        let subjects =
+            claims.get("act").into_iter().flat_map(levels).filter(is_own).filter_map(|act| act.get("sub")?.as_str());
+        subjects.map(|subject| KnownAs { issuer: Arc::clone(&self.name), subject: subject.into() }).collect()
     }
 
     /// What a preset knows about the workload behind the token.
@@ -291,16 +319,27 @@ impl Mapping {
 }
 
 /// On whose behalf one of Doorward's own tokens was issued.
-pub fn on_behalf_of(claims: &Map<String, Value>) -> Option<Box<OnBehalfOf>> {
-    let origin = claims.get("origin")?;
-    let text = |name: &str| origin.get(name)?.as_str().map(Arc::from);
-    Some(Box::new(OnBehalfOf { issuer: text("issuer")?, subject: text("sub")? }))
+pub fn on_behalf_of(claims: &Map<String, Value>) -> Option<Box<KnownAs>> {
+    KnownAs::deserialize(claims.get("origin")?).ok().map(Box::new)
 }
 
-/// The TaskRun and the pod that one of Doorward's own tokens lives as long as.
+/// Who acts by one of Doorward's own tokens, and acted before, as their issuers know them.
+pub fn acting(claims: &Map<String, Value>) -> Box<[KnownAs]> {
+    let acting = claims.get(ACTING_CLAIM).and_then(Value::as_array).into_iter().flatten();
+    acting.filter_map(|actor| KnownAs::deserialize(actor).ok()).collect()
+}
+
+/// An actor, and those within it.
+fn levels(act: &Value) -> impl Iterator<Item = &Value> {
+    std::iter::successors(Some(act), |act| act.get("act"))
+}
+
+/// The pod and the runs that one of Doorward's own tokens lives as long as.
 pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
-    let uid = |of: &str| claims.get(RUN_CLAIM)?.get(of)?.get("uid")?.as_str().map(Arc::from);
-    ["task_run", "pod"].into_iter().filter_map(uid).collect()
+    let Some(run) = claims.get(RUN_CLAIM) else { return Box::default() };
+    let named = ["task_run", "pod", "pipeline_run"].into_iter().filter_map(|of| run.get(of));
+    let within = run.get("within").and_then(Value::as_array).into_iter().flatten();
+    named.chain(within).filter_map(|object| object.get("uid")?.as_str().map(Arc::from)).collect()
 }
 
 /// The scopes of a space separated text.

@@ -43,7 +43,11 @@ impl Worker {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|media| media.as_bytes().starts_with(b"application/json"));
-        if snapshot.tokens.is_none() || !makes || response.status() != StatusCode::CREATED || !is_json {
+        if snapshot.tokens.is_none() || !makes || response.status() != StatusCode::CREATED {
+            return Ending::Response { response, forwarded };
+        }
+        if !is_json {
+            tracing::warn!(request_id = %record.id, "the answer to a request that made a run is no JSON, though no other was asked for: its tasks get no tokens");
             return Ending::Response { response, forwarded };
         }
         let (mut parts, body) = response.into_parts();
@@ -56,7 +60,7 @@ impl Worker {
         match serde_json::from_slice::<Made>(&bytes) {
             Ok(made) => self.note_cause(snapshot, Mark::Uid(&made.metadata.uid), exchange).await,
             Err(error) => {
-                tracing::warn!(request_id = %record.id, %error, "the answer to a request that made a run names no object");
+                tracing::warn!(request_id = %record.id, %error, "the answer to a request that made a run names no object: its tasks get no tokens");
             }
         }
         Ending::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), forwarded }
@@ -104,7 +108,8 @@ impl Worker {
         })
     }
 
-    /// Notes that the principal of a request caused what bears the mark. Where that cannot be kept, its tasks get no tokens.
+    /// Notes that the principal of a request caused what bears the mark. Where that cannot be kept, its tasks get no tokens: a run
+    /// that names a request of ours is not looked for by its event.
     pub(super) async fn note_cause(&self, snapshot: &Snapshot, mark: Mark<'_>, exchange: &mut Exchange) {
         let record = exchange.record();
         let Some(principal) = record.principal.clone().filter(|_| snapshot.tokens.is_some()) else { return };
@@ -123,6 +128,8 @@ impl Worker {
         let now = self.app.clock.now();
         let causes = Causes { store: self.app.store(), keys: snapshot.sessions.keys() };
         let claims = snapshot.claims.as_deref().unwrap_or_default();
-        causes.keep(mark, &Cause::new(principal, request, now, claims), now).await
+        let issuer = snapshot.issuers.get(&principal.issuer);
+        let identifier = issuer.map(|issuer| &**issuer.identifier());
+        causes.keep(mark, &Cause::new(principal, identifier, request, now, claims), now).await
     }
 }

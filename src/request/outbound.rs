@@ -91,11 +91,15 @@ impl Outbound {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
-    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name. The
-    /// answer, which tells what was made, must be one that can be read.
-    pub fn attribute(&mut self, body: Bytes) {
-        self.request.headers_mut().remove(header::ACCEPT_ENCODING);
-        impersonation::vouch(&self.permit.meta().id_line, self.request.headers_mut());
+    /// Sends this body of a run, which names the request of ours by which the run is made, and vouches for that name. Where it
+    /// makes one, the answer tells which, and must be one that can be read: JSON, whatever the client would rather have.
+    pub fn attribute(&mut self, body: Bytes, makes_a_run: bool) {
+        let headers = self.request.headers_mut();
+        if makes_a_run {
+            headers.remove(header::ACCEPT_ENCODING);
+            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        }
+        impersonation::vouch(&self.permit.meta().id_line, headers);
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 

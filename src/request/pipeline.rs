@@ -300,14 +300,15 @@ impl Worker {
             Some(document) => {
                 let rule = decided.decision.rule.as_deref();
                 let request = exchange.record().id;
+                let makes = document.run.intent.makes_a_run();
                 let (body, apply) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
-                (Some(self.app.budget.hold(body).ok_or_else(short_of_memory)?), apply)
+                (Some((self.app.budget.hold(body).ok_or_else(short_of_memory)?, makes)), apply)
             }
             None => (None, None),
         };
         let mut outbound = Outbound::assume(permit, &given.groups)?;
-        if let Some(body) = body {
-            outbound.attribute(body);
+        if let Some((body, makes_a_run)) = body {
+            outbound.attribute(body, makes_a_run);
         }
         if let Some(assertion) = assertion {
             outbound.assert(assertion);

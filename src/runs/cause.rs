@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    authn::{Actor, Kind, LoginFacts, Principal, Scheme, principal::ANONYMOUS},
+    authn::{Actor, Kind, KnownAs, LoginFacts, Principal, Scheme, principal::ANONYMOUS},
     clock::Timestamp,
     sessions::keyring::{KeyRing, OpenError, Purpose},
     store::{Expect, Store, StoreError, Table},
@@ -54,6 +54,15 @@ pub struct Cause {
     scopes: Vec<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<Arc<str>>,
+    /// Where it came with a token of ours, on whose behalf that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_behalf_of: Option<KnownAs>,
+    /// Who acted for them, and before, as their issuers know them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    acting: Vec<KnownAs>,
+    /// The same as tokens say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    act: Option<Value>,
     /// Who acted for them: subject and client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor: Option<(Arc<str>, Option<Arc<str>>)>,
@@ -89,8 +98,14 @@ pub struct Causes<'a> {
 }
 
 impl Cause {
-    /// `claims`: names of those that the policy looks at.
-    pub fn new(principal: &Principal, request: Uuid, at: Timestamp, claims: &[Arc<str>]) -> Self {
+    /// `identifier`: that of the principal's issuer. `claims`: names of those that the policy looks at.
+    pub fn new(
+        principal: &Principal,
+        identifier: Option<&str>,
+        request: Uuid,
+        at: Timestamp,
+        claims: &[Arc<str>],
+    ) -> Self {
         let kept = |name: &Arc<str>| Some((name.to_string(), principal.claims.get(&**name)?.clone()));
         Self {
             request,
@@ -102,6 +117,9 @@ impl Cause {
             groups: principal.groups.clone(),
             scopes: principal.scopes.clone(),
             client: principal.client.clone(),
+            on_behalf_of: principal.on_behalf_of.as_deref().cloned(),
+            acting: principal.acting.to_vec(),
+            act: principal.act(identifier),
             actor: principal.actor.as_ref().map(|actor| (Arc::clone(&actor.subject), actor.client.clone())),
             auth_time: principal.login.auth_time.map(Timestamp::as_millis),
             acr: principal.login.acr.clone(),
@@ -119,6 +137,8 @@ impl Cause {
             scopes: self.scopes.clone(),
             client: self.client.clone(),
             actor: self.actor.clone().map(|(subject, client)| Actor { subject, client }),
+            on_behalf_of: self.on_behalf_of.clone().map(Box::new),
+            acting: self.acting.as_slice().into(),
             login: LoginFacts {
                 auth_time: self.auth_time.map(Timestamp::from_millis),
                 acr: self.acr.clone(),
@@ -137,6 +157,16 @@ impl Cause {
                 Arc::clone(&self.username),
             )
         }
+    }
+
+    /// Who acted for the principal, as tokens say it.
+    pub fn act(&self) -> Option<&Value> {
+        self.act.as_ref()
+    }
+
+    /// Whether it was kept by a version that noted of an actor neither who they are to their issuer nor on whose behalf they acted.
+    pub fn lacks_actors(&self) -> bool {
+        self.actor.is_some() && self.acting.is_empty()
     }
 
     /// Whether a run that was made then can have come of the delivery.
@@ -163,6 +193,11 @@ impl Causes<'_> {
         let sealed = self.keys.seal(Purpose::Cause, &key, &plain).ok_or(CauseError::Unreadable)?;
         self.store.put(Table::Causes, &key, sealed, now + KEPT, Expect::Absent, now).await?;
         Ok(())
+    }
+
+    /// Whether a run is known to have been made through Doorward.
+    pub async fn made(&self, uid: &str, now: Timestamp) -> Result<bool, CauseError> {
+        Ok(self.store.get(Table::Causes, &Mark::Uid(uid).key(), now).await?.is_some())
     }
 
     /// Who caused a run: by its uid, or else by the event that it says it came of, if it was made right after that.
@@ -211,7 +246,7 @@ mod tests {
     }
 
     fn cause() -> Cause {
-        Cause::new(&alice(), Uuid::from_u128(1), NOW, &["department".into()])
+        Cause::new(&alice(), None, Uuid::from_u128(1), NOW, &["department".into()])
     }
 
     struct Fixture {
@@ -242,7 +277,7 @@ mod tests {
         assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
         assert!(at.causes().of("v", None, None, NOW).await.unwrap().is_none());
         // Nobody takes a run over.
-        let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), Uuid::nil(), NOW, &[]);
+        let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), None, Uuid::nil(), NOW, &[]);
         at.causes().keep(Mark::Uid("u"), &mallory, NOW).await.unwrap();
         let found = at.causes().of("u", None, None, NOW).await.unwrap().unwrap();
         assert_eq!(&*found.principal().username, "alice");

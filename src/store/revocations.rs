@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Expect, Store, StoreError, Table};
 use crate::{
-    authn::{CredentialId, Principal},
+    authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
 };
 
@@ -38,7 +38,7 @@ pub enum Target<'a> {
     Token { issuer: &'a str, id: &'a str },
     /// Everything of one principal.
     Principal { issuer: &'a str, subject: &'a str },
-    /// All tokens of a TaskRun or of a pod, by its uid.
+    /// All tokens of a run or of a pod, by its uid.
     Workload(&'a str),
 }
 
@@ -150,18 +150,16 @@ impl Revocations {
         Ok(())
     }
 
-    /// Whether the credential of a principal, or all of theirs, is revoked.
+    /// Whether the credential of a principal is revoked, or all of theirs, of a person's on whose behalf it is, or of an actor's.
     pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
         let of_workload = || principal.lives_with.iter().find_map(|uid| self.workload(uid));
-        let of_person = || {
-            let behind = principal.on_behalf_of.as_deref()?;
-            self.find(&CredentialId::None, &behind.issuer, &behind.subject)
-        };
+        let known = |other: &KnownAs| self.find(&CredentialId::None, &other.issuer, &other.subject);
+        let of_others = || principal.on_behalf_of.as_deref().into_iter().chain(&principal.acting).find_map(known);
         let own = self.find(&principal.credential, &principal.issuer, &principal.subject);
-        own.or_else(of_workload).or_else(of_person)
+        own.or_else(of_workload).or_else(of_others)
     }
 
-    /// Whether all tokens of a TaskRun or of a pod are revoked.
+    /// Whether all tokens of a run or of a pod are revoked.
     pub fn workload(&self, uid: &str) -> Option<Revocation> {
         if self.0.empty.load(Ordering::Acquire) {
             return None;

@@ -29,7 +29,7 @@ const AFTER: Duration = Duration::from_secs(120);
 /// How much longer it is kept, so that not each token that a run gets writes it anew.
 const FURTHER: Duration = Duration::from_secs(1800);
 
-/// What the store has of a TaskRun or a pod that has tokens, by its uid: enough to find it again in the cluster.
+/// What the store has of a run or a pod that has tokens, by its uid: enough to find it again in the cluster.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.
@@ -37,6 +37,9 @@ pub struct Bearer {
     pub kind: Kind,
     pub namespace: String,
     pub name: String,
+    /// Whether the end of its tokens is in the audit trail.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_told: bool,
 }
 
 impl Exchanger<'_> {
@@ -51,9 +54,9 @@ impl Exchanger<'_> {
         let (store, task) = (self.app.store(), &of.task);
         let noted = store.get(Table::Tokens, task.pod.uid.as_bytes(), now).await?;
         if noted.as_ref().is_none_or(|noted| noted.expires < expires + AFTER) {
-            let put = |kind: Kind, object: &Named| {
+            let put = |(kind, object): (Kind, &Named)| {
                 let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
-                let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name };
+                let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name, is_told: false };
                 Put {
                     table: Table::Tokens,
                     key: object.uid.clone().into_bytes(),
@@ -62,7 +65,7 @@ impl Exchanger<'_> {
                     expect: Expect::Any,
                 }
             };
-            store.put_all(vec![put(Kind::Pod, &task.pod), put(Kind::TaskRun, &task.task_run)], now).await?;
+            store.put_all(task.lives_with().map(put).collect(), now).await?;
         }
         // Whoever looks for ends may not have found this one's until now.
         task.still_runs(self.lookup(&of.cluster)?).await?;

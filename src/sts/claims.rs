@@ -10,7 +10,7 @@ use super::{
     task::{Named, Task},
 };
 use crate::{
-    authn::{Actor, Kind, Principal},
+    authn::{Actor, Kind, KnownAs, Principal},
     clock::Timestamp,
     issuers::RUN_CLAIM,
 };
@@ -40,6 +40,9 @@ pub struct AccessToken<'a> {
     /// Who acts, and within it who acted before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act: Option<Value>,
+    /// The same, by the names that issuers have here: whoever is revoked takes the token with them.
+    #[serde(skip_serializing_if = "<[KnownAs]>::is_empty")]
+    pub acting: &'a [KnownAs],
     /// The run that it lives as long as.
     #[serde(flatten)]
     pub run: Map<String, Value>,
@@ -68,6 +71,9 @@ pub fn run(task: &Task) -> Map<String, Value> {
         task_run: &'a Named,
         #[serde(skip_serializing_if = "Option::is_none")]
         pipeline_run: Option<&'a Named>,
+        /// The runs that this one is in.
+        #[serde(skip_serializing_if = "<[Named]>::is_empty")]
+        within: &'a [Named],
         #[serde(skip_serializing_if = "Option::is_none")]
         pipeline: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +87,8 @@ pub fn run(task: &Task) -> Map<String, Value> {
         service_account: &view.service_account,
         pod: &task.pod,
         task_run: &task.task_run,
-        pipeline_run: task.pipeline_run.as_ref(),
+        pipeline_run: task.pipeline_run(),
+        within: task.pipeline_runs.get(1..).unwrap_or_default(),
         pipeline: view.pipeline.as_deref(),
         pipeline_task: view.pipeline_task.as_deref(),
         task: view.task.as_deref(),

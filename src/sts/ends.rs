@@ -1,7 +1,7 @@
-//! The end of tokens: watches TaskRuns and their pods, and revokes what was given to them as soon as they have ended, however
+//! The end of tokens: watches TaskRuns, their pods and the PipelineRuns around them, and revokes what was given to them as soon as they have ended, however
 //! they did. Whatever ended while nobody watched is found when the watch begins anew, since it tells of all that there are.
 //!
-//! What has not ended is kept in memory, with the PipelineRuns around it, so that an exchange finds it there. An object is taken
+//! What has not ended is kept in memory, so that an exchange finds it there. An object is taken
 //! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
 
 mod follow;
@@ -61,15 +61,14 @@ enum State {
 pub enum Kind {
     TaskRun,
     Pod,
-    /// Has no tokens itself, but tells of which run a task is.
     PipelineRun,
 }
 
 impl Ends {
-    /// Whether the end of a task in this namespace would be seen: that of the TaskRun, and that of its pod.
-    pub fn are_seen(&self, cluster: &str, namespace: &str, now: Timestamp) -> bool {
+    /// Whether the end of what is of these kinds in this namespace would be seen.
+    pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Timestamp) -> bool {
         let all = self.all();
-        [Kind::TaskRun, Kind::Pod].into_iter().all(|kind| {
+        kinds.iter().all(|&kind| {
             all.iter().any(|(watch, watched)| {
                 watch.covers(cluster, kind, namespace)
                     && match watched.state {
@@ -225,30 +224,32 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    const BOTH: [Kind; 2] = [Kind::TaskRun, Kind::Pod];
+
     #[test]
     fn ends_are_seen_only_while_every_watch_goes_on() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let ends = Ends::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
         let (runs, pods) = (watch(Kind::TaskRun), watch(Kind::Pod));
-        assert!(!ends.are_seen("c", "ci", clock.now()), "nobody watches");
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "nobody watches");
         ends.begin(&runs);
         ends.begin(&pods);
         ends.set(&runs, State::ToldAt(clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
-        assert!(!ends.are_seen("c", "ci", clock.now()), "one has never told anything");
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "one has never told anything");
         ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", "ci", clock.now()));
-        assert!(!ends.are_seen("d", "ci", clock.now()));
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()));
+        assert!(!ends.are_seen("d", "ci", &BOTH, clock.now()));
         ends.set(&pods, State::LostAt(clock.now()));
         ends.begin(&pods);
-        assert!(ends.are_seen("c", "ci", clock.now()), "for a moment");
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()), "for a moment");
         clock.advance(Duration::from_secs(9));
         ends.set(&pods, State::LostAt(clock.now()));
         clock.advance(Duration::from_secs(1));
-        assert!(!ends.are_seen("c", "ci", clock.now()), "each try does not begin the moment anew");
+        assert!(!ends.are_seen("c", "ci", &BOTH, clock.now()), "each try does not begin the moment anew");
         ends.set(&pods, State::ToldAt(clock.now()));
-        assert!(ends.are_seen("c", "ci", clock.now()));
+        assert!(ends.are_seen("c", "ci", &BOTH, clock.now()));
     }
 
     /// A reload may let another namespace have tokens, and watches begin with the process.
@@ -258,11 +259,11 @@ mod tests {
         let ends = Ends::default();
         for kind in [Kind::TaskRun, Kind::Pod] {
             let watch = Watch { cluster: "c".into(), kind, namespace: Some("ci".to_owned()) };
-            assert!(!ends.are_seen("c", "ci", now));
+            assert!(!ends.are_seen("c", "ci", &BOTH, now));
             ends.set(&watch, State::ToldAt(now));
         }
-        assert!(ends.are_seen("c", "ci", now));
-        assert!(!ends.are_seen("c", "staging", now));
+        assert!(ends.are_seen("c", "ci", &BOTH, now));
+        assert!(!ends.are_seen("c", "staging", &BOTH, now));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Tokens,
-    claims::{self, AccessToken, Origin},
+    claims::{self, AccessToken},
     form::{ACCESS_TOKEN, Asked, Form},
     grant::Granted,
     keys::SigningKeys,
@@ -144,10 +144,11 @@ impl Exchanger<'_> {
             exp: expires.as_secs(),
             jti: &jti,
             kind: party.principal.kind,
-            origin: Origin { issuer: &party.principal.issuer, sub: &party.principal.subject },
+            origin: party.origin(),
             scope: &scope,
             access: registry.map(|_| registry::access(&granted.scopes)),
-            act: party.act(),
+            act: party.act.clone(),
+            acting: &party.principal.acting,
             run: task.map(claims::run).unwrap_or_default(),
         };
         let issued = audit::Issued {
@@ -158,6 +159,7 @@ impl Exchanger<'_> {
             rules: granted.rules,
             cause: party.of.as_ref().map(|of| of.cause),
             task: task.map(issued_to),
+            actor_issuer: party.principal.acting.first().map(|actor| Arc::clone(&actor.issuer)),
             onward: None,
         };
         if let Some(onward) = self.tokens.settings.onward.get(audience) {
@@ -198,7 +200,7 @@ fn issued_to(task: &Task) -> audit::IssuedTask {
         namespace: task.view.namespace.clone(),
         task_run: named(&task.task_run),
         pod: named(&task.pod),
-        pipeline_run: task.pipeline_run.as_ref().map(named),
+        pipeline_run: task.pipeline_run().map(named),
         pipeline_task: task.view.pipeline_task.clone(),
         root: task.root.uid.clone(),
     }

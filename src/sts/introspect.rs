@@ -23,7 +23,7 @@ use crate::{
         resolver::{Resolver, Secret},
     },
     error::Reason,
-    issuers::{RUN_CLAIM, lives_with, on_behalf_of},
+    issuers::{RUN_CLAIM, acting, lives_with, on_behalf_of},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
 };
@@ -109,6 +109,7 @@ impl Exchanger<'_> {
             credential: CredentialId::Token(jti.into()),
             lives_with: lives_with(claims),
             on_behalf_of: on_behalf_of(claims),
+            acting: acting(claims),
             expires,
             ..Principal::new(Scheme::Bearer, self.tokens.name(&self.snapshot.issuers), subject, subject)
         };

@@ -11,7 +11,7 @@ use super::ends::Kind;
 use crate::{
     clock::Timestamp,
     runs::EVENT_ID,
-    tekton::{dashboard::is_subdomain, run::describe},
+    tekton::{REQUEST_ID, dashboard::is_subdomain, run::describe},
 };
 
 /// What a PipelineRun has made.
@@ -33,6 +33,8 @@ pub struct Identity {
     pub created: Option<Timestamp>,
     /// The event that it says it came of.
     pub event: Option<String>,
+    /// The request of ours that it says it was made by. Of what is made through Doorward it says the truth.
+    pub request: Option<String>,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,7 @@ impl Identity {
             owner: owner.map(|owner| Owner { kind: owner.kind, name: owner.name, uid: owner.uid }),
             created: metadata.creation_timestamp.map(|time| Timestamp::from_millis(time.0.as_millisecond())),
             event: metadata.labels.and_then(|mut labels| labels.remove(EVENT_ID)),
+            request: metadata.annotations.and_then(|mut annotations| annotations.remove(REQUEST_ID)),
         }
     }
 

@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Cluster, claims, exchange::Exchanger, pod_token::PodToken, refusal::Refusal, task::Task};
+use super::{
+    Cluster,
+    claims::{self, Origin},
+    ends,
+    exchange::Exchanger,
+    pod_token::PodToken,
+    refusal::Refusal,
+    task::{Task, made_by_somebody},
+};
 use crate::{
-    authn::{Actor, CredentialId, Kind, Principal},
+    authn::{Actor, Kind, KnownAs, Principal},
     clock::Timestamp,
     error::Reason,
-    runs::{Cause, Causes},
+    runs::{Cause, CauseError, Causes},
 };
 
 /// How many may have acted for each other.
@@ -22,17 +30,16 @@ pub(super) struct Party {
     pub(super) principal: Arc<Principal>,
     /// When the token that is exchanged ends.
     pub(super) ends: Timestamp,
-    /// Who acted for the principal before, as `act` says it.
-    pub(super) acted_before: Option<Value>,
+    /// Who acts, and within it whoever acted before.
+    pub(super) act: Option<Value>,
     pub(super) of: Option<OfTask>,
 }
 
 /// The task that asks.
 pub(super) struct OfTask {
     pub(super) task: Box<Task>,
-    /// The name of its cluster's issuer, and the identifier.
+    /// The name of its cluster's issuer.
     pub(super) cluster: Arc<str>,
-    pub(super) cluster_identifier: Arc<str>,
     /// The request that caused its run.
     pub(super) cause: Uuid,
 }
@@ -41,56 +48,74 @@ impl Exchanger<'_> {
     /// Of the token of a pod, who caused the run in it.
     pub(super) async fn party(&self, subject: Arc<Principal>, now: Timestamp) -> Result<Party, Refusal> {
         let Some(Cluster { namespaces, .. }) = self.tokens.settings.clusters.get(&subject.issuer) else {
-            let acted_before = subject.claims.get("act").and_then(|act| act.get("act")).cloned();
-            return Ok(Party { ends: subject.expires, principal: subject, acted_before, of: None });
+            let act = subject.act(self.identifier(&subject.issuer));
+            return Ok(Party { ends: subject.expires, principal: subject, act, of: None });
         };
         let pod = PodToken::read(&subject.claims)?;
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
             return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
-        if !self.app.ends.are_seen(&subject.issuer, &pod.namespace, now) {
-            let detail = format!(
-                "the ends of runs in namespace {} cannot be seen at the moment, so no task there gets a token; try again. Where the \
-                 configuration names the namespace only since a reload, Doorward must be started anew",
-                pod.namespace
-            );
-            return Err(Refusal::unavailable(Reason::UpstreamFailed, detail));
-        }
+        let are_seen = |kinds: &[ends::Kind]| match self.app.ends.are_seen(&subject.issuer, &pod.namespace, kinds, now)
+        {
+            true => Ok(()),
+            false => {
+                let detail = format!(
+                    "the ends of runs in namespace {} cannot be seen at the moment, so no task there gets a token; try again. Where \
+                     the configuration names the namespace only since a reload, Doorward must be started anew",
+                    pod.namespace
+                );
+                Err(Refusal::unavailable(Reason::UpstreamFailed, detail))
+            }
+        };
+        are_seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
+        if task.pipeline_run().is_some() {
+            are_seen(&[ends::Kind::PipelineRun])?;
+        }
         let root = &task.root;
         let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
-        let cause = causes.of(&root.uid, root.event.as_deref(), root.created, now).await.map_err(|error| {
+        let unknown = |error: CauseError| {
             tracing::warn!(%error, run = root.uid, "who caused a run is not known");
             Refusal::unavailable(
                 Reason::StoreUnavailable,
                 "who caused the run cannot be looked up at the moment; try again",
             )
-        })?;
+        };
+        // What somebody made through Doorward is not what the run made that lists it.
+        for made in task.made() {
+            if causes.made(&made.uid, now).await.map_err(unknown)? {
+                let parent = task.pipeline_run().map_or("", |run| &run.name);
+                return Err(made_by_somebody("run", &made.name, parent));
+            }
+        }
+        let cause = causes.of(&root.uid, root.event.as_deref(), root.created, now).await.map_err(unknown)?;
         let cause = cause.ok_or_else(|| {
             Refusal::subject(format!(
                 "nobody is known who caused run {}: it was made past Doorward, or more than a week ago; start it through \
                  Doorward, or by a delivery to it",
-                task.pipeline_run.as_ref().unwrap_or(&task.task_run).name
+                task.pipeline_run().unwrap_or(&task.task_run).name
             ))
         })?;
         let behind = self.behind(&cause)?;
-        let acted_before = behind.actor.as_ref().map(said);
-        let cluster = Arc::clone(&subject.issuer);
-        let identifier = self.snapshot.issuers.get(&cluster).map(|issuer| Arc::clone(issuer.identifier()));
+        let account: Arc<str> = claims::account(&task).into();
+        let act = acts(self.identifier(&subject.issuer), &account, None, cause.act().cloned());
+        check_depth("the run", &act)?;
+        let acting = KnownAs { issuer: Arc::clone(&subject.issuer), subject: account };
         let principal = Principal {
             actor: Some(Actor::service_account(&task.view.namespace, &task.view.service_account)),
+            acting: std::iter::once(acting).chain(behind.acting.iter().cloned()).collect(),
             credential: subject.credential.clone(),
             expires: subject.expires,
-            lives_with: [&task.task_run, &task.pod].map(|object| object.uid.as_str().into()).into(),
+            lives_with: task.lives_with().map(|(_, object)| object.uid.as_str().into()).collect(),
             ..behind
         };
-        let of = OfTask {
-            task,
-            cluster_identifier: identifier.unwrap_or_else(|| Arc::clone(&cluster)),
-            cluster,
-            cause: cause.request,
-        };
-        Ok(Party { principal: Arc::new(principal), ends: subject.expires, acted_before, of: Some(of) })
+        let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
+        Ok(Party { principal: Arc::new(principal), ends: subject.expires, act: Some(act), of: Some(of) })
+    }
+
+    /// The identifier of an issuer.
+    fn identifier(&self, issuer: &str) -> Option<&str> {
+        self.snapshot.issuers.get(issuer).map(|issuer| &**issuer.identifier())
     }
 
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
@@ -103,45 +128,47 @@ impl Exchanger<'_> {
         if actor.kind == Kind::Human {
             return Err(Refusal::subject("actor_token: it is a person's, and nobody acts for another but an agent"));
         }
-        let is_let = match subject.claims.get("may_act") {
-            Some(may_act) => self.is_meant(may_act, actor),
-            None => subject.client.is_some() && subject.client == actor.client,
-        };
-        if !is_let {
+        if Actor::is_reserved(&actor.subject) {
             return Err(Refusal::subject(format!(
-                "subject_token: it does not let `{}` act: `may_act` names somebody else, or is missing and the token was issued to \
-                 another client",
+                "actor_token: `{}` is the name of a service account, which only a pod of a task has here",
                 actor.subject
             )));
         }
-        let earlier = subject.claims.get("act");
-        if earlier.is_some_and(|act| depth(act) >= MAX_ACTORS) {
+        let is_let = match subject.claims.get("may_act") {
+            Some(may_act) => self.is_meant(may_act, subject, actor),
+            // Issuers name their clients without regard to each other.
+            None => subject.issuer == actor.issuer && subject.client.is_some() && subject.client == actor.client,
+        };
+        if !is_let {
             return Err(Refusal::subject(format!(
-                "subject_token: more than {MAX_ACTORS} have acted for each other already"
+                "subject_token: it does not let `{}` of issuer `{}` act: `may_act` names somebody else (without `iss`: somebody of its \
+                 own issuer), or is missing and the token was issued to another client",
+                actor.subject, actor.issuer
             )));
         }
+        let before = subject.act(self.identifier(&subject.issuer));
+        let act = acts(self.identifier(&actor.issuer), &actor.subject, actor.client.as_deref(), before);
+        check_depth("subject_token", &act)?;
+        let acting = KnownAs { issuer: Arc::clone(&actor.issuer), subject: Arc::clone(&actor.subject) };
         let principal = Principal {
             actor: Some(Actor { subject: Arc::clone(&actor.subject), client: actor.client.clone() }),
+            acting: std::iter::once(&acting).chain(&actor.acting).chain(&subject.acting).cloned().collect(),
             ..subject.clone()
         };
-        Ok(Party {
-            principal: Arc::new(principal),
-            ends: subject.expires.min(actor.expires),
-            acted_before: earlier.cloned(),
-            of: None,
-        })
+        Ok(Party { principal: Arc::new(principal), ends: subject.expires.min(actor.expires), act: Some(act), of: None })
     }
 
-    /// Whether `may_act` means this agent: all that it says must be true of it.
-    fn is_meant(&self, may_act: &Value, actor: &Principal) -> bool {
-        let identifier = self.snapshot.issuers.get(&actor.issuer).map(|issuer| issuer.identifier());
+    /// Whether `may_act` means this agent: all that it says must be true of it. Where it names no issuer, its own is meant.
+    fn is_meant(&self, may_act: &Value, subject: &Principal, actor: &Principal) -> bool {
+        let identifier = self.identifier(&actor.issuer);
         let Some(said) = may_act.as_object() else { return false };
         let names_somebody = said.contains_key("sub") || said.contains_key("client_id");
         names_somebody
+            && (said.contains_key("iss") || subject.issuer == actor.issuer)
             && said.iter().all(|(name, value)| match name.as_str() {
                 "sub" => value.as_str() == Some(&*actor.subject),
                 "client_id" => value.as_str() == actor.client.as_deref(),
-                "iss" => value.as_str() == identifier.map(|identifier| &**identifier),
+                "iss" => value.as_str() == identifier,
                 // What is not understood might restrict it.
                 _ => false,
             })
@@ -164,9 +191,13 @@ impl Exchanger<'_> {
                 "who caused the run is of `{issuer}`, which is not configured any more"
             )));
         }
-        let revoked = self.app.revocations.find(&CredentialId::None, &principal.issuer, &principal.subject);
-        if revoked.is_some() {
-            return Err(Refusal::subject("who caused the run has been revoked"));
+        if cause.lacks_actors() {
+            return Err(Refusal::subject(
+                "the run was caused by somebody for whom another acted, before an update of Doorward which asks who; start it anew",
+            ));
+        }
+        if self.app.revocations.is_revoked(&principal).is_some() {
+            return Err(Refusal::subject("who caused the run, or acted for them, has been revoked"));
         }
         Ok(principal)
     }
@@ -177,28 +208,28 @@ impl Party {
         self.of.as_ref().map(|of| &*of.task)
     }
 
-    /// Who acts, and within it whoever acted before.
-    pub(super) fn act(&self) -> Option<Value> {
-        let (mut act, before) = match &self.of {
-            Some(of) => (json!({"iss": &*of.cluster_identifier, "sub": claims::account(&of.task)}), &self.acted_before),
-            None => (said(self.principal.actor.as_ref()?), &self.acted_before),
-        };
-        if let (Some(before), Some(act)) = (before, act.as_object_mut()) {
-            act.insert("act".to_owned(), before.clone());
+    /// On whose behalf it is, by their own issuer. A run that a task caused is of whoever caused the task.
+    pub(super) fn origin(&self) -> Origin<'_> {
+        let Principal { issuer, subject, on_behalf_of, .. } = &*self.principal;
+        match on_behalf_of.as_deref() {
+            Some(KnownAs { issuer, subject }) => Origin { issuer, sub: subject },
+            None => Origin { issuer, sub: subject },
         }
-        Some(act)
     }
 }
 
-/// An actor in the form of `act` (RFC 8693 section 4.1).
-fn said(actor: &Actor) -> Value {
-    match &actor.client {
-        None => json!({"sub": &*actor.subject}),
-        Some(client) => json!({"sub": &*actor.subject, "client_id": &**client}),
-    }
+/// An actor in the form of `act` (RFC 8693 section 4.1), and within it who acted before.
+fn acts(issuer: Option<&str>, subject: &str, client: Option<&str>, before: Option<Value>) -> Value {
+    let texts = [("iss", issuer), ("sub", Some(subject)), ("client_id", client)];
+    let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into())));
+    Value::Object(texts.chain(before.map(|before| ("act".to_owned(), before))).collect())
 }
 
-/// How many have acted for each other.
-fn depth(act: &Value) -> usize {
-    1 + act.get("act").map_or(0, depth)
+/// Refuses a chain of actors that nobody can follow any more.
+fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
+    let actors = std::iter::successors(Some(act), |act| act.get("act")).count();
+    match actors > MAX_ACTORS {
+        true => Err(Refusal::subject(format!("{what}: more than {MAX_ACTORS} would have acted for each other"))),
+        false => Ok(()),
+    }
 }

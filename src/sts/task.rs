@@ -1,11 +1,15 @@
-//! From the token of a pod to the task that runs in it. Each step is held against what only the cluster's own controllers write,
-//! since whoever may make pods or runs can put any label, annotation or owner reference into them:
+//! From the token of a pod to the task that runs in it. Each step is held against what the cluster's own controllers write, since
+//! whoever may make pods or runs can put any label, annotation or owner reference into them:
 //!
 //! ```text
 //! token -> Pod           by name and uid; its account, its node, its phase
 //! Pod -> TaskRun         its owner reference, and back: status.podName
 //! TaskRun -> PipelineRun its owner reference, and back: status.childReferences
 //! ```
+//!
+//! The last step back is no proof: Tekton adopts a run that has the owner reference and the labels of one of its own, whoever made
+//! it. What was made through Doorward is told by its annotation, and by the cause that is kept of it; that nobody makes such a run
+//! past Doorward is for the admission policy `doorward-runs` to see to.
 
 use std::time::Duration;
 
@@ -39,7 +43,8 @@ pub struct Task {
     pub view: TaskView,
     pub pod: Named,
     pub task_run: Named,
-    pub pipeline_run: Option<Named>,
+    /// The PipelineRuns that it is in, from the one that made it outwards.
+    pub pipeline_runs: Vec<Named>,
     /// The outermost run, which somebody caused.
     pub root: Root,
     /// When its time is out, if it has one.
@@ -56,7 +61,23 @@ pub struct Root {
 }
 
 impl Task {
-    /// Refuses if the task or its pod has ended since they were looked up.
+    /// The run that made it, if it is a part of one.
+    pub fn pipeline_run(&self) -> Option<&Named> {
+        self.pipeline_runs.first()
+    }
+
+    /// The runs that another has made: all but the outermost.
+    pub fn made(&self) -> impl Iterator<Item = &Named> {
+        std::iter::once(&self.task_run).chain(&self.pipeline_runs).take(self.pipeline_runs.len())
+    }
+
+    /// With whose end it ends.
+    pub fn lives_with(&self) -> impl Iterator<Item = (Kind, &Named)> {
+        let runs = self.pipeline_runs.iter().map(|run| (Kind::PipelineRun, run));
+        [(Kind::TaskRun, &self.task_run), (Kind::Pod, &self.pod)].into_iter().chain(runs)
+    }
+
+    /// Refuses if the task, its pod or a run that it is in has ended since they were looked up.
     pub async fn still_runs(&self, lookup: Lookup<'_>) -> Result<(), Refusal> {
         match self.runs_at(Place::Watched, lookup).await {
             Ok(()) => Ok(()),
@@ -66,8 +87,14 @@ impl Task {
 
     async fn runs_at(&self, place: Place, lookup: Lookup<'_>) -> Result<(), Refusal> {
         let namespace = &self.view.namespace;
-        lookup.run(place, Kind::TaskRun, namespace, (&self.task_run.name, &self.task_run.uid)).await?;
-        lookup.pod(place, namespace, (&self.pod.name, &self.pod.uid)).await.map(|_| ())
+        for (kind, object) in self.lives_with() {
+            let named = (&*object.name, &*object.uid);
+            match kind {
+                Kind::Pod => drop(lookup.pod(place, namespace, named).await?),
+                Kind::TaskRun | Kind::PipelineRun => drop(lookup.run(place, kind, namespace, named).await?),
+            }
+        }
+        Ok(())
     }
 
     /// The task that runs in the pod of a token, if it still does.
@@ -106,30 +133,38 @@ impl Task {
             },
             pod: Named { name: name.clone(), uid: uid.clone() },
             task_run: run.identity.named(),
-            pipeline_run: None,
+            pipeline_runs: Vec::new(),
             times_out: run.times_out,
             root: run.identity.root(),
         };
         let mut child = run;
         for _ in 0..MAX_DEPTH {
-            let kind = if task.pipeline_run.is_none() { Kind::TaskRun } else { Kind::PipelineRun };
+            let kind = if task.pipeline_runs.is_empty() { Kind::TaskRun } else { Kind::PipelineRun };
             let Some(owner) = child.identity.owner_of_kind("PipelineRun") else { return Ok(task) };
             let parent = lookup.run(place, Kind::PipelineRun, namespace, (&owner.name, &owner.uid)).await?;
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
                 return Err(child.identity.not_yet(kind.name(), "is none that its PipelineRun has made", now));
             };
-            if task.pipeline_run.is_none() {
-                task.pipeline_run = Some(parent.identity.named());
+            child.identity.check_maker(kind, &parent.identity)?;
+            if task.pipeline_runs.is_empty() {
                 task.view.pipeline.clone_from(&parent.reference);
                 task.view.pipeline_task = Some(made.pipeline_task_name.clone()).filter(|name| !name.is_empty());
             }
+            task.pipeline_runs.push(parent.identity.named());
             task.times_out = task.times_out.into_iter().chain(parent.times_out).min();
             task.root = parent.identity.root();
             child = parent;
         }
         Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")))
     }
+}
+
+/// The refusal of a run that names another as its owner, and was not made by that.
+pub(super) fn made_by_somebody(kind: &str, name: &str, parent: &str) -> Refusal {
+    Refusal::subject(format!(
+        "{kind} {name} was not made by PipelineRun {parent}, though that lists it: somebody made it, with an owner that it does not have"
+    ))
 }
 
 fn check_pod(pod: &Pod, token: &PodToken) -> Result<(), Refusal> {
@@ -153,7 +188,19 @@ impl Identity {
     }
 
     fn root(&self) -> Root {
-        Root { uid: self.uid.clone(), event: self.event.clone(), created: self.created }
+        // Whoever makes a run through Doorward can copy the label of an event.
+        let event = self.event.clone().filter(|_| self.request.is_none());
+        Root { uid: self.uid.clone(), event, created: self.created }
+    }
+
+    /// Refuses a run that says it came of another request, or event, than the run that lists it: the controller copies both to what
+    /// it makes.
+    fn check_maker(&self, kind: Kind, parent: &Self) -> Result<(), Refusal> {
+        let differs = |own: &Option<String>, of_parent: &Option<String>| own.is_some() && own != of_parent;
+        match differs(&self.request, &parent.request) || differs(&self.event, &parent.event) {
+            true => Err(made_by_somebody(kind.name(), &self.name, &parent.name)),
+            false => Ok(()),
+        }
     }
 
     /// What the controller has not written down it may still be about to, right after it made the object.
@@ -174,6 +221,36 @@ mod tests {
         super::{look_up::still_is, pod_token::tests::claims},
         *,
     };
+
+    #[test]
+    fn a_run_of_a_request_is_of_no_event_and_its_children_are_of_the_same() {
+        let identity = |request: Option<&str>, event: Option<&str>| Identity {
+            namespace: "ci".to_owned(),
+            name: "release".to_owned(),
+            uid: "u".to_owned(),
+            owner: None,
+            created: None,
+            event: event.map(Into::into),
+            request: request.map(Into::into),
+        };
+        assert_eq!(identity(None, Some("e")).root().event.as_deref(), Some("e"));
+        assert_eq!(identity(Some("r"), Some("e")).root().event, None, "who makes a run can copy the label");
+        let parent = identity(Some("r"), Some("e"));
+        for (request, event, good) in [
+            (Some("r"), Some("e"), true),
+            (None, None, true),
+            (Some("another"), Some("e"), false),
+            (Some("r"), Some("another"), false),
+        ] {
+            let child = identity(request, event);
+            assert_eq!(child.check_maker(Kind::TaskRun, &parent).is_ok(), good, "{request:?} {event:?}");
+        }
+        let past = identity(None, None);
+        assert!(
+            identity(Some("r"), None).check_maker(Kind::TaskRun, &past).is_err(),
+            "by a request where the parent has none"
+        );
+    }
 
     #[test]
     fn only_a_pod_that_lives_and_is_the_same_gets_a_token() {

@@ -10,7 +10,7 @@ use super::{
     apply::Apply,
     attribution::Attribution,
     fields::{V1BETA1, check_places, check_spelling},
-    patch,
+    ownership, patch,
     run::{Intent, Run, RunKind},
 };
 use crate::{
@@ -60,6 +60,10 @@ pub enum Unreadable {
     Kind { came: String, expected: &'static str },
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
+    #[error(
+        "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
+    )]
+    Owner,
     #[error("a run cannot be replaced as a whole")]
     Replaced,
 }
@@ -80,6 +84,10 @@ impl From<Unreadable> for Rejection {
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
             }
+            Unreadable::Owner => (
+                Reason::PolicyDenied,
+                "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and any beside the label `tekton.dev/pipelineRun`.",
+            ),
             Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
             _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
         };
@@ -175,6 +183,7 @@ impl Document {
         }
         check_spelling(&object)?;
         check_places(kind, version, &object)?;
+        ownership::check_object(&object)?;
         Ok(Self {
             run: Run::read(kind, intent, &object, default_account).into(),
             body: Body::Object { object, came: None },

@@ -32,7 +32,7 @@ pub(super) fn check_places(kind: RunKind, version: &str, object: &Map<String, Va
 }
 
 /// The fields that select code or identity, or hold such fields.
-const FIELDS: [&str; 43] = [
+const FIELDS: [&str; 44] = [
     "annotations",
     "apiVersion",
     "bundle",
@@ -46,6 +46,7 @@ const FIELDS: [&str; 43] = [
     "labels",
     "metadata",
     "name",
+    "ownerReferences",
     "params",
     "pipelineRef",
     "pipelineSpec",

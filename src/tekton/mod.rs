@@ -6,6 +6,7 @@
 //! | `fields` | how the fields that count are spelt, and where they stand |
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
+//! | `ownership` | that no run says another has made it |
 //! | `apply` | an apply, which makes a run or changes one that is there |
 //! | `attribution` | the annotations that say who asked |
 //! | `template` | objects whose annotations Tekton copies to runs |
@@ -18,6 +19,7 @@ mod attribution;
 pub mod dashboard;
 mod document;
 mod fields;
+mod ownership;
 mod patch;
 pub(crate) mod run;
 pub mod standing;

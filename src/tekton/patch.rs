@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     attribution::{mentions_ours, points_at_ours, unescape},
     document::Unreadable,
+    ownership,
     run::Intent,
 };
 
@@ -28,6 +29,7 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
         if matches!(op, "copy" | "move") && holds_metadata(path) {
             return Err(Unreadable::Attribution);
         }
+        ownership::check_operation(op, path, operation.get("value"))?;
         let asks = match (op, path) {
             ("add" | "replace", "/spec/status") => match operation.get("value") {
                 Some(Value::String(status)) => Intent::of_status(Some(status)),
@@ -82,6 +84,7 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<Intent, Unreadab
     if removes || patch.values().any(mentions_ours) {
         return Err(Unreadable::Attribution);
     }
+    ownership::check_object(patch)?;
     Ok(status_alone(patch).map_or(Intent::Change, |status| match status {
         Value::String(status) => Intent::of_status(Some(status)),
         Value::Null => Intent::of_status(None),

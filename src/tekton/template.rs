@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     attribution::{mentions_ours, points_at_ours},
     document::{CREATES, PATCHES, Unreadable, check_encoding, check_text, essence, parse, parse_operations},
+    ownership,
     patch::pointers,
 };
 use crate::kubernetes::Attributes;
@@ -55,6 +56,7 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     if mentions_ours(&value) {
         return Err(Unreadable::Attribution);
     }
+    ownership::check_templates(&value)?;
     Ok(serde_json::to_vec(&value).unwrap_or_default().into())
 }
 
@@ -112,6 +114,20 @@ mod tests {
         ] {
             assert!(matches!(check(verb, media, forged), Err(Unreadable::Attribution)), "attacks:Z51 {forged}");
             assert!(check(verb, media, good).is_ok(), "attacks:Z51 {good}");
+        }
+        let owned = r#"{"metadata":{"ownerReferences":[{"apiVersion":"tekton.dev/v1","uid":"$(tt.params.uid)"}]}}"#;
+        for (verb, media, body) in [
+            ("create", "application/json", format!(r#"{{"spec":{{"resourcetemplates":[{owned}]}}}}"#)),
+            ("patch", "application/merge-patch+json", format!(r#"{{"spec":{{"resourcetemplates":[{owned}]}}}}"#)),
+            ("patch", JSON_PATCH, format!(r#"[{{"op":"add","path":"/spec/resourcetemplates/0","value":{owned}}}]"#)),
+            (
+                "patch",
+                JSON_PATCH,
+                r#"[{"op":"add","path":"/spec/resourcetemplates/0/metadata/ownerReferences","value":[]}]"#.to_owned(),
+            ),
+            ("create", "application/yaml", format!("spec: {{template: {{spec: {{resourcetemplates: [{owned}]}}}}}}")),
+        ] {
+            assert!(matches!(check(verb, media, &body), Err(Unreadable::Owner)), "a run that another owns: {body}");
         }
         assert!(check("create", "application/json", r#"{"metadata":{},"metadata":{}}"#).is_err(), "a field twice");
         assert!(matches!(check("create", "application/x", "{}"), Err(Unreadable::MediaType(_))));

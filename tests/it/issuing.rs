@@ -360,13 +360,25 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let own = token(&ask(&lets, &agent).await);
     let claims = part(&own, 1);
     assert_eq!(claims["origin"], json!({"issuer": "people", "sub": "alice"}), "{claims:#}");
-    assert_eq!(claims["act"], json!({"sub": "planner-account", "client_id": "planner"}), "{claims:#}");
+    let people = world.people.url();
+    assert_eq!(claims["act"], json!({"iss": people, "sub": "planner-account", "client_id": "planner"}), "{claims:#}");
     assert_eq!(claims["client_id"], "planner");
     // On a route it is Alice through the agent, which a rule for people does not mean.
     let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // What was issued to the agent by the person's own login says as much.
     token(&ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await);
+    let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
+    /// So many who have acted for each other.
+    fn actors(count: usize) -> Value {
+        (1..=count).fold(Value::Null, |within, number| {
+            let mut act = json!({"sub": format!("actor-{number}")});
+            if !within.is_null() {
+                act["act"] = within;
+            }
+            act
+        })
+    }
     for (what, person, actor, said) in [
         ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
         ("somebody else was let", world.person("alice", &json!({"may_act": {"sub": "somebody"}})), &agent, "may_act"),
@@ -389,10 +401,59 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
             "Mallory has left.",
         ),
         ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
+        (
+            "an actor of another issuer, of whom the person said nothing but the name",
+            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod"}})),
+            &job,
+            "without `iss`: somebody of its own issuer",
+        ),
+        (
+            "a client of that name at another issuer",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.job(&json!({"client_id": "planner"})),
+            "without `iss`: somebody of its own issuer",
+        ),
+        (
+            "an actor of another issuer that was let, and has no rule",
+            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod", "iss": job_issuer}})),
+            &job,
+            "no rule gives it",
+        ),
+        (
+            "an actor named system:serviceaccount:…",
+            world.person("alice", &json!({"may_act": {"sub": "system:serviceaccount:ci:builder"}})),
+            &world.person("system:serviceaccount:ci:builder", &json!({"client_id": "planner"})),
+            "the name of a service account",
+        ),
+        (
+            "an actor named as ours are",
+            world.person("alice", &json!({"may_act": {"sub": "ServiceAccount:ci:builder"}})),
+            &world.person("ServiceAccount:ci:builder", &json!({"client_id": "planner"})),
+            "the name of a service account",
+        ),
+        (
+            "more than four actors",
+            world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(4)})),
+            &agent,
+            "more than 4 would have acted",
+        ),
     ] {
         let answer = ask(&person, actor).await;
         assert_eq!(answer.status, 400, "{what}: {}", answer.text());
         assert!(answer.text().contains(said), "{what}: {}", answer.text());
+    }
+    let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
+    let act = part(&token(&ask(&four, &agent).await), 1)["act"].clone();
+    assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
+    for (what, named) in [
+        ("sub", json!({"act": {"sub": "system:serviceaccount:ci:builder"}})),
+        ("sub within", json!({"act": {"sub": "x", "act": {"sub": "serviceaccount:ci:builder"}}})),
+        ("client_id of an actor", json!({"act": {"sub": "x", "client_id": "serviceaccount:ci:builder"}})),
+        ("client_id", json!({"client_id": "serviceaccount:ci:builder"})),
+    ] {
+        let answer = world.exchange(&world.person("alice", &named), "plan").await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
+        assert!(answer.text().contains("no service account"), "{what}: {}", answer.text());
     }
     // Without its own token the agent is nobody.
     let alone = world.exchange(&lets, "plan").await;
@@ -403,6 +464,81 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(ask(&lets, &agent).await.status, 400);
     drop(world.upstream);
+}
+
+#[tokio::test]
+async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
+    let world = World::start().await;
+    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
+    let person = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
+    let own = token(&world.ask(&asked).await);
+    let bearer = format!("Authorization: Bearer {own}");
+    let is_active = async || {
+        let secret: String = form_urlencoded::byte_serialize(secret("target").as_bytes()).collect();
+        let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("target:{secret}")));
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        let lines = ["POST /oauth2/introspect HTTP/1.1", "Host: doorward.test", form, &basic];
+        world.doorward.send(&lines, format!("token={own}").as_bytes()).await.json()["active"].clone()
+    };
+    assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
+    assert_eq!(is_active().await, json!(true));
+    // Of that name at another issuer.
+    for (issuer, status) in [("ci", 200), ("people", 401)] {
+        let (code, said) = world
+            .doorward
+            .operator(&["revoke", "--issuer", issuer, "--subject", "planner-account", "--why", "stolen"])
+            .await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, status, "{issuer}");
+    }
+    assert_eq!(is_active().await, json!(false));
+    assert_eq!(world.ask(&asked).await.status, 400);
+    // The trail tells why it ended.
+    let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
+    let traced = traced(&world, &jti).await;
+    assert!(traced.contains("an operator revoked it: stolen"), "{traced}");
+}
+
+#[tokio::test]
+async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
+    let world = World::start().await;
+    for (more, whom) in
+        [(["--token-id", ""], "a token"), (["--subject", "repo:acme/app:environment:prod"], "whose it is")]
+    {
+        let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+        let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
+        let (issuer, what) = if more[1].is_empty() { ("own", jti.as_str()) } else { ("ci", more[1]) };
+        let arguments = ["revoke", "--issuer", issuer, more[0], what, "--why", "leaked"];
+        let (code, said) = world.doorward.operator(&arguments).await;
+        assert_eq!(code, Some(0), "{said}");
+        let traced = traced(&world, &jti).await;
+        assert!(
+            traced.contains("    ended    ") && traced.contains("an operator revoked it: leaked"),
+            "{whom}: {traced}"
+        );
+    }
+}
+
+/// What `doorward audit trace token` says once it tells of an end.
+async fn traced(world: &World, jti: &str) -> String {
+    within(async {
+        loop {
+            let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+                .args(["audit", "trace", "token", jti, "--trail"])
+                .arg(world.doorward.audit_path())
+                .output()
+                .await
+                .unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            if said.contains("    ended    ") {
+                return said;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }
 
 #[tokio::test]

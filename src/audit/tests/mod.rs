@@ -208,6 +208,7 @@ fn principal() -> Principal {
         delivery: None,
         workload: None,
         on_behalf_of: None,
+        acting: Box::default(),
         lives_with: Box::default(),
         email: Some("alice@example.com".into()),
     }

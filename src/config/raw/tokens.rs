@@ -62,8 +62,8 @@ pub struct Registry {
 pub struct Exchanged {
     /// The issuer, by name. Its tokens must be made out to Doorward: `https://EXTERNAL_HOST` is to be among its `audiences`.
     pub issuer: String,
-    /// For a cluster: the upstream, by name, where pods and runs are looked up. Its credential must be allowed to `get` pods,
-    /// TaskRuns and PipelineRuns, and to list and watch the first two.
+    /// For a cluster: the upstream, by name, where pods and runs are looked up. Its credential must be allowed to `get`, list
+    /// and watch pods, TaskRuns and PipelineRuns.
     #[serde(default)]
     pub kubernetes: Option<String>,
     /// For a cluster: in which namespaces tasks get tokens. Default: in all. Ends of runs are watched in those of the start, so that

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::raw,
     runs::root_cause,
-    store::{StoreError, Table, Target},
+    store::{Expect, StoreError, Table, Target},
     sts::{LIFETIME, Tokens, bearer::Bearer},
 };
 
@@ -259,26 +259,13 @@ impl Follower {
     fn complain(&self, watch: &Watch, why: &str) {
         let why = format!("{} cannot be watched: {why}", watch.kind.name());
         let cluster = &*watch.cluster;
-        match watch.kind {
-            Kind::PipelineRun => {
-                tracing::warn!(
-                    why,
-                    cluster,
-                    "each exchange asks the API server for its run; the credential of the upstream must be allowed to list and watch \
-                     pipelineruns"
-                );
-                self.health.degraded(why);
-            }
-            Kind::TaskRun | Kind::Pod => {
-                tracing::warn!(
-                    why,
-                    cluster,
-                    "the ends of runs are not seen, so tasks get no tokens; the credential of the upstream must be allowed to list \
-                     and watch taskruns and pods"
-                );
-                self.health.failed(why);
-            }
-        }
+        tracing::warn!(
+            why,
+            cluster,
+            "the ends of runs are not seen, so tasks get no tokens; the credential of the upstream must be allowed to list and watch \
+             taskruns, pods and pipelineruns"
+        );
+        self.health.failed(why);
     }
 
     /// What has tokens and has ended, or is not there any more, by all that a watch has told.
@@ -316,7 +303,7 @@ impl Follower {
     }
 
     async fn is_there(&self, bearer: &Bearer, uid: &str) -> Result<bool, EndsError> {
-        if self.app.revocations.workload(uid).is_some() {
+        if bearer.is_told || self.app.revocations.workload(uid).is_some() {
             return Ok(false);
         }
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
@@ -326,9 +313,6 @@ impl Follower {
 
     /// Revokes the tokens of an object, if it has any.
     async fn end(&self, over: Over) -> Result<(), EndsError> {
-        if over.kind == Kind::PipelineRun {
-            return Ok(());
-        }
         let ended = self.end_own(&over).await;
         // After the revocation: a call that is under way looks for that once its token is held.
         let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
@@ -339,19 +323,31 @@ impl Follower {
     async fn end_own(&self, Over { kind, uid, why }: &Over) -> Result<(), EndsError> {
         let app = &self.app;
         let now = app.clock.now();
-        if app.revocations.workload(uid).is_some() {
-            return Ok(());
-        }
         let Some(stored) = app.store().get(Table::Tokens, uid.as_bytes(), now).await? else { return Ok(()) };
+        let Ok(mut bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
         // As long as there is a record to find, so that it is ended once.
         let until = stored.expires.max(now + LIFETIME.1 + SKEW);
-        app.revocations.revoke(Target::Workload(uid), why, until).await?;
-        let streams = app.close_revoked_streams();
-        let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok();
-        let (namespace, name) = bearer.map(|bearer| (bearer.namespace, bearer.name)).unwrap_or_default();
-        tracing::info!(kind = kind.name(), namespace, name, why, streams, "tokens have ended");
-        let ended = TokensEnded { kind: kind.name(), namespace, name, uid: uid.clone(), why };
+        if app.revocations.workload(uid).is_none() {
+            app.revocations.revoke(Target::Workload(uid), why, until).await?;
+            let streams = app.close_revoked_streams();
+            let Bearer { namespace, name, .. } = &bearer;
+            tracing::info!(kind = kind.name(), namespace, name, why, streams, "tokens have ended");
+        }
+        // Whoever was to write it down may not have come to it.
+        if bearer.is_told {
+            return Ok(());
+        }
+        let ended = TokensEnded {
+            kind: kind.name(),
+            namespace: bearer.namespace.clone(),
+            name: bearer.name.clone(),
+            uid: uid.clone(),
+            why,
+        };
         app.trail.note_durable(Note::TokensEnded(ended)).await?;
+        bearer.is_told = true;
+        let told = serde_json::to_vec(&bearer).unwrap_or_default();
+        app.store().put(Table::Tokens, uid.as_bytes(), told, until, Expect::Any, now).await?;
         Ok(())
     }
 }

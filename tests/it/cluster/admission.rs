@@ -9,6 +9,7 @@ use super::{
     api_server::ApiServer,
     shipped::{administrator, deploy, find, objects},
     tekton::{Tekton, pipeline_run},
+    tokens::posing,
     world::{Kubectl, World},
 };
 use crate::harness::within;
@@ -198,6 +199,49 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     past.run("mallory", &["annotate", "--overwrite", "pipelinerun/through", "team=b"]).await;
     past.run("mallory", &["delete", "pipelinerun/through"]).await;
     world.assert_sent_as(&["bob", "carol"]).await;
+}
+
+#[tokio::test]
+async fn only_the_controller_makes_runs_that_another_run_owns() {
+    Tekton::get().await;
+    let world = World::start().await;
+    let listed = format!("system:serviceaccount:{}:build", world.namespace);
+    enforce(world.api, &world.namespace, &listed).await;
+    let past = Past(administrator(world.api, &world.namespace));
+    let bob = world.kubectl("bob");
+    bob.write("run.json", &pipeline_run("run", &json!({"hold": "yes"})).to_string());
+    bob.run(&["create", "-f", "run.json"]).await;
+    let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/run", world.namespace);
+    let run = world.api.read(&path).await;
+    let denied = "make runs that another run of Tekton owns";
+
+    let mut posing = posing("posing", &run);
+    past.0.write("posing.json", &posing.to_string());
+    past.is_refused(&listed, "posing.json").await;
+    for who in ["mallory", &*listed] {
+        let said = past.fails(who, &["create", "-f", "posing.json"]).await;
+        assert!(said.contains(denied), "{who}: {said}");
+    }
+    // Tekton's controller looks at the uid alone.
+    let mut other = posing.clone();
+    other["metadata"]["ownerReferences"][0]["apiVersion"] = json!("example.com/v1");
+    past.0.write("other.json", &other.to_string());
+    let said = past.fails(&listed, &["create", "-f", "other.json"]).await;
+    assert!(said.contains(denied), "{said}");
+    past.run("admin", &["create", "--dry-run=server", "-f", "posing.json"]).await;
+
+    // One that is there, whoever made it, is not taken along later either.
+    let owners = json!({"metadata": {"ownerReferences": posing["metadata"]["ownerReferences"]}}).to_string();
+    posing["metadata"]["ownerReferences"] = Value::Null;
+    past.0.write("posing.json", &posing.to_string());
+    past.run(&listed, &["create", "-f", "posing.json"]).await;
+    let said = past.fails("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &owners]).await;
+    assert!(said.contains(denied), "{said}");
+    past.run("admin", &["patch", "taskrun/posing", "--type=merge", "-p", &owners]).await;
+    // What it has, others may leave, and take away.
+    past.run("mallory", &["annotate", "taskrun/posing", "team=b"]).await;
+    let none = json!({"metadata": {"ownerReferences": null}}).to_string();
+    past.run("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &none]).await;
 }
 
 /// The pod of a run's task that runs and is none of `but`.

@@ -78,6 +78,108 @@ async fn tokens_end_with_their_run_however_that_ends() {
     assert_eq!(ended.len(), all, "each end is written once, however often the cluster tells of it");
 }
 
+/// Tekton's controller deletes nothing, and the garbage collector leaves what is orphaned.
+#[tokio::test]
+async fn the_end_of_a_pipeline_run_ends_the_tokens_of_its_tasks_by_itself() {
+    let tasks = Tasks::start().await;
+    let (task, own) = with_token(&tasks, "orphaned").await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    delete(&tasks, &format!("{}/orphaned?propagationPolicy=Orphan", tasks.path("pipelineruns"))).await;
+    tasks.is_dead(&own).await;
+    let answer = tasks.once_over(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let pod = tasks.world.api.read(&format!("{}/{}", tasks.path("pods"), name(&task.pod))).await;
+    assert_eq!(pod["status"]["phase"], "Running", "the task itself goes on");
+}
+
+#[tokio::test]
+async fn the_end_of_tokens_is_in_the_trail_though_that_could_not_be_written_at_first() {
+    let mut tasks = Tasks::with_faults().await;
+    let (task, own) = with_token(&tasks, "unwritten").await;
+    let uid = task.pod["metadata"]["uid"].clone();
+    let is_told = |tasks: &Tasks| {
+        tasks.world.doorward.audit().iter().any(|record| record["unmapped"]["tokens_ended"]["uid"] == uid)
+    };
+    tasks.world.doorward.break_trail(true);
+    tasks.cancel(&task).await;
+    tasks.world.doorward.wait_for_log_containing("tokens have ended").await;
+    tasks.world.doorward.wait_for_log_containing("cannot be written into the audit trail").await;
+    assert!(!is_told(&tasks));
+    tasks.world.doorward.break_trail(false);
+    tasks.world.doorward = tasks.world.doorward.kill_and_restart().await;
+    tasks.world.doorward.wait_for_keys_at("localhost", &tasks.world.issuer).await;
+    within(async {
+        while !is_told(&tasks) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    tasks.is_dead(&own).await;
+}
+
+const NESTED: &str = "rules:
+  - id: nested
+    on: {token: {audiences: ['https://target.test'], scopes: [nested], service_accounts: ['{ns}/builder']}}
+    who: {issuers: [own], on_behalf_of: {}}
+    do: allow
+";
+
+#[tokio::test]
+async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
+    let tasks = Tasks::with(|yaml| yaml.replace("rules:\n", NESTED), &[]).await;
+    let (outer, own) = with_token(&tasks, "outer").await;
+    let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
+    let bearer = format!("Authorization: Bearer {own}");
+    let lines = [&*line, "Host: localhost", &bearer, "Content-Type: application/json"];
+    let made = tasks.world.doorward.send(&lines, Tasks::release("inner").to_string().as_bytes()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let inner = tasks.task_of(made.json()).await;
+    let pod_token = tasks.pod_token(&inner.pod, DOOR).await;
+    let asked = [("audience", TARGET), ("scope", "nested")];
+    let nested = token(&tasks.exchange(&pod_token, &asked).await);
+    let claims = part(&nested, 1);
+    assert_eq!(claims["origin"], json!({"issuer": "a", "sub": "bob"}), "{claims:#}");
+    assert_eq!(
+        claims["act"]["act"]["sub"], claims["act"]["sub"],
+        "the task that started the run acted before: {claims:#}"
+    );
+    assert_eq!(tasks.used(&nested).await.status, 403, "it is good, and has not the scope");
+    // The task has ended, and its token with it; what it has caused goes on.
+    tasks.cancel(&outer).await;
+    tasks.is_dead(&own).await;
+    token(&tasks.exchange(&pod_token, &asked).await);
+    let (code, said) =
+        tasks.world.doorward.operator(&["revoke", "--issuer", "a", "--subject", "bob", "--why", "left"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(tasks.used(&nested).await.status, 401);
+    let answer = tasks.exchange(&pod_token, &asked).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("has been revoked"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn the_tokens_and_streams_of_tasks_end_when_their_service_account_is_revoked() {
+    let tasks = Tasks::start().await;
+    let (task, own) = with_token(&tasks, "compromised").await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let line = format!("GET {}?watch=true HTTP/1.1", tasks.path("taskruns"));
+    let mut raw = Raw::connect(tasks.world.doorward.address("public")).await;
+    raw.send(request(&[&line, "Host: localhost", "Connection: close", &format!("Authorization: Bearer {own}")], b""))
+        .await;
+    let head = within(raw.some()).await;
+    assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    let account = format!("system:serviceaccount:{}:builder", tasks.world.namespace);
+    let arguments = ["revoke", "--issuer", "cluster", "--subject", &account, "--why", "stolen"];
+    let (code, said) = tasks.world.doorward.operator(&arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+    let revoked = Instant::now();
+    within(raw.rest()).await;
+    assert!(revoked.elapsed() < Duration::from_secs(2), "after {:?}", revoked.elapsed());
+    tasks.is_dead(&own).await;
+    let answer = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+}
+
 #[tokio::test]
 async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart() {
     let mut tasks = Tasks::start().await;

@@ -140,12 +140,18 @@ impl Tasks {
 
     /// Has Bob make it through Doorward, and waits for its pod to run.
     pub async fn bobs(&self, run: &Value) -> Task {
-        let resource = if run["kind"] == "TaskRun" { "taskruns" } else { "pipelineruns" };
-        let line = format!("POST {} HTTP/1.1", self.path(resource));
-        let lines = [line.as_str(), "Host: localhost", &self.world.developer("bob"), "Content-Type: application/json"];
-        let answer = self.world.doorward.send(&lines, run.to_string().as_bytes()).await;
+        let answer = self.made_by("bob", run, &[]).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         self.task_of(answer.json()).await
+    }
+
+    /// What a developer is answered who makes a run through Doorward.
+    pub async fn made_by(&self, subject: &str, run: &Value, more: &[&str]) -> Answer {
+        let resource = if run["kind"] == "TaskRun" { "taskruns" } else { "pipelineruns" };
+        let line = format!("POST {} HTTP/1.1", self.path(resource));
+        let (token, json) = (self.world.developer(subject), "Content-Type: application/json");
+        let lines = [&[line.as_str(), "Host: localhost", &token, json], more].concat();
+        self.world.doorward.send(&lines, run.to_string().as_bytes()).await
     }
 
     /// Waits for the pod of a run's task.
@@ -519,4 +525,113 @@ async fn who_is_not_what_it_says_gets_no_token() {
             .any(|part| why.contains(part)),
         "{why}"
     );
+}
+
+/// A TaskRun of somebody's own code that says that the run of another has made it, as the task `push` of that.
+pub fn posing(name: &str, of: &Value) -> Value {
+    let of = &of["metadata"];
+    json!({
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {
+            "name": name,
+            "annotations": {"hold": "yes"},
+            "labels": {"tekton.dev/pipelineRun": of["name"], "tekton.dev/pipelineRunUID": of["uid"],
+                "tekton.dev/pipelineTask": "push", "tekton.dev/memberOf": "tasks"},
+            "ownerReferences": [{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": of["name"], "uid": of["uid"],
+                "controller": true}],
+        },
+        "spec": {
+            "serviceAccountName": "builder",
+            "taskSpec": {"steps": [{"name": "run", "image": "images.test/step", "command": ["true"]}]},
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to_be_of() {
+    let tasks = Tasks::start().await;
+    // Tekton takes along what is there already when it comes to the task.
+    let mut pending = Tasks::release("real");
+    pending["spec"]["status"] = json!("PipelineRunPending");
+    let real = tasks.made_by("bob", &pending, &[]).await;
+    assert_eq!(real.status, 201, "{}", real.text());
+    let mut posing = posing("posing", &real.json());
+    let refused = tasks.made_by("carol", &posing, &[]).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("a run cannot say that a run of Tekton owns it"), "{}", refused.text());
+
+    // Made through Doorward without, and taken along past it, as who may do so without our admission policies.
+    let metadata = posing["metadata"].as_object_mut().unwrap();
+    let owned = json!({"metadata": {"labels": metadata.remove("labels"), "ownerReferences": metadata.remove("ownerReferences")}});
+    let made = tasks.made_by("carol", &posing, &[]).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let path = format!("{}/posing", tasks.path("taskruns"));
+    let patched = tasks
+        .world
+        .doorward
+        .send(
+            &[
+                &format!("PATCH {path} HTTP/1.1"),
+                "Host: localhost",
+                &tasks.world.developer("carol"),
+                "Content-Type: application/merge-patch+json",
+            ],
+            owned.to_string().as_bytes(),
+        )
+        .await;
+    assert_eq!(patched.status, 403, "{}", patched.text());
+    let posing = tasks.task_of(made.json()).await;
+    let answer = tasks.world.api.ask("PATCH", &path, Some(&owned)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let run = format!("{}/real", tasks.path("pipelineruns"));
+    let start = json!({"spec": {"status": null}});
+    assert_eq!(tasks.world.api.ask("PATCH", &run, Some(&start)).await.status, 200);
+    within(async {
+        let adopted = json!("posing");
+        loop {
+            let run = tasks.world.api.read(&run).await;
+            if run["status"]["childReferences"]
+                .as_array()
+                .is_some_and(|children| children.iter().any(|child| child["name"] == adopted))
+            {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let pod_token = tasks.pod_token(&posing.pod, DOOR).await;
+    for scope in ["push", "alone"] {
+        let (error, why) = refusal(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", scope)]).await);
+        assert!(
+            error == "invalid_request" && why.contains("posing was not made by PipelineRun real"),
+            "{error}: {why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
+    let tasks = Tasks::start().await;
+    for (name, accept) in [
+        ("yaml", "Accept: application/yaml"),
+        ("table", "Accept: application/json;as=Table;g=meta.k8s.io;v=v1"),
+        ("protobuf", "Accept: application/vnd.kubernetes.protobuf"),
+    ] {
+        let mut run = Tasks::release(name);
+        // Of an event that she has seen on another run.
+        run["metadata"]["labels"] = json!({"triggers.tekton.dev/triggers-eventid": "copied"});
+        let made = tasks.made_by("carol", &run, &[accept, "Accept-Encoding: gzip"]).await;
+        assert_eq!(
+            (made.status, made.header("content-type")),
+            (201, Some("application/json")),
+            "{accept}: {}",
+            made.text()
+        );
+        let task = tasks.task_of(made.json()).await;
+        let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+        let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+        assert_eq!(claims(&own)["sub"], "carol", "{accept}");
+    }
 }

@@ -124,6 +124,11 @@ impl Doorward {
         super::faults::break_disk(self.dir(), broken);
     }
 
+    /// Makes writes of its audit trail fail, or no longer. Needs [`Doorward::start_with_faults`].
+    pub fn break_trail(&self, broken: bool) {
+        super::faults::break_trail(self.dir(), broken);
+    }
+
     /// Sets its wall clock this far ahead. Needs [`Doorward::start_with_faults`].
     pub fn set_clock_ahead(&self, seconds: u64) {
         super::faults::set_clock_ahead(self.dir(), seconds);

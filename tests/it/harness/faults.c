@@ -1,7 +1,7 @@
 /* What the real parts cannot be made to show on command. Preloaded with LD_PRELOAD.
 
-   While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno. The
-   wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. Where the file that
+   While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno, and for that of
+   TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. Where the file that
    TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
 
    TEST_KILL, as CLASS:COUNT:WHEN, ends the process by SIGKILL before or after its COUNTth operation of a class: `write`
@@ -44,17 +44,21 @@ static long number_in(const char *variable) {
     return strtol(text, NULL, 10);
 }
 
-static int is_store(int fd) {
+static int ends_in(int fd, const char *ending) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path);
-    return length > 5 && memcmp(path + length - 5, ".redb", 5) == 0;
+    ssize_t length = readlink(link, path, sizeof path), last = strlen(ending);
+    return length > last && memcmp(path + length - last, ending, last) == 0;
 }
+
+static int is_store(int fd) { return ends_in(fd, ".redb"); }
 
 /* The error that an operation on this file has to fail with, or 0. */
 static int fault_of(int fd) {
     long fault = number_in("TEST_DISK_FAULT");
-    return fault && is_store(fd) ? (int) fault : 0;
+    if (fault && is_store(fd)) return (int) fault;
+    fault = number_in("TEST_TRAIL_FAULT");
+    return fault && ends_in(fd, ".jsonl") ? (int) fault : 0;
 }
 
 /* What happens on this socket: `send`, `answer`, or nothing that counts. */
@@ -96,6 +100,7 @@ static void end_if(int now) {
 
 FAILING(ssize_t, pread64, "", (int fd, void *to, size_t count, off64_t at), (fd, to, count, at))
 FAILING(ssize_t, pwrite64, "write", (int fd, const void *from, size_t count, off64_t at), (fd, from, count, at))
+FAILING(ssize_t, write, "", (int fd, const void *from, size_t count), (fd, from, count))
 FAILING(int, fdatasync, "sync", (int fd), (fd))
 FAILING(int, fsync, "sync", (int fd), (fd))
 

@@ -24,6 +24,10 @@ fn disk(folder: &Path) -> PathBuf {
     folder.join("disk-fault")
 }
 
+fn trail(folder: &Path) -> PathBuf {
+    folder.join("trail-fault")
+}
+
 fn clock(folder: &Path) -> PathBuf {
     folder.join("clock-ahead")
 }
@@ -33,10 +37,11 @@ fn status(folder: &Path) -> PathBuf {
 }
 
 /// Variables for a process whose faults are set in this folder.
-pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 4] {
+pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 5] {
     [
         ("LD_PRELOAD", LIBRARY.clone()),
         ("TEST_DISK_FAULT", disk(folder)),
+        ("TEST_TRAIL_FAULT", trail(folder)),
         ("TEST_CLOCK_AHEAD", clock(folder)),
         ("TEST_PROC_STATUS", status(folder)),
     ]
@@ -45,6 +50,10 @@ pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 4] {
 pub fn break_disk(folder: &Path, broken: bool) {
     // 5 is EIO.
     set(&disk(folder), if broken { "5" } else { "0" });
+}
+
+pub fn break_trail(folder: &Path, broken: bool) {
+    set(&trail(folder), if broken { "5" } else { "0" });
 }
 
 pub fn set_clock_ahead(folder: &Path, seconds: u64) {
