@@ -330,14 +330,15 @@ impl Parts<'_> {
             token_keys: sts::Kept::default(),
         };
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
-        if let Some(period) = resolved.token_rotation() {
-            let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
-            // Before the first request: its token may be one of ours. The task goes on trying.
-            if let Err(error) =
-                runtime.block_on(shared.token_keys.renew(&shared.sessions.store, seal, period, clock.now(), &trail))
-            {
-                tracing::error!(%error, "the keys of tokens cannot be read yet");
-            }
+        let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
+        let (kept_in, now) = (&shared.sessions.store, clock.now());
+        // Before the first request: its token may be one of ours. The task goes on trying.
+        let read = match resolved.token_rotation() {
+            Some(period) => runtime.block_on(shared.token_keys.renew(kept_in, seal, period, now, &trail)).map(|_| ()),
+            None => runtime.block_on(shared.token_keys.retire(kept_in, seal, now)),
+        };
+        if let Err(error) = read {
+            tracing::error!(%error, "the keys of tokens cannot be read yet");
         }
         let admin = resolved.admin.clone();
         let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;

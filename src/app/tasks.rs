@@ -128,12 +128,18 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
         let health = app.health.component("token-keys", Gate::Report);
         loop {
             let snapshot = app.snapshot.load_full();
+            let now = app.clock.now();
             let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotation) else {
+                if let Some(tokens) = &snapshot.tokens {
+                    if let Err(error) = app.shared.token_keys.retire(&app.store, snapshot.sessions.keys(), now).await {
+                        tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
+                    }
+                    tokens.supply(&snapshot.issuers);
+                }
                 health.ok();
                 tokio::time::sleep(KEYS_TICK).await;
                 continue;
             };
-            let now = app.clock.now();
             match app.shared.token_keys.renew(&app.store, snapshot.sessions.keys(), period, now, &app.trail).await {
                 Ok(next) => {
                     health.ok();

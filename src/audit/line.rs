@@ -250,7 +250,9 @@ fn asked(asked: &AskedToken, budget: &mut Budget, object: &mut Object<'_>) {
         .some("partly", asked.partly.then_some(true));
     if let Some(task) = &asked.task {
         object.object("task", |object| {
+            let cluster = Some(task.cluster.as_str()).filter(|cluster| !cluster.is_empty());
             object
+                .some_text("cluster", budget.optional(Field::Names, cluster))
                 .text("namespace", budget.text(Field::Names, &task.namespace))
                 .text("service_account", budget.text(Field::Names, &task.service_account))
                 .some_text("pipeline", budget.optional(Field::Names, task.pipeline.as_deref()))
@@ -261,7 +263,9 @@ fn asked(asked: &AskedToken, budget: &mut Budget, object: &mut Object<'_>) {
 }
 
 fn issued_task(task: &IssuedTask, budget: &mut Budget, object: &mut Object<'_>) {
-    object.text("namespace", budget.text(Field::Names, &task.namespace));
+    object
+        .text("cluster", budget.text(Field::Names, &task.cluster))
+        .text("namespace", budget.text(Field::Names, &task.namespace));
     let objects =
         [("task_run", Some(&task.task_run)), ("pod", Some(&task.pod)), ("pipeline_run", task.pipeline_run.as_ref())];
     for (what, named) in objects {
@@ -424,6 +428,7 @@ fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>
             line.object("unmapped", |object| {
                 object.object("tokens_ended", |object| {
                     object
+                        .text("cluster", budget.text(Field::Names, &ended.cluster))
                         .text("kind", ended.kind)
                         .text("namespace", budget.text(Field::Names, &ended.namespace))
                         .text("name", budget.text(Field::Names, &ended.name))

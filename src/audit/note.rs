@@ -93,10 +93,12 @@ pub struct Linked {
     pub event: Option<String>,
 }
 
-/// A TaskRun or a pod that had tokens and has ended.
+/// A run or a pod that had tokens and has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokensEnded {
-    /// `TaskRun` or `Pod`.
+    /// The name of its issuer.
+    pub cluster: Arc<str>,
+    /// `TaskRun`, `Pod` or `PipelineRun`.
     pub kind: &'static str,
     pub namespace: String,
     pub name: String,

@@ -173,6 +173,8 @@ pub struct IssuedOnward {
 /// A task that got a token, which lives as long as it. Objects by name and uid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedTask {
+    /// The name of its issuer.
+    pub cluster: String,
     pub namespace: String,
     pub task_run: (String, String),
     pub pod: (String, String),

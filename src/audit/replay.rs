@@ -243,6 +243,8 @@ struct AskedLine {
 
 #[derive(Deserialize)]
 struct TaskLine {
+    #[serde(default)]
+    cluster: String,
     namespace: String,
     service_account: String,
     #[serde(default)]
@@ -256,12 +258,8 @@ struct TaskLine {
 impl AskedLine {
     fn into_asked(self) -> AskedToken {
         let Self { audience, scopes, partly, task } = self;
-        let task = task.map(|TaskLine { namespace, service_account, pipeline, pipeline_task, task }| TaskView {
-            namespace,
-            service_account,
-            pipeline,
-            pipeline_task,
-            task,
+        let task = task.map(|TaskLine { cluster, namespace, service_account, pipeline, pipeline_task, task }| {
+            TaskView { cluster, namespace, service_account, pipeline, pipeline_task, task }
         });
         AskedToken { audience, scopes, partly, task }
     }

@@ -86,6 +86,8 @@ pub struct OnwardLine {
 /// The task that got a token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TaskLine {
+    #[serde(default)]
+    pub cluster: String,
     pub namespace: String,
     pub task_run: ObjectLine,
     pub pod: ObjectLine,
@@ -261,6 +263,8 @@ impl Revocation {
 
 #[derive(Deserialize)]
 struct Ended {
+    #[serde(default)]
+    cluster: String,
     uid: String,
     why: String,
 }
@@ -335,7 +339,11 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
         let Some(ended) = line.unmapped.tokens_ended else { return };
         let at = Timestamp::from_millis(line.time);
         for token in found.values_mut() {
-            let is_meant = token.issued.task.as_ref().is_some_and(|task| task.lives_with().any(|uid| uid == ended.uid));
+            let is_meant = token
+                .issued
+                .task
+                .as_ref()
+                .is_some_and(|task| task.cluster == ended.cluster && task.lives_with().any(|uid| uid == ended.uid));
             if is_meant && at.as_millis() < token.issued.expires {
                 token.ended.get_or_insert_with(|| (at, ended.why.clone()));
             }

@@ -46,10 +46,15 @@ pub struct Principal {
     pub on_behalf_of: Option<Box<KnownAs>>,
     /// Who acts for `subject`, and who acted before: where one of them is revoked, so is the credential.
     pub acting: Box<[KnownAs]>,
-    /// The pod and the runs with whose end the credential ends, by uid.
+    /// The pod and the runs with whose end the credential ends, as [`workload_key`] names them.
     pub lives_with: Box<[Arc<str>]>,
     /// The workload behind the token, as the preset of its issuer reads it; only issuers with a preset vouch for one.
     pub workload: Option<WorkloadIdentity>,
+}
+
+/// The name of a pod, or of a run, of a cluster: by its uid, which only that cluster vouches for.
+pub fn workload_key(cluster: &str, uid: &str) -> String {
+    format!("{cluster}/{uid}")
 }
 
 /// What a workload is, by identifiers that are not used again.
@@ -168,9 +173,13 @@ pub struct KnownAs {
 
 impl Actor {
     /// A task that acts for who caused its run: its service account, without the `system:` that no name sent to Kubernetes may
-    /// begin with.
-    pub fn service_account(namespace: &str, name: &str) -> Self {
-        Self { subject: format!("{SERVICE_ACCOUNT}{namespace}:{name}").into(), client: None }
+    /// begin with. `cluster` is named where tasks of several get tokens, each of which has accounts of any name.
+    pub fn service_account(cluster: Option<&str>, namespace: &str, name: &str) -> Self {
+        let account = match cluster {
+            None => format!("{SERVICE_ACCOUNT}{namespace}:{name}"),
+            Some(cluster) => format!("{SERVICE_ACCOUNT}{cluster}:{namespace}:{name}"),
+        };
+        Self { subject: account.into(), client: None }
     }
 
     /// Whether a name is that of a service account as a cluster, or Doorward, gives it: no other issuer's actor or client has one.

@@ -120,7 +120,7 @@ impl Scenario {
             kubernetes,
             delivery,
             trigger: request.trigger.clone(),
-            token: request.token.as_ref().map(asked),
+            token: request.token.as_ref().map(|token| asked(token, root)),
             now,
             route: route.clone(),
         })
@@ -185,17 +185,38 @@ fn token_endpoint(root: &raw::Root) -> raw::Route {
     }
 }
 
-fn asked(written: &raw::TokenFacts) -> Asked {
+fn asked(written: &raw::TokenFacts, root: &raw::Root) -> Asked {
     Asked {
         audience: written.audience.clone(),
         scope: written.scope.clone(),
         task: written.task.as_ref().map(|task| TaskView {
+            cluster: cluster(task, root).unwrap_or_default().to_owned(),
             namespace: task.namespace.clone(),
             service_account: task.service_account.clone(),
             pipeline: task.pipeline.clone(),
             pipeline_task: task.pipeline_task.clone(),
             task: task.task.clone(),
         }),
+    }
+}
+
+/// The cluster of a task: where it names none, the only one.
+fn cluster<'a>(task: &'a raw::TaskFacts, root: &'a raw::Root) -> Option<&'a str> {
+    let mut known = root.tokens.iter().flat_map(raw::Tokens::clusters);
+    task.cluster.as_deref().or_else(|| known.next().filter(|_| known.next().is_none()))
+}
+
+/// Refuses a task of no cluster, or of one of several.
+fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> {
+    let known: Vec<&str> = root.tokens.iter().flat_map(raw::Tokens::clusters).collect();
+    match &task.cluster {
+        Some(cluster) if !known.contains(&cluster.as_str()) => {
+            Err(format!("`tokens.exchange` has no cluster `{cluster}`"))
+        }
+        None if known.len() > 1 => {
+            Err(format!("tasks of several clusters get tokens; say of which: {}", known.join(", ")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -232,6 +253,8 @@ fn complete(
     now: Timestamp,
 ) -> Result<Principal, String> {
     let task = token.and_then(|token| token.task.as_ref());
+    task.map_or(Ok(()), |task| check_cluster(task, root))?;
+    let is_one_of_several = root.tokens.iter().flat_map(raw::Tokens::clusters).nth(1).is_some();
     let issuer = match (&facts.issuer, &delivery, root.issuers.as_slice()) {
         (Some(issuer), ..) => issuer.clone(),
         (None, Some(facts), _) => format!("webhook:{}", facts.webhook),
@@ -265,7 +288,12 @@ fn complete(
             .actor
             .as_ref()
             .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) })
-            .or_else(|| task.map(|task| Actor::service_account(&task.namespace, &task.service_account))),
+            .or_else(|| {
+                task.map(|task| {
+                    let cluster = cluster(task, root).filter(|_| is_one_of_several);
+                    Actor::service_account(cluster, &task.namespace, &task.service_account)
+                })
+            }),
         login: LoginFacts {
             auth_time: facts.login_age.map(|age| now - age.get()),
             acr: arc(&facts.acr),

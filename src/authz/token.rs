@@ -36,6 +36,9 @@ pub struct TokenView<'a> {
 /// A task that runs, as far as rules can tell it from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TaskView {
+    /// Its cluster, by the name of the issuer. Empty in records of older versions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
     pub namespace: String,
     /// The service account of its pod.
     pub service_account: String,
@@ -66,6 +69,7 @@ pub(super) struct TokenCondition {
     audiences: Box<[Prefix]>,
     scopes: Box<[Prefix]>,
     service_accounts: Box<[Prefix]>,
+    clusters: Box<[Prefix]>,
     pipelines: Box<[Prefix]>,
     pipeline_tasks: Box<[Prefix]>,
     tasks: Box<[Prefix]>,
@@ -91,6 +95,7 @@ impl TokenCondition {
             audiences: parsed("audiences", &token.audiences),
             scopes: parsed("scopes", &token.scopes),
             service_accounts: parsed("service_accounts", &token.service_accounts),
+            clusters: parsed("clusters", &token.clusters),
             pipelines: parsed("pipelines", &token.pipelines),
             pipeline_tasks: parsed("pipeline_tasks", &token.pipeline_tasks),
             tasks: parsed("tasks", &token.tasks),
@@ -118,6 +123,7 @@ impl TokenCondition {
             (_, None) => patterns.is_empty(),
             (Part::ServiceAccounts, Some(_)) if patterns.is_empty() => reading == Reading::Wide,
             (Part::ServiceAccounts, Some(task)) => fits(&format!("{}/{}", task.namespace, task.service_account)),
+            (Part::Clusters, Some(task)) => is_given(Some(&task.cluster)),
             (Part::Pipelines, Some(task)) => is_given(task.pipeline.as_deref()),
             (Part::PipelineTasks, Some(task)) => is_given(task.pipeline_task.as_deref()),
             (Part::Tasks, Some(task)) => is_given(task.task.as_deref()),
@@ -129,6 +135,7 @@ impl TokenCondition {
             Part::Audiences => &self.audiences,
             Part::Scopes => &self.scopes,
             Part::ServiceAccounts => &self.service_accounts,
+            Part::Clusters => &self.clusters,
             Part::Pipelines => &self.pipelines,
             Part::PipelineTasks => &self.pipeline_tasks,
             Part::Tasks => &self.tasks,
@@ -165,20 +172,29 @@ enum Part {
     Audiences,
     Scopes,
     ServiceAccounts,
+    Clusters,
     Pipelines,
     PipelineTasks,
     Tasks,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Audiences, Self::Scopes, Self::ServiceAccounts, Self::Pipelines, Self::PipelineTasks, Self::Tasks];
+    const ALL: [Self; 7] = [
+        Self::Audiences,
+        Self::Scopes,
+        Self::ServiceAccounts,
+        Self::Clusters,
+        Self::Pipelines,
+        Self::PipelineTasks,
+        Self::Tasks,
+    ];
 
     fn key(self) -> &'static str {
         match self {
             Self::Audiences => "on.token.audiences",
             Self::Scopes => "on.token.scopes",
             Self::ServiceAccounts => "on.token.service_accounts",
+            Self::Clusters => "on.token.clusters",
             Self::Pipelines => "on.token.pipelines",
             Self::PipelineTasks => "on.token.pipeline_tasks",
             Self::Tasks => "on.token.tasks",
@@ -191,6 +207,9 @@ impl Part {
             (Self::Scopes, _) => or_none(token.scope).to_owned(),
             (_, None) => "no task".to_owned(),
             (Self::ServiceAccounts, Some(task)) => format!("{}/{}", task.namespace, task.service_account),
+            (Self::Clusters, Some(task)) => {
+                or_none(Some(&task.cluster).filter(|name| !name.is_empty()).map(|name| &**name)).to_owned()
+            }
             (Self::Pipelines, Some(task)) => or_none(task.pipeline.as_deref()).to_owned(),
             (Self::PipelineTasks, Some(task)) => or_none(task.pipeline_task.as_deref()).to_owned(),
             (Self::Tasks, Some(task)) => or_none(task.task.as_deref()).to_owned(),
@@ -228,6 +247,24 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
             report.error(&at, "`lifetime` is not between 1m and that of all tokens").help("see `tokens.lifetime`");
         }
     }
+    let known: Vec<&str> = root.tokens.iter().flat_map(raw::Tokens::clusters).collect();
+    for (index, cluster) in token.clusters.iter().enumerate() {
+        let is_known = known.iter().any(|known| Prefix::parse(cluster).is_ok_and(|cluster| cluster.matches(known)));
+        if !is_known && Prefix::parse(cluster).is_ok() {
+            report.unknown(
+                &at.key("clusters").index(index),
+                "cluster of `tokens.exchange`",
+                cluster,
+                known.iter().copied(),
+            );
+        }
+    }
+    let is_for_tasks = matches!(action, raw::Action::Allow) && !token.service_accounts.is_empty();
+    if is_for_tasks && token.clusters.is_empty() && known.len() > 1 {
+        report
+            .error(at, "tasks of several clusters get tokens, and each cluster has accounts of any name")
+            .help(format!("list in `clusters` whose are meant: {}", known.join(", ")));
+    }
     for (index, account) in token.service_accounts.iter().enumerate().filter(|(_, text)| !text.contains('/')) {
         report
             .error(&at.key("service_accounts").index(index), format!("`{account}` names no namespace"))
@@ -253,6 +290,9 @@ pub(super) fn found(token: &TokenView<'_>) -> String {
             or_own(&task.pipeline_task),
             or_own(&task.task)
         ));
+        if !task.cluster.is_empty() {
+            text.push_str(&format!("; cluster {}", task.cluster));
+        }
     }
     text
 }
@@ -268,8 +308,19 @@ mod tests {
     fn compiled_as(yaml: &str, action: &raw::Action, report: &mut Report) -> TokenCondition {
         let token: OnToken = serde_saphyr::from_str(yaml).unwrap();
         let on = raw::On { token: Some(token.clone()), ..raw::On::default() };
-        let root = raw::Root { tokens: Some(serde_saphyr::from_str("exchange: []").unwrap()), ..raw::Root::default() };
-        TokenCondition::compile(&on, &token, action, &At::root(), &root, report)
+        compiled_among("[{issuer: east, kubernetes: api}]", &on, &token, action, report)
+    }
+
+    fn compiled_among(
+        exchange: &str,
+        on: &raw::On,
+        token: &OnToken,
+        action: &raw::Action,
+        report: &mut Report,
+    ) -> TokenCondition {
+        let tokens = serde_saphyr::from_str(&format!("exchange: {exchange}")).unwrap();
+        let root = raw::Root { tokens: Some(tokens), ..raw::Root::default() };
+        TokenCondition::compile(on, token, action, &At::root(), &root, report)
     }
 
     fn on(yaml: &str) -> TokenCondition {
@@ -281,6 +332,7 @@ mod tests {
 
     fn task() -> TaskView {
         TaskView {
+            cluster: "east".to_owned(),
             namespace: "ci".to_owned(),
             service_account: "builder".to_owned(),
             pipeline: Some("release".to_owned()),
@@ -348,6 +400,37 @@ mod tests {
         assert!(bare.matches(&token("registry.example", None), Reading::Strict));
         let scoped = on("{audiences: [registry.example], scopes: [pull], service_accounts: [ci/builder]}");
         assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
+    }
+
+    #[test]
+    fn a_service_account_of_one_cluster_is_not_that_of_another() {
+        let token: OnToken =
+            serde_saphyr::from_str("{audiences: [a], service_accounts: [ci/builder], clusters: [east]}").unwrap();
+        let of = |cluster: &str| TaskView { cluster: cluster.to_owned(), ..task() };
+        let (east, west) = (of("east"), of("west"));
+        let condition = on("{audiences: [a], service_accounts: [ci/builder], clusters: [east]}");
+        for (task, expected) in [(&east, true), (&west, false)] {
+            let view = TokenView { audience: "a", scope: None, task: Some(task) };
+            assert_eq!(condition.matches(&view, Reading::Strict), expected, "{}", task.cluster);
+            assert_eq!(condition.matches(&view, Reading::Wide), expected, "{}", task.cluster);
+        }
+        const BOTH: &str = "[{issuer: east, kubernetes: e}, {issuer: west, kubernetes: w}, {issuer: jobs}]";
+        let unnamed = OnToken { clusters: Vec::new(), ..token.clone() };
+        let of_jobs = OnToken { service_accounts: Vec::new(), ..unnamed.clone() };
+        let unknown = OnToken { clusters: vec!["north".to_owned()], ..token.clone() };
+        for (what, token, action, at) in [
+            ("named", &token, raw::Action::Allow, None),
+            ("not named", &unnamed, raw::Action::Allow, Some("")),
+            ("a deny is of all", &unnamed, raw::Action::Deny, None),
+            ("for no task", &of_jobs, raw::Action::Allow, None),
+            ("unknown", &unknown, raw::Action::Allow, Some("/clusters/0")),
+        ] {
+            let mut report = Report::default();
+            let on = raw::On { token: Some(token.clone()), ..raw::On::default() };
+            compiled_among(BOTH, &on, token, &action, &mut report);
+            let told: Vec<&str> = report.problems().iter().map(|problem| problem.at.as_str()).collect();
+            assert_eq!(told, at.into_iter().collect::<Vec<_>>(), "{what}");
+        }
     }
 
     #[test]

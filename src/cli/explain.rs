@@ -41,6 +41,9 @@ pub struct ExplainArgs {
     /// The service account of the task that asks for a token, as `NAMESPACE/NAME`. Default: no task does
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "audience", value_parser = account)]
     pub service_account: Option<Account>,
+    /// The cluster of the task, by the name of its issuer. Default: the only one whose tasks get tokens
+    #[arg(long, value_name = "NAME", requires = "service_account")]
+    pub cluster: Option<String>,
     /// The pipeline that the task is a part of, by reference
     #[arg(long, value_name = "NAME", requires = "service_account")]
     pub pipeline: Option<String>,

@@ -95,6 +95,7 @@ fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failu
 fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Answer, Failure> {
     let (loaded, policy) = load_policy(sources)?;
     let task = args.service_account.as_ref().map(|account| TaskFacts {
+        cluster: args.cluster.clone(),
         namespace: account.namespace.clone(),
         service_account: account.name.clone(),
         pipeline: args.pipeline.clone(),

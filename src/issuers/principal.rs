@@ -14,7 +14,7 @@ use super::{
 use crate::{
     authn::{
         Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme,
-        principal::{InvalidName, WorkloadIdentity, check_name},
+        principal::{InvalidName, WorkloadIdentity, check_name, workload_key},
     },
     clock::Timestamp,
     config::raw::Preset,
@@ -337,9 +337,12 @@ fn levels(act: &Value) -> impl Iterator<Item = &Value> {
 /// The pod and the runs that one of Doorward's own tokens lives as long as.
 pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
     let Some(run) = claims.get(RUN_CLAIM) else { return Box::default() };
+    // A token of an older version names none, and neither does what ends it.
+    let cluster = run.get("cluster").and_then(Value::as_str);
+    let key = |uid: &str| cluster.map_or_else(|| uid.into(), |cluster| workload_key(cluster, uid).into());
     let named = ["task_run", "pod", "pipeline_run"].into_iter().filter_map(|of| run.get(of));
     let within = run.get("within").and_then(Value::as_array).into_iter().flatten();
-    named.chain(within).filter_map(|object| object.get("uid")?.as_str().map(Arc::from)).collect()
+    named.chain(within).filter_map(|object| object.get("uid")?.as_str().map(key)).collect()
 }
 
 /// The scopes of a space separated text.

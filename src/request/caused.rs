@@ -23,6 +23,15 @@ use crate::{
 /// The largest answer that is looked at: etcd takes no larger object.
 const MAX_ANSWER: usize = 3 << 20;
 
+/// What somebody caused.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Caused<'a> {
+    /// A run, by its uid.
+    Run(&'a str),
+    /// The runs of an event.
+    Event(&'a str),
+}
+
 #[derive(Deserialize)]
 struct Made {
     metadata: Metadata,
@@ -58,7 +67,7 @@ impl Worker {
             return Ending::Response { response, forwarded };
         };
         match serde_json::from_slice::<Made>(&bytes) {
-            Ok(made) => self.note_cause(snapshot, Mark::Uid(&made.metadata.uid), exchange).await,
+            Ok(made) => self.note_cause(snapshot, Caused::Run(&made.metadata.uid), exchange).await,
             Err(error) => {
                 tracing::warn!(request_id = %record.id, %error, "the answer to a request that made a run names no object: its tasks get no tokens");
             }
@@ -82,7 +91,7 @@ impl Worker {
         events.extend(answered.clone().filter(|event| !events.contains(event)));
         // Runs of an earlier try are of the same cause.
         for event in &events {
-            self.note_cause(snapshot, Mark::Event(event.as_str()), exchange).await;
+            self.note_cause(snapshot, Caused::Event(event.as_str()), exchange).await;
         }
         exchange.record().event_id = answered.or_else(|| events.into_iter().next()).map(EventId::into_inner);
     }
@@ -108,13 +117,33 @@ impl Worker {
         })
     }
 
-    /// Notes that the principal of a request caused what bears the mark. Where that cannot be kept, its tasks get no tokens: a run
-    /// that names a request of ours is not looked for by its event.
-    pub(super) async fn note_cause(&self, snapshot: &Snapshot, mark: Mark<'_>, exchange: &mut Exchange) {
+    /// Notes what the principal of a request caused. Where that cannot be kept, its tasks get no tokens: a run that names a request of
+    /// ours is not looked for by its event.
+    pub(super) async fn note_cause(&self, snapshot: &Snapshot, caused: Caused<'_>, exchange: &mut Exchange) {
         let record = exchange.record();
-        let Some(principal) = record.principal.clone().filter(|_| snapshot.tokens.is_some()) else { return };
-        if let Err(error) = self.keep(snapshot, mark, &principal, record.id).await {
-            tracing::warn!(request_id = %record.id, %error, "who caused a run cannot be kept: its tasks get no tokens");
+        let (Some(tokens), Some(principal)) = (&snapshot.tokens, &record.principal) else { return };
+        let upstream = record.upstream.as_ref().map(|upstream| Arc::clone(&upstream.name));
+        let route = snapshot.raw.routes.iter().find(|route| record.route.as_deref() == Some(&*route.name));
+        // The Dashboard's back end makes runs at this one.
+        let behind = route.and_then(|route| route.kubernetes.as_deref());
+        let upstreams: Vec<&str> = upstream.as_deref().into_iter().chain(behind).collect();
+        let mut is_kept = false;
+        for cluster in tokens.clusters_behind(&upstreams) {
+            is_kept = true;
+            let mark = match caused {
+                Caused::Run(uid) => Mark::Uid { cluster, uid },
+                Caused::Event(event) => Mark::Event { cluster, event },
+            };
+            if let Err(error) = self.keep(snapshot, mark, principal, record.id).await {
+                tracing::warn!(request_id = %record.id, %error, "who caused a run cannot be kept: its tasks get no tokens");
+            }
+        }
+        if !is_kept && tokens.has_clusters() {
+            tracing::warn!(
+                request_id = %record.id,
+                upstream = upstream.as_deref(),
+                "who caused a run is not kept, since no cluster of `tokens.exchange` names the upstream: its tasks get no tokens"
+            );
         }
     }
 

@@ -28,13 +28,24 @@ pub const EVENT_WINDOW: Duration = Duration::from_secs(120);
 /// How far the clock of the API server may differ.
 pub const SKEW: Duration = Duration::from_secs(30);
 
-/// By what a run is told from others.
+/// By what a run is told from others, in its cluster, which alone vouches for it. That is named as its issuer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark<'a> {
     /// The uid of the object.
-    Uid(&'a str),
+    Uid { cluster: &'a str, uid: &'a str },
     /// The event that it came of.
-    Event(&'a str),
+    Event { cluster: &'a str, event: &'a str },
+}
+
+/// A run whose cause is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub cluster: &'a str,
+    /// Whether there is no other cluster, so that what older versions have noted is of this one.
+    pub is_alone: bool,
+    pub uid: &'a str,
+    /// The event that it says it came of.
+    pub event: Option<&'a str>,
 }
 
 /// Who caused a run.
@@ -166,7 +177,7 @@ impl Cause {
 
     /// Whether it was kept by a version that noted of an actor neither who they are to their issuer nor on whose behalf they acted.
     pub fn lacks_actors(&self) -> bool {
-        self.actor.is_some() && self.acting.is_empty()
+        self.actor.is_some() && self.act.is_none()
     }
 
     /// Whether a run that was made then can have come of the delivery.
@@ -179,8 +190,16 @@ impl Cause {
 impl Mark<'_> {
     fn key(self) -> Vec<u8> {
         match self {
-            Self::Uid(uid) => format!("run:{uid}").into_bytes(),
-            Self::Event(event) => format!("event:{event}").into_bytes(),
+            Self::Uid { cluster, uid } => format!("run:{cluster}/{uid}").into_bytes(),
+            Self::Event { cluster, event } => format!("event:{cluster}/{event}").into_bytes(),
+        }
+    }
+
+    /// The key of versions that knew of one cluster.
+    fn old_key(self) -> Vec<u8> {
+        match self {
+            Self::Uid { uid, .. } => format!("run:{uid}").into_bytes(),
+            Self::Event { event, .. } => format!("event:{event}").into_bytes(),
         }
     }
 }
@@ -196,34 +215,45 @@ impl Causes<'_> {
     }
 
     /// Whether a run is known to have been made through Doorward.
-    pub async fn made(&self, uid: &str, now: Timestamp) -> Result<bool, CauseError> {
-        Ok(self.store.get(Table::Causes, &Mark::Uid(uid).key(), now).await?.is_some())
+    pub async fn made(&self, cluster: &str, uid: &str, now: Timestamp) -> Result<bool, CauseError> {
+        let mark = Mark::Uid { cluster, uid };
+        for key in [mark.key(), mark.old_key()] {
+            if self.store.get(Table::Causes, &key, now).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Who caused a run: by its uid, or else by the event that it says it came of, if it was made right after that.
     pub async fn of(
         &self,
-        uid: &str,
-        event: Option<&str>,
+        asked: Asked<'_>,
         created: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Option<Cause>, CauseError> {
-        if let Some(cause) = self.get(Mark::Uid(uid), now).await? {
+        let Asked { cluster, is_alone, uid, event } = asked;
+        let run = Mark::Uid { cluster, uid };
+        if let Some(cause) = self.get(run, is_alone, now).await? {
             return Ok(Some(cause));
         }
         let (Some(event), Some(created)) = (event, created) else { return Ok(None) };
-        let cause = self.get(Mark::Event(event), now).await?.filter(|cause| cause.explains(created));
+        let event = Mark::Event { cluster, event };
+        let cause = self.get(event, is_alone, now).await?.filter(|cause| cause.explains(created));
         if let Some(cause) = &cause {
-            self.keep(Mark::Uid(uid), cause, now).await?;
+            self.keep(run, cause, now).await?;
         }
         Ok(cause)
     }
 
-    async fn get(&self, mark: Mark<'_>, now: Timestamp) -> Result<Option<Cause>, CauseError> {
-        let key = mark.key();
-        let Some(stored) = self.store.get(Table::Causes, &key, now).await? else { return Ok(None) };
-        let plain = self.keys.open(Purpose::Cause, &key, &stored.value)?;
-        serde_json::from_slice(&plain).map(Some).map_err(|_| CauseError::Unreadable)
+    async fn get(&self, mark: Mark<'_>, is_alone: bool, now: Timestamp) -> Result<Option<Cause>, CauseError> {
+        for key in [Some(mark.key()), is_alone.then(|| mark.old_key())].into_iter().flatten() {
+            if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
+                let plain = self.keys.open(Purpose::Cause, &key, &stored.value)?;
+                return serde_json::from_slice(&plain).map(Some).map_err(|_| CauseError::Unreadable);
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -249,6 +279,14 @@ mod tests {
         Cause::new(&alice(), None, Uuid::from_u128(1), NOW, &["department".into()])
     }
 
+    const fn run(uid: &str) -> Mark<'_> {
+        Mark::Uid { cluster: "c", uid }
+    }
+
+    const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> Asked<'a> {
+        Asked { cluster: "c", is_alone: false, uid, event }
+    }
+
     struct Fixture {
         store: Store,
         keys: KeyRing,
@@ -270,23 +308,23 @@ mod tests {
     #[tokio::test]
     async fn who_caused_a_run_is_known_by_its_uid_with_what_rules_look_at() {
         let at = Fixture::new();
-        at.causes().keep(Mark::Uid("u"), &cause(), NOW).await.unwrap();
-        let found = at.causes().of("u", None, None, NOW).await.unwrap().unwrap().principal();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().unwrap().principal();
         assert_eq!((&*found.issuer, &*found.subject, &*found.username), ("corp", "7", "alice"));
         assert_eq!((found.kind, found.groups.len(), found.actor), (Kind::Human, 1, alice().actor));
         assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
-        assert!(at.causes().of("v", None, None, NOW).await.unwrap().is_none());
+        assert!(at.causes().of(asked("v", None), None, NOW).await.unwrap().is_none());
         // Nobody takes a run over.
         let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), None, Uuid::nil(), NOW, &[]);
-        at.causes().keep(Mark::Uid("u"), &mallory, NOW).await.unwrap();
-        let found = at.causes().of("u", None, None, NOW).await.unwrap().unwrap();
+        at.causes().keep(run("u"), &mallory, NOW).await.unwrap();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().unwrap();
         assert_eq!(&*found.principal().username, "alice");
     }
 
     #[tokio::test]
     async fn a_run_comes_of_an_event_only_if_it_was_made_right_after_it() {
         let at = Fixture::new();
-        at.causes().keep(Mark::Event("e"), &cause(), NOW).await.unwrap();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         for (what, uid, event, created, known) in [
             ("at once", "a", Some("e"), Some(NOW), true),
             ("the API server's clock is behind", "b", Some("e"), Some(NOW - Duration::from_secs(20)), true),
@@ -297,22 +335,40 @@ mod tests {
             ("no event", "g", None, Some(NOW), false),
             ("no time", "h", Some("e"), None, false),
             // An uid is no event, whatever the label says.
-            ("the mark of a run", "i", Some("run:a"), Some(NOW), false),
+            ("the mark of a run", "i", Some("run:c/a"), Some(NOW), false),
         ] {
-            let found = at.causes().of(uid, event, created, NOW).await.unwrap();
+            let found = at.causes().of(asked(uid, event), created, NOW).await.unwrap();
             assert_eq!(found.is_some(), known, "{what}");
         }
         // What was found is kept for the run.
-        assert!(at.causes().of("a", None, None, NOW).await.unwrap().is_some());
+        assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_presents_the_uid_of_anothers_run_does_not_inherit_its_cause() {
+        let at = Fixture::new();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
+        let hostile = Asked { cluster: "d", is_alone: false, uid: "u", event: Some("e") };
+        assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().is_none());
+        assert!(at.causes().made("c", "u", NOW).await.unwrap() && !at.causes().made("d", "u", NOW).await.unwrap());
+        // What an older version noted is of the only cluster, and of none where there are several.
+        let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
+        let old = sealed(b"run:old");
+        at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        for (is_alone, known) in [(true, true), (false, false)] {
+            let found = at.causes().of(Asked { is_alone, ..asked("old", None) }, None, NOW).await.unwrap();
+            assert_eq!(found.is_some(), known, "{is_alone}");
+        }
     }
 
     #[tokio::test]
     async fn a_cause_is_sealed_and_bound_to_its_run() {
         let at = Fixture::new();
-        at.causes().keep(Mark::Uid("u"), &cause(), NOW).await.unwrap();
-        let stored = at.store.get(Table::Causes, b"run:u", NOW).await.unwrap().unwrap();
+        at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
+        let stored = at.store.get(Table::Causes, b"run:c/u", NOW).await.unwrap().unwrap();
         assert!(!stored.value.windows(5).any(|window| window == b"alice"));
-        at.store.put(Table::Causes, b"run:v", stored.value, NOW + KEPT, Expect::Any, NOW).await.unwrap();
-        assert!(matches!(at.causes().of("v", None, None, NOW).await, Err(CauseError::Sealed(_))));
+        at.store.put(Table::Causes, b"run:c/v", stored.value, NOW + KEPT, Expect::Any, NOW).await.unwrap();
+        assert!(matches!(at.causes().of(asked("v", None), None, NOW).await, Err(CauseError::Sealed(_))));
     }
 }

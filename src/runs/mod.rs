@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 pub(crate) use self::follow::{client, root_cause};
 pub use self::{
-    cause::{Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
+    cause::{Asked, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
     follow::follow,
 };
 use crate::{audit::Linked, clock::Timestamp, tekton::REQUEST_ID};

@@ -17,6 +17,7 @@ use super::{
     task::Named,
 };
 use crate::{
+    authn::principal::workload_key,
     clock::Timestamp,
     error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
@@ -29,13 +30,16 @@ const AFTER: Duration = Duration::from_secs(120);
 /// How much longer it is kept, so that not each token that a run gets writes it anew.
 const FURTHER: Duration = Duration::from_secs(1800);
 
-/// What the store has of a run or a pod that has tokens, by its uid: enough to find it again in the cluster.
+/// What the store has of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it again there.
+/// Older versions have it by the uid alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
     pub kind: Kind,
     pub namespace: String,
+    /// Under another name than older versions have, which would look for the key as for an uid.
+    #[serde(rename = "object", alias = "name")]
     pub name: String,
     /// Whether the end of its tokens is in the audit trail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -52,14 +56,14 @@ impl Exchanger<'_> {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let (store, task) = (self.app.store(), &of.task);
-        let noted = store.get(Table::Tokens, task.pod.uid.as_bytes(), now).await?;
+        let noted = store.get(Table::Tokens, workload_key(&of.cluster, &task.pod.uid).as_bytes(), now).await?;
         if noted.as_ref().is_none_or(|noted| noted.expires < expires + AFTER) {
             let put = |(kind, object): (Kind, &Named)| {
                 let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
                 let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name, is_told: false };
                 Put {
                     table: Table::Tokens,
-                    key: object.uid.clone().into_bytes(),
+                    key: workload_key(&of.cluster, &object.uid).into_bytes(),
                     value: serde_json::to_vec(&bearer).unwrap_or_default(),
                     expires: expires + AFTER + FURTHER,
                     expect: Expect::Any,

@@ -10,7 +10,7 @@ use super::{
     task::{Named, Task},
 };
 use crate::{
-    authn::{Actor, Kind, KnownAs, Principal},
+    authn::{Kind, KnownAs, Principal},
     clock::Timestamp,
     issuers::RUN_CLAIM,
 };
@@ -65,6 +65,7 @@ pub fn account(task: &Task) -> String {
 pub fn run(task: &Task) -> Map<String, Value> {
     #[derive(Serialize)]
     struct Run<'a> {
+        cluster: &'a str,
         namespace: &'a str,
         service_account: &'a str,
         pod: &'a Named,
@@ -83,6 +84,7 @@ pub fn run(task: &Task) -> Map<String, Value> {
     }
     let view = &task.view;
     let run = Run {
+        cluster: &view.cluster,
         namespace: &view.namespace,
         service_account: &view.service_account,
         pod: &task.pod,
@@ -102,11 +104,8 @@ pub fn expires(now: Timestamp, lifetime: std::time::Duration, subject: Timestamp
     run.into_iter().fold((now + lifetime).min(subject), Timestamp::min)
 }
 
-/// The client that asks.
-pub fn client(principal: &Principal, task: Option<&Task>) -> Arc<str> {
-    if let Some(task) = task {
-        return Actor::service_account(&task.view.namespace, &task.view.service_account).subject;
-    }
+/// The client that asks. A task is one by the name that it has as an actor.
+pub fn client(principal: &Principal) -> Arc<str> {
     let own = || principal.client.as_ref().unwrap_or(&principal.subject);
     let acting = principal.actor.as_ref().map(|actor| actor.client.as_ref().unwrap_or(&actor.subject));
     Arc::clone(acting.unwrap_or_else(own))

@@ -134,7 +134,7 @@ impl Exchanger<'_> {
         }
         let jti = Uuid::now_v7().to_string();
         let scope = granted.scopes.join(" ");
-        let client = claims::client(&party.principal, task);
+        let client = claims::client(&party.principal);
         let claims = AccessToken {
             iss: self.tokens.issuer(),
             sub: &party.principal.username,
@@ -197,6 +197,7 @@ impl Exchanger<'_> {
 fn issued_to(task: &Task) -> audit::IssuedTask {
     let named = |object: &Named| (object.name.clone(), object.uid.clone());
     audit::IssuedTask {
+        cluster: task.view.cluster.clone(),
         namespace: task.view.namespace.clone(),
         task_run: named(&task.task_run),
         pod: named(&task.pod),

@@ -177,8 +177,12 @@ impl Exchanger<'_> {
         let whom = match party.task() {
             Some(task) => {
                 let none = || "none".to_owned();
+                let cluster = match self.tokens.has_several_clusters() {
+                    true => format!(" of cluster {}", task.view.cluster),
+                    false => String::new(),
+                };
                 format!(
-                    "service account {}/{} in pipeline {}, task {}, on behalf of {}",
+                    "service account {}/{}{cluster} in pipeline {}, task {}, on behalf of {}",
                     task.view.namespace,
                     task.view.service_account,
                     task.view.pipeline.clone().unwrap_or_else(none),

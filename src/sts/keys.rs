@@ -200,6 +200,13 @@ impl SigningKeys {
         if keys.len() == raw.keys.len() { Self::new(keys) } else { None }
     }
 
+    /// These, and after them others that sign nothing any more.
+    pub fn followed_by(&self, others: &Self) -> Self {
+        let is_new = |key: &&Arc<SigningKey>| !self.0.keys.iter().any(|own| own.id == key.id);
+        let all = self.0.keys.iter().chain(others.0.keys.iter().filter(is_new)).cloned().collect();
+        Self::new(all).unwrap_or_else(|| self.clone())
+    }
+
     /// The key set (RFC 7517 section 5) as JSON.
     pub fn set(&self) -> &Bytes {
         &self.0.set

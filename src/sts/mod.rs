@@ -106,6 +106,8 @@ pub struct Settings {
 #[derive(Debug)]
 struct Cluster {
     server: Arc<Upstream>,
+    /// The other upstreams that lead there, where there are several clusters.
+    upstreams: Vec<String>,
     /// In which namespaces tasks get tokens; empty: in all. Nowhere else are their ends watched.
     namespaces: Vec<String>,
 }
@@ -169,11 +171,21 @@ impl Settings {
                     .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
                     .help("list all `namespaces` in one entry");
             }
+            for (index, other) in exchanged.upstreams.iter().enumerate() {
+                let at = at.key("upstreams").index(index);
+                if exchanged.kubernetes.is_none() {
+                    resolver.report.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
+                } else if !upstreams.contains_key(other.as_str()) {
+                    let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
+                    resolver.report.unknown(&at, "upstream", other, known);
+                }
+            }
             if let Some(server) = &exchanged.kubernetes {
                 match upstreams.get(server.as_str()) {
                     Some(upstream) => {
                         let namespaces = exchanged.namespaces.clone();
-                        let cluster = Cluster { server: Arc::clone(upstream), namespaces };
+                        let others = exchanged.upstreams.clone();
+                        let cluster = Cluster { server: Arc::clone(upstream), upstreams: others, namespaces };
                         clusters.insert(Arc::from(of.name.as_str()), cluster);
                     }
                     None => {
@@ -277,7 +289,12 @@ impl Tokens {
 
     /// The keys in force. `None` until those that are kept have been read.
     pub fn keys(&self) -> Option<SigningKeys> {
-        self.settings.keys.clone().or_else(|| self.kept.get().as_deref().cloned())
+        match (&self.settings.keys, self.kept.get()) {
+            // Those that were made before the configuration had any.
+            (Some(own), Some(made)) => Some(own.followed_by(&made)),
+            (Some(own), None) => Some(own.clone()),
+            (None, made) => made.as_deref().cloned(),
+        }
     }
 
     /// Gives the keys to the entry of `issuers` that takes our tokens, if there is one.
@@ -292,6 +309,28 @@ impl Tokens {
     pub fn name<'a>(&'a self, issuers: &'a Issuers) -> &'a str {
         let own = issuers.iter().find(|issuer| issuer.keys().settings().source == KeySource::Own);
         own.map_or(&self.settings.issuer, |issuer| issuer.name())
+    }
+
+    /// The clusters in which a run is that was made by way of these upstreams, by the names of their issuers. Two that are the same by
+    /// two issuers are both.
+    pub fn clusters_behind<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
+        let clusters = &self.settings.clusters;
+        clusters.iter().filter_map(move |(name, cluster)| {
+            let leads = |upstream: &&str| {
+                **upstream == **cluster.server.name() || cluster.upstreams.iter().any(|other| other == upstream)
+            };
+            (clusters.len() == 1 || upstreams.iter().any(leads)).then_some(name)
+        })
+    }
+
+    /// Whether tasks get tokens at all.
+    pub fn has_clusters(&self) -> bool {
+        !self.settings.clusters.is_empty()
+    }
+
+    /// Whether tasks of several clusters get tokens.
+    fn has_several_clusters(&self) -> bool {
+        self.settings.clusters.len() > 1
     }
 
     fn keys_or_refuse(&self) -> Result<SigningKeys, Rejection> {

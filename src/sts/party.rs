@@ -15,10 +15,10 @@ use super::{
     task::{Task, made_by_somebody},
 };
 use crate::{
-    authn::{Actor, Kind, KnownAs, Principal},
+    authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
     clock::Timestamp,
     error::Reason,
-    runs::{Cause, CauseError, Causes},
+    runs::{Asked, Cause, CauseError, Causes},
 };
 
 /// How many may have acted for each other.
@@ -73,6 +73,7 @@ impl Exchanger<'_> {
             are_seen(&[ends::Kind::PipelineRun])?;
         }
         let root = &task.root;
+        let several = self.tokens.has_several_clusters();
         let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
         let unknown = |error: CauseError| {
             tracing::warn!(%error, run = root.uid, "who caused a run is not known");
@@ -83,15 +84,17 @@ impl Exchanger<'_> {
         };
         // What somebody made through Doorward is not what the run made that lists it.
         for made in task.made() {
-            if causes.made(&made.uid, now).await.map_err(unknown)? {
+            if causes.made(&subject.issuer, &made.uid, now).await.map_err(unknown)? {
                 let parent = task.pipeline_run().map_or("", |run| &run.name);
                 return Err(made_by_somebody("run", &made.name, parent));
             }
         }
-        let cause = causes.of(&root.uid, root.event.as_deref(), root.created, now).await.map_err(unknown)?;
+        let asked =
+            Asked { cluster: &subject.issuer, is_alone: !several, uid: &root.uid, event: root.event.as_deref() };
+        let cause = causes.of(asked, root.created, now).await.map_err(unknown)?;
         let cause = cause.ok_or_else(|| {
             Refusal::subject(format!(
-                "nobody is known who caused run {}: it was made past Doorward, or more than a week ago; start it through \
+                "nobody is known who caused run {}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as one of its cluster, or more than a week ago; start it through \
                  Doorward, or by a delivery to it",
                 task.pipeline_run().unwrap_or(&task.task_run).name
             ))
@@ -102,11 +105,18 @@ impl Exchanger<'_> {
         check_depth("the run", &act)?;
         let acting = KnownAs { issuer: Arc::clone(&subject.issuer), subject: account };
         let principal = Principal {
-            actor: Some(Actor::service_account(&task.view.namespace, &task.view.service_account)),
+            actor: Some(Actor::service_account(
+                several.then_some(&*subject.issuer),
+                &task.view.namespace,
+                &task.view.service_account,
+            )),
             acting: std::iter::once(acting).chain(behind.acting.iter().cloned()).collect(),
             credential: subject.credential.clone(),
             expires: subject.expires,
-            lives_with: task.lives_with().map(|(_, object)| object.uid.as_str().into()).collect(),
+            lives_with: task
+                .lives_with()
+                .map(|(_, object)| workload_key(&subject.issuer, &object.uid).into())
+                .collect(),
             ..behind
         };
         let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };

@@ -16,7 +16,7 @@ use crate::{
     audit::{KeyChange, Note, Trail},
     clock::Timestamp,
     sessions::keyring::{KeyRing, Purpose},
-    store::{Expect, Store, StoreError, Table, Written},
+    store::{Expect, Store, StoreError, Stored, Table, Written},
 };
 
 /// How long a key that no longer signs is published: longer than any token that it signed, with room for clocks.
@@ -83,7 +83,10 @@ impl Kept {
             Some(stored) => (Ring::open(seal, &stored.value)?, Expect::Version(stored.version)),
         };
         let changes = ring.advance(period, now)?;
-        if !changes.is_empty() || stored.as_ref().is_some_and(|stored| !seal.is_current(&stored.value)) {
+        // As it is while the configuration has keys: one that has none any more is to keep these.
+        let is_retired = |stored: &Stored| stored.expires < now + KEPT / 2;
+        let is_to_write = |stored: &Stored| !seal.is_current(&stored.value) || is_retired(stored);
+        if !changes.is_empty() || stored.as_ref().is_some_and(is_to_write) {
             let value = ring.seal(seal)?;
             let written = store.put(Table::TokenKeys, RECORD, value, now + KEPT, expect, now).await?;
             if matches!(written, Written::Conflict(_)) {
@@ -95,6 +98,25 @@ impl Kept {
         }
         self.0.store(Some(Arc::new(ring.keys(now)?)));
         Ok(ring.next_change(now))
+    }
+
+    /// Keeps what was made published where the configuration has keys now, until the last token that it signed has ended. After that
+    /// the store forgets it by itself.
+    pub async fn retire(&self, store: &Store, seal: &KeyRing, now: Timestamp) -> Result<(), RingError> {
+        let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
+            self.0.store(None);
+            return Ok(());
+        };
+        let keys = Ring::open(seal, &stored.value)?.keys(now)?;
+        if stored.expires > now + AFTERGLOW {
+            let expect = Expect::Version(stored.version);
+            let written = store.put(Table::TokenKeys, RECORD, stored.value, now + AFTERGLOW, expect, now).await?;
+            if matches!(written, Written::Conflict(_)) {
+                return Err(RingError::Contended);
+            }
+        }
+        self.0.store(Some(Arc::new(keys)));
+        Ok(())
     }
 }
 
@@ -226,6 +248,31 @@ mod tests {
         known.sort();
         published.sort();
         assert_eq!(known, published);
+    }
+
+    #[tokio::test]
+    async fn what_was_made_is_published_until_its_last_token_has_ended_where_the_configuration_has_keys_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let trail = trail(folder.path());
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let seal = KeyRing::of(&[[7; 32]]);
+        let kept = Kept::default();
+        kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
+        let made = ids(&kept.get().unwrap());
+        for after in [0, 60, 1799] {
+            // Also by a process that begins meanwhile.
+            let kept = Kept::default();
+            kept.retire(&store, &seal, START + Duration::from_secs(after)).await.unwrap();
+            assert_eq!(ids(&kept.get().unwrap()), made, "{after}");
+        }
+        // Back to those that are made, for good.
+        kept.renew(&store, &seal, PERIOD, START + Duration::from_secs(1799), &trail).await.unwrap();
+        kept.renew(&store, &seal, PERIOD, START + Duration::from_secs(3600), &trail).await.unwrap();
+        assert_eq!(ids(&kept.get().unwrap()), made);
+        let later = START + Duration::from_secs(3600);
+        kept.retire(&store, &seal, later).await.unwrap();
+        kept.retire(&store, &seal, later + AFTERGLOW).await.unwrap();
+        assert!(kept.get().is_none());
     }
 
     #[tokio::test]

@@ -125,6 +125,7 @@ impl Task {
         }
         let mut task = Self {
             view: TaskView {
+                cluster: lookup.cluster.to_string(),
                 namespace: namespace.clone(),
                 service_account: token.service_account.clone(),
                 pipeline: None,

@@ -124,6 +124,7 @@ fn what_a_decision_was_made_on_can_be_read_back() {
 #[test]
 fn a_token_that_was_asked_for_can_be_read_back() {
     let task = TaskView {
+        cluster: "cluster".to_owned(),
         namespace: "ci".to_owned(),
         service_account: "builder".to_owned(),
         pipeline: Some("release".to_owned()),

@@ -89,7 +89,7 @@ fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
 
 #[test]
 fn workloads_bots_agents_and_break_glass_keep_their_names() {
-    let task = Actor::service_account("ci", "builder");
+    let task = Actor::service_account(None, "ci", "builder");
     let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
     let kinds = [
         Principal { kind: Kind::Workload, actor: None, ..principal() },

@@ -60,7 +60,7 @@ rules:
 interceptor: {host: interceptor.test}
 runs: {kubernetes: api, namespaces: [ci]}
 tokens:
-  exchange: [{issuer: cluster, kubernetes: api}]
+  exchange: [{issuer: cluster, kubernetes: api, upstreams: [api]}]
   registries: [{service: registry.test, lifetime: 2m}]
   onward:
     - {audience: a, provider: {token_exchange: {token_url: 'https://a.test', client: {id: a, secret: {file: secret}}}}}

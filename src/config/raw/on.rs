@@ -147,6 +147,11 @@ pub struct OnToken {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub service_accounts: Vec<String>,
+    /// The cluster of the task that asks, by the name of its issuer. Where tasks of several clusters get tokens, an allow for service
+    /// accounts must say: each cluster has accounts and pipelines of any name.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub clusters: Vec<String>,
     /// The pipeline that runs, by reference: its name, or `git?pathInRepo=…&revision=…&url=…` as in `run.code`. A run that brought
     /// its own code has none.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]

@@ -347,6 +347,9 @@ pub struct TokenFacts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFacts {
+    /// Its cluster, by the name of the issuer. Default: the only one whose tasks get tokens.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Its namespace.
     pub namespace: String,
     /// The service account of its pod.

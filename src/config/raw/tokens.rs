@@ -41,6 +41,11 @@ impl Tokens {
     fn default_lifetime() -> Span {
         Span::from_secs(600)
     }
+
+    /// The clusters whose tasks get tokens, by the names of their issuers.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        self.exchange.iter().filter(|of| of.kubernetes.is_some()).map(|of| of.issuer.as_str())
+    }
 }
 
 /// A registry of containers (distribution's token authentication). Rules name an action on a repository as a scope:
@@ -66,8 +71,13 @@ pub struct Exchanged {
     /// and watch pods, TaskRuns and PipelineRuns.
     #[serde(default)]
     pub kubernetes: Option<String>,
+    /// For a cluster, where there are several: the other upstreams that lead to it, by name: its EventListeners, and its API server with
+    /// another credential. Who makes a run by way of one has caused a run of this cluster. Where there is one cluster, all lead to it.
+    #[serde(default)]
+    pub upstreams: Vec<String>,
     /// For a cluster: in which namespaces tasks get tokens. Default: in all. Ends of runs are watched in those of the start, so that
-    /// one which a reload adds gets no tokens before a restart. The others here are fixed until restart.
+    /// one which a reload adds gets no tokens before a restart, and so does a cluster. Where a reload takes a cluster away, the tokens of
+    /// its tasks end; where it names another upstream, that is asked from then on.
     #[serde(default)]
     pub namespaces: Vec<String>,
 }

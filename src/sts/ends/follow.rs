@@ -19,6 +19,7 @@ use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
     audit::{AuditUnavailable, Note, TokensEnded},
+    authn::principal::workload_key,
     clock::Clock,
     config::raw,
     runs::root_cause,
@@ -43,6 +44,9 @@ const WATCH: u32 = 5;
 /// Events that are taken at once, and objects whose tokens are ended at once.
 const BATCH: usize = 64;
 
+/// Why tokens end whose run nobody watches any more.
+const NOT_CONFIGURED: &str = "its cluster is not configured any more";
+
 /// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
 enum EndsError {
@@ -54,6 +58,8 @@ enum EndsError {
     Cluster(#[from] kube::Error),
     #[error("the watch has ended")]
     Ended,
+    #[error("the configuration does not name the cluster in `tokens.exchange` any more")]
+    NotConfigured,
 }
 
 /// Watches the runs of one cluster until `stop`.
@@ -65,6 +71,13 @@ pub async fn follow(app: Arc<App>, client: Client, exchanged: raw::Exchanged, st
             error = follower.watch(&exchanged) => error,
             () = stop.cancelled() => return,
         };
+        // A reload may have taken it away.
+        let cluster: Arc<str> = exchanged.issuer.as_str().into();
+        if !is_configured(&follower.app, &cluster)
+            && let Err(error) = follower.end_all(&cluster).await
+        {
+            tracing::warn!(%error, cluster = &*cluster, "tokens of tasks of a cluster that is not configured any more have not ended yet");
+        }
         tracing::warn!(%error, cluster = exchanged.issuer, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
         follower.health.failed(error.to_string());
         tokio::select! {
@@ -72,6 +85,11 @@ pub async fn follow(app: Arc<App>, client: Client, exchanged: raw::Exchanged, st
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Whether tasks of a cluster get tokens by the configuration in force.
+fn is_configured(app: &App, cluster: &str) -> bool {
+    app.snapshot.load().raw.tokens.as_ref().is_some_and(|tokens| tokens.clusters().any(|known| known == cluster))
 }
 
 /// Watches that tell nothing any more once their follower has ended, whichever way it did.
@@ -153,6 +171,7 @@ struct Progress {
 
 /// An object whose tokens are to end.
 struct Over {
+    cluster: Arc<str>,
     kind: Kind,
     uid: String,
     why: &'static str,
@@ -184,6 +203,9 @@ impl Follower {
         let mut events = stream::select_all(streams.collect::<Vec<_>>()).ready_chunks(BATCH);
         let mut progress = Progress::default();
         while let Some(batch) = events.next().await {
+            if !is_configured(&self.app, &cluster) {
+                return EndsError::NotConfigured;
+            }
             if let Err(error) = self.take(batch, &mut progress).await {
                 return error;
             }
@@ -217,13 +239,23 @@ impl Follower {
                 Ok(Event::Apply(object)) => {
                     ends.tell(&watch, &object);
                     let uid = object.identity().uid.clone();
-                    over.extend(object.end().map(|why| Over { kind: watch.kind, uid, why }));
+                    over.extend(object.end().map(|why| Over {
+                        cluster: Arc::clone(&watch.cluster),
+                        kind: watch.kind,
+                        uid,
+                        why,
+                    }));
                     told.push(watch);
                 }
                 Ok(Event::Delete(object)) => {
                     let uid = object.identity().uid.clone();
                     ends.forget(&watch, &uid);
-                    over.push(Over { kind: watch.kind, uid, why: "it was deleted" });
+                    over.push(Over {
+                        cluster: Arc::clone(&watch.cluster),
+                        kind: watch.kind,
+                        uid,
+                        why: "it was deleted",
+                    });
                     told.push(watch);
                 }
                 Err(error) => {
@@ -239,7 +271,7 @@ impl Follower {
         }
         // What has ended is told of several times in a row, and is ended once.
         let mut ending = HashSet::new();
-        over.retain(|over| ending.insert(over.uid.clone()));
+        over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         stream::iter(over.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |over| self.end(over)).await?;
         for watch in told {
             trouble.remove(&watch);
@@ -277,13 +309,16 @@ impl Follower {
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
             for change in page {
                 let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
-                let Ok(uid) = String::from_utf8(change.key) else { continue };
+                let Ok(key) = String::from_utf8(change.key) else { continue };
+                let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(&key).to_owned();
                 if bearer.kind != watch.kind || !watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) {
                     continue;
                 }
                 match present.get(&uid) {
                     Some(None) => {}
-                    Some(Some(why)) => over.push(Over { kind: watch.kind, uid, why }),
+                    Some(Some(why)) => {
+                        over.push(Over { cluster: Arc::clone(&watch.cluster), kind: watch.kind, uid, why })
+                    }
                     None => missing.push((bearer, uid)),
                 }
             }
@@ -295,7 +330,12 @@ impl Follower {
         // It may have begun since the list was made.
         let asked = stream::iter(missing).map(async |(bearer, uid)| {
             let is_there = self.is_there(&bearer, &uid).await?;
-            Ok::<_, EndsError>((!is_there).then_some(Over { kind: watch.kind, uid, why: "it was deleted" }))
+            Ok::<_, EndsError>((!is_there).then_some(Over {
+                cluster: Arc::clone(&watch.cluster),
+                kind: watch.kind,
+                uid,
+                why: "it was deleted",
+            }))
         });
         let gone: Vec<Option<Over>> = asked.buffer_unordered(BATCH).try_collect().await?;
         over.extend(gone.into_iter().flatten());
@@ -303,7 +343,8 @@ impl Follower {
     }
 
     async fn is_there(&self, bearer: &Bearer, uid: &str) -> Result<bool, EndsError> {
-        if bearer.is_told || self.app.revocations.workload(uid).is_some() {
+        let is_revoked = || self.app.revocations.workload(&workload_key(&bearer.cluster, uid)).is_some();
+        if bearer.is_told || is_revoked() {
             return Ok(false);
         }
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
@@ -313,31 +354,47 @@ impl Follower {
 
     /// Revokes the tokens of an object, if it has any.
     async fn end(&self, over: Over) -> Result<(), EndsError> {
-        let ended = self.end_own(&over).await;
-        // After the revocation: a call that is under way looks for that once its token is held.
         let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
-        self.app.onward.end(&over.uid, keys.as_ref());
-        ended
+        // Older versions know it by the uid alone.
+        for key in [workload_key(&over.cluster, &over.uid), over.uid.clone()] {
+            let ended = self.end_own(&over, &key).await;
+            // After the revocation: a call that is under way looks for that once its token is held.
+            self.app.onward.end(&key, keys.as_ref());
+            ended?;
+        }
+        Ok(())
     }
 
-    async fn end_own(&self, Over { kind, uid, why }: &Over) -> Result<(), EndsError> {
+    async fn end_own(&self, Over { cluster, kind, uid, why }: &Over, key: &str) -> Result<(), EndsError> {
         let app = &self.app;
         let now = app.clock.now();
-        let Some(stored) = app.store().get(Table::Tokens, uid.as_bytes(), now).await? else { return Ok(()) };
+        let Some(stored) = app.store().get(Table::Tokens, key.as_bytes(), now).await? else { return Ok(()) };
         let Ok(mut bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
+        if bearer.cluster != *cluster {
+            return Ok(());
+        }
         // As long as there is a record to find, so that it is ended once.
         let until = stored.expires.max(now + LIFETIME.1 + SKEW);
-        if app.revocations.workload(uid).is_none() {
-            app.revocations.revoke(Target::Workload(uid), why, until).await?;
+        if app.revocations.workload(key).is_none() {
+            app.revocations.revoke(Target::Workload(key), why, until).await?;
             let streams = app.close_revoked_streams();
             let Bearer { namespace, name, .. } = &bearer;
-            tracing::info!(kind = kind.name(), namespace, name, why, streams, "tokens have ended");
+            tracing::info!(
+                cluster = &**cluster,
+                kind = kind.name(),
+                namespace,
+                name,
+                why,
+                streams,
+                "tokens have ended"
+            );
         }
         // Whoever was to write it down may not have come to it.
         if bearer.is_told {
             return Ok(());
         }
         let ended = TokensEnded {
+            cluster: Arc::clone(cluster),
             kind: kind.name(),
             namespace: bearer.namespace.clone(),
             name: bearer.name.clone(),
@@ -347,7 +404,26 @@ impl Follower {
         app.trail.note_durable(Note::TokensEnded(ended)).await?;
         bearer.is_told = true;
         let told = serde_json::to_vec(&bearer).unwrap_or_default();
-        app.store().put(Table::Tokens, uid.as_bytes(), told, until, Expect::Any, now).await?;
+        app.store().put(Table::Tokens, key.as_bytes(), told, until, Expect::Any, now).await?;
         Ok(())
+    }
+
+    /// Ends all tokens of tasks of a cluster that the configuration does not name any more.
+    async fn end_all(&self, cluster: &Arc<str>) -> Result<(), EndsError> {
+        let mut after = 0;
+        loop {
+            let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
+            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            for change in page {
+                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
+                let Ok(key) = String::from_utf8(change.key) else { continue };
+                if bearer.cluster == *cluster && !bearer.is_told {
+                    let uid = key.strip_prefix(&workload_key(cluster, "")).unwrap_or(&key).to_owned();
+                    self.end(Over { cluster: Arc::clone(cluster), kind: bearer.kind, uid, why: NOT_CONFIGURED })
+                        .await?;
+                }
+            }
+            after = last;
+        }
     }
 }

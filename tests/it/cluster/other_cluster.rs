@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
-    tokens::{DOOR, TARGET, Task, Tasks, token},
+    token_ends::with_token,
+    tokens::{DOOR, TARGET, Task, Tasks, claims, token},
 };
 use crate::harness::within;
 
@@ -57,7 +58,6 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     let here = tasks.pod_token(&task.pod, DOOR).await;
     let there = twin(&other, &tasks, &task).await;
     let kid = |token: &str| crate::issuing::part(token, 0)["kid"].as_str().unwrap().to_owned();
-    let claims = |token: &str| super::tokens::claims(token);
     for name in ["iss", "sub", "aud"] {
         assert_eq!(claims(&here)[name], claims(&there)[name], "both say the same");
     }
@@ -102,4 +102,61 @@ async fn keys_of_another_cluster_alone_open_nothing_of_this_one() {
     is_refused(&tasks, "reviewed here", &there, "issuer `cluster` says that the token is not active").await;
     let here = tasks.pod_token(&task.pod, DOOR).await;
     is_refused(&tasks, "the right one", &here, "issuer `cluster` publishes no key").await;
+}
+
+const TWIN: &str = "issuers:
+  - name: twin
+    issuer: https://twin.test
+    preset: kubernetes
+    audiences: ['https://doorward.test']
+    keys: {url: '{api}/openid/v1/jwks', bearer: {file: token}}
+    ca: cluster-ca.pem
+    token_review: {upstream: twin, bearer: {file: token}}
+";
+
+#[tokio::test]
+async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_another() {
+    let change = |yaml: String| {
+        let api = yaml.split("  - name: cluster\n    url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+        let upstream = format!(
+            "upstreams:\n  - {{name: twin, url: '{api}', tls: {{ca: cluster-ca.pem}}, credential: {{bearer: {{file: token}}}}}}\n"
+        );
+        yaml.replace("issuers:\n", &TWIN.replace("{api}", api))
+            .replace("upstreams:\n", &upstream)
+            .replace("exchange: [", "exchange: [{issuer: twin, kubernetes: twin, namespaces: ['{ns}']}, ")
+            .replace("pipelines: [release]", "clusters: [cluster], pipelines: [release]")
+            .replace("scopes: [alone],", "scopes: [alone], clusters: [twin],")
+    };
+    let tasks = Tasks::with(change, &[]).await;
+    let (task, own) = with_token(&tasks, "one-of-two").await;
+    let said = claims(&own);
+    let acting = format!("serviceaccount:cluster:{}:builder", tasks.world.namespace);
+    assert_eq!(
+        (&said["client_id"], &said["doorward.dev/run"]["cluster"]),
+        (&json!(acting), &json!("cluster")),
+        "{said:#}"
+    );
+    let event = |event: &Value| event["impersonatedUser"]["extra"]["doorward.dev/actor"] == json!([acting]);
+    tasks.world.event(event).await;
+    let answer =
+        tasks.exchange(&tasks.pod_token(&task.pod, DOOR).await, &[("audience", TARGET), ("scope", "alone")]).await;
+    assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_scope")), "{}", answer.text());
+    assert!(answer.text().contains("/builder of cluster cluster in pipeline release"), "{}", answer.text());
+    tasks.cancel(&task).await;
+    tasks.is_dead(&own).await;
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
+    let mut tasks = Tasks::start().await;
+    let (_task, own) = with_token(&tasks, "left-behind").await;
+    let path = tasks.world.doorward.dir().join("doorward.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let entry = format!("{{issuer: cluster, kubernetes: cluster, namespaces: ['{}']}}", tasks.world.namespace);
+    let without = yaml.replace(&entry, "{issuer: a}");
+    assert_ne!(yaml, without);
+    std::fs::write(&path, without).unwrap();
+    tasks.world.doorward.signal("HUP");
+    tasks.world.doorward.wait_for_generation(2).await;
+    tasks.is_dead(&own).await;
 }

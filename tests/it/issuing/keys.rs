@@ -300,3 +300,26 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     .await;
     assert_eq!(world.kids().await, load.seen.borrow().signers[1..]);
 }
+
+#[tokio::test]
+async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_ones() {
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let world = World::with_files(|yaml| yaml, &[("first.pem", &pem)]).await;
+    let mut client = Client::to(&world.doorward).await;
+    let (made, old) = (world.kids().await, token(&client.exchange(&world).await));
+    reload(&world.doorward, |yaml| yaml.replace("\ntokens:\n", "\ntokens:\n  keys: [{file: first.pem}]\n")).await;
+    let new = token(&client.exchange(&world).await);
+    assert!(!made.contains(&kid(&new)), "that of the file signs");
+    let published = world.kids().await;
+    assert_eq!((published.first(), &published[1..]), (Some(&kid(&new)), &made[..]), "all are published");
+    for token in [&old, &new] {
+        let answer =
+            client.ask(&["GET / HTTP/1.1", "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await;
+        assert_eq!(answer.status, 200, "{}: {}", kid(token), answer.text());
+    }
+    // Also after a restart.
+    let World { doorward, .. } = world;
+    let doorward = doorward.kill_and_restart().await;
+    let answer = doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
+    assert_eq!(answer.json()["keys"].as_array().unwrap().len(), published.len(), "{}", answer.text());
+}
