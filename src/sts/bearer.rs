@@ -112,3 +112,32 @@ impl Exchanger<'_> {
         Ok(answer(StatusCode::OK, &json!({})))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuers::{RUN_CLAIM, lives_with};
+
+    #[test]
+    fn records_of_an_older_version_are_read_and_that_reads_none_of_ours() {
+        let old = json!({"cluster": "east", "kind": "Pod", "namespace": "ci", "name": "push-pod"});
+        let bearer: Bearer = serde_json::from_value(old).unwrap();
+        assert_eq!((&*bearer.cluster, &*bearer.name, bearer.is_told), ("east", "push-pod", false));
+        // It would take the key for an uid that the cluster does not have, and end the tokens of a run that goes on.
+        let new = serde_json::to_value(&bearer).unwrap();
+        assert!(new.get("name").is_none(), "{new}");
+        assert_eq!(serde_json::from_value::<Bearer>(new).unwrap().name, "push-pod");
+    }
+
+    #[test]
+    fn a_token_lives_as_long_as_its_pod_and_every_run_around_it_in_its_own_cluster() {
+        let lives = |more: Value| {
+            let mut run = json!({"task_run": {"uid": "t"}, "pod": {"uid": "p"}, "pipeline_run": {"uid": "r"}, "within": [{"uid": "w"}]});
+            run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            lives_with(json!({RUN_CLAIM: run}).as_object().unwrap()).join(" ")
+        };
+        assert_eq!(lives(json!({"cluster": "east"})), "east/t east/p east/r east/w");
+        assert_eq!(lives(json!({})), "t p r w", "as an older version ends it");
+        assert!(lives_with(&serde_json::Map::new()).is_empty());
+    }
+}
