@@ -79,7 +79,7 @@ fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
         let principal = Principal {
             kind: Kind::Agent,
             claims: Arc::new(claims.into_iter().collect()),
-            actor: Some(Actor::service_account("ci", "builder")),
+            actor: Some(Actor::service_account(None, "ci", "builder")),
             ..principal()
         };
         let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
