@@ -37,7 +37,7 @@ const MAX_QUESTION: usize = 64 << 20;
 /// How long a question waits for what the EventListener answers, which gives an interceptor three seconds.
 const DISPUTE: Duration = Duration::from_secs(2);
 
-/// What of a question's names goes into a log: a Trigger's has a namespace and a name of Kubernetes.
+/// The longest id of a Trigger, which has a namespace and a name of Kubernetes, and what of one goes into a log.
 const MAX_NAME: usize = 320;
 
 /// Codes of `google.rpc.Code`, as Tekton's own interceptors use them.
@@ -120,11 +120,15 @@ async fn decide(
     if let Err(denial) = check_trigger(pools, snapshot, &claims, &question.context.trigger_id).await? {
         return Ok(Err(denial));
     }
+    let trigger = &question.context.trigger_id;
+    if trigger.len() > MAX_NAME || !trigger.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Err(Denial(INVALID_ARGUMENT, "the trigger id names no Trigger".to_owned())));
+    }
     let Some(event) = EventId::parse(&question.context.event_id) else {
         return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
-    Ok(match bind(app, &claims.once, &question.context.trigger_id, &named).await? {
+    Ok(match bind(app, &claims.once, trigger, &named).await? {
         Bound::Ours => Ok(claims),
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =

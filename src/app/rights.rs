@@ -10,7 +10,7 @@ use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
     config::raw,
-    error::{Reason, Rejection},
+    error::Rejection,
     issuers::{Issuers, TokenReview},
     kubernetes::access_review::{Access, AccessReviewer},
     rbac::{Form, OwnRight, beyond, far_reaching, namespaces, own_rights},
@@ -186,15 +186,11 @@ impl Server {
     async fn rights(&self, pools: &Pools, root: &raw::Root) -> Result<Rights, Rejection> {
         let mut rights = Rights::default();
         for (issuer, reviewer) in &self.reviewers {
-            let may = reviewer.is_allowed().await.map_err(|error| {
-                let what =
-                    format!("what `token_review.bearer` of issuer `{issuer}` may do cannot be asked of the API server");
-                Rejection::new(Reason::UpstreamFailed, what).because(error)
-            })?;
-            if !may {
-                rights.lacks.push(format!(
-                    "create tokenreviews.authentication.k8s.io with `token_review.bearer` of issuer `{issuer}`"
-                ));
+            let whose = format!("`token_review.bearer` of issuer `{issuer}`");
+            match reviewer.is_allowed().await {
+                Ok(true) => {}
+                Ok(false) => rights.lacks.push(format!("create tokenreviews.authentication.k8s.io with {whose}")),
+                Err(error) => rights.lacks.push(format!("ask what {whose} may do ({error})")),
             }
         }
         if self.needed.iter().all(Vec::is_empty) {

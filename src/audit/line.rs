@@ -316,6 +316,7 @@ fn run(run: &Run, budget: &mut Budget, object: &mut Object<'_>) {
     }
     object
         .field("does", run.intent)
+        .some("besides", Some(&run.statuses).filter(|statuses| !statuses.is_empty()))
         .list("code", budget.list(Field::Run, &run.references))
         .list("service_accounts", budget.list(Field::Run, &run.service_accounts))
         .some("inline", run.inline.then_some(true))

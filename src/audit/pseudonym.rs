@@ -151,13 +151,14 @@ impl Pseudonyms {
     }
 }
 
-/// Whether who is spoken of is a person, also where somebody acts for them, who makes an agent of the whole. A token of Doorward's own
-/// says it; of another that has an actor, nobody knows that it is of no person.
+/// Whether who is spoken of is a person. Somebody who acts for them makes an agent of the whole: a token of Doorward's own says of what
+/// kind they are, and of another's nobody knows that it is no person.
 fn is_person(principal: &Principal) -> bool {
-    let said = principal.claims.get("kind").and_then(Value::as_str).filter(|_| principal.actor.is_some());
-    let is_human = match said {
-        Some(kind) => kind == "human",
-        None => principal.kind == Kind::Human || principal.actor.is_some(),
+    let is_human = match principal.kind {
+        Kind::Human => true,
+        _ if principal.on_behalf_of.is_some() => principal.claims.get("kind").is_some_and(|kind| kind == "human"),
+        Kind::Agent => principal.actor.is_some() && principal.claims.contains_key("act"),
+        Kind::Workload => false,
     };
     is_human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
 }

@@ -309,6 +309,8 @@ struct AttributesLine {
 struct RunLine {
     does: RunIntent,
     #[serde(default)]
+    besides: Vec<RunIntent>,
+    #[serde(default)]
     code: Vec<String>,
     #[serde(default)]
     service_accounts: Vec<String>,
@@ -328,6 +330,7 @@ impl RunLine {
     fn into_run(self) -> Run {
         Run {
             intent: self.does,
+            statuses: self.besides,
             references: shared(self.code),
             inline: self.inline,
             service_accounts: shared(self.service_accounts),

@@ -83,6 +83,8 @@ struct Checkpoints {
     copy: Option<std::path::PathBuf>,
     /// A line to be copied as soon as the sink has it for good.
     unsaved: Vec<u8>,
+    /// Those that the second place did not take.
+    uncopied: Vec<u8>,
     /// That line.
     link: Link,
 }
@@ -125,6 +127,7 @@ impl Writer {
                 last: now,
                 copy: settings.checkpoint_copy.clone(),
                 unsaved: Vec::new(),
+                uncopied: Vec::new(),
                 link: Link::NONE,
             },
         }
@@ -493,9 +496,18 @@ impl Checkpoints {
     fn save(&mut self) -> io::Result<()> {
         let line = std::mem::take(&mut self.unsaved);
         let Some(path) = self.copy.as_deref() else { return Ok(()) };
-        append(path, &line).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        let mut lines = std::mem::take(&mut self.uncopied);
+        lines.extend_from_slice(&line);
+        append(path, &lines).map_err(|error| {
+            // They are brought with the next.
+            self.uncopied = if lines.len() <= MAX_UNCOPIED { lines } else { line };
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })
     }
 }
+
+/// Checkpoints of an outage of the second place: those of weeks.
+const MAX_UNCOPIED: usize = 4 << 20;
 
 /// Opened each time, so that a second place that comes and goes (a mount) is found again.
 fn append(path: &Path, line: &[u8]) -> io::Result<()> {

@@ -58,7 +58,8 @@ impl RunCondition {
     }
 
     pub(super) fn holds(&self, run: &Run, reading: Reading) -> bool {
-        self.does_hold(run.intent, reading) && (self.says_only_what_it_does() || self.brings(run, reading))
+        let does = self.does_hold(run.intent, reading) || (reading == Reading::Wide && self.does_any(&run.statuses));
+        does && (self.says_only_what_it_does() || self.brings(run, reading))
     }
 
     /// Whether it holds of requests that do this, whatever they bring.
@@ -71,6 +72,11 @@ impl RunCondition {
         self.does.is_empty()
             || does(intent)
             || (intent == RunIntent::Apply && either(RunIntent::Create, RunIntent::Change))
+    }
+
+    /// Whether one of these, which a request does besides, is among what it is about.
+    fn does_any(&self, statuses: &[RunIntent]) -> bool {
+        statuses.iter().any(|status| self.does.contains(status))
     }
 
     fn says_only_what_it_does(&self) -> bool {
@@ -259,6 +265,12 @@ mod tests {
         let cancel = json!({"does": ["cancel"]});
         assert_eq!(both(&cancel, &Run::only(RunIntent::Cancel)), (true, true));
         assert_eq!(both(&cancel, &Run::only(RunIntent::Change)), (false, false));
+        // Beside something else a status is still one to whoever denies it, and none to whoever allows it alone.
+        for intent in [RunIntent::Change, RunIntent::Apply] {
+            let besides = Run { statuses: vec![RunIntent::Cancel], ..Run::only(intent) };
+            assert_eq!(both(&cancel, &besides), (false, true), "{intent:?}");
+            assert_eq!(both(&json!({"does": ["pause"]}), &besides), (false, false), "{intent:?}");
+        }
         let apply = Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap(), "default");
         for (does, expected) in [
             (json!(["apply"]), (true, true)),

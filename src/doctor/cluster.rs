@@ -31,12 +31,16 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         return vec![Finding::skipped(Check::Past, "cluster", UNKNOWN)];
     };
     let of = path.display().to_string();
-    let Strays { ways, lacks } = match rbac::strays(list, doctor.raw(), doctor.account) {
+    let Strays { ways, lacks, namespaces } = match rbac::strays(list, doctor.raw(), doctor.account) {
         Ok(strays) => strays,
         Err(error) => return vec![no_list(Check::Past, &of, &error)],
     };
     if !lacks.is_empty() {
         let said = format!("it has no {}, so that it does not tell who may start runs", lacks.join(" and no "));
+        return vec![Finding::skipped(Check::Past, &of, said)];
+    }
+    if namespaces == 0 {
+        let said = "neither it nor the configuration names a namespace of Tekton's; add `pipelines,tasks,pipelineruns` to the list";
         return vec![Finding::skipped(Check::Past, &of, said)];
     }
     if ways.is_empty() {

@@ -101,6 +101,15 @@ fn needed(root: &raw::Root, server: &str, form: Form) -> Needed {
         };
         of.extend(role.rules.iter().flat_map(Right::of));
     }
+    // By the same account, where `token_review.bearer` is Doorward's own token.
+    let mut reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+    if reviews.any(|review| review.upstream == server) {
+        needed.everywhere.extend(Right::of(&PolicyRule::new(
+            &["authentication.k8s.io"],
+            &["tokenreviews"],
+            &["create"],
+        )));
+    }
     needed
 }
 
@@ -161,6 +170,22 @@ runs: {kubernetes: cluster, namespaces: [ci]}
         // Asked for everywhere, it is allowed by somebody who lists no rules.
         let told = told(Form::Classic, &listed, &[("list", "secrets")]);
         assert_eq!(told, ["list secrets in ci", "list secrets"]);
+    }
+
+    #[test]
+    fn doorwards_own_account_may_review_tokens_where_it_does() {
+        let reviews =
+            json!([{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]);
+        let listed = [("ci", and(classic(), reviews.clone())), ("default", and(classic(), reviews))];
+        assert_eq!(told(Form::Classic, &listed, &[]), ["create tokenreviews of authentication.k8s.io"]);
+        let issuer = "issuers: [{name: pods, preset: kubernetes, issuer: 'https://pods.test', audiences: [d], \
+                      token_review: {upstream: cluster, bearer: {file: token}}}]";
+        let root: raw::Root = serde_saphyr::from_str(&format!("{CONFIGURATION}{issuer}")).unwrap();
+        let read = |(namespace, rules): &(&str, Value)| {
+            ((*namespace).to_owned(), serde_json::from_value(rules.clone()).unwrap())
+        };
+        let rules: Vec<(String, Vec<PolicyRule>)> = listed.iter().map(read).collect();
+        assert!(beyond(&root, "cluster", Form::Classic, &rules, &[]).is_empty());
     }
 
     #[test]

@@ -58,13 +58,17 @@ pub struct Strays {
     pub ways: Vec<(Way, Vec<String>)>,
     /// As of [`Past`].
     pub lacks: Vec<&'static str>,
+    /// How many namespaces were looked at.
+    pub namespaces: usize,
 }
 
 /// The same as [`ways`] for all namespaces that count.
 pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::Result<Strays> {
     let search = Search::read(list, root, account)?;
     let mut strays: Vec<(Way, Vec<String>)> = Vec::new();
-    for namespace in namespaces_of(list, root)? {
+    let namespaces = namespaces_of(list, root)?;
+    let count = namespaces.len();
+    for namespace in namespaces {
         for way in search.within(&namespace).past.into_iter().filter(|way| way.expected.is_none()) {
             match strays.iter_mut().find(|(other, _)| *other == way) {
                 Some((_, namespaces)) => namespaces.push(namespace.clone()),
@@ -72,7 +76,7 @@ pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::R
             }
         }
     }
-    Ok(Strays { ways: strays, lacks: search.cluster.lacks() })
+    Ok(Strays { ways: strays, lacks: search.cluster.lacks(), namespaces: count })
 }
 
 fn namespaces_of(list: &[u8], root: &raw::Root) -> serde_json::Result<BTreeSet<String>> {
@@ -112,7 +116,7 @@ impl<'a> Search<'a> {
         for ((right, Holder { subject, binding, role, .. }), may) in found(&self.cluster, namespace) {
             let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
             let is_granted = self.granted.iter().any(|group| of_group(group));
-            let (expected, note) = self.others.judge(right, &subject, &binding, self.account);
+            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), self.account);
             let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
             let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
             if right == Right::Create {
@@ -216,7 +220,7 @@ impl Others {
         &self,
         right: Right,
         subject: &Named,
-        binding: &Named,
+        (binding, role): (&Named, &Named),
         doorward: &Account,
     ) -> (Option<String>, Option<String>) {
         let expected = |why: &str| (Some(why.to_owned()), None);
@@ -234,7 +238,7 @@ impl Others {
             }
             _ => {}
         }
-        if is_kubernetes(subject, binding) {
+        if is_kubernetes(subject, binding, role) {
             return expected("a part of Kubernetes, as it is installed");
         }
         let Some((namespace, name)) = account_of(subject) else {
@@ -283,12 +287,12 @@ impl Others {
 const TEKTON: (&str, &str) = ("tekton-pipelines", "tekton-pipelines-controller");
 
 /// Whether it is one of the users and accounts that Kubernetes binds by itself to its own roles.
-fn is_kubernetes(subject: &Named, binding: &Named) -> bool {
+fn is_kubernetes(subject: &Named, binding: &Named, role: &Named) -> bool {
     let of_its_own = match account_of(subject) {
         Some((namespace, _)) => namespace == "kube-system",
         None => subject.kind == "User" && subject.name.starts_with("system:kube-"),
     };
-    of_its_own && binding.name.starts_with("system:")
+    of_its_own && [binding, role].iter().all(|named| named.name.starts_with("system:"))
 }
 
 fn account_in(spec: &Value) -> Option<String> {
@@ -404,12 +408,19 @@ grants:
         items.push(listener("build", json!({"serviceAccountName": "build", "triggers": [{"name": "t"}]})));
         let routed = told(&past(&items).past);
         let of_tokens = [
+            "change cronjobs",
+            "change daemonsets",
+            "change deployments",
+            "change jobs",
+            "change pods/ephemeralcontainers",
+            "change replicasets",
+            "change replicationcontrollers",
+            "change statefulsets",
             "create pods",
             "create pods/attach",
             "create pods/exec",
             "create serviceaccounts/token",
-            "get secrets",
-            "patch pods/ephemeralcontainers",
+            "read secrets",
         ];
         let tokens =
             of_tokens.map(|what| ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "));
@@ -508,6 +519,8 @@ grants:
             &rule("", &["pods"], &["create"], &[]),
             &[account("kube-system", "job-controller")],
         ));
+        items.extend(bound("j", &rule("batch", &["jobs"], &["patch"], &[]), &[account("ci", "jobs")]));
+        items.extend(bound("s", &rule("", &["secrets"], &["list"], &[]), &[account("ci", "vault")]));
         items.extend(bound("c", &rule("", &["pods"], &["create"], &[]), &[account("kube-system", "mallory")]));
         items.extend(bound(
             "d",
@@ -519,6 +532,8 @@ grants:
             "ServiceAccount ci/build: create pipelineruns, create taskruns",
             "Group tekton:dev: create pods of ci (a group that grants give: through Doorward a rule must allow this too)",
             "ServiceAccount ci/cron: create pods of ci",
+            "ServiceAccount ci/jobs: change jobs of ci",
+            "ServiceAccount ci/vault: read secrets of ci",
             "+ServiceAccount kube-system/job-controller: create pods of ci (a part of Kubernetes, as it is installed)",
             "ServiceAccount kube-system/mallory: create pods of ci",
             "User ann: create serviceaccounts/token of ci named build (whoever has this name at the API server; who gets it through \

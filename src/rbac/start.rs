@@ -40,15 +40,26 @@ const DEFINITIONS: [(&str, bool); 7] = [
     ("clusterinterceptors", false),
 ];
 
-/// Verb, resource, and what it tells of the token of an account: whoever makes one, starts a pod with one or gets into such a pod, and
-/// whoever reads the Secret of one that does not end.
-const TOKENS: [(&str, &str); 6] = [
-    ("create", "serviceaccounts/token"),
-    ("create", "pods"),
-    ("create", "pods/exec"),
-    ("create", "pods/attach"),
-    ("patch", "pods/ephemeralcontainers"),
-    ("get", "secrets"),
+const MAKE: &[&str] = &["create"];
+const CHANGE: &[&str] = &["create", "update", "patch"];
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// How somebody comes by the token of an account: whoever makes one, starts a pod with one, by itself or by what makes pods, or gets
+/// into such a pod, and whoever reads the Secret of one that does not end. What it is called, verbs, API group, resource.
+const TOKENS: [(&str, &[&str], &str, &str); 13] = [
+    ("create", MAKE, "", "serviceaccounts/token"),
+    ("create", MAKE, "", "pods"),
+    ("create", MAKE, "", "pods/exec"),
+    ("create", MAKE, "", "pods/attach"),
+    ("change", CHANGE, "", "pods/ephemeralcontainers"),
+    ("read", READ, "", "secrets"),
+    ("change", CHANGE, "", "replicationcontrollers"),
+    ("change", CHANGE, "apps", "daemonsets"),
+    ("change", CHANGE, "apps", "deployments"),
+    ("change", CHANGE, "apps", "replicasets"),
+    ("change", CHANGE, "apps", "statefulsets"),
+    ("change", CHANGE, "batch", "cronjobs"),
+    ("change", CHANGE, "batch", "jobs"),
 ];
 
 pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
@@ -68,13 +79,14 @@ pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
                 add(&mut found, Right::BeAccount, holder, may);
             }
         }
-        for (verb, resource) in TOKENS {
+        for (what, verbs, group, resource) in TOKENS {
+            let holders = verbs.iter().flat_map(|verb| cluster.holders(&access(verb, group, resource, of)));
             let is_of_account = resource.starts_with("serviceaccounts");
-            for holder in cluster.holders(&access(verb, "", resource, of)) {
+            for holder in holders {
                 let named: Vec<String> =
                     holder.names.iter().filter(|name| !is_of_account || names.contains(*name)).cloned().collect();
                 if holder.names.is_empty() || !named.is_empty() {
-                    let may = limited(format!("{verb} {resource} of {of}"), &named);
+                    let may = limited(format!("{what} {resource} of {of}"), &named);
                     add(&mut found, Right::UseAccount, holder, may);
                 }
             }
@@ -82,7 +94,7 @@ pub(super) fn found(cluster: &Cluster, namespace: &str) -> Found {
     }
     for (resource, is_namespaced) in DEFINITIONS {
         let namespace = if is_namespaced { namespace } else { "" };
-        for verb in ["create", "update", "patch"] {
+        for verb in CHANGE {
             for holder in cluster.holders(&access(verb, "triggers.tekton.dev", resource, namespace)) {
                 let may = limited(format!("change {resource}"), &holder.names);
                 add(&mut found, Right::Define, holder, may);

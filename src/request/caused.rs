@@ -1,7 +1,7 @@
 //! Notes who caused a run, at the moment when Doorward learns that there is one: from the API server's answer to the request that
 //! made it, or from an EventListener's to a delivery.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
 use http::{StatusCode, header};
@@ -17,8 +17,11 @@ use crate::{
     body::{ResponseBody, collect},
     runs::{Cause, Causes, Mark},
     snapshot::Snapshot,
-    webhooks::{EventId, TriedEvent},
+    webhooks::{EventId, Events, TriedEvent},
 };
+
+/// How long noting the event of a delivery may keep its sender waiting.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// The largest answer that is looked at: etcd takes no larger object.
 const MAX_ANSWER: usize = 3 << 20;
@@ -75,8 +78,8 @@ impl Worker {
         Ending::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), forwarded }
     }
 
-    /// Notes which event a delivery became: the one of the EventListener's answer, or where that was lost the one that the
-    /// interceptor was asked about. `once` names the delivery.
+    /// Notes which event a delivery became that was sent: the one of the EventListener's answer, or where that was lost the one that
+    /// the interceptor was asked about. `once` names the delivery. Its sender waits meanwhile.
     pub(super) async fn note_events(
         &self,
         snapshot: &Snapshot,
@@ -85,7 +88,14 @@ impl Worker {
         exchange: &mut Exchange,
     ) {
         let mut events = match once.filter(|_| snapshot.raw.interceptor.is_some()) {
-            Some(once) => self.bound(&HEXLOWER.encode(&once), answered.as_ref(), exchange).await,
+            Some(once) => {
+                let once = HEXLOWER.encode(&once);
+                let bound = self.bound(&once, answered.as_ref(), exchange);
+                tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
+                    tracing::warn!("which event a delivery became was not noted in time");
+                    Vec::new()
+                })
+            }
             None => Vec::new(),
         };
         events.extend(answered.clone().filter(|event| !events.contains(event)));
@@ -100,21 +110,26 @@ impl Worker {
     /// somebody saw may have been asked about before under another event, which then made no run of ours.
     async fn bound(&self, once: &str, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
         let (replay, now) = (&self.app.replay, self.app.clock.now());
-        if let Some(event) = answered {
-            let tried = TriedEvent { event: event.clone(), attempt: exchange.record().id.to_string().into() };
-            match replay.confirm_event(once, &tried, now).await {
-                Ok(None) => {}
-                Ok(Some(other)) => {
+        let events = match answered {
+            Some(event) => {
+                let tried = TriedEvent { event: event.clone(), attempt: exchange.record().id.to_string().into() };
+                replay.confirm_event(once, &tried, now).await
+            }
+            None => replay.events(once, now).await,
+        };
+        match events {
+            Ok(Events { bound, false_one }) => {
+                if let (Some(other), Some(event)) = (false_one, answered) {
                     self.app.metrics.webhooks.rebound();
                     tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
                 }
-                Err(error) => tracing::warn!(%error, "which event a delivery became cannot be noted"),
+                bound
+            }
+            Err(error) => {
+                tracing::warn!(%error, "which events a delivery became cannot be noted");
+                Vec::new()
             }
         }
-        replay.events(once, now).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "which events a delivery became cannot be read");
-            Vec::new()
-        })
     }
 
     /// Notes what the principal of a request caused. Where that cannot be kept, its tasks get no tokens: a run that names a request of

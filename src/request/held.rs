@@ -1,7 +1,13 @@
 //! Deliveries that are stored before their sender gets an answer, and what is done with them afterwards: the same steps
 //! from the decision on, with what is in force by then.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, uri::PathAndQuery};
@@ -87,8 +93,10 @@ impl Worker {
         record.trace = Some(request.meta().trace.trace_bytes());
         let authenticated = authn::held(request, route, &facts, &self.app.revocations, record)?;
         let deadline = Instant::now() + TRY;
+        let is_sent = AtomicBool::new(false);
         let send = async {
             let cleared = self.decide(snapshot, authenticated, Some(*id.once()), exchange)?;
+            is_sent.store(true, Ordering::Relaxed);
             let ending = self.forward(cleared, exchange).await?;
             let Ending::Response { response, .. } = ending else {
                 return Err(Rejection::new(Reason::UpstreamProtocol, "the EventListener switched protocols"));
@@ -101,7 +109,9 @@ impl Worker {
             Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
         });
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
-        self.note_events(snapshot, Some(*id.once()), event, exchange).await;
+        if is_sent.load(Ordering::Relaxed) {
+            self.note_events(snapshot, Some(*id.once()), event, exchange).await;
+        }
         sent
     }
 }

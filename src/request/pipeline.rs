@@ -1,7 +1,10 @@
 //! The life of a request: listener -> sanitize -> route -> authenticate -> authorize -> assume identity -> forward ->
 //! audit. Each step takes the proof that the step before it made.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -230,8 +233,11 @@ impl Worker {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let deadline = sender.map(|sender| delivery::deadline(sender.answer_within(), exchange.elapsed()));
         let once = reservation.as_ref().map(webhooks::Reservation::once);
+        let is_sent = AtomicBool::new(false);
         let forward = async {
-            let ending = self.forward(self.decide(snapshot, authenticated, once, exchange)?, exchange).await?;
+            let cleared = self.decide(snapshot, authenticated, once, exchange)?;
+            is_sent.store(true, Ordering::Relaxed);
+            let ending = self.forward(cleared, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
                 delivery::check(response.status())?;
             }
@@ -245,7 +251,9 @@ impl Worker {
                 Ok(Ending::Response { response, forwarded })
             }
             other => {
-                self.note_events(snapshot, once, None, exchange).await;
+                if is_sent.load(Ordering::Relaxed) {
+                    self.note_events(snapshot, once, None, exchange).await;
+                }
                 other
             }
         };

@@ -203,7 +203,6 @@ impl Exchanger<'_> {
 }
 
 impl Granted {
-    /// Nothing: a token that says who has it and opens nothing.
     fn add(&mut self, other: Self) {
         self.scopes.extend(other.scopes);
         let new: Vec<_> = other.rules.into_iter().filter(|rule| !self.rules.contains(rule)).collect();

@@ -77,10 +77,9 @@ impl From<Unreadable> for Rejection {
                  application/apply-patch+yaml.",
             ),
             Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it as it is."),
-            Unreadable::Yaml(_) => (
-                Reason::UnsupportedMediaType,
-                "Send JSON, or YAML without anchors, aliases and tags, in which no name stands twice.",
-            ),
+            Unreadable::Json(_) | Unreadable::Yaml(_) => {
+                (Reason::UnsupportedMediaType, "Send JSON, or YAML, that all readers read alike: each name once.")
+            }
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
             }
@@ -140,16 +139,16 @@ impl Document {
             }
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
-                let intent = patch::json_patch(&operations)?;
+                let (intent, statuses) = patch::json_patch(&operations)?;
                 let sent = serde_json::to_vec(&operations).unwrap_or_default();
-                Ok(Self { run: Run::only(intent).into(), body: Body::Patch(sent.into()) })
+                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
             }
             _ => {
                 let read = parse_strict_object(body).map_err(Unreadable::Json)?;
                 check_spelling(&read)?;
-                let intent = patch::merge_patch(&read)?;
+                let (intent, statuses) = patch::merge_patch(&read)?;
                 let sent = serde_json::to_vec(&read).unwrap_or_default();
-                Ok(Self { run: Run::only(intent).into(), body: Body::Patch(sent.into()) })
+                Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
             }
         }
     }

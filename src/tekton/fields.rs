@@ -32,7 +32,7 @@ pub(super) fn check_places(kind: RunKind, version: &str, object: &Map<String, Va
 }
 
 /// The fields that select code or identity, or hold such fields.
-const FIELDS: [&str; 44] = [
+const FIELDS: [&str; 45] = [
     "annotations",
     "apiVersion",
     "bundle",
@@ -44,6 +44,7 @@ const FIELDS: [&str; 44] = [
     "finally",
     "kind",
     "labels",
+    "managedBy",
     "metadata",
     "name",
     "ownerReferences",

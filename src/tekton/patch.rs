@@ -9,9 +9,10 @@ use super::{
     run::Intent,
 };
 
-/// What a JSON Patch (RFC 6902) does to a run.
-pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
+/// What a JSON Patch (RFC 6902) does to a run: alone, and where it changes more, to the status besides.
+pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), Unreadable> {
     let mut intent = None;
+    let mut statuses = Vec::new();
     for operation in operations {
         let text = |name: &str| operation.get(name).and_then(Value::as_str);
         let (Some(op), Some(path)) = (text("op"), text("path")) else {
@@ -30,19 +31,59 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<Intent, Unreadable> {
             return Err(Unreadable::Attribution);
         }
         ownership::check_operation(op, path, operation.get("value"))?;
+        let value = operation.get("value");
         let asks = match (op, path) {
-            ("add" | "replace", "/spec/status") => match operation.get("value") {
-                Some(Value::String(status)) => Intent::of_status(Some(status)),
-                Some(Value::Null) => Intent::of_status(None),
-                _ => Intent::Change,
-            },
+            ("add" | "replace", "/spec/status") => value.map_or(Intent::Change, of_value),
             ("remove", "/spec/status") => Intent::Start,
             _ => Intent::Change,
         };
+        statuses.extend(match (op, path, value.and_then(Value::as_object)) {
+            (_, "/spec/status", _) if asks.is_status() => vec![asks],
+            ("add" | "replace", "/spec", Some(spec)) => of_whole(spec),
+            // What stands elsewhere is not known here.
+            (_, "" | "/spec" | "/spec/status", _) => ANY.to_vec(),
+            _ if operation.get("from").and_then(Value::as_str) == Some("/spec/status") => vec![Intent::Start],
+            _ => Vec::new(),
+        });
         // Two that differ are a change, whichever comes last.
         intent = Some(if intent.is_none_or(|before| before == asks) { asks } else { Intent::Change });
     }
-    Ok(intent.unwrap_or(Intent::Change))
+    let intent = intent.unwrap_or(Intent::Change);
+    Ok((intent, besides(intent, statuses)))
+}
+
+/// All that can become of a status.
+const ANY: [Intent; 3] = [Intent::Cancel, Intent::Pause, Intent::Start];
+
+/// What a value of `spec.status` asks for.
+fn of_value(status: &Value) -> Intent {
+    match status {
+        Value::String(status) => Intent::of_status(Some(status)),
+        Value::Null => Intent::of_status(None),
+        _ => Intent::Change,
+    }
+}
+
+/// What becomes of the status by a `spec` that says something of it.
+pub(super) fn statuses(spec: &Map<String, Value>) -> Vec<Intent> {
+    match spec.get("status").map(of_value) {
+        None => Vec::new(),
+        Some(status) if status.is_status() => vec![status],
+        Some(_) => ANY.to_vec(),
+    }
+}
+
+/// By a `spec` that takes the place of another: one without a status takes it away.
+fn of_whole(spec: &Map<String, Value>) -> Vec<Intent> {
+    if spec.contains_key("status") { statuses(spec) } else { vec![Intent::Start] }
+}
+
+/// Sorted, each once, and none where the status is all that is changed.
+fn besides(intent: Intent, mut statuses: Vec<Intent>) -> Vec<Intent> {
+    statuses.retain(|status| *status != intent);
+    statuses.sort_unstable();
+    statuses.dedup();
+    statuses
 }
 
 /// The places that an operation of a JSON Patch names.
@@ -70,7 +111,7 @@ fn holds_metadata(pointer: &str) -> bool {
 }
 
 /// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
-pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<Intent, Unreadable> {
+pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Intent>), Unreadable> {
     if has_directive(patch) {
         return Err(Unreadable::Malformed("the patch has directives (`$patch` and the like), which runs do not take"));
     }
@@ -85,11 +126,13 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<Intent, Unreadab
         return Err(Unreadable::Attribution);
     }
     ownership::check_object(patch)?;
-    Ok(status_alone(patch).map_or(Intent::Change, |status| match status {
-        Value::String(status) => Intent::of_status(Some(status)),
-        Value::Null => Intent::of_status(None),
-        _ => Intent::Change,
-    }))
+    let intent = status_alone(patch).map_or(Intent::Change, of_value);
+    let statuses = match patch.get("spec") {
+        None => Vec::new(),
+        Some(Value::Object(spec)) => statuses(spec),
+        Some(_) => ANY.to_vec(),
+    };
+    Ok((intent, besides(intent, statuses)))
 }
 
 /// `spec.status`, if the patch says nothing else but which object it is about.
@@ -122,6 +165,39 @@ mod tests {
 
     use super::{super::attribution::PREFIX, *};
 
+    /// A deny of it would not hold where a label comes along.
+    #[test]
+    fn what_becomes_of_the_status_beside_another_change_is_told() {
+        let label = json!({"op": "add", "path": "/metadata/labels/a", "value": "b"});
+        let status = |op: &str, value: Value| json!({"op": op, "path": "/spec/status", "value": value});
+        let (cancel, start, any) = (vec![Intent::Cancel], vec![Intent::Start], ANY.to_vec());
+        for (patch, expected) in [
+            (json!([label]), vec![]),
+            (json!([status("replace", "Cancelled".into())]), vec![]),
+            (json!([label, status("replace", "Cancelled".into())]), cancel.clone()),
+            (json!([label, {"op": "remove", "path": "/spec/status"}]), start.clone()),
+            (json!([status("add", "Cancelled".into()), status("add", "".into())]), vec![Intent::Cancel, Intent::Start]),
+            (json!([label, status("add", json!(["Cancelled"]))]), any.clone()),
+            (json!([{"op": "copy", "from": "/spec/params/0/value", "path": "/spec/status"}]), any.clone()),
+            (json!([{"op": "move", "from": "/spec/status", "path": "/spec/params/0/value"}]), start.clone()),
+            (json!([{"op": "replace", "path": "/spec", "value": {"status": "Cancelled"}}]), cancel.clone()),
+            (json!([{"op": "replace", "path": "/spec", "value": {}}]), start),
+            (json!([{"op": "remove", "path": "/spec"}]), any.clone()),
+        ] {
+            assert_eq!(json_patch(patch.as_array().unwrap()).unwrap().1, expected, "{patch}");
+        }
+        let labels = json!({"labels": {"a": "b"}});
+        for (patch, expected) in [
+            (json!({"metadata": labels}), vec![]),
+            (json!({"spec": {"status": "Cancelled"}}), vec![]),
+            (json!({"metadata": labels, "spec": {"status": "Cancelled"}}), cancel),
+            (json!({"metadata": labels, "spec": {"status": 7}}), any.clone()),
+            (json!({"metadata": labels, "spec": null}), any),
+        ] {
+            assert_eq!(merge_patch(patch.as_object().unwrap()).unwrap().1, expected, "{patch}");
+        }
+    }
+
     #[test]
     fn a_patch_of_the_status_alone_is_told_from_other_changes() {
         let replace = |value: Value| json!([{"op": "replace", "path": "/spec/status", "value": value}]);
@@ -153,7 +229,7 @@ mod tests {
             (json!([{"op": "add", "path": "/metadata/annotations/team", "value": "a"}]), Intent::Change),
             (json!([]), Intent::Change),
         ] {
-            assert_eq!(json_patch(patch.as_array().unwrap()).unwrap(), expected, "{patch}");
+            assert_eq!(json_patch(patch.as_array().unwrap()).unwrap().0, expected, "{patch}");
         }
         for (patch, expected) in [
             (json!({"spec": {"status": "Cancelled"}}), Intent::Cancel),
@@ -168,7 +244,7 @@ mod tests {
             (json!({"spec": null}), Intent::Change),
             (json!({"metadata": {"annotations": {"team": null}}}), Intent::Change),
         ] {
-            assert_eq!(merge_patch(patch.as_object().unwrap()).unwrap(), expected, "{patch}");
+            assert_eq!(merge_patch(patch.as_object().unwrap()).unwrap().0, expected, "{patch}");
         }
     }
 

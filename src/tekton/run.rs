@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
+use super::patch;
 use crate::kubernetes::Attributes;
 
 pub use crate::config::raw::RunIntent as Intent;
@@ -73,6 +74,8 @@ impl RunKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     pub intent: Intent,
+    /// What else becomes of its status, where the request changes or makes more than that.
+    pub statuses: Vec<Intent>,
     /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
     /// the parameters of a resolver sorted by name and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom
     /// controllers run, `tekton.dev/StepAction/NAME` of the steps that the request brings, or `managedBy/NAME` where another
@@ -97,6 +100,7 @@ impl Run {
     pub(crate) fn only(intent: Intent) -> Self {
         Self {
             intent,
+            statuses: Vec::new(),
             references: Vec::new(),
             inline: false,
             service_accounts: Vec::new(),
@@ -118,6 +122,9 @@ impl Run {
         let mut run = Self::only(intent);
         let empty = Map::new();
         let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
+        if intent == Intent::Apply {
+            run.statuses = patch::statuses(spec);
+        }
         match kind {
             RunKind::PipelineRun => {
                 run.code(spec, "pipelineRef", "pipelineSpec");

@@ -7,6 +7,8 @@
 //! try 3, event E3: an interceptor that saw the assertion asked before under X; c is bound to X of this same try: what the
 //!                  EventListener answers to Doorward, E3, decides
 //! ```
+//!
+//! An EventListener asks for all Triggers at once, so that what is bound is spread over [`SHARDS`] records by the Trigger's name.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -17,14 +19,17 @@ use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
     sha256::sha256,
-    store::{Expect, StoreError, Table, Written},
+    store::{Expect, StoreError, Stored, Table, Written},
 };
 
 /// How long bindings are kept after the last try: longer than any sender retries.
 const KEPT: Duration = Duration::from_secs(3 * 86_400);
 
-/// Triggers of one delivery: an EventListener with more is none that people wrote.
-const MAX_TRIGGERS: usize = 1024;
+/// Records that the Triggers of a delivery are spread over.
+const SHARDS: u8 = 16;
+
+/// Triggers in one of them: an EventListener with more is none that people wrote.
+const MAX_TRIGGERS: usize = 64;
 
 /// The `eventID` of an EventListener: a UUID, which labels every run that comes of the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,64 +66,98 @@ pub struct TriedEvent {
     pub attempt: Box<str>,
 }
 
+impl TriedEvent {
+    /// Whether it is of the same try and says otherwise.
+    fn contradicts(&self, other: &Self) -> bool {
+        self.attempt == other.attempt && self.event != other.event
+    }
+}
+
 /// What came of a question about a Trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// The Trigger is this event's.
     Ours,
-    /// It was an earlier event's: its run is made.
+    /// It is another's: an earlier try's, or what the EventListener answered.
     Others(EventId),
     /// Another event was named for it in this very try, and the EventListener has not said yet which is its own.
     Disputed(EventId),
 }
 
-/// What a delivery became.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Bindings {
-    triggers: BTreeMap<String, TriedEvent>,
-    /// What the EventListener answered to the last try that it answered.
-    #[serde(default)]
-    confirmed: Option<TriedEvent>,
+/// The events of a delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Those that Triggers are bound to, each once: they label its runs.
+    pub bound: Vec<EventId>,
+    /// One that was named in this try, by somebody who is not the EventListener.
+    pub false_one: Option<EventId>,
 }
 
-fn key(once: &str) -> [u8; 32] {
-    sha256(&[b"event\0", once.as_bytes()])
+/// A part of the Triggers of a delivery, each with its event.
+type Shard = BTreeMap<String, TriedEvent>;
+
+fn shard_key(once: &str, shard: u8) -> Vec<u8> {
+    sha256(&[b"events\0", once.as_bytes(), &[shard]]).to_vec()
 }
 
-impl Bindings {
-    /// Tells what a question comes to, and whether that is to be written.
-    fn ask(&mut self, trigger: &str, named: &TriedEvent) -> Result<(Bound, bool), Rejection> {
-        let Some(bound) = self.triggers.get(trigger) else {
-            if self.triggers.len() >= MAX_TRIGGERS {
-                return Err(Rejection::new(Reason::Internal, "a delivery was asked about for too many Triggers"));
-            }
-            let is_false = self
-                .confirmed
-                .as_ref()
-                .filter(|confirmed| confirmed.attempt == named.attempt && confirmed.event != named.event);
-            if let Some(confirmed) = is_false {
-                return Ok((Bound::Others(confirmed.event.clone()), false));
-            }
-            self.triggers.insert(trigger.to_owned(), named.clone());
-            return Ok((Bound::Ours, true));
-        };
-        if bound.event == named.event {
-            return Ok((Bound::Ours, false));
-        }
-        if bound.attempt != named.attempt {
-            return Ok((Bound::Others(bound.event.clone()), false));
-        }
-        match &self.confirmed {
-            Some(confirmed) if confirmed == named => {
-                self.triggers.insert(trigger.to_owned(), named.clone());
-                Ok((Bound::Ours, true))
-            }
-            Some(confirmed) if confirmed.attempt == named.attempt => {
-                Ok((Bound::Others(confirmed.event.clone()), false))
-            }
-            _ => Ok((Bound::Disputed(bound.event.clone()), false)),
-        }
+fn key_of(once: &str, trigger: &str) -> Vec<u8> {
+    let [first, ..] = sha256(&[trigger.as_bytes()]);
+    shard_key(once, first % SHARDS)
+}
+
+fn confirmed_key(once: &str) -> Vec<u8> {
+    sha256(&[b"event answered\0", once.as_bytes()]).to_vec()
+}
+
+/// Under which an older version kept the only event of a delivery, as it is.
+fn single_key(once: &str) -> Vec<u8> {
+    sha256(&[b"event\0", once.as_bytes()]).to_vec()
+}
+
+fn read<T: Default + for<'a> Deserialize<'a>>(stored: Option<&Stored>) -> Result<T, StoreError> {
+    let Some(stored) = stored else { return Ok(T::default()) };
+    serde_json::from_slice(&stored.value)
+        .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be read: {error}")))
+}
+
+fn written<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value)
+        .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be written: {error}")))
+}
+
+fn expect(stored: Option<&Stored>) -> Expect {
+    stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version))
+}
+
+/// Tells what a question comes to, and writes it into the shard where it is new.
+fn ask(
+    shard: &mut Shard,
+    trigger: &str,
+    tried: &TriedEvent,
+    answered: Option<&TriedEvent>,
+    single: Option<EventId>,
+) -> Result<(Bound, bool), Rejection> {
+    let answered = answered.filter(|answered| answered.attempt == tried.attempt);
+    let is_answered = answered == Some(tried);
+    match shard.get(trigger) {
+        Some(bound) if bound.event == tried.event => return Ok((Bound::Ours, false)),
+        Some(bound) if bound.attempt != tried.attempt => return Ok((Bound::Others(bound.event.clone()), false)),
+        _ => {}
     }
+    if let Some(other) = answered.filter(|_| !is_answered) {
+        return Ok((Bound::Others(other.event.clone()), false));
+    }
+    match (shard.get(trigger), single) {
+        (Some(bound), _) if !is_answered => return Ok((Bound::Disputed(bound.event.clone()), false)),
+        (None, Some(single)) if single == tried.event => return Ok((Bound::Ours, false)),
+        (None, Some(single)) => return Ok((Bound::Others(single), false)),
+        (None, None) if shard.len() >= MAX_TRIGGERS => {
+            return Err(Rejection::new(Reason::Internal, "a delivery was asked about for too many Triggers"));
+        }
+        _ => {}
+    }
+    shard.insert(trigger.to_owned(), tried.clone());
+    Ok((Bound::Ours, true))
 }
 
 impl Replay {
@@ -127,85 +166,100 @@ impl Replay {
         &self,
         once: &str,
         trigger: &str,
-        named: &TriedEvent,
+        tried: &TriedEvent,
         now: Timestamp,
     ) -> Result<Bound, Rejection> {
         let unavailable = |error| {
             Rejection::new(Reason::StoreUnavailable, "whether this delivery is an event already cannot be told")
                 .because(error)
         };
+        let key = key_of(once, trigger);
         loop {
-            let (mut bindings, expect) = self.bindings(once, now).await.map_err(unavailable)?;
-            let (bound, is_new) = bindings.ask(trigger, named)?;
-            if !is_new || self.write(once, &bindings, KEPT, expect, now).await.map_err(unavailable)? {
+            let wanted = vec![key.clone(), confirmed_key(once), single_key(once)];
+            let found = self.store().get_all(Table::Deliveries, wanted, now).await.map_err(unavailable)?;
+            let [stored, answered, single] = [0, 1, 2].map(|index| found.get(index).and_then(Option::as_ref));
+            let mut shard: Shard = read(stored).map_err(unavailable)?;
+            let answered: Option<TriedEvent> = read(answered).map_err(unavailable)?;
+            let single = single.and_then(|stored| EventId::parse(std::str::from_utf8(&stored.value).ok()?));
+            let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref(), single)?;
+            if !is_new || self.put_shard(&key, &shard, stored, KEPT, now).await.map_err(unavailable)? {
                 return Ok(bound);
             }
         }
     }
 
-    /// Notes the event that the EventListener's own answer names. Gives another that a Trigger was bound to in this try: then
-    /// somebody who saw the delivery asked first.
-    pub async fn confirm_event(
-        &self,
-        once: &str,
-        named: &TriedEvent,
-        now: Timestamp,
-    ) -> Result<Option<EventId>, StoreError> {
-        loop {
-            let (mut bindings, expect) = self.bindings(once, now).await?;
-            bindings.confirmed = Some(named.clone());
-            if self.write(once, &bindings, KEPT, expect, now).await? {
-                let mut others = bindings.triggers.into_values();
-                let other = others.find(|bound| bound.attempt == named.attempt && bound.event != named.event);
-                return Ok(other.map(|other| other.event));
+    /// Notes the event that the EventListener's own answer names, and forgets what somebody else named in the same try, who saw the
+    /// delivery and asked first.
+    pub async fn confirm_event(&self, once: &str, tried: &TriedEvent, now: Timestamp) -> Result<Events, StoreError> {
+        let (key, value) = (confirmed_key(once), written(&Some(tried))?);
+        self.store().put(Table::Deliveries, &key, value, now + KEPT, Expect::Any, now).await?;
+        let mut events = Events::default();
+        for (key, stored) in self.shards(once, now).await? {
+            let mut shard: Shard = read(Some(&stored))?;
+            let before = shard.len();
+            shard.retain(|_, bound| {
+                let goes = bound.contradicts(tried);
+                if goes {
+                    events.false_one = Some(bound.event.clone());
+                }
+                !goes
+            });
+            // Where somebody was there first, the next question finds the same.
+            if shard.len() < before {
+                self.put_shard(&key, &shard, Some(&stored), KEPT, now).await?;
             }
-        }
-    }
-
-    /// The events that Triggers of a delivery are bound to, each once: those that label its runs.
-    pub async fn events(&self, once: &str, now: Timestamp) -> Result<Vec<EventId>, StoreError> {
-        let mut events: Vec<EventId> = Vec::new();
-        for TriedEvent { event, .. } in self.bindings(once, now).await?.0.triggers.into_values() {
-            if !events.contains(&event) {
-                events.push(event);
-            }
+            events.add(shard);
         }
         Ok(events)
     }
 
-    /// Keeps what is bound for so long beyond [`KEPT`], where anything is: a delivery that may be tried again that late must make
-    /// no run twice.
-    pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
-        loop {
-            let (bindings, expect) = self.bindings(once, now).await?;
-            if expect == Expect::Absent || self.write(once, &bindings, KEPT + span, expect, now).await? {
-                return Ok(());
-            }
+    /// The events that Triggers of a delivery are bound to.
+    pub async fn events(&self, once: &str, now: Timestamp) -> Result<Events, StoreError> {
+        let mut events = Events::default();
+        for (_, stored) in self.shards(once, now).await? {
+            events.add(read(Some(&stored))?);
         }
+        Ok(events)
     }
 
-    async fn bindings(&self, once: &str, now: Timestamp) -> Result<(Bindings, Expect), StoreError> {
-        let Some(stored) = self.store().get(Table::Deliveries, &key(once), now).await? else {
-            return Ok((Bindings::default(), Expect::Absent));
-        };
-        let bindings = serde_json::from_slice(&stored.value)
-            .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be read: {error}")))?;
-        Ok((bindings, Expect::Version(stored.version)))
+    /// Keeps what is bound for so long beyond the usual time, where anything is: a delivery that may be tried again that late must
+    /// make no run twice.
+    pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
+        for (key, stored) in self.shards(once, now).await? {
+            self.put_shard(&key, &read(Some(&stored))?, Some(&stored), KEPT + span, now).await?;
+        }
+        Ok(())
     }
 
-    /// False if somebody else was there first.
-    async fn write(
+    /// Those that there are, with their keys.
+    async fn shards(&self, once: &str, now: Timestamp) -> Result<Vec<(Vec<u8>, Stored)>, StoreError> {
+        let keys: Vec<Vec<u8>> = (0..SHARDS).map(|shard| shard_key(once, shard)).collect();
+        let found = self.store().get_all(Table::Deliveries, keys.clone(), now).await?;
+        Ok(keys.into_iter().zip(found).filter_map(|(key, stored)| Some((key, stored?))).collect())
+    }
+
+    /// False if somebody else was there first. What is kept longer stays so.
+    async fn put_shard(
         &self,
-        once: &str,
-        bindings: &Bindings,
+        key: &[u8],
+        shard: &Shard,
+        stored: Option<&Stored>,
         span: Duration,
-        expect: Expect,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let value = serde_json::to_vec(bindings)
-            .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be written: {error}")))?;
-        let written = self.store().put(Table::Deliveries, &key(once), value, now + span, expect, now).await?;
-        Ok(matches!(written, Written::Done(_)))
+        let until = stored.map_or_else(Timestamp::default, |stored| stored.expires).max(now + span);
+        let put = self.store().put(Table::Deliveries, key, written(shard)?, until, expect(stored), now);
+        Ok(matches!(put.await?, Written::Done(_)))
+    }
+}
+
+impl Events {
+    fn add(&mut self, shard: Shard) {
+        for TriedEvent { event, .. } in shard.into_values() {
+            if !self.bound.contains(&event) {
+                self.bound.push(event);
+            }
+        }
     }
 }
 
@@ -242,9 +296,11 @@ mod tests {
         // The answer was lost, or the process died before the next Trigger asked.
         assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
         assert_eq!(ask("b", "e2@2").await, Bound::Ours, "it had made no run");
-        assert_eq!(replay.confirm_event("d", &named("e2@2"), NOW).await.unwrap(), None, "that is no alarm");
+        let confirmed = replay.confirm_event("d", &named("e2@2"), NOW).await.unwrap();
+        assert_eq!(confirmed.false_one, None, "that is no alarm");
+        assert_eq!(confirmed, replay.events("d", NOW).await.unwrap());
         assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
-        assert_eq!(replay.events("d", NOW).await.unwrap(), [event("e1"), event("e2")]);
+        assert!(confirmed.bound.len() == 2 && confirmed.bound.contains(&event("e1")), "{confirmed:?}");
         let other = replay.bind_event("other", "a", &named("e3@3"), NOW).await.unwrap();
         assert_eq!(other, Bound::Ours, "another delivery");
     }
@@ -255,7 +311,8 @@ mod tests {
         let ask = async |trigger, text| replay.bind_event("d", trigger, &named(text), NOW).await.unwrap();
         assert_eq!(ask("a", "false@1").await, Bound::Ours);
         assert_eq!(ask("a", "true@1").await, Bound::Disputed(event("false")));
-        assert_eq!(replay.confirm_event("d", &named("true@1"), NOW).await.unwrap(), Some(event("false")));
+        let confirmed = replay.confirm_event("d", &named("true@1"), NOW).await.unwrap();
+        assert_eq!((confirmed.false_one, confirmed.bound), (Some(event("false")), vec![]), "nothing is caused by that");
         assert_eq!(ask("a", "true@1").await, Bound::Ours);
         assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")));
         assert_eq!(ask("b", "false@1").await, Bound::Others(event("true")), "not even for another Trigger");
@@ -274,5 +331,33 @@ mod tests {
         replay.keep_events("none", Duration::from_secs(86_400), NOW).await.unwrap();
         assert_eq!(ask("d", "e2@2", late).await, Bound::Others(event("e1")));
         assert_eq!(ask("e", "e2@2", late).await, Bound::Ours, "the twin that nothing kept");
+    }
+
+    /// Where an older version bound a whole delivery, which may wait while Doorward is updated.
+    #[tokio::test]
+    async fn what_an_older_version_bound_is_bound_for_each_trigger() {
+        let replay = Replay::new(MemoryStore::shared());
+        let until = NOW + KEPT;
+        let key = single_key("d");
+        replay.store().put(Table::Deliveries, &key, b"e1".to_vec(), until, Expect::Any, NOW).await.unwrap();
+        let ask = async |trigger, text| replay.bind_event("d", trigger, &named(text), NOW).await.unwrap();
+        for trigger in ["a", "b"] {
+            assert_eq!(ask(trigger, "e1@1").await, Bound::Ours);
+            assert_eq!(ask(trigger, "e2@2").await, Bound::Others(event("e1")));
+        }
+        replay.keep_events("d", Duration::ZERO, NOW).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
+        let replay = Replay::new(MemoryStore::shared());
+        let ask = async |trigger: &str, text, now| replay.bind_event("d", trigger, &named(text), now).await.unwrap();
+        ask("a", "e1@1", NOW).await;
+        replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
+        // Of the same record.
+        let same = (0..).map(|number| format!("t{number}")).find(|name| key_of("d", name) == key_of("d", "a")).unwrap();
+        ask(&same, "e1@1", NOW).await;
+        let late = NOW + KEPT + Duration::from_secs(1);
+        assert_eq!(ask("a", "e2@2", late).await, Bound::Others(event("e1")));
     }
 }

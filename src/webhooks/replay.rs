@@ -5,8 +5,8 @@
 //! would lose the delivery if the first one fails, and 200 afterwards.
 //!
 //! Keys depend on the secrets of the sender, not on the route: the same delivery on a second route with the same secret is a
-//! duplicate, whichever of several secrets signed it. Where the id is not signed but the body is, the signed bytes are a second key, as anybody who saw the
-//! delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
+//! duplicate, whichever of several secrets signed it. Where the id is not signed but the body is, the signed bytes are a second
+//! key, as anybody who saw the delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
 //! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
 //! repeats an event with exactly the same body within the window is taken for a repetition; a plain token signs nothing,
 //! so its holder can make any delivery new.

@@ -267,8 +267,6 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
 fn least_window(raw: &raw::Webhook) -> Duration {
     let of_sender = match raw.sender {
         raw::Sender::AwsSns => sns::GOOD_FOR,
-        // The last of its three tries comes an hour after the first.
-        raw::Sender::Slack => Duration::from_secs(3900),
         _ => Duration::from_secs(600),
     };
     let tolerance = raw.signature.as_ref().and_then(|signature| signature.tolerance);

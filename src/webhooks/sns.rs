@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::Request;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -57,6 +58,9 @@ const MAX_CERTIFICATES: usize = 32;
 /// that lead nowhere must keep nobody from a genuine one.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Fetches that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being asked.
+const MAX_FAILED: usize = 10;
+
 /// The longest chain of a file.
 const MAX_CHAIN: usize = 5;
 
@@ -71,7 +75,7 @@ pub struct Sns {
     /// Certificates by their address.
     known: Mutex<HashMap<String, Certificate>>,
     /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which failed, and when.
-    fetching: tokio::sync::Mutex<HashMap<String, Timestamp>>,
+    fetching: tokio::sync::Mutex<HashMap<String, Instant>>,
 }
 
 /// A key that signs messages, and when.
@@ -186,7 +190,7 @@ impl Sns {
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
-        let certificate = self.certificate(&message.signing_cert_url, now).await?;
+        let certificate = self.certificate(&message.signing_cert_url).await?;
         if now < certificate.not_before || certificate.not_after < now {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
@@ -228,7 +232,7 @@ impl Sns {
 
     /// The certificate at an address, fetched if it is not known. One that is known waits for no fetch, whatever
     /// addresses others name.
-    async fn certificate(&self, address: &str, now: Timestamp) -> Result<Certificate, Rejection> {
+    async fn certificate(&self, address: &str) -> Result<Certificate, Rejection> {
         let url = Url::parse(address).ok().filter(|url| self.is_listed(url) && is_certificate(url));
         let Some(url) = url else {
             return Err(unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"));
@@ -244,16 +248,14 @@ impl Sns {
         if let Some(known) = self.known().get(address) {
             return Ok(known.clone());
         }
-        failed.retain(|_, at| now.since(*at) < PAUSE);
-        if failed.contains_key(address) {
+        failed.retain(|_, at| at.elapsed() < PAUSE);
+        if failed.len() >= MAX_FAILED || failed.contains_key(address) {
             return Err(unavailable("the last fetch failed a moment ago".to_owned()));
         }
         let fetched = self.fetch(&url).await;
         let read = fetched.and_then(|pem| Certificate::read(&pem));
         let certificate = read.map_err(|why| {
-            if failed.len() < MAX_CERTIFICATES {
-                failed.insert(address.to_owned(), now);
-            }
+            failed.insert(address.to_owned(), Instant::now());
             unavailable(why)
         })?;
         let mut known = self.known();

@@ -246,7 +246,7 @@ async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
 async fn a_token_for_one_of_our_routes_opens_no_other() {
     let world = World::with(|yaml| {
         yaml.replace("doorward, audiences: ['https://target.test']", "doorward, audiences: ['https://target.test', 'https://k8s.test']")
-            .replace("issuers: [people, own], upstream: web}", "issuers: [people, own], audiences: ['https://target.test'], upstream: web}, \
+            .replace("issuers: [people, own], upstream: web}", "issuers: [people, own], audiences: ['https://doorward.test', 'https://target.test'], upstream: web}, \
                 {name: k8s, kind: http, hosts: [k8s.test], schemes: [bearer], issuers: [own], audiences: ['https://k8s.test'], upstream: web}")
             .replace("on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}", "on: {routes: [web, k8s]}, who: {issuers: [own]}")
     })

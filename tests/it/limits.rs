@@ -1,10 +1,6 @@
 //! The limits: each has its default, and each can be set.
 
-use std::{
-    collections::BTreeSet,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::Value;
 
@@ -225,13 +221,10 @@ async fn how_often_and_how_long_an_issuer_is_asked_about_a_token_can_be_set() {
         let change = |yaml: String| yaml.replace("mode: opaque, ", &format!("mode: opaque, {settings}"));
         let fixture = Fixture::with(change, ok).await;
         fixture.a.set_fault(Fault::Hang);
-        let (asked, began) = (fixture.a.introspections(), Instant::now());
+        let asked = fixture.a.introspections();
         let (answer, seen) = fixture.api("/api/v1/pods", &[&bearer(&unique())]).await;
         assert_eq!((answer.status, seen.len()), (503, 0), "{}", answer.text());
         assert_eq!(fixture.a.introspections() - asked, tries, "{settings}");
-        let took = began.elapsed();
-        // By default each try takes a second.
-        assert_eq!(took >= Duration::from_millis(1900), settings.is_empty(), "{settings}: {took:?}");
     }
 }
 

@@ -253,6 +253,7 @@ fn full_record() -> Record {
         })),
         run: Some(Arc::new(Run {
             intent: RunIntent::Create,
+            statuses: vec![RunIntent::Cancel],
             references: vec!["deploy".into()],
             inline: true,
             service_accounts: vec!["deployer".into()],

@@ -5,7 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::*;
 use crate::{
     audit::PseudonymKey,
-    authn::Actor,
+    authn::{Actor, KnownAs},
     error::{Reason, Rejection},
 };
 
@@ -74,16 +74,24 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
 /// Who acts makes an agent of the whole, of which a person is the better half still.
 #[test]
 fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
-    for (said, hidden) in [(Some("human"), true), (None, true), (Some("agent"), false), (Some("workload"), false)] {
-        let claims = said.map(|kind| ("kind".to_owned(), json!(kind)));
+    let own = || Some(Box::new(KnownAs { issuer: "corp".into(), subject: "00u1".into() }));
+    for (what, on_behalf_of, claims, hidden) in [
+        ("a token of ours for a person", own(), json!({"kind": "human", "act": {}}), true),
+        ("a token of ours for a bot", own(), json!({"kind": "agent", "act": {}}), false),
+        ("a token of ours for a job", own(), json!({"kind": "workload"}), false),
+        ("another's, of nobody knows whom", None, json!({"act": {}}), true),
+        ("another's, that says what it likes", None, json!({"act": {}, "kind": "agent"}), true),
+        ("a bot whose task asks for a token", None, json!({}), false),
+    ] {
         let principal = Principal {
             kind: Kind::Agent,
-            claims: Arc::new(claims.into_iter().collect()),
+            claims: Arc::new(claims.as_object().unwrap().clone()),
             actor: Some(Actor::service_account(None, "ci", "builder")),
+            on_behalf_of,
             ..principal()
         };
         let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
-        assert_eq!(line["actor"]["user"]["uid"] != "00u1", hidden, "{said:?}: {line}");
+        assert_eq!(line["actor"]["user"]["uid"] != "00u1", hidden, "{what}: {line}");
     }
 }
 
@@ -92,8 +100,8 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
     let task = Actor::service_account(None, "ci", "builder");
     let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
     let kinds = [
-        Principal { kind: Kind::Workload, actor: None, ..principal() },
-        Principal { kind: Kind::Agent, actor: None, ..principal() },
+        Principal { kind: Kind::Workload, ..principal() },
+        Principal { kind: Kind::Agent, ..principal() },
         Principal { issuer: "break-glass".into(), ..principal() },
     ];
     for principal in kinds {

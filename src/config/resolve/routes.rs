@@ -117,6 +117,18 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             report.unknown(&at, "audience", audience, known);
         }
     }
+    for issuer in taken.iter().filter(|issuer| !route.audiences.is_empty() && !issuer.audiences.is_empty()) {
+        if !issuer.audiences.iter().any(|audience| route.audiences.contains(audience)) {
+            report
+                .error(
+                    &at.key("audiences"),
+                    format!("no token of `{}` would be taken: none of its audiences is among these", issuer.name),
+                )
+                .help(
+                    "add the one of its audiences that is meant for this route, or leave the issuer out of `issuers`",
+                );
+        }
+    }
     let own = taken.iter().find(|issuer| issuer.preset == Some(raw::Preset::Doorward) && issuer.audiences.len() > 1);
     if let Some(own) = own
         && route.audiences.is_empty()

@@ -153,7 +153,6 @@ impl Expected<'_> {
         Ok(Given { token: Zeroizing::new(process.to_string()), form: GivenForm::AwsCredentials, expires, scopes: None })
     }
 
-    /// Refuses what was not asked for.
     /// The scopes that a JWT says of itself: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a list at
     /// others. Entra ID leaves there the resource out, which is in the audience, so that its names are told as they were asked for.
     fn jwt_scopes(&self, token: &str) -> Result<Vec<String>, Failure> {
@@ -182,6 +181,7 @@ impl Expected<'_> {
         self.asked.iter().find(ends).cloned().unwrap_or(scope)
     }
 
+    /// Refuses what was not asked for.
     fn check_scopes(&self, named: &[String]) -> Result<(), Failure> {
         let wider: Vec<&str> = named
             .iter()

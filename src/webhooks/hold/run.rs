@@ -192,11 +192,13 @@ impl<C: Carrier> Turn<C> {
                 "a held delivery is parked; `doorward hooks retry` tries it again"
             );
         }
-        let keeps = Replay::new(self.queue.store.clone());
-        let span = if is_last { PARKED_FOR } else { Duration::ZERO };
-        keeps.keep_events(&HEXLOWER.encode(id.once()), span, now).await?;
         let request = request.filter(|_| is_last);
         self.queue.rewrite(id, held, version, request, now).await?;
+        let span = if is_last { PARKED_FOR } else { Duration::ZERO };
+        let replay = Replay::new(self.queue.store.clone());
+        if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
+            tracing::warn!(held = %id, %error, "which runs a held delivery has made is kept for a shorter time");
+        }
         // A lane whose first was parked goes on; one whose first was set back waits for it.
         Ok(if is_last { Next::GoOn } else { Next::Rest })
     }

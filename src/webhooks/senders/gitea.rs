@@ -36,6 +36,7 @@ pub(super) static GOGS: Sender = Sender {
     forms: |_| vec![Form::hex_sha256("x-gogs-signature", "")],
     id_headers: &["x-gogs-delivery"],
     events: Events::Shapes { header: "x-gogs-event", shapes: SHAPES },
+    redelivers_anew: false,
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
     ..COMMON
 };

@@ -20,7 +20,7 @@ fn rules(yaml: &str) -> String {
     yaml.replace(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
         "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
-  - {id: run, on: {routes: [api], run: {does: [create, apply], code: [deploy], service_accounts: [builder]}}, who: {subjects: [alice]}, do: allow}
+  - {id: run, on: {routes: [api], run: {does: [create, apply], code: [deploy], service_accounts: [builder], pod_template: false}}, who: {subjects: [alice]}, do: allow}
   - {id: end, on: {routes: [api], run: {does: [cancel]}}, who: {subjects: [carol]}, do: allow}
   - {id: all, on: {routes: [api]}, who: {subjects: [root]}, do: allow}
   - {id: mint, on: {routes: [api], kubernetes: {resources: ['serviceaccounts/token']}}, who: {subjects: [rita]}, do: allow}

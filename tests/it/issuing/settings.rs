@@ -34,7 +34,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 20] = [
+const ROWS: [(&str, &str, &str); 21] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -62,6 +62,11 @@ const ROWS: [(&str, &str, &str); 20] = [
         "a token of `own` for any of its audiences opens this route",
     ),
     ("issuers: [people, own], upstream", "issuers: [people, own], audiences: [elsewhere], upstream", "elsewhere"),
+    (
+        "issuers: [people, own], upstream",
+        "issuers: [people, own], audiences: ['https://target.test'], upstream",
+        "no token of `people` would be taken",
+    ),
     (
         OWN,
         "{name: own, preset: doorward, issuer: 'https://other.test', ",
