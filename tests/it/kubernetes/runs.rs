@@ -318,5 +318,5 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
     // A reader of the other of two fields would see another object.
     let twice = r#"{"metadata":{"name":"p"},"metadata":{"annotations":{"doorward.dev/rule":"x"}}}"#;
     let (answer, seen) = send(&fixture, "admin", &format!("POST {PIPELINES}"), "application/json", twice).await;
-    assert_eq!((answer.status, seen.len()), (400, 0), "attacks:Z51");
+    assert_eq!((answer.status, seen.len()), (415, 0), "attacks:Z51");
 }
