@@ -16,6 +16,11 @@ pub struct CheckArgs {
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+
+    /// Look at none of the files, folders and variables that the configuration names, such as secrets and certificates: for CI, which
+    /// has none of them. Policy files are read, and all else is checked.
+    #[arg(long)]
+    pub without_files: bool,
 }
 
 /// How a result is printed.

@@ -186,6 +186,9 @@ fn run(command: Command) -> Result<u8, Failure> {
             let runtime = control()?;
             let mut resolve = app::check(&runtime)?;
             let components = |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
+                if args.without_files {
+                    resolver.elsewhere();
+                }
                 let resolved = resolve(root, resolver);
                 app::check_held(&runtime, &resolved, resolver);
                 resolved

@@ -57,6 +57,8 @@ pub struct Resolver {
     kept: Volume,
     /// A folder that a start makes if it is not there.
     made: Option<PathBuf>,
+    /// What stands for files and variables of the machine: nothing, which is no problem.
+    elsewhere: bool,
 }
 
 /// The folder that a file stands in, also of one that is named without any.
@@ -73,6 +75,12 @@ impl Resolver {
     /// The same, for the configuration that was read with `volume`: what that holds is not read again.
     pub fn with_volume(base: &Path, volume: Volume) -> Self {
         Self { kept: volume, ..Self::new(base) }
+    }
+
+    /// From here on does not look at what is on the machine that Doorward will run on: at files, folders and variables that the
+    /// configuration names. They are neither read nor missed.
+    pub fn elsewhere(&mut self) {
+        self.elsewhere = true;
     }
 
     /// What was read of the volume that the configuration stands in.
@@ -93,7 +101,7 @@ impl Resolver {
     pub fn written(&mut self, at: &At, path: &Path) -> PathBuf {
         let path = self.path(path);
         let folder = folder_of(&path);
-        if !folder.is_dir() && self.made.as_deref() != Some(folder) {
+        if !self.elsewhere && !folder.is_dir() && self.made.as_deref() != Some(folder) {
             self.report
                 .error(at, format!("the folder {} does not exist", folder.display()))
                 .help("make it, and let the user that Doorward runs as write there");
@@ -113,6 +121,9 @@ impl Resolver {
 
     /// Reads a file; a problem is reported and gives `None`.
     pub fn read(&mut self, at: &At, path: &Path) -> Option<Vec<u8>> {
+        if self.elsewhere {
+            return None;
+        }
         let path = self.path(path);
         self.read_named(&path).map_err(|why| self.report.error(at, format!("{} {why}", path.display()))).ok()
     }
@@ -143,6 +154,9 @@ impl Resolver {
 
     /// Reads a secret; one that is absent or empty is a problem.
     pub fn secret(&mut self, at: &At, source: &SecretSource) -> Option<Secret> {
+        if self.elsewhere {
+            return None;
+        }
         let mut bytes = match source {
             SecretSource::File(path) => self.read(at, path)?,
             SecretSource::Env(name) => match std::env::var(name) {
@@ -201,6 +215,25 @@ mod tests {
         for (path, expected) in [("secret", "one"), ("tokens/token", "two")] {
             assert_eq!(resolver.read(&At::root(), Path::new(path)).unwrap(), expected.as_bytes(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_on_another_machine_is_neither_read_nor_missed() {
+        let (folder, at) = (tempfile::tempdir().unwrap(), At::root());
+        std::fs::write(folder.path().join("secret"), "one").unwrap();
+        let file = SecretSource::File("secret".into());
+        let missing = SecretSource::Env("DOORWARD_TEST_NO_SUCH_VARIABLE".into());
+        let look = |resolver: &mut Resolver| {
+            resolver.written(&at, Path::new("lost/socket"));
+            let found = [resolver.read(&at, Path::new("lost")).is_some(), resolver.secret(&at, &file).is_some()];
+            (found, resolver.secret(&at, &missing).is_some(), resolver.report.problems().len())
+        };
+        let mut resolver = Resolver::new(folder.path());
+        assert_eq!(look(&mut resolver), ([false, true], false, 3));
+        let mut resolver = Resolver::new(folder.path());
+        resolver.elsewhere();
+        assert_eq!(look(&mut resolver), ([false, false], false, 0));
+        assert!(resolver.files().is_empty());
     }
 
     #[test]

@@ -116,10 +116,8 @@ impl Builder<'_> {
         let tenants = self.tenants();
         let mapping = self.mapping(&defaults, &name, &identifier, tenants.as_ref());
         let checks = self.checks(&defaults, &identifier, tenants);
-        let ca = match &raw.ca {
-            None => None,
-            Some(path) => Some(self.resolver.read(&self.at.key("ca"), path)?),
-        };
+        // A file that is missing has been reported, which refuses the whole; the rest is looked at all the same.
+        let ca = raw.ca.as_ref().and_then(|path| self.resolver.read(&self.at.key("ca"), path));
         let egress = self.egress(ca.as_deref())?;
         let (keys, keys_bearer) = self.keys(&name, &identifier, &checks, ca.clone(), egress.clone())?;
         let introspection = self.introspection(&name, &checks, &keys, ca, &egress);
@@ -280,8 +278,8 @@ impl Builder<'_> {
     }
 
     fn egress(&mut self, ca: Option<&[u8]>) -> Option<Egress> {
-        let Some(path) = &self.raw.ca else { return Some(self.context.egress.clone()) };
-        if let Some(previous) = self.previous.filter(|previous| previous.keys.settings().ca.as_deref() == ca) {
+        let Some((path, ca)) = self.raw.ca.as_ref().zip(ca) else { return Some(self.context.egress.clone()) };
+        if let Some(previous) = self.previous.filter(|previous| previous.keys.settings().ca.as_deref() == Some(ca)) {
             return Some(previous.keys.egress().clone());
         }
         let path = self.resolver.path(path);
@@ -303,10 +301,7 @@ impl Builder<'_> {
         let raw = self.raw;
         let at = self.at.key("keys");
         let url = self.url(&at.key("url"), raw.keys.url.as_ref());
-        let bearer = match &raw.keys.bearer {
-            None => None,
-            Some(source) => Some(self.resolver.secret(&at.key("bearer"), source)?),
-        };
+        let bearer = raw.keys.bearer.as_ref().and_then(|source| self.resolver.secret(&at.key("bearer"), source));
         let keep_in = raw.keys.keep_in.as_deref().map(|folder| self.resolver.path(folder));
         if let Some(folder) = keep_in.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
             self.resolver.report.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
@@ -418,6 +413,11 @@ impl Builder<'_> {
             self.resolver.report.unknown(&at.key("upstream"), "upstream", &raw.upstream, known);
             return None;
         };
+        let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
+        if cache > Duration::from_secs(10) {
+            let help = "a token of a deleted pod is accepted for as long as this";
+            self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);
+        }
         // What is wrong with it is told where it is an upstream, once.
         let told = std::mem::take(&mut self.resolver.report);
         let access = Access::resolve(upstream, &At::root().key("upstreams").index(index), self.resolver);
@@ -430,11 +430,6 @@ impl Builder<'_> {
             None => None,
         };
         let bearer = self.resolver.secret(&at.key("bearer"), &raw.bearer)?;
-        let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
-        if cache > Duration::from_secs(10) {
-            let help = "a token of a deleted pod is accepted for as long as this";
-            self.resolver.report.error(&at.key("cache"), "`cache` is more than 10s").help(help);
-        }
         let server_name = access.as_ref().and_then(|access| access.tls()?.server_name.clone());
         let audiences = checks.audiences.clone();
         let settings = TokenReviewSettings { server, server_name, audiences, cache, ca, bearer };

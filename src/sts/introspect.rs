@@ -43,17 +43,18 @@ pub struct ResourceServer {
 impl ResourceServer {
     pub fn resolve_all(raw: &[raw::ResourceServer], at: &At, resolver: &mut Resolver) -> Vec<Self> {
         let mut servers: Vec<Self> = Vec::with_capacity(raw.len());
-        for (index, raw) in raw.iter().enumerate() {
+        for (index, server) in raw.iter().enumerate() {
             let at = at.index(index);
-            check(raw, servers.iter().any(|other| other.id == raw.id), &at, &mut resolver.report);
-            let Some(secret) = resolver.secret(&at.key("secret"), &raw.secret) else { continue };
+            let is_taken = raw.iter().take(index).any(|other| other.id == server.id);
+            check(server, is_taken, &at, &mut resolver.report);
+            let Some(secret) = resolver.secret(&at.key("secret"), &server.secret) else { continue };
             if secret.expose().len() < 16 {
                 resolver
                     .report
                     .error(&at.key("secret"), "the secret is shorter than 16 bytes")
                     .help("make one with `openssl rand -hex 32`");
             }
-            servers.push(Self { id: raw.id.clone(), secret, audiences: raw.audiences.clone() });
+            servers.push(Self { id: server.id.clone(), secret, audiences: server.audiences.clone() });
         }
         servers
     }

@@ -157,6 +157,8 @@ impl Settings {
         let onward = Onward::resolve_all(root, (&issuer, keys.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
         let mut clusters = BTreeMap::new();
+        // What is wrong with one of them is told where it is an upstream.
+        let is_upstream = |name: &str| root.upstreams.iter().any(|upstream| upstream.name == name);
         for (index, exchanged) in raw.exchange.iter().enumerate() {
             let at = at.key("exchange").index(index);
             let Some(of) = root.issuers.iter().find(|issuer| issuer.name == exchanged.issuer) else {
@@ -175,7 +177,7 @@ impl Settings {
                 let at = at.key("upstreams").index(index);
                 if exchanged.kubernetes.is_none() {
                     resolver.report.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
-                } else if !upstreams.contains_key(other.as_str()) {
+                } else if !is_upstream(other) {
                     let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
                     resolver.report.unknown(&at, "upstream", other, known);
                 }
@@ -188,6 +190,7 @@ impl Settings {
                         let cluster = Cluster { server: Arc::clone(upstream), upstreams: others, namespaces };
                         clusters.insert(Arc::from(of.name.as_str()), cluster);
                     }
+                    None if is_upstream(server) => {}
                     None => {
                         let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
                         resolver.report.unknown(&at.key("kubernetes"), "upstream", server, known);

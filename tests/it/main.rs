@@ -9,6 +9,7 @@
 mod attacks;
 mod audit;
 mod break_glass;
+mod check;
 mod client_auth;
 mod cluster;
 mod dashboard;

@@ -13,6 +13,7 @@ mod helm;
 mod impersonation;
 mod informer;
 mod ingress;
+mod install_guide;
 mod kubeconfig;
 mod kubectl;
 mod login;

@@ -1,0 +1,84 @@
+//! `doorward check --without-files`: what can be checked on a machine that has neither secrets nor certificates.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn check(configuration: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    let output = command.arg("check").arg(configuration).args(more).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn every_example_is_good_where_none_of_its_files_are() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let examples: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
+    assert!(examples.len() > 10);
+    for example in examples {
+        let (code, said) = check(&example, &["--without-files"]);
+        assert!(code == Some(0) && !said.contains("error"), "{}: {said}", example.display());
+    }
+}
+
+/// Each names a file or a variable that is nowhere.
+const CONFIGURATION: &str = "
+external_host: doorward.test
+listeners:
+  - {name: public, address: 127.0.0.1:0, tls: {certificates: [{chain: lost.pem, key: lost.key}], client_ca: lost.pem}}
+issuers:
+  - name: a
+    issuer: https://a.test
+    ca: lost.pem
+    audiences: [doorward]
+    kind: human
+    keys: {bearer: {env: DOORWARD_TEST_LOST}}
+    introspection: {mode: opaque, client: {id: doorward, secret: {file: lost}}}
+    login: {client: {id: doorward, secret: {file: lost}}}
+upstreams:
+  - {name: cluster, url: 'https://cluster.test', tls: {ca: lost.pem}, credential: {bearer: {file: lost}}}
+  - {name: hooks, url: 'http://hooks.test'}
+webhooks: [{name: github, sender: github, secrets: [{secret: {file: lost}}]}]
+routes:
+  - {name: api, kind: kubernetes, hosts: [api.test], schemes: [session, bearer], issuers: [a], upstream: cluster}
+  - {name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: github, upstream: hooks}
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: [dev]}]
+rules: [{id: dev, on: {routes: [api]}, who: {issuers: [a], groups: [dev]}, do: allow}]
+assertions: {keys: [{file: lost}]}
+sessions: {keys: [{env: DOORWARD_TEST_LOST}]}
+store: {redis: {server: 'redis.test:6379', password: {file: lost}, tls: {ca: lost.pem}}}
+audit: {chain_key: {file: lost}, sink: {file: {path: lost/audit.jsonl}}}
+admin: {token: {file: lost}, address: 127.0.0.1:0, socket: lost/operator.sock}
+";
+
+#[test]
+fn what_needs_no_file_is_found_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    let with = |there: &str, here: &str, more: &[&str]| {
+        assert!(CONFIGURATION.contains(there), "{there}");
+        std::fs::write(&file, CONFIGURATION.replace(there, here)).unwrap();
+        check(&file, more)
+    };
+    let (code, said) = with("dev", "dev", &[]);
+    assert!(code == Some(64) && said.contains("lost") && said.contains("DOORWARD_TEST_LOST"), "{said}");
+    let (code, said) = with("dev", "dev", &["--without-files"]);
+    assert!(code == Some(0) && !said.contains("lost"), "{said}");
+    for (there, here, told) in [
+        ("upstream: cluster", "upstream: other", "other"),
+        ("issuers: [a], upstream", "issuers: [b], upstream", "issuer"),
+        ("issuer: https://a.test", "issuer: http://a.test", "http://a.test"),
+        ("audiences: [doorward]", "audiences: [doorward], algorithms: [none]", "none"),
+        ("url: 'https://cluster.test'", "url: 'http://cluster.test'", "clear text"),
+        ("webhook: github,", "webhook: gitlab,", "gitlab"),
+        ("'redis.test:6379'", "redis.test", "redis.test"),
+        ("do: allow}]", "do: alow}]", "alow"),
+        ("opaque, client", "opaque, endpoint: 'http://a.test/x', client", "introspection"),
+        ("listeners:", "policies: [lost.yaml]\nlisteners:", "lost.yaml"),
+    ] {
+        let (code, said) = with(there, here, &["--without-files"]);
+        assert!(code == Some(64) && said.contains(told), "{here}: {said}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Lines of `docs/install.md`, run as they stand there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use tokio::process::Command;
+
+use super::{
+    api_server::ApiServer,
+    programs,
+    shipped::{administrator, deploy},
+};
+use crate::harness::Authority;
+
+/// The lines for a shell after a heading, without those that begin with one of `left_out`.
+fn lines_after(heading: &str, left_out: &[&str]) -> String {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    let (_, part) = guide.split_once(&format!("\n## {heading}\n")).unwrap();
+    let (_, rest) = part.split_once("```sh\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    let kept = block.lines().filter(|line| !left_out.iter().any(|start| line.starts_with(start)));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// Runs lines up to the first that fails, with the program of this build and kubectl.
+async fn shell(lines: &str, mut command: Command) -> Output {
+    let programs = [Path::new(env!("CARGO_BIN_EXE_doorward")), &programs::path("kubectl")];
+    let folders = programs.map(|program| program.parent().unwrap().to_owned());
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let path: Vec<PathBuf> = folders.into_iter().chain(std::env::split_paths(&inherited)).collect();
+    command.env("PATH", std::env::join_paths(path).unwrap()).args(["-euc", lines]).output().await.unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn ci_checks_tests_and_compares_a_policy_without_any_of_its_secrets() {
+    let (repository, config) = (tempfile::tempdir().unwrap(), deploy().join("base/config"));
+    let [before, after] = ["before/deploy/base/config", "deploy/base/config"].map(|path| repository.path().join(path));
+    copy(&config, &before);
+    copy(&config, &after);
+    // There is no repository of Git here, but what it would give.
+    let lines = lines_after("Changing the policy", &["git worktree"]);
+    assert_eq!(lines.lines().count(), 3, "{lines}");
+    let run = async || {
+        let mut command = Command::new("sh");
+        command.current_dir(repository.path());
+        let output = shell(&lines, command).await;
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = run().await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("doorward.yaml is good: 2 listeners") && !said.contains("warning"), "{said}");
+
+    let change = |file: &str, there: &str, here: &str| {
+        let text = fs::read_to_string(config.join(file)).unwrap();
+        assert!(text.contains(there));
+        fs::write(after.join(file), text.replace(there, here)).unwrap();
+    };
+    // A step each finds what it is for.
+    change("rules.yaml", "why: Builders start", "why: They start");
+    let (code, said) = run().await;
+    assert!(code == Some(1) && said.contains("They start"), "it is another policy: {said}");
+    change("rules.yaml", "        namespaces: [ci]\n", "");
+    let (code, said) = run().await;
+    assert!(code == Some(1) && said.contains("6 of 7 cases"), "a case is decided otherwise: {said}");
+    change("rules.yaml", "who: {webhooks: [github], ", "who: {webhooks: [gitlab], ");
+    let (code, said) = run().await;
+    assert!(code == Some(64) && said.contains("gitlab"), "{said}");
+    change("rules.yaml", "why: Builders start", "why: They start");
+    change("doorward.yaml", "upstream: el-build", "upstream: el-other");
+    let (code, said) = run().await;
+    assert!(code == Some(64) && said.contains("el-other"), "{said}");
+    // What only a start can find.
+    change("doorward.yaml", "upstream: el-build", "upstream: el-build");
+    let check = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("check").args(more).arg(&after).output().unwrap()
+    };
+    assert_eq!(check(&["--without-files"]).status.code(), Some(0));
+    let output = check(&[]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("/etc/doorward/secrets/session-key") && said.contains("/run/doorward"), "{said}");
+}
+
+#[tokio::test]
+async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
+    let api = ApiServer::get().await;
+    let namespace = api.namespace().await;
+    let kubectl = administrator(api, &namespace);
+    let authority = Authority::new();
+    let folder = kubectl.write("ca.crt", &authority.pem()).parent().unwrap().to_owned();
+    authority.issue(&["tekton.example.com"]).write(&folder, "tls");
+    fs::rename(folder.join("tls.pem"), folder.join("tls.crt")).unwrap();
+    let secrets = lines_after("4. Secrets and certificates", &[]);
+    let made = secrets.lines().find(|line| line.contains("secret tls doorward-tls ")).unwrap();
+    let lines = format!("{made}\n{}", lines_after("7. A way in", &[]));
+    let lines = lines.replace("-n doorward", &format!("-n {namespace}"));
+    let mut command = Command::new("sh");
+    let of_kubectl = kubectl.command(&[]);
+    let environment = of_kubectl.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.envs(environment).current_dir(&folder);
+    let output = shell(&lines, command).await;
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+    let found = async |object: &str| kubectl.run(&["get", object, "-o", "jsonpath={.data.ca\\.crt}"]).await;
+    assert_eq!(BASE64.decode(found("secret/doorward-tls").await).unwrap(), authority.pem().as_bytes());
+    assert_eq!(found("configmap/doorward-ca").await, authority.pem());
+}
