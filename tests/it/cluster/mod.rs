@@ -17,6 +17,7 @@ mod install_guide;
 mod kubeconfig;
 mod kubectl;
 mod login;
+mod manifests;
 mod other_cluster;
 mod pods;
 mod printed_roles;

@@ -16,14 +16,14 @@ use super::{
 };
 use crate::harness::{Authority, RedisServer, unique, within};
 
-const OVERLAYS: [&str; 2] = ["single", "replicas"];
+pub(super) const OVERLAYS: [&str; 2] = ["single", "replicas"];
 
 pub(super) fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
 
 /// What `kubectl apply -k` would send of an overlay.
-fn built(overlay: &str) -> String {
+pub(super) fn built(overlay: &str) -> String {
     let output = Command::new(programs::path("kubectl"))
         .args(["kustomize"])
         .arg(deploy().join("overlays").join(overlay))

@@ -1,0 +1,337 @@
+//! What the objects of `deploy/` say of each other, as an overlay builds them: whom policies admit, what selectors select, which
+//! ports have which names, and how far pods are locked up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use serde_json::{Value, json};
+
+use super::shipped::{OVERLAYS, built, deploy, find, objects};
+
+fn overlays() -> Vec<(&'static str, Vec<Value>)> {
+    OVERLAYS.map(|overlay| (overlay, objects(&built(overlay)))).to_vec()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn of_kind<'o>(objects: &'o [Value], kind: &str) -> Vec<&'o Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// Whether a selector takes what has these labels. Ours have nothing but `matchLabels`, and one without any would take all.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let parts: Vec<&String> = selector.as_object().unwrap().keys().collect();
+    assert_eq!(parts, ["matchLabels"], "{selector}");
+    let wanted = selector["matchLabels"].as_object().unwrap();
+    assert!(!wanted.is_empty(), "{selector}");
+    wanted.iter().all(|(name, value)| labels[name] == *value)
+}
+
+/// The pods of a StatefulSet.
+fn pods<'o>(objects: &'o [Value], name: &str) -> &'o Value {
+    &find(objects, "StatefulSet", name)["spec"]["template"]
+}
+
+fn labels<'o>(objects: &'o [Value], name: &str) -> &'o Value {
+    &pods(objects, name)["metadata"]["labels"]
+}
+
+/// The ports of a pod that have a name.
+fn port_names(pod: &Value) -> BTreeSet<&str> {
+    let ports = list(&pod["spec"]["containers"]).iter().flat_map(|container| list(&container["ports"]));
+    ports.filter_map(|port| port["name"].as_str()).collect()
+}
+
+/// Host and port of an upstream of the shipped configuration.
+fn upstream(objects: &[Value], name: &str) -> (String, u64) {
+    let text = find(objects, "ConfigMap", "doorward")["data"]["doorward.yaml"].as_str().unwrap();
+    let root: Value = serde_saphyr::from_str(text).unwrap();
+    let upstream = list(&root["upstreams"]).iter().find(|upstream| upstream["name"] == name).unwrap();
+    let (host, port) = upstream["url"].as_str().unwrap().strip_prefix("http://").unwrap().rsplit_once(':').unwrap();
+    (host.to_owned(), port.parse().unwrap())
+}
+
+/// The upstreams that nobody but Doorward may reach, with what their pods have for a label and the policy that keeps others out.
+const GUARDED: [(&str, &str, &str, &str); 2] = [
+    ("dashboard", "app.kubernetes.io/part-of", "tekton-dashboard", "dashboard-by-doorward"),
+    ("el-build", "app.kubernetes.io/managed-by", "EventListener", "event-listeners-by-doorward"),
+];
+
+#[test]
+fn event_listeners_and_the_dashboard_admit_the_pods_of_doorward_and_nobody_else() {
+    for (overlay, objects) in overlays() {
+        let policies = of_kind(&objects, "NetworkPolicy");
+        for (name, label, value, policy) in GUARDED {
+            let (host, port) = upstream(&objects, name);
+            let namespace = host.split('.').nth(1).unwrap();
+            // A second policy would admit more, whatever the first says.
+            let there: Vec<&&Value> =
+                policies.iter().filter(|policy| policy["metadata"]["namespace"] == namespace).collect();
+            let [found] = there[..] else { panic!("{overlay} {namespace}: {there:#?}") };
+            assert_eq!(found["metadata"]["name"], policy, "{overlay}");
+            let spec = &found["spec"];
+            assert_eq!(spec["podSelector"], json!({"matchLabels": {label: value}}), "{overlay} {policy}");
+            assert_eq!(spec["policyTypes"], json!(["Ingress"]), "{overlay} {policy}");
+            let mut admitted = BTreeMap::new();
+            for rule in list(&spec["ingress"]) {
+                // Without either, all ports or all the world.
+                let ([port], [peer]) = (list(&rule["ports"]), list(&rule["from"])) else { panic!("{policy}: {rule}") };
+                assert!(admitted.insert(port["port"].as_u64().unwrap(), peer).is_none(), "{policy}: {rule}");
+            }
+            let peer = admitted.remove(&port).unwrap_or_else(|| panic!("{policy}: not at {port}"));
+            // Both in one peer: either of them in one of its own would admit a whole namespace, or pods of that name anywhere.
+            let doorward = json!({"matchLabels": {"kubernetes.io/metadata.name": "doorward"}});
+            assert_eq!(peer.as_object().unwrap().len(), 2, "{policy}: {peer}");
+            assert_eq!(peer["namespaceSelector"], doorward, "{policy}");
+            assert!(selects(&peer["podSelector"], labels(&objects, "doorward")), "{overlay} {policy}");
+            for set in of_kind(&objects, "StatefulSet") {
+                let its = &set["spec"]["template"]["metadata"]["labels"];
+                let is_doorward = set["metadata"]["name"] == "doorward";
+                assert_eq!(selects(&peer["podSelector"], its), is_doorward, "{overlay} {policy}: {its}");
+                assert_eq!(set["metadata"]["namespace"], "doorward", "{overlay}");
+            }
+            let metrics = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}});
+            let more: Vec<(u64, Value)> = admitted.into_iter().map(|(port, peer)| (port, peer.clone())).collect();
+            let expected = if name == "dashboard" { vec![] } else { vec![(9000, metrics)] };
+            assert_eq!(more, expected, "{overlay} {policy}");
+        }
+    }
+}
+
+#[test]
+fn doorward_goes_where_its_configuration_leads_and_nowhere_else() {
+    for (overlay, objects) in overlays() {
+        let policy = &find(&objects, "NetworkPolicy", "doorward")["spec"];
+        assert!(selects(&policy["podSelector"], labels(&objects, "doorward")), "{overlay}");
+        assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{overlay}");
+        let at = |namespace: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+        let dns = json!({"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
+            "to": [{"namespaceSelector": at("kube-system")}]});
+        let mut expected = vec![dns, json!({"ports": [{"port": 443}, {"port": 6443}]})];
+        for (name, label, value, _) in GUARDED {
+            let (host, port) = upstream(&objects, name);
+            let pods = json!({"matchLabels": {label: value}});
+            let to = json!([{"namespaceSelector": at(host.split('.').nth(1).unwrap()), "podSelector": pods}]);
+            expected.push(json!({"ports": [{"port": port}], "to": to}));
+        }
+        if overlay == "replicas" {
+            let labels = labels(&objects, "doorward-valkey");
+            expected.push(json!({"ports": [{"port": 6379}], "to": [{"podSelector": {"matchLabels": labels}}]}));
+        }
+        assert_eq!(policy["egress"], json!(expected), "{overlay}");
+        let monitoring = json!([{"namespaceSelector": at("monitoring")}]);
+        let taken = json!([
+            {"ports": [{"port": "https"}, {"port": "interceptor"}]},
+            {"ports": [{"port": "admin"}], "from": monitoring},
+        ]);
+        assert_eq!(policy["ingress"], taken, "{overlay}");
+    }
+    let (_, objects) = overlays().pop().unwrap();
+    let policy = &find(&objects, "NetworkPolicy", "doorward-valkey")["spec"];
+    assert!(selects(&policy["podSelector"], labels(&objects, "doorward-valkey")));
+    assert_eq!((&policy["policyTypes"], &policy["egress"]), (&json!(["Ingress", "Egress"]), &json!([])));
+    let [rule] = list(&policy["ingress"]) else { panic!("{policy}") };
+    let [peer] = list(&rule["from"]) else { panic!("{policy}") };
+    assert_eq!(peer.as_object().unwrap().len(), 1, "{peer}");
+    assert!(selects(&peer["podSelector"], labels(&objects, "doorward")));
+    assert!(!selects(&peer["podSelector"], labels(&objects, "doorward-valkey")));
+    assert_eq!(rule["ports"], json!([{"port": "valkey"}]));
+}
+
+#[test]
+fn each_port_that_is_named_is_one_of_the_pods_that_are_selected() {
+    for (overlay, objects) in overlays() {
+        let sets = of_kind(&objects, "StatefulSet");
+        let selected = |selector: &Value| -> Vec<&Value> {
+            let all = sets.iter().map(|set| &set["spec"]["template"]);
+            all.filter(|pod| selects(selector, &pod["metadata"]["labels"])).collect()
+        };
+        let mut services = BTreeSet::new();
+        for service in of_kind(&objects, "Service") {
+            let name = service["metadata"]["name"].as_str().unwrap();
+            let [pod] = selected(&json!({"matchLabels": service["spec"]["selector"]}))[..] else {
+                panic!("{overlay} {name} leads to other pods than those of one set")
+            };
+            for port in list(&service["spec"]["ports"]) {
+                assert!(port_names(pod).contains(port["targetPort"].as_str().unwrap()), "{overlay} {name}: {port}");
+            }
+            services.insert(name);
+        }
+        for set in &sets {
+            assert!(services.contains(set["spec"]["serviceName"].as_str().unwrap()), "{overlay}: {set:#}");
+            assert!(selects(&set["spec"]["selector"], &set["spec"]["template"]["metadata"]["labels"]), "{overlay}");
+        }
+        for policy in of_kind(&objects, "NetworkPolicy") {
+            for rule in list(&policy["spec"]["ingress"]) {
+                let named = list(&rule["ports"]).iter().filter_map(|port| port["port"].as_str());
+                for name in named {
+                    let [pod] = selected(&policy["spec"]["podSelector"])[..] else { panic!("{overlay}: {policy:#}") };
+                    assert!(port_names(pod).contains(name), "{overlay} {name}: {policy:#}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pods_are_locked_up_and_asked_how_they_are() {
+    for (overlay, objects) in overlays() {
+        let sets = of_kind(&objects, "StatefulSet");
+        assert_eq!(sets.len(), if overlay == "single" { 1 } else { 2 });
+        for set in sets {
+            let (name, pod) = (&set["metadata"]["name"], &set["spec"]["template"]["spec"]);
+            let security = &pod["securityContext"];
+            assert_eq!(security["runAsNonRoot"], true, "{overlay} {name}");
+            assert_ne!(security["runAsUser"].as_u64().unwrap(), 0, "{overlay} {name}");
+            assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}), "{overlay} {name}");
+            assert_eq!(pod["automountServiceAccountToken"], false, "{overlay} {name}");
+            for shared in ["hostNetwork", "hostPID", "hostIPC"] {
+                assert!(pod[shared].is_null(), "{overlay} {name} {shared}");
+            }
+            assert!(list(&pod["volumes"]).iter().all(|volume| volume["hostPath"].is_null()), "{overlay} {name}");
+            let containers: Vec<&Value> = list(&pod["containers"]).iter().chain(list(&pod["initContainers"])).collect();
+            assert_eq!(containers.len(), 1, "{overlay} {name}");
+            for container in containers {
+                let expected = json!({
+                    "allowPrivilegeEscalation": false, "privileged": false, "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"]},
+                });
+                assert_eq!(container["securityContext"], expected, "{overlay} {name}");
+                assert!(container["resources"]["limits"]["memory"].is_string(), "{overlay} {name}");
+                for probe in ["readinessProbe", "livenessProbe"] {
+                    let probe = &container[probe];
+                    let port = probe["httpGet"]["port"].as_str().or_else(|| probe["tcpSocket"]["port"].as_str());
+                    assert!(port_names(&set["spec"]["template"]).contains(port.unwrap()), "{overlay} {name}: {probe}");
+                }
+                // Where a write is possible there is a volume for it, and what is told is not written to.
+                let written = list(&container["volumeMounts"]).iter().filter(|mount| mount["readOnly"] != true);
+                let written: Vec<&str> = written.filter_map(|mount| mount["name"].as_str()).collect();
+                let expected = if name == "doorward" { vec!["state", "run"] } else { vec!["data"] };
+                assert_eq!(written, expected, "{overlay} {name}");
+            }
+        }
+        let container = &pods(&objects, "doorward")["spec"]["containers"][0];
+        for (probe, path) in
+            [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
+        {
+            assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "admin"}), "{overlay} {probe}");
+        }
+        let replicas = find(&objects, "StatefulSet", "doorward")["spec"]["replicas"].as_u64();
+        assert_eq!(replicas, Some(if overlay == "single" { 1 } else { 3 }));
+    }
+}
+
+#[test]
+fn replicas_are_spread_and_not_all_taken_away_at_once() {
+    for (overlay, objects) in overlays() {
+        let labels = labels(&objects, "doorward");
+        let budgets = of_kind(&objects, "PodDisruptionBudget");
+        let [budget] = budgets[..] else { panic!("{overlay}: {budgets:#?}") };
+        assert!(selects(&budget["spec"]["selector"], labels), "{overlay}");
+        let namespaces =
+            (&budget["metadata"]["namespace"], &find(&objects, "StatefulSet", "doorward")["metadata"]["namespace"]);
+        assert_eq!(namespaces.0, namespaces.1, "{overlay}");
+        assert_eq!((&budget["spec"]["maxUnavailable"], &budget["spec"]["minAvailable"]), (&json!(1), &Value::Null));
+        let spread = list(&pods(&objects, "doorward")["spec"]["topologySpreadConstraints"]);
+        let keys: Vec<&Value> = spread.iter().map(|constraint| &constraint["topologyKey"]).collect();
+        assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"], "{overlay}");
+        for constraint in spread {
+            assert!(selects(&constraint["labelSelector"], labels), "{overlay}");
+            assert_eq!(constraint["maxSkew"], 1, "{overlay}");
+        }
+    }
+}
+
+fn example(name: &str) -> String {
+    fs::read_to_string(deploy().join("examples").join(name)).unwrap()
+}
+
+/// The words of each directive, by its first one, but for those that stand there more than once.
+fn directives(configuration: &str) -> BTreeMap<String, Vec<String>> {
+    let lines = configuration.lines().filter_map(|line| line.trim().strip_suffix(';'));
+    let words = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<String>>());
+    words.map(|mut words| (words.remove(0), words)).filter(|(name, _)| name != "proxy_set_header").collect()
+}
+
+const OF_INGRESS: &str = "nginx.ingress.kubernetes.io/";
+
+/// Annotations of ingress-nginx, what they are in the language of nginx, and the value there for one here.
+#[test]
+fn the_ingress_says_what_the_tested_nginx_does() {
+    let nginx = directives(&example("nginx.conf"));
+    let ingress: Value = serde_saphyr::from_str(&example("ingress.yaml")).unwrap();
+    let mut annotations = BTreeMap::new();
+    for (name, value) in ingress["metadata"]["annotations"].as_object().unwrap() {
+        annotations.insert(name.strip_prefix(OF_INGRESS).unwrap(), value.as_str().unwrap().to_owned());
+    }
+    let seconds = |value: &str| format!("{}h", value.parse::<u32>().unwrap() / 3600);
+    let hosts = nginx["server_name"].clone();
+    let mut compared = BTreeSet::new();
+    for (annotation, value) in &annotations {
+        let (directive, expected) = match *annotation {
+            "backend-protocol" => ("proxy_pass", format!("{}://doorward", value.to_lowercase())),
+            "proxy-ssl-secret" => {
+                assert_eq!(value, "doorward/doorward-tls");
+                ("proxy_ssl_trusted_certificate", "/etc/nginx/tls/ca.crt".to_owned())
+            }
+            // One name for all there; here the one that was asked for.
+            "proxy-ssl-name" => {
+                assert!(hosts.contains(value), "{value}");
+                ("proxy_ssl_name", "$host".to_owned())
+            }
+            "proxy-body-size" => ("client_max_body_size", value.clone()),
+            "proxy-read-timeout" => ("proxy_read_timeout", seconds(value)),
+            "proxy-send-timeout" => ("proxy_send_timeout", seconds(value)),
+            "proxy-ssl-verify" => ("proxy_ssl_verify", value.clone()),
+            "proxy-ssl-server-name" => ("proxy_ssl_server_name", value.clone()),
+            "proxy-http-version" => ("proxy_http_version", value.clone()),
+            "proxy-buffering" => ("proxy_buffering", value.clone()),
+            "proxy-request-buffering" => ("proxy_request_buffering", value.clone()),
+            "proxy-next-upstream" => ("proxy_next_upstream", value.clone()),
+            // Such as one that rewrites paths.
+            other => panic!("nginx.conf has nothing of {other}"),
+        };
+        assert_eq!(nginx[directive], [expected], "{annotation}");
+        compared.insert(directive);
+    }
+    let said = nginx.keys().filter(|name| name.starts_with("proxy_") || *name == "client_max_body_size");
+    let left: Vec<&String> = said.filter(|name| !compared.contains(name.as_str())).collect();
+    assert!(left.is_empty(), "the Ingress lacks {left:?}");
+
+    let (_, objects) = overlays().swap_remove(0);
+    let ports = list(&find(&objects, "Service", "doorward")["spec"]["ports"]);
+    let mut found = Vec::new();
+    for rule in list(&ingress["spec"]["rules"]) {
+        let [path] = list(&rule["http"]["paths"]) else { panic!("{rule}") };
+        assert_eq!((&path["path"], &path["pathType"]), (&json!("/"), &json!("Prefix")), "{rule}");
+        let service = &path["backend"]["service"];
+        assert_eq!(service["name"], "doorward");
+        assert!(ports.iter().any(|port| port["name"] == service["port"]["name"]), "{rule}");
+        found.push(rule["host"].as_str().unwrap());
+    }
+    assert_eq!(found, hosts);
+    assert_eq!(ingress["spec"]["tls"], json!([{"hosts": hosts, "secretName": "doorward-tls"}]));
+}
+
+#[test]
+fn the_route_of_a_gateway_ends_no_stream_and_rewrites_nothing() {
+    let found = objects(&example("http-route.yaml"));
+    let (route, policy) = (find(&found, "HTTPRoute", "doorward"), find(&found, "BackendTLSPolicy", "doorward"));
+    let hosts = json!(directives(&example("nginx.conf"))["server_name"]);
+    assert_eq!(route["spec"]["hostnames"], hosts);
+    // Whatever is asked for may be a stream: no rule is for some of it.
+    let [rule] = list(&route["spec"]["rules"]) else { panic!("{route:#}") };
+    let parts: Vec<&String> = rule.as_object().unwrap().keys().collect();
+    assert_eq!(parts, ["backendRefs", "timeouts"], "neither filters nor matches nor retries");
+    assert_eq!(rule["timeouts"], json!({"request": "0s", "backendRequest": "0s"}));
+    assert_eq!(rule["backendRefs"], json!([{"name": "doorward", "port": 443}]));
+    let (_, shipped) = overlays().swap_remove(0);
+    let service = find(&shipped, "Service", "doorward");
+    assert!(list(&service["spec"]["ports"]).iter().any(|port| port["port"] == 443));
+    assert_eq!(policy["spec"]["targetRefs"], json!([{"group": "", "kind": "Service", "name": "doorward"}]));
+    assert!(list(&hosts).contains(&policy["spec"]["validation"]["hostname"]));
+}
