@@ -92,7 +92,8 @@ fn actions(rule: &raw::Rule) -> Vec<PolicyRule> {
         });
     }
     if !tunnels.is_empty() {
-        // A WebSocket is a GET, and from 1.35 must be allowed as a create too (kubernetes/kubernetes#133515).
+        // A WebSocket is a GET, and SPDY a POST. From 1.35 a WebSocket must be allowed as a create too (kubernetes/kubernetes#133515), but
+        // that is asked of the person alone.
         let verbs = ["get", "create"].map(acting).to_vec();
         actions.push(PolicyRule { groups, resources: tunnels, resource_names: names, verbs, ..PolicyRule::default() });
     }

@@ -20,6 +20,7 @@ mod login;
 mod manifests;
 mod other_cluster;
 mod pods;
+mod printed_matrix;
 mod printed_roles;
 pub mod programs;
 mod pushes;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{api_server::ApiServer, programs};
+use super::{api_server::ApiServer, impersonation::printed_of, programs};
 use crate::{
     fixture::bearer,
     harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, connect_tls, free_port, request, within},
@@ -92,6 +92,11 @@ impl World {
     /// With these rights of Doorward's own account.
     pub async fn with_rights(rights: &Value) -> Self {
         Self::begin(|yaml| yaml, rights, &[], false).await
+    }
+
+    /// With these rights of Doorward's own account for another configuration.
+    pub async fn with_rights_for(change: impl FnOnce(String) -> String, rights: &Value) -> Self {
+        Self::begin(change, rights, &[], false).await
     }
 
     async fn begin(change: impl FnOnce(String) -> String, own: &Value, files: &[(&str, &str)], faults: bool) -> Self {
@@ -267,6 +272,19 @@ impl World {
         })
         .await;
     }
+}
+
+/// The rights that `doorward rbac` prints for the configuration with this change, in one form of impersonation.
+pub fn printed_rights(form: &str, change: impl FnOnce(String) -> String) -> Vec<Value> {
+    let dir = tempfile::tempdir().unwrap();
+    // Of what is filled in, rights depend on the group alone.
+    let yaml = CONFIGURATION
+        .replace("{secure}", "address: 127.0.0.1:0,")
+        .replace("{issuer}", "https://issuer.test")
+        .replace("{api}", "https://cluster.test")
+        .replace("{group}", GROUP);
+    fs::write(dir.path().join("doorward.yaml"), change(yaml)).unwrap();
+    printed_of(dir.path(), form)
 }
 
 /// What Doorward's own account may do: be others, and nothing else.

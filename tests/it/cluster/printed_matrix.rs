@@ -1,0 +1,121 @@
+//! kubectl again, as in `kubectl.rs` and `pods.rs`, where Doorward itself may do just what `doorward rbac` prints: streams of all kinds,
+//! watches and changes need no right beyond that, in either form of impersonation.
+
+use serde_json::{Value, json};
+
+use super::{
+    kubectl, pods,
+    world::{World, printed_rights},
+};
+
+/// Rules that name what people do, since one that allows everything has everything printed.
+const RULES: &str = "rules:
+  - id: discovery
+    on: {kubernetes: {verbs: [read], non_resource_urls: [/api, '/api/*', /apis, '/apis/*', /openapi/v2, '/openapi/v3*', /version]}}
+    who: {groups: [dev]}
+    do: allow
+  - id: who-am-i
+    on:
+      kubernetes:
+        verbs: [create]
+        api_groups: [authentication.k8s.io, authorization.k8s.io]
+        resources: [selfsubjectreviews, selfsubjectaccessreviews, selfsubjectrulesreviews]
+    who: {groups: [dev]}
+    do: allow
+  - id: config
+    on: {kubernetes: {api_groups: [''], resources: [configmaps]}}
+    who: {groups: [dev]}
+    do: allow
+  - id: look
+    on: {kubernetes: {verbs: [read], api_groups: [''], resources: [pods, pods/log]}}
+    who: {groups: [dev]}
+    do: allow
+  - id: streams
+    on: {kubernetes: {api_groups: [''], resources: [pods/exec, pods/attach, pods/portforward]}}
+    who: {groups: [dev]}
+    do: allow
+";
+
+fn configuration(yaml: &str) -> String {
+    let (before, rest) = yaml.split_once("rules:\n").unwrap();
+    let (_, after) = rest.split_once("store:").unwrap();
+    format!("{before}{RULES}store:{after}")
+}
+
+fn printed(form: &str) -> Vec<Value> {
+    printed_rights(form, |yaml| configuration(&yaml))
+}
+
+async fn world(form: &str) -> World {
+    World::with_rights_for(|yaml| configuration(&yaml), &json!(printed(form))).await
+}
+
+#[tokio::test]
+async fn kubectl_reads_watches_and_writes_by_the_printed_rights_in_the_classic_form() {
+    kubectl::reads_and_writes(&world("classic").await).await;
+}
+
+#[tokio::test]
+async fn kubectl_reads_watches_and_writes_by_the_printed_rights_in_the_constrained_form() {
+    let world = world("constrained").await;
+    kubectl::reads_and_writes(&world).await;
+    assert_constrained(&world).await;
+}
+
+#[tokio::test]
+async fn exec_cp_and_port_forward_pass_by_the_printed_rights_in_the_classic_form() {
+    pods::exec_cp_and_port_forward(&world("classic").await).await;
+}
+
+#[tokio::test]
+async fn exec_cp_and_port_forward_pass_by_the_printed_rights_in_the_constrained_form() {
+    let world = world("constrained").await;
+    pods::exec_cp_and_port_forward(&world).await;
+    assert_constrained(&world).await;
+}
+
+#[tokio::test]
+async fn logs_are_followed_and_containers_attached_to_by_the_printed_rights_in_the_classic_form() {
+    pods::logs_and_attach(&world("classic").await).await;
+}
+
+#[tokio::test]
+async fn logs_are_followed_and_containers_attached_to_by_the_printed_rights_in_the_constrained_form() {
+    let world = world("constrained").await;
+    pods::logs_and_attach(&world).await;
+    assert_constrained(&world).await;
+}
+
+/// All of it went by constrained impersonation, and none by the classic one.
+async fn assert_constrained(world: &World) {
+    let events = world.audit();
+    assert!(!events.is_empty());
+    for event in events {
+        assert_eq!(event["authenticationMetadata"]["impersonationConstraint"], "impersonate:user-info", "{event:#}");
+    }
+}
+
+/// The pod is not there, which is told to who may.
+#[tokio::test]
+async fn a_websocket_needs_the_one_verb_that_is_printed_for_streams_and_spdy_the_other() {
+    let handshake = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    let websocket = [&["Connection: Upgrade", "Upgrade: websocket"][..], &handshake].concat();
+    let spdy = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
+    for (left_out, expected) in [("none", [404, 404]), ("get", [403, 404]), ("create", [404, 403])] {
+        let mut rights = printed("constrained");
+        for right in &mut rights {
+            if right["resources"].to_string().contains("pods/exec") {
+                let verbs = right["verbs"].as_array_mut().unwrap();
+                verbs.retain(|verb| *verb != format!("impersonate-on:user-info:{left_out}"));
+            }
+        }
+        let world = World::with_rights_for(|yaml| configuration(&yaml), &json!(rights)).await;
+        for resource in ["exec?command=sh", "attach?stdout=true", "portforward?ports=80"] {
+            let path = format!("/api/v1/namespaces/{}/pods/none/{resource}", world.namespace);
+            let by_websocket = world.alice(&format!("GET {path}"), &websocket, b"").await;
+            let by_spdy = world.alice(&format!("POST {path}"), &spdy, b"").await;
+            let said = format!("without {left_out} {resource}: {} {}", by_websocket.text(), by_spdy.text());
+            assert_eq!([by_websocket.status, by_spdy.status], expected, "{said}");
+        }
+    }
+}
