@@ -150,6 +150,28 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         assert_eq!(output.status.success(), expected, "attacks:Z52 {who} {id}");
     }
 
+    // What it says of a client or an actor counts as much, and so does what is left out.
+    for fact in ["client", "actor"] {
+        let mut said = forged.clone();
+        said[format!("doorward.dev/{fact}")] = json!("bot");
+        write("with-fact.json", &pipeline_run("forged", &said));
+        let (same, other) = (format!("doorward.dev/{fact}=bot"), format!("doorward.dev/{fact}=other"));
+        for (file, extra, expected) in [
+            ("with-fact.json", None, false),
+            ("with-fact.json", Some(&other), false),
+            ("with-fact.json", Some(&same), true),
+            ("forged-run.json", Some(&same), false),
+            ("forged-run.json", None, true),
+        ] {
+            let mut arguments = vec!["--as-user-extra", "doorward.dev/request-id=1"];
+            arguments.extend(extra.iter().flat_map(|extra| ["--as-user-extra", extra.as_str()]));
+            arguments.extend(["create", "--dry-run=server", "-f", file]);
+            let output = past.0.output(&Past::arguments("alice", &arguments)).await;
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), expected, "attacks:Z52 {fact} {file} {extra:?}: {why}");
+        }
+    }
+
     // Through Doorward, with what the controller makes of it.
     let bob = world.kubectl("bob");
     bob.write("run.json", &pipeline_run("through", &forged).to_string());
