@@ -5,6 +5,7 @@ use tokio::process::Command;
 
 use super::{
     admission::{Past, enforce},
+    api_server::ApiServer,
     event_listener::{Asks, EventListener, HOOKS},
     shipped::administrator,
     tekton::{Tekton, pipeline_run},
@@ -13,11 +14,14 @@ use super::{
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, free_port, unique, within},
+    harness::{Doorward, Wire, free_port, unique, within},
     webhooks::{lines, signature},
 };
 
 const RUNS: &str = "runs: {kubernetes: cluster, namespaces: ['{ns}']}\n";
+
+/// What the log says while runs cannot be watched.
+const NOT_LINKED: &str = "runs are not linked to their causes";
 
 async fn may_watch_runs(world: &World) {
     let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
@@ -79,7 +83,7 @@ async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
     Tekton::get().await;
     let mut world = World::with(|yaml| yaml + RUNS).await;
     // It tries again by itself until it may.
-    world.doorward.wait_for_log_containing("runs are not linked to their causes").await;
+    world.doorward.wait_for_log_containing(NOT_LINKED).await;
     may_watch_runs(&world).await;
     let bob = world.kubectl("bob");
     bob.write("run.json", &pipeline_run("one", &json!({})).to_string());
@@ -110,6 +114,47 @@ async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
     let (code, said) = trace(&world, "none").await;
     assert_eq!(code, Some(1));
     assert!(said.contains("no PipelineRun") && said.contains("it was not made through Doorward"), "{said}");
+}
+
+#[tokio::test]
+async fn a_run_that_appears_while_the_watch_is_cut_is_linked_once_it_is_whole_again() {
+    Tekton::get().await;
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let world = World::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()) + RUNS).await;
+    may_watch_runs(&world).await;
+    let with_event = |name: &str| {
+        let mut run = pipeline_run(name, &json!({}));
+        run["metadata"]["labels"] = json!({"triggers.tekton.dev/triggers-eventid": unique()});
+        run
+    };
+    let before = world.api.create(&runs(&world), &with_event("before")).await;
+    linked(&world.doorward, &before["metadata"]["uid"]).await;
+    let gone = world.api.create(&runs(&world), &with_event("gone")).await;
+    linked(&world.doorward, &gone["metadata"]["uid"]).await;
+
+    let told = || world.doorward.log().iter().filter(|line| line.to_string().contains(NOT_LINKED)).count();
+    let before_gap = told();
+    wire.cut();
+    within(async {
+        while told() == before_gap {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let within_gap = world.api.create(&runs(&world), &with_event("within")).await;
+    // One that is there no more when the watch begins anew, and must not keep it from the others.
+    let answer = world.api.ask("DELETE", &format!("{}/gone", runs(&world)), None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    wire.mend();
+    let records = linked(&world.doorward, &within_gap["metadata"]["uid"]).await;
+    assert_eq!(records.len(), 1);
+    let event = &within_gap["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"];
+    assert_eq!(records[0]["unmapped"]["linked"]["event_id"], *event, "{}", records[0]);
+    // The watch goes on, and what it told before the gap it tells no second time.
+    let after = world.api.create(&runs(&world), &with_event("after")).await;
+    linked(&world.doorward, &after["metadata"]["uid"]).await;
+    assert_eq!(linked(&world.doorward, &before["metadata"]["uid"]).await.len(), 1);
 }
 
 #[tokio::test]
