@@ -293,7 +293,7 @@ const scenarios = {
       };
     }, { namespace, pod, logged });
     const other = await ctx.newPage();
-    await other.goto(options.url + '/oauth2/sign_out');
+    await other.goto(new URL(first.properties.logoutURL, options.url).href);
     const open = await page.evaluate(() => Promise.race([window.log, new Promise((go) => setTimeout(go, 0, 'open'))]));
     await other.click('form button[type=submit]');
     const socket = await page.evaluate(() => window.runs.ended);
