@@ -462,3 +462,33 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
     tekton.log(&line);
     within(async { while !String::from_utf8_lossy(&twin.some().await).contains(&line) {} }).await;
 }
+
+#[tokio::test]
+async fn an_opaque_token_comes_among_websocket_protocols_in_the_alphabet_for_urls() {
+    let introspected =
+        "kind: human, introspection: {mode: opaque, cache: 1s, client: {id: doorward, secret: {file: client}}}}";
+    let change = |yaml: String| yaml.replace("kind: human}", introspected);
+    let world = World::with_files(change, &[("client", "introspection-secret")]).await;
+    let opaque = format!("ab~{}", unique());
+    world.issuer.opaque(
+        &opaque,
+        json!({"active": true, "sub": "alice", "iss": world.issuer.url(), "aud": "https://doorward.test",
+            "client_id": "tests", "groups": ["dev"], "exp": now() + 60}),
+    );
+    let encoded = BASE64URL.encode(&opaque);
+    assert!(encoded.contains('-'));
+    let pod = format!("/api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
+    // The pod is not there. That is the API server's answer, and the other one Doorward's.
+    for (encoded, status) in [(encoded.clone(), 404), (encoded.replace('-', "+"), 401)] {
+        let mut raw = world.doorward.raw().await;
+        raw.send(format!(
+            "GET {pod} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{encoded}, v5.channel.k8s.io\r\n\r\n"
+        ))
+        .await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status, "cluster:W5 {encoded}: {}", answer.text());
+    }
+    assert_only(&world, 1, "cluster:W5").await;
+}
