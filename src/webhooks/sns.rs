@@ -151,13 +151,15 @@ impl Sns {
         }
         let egress = match &raw.ca {
             None => egress.clone(),
-            Some(path) => match egress.trusting(&resolver.path(path)) {
-                Ok(egress) => egress,
-                Err(why) => {
-                    resolver.report.error(&at.key("ca"), format!("the authorities cannot be read: {why}"));
-                    return None;
-                }
-            },
+            // Read here as well, so that a change of the file is a new generation.
+            Some(path) => {
+                let at = at.key("ca");
+                resolver.read(&at, path)?;
+                let trusting = egress.trusting(&resolver.path(path));
+                trusting
+                    .map_err(|why| _ = resolver.report.error(&at, format!("the authorities cannot be read: {why}")))
+                    .ok()?
+            }
         };
         (resolver.report.problems().len() == errors).then(|| Self {
             topics: raw.topics.iter().map(|topic| topic.as_str().into()).collect(),
