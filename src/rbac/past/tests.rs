@@ -1,0 +1,254 @@
+use serde_json::json;
+
+use super::*;
+
+const CONFIGURATION: &str = "
+routes:
+  - {name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}
+  - {name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: gh, upstream: el, event_listener: {namespace: ci, name: build}}
+grants:
+  - {id: dev, who: {groups: [dev]}, kubernetes_groups: ['tekton:dev', 'tekton:other']}
+";
+
+/// A ClusterRole of this name with these rules, bound to these subjects.
+fn bound(name: &str, rules: &Value, subjects: &[Value]) -> [Value; 2] {
+    let version = "rbac.authorization.k8s.io/v1";
+    [
+        json!({"apiVersion": version, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules}),
+        json!({"apiVersion": version, "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"kind": "ClusterRole", "name": name}, "subjects": subjects}),
+    ]
+}
+
+fn user(name: &str) -> Value {
+    json!({"kind": "User", "name": name})
+}
+
+fn group(name: &str) -> Value {
+    json!({"kind": "Group", "name": name})
+}
+
+fn account(namespace: &str, name: &str) -> Value {
+    json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
+}
+
+fn runs(more: &Value) -> Value {
+    let mut rule = json!({"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["create"]});
+    rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!([rule])
+}
+
+fn past(items: &[Value]) -> Past {
+    let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+    let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+    ways(json!({"items": items}).to_string().as_bytes(), &root, &doorward, "ci").unwrap()
+}
+
+/// `SUBJECT: MAY`, with `+` where it is expected, and the note.
+fn told(ways: &[Way]) -> Vec<String> {
+    let line = |way: &Way| {
+        let sign = if way.expected.is_some() { "+" } else { "" };
+        let why = way.expected.iter().chain(&way.note).map(|text| format!(" ({text})"));
+        format!("{sign}{}: {}{}", way.subject, way.may.join(", "), why.collect::<String>())
+    };
+    ways.iter().map(line).collect()
+}
+
+#[test]
+fn groups_of_grants_are_told_apart_from_who_needs_no_rule() {
+    let past = past(&bound("run", &runs(&json!({})), &[group("tekton:dev"), group("ops"), user("ann")]));
+    assert_eq!(told(&past.by_group["tekton:dev"]), ["Group tekton:dev: create pipelineruns, create taskruns"]);
+    assert!(past.by_group["tekton:other"].is_empty());
+    let expected = [
+        "Group ops: create pipelineruns, create taskruns",
+        "User ann: create pipelineruns, create taskruns (whoever has this name at the API server; who gets it through \
+         Doorward needs a rule too)",
+    ];
+    assert_eq!(told(&past.past), expected);
+}
+
+#[test]
+fn what_everybody_may_the_groups_of_grants_may_too() {
+    let past = past(&bound("run", &runs(&json!({})), &[group("system:authenticated")]));
+    assert_eq!(past.by_group["tekton:other"].len(), 1);
+    assert!(told(&past.past)[0].ends_with("(everybody with any credential of the cluster)"));
+}
+
+#[test]
+fn who_is_expected_is_told_with_the_reason() {
+    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    let people = json!([{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]);
+    let mut items: Vec<Value> = bound("all", &all, &[group("system:masters")]).into();
+    let makers = [
+        account("tekton-pipelines", "tekton-pipelines-controller"),
+        account("ci", "build"),
+        account("ci", "deploy"),
+        account("ci", "gone"),
+        account("doorward", "doorward"),
+        user("system:serviceaccount:ci:default"),
+    ];
+    items.extend(bound("run", &runs(&json!({"resources": ["taskruns"]})), &makers));
+    items.extend(bound("people", &people, &[account("doorward", "doorward"), account("ci", "build")]));
+    let names = ["build", "deploy", "default"];
+    items.extend(names.map(|name| json!({"kind": "ServiceAccount", "metadata": {"namespace": "ci", "name": name}})));
+    let listener = |name: &str, spec: Value| json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": name}, "spec": spec});
+    items.push(listener("build", json!({"serviceAccountName": "build", "triggers": [{"name": "t"}]})));
+    let routed = told(&past(&items).past);
+    let of_tokens = [
+        "change cronjobs",
+        "change daemonsets",
+        "change deployments",
+        "change jobs",
+        "change pods/ephemeralcontainers",
+        "change replicasets",
+        "change replicationcontrollers",
+        "change statefulsets",
+        "create pods",
+        "create pods/attach",
+        "create pods/exec",
+        "create serviceaccounts/token",
+        "read secrets",
+    ];
+    let tokens =
+        of_tokens.map(|what| ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "));
+    let expected = [
+        "+Group system:masters: bind clusterroles, bind roles, escalate clusterroles, escalate roles (administrators of the cluster, \
+         whom no authorizer refuses anything)",
+        "+Group system:masters: change clusterinterceptors, change clustertriggerbindings, change eventlisteners, change interceptors, \
+         change triggerbindings, change triggers, change triggertemplates (administrators of the cluster, whom no authorizer refuses anything)",
+        &format!(
+            "+Group system:masters: {} (administrators of the cluster, whom no authorizer refuses anything)",
+            tokens.join(", ")
+        ),
+        "+Group system:masters: create pipelineruns, create taskruns (administrators of the cluster, whom no authorizer refuses anything)",
+        "ServiceAccount ci/deploy: create taskruns",
+        "ServiceAccount ci/gone: create taskruns (there is no such service account: whoever may make one of that name has the right)",
+        "+ServiceAccount ci/build: create taskruns (it makes the runs of EventListener ci/build, behind the route hooks)",
+        "ServiceAccount doorward/doorward: create taskruns (Doorward itself, which needs no such right: see `doorward rbac --check`)",
+        "+ServiceAccount tekton-pipelines/tekton-pipelines-controller: create taskruns (Tekton's own controller, which makes the runs of pipelines)",
+        "User system:serviceaccount:ci:default: create taskruns",
+        "+Group system:masters: impersonate serviceaccounts of ci, impersonate serviceaccounts of doorward, \
+         impersonate serviceaccounts of tekton-pipelines (administrators of the cluster, whom no authorizer refuses anything)",
+        "+Group system:masters: impersonate groups, impersonate users (administrators of the cluster, whom no authorizer refuses anything)",
+        "ServiceAccount ci/build: impersonate groups, impersonate users",
+        "+ServiceAccount doorward/doorward: impersonate groups, impersonate users (Doorward itself, which acts as those whom it let in)",
+    ];
+    let sorted = |mut lines: Vec<String>| {
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(routed), sorted(expected.map(str::to_owned).into()));
+
+    let trigger = json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "deploy"}});
+    let with_trigger = told(&past(&[items.clone(), vec![trigger.clone()]].concat()).past).join("\n");
+    let of_trigger = "it makes the runs of Trigger ci/x, set off by EventListeners that are all behind routes";
+    assert!(
+        with_trigger.contains(&format!("+ServiceAccount ci/deploy: create taskruns ({of_trigger})")),
+        "{with_trigger}"
+    );
+    items.retain(|item| item["kind"] != "EventListener");
+    items.push(trigger);
+    let alone = told(&past(&items).past).join("\n");
+    assert!(
+        alone.contains("\nServiceAccount ci/deploy: create taskruns (it makes the runs of Trigger ci/x, and"),
+        "{alone}"
+    );
+    items.pop();
+
+    items.push(listener("build", json!({"serviceAccountName": "build"})));
+    items.push(listener("stray", json!({"triggers": [{"name": "t", "serviceAccountName": "deploy"}]})));
+    items.push(json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "build"}}));
+    let stray = told(&past(&items).past).join("\n");
+    for line in [
+        "\nServiceAccount ci/deploy: create taskruns (it makes the runs of EventListener ci/stray, to which no route leads)\n",
+        "\nServiceAccount ci/build: create taskruns (it makes the runs of Trigger ci/x, and not each EventListener is known to be behind a route)\n",
+        "\nUser system:serviceaccount:ci:default: create taskruns (it makes the runs of EventListener ci/stray, to which no route leads)\n",
+    ] {
+        assert!(stray.contains(line), "{line}{stray}");
+    }
+}
+
+#[test]
+fn who_may_be_somebody_else_is_told_with_the_limits() {
+    let impersonate = |group: &str, resource: &str, verb: &str, names: &[&str]| json!([{"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": names}]);
+    let mut items: Vec<Value> = Vec::new();
+    items.extend(bound("g", &impersonate("", "groups", "impersonate", &["tekton:dev"]), &[user("ann")]));
+    items.extend(bound("s", &impersonate("", "serviceaccounts", "impersonate", &["build", "other"]), &[user("bob")]));
+    items.extend(bound("n", &impersonate("", "serviceaccounts", "impersonate", &["other"]), &[user("cat")]));
+    let constrained = impersonate("authentication.k8s.io", "users", "impersonate:user-info", &[]);
+    items.extend(bound("c", &constrained, &[user("dan")]));
+    items.extend(bound("r", &runs(&json!({})), &[account("ci", "build")]));
+    let expected = [
+        "ServiceAccount ci/build: create pipelineruns, create taskruns",
+        "User bob: impersonate serviceaccounts of ci named build",
+        "User ann: impersonate groups named tekton:dev",
+    ];
+    assert_eq!(told(&past(&items).past), expected, "what may be done as somebody else is needed too");
+
+    items.extend(bound("a", &runs(&json!({"verbs": ["impersonate-on:user-info:create"]})), &[user("dan")]));
+    assert_eq!(told(&past(&items).past).last().unwrap(), "User dan: impersonate:user-info users");
+}
+
+#[test]
+fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str], names: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs, "resourceNames": names}]);
+    let rbac = "rbac.authorization.k8s.io";
+    let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "build")]).into();
+    items.extend(bound("t", &rule("", &["serviceaccounts/token"], &["create"], &["build"]), &[user("ann")]));
+    items.extend(bound("o", &rule("", &["serviceaccounts/token"], &["create"], &["other"]), &[user("bob")]));
+    items.extend(bound("p", &rule("", &["pods"], &["create"], &[]), &[group("tekton:dev"), account("ci", "cron")]));
+    items.extend(bound(
+        "system:c",
+        &rule("", &["pods"], &["create"], &[]),
+        &[account("kube-system", "job-controller")],
+    ));
+    items.extend(bound("j", &rule("batch", &["jobs"], &["patch"], &[]), &[account("ci", "jobs")]));
+    items.extend(bound("s", &rule("", &["secrets"], &["list"], &[]), &[account("ci", "vault")]));
+    items.extend(bound("c", &rule("", &["pods"], &["create"], &[]), &[account("kube-system", "mallory")]));
+    items.extend(bound(
+        "d",
+        &rule("triggers.tekton.dev", &["triggers", "clusterinterceptors"], &["patch"], &[]),
+        &[account("ci", "cd")],
+    ));
+    items.extend(bound("e", &rule(rbac, &["clusterroles"], &["bind"], &["view"]), &[account("ci", "cd")]));
+    let expected = [
+        "ServiceAccount ci/build: create pipelineruns, create taskruns",
+        "Group tekton:dev: create pods of ci (a group that grants give: through Doorward a rule must allow this too)",
+        "ServiceAccount ci/cron: create pods of ci",
+        "ServiceAccount ci/jobs: change jobs of ci",
+        "ServiceAccount ci/vault: read secrets of ci",
+        "+ServiceAccount kube-system/job-controller: create pods of ci (a part of Kubernetes, as it is installed)",
+        "ServiceAccount kube-system/mallory: create pods of ci",
+        "User ann: create serviceaccounts/token of ci named build (whoever has this name at the API server; who gets it through \
+         Doorward needs a rule too)",
+        "ServiceAccount ci/cd: change clusterinterceptors, change triggers",
+        "ServiceAccount ci/cd: bind clusterroles named view",
+    ];
+    assert_eq!(told(&past(&items).past), expected);
+}
+
+#[test]
+fn strays_are_told_once_with_their_namespaces() {
+    let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "cron"), group("system:masters")]).into();
+    let pipeline = |namespace: &str| json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"namespace": namespace, "name": "p"}});
+    items.extend(["ci", "prod"].map(pipeline));
+    items.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
+    let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
+    let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+    let strays = strays(json!({"items": items}).to_string().as_bytes(), &root, &doorward).unwrap();
+    assert_eq!(strays.lacks, ["Role", "RoleBinding"]);
+    let [(way, namespaces)] = &strays.ways[..] else { panic!("{strays:?}") };
+    assert_eq!(
+        (way.subject.to_string(), namespaces.join(" ")),
+        ("ServiceAccount ci/cron".to_owned(), "ci prod".to_owned())
+    );
+}
+
+#[test]
+fn a_create_that_is_limited_by_name_is_one_by_apply() {
+    let past = past(&bound("run", &runs(&json!({"resourceNames": ["nightly"]})), &[account("ci", "build")]));
+    let may =
+        "create pipelineruns named nightly by server-side apply, create taskruns named nightly by server-side apply";
+    assert_eq!(told(&past.past), [format!("ServiceAccount ci/build: {may}")]);
+    assert_eq!(past.lacks, ["Role", "RoleBinding"]);
+}
