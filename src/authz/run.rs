@@ -58,7 +58,7 @@ impl RunCondition {
     }
 
     pub(super) fn holds(&self, run: &Run, reading: Reading) -> bool {
-        let does = self.does_hold(run.intent, reading) || (reading == Reading::Wide && self.does_any(&run.statuses));
+        let does = self.does_hold(run.intent, reading) || (reading == Reading::Wide && self.may_do(run));
         does && (self.says_only_what_it_does() || self.brings(run, reading))
     }
 
@@ -74,9 +74,12 @@ impl RunCondition {
             || (intent == RunIntent::Apply && either(RunIntent::Create, RunIntent::Change))
     }
 
-    /// Whether one of these, which a request does besides, is among what it is about.
-    fn does_any(&self, statuses: &[RunIntent]) -> bool {
-        statuses.iter().any(|status| self.does.contains(status))
+    /// Whether what a request does to the status besides is among what it is about. An apply that leaves it out takes away the one
+    /// that the same manager set before, by which a run that waits starts.
+    fn may_do(&self, run: &Run) -> bool {
+        let leaves_it_out = run.intent == RunIntent::Apply && run.statuses.is_empty();
+        let besides = run.statuses.iter().chain(leaves_it_out.then_some(&RunIntent::Start));
+        besides.into_iter().any(|status| self.does.contains(status))
     }
 
     fn says_only_what_it_does(&self) -> bool {
@@ -277,6 +280,7 @@ mod tests {
             (json!(["create", "change"]), (true, true)),
             (json!(["create"]), (false, true)),
             (json!(["cancel"]), (false, false)),
+            (json!(["start"]), (false, true)),
         ] {
             assert_eq!(both(&json!({"does": does}), &apply), expected, "{does}");
         }

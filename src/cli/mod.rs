@@ -190,7 +190,9 @@ fn run(command: Command) -> Result<u8, Failure> {
                     resolver.elsewhere();
                 }
                 let resolved = resolve(root, resolver);
-                app::check_held(&runtime, &resolved, resolver);
+                if !args.without_files {
+                    app::check_held(&runtime, &resolved, resolver);
+                }
                 resolved
             };
             Ok(check::run(&args.config.sources(), args.format, colours, components, &mut out)?)

@@ -83,6 +83,11 @@ impl Resolver {
         self.elsewhere = true;
     }
 
+    /// Whether what is on this machine is not looked at.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere
+    }
+
     /// What was read of the volume that the configuration stands in.
     pub fn volume(&self) -> &Volume {
         &self.volume

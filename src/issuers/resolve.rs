@@ -303,7 +303,8 @@ impl Builder<'_> {
         let url = self.url(&at.key("url"), raw.keys.url.as_ref());
         let bearer = raw.keys.bearer.as_ref().and_then(|source| self.resolver.secret(&at.key("bearer"), source));
         let keep_in = raw.keys.keep_in.as_deref().map(|folder| self.resolver.path(folder));
-        if let Some(folder) = keep_in.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
+        let is_here = !self.resolver.is_elsewhere();
+        if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
             self.resolver.report.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
         let endpoint_wanted = raw.introspection.as_ref().is_some_and(|introspection| introspection.endpoint.is_none());

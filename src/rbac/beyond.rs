@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What reaches far and may be allowed by an authorizer that lists no rules. Verb, API group, resource with its sub-resource, name.
-const FAR_REACHING: [(&str, &str, &str, &str); 13] = [
+const FAR_REACHING: [(&str, &str, &str, &str); 14] = [
     ("*", "*", "*", ""),
     ("impersonate", "", "groups", "system:masters"),
     ("impersonate", "", "users", "system:admin"),
@@ -18,6 +18,7 @@ const FAR_REACHING: [(&str, &str, &str, &str); 13] = [
     ("create", "", "serviceaccounts/token", ""),
     ("create", "", "pods", ""),
     ("create", "", "pods/exec", ""),
+    ("get", "", "pods/exec", ""),
     ("create", "tekton.dev", "pipelineruns", ""),
     ("create", "tekton.dev", "taskruns", ""),
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings", ""),

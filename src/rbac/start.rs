@@ -41,6 +41,7 @@ const DEFINITIONS: [(&str, bool); 7] = [
 ];
 
 const MAKE: &[&str] = &["create"];
+const USE: &[&str] = &["get", "create"];
 const CHANGE: &[&str] = &["create", "update", "patch"];
 const READ: &[&str] = &["get", "list", "watch"];
 
@@ -49,8 +50,9 @@ const READ: &[&str] = &["get", "list", "watch"];
 const TOKENS: [(&str, &[&str], &str, &str); 13] = [
     ("create", MAKE, "", "serviceaccounts/token"),
     ("create", MAKE, "", "pods"),
-    ("create", MAKE, "", "pods/exec"),
-    ("create", MAKE, "", "pods/attach"),
+    // A WebSocket is a GET.
+    ("use", USE, "", "pods/exec"),
+    ("use", USE, "", "pods/attach"),
     ("change", CHANGE, "", "pods/ephemeralcontainers"),
     ("read", READ, "", "secrets"),
     ("change", CHANGE, "", "replicationcontrollers"),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     apply::Apply,
     attribution::Attribution,
-    fields::{V1BETA1, check_places, check_spelling},
+    fields::{V1BETA1, check_places, check_pointer, check_spelling, check_value},
     ownership, patch,
     run::{Intent, Run, RunKind},
 };
@@ -140,6 +140,7 @@ impl Document {
             ("patch", "application/json-patch+json") => {
                 let operations = parse_operations(body)?;
                 let (intent, statuses) = patch::json_patch(&operations)?;
+                operations.iter().try_for_each(check_operation)?;
                 let sent = serde_json::to_vec(&operations).unwrap_or_default();
                 Ok(Self { run: Run { statuses, ..Run::only(intent) }.into(), body: Body::Patch(sent.into()) })
             }
@@ -266,6 +267,12 @@ pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
         }
         Err(error) => Err(Unreadable::Json(error)),
     }
+}
+
+/// The spelling of what an operation of a JSON Patch names and brings.
+fn check_operation(operation: &Value) -> Result<(), Unreadable> {
+    patch::pointers(operation).try_for_each(check_pointer)?;
+    operation.get("value").map_or(Ok(()), check_value)
 }
 
 /// A JSON Patch. Its operations may say a name twice as well, so each is read strictly, within an object.

@@ -84,16 +84,10 @@ const FIELDS: [&str; 45] = [
 /// spelt so is refused, and so are parameters of one name, of which readers take one or the other.
 pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadable> {
     for (name, value) in object {
-        // What a person names, and not Tekton.
-        if matches!(name.as_str(), "annotations" | "labels" | "value" | "default" | "matchLabels" | "nodeSelector") {
+        if is_named_by_people(name) {
             continue;
         }
-        if !FIELDS.contains(&name.as_str()) {
-            let folded = fold(name);
-            if let Some(known) = FIELDS.into_iter().find(|known| fold(known) == folded) {
-                return Err(Unreadable::Case { came: name.clone(), known });
-            }
-        }
+        check_name(name)?;
         if name == "params" {
             check_names(value)?;
         }
@@ -102,7 +96,33 @@ pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadab
     Ok(())
 }
 
-fn check_value(value: &Value) -> Result<(), Unreadable> {
+/// The same for the way to a place.
+pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
+    for token in pointer.split('/').skip(1) {
+        if is_named_by_people(token) {
+            break;
+        }
+        check_name(token)?;
+    }
+    Ok(())
+}
+
+/// What a person names, and not Tekton, stands in it.
+fn is_named_by_people(name: &str) -> bool {
+    matches!(name, "annotations" | "labels" | "value" | "default" | "matchLabels" | "nodeSelector")
+}
+
+fn check_name(name: &str) -> Result<(), Unreadable> {
+    if !FIELDS.contains(&name) {
+        let folded = fold(name);
+        if let Some(known) = FIELDS.into_iter().find(|known| fold(known) == folded) {
+            return Err(Unreadable::Case { came: name.to_owned(), known });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_value(value: &Value) -> Result<(), Unreadable> {
     match value {
         Value::Object(object) => check_spelling(object),
         Value::Array(values) => values.iter().try_for_each(check_value),

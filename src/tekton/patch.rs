@@ -18,6 +18,10 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
         let (Some(op), Some(path)) = (text("op"), text("path")) else {
             return Err(Unreadable::Malformed("an operation of the patch has no `op` or no `path`"));
         };
+        // The API server's library takes no notice of what stands before the first `/` (evanphx/json-patch).
+        if pointers(operation).any(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
+            return Err(Unreadable::Malformed("a pointer of the patch does not begin with `/`"));
+        }
         if op == "test" {
             continue;
         }
@@ -164,6 +168,19 @@ mod tests {
     use serde_json::json;
 
     use super::{super::attribution::PREFIX, *};
+
+    /// Some readers pass over it, and find what stands behind.
+    #[test]
+    fn a_pointer_that_begins_with_anything_but_a_slash_is_none() {
+        for operation in [
+            json!({"op": "add", "path": "x/spec/status", "value": "Cancelled"}),
+            json!({"op": "move", "from": "x/spec/status", "path": "/spec/params/0/value"}),
+            json!({"op": "test", "path": "spec/status", "value": "Cancelled"}),
+        ] {
+            let patch = std::slice::from_ref(&operation);
+            assert!(matches!(json_patch(patch), Err(Unreadable::Malformed(_))), "{operation}");
+        }
+    }
 
     /// A deny of it would not hold where a label comes along.
     #[test]

@@ -149,10 +149,12 @@ fn ask(
     }
     match (shard.get(trigger), single) {
         (Some(bound), _) if !is_answered => return Ok((Bound::Disputed(bound.event.clone()), false)),
-        (None, Some(single)) if single == tried.event => return Ok((Bound::Ours, false)),
-        (None, Some(single)) => return Ok((Bound::Others(single), false)),
-        (None, None) if shard.len() >= MAX_TRIGGERS => {
+        (None, _) if shard.len() >= MAX_TRIGGERS => {
             return Err(Rejection::new(Reason::Internal, "a delivery was asked about for too many Triggers"));
+        }
+        (None, Some(single)) if single != tried.event => {
+            shard.insert(trigger.to_owned(), TriedEvent { event: single.clone(), attempt: "".into() });
+            return Ok((Bound::Others(single), true));
         }
         _ => {}
     }
@@ -225,8 +227,12 @@ impl Replay {
     /// Keeps what is bound for so long beyond the usual time, where anything is: a delivery that may be tried again that late must
     /// make no run twice.
     pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
-        for (key, stored) in self.shards(once, now).await? {
-            self.put_shard(&key, &read(Some(&stored))?, Some(&stored), KEPT + span, now).await?;
+        for (key, mut stored) in self.shards(once, now).await? {
+            // Somebody may be asking meanwhile.
+            while !self.put_shard(&key, &read(Some(&stored))?, Some(&stored), KEPT + span, now).await? {
+                let Some(found) = self.store().get(Table::Deliveries, &key, now).await? else { break };
+                stored = found;
+            }
         }
         Ok(())
     }

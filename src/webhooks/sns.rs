@@ -55,7 +55,7 @@ const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 <<
 const MAX_CERTIFICATES: usize = 32;
 
 /// After a fetch that failed, the next of the same address waits. Another does not: an address is nobody's proof, and who names some
-/// that lead nowhere must keep nobody from a genuine one.
+/// that lead nowhere must not keep others from a genuine one, as long as they are few.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Fetches that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being asked.

@@ -117,7 +117,10 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             report.unknown(&at, "audience", audience, known);
         }
     }
-    for issuer in taken.iter().filter(|issuer| !route.audiences.is_empty() && !issuer.audiences.is_empty()) {
+    // People of an issuer where they sign in come by their sessions, which have no audience.
+    let comes_by_session = |issuer: &raw::Issuer| issuer.login.is_some() && route.schemes.contains(&Scheme::Session);
+    let by_token = taken.iter().filter(|issuer| !issuer.audiences.is_empty() && !comes_by_session(issuer));
+    for issuer in by_token.filter(|_| !route.audiences.is_empty()) {
         if !issuer.audiences.iter().any(|audience| route.audiences.contains(audience)) {
             report
                 .error(

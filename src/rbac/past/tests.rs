@@ -104,10 +104,10 @@ fn who_is_expected_is_told_with_the_reason() {
         "change replicationcontrollers",
         "change statefulsets",
         "create pods",
-        "create pods/attach",
-        "create pods/exec",
         "create serviceaccounts/token",
         "read secrets",
+        "use pods/attach",
+        "use pods/exec",
     ];
     let tokens =
         of_tokens.map(|what| ["ci", "doorward", "tekton-pipelines"].map(|of| format!("{what} of {of}")).join(", "));

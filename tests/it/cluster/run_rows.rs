@@ -14,15 +14,16 @@ const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
 const OPERATIONS: &str = "application/json-patch+json";
 
-/// Alice runs one pipeline as one account, Carol cancels, Root does everything that no rule has to name; Rita may do one thing
-/// that has to be named.
+/// Alice runs one pipeline as one account, Carol cancels, Root does everything that no rule has to name, Dave the same but to end
+/// runs; Rita may do one thing that has to be named.
 fn rules(yaml: &str) -> String {
     yaml.replace(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
         "  - {id: look, on: {routes: [api], methods: [GET]}, who: {groups: [dev]}, do: allow}
   - {id: run, on: {routes: [api], run: {does: [create, apply], code: [deploy], service_accounts: [builder], pod_template: false}}, who: {subjects: [alice]}, do: allow}
   - {id: end, on: {routes: [api], run: {does: [cancel]}}, who: {subjects: [carol]}, do: allow}
-  - {id: all, on: {routes: [api]}, who: {subjects: [root]}, do: allow}
+  - {id: all, on: {routes: [api]}, who: {subjects: [root, dave]}, do: allow}
+  - {id: ends-nothing, on: {routes: [api], run: {does: [cancel, start]}}, who: {subjects: [dave]}, do: deny}
   - {id: mint, on: {routes: [api], kubernetes: {resources: ['serviceaccounts/token']}}, who: {subjects: [rita]}, do: allow}
 ",
     )
@@ -205,6 +206,53 @@ async fn who_may_cancel_can_neither_start_a_run_nor_change_one_besides() {
     assert_eq!(sent(&world).await, before);
     let cancelled = ask(&world, "carol", &patch, MERGE, cancel.to_string().as_bytes()).await;
     assert_eq!(cancelled.status, 200, "{}", cancelled.text());
+}
+
+/// Who may change runs and is denied to end them cannot do so beside something else either.
+#[tokio::test]
+async fn a_deny_of_a_cancel_holds_whatever_comes_along() {
+    let world = world().await;
+    let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
+    let pending = run("waits", "builder", &json!({"status": "PipelineRunPending"}));
+    let made = ask(&world, "root", &format!("POST {runs}"), JSON, pending.to_string().as_bytes()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let before = sent(&world).await;
+    let patch = format!("PATCH {runs}/waits");
+    let labels = json!({"labels": {"team": "a"}});
+    let label = json!({"op": "add", "path": "/metadata/labels", "value": {"team": "a"}});
+    let cancelled = run("waits", "builder", &json!({"status": "Cancelled"}));
+    for (what, line, media, body, status) in [
+        ("alone", &patch, MERGE, json!({"spec": {"status": "Cancelled"}}), 403),
+        ("with a label", &patch, MERGE, json!({"metadata": labels, "spec": {"status": "Cancelled"}}), 403),
+        (
+            "with a label, in two operations",
+            &patch,
+            OPERATIONS,
+            json!([label, {"op": "replace", "path": "/spec/status", "value": "Cancelled"}]),
+            403,
+        ),
+        (
+            "at a pointer that is none",
+            &patch,
+            OPERATIONS,
+            json!([{"op": "replace", "path": "x/spec/status", "value": "Cancelled"}]),
+            400,
+        ),
+        ("by apply", &format!("{patch}?fieldManager=tests&force=true"), APPLY, cancelled, 403),
+        (
+            "a start by an apply",
+            &format!("{patch}?fieldManager=tests"),
+            APPLY,
+            run("waits", "builder", &json!({})),
+            403,
+        ),
+    ] {
+        let answer = ask(&world, "dave", line, media, body.to_string().as_bytes()).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    }
+    assert_eq!(sent(&world).await, before);
+    let twin = ask(&world, "dave", &patch, MERGE, json!({"metadata": labels}).to_string().as_bytes()).await;
+    assert_eq!(twin.status, 200, "{}", twin.text());
 }
 
 /// A token that is made there leaves Doorward and its audit trail.
