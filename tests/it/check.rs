@@ -1,4 +1,5 @@
-//! `doorward check --without-files`: what can be checked on a machine that has neither secrets nor certificates.
+//! `doorward check`: what it refuses, and with `--without-files` what can be checked on a machine that has neither secrets nor
+//! certificates.
 
 use std::{
     path::{Path, PathBuf},
@@ -80,5 +81,59 @@ fn what_needs_no_file_is_found_all_the_same() {
     ] {
         let (code, said) = with(there, here, &["--without-files"]);
         assert!(code == Some(64) && said.contains(told), "{here}: {said}");
+    }
+}
+
+/// The provider says how long its token lasts, so that the rule's word would be heeded by nobody.
+#[test]
+fn a_lifetime_that_another_provider_would_not_heed_is_refused() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/onward.yaml");
+    let yaml = std::fs::read_to_string(example).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    let all = "audiences: [azure, google, keycloak, vault]\n";
+    assert!(yaml.contains(all));
+    for (audiences, lifetime, refused) in [
+        ("[azure, vault]", "9m", Some("a token for `azure` may last longer")),
+        ("['va*']", "9m", Some("a token for `vault` may last longer")),
+        ("[vault]", "10m", None),
+    ] {
+        let rule = format!("audiences: {audiences}\n        lifetime: {lifetime}\n");
+        std::fs::write(&file, yaml.replace(all, &rule)).unwrap();
+        let (code, said) = check(&file, &["--without-files"]);
+        assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{audiences}: {said}");
+        assert!(refused.is_none_or(|why| said.contains(why)), "{audiences}: {said}");
+    }
+}
+
+/// With `hold` it would be written to the store as well.
+#[test]
+fn the_secret_of_a_sender_and_what_no_signature_covers_can_not_be_passed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    std::fs::write(dir.path().join("secret"), "a secret of the tests, long enough").unwrap();
+    for (header, refused) in [
+        ("X-Gitlab-Token", Some("it is the secret of the sender")),
+        ("X-Github-Enterprise-Host", Some("it is not signed")),
+        ("Ce-Type", Some("it is not signed")),
+        ("X-Team", None),
+    ] {
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams: [{{name: hooks, url: 'http://hooks.test'}}]
+webhooks: [{{name: lab, sender: gitlab, secrets: [{{secret: {{file: secret}}}}]}}]
+routes:
+  - {{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: lab, upstream: hooks, pass_headers: [{header}]}}
+rules: [{{id: all, on: {{routes: [hooks]}}, who: {{webhooks: [lab]}}, do: allow}}]
+store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+"
+        );
+        std::fs::write(&file, yaml).unwrap();
+        let (code, said) = check(&file, &[]);
+        assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{header}: {said}");
+        assert!(refused.is_none_or(|why| said.contains(why)), "{header}: {said}");
     }
 }
