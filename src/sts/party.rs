@@ -94,8 +94,8 @@ impl Exchanger<'_> {
         let cause = causes.of(asked, root.created, now).await.map_err(unknown)?;
         let cause = cause.ok_or_else(|| {
             Refusal::subject(format!(
-                "nobody is known who caused run {}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as one of its cluster, or more than a week ago; start it through \
-                 Doorward, or by a delivery to it",
+                "nobody is known who caused run {}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
+                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it",
                 task.pipeline_run().unwrap_or(&task.task_run).name
             ))
         })?;

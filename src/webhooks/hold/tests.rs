@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     clock::Clock,
     error::Reason,
-    webhooks::{Replay, ReplayKeys, WebhookMetrics, testing::MemoryStore},
+    webhooks::{Replay, ReplayKeys, TriedEvent, WebhookMetrics, testing::MemoryStore},
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -228,6 +228,23 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     assert!(!fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
     assert!(!fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
     assert_eq!(fixture.held().await, []);
+}
+
+/// An operator may have it tried again as late as that, which must make no second run.
+#[tokio::test]
+async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let once = HEXLOWER.encode(id.once());
+    let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
+    fixture.replay.bind_event(&once, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
+    let late = NOW + PARKED_FOR;
+    assert!(fixture.replay.events(&once, late).await.unwrap().bound.is_empty(), "no longer than others");
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    fixture
+        .until("kept", async || fixture.replay.events(&once, late).await.unwrap().bound == [tried.event.clone()])
+        .await;
 }
 
 #[tokio::test]

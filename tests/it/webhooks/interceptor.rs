@@ -47,6 +47,27 @@ async fn asserted(fixture: &Fixture) -> (String, String) {
     (seen.one("doorward-assertion").to_owned(), body)
 }
 
+/// With an EventListener that answers once it is told to.
+async fn answering_later(status: u16, body: &str) -> (Fixture, Arc<Notify>) {
+    let told = Arc::new(Notify::new());
+    let Reply::Bytes(bytes) = Reply::json(status, body) else { panic!() };
+    let when = told.clone();
+    (fixture_with(|yaml| yaml, move |_| Reply::Later(when.clone(), bytes.clone())).await, told)
+}
+
+/// The assertion of the delivery that the EventListener has and has not answered.
+async fn under_way(fixture: &Fixture) -> String {
+    within(async {
+        loop {
+            if let Some(seen) = fixture.upstream.requests().first() {
+                return seen.one("doorward-assertion").to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
 /// What an EventListener asks about a trigger.
 fn question(assertion: &str, body: &str, event: &str) -> Value {
     json!({
@@ -177,25 +198,11 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
 /// Somebody in the chain who has seen the assertion asks first, under an event of its own: no run may get lost by that.
 #[tokio::test]
 async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_deliverys() {
-    let told = Arc::new(Notify::new());
-    let answer = {
-        let told = told.clone();
-        let Reply::Bytes(bytes) = Reply::json(202, ANSWER) else { panic!() };
-        move |_: &Recorded| Reply::Later(told.clone(), bytes.clone())
-    };
-    let mut fixture = fixture_with(|yaml| yaml, answer).await;
+    let (mut fixture, told) = answering_later(202, ANSWER).await;
     let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
     let id = unique();
     let between = async {
-        let assertion = within(async {
-            loop {
-                if let Some(seen) = fixture.upstream.requests().first() {
-                    return seen.one("doorward-assertion").to_owned();
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let assertion = under_way(&fixture).await;
         let about = |event: &str| question(&assertion, &body, event);
         assert!(goes_on(&fixture, &about("false-event")).await.0, "nobody knows better yet");
         let of_listener = about("event-1");
@@ -236,6 +243,27 @@ async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_
     assert!(!go && answer.to_string().contains("event event-1 already"), "{answer}");
     assert!(goes_on(&fixture, &of_trigger(&again, "namespaces/ci/triggers/other")).await.0);
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 0"), "that is no alarm");
+}
+
+/// The run is there, whatever became of the answer.
+#[tokio::test]
+async fn the_event_of_a_delivery_whose_answer_was_lost_is_in_the_audit_record() {
+    let (mut fixture, told) = answering_later(500, "{}").await;
+    let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    let id = unique();
+    let between = async {
+        let assertion = under_way(&fixture).await;
+        assert!(goes_on(&fixture, &question(&assertion, &body, "event-1")).await.0);
+        told.notify_one();
+    };
+    let (delivered, ()) = tokio::join!(deliver(&fixture, &id, &body, &[]), between);
+    assert_eq!(delivered.status, 503);
+    within(async {
+        while !fixture.doorward.audit().iter().any(|record| record["unmapped"]["event_id"] == "event-1") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// A question about another Trigger.
