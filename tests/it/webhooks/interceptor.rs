@@ -248,7 +248,7 @@ async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_
 /// The run is there, whatever became of the answer.
 #[tokio::test]
 async fn the_event_of_a_delivery_whose_answer_was_lost_is_in_the_audit_record() {
-    let (mut fixture, told) = answering_later(500, "{}").await;
+    let (fixture, told) = answering_later(500, "{}").await;
     let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
     let id = unique();
     let between = async {
