@@ -18,10 +18,12 @@ pub(super) enum Found {
     Bool(bool),
     /// A non-negative whole number.
     Number(u64),
+    /// A negative whole number.
+    Negative(i64),
     Text(String),
     /// A list of so many elements.
     List(usize),
-    /// Any other value: an object, a fraction, a negative number, a longer text.
+    /// Any other value: an object, a fraction, a longer text.
     Other,
 }
 
@@ -181,8 +183,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         self.scalar(|| Found::Number(value))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
-        self.scalar(|| Found::Other)
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.scalar(|| Found::Negative(value))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
@@ -271,7 +273,8 @@ mod tests {
             ("/a", r#"{"a": "t\u00e9xt"}"#, Some(Found::Text("téxt".into()))),
             ("/a", r#"{"\u0061": true}"#, Some(Found::Bool(true))),
             ("/a~1b", r#"{"a/b": null}"#, Some(Found::Null)),
-            ("/a", r#"{"a": -1}"#, Some(Found::Other)),
+            ("/a", r#"{"a": -1}"#, Some(Found::Negative(-1))),
+            ("/a", r#"{"a": -1.5}"#, Some(Found::Other)),
             ("/a", r#"{"a": 18446744073709551616}"#, Some(Found::Other)),
             ("/a", r#"{"a": {"b": 1}}"#, Some(Found::Other)),
             ("/a", r#"{"b": {"a": 1}}"#, None),

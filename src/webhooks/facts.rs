@@ -60,8 +60,8 @@ pub struct Facts {
     /// Whether the pull request is a draft.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<bool>,
-    /// Whether several refs changed at once. Then branch, tag and commit are of none of them, and a deny that names a
-    /// branch or a tag holds.
+    /// It is of no one ref: several changed at once, or it tells of a build of what is not merged yet. Then there is no branch and no
+    /// tag, and a deny that names one holds.
     pub several: bool,
 }
 
@@ -165,6 +165,7 @@ impl Reader {
         let found = Fields { reader: self, values: &values };
         let [repository, owner] = found.repository()?;
         let (branch, tag) = match found.git_ref()? {
+            _ if found.is_unmerged() => (None, None),
             Some(GitRef::Branch(branch)) => (Some(branch), None),
             Some(GitRef::Tag(tag)) => (None, Some(tag)),
             None => (None, None),
@@ -186,7 +187,8 @@ impl Reader {
             pull_request: if fork.is_some() { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
-            several: matches!(found.all(Field::Changes).next(), Some((Found::List(2..), _))),
+            several: found.is_unmerged()
+                || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
             ..Facts::default()
         };
         let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));
@@ -277,6 +279,8 @@ impl<'a> Fields<'a> {
         match self.all(field).next() {
             None => Ok(None),
             Some((Found::Number(number), _)) => Ok(Some(number.to_string().into())),
+            // Gitea and Forgejo number what is no account so, such as their Actions.
+            Some((Found::Negative(number), _)) if field == Field::ActorId => Ok(Some(number.to_string().into())),
             Some((Found::Text(text), _)) if self.reader.text_ids && is_text_id(text) => Ok(Some(text.as_str().into())),
             Some((_, at)) => Err(NoFacts::Misshapen(at.to_owned(), what)),
         }
@@ -300,6 +304,13 @@ impl<'a> Fields<'a> {
             }
             (name, owner) => [name, owner],
         })
+    }
+
+    /// Whether it tells of a build of a change that is not merged.
+    fn is_unmerged(&self) -> bool {
+        let places = self.reader.fields.get(&Field::Unmerged).map_or(&[][..], |places| places);
+        let has = |(place, _): &(Place, String)| self.values.get(*place).is_some_and(|found| *found != Found::Null);
+        !places.is_empty() && places.iter().all(has)
     }
 
     /// Whether the two repositories of a change differ. A source that was deleted counts as another.

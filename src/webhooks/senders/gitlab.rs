@@ -56,6 +56,8 @@ pub(super) static GITLAB: Sender = Sender {
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
         (Field::Ref, &["/object_attributes/ref", "/ref"]),
         (Field::RefType, &["/object_attributes/tag", "/tag"]),
+        // A pipeline of a merge request.
+        (Field::Unmerged, &["/builds", "/merge_request"]),
         (
             Field::Commit,
             &[

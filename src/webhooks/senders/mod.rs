@@ -99,8 +99,11 @@ pub(super) enum Field {
     Ref,
     /// `branch` or `tag`, or whether it is a tag.
     RefType,
-    /// The list of refs that changed, if there may be several. Those of more than one are no facts.
+    /// Lists of refs that changed, if there may be several. Those of more than one are no facts.
     Changes,
+    /// What the news of a build of a change that is not merged yet has, all of it: the branch into which it would be merged is not
+    /// what was built.
+    Unmerged,
     Commit,
     Actor,
     ActorId,

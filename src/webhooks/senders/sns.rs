@@ -23,7 +23,7 @@ pub(super) static AWS_SNS: Sender = Sender {
         (Field::Repository, &["/Records/*/eventSourceARN"]),
         (Field::Event, &["/Records/*/eventName"]),
         (Field::Ref, &["/Records/*/codecommit/references/*/ref"]),
-        (Field::Changes, &["/Records/*/codecommit/references"]),
+        (Field::Changes, &["/Records", "/Records/*/codecommit/references"]),
         (Field::Commit, &["/Records/*/codecommit/references/*/commit"]),
         (Field::Actor, &["/Records/*/userIdentityARN"]),
     ],
