@@ -239,20 +239,11 @@ impl Webhook {
             facts: Arc::new(facts),
             secret_index,
             // Of all secrets, as a sender that signs with two, or anew with the next, sends the same delivery.
-            replay: ReplayKeys::new(&self.scopes_from(secret_index), &id, signed.as_ref(), self.replay_window)
+            replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.replay_window)
                 .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256,
             expires: secret.not_after.unwrap_or(Timestamp::MAX),
         })
-    }
-
-    /// That of the secret that proved a delivery first: it names the delivery.
-    fn scopes_from(&self, first: usize) -> Vec<[u8; 32]> {
-        let mut scopes = self.scopes.to_vec();
-        if let Some(part) = scopes.get_mut(..=first) {
-            part.rotate_right(1);
-        }
-        scopes
     }
 
     /// Why a header must not go on to the EventListener, whatever else passes: it is the secret, or it is not signed and would change
@@ -275,6 +266,11 @@ impl Webhook {
     /// repository. An agent, since nothing tells whether a person, a bot or a pod caused it.
     pub fn principal(&self, delivery: &Delivery) -> Result<Principal, Rejection> {
         principal(&delivery.facts, delivery.expires)
+    }
+
+    /// The topics of SNS that it takes messages of.
+    pub fn topics(&self) -> &[Arc<str>] {
+        self.sns.as_ref().map_or(&[], Sns::topics)
     }
 
     /// Whether some secret is configured here and there, so that a delivery for one would be genuine for the other.

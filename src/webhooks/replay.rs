@@ -45,7 +45,7 @@ pub struct ReplayKeys {
 }
 
 impl ReplayKeys {
-    /// `scopes` stand for the secrets, `id` is the sender's, `signed` the hash of the signed bytes if they count.
+    /// `scopes` stand for the secrets, the first for the delivery in [`Reservation::once`]; `id` is the sender's, `signed` the hash of the signed bytes if they count.
     pub(super) fn new(scopes: &[[u8; 32]], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
         let keys = |kind: &'static [u8], data: Vec<u8>| scopes.iter().map(move |scope| sha256(&[scope, kind, &data]));
         let ids = keys(b"id\0", id.as_bytes().to_vec());

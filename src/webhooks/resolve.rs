@@ -24,6 +24,9 @@ use crate::{
 /// Three days: how long GitHub offers to send a delivery again.
 const REPLAY_WINDOW: Span = Span::from_secs(3 * 86_400);
 
+/// The schedule of retries that Standard Webhooks gives senders ends after 28 h.
+const STANDARD_RETRIES: Duration = Duration::from_secs(28 * 3600);
+
 /// The tolerance of the Standard Webhooks libraries.
 const TOLERANCE: Span = Span::from_secs(300);
 
@@ -54,6 +57,14 @@ pub fn resolve_all(
                 .report
                 .error(&at.key("secrets"), format!("`{}` and `{}` have a secret in common", other.name, webhook.name))
                 .help("give each its own: a delivery for one would be genuine for the other");
+        }
+        for other in resolved.values() {
+            if let Some(topic) = webhook.topics().iter().find(|topic| other.topics().contains(topic)) {
+                resolver
+                    .report
+                    .error(&at.key("sns").key("topics"), format!("`{}` takes the messages of `{topic}` too", other.name))
+                    .help("list it once: a message has the same id for all subscriptions, so the second would be taken for a repetition");
+            }
         }
         let twin = resolved.values().find(|other| other.identity == webhook.identity);
         if let Some(twin) = twin.filter(|_| raw.identity.is_none()) {
@@ -267,6 +278,7 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
 fn least_window(raw: &raw::Webhook) -> Duration {
     let of_sender = match raw.sender {
         raw::Sender::AwsSns => sns::GOOD_FOR,
+        raw::Sender::StandardWebhooks => STANDARD_RETRIES,
         _ => Duration::from_secs(600),
     };
     let tolerance = raw.signature.as_ref().and_then(|signature| signature.tolerance);

@@ -126,6 +126,10 @@ impl Kind {
 }
 
 impl Sns {
+    pub(super) fn topics(&self) -> &[Arc<str>] {
+        &self.topics
+    }
+
     /// Reports every problem at its place; `None` if there is one.
     pub(super) fn resolve(raw: &raw::Sns, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
         let errors = resolver.report.problems().len();

@@ -137,3 +137,66 @@ admin: {{address: 127.0.0.1:0}}
         assert!(refused.is_none_or(|why| said.contains(why)), "{header}: {said}");
     }
 }
+
+#[test]
+fn what_nobody_would_enforce_or_bring_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    for name in ["secret", "token"] {
+        std::fs::write(dir.path().join(name), "a-secret-of-the-tests-long-enough").unwrap();
+    }
+    let topic = |name: &str| {
+        let topics = "['arn:aws:sns:us-east-1:123456789012:commits']";
+        format!("  - {{name: {name}, identity: {name}, sender: aws_sns, sns: {{topics: {topics}}}}}\n")
+    };
+    for (row, trigger, more, refused) in [
+        ("attacks:Z20 no interceptor", "{names: [push]}", "", Some("nobody holds an EventListener to it")),
+        (
+            "attacks:Z20 an account that nobody reads",
+            "{service_accounts: [builder]}",
+            "interceptor: {host: door.svc}\n",
+            Some("cannot read which service account a Trigger has"),
+        ),
+        ("attacks:Z20 nothing", "{}", "interceptor: {host: door.svc}\n", Some("it asks for nothing of a Trigger")),
+        (
+            "attacks:Z20 twin",
+            "{names: [push], service_accounts: [builder]}",
+            "interceptor: {host: door.svc, kubernetes: api}\n",
+            None,
+        ),
+        (
+            "attacks:Z16 a topic of two entries",
+            "{names: [push]}",
+            &format!("interceptor: {{host: door.svc}}\n#webhooks\n{}{}", topic("one"), topic("two")),
+            Some("`one` takes the messages of"),
+        ),
+        (
+            "attacks:Z16 twin",
+            "{names: [push]}",
+            &format!("interceptor: {{host: door.svc}}\n#webhooks\n{}", topic("one")),
+            None,
+        ),
+    ] {
+        let (more, webhooks) = more.split_once("#webhooks\n").unwrap_or((more, ""));
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+upstreams:
+  - {{name: hooks, url: 'http://hooks.test'}}
+  - {{name: api, url: 'http://127.0.0.1:1', credential: {{bearer: {{file: token}}}}}}
+webhooks:
+  - {{name: lab, sender: gitlab, secrets: [{{secret: {{file: secret}}}}]}}
+{webhooks}routes:
+  - {{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: lab, upstream: hooks, event_listener: {{namespace: ci, name: build}}}}
+rules: [{{id: all, on: {{routes: [hooks], trigger: {trigger}}}, who: {{webhooks: [lab]}}, do: allow}}]
+{more}store: {{path: doorward.redb}}
+audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
+admin: {{address: 127.0.0.1:0}}
+"
+        );
+        std::fs::write(&file, yaml).unwrap();
+        let (code, said) = check(&file, &[]);
+        assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{row}: {said}");
+        assert!(refused.is_none_or(|why| said.contains(why)), "{row}: {said}");
+    }
+}
