@@ -34,7 +34,8 @@ use crate::{
 /// The largest question: a body of 26 MiB as text within JSON.
 const MAX_QUESTION: usize = 64 << 20;
 
-/// How long a question waits for what the EventListener answers, which gives an interceptor three seconds.
+/// How long a question waits for what the EventListener answers, and for the store. An EventListener gives an interceptor
+/// three seconds.
 const DISPUTE: Duration = Duration::from_secs(2);
 
 /// The longest id of a Trigger, which has a namespace and a name of Kubernetes, and what of one goes into a log.
@@ -139,15 +140,54 @@ async fn decide(
 }
 
 /// Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
-/// milliseconds of the question, before or after it.
+/// milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
 async fn bind(app: &App, once: &str, trigger: &str, named: &TriedEvent) -> Result<Bound, Rejection> {
-    let deadline = Instant::now() + DISPUTE;
+    let patience = Patience::begin();
     loop {
-        let bound = app.replay.bind_event(once, trigger, named, app.clock.now()).await?;
-        if !matches!(bound, Bound::Disputed(_)) || Instant::now() >= deadline {
-            return Ok(bound);
+        let bound = app.replay.bind_event(once, trigger, named, app.clock.now()).await;
+        let is_final = match &bound {
+            Ok(bound) => !matches!(bound, Bound::Disputed(_)),
+            Err(rejection) => !rejection.status().is_server_error(),
+        };
+        if patience.is_over(is_final).await {
+            return bound;
+        }
+    }
+}
+
+/// Trouble of the store or the API server is waited out for [`DISPUTE`]: an EventListener itself asks once.
+struct Patience {
+    deadline: Instant,
+}
+
+impl Patience {
+    fn begin() -> Self {
+        Self { deadline: Instant::now() + DISPUTE }
+    }
+
+    /// Whether an answer is the last; otherwise it is time to ask again.
+    async fn is_over(&self, is_final: bool) -> bool {
+        if is_final || Instant::now() >= self.deadline {
+            return true;
         }
         tokio::time::sleep(DISPUTE / 20).await;
+        false
+    }
+}
+
+/// The account of a Trigger, which an API server that is away for a moment tells a little later.
+async fn service_account(
+    reader: &TriggerReader<'_>,
+    trigger: (&str, &str),
+    listener: (&str, &str),
+) -> Result<Option<String>, Rejection> {
+    let patience = Patience::begin();
+    loop {
+        let account = reader.service_account(trigger, listener).await;
+        let is_final = account.as_ref().err().is_none_or(|rejection| !rejection.status().is_server_error());
+        if patience.is_over(is_final).await {
+            return account;
+        }
     }
 }
 
@@ -218,7 +258,7 @@ async fn check_trigger(
     let server = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref());
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == server);
     let account = match server.filter(|_| limits.needs_account()) {
-        Some(server) => TriggerReader { pools, server }.service_account((namespace, name), listener).await?,
+        Some(server) => service_account(&TriggerReader { pools, server }, (namespace, name), listener).await?,
         None => None,
     };
     let trigger = Trigger { namespace, name, service_account: account.as_deref(), listener_namespace: listener.0 };

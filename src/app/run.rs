@@ -35,7 +35,7 @@ use crate::{
     snapshot::{self, Context, Resolved, Shared},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     sts::{self, ends::Ends, onward},
-    supervisor::{Backoff, Supervisor, TaskSpec},
+    supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
 };
@@ -161,7 +161,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     let downstream = start_workers(bound, &app, &pools)?;
     let _entered = runtime.enter();
     tasks::start(&app);
-    tasks::bring_held(&app, &pools);
+    let bringing = tasks::bring_held(&app, &pools);
     tasks::follow_runs(&app, &pools);
     tasks::keep_token_keys(&app);
     tasks::end_tokens(&app, &pools);
@@ -200,14 +200,19 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     }
     started(&Started { listeners, admin: admin_address });
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
-    let logging = runtime.block_on(serve(reloader, &downstream, &app))?;
+    let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing))?;
     stop(&runtime, downstream, &app);
     drop(logging);
     Ok(())
 }
 
 /// Serves until a signal, and then until the requests under way have ended.
-async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Arc<App>) -> Result<Logging, StartError> {
+async fn serve(
+    mut reloader: reload::Reloader,
+    downstream: &Downstream,
+    app: &Arc<App>,
+    bringing: &TaskHandle,
+) -> Result<Logging, StartError> {
     let cannot = || StartError::io("signals cannot be received");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot())?;
@@ -219,6 +224,8 @@ async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Ar
         }
     };
     app.health.drain();
+    // While connections are still accepted: an EventListener asks about what it has just got.
+    bringing.stop();
     let limits = Arc::clone(&app.snapshot.load().limits);
     let connections = downstream.drain().connections();
     tracing::info!(connections, "draining");
@@ -227,7 +234,7 @@ async fn serve(mut reloader: reload::Reloader, downstream: &Downstream, app: &Ar
     downstream.drain().begin();
     // Whoever balances load goes on sending until it notices, connected at the moment or not. Somebody at a terminal
     // who presses Ctrl-C, or anybody who asks a second time, wants the end.
-    let pause = if by_hand && connections == 0 { Duration::ZERO } else { accept };
+    let pause = if by_hand && connections == 0 && !app.held.is_bringing() { Duration::ZERO } else { accept };
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         _ = terminate.recv() => {}

@@ -13,7 +13,7 @@ use crate::{
     request::pipeline::Worker,
     runs,
     sts::{Tokens, ends},
-    supervisor::TaskSpec,
+    supervisor::{TaskHandle, TaskSpec},
     upstream::Pools,
     webhooks::hold,
 };
@@ -73,19 +73,24 @@ where
     });
 }
 
-/// Brings deliveries that are held, over connections of its own.
-pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) {
+/// Brings deliveries that are held, over connections of its own. Where this process answers the interceptor, it waits until
+/// EventListeners reach it: they ask once, and make no run of a question that went nowhere.
+pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandle {
     let own = Pools::new(app.metrics.upstream.clone());
     pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
     let carrier = Arc::new(Worker::new(Arc::clone(app), own));
     let app = Arc::clone(app);
     app.supervisor.clone().spawn(TaskSpec::new("held-deliveries"), move |stop| {
         let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
+        let settle = app.snapshot.load().raw.interceptor.as_ref().map(|interceptor| interceptor.settle.get());
         async move {
-            hold::run(queue, carrier, clock, stop).await;
+            tokio::select! {
+                () = tokio::time::sleep(settle.unwrap_or_default()) => hold::run(queue, carrier, clock, stop).await,
+                () = stop.cancelled() => {}
+            }
             Ok(())
         }
-    });
+    })
 }
 
 /// Links runs of Tekton to their causes, where the configuration says so, over connections of its own.

@@ -232,6 +232,21 @@ fn what_a_sender_asks_for_must_be_possible() {
             with("sender: github", "sender: github\n    client_certificate: {names: [git.example.com]}"),
             Some("no listener asks for client certificates"),
         ),
+        (
+            "another method than the one that EventListeners take",
+            with("schemes: [webhook]", "schemes: [webhook]\n    methods: [POST, PUT]"),
+            Some("an EventListener takes POST, and not `PUT`"),
+        ),
+        (
+            "no connection",
+            with("    address: 127.0.0.1:8080\n", "    address: 127.0.0.1:8080\n    connections_per_address: 0\n"),
+            Some("`connections_per_address` cannot be zero"),
+        ),
+        (
+            "more connections than there may be",
+            with("    address: 127.0.0.1:8080\n", "    address: 127.0.0.1:8080\n    connections_per_address: 20000\n"),
+            Some("it is more than `limits.connections`"),
+        ),
     ] {
         let printed = case.printed();
         match problem {

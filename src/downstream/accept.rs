@@ -186,8 +186,12 @@ impl Door {
 
 impl Policy {
     fn new(settings: &ListenerSettings, limits: &Arc<Limits>, tickets: Option<&Arc<dyn ProducesTickets>>) -> Self {
+        let limits = match settings.connections_per_address {
+            Some(connections_per_address) => Arc::new(Limits { connections_per_address, ..(**limits).clone() }),
+            None => Arc::clone(limits),
+        };
         Self {
-            limits: Arc::clone(limits),
+            limits,
             proxy_protocol_from: Arc::clone(&settings.proxy_protocol_from),
             trusted_proxies: Arc::clone(&settings.trusted_proxies),
             tls: settings.tls.clone().map(|config| tls::with_tickets(config, tickets)),

@@ -227,6 +227,7 @@ mod tests {
                 address: *address,
                 proxy_protocol_from: Arc::default(),
                 trusted_proxies: Arc::default(),
+                connections_per_address: None,
                 tls: None,
             })
             .collect();

@@ -25,6 +25,7 @@ pub(super) struct ListenerSettings {
     pub(super) address: SocketAddr,
     pub(super) proxy_protocol_from: Arc<[IpNet]>,
     pub(super) trusted_proxies: Arc<[IpNet]>,
+    pub(super) connections_per_address: Option<u32>,
     pub(super) tls: Option<ServerConfig>,
 }
 
@@ -63,6 +64,7 @@ impl Settings {
                 address: raw.address,
                 proxy_protocol_from: Arc::from(raw.proxy_protocol_from.as_slice()),
                 trusted_proxies: Arc::from(raw.trusted_proxies.as_slice()),
+                connections_per_address: raw.connections_per_address,
                 tls,
             });
         }

@@ -138,6 +138,13 @@ pub struct Interceptor {
     /// be allowed to `get` both.
     #[serde(default)]
     pub kubernetes: Option<String>,
+    /// How long after a start nothing that is held is brought, until EventListeners reach the interceptor here. Fixed until restart.
+    #[serde(default = "settle")]
+    pub settle: Span,
+}
+
+const fn settle() -> Span {
+    Span::from_secs(5)
 }
 
 /// Which runs of Tekton are linked to the request that caused each of them, as they appear in the cluster.

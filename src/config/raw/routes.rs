@@ -26,6 +26,10 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(with = "Vec<Cidr>")]
     pub trusted_proxies: Vec<IpNet>,
+    /// `limits.connections_per_address` of this listener, where one address speaks for many that are trusted: an EventListener asks the
+    /// interceptor over a connection for each of its Triggers.
+    #[serde(default)]
+    pub connections_per_address: Option<u32>,
 }
 
 /// TLS of a listener.

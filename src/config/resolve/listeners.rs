@@ -33,6 +33,14 @@ pub(super) fn check(root: &raw::Root, report: &mut Report) {
                     .help("set `tls`; behind an ingress, list its addresses in `trusted_proxies`");
             }
         }
+        if let Some(most) = listener.connections_per_address {
+            let at = at.key("connections_per_address");
+            if most == 0 {
+                report.error(&at, "`connections_per_address` cannot be zero").help("leave it out for that of `limits`");
+            } else if most > root.limits.connections {
+                report.error(&at, "it is more than `limits.connections`, and would never be reached");
+            }
+        }
         peers(&listener.trusted_proxies, "X-Forwarded-For", &at.key("trusted_proxies"), report);
         peers(&listener.proxy_protocol_from, "a PROXY header", &at.key("proxy_protocol_from"), report);
     }

@@ -69,7 +69,13 @@ fn matching(route: &Route, own: &OwnPaths, at: &At, report: &mut Report) {
         }
     }
     for (index, method) in route.methods.iter().enumerate() {
-        names::method(method, &at.key("methods").index(index), report);
+        let at = at.key("methods").index(index);
+        names::method(method, &at, report);
+        if route.kind == RouteKind::Webhook && method != "POST" {
+            report
+                .error(&at, format!("an EventListener takes POST, and not `{method}`"))
+                .help("take it away; POST is the default of a `webhook` route");
+        }
     }
 }
 

@@ -123,6 +123,19 @@ fn connections_of_an_address_are_limited_unless_it_is_a_trusted_proxy() {
     }
 }
 
+/// Of an EventListener, which asks the interceptor about each of its Triggers over a connection of its own.
+#[test]
+fn a_listener_may_take_more_connections_of_an_address_than_others() {
+    let limits = Limits { connections_per_address: 1, ..Limits::default() };
+    let server = Server::with(Listener { connections_per_address: Some(3), ..listener("interceptor") }, &limits);
+    let mut clients = [server.connect(), server.connect(), server.connect()];
+    for client in &mut clients {
+        assert_eq!(status(&client.get("/")), "200");
+    }
+    assert_eq!(server.connect().rest(), "");
+    server.await_metric("connections_refused_total{reason=\"address\"} 1");
+}
+
 #[test]
 fn a_reload_changes_limits_and_trusted_peers_for_new_connections() {
     let server = Server::start();

@@ -152,6 +152,7 @@ fn listener(name: &str) -> Listener {
         tls: None,
         proxy_protocol_from: Vec::new(),
         trusted_proxies: Vec::new(),
+        connections_per_address: None,
     }
 }
 

@@ -183,6 +183,10 @@ impl Index {
         }
     }
 
+    pub(super) fn is_busy(&self) -> bool {
+        self.senders.values().any(|sender| sender.busy > 0)
+    }
+
     /// The lanes whose turn it is, which are busy from now on, and when the next one is due.
     pub(super) fn begin_due(&mut self, now: Timestamp) -> (Vec<Lane>, Option<Timestamp>) {
         let mut due = Vec::new();

@@ -57,6 +57,11 @@ impl Queue {
         self.doubt.store(doubt.map(Arc::new));
     }
 
+    /// Whether something is on its way.
+    pub fn is_bringing(&self) -> bool {
+        self.index().is_busy()
+    }
+
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }

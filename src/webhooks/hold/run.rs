@@ -117,10 +117,9 @@ impl<C: Carrier> Turn<C> {
     }
 
     async fn bring_some(&self, lease: &mut Lease, stop: &CancellationToken) -> Result<bool, StoreError> {
-        if self.queue.store.is_shared() {
-            // Whoever had the lane before may have written what is not known here.
-            self.queue.refresh(self.clock.now()).await?;
-        }
+        // Whoever had the lane before may have written what is not known here; and here, one that was stored while its sender
+        // left, which must not be overtaken.
+        self.queue.refresh(self.clock.now()).await?;
         for _ in 0..TURN {
             if stop.is_cancelled() {
                 break;

@@ -23,19 +23,16 @@ async fn fixture_with(
     change: impl FnOnce(String) -> String,
     script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
 ) -> Fixture {
-    Fixture::with(
-        |yaml| {
-            let yaml = yaml.replace(
-                "schemes: [webhook], webhook: github, upstream: web}",
-                "schemes: [bearer, webhook], webhook: github, upstream: web, event_listener: {namespace: ci, name: build}}",
-            )
-            .replace("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
-                + "interceptor: {host: door.door.svc, kubernetes: cluster}\n";
-            change(yaml)
-        },
-        script,
-    )
-    .await
+    Fixture::with(|yaml| change(with_interceptor(&yaml)), script).await
+}
+
+fn with_interceptor(yaml: &str) -> String {
+    let yaml = yaml.replace(
+        "schemes: [webhook], webhook: github, upstream: web}",
+        "schemes: [bearer, webhook], webhook: github, upstream: web, event_listener: {namespace: ci, name: build}}",
+    );
+    yaml.replace("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, hooks]")
+        + "interceptor: {host: door.door.svc, kubernetes: cluster}\n"
 }
 
 /// The assertion of a delivery that the fixture forwards, with its body.
@@ -357,4 +354,19 @@ async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_a
     }
     let answer = ask(&fixture, &of_trigger(&good, "namespaces/ci/triggers/broken")).await;
     assert_eq!((answer.status, answer.reason()), (502, "upstream_failed".to_owned()), "{}", answer.text());
+}
+
+/// An EventListener asks once: an error would be a run that nobody makes.
+#[tokio::test]
+async fn a_store_that_is_away_for_a_moment_costs_no_run() {
+    let fixture = Fixture::with_faults(|yaml| with_interceptor(&yaml), |_| Reply::json(202, ANSWER)).await;
+    let (assertion, body) = asserted(&fixture).await;
+    fixture.doorward.break_disk(true);
+    let question = question(&assertion, &body, "event-1");
+    let mended = async {
+        while !fixture.doorward.metrics().await.contains("doorward_store_errors_total{operation=\"put") {}
+        fixture.doorward.break_disk(false);
+    };
+    let ((goes_on, answer), ()) = within(async { tokio::join!(goes_on(&fixture, &question), mended) }).await;
+    assert!(goes_on, "{answer}");
 }

@@ -3,11 +3,14 @@
 mod attacks;
 mod certificate;
 mod flood;
+mod handover;
 mod hold;
 mod interceptor;
 pub mod kill;
+mod rotation;
 mod senders;
 mod sns;
+mod weaker;
 
 use aws_lc_rs::hmac;
 

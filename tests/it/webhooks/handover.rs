@@ -1,0 +1,72 @@
+//! What is held, while the process that brings it starts and stops: an EventListener asks the interceptor once, so nothing is
+//! brought to it while there is nobody to answer.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use super::hold::{configuration, deliver_to};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Doorward, Reply, Upstream, free_port, unique, within},
+};
+
+fn settled(address: SocketAddr, settle: &str) -> String {
+    let more = format!("store: {{path: doorward.redb}}\ninterceptor: {{host: door.test, settle: {settle}}}");
+    configuration(address, &more).replace("limits: {drain_accept: 0}", "limits: {drain_accept: 3s}")
+}
+
+async fn holding(address: SocketAddr, settle: &str) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    Doorward::start_in(dir, &settled(address, settle)).await
+}
+
+/// Whether a new connection gets an answer to a question.
+async fn answers(doorward: &Doorward) -> bool {
+    let head = ["POST / HTTP/1.1", "Host: door.test", "Content-Type: application/json"];
+    let question = json!({"body": "", "context": {"event_id": "e", "trigger_id": "namespaces/ci/triggers/push"}});
+    let answer = doorward.send(&head, question.to_string().as_bytes()).await;
+    answer.status == 200 && answer.text().contains("\"continue\":false")
+}
+
+async fn until_waiting(doorward: &Doorward, count: usize) {
+    let line = format!("doorward_webhook_held{{webhook=\"github\",state=\"waiting\"}} {count}\n");
+    within(async { while !doorward.metrics().await.contains(&line) {} }).await;
+}
+
+#[tokio::test]
+async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
+    let doorward = holding(address, "10m").await;
+    assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
+    until_waiting(&doorward, 1).await;
+    assert!(answers(&doorward).await);
+    assert!(
+        upstream.requests().is_empty(),
+        "it is brought when EventListeners have had the time to reach this process"
+    );
+    std::fs::write(doorward.dir().join("doorward.yaml"), settled(address, "0s")).unwrap();
+    let doorward = doorward.kill_and_restart().await;
+    until_waiting(&doorward, 0).await;
+    assert_eq!(upstream.requests().len(), 1, "the twin");
+}
+
+#[tokio::test]
+async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_until_its_door_closes() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut doorward = holding(address, "0s").await;
+    assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
+    until_waiting(&doorward, 1).await;
+    doorward.signal("TERM");
+    doorward.wait_for_log("draining").await;
+    let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
+    assert!(answers(&doorward).await, "over a new connection");
+    // It would have been tried again within the three seconds in which the door is open.
+    doorward.wait_for_log("stopped").await;
+    assert!(upstream.requests().is_empty());
+    let doorward = doorward.kill_and_restart().await;
+    until_waiting(&doorward, 0).await;
+    assert_eq!(upstream.requests().len(), 1);
+}
