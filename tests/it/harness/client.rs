@@ -82,6 +82,11 @@ impl Raw {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
+    /// Sends no more.
+    pub async fn end(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Reads one answer. Panics if none comes in time.
     pub async fn answer(&mut self) -> Answer {
         super::within(self.read_answer()).await

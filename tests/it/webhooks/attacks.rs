@@ -1,7 +1,9 @@
 //! Each attack against each sender, over a socket. An attack names its row of the table.
 
+use std::time::Duration;
+
 use super::senders::{Delivery, Door, JSON, MAX_BODY, SENDERS, Sender};
-use crate::harness::{Raw, now, unique};
+use crate::harness::{Raw, now, unique, within};
 
 /// 10 MiB of zeros within 10 KiB.
 const BOMB: &[u8] = include_bytes!("bomb.gz");
@@ -9,7 +11,7 @@ const BOMB: &[u8] = include_bytes!("bomb.gz");
 /// Sends what `spoil` makes of a genuine delivery, by each sender, and expects one of these statuses. Nothing may
 /// arrive unless it is 202.
 async fn each(row: &str, expected: impl Fn(&Sender) -> u16, spoil: impl Fn(&Sender, &mut Delivery)) {
-    let door = Door::open().await;
+    let (door, holding) = (Door::open().await, Door::holding().await);
     for sender in SENDERS {
         let mut delivery = sender.delivery();
         spoil(sender, &mut delivery);
@@ -18,6 +20,27 @@ async fn each(row: &str, expected: impl Fn(&Sender) -> u16, spoil: impl Fn(&Send
         assert_eq!(answer.status, expected, "{row} {}: {}", sender.name, answer.text());
         door.doorward.stays_below(90, row);
         assert_eq!(door.upstream.take().len(), usize::from(expected == 202), "{row} {}", sender.name);
+        // Slack is answered by its EventListener.
+        if sender.name == "slack" {
+            continue;
+        }
+        // What is taken to be held is brought in order, so that one which must not be there would come first.
+        let answer = delivery.send(&holding, sender).await;
+        assert_eq!(answer.status, expected, "{row} held, {}: {}", sender.name, answer.text());
+        let twin = sender.delivery();
+        assert_eq!(twin.send(&holding, sender).await.status, 202, "{row} held, {}", sender.name);
+        let mut bodies = vec![&twin.body];
+        if expected == 202 {
+            bodies.insert(0, &delivery.body);
+        }
+        within(async {
+            while holding.upstream.requests().len() < bodies.len() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let arrived = holding.upstream.take();
+        assert!(arrived.iter().map(|seen| &seen.body).eq(bodies), "{row} held, {}", sender.name);
         if expected == 401 {
             let body = answer.text();
             assert!(body.contains("the delivery is not signed as this address requires"), "{row}: {body}");
@@ -75,7 +98,7 @@ async fn webhooks_2_of_another_key_is_401() {
         |sender, delivery| {
             let stranger = match sender.secret.strip_prefix("whsec_") {
                 Some(_) => "whsec_HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-                None => "a secret that somebody else made up",
+                None => "a-secret-that-somebody-else-made-up",
             };
             *delivery = sender.with_secret(stranger).delivery();
         },
@@ -90,11 +113,10 @@ async fn webhooks_5_two_proofs_are_refused_in_either_order() {
             row,
             |_| 400,
             |_, delivery| {
-                let (name, good) = delivery.proof.clone();
+                let good = delivery.proof.1.clone();
                 let bad = good.replace(['a', 'b', 'c'], "d");
-                let values = order.map(|is_good| if is_good { good.clone() } else { bad.clone() });
-                delivery.lines.push(format!("{name}: {}", values[0]));
-                delivery.proof.1.clone_from(&values[1]);
+                let [first, second] = order.map(|is_good| if is_good { good.clone() } else { bad.clone() });
+                (delivery.before, delivery.proof.1) = (Some(first), second);
             },
         )
         .await;
@@ -106,8 +128,9 @@ async fn webhooks_5_two_proofs_are_refused_in_either_order() {
         let status = delivery.send(&door, sender).await.status;
         assert!(matches!(status, 400 | 401), "webhooks:5 joined, {}: {status}", sender.name);
         // The same for the id, which decides what is a repetition.
+        let Some(id_header) = sender.id_header else { continue };
         let mut delivery = sender.delivery();
-        delivery.lines.push(format!("{}: another", sender.id_header));
+        delivery.lines.push(format!("{id_header}: another"));
         assert_eq!(delivery.send(&door, sender).await.status, 400, "webhooks:5 id, {}", sender.name);
     }
     assert!(door.upstream.take().is_empty());
@@ -126,9 +149,7 @@ async fn webhooks_8_a_body_that_was_written_anew_is_401() {
         ("webhooks:8 blank at the end", (|body| format!("{body} ")) as fn(&str) -> String),
         ("webhooks:8 line end", |body| format!("{body}\r\n")),
         ("webhooks:8 blanks within", |body| body.replace("\":", "\": ")),
-        ("webhooks:8 escaped", |body| {
-            body.replacen("\"main\"", "\"m\\u0061in\"", 1).replacen("deploy", "depl\\u006fy", 1) + " "
-        }),
+        ("webhooks:8 escaped", |body| format!("{{\"\\u{:04x}{}", body.as_bytes()[2], &body[3..])),
         ("webhooks:8 reordered", |body| {
             let inner = body.trim_start_matches('{').trim_end_matches('}');
             let (first, rest) = inner.split_once(',').unwrap();
@@ -218,7 +239,7 @@ async fn webhooks_11_a_body_framed_in_two_ways_is_400_and_nothing_is_smuggled() 
 }
 
 #[tokio::test]
-async fn webhooks_12_to_15_and_26_media_that_are_not_plain_json_are_415_before_the_body() {
+async fn webhooks_12_to_15_media_that_are_not_plain_json_are_415_before_the_body() {
     let door = Door::open().await;
     for sender in SENDERS {
         let bomb = sender.delivery_of(BOMB, &unique(), now());
@@ -233,17 +254,20 @@ async fn webhooks_12_to_15_and_26_media_that_are_not_plain_json_are_415_before_t
         let twice = sender.delivery_of(b"payload=%7B%7D&payload=%7B%22a%22%3A1%7D", &unique(), now());
         let parts = sender.delivery_of(b"--x\r\n\r\n{}\r\n--x--", &unique(), now());
         let plain = sender.delivery();
-        for (row, delivery, kind) in [
-            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded"),
-            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded; charset=utf-8"),
-            ("webhooks:14", &twice, "Content-Type: application/x-www-form-urlencoded"),
-            ("webhooks:15", &parts, "Content-Type: multipart/form-data; boundary=x"),
-            ("webhooks:15", &plain, "Content-Type: application/json; charset=utf-16"),
-            ("attacks:Z17", &plain, "Content-Type: application/cloudevents-batch+json"),
-            ("webhooks:15", &plain, "X-No-Type: 1"),
+        // Slack's commands are forms, which it signs as they come.
+        let of_forms = |status: u16| if sender.name == "slack" { status } else { 415 };
+        for (row, delivery, kind, status) in [
+            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded", of_forms(202)),
+            ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded; charset=utf-8", of_forms(200)),
+            ("webhooks:14", &twice, "Content-Type: application/x-www-form-urlencoded", of_forms(400)),
+            ("webhooks:15", &parts, "Content-Type: multipart/form-data; boundary=x", 415),
+            ("webhooks:15", &plain, "Content-Type: application/json; charset=utf-16", 415),
+            ("attacks:Z17", &plain, "Content-Type: application/cloudevents-batch+json", 415),
+            ("webhooks:15", &plain, "X-No-Type: 1", 415),
         ] {
             let answer = delivery.send_as(&door, sender, kind, &[]).await;
-            assert_eq!(answer.status, 415, "{row} {} {kind}: {}", sender.name, answer.text());
+            assert_eq!(answer.status, status, "{row} {} {kind}: {}", sender.name, answer.text());
+            assert_eq!(door.upstream.take().len(), usize::from(status == 202), "{row} {}", sender.name);
         }
         if sender.name != "standard-webhooks" {
             let event = "Content-Type: application/cloudevents+json";
@@ -297,6 +321,30 @@ async fn webhooks_16_a_slow_body_ends() {
     door.doorward.stays_below(90, "webhooks:16 slow deliveries");
 }
 
+/// A byte now and then is not what `body_timeout` allows: it bounds the whole body, which holds memory meanwhile.
+#[tokio::test]
+async fn webhooks_16_a_body_that_trickles_ends_as_well() {
+    let door = Door::with_limits(", body_timeout: 300ms, body_min_rate: 1B").await;
+    let mut trickling = Vec::new();
+    for sender in SENDERS {
+        let delivery = sender.delivery();
+        let mut raw = delivery.open(&door, sender, &[&format!("Content-Length: {}", delivery.body.len())]).await;
+        trickling.push(async move {
+            let mut bytes = delivery.body.iter();
+            loop {
+                match tokio::time::timeout(Duration::from_millis(20), raw.answer()).await {
+                    Ok(answer) => return (sender.name, answer.status),
+                    Err(_) => raw.send(bytes.next().map(std::slice::from_ref).unwrap_or_default()).await,
+                }
+            }
+        });
+    }
+    for (name, status) in futures_util::future::join_all(trickling).await {
+        assert_eq!(status, 408, "webhooks:16 {name}");
+    }
+    assert!(door.upstream.take().is_empty());
+}
+
 #[tokio::test]
 async fn webhooks_17_and_18_a_replay_is_answered_and_does_not_arrive() {
     let door = Door::open().await;
@@ -314,7 +362,7 @@ async fn webhooks_17_and_18_a_replay_is_answered_and_does_not_arrive() {
         for line in &mut other.lines {
             *line = line.replace(&id, "another-id");
         }
-        let expected = match (sender.signs_id(), sender.signs_body()) {
+        let expected = match (sender.signs_id(), sender.signs_body() || sender.id_header.is_none()) {
             (true, _) => 401,
             (false, true) => 200,
             (false, false) => 202,
@@ -339,7 +387,7 @@ async fn webhooks_20_and_21_times_and_ids_that_are_off_are_refused() {
             assert_eq!(delivery.send(&door, sender).await.status, status, "{row}, {}", sender.name);
         }
     }
-    for sender in SENDERS {
+    for sender in SENDERS.iter().filter(|sender| sender.id_header.is_some()) {
         for (row, id) in [("webhooks:21 nothing", String::new()), ("webhooks:21 long", "x".repeat(10_000))] {
             let delivery = sender.delivery_of(sender.new_body().as_bytes(), &id, now());
             assert_eq!(delivery.send(&door, sender).await.status, 400, "{row}, {}", sender.name);
@@ -358,6 +406,20 @@ async fn webhooks_32_only_posts_are_deliveries() {
             raw.send([head.replacen("POST", method, 1).as_bytes(), &delivery.body].concat()).await;
             assert_eq!(raw.answer().await.status, 405, "webhooks:32 {} {method}", sender.name);
         }
+    }
+    assert!(door.upstream.take().is_empty());
+}
+
+#[tokio::test]
+async fn webhooks_16_a_body_that_is_shorter_than_it_says_is_400() {
+    let door = Door::open().await;
+    for sender in SENDERS {
+        let delivery = sender.delivery();
+        let length = format!("Content-Length: {}", delivery.body.len() + 1);
+        let mut raw = delivery.open(&door, sender, &[&length]).await;
+        raw.send(&delivery.body).await;
+        raw.end().await;
+        assert_eq!(raw.answer().await.status, 400, "webhooks:16 {}", sender.name);
     }
     assert!(door.upstream.take().is_empty());
 }

@@ -15,8 +15,8 @@ pub struct Sender {
     pub secret: &'static str,
     /// The header lines that all its deliveries have, besides the content type.
     pub head: &'static [&'static str],
-    /// The header with the id of the delivery.
-    pub id_header: &'static str,
+    /// The header with the id of the delivery; none where the body tells it, or stands for it.
+    pub id_header: Option<&'static str>,
     pub proof: Proof,
     /// `{nonce}` stands for something that no other delivery has.
     pub body: &'static str,
@@ -37,16 +37,20 @@ pub enum Proof {
         time_header: Option<&'static str>,
         signs_id: bool,
     },
-    /// The secret itself in a header.
-    Token { header: &'static str },
+    /// The secret itself in a header, as this makes it.
+    Token { header: &'static str, value: fn(secret: &str) -> String },
+    /// The secret itself in the address.
+    Query { name: &'static str },
 }
 
 /// A delivery that can be spoiled before it is sent.
 #[derive(Clone)]
 pub struct Delivery {
-    /// Header lines, the proof last.
     pub lines: Vec<String>,
+    /// The name and the value, in a header or in the address; without a name there is none.
     pub proof: (String, String),
+    /// Another value that stands before that of the proof.
+    pub before: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -79,9 +83,10 @@ impl Sender {
 
     pub fn delivery_of(&self, body: &[u8], id: &str, time: u64) -> Delivery {
         let mut lines: Vec<String> = self.head.iter().map(|line| (*line).to_owned()).collect();
-        lines.push(format!("{}: {id}", self.id_header));
+        lines.extend(self.id_header.map(|header| format!("{header}: {id}")));
         let proof = match &self.proof {
-            Proof::Token { header } => ((*header).to_owned(), self.secret.to_owned()),
+            Proof::Token { header, value } => ((*header).to_owned(), value(self.secret)),
+            Proof::Query { name } => ((*name).to_owned(), self.secret.to_owned()),
             Proof::Mac { algorithm, header, prefix, base64, before, time_header, .. } => {
                 lines.extend(time_header.map(|header| format!("{header}: {time}")));
                 let key = match self.secret.strip_prefix("whsec_") {
@@ -98,7 +103,7 @@ impl Sender {
                 ((*header).to_owned(), format!("{prefix}{text}"))
             }
         };
-        Delivery { lines, proof, body: body.to_vec() }
+        Delivery { lines, proof, before: None, body: body.to_vec() }
     }
 }
 
@@ -106,12 +111,18 @@ impl Delivery {
     /// The head with this content type and these framing lines.
     pub fn head(&self, sender: &Sender, content_type: &str, framing: &[&str]) -> String {
         let (name, value) = &self.proof;
-        let mut lines =
-            vec![format!("POST /{} HTTP/1.1", sender.name), "Host: hooks.test".to_owned(), content_type.to_owned()];
-        lines.extend(self.lines.iter().cloned());
-        if !name.is_empty() {
-            lines.push(format!("{name}: {value}"));
-        }
+        let values = self.before.iter().chain([value]).filter(|_| !name.is_empty());
+        let (query, proof): (Vec<String>, Vec<String>) = match sender.proof {
+            Proof::Query { .. } => (values.map(|value| format!("{name}={value}")).collect(), Vec::new()),
+            _ => (Vec::new(), values.map(|value| format!("{name}: {value}")).collect()),
+        };
+        let path = format!("/{}?{}", sender.name, query.join("&"));
+        let mut lines = vec![
+            format!("POST {} HTTP/1.1", path.trim_end_matches('?')),
+            "Host: hooks.test".to_owned(),
+            content_type.to_owned(),
+        ];
+        lines.extend(self.lines.iter().cloned().chain(proof));
         lines.extend(framing.iter().map(|line| (*line).to_owned()));
         lines.join("\r\n") + "\r\n\r\n"
     }
@@ -148,20 +159,31 @@ pub struct Door {
 pub const MAX_BODY: usize = 64 << 10;
 
 impl Door {
+    /// Every delivery is forwarded while its sender waits.
     pub async fn open() -> Self {
-        Self::with_limits("").await
+        Self::with("", false).await
+    }
+
+    /// Every delivery is stored first.
+    pub async fn holding() -> Self {
+        Self::with("", true).await
     }
 
     /// With these entries of `limits` besides, each begun by a comma.
     pub async fn with_limits(limits: &str) -> Self {
+        Self::with(limits, false).await
+    }
+
+    async fn with(limits: &str, hold: bool) -> Self {
         let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#)).await;
         let dir = tempfile::tempdir().unwrap();
         let (mut webhooks, mut routes) = (String::new(), String::new());
         for sender in SENDERS {
             let Sender { name, entry, secret, .. } = sender;
+            let hold = hold && *name != "slack";
             std::fs::write(dir.path().join(name), secret).unwrap();
             webhooks.push_str(&format!(
-                "  - {{name: {name}, {entry}, hold: false, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
+                "  - {{name: {name}, {entry}, hold: {hold}, secrets: [{{secret: {{file: {name}}}}}], max_body: {MAX_BODY}}}\n"
             ));
             routes.push_str(&format!(
                 "  - {{name: {name}, kind: webhook, hosts: [hooks.test], paths: [/{name}], schemes: [webhook], \
@@ -212,7 +234,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: github",
         secret: "a secret of github in the tests",
         head: &["X-GitHub-Event: push"],
-        id_header: "X-GitHub-Delivery",
+        id_header: Some("X-GitHub-Delivery"),
         proof: hex("X-Hub-Signature-256", "sha256="),
         body: GITHUB_BODY,
         user: "webhook:github:repo:1234",
@@ -222,7 +244,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: gitlab, require_signature: true",
         secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         head: &["X-Gitlab-Event: Push Hook"],
-        id_header: "webhook-id",
+        id_header: Some("webhook-id"),
         proof: Proof::Mac {
             algorithm: &hmac::HMAC_SHA256,
             header: "webhook-signature",
@@ -240,8 +262,8 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: gitlab, identity: lab2",
         secret: "a plain token of gitlab in the tests",
         head: &["X-Gitlab-Event: Push Hook"],
-        id_header: "Idempotency-Key",
-        proof: Proof::Token { header: "X-Gitlab-Token" },
+        id_header: Some("Idempotency-Key"),
+        proof: Proof::Token { header: "X-Gitlab-Token", value: str::to_owned },
         body: GITLAB_BODY,
         user: "webhook:lab2:repo:15",
     },
@@ -250,7 +272,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: gitea",
         secret: "a secret of gitea in the tests",
         head: &["X-Gitea-Event: push"],
-        id_header: "X-Gitea-Delivery",
+        id_header: Some("X-Gitea-Delivery"),
         proof: hex("X-Gitea-Signature", ""),
         body: GITHUB_BODY,
         user: "webhook:gitea:repo:1234",
@@ -260,7 +282,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: forgejo",
         secret: "a secret of forgejo in the tests",
         head: &["X-Forgejo-Event: push"],
-        id_header: "X-Forgejo-Delivery",
+        id_header: Some("X-Forgejo-Delivery"),
         proof: hex("X-Forgejo-Signature", ""),
         body: GITHUB_BODY,
         user: "webhook:forgejo:repo:1234",
@@ -270,7 +292,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: gogs",
         secret: "a secret of gogs in the tests",
         head: &["X-Gogs-Event: push"],
-        id_header: "X-Gogs-Delivery",
+        id_header: Some("X-Gogs-Delivery"),
         proof: hex("X-Gogs-Signature", ""),
         body: GITHUB_BODY,
         user: "webhook:gogs:repo:1234",
@@ -280,7 +302,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: bitbucket_cloud",
         secret: "a secret of bitbucket in the tests",
         head: &["X-Event-Key: repo:push"],
-        id_header: "X-Request-UUID",
+        id_header: Some("X-Request-UUID"),
         proof: hex("X-Hub-Signature", "sha256="),
         body: r#"{"push":{"changes":[{"new":{"type":"branch","name":"main","target":{"hash":"{nonce}"}}}]},"repository":{"uuid":"{7}","full_name":"acme/app"}}"#,
         user: "webhook:bitbucket:repo:{7}",
@@ -290,7 +312,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: bitbucket_data_center",
         secret: "a secret of bitbucket DC in the tests",
         head: &["X-Event-Key: repo:refs_changed"],
-        id_header: "X-Request-Id",
+        id_header: Some("X-Request-Id"),
         proof: hex("X-Hub-Signature", "sha256="),
         body: r#"{"eventKey":"repo:refs_changed","repository":{"id":84,"slug":"app","project":{"key":"ACME"}},"changes":[{"ref":{"id":"refs/heads/main"},"toHash":"{nonce}"}]}"#,
         user: "webhook:bitbucket-dc:repo:84",
@@ -300,7 +322,7 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: standard_webhooks, facts: {repository_id: /repo}",
         secret: "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=",
         head: &[],
-        id_header: "svix-id",
+        id_header: Some("svix-id"),
         proof: Proof::Mac {
             algorithm: &hmac::HMAC_SHA256,
             header: "svix-signature",
@@ -318,8 +340,8 @@ pub const SENDERS: &[Sender] = &[
         entry: "sender: generic, signature: {header: X-Secret, plain: true, id_header: X-Id}, facts: {repository_id: /repo}",
         secret: "a plain secret of something in the tests",
         head: &[],
-        id_header: "X-Id",
-        proof: Proof::Token { header: "X-Secret" },
+        id_header: Some("X-Id"),
+        proof: Proof::Token { header: "X-Secret", value: str::to_owned },
         body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
         user: "webhook:plain:repo:app-1",
     },
@@ -329,7 +351,7 @@ pub const SENDERS: &[Sender] = &[
                 id_header: X-Id, timestamp_header: X-Time}, facts: {event: /kind, repository_id: /repo}",
         secret: "a secret of something in the tests",
         head: &[],
-        id_header: "X-Id",
+        id_header: Some("X-Id"),
         proof: Proof::Mac {
             algorithm: &hmac::HMAC_SHA512,
             header: "X-Sign",
@@ -341,5 +363,53 @@ pub const SENDERS: &[Sender] = &[
         },
         body: r#"{"kind":"deploy","repo":"app-1","nonce":"{nonce}"}"#,
         user: "webhook:generic:repo:app-1",
+    },
+    Sender {
+        name: "azure-devops",
+        entry: "sender: azure_devops",
+        secret: "doorward:a password of azure in the tests",
+        head: &[],
+        id_header: None,
+        proof: Proof::Token { header: "Authorization", value: |secret| format!("Basic {}", STANDARD.encode(secret)) },
+        body: r#"{"id":"{nonce}","eventType":"git.push","resource":{"refUpdates":[{"name":"refs/heads/main"}],"repository":{"id":"278d5cd2","name":"app"}}}"#,
+        user: "webhook:azure-devops:repo:278d5cd2",
+    },
+    Sender {
+        name: "slack",
+        entry: "sender: slack",
+        secret: "a secret of slack in the tests",
+        head: &[],
+        id_header: None,
+        proof: Proof::Mac {
+            algorithm: &hmac::HMAC_SHA256,
+            header: "X-Slack-Signature",
+            prefix: "v0=",
+            base64: false,
+            before: |_, time| format!("v0:{time}:"),
+            time_header: Some("X-Slack-Request-Timestamp"),
+            signs_id: false,
+        },
+        body: r#"{"type":"event_callback","event_id":"{nonce}","team_id":"T1","event":{"type":"app_mention","user":"U1"}}"#,
+        user: "webhook:slack:hook:slack",
+    },
+    Sender {
+        name: "harbor",
+        entry: "sender: harbor",
+        secret: "a secret of harbor in the tests",
+        head: &[],
+        id_header: None,
+        proof: Proof::Token { header: "Authorization", value: str::to_owned },
+        body: r#"{"type":"PUSH_ARTIFACT","nonce":"{nonce}","event_data":{"repository":{"repo_full_name":"acme/app","namespace":"acme"}}}"#,
+        user: "webhook:harbor:hook:harbor",
+    },
+    Sender {
+        name: "docker-hub",
+        entry: "sender: docker_hub",
+        secret: "a-secret-of-docker-hub-in-the-tests",
+        head: &[],
+        id_header: None,
+        proof: Proof::Query { name: "secret" },
+        body: r#"{"callback_url":"{nonce}","push_data":{"tag":"main"},"repository":{"repo_name":"acme/app","namespace":"acme"}}"#,
+        user: "webhook:docker-hub:hook:docker-hub",
     },
 ];
