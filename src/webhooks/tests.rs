@@ -242,6 +242,27 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
 }
 
+/// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.
+#[test]
+fn a_delivery_has_one_name_whichever_of_the_secrets_proved_it() {
+    let secrets = [SECRET, "the secret that comes next"];
+    let webhook = github(&secrets);
+    let proven_by = |secret: &str| {
+        let signature = github_signature(secret.as_bytes(), PUSH.as_bytes());
+        let headers = head(&[
+            ("content-type", "application/json"),
+            ("x-github-event", "push"),
+            ("x-github-delivery", "1"),
+            ("x-hub-signature-256", &signature),
+        ]);
+        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+        webhook.verify(expected, &Bytes::from_static(PUSH.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
+    };
+    let [first, second] = secrets.map(proven_by);
+    assert_eq!((first.secret_index, second.secret_index), (0, 1));
+    assert_eq!(first.replay, second.replay);
+}
+
 #[test]
 fn z17_what_no_signature_covers_stays_here() {
     let (gitlab, _) = resolve(json!({"name": "lab", "sender": "gitlab"}), &secrets(&[SECRET]));

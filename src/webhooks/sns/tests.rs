@@ -1,4 +1,5 @@
 use super::*;
+use crate::webhooks::{Reader, senders};
 
 #[test]
 fn only_topics_have_hosts() {
@@ -93,5 +94,16 @@ fn a_file_that_is_no_chain_is_refused() {
         [("nothing", String::new()), ("two strangers", own("a") + &own("b")), ("too many", own("a").repeat(6))]
     {
         assert!(Certificate::read(pem.as_bytes()).is_err(), "{row}");
+    }
+}
+
+#[test]
+fn a_message_of_several_records_is_of_no_one_ref() {
+    let sender = senders::sender(raw::Sender::AwsSns);
+    let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), &sender.events, true);
+    let record = r#"{"codecommit":{"references":[{"ref":"refs/heads/main","commit":"2222"}]}}"#;
+    for (records, branch) in [(record.to_owned(), Some("main")), (format!("{record},{record}"), None)] {
+        let read = reader.read(Media::Json, format!(r#"{{"Records":[{records}]}}"#).as_bytes(), None).unwrap();
+        assert_eq!((read.facts.branch.as_deref(), read.facts.several), (branch, branch.is_none()));
     }
 }

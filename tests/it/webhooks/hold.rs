@@ -249,7 +249,7 @@ static ASSERTION_KEY: LazyLock<String> =
     LazyLock::new(|| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem());
 
 /// What a Doorward needs to hold in Redis, and its configuration there.
-fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
+pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("secret", WEBHOOK_SECRET),

@@ -1,5 +1,6 @@
 //! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
 
+mod again;
 mod attacks;
 mod certificate;
 mod flood;

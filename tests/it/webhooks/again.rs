@@ -1,0 +1,108 @@
+//! The same delivery once more: a replay, a twin, or one that somebody asked the sender for.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{
+    BODY,
+    hold::{configuration, deliver_to, on_redis},
+};
+use crate::{
+    fixture::WEBHOOK_SECRET,
+    harness::{Doorward, RedisServer, Reply, Upstream, unique, within},
+};
+
+async fn upstream() -> Upstream {
+    Upstream::scripted(|_| Reply::json(202, "{}")).await
+}
+
+async fn start(address: SocketAddr, hold: bool, entry: &str) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
+    let yaml = configuration(address, "store: {path: doorward.redb}")
+        .replace("sender: github,", &format!("sender: github, hold: {hold}, {entry}"));
+    Doorward::start_with_faults(dir, &yaml).await
+}
+
+async fn until_arrived(upstream: &Upstream, count: usize) {
+    within(async {
+        while upstream.requests().len() < count {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redelivery_is_forwarded_as_often_as_the_configuration_says() {
+    for hold in [false, true] {
+        let upstream = upstream().await;
+        let doorward = start(upstream.address, hold, "redeliveries: 1, ").await;
+        let id = unique();
+        // The seconds by which the clock is ahead, the status, and how many have arrived.
+        for (ahead, status, arrived) in [(0, 202, 1), (30, 200, 1), (120, 202, 2), (240, 200, 2)] {
+            doorward.set_clock_ahead(ahead);
+            let answer = deliver_to(&doorward, &id, BODY).await;
+            assert_eq!(answer.status, status, "held: {hold}, {ahead} s later: {}", answer.text());
+            until_arrived(&upstream, arrived).await;
+        }
+        assert_eq!(upstream.requests().len(), 2, "held: {hold}");
+    }
+}
+
+#[tokio::test]
+async fn of_fifty_twins_at_once_one_is_held() {
+    let upstream = upstream().await;
+    let doorward = Arc::new(start(upstream.address, true, "").await);
+    let id = unique();
+    let twins = (0..50).map(|_| {
+        let (doorward, id) = (doorward.clone(), id.clone());
+        tokio::spawn(async move { deliver_to(&doorward, &id, BODY).await.status })
+    });
+    let mut statuses = Vec::new();
+    for twin in twins.collect::<Vec<_>>() {
+        statuses.push(twin.await.unwrap());
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 1, "webhooks:17 {statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "webhooks:17 {statuses:?}");
+    // Another, which comes after it in its repository, shows that none of the twins came between.
+    let last = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
+    assert_eq!(deliver_to(&doorward, &unique(), &last).await.status, 202);
+    until_arrived(&upstream, 2).await;
+    let bodies: Vec<_> = upstream.requests().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies, [BODY.as_bytes(), last.as_bytes()], "webhooks:17");
+}
+
+#[tokio::test]
+async fn webhooks_19_a_replay_after_a_restart_is_one() {
+    let upstream = upstream().await;
+    let doorward = start(upstream.address, false, "").await;
+    let id = unique();
+    assert_eq!(deliver_to(&doorward, &id, BODY).await.status, 202);
+    let doorward = doorward.kill_and_restart().await;
+    let again = deliver_to(&doorward, &id, BODY).await;
+    assert_eq!((again.status, again.reason().as_str()), (200, "replayed_delivery"), "webhooks:19");
+    assert_eq!(deliver_to(&doorward, &unique(), BODY).await.status, 200, "webhooks:19 under another id");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn webhooks_19_a_replay_at_another_replica_is_one() {
+    let upstream = upstream().await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    for hold in [false, true] {
+        let start = async || {
+            let (dir, yaml) = on_redis(&redis, upstream.address);
+            let yaml = yaml.replace("sender: github,", &format!("sender: github, hold: {hold},"));
+            let doorward = Doorward::start_in(dir, &yaml).await;
+            doorward.until_ready().await;
+            doorward
+        };
+        let (here, there) = (start().await, start().await);
+        let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+        assert_eq!(deliver_to(&here, &id, &body).await.status, 202, "held: {hold}");
+        assert_eq!(deliver_to(&there, &id, &body).await.status, 200, "webhooks:19 held: {hold}");
+        assert_eq!(deliver_to(&there, &unique(), &body).await.status, 200, "webhooks:19 another id, held: {hold}");
+        until_arrived(&upstream, 1).await;
+        assert_eq!(upstream.take().len(), 1, "webhooks:19 held: {hold}");
+    }
+}
