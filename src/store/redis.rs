@@ -92,11 +92,9 @@ impl Redis {
         let mut info = Cmd::new();
         info.arg("INFO").arg("replication");
         let mut text = String::new();
-        collect_text(&self.link.call(&Request::Command(info), Repeat::Harmless).await?, &mut text);
-        // WAIT speaks of one server, and a cluster has several.
-        let is_cluster = matches!(settings.place, settings::Place::Cluster(_));
+        collect_text(&self.link.call(&self.at_deliveries(info), Repeat::Harmless).await?, &mut text);
         let counts = text.lines().filter_map(|line| line.trim().strip_prefix("connected_slaves:"));
-        let has_replica = !is_cluster && counts.filter_map(|count| count.parse::<u32>().ok()).any(|count| count > 0);
+        let has_replica = counts.filter_map(|count| count.parse::<u32>().ok()).any(|count| count > 0);
         self.has_replica.store(has_replica, Ordering::Relaxed);
         if settings.durable {
             return Ok(Durability::Synced);
@@ -116,6 +114,11 @@ impl Redis {
         let mut words = Vec::new();
         collect_words(&answer, &mut words);
         Ok(durability(&words))
+    }
+
+    /// For the server that has what is held.
+    fn at_deliveries(&self, command: Cmd) -> Request {
+        Request::At(command, self.key(Table::Held, "records"))
     }
 
     fn key(&self, table: Table, what: &str) -> String {
@@ -239,7 +242,7 @@ impl Backend for Redis {
             // One connection carries all calls, so this speaks of what was written on it before.
             let mut wait = Cmd::new();
             wait.arg("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
-            let reached: i64 = self.link.call(&Request::Command(wait), Repeat::Never).await?;
+            let reached: i64 = self.link.call(&self.at_deliveries(wait), Repeat::Never).await?;
             if reached > 0 { Ok(()) } else { Err(StoreError::Timeout) }
         })
     }

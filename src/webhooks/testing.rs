@@ -20,6 +20,7 @@ pub(super) struct MemoryStore {
     records: Mutex<(u64, Records)>,
     down: AtomicBool,
     is_shared: AtomicBool,
+    is_alone: AtomicBool,
 }
 
 impl MemoryStore {
@@ -34,6 +35,11 @@ impl MemoryStore {
     /// It is what several replicas use.
     pub(super) fn set_shared(&self) {
         self.is_shared.store(true, Ordering::SeqCst);
+    }
+
+    /// The server that others would be copied to is away.
+    pub(super) fn set_alone(&self, alone: bool) {
+        self.is_alone.store(alone, Ordering::SeqCst);
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -101,6 +107,15 @@ impl Backend for MemoryStore {
             changes.sort_by_key(|change| change.stored.version);
             changes.truncate(limit);
             Ok(changes)
+        })
+    }
+
+    fn replicated(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async {
+            match self.is_alone.load(Ordering::SeqCst) {
+                true => Err(StoreError::Timeout),
+                false => Ok(()),
+            }
         })
     }
 

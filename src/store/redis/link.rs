@@ -19,6 +19,7 @@ use redis::{
     RedisResult, ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster_async::ClusterConnection,
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
 };
 use tokio::{runtime::Handle, sync::Mutex};
 
@@ -42,6 +43,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A call to the server.
 pub(super) enum Request {
     Command(Cmd),
+    /// A command that names no key, of a cluster to the server that has this one.
+    At(Cmd, String),
     Script(ScriptInvocation<'static>),
 }
 
@@ -197,6 +200,13 @@ async fn connect(settings: &Settings) -> RedisResult<Live> {
 impl Request {
     async fn send(&self, mut connection: Connection) -> RedisResult<Value> {
         match self {
+            Self::At(command, key) => match &mut connection {
+                Connection::Server(server) => command.query_async(server).await,
+                Connection::Cluster(cluster) => {
+                    let server = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                    cluster.route_command(command.clone(), RoutingInfo::SingleNode(server)).await
+                }
+            },
             Self::Command(command) => command.query_async(&mut connection).await,
             Self::Script(script) => script.invoke_async(&mut connection).await,
         }

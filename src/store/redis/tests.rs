@@ -140,6 +140,47 @@ async fn a_cluster_does_what_every_backend_does() {
     assert!(warnings.iter().any(|warning| warning.contains("appendonly")), "{warnings:?}");
 }
 
+/// Of the server that has what is held: another has nothing to wait for.
+#[tokio::test]
+async fn what_is_held_in_a_cluster_has_reached_a_replica() {
+    let options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", "{bus}"];
+    let [holder, other, mut replica] = [(); 3].map(|()| RedisServer::start(&options));
+    let slot: u16 = holder.ask(&["CLUSTER", "KEYSLOT", "{deliveries}"]).await;
+    for (server, first, last) in [(&holder, 0, slot), (&other, slot + 1, slot + 1), (&holder, slot + 2, 16_383)] {
+        let _: String = server.ask(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
+    }
+    let id: String = holder.ask(&["CLUSTER", "MYID"]).await;
+    for node in [&other, &replica] {
+        let bus: String = node.ask(&["CLUSTER", "NODES"]).await;
+        let bus = bus.split(['@', ' ', ',']).nth(2).unwrap().to_owned();
+        let _: String = holder.ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), &bus]).await;
+    }
+    eventually("the cluster", async || {
+        let nodes: String = replica.ask(&["CLUSTER", "NODES"]).await;
+        (nodes.contains(&id) && nodes.lines().count() == 3).then_some(())
+    })
+    .await;
+    let _: String = replica.ask(&["CLUSTER", "REPLICATE", &id]).await;
+    eventually("the replica", async || {
+        let (info, state): (String, String) =
+            (replica.ask(&["INFO", "replication"]).await, other.ask(&["CLUSTER", "INFO"]).await);
+        (info.contains("master_link_status:up") && state.contains("cluster_state:ok")).then_some(())
+    })
+    .await;
+    let store = store(&json!({"cluster": [other.address()], "durable": true}));
+    let hold = async || {
+        store.put(Table::Held, b"key", b"held".into(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
+        store.replicated().await
+    };
+    store.durability().await.unwrap();
+    hold().await.unwrap();
+    replica.kill();
+    eventually("the loss", async || {
+        hold().await.err().map(|error| assert!(matches!(error, StoreError::Timeout), "{error}"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn tls_does_what_every_backend_does_and_refuses_strangers() {
     let folder = tempfile::tempdir().unwrap();

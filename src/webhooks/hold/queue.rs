@@ -98,7 +98,15 @@ impl Queue {
             expect: Expect::Absent,
         };
         let writes = |once: &[u8; 32]| vec![put(Table::Held, once, &record), put(Table::HeldRequests, once, &request)];
-        let (once, versions) = replay.take(keys, now, writes).await?;
+        let (once, versions) = match replay.take(keys, now, writes).await {
+            Ok(taken) => taken,
+            Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
+                // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
+                self.store.replicated().await.map_err(unwritable)?;
+                return Err(rejection);
+            }
+            Err(rejection) => return Err(rejection),
+        };
         drop(room);
         let id = HeldId::new(once);
         self.index().set(id, held, versions.first().copied().unwrap_or_default());

@@ -379,3 +379,17 @@ fn a_request_is_kept_byte_for_byte() {
         assert!(matches!(HeldRequest::decode(broken.to_vec()), Err(StoreError::Corrupt(_))));
     }
 }
+
+/// The sender's next try must not hear 200 of what a failover could lose still.
+#[tokio::test]
+async fn what_only_one_server_has_is_503_also_to_the_next_try() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    fixture.queue.set_doubt(None);
+    store.set_alone(true);
+    for _ in 0..2 {
+        assert_eq!(fixture.keep("hub", "1", "a1").await.unwrap_err().reason(), Reason::StoreUnavailable);
+    }
+    store.set_alone(false);
+    assert_eq!(fixture.keep("hub", "1", "a1").await.unwrap_err().reason(), Reason::ReplayedDelivery);
+}
