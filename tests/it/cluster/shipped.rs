@@ -134,6 +134,9 @@ fn the_shipped_configurations_are_good_and_their_cases_decided_as_they_say() {
         });
         let environment: Vec<(String, String)> = environment.collect();
         assert_eq!(environment.len(), if overlay == "single" { 1 } else { 2 });
+        // Of several replicas, one that does not answer yet must not be asked.
+        let service = find(&objects, "Service", "doorward-interceptor");
+        assert_eq!(service["spec"]["publishNotReadyAddresses"] == true, overlay == "single");
         let arguments = container["args"].as_array().unwrap();
         assert_eq!((&arguments[0], arguments.len()), (&json!("serve"), 2));
         let folder = within_pod(arguments[1].as_str().unwrap(), root.path());
