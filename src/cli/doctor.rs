@@ -50,9 +50,9 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// For `credentials` and `past`: what `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,
-    /// triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,clusterrolebindings,roles,rolebindings -A
-    /// -o json` writes; `-` is standard input. Kinds may be left out; without the last four nothing is said of `past`. Of Secrets only
+    /// For `interceptor`, `credentials` and `past`: what `kubectl get clusterinterceptors,serviceaccounts,secrets,eventlisteners,
+    /// triggers.triggers.tekton.dev,triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,
+    /// clusterrolebindings,roles,rolebindings -A -o json` writes; `-` is standard input. Kinds may be left out; without the last four nothing is said of `past`. Of Secrets only
     /// names, types and annotations are looked at.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,

@@ -6,7 +6,7 @@ use crate::{
     tekton::standing,
 };
 
-const UNKNOWN: &str = "without `--cluster` nothing of the cluster is known";
+pub(super) const UNKNOWN: &str = "without `--cluster` nothing of the cluster is known";
 
 pub(super) fn credentials(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some((path, list)) = doctor.cluster else {
@@ -57,7 +57,7 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
     ways.iter().map(finding).collect()
 }
 
-fn no_list(check: Check, of: &str, error: &serde_json::Error) -> Finding {
+pub(super) fn no_list(check: Check, of: &str, error: &serde_json::Error) -> Finding {
     let said = format!("it is no list of Kubernetes objects in JSON: {error}");
     let cure = "write it with `kubectl get KINDS -A -o json`, as `doorward doctor --help` says";
     Finding::fault(check, of, said, cure)

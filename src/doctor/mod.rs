@@ -3,6 +3,7 @@
 
 mod certificates;
 mod cluster;
+mod interceptor;
 mod outside;
 mod provider;
 mod public;
@@ -46,6 +47,8 @@ pub enum Check {
     Certificates,
     /// The store can be used.
     Store,
+    /// EventListeners trust the interceptor's certificate.
+    Interceptor,
     /// What in the cluster still carries static credentials.
     Credentials,
     /// Who in the cluster may start runs past Doorward.
@@ -136,6 +139,9 @@ impl Doctor<'_> {
         let mut findings = [provider, upstreams, rights, public, store].concat();
         if wants(&[Check::Certificates]) {
             findings.extend(certificates::of_files(self));
+        }
+        if wants(&[Check::Interceptor]) {
+            findings.extend(interceptor::examine(self));
         }
         if wants(&[Check::Credentials]) {
             findings.extend(cluster::credentials(self));

@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -451,6 +452,47 @@ async fn static_credentials_of_the_cluster_are_listed_with_what_takes_their_plac
     assert_eq!(said.code, Some(0), "it works");
     std::fs::write(dir.path().join("list"), "no list").unwrap();
     doctor(dir.path(), &asked).await.is("credentials", "fault", &["no list of Kubernetes objects"]);
+}
+
+#[tokio::test]
+async fn the_authorities_of_a_cluster_interceptor_must_be_those_of_the_listener() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let tls = "tls: {certificates: [{chain: tls/server.pem, key: tls/server.key}]}";
+    let yaml = configuration("http://localhost:7", "http://localhost:1", "http://localhost:1")
+        .replace("listeners: [", &format!("listeners: [{{name: questions, address: '127.0.0.1:0', {tls}}}, "))
+        + "interceptor: {host: door.front.svc}\n";
+    let dir = folder(&yaml);
+    std::fs::create_dir_all(dir.path().join("tls")).unwrap();
+    let serve = |names: &[&str]| ours.issue(names).write(&dir.path().join("tls"), "server");
+    serve(&["door.front.svc"]);
+    let asked = ["--only", "interceptor", "--cluster", "list"];
+    doctor(dir.path(), &["--only", "interceptor"]).await.is("interceptor", "skipped", &["--cluster"]);
+    let list = |namespace: &str, bundle: &str| {
+        let service = json!({"name": "door", "namespace": namespace, "port": 8443});
+        let spec = json!({"clientConfig": {"caBundle": BASE64_STANDARD.encode(bundle), "service": service}});
+        let items = json!([{"kind": "ClusterInterceptor", "metadata": {"name": "doorward"}, "spec": spec}]);
+        std::fs::write(dir.path().join("list"), json!({"items": items}).to_string()).unwrap();
+    };
+    let itself = std::fs::read_to_string(dir.path().join("tls/server.pem")).unwrap();
+    for (namespace, bundle, state, words) in [
+        ("front", ours.pem(), "good", "EventListeners believe"),
+        ("front", itself, "good", "EventListeners believe"),
+        ("front", theirs.pem(), "fault", "does not hold the authority"),
+        ("front", "nothing".to_owned(), "fault", "holds no certificate"),
+        ("elsewhere", ours.pem(), "warning", "no ClusterInterceptor leads to it"),
+    ] {
+        list(namespace, &bundle);
+        doctor(dir.path(), &asked).await.is(
+            "interceptor",
+            state,
+            &[words, "doorward interceptor"][..1 + usize::from(state != "good")],
+        );
+    }
+    list("front", &ours.pem());
+    serve(&["another.front.svc"]);
+    doctor(dir.path(), &asked).await.is("interceptor", "fault", &["no listener has a certificate for this name"]);
+    std::fs::write(dir.path().join("list"), r#"{"items":[]}"#).unwrap();
+    doctor(dir.path(), &asked).await.is("interceptor", "skipped", &["clusterinterceptors"]);
 }
 
 #[tokio::test]
