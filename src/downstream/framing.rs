@@ -10,14 +10,15 @@
 //! their Content-Length. A chunked body is not followed: the connection is closed after it, so that nothing can
 //! stand behind its end.
 
-/// Names up to here are looked at, with room for any length and some spaces.
+/// Names up to here are looked at, with room for any length and some spaces. Of a longer line that a read cut off the end
+/// is not known, so one that says where a body ends may not be longer, wherever it is cut.
 const CARRY: usize = 64;
 
 /// What is wrong with the heads of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Defect {
-    /// Both Content-Length and Transfer-Encoding, or one of them twice.
+    /// Both Content-Length and Transfer-Encoding, or one of them twice, or so long that its end may be lost.
     AmbiguousLength = 1,
     /// A line of a head ends in LF without CR.
     BareLineFeed = 2,
@@ -151,6 +152,7 @@ impl Scanner {
 
     /// Looks at one line; `true` at the empty one that ends the head.
     fn line(&mut self, line: &[u8]) -> bool {
+        let is_long = line.len() >= CARRY;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if !self.started {
             // Empty lines before a request line are allowed (RFC 9112 section 2.2).
@@ -161,7 +163,7 @@ impl Scanner {
             None => return true,
             Some(b'c' | b'C') => {
                 if let Some(value) = value_of(line, b"content-length:") {
-                    if self.length.is_some() {
+                    if self.length.is_some() || is_long {
                         self.note(Defect::AmbiguousLength);
                     }
                     // A length that is not a number is for hyper to refuse.
@@ -169,7 +171,7 @@ impl Scanner {
                 }
             }
             Some(b't' | b'T') if value_of(line, b"transfer-encoding:").is_some() => {
-                if self.chunked {
+                if self.chunked || is_long {
                     self.note(Defect::AmbiguousLength);
                 }
                 self.chunked = true;
@@ -226,7 +228,16 @@ mod tests {
 
     #[test]
     fn shapes() {
+        let length = |blanks: usize| format!("Content-Length:{}30\r\n\r\n", " ".repeat(blanks));
+        let coding = |blanks: usize| format!("Transfer-Encoding:{}chunked\r\n\r\n", " ".repeat(blanks));
+        // With the CR, a line of 63 bytes is the longest that is taken.
+        let (long_length, longest_length) = (length(48), length(45));
+        let (long_coding, longest_coding) = (coding(39), coding(37));
         let cases = [
+            ("more blanks before a length than are kept", &*long_length, Some(Defect::AmbiguousLength)),
+            ("as many as are kept", &*longest_length, None),
+            ("more blanks before a coding than are kept", &*long_coding, Some(Defect::AmbiguousLength)),
+            ("as many as are kept", &*longest_coding, None),
             ("no body", "\r\n", None),
             ("a length", "Content-Length: 3\r\n\r\nabc", None),
             ("chunked", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
