@@ -189,23 +189,24 @@ fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) {
 /// A second copy of a request.
 struct Replay {
     request: Request<RequestBody>,
-    is_idempotent: bool,
+    /// It is idempotent, and the connection was there before: the peer may have closed it before it saw the request.
+    may_be_stale: bool,
 }
 
 impl Replay {
     fn is_allowed_after(&self, error: &UpstreamError) -> bool {
-        error.is_retryable() || (self.is_idempotent && error.kind() == UpstreamErrorKind::Closed)
+        error.is_retryable() || (self.may_be_stale && error.kind() == UpstreamErrorKind::Closed)
     }
 }
 
-/// Keeps a copy where a second attempt could be right: the connection has served before, so that the peer may have
+/// Keeps a copy where a second attempt could be right: the connection was there before, so that the peer may have
 /// closed it meanwhile, and nothing of the body is lost by sending it.
 fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> {
     let is_idempotent = request.method().is_idempotent();
-    let is_wanted = match lease {
-        Lease::Http1(lease) => lease.reused && is_idempotent,
+    let (may_be_stale, is_wanted) = match lease {
+        Lease::Http1(lease) => (lease.reused && is_idempotent, lease.reused && is_idempotent),
         // Here the peer can also say of any request that it did not look at it (RFC 9113 section 8.7).
-        Lease::Http2(_) => true,
+        Lease::Http2(lease) => (lease.reused && is_idempotent, true),
     };
     if !is_wanted {
         return None;
@@ -214,7 +215,7 @@ fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> 
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
-    Some(Box::new(Replay { request: copy, is_idempotent }))
+    Some(Box::new(Replay { request: copy, may_be_stale }))
 }
 
 /// A failed attempt, with the request if nothing of it was sent.

@@ -104,7 +104,7 @@ impl Node {
         self.state().negotiated_http1 = !is_http2;
         if is_http2 {
             let connection = Arc::new(self.http2(upstream, transport, slot, deadline).await?);
-            let lease = self.stream(&connection);
+            let lease = self.stream(&connection, false);
             let mut state = self.state();
             if !state.drained {
                 state.shared.push(connection);
@@ -125,7 +125,7 @@ impl Node {
         if upstream.identity.protocol == Protocol::Http2 {
             let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.shared), deadline).await?;
             let connection = Arc::new(self.http2(upstream, transport, slot, deadline).await?);
-            return Ok(Lease::Http2(self.stream(&connection)));
+            return Ok(Lease::Http2(self.stream(&connection, false)));
         }
         let transport = self.open(upstream, upstream.tls.as_ref().map(|tls| &tls.http1), deadline).await?;
         let connection = self.http1(upstream, transport, slot).await?;
@@ -207,7 +207,7 @@ impl Node {
             .cloned()?;
         state.reused += 1;
         // While the lock is held, so that two requests cannot take the same last stream.
-        let lease = self.stream(&shared);
+        let lease = self.stream(&shared, true);
         drop(state);
         Some(Lease::Http2(lease))
     }
@@ -217,10 +217,10 @@ impl Node {
         Http1Lease { connection: Some(connection), node: Arc::clone(self), progress, reused, reusable, slot: None }
     }
 
-    fn stream(self: &Arc<Self>, connection: &Arc<Http2>) -> Http2Lease {
+    fn stream(self: &Arc<Self>, connection: &Arc<Http2>, reused: bool) -> Http2Lease {
         connection.begin_stream();
         let progress = connection.spare().pop().unwrap_or_else(|| self.sweep.watch());
-        Http2Lease { connection: Arc::clone(connection), progress, node: Arc::clone(self) }
+        Http2Lease { connection: Arc::clone(connection), progress, reused, node: Arc::clone(self) }
     }
 
     fn give_back(&self, mut connection: Http1) {

@@ -34,6 +34,8 @@ pub(in crate::upstream) struct Http1Lease {
 pub(in crate::upstream) struct Http2Lease {
     pub(in crate::upstream) connection: Arc<Http2>,
     pub(in crate::upstream) progress: Arc<Progress>,
+    /// Whether the connection was there before, so that the peer may just have closed it.
+    pub(in crate::upstream) reused: bool,
     pub(super) node: Arc<Node>,
 }
 

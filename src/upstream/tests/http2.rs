@@ -193,6 +193,39 @@ async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_meth
     }
 }
 
+/// What ends a connection that is new, the request may have done: sent again, it would do it again.
+#[tokio::test]
+async fn a_request_is_sent_again_after_a_connection_closed_only_if_that_was_there_before() {
+    for (served_before, is_sent_again) in [(0, false), (1, true)] {
+        let hits = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&hits);
+        let (address, accepted) = scripted(move |number, stream| {
+            let count = Arc::clone(&count);
+            async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut served = 0;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    // The first connection is closed under the request, without a word.
+                    if number == 0 && served == served_before {
+                        return;
+                    }
+                    served += 1;
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+            }
+        })
+        .await;
+        let (pools, upstream) = (pools(), http2_upstream(address));
+        for _ in 0..served_before {
+            fetch(&pools, &upstream, get()).await.unwrap();
+        }
+        assert_eq!(fetch(&pools, &upstream, get()).await.is_ok(), is_sent_again, "{served_before}");
+        let expected = if is_sent_again { (3, 2) } else { (1, 1) };
+        assert_eq!((hits.load(Ordering::SeqCst), accepted.load(Ordering::SeqCst)), expected, "{served_before}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_off_ends_its_own_stream_alone() {
     let (address, accepted) = scripted(|_, stream| {
