@@ -15,7 +15,8 @@ pub use self::{
 use crate::upstream::streams::CutReason;
 
 /// Whether trailers pass. They do on `http` routes from HTTP/2 to HTTP/2, as gRPC needs it. Everywhere else they are
-/// dropped: a trailer could otherwise bring in a header that was taken off the head of the request.
+/// dropped: a trailer could otherwise bring in a header that was taken off the head of the request. For the same reason
+/// those of a request that pass are only those that its head could have had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trailers {
     #[default]

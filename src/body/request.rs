@@ -12,7 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{BodyError, Trailers, exactly};
-use crate::upstream::{Progress, Ticks};
+use crate::{
+    request::headers::clean_trailers,
+    upstream::{Progress, Ticks},
+};
 
 /// The body of a request to an upstream.
 #[derive(Debug, Default)]
@@ -161,7 +164,7 @@ impl RequestStream {
             exchange.progress.client_stalls(polled.is_pending());
         }
         match ready!(polled) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     match self.room.checked_sub(length) {
@@ -177,6 +180,8 @@ impl RequestStream {
                 } else if self.trailers == Trailers::Drop {
                     self.ended();
                     return Poll::Ready(None);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
                 }
                 if self.source.is_end_stream() {
                     self.ended();

@@ -9,7 +9,7 @@ use crate::{
     authn::{Principal, Scheme},
     config::raw::RouteKind,
     request::{
-        headers::{Class, classify, clean_response},
+        headers::{Class, classify, clean_response, clean_trailers},
         outbound::{Length, headers_for},
         sanitize::{CleanRequest, Received, sanitize},
     },
@@ -42,6 +42,7 @@ const NEVER_OF_A_CLIENT: [&str; 14] = [
 /// - Whatever the kind of route, nothing goes on that asks to be somebody, that another program would take for our
 ///   word, or that belongs to the client's connection; our own words stand there once and are ours.
 /// - What goes on is what was sent: no value is made up or changed.
+/// - The same holds of the trailers of a request.
 /// - An upstream's answer loses what belongs to its connection, and every cookie of ours.
 pub fn headers(bytes: &[u8]) {
     let (sent, _) = fields(bytes);
@@ -67,7 +68,19 @@ pub fn headers(bytes: &[u8]) {
             check_outbound(kind, &sent, &clean);
         }
     }
+    check_trailers(&sent);
     check_response(sent);
+}
+
+fn check_trailers(sent: &HeaderMap) {
+    let mut passed = sent.clone();
+    clean_trailers(&mut passed);
+    for name in sent.keys() {
+        let is_plain = classify(name) == Class::EndToEnd && name != "x-request-id";
+        assert!(!is_plain || passed.get_all(name).iter().eq(sent.get_all(name).iter()), "{name} was changed");
+        assert_eq!(passed.contains_key(name), is_plain, "{name}");
+        assert!(!(passed.contains_key(name) && NEVER_OF_A_CLIENT.contains(&name.as_str())), "{name} was let through");
+    }
 }
 
 fn check_clean(sent: &HeaderMap, clean: &CleanRequest<()>, trusted: bool) {

@@ -126,6 +126,19 @@ pub fn outbound(kind: RouteKind, received: HeaderMap, further: &[HeaderName], ho
     built
 }
 
+/// Takes from a request's trailers what could not stand in its head either: some servers join the two, and what we say of
+/// a request stands in the head alone.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let is_kept = |name: &HeaderName| classify(name) == Class::EndToEnd && *name != REQUEST_ID;
+    if trailers.keys().all(is_kept) {
+        return;
+    }
+    let refused: Vec<HeaderName> = trailers.keys().filter(|name| !is_kept(name)).cloned().collect();
+    for name in refused {
+        trailers.remove(name);
+    }
+}
+
 /// Names that belong to one connection (RFC 9110 section 7.6.1), of which a response may have any.
 static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
