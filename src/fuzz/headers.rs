@@ -165,9 +165,8 @@ fn check_response(mut headers: HeaderMap) {
         assert!(before.get_all(name).iter().any(|sent| sent == value), "{name} was made up");
     }
     for value in headers.get_all(header::SET_COOKIE) {
-        assert!(
-            !value.as_bytes().trim_ascii_start().starts_with(cookie::PREFIX.as_bytes()),
-            "an upstream set our cookie"
-        );
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let text = text.trim_start_matches(['=', ' ', '\t']);
+        assert!(!text.starts_with(cookie::PREFIX), "an upstream set our cookie");
     }
 }

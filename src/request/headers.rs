@@ -159,7 +159,7 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
             headers.remove(name);
         }
     }
-    let ours = |value: &HeaderValue| value.as_bytes().trim_ascii_start().starts_with(own_cookie_prefix.as_bytes());
+    let ours = |value: &HeaderValue| cookie_text(value).starts_with(own_cookie_prefix.as_bytes());
     if headers.get_all(header::SET_COOKIE).iter().any(ours) {
         let kept: Vec<_> = headers.get_all(header::SET_COOKIE).iter().filter(|value| !ours(value)).cloned().collect();
         headers.remove(header::SET_COOKIE);
@@ -167,6 +167,14 @@ pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
             headers.append(header::SET_COOKIE, value);
         }
     }
+}
+
+/// A cookie as it comes back in `Cookie`. Browsers take `=name=value` for a cookie without a name and send `name=value`,
+/// which reads as one with it.
+pub fn cookie_text(value: &HeaderValue) -> &[u8] {
+    let text = value.as_bytes();
+    let end = text.iter().position(|byte| !matches!(byte, b'=' | b' ' | b'\t')).unwrap_or(text.len());
+    text.get(end..).unwrap_or_default()
 }
 
 /// The headers that `Connection` takes for this hop besides those that always belong to it.
@@ -245,7 +253,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("connection", "close, X-Hop".parse().unwrap());
         headers.insert("x-hop", "1".parse().unwrap());
-        headers.append("set-cookie", "__Host-doorward=evil".parse().unwrap());
+        for ours in
+            ["__Host-doorward=evil", " __Host-doorward=evil", "=__Host-doorward=evil", " = __Host-doorward=evil"]
+        {
+            headers.append("set-cookie", ours.parse().unwrap());
+        }
         headers.append("set-cookie", "theirs=1".parse().unwrap());
         clean_response(&mut headers, "__Host-doorward");
         assert_eq!(headers.len(), 1);
