@@ -27,7 +27,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
-    downstream,
+    downstream::{self, Connection},
     egress::Egress,
     issuers::{self, Issuers},
     logging,
@@ -63,7 +63,7 @@ pub struct Snapshot {
     pub brand: Brand,
     pub break_glass: Option<BreakGlass>,
     /// By the name of the listener.
-    pub trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
+    trusted_proxies: HashMap<Arc<str>, Arc<[IpNet]>>,
     pub max_mirror_age: Duration,
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteMetrics>,
@@ -184,6 +184,19 @@ pub struct Shared {
     pub assertion_keys: assertions::Keys,
     /// The keys of tokens, where the configuration has none.
     pub token_keys: sts::Kept,
+}
+
+impl Snapshot {
+    /// The proxies whose `X-Forwarded-*` are believed on a listener.
+    pub fn trusted_proxies(&self, listener: &str) -> &[IpNet] {
+        self.trusted_proxies.get(listener).map_or(&[], |nets| nets)
+    }
+
+    /// Whether the peer of a connection is one of them by now, whatever it was when it connected.
+    pub fn trusts(&self, connection: &Connection) -> bool {
+        let peer = connection.peer.ip();
+        self.trusted_proxies(&connection.listener).iter().any(|net| net.contains(&peer))
+    }
 }
 
 impl Resolved {

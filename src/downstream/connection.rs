@@ -84,9 +84,9 @@ impl<S: Serve> Opening<'_, S> {
         let from_balancer = contains(&self.policy.proxy_protocol_from, peer);
         let announced = if from_balancer { announced(&mut stream, header_timeout).await? } else { None };
         let peer = announced.unwrap_or(peer);
-        let trusted_proxy = contains(&self.policy.trusted_proxies, peer);
-        // An ingress or a balancer speaks for many; its own limits hold for them.
-        let speaks_for_many = trusted_proxy || (from_balancer && announced.is_none());
+        // An ingress or a balancer speaks for many; its own limits hold for them. Whether its `X-Forwarded-*` are believed
+        // is no matter of the connection: each request is judged by the generation that it begins with.
+        let speaks_for_many = contains(&self.policy.trusted_proxies, peer) || (from_balancer && announced.is_none());
         if speaks_for_many {
             self.liveness.speaks_for_many();
         } else {
@@ -98,7 +98,6 @@ impl<S: Serve> Opening<'_, S> {
             peer,
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
             local: canonical(local),
-            trusted_proxy,
             protocol: Protocol::Http1,
             tls: None,
         };

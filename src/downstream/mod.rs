@@ -98,8 +98,6 @@ pub struct Connection {
     pub peer_line: Option<HeaderValue>,
     /// Our end of the socket.
     pub local: SocketAddr,
-    /// Whether `peer` is one of the listener's `trusted_proxies`, whose `X-Forwarded-*` are believed.
-    pub trusted_proxy: bool,
     pub protocol: Protocol,
     /// `None` in clear text.
     pub tls: Option<TlsInfo>,

@@ -38,7 +38,7 @@ const PATH: &str = "/oauth2/auth";
 
 /// Which proxy asks, if `request` is the question of a proxy that may ask.
 pub(super) fn asks<B>(request: &Request<B>, connection: &Connection, snapshot: &Snapshot) -> Option<ForwardAuth> {
-    let proxy = snapshot.raw.forward_auth.filter(|_| connection.trusted_proxy)?;
+    let proxy = snapshot.raw.forward_auth.filter(|_| snapshot.trusts(connection))?;
     let rest = request.uri().path().strip_prefix(PATH)?;
     let fits = match proxy {
         ForwardAuth::Nginx | ForwardAuth::Traefik => rest.is_empty(),

@@ -9,7 +9,6 @@ use std::sync::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
@@ -437,12 +436,11 @@ impl Serve for Worker {
 }
 
 pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
-    let trusted: &[IpNet] = snapshot.trusted_proxies.get(&connection.listener).map_or(&[], |nets| nets);
     Received {
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
-        trusted: connection.trusted_proxy,
-        trusted_proxies: trusted,
+        trusted: snapshot.trusts(connection),
+        trusted_proxies: snapshot.trusted_proxies(&connection.listener),
         tls: connection.tls.is_some(),
         server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
     }

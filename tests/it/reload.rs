@@ -214,6 +214,35 @@ async fn a_lost_file_of_denies_widens_nothing() {
     assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 200, "attacks:Z40: the twin");
 }
 
+/// Whose word about the client's address counts is asked of the generation that decides the request, and not of the one in
+/// which its connection was opened.
+#[tokio::test]
+async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let trusting = strangers
+        .replace("address: 127.0.0.1:0}]\nissuers", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8]}]\nissuers");
+    assert_ne!(trusting, strangers);
+    let mut doorward = Doorward::start_in(folder(), &trusting).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = issuer.token("alice", &["dev"]);
+    let mut raw = doorward.raw().await;
+    for (generation, yaml, expected) in
+        [(1, &trusting, "203.0.113.9"), (2, &strangers, "127.0.0.1"), (3, &trusting, "203.0.113.9")]
+    {
+        if generation > 1 {
+            swap(&doorward, yaml);
+            doorward.wait_for_generation(generation).await;
+        }
+        upstream.take();
+        let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+        raw.send(get("/api/v1/pods", &token).replace("\r\n\r\n", forwarded)).await;
+        assert_eq!(raw.answer().await.status, 200, "generation {generation}");
+        assert_eq!(upstream.take()[0].all("x-forwarded-for"), [expected], "generation {generation}");
+    }
+}
+
 #[tokio::test]
 async fn a_secret_that_changes_is_used_without_restart() {
     let upstream = Upstream::start().await;

@@ -107,9 +107,8 @@ impl Fixture {
                 response(
                     StatusCode::OK,
                     &format!(
-                        "peer={} trusted={} protocol={} name={} certificate={}",
+                        "peer={} protocol={} name={} certificate={}",
                         connection.peer,
-                        connection.trusted_proxy,
                         connection.protocol.as_str(),
                         tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("-"),
                         certificate.is_some(),
