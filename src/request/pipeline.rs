@@ -116,6 +116,8 @@ impl Worker {
                 let principal = exchange.record().principal.as_deref();
                 let rejection = match step_up::offer(rejection, &snapshot.login, principal, &manner) {
                     Ok(mut response) => {
+                manner.is_for_kubernetes =
+                    exchange.record().endpoint.is_none() && snapshot.routes.is_for_kubernetes(&exchange.record().host);
                         respond::identify(&mut response, id);
                         return response.map(|bytes| ResponseBody::full(bytes).on_end(exchange));
                     }

@@ -32,6 +32,8 @@ pub struct Manner {
     pub(super) back: Option<String>,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
+    /// Clients of Kubernetes alone come to this host, whatever the route.
+    pub(super) is_for_kubernetes: bool,
 }
 
 impl Manner {
@@ -47,6 +49,7 @@ impl Manner {
             request: String::new(),
             back: None,
             route: None,
+            is_for_kubernetes: false,
         }
     }
 
@@ -113,7 +116,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         trailers_only(rejection)
     } else if asker.manner.is_page && kind != Some(RouteKind::Webhook) {
         page(rejection, asker)
-    } else if kind == Some(RouteKind::Kubernetes) {
+    } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
         body("application/json", status_object(rejection, asker).to_string())
     } else {
         body("application/problem+json", problem(rejection, asker).to_string())

@@ -164,6 +164,12 @@ impl Routes {
         entry.bearer_route(resource_of(path)?)
     }
 
+    /// Whether all routes of a host are of the API server, so that whoever comes there expects its kind of answer.
+    pub fn is_for_kubernetes(&self, host: &str) -> bool {
+        let entry = self.exact.get(host).or_else(|| self.wildcard(host));
+        entry.is_some_and(|entry| entry.routes.iter().flatten().all(|route| route.kind == RouteKind::Kubernetes))
+    }
+
     /// Whether deliveries of any of them are held.
     pub fn hold(&self) -> bool {
         let hosts = self.exact.values().chain(self.wildcard.values());

@@ -4,7 +4,10 @@ use super::{
     Expect::{Clean, Refused},
     TASKRUNS, alice, check, fixture,
 };
-use crate::fixture::bearer;
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::Reply,
+};
 
 #[tokio::test]
 async fn a_path_that_is_not_canonical_is_400() {
@@ -21,12 +24,45 @@ async fn a_path_that_is_not_canonical_is_400() {
         "/api/v1/namespaces/a%00/configmaps",
         "/api/v1/namespaces/%zz/configmaps",
     ] {
-        alice(&fixture, "kubernetes:P1", &format!("GET {path}"), &[], Refused(&[400])).await;
+        let answer = alice(&fixture, "kubernetes:P1", &format!("GET {path}"), &[], Refused(&[400])).await;
+        assert_eq!(answer.json()["kind"], "Status", "kubernetes:P1 {path}");
     }
     // The twin: decided and forwarded as the same bytes.
     alice(&fixture, "kubernetes:P1", "GET /api/v1/namespaces/a/configmaps?limit=1", &[], Clean).await;
     let (_, seen) = fixture.api("/api/v1/namespaces/a/configmaps?limit=1", &[&fixture.alice()]).await;
     assert_eq!(seen[0].line(), "GET /api/v1/namespaces/a/configmaps?limit=1 HTTP/1.1");
+}
+
+/// Clients of Kubernetes read nothing else, and of a refusal that comes before a route is found as little.
+#[tokio::test]
+async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
+    let change = |yaml: String| {
+        let route = "{name: part, kind: kubernetes, hosts: [part.test], paths: ['/apis/*'], schemes: [bearer], upstream: cluster}";
+        let page = "{name: page, kind: http, hosts: [both.test], paths: ['/page'], schemes: [bearer], upstream: web}";
+        let both = route.replace("part", "both");
+        yaml.replace("\nroutes:\n", &format!("\nroutes:\n  - {route}\n  - {both}\n  - {page}\n"))
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let long = format!("/apis/{}", "a".repeat(9000));
+    for (path, status, reason) in
+        [("/other", 404, "NotFound"), (&*long, 414, "BadRequest"), ("/apis//a", 400, "BadRequest")]
+    {
+        let answer = fixture.doorward.get(path, &["Host: part.test"]).await;
+        let said = answer.json();
+        assert_eq!((answer.status, &said["kind"], &said["code"]), (status, &"Status".into(), &status.into()), "{said}");
+        assert_eq!(
+            (&said["reason"], answer.header("content-type")),
+            (&reason.into(), Some("application/json")),
+            "{said}"
+        );
+        // The twin: where others come as well.
+        let answer = fixture.doorward.get(path, &["Host: both.test"]).await;
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
+    }
+    let lines = |more: &str| vec!["Host: part.test".to_owned(), format!("X-A: {more}")];
+    let lines = lines(&"a".repeat(33_000));
+    let answer = fixture.doorward.get("/apis", &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!((answer.status, &answer.json()["kind"]), (431, &"Status".into()));
 }
 
 #[tokio::test]
