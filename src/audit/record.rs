@@ -34,10 +34,10 @@ pub struct Record {
     pub kind: Option<RouteKind>,
     /// The name of Doorward's own endpoint that answered.
     pub endpoint: Option<&'static str>,
-    /// Lower case, without port.
+    /// Lower case, without port; as it was sent where it is no host.
     pub host: Arc<str>,
     pub method: Method,
-    /// The canonical path. Never the query, which may carry codes and tokens.
+    /// The canonical path; the beginning of the one that was sent, where the request was refused before. Never the query, which may carry codes and tokens.
     pub path: Box<str>,
     /// Whether the request asked for another protocol.
     pub upgrade: bool,

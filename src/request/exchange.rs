@@ -12,9 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use uuid::Uuid;
 
+use super::host::normalise;
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
     audit::{self, Phase, Record, Reservation, Trail},
@@ -41,6 +42,29 @@ struct Open {
     /// Bytes of a request body that is passed on as it comes.
     received: Option<Arc<AtomicU64>>,
     _in_flight: InFlight,
+}
+
+/// What was asked, as it was sent: for the record of a request that is refused before it is understood. Made of each
+/// request, so it shares what it holds.
+#[derive(Debug)]
+pub struct Sent {
+    uri: Uri,
+    host: Option<HeaderValue>,
+}
+
+impl Sent {
+    pub fn of<B>(request: &Request<B>) -> Self {
+        Self { uri: request.uri().clone(), host: request.headers().get(header::HOST).cloned() }
+    }
+
+    fn host(&self) -> Cow<'_, str> {
+        let line = self.host.as_ref().map(|line| String::from_utf8_lossy(line.as_bytes()));
+        let named = self.uri.authority().map(|authority| authority.as_str().into()).or(line).unwrap_or_default();
+        match normalise(&named) {
+            Some(host) => host.into_owned().into(),
+            None => named,
+        }
+    }
 }
 
 /// What an exchange writes to and is counted on.
@@ -78,6 +102,15 @@ impl Exchange {
     /// The record, to fill in as things become known.
     pub fn record(&mut self) -> &mut Record {
         self.0.record.get_or_insert_with(|| Box::new(Record::begin(Uuid::nil(), Timestamp::default(), Method::GET)))
+    }
+
+    /// Notes what was sent, where nothing better is known. Never the query, which may carry codes and tokens.
+    pub fn note_sent(&mut self, sent: &Sent) {
+        const MAX: usize = 1024;
+        let cut = |text: &str| text.chars().take(MAX).collect::<String>();
+        let record = self.record();
+        record.host = cut(&sent.host()).into();
+        record.path = cut(sent.uri.path()).into();
     }
 
     /// Counts on the metrics of a route from here on.

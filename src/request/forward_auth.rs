@@ -14,7 +14,7 @@ use http::{
 use hyper::body::Incoming;
 
 use super::{
-    exchange::Exchange,
+    exchange::{Exchange, Sent},
     pipeline::{
         Ending, Worker, note_request, note_route, own, received, recorded, refuse_impersonation, short_of_memory,
     },
@@ -60,12 +60,15 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let id = exchange.record().id;
         exchange.record().endpoint = Some("forward_auth");
-        let request = original(request, proxy)?;
+        let sent = Sent::of(&request);
+        let request = original(request, proxy).inspect_err(|_| exchange.note_sent(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
         // The name of the handshake is the one under which the proxy knows Doorward.
         let received = Received { server_name: None, ..received(connection, snapshot) };
-        let request = sanitize(request, received, id, |host| snapshot.routes.host(host))?;
+        let sent = Sent::of(&request);
+        let clean = sanitize(request, received, id, |host| snapshot.routes.host(host));
+        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
             return Err(short_of_memory());

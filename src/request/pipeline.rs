@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     delivery,
-    exchange::{Exchange, Ledger},
+    exchange::{Exchange, Ledger, Sent},
     forward_auth,
     outbound::{Length, Outbound},
     respond::{self, Manner},
@@ -95,7 +95,10 @@ impl Worker {
         let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
         let mut manner = Manner::of(id, &request);
         let ending = match unfit {
-            Some(rejection) => Err(rejection),
+            Some(rejection) => {
+                exchange.note_sent(&Sent::of(&request));
+                Err(rejection)
+            }
             None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
         };
         match ending {
@@ -113,11 +116,11 @@ impl Worker {
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
+                manner.is_for_kubernetes =
+                    exchange.record().endpoint.is_none() && snapshot.routes.is_for_kubernetes(&exchange.record().host);
                 let principal = exchange.record().principal.as_deref();
                 let rejection = match step_up::offer(rejection, &snapshot.login, principal, &manner) {
                     Ok(mut response) => {
-                manner.is_for_kubernetes =
-                    exchange.record().endpoint.is_none() && snapshot.routes.is_for_kubernetes(&exchange.record().host);
                         respond::identify(&mut response, id);
                         return response.map(|bytes| ResponseBody::full(bytes).on_end(exchange));
                     }
@@ -146,7 +149,9 @@ impl Worker {
             let judged = Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
             return judged.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
-        let request = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host))?;
+        let sent = Sent::of(&request);
+        let clean = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host));
+        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
             return Err(short_of_memory());

@@ -60,6 +60,44 @@ async fn a_kill_between_decision_and_answer_leaves_the_decision() {
     assert_eq!(code, Some(0), "{text}");
 }
 
+/// Somebody who tries out paths shows by what they tried. The query may hold a code or a token, and is never written.
+#[tokio::test]
+async fn a_request_that_was_refused_before_it_was_understood_is_recorded_as_it_was_sent() {
+    let fixture = Fixture::start().await;
+    let long = format!("/{}", "a".repeat(9000));
+    let beginning = &long[..1024];
+    let cases = [
+        ("/a/../b", "API.test:80", 400, "api.test", "/a/../b"),
+        ("/a%2fb", "api.test", 400, "api.test", "/a%2fb"),
+        (&*long, "api.test", 414, "api.test", beginning),
+        ("/a", "nobody.test", 421, "nobody.test", "/a"),
+        ("/a", "api.test@evil.test", 400, "api.test@evil.test", "/a"),
+        ("http://API.test/a/./b", "api.test", 400, "api.test", "/a/./b"),
+    ];
+    for (path, host, status, ..) in cases {
+        let answer = fixture.doorward.get(&format!("{path}?code=hidden"), &[&format!("Host: {host}")]).await;
+        assert_eq!(answer.status, status, "{path} {host}: {}", answer.text());
+    }
+    let refused = || -> Vec<Value> {
+        let early = |record: &Value| {
+            let reason = record["status_code"].as_str().unwrap_or_default();
+            ["bad_request", "uri_too_long", "misdirected_host", "path_not_canonical"].contains(&reason)
+        };
+        fixture.doorward.audit().into_iter().filter(early).collect()
+    };
+    within(async {
+        while refused().len() < cases.len() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for (record, (path, _, _, host, recorded)) in refused().iter().zip(cases) {
+        let url = &record["http_request"]["url"];
+        assert_eq!((&url["hostname"], &url["path"]), (&host.into(), &recorded.into()), "{path}: {record:#}");
+        assert!(!record.to_string().contains("hidden"), "{record:#}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_edited_or_taken_out_is_found() {
     let mut fixture = Fixture::start().await;
