@@ -118,6 +118,22 @@ fn the_good_configuration_has_nothing_to_complain_about() {
     assert_eq!(Case::new(GOOD).printed(), "no errors\n");
 }
 
+#[test]
+fn a_scheme_that_would_never_be_looked_for_is_an_error() {
+    let printed = |schemes: &str| Case::new(&GOOD.replace("schemes: [webhook]", schemes)).printed();
+    for (schemes, name) in [
+        ("schemes: [webhook, session]", "session"),
+        ("schemes: [bearer, webhook, session]", "session"),
+        ("schemes: [webhook, anonymous]", "anonymous"),
+    ] {
+        let expected = format!("`{name}` behind `webhook` would never be looked for");
+        assert!(printed(schemes).contains(&expected), "{schemes}: {}", printed(schemes));
+    }
+    for schemes in ["schemes: [session, webhook]", "schemes: [webhook, bearer]", "schemes: [bearer, webhook]"] {
+        assert!(!printed(schemes).contains("never be looked for"), "{schemes}: {}", printed(schemes));
+    }
+}
+
 macro_rules! golden {
     ($($name:ident: $case:expr;)*) => {
         $(

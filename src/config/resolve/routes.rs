@@ -188,9 +188,13 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
     if route.schemes.is_empty() {
         report.error(&here, "a route needs at least one scheme").help("nobody could ever get in");
     }
+    let webhook = route.schemes.iter().position(|scheme| *scheme == Scheme::Webhook).unwrap_or(route.schemes.len());
     let mut seen = BTreeSet::new();
     for (index, scheme) in route.schemes.iter().enumerate() {
         let at = here.index(index);
+        if index > webhook {
+            behind_webhook(*scheme, &at, report);
+        }
         if !seen.insert(scheme) {
             report.error(&at, "this scheme is listed twice");
             continue;
@@ -245,6 +249,17 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             .error(&at.key("webhook"), "the signatures of this sender would never be checked")
             .help("add `webhook` to `schemes`");
     }
+}
+
+/// What comes without a good signature is refused, and no scheme behind `webhook` is looked at. Bearer tokens are looked
+/// for before anything else, wherever they are listed.
+fn behind_webhook(scheme: Scheme, at: &At, report: &mut Report) {
+    let (name, help) = match scheme {
+        Scheme::Bearer | Scheme::Webhook | Scheme::BreakGlass => return,
+        Scheme::Session => ("session", "list `session` before `webhook`"),
+        Scheme::Anonymous => ("anonymous", "give callers without a signature a route of their own, with another path"),
+    };
+    report.error(at, format!("`{name}` behind `webhook` would never be looked for")).help(help);
 }
 
 /// A sender with a certificate needs a listener that asks for one.
