@@ -175,11 +175,21 @@ impl App {
             Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),
             Scheme::Bearer | Scheme::Webhook | Scheme::Anonymous => true,
         };
-        let is_accepted = snapshot.routes.by_name(&stream.request.route).is_some_and(|route| {
-            let of_issuer = || route.accepts.issuers().iter().any(|issuer| *issuer.name() == principal.issuer);
-            route.schemes.contains(&principal.scheme) && (principal.scheme != Scheme::Bearer || of_issuer())
-        });
-        let is_allowed = is_known && is_accepted && snapshot.policy.decide(principal, &stream.view(now)).is_allow();
+        let route = snapshot.routes.by_name(&stream.request.route);
+        let Some(route) = route.filter(|route| is_known && route.schemes.contains(&principal.scheme)) else {
+            return Some(CutReason::PermissionLost);
+        };
+        let judged;
+        let principal = if principal.scheme == Scheme::Bearer {
+            // What was sent went under the name of then: who has another one now may not go on under it.
+            let again = route.accepts.judge_again(principal).filter(|again| again.username == principal.username);
+            let Some(again) = again else { return Some(CutReason::PermissionLost) };
+            judged = again;
+            &judged
+        } else {
+            principal
+        };
+        let is_allowed = snapshot.policy.decide(principal, &stream.view(now)).is_allow();
         (!is_allowed).then_some(CutReason::PermissionLost)
     }
 

@@ -54,6 +54,8 @@ pub struct AccessTokenChecks {
     /// Lower case; `""` stands for an absent `typ`.
     pub token_types: Box<[Box<str>]>,
     pub required_claims: Box<[(ClaimPath, Vec<Value>)]>,
+    /// Claims that an `at+jwt` must have, unless this issuer is known to leave them out.
+    pub profile_claims: Box<[&'static str]>,
     pub skew: Duration,
     pub max_lifetime: Duration,
     /// Another text by which the issuer names itself in its tokens.
@@ -103,7 +105,22 @@ impl AccessTokenChecks {
         let checked = self.check_common(&token.claims, now)?;
         check_audience(&checked.audiences, &self.audiences, token.claims.get("aud"))?;
         self.check_required(&token.claims)?;
+        self.check_profile(token)?;
         Ok(checked)
+    }
+
+    /// What a token has besides that says to be an access token of RFC 9068 (section 2.2).
+    fn check_profile(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
+        if !says_access_token(token.header.typ.as_deref().unwrap_or_default()) {
+            return Ok(());
+        }
+        for name in self.profile_claims.iter().copied() {
+            let came = token.claims.get(name);
+            if came.and_then(Value::as_str).is_none_or(str::is_empty) {
+                return Err(wrong(name, came, "a text, as every `at+jwt` has"));
+            }
+        }
+        Ok(())
     }
 
     /// The checks of an introspection answer that says `active` (RFC 7662 section 2.2), whose members may be few.
@@ -138,6 +155,38 @@ impl AccessTokenChecks {
             .or_else(|| listed_client.map(Into::into))
             .ok_or_else(|| wrong("sub", None, "a text of 1 to 255 bytes"))?;
         Ok(Checked { subject, audiences, not_before, expires })
+    }
+
+    /// Whether claims that were verified before are still those of a token for us, by settings that have changed since:
+    /// issuer, audience, required claims. Gives the audiences. What header and signature proved is not asked again.
+    pub fn check_again(
+        &self,
+        claims: &Map<String, Value>,
+        listed_client: Option<&str>,
+    ) -> Result<Vec<Box<str>>, TokenError> {
+        // An introspection answer need not name its issuer.
+        let is_ours = |issuer: &Value| issuer.as_str().is_some_and(|iss| self.is_named(iss, claims.get("tid")));
+        if let Some(other) = claims.get("iss").filter(|issuer| !is_ours(issuer)) {
+            return Err(TokenError::IssuerUnknown {
+                came: Quoted::json(Some(other)),
+                expected: vec![self.issuer.to_string()],
+            });
+        }
+        let of_client = || listed_client.filter(|_| !claims.contains_key("iss")).map(|_| self.audiences.to_vec());
+        let audiences = match audiences(claims)? {
+            Some(audiences) => audiences,
+            None => self.client_as_audience(claims).or_else(of_client).unwrap_or_default(),
+        };
+        check_audience(&audiences, &self.audiences, claims.get("aud"))?;
+        self.check_required(claims)?;
+        Ok(audiences)
+    }
+
+    /// The client, where it stands for the audience.
+    fn client_as_audience(&self, claims: &Map<String, Value>) -> Option<Vec<Box<str>>> {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let is_access_token = self.client_is_audience && text("token_use") == Some("access");
+        text("client_id").filter(|_| is_access_token).map(|client| vec![client.into()])
     }
 
     /// The checks of an ID token in place of those of an access token.
@@ -276,29 +325,28 @@ impl AccessTokenChecks {
             return Err(TokenError::Lifetime { came: lifetime, limit: self.max_lifetime });
         }
         check_sender_constraint(claims)?;
-        let client = || {
-            let text = |name: &str| claims.get(name).and_then(Value::as_str);
-            let is_access_token = self.client_is_audience && text("token_use") == Some("access");
-            text("client_id").filter(|_| is_access_token).map(|client| vec![client.into()])
-        };
-        let audiences = audiences(claims)?.or_else(client).ok_or_else(|| TokenError::Audience {
-            came: Quoted::json(None),
-            expected: self.audiences.iter().map(ToString::to_string).collect(),
-        })?;
+        let audiences =
+            audiences(claims)?.or_else(|| self.client_as_audience(claims)).ok_or_else(|| TokenError::Audience {
+                came: Quoted::json(None),
+                expected: self.audiences.iter().map(ToString::to_string).collect(),
+            })?;
         Ok(Registered { audiences, not_before, expires })
     }
 }
 
+fn says_access_token(typ: &str) -> bool {
+    ["at+jwt", "application/at+jwt"].iter().any(|access| typ.eq_ignore_ascii_case(access))
+}
+
 /// Refuses what other kinds of token look like, where `typ` does not tell (RFC 8725 section 3.12).
 pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenError> {
-    let says_access_token = ["at+jwt", "application/at+jwt"].iter().any(|access| typ.eq_ignore_ascii_case(access));
     if claims.contains_key("events") {
         return Err(TokenError::OtherKind("a security event or logout token"));
     }
     if claims.contains_key("token_introspection") {
         return Err(TokenError::OtherKind("an introspection answer"));
     }
-    if claims.contains_key("nonce") && !says_access_token {
+    if claims.contains_key("nonce") && !says_access_token(typ) {
         return Err(TokenError::OtherKind("an ID token (it has a `nonce`)"));
     }
     for name in ["typ", "token_use", "token_type"] {

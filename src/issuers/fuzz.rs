@@ -50,6 +50,7 @@ static CHECKS: LazyLock<AccessTokenChecks> = LazyLock::new(|| AccessTokenChecks 
     algorithms: ALL.into(),
     token_types: ["at+jwt".into(), "application/at+jwt".into()].into(),
     required_claims: [].into(),
+    profile_claims: ["client_id", "jti"].into(),
     skew: Duration::from_secs(30),
     max_lifetime: Duration::from_secs(86_400),
     tenants: None,
@@ -121,6 +122,9 @@ fn check_token(text: &str) -> Option<Unverified<'_>> {
             ["at+jwt", "application/at+jwt"].contains(&&*token.header.typ.as_deref().unwrap().to_ascii_lowercase())
         );
         check_claims(&token.claims, &checked.subject);
+        for name in ["client_id", "jti"] {
+            assert!(!token.claims[name].as_str().unwrap().is_empty(), "{name}");
+        }
     }
     Some(token)
 }

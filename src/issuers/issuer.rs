@@ -137,6 +137,26 @@ impl Issuer {
         self.mapping.principal(facts)
     }
 
+    /// What the settings of this generation make of a caller whose bearer token was verified under those of an earlier one,
+    /// with the audiences of the token. The token itself is not kept, so whether its key is still in the set is not asked.
+    pub(super) fn judge_again(&self, known: &Principal) -> Result<(Principal, Vec<Box<str>>), Rejection> {
+        if !known.claims.contains_key("iss") && !self.introspects() {
+            return Err(TokenError::OpaqueNotAccepted.into());
+        }
+        let client = self.mapping.client(&known.claims)?;
+        let listed = client.as_deref().filter(|client| self.mapping.clients.contains_key(*client));
+        let audiences = self.checks.check_again(&known.claims, listed)?;
+        let principal = self.mapping.principal(Facts {
+            claims: (*known.claims).clone(),
+            subject: Arc::clone(&known.subject),
+            expires: known.expires,
+            scheme: known.scheme,
+            scopes: None,
+            credential: known.credential.clone(),
+        })?;
+        Ok((principal, audiences))
+    }
+
     /// A JWT as bearer, with everything that this issuer asks of one.
     pub(super) async fn authenticate_jwt(
         self: &Arc<Self>,

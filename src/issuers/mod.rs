@@ -235,6 +235,14 @@ impl Accepts {
         &self.issuers
     }
 
+    /// A caller whose bearer token was verified under an earlier generation, as it would be known now; `None` where the
+    /// token would no longer be taken.
+    pub fn judge_again(&self, known: &Principal) -> Option<Principal> {
+        let issuer = self.issuers.iter().find(|issuer| *issuer.name() == known.issuer)?;
+        let (principal, audiences) = issuer.judge_again(known).ok()?;
+        self.accepts(issuer, &audiences).then_some(principal)
+    }
+
     fn by_identifier(&self, token: &Unverified<'_>) -> Result<&Arc<Issuer>, TokenError> {
         let named = |issuer: &&Arc<Issuer>| token.issuer().is_some_and(|iss| issuer.is_named(iss));
         self.issuers.iter().find(named).ok_or_else(|| TokenError::IssuerUnknown {

@@ -113,6 +113,16 @@ impl TokenQuirks {
     }
 }
 
+/// Claims of RFC 9068 that the access tokens of a provider lack though they say to be of that kind: the client is in a
+/// claim of another name (`azp`, `cid`), and PingFederate writes what its administrator names.
+pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] {
+    match preset {
+        Some(Preset::Keycloak | Preset::Okta) => &["client_id"],
+        Some(Preset::Ping) => &["client_id", "jti"],
+        _ => &[],
+    }
+}
+
 /// What stands for all tenants of Entra ID.
 pub const ENTRA_ORGANIZATIONS: &str = "https://login.microsoftonline.com/organizations/v2.0";
 

@@ -158,7 +158,12 @@ impl Builder<'_> {
                 self.error("required_claims", format!("`{claim}` has no accepted value"));
             }
         }
+        // Who says where the client stands says that it is not in `client_id`.
+        let left_out = |name: &&str| {
+            presets::left_out(raw.preset).contains(name) || (*name == "client_id" && raw.claims.client.is_some())
+        };
         AccessTokenChecks {
+            profile_claims: ["client_id", "jti"].into_iter().filter(|name| !left_out(name)).collect(),
             issuer: Arc::clone(identifier),
             audiences: raw.audiences.iter().map(|audience| audience.as_str().into()).collect(),
             algorithms: algorithms.into(),

@@ -2,6 +2,8 @@
 //! close frame that says why, SPDY cut, a watch cleanly, so that its client begins another, and a log broken off, so that
 //! it never looks complete.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -167,6 +169,81 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     std::fs::write(&path, narrowed).unwrap();
     beas.have_ended(1008, "permission_lost").await;
     assert!(ends(&fixture.doorward, 12).await.iter().all(|why| why == "permission_lost"));
+}
+
+/// The rules stay as they are. Who may come is narrowed at the issuer or at the route, one thing at a time.
+#[tokio::test]
+async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_them() {
+    let mut fixture = Fixture::with(|yaml| yaml, streaming).await;
+    let path = fixture.doorward.dir().join("doorward.yaml");
+    let narrow = |before: &str, from: &str, to: &str| {
+        let after = before.replacen(from, to, 1);
+        assert_ne!(after, before, "{from}");
+        std::fs::write(&path, &after).unwrap();
+        after
+    };
+    let of_a =
+        format!("issuer: '{}'\n    audiences: ['https://doorward.test']\n    username: '{{sub}}'\n", fixture.a.url());
+    let before = std::fs::read_to_string(&path).unwrap();
+    let widened =
+        narrow(&before, &of_a, &of_a.replace("['https://doorward.test']", "['https://doorward.test', other, third]"));
+    fixture.doorward.wait_for_generation(2).await;
+    // One of two audiences is taken back, so that its twin shows that the other one is still good.
+    let token = |audience: &str, tenant: &str| {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        claims["aud"] = json!([audience]);
+        claims["tenant"] = json!(tenant);
+        bearer(&fixture.a.sign(&claims))
+    };
+    let watch =
+        async |token: &str| begin(&fixture.doorward, WATCH, &["Host: api.test", token, "Connection: close"], 200).await;
+    let mut kept = watch(&token("https://doorward.test", "ours")).await;
+    let mut opaque = {
+        let answer = json!({"active": true, "sub": "alice", "aud": "https://doorward.test", "client_id": "tests",
+            "exp": now() + 600, "groups": ["dev"], "tenant": "ours"});
+        fixture.a.opaque("an-opaque-token", answer);
+        watch(&bearer("an-opaque-token")).await
+    };
+
+    let mut lost = watch(&token("other", "ours")).await;
+    let narrowed = narrow(&widened, "'https://doorward.test', other, third]", "'https://doorward.test', third]");
+    assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "the issuer's audience is gone");
+
+    let mut lost = watch(&token("third", "ours")).await;
+    let of_route = "hosts: [api.test], schemes: [bearer],";
+    let narrowed =
+        narrow(&narrowed, of_route, &format!("{of_route} issuers: [a], audiences: ['https://doorward.test'],"));
+    assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "the route takes another audience");
+
+    let mut lost = watch(&token("https://doorward.test", "another")).await;
+    let narrowed =
+        narrow(&narrowed, "    username: '{sub}'\n", "    username: '{sub}'\n    required_claims: {tenant: [ours]}\n");
+    assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "a claim is required that the token has not");
+
+    let mut lost = {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        claims["tenant"] = json!("ours");
+        claims["client_id"] = json!("another");
+        watch(&bearer(&fixture.a.sign(&claims))).await
+    };
+    let narrowed = narrow(
+        &narrowed,
+        "    username: '{sub}'\n",
+        "    username: '{sub}'\n    clients: [{id: tests, kind: human}]\n    listed_clients_only: true\n",
+    );
+    assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "only listed clients are taken");
+
+    // The twins have seen it all.
+    for (what, twin) in [("a JWT", &mut kept), ("an opaque token", &mut opaque)] {
+        assert!(tokio::time::timeout(Duration::from_millis(300), twin.rest()).await.is_err(), "{what} is good still");
+    }
+    // Until they would be sent as somebody else.
+    narrow(&narrowed, "    username: '{sub}'\n", "    username: 'corp:{sub}'\n");
+    for (what, twin) in [("a JWT", kept), ("an opaque token", opaque)] {
+        let mut twin = twin;
+        assert!(twin.rest().await.ends_with(b"0\r\n\r\n"), "{what} has another name now");
+    }
+    assert!(ends(&fixture.doorward, 6).await.iter().all(|why| why == "permission_lost"));
 }
 
 /// A configuration with browser login; `sessions` and `rule` are more of it.

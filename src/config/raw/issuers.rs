@@ -34,7 +34,8 @@ pub struct Issuer {
     #[serde(default)]
     pub algorithms: Option<Vec<Algorithm>>,
     /// Values of the `typ` header accepted, compared without case; `""` stands for an absent one.
-    /// Default: `at+jwt` and `application/at+jwt`.
+    /// Default: `at+jwt` and `application/at+jwt`. A token of these two has `client_id` and `jti` (RFC 9068), unless the preset's
+    /// provider leaves them out or `claims.client` names another place.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
     /// Where the facts about a principal stand in the token.

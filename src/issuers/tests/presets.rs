@@ -212,6 +212,31 @@ async fn ping_changes_the_type_of_its_tokens() {
     assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
 }
 
+/// RFC 9068 asks for `client_id` and `jti`. Some providers have the client elsewhere, and whoever configures one can say so.
+#[tokio::test]
+async fn a_claim_that_a_provider_leaves_out_is_not_asked_of_its_tokens_alone() {
+    let (azp, cid) = (json!({"azp": "cli", "jti": "1"}), json!({"cid": "cli", "jti": "1"}));
+    let either = json!(["at+jwt"]);
+    for (row, settings, claims, is_good) in [
+        ("Keycloak", json!({"preset": "keycloak"}), azp.clone(), true),
+        ("Keycloak without an id", json!({"preset": "keycloak"}), json!({"azp": "cli"}), false),
+        ("Okta", json!({"preset": "okta", "token_types": either}), cid, true),
+        ("Ping", json!({"preset": "ping"}), json!({}), true),
+        ("Auth0", json!({"preset": "auth0"}), azp.clone(), false),
+        ("Auth0, its other profile", json!({"preset": "auth0"}), json!({"client_id": "cli", "jti": "1"}), true),
+        ("no preset", json!({}), azp.clone(), false),
+        ("no preset, and told where the client is", json!({"claims": {"client": "azp"}}), azp, true),
+        ("told so, and without an id", json!({"claims": {"client": "azp"}}), json!({"azp": "cli"}), false),
+    ] {
+        let at = Fixture::new(settings).await;
+        let came = at.bearer(Some("at+jwt"), claims).await;
+        assert_eq!(came.is_ok(), is_good, "{row}: {came:?}");
+    }
+    // One that does not say to be of that kind need not have them.
+    let at = Fixture::new(json!({"preset": "auth0"})).await;
+    assert!(at.bearer(Some("JWT"), json!({})).await.is_ok());
+}
+
 /// Nothing but these is to be written: where, who we are, and what proves it.
 #[tokio::test]
 async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
@@ -312,6 +337,10 @@ async fn attacks_z5_who_logs_in_is_what_the_settings_say_and_else_an_agent() {
     }
     for settings in [json!({"login": human}), json!({"preset": "auth0", "login": login()})] {
         let at = Fixture::new(settings.clone()).await;
-        assert_eq!(at.bearer(Some("at+jwt"), json!({})).await.unwrap().kind, Kind::Agent, "{settings}");
+        assert_eq!(
+            at.bearer(Some("at+jwt"), json!({"client_id": "cli", "jti": "1"})).await.unwrap().kind,
+            Kind::Agent,
+            "{settings}"
+        );
     }
 }
