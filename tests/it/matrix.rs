@@ -80,6 +80,7 @@ issuers:
     username: '{{sub}}'
     kind: human
     login: {{client: {{id: doorward, secret: {{file: client}}}}}}
+    introspection: {{mode: opaque, client: {{id: doorward, secret: {{file: client}}}}}}
 upstreams:
   - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
   - {{name: web, url: '{upstream}'}}
@@ -225,29 +226,42 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
     let host = format!("localhost:{}", doorward.address("public").port());
     let origin = format!("Origin: http://{host}");
     let cookie = log_in(&doorward, &host, "/http/session").await;
-    let (good, bad) = (bearer(&issuer.token("alice", &[])), {
+    // Each form of a token: what must not pass, and its twin.
+    let forged = {
         let mut claims = stranger.claims("alice", &[]);
         claims["iss"] = issuer.url().into();
-        bearer(&stranger.sign(&claims))
-    });
+        stranger.sign(&claims)
+    };
+    for (token, active) in [("opaque-and-ended", false), ("opaque-and-good", true)] {
+        let mut answer = issuer.claims("alice", &[]);
+        answer["active"] = active.into();
+        issuer.opaque(token, answer);
+    }
+    let tokens = [
+        ("a JWT", forged, issuer.token("alice", &[])),
+        ("an opaque token", "opaque-and-ended".to_owned(), "opaque-and-good".to_owned()),
+    ];
     for (index, (kind, scheme, path)) in pairs.iter().enumerate() {
         let method = if *kind == RouteKind::Webhook { "POST" } else { "GET" };
         // An EventListener takes JSON, whoever sends it.
         let json = if *kind == RouteKind::Webhook { "Content-Type: application/json\r\n" } else { "" };
         let host = format!("Host: {host}");
         let delivery = format!("X-GitHub-Delivery: {index}");
-        // The lines of the request that must not pass, and those of its twin.
-        let (refused, passes): (Vec<String>, Vec<String>) = match scheme {
+        // Each form of the credential with the lines of a request that must not pass, and those of its twin.
+        let cases: Vec<(&str, Vec<String>, Vec<String>)> = match scheme {
             Scheme::Session => {
                 let mut other = cookie.clone();
                 let last = other.pop().unwrap();
                 other.push(if last == 'A' { 'B' } else { 'A' });
-                (vec![origin.clone(), other], vec![origin.clone(), cookie.clone()])
+                vec![("a cookie", vec![origin.clone(), other], vec![origin.clone(), cookie.clone()])]
             }
-            Scheme::Bearer => (vec![bad.clone()], vec![good.clone()]),
+            Scheme::Bearer => {
+                let case = |(form, bad, good): &(_, String, String)| (*form, vec![bearer(bad)], vec![bearer(good)]);
+                tokens.iter().map(case).collect()
+            }
             Scheme::Webhook => {
                 let lines = |secret: &str| vec!["X-GitHub-Event: push".to_owned(), delivery.clone(), signature(secret)];
-                (lines("another secret of the tests"), lines(WEBHOOK_SECRET))
+                vec![("a signature", lines("another secret of the tests"), lines(WEBHOOK_SECRET))]
             }
             Scheme::BreakGlass => {
                 let head = format!(
@@ -263,7 +277,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 continue;
             }
             // Nobody may do only what a rule lets everybody do.
-            Scheme::Anonymous => (Vec::new(), Vec::new()),
+            Scheme::Anonymous => vec![("nothing", Vec::new(), Vec::new())],
         };
         let body = if *scheme == Scheme::Webhook { BODY } else { "" };
         let send = async |path: &str, lines: &[String]| {
@@ -276,12 +290,15 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
         };
         let other = format!("{path}/other");
         let wrong = if *scheme == Scheme::Anonymous { other.as_str() } else { path };
-        let (answer, seen) = send(wrong, &refused).await;
-        assert!(matches!(answer.status, 401 | 403), "{kind:?} {scheme:?}: {}{}", answer.head, answer.text());
-        assert!(seen.is_empty(), "{kind:?} {scheme:?}");
-        let (answer, seen) = send(path, &passes).await;
-        assert_eq!((answer.status, seen.len()), (200, 1), "{kind:?} {scheme:?}: the twin: {}", answer.text());
-        check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), body);
+        for (form, refused, passes) in &cases {
+            let (answer, seen) = send(wrong, refused).await;
+            assert!(matches!(answer.status, 401 | 403), "{kind:?} {scheme:?} {form}: {}{}", answer.head, answer.text());
+            assert!(seen.is_empty(), "{kind:?} {scheme:?} {form}");
+            let (answer, seen) = send(path, passes).await;
+            let what = format!("{kind:?} {scheme:?} {form}: the twin: {}", answer.text());
+            assert_eq!((answer.status, seen.len()), (200, 1), "{what}");
+            check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), body);
+        }
     }
 }
 
