@@ -73,6 +73,25 @@ async fn ask(nginx: &Nginx, lines: &[&str]) -> Answer {
     raw.answer().await
 }
 
+/// peers:T10: a program that says to be a health check of a cloud or of the kubelet is let through nowhere.
+#[tokio::test]
+async fn a_health_check_by_its_word_is_nobody() {
+    let world = world("forward_auth: nginx").await;
+    let host = format!("localhost:{}", world.doorward.address("public").port());
+    let cookie = log_in(&world.doorward, &host, "/page").await;
+    let host = format!("Host: {host}");
+    for agent in ["User-Agent: GoogleHC/1.0", "User-Agent: kube-probe/1.30"] {
+        let about = [&*host, agent, "X-Original-Method: GET", "X-Original-URI: /page"];
+        let refused = world.ask("GET /oauth2/auth HTTP/1.1", &about).await;
+        assert_eq!(refused.status, 401, "peers:T10 {agent}: {}", refused.text());
+        let passed = world.ask("GET /oauth2/auth HTTP/1.1", &[&about[..], &[&cookie]].concat()).await;
+        assert_eq!(passed.status, 202, "peers:T10 {agent}: the twin: {}", passed.text());
+        let refused = world.ask("GET /page HTTP/1.1", &[&*host, agent]).await;
+        assert_eq!(refused.status, 401, "peers:T10 {agent}: {}", refused.text());
+    }
+    assert!(world.upstream.take().is_empty(), "peers:T10");
+}
+
 #[tokio::test]
 async fn nginx_lets_through_what_the_policy_allows() {
     let world = world("forward_auth: nginx").await;

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Fault, within},
+    harness::{Fault, Reply, within},
 };
 
+const AUDIENCE: &str = "https://doorward.test";
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
 #[tokio::test]
@@ -23,6 +24,11 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
     let claims = |more: Value| {
         let mut claims = a.claims("alice", &["dev"]);
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    let without = |name: &str| {
+        let mut claims = claims(json!({}));
+        claims.as_object_mut().unwrap().remove(name);
         claims
     };
     let good = a.token("alice", &["dev"]);
@@ -49,10 +55,20 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
         ("oauth:15", a.sign(&claims(json!({"iss": format!("{}/", a.url())})))),
         ("oauth:16", a.sign(&claims(json!({"aud": "https://doorward.test.evil"})))),
         ("oauth:16", a.sign(&claims(json!({"aud": 5})))),
+        ("oauth:16", a.sign(&without("aud"))),
+        ("oauth:16", a.sign(&claims(json!({"aud": null})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": {AUDIENCE: true}})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": []})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": [AUDIENCE, 5]})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": ["https://other.test"]})))),
+        ("oauth:16", a.sign(&claims(json!({"aud": vec![AUDIENCE; 500]})))),
         ("oauth:17", a.sign(&claims(json!({"exp": 1})))),
         ("oauth:17", a.sign(&claims(json!({"exp": "9999999999"})))),
         ("oauth:17", a.sign(&claims(json!({"exp": 99_999_999_999_u64})))),
         ("oauth:18", a.sign(&claims(json!({"sub": ""})))),
+        ("oauth:18", a.sign(&without("sub"))),
+        ("oauth:18", a.sign(&claims(json!({"sub": 5})))),
+        ("oauth:18", a.sign(&claims(json!({"sub": "a".repeat(10_000)})))),
         ("oauth:20", format!("{good}=")),
         ("oauth:20", format!("{}.{}", part(0), part(1))),
         ("oauth:21", format!("{}.{}.{}", part(0), part(1), BASE64URL.encode([0; 64]))),
@@ -71,6 +87,9 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
         assert!(seen.is_empty(), "{row}");
         assert!(!answer.text().contains(&token[..40.min(token.len())]), "{row}: the token is in the answer");
     }
+    let long = a.sign(&claims(json!({"aud": vec![AUDIENCE; 10_000]})));
+    let (answer, seen) = fixture.api(PATH, &[&bearer(&long)]).await;
+    assert_eq!((answer.status, seen.len()), (431, 0), "oauth:16: {}", answer.text());
     // oauth:13: a JSON serialisation has no form that the header takes; oauth:19: members that stand twice.
     let (answer, _) = fixture.api(PATH, &[r#"Authorization: Bearer {"payload":"e30"}"#]).await;
     assert_eq!(answer.status, 401, "oauth:13");
@@ -87,10 +106,63 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
     assert_eq!(seen[0].one("authorization"), "Bearer upstream-token");
 }
 
+/// attacks:Z2: an audience that every application of a provider may have, in the form that Okta gives its tokens.
+#[tokio::test]
+async fn a_token_for_an_audience_that_others_share_is_taken_of_a_listed_client_alone() {
+    let change = |yaml: String| {
+        yaml.replacen(
+            "    audiences: ['https://doorward.test']\n",
+            "    audiences: ['https://doorward.test', 'api://default']\n    token_types: ['', at+jwt]\n    clients: [{id: tests, kind: human}]\n",
+            1,
+        )
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    for (application, status) in [("another", 401), ("tests", 200)] {
+        let mut claims = fixture.a.claims("alice", &["dev"]);
+        claims["aud"] = json!("api://default");
+        claims["cid"] = json!(application);
+        claims.as_object_mut().unwrap().remove("client_id");
+        let token = fixture.a.sign_with(&json!({"alg": "ES256", "kid": "key-1"}), &claims);
+        let (answer, seen) = fixture.api(PATH, &[&bearer(&token)]).await;
+        assert_eq!((answer.status, seen.len()), (status, usize::from(status == 200)), "attacks:Z2 {}", answer.text());
+    }
+}
+
+/// oauth:27: what the issuer said is remembered for its time and no longer.
+#[tokio::test]
+async fn a_token_that_its_issuer_ends_is_refused_once_the_answer_of_before_is_old() {
+    let fixture = Fixture::start().await;
+    let mut answer = fixture.a.claims("alice", &["dev"]);
+    for (active, status) in [(true, 200), (false, 401)] {
+        answer["active"] = json!(active);
+        fixture.a.opaque("ended", answer.clone());
+        within(async {
+            while fixture.api(PATH, &[&bearer("ended")]).await.0.status != status {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let (answer, seen) = fixture.api(PATH, &[&bearer("ended")]).await;
+    assert_eq!((answer.status, seen.len()), (401, 0), "oauth:27: {}", answer.text());
+    // The twin has not ended.
+    fixture.a.opaque("good", {
+        let mut answer = fixture.a.claims("alice", &["dev"]);
+        answer["active"] = json!(true);
+        answer
+    });
+    assert_eq!(fixture.api(PATH, &[&bearer("good")]).await.0.status, 200, "oauth:27: the twin");
+}
+
 #[tokio::test]
 async fn an_identity_that_kubernetes_would_misread_is_403() {
     let fixture = Fixture::start().await;
-    for (row, subject) in [("kubernetes:S1", "system:admin"), ("kubernetes:E1", " "), ("oauth:18", "alice\n")] {
+    for (row, subject) in [
+        ("kubernetes:S1", "system:admin"),
+        ("oauth:18", "system:masters"),
+        ("kubernetes:E1", " "),
+        ("oauth:18", "alice\n"),
+    ] {
         let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.a.token(subject, &["dev"]))]).await;
         assert!(matches!(answer.status, 401 | 403), "{row}: {}", answer.text());
         assert!(seen.is_empty(), "{row}");

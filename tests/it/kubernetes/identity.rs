@@ -83,6 +83,20 @@ async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
     check(&fixture, "attacks:Z37", &post, trailer, Clean).await;
 }
 
+/// peers:D3: each group has a line of its own, and one with a comma in its name stays one.
+#[tokio::test]
+async fn groups_are_sent_one_by_one() {
+    let change = |yaml: String| {
+        yaml.replace("kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'a,b', ops]")
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
+    assert_eq!((answer.status, seen.len()), (200, 1), "peers:D3: {}", answer.text());
+    let mut groups = seen[0].all("impersonate-group");
+    groups.sort_unstable();
+    assert_eq!(groups, ["a,b", "ops", "tekton:dev"], "peers:D3: {}", seen[0].head);
+}
+
 #[tokio::test]
 async fn routes_without_a_caller_lose_forged_identities_too() {
     let fixture = fixture().await;
