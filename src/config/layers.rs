@@ -11,6 +11,9 @@
 //! - [`NOT_SETTINGS`], which the command line reads,
 //! - those that Kubernetes sets in every pod for a Service called `doorward` or `doorward-…`
 //!   (`DOORWARD_SERVICE_HOST`, `DOORWARD_PORT_443_TCP_ADDR`).
+//!
+//! `TERMINATION_GRACE_PERIOD_SECONDS`, by which programs of a pod are told how long they may take to end, gives
+//! `limits.drain` five seconds less where nothing else sets it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -36,6 +39,12 @@ pub const NOT_SETTINGS: &[&str] = &["DOORWARD_CONFIG", "DOORWARD_SOCKET"];
 
 /// What variables that are settings begin with.
 pub const PREFIX: &str = "DOORWARD_";
+
+/// How long a pod may take to end, in seconds.
+const GRACE_PERIOD: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
+
+/// What of it is left for what comes after the drain.
+const AFTER_DRAIN: u64 = 5;
 
 /// Where a configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +109,13 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
         }
     }
 
+    let is_drain = |setting: &Setting| setting.path == ["limits", "drain"];
+    let in_file = file.to_json().pointer("/limits/drain").is_some_and(|drain| !drain.is_null());
+    if !in_file && !variables.iter().chain(&flags).any(is_drain) {
+        // Before the others, of which one may set all of `limits`.
+        variables.splice(0..0, drain(&sources.environment, findings));
+    }
+
     variables.iter().for_each(|setting| collect_secret_variables(&setting.value, &mut secrets));
     for name in strangers.into_iter().filter(|name| !secrets.contains(*name)) {
         let names: Vec<String> = known.iter().map(|path| variable_name(path)).collect();
@@ -113,6 +129,20 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     variables.retain(|setting| !matches!(&setting.giver, Giver::Variable(name) if secrets.contains(name)));
     variables.extend(flags);
     variables
+}
+
+/// What the grace period of the pod leaves for the drain.
+fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Option<Setting> {
+    let (_, value) = environment.iter().find(|(name, _)| name == GRACE_PERIOD)?;
+    let giver = Giver::Variable(GRACE_PERIOD.to_owned());
+    let seconds = value.to_str().and_then(|value| value.trim().parse::<u64>().ok());
+    let Some(drain) = seconds.and_then(|seconds| seconds.checked_sub(AFTER_DRAIN)).filter(|drain| *drain > 0) else {
+        let mut finding = given(giver, "this is no number of seconds above 5, and `limits.drain` is not set");
+        finding.help = Some("set it to the pod's `terminationGracePeriodSeconds`, or set `limits.drain`".to_owned());
+        findings.push(finding);
+        return None;
+    };
+    setting(giver, vec!["limits".to_owned(), "drain".to_owned()], &format!("{drain}s"), findings)
 }
 
 /// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it.
@@ -278,6 +308,28 @@ mod tests {
         let mut findings = Vec::new();
         let settings = settings(&sources, &Node::parse(file, 0).unwrap(), &mut findings);
         (settings, findings)
+    }
+
+    #[test]
+    fn the_grace_period_of_the_pod_gives_the_drain_where_nothing_else_does() {
+        let drain = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let (settings, findings) = settings_of(file, environment, flags);
+            let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
+            let problems: Vec<String> = findings.iter().map(|finding| finding.message.clone()).collect();
+            (merged.pointer("/limits/drain").and_then(|drain| drain.as_str().map(str::to_owned)), problems)
+        };
+        let some = |text: &str| (Some(text.to_owned()), Vec::new());
+        assert_eq!(drain("workers: 1", &[(GRACE_PERIOD, "60")], &[]), some("55s"));
+        assert_eq!(drain("limits: {connections: 9}", &[(GRACE_PERIOD, "60")], &[]), some("55s"));
+        assert_eq!(drain("limits: {drain: 20s}", &[(GRACE_PERIOD, "60")], &[]), some("20s"));
+        assert_eq!(drain("{}", &[(GRACE_PERIOD, "60"), ("DOORWARD_LIMITS__DRAIN", "20s")], &[]), some("20s"));
+        assert_eq!(drain("{}", &[(GRACE_PERIOD, "60")], &[("limits.drain", "20s")]), some("20s"));
+        assert_eq!(drain("{}", &[(GRACE_PERIOD, "60")], &[("limits", "{drain: 20s}")]), some("20s"));
+        assert_eq!(drain("{}", &[(GRACE_PERIOD, "soon")], &[("limits.drain", "20s")]), some("20s"));
+        for wrong in ["soon", "", "5", "-1"] {
+            let (drain, problems) = drain("{}", &[(GRACE_PERIOD, wrong)], &[]);
+            assert_eq!((drain, problems.len()), (None, 1), "{wrong}");
+        }
     }
 
     #[test]

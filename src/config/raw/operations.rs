@@ -72,7 +72,8 @@ pub struct Limits {
     pub memory_refuse_connections: u8,
     /// The share, in percent, from which on all requests are refused.
     pub memory_refuse_requests: u8,
-    /// How long requests may take to end after SIGTERM.
+    /// How long requests may take to end after SIGTERM. Default: five seconds less than the environment variable
+    /// `TERMINATION_GRACE_PERIOD_SECONDS`, without that 25 s.
     pub drain: Span,
     /// How long new connections are still accepted after SIGTERM, while readiness already fails.
     pub drain_accept: Span,
