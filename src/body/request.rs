@@ -175,7 +175,7 @@ impl RequestStream {
                         sent.fetch_add(length, Ordering::Relaxed);
                     }
                     if let Some(exchange) = &self.exchange {
-                        exchange.progress.touch();
+                        exchange.progress.received(length);
                     }
                 } else if self.trailers == Trailers::Drop {
                     self.ended();

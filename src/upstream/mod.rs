@@ -230,6 +230,12 @@ impl From<UpstreamError> for Failure {
     }
 }
 
+/// Whether the body is a stream of messages, which may come at any time.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Sends a request on a connection and waits for the head of the response.
 async fn exchange(
     upstream: &Arc<Upstream>,
@@ -242,6 +248,9 @@ async fn exchange(
     let is_http2 = matches!(lease, Lease::Http2(_));
     // While the client still sends, it is the client that must not stall.
     progress.begin(if is_streaming { upstream.stream_idle_timeout } else { upstream.response_timeout });
+    if is_streaming && lane == Lane::Short && !is_grpc(request) {
+        progress.keep_pace(upstream.body_pace);
+    }
     request.body_mut().begin(&progress, is_streaming.then_some(upstream.response_timeout), is_http2);
 
     let sent = match &mut lease {

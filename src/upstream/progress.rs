@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -34,6 +34,23 @@ impl Ticks {
     }
 }
 
+/// How slowly a client may send the body of a request: it may let us wait for so long, and for the time that what it has
+/// sent takes at the slowest rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pace {
+    patience: Ticks,
+    /// Bytes a tick.
+    rate: u32,
+}
+
+impl Pace {
+    /// `rate` is in bytes a second.
+    pub(super) fn new(patience: Duration, rate: u64) -> Self {
+        let per_tick = rate.saturating_mul(TICK.as_millis() as u64) / 1000;
+        Self { patience: Ticks::covering(patience), rate: u32::try_from(per_tick).unwrap_or(u32::MAX).max(1) }
+    }
+}
+
 /// How far one exchange has got. Belongs to a connection on HTTP/1.1 and to a stream on HTTP/2.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -50,6 +67,12 @@ pub(crate) struct Progress {
     client_stalls: AtomicBool,
     /// Whether the client's body broke off.
     client_failed: AtomicBool,
+    /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a tick.
+    patience: AtomicU32,
+    rate: AtomicU32,
+    /// Bytes that came of it, and for how many looks of the sweep it was waited for.
+    received: AtomicU64,
+    waited: AtomicU32,
     waker: Mutex<Option<Waker>>,
     connection: OnceLock<AbortHandle>,
 }
@@ -61,7 +84,29 @@ impl Progress {
         self.answered.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
         self.client_failed.store(false, Ordering::Relaxed);
+        self.patience.store(0, Ordering::Relaxed);
         self.wait(limit);
+    }
+
+    /// Asks of the client that its body come at this pace, until the answer begins.
+    pub(super) fn keep_pace(&self, pace: Pace) {
+        self.received.store(0, Ordering::Relaxed);
+        self.waited.store(0, Ordering::Relaxed);
+        self.rate.store(pace.rate, Ordering::Relaxed);
+        self.patience.store(pace.patience.0, Ordering::Release);
+    }
+
+    /// Whether the client has been waited for longer than what came of its body pays for. One look of the sweep counts for
+    /// the tick since the last, and only while it is the client that nothing comes from: an upstream that is slow to take the
+    /// body is not the client's fault.
+    fn is_too_slow(&self) -> bool {
+        let patience = self.patience.load(Ordering::Acquire);
+        if patience == 0 || !self.is_stalled_by_client() || self.answered.load(Ordering::Relaxed) {
+            return false;
+        }
+        let waited = self.waited.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let rate = u64::from(self.rate.load(Ordering::Relaxed)).max(1);
+        u64::from(waited) > u64::from(patience) + self.received.load(Ordering::Relaxed) / rate
     }
 
     /// The head of the answer is there; its body may stand still for `limit`.
@@ -78,6 +123,12 @@ impl Progress {
     /// Notes that something moved.
     pub(crate) fn touch(&self) {
         self.last.store(self.clock.now(), Ordering::Relaxed);
+    }
+
+    /// Notes that so many bytes of the client's body came.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.touch();
     }
 
     /// Nobody waits any more.
@@ -163,7 +214,11 @@ impl Progress {
 
     fn check(&self, now: u32) {
         let limit = self.limit.load(Ordering::Acquire);
-        if limit == 0 || !Ticks(limit).is_over(self.last.load(Ordering::Relaxed), now) {
+        if limit == 0 {
+            return;
+        }
+        let is_too_slow = self.is_too_slow();
+        if !is_too_slow && !Ticks(limit).is_over(self.last.load(Ordering::Relaxed), now) {
             return;
         }
         self.limit.store(0, Ordering::Relaxed);
@@ -233,6 +288,10 @@ impl Sweep {
             request_open: AtomicBool::new(false),
             client_stalls: AtomicBool::new(false),
             client_failed: AtomicBool::new(false),
+            patience: AtomicU32::new(0),
+            rate: AtomicU32::new(0),
+            received: AtomicU64::new(0),
+            waited: AtomicU32::new(0),
             waker: Mutex::new(None),
             connection: OnceLock::new(),
         });
@@ -290,5 +349,44 @@ async fn run(sweep: Weak<Sweep>) {
             Some(sweep) if sweep.turn() => {}
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many looks of the sweep it takes until the exchange is given up, of at most 100.
+    fn looks(sweep: &Arc<Sweep>, progress: &Progress) -> Option<u32> {
+        (1..=100).find(|_| {
+            sweep.turn();
+            progress.is_expired()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_client_is_waited_for_as_long_as_what_it_sends_pays_for() {
+        let sweep = Sweep::new();
+        let progress = sweep.watch();
+        let begin = || {
+            progress.begin(Ticks(1_000_000));
+            progress.keep_pace(Pace::new(Duration::from_millis(500), 1000));
+            progress.client_stalls(true);
+        };
+        begin();
+        assert_eq!(looks(&sweep, &progress), Some(6), "its patience");
+        begin();
+        progress.received(1000);
+        assert_eq!(looks(&sweep, &progress), Some(16), "and a second for a thousand bytes");
+        begin();
+        progress.client_stalls(false);
+        assert_eq!(looks(&sweep, &progress), None, "the upstream is slow to take it");
+        begin();
+        progress.answered(Ticks(1_000_000));
+        assert_eq!(looks(&sweep, &progress), None, "it is answered");
+        begin();
+        progress.begin(Ticks(1_000_000));
+        progress.client_stalls(true);
+        assert_eq!(looks(&sweep, &progress), None, "the next exchange of the connection has no such limit");
     }
 }

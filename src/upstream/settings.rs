@@ -15,7 +15,7 @@ pub(crate) use self::{
     tls::{TlsClient, TlsIdentity},
 };
 pub(super) use self::{access::Authority, tls::Tls};
-use super::progress::Ticks;
+use super::progress::{Pace, Ticks};
 use crate::{
     config::{raw, report::At, resolver::Resolver, values::Span},
     error::{Reason, Rejection},
@@ -41,6 +41,8 @@ pub struct Upstream {
     pub(super) max_connections: u32,
     /// How long a streamed body may make no progress.
     pub(super) stream_idle_timeout: Ticks,
+    /// How slowly the body of a request may come.
+    pub(super) body_pace: Pace,
     /// How long a watch may make no progress.
     pub(super) long_idle_timeout: Ticks,
     /// How long an upgraded connection may make no progress.
@@ -120,6 +122,7 @@ impl Upstream {
                 max_age: Ticks::covering(max_age),
                 max_connections,
                 stream_idle_timeout: Ticks::covering(limits.stream_idle_timeout.get()),
+                body_pace: Pace::new(limits.body_timeout.get(), limits.body_min_rate.0),
                 long_idle_timeout: Ticks::covering(limits.upgrade_idle_timeout.get()),
                 upgrade_idle_timeout: limits.upgrade_idle_timeout.get(),
             })

@@ -1,6 +1,6 @@
 //! The limits: each has its default, and each can be set.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -246,4 +246,38 @@ async fn how_large_a_delivery_may_be_can_be_set() {
         assert_eq!(fixture.doorward.send(&lines, &vec![b' '; size]).await.status, status, "{size} bytes");
     }
     assert!(fixture.upstream.take().is_empty());
+}
+
+/// A body that is passed on as it comes must come at the same rate as one that is read whole. The messages of gRPC may come at any
+/// time.
+#[tokio::test]
+async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
+    let fixture = Fixture::start().await;
+    let begin = async |kind: &str| {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(format!(
+            "POST /upload HTTP/1.1\r\nHost: open.test\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ))
+        .await;
+        raw
+    };
+    let (mut drips, mut flows, mut messages) =
+        (begin("text/plain").await, begin("text/plain").await, begin("application/grpc").await);
+    let refused = within(async {
+        loop {
+            // A byte, and a quarter of a kilobyte, each time that nothing was heard for a moment.
+            if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), drips.some()).await {
+                return answer;
+            }
+            drips.send("1\r\na\r\n").await;
+            messages.send("1\r\na\r\n").await;
+            flows.send(format!("100\r\n{}\r\n", "a".repeat(256))).await;
+        }
+    })
+    .await;
+    assert!(refused.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&refused));
+    for (what, mut twin) in [("one that flows", flows), ("messages", messages)] {
+        twin.send("0\r\n\r\n").await;
+        assert_eq!(twin.answer().await.status, 200, "{what}");
+    }
 }

@@ -20,9 +20,10 @@ pub struct Limits {
     pub header_timeout: Span,
     /// Time for the TLS handshake.
     pub handshake_timeout: Span,
-    /// Time for a request body that is buffered, besides the time that `body_min_rate` gives.
+    /// Time for a request body, besides the time that `body_min_rate` gives. Of one that is passed on as it comes, what the
+    /// upstream takes its time for does not count, nor do gRPC and whatever is answered already.
     pub body_timeout: Span,
-    /// The slowest that a buffered body may come, in bytes a second.
+    /// The slowest that a request body may come, in bytes a second.
     pub body_min_rate: Size,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Span,
