@@ -155,6 +155,20 @@ where
         .await;
 }
 
+/// Names that the trailers of a client may have: the first is a plain one, all others would be a forgery, or our own word,
+/// in the head.
+pub(super) const TRAILERS: [&str; 9] = [
+    "x-t",
+    "impersonate-group",
+    "impersonate_user",
+    "x-forwarded-user",
+    "x_forwarded_user",
+    "doorward-assertion",
+    "x-request-id",
+    "x-real-ip",
+    "cookie",
+];
+
 /// A request body as a server gets it from a client that sends `body` with `trailers` over HTTP/1.1.
 pub(super) async fn incoming<B>(body: B) -> Incoming
 where
@@ -173,7 +187,8 @@ where
     });
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::post("/").header("host", "x").header("trailer", "x-t").header("te", "trailers");
+    let request =
+        Request::post("/").header("host", "x").header("trailer", TRAILERS.join(", ")).header("te", "trailers");
     tokio::spawn(async move { sender.send_request(request.body(Box::pin(body)).unwrap()).await });
     handed_over.await.unwrap()
 }
