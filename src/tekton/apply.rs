@@ -5,7 +5,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::attribution::{forget, is_ours};
+use super::{
+    attribution::{forget, is_ours},
+    event,
+};
+use crate::runs::EVENT_ID;
 
 /// A version that no object has, as etcd counts from there: what asks for it is refused by the API server if there is an object, and
 /// makes one if there is none.
@@ -31,6 +35,8 @@ struct Metadata {
     uid: String,
     #[serde(default)]
     annotations: Map<String, Value>,
+    #[serde(default)]
+    labels: Map<String, Value>,
 }
 
 /// Why an apply cannot be made one of a run that is there.
@@ -54,9 +60,9 @@ impl Apply {
     }
 
     /// The body for the run that is there, as the API server tells of it in `found`: with the annotations that say who asked for
-    /// that one, or none, and for no other run of this name. An apply that left them out would take them away.
+    /// that one, or none, with its event, and for no other run of this name. An apply that left them out would take them away.
     pub fn onto(self, body: &[u8], found: &[u8]) -> Result<Bytes, Unknown> {
-        let Existing { metadata: there } = serde_json::from_slice(found)?;
+        let Existing { metadata: mut there } = serde_json::from_slice(found)?;
         if there.uid.is_empty() {
             return Err(Unknown::Unnamed);
         }
@@ -74,6 +80,7 @@ impl Apply {
         if !names_one {
             metadata.insert("uid".to_owned(), there.uid.into());
         }
+        event::keep(metadata, there.labels.remove(EVENT_ID));
         let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(annotations) = annotations {
             annotations.extend(there.annotations.into_iter().filter(|(name, _)| is_ours(name)));
@@ -113,6 +120,14 @@ mod tests {
                 "spec": {"status": "Cancelled"},
             })
         );
+        let event = |event: &str| json!({"metadata": {"uid": "u", "labels": {EVENT_ID: event, "app": "x"}}});
+        for (sent, found, expected) in [
+            (event("of another"), event("own"), json!({EVENT_ID: "own", "app": "x"})),
+            (event("of another"), json!({"metadata": {"uid": "u"}}), json!({"app": "x"})),
+            (json!({}), event("own"), json!({EVENT_ID: "own"})),
+        ] {
+            assert_eq!(applied(sent, &found)["metadata"]["labels"], expected, "{found}");
+        }
         // Also that it has none, as it was made past Doorward.
         let past = json!({"metadata": {"uid": "u"}});
         let sent = applied(json!({"metadata": {"annotations": forged}}), &past);

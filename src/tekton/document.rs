@@ -61,6 +61,10 @@ pub enum Unreadable {
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
     #[error(
+        "the label `triggers.tekton.dev/triggers-eventid`, which says of which event a run came, cannot be changed"
+    )]
+    Event,
+    #[error(
         "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
     )]
     Owner,
@@ -83,6 +87,10 @@ impl From<Unreadable> for Rejection {
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
             }
+            Unreadable::Event => (
+                Reason::PolicyDenied,
+                "Leave that label as it is, and name each other one that is to change (`/metadata/labels/NAME`).",
+            ),
             Unreadable::Owner => (
                 Reason::PolicyDenied,
                 "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and any beside the label `tekton.dev/pipelineRun`.",

@@ -7,6 +7,7 @@
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `ownership` | that no run says another has made it |
+//! | `event` | that no run says it came of another event |
 //! | `apply` | an apply, which makes a run or changes one that is there |
 //! | `attribution` | the annotations that say who asked |
 //! | `template` | objects whose annotations Tekton copies to runs |
@@ -18,6 +19,7 @@ mod apply;
 mod attribution;
 pub mod dashboard;
 mod document;
+mod event;
 mod fields;
 mod ownership;
 mod patch;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     attribution::{mentions_ours, points_at_ours, unescape},
     document::Unreadable,
-    ownership,
+    event, ownership,
     run::Intent,
 };
 
@@ -35,6 +35,7 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
             return Err(Unreadable::Attribution);
         }
         ownership::check_operation(op, path, operation.get("value"))?;
+        pointers(operation).try_for_each(event::check_pointer)?;
         let value = operation.get("value");
         let asks = match (op, path) {
             ("add" | "replace", "/spec/status") => value.map_or(Intent::Change, of_value),
@@ -130,6 +131,7 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Int
         return Err(Unreadable::Attribution);
     }
     ownership::check_object(patch)?;
+    event::check_merge(patch)?;
     let intent = status_alone(patch).map_or(Intent::Change, of_value);
     let statuses = match patch.get("spec") {
         None => Vec::new(),

@@ -136,6 +136,21 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     past.run(&listed, &["create", "-f", "run.json"]).await;
     let said = past.fails(&listed, &["create", "-f", "forged-run.json"]).await;
     assert!(said.contains("only Doorward writes them"), "attacks:Z52 {said}");
+    // Which event a run came of is not for others to say, nor to take back.
+    let event = "triggers.tekton.dev/triggers-eventid";
+    let (own, other, none) = (format!("{event}=own"), format!("{event}=other"), format!("{event}-"));
+    let relabel = |change| ["label", "--overwrite", "pipelinerun/run", change];
+    let refused = async |change| {
+        for who in ["mallory", &*listed] {
+            let said = past.fails(who, &relabel(change)).await;
+            assert!(said.contains("of which event a run came"), "{who} {change}: {said}");
+        }
+    };
+    refused(&own).await;
+    past.run("admin", &relabel(&own)).await;
+    refused(&other).await;
+    refused(&none).await;
+    past.run("mallory", &relabel("team=c")).await;
     let mut run = pipeline_run("forged", &json!({}));
     run["spec"]["taskRunSpecs"] = json!([{"pipelineTaskName": "only", "metadata": {"annotations": forged}}]);
     write("forged-part.json", &run);

@@ -235,6 +235,33 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
         assert!(!["bob", "webhook:github", "delivery"].iter().any(|other| said.contains(other)), "{said}");
     }
 
+    // Nor is a run of a delivery made one of another, whose cause it would have.
+    let patch = async |media: &str, body: Value| {
+        let line = format!(
+            "PATCH {}/{}?fieldManager=tests&force=true HTTP/1.1",
+            runs(world),
+            delivered["metadata"]["name"].as_str().unwrap()
+        );
+        let lines = [line.as_str(), "Host: api.test", &world.developer("mallory"), &format!("Content-Type: {media}")];
+        world.doorward.send(&lines, body.to_string().as_bytes()).await
+    };
+    let pointer = "/metadata/labels/triggers.tekton.dev~1triggers-eventid";
+    for (media, body) in [
+        ("application/merge-patch+json", json!({"metadata": {"labels": {label: "other"}}})),
+        ("application/json-patch+json", json!([{"op": "replace", "path": pointer, "value": "other"}])),
+        ("application/json-patch+json", json!([{"op": "remove", "path": pointer}])),
+    ] {
+        let answer = patch(media, body.clone()).await;
+        assert_eq!(answer.status, 403, "{body}: {}", answer.text());
+        assert!(answer.text().contains("of which event a run came"), "{body}: {}", answer.text());
+    }
+    let applied = json!({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {
+        "name": delivered["metadata"]["name"], "labels": {label: "other", "team": "a"}}});
+    let answer = patch("application/apply-patch+yaml", applied).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let labels = &answer.json()["metadata"]["labels"];
+    assert_eq!((labels[label].as_str(), &labels["team"]), (Some(event), &json!("a")), "{labels}");
+
     // Past Doorward it is no run at all where the policies of `deploy/` are in force.
     let past = Past(administrator(world.api, &world.namespace));
     forged["metadata"]["name"] = json!("past");
