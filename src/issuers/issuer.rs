@@ -67,6 +67,11 @@ impl Issuer {
         &self.checks.audiences
     }
 
+    /// Whether one of its subjects is this client itself.
+    pub fn is_client(&self, client: &str, subject: &str) -> bool {
+        self.mapping.is_client(client, subject)
+    }
+
     /// How far clocks may differ.
     pub fn skew(&self) -> Duration {
         self.checks.skew

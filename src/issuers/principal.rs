@@ -41,12 +41,20 @@ pub struct Mapping {
     pub kind: Option<Kind>,
     /// Of who comes by the login.
     pub kind_of_logins: Option<Kind>,
-    pub clients: HashMap<Box<str>, Option<Kind>>,
+    pub clients: HashMap<Box<str>, KnownClient>,
     pub listed_clients_only: bool,
     /// The first that is present counts; so for `scopes` and `client`.
     pub groups: Box<[ClaimPath]>,
     pub scopes: Box<[ClaimPath]>,
     pub client: Box<[ClaimPath]>,
+}
+
+/// What the configuration says of a client.
+#[derive(Debug)]
+pub struct KnownClient {
+    pub kind: Option<Kind>,
+    /// The subject of its own tokens, where that is not its id.
+    pub subject: Option<Box<str>>,
 }
 
 /// What a principal is made of.
@@ -152,6 +160,12 @@ impl Mapping {
         }
     }
 
+    /// Whether a subject is the client itself, with nobody behind it (RFC 9068 section 2.2).
+    pub fn is_client(&self, client: &str, subject: &str) -> bool {
+        let known = self.clients.get(client).and_then(|known| known.subject.as_deref());
+        subject == known.unwrap_or(client)
+    }
+
     /// Refuses clients that are not listed, where only listed ones are accepted.
     fn check_client(&self, client: Option<&str>) -> Result<(), TokenError> {
         if !self.listed_clients_only || client.is_some_and(|client| self.clients.contains_key(client)) {
@@ -179,7 +193,7 @@ impl Mapping {
             let own = claims.get("kind").and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
             return if acting && own == Kind::Human { Kind::Agent } else { own };
         }
-        let of_client = client.and_then(|client| self.clients.get(client).copied().flatten());
+        let of_client = client.and_then(|client| self.clients.get(client)?.kind);
         let of_login = self.kind_of_logins.filter(|_| scheme == Scheme::Session);
         let kind = of_client.or(of_login).or(self.kind).unwrap_or(Kind::Agent);
         let machine = acting || (of_client.is_none() && client == Some(subject));

@@ -21,7 +21,7 @@ use super::{
     lookup::Lookup,
     metrics::OutcomeLabels,
     presets,
-    principal::Mapping,
+    principal::{KnownClient, Mapping},
     signed_answer::SignedAnswers,
     tenants::Tenants,
     token_review::{TokenReview, TokenReviewSettings},
@@ -220,7 +220,12 @@ impl Builder<'_> {
         }
         let mut clients = HashMap::new();
         for client in &raw.clients {
-            if client.id.is_empty() || clients.insert(client.id.as_str().into(), client.kind).is_some() {
+            let subject = client.subject.as_deref().map(Into::into);
+            if subject.as_deref() == Some("") {
+                self.error("clients", format!("the `subject` of client `{}` is empty", client.id));
+            }
+            let known = KnownClient { kind: client.kind, subject };
+            if client.id.is_empty() || clients.insert(client.id.as_str().into(), known).is_some() {
                 self.error("clients", format!("client `{}` is empty or there twice", client.id));
             }
         }

@@ -129,7 +129,7 @@ impl Exchanger<'_> {
     }
 
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
-    /// issued to that agent.
+    /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
     pub(super) fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
         let is_pod = |principal: &Principal| self.tokens.settings.clusters.contains_key(&principal.issuer);
         if is_pod(subject) || is_pod(actor) {
@@ -144,11 +144,28 @@ impl Exchanger<'_> {
                 actor.subject
             )));
         }
-        let is_let = match subject.claims.get("may_act") {
+        if (&subject.issuer, &subject.subject) == (&actor.issuer, &actor.subject) {
+            return Err(Refusal::subject(
+                "actor_token: it is of the same subject as subject_token, and nobody acts for themselves",
+            ));
+        }
+        let may_act = subject.claims.get("may_act");
+        let is_let = match may_act {
             Some(may_act) => self.is_meant(may_act, subject, actor),
             // Issuers name their clients without regard to each other.
             None => subject.issuer == actor.issuer && subject.client.is_some() && subject.client == actor.client,
         };
+        let is_named = may_act.is_some_and(|may_act| may_act.get("sub").is_some());
+        if is_let && !is_named && !self.is_itself(actor) {
+            return Err(Refusal::subject(format!(
+                "actor_token: its subject is `{}`, and not its client `{}`, so that it may be a person's; send a token that the client \
+                 has for itself (`client_credentials`). If this is one, write its subject into the configuration: `clients: [{{id: …, \
+                 subject: …}}]` of issuer `{}`",
+                actor.subject,
+                actor.client.as_deref().unwrap_or_default(),
+                actor.issuer
+            )));
+        }
         if !is_let {
             return Err(Refusal::subject(format!(
                 "subject_token: it does not let `{}` of issuer `{}` act: `may_act` names somebody else (without `iss`: somebody of its \
@@ -166,6 +183,12 @@ impl Exchanger<'_> {
             ..subject.clone()
         };
         Ok(Party { principal: Arc::new(principal), ends: subject.expires.min(actor.expires), act: Some(act), of: None })
+    }
+
+    /// Whether a token is its client's own, and stands for nobody else.
+    fn is_itself(&self, actor: &Principal) -> bool {
+        let issuer = self.snapshot.issuers.get(&actor.issuer);
+        issuer.zip(actor.client.as_deref()).is_some_and(|(issuer, client)| issuer.is_client(client, &actor.subject))
     }
 
     /// Whether `may_act` means this agent: all that it says must be true of it. Where it names no issuer, its own is meant.

@@ -73,7 +73,7 @@ listeners: [{{name: public, address: 127.0.0.1:0}}]
 external_host: doorward.test
 issuers:
   - {{name: people, issuer: '{people}', audiences: ['https://doorward.test'], kind: human,
-     clients: [{{id: planner, kind: agent}}, {{id: other, kind: agent}}]}}
+     clients: [{{id: planner, kind: agent, subject: planner-account}}, {{id: other, kind: agent}}]}}
   - {{name: ci, issuer: '{ci}', preset: github_actions, audiences: ['https://doorward.test'], algorithms: [ES256],
      token_types: [at+jwt], required_claims: {{repository_owner_id: ['1']}}}}
   - {{name: own, preset: doorward, audiences: ['https://target.test']}}
@@ -368,6 +368,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     // What was issued to the agent by the person's own login says as much.
     token(&ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await);
+    token(&ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await);
     let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
     /// So many who have acted for each other.
     fn actors(count: usize) -> Value {
@@ -401,6 +402,42 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
             "Mallory has left.",
         ),
         ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
+        (
+            "her own token, which the agent has, as the agent's",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.person("alice", &json!({"client_id": "planner"})),
+            "nobody acts for themselves",
+        ),
+        (
+            "the same, though she lets herself",
+            world.person("alice", &json!({"may_act": {"sub": "alice"}, "client_id": "planner"})),
+            &world.person("alice", &json!({"client_id": "planner"})),
+            "nobody acts for themselves",
+        ),
+        (
+            "the token of another person that the agent has",
+            world.person("alice", &json!({"client_id": "planner"})),
+            &world.person("bob", &json!({"client_id": "planner"})),
+            "that the client has for itself",
+        ),
+        (
+            "the same, for a client that is let by its name",
+            world.person("alice", &json!({"may_act": {"client_id": "planner"}})),
+            &world.person("bob", &json!({"client_id": "planner"})),
+            "that the client has for itself",
+        ),
+        (
+            "a client whose own subject is not its id, and is not configured",
+            world.person("alice", &json!({"client_id": "other"})),
+            &other,
+            "that the client has for itself",
+        ),
+        (
+            "a client by its id, for which no rule is",
+            world.person("alice", &json!({"client_id": "other"})),
+            &world.person("other", &json!({"client_id": "other"})),
+            "no rule gives it",
+        ),
         (
             "an actor of another issuer, of whom the person said nothing but the name",
             world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod"}})),

@@ -17,7 +17,7 @@ issuers:
   - name: company
     issuer: https://id.test
     audiences: [account]
-    clients: [{id: ci}]
+    clients: [{id: ci, subject: ci-account}]
     required_claims: {tenant: [a]}
     introspection: {mode: opaque, client: {id: doorward, secret: {file: secret}}}
     login: {client: {id: doorward, key: {file: key.pem}}, kind: human}

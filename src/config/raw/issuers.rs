@@ -162,6 +162,10 @@ pub struct Client {
     /// What principals that come with it are.
     #[serde(default)]
     pub kind: Option<Kind>,
+    /// The `sub` of tokens that it has for itself, as by the grant `client_credentials`: with those it acts for others
+    /// (`actor_token`). Default: its client id.
+    #[serde(default)]
+    pub subject: Option<String>,
 }
 
 /// Token introspection (RFC 7662).
