@@ -10,7 +10,7 @@ use super::{
     task::{Named, Task},
 };
 use crate::{
-    authn::{Kind, KnownAs, Principal},
+    authn::{Actor, Kind, KnownAs, Principal},
     clock::Timestamp,
     issuers::RUN_CLAIM,
 };
@@ -104,9 +104,41 @@ pub fn expires(now: Timestamp, lifetime: std::time::Duration, subject: Timestamp
     run.into_iter().fold((now + lifetime).min(subject), Timestamp::min)
 }
 
-/// The client that asks. A task is one by the name that it has as an actor.
-pub fn client(principal: &Principal) -> Arc<str> {
-    let own = || principal.client.as_ref().unwrap_or(&principal.subject);
-    let acting = principal.actor.as_ref().map(|actor| actor.client.as_ref().unwrap_or(&actor.subject));
-    Arc::clone(acting.unwrap_or_else(own))
+/// The client that asks. A task is one by the name that it has as an actor, and nobody else by such a name: `None` for who has no
+/// other.
+pub fn client(principal: &Principal) -> Option<Arc<str>> {
+    if let Some(actor) = &principal.actor {
+        return Some(Arc::clone(actor.client.as_ref().unwrap_or(&actor.subject)));
+    }
+    let subject = Some(&principal.subject);
+    let subject = subject.filter(|subject| principal.service_account().is_some() || !Actor::is_reserved(subject));
+    principal.client.as_ref().or(subject).map(Arc::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::{Scheme, principal::WorkloadIdentity};
+
+    #[test]
+    fn nobody_but_a_task_is_a_client_by_the_name_of_a_service_account() {
+        let named = |subject: &str| Principal::new(Scheme::Bearer, "corp", subject, "alice");
+        let service_account = WorkloadIdentity::ServiceAccount { namespace: "ci".into(), name: "builder".into() };
+        let actor = Actor::service_account(None, "ci", "builder");
+        for (principal, expected) in [
+            (named("7"), Some("7")),
+            (Principal { client: Some("web".into()), ..named("7") }, Some("web")),
+            (named("serviceaccount:ci:builder"), None),
+            (named("ServiceAccount:ci:builder"), None),
+            (named("system:serviceaccount:ci:builder"), None),
+            (Principal { client: Some("web".into()), ..named("serviceaccount:ci:builder") }, Some("web")),
+            (
+                Principal { workload: Some(service_account), ..named("system:serviceaccount:ci:builder") },
+                Some("system:serviceaccount:ci:builder"),
+            ),
+            (Principal { actor: Some(actor), ..named("7") }, Some("serviceaccount:ci:builder")),
+        ] {
+            assert_eq!(client(&principal).as_deref(), expected, "{principal:?}");
+        }
+    }
 }

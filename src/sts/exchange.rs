@@ -134,7 +134,13 @@ impl Exchanger<'_> {
         }
         let jti = Uuid::now_v7().to_string();
         let scope = granted.scopes.join(" ");
-        let client = claims::client(&party.principal);
+        let client = claims::client(&party.principal).ok_or_else(|| {
+            let subject = &party.principal.subject;
+            Refusal::subject(format!(
+                "subject_token: `{subject}` is the name of a service account, which only a pod of a task has here, and the token names no \
+                 client"
+            ))
+        })?;
         let claims = AccessToken {
             iss: self.tokens.issuer(),
             sub: &party.principal.username,
