@@ -17,7 +17,7 @@ use super::{
     record::{Record, Tls},
 };
 use crate::{
-    authn::{Actor, Kind, Principal, break_glass},
+    authn::{Actor, Kind, Principal, break_glass, principal::KIND_CLAIM},
     webhooks::Facts,
 };
 
@@ -156,7 +156,8 @@ impl Pseudonyms {
 fn is_person(principal: &Principal) -> bool {
     let is_human = match principal.kind {
         Kind::Human => true,
-        _ if principal.on_behalf_of.is_some() => principal.claims.get("kind").is_some_and(|kind| kind == "human"),
+        // One that does not say it may be of a person.
+        _ if principal.on_behalf_of.is_some() => principal.claims.get(KIND_CLAIM).is_none_or(|kind| kind == "human"),
         Kind::Agent => principal.actor.is_some() && principal.claims.contains_key("act"),
         Kind::Workload => false,
     };

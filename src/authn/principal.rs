@@ -66,6 +66,9 @@ pub enum WorkloadIdentity {
     Repository { provider: &'static str, id: Arc<str> },
 }
 
+/// The claim of Doorward's own tokens that says what their subject is.
+pub const KIND_CLAIM: &str = "kind";
+
 impl Principal {
     /// Namespace and name of the service account, for tokens of a cluster.
     pub fn service_account(&self) -> Option<(&str, &str)> {
@@ -140,6 +143,13 @@ impl Principal {
             complete(&mut act, identifier);
         }
         Some(act)
+    }
+
+    /// What the subject is, whoever acts for them: who comes with a token of Doorward's own is an agent where somebody does, and the
+    /// token says what they are themselves.
+    pub fn kind_of_subject(&self) -> Kind {
+        let told = || Kind::deserialize(self.claims.get(KIND_CLAIM)?).ok();
+        self.on_behalf_of.as_ref().and_then(|_| told()).unwrap_or(self.kind)
     }
 
     /// Whoever comes without a credential, on a route that lets them.

@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    authn::{Actor, Kind, KnownAs, LoginFacts, Principal, Scheme, principal::ANONYMOUS},
+    authn::{
+        Actor, Kind, KnownAs, LoginFacts, Principal, Scheme,
+        principal::{ANONYMOUS, KIND_CLAIM},
+    },
     clock::Timestamp,
     sessions::keyring::{KeyRing, OpenError, Purpose},
     store::{Expect, Store, StoreError, Table},
@@ -83,7 +86,7 @@ pub struct Cause {
     acr: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     amr: Vec<Arc<str>>,
-    /// Those claims that the policy looks at.
+    /// Those claims that the policy looks at, and of a token of ours what its subject is.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     claims: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,7 +120,9 @@ impl Cause {
         at: Timestamp,
         claims: &[Arc<str>],
     ) -> Self {
-        let kept = |name: &Arc<str>| Some((name.to_string(), principal.claims.get(&**name)?.clone()));
+        let kept = |name: &str| Some((name.to_owned(), principal.claims.get(name)?.clone()));
+        // A token of ours says by it what they are on whose behalf it is.
+        let own = principal.on_behalf_of.as_ref().map(|_| KIND_CLAIM);
         Self {
             request,
             at: at.as_millis(),
@@ -135,7 +140,7 @@ impl Cause {
             auth_time: principal.login.auth_time.map(Timestamp::as_millis),
             acr: principal.login.acr.clone(),
             amr: principal.login.amr.clone(),
-            claims: claims.iter().filter_map(kept).collect(),
+            claims: claims.iter().map(|name| &**name).chain(own).filter_map(kept).collect(),
             delivery: principal.delivery.as_deref().cloned(),
         }
     }
@@ -360,6 +365,29 @@ mod tests {
             let found = at.causes().of(Asked { is_alone, ..asked("old", None) }, None, NOW).await.unwrap();
             assert_eq!(found.is_some(), known, "{is_alone}");
         }
+    }
+
+    #[test]
+    fn what_somebody_is_is_known_of_a_run_that_their_task_made() {
+        for kind in ["human", "agent", "workload"] {
+            let claims = serde_json::json!({"kind": kind, "scope": "x"});
+            let own = Principal {
+                on_behalf_of: Some(Box::new(KnownAs { issuer: "corp".into(), subject: "7".into() })),
+                claims: Arc::new(claims.as_object().unwrap().clone()),
+                ..alice()
+            };
+            let own = Principal { kind: Kind::Agent, ..own };
+            let again = Cause::new(&own, None, Uuid::from_u128(1), NOW, &[]).principal();
+            assert_eq!(serde_json::to_value(again.kind_of_subject()).unwrap(), kind);
+            assert_eq!(again.kind, Kind::Agent, "they do not act themselves");
+            assert_eq!(again.claims.len(), 1);
+        }
+        let other = Principal {
+            claims: Arc::new(serde_json::json!({"kind": "human"}).as_object().unwrap().clone()),
+            ..alice()
+        };
+        let again = Cause::new(&other, None, Uuid::from_u128(1), NOW, &[]).principal();
+        assert!(again.claims.is_empty() && again.kind_of_subject() == Kind::Human);
     }
 
     #[tokio::test]

@@ -149,7 +149,7 @@ impl Exchanger<'_> {
             iat: now.as_secs(),
             exp: expires.as_secs(),
             jti: &jti,
-            kind: party.principal.kind,
+            kind: party.principal.kind_of_subject(),
             origin: party.origin(),
             scope: &scope,
             access: registry.map(|_| registry::access(&granted.scopes)),

@@ -79,6 +79,7 @@ fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
         ("a token of ours for a person", own(), json!({"kind": "human", "act": {}}), true),
         ("a token of ours for a bot", own(), json!({"kind": "agent", "act": {}}), false),
         ("a token of ours for a job", own(), json!({"kind": "workload"}), false),
+        ("a token of ours of which nobody knows whom it is for", own(), json!({"act": {}}), true),
         ("another's, of nobody knows whom", None, json!({"act": {}}), true),
         ("another's, that says what it likes", None, json!({"act": {}, "kind": "agent"}), true),
         ("a bot whose task asks for a token", None, json!({}), false),
