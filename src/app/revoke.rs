@@ -86,6 +86,11 @@ fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>, CommandErr
     if let Some(issuer) = issuer {
         return Ok(Arc::clone(issuer.name()));
     }
+    // Who issues tokens knows its own, whether or not a route takes them.
+    let own = snapshot.tokens.as_ref().map(|tokens| (tokens.name(&snapshot.issuers), tokens.issuer()));
+    if let Some((name, _)) = own.filter(|(name, issuer)| *name == asked || ***issuer == *asked) {
+        return Ok(name.into());
+    }
     let webhooks = snapshot.raw.webhooks.iter().map(|webhook| format!("webhook:{}", webhook.name));
     let mut others: Vec<String> = webhooks.collect();
     others.push(break_glass::ISSUER.to_owned());
@@ -93,6 +98,7 @@ fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>, CommandErr
         return Ok(found.as_str().into());
     }
     let mut known: Vec<String> = snapshot.issuers.iter().map(|issuer| issuer.name().to_string()).collect();
+    known.extend(own.map(|(name, _)| name.to_owned()).filter(|own| !known.contains(own)));
     known.append(&mut others);
     Err(CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", "))))
 }

@@ -173,6 +173,15 @@ fn secret(of: &str) -> String {
     format!("the secret of {of}")
 }
 
+/// What a resource server hears of a token.
+async fn introspected(world: &World, server: &str, token: &str) -> Value {
+    let secret: String = form_urlencoded::byte_serialize(secret(server).as_bytes()).collect();
+    let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{server}:{secret}")));
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let lines = ["POST /oauth2/introspect HTTP/1.1", "Host: doorward.test", form, &basic];
+    world.doorward.send(&lines, format!("token={token}").as_bytes()).await.json()
+}
+
 pub fn part(token: &str, index: usize) -> Value {
     let part = token.split('.').nth(index).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
@@ -512,13 +521,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
     let asked = [("subject_token", &*person), ("actor_token", &*agent), kind, ("audience", TARGET), ("scope", "plan")];
     let own = token(&world.ask(&asked).await);
     let bearer = format!("Authorization: Bearer {own}");
-    let is_active = async || {
-        let secret: String = form_urlencoded::byte_serialize(secret("target").as_bytes()).collect();
-        let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("target:{secret}")));
-        let form = "Content-Type: application/x-www-form-urlencoded";
-        let lines = ["POST /oauth2/introspect HTTP/1.1", "Host: doorward.test", form, &basic];
-        world.doorward.send(&lines, format!("token={own}").as_bytes()).await.json()["active"].clone()
-    };
+    let is_active = async || introspected(&world, "target", &own).await["active"].clone();
     assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
     assert_eq!(is_active().await, json!(true));
     // Of that name at another issuer.

@@ -184,8 +184,14 @@ fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, reso
     let is_own = raw.audience == ours || own.flat_map(|issuer| &issuer.audiences).any(|own| *own == raw.audience);
     let servers = root.tokens.iter().flat_map(|tokens| &tokens.resource_servers);
     let is_served = servers.flat_map(|server| &server.audiences).any(|served| *served == raw.audience);
-    if is_own || is_served {
-        let by = if is_own { "routes of Doorward take" } else { "a resource server asks about" };
+    let mut registries = root.tokens.iter().flat_map(|tokens| &tokens.registries);
+    let is_registry = registries.any(|registry| registry.service == raw.audience);
+    if is_own || is_served || is_registry {
+        let by = match (is_own, is_served) {
+            (true, _) => "routes of Doorward take",
+            (_, true) => "a resource server asks about",
+            _ => "a registry of `tokens.registries` takes",
+        };
         report
             .error(&at, format!("`{}` is for tokens of ours, which {by}", raw.audience))
             .help("an audience has tokens of one kind: ours, or the provider's; choose another name for one of them");

@@ -40,6 +40,7 @@ fn what_cannot_be_is_told_at_its_place() {
             ", resource_servers: [{id: a, secret: {env: A}, audiences: [v]}]}".to_owned(),
             vec!["/0/audience"],
         ),
+        (one(""), ", registries: [{service: v}]}".to_owned(), vec!["/0/audience"]),
         (
             one(""),
             "}\nissuers: [{name: own, preset: doorward, audiences: [v]}]".to_owned(),

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{World, token};
-use crate::harness::now;
+use super::{DOOR, TARGET, World, introspected, part, token};
+use crate::harness::{now, within};
 
 /// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.
 fn clock(minute: u64, midnight: &str) -> String {
@@ -24,6 +24,62 @@ async fn lasts(rules: &str) -> i64 {
     let answer = world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await;
     token(&answer);
     answer.json()["expires_in"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
+    let world = World::with(|yaml| yaml.replace("doorward, audiences", "doorward, clock_skew: 60s, audiences")).await;
+    let alice = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "exp": now() + 300}));
+    let planner = world.person("planner-account", &json!({"client_id": "planner", "exp": now() + 300}));
+    let kind = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
+    let asked = [("subject_token", &*alice), ("actor_token", &*planner), kind, ("audience", TARGET), ("scope", "plan")];
+    let own = token(&world.ask(&asked).await);
+    world.doorward.set_clock_ahead(330);
+    let bearer = format!("Authorization: Bearer {own}");
+    let used = async || {
+        within(async {
+            loop {
+                let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
+                // What it knows of revocations is old for a moment, as it believes.
+                if answer.status != 503 {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    };
+    assert_eq!(used().await.status, 200);
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, format!("token={own}").as_bytes()).await.status, 200);
+    let answer = used().await;
+    assert_eq!((answer.status, answer.reason().as_str()), (401, "token_revoked"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
+    let world = World::with(|yaml| {
+        yaml.replace("  - {name: own, preset: doorward, audiences: ['https://target.test']}\n", "")
+            .replace("issuers: [people, own], upstream", "issuers: [people], upstream")
+            .replace(
+                "  - {id: use, on: {routes: [web]}, who: {issuers: [own], kind: agent, scopes: [plan]}, do: allow}\n",
+                "",
+            )
+    })
+    .await;
+    let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
+    assert_eq!(introspected(&world, "target", &own).await["active"], true);
+    let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
+    let (code, said) = world
+        .doorward
+        .operator(&["revoke", "--issuer", "https://other.test", "--token-id", &jti, "--why", "leaked"])
+        .await;
+    assert!(code != Some(0) && said.contains("https://doorward.test"), "it tells which there are: {said}");
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", DOOR, "--token-id", &jti, "--why", "leaked"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(introspected(&world, "target", &own).await["active"], false);
 }
 
 #[tokio::test]
