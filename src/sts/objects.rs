@@ -14,6 +14,9 @@ use crate::{
     tekton::{REQUEST_ID, dashboard::is_subdomain, run::describe},
 };
 
+/// The label that Tekton writes on all pods that it makes, by which they are watched.
+pub(super) const TASK_RUN: &str = "tekton.dev/taskRun";
+
 /// What a PipelineRun has made.
 #[derive(Debug)]
 pub struct Child {
@@ -50,6 +53,8 @@ pub struct Pod {
     pub service_account: String,
     pub node: String,
     pub phase: String,
+    /// Whether it has the label by which pods are watched.
+    pub is_watched: bool,
     /// Why it has no tokens any more; `None` while it may have.
     pub end: Option<&'static str>,
 }
@@ -98,6 +103,7 @@ impl Pod {
             None => matches!(phase.as_str(), "Succeeded" | "Failed").then_some(ENDED),
         };
         Self {
+            is_watched: metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(TASK_RUN)),
             identity: Identity::new(metadata),
             service_account: text(&data, "/spec/serviceAccountName").unwrap_or_default().to_owned(),
             node: text(&data, "/spec/nodeName").unwrap_or_default().to_owned(),

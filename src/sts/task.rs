@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ends::Kind,
     look_up::{Lookup, Place},
-    objects::{Identity, Pod},
+    objects::{Identity, Pod, TASK_RUN},
     pod_token::PodToken,
     refusal::Refusal,
 };
@@ -113,6 +113,7 @@ impl Task {
         let owner = pod.identity.owner_of_kind("TaskRun").ok_or_else(|| {
             Refusal::subject(format!("pod {namespace}/{name} is none of a TaskRun, and only tasks get tokens here"))
         })?;
+        check_watched(&pod)?;
         let run = lookup.run(place, Kind::TaskRun, namespace, (&owner.name, &owner.uid)).await?;
         if run.pod.is_empty() {
             return Err(run.identity.not_yet("TaskRun", "does not know its pod", now));
@@ -181,6 +182,17 @@ fn check_pod(pod: &Pod, token: &PodToken) -> Result<(), Refusal> {
         return refuse(format!("does not run: its phase is `{}`", pod.phase));
     }
     Ok(())
+}
+
+/// Refuses a pod whose end nobody would see.
+fn check_watched(pod: &Pod) -> Result<(), Refusal> {
+    let Identity { namespace, name, .. } = &pod.identity;
+    match pod.is_watched {
+        true => Ok(()),
+        false => Err(Refusal::subject(format!(
+            "pod {namespace}/{name} has no label `{TASK_RUN}`, by which its end would be seen; Tekton writes it on each pod that it makes"
+        ))),
+    }
 }
 
 impl Identity {
@@ -258,14 +270,14 @@ mod tests {
         let token = PodToken::read(&claims(|_| {})).unwrap();
         let pod = |change: fn(&mut Value)| {
             let mut pod = json!({
-                "metadata": {"name": "build-pod", "uid": "pu"},
+                "metadata": {"name": "build-pod", "uid": "pu", "labels": {"tekton.dev/taskRun": "build"}},
                 "spec": {"serviceAccountName": "builder", "nodeName": "n"},
                 "status": {"phase": "Running"},
             });
             change(&mut pod);
             let pod = Pod::read(serde_json::from_value(pod).unwrap());
             let is_meant = still_is(&pod.identity, pod.end, "pod", (&token.pod.0, &token.pod.1));
-            is_meant.and_then(|()| check_pod(&pod, &token)).is_ok()
+            is_meant.and_then(|()| check_pod(&pod, &token)).and_then(|()| check_watched(&pod)).is_ok()
         };
         assert!(pod(|_| {}));
         assert!(pod(|pod| pod["status"]["phase"] = json!("Pending")));
@@ -274,6 +286,7 @@ mod tests {
                 "kubernetes:6.4 made anew under the same name",
                 (|pod| pod["metadata"]["uid"] = json!("x")) as fn(&mut Value),
             ),
+            ("without the label by which it is watched", |pod| pod["metadata"]["labels"] = json!({"app": "x"})),
             ("another account", |pod| pod["spec"]["serviceAccountName"] = json!("x")),
             ("another node", |pod| pod["spec"]["nodeName"] = json!("x")),
             ("kubernetes:6.4 terminating in grace", |pod| {

@@ -442,7 +442,10 @@ async fn who_is_not_what_it_says_gets_no_token() {
     let plain = running(pod("plain", json!({}))).await;
     let mut owners = metadata["ownerReferences"].clone();
     owners[0]["blockOwnerDeletion"] = json!(false);
-    let owned = running(pod("owned", json!({"ownerReferences": owners, "annotations": {"hold": "yes"}}))).await;
+    let metadata_of =
+        |labels: &Value| json!({"ownerReferences": owners, "labels": labels, "annotations": {"hold": "yes"}});
+    let owned = running(pod("owned", metadata_of(&metadata["labels"]))).await;
+    let unlabelled = running(pod("unlabelled", metadata_of(&json!({})))).await;
     // Made past Doorward, by somebody who may, and saying that Bob asked for it.
     let mut forged = Tasks::release("forged");
     forged["metadata"]["annotations"] = task.run["metadata"]["annotations"].clone();
@@ -471,6 +474,11 @@ async fn who_is_not_what_it_says_gets_no_token() {
         ("kubernetes:6.4 pod without a TaskRun", tasks.pod_token(&plain, DOOR).await, "none of a TaskRun"),
         ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "none of a TaskRun"),
         ("kubernetes:6.4 forged owner reference", tasks.pod_token(&owned, DOOR).await, "not in owned"),
+        (
+            "a pod whose end nobody watches",
+            tasks.pod_token(&unlabelled, DOOR).await,
+            "has no label `tekton.dev/taskRun`",
+        ),
         (
             "kubernetes:6.4 forged annotation",
             tasks.pod_token(&forged.pod, DOOR).await,
