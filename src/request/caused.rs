@@ -10,13 +10,16 @@ use uuid::Uuid;
 
 use super::{
     exchange::Exchange,
-    pipeline::{Ending, Worker},
+    pipeline::{Cleared, Worker},
 };
 use crate::{
+    audit::Record,
     authn::Principal,
     body::{ResponseBody, collect},
+    error::{Reason, Rejection},
     runs::{Cause, Causes, Mark},
     snapshot::Snapshot,
+    upstream::forward::Forwarded,
     webhooks::{EventId, Events, TriedEvent},
 };
 
@@ -25,6 +28,18 @@ const PATIENCE: Duration = Duration::from_millis(800);
 
 /// The largest answer that is looked at: etcd takes no larger object.
 const MAX_ANSWER: usize = 3 << 20;
+
+/// How long the answer to a request that made a run may take to end.
+const WHOLE: Duration = Duration::from_secs(30);
+
+/// A request that causes something.
+#[derive(Clone, Debug)]
+pub(super) struct Causing {
+    id: Uuid,
+    principal: Option<Arc<Principal>>,
+    upstream: Option<Arc<str>>,
+    route: Option<Arc<str>>,
+}
 
 /// What somebody caused.
 #[derive(Clone, Copy, Debug)]
@@ -45,37 +60,71 @@ struct Metadata {
     uid: String,
 }
 
+impl Causing {
+    fn of(record: &Record) -> Self {
+        Self {
+            id: record.id,
+            principal: record.principal.clone(),
+            upstream: record.upstream.as_ref().map(|upstream| Arc::clone(&upstream.name)),
+            route: record.route.clone(),
+        }
+    }
+}
+
 impl Worker {
+    /// Sends a request that makes a run, and notes who caused that before anybody has the answer. The run is there whether or not
+    /// they wait for it, so this goes on when they have left, as long as the upstream may take.
+    pub(super) async fn make(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        mut cleared: Box<Cleared>,
+        exchange: &mut Exchange,
+    ) -> Result<Forwarded<Exchange>, Rejection> {
+        let (worker, snapshot, by) = (self.clone(), Arc::clone(snapshot), Causing::of(exchange.record()));
+        // Here and not on the control runtime: the connections to the upstream are this worker's.
+        let made = tokio::spawn(async move {
+            let _in_flight = worker.app.requests.begin();
+            let forwarded = worker.send(&mut cleared).await?;
+            Ok(worker.note_made(&snapshot, forwarded, &by).await)
+        });
+        made.await
+            .unwrap_or_else(|error| Err(Rejection::new(Reason::Internal, "the request was given up").because(error)))
+    }
+
     /// Looks at the answer to a request that may have made a run, and gives it back. Nothing is read of any other.
-    pub(super) async fn note_made(&self, snapshot: &Snapshot, ending: Ending, exchange: &mut Exchange) -> Ending {
-        let Ending::Response { response, forwarded } = ending else { return ending };
-        let record = exchange.record();
-        let makes = record.run.as_ref().is_some_and(|run| run.intent.makes_a_run());
+    async fn note_made(
+        &self,
+        snapshot: &Snapshot,
+        forwarded: Forwarded<Exchange>,
+        by: &Causing,
+    ) -> Forwarded<Exchange> {
+        let Forwarded::Response { response, long } = forwarded else { return forwarded };
         let is_json = response
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|media| media.as_bytes().starts_with(b"application/json"));
-        if snapshot.tokens.is_none() || !makes || response.status() != StatusCode::CREATED {
-            return Ending::Response { response, forwarded };
+        if response.status() != StatusCode::CREATED {
+            return Forwarded::Response { response, long };
         }
         if !is_json {
-            tracing::warn!(request_id = %record.id, "the answer to a request that made a run is no JSON, though no other was asked for: its tasks get no tokens");
-            return Ending::Response { response, forwarded };
+            tracing::warn!(request_id = %by.id, "the answer to a request that made a run is no JSON, though no other was asked for: its tasks get no tokens");
+            return Forwarded::Response { response, long };
         }
         let (mut parts, body) = response.into_parts();
-        let Some(bytes) = collect(body, MAX_ANSWER).await else {
-            tracing::warn!(request_id = %record.id, "the answer to a request that made a run has no end, or is too long: its tasks get no tokens");
+        let whole = tokio::time::timeout(WHOLE, collect(body, MAX_ANSWER)).await;
+        let Some(bytes) = whole.ok().flatten() else {
+            tracing::warn!(request_id = %by.id, "the answer to a request that made a run has no end, or is too long: its tasks get no tokens");
             parts.headers.remove(header::CONTENT_LENGTH);
             let response = http::Response::from_parts(parts, ResponseBody::empty());
-            return Ending::Response { response, forwarded };
+            return Forwarded::Response { response, long };
         };
         match serde_json::from_slice::<Made>(&bytes) {
-            Ok(made) => self.note_cause(snapshot, Caused::Run(&made.metadata.uid), exchange).await,
+            Ok(made) => self.note_cause(snapshot, Caused::Run(&made.metadata.uid), by).await,
             Err(error) => {
-                tracing::warn!(request_id = %record.id, %error, "the answer to a request that made a run names no object: its tasks get no tokens");
+                tracing::warn!(request_id = %by.id, %error, "the answer to a request that made a run names no object: its tasks get no tokens");
             }
         }
-        Ending::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), forwarded }
+        Forwarded::Response { response: http::Response::from_parts(parts, ResponseBody::full(bytes)), long }
     }
 
     /// Notes which event a delivery became that was sent: the one of the EventListener's answer, or where that was lost the one that
@@ -100,8 +149,9 @@ impl Worker {
         };
         events.extend(answered.clone().filter(|event| !events.contains(event)));
         // Runs of an earlier try are of the same cause.
+        let by = Causing::of(exchange.record());
         for event in &events {
-            self.note_cause(snapshot, Caused::Event(event.as_str()), exchange).await;
+            self.note_cause(snapshot, Caused::Event(event.as_str()), &by).await;
         }
         exchange.record().event_id = answered.or_else(|| events.into_iter().next()).map(EventId::into_inner);
     }
@@ -134,11 +184,10 @@ impl Worker {
 
     /// Notes what the principal of a request caused. Where that cannot be kept, its tasks get no tokens: a run that names a request of
     /// ours is not looked for by its event.
-    pub(super) async fn note_cause(&self, snapshot: &Snapshot, caused: Caused<'_>, exchange: &mut Exchange) {
-        let record = exchange.record();
-        let (Some(tokens), Some(principal)) = (&snapshot.tokens, &record.principal) else { return };
-        let upstream = record.upstream.as_ref().map(|upstream| Arc::clone(&upstream.name));
-        let route = snapshot.raw.routes.iter().find(|route| record.route.as_deref() == Some(&*route.name));
+    async fn note_cause(&self, snapshot: &Snapshot, caused: Caused<'_>, by: &Causing) {
+        let Causing { id, principal, upstream, route } = by;
+        let (Some(tokens), Some(principal)) = (&snapshot.tokens, principal) else { return };
+        let route = snapshot.raw.routes.iter().find(|known| route.as_deref() == Some(&*known.name));
         // The Dashboard's back end makes runs at this one.
         let behind = route.and_then(|route| route.kubernetes.as_deref());
         let upstreams: Vec<&str> = upstream.as_deref().into_iter().chain(behind).collect();
@@ -149,13 +198,13 @@ impl Worker {
                 Caused::Run(uid) => Mark::Uid { cluster, uid },
                 Caused::Event(event) => Mark::Event { cluster, event },
             };
-            if let Err(error) = self.keep(snapshot, mark, principal, record.id).await {
-                tracing::warn!(request_id = %record.id, %error, "who caused a run cannot be kept: its tasks get no tokens");
+            if let Err(error) = self.keep(snapshot, mark, principal, *id).await {
+                tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept: its tasks get no tokens");
             }
         }
         if !is_kept && tokens.has_clusters() {
             tracing::warn!(
-                request_id = %record.id,
+                request_id = %id,
                 upstream = upstream.as_deref(),
                 "who caused a run is not kept, since no cluster of `tokens.exchange` names the upstream: its tasks get no tokens"
             );

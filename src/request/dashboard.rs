@@ -68,16 +68,16 @@ impl Worker {
     /// Decides and forwards a request to the back end of a dashboard.
     pub(super) async fn browse(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         authenticated: Authenticated,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let page = authenticated.page().cloned().unwrap_or(Page::File);
         let mut cleared = self.decide(snapshot, authenticated, None, exchange)?;
         let route = Arc::clone(cleared.outbound.permit.route());
-        let Some(dashboard) = &route.dashboard else { return self.forward(cleared, exchange).await };
+        let Some(dashboard) = &route.dashboard else { return self.forward(snapshot, cleared, exchange).await };
         match page {
-            Page::File => self.forward(cleared, exchange).await,
+            Page::File => self.forward(snapshot, cleared, exchange).await,
             Page::ExternalLog { namespace, pod } => {
                 let access = Access {
                     resource: "pods".into(),
@@ -90,7 +90,7 @@ impl Worker {
                     return Err(Rejection::new(Reason::KubernetesDenied, detail)
                         .fix("Ask for a role there that allows `get` on `pods/log`."));
                 }
-                self.forward(cleared, exchange).await
+                self.forward(snapshot, cleared, exchange).await
             }
             Page::Properties => {
                 let sight = self.sight(snapshot, dashboard, &cleared).await?;
@@ -98,7 +98,7 @@ impl Worker {
                     cleared.outbound.request.headers_mut().remove(name);
                 }
                 let is_head = cleared.outbound.permit.method() == Method::HEAD;
-                let ending = self.forward(cleared, exchange).await?;
+                let ending = self.forward(snapshot, cleared, exchange).await?;
                 if is_head { Ok(ending) } else { with_sight(ending, &sight).await }
             }
         }

@@ -73,7 +73,7 @@ impl Worker {
 
     async fn send_held(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         route: &Arc<Route>,
         id: HeldId,
         request: HeldRequest,
@@ -97,7 +97,7 @@ impl Worker {
         let send = async {
             let cleared = self.decide(snapshot, authenticated, Some(*id.once()), exchange)?;
             is_sent.store(true, Ordering::Relaxed);
-            let ending = self.forward(cleared, exchange).await?;
+            let ending = self.forward(snapshot, cleared, exchange).await?;
             let Ending::Response { response, .. } = ending else {
                 return Err(Rejection::new(Reason::UpstreamProtocol, "the EventListener switched protocols"));
             };

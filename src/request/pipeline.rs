@@ -215,22 +215,17 @@ impl Worker {
             Some(webhooks::Claim::Reserved(reservation)) => Some(reservation),
             None => None,
         };
-        let may_make_a_run = authenticated.run().is_some_and(|run| run.intent.makes_a_run());
-        let ending = match route.kind {
+        match route.kind {
             RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
-            _ => self.forward(self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
-        }?;
-        match may_make_a_run {
-            true => Ok(Box::pin(self.note_made(snapshot, ending, exchange)).await),
-            false => Ok(ending),
+            _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
     }
 
     /// Forwards to an EventListener and tells the sender what became of it, while it still waits.
     async fn deliver(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         authenticated: authn::Authenticated,
         route: &Arc<Route>,
         reservation: Option<webhooks::Reservation>,
@@ -243,7 +238,7 @@ impl Worker {
         let forward = async {
             let cleared = self.decide(snapshot, authenticated, once, exchange)?;
             is_sent.store(true, Ordering::Relaxed);
-            let ending = self.forward(cleared, exchange).await?;
+            let ending = self.forward(snapshot, cleared, exchange).await?;
             if let Ending::Response { response, .. } = &ending {
                 delivery::check(response.status())?;
             }
@@ -338,26 +333,22 @@ impl Worker {
     /// From a request that may be sent to the upstream's answer.
     pub(super) async fn forward(
         &self,
+        snapshot: &Arc<Snapshot>,
         mut cleared: Box<Cleared>,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        let Cleared { outbound, apply, epoch, now, .. } = &mut *cleared;
-        if let Some(apply) = apply.take() {
-            Box::pin(self.keep_cause(apply, outbound)).await?;
+        if let Some(apply) = cleared.apply.take() {
+            Box::pin(self.keep_cause(apply, &mut cleared.outbound)).await?;
         }
-        let begin = |outbound: &Outbound, kind| {
-            let handle = self.app.streams.register(outbound.permit.stream(kind, *now));
-            if handle.missed(*epoch)
-                && let Some(why) = self.app.refuses(handle.stream())
-            {
-                handle.end(why);
-            }
-            handle
+        let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
+        let forwarded = match makes_a_run && snapshot.tokens.is_some() {
+            true => Box::pin(self.make(snapshot, cleared, exchange)).await?,
+            false => self.send(&mut cleared).await?,
         };
-        match forward::forward(&self.pools, outbound, begin).await? {
+        match forwarded {
             Forwarded::Response { response, long } => {
                 if let Some(upstream) = &mut exchange.record().upstream {
                     upstream.status = Some(response.status());
@@ -370,6 +361,21 @@ impl Worker {
             }
             Forwarded::Upgraded(upgraded) => Ok(Ending::Upgraded(upgraded)),
         }
+    }
+
+    /// Sends, and gives what came.
+    pub(super) async fn send(&self, cleared: &mut Cleared) -> Result<Forwarded<Exchange>, Rejection> {
+        let Cleared { outbound, epoch, now, .. } = cleared;
+        let begin = |outbound: &Outbound, kind| {
+            let handle = self.app.streams.register(outbound.permit.stream(kind, *now));
+            if handle.missed(*epoch)
+                && let Some(why) = self.app.refuses(handle.stream())
+            {
+                handle.end(why);
+            }
+            handle
+        };
+        forward::forward(&self.pools, outbound, begin).await
     }
 
     pub(super) fn authenticator<'a>(&'a self, snapshot: &'a Snapshot) -> Authenticator<'a> {

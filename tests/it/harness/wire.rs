@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -19,6 +19,8 @@ use tokio::{
 pub struct Wire {
     address: SocketAddr,
     whole: watch::Sender<bool>,
+    /// Whether answers are held back.
+    held: watch::Sender<bool>,
     /// Connections up to this one pass nothing on.
     silent: watch::Sender<usize>,
     taken: Arc<AtomicUsize>,
@@ -29,13 +31,14 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ((whole, watched), (silent, silenced)) = (watch::channel(true), watch::channel(0));
+        let (held, holds) = watch::channel(false);
         let taken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&taken);
         tokio::spawn(async move {
             loop {
                 let (mut client, _) = listener.accept().await.unwrap();
                 let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
-                let (mut watched, mut silenced) = (watched.clone(), silenced.clone());
+                let (mut watched, mut silenced, mut holds) = (watched.clone(), silenced.clone(), holds.clone());
                 if !*watched.borrow() {
                     continue;
                 }
@@ -45,7 +48,7 @@ impl Wire {
                     // Both ends stay open, and hear nothing.
                     let pass = async {
                         tokio::select! {
-                            _ = copy_bidirectional(&mut client, &mut server) => {}
+                            () = pass_on(&mut client, &mut server, &mut holds) => {}
                             () = async { _ = silenced.wait_for(|silent| number <= *silent).await } => pending().await,
                         }
                     };
@@ -56,7 +59,7 @@ impl Wire {
                 });
             }
         });
-        Self { address, whole, silent, taken }
+        Self { address, whole, held, silent, taken }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -73,6 +76,15 @@ impl Wire {
         self.silent.send_replace(self.taken.load(Ordering::SeqCst));
     }
 
+    /// Passes on what is asked, and keeps back what is answered until it is told to [release](Self::release) it.
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.held.send_replace(false);
+    }
+
     /// How many connections it was asked for.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
@@ -81,4 +93,24 @@ impl Wire {
     pub fn mend(&self) {
         self.whole.send_replace(true);
     }
+}
+
+/// Copies in both directions until both have ended.
+async fn pass_on(client: &mut TcpStream, server: &mut TcpStream, holds: &mut watch::Receiver<bool>) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
+    let asks = async {
+        _ = copy(&mut from_client, &mut to_server).await;
+        _ = to_server.shutdown().await;
+    };
+    let answers = async {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+            _ = holds.wait_for(|held| !held).await;
+            if to_client.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+        _ = to_client.shutdown().await;
+    };
+    tokio::join!(asks, answers);
 }
