@@ -37,7 +37,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
-    sts::{ends::Ends, onward},
+    sts::{Asking, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{
         self,
@@ -67,6 +67,8 @@ pub struct App {
     pub held: hold::Queue,
     /// Whether the ends of runs are seen.
     pub ends: Ends,
+    /// Look-ups of runs and pods under way.
+    pub asking: Asking,
     /// Tokens of other providers.
     pub onward: onward::Held,
     pub streams: streams::Registry,

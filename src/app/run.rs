@@ -34,7 +34,7 @@ use crate::{
     sessions::{self, keyring::KeyRing},
     snapshot::{self, Context, Resolved, Shared},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
-    sts::{self, ends::Ends, onward},
+    sts::{self, Asking, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
@@ -365,6 +365,7 @@ impl Parts<'_> {
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
             ends: Ends::default(),
+            asking: Asking::default(),
             onward: onward::Held::new(
                 clock.clone(),
                 runtime.handle().clone(),

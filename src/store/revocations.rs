@@ -93,6 +93,8 @@ struct Mirror {
     tokens: ByIssuer,
     principals: ByIssuer,
     workloads: HashMap<Arc<str>, Revocation>,
+    /// Of this process alone, which may have seen their end before the store could be told.
+    ended: HashMap<Arc<str>, Revocation>,
 }
 
 type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
@@ -164,8 +166,29 @@ impl Revocations {
         if self.0.empty.load(Ordering::Acquire) {
             return None;
         }
+        let (now, mirror) = (self.0.clock.now(), self.0.mirror.load());
+        let known = [mirror.workloads.get(uid), mirror.ended.get(uid)];
+        known.into_iter().flatten().find(|revocation| revocation.until > now).cloned()
+    }
+
+    /// The same, as the store knows it: what [`Self::end_here`] was told is not enough.
+    pub fn has_stored(&self, uid: &str) -> bool {
         let now = self.0.clock.now();
-        self.0.mirror.load().workloads.get(uid).filter(|revocation| revocation.until > now).cloned()
+        self.0.mirror.load().workloads.get(uid).is_some_and(|revocation| revocation.until > now)
+    }
+
+    /// Has this process refuse all tokens of runs and pods that have ended, each with why, before [`Self::revoke`] tells the store and
+    /// so the other processes. Gives whether one of them was not known.
+    pub fn end_here(&self, ended: impl IntoIterator<Item = (String, &'static str)>, until: Timestamp) -> bool {
+        let ended: Vec<_> = ended.into_iter().filter(|(uid, _)| self.workload(uid).is_none()).collect();
+        if ended.is_empty() {
+            return false;
+        }
+        self.change(|mirror| {
+            let ended = ended.into_iter().map(|(uid, why)| (uid.into(), Revocation { reason: why.into(), until }));
+            mirror.ended.extend(ended);
+        });
+        true
     }
 
     /// The same for one who is not a [`Principal`] yet.
@@ -291,11 +314,13 @@ impl Revocations {
         let mirror = self.0.mirror.load();
         let ended = |revocation: &Revocation| revocation.until <= now;
         let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
-        let any_alone = mirror.sessions.values().chain(mirror.workloads.values()).any(ended);
+        let any_alone =
+            mirror.sessions.values().chain(mirror.workloads.values()).chain(mirror.ended.values()).any(ended);
         if any_alone || any_of(&mirror.tokens) || any_of(&mirror.principals) {
             self.change(|mirror| {
                 mirror.sessions.retain(|_, revocation| !ended(revocation));
                 mirror.workloads.retain(|_, revocation| !ended(revocation));
+                mirror.ended.retain(|_, revocation| !ended(revocation));
                 for map in [&mut mirror.tokens, &mut mirror.principals] {
                     map.values_mut().for_each(|of_issuer| of_issuer.retain(|_, revocation| !ended(revocation)));
                     map.retain(|_, of_issuer| !of_issuer.is_empty());
@@ -311,7 +336,8 @@ impl Revocations {
         let empty = mirror.sessions.is_empty()
             && mirror.tokens.is_empty()
             && mirror.principals.is_empty()
-            && mirror.workloads.is_empty();
+            && mirror.workloads.is_empty()
+            && mirror.ended.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
     }

@@ -83,7 +83,8 @@ impl Exchanger<'_> {
     pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
         let found = self.tokens.settings.clusters.get(cluster);
         let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
-        Ok(Lookup { ends: &self.app.ends, clock: &self.app.clock, cluster, pools: self.pools, server: &found.server })
+        let (ends, asking, clock) = (&self.app.ends, &self.app.asking, &self.app.clock);
+        Ok(Lookup { ends, asking, clock, cluster, pools: self.pools, server: &found.server })
     }
 
     /// Ends a token that its holder has done with (RFC 7009). One that is none of ours, or has ended, is no error.

@@ -5,6 +5,7 @@
 //! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
 
 mod follow;
+mod watching;
 
 use std::{
     collections::HashMap,
@@ -43,14 +44,16 @@ struct Watched {
 }
 
 #[derive(Clone, Debug)]
-enum Object {
+pub(super) enum Object {
     Pod(Arc<Pod>),
     Run(Arc<Run>),
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
+    /// All that happened until then is told.
     ToldAt(Timestamp),
+    /// Since then it tells nothing.
     LostAt(Timestamp),
     /// It has never told anything.
     Never,
@@ -177,7 +180,7 @@ impl Watch {
 }
 
 impl Object {
-    fn read(kind: Kind, object: DynamicObject) -> Self {
+    pub(super) fn read(kind: Kind, object: DynamicObject) -> Self {
         match kind {
             Kind::Pod => Self::Pod(Arc::new(Pod::read(object))),
             Kind::TaskRun | Kind::PipelineRun => Self::Run(Arc::new(Run::read(kind, object))),

@@ -1,12 +1,18 @@
 //! Where pods and runs are looked up: at what the watches tell, which costs nothing, or at the API server.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use http::{HeaderValue, Request, StatusCode, header};
 use kube::api::DynamicObject;
 
 use super::{
-    ends::{Ends, Kind},
+    ends::{Ends, Kind, Object},
     objects::{Identity, Pod, Run},
     refusal::Refusal,
 };
@@ -24,6 +30,7 @@ const MAX_OBJECT: usize = 3 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
     pub ends: &'a Ends,
+    pub asking: &'a Asking,
     pub clock: &'a Clock,
     /// The name of its issuer.
     pub cluster: &'a Arc<str>,
@@ -47,7 +54,10 @@ impl Lookup<'_> {
             Place::Watched => self.ends.pod(self.cluster, namespace, uid, self.clock.now()),
             Place::Server => {
                 let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-                self.get(&path).await?.map(|pod| Arc::new(Pod::read(pod)))
+                match self.get(Kind::Pod, path).await? {
+                    Some(Object::Pod(pod)) => Some(pod),
+                    _ => None,
+                }
             }
         };
         let pod = pod.ok_or_else(|| gone("pod", name))?;
@@ -68,7 +78,10 @@ impl Lookup<'_> {
             Place::Server => {
                 let resource = kind.resource().plural;
                 let path = format!("/apis/tekton.dev/v1/namespaces/{namespace}/{resource}/{name}");
-                self.get(&path).await?.map(|run| Arc::new(Run::read(kind, run)))
+                match self.get(kind, path).await? {
+                    Some(Object::Run(run)) => Some(run),
+                    _ => None,
+                }
             }
         };
         let run = run.ok_or_else(|| gone(kind.name(), name))?;
@@ -76,8 +89,14 @@ impl Lookup<'_> {
         Ok(run)
     }
 
-    /// `None` if there is none.
-    async fn get(self, path: &str) -> Result<Option<DynamicObject>, Refusal> {
+    /// As it is at this moment, or a little later. `None` if there is none.
+    async fn get(self, kind: Kind, path: String) -> Result<Option<Object>, Refusal> {
+        let turn = self.asking.turn(self.cluster, &path);
+        let look = async { Ok(self.look(&path).await?.map(|object| Object::read(kind, object))) };
+        turn.take(look).await
+    }
+
+    async fn look(self, path: &str) -> Result<Option<DynamicObject>, Refusal> {
         let failed = |why: String| {
             tracing::warn!(path, why, "a run cannot be looked up for the exchange of a token");
             let detail = "who asks cannot be looked up in the cluster at the moment; try again";
@@ -103,6 +122,77 @@ impl Lookup<'_> {
     }
 }
 
+/// Look-ups under way at API servers: of an object, however many ask, there is one at a time. Whoever has asked after it began waits
+/// for the next, since what they go by may have changed in between.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<Mutex<Turns>>);
+
+/// By cluster and path.
+type Turns = HashMap<(Arc<str>, String), Arc<Turn>>;
+
+type Found = Result<Option<Object>, Refusal>;
+
+#[derive(Debug, Default)]
+struct Turn {
+    /// Numbers who asks, and what begins.
+    next: AtomicU64,
+    /// The last that was found, and the number with which that look-up began.
+    last: tokio::sync::Mutex<Option<(u64, Found)>>,
+}
+
+/// One's place among those who ask for an object.
+struct Asker {
+    asking: Asking,
+    key: (Arc<str>, String),
+    turn: Arc<Turn>,
+    number: u64,
+}
+
+impl Asking {
+    fn turn(&self, cluster: &Arc<str>, path: &str) -> Asker {
+        let key = (Arc::clone(cluster), path.to_owned());
+        let turn = Arc::clone(self.turns().entry(key.clone()).or_default());
+        let number = turn.number();
+        Asker { asking: self.clone(), key, turn, number }
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Asker {
+    /// What a look-up found that began after one has asked: somebody else's, or one's own.
+    async fn take(self, look: impl Future<Output = Found>) -> Found {
+        let mut last = self.turn.last.lock().await;
+        if let Some((began, found)) = &*last
+            && *began > self.number
+        {
+            return found.clone();
+        }
+        let began = self.turn.number();
+        let found = look.await;
+        *last = Some((began, found.clone()));
+        found
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        let mut turns = self.asking.turns();
+        // The map has one, and who is here the other.
+        if Arc::strong_count(&self.turn) <= 2 {
+            turns.remove(&self.key);
+        }
+    }
+}
+
 fn gone(kind: &str, name: &str) -> Refusal {
     Refusal::subject(format!("{kind} {name} does not exist any more"))
 }
@@ -119,5 +209,54 @@ pub(super) fn still_is(
         _ if found.uid != uid || found.name != name => refuse("it is another one than is meant, under the same name"),
         Some(end) => refuse(end),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use serde_json::json;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_an_object_there_is_one_look_up_at_a_time_and_nobody_gets_an_older_one_than_they_asked_for() {
+        let (asking, cluster) = (Asking::default(), Arc::from("c"));
+        let (looks, may_end) = (AtomicUsize::new(0), Semaphore::new(0));
+        let ask = |path: &'static str| {
+            let asker = asking.turn(&cluster, path);
+            asker.take(async {
+                let number = looks.fetch_add(1, Ordering::SeqCst);
+                may_end.acquire().await.unwrap().forget();
+                let object = json!({"metadata": {"name": "a", "uid": number.to_string()}});
+                Ok(Some(Object::read(Kind::Pod, serde_json::from_value(object).unwrap())))
+            })
+        };
+        let uid = |found: Found| match found {
+            Ok(Some(Object::Pod(pod))) => pod.identity.uid.clone(),
+            other => panic!("{other:?}"),
+        };
+        let mut first = Box::pin(ask("pod"));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        // They ask while it is under way, so that it may not tell what they know.
+        let mut others: Vec<_> = (0..100).map(|_| Box::pin(ask("pod"))).collect();
+        for other in &mut others {
+            assert!(futures_util::poll!(other).is_pending());
+        }
+        assert_eq!(looks.load(Ordering::SeqCst), 1);
+        // Whoever looks may leave, and the next goes on in their place.
+        drop(first);
+        let second = others.remove(0);
+        may_end.add_permits(1);
+        assert_eq!(uid(second.await), "1");
+        for other in others {
+            assert_eq!(uid(other.await), "1", "one look-up for all who asked before it began");
+        }
+        may_end.add_permits(2);
+        assert_eq!(uid(ask("pod").await), "2", "nothing is kept");
+        assert_eq!(uid(ask("run").await), "3");
+        assert!(asking.turns().is_empty());
     }
 }

@@ -57,6 +57,7 @@ use self::{
 };
 pub use self::{
     keys::SigningKeys,
+    look_up::Asking,
     objects::ENDS,
     ring::{Kept, RingError},
 };

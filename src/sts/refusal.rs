@@ -17,7 +17,7 @@ use crate::{
 pub(super) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
 /// A refusal. What it says is for who asked, who has the token that it is about.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     status: StatusCode,
     error: &'static str,

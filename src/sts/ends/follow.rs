@@ -6,21 +6,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use kube::{
-    Api, Client,
-    api::DynamicObject,
-    runtime::watcher::{self, Event, watcher},
-};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kube::{Api, Client, api::DynamicObject};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ends, Kind, Object, State, Watch};
+use super::{
+    Ends, Kind, Object, State, Watch,
+    watching::{RETRY, Told, WatchError, watch},
+};
 use crate::{
     admin::health::{ComponentHandle, Gate},
     app::App,
     audit::{AuditUnavailable, Note, TokensEnded},
     authn::principal::workload_key,
-    clock::Clock,
+    clock::{Clock, Timestamp},
     config::raw,
     runs::root_cause,
     store::{Expect, StoreError, Table, Target},
@@ -33,16 +32,11 @@ const SKEW: Duration = Duration::from_secs(120);
 /// Records that are read at once.
 const PAGE: usize = 1000;
 
-/// How long a watch waits before it begins anew, at first and at most: once the API server is there again, what has ended meanwhile
-/// must be dead in two seconds.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
-
-/// How long the API server is to let one watch last, in seconds. One that says nothing for five seconds more is cut without a word,
-/// and begins anew.
-const WATCH: u32 = 5;
-
 /// Events that are taken at once, and objects whose tokens are ended at once.
 const BATCH: usize = 64;
+
+/// Why tokens end whose run is not there any more.
+const GONE: &str = "it was deleted";
 
 /// Why tokens end whose run nobody watches any more.
 const NOT_CONFIGURED: &str = "its cluster is not configured any more";
@@ -115,42 +109,6 @@ fn api(client: &Client, kind: Kind, namespace: Option<&str>) -> Api<DynamicObjec
     }
 }
 
-/// What a watch tells. After an error it begins anew with all that there is: one that merely goes on would say nothing until
-/// something happens, and so not that it is heard again.
-fn events(api: Api<DynamicObject>, kind: Kind) -> BoxStream<'static, watcher::Result<Event<Object>>> {
-    let config = match kind {
-        // Tekton writes it on all that it makes.
-        Kind::Pod => watcher::Config::default().labels("tekton.dev/taskRun"),
-        Kind::TaskRun | Kind::PipelineRun => watcher::Config::default(),
-    };
-    let config = config.timeout(WATCH);
-    let begin = move || watcher(api.clone(), config.clone()).boxed();
-    stream::unfold((begin(), Duration::ZERO, RETRY.0), move |(mut events, wait, next)| {
-        let begin = begin.clone();
-        async move {
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
-            let event = events.next().await?;
-            let state = match &event {
-                Err(_) => (begin(), next, (next * 2).min(RETRY.1)),
-                Ok(Event::InitDone) => (events, Duration::ZERO, RETRY.0),
-                Ok(_) => (events, Duration::ZERO, next),
-            };
-            let read = |object| Object::read(kind, object);
-            let event = event.map(|event| match event {
-                Event::Init => Event::Init,
-                Event::InitApply(object) => Event::InitApply(read(object)),
-                Event::InitDone => Event::InitDone,
-                Event::Apply(object) => Event::Apply(read(object)),
-                Event::Delete(object) => Event::Delete(read(object)),
-            });
-            Some((event, state))
-        }
-    })
-    .boxed()
-}
-
 struct Follower {
     app: Arc<App>,
     client: Client,
@@ -194,11 +152,10 @@ impl Follower {
         });
         let watching =
             Watching { ends: self.app.ends.clone(), clock: self.app.clock.clone(), watches: watches.collect() };
-        let streams = watching.watches.iter().cloned().map(|watch| {
-            self.app.ends.begin(&watch);
-            events(api(&self.client, watch.kind, watch.namespace.as_deref()), watch.kind)
-                .map(move |event| (watch.clone(), event))
-                .boxed()
+        let streams = watching.watches.iter().cloned().map(|of| {
+            self.app.ends.begin(&of);
+            let api = api(&self.client, of.kind, of.namespace.as_deref());
+            watch(api, of.kind, self.app.clock.clone()).map(move |told| (of.clone(), told)).boxed()
         });
         let mut events = stream::select_all(streams.collect::<Vec<_>>()).ready_chunks(BATCH);
         let mut progress = Progress::default();
@@ -216,27 +173,29 @@ impl Follower {
     /// Takes what watches tell, in its order; only then what has ended is ended, much at once.
     async fn take(
         &self,
-        batch: Vec<(Watch, watcher::Result<Event<Object>>)>,
+        batch: Vec<(Watch, Result<Told, WatchError>)>,
         Progress { present, trouble }: &mut Progress,
     ) -> Result<(), EndsError> {
         let ends = &self.app.ends;
+        self.end_here(&batch);
         let (mut over, mut told) = (Vec::new(), Vec::new());
         for (watch, event) in batch {
             match event {
-                Ok(Event::Init) => {
+                Ok(Told::Begins) => {
                     ends.forget_all(&watch);
                     present.insert(watch, HashMap::new());
                 }
-                Ok(Event::InitApply(object)) => {
+                Ok(Told::Present(object)) => {
                     ends.tell(&watch, &object);
                     present.entry(watch).or_default().insert(object.identity().uid.clone(), object.end());
                 }
-                Ok(Event::InitDone) => {
+                Ok(Told::All(at)) => {
                     let present = present.remove(&watch).unwrap_or_default();
                     over.extend(self.over(&watch, &present).await?);
-                    told.push(watch);
+                    told.push((watch, at));
                 }
-                Ok(Event::Apply(object)) => {
+                Ok(Told::UpTo(at)) => told.push((watch, at)),
+                Ok(Told::Changed(object)) => {
                     ends.tell(&watch, &object);
                     let uid = object.identity().uid.clone();
                     over.extend(object.end().map(|why| Over {
@@ -245,21 +204,14 @@ impl Follower {
                         uid,
                         why,
                     }));
-                    told.push(watch);
                 }
-                Ok(Event::Delete(object)) => {
+                Ok(Told::Gone(object)) => {
                     let uid = object.identity().uid.clone();
                     ends.forget(&watch, &uid);
-                    over.push(Over {
-                        cluster: Arc::clone(&watch.cluster),
-                        kind: watch.kind,
-                        uid,
-                        why: "it was deleted",
-                    });
-                    told.push(watch);
+                    over.push(Over { cluster: Arc::clone(&watch.cluster), kind: watch.kind, uid, why: GONE });
                 }
                 Err(error) => {
-                    told.retain(|told| *told != watch);
+                    told.retain(|(told, _)| *told != watch);
                     ends.lose(&watch, self.app.clock.now());
                     let why = root_cause(&error);
                     if trouble.get(&watch) != Some(&why) {
@@ -273,16 +225,33 @@ impl Follower {
         let mut ending = HashSet::new();
         over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         stream::iter(over.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |over| self.end(over)).await?;
-        for watch in told {
+        for (watch, at) in told {
             trouble.remove(&watch);
-            self.seen(&watch);
+            self.seen(&watch, at);
         }
         Ok(())
     }
 
-    fn seen(&self, watch: &Watch) {
-        let now = self.app.clock.now();
-        self.app.ends.set(watch, State::ToldAt(now));
+    /// Ends the tokens of what has ended in this process, before the store is asked, which may be away: until it is there again no
+    /// other process hears of it.
+    fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
+        let ended = batch.iter().filter_map(|(watch, told)| {
+            let (object, why) = match told.as_ref().ok()? {
+                Told::Changed(object) => (object, object.end()?),
+                Told::Gone(object) => (object, GONE),
+                _ => return None,
+            };
+            Some((workload_key(&watch.cluster, &object.identity().uid), why))
+        });
+        // Whatever has a token by now is out of it then.
+        if self.app.revocations.end_here(ended, self.app.clock.now() + LIFETIME.1 + SKEW) {
+            self.app.close_revoked_streams();
+        }
+    }
+
+    /// All that happened until then is told, and what had ended is ended.
+    fn seen(&self, watch: &Watch, at: Timestamp) {
+        self.app.ends.set(watch, State::ToldAt(at));
         if self.app.ends.all_tell(&watch.cluster) {
             self.health.ok();
         }
@@ -334,7 +303,7 @@ impl Follower {
                 cluster: Arc::clone(&watch.cluster),
                 kind: watch.kind,
                 uid,
-                why: "it was deleted",
+                why: GONE,
             }))
         });
         let gone: Vec<Option<Over>> = asked.buffer_unordered(BATCH).try_collect().await?;
@@ -375,7 +344,7 @@ impl Follower {
         }
         // As long as there is a record to find, so that it is ended once.
         let until = stored.expires.max(now + LIFETIME.1 + SKEW);
-        if app.revocations.workload(key).is_none() {
+        if !app.revocations.has_stored(key) {
             app.revocations.revoke(Target::Workload(key), why, until).await?;
             let streams = app.close_revoked_streams();
             let Bearer { namespace, name, .. } = &bearer;

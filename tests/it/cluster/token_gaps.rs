@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
     token_ends::{on_redis, with_token},
-    tokens::{DOOR, TARGET, Tasks, exchange},
+    tokens::{DOOR, TARGET, Tasks, claims, exchange, token},
 };
-use crate::harness::{RedisServer, Wire, within};
+use crate::harness::{Raw, RedisServer, Wire, request, within};
 
 /// How soon after a gap tokens of what ended in it are dead: two seconds, and room for a machine with much to do.
 const SOON: Duration = Duration::from_secs(5);
@@ -58,6 +58,86 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
 }
 
+/// Requests of these kinds that the API server had from Doorward about pods and runs.
+fn asked(tasks: &Tasks, verb: &str) -> usize {
+    let name = format!("system:serviceaccount:{}:doorward", tasks.world.namespace);
+    let is_ours = |event: &&Value| {
+        let resource = event["objectRef"]["resource"].as_str();
+        event["verb"] == verb
+            && event["user"]["username"] == *name
+            && event["impersonatedUser"].is_null()
+            && event["stage"] == "ResponseComplete"
+            && matches!(resource, Some("pods" | "taskruns" | "pipelineruns"))
+    };
+    tasks.world.audit().iter().filter(is_ours).count()
+}
+
+#[tokio::test]
+async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_object() {
+    let tasks = Tasks::start().await;
+    let (task, _) = with_token(&tasks, "quiet").await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    // Three watches, each of four seconds: longer than what was told once is believed.
+    let watched = asked(&tasks, "watch");
+    within(async {
+        while asked(&tasks, "watch") < watched + 12 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let before = asked(&tasks, "get");
+    for _ in 0..20 {
+        token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    }
+    let last = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    // The log has what came before this.
+    assert_eq!(tasks.used(&last).await.status, 200);
+    tasks.world.event(|event| event["impersonatedUser"]["username"] == "bob" && event["verb"] == "list").await;
+    assert_eq!(asked(&tasks, "get"), before);
+}
+
+#[tokio::test]
+async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let tasks = Tasks::with(|yaml| yaml.replace(&server.to_string(), &wire.address().to_string()), &[]).await;
+    // One that is answered, so that all is well until then.
+    let (_task, _) = with_token(&tasks, "before").await;
+    wire.hold();
+    let run = Tasks::release("left");
+    let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
+    let lines = [line.as_str(), "Host: localhost", &tasks.world.developer("bob"), "Content-Type: application/json"];
+    let mut client = Raw::connect(tasks.world.doorward.address("public")).await;
+    client.send(request(&lines, run.to_string().as_bytes())).await;
+    let path = format!("{}/left", tasks.path("pipelineruns"));
+    let made = within(async {
+        loop {
+            let answer = tasks.world.api.ask("GET", &path, None).await;
+            if answer.status == 200 {
+                return answer.json();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(client);
+    let request = &made["metadata"]["annotations"]["doorward.dev/request-id"];
+    within(async {
+        let has_left = |record: &Value| {
+            record["metadata"]["correlation_uid"] == *request && record.to_string().contains("client_gone")
+        };
+        while !tasks.world.doorward.audit().iter().any(has_left) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    wire.release();
+    let task = tasks.task_of(made).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert_eq!(claims(&own)["sub"], "bob");
+}
+
 #[tokio::test]
 async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_is_found() {
     let server = ApiServer::get().await.address;
@@ -84,6 +164,8 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     let (task, own) = with_token(&tasks, "stored").await;
     redis.kill();
     tasks.cancel(&task).await;
+    // Whoever sees the end refuses its tokens without the store.
+    dead_soon(&tasks, &own).await;
     tasks.until_ended(&task).await;
     let tried = "the ends of runs are not seen, so tasks get no tokens; it is tried again";
     within(async {

@@ -1,0 +1,329 @@
+//! One watch, from the list of all that there is onwards, and up to when it has told all.
+//!
+//! The watcher of `kube` tells of objects alone. Where nothing happens it says nothing, so that a watch that goes on cannot be told
+//! from one that is cut. This one also passes on what the API server says of how far it has come.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams, WatchEvent, WatchParams},
+};
+use tokio::time::Instant;
+
+use super::{Kind, Object};
+use crate::{
+    clock::{Clock, Timestamp},
+    sts::objects::TASK_RUN,
+};
+
+/// How long a watch waits before it begins anew, at first and at most: once the API server is there again, what has ended meanwhile
+/// must be dead in two seconds.
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+
+/// How long the API server is to let one watch last, in seconds. It says how far it has come two seconds before, and the end says
+/// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
+const WATCH: u32 = 4;
+
+/// One that says nothing for so long after that is cut without a word, and is asked for anew.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+
+/// What a watch tells, in order.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// All that there is follows.
+    Begins,
+    Present(Object),
+    /// That was all, as of this moment.
+    All(Timestamp),
+    Changed(Object),
+    Gone(Object),
+    /// All that happened until then is told.
+    UpTo(Timestamp),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WatchError {
+    #[error(transparent)]
+    Server(#[from] kube::Error),
+    #[error("the API server said no version of what it told")]
+    NoVersion,
+}
+
+enum State {
+    New,
+    /// A list that was asked for then.
+    Listing {
+        asked: Timestamp,
+        rest: VecDeque<DynamicObject>,
+        next: Next,
+    },
+    /// All is told up to this version.
+    At(String),
+    Watching(Watching),
+}
+
+/// What comes after the objects of a page.
+enum Next {
+    Page(Option<String>),
+    Version(String),
+}
+
+struct Watching {
+    version: String,
+    /// When it was asked for. What had happened by then comes first, so whatever marks a place further on says that it is told.
+    asked: Timestamp,
+    began: Instant,
+    events: BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>,
+}
+
+/// What the watch of a kind of objects tells. After an error it begins anew with all that there is.
+pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
+    let watcher = Watcher { api, kind, clock };
+    stream::unfold((watcher, State::New, Duration::ZERO, RETRY.0), async |(watcher, state, wait, next)| {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let (told, state) = match watcher.next(state).await {
+            Ok((told, state)) => (Ok(told), state),
+            Err(error) => (Err(error), State::New),
+        };
+        let (wait, next) = match &told {
+            Err(_) => (next, (next * 2).min(RETRY.1)),
+            Ok(Told::All(_)) => (Duration::ZERO, RETRY.0),
+            Ok(_) => (Duration::ZERO, next),
+        };
+        Some((told, (watcher, state, wait, next)))
+    })
+    .boxed()
+}
+
+struct Watcher {
+    api: Api<DynamicObject>,
+    kind: Kind,
+    clock: Clock,
+}
+
+impl Watcher {
+    async fn next(&self, mut state: State) -> Result<(Told, State), WatchError> {
+        loop {
+            state = match state {
+                State::New => {
+                    let (asked, next) = (self.clock.now(), Next::Page(None));
+                    return Ok((Told::Begins, State::Listing { asked, rest: VecDeque::new(), next }));
+                }
+                State::Listing { asked, mut rest, next } => match (rest.pop_front(), next) {
+                    (Some(object), next) => {
+                        return Ok((Told::Present(self.read(object)), State::Listing { asked, rest, next }));
+                    }
+                    (None, Next::Page(token)) => {
+                        let (rest, next) = self.page(token).await?;
+                        State::Listing { asked, rest, next }
+                    }
+                    (None, Next::Version(version)) => return Ok((Told::All(asked), State::At(version))),
+                },
+                State::At(version) => {
+                    let (asked, began) = (self.clock.now(), Instant::now());
+                    let events = self.api.watch(&self.watch(), &version).await?.boxed();
+                    State::Watching(Watching { version, asked, began, events })
+                }
+                State::Watching(watching) => match self.step(watching).await? {
+                    (Some(told), state) => return Ok((told, state)),
+                    (None, state) => state,
+                },
+            };
+        }
+    }
+
+    async fn page(&self, token: Option<String>) -> Result<(VecDeque<DynamicObject>, Next), WatchError> {
+        let parameters = ListParams {
+            label_selector: self.selector(),
+            limit: Some(PAGE),
+            continue_token: token,
+            ..ListParams::default()
+        };
+        let list = self.api.list(&parameters).await?;
+        let is_there = |text: &String| !text.is_empty();
+        let next = match (list.metadata.continue_.filter(is_there), list.metadata.resource_version.filter(is_there)) {
+            (Some(token), _) => Next::Page(Some(token)),
+            (None, Some(version)) => Next::Version(version),
+            (None, None) => return Err(WatchError::NoVersion),
+        };
+        Ok((list.items.into(), next))
+    }
+
+    /// The next thing that a watch says.
+    async fn step(&self, mut watching: Watching) -> Result<(Option<Told>, State), WatchError> {
+        let silent = Duration::from_secs(WATCH.into()) + SILENT;
+        let Ok(event) = tokio::time::timeout(silent, watching.events.next()).await else {
+            return Ok((None, State::At(watching.version)));
+        };
+        let asked = watching.asked;
+        let told = match event.transpose()? {
+            // It ends by itself when its time is out. One that the API server ends sooner may have been too slow, and have missed some.
+            None => {
+                let is_whole = watching.began.elapsed() >= Duration::from_secs(WATCH.into());
+                return Ok((is_whole.then_some(Told::UpTo(asked)), State::At(watching.version)));
+            }
+            Some(WatchEvent::Error(status)) => return Err(kube::Error::Api(status).into()),
+            Some(WatchEvent::Bookmark(bookmark)) => {
+                watching.version = bookmark.metadata.resource_version;
+                Told::UpTo(asked)
+            }
+            Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                watching.version = version(&object)?;
+                Told::Changed(self.read(object))
+            }
+            Some(WatchEvent::Deleted(object)) => {
+                watching.version = version(&object)?;
+                Told::Gone(self.read(object))
+            }
+        };
+        Ok((Some(told), State::Watching(watching)))
+    }
+
+    fn watch(&self) -> WatchParams {
+        WatchParams { label_selector: self.selector(), timeout: Some(WATCH), ..WatchParams::default() }
+    }
+
+    fn selector(&self) -> Option<String> {
+        match self.kind {
+            // Tekton writes it on all that it makes.
+            Kind::Pod => Some(TASK_RUN.to_owned()),
+            Kind::TaskRun | Kind::PipelineRun => None,
+        }
+    }
+
+    fn read(&self, object: DynamicObject) -> Object {
+        Object::read(self.kind, object)
+    }
+}
+
+fn version(object: &DynamicObject) -> Result<String, WatchError> {
+    object.metadata.resource_version.clone().filter(|version| !version.is_empty()).ok_or(WatchError::NoVersion)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    /// What the API server says to one watch, and how long it goes on without a word before it ends. `None`: for ever.
+    type Script = (Vec<serde_json::Value>, Option<u64>);
+
+    struct World {
+        clock: Clock,
+        asked: Arc<Mutex<Vec<String>>>,
+        told: BoxStream<'static, Result<Told, WatchError>>,
+    }
+
+    fn pod(name: &str, version: &str) -> serde_json::Value {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "ci", "uid": name, "resourceVersion": version}})
+    }
+
+    fn bookmark(version: &str) -> serde_json::Value {
+        json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"resourceVersion": version}}})
+    }
+
+    fn world(scripts: Vec<Script>) -> World {
+        let (asked, clock) = (Arc::new(Mutex::new(Vec::new())), Clock::manual(NOW));
+        let scripts = Arc::new(Mutex::new(VecDeque::from(scripts)));
+        let log = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            log.lock().unwrap().push(query.clone());
+            let (lines, lasts) = match query.contains("watch=true") {
+                true => scripts.lock().unwrap().pop_front().unwrap_or_default(),
+                false => {
+                    let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "7"},
+                        "items": [pod("a", "5")]});
+                    (vec![list], Some(0))
+                }
+            };
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let frame =
+                |text: String| Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes::Bytes::from(text)));
+            let end = async move {
+                match lasts {
+                    Some(lasts) => tokio::time::sleep(Duration::from_secs(lasts)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let frames = stream::once(async move { frame(text) }).chain(stream::once(end).filter_map(async |()| None));
+            async { Ok::<_, std::convert::Infallible>(Response::new(http_body_util::StreamBody::new(frames.boxed()))) }
+        });
+        let api = Api::namespaced_with(Client::new(service, "ci"), "ci", &Kind::Pod.resource());
+        World { told: watch(api, Kind::Pod, clock.clone()), clock, asked }
+    }
+
+    /// What is told, until there is an error or nothing within some seconds.
+    async fn told(world: &mut World, seconds: u64) -> Vec<String> {
+        let mut all = Vec::new();
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while let Ok(Some(told)) = tokio::time::timeout_at(until, world.told.next()).await {
+            all.push(match told {
+                Ok(Told::Begins) => "begins".to_owned(),
+                Ok(Told::Present(object)) => format!("present {}", object.identity().name),
+                Ok(Told::All(at)) => format!("all at {}", at.as_secs() - NOW.as_secs()),
+                Ok(Told::Changed(object)) => format!("changed {}", object.identity().name),
+                Ok(Told::Gone(object)) => format!("gone {}", object.identity().name),
+                Ok(Told::UpTo(at)) => format!("up to {}", at.as_secs() - NOW.as_secs()),
+                Err(error) => format!("error: {error}"),
+            });
+            // As the clock of who watches goes on with time.
+            world.clock.advance(Duration::from_secs(1));
+        }
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_in_which_nothing_happens_says_so_again_and_again() {
+        let quiet = || (vec![bookmark("8")], Some(4));
+        let mut world = world(vec![quiet(), (vec![], Some(4)), (vec![], None)]);
+        assert_eq!(
+            told(&mut world, 9).await,
+            // As of when each was asked for, by a clock that goes on by a second with all that is told.
+            ["begins", "present a", "all at 0", "up to 3", "up to 3", "up to 5"]
+        );
+        let asked = world.asked.lock().unwrap();
+        let watches: Vec<_> = asked.iter().filter(|query| query.contains("watch=true")).collect();
+        assert!(watches[0].contains("resourceVersion=7") && watches[1].contains("resourceVersion=8"), "{watches:?}");
+        assert!(
+            watches
+                .iter()
+                .all(|query| query.contains("timeoutSeconds=4") && query.contains("allowWatchBookmarks=true"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_cut_or_silent_says_nothing_of_how_far_it_has_come() {
+        let event = |kind: &str, name: &str| json!({"type": kind, "object": pod(name, "9")});
+        let cut = (vec![event("MODIFIED", "a"), event("DELETED", "b")], Some(1));
+        let mut world = world(vec![cut, (vec![], None), (vec![], None)]);
+        assert_eq!(told(&mut world, 12).await, ["begins", "present a", "all at 0", "changed a", "gone b"]);
+        let asked = world.asked.lock().unwrap();
+        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 2, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_error_all_is_told_anew() {
+        let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 410,
+            "status": "Failure", "reason": "Expired", "message": "too old"}});
+        let mut world = world(vec![(vec![gone], Some(0)), (vec![], None)]);
+        let told = told(&mut world, 5).await;
+        assert!(told[3].starts_with("error: ") && told[3].contains("too old"), "{told:?}");
+        assert_eq!(told[4..], ["begins", "present a", "all at 4"], "{told:?}");
+    }
+}
