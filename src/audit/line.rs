@@ -237,6 +237,14 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
             }
         });
     }
+    if let Some(introspected) = record.introspected.as_deref() {
+        object.object("introspected", |object| {
+            object
+                .text("token", budget.text(Field::Names, &introspected.token))
+                .text("server", budget.text(Field::Names, &introspected.server))
+                .some("active", Some(introspected.active));
+        });
+    }
     object
         .some_text("revoked", budget.optional(Field::Names, record.revoked.as_deref()))
         .some_text("event_id", budget.optional(Field::Names, record.event_id.as_deref()))

@@ -46,12 +46,14 @@ pub use self::{
     metrics::Metrics,
     note::{KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
-    record::{Decision, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream},
+    record::{
+        Decision, Introspected, Issued, IssuedOnward, IssuedTask, Outcome, Phase, Record, Refusal, Tls, Upstream,
+    },
     replay::{ReplayError, ReplayInputs},
     report::{Access, Counted, Held, HeldSecret, Report, Row},
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
-    token_trace::{Tokens, TracedToken, Use, trace_tokens},
+    token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
     trace::{Arrival, Cause, NoCause, TracedRun, arrivals, trace, trace_request, trace_uid},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{

@@ -83,6 +83,8 @@ pub struct Record {
     pub issued: Option<Box<Issued>>,
     /// The id of a token of ours that its holder ended.
     pub revoked: Option<String>,
+    /// A token of ours that a resource server asked about.
+    pub introspected: Option<Box<Introspected>>,
     /// The digest of the policy that decided.
     pub policy: Option<Arc<str>>,
     /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`.
@@ -127,6 +129,7 @@ impl Record {
             asked: None,
             issued: None,
             revoked: None,
+            introspected: None,
             policy: None,
             ended: None,
         }
@@ -137,6 +140,17 @@ impl Record {
         self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });
         self.status = Some(rejection.status());
     }
+}
+
+/// What a resource server heard of a token that it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introspected {
+    /// Its `jti`.
+    pub token: String,
+    /// Who asked, by the name in `tokens.resource_servers`.
+    pub server: String,
+    /// Whether the token was for it and good.
+    pub active: bool,
 }
 
 /// A token that Doorward has issued, by what names it.

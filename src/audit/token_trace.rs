@@ -49,6 +49,17 @@ pub struct Use {
     pub path: String,
     pub status: Option<u16>,
     pub rule: Option<String>,
+    /// Where it was used at a resource server, which asked about it.
+    pub at_server: Option<AtServer>,
+}
+
+/// What a resource server heard of a token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct AtServer {
+    token: String,
+    pub server: String,
+    #[serde(default)]
+    pub active: bool,
 }
 
 /// What the record of an exchange says of its token.
@@ -198,6 +209,7 @@ struct Response {
 struct Unmapped {
     issued: Option<IssuedLine>,
     revoked: Option<String>,
+    introspected: Option<AtServer>,
     tokens_ended: Option<Ended>,
     principal: PrincipalLine,
     /// Of an operator, and why.
@@ -314,10 +326,9 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
         if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| found.get_mut(id)) {
             token.ended.get_or_insert_with(|| (at, "its holder had done with it".to_owned()));
         }
-        let (Some(token), Some(request)) = (found.get_mut(&line.actor.session.uid), line.metadata.correlation_uid)
-        else {
-            return;
-        };
+        let at_server = line.unmapped.introspected;
+        let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
+        let (Some(token), Some(request)) = (found.get_mut(id), line.metadata.correlation_uid) else { return };
         let used = Use {
             request,
             at,
@@ -326,6 +337,7 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
             path: line.http_request.url.path,
             status: line.http_response.code,
             rule: line.authorizations.into_iter().next().map(|of| of.policy.uid).filter(|rule| !rule.is_empty()),
+            at_server,
         };
         // A request has a record before it is forwarded, and one with its answer.
         let has_room = token.uses.len() < MAX_USES;
@@ -367,6 +379,17 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
     Ok(tokens)
 }
 
+/// The id of the token of ours that a resource server asked about in this request.
+pub fn introspected_in(files: &[PathBuf], request: Uuid) -> Result<Option<String>, ReplayError> {
+    let mut found = None;
+    each(files, code::REQUEST, |line: Line| {
+        if let Some(at_server) = line.unmapped.introspected.filter(|_| line.metadata.correlation_uid == Some(request)) {
+            found = Some(at_server.token);
+        }
+    })?;
+    Ok(found)
+}
+
 impl fmt::Display for TracedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { issued, .. } = self;
@@ -394,6 +417,15 @@ impl fmt::Display for TracedToken {
             writeln!(f, "    ended    {at}: {why}")?;
         }
         for used in &self.uses {
+            if let Some(AtServer { server, active, .. }) = &used.at_server {
+                let heard = if *active { "active" } else { "not active" };
+                writeln!(
+                    f,
+                    "    used     {} at resource server {server}, which heard {heard}, request {}",
+                    used.at, used.request
+                )?;
+                continue;
+            }
             let status = used.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
             write!(f, "    used     {} {} {}{} {status}", used.at, used.method, used.host, used.path.escape_debug())?;
             match &used.rule {

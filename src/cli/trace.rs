@@ -139,6 +139,10 @@ impl<W: Write> Tracer<'_, W> {
             let tokens = audit::trace_tokens(self.files, Tokens::Id(jti))?;
             tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
         }
+        if let Some(jti) = audit::introspected_in(self.files, id)? {
+            let tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
+            tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
+        }
         let runs = audit::trace_request(self.files, id)?;
         runs.iter().try_for_each(|run| self.run_with_tokens(run))
     }

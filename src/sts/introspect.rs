@@ -86,8 +86,15 @@ impl Exchanger<'_> {
         let form = Form::parse(request.headers(), body)?;
         let token = form.get("token").ok_or_else(|| Refusal::malformed("`token` is missing"))?;
         self.check_revocations()?;
-        let claims = self.keys.verify(token).filter(|claims| self.is_active(claims, server));
-        let Some(claims) = claims else { return Ok(answer(StatusCode::OK, &json!({"active": false}))) };
+        let claims = self.keys.verify(token);
+        let active = claims.as_ref().is_some_and(|claims| self.is_active(claims, server));
+        if let Some(jti) = claims.as_ref().and_then(|claims| claims.get("jti")?.as_str()) {
+            let (token, server) = (jti.to_owned(), server.id.clone());
+            exchange.record().introspected = Some(Box::new(audit::Introspected { token, server, active }));
+        }
+        let Some(claims) = claims.filter(|_| active) else {
+            return Ok(answer(StatusCode::OK, &json!({"active": false})));
+        };
         let mut told = Map::from_iter([("active".to_owned(), json!(true)), ("token_type".to_owned(), json!("Bearer"))]);
         told.insert("username".to_owned(), claims.get("sub").cloned().unwrap_or_default());
         told.extend(claims.into_iter().filter(|(name, _)| TOLD.contains(&name.as_str())));

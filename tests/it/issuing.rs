@@ -561,17 +561,18 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
     }
 }
 
-/// What `doorward audit trace token` says once it tells of an end.
+/// What `doorward audit trace` says.
+async fn trace(world: &World, kind: &str, what: &str) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["audit", "trace", kind, what, "--trail"]).arg(world.doorward.audit_path());
+    String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+}
+
+/// The same of a token, once it tells of an end.
 async fn traced(world: &World, jti: &str) -> String {
     within(async {
         loop {
-            let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
-                .args(["audit", "trace", "token", jti, "--trail"])
-                .arg(world.doorward.audit_path())
-                .output()
-                .await
-                .unwrap();
-            let said = String::from_utf8(output.stdout).unwrap();
+            let said = trace(world, "token", jti).await;
             if said.contains("    ended    ") {
                 return said;
             }
@@ -654,6 +655,7 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     for name in ["sub", "aud", "iss", "exp", "iat", "jti", "scope", "client_id", "act", "origin"] {
         assert_eq!(said[name], claims[name], "{name}: {said:#}");
     }
+    let (jti, question) = (claims["jti"].as_str().unwrap(), good.header("x-request-id").unwrap().to_owned());
     let inactive = json!({"active": false});
     let forged = format!("{}AA", own.get(..own.len() - 2).unwrap());
     for (what, who, token) in [
@@ -682,6 +684,21 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
         }
     })
     .await;
+    // Each use of it at a server that asked is in the trail, and leads back to it.
+    within(async {
+        loop {
+            let told = trace(&world, "token", jti).await;
+            if told.contains("at resource server target, which heard active")
+                && told.contains("at resource server other, which heard not active")
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let back = trace(&world, "request", &question).await;
+    assert!(back.contains(&format!("token      {jti} for {TARGET}")), "{back}");
     // One that its holder has ended; and all of a person who is shut out, on our own routes too.
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
