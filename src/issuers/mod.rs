@@ -61,6 +61,7 @@ use tokio::runtime::Handle;
 
 use self::verified::{Verified, VerifiedTokens};
 pub use self::{
+    breaker::Breaker,
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    issuers::{Key, SingleFlight},
+    issuers::{Breaker, Key, SingleFlight},
     sha256::sha256,
     store::Revocations,
     sts::keys::SigningKeys,
@@ -52,6 +52,8 @@ struct Inner {
     revocations: Revocations,
     metrics: Metrics,
     flights: SingleFlight<Result<Arc<Gained>, Failure>>,
+    /// By the entry of `tokens.onward`, as it is written.
+    breakers: Mutex<HashMap<[u8; 32], Arc<Breaker>>>,
     tokens: Mutex<Tokens>,
 }
 
@@ -96,8 +98,8 @@ pub struct Wanted {
 
 impl Held {
     pub fn new(clock: Clock, control: Handle, revocations: Revocations, metrics: Metrics) -> Self {
-        let (flights, tokens) = Default::default();
-        Self(Arc::new(Inner { clock, control, revocations, metrics, flights, tokens }))
+        let (flights, breakers, tokens) = Default::default();
+        Self(Arc::new(Inner { clock, control, revocations, metrics, flights, breakers, tokens }))
     }
 
     /// The token that is held for exactly this, or a new one: however many ask at once, the provider is asked once. The assertion is
@@ -140,7 +142,17 @@ impl Held {
         let inner = &self.0;
         let audience = Arc::clone(&wanted.onward.audience);
         let now = inner.clock.now();
+        let breaker = inner.breaker(&wanted.onward);
+        if !breaker.admit(now) {
+            inner.metrics.count(&audience, "away");
+            let why = "it has failed several times in a row, so that it is left alone for some seconds";
+            return Err(Failure::Away(why.to_owned()));
+        }
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
+        match &outcome {
+            Err(Failure::Away(_)) => breaker.failed(inner.clock.now()),
+            _ => breaker.succeeded(),
+        }
         inner.metrics.count(
             &audience,
             match &outcome {
@@ -198,6 +210,11 @@ impl Held {
 }
 
 impl Inner {
+    fn breaker(&self, onward: &Onward) -> Arc<Breaker> {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(breakers.entry(onward.fingerprint).or_default())
+    }
+
     fn held(&self, key: &Key) -> Option<Arc<Gained>> {
         let now = self.clock.now();
         lock(&self.tokens).by_key.get(key).filter(|gained| now < gained.use_until).cloned()

@@ -279,3 +279,46 @@ async fn a_refusal_is_not_remembered() {
     let mut world = world;
     assert_eq!(world.asked(), ["/token", "/token"]);
 }
+
+#[tokio::test]
+async fn a_provider_in_trouble_is_left_alone_for_some_seconds_and_others_are_not() {
+    let world = World::start("").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let (onwards, _) = resolve(
+        &format!(
+            "{{audience: w, provider: {{jwt_bearer: {{token_url: 'http://{address}/token'}}}}, assertion: {{audience: x}}}}"
+        ),
+        "}",
+    );
+    let broken = onwards.get("w").unwrap();
+    let ends = world.clock.now() + Duration::from_secs(600);
+    let ask = async |scope: &str| {
+        let wanted =
+            Wanted { onward: Arc::clone(broken), scopes: vec![scope.to_owned()], ..world.wanted("alice", &[]) };
+        match world.held.obtain(wanted, &world.keys, "jti", ends).await {
+            Err(Failure::Away(why)) => why.contains("is left alone"),
+            other => panic!("{other:?}"),
+        }
+    };
+    for _ in 0..5 {
+        assert!(!ask("read").await);
+    }
+    let before = asked.load(Ordering::SeqCst);
+    assert!(before >= 5);
+    assert!(ask("read").await && ask("write").await, "whatever is asked of it");
+    world.obtain(world.wanted("alice", &[])).await;
+    world.clock.advance(Duration::from_secs(4));
+    assert!(ask("read").await);
+    assert_eq!(asked.load(Ordering::SeqCst), before);
+    world.clock.advance(Duration::from_secs(1));
+    assert!(!ask("read").await, "it may be well again");
+    assert!(ask("read").await, "one is enough to see that it is not");
+}
