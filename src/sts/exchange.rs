@@ -132,7 +132,7 @@ impl Exchanger<'_> {
         if let Some(of) = &party.of {
             self.note_bearer(party, of, expires, now).await?;
         }
-        let jti = Uuid::now_v7().to_string();
+        let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
         let client = claims::client(&party.principal).ok_or_else(|| {
             let subject = &party.principal.subject;
@@ -169,7 +169,8 @@ impl Exchanger<'_> {
             onward: None,
         };
         if let Some(onward) = self.tokens.settings.onward.get(audience) {
-            let given = self.pass_on(onward, &claims, (&party.principal, task), issued, exchange).await?;
+            let gives_until = |until| self.gives_until(party, view, &by_rules, until);
+            let given = self.pass_on(onward, &claims, (&party.principal, task), issued, gives_until, exchange).await?;
             return Ok(Given::Onward(given));
         }
         let token = self.keys.sign(&claims);

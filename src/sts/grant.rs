@@ -11,6 +11,7 @@ use crate::{
 };
 
 /// What rules give.
+#[derive(Clone)]
 pub(super) struct Granted {
     pub(super) scopes: Vec<Arc<str>>,
     pub(super) rules: Vec<Arc<str>>,
@@ -136,7 +137,18 @@ impl Exchanger<'_> {
     pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
         let policy = &self.snapshot.policy;
         let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(LIFETIME.1);
-        let until = view.now + lifetime;
+        self.gives_until(party, view, granted, view.now + lifetime)
+    }
+
+    /// Until when the hours of rules give all of this, up to `until`.
+    pub(super) fn gives_until(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        granted: &Granted,
+        until: Timestamp,
+    ) -> Timestamp {
+        let policy = &self.snapshot.policy;
         let gives = |now: Timestamp, scope: Option<&str>| {
             let token = view.token.map(|token| TokenView { scope, ..token });
             policy.decide(&party.principal, &RequestView { token, now, ..*view }).is_allow()

@@ -419,3 +419,35 @@ async fn the_certified_provider_takes_the_assertion_by_our_published_keys() {
     assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!("alice")), "{told:#}");
     assert_eq!((&told["scope"], &told["client_id"]), (&json!("tekton:run"), &json!("bot")), "{told:#}");
 }
+
+/// `HH:MM` of a minute since the epoch, as the beginning or the end of a window.
+fn clock(minute: u64, midnight: &str) -> String {
+    match minute % (24 * 60) {
+        0 => midnight.to_owned(),
+        of_day => format!("{:02}:{:02}", of_day / 60, of_day % 60),
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_would_outlast_the_hours_of_its_rule_is_not_passed_on() {
+    let provider = Provider::start().await;
+    let onward = ONWARD.replace("{url}", &provider.upstream.url());
+    let minute = now() / 60;
+    // Since an hour, and for three minutes more at least.
+    let (from, to) = (clock(minute + 24 * 60 - 60, "00:00"), clock(minute + 4, "24:00"));
+    let rules = RULES.replacen("'tekton:*']}}", &format!("'tekton:*']}}, time: {{from: '{from}', to: '{to}'}}}}"), 1);
+    let world = World::with_files(
+        |yaml| yaml.replace("  resource_servers:\n", &onward).replace("rules:\n", &rules),
+        &[("bot", "bot-secret-of-the-tests")],
+    )
+    .await;
+    let alice = world.person("alice", &json!({}));
+    let refused = ask(&world, &alice, "vault", "read").await;
+    assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_target")), "{}", refused.text());
+    assert!(refused.text().contains("rules give it by their hours"), "{}", refused.text());
+    assert!(!refused.text().contains("given-"), "{}", refused.text());
+    let mut short = good("short");
+    short["expires_in"] = json!(100);
+    provider.says(Reply::json(200, &short.to_string()));
+    assert_eq!(token(&ask(&world, &alice, "vault", "write").await), "short");
+}

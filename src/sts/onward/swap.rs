@@ -15,6 +15,7 @@ use super::{
 use crate::{
     audit,
     authn::Principal,
+    clock::Timestamp,
     config::raw::OnwardSubject,
     error::Reason,
     request::exchange::Exchange,
@@ -33,13 +34,14 @@ const AWS_CREDENTIALS: &str = "https://doorward.dev/token-type/aws-credentials";
 
 impl Exchanger<'_> {
     /// The provider's token in place of one of ours. `claims` are what ours would say, `issued` what the trail would; both have been
-    /// decided.
+    /// decided. `gives_until` tells up to when the hours of rules give it, of a time that it may last until.
     pub async fn pass_on(
         &self,
         onward: &Arc<Onward>,
         claims: &AccessToken<'_>,
         (principal, task): (&Arc<Principal>, Option<&Task>),
         issued: audit::Issued,
+        gives_until: impl Fn(Timestamp) -> Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let scopes = onward.named_there(&issued.scopes);
@@ -73,6 +75,15 @@ impl Exchanger<'_> {
             return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
         }
         let given = &gained.given;
+        let hours = gives_until(given.expires);
+        if hours < given.expires {
+            return Err(Refusal::target(format!(
+                "the token of {} lasts until {}, and rules give it by their hours (`time`) until {hours} alone; it can be had until it \
+                 lasts longer than they go on, for which the provider, and `max_lifetime`, must let it last shorter",
+                onward.name(),
+                given.expires
+            )));
+        }
         let now = self.app.clock.now();
         let had = |scope: &Arc<str>| match &given.scopes {
             None => true,
