@@ -6,8 +6,11 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use url::form_urlencoded;
 
-use super::tokens::{DOOR, OVER, TARGET, Task, Tasks, token};
-use crate::harness::{Raw, request, within};
+use super::{
+    token_ends::{on_redis, replica},
+    tokens::{DOOR, OVER, TARGET, Task, Tasks, token},
+};
+use crate::harness::{Doorward, Raw, RedisServer, request, within};
 
 /// How long after its end a run's tokens may still be good.
 const GRACE: Duration = Duration::from_secs(2);
@@ -28,8 +31,8 @@ struct Sender {
 }
 
 impl Sender {
-    fn start(tasks: &Tasks, lines: &[&str], body: &[u8]) -> Self {
-        let (address, request) = (tasks.world.doorward.address("public"), request(lines, body));
+    fn start(at: &Doorward, lines: &[&str], body: &[u8]) -> Self {
+        let (address, request) = (at.address("public"), request(lines, body));
         let (log, sent) = watch::channel(Vec::new());
         let task = tokio::spawn(async move {
             let mut raw = Raw::connect(address).await;
@@ -47,13 +50,13 @@ impl Sender {
         Self { sent, task }
     }
 
-    fn using(tasks: &Tasks, token: &str) -> Self {
+    fn using(tasks: &Tasks, at: &Doorward, token: &str) -> Self {
         let line = format!("GET {} HTTP/1.1", tasks.path("taskruns"));
-        Self::start(tasks, &[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"")
+        Self::start(at, &[&line, "Host: localhost", &format!("Authorization: Bearer {token}")], b"")
     }
 
     /// Asks for more tokens for the same pod.
-    fn exchanging(tasks: &Tasks, pod_token: &str) -> Self {
+    fn exchanging(at: &Doorward, pod_token: &str) -> Self {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
             .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
@@ -61,7 +64,7 @@ impl Sender {
             .finish();
         let lines =
             ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
-        Self::start(tasks, &lines, form.as_bytes())
+        Self::start(at, &lines, form.as_bytes())
     }
 
     /// Until it has sent at a moment.
@@ -118,7 +121,8 @@ async fn sends_on_in(tasks: &Tasks, name: &str, run: &Value, end: impl AsyncFnOn
     let task = tasks.bobs(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
-    let (mut uses, mut exchanges) = (Sender::using(tasks, &own), Sender::exchanging(tasks, &pod_token));
+    let here = &tasks.world.doorward;
+    let (mut uses, mut exchanges) = (Sender::using(tasks, here, &own), Sender::exchanging(here, &pod_token));
     let later = Instant::now() + Duration::from_millis(1100);
     uses.sends_at(later).await;
     exchanges.sends_at(later).await;
@@ -180,4 +184,27 @@ async fn a_run_that_is_deleted_or_whose_time_is_out_takes_its_tokens_along_while
         End { told, ended: Instant::now() }
     });
     tokio::join!(deletes_task, deletes_pod, times_out);
+}
+
+#[tokio::test]
+async fn a_step_that_is_still_sending_to_two_replicas_is_refused_by_both() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let tasks = on_redis(&redis).await;
+    let there = replica(&tasks).await;
+    let task = tasks.bobs(&Tasks::release("shared")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    let mut senders = [&tasks.world.doorward, &there].map(|at| Sender::using(&tasks, at, &own));
+    let later = Instant::now() + Duration::from_millis(1100);
+    for sender in &mut senders {
+        sender.sends_at(later).await;
+    }
+    let told = Instant::now();
+    tasks.cancel(&task).await;
+    let end = End { told, ended: Instant::now() };
+    let later = end.ended + GRACE + Duration::from_secs(1);
+    for (mut sender, what) in senders.into_iter().zip(["use, where it was issued", "use, at the other replica"]) {
+        sender.sends_at(later).await;
+        judge(what, &sender.stop(), &end, 401, &["token_revoked"]);
+    }
 }

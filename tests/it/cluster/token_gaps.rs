@@ -11,8 +11,8 @@ use super::{
 };
 use crate::harness::{Raw, RedisServer, Wire, request, within};
 
-/// How soon after a gap tokens of what ended in it are dead: two seconds, and room for a machine with much to do.
-const SOON: Duration = Duration::from_secs(5);
+/// How soon after a gap tokens of what ended in it are dead.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Connections that three watches ask for in some seconds: enough that pauses which go on doubling would be longer than [`SOON`].
 const TRIES: usize = 18;
