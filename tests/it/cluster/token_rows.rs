@@ -52,6 +52,8 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
     .await;
     assert!(tasks.is_active(&pod_token).await);
     tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &OVER).await;
+    // Once all of it is noted, the pod itself says so first.
+    tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &["done-push-pod: it has ended"]).await;
 
     // Its kubelet takes as long as it may.
     let (task, pod_token) = running(&tasks, "leaving").await;
@@ -60,6 +62,8 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
     assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
     assert!(tasks.is_active(&pod_token).await);
     tasks.is_refused("kubernetes:6.4 pod terminating in its grace", &pod_token, &OVER).await;
+    let why = ["leaving-push-pod: it is being deleted"];
+    tasks.is_refused("kubernetes:6.4 pod terminating in its grace", &pod_token, &why).await;
     tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"linger": null}}})).await;
 
     let (_task, pod_token) = running(&tasks, "old").await;
@@ -69,6 +73,53 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
         }
     });
     tasks.is_refused("kubernetes:6.4 expired", &expired, &["the token expired 1 m"]).await;
+}
+
+#[tokio::test]
+async fn a_pods_token_of_two_hours_or_of_another_node_gives_none() {
+    let tasks = Tasks::start().await;
+    let (task, pod_token) = running(&tasks, "long").await;
+    let metadata = &task.pod["metadata"];
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]});
+    let spec = json!({"audiences": [DOOR], "expirationSeconds": 7200, "boundObjectRef": bound});
+    let long = tasks.token("builder", &spec).await;
+    let of_pod = claims(&long);
+    assert!(of_pod["exp"].as_i64().unwrap() - of_pod["iat"].as_i64().unwrap() >= 7200, "{of_pod:#}");
+    assert!(tasks.is_active(&long).await);
+    let why = ["the token lives 2 h 0 min; at most 1 h 0 min is accepted"];
+    tasks.is_refused("kubernetes:6.4 a token of more than an hour", &long, &why).await;
+
+    let of_pod = claims(&pod_token);
+    assert!(of_pod["kubernetes.io"]["node"]["name"].is_string(), "{of_pod:#}");
+    let elsewhere =
+        tasks.world.api.resign(&pod_token, |claims| claims["kubernetes.io"]["node"]["name"] = json!("elsewhere"));
+    // The API server itself takes it: it looks at the pod alone.
+    assert!(tasks.is_active(&elsewhere).await);
+    let why = ["runs on another node than the token was made for"];
+    tasks.is_refused("kubernetes:6.4 another node", &elsewhere, &why).await;
+}
+
+#[tokio::test]
+async fn a_service_account_that_is_deleted_has_no_more_exchanges_once_its_review_is_old() {
+    let tasks = Tasks::start().await;
+    let (_task, pod_token) = running(&tasks, "orphan").await;
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts/builder", tasks.world.namespace);
+    assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
+    let deleted = std::time::Instant::now();
+    // What the API server says of a token is used for ten seconds.
+    let answer = within(async {
+        loop {
+            let answer = tasks.exchange(&pod_token, &ASKED).await;
+            if answer.status != 200 {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(answer.text().contains("is not active"), "kubernetes:6.4 account deleted: {}", answer.text());
+    let after = deleted.elapsed();
+    assert!(after < std::time::Duration::from_secs(12), "kubernetes:6.4 account deleted: {after:?}");
 }
 
 #[tokio::test]
