@@ -117,6 +117,53 @@ fn valkey(objects: &[Value], root: &Path) -> RedisServer {
     RedisServer::start(&["--include", &settings, "--port", "0", "--tls-port", "{port}"])
 }
 
+/// What a container is told by its environment.
+fn environment(container: &Value, root: &Path, valkey: Option<&RedisServer>) -> Vec<(String, String)> {
+    let variables = container["env"].as_array().unwrap().iter().map(|variable| {
+        let mut value = within_pod(variable["value"].as_str().unwrap(), root);
+        if let Some(valkey) = valkey {
+            value = value.replace("doorward-valkey.doorward.svc:6379", &valkey.address());
+        }
+        (variable["name"].as_str().unwrap().to_owned(), value)
+    });
+    variables.collect()
+}
+
+#[test]
+fn the_example_of_tokens_of_several_replicas_fits_into_the_shipped_configuration() {
+    let objects = objects(&built("replicas"));
+    let root = pod(&objects);
+    let container = &find(&objects, "StatefulSet", "doorward")["spec"]["template"]["spec"]["containers"][0];
+    let valkey = valkey(&objects, root.path());
+    let environment = environment(container, root.path(), Some(&valkey));
+    for name in ["token-key-1", "token-key-2"] {
+        let key = root.path().join("etc/doorward/secrets").join(name);
+        fs::write(key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    }
+    let example = fs::read_to_string(deploy().join("examples/tokens.yaml")).unwrap();
+    let example: Value = serde_saphyr::from_str(&within_pod(&example, root.path())).unwrap();
+    let folder = root.path().join("etc/doorward/config");
+    let add = |file: &str, list: &str| {
+        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(folder.join(file)).unwrap()).unwrap();
+        config[list].as_array_mut().unwrap().extend(example[list].as_array().unwrap().clone());
+        config
+    };
+    fs::write(folder.join("rules.yaml"), add("rules.yaml", "rules").to_string()).unwrap();
+    let mut config = add("doorward.yaml", "issuers");
+    config["tokens"] = example["tokens"].clone();
+    let check = |config: &Value| {
+        fs::write(folder.join("doorward.yaml"), config.to_string()).unwrap();
+        let output = doorward(&["check"]).arg(&folder).envs(environment.clone()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (good, said) = check(&config);
+    assert!(good && !said.contains("warning"), "{said}");
+    // Each would make keys of its own otherwise.
+    config["tokens"].as_object_mut().unwrap().remove("keys");
+    let (good, said) = check(&config);
+    assert!(!good && said.contains("tokens need `keys`, the same on every replica"), "{said}");
+}
+
 #[test]
 fn the_shipped_configurations_are_good_and_their_cases_decided_as_they_say() {
     for overlay in OVERLAYS {
@@ -125,14 +172,7 @@ fn the_shipped_configurations_are_good_and_their_cases_decided_as_they_say() {
         let container = &find(&objects, "StatefulSet", "doorward")["spec"]["template"]["spec"]["containers"][0];
         // The store that replicas share, as it is shipped, for what is asked of it.
         let valkey = (overlay == "replicas").then(|| valkey(&objects, root.path()));
-        let environment = container["env"].as_array().unwrap().iter().map(|variable| {
-            let mut value = within_pod(variable["value"].as_str().unwrap(), root.path());
-            if let Some(valkey) = &valkey {
-                value = value.replace("doorward-valkey.doorward.svc:6379", &valkey.address());
-            }
-            (variable["name"].as_str().unwrap().to_owned(), value)
-        });
-        let environment: Vec<(String, String)> = environment.collect();
+        let environment = environment(container, root.path(), valkey.as_ref());
         assert_eq!(environment.len(), if overlay == "single" { 1 } else { 2 });
         // Of several replicas, one that does not answer yet must not be asked.
         let service = find(&objects, "Service", "doorward-interceptor");
