@@ -151,6 +151,7 @@ async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
     let nested = token(&tasks.exchange(&pod_token, &asked).await);
     let claims = part(&nested, 1);
     assert_eq!(claims["origin"], json!({"issuer": "a", "sub": "bob"}), "{claims:#}");
+    assert_eq!(claims["kind"], "human", "what Bob is, and not who acts for him: {claims:#}");
     assert_eq!(
         claims["act"]["act"]["sub"], claims["act"]["sub"],
         "the task that started the run acted before: {claims:#}"
