@@ -402,6 +402,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_end_that_was_seen_counts_here_until_the_store_has_it_too_and_no_longer_than_it_was_to() {
+        let at = fixture();
+        let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        let until = at.clock.now() + Duration::from_secs(60);
+        let end = || here.end_here([("c/pod".to_owned(), "it has ended")], until);
+        assert!(end() && !end(), "it is told once");
+        assert_eq!(&*here.workload("c/pod").unwrap().reason, "it has ended");
+        assert!(here.workload("c/other").is_none() && !here.has_stored("c/pod"));
+        here.refresh().await.unwrap();
+        assert!(here.workload("c/pod").is_some(), "though the store knows nothing of it");
+        here.revoke(Target::Workload("c/pod"), "it has ended", until).await.unwrap();
+        assert!(here.has_stored("c/pod") && !end());
+        at.clock.advance(Duration::from_secs(60));
+        here.refresh().await.unwrap();
+        assert!(here.workload("c/pod").is_none() && !here.has_stored("c/pod"));
+        assert!(here.0.mirror.load().ended.is_empty(), "nothing is kept for ever");
+    }
+
+    #[tokio::test]
     async fn the_end_of_a_workload_ends_all_its_tokens_and_no_others() {
         let at = fixture();
         let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
