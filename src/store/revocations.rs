@@ -14,6 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
+use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +80,10 @@ struct Inner {
     mirror: ArcSwap<Mirror>,
     /// Whether `mirror` holds nothing, which spares most processes the look-up.
     empty: AtomicBool,
+    /// Workloads whose end this process has seen, maybe before the store could be told. Every run and pod of the cluster comes here,
+    /// so it is no part of `mirror`, which is copied to be changed.
+    ended: Cache<Arc<str>, Revocation>,
+    any_ended: AtomicBool,
     /// When the copy was last known to be complete, in milliseconds.
     complete: AtomicI64,
     /// The version up to which the copy has followed; locked while it is renewed.
@@ -93,9 +98,10 @@ struct Mirror {
     tokens: ByIssuer,
     principals: ByIssuer,
     workloads: HashMap<Arc<str>, Revocation>,
-    /// Of this process alone, which may have seen their end before the store could be told.
-    ended: HashMap<Arc<str>, Revocation>,
 }
+
+/// Workloads whose end is remembered here at most.
+const MAX_ENDED: u64 = 100_000;
 
 type ByIssuer = HashMap<Arc<str>, HashMap<Arc<str>, Revocation>>;
 
@@ -133,6 +139,13 @@ impl Revocations {
             clock,
             mirror: ArcSwap::default(),
             empty: AtomicBool::new(true),
+            // The clock decides until when one counts. The oldest make room: the store has them long since.
+            ended: Cache::builder()
+                .max_capacity(MAX_ENDED)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(Duration::from_secs(3600))
+                .build(),
+            any_ended: AtomicBool::new(false),
             complete: AtomicI64::new(i64::MIN),
             followed: tokio::sync::Mutex::new(0),
             change: Mutex::new(()),
@@ -163,12 +176,15 @@ impl Revocations {
 
     /// Whether all tokens of a run or of a pod are revoked.
     pub fn workload(&self, uid: &str) -> Option<Revocation> {
-        if self.0.empty.load(Ordering::Acquire) {
-            return None;
+        let now = self.0.clock.now();
+        let is_in_force = |revocation: &Revocation| revocation.until > now;
+        if !self.0.empty.load(Ordering::Acquire)
+            && let Some(revocation) = self.0.mirror.load().workloads.get(uid).filter(|found| is_in_force(found))
+        {
+            return Some(revocation.clone());
         }
-        let (now, mirror) = (self.0.clock.now(), self.0.mirror.load());
-        let known = [mirror.workloads.get(uid), mirror.ended.get(uid)];
-        known.into_iter().flatten().find(|revocation| revocation.until > now).cloned()
+        let any_ended = self.0.any_ended.load(Ordering::Acquire);
+        any_ended.then(|| self.0.ended.get(uid))?.filter(is_in_force)
     }
 
     /// The same, as the store knows it: what [`Self::end_here`] was told is not enough.
@@ -180,15 +196,15 @@ impl Revocations {
     /// Has this process refuse all tokens of runs and pods that have ended, each with why, before [`Self::revoke`] tells the store and
     /// so the other processes. Gives whether one of them was not known.
     pub fn end_here(&self, ended: impl IntoIterator<Item = (String, &'static str)>, until: Timestamp) -> bool {
-        let ended: Vec<_> = ended.into_iter().filter(|(uid, _)| self.workload(uid).is_none()).collect();
-        if ended.is_empty() {
-            return false;
+        let mut any = false;
+        for (uid, why) in ended {
+            if self.workload(&uid).is_none() {
+                self.0.ended.insert(uid.into(), Revocation { reason: why.into(), until });
+                any = true;
+            }
         }
-        self.change(|mirror| {
-            let ended = ended.into_iter().map(|(uid, why)| (uid.into(), Revocation { reason: why.into(), until }));
-            mirror.ended.extend(ended);
-        });
-        true
+        self.0.any_ended.fetch_or(any, Ordering::Release);
+        any
     }
 
     /// The same for one who is not a [`Principal`] yet.
@@ -314,13 +330,11 @@ impl Revocations {
         let mirror = self.0.mirror.load();
         let ended = |revocation: &Revocation| revocation.until <= now;
         let any_of = |map: &ByIssuer| map.values().flat_map(HashMap::values).any(ended);
-        let any_alone =
-            mirror.sessions.values().chain(mirror.workloads.values()).chain(mirror.ended.values()).any(ended);
+        let any_alone = mirror.sessions.values().chain(mirror.workloads.values()).any(ended);
         if any_alone || any_of(&mirror.tokens) || any_of(&mirror.principals) {
             self.change(|mirror| {
                 mirror.sessions.retain(|_, revocation| !ended(revocation));
                 mirror.workloads.retain(|_, revocation| !ended(revocation));
-                mirror.ended.retain(|_, revocation| !ended(revocation));
                 for map in [&mut mirror.tokens, &mut mirror.principals] {
                     map.values_mut().for_each(|of_issuer| of_issuer.retain(|_, revocation| !ended(revocation)));
                     map.retain(|_, of_issuer| !of_issuer.is_empty());
@@ -336,8 +350,7 @@ impl Revocations {
         let empty = mirror.sessions.is_empty()
             && mirror.tokens.is_empty()
             && mirror.principals.is_empty()
-            && mirror.workloads.is_empty()
-            && mirror.ended.is_empty();
+            && mirror.workloads.is_empty();
         self.0.mirror.store(Arc::new(mirror));
         self.0.empty.store(empty, Ordering::Release);
     }
@@ -417,7 +430,6 @@ mod tests {
         at.clock.advance(Duration::from_secs(60));
         here.refresh().await.unwrap();
         assert!(here.workload("c/pod").is_none() && !here.has_stored("c/pod"));
-        assert!(here.0.mirror.load().ended.is_empty(), "nothing is kept for ever");
     }
 
     #[tokio::test]
