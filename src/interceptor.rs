@@ -118,7 +118,8 @@ async fn decide(
         Ok(claims) => claims,
         Err(denial) => return Ok(Err(denial)),
     };
-    if let Err(denial) = check_trigger(pools, snapshot, &claims, &question.context.trigger_id).await? {
+    let patience = Patience::begin();
+    if let Err(denial) = check_trigger(pools, snapshot, &claims, &question.context.trigger_id, &patience).await? {
         return Ok(Err(denial));
     }
     let trigger = &question.context.trigger_id;
@@ -129,7 +130,7 @@ async fn decide(
         return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
-    Ok(match bind(app, &claims.once, trigger, &named).await? {
+    Ok(match bind(app, &claims.once, trigger, &named, &patience).await? {
         Bound::Ours => Ok(claims),
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
@@ -141,8 +142,13 @@ async fn decide(
 
 /// Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
 /// milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
-async fn bind(app: &App, once: &str, trigger: &str, named: &TriedEvent) -> Result<Bound, Rejection> {
-    let patience = Patience::begin();
+async fn bind(
+    app: &App,
+    once: &str,
+    trigger: &str,
+    named: &TriedEvent,
+    patience: &Patience,
+) -> Result<Bound, Rejection> {
     loop {
         let bound = app.replay.bind_event(once, trigger, named, app.clock.now()).await;
         let is_final = match &bound {
@@ -155,7 +161,8 @@ async fn bind(app: &App, once: &str, trigger: &str, named: &TriedEvent) -> Resul
     }
 }
 
-/// Trouble of the store or the API server is waited out for [`DISPUTE`]: an EventListener itself asks once.
+/// Trouble of the store or the API server is waited out for [`DISPUTE`] in all: an EventListener itself asks once, and a Trigger that is
+/// bound to an event after it has given up makes no run of any.
 struct Patience {
     deadline: Instant,
 }
@@ -180,14 +187,21 @@ async fn service_account(
     reader: &TriggerReader<'_>,
     trigger: (&str, &str),
     listener: (&str, &str),
+    patience: &Patience,
 ) -> Result<Option<String>, Rejection> {
-    let patience = Patience::begin();
+    let mut failed = None;
     loop {
-        let account = reader.service_account(trigger, listener).await;
+        let asked = reader.service_account(trigger, listener);
+        let Ok(account) = tokio::time::timeout_at(patience.deadline, asked).await else {
+            let slow =
+                || Rejection::new(Reason::UpstreamTimeout, "the API server did not tell a Trigger's account in time");
+            return Err(failed.unwrap_or_else(slow));
+        };
         let is_final = account.as_ref().err().is_none_or(|rejection| !rejection.status().is_server_error());
         if patience.is_over(is_final).await {
             return account;
         }
+        failed = account.err();
     }
 }
 
@@ -244,6 +258,7 @@ async fn check_trigger(
     snapshot: &Snapshot,
     claims: &Claims,
     id: &str,
+    patience: &Patience,
 ) -> Result<Result<(), Denial>, Rejection> {
     let Some(limits) = &claims.triggers else { return Ok(Ok(())) };
     let denied = |message: String| Ok(Err(Denial(PERMISSION_DENIED, message)));
@@ -258,7 +273,9 @@ async fn check_trigger(
     let server = snapshot.raw.interceptor.as_ref().and_then(|interceptor| interceptor.kubernetes.as_deref());
     let server = snapshot.upstreams.iter().find(|upstream| Some(&**upstream.name()) == server);
     let account = match server.filter(|_| limits.needs_account()) {
-        Some(server) => service_account(&TriggerReader { pools, server }, (namespace, name), listener).await?,
+        Some(server) => {
+            service_account(&TriggerReader { pools, server }, (namespace, name), listener, patience).await?
+        }
         None => None,
     };
     let trigger = Trigger { namespace, name, service_account: account.as_deref(), listener_namespace: listener.0 };

@@ -29,6 +29,7 @@ use figment::{
 use super::{
     diagnosis::Finding,
     locations::{Giver, Locations, Place},
+    raw::Limits,
     report::{At, Severity, nearest},
     schema,
     source::{Data, Node},
@@ -109,11 +110,15 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
         }
     }
 
-    let is_drain = |setting: &Setting| setting.path == ["limits", "drain"];
-    let in_file = file.to_json().pointer("/limits/drain").is_some_and(|drain| !drain.is_null());
-    if !in_file && !variables.iter().chain(&flags).any(is_drain) {
+    let is_set = |key: &str| {
+        let in_file = file.to_json().pointer(&format!("/limits/{key}")).is_some_and(|value| !value.is_null());
+        in_file || variables.iter().chain(&flags).any(|setting| setting.path == ["limits", key])
+    };
+    if !is_set("drain") {
+        let keys: &[&str] = if is_set("drain_accept") { &["drain"] } else { &["drain", "drain_accept"] };
         // Before the others, of which one may set all of `limits`.
-        variables.splice(0..0, drain(&sources.environment, findings));
+        let settings = drain(keys, &sources.environment, findings);
+        variables.splice(0..0, settings);
     }
 
     variables.iter().for_each(|setting| collect_secret_variables(&setting.value, &mut secrets));
@@ -131,18 +136,27 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     variables
 }
 
-/// What the grace period of the pod leaves for the drain.
-fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Option<Setting> {
-    let (_, value) = environment.iter().find(|(name, _)| name == GRACE_PERIOD)?;
+/// What the grace period of the pod leaves for the drain, and of that for connections that still come.
+fn drain(keys: &[&str], environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Vec<Setting> {
+    let Some((_, value)) = environment.iter().find(|(name, _)| name == GRACE_PERIOD) else { return Vec::new() };
     let giver = Giver::Variable(GRACE_PERIOD.to_owned());
     let seconds = value.to_str().and_then(|value| value.trim().parse::<u64>().ok());
     let Some(drain) = seconds.and_then(|seconds| seconds.checked_sub(AFTER_DRAIN)).filter(|drain| *drain > 0) else {
         let mut finding = given(giver, "this is no number of seconds above 5, and `limits.drain` is not set");
         finding.help = Some("set it to the pod's `terminationGracePeriodSeconds`, or set `limits.drain`".to_owned());
         findings.push(finding);
-        return None;
+        return Vec::new();
     };
-    setting(giver, vec!["limits".to_owned(), "drain".to_owned()], &format!("{drain}s"), findings)
+    let accept = Limits::default().drain_accept.get().as_secs();
+    let given = keys.iter().filter_map(|key| match *key {
+        "drain" => Some(("drain", drain)),
+        key => (drain < accept).then_some((key, drain)),
+    });
+    given
+        .filter_map(|(key, seconds)| {
+            setting(giver.clone(), vec!["limits".to_owned(), key.to_owned()], &format!("{seconds}s"), findings)
+        })
+        .collect()
 }
 
 /// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it.
@@ -308,6 +322,18 @@ mod tests {
         let mut findings = Vec::new();
         let settings = settings(&sources, &Node::parse(file, 0).unwrap(), &mut findings);
         (settings, findings)
+    }
+
+    #[test]
+    fn a_short_grace_period_shortens_the_time_for_connections_that_still_come() {
+        let accept = |file: &str, grace: &str| {
+            let (settings, _) = settings_of(file, &[(GRACE_PERIOD, grace)], &[]);
+            let found = settings.into_iter().find(|setting| setting.path == ["limits", "drain_accept"]);
+            found.map(|setting| setting.value.to_json())
+        };
+        assert_eq!(accept("{}", "8"), Some("3s".into()));
+        assert_eq!(accept("{}", "10"), None);
+        assert_eq!(accept("limits: {drain_accept: 1s}", "8"), None);
     }
 
     #[test]

@@ -20,7 +20,8 @@ const MAX_BLAMED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     total: AtomicU32,
-    by_address: Mutex<HashMap<IpAddr, u32>>,
+    /// By listener, too: each has a limit of its own.
+    by_address: Mutex<HashMap<(Arc<str>, IpAddr), u32>>,
     floods: Mutex<HashMap<IpAddr, Floods>>,
 }
 
@@ -35,7 +36,7 @@ struct Floods {
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
-    address: Option<IpAddr>,
+    counted: Option<(Arc<str>, IpAddr)>,
 }
 
 impl Admission {
@@ -44,7 +45,7 @@ impl Admission {
         self.total
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| (total < limit).then_some(total + 1))
             .ok()
-            .map(|_| Permit { admission: Arc::clone(self), address: None })
+            .map(|_| Permit { admission: Arc::clone(self), counted: None })
     }
 
     fn is_blamed(&self, address: IpAddr, most: u32, now: Instant) -> bool {
@@ -67,26 +68,33 @@ impl Admission {
 }
 
 impl Permit {
-    /// Counts the connection for its address too, unless that has as many as it may, or has flooded us lately.
-    pub(super) fn count_for(&mut self, address: IpAddr, limits: &Limits, now: Instant) -> Result<(), Refused> {
+    /// Counts the connection to a listener for its address too, unless that has as many as it may, or has flooded us lately.
+    pub(super) fn count_for(
+        &mut self,
+        listener: &Arc<str>,
+        address: IpAddr,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Refused> {
         let address = whose(address);
         if self.admission.is_blamed(address, limits.floods_per_address, now) {
             return Err(Refused::Flood);
         }
+        let counted = (Arc::clone(listener), address);
         let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
+        let count = counts.entry(counted.clone()).or_insert(0);
         if *count >= limits.connections_per_address {
             return Err(Refused::Address);
         }
         *count += 1;
         drop(counts);
-        self.address = Some(address);
+        self.counted = Some(counted);
         Ok(())
     }
 
     /// The connection flooded us with resets: its address is remembered for it. One that speaks for many has none.
     pub(super) fn blame(&self, pause: Duration, now: Instant) {
-        if let Some(address) = self.address {
+        if let Some((_, address)) = self.counted {
             self.admission.blame(address, pause, now);
         }
     }
@@ -95,12 +103,12 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.total.fetch_sub(1, Ordering::Relaxed);
-        let Some(address) = self.address else { return };
+        let Some(counted) = self.counted.take() else { return };
         let mut counts = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&address) {
+        if let Some(count) = counts.get_mut(&counted) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&address);
+                counts.remove(&counted);
             }
         }
     }
@@ -122,17 +130,22 @@ mod tests {
     fn both_limits_hold_and_are_given_back() {
         let admission = Arc::new(Admission::default());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let (main, other): (Arc<str>, Arc<str>) = ("main".into(), "other".into());
         let now = Instant::now();
         let one = Limits { connections_per_address: 1, ..Limits::default() };
         let mut first = admission.admit(2).unwrap();
-        assert_eq!(first.count_for(address, &one, now), Ok(()));
+        assert_eq!(first.count_for(&main, address, &one, now), Ok(()));
         let mut second = admission.admit(2).unwrap();
-        assert_eq!(second.count_for(address, &one, now), Err(Refused::Address));
+        assert_eq!(second.count_for(&main, address, &one, now), Err(Refused::Address));
         assert!(admission.admit(2).is_none());
         drop(first);
-        assert_eq!(second.count_for(address, &one, now), Ok(()));
+        assert_eq!(second.count_for(&main, address, &one, now), Ok(()));
         assert!(admission.admit(2).is_some());
         drop(second);
+        let [mut here, mut there] = [admission.admit(2).unwrap(), admission.admit(2).unwrap()];
+        assert_eq!(here.count_for(&main, address, &one, now), Ok(()));
+        assert_eq!(there.count_for(&other, address, &one, now), Ok(()), "another listener has its own count");
+        drop((here, there));
         assert!(admission.by_address.lock().unwrap().is_empty());
     }
 
@@ -143,9 +156,10 @@ mod tests {
         let now = Instant::now();
         let (pause, most) = (Duration::from_secs(7), 5);
         let limits = Limits { floods_per_address: most, ..Limits::default() };
+        let main: Arc<str> = "main".into();
         let admit = |address, now| {
             let mut permit = admission.admit(10).unwrap();
-            permit.count_for(address, &limits, now).map(|()| permit)
+            permit.count_for(&main, address, &limits, now).map(|()| permit)
         };
         for flood in 0..most {
             admit(bad, now).unwrap_or_else(|_| panic!("flood {flood}")).blame(pause, now);

@@ -90,7 +90,7 @@ impl<S: Serve> Opening<'_, S> {
         if speaks_for_many {
             self.liveness.speaks_for_many();
         } else {
-            self.registered.count_for(peer.ip(), &self.policy.limits)?;
+            self.registered.count_for(&self.door.name, peer.ip(), &self.policy.limits)?;
         }
         let mut connection = Connection {
             id: self.id,

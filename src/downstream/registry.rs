@@ -97,8 +97,8 @@ impl Registry {
 
 impl Registered {
     /// Counts the connection for its address, unless that may have no more.
-    pub(super) fn count_for(&mut self, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
-        self.permit.count_for(address, limits, Instant::now())
+    pub(super) fn count_for(&mut self, listener: &Arc<str>, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
+        self.permit.count_for(listener, address, limits, Instant::now())
     }
 
     pub(super) fn speaks_http2(&self) {

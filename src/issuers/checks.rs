@@ -172,7 +172,7 @@ impl AccessTokenChecks {
                 expected: vec![self.issuer.to_string()],
             });
         }
-        let of_client = || listed_client.filter(|_| !claims.contains_key("iss")).map(|_| self.audiences.to_vec());
+        let of_client = || listed_client.map(|_| self.audiences.to_vec());
         let audiences = match audiences(claims)? {
             Some(audiences) => audiences,
             None => self.client_as_audience(claims).or_else(of_client).unwrap_or_default(),

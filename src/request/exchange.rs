@@ -62,7 +62,8 @@ impl Sent {
         let named = self.uri.authority().map(|authority| authority.as_str().into()).or(line).unwrap_or_default();
         match normalise(&named) {
             Some(host) => host.into_owned().into(),
-            None => named,
+            // What stands before an `@` may be a password.
+            None => named.rsplit('@').next().unwrap_or_default().to_owned().into(),
         }
     }
 }

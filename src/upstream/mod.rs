@@ -32,7 +32,7 @@ use std::{
     task::Poll,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
@@ -230,10 +230,11 @@ impl From<UpstreamError> for Failure {
     }
 }
 
-/// Whether the body is a stream of messages, which may come at any time.
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+/// Whether the body is a stream of messages, which may come at any time. Such speak HTTP/2, where one that stands still holds no
+/// connection of the upstream.
+fn is_of_messages(headers: &HeaderMap, is_http2: bool) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    is_http2 && (kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+"))
 }
 
 /// Sends a request on a connection and waits for the head of the response.
@@ -248,7 +249,7 @@ async fn exchange(
     let is_http2 = matches!(lease, Lease::Http2(_));
     // While the client still sends, it is the client that must not stall.
     progress.begin(if is_streaming { upstream.stream_idle_timeout } else { upstream.response_timeout });
-    if is_streaming && lane == Lane::Short && !is_grpc(request) {
+    if is_streaming && lane == Lane::Short && !is_of_messages(request.headers(), is_http2) {
         progress.keep_pace(upstream.body_pace);
     }
     request.body_mut().begin(&progress, is_streaming.then_some(upstream.response_timeout), is_http2);

@@ -18,6 +18,8 @@ use super::pool::Node;
 /// How often the sweep looks.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+const TICKS_A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
+
 /// A time limit as the sweep counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(u32);
@@ -39,15 +41,14 @@ impl Ticks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     patience: Ticks,
-    /// Bytes a tick.
+    /// Bytes a second.
     rate: u32,
 }
 
 impl Pace {
     /// `rate` is in bytes a second.
     pub(super) fn new(patience: Duration, rate: u64) -> Self {
-        let per_tick = rate.saturating_mul(TICK.as_millis() as u64) / 1000;
-        Self { patience: Ticks::covering(patience), rate: u32::try_from(per_tick).unwrap_or(u32::MAX).max(1) }
+        Self { patience: Ticks::covering(patience), rate: u32::try_from(rate).unwrap_or(u32::MAX) }
     }
 }
 
@@ -67,7 +68,7 @@ pub(crate) struct Progress {
     client_stalls: AtomicBool,
     /// Whether the client's body broke off.
     client_failed: AtomicBool,
-    /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a tick.
+    /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a second.
     patience: AtomicU32,
     rate: AtomicU32,
     /// Bytes that came of it, and for how many looks of the sweep it was waited for.
@@ -106,7 +107,8 @@ impl Progress {
         }
         let waited = self.waited.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let rate = u64::from(self.rate.load(Ordering::Relaxed)).max(1);
-        u64::from(waited) > u64::from(patience) + self.received.load(Ordering::Relaxed) / rate
+        let paid = self.received.load(Ordering::Relaxed).saturating_mul(TICKS_A_SECOND) / rate;
+        u64::from(waited) > u64::from(patience) + paid
     }
 
     /// The head of the answer is there; its body may stand still for `limit`.

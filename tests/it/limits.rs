@@ -253,16 +253,13 @@ async fn how_large_a_delivery_may_be_can_be_set() {
 #[tokio::test]
 async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
     let fixture = Fixture::start().await;
-    let begin = async |kind: &str| {
+    let begin = async || {
         let mut raw = fixture.doorward.raw().await;
-        raw.send(format!(
-            "POST /upload HTTP/1.1\r\nHost: open.test\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        ))
-        .await;
+        let head = "POST /upload HTTP/1.1\r\nHost: open.test\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+        raw.send(head).await;
         raw
     };
-    let (mut drips, mut flows, mut messages) =
-        (begin("text/plain").await, begin("text/plain").await, begin("application/grpc").await);
+    let (mut drips, mut flows) = (begin().await, begin().await);
     let refused = within(async {
         loop {
             // A byte, and a quarter of a kilobyte, each time that nothing was heard for a moment.
@@ -270,14 +267,11 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
                 return answer;
             }
             drips.send("1\r\na\r\n").await;
-            messages.send("1\r\na\r\n").await;
             flows.send(format!("100\r\n{}\r\n", "a".repeat(256))).await;
         }
     })
     .await;
     assert!(refused.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&refused));
-    for (what, mut twin) in [("one that flows", flows), ("messages", messages)] {
-        twin.send("0\r\n\r\n").await;
-        assert_eq!(twin.answer().await.status, 200, "{what}");
-    }
+    flows.send("0\r\n\r\n").await;
+    assert_eq!(flows.answer().await.status, 200, "one that flows");
 }

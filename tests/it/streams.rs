@@ -185,8 +185,12 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
     let of_a =
         format!("issuer: '{}'\n    audiences: ['https://doorward.test']\n    username: '{{sub}}'\n", fixture.a.url());
     let before = std::fs::read_to_string(&path).unwrap();
-    let widened =
-        narrow(&before, &of_a, &of_a.replace("['https://doorward.test']", "['https://doorward.test', other, third]"));
+    let clients = "    clients: [{id: tests, kind: human}]\n";
+    let widened = narrow(
+        &before,
+        &of_a,
+        &(of_a.replace("['https://doorward.test']", "['https://doorward.test', other, third]") + clients),
+    );
     fixture.doorward.wait_for_generation(2).await;
     // One of two audiences is taken back, so that its twin shows that the other one is still good.
     let token = |audience: &str, tenant: &str| {
@@ -199,8 +203,9 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
         async |token: &str| begin(&fixture.doorward, WATCH, &["Host: api.test", token, "Connection: close"], 200).await;
     let mut kept = watch(&token("https://doorward.test", "ours")).await;
     let mut opaque = {
-        let answer = json!({"active": true, "sub": "alice", "aud": "https://doorward.test", "client_id": "tests",
+        let answer = json!({"active": true, "sub": "alice", "iss": fixture.a.url(), "client_id": "tests",
             "exp": now() + 600, "groups": ["dev"], "tenant": "ours"});
+        // Its client stands for the audience.
         fixture.a.opaque("an-opaque-token", answer);
         watch(&bearer("an-opaque-token")).await
     };
@@ -226,11 +231,8 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
         claims["client_id"] = json!("another");
         watch(&bearer(&fixture.a.sign(&claims))).await
     };
-    let narrowed = narrow(
-        &narrowed,
-        "    username: '{sub}'\n",
-        "    username: '{sub}'\n    clients: [{id: tests, kind: human}]\n    listed_clients_only: true\n",
-    );
+    let narrowed =
+        narrow(&narrowed, "    username: '{sub}'\n", "    username: '{sub}'\n    listed_clients_only: true\n");
     assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "only listed clients are taken");
 
     // The twins have seen it all.

@@ -56,7 +56,7 @@ pub struct Limits {
     pub body_buffer: Size,
     /// Connections at once, over all listeners.
     pub connections: u32,
-    /// Connections at once from one address that is not a trusted proxy.
+    /// Connections at once to one listener from one address that is not a trusted proxy.
     pub connections_per_address: u32,
     /// Refusals within a minute of requests of one address that come without a session to where people sign in, but for navigations,
     /// which lead to the login. Beyond: 429.

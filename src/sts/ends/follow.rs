@@ -237,7 +237,8 @@ impl Follower {
     fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
         let ended = batch.iter().filter_map(|(watch, told)| {
             let (object, why) = match told.as_ref().ok()? {
-                Told::Changed(object) => (object, object.end()?),
+                // After trouble of the store all is listed anew, so that an end may be told so.
+                Told::Changed(object) | Told::Present(object) => (object, object.end()?),
                 Told::Gone(object) => (object, GONE),
                 _ => return None,
             };
@@ -318,7 +319,9 @@ impl Follower {
         }
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
         let found = found.map(|object| Object::read(bearer.kind, object));
-        Ok(found.is_some_and(|object| object.identity().uid == uid && object.end().is_none()))
+        // A pod whose label was taken off is watched no more.
+        let is_seen = |object: &Object| !matches!(object, Object::Pod(pod) if !pod.is_watched);
+        Ok(found.is_some_and(|object| object.identity().uid == uid && object.end().is_none() && is_seen(&object)))
     }
 
     /// Revokes the tokens of an object, if it has any.

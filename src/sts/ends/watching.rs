@@ -26,8 +26,11 @@ pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Dura
 /// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
 const WATCH: u32 = 4;
 
-/// One that says nothing for so long after that is cut without a word, and is asked for anew.
+/// One that says nothing for so long after that, or before it begins, is cut without a word.
 const SILENT: Duration = Duration::from_secs(5);
+
+/// How long a page of a list may take.
+const LIST: Duration = Duration::from_secs(30);
 
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
@@ -52,6 +55,8 @@ pub(super) enum WatchError {
     Server(#[from] kube::Error),
     #[error("the API server said no version of what it told")]
     NoVersion,
+    #[error("the API server says nothing")]
+    Silent,
 }
 
 enum State {
@@ -94,7 +99,8 @@ pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStr
         };
         let (wait, next) = match &told {
             Err(_) => (next, (next * 2).min(RETRY.1)),
-            Ok(Told::All(_)) => (Duration::ZERO, RETRY.0),
+            // A list that is told says nothing of the watch that follows.
+            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, RETRY.0),
             Ok(_) => (Duration::ZERO, next),
         };
         Some((told, (watcher, state, wait, next)))
@@ -128,7 +134,9 @@ impl Watcher {
                 },
                 State::At(version) => {
                     let (asked, began) = (self.clock.now(), Instant::now());
-                    let events = self.api.watch(&self.watch(), &version).await?.boxed();
+                    let watch = self.watch();
+                    let events = tokio::time::timeout(SILENT, self.api.watch(&watch, &version)).await;
+                    let events = events.map_err(|_| WatchError::Silent)??.boxed();
                     State::Watching(Watching { version, asked, began, events })
                 }
                 State::Watching(watching) => match self.step(watching).await? {
@@ -146,7 +154,7 @@ impl Watcher {
             continue_token: token,
             ..ListParams::default()
         };
-        let list = self.api.list(&parameters).await?;
+        let list = tokio::time::timeout(LIST, self.api.list(&parameters)).await.map_err(|_| WatchError::Silent)??;
         let is_there = |text: &String| !text.is_empty();
         let next = match (list.metadata.continue_.filter(is_there), list.metadata.resource_version.filter(is_there)) {
             (Some(token), _) => Next::Page(Some(token)),
@@ -159,14 +167,15 @@ impl Watcher {
     /// The next thing that a watch says.
     async fn step(&self, mut watching: Watching) -> Result<(Option<Told>, State), WatchError> {
         let silent = Duration::from_secs(WATCH.into()) + SILENT;
-        let Ok(event) = tokio::time::timeout(silent, watching.events.next()).await else {
-            return Ok((None, State::At(watching.version)));
-        };
+        let event = tokio::time::timeout(silent, watching.events.next()).await.map_err(|_| WatchError::Silent)?;
         let asked = watching.asked;
         let told = match event.transpose()? {
             // It ends by itself when its time is out. One that the API server ends sooner may have been too slow, and have missed some.
             None => {
                 let is_whole = watching.began.elapsed() >= Duration::from_secs(WATCH.into());
+                if !is_whole {
+                    tokio::time::sleep(RETRY.0).await;
+                }
                 return Ok((is_whole.then_some(Told::UpTo(asked)), State::At(watching.version)));
             }
             Some(WatchEvent::Error(status)) => return Err(kube::Error::Api(status).into()),
@@ -312,9 +321,11 @@ mod tests {
         let event = |kind: &str, name: &str| json!({"type": kind, "object": pod(name, "9")});
         let cut = (vec![event("MODIFIED", "a"), event("DELETED", "b")], Some(1));
         let mut world = world(vec![cut, (vec![], None), (vec![], None)]);
-        assert_eq!(told(&mut world, 12).await, ["begins", "present a", "all at 0", "changed a", "gone b"]);
+        let all = told(&mut world, 12).await;
+        assert_eq!(all[..5], ["begins", "present a", "all at 0", "changed a", "gone b"], "{all:?}");
+        assert_eq!(all[5..], ["error: the API server says nothing", "begins", "present a", "all at 6"], "{all:?}");
         let asked = world.asked.lock().unwrap();
-        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 2, "{asked:?}");
+        assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 1, "{asked:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,14 @@
 use std::sync::Mutex;
 
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use hyper::body::Frame;
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
-use crate::{body::Trailers, upstream::UpstreamErrorKind};
+use crate::{
+    body::Trailers,
+    upstream::{UpstreamErrorKind, is_of_messages},
+};
 
 fn http2_upstream(address: SocketAddr) -> Arc<Upstream> {
     upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2))
@@ -309,5 +312,20 @@ async fn attacks_z37_trailers_pass_only_where_they_are_allowed() {
         let body = RequestBody::streaming(incoming(Frames(receiver)).await, allowed);
         fetch(&pools(), &http2_upstream(address), request("POST", body)).await.unwrap();
         assert_eq!(seen.lock().unwrap().take().unwrap(), expected);
+    }
+}
+
+#[test]
+fn only_what_comes_over_http2_may_call_itself_messages() {
+    for (kind, of_messages) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/connect+json", true),
+        ("application/json", false),
+        ("", false),
+    ] {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        assert_eq!(is_of_messages(&headers, true), of_messages, "{kind}");
+        assert!(!is_of_messages(&headers, false), "{kind}");
     }
 }

@@ -72,7 +72,9 @@ async fn nginx_changes_no_path_and_says_who_the_client_is() {
     for path in ["//configmaps", "/configmaps/%2e%2e/secrets", "%2Fconfigmaps", "/configmaps;x"] {
         let answer = ask(&format!("GET {core}{path} HTTP/1.1")).await;
         // In Doorward's own words.
-        assert_eq!((answer.status, &answer.json()["title"]), (400, &json!("Bad Request")), "{path}: {}", answer.text());
+        let answered = answer.json();
+        assert_eq!((answer.status, &answered["reason"]), (400, &json!("BadRequest")), "{path}: {answered}");
+        assert!(answered["message"].as_str().unwrap().starts_with("doorward: "), "{path}: {answered}");
     }
     assert_eq!(ask(&format!("GET {core}/configmaps?limit=1 HTTP/1.1")).await.status, 200);
     let event = world.event(|event| event["verb"] == "list").await;

@@ -460,7 +460,16 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
     .await;
     let line = unique();
     tekton.log(&line);
-    within(async { while !String::from_utf8_lossy(&twin.some().await).contains(&line) {} }).await;
+    // A line may come in pieces.
+    let mut seen = String::new();
+    within(async {
+        while !seen.contains(&line) {
+            let some = twin.some().await;
+            assert!(!some.is_empty(), "the twin has ended: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&some));
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
     let back = Instant::now();
     tasks.is_dead(&of_ended).await;
     tasks.is_dead(&of_deleted).await;
-    assert!(back.elapsed() < Duration::from_secs(2), "{:?} after the restart", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(4), "{:?} after the restart", back.elapsed());
     assert_eq!(tasks.used(&of_lives).await.status, 200, "the keys are the same, and so is the token");
 }
 
@@ -228,7 +228,7 @@ async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     let ended = Instant::now();
     within(raw.rest()).await;
     let after = ended.elapsed();
-    assert!(after < Duration::from_secs(2), "kubernetes:6.4 open watch closed: after {after:?}");
+    assert!(after < Duration::from_secs(4), "kubernetes:6.4 open watch closed: after {after:?}");
     tasks.is_dead(&own).await;
 }
 

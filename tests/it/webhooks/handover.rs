@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::hold::{configuration, deliver_to};
+use super::hold::{configuration, deliver_to, held};
 use crate::{
     fixture::WEBHOOK_SECRET,
     harness::{Doorward, Reply, Upstream, free_port, unique, within},
@@ -13,7 +13,7 @@ use crate::{
 
 fn settled(address: SocketAddr, settle: &str) -> String {
     let more = format!("store: {{path: doorward.redb}}\ninterceptor: {{host: door.test, settle: {settle}}}");
-    configuration(address, &more).replace("limits: {drain_accept: 0}", "limits: {drain_accept: 3s}")
+    configuration(address, &more).replace("limits: {drain_accept: 0}", "limits: {drain_accept: 6s}")
 }
 
 async fn holding(address: SocketAddr, settle: &str) -> Doorward {
@@ -58,12 +58,13 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut doorward = holding(address, "0s").await;
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
-    until_waiting(&doorward, 1).await;
+    // Between two tries: one that is on its way goes on.
+    within(async { while held(&doorward).await[0]["tries"].as_u64() != Some(2) {} }).await;
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
     let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
     assert!(answers(&doorward).await, "over a new connection");
-    // It would have been tried again within the three seconds in which the door is open.
+    // It would have been tried again within the seconds in which the door is open.
     doorward.wait_for_log("stopped").await;
     assert!(upstream.requests().is_empty());
     let doorward = doorward.kill_and_restart().await;

@@ -64,7 +64,7 @@ async fn hooks(doorward: &Doorward, arguments: &[&str]) -> Result<Value, String>
     }
 }
 
-async fn held(doorward: &Doorward) -> Vec<Value> {
+pub(super) async fn held(doorward: &Doorward) -> Vec<Value> {
     hooks(doorward, &["list"]).await.unwrap()["held"].as_array().unwrap().clone()
 }
 
