@@ -5,19 +5,21 @@
 //! answered that the assertion in the question does not hold. An EventListener asks once a trigger, with one `event_id`;
 //! the first `event_id` of a delivery is the only one that goes on for that trigger ([`crate::webhooks::EventId`]).
 
-use std::{collections::BTreeMap, time::Duration};
+mod question;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::{HeaderValue, Method, Response, header};
 use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use self::question::Question;
 use crate::{
     app::App,
-    assertions::{self, Claims},
+    assertions::Claims,
     authz::Trigger,
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
@@ -47,26 +49,6 @@ const ALREADY_EXISTS: u8 = 6;
 const PERMISSION_DENIED: u8 = 7;
 const UNAUTHENTICATED: u8 = 16;
 
-/// What an EventListener asks.
-#[derive(Debug, Deserialize)]
-struct Question {
-    #[serde(default)]
-    body: String,
-    /// By Go's canonical names.
-    #[serde(default)]
-    header: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    interceptor_params: Option<BTreeMap<String, Value>>,
-    context: Context,
-}
-
-#[derive(Debug, Deserialize)]
-struct Context {
-    event_id: String,
-    /// `namespaces/NAMESPACE/triggers/NAME`.
-    trigger_id: String,
-}
-
 /// Why a trigger must not go on.
 #[derive(Debug)]
 struct Denial(u8, String);
@@ -85,7 +67,7 @@ pub async fn answer(
     }
     let (_, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::whole(&snapshot.limits, MAX_QUESTION), &app.budget).await?;
-    let question: Question = serde_json::from_slice(&body).map_err(|error| {
+    let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
     })?;
     let decision = match decide(app, pools, snapshot, &question).await? {
@@ -112,7 +94,7 @@ async fn decide(
     app: &App,
     pools: &Pools,
     snapshot: &Snapshot,
-    question: &Question,
+    question: &Question<'_>,
 ) -> Result<Result<Claims, Denial>, Rejection> {
     let claims = match check(snapshot, question, app) {
         Ok(claims) => claims,
@@ -206,21 +188,17 @@ async fn service_account(
 }
 
 /// All that needs no store: the assertion, for whom it is, and its body.
-fn check(snapshot: &Snapshot, question: &Question, app: &App) -> Result<Claims, Denial> {
+fn check(snapshot: &Snapshot, question: &Question<'_>, app: &App) -> Result<Claims, Denial> {
     let unproven = |message: String| Denial(UNAUTHENTICATED, message);
-    let mut values = question
-        .header
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case(assertions::HEADER.as_str()))
-        .flat_map(|(_, values)| values);
-    let (Some(token), None) = (values.next(), values.next()) else {
+    let Some(token) = question.assertions.only() else {
         return Err(unproven("the request has no assertion, so it came past Doorward".to_owned()));
     };
     let claims = snapshot
         .assertions
         .verify(token, app.clock.now())
         .map_err(|error| unproven(format!("the assertion is not good: {error}")))?;
-    if claims.body_sha256 != HEXLOWER.encode(&sha256(&[question.body.as_bytes()])) {
+    let body = question.body().map_err(|error| Denial(INVALID_ARGUMENT, format!("the body is no text: {error}")))?;
+    if claims.body_sha256 != HEXLOWER.encode(&sha256(&[body.as_bytes()])) {
         return Err(unproven("the assertion is of another body".to_owned()));
     }
     check_audience(&claims, question)?;
@@ -229,14 +207,13 @@ fn check(snapshot: &Snapshot, question: &Question, app: &App) -> Result<Claims, 
 
 /// The parameter `event_listener` of the trigger says for which EventListener (`namespace/name`) it is. Without one, the
 /// EventListener has to be in the trigger's own namespace.
-fn check_audience(claims: &Claims, question: &Question) -> Result<(), Denial> {
-    let params = question.interceptor_params.as_ref();
-    match params.and_then(|params| params.get("event_listener")) {
-        Some(Value::String(listener)) if **listener == *claims.aud => Ok(()),
-        Some(Value::String(listener)) => {
-            Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud)))
-        }
-        Some(_) => Err(Denial(INVALID_ARGUMENT, "the parameter `event_listener` is not text".to_owned())),
+fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial> {
+    let listener = question
+        .event_listener()
+        .map_err(|_| Denial(INVALID_ARGUMENT, "the parameter `event_listener` is not text".to_owned()))?;
+    match listener {
+        Some(listener) if *listener == *claims.aud => Ok(()),
+        Some(listener) => Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud))),
         None => {
             let namespace =
                 question.context.trigger_id.strip_prefix("namespaces/").and_then(|rest| rest.split('/').next());

@@ -370,3 +370,23 @@ async fn a_store_that_is_away_for_a_moment_costs_no_run() {
     let ((goes_on, answer), ()) = within(async { tokio::join!(goes_on(&fixture, &question), mended) }).await;
     assert!(goes_on, "{answer}");
 }
+
+/// Made into values, such a list takes sixteen times its size.
+#[tokio::test]
+async fn attacks_z46_a_question_of_many_values_costs_little_more_than_its_bytes() {
+    let fixture = fixture().await;
+    let list = |value: &str, count: usize| format!("[{value}{}]", format!(",{value}").repeat(count));
+    let context = r#""context":{"event_id":"e","trigger_id":"namespaces/ci/triggers/push"}"#;
+    for part in [
+        format!(r#""interceptor_params":{{"a":{}}}"#, list("0", 4 << 20)),
+        format!(r#""interceptor_params":{{"event_listener":{}}}"#, list("0", 4 << 20)),
+        format!(r#""header":{{"A":{}}}"#, list(r#""""#, 2 << 20)),
+        format!(r#""header":{{"Doorward-Assertion":{}}}"#, list(r#""""#, 2 << 20)),
+        format!(r#""body":{}"#, list("0", 4 << 20)),
+    ] {
+        let head = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
+        let answer = fixture.doorward.send(&head, format!("{{{part},{context}}}").as_bytes()).await;
+        assert!(answer.text().contains("the request has no assertion"), "{}", answer.text());
+    }
+    fixture.doorward.stays_below(110, "questions of many values");
+}

@@ -1,0 +1,203 @@
+//! What an EventListener asks. Anybody may ask, and a list of JSON that is made into values takes sixteen times its size, so nothing
+//! is made of a question but the few texts that are looked at, and of its body nothing before the assertion was good.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::assertions;
+
+/// A question, most of it as it came.
+#[derive(Debug, Deserialize)]
+pub(super) struct Question<'a> {
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "header")]
+    pub(super) assertions: Assertions<'a>,
+    #[serde(borrow, default)]
+    interceptor_params: Option<Params<'a>>,
+    #[serde(borrow)]
+    pub(super) context: Context<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Context<'a> {
+    #[serde(borrow)]
+    pub(super) event_id: Cow<'a, str>,
+    /// `namespaces/NAMESPACE/triggers/NAME`.
+    #[serde(borrow)]
+    pub(super) trigger_id: Cow<'a, str>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Params<'a> {
+    #[serde(borrow, default, deserialize_with = "written")]
+    event_listener: Option<&'a RawValue>,
+}
+
+/// What stands there, `null` too.
+fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn read(text: &'a [u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
+    /// The body that the EventListener got.
+    pub(super) fn body(&self) -> serde_json::Result<Cow<'a, str>> {
+        self.body.map_or(Ok(Cow::Borrowed("")), text)
+    }
+
+    /// The parameter of that name, if the trigger has one.
+    pub(super) fn event_listener(&self) -> serde_json::Result<Option<Cow<'a, str>>> {
+        self.interceptor_params.as_ref().and_then(|params| params.event_listener).map(text).transpose()
+    }
+}
+
+fn text(raw: &RawValue) -> serde_json::Result<Cow<'_, str>> {
+    let Text(text) = serde_json::from_str(raw.get())?;
+    Ok(text)
+}
+
+/// A text, borrowed where nothing in it is escaped.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The values of the header with the assertion, of all headers of the request.
+#[derive(Debug, Default)]
+pub(super) struct Assertions<'a> {
+    first: Option<Cow<'a, str>>,
+    /// There are others.
+    more: bool,
+}
+
+impl Assertions<'_> {
+    /// The assertion, if there is one alone.
+    pub(super) fn only(&self) -> Option<&str> {
+        self.first.as_deref().filter(|_| !self.more)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Assertions<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Headers)
+    }
+}
+
+/// Reads `{NAME: [VALUE, ...], ...}`; Go writes what is empty as `null`.
+struct Headers;
+
+impl<'de> Visitor<'de> for Headers {
+    type Value = Assertions<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("headers by their names")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Assertions::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut headers: A) -> Result<Self::Value, A::Error> {
+        let mut found = Assertions::default();
+        while let Some(Text(name)) = headers.next_key()? {
+            if !name.eq_ignore_ascii_case(assertions::HEADER.as_str()) {
+                headers.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let Assertions { first, more } = headers.next_value_seed(Values)?;
+            found.more |= more || (found.first.is_some() && first.is_some());
+            found.first = found.first.or(first);
+        }
+        Ok(found)
+    }
+}
+
+/// Reads the values of one header.
+struct Values;
+
+impl<'de> serde::de::DeserializeSeed<'de> for Values {
+    type Value = Assertions<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Values {
+    type Value = Assertions<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the values of a header")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Assertions::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        let first = values.next_element::<Text<'de>>()?.map(|Text(text)| text);
+        let mut more = false;
+        while values.next_element::<IgnoredAny>()?.is_some() {
+            more = true;
+        }
+        Ok(Assertions { first, more })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(header: &str, more: &str) -> String {
+        format!(r#"{{"header":{header},"context":{{"event_id":"e","trigger_id":"t"}}{more}}}"#)
+    }
+
+    #[test]
+    fn the_assertion_counts_where_it_stands_alone() {
+        for (header, only) in [
+            (r#"{"Doorward-Assertion":["a"]}"#, Some("a")),
+            (r#"{"X":["b", 7, {}],"doorward-assertion":["a"]}"#, Some("a")),
+            (r#"{"Doorward-Assertion":["\u0061"]}"#, Some("a")),
+            (r#"{"\u0044oorward-Assertion":["a"],"Doorward-Assertion":["a"]}"#, None),
+            (r#"{"Doorward-Assertion":["a","a"]}"#, None),
+            (r#"{"Doorward-Assertion":["a", null]}"#, None),
+            (r#"{"Doorward-Assertion":["a"],"DOORWARD-ASSERTION":["a"]}"#, None),
+            (r#"{"Doorward-Assertion":["a"],"DOORWARD-ASSERTION":[]}"#, Some("a")),
+            (r#"{"Doorward-Assertion":[]}"#, None),
+            (r#"{"Doorward-Assertion":null}"#, None),
+            ("{}", None),
+            ("null", None),
+        ] {
+            let text = question(header, "");
+            assert_eq!(Question::read(text.as_bytes()).unwrap().assertions.only(), only, "{header}");
+        }
+        for header in [r#"{"Doorward-Assertion":"a"}"#, r#"{"Doorward-Assertion":[7]}"#, "[]", "7"] {
+            assert!(Question::read(question(header, "").as_bytes()).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_body_and_the_parameter_are_text_or_not_there() {
+        let bare = question("{}", "");
+        let bare = Question::read(bare.as_bytes()).unwrap();
+        assert_eq!((bare.body().unwrap().as_ref(), bare.event_listener().unwrap()), ("", None));
+        let full = question("{}", r#","body":"{\"a\":1}\u00e9","interceptor_params":{"event_listener":"ci/build","x":[]}"#);
+        let full = Question::read(full.as_bytes()).unwrap();
+        assert_eq!(full.body().unwrap(), "{\"a\":1}é");
+        assert_eq!(full.event_listener().unwrap().unwrap(), "ci/build");
+        for more in [r#","interceptor_params":{"event_listener":null}"#, r#","interceptor_params":{"event_listener":7}"#] {
+            let odd = question("{}", more);
+            assert!(Question::read(odd.as_bytes()).unwrap().event_listener().is_err(), "{more}");
+        }
+        let odd = question("{}", r#","body":7"#);
+        assert!(Question::read(odd.as_bytes()).unwrap().body().is_err());
+    }
+}
