@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
-use super::{Held, HeldId, LANES, Lane, Settings};
+use super::{Held, HeldId, LANES, Lane, PARKED_FOR, Settings};
 use crate::clock::Timestamp;
 
 #[derive(Debug, Default)]
@@ -13,6 +14,10 @@ pub(super) struct Index {
     entries: HashMap<HeldId, Entry>,
     lanes: HashMap<Lane, Waiting>,
     senders: HashMap<Arc<str>, Sender>,
+    /// What is parked, the longest ago first, in milliseconds since the Unix epoch.
+    parked: BTreeSet<(i64, HeldId)>,
+    /// The last of those that were looked at.
+    looked_at: Option<(i64, HeldId)>,
     /// The last version of the table that was read.
     pub(super) seen: u64,
     /// Counts lanes that were begun, so that the one that waited longest for its turn is next.
@@ -76,6 +81,7 @@ impl Index {
         let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
         sender.usage.bytes += held.size;
         let lane = held.parked.is_none().then(|| held.lane());
+        self.parked.extend(held.parked.map(|since| (since, id)));
         match &lane {
             None => sender.usage.parked += 1,
             Some(lane) => {
@@ -91,8 +97,18 @@ impl Index {
         }
     }
 
+    /// Takes out what is gone, unless another record of it than this version is known by now.
+    pub(super) fn remove_version(&mut self, id: &HeldId, version: u64) {
+        if self.entries.get(id).is_some_and(|entry| entry.version == version) {
+            self.remove(id);
+        }
+    }
+
     pub(super) fn remove(&mut self, id: &HeldId) {
         let Some(Entry { held, version, .. }) = self.entries.remove(id) else { return };
+        if let Some(since) = held.parked {
+            self.parked.remove(&(since, *id));
+        }
         if let Some(sender) = self.senders.get_mut(&held.webhook) {
             let usage = &mut sender.usage;
             usage.bytes = usage.bytes.saturating_sub(held.size);
@@ -144,6 +160,24 @@ impl Index {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.taken = true;
         }
+    }
+
+    /// Takes out parked deliveries whose records have ended.
+    pub(super) fn remove_ended(&mut self, now: Timestamp) {
+        while let Some((since, id)) = self.parked.first().copied()
+            && Timestamp::from_millis(since) + PARKED_FOR <= now
+        {
+            self.remove(&id);
+            self.parked.remove(&(since, id));
+        }
+    }
+
+    /// The next parked deliveries to look at, with the versions that are known; after the last the first is next.
+    pub(super) fn parked_turn(&mut self, count: usize) -> Vec<(HeldId, u64)> {
+        let after = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let turn: Vec<_> = self.parked.range((after, Bound::Unbounded)).take(count).copied().collect();
+        self.looked_at = if turn.len() < count { None } else { turn.last().copied() };
+        turn.into_iter().filter_map(|(_, id)| Some((id, self.entries.get(&id)?.version))).collect()
     }
 
     /// All that is held, in order.

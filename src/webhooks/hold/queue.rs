@@ -133,12 +133,29 @@ impl Queue {
                     }
                 }
             }
-            drop(index);
             if is_last {
+                index.remove_ended(now);
+                drop(index);
                 self.measure();
                 return Ok(());
             }
         }
+    }
+
+    /// Finds out which parked deliveries are there no more: another replica's operator dropped them or had them tried, which
+    /// leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
+    pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
+        let turn = if self.store.is_shared() { self.index().parked_turn(PAGE) } else { Vec::new() };
+        if !turn.is_empty() {
+            let keys = turn.iter().map(|(id, _)| id.once().to_vec()).collect();
+            let found = self.store.get_all(Table::Held, keys, now).await?;
+            let mut index = self.index();
+            for ((id, version), _) in turn.iter().zip(found).filter(|(_, found)| found.is_none()) {
+                index.remove_version(id, *version);
+            }
+        }
+        self.measure();
+        Ok(())
     }
 
     /// The record of a delivery as it stands, which the index then knows as well.

@@ -52,7 +52,11 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: 
             _ = tick.tick() => {
                 queue.measure_age(clock.now());
                 // Others write too, and what was given up on here may be written yet.
-                if let Err(error) = queue.refresh(clock.now()).await {
+                let looked = async {
+                    queue.refresh(clock.now()).await?;
+                    queue.look_at_parked(clock.now()).await
+                };
+                if let Err(error) = looked.await {
                     tracing::debug!(%error, "what was stored since cannot be read at the moment");
                 }
             }

@@ -359,6 +359,68 @@ async fn replicas_bring_each_delivery_once_and_in_order() {
     assert_eq!(*order.lock().unwrap(), expected);
 }
 
+/// They would count against what the sender may hold, for nobody's look heals that.
+#[tokio::test(start_paused = true)]
+async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let denying = || Fixture::new(&store, |_| failed(FailureKind::Denied));
+    let (here, there) = (denying(), denying());
+    here.start();
+    let small = Settings { max: 3, ..SETTINGS };
+    let mut ids = Vec::new();
+    for delivery in ["dropped", "brought", "parked"] {
+        ids.push(here.keep_within("hub", "1", delivery, small).await.unwrap());
+    }
+    here.until("parked", async || here.held().await.iter().filter(|(_, parked)| *parked).count() == 3).await;
+    assert!(here.keep_within("hub", "1", "more", small).await.is_err(), "twin: they are there");
+
+    let now = here.clock.now();
+    assert!(there.queue.drop_one(&ids[0], now).await.unwrap());
+    assert!(there.queue.retry(&ids[1], now).await.unwrap());
+    there.queue.forget(&ids[1], now).await.unwrap();
+    assert_eq!(here.held().await.len(), 3, "twin: nothing tells");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    here.until("known", async || here.held().await == [("parked".to_owned(), true)]).await;
+    here.keep_within("hub", "1", "more", small).await.expect("there is room");
+}
+
+#[tokio::test]
+async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    let parked = [("a".to_owned(), true)];
+    fixture.until("parked", async || fixture.held().await == parked).await;
+    for _ in 0..2 {
+        let (id, version) = fixture.queue.index().parked_turn(1)[0];
+        assert!(fixture.queue.index().parked_turn(1).is_empty(), "after the last the first is next");
+        fixture.queue.index().remove_version(&id, version + 1);
+    }
+    assert_eq!(fixture.held().await, parked);
+}
+
+/// With a store of our own nobody else can have removed one.
+#[tokio::test]
+async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
+    let small = Settings { max: 1, ..SETTINGS };
+    fixture.keep_within("hub", "1", "a", small).await.unwrap();
+    fixture.start();
+    fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
+    assert!(fixture.keep_within("hub", "1", "b", small).await.is_err());
+    fixture.clock.advance(PARKED_FOR);
+    fixture
+        .until("room", async || match fixture.keep_within("hub", "1", "b", small).await {
+            Ok(_) => true,
+            Err(rejection) => {
+                assert_eq!(rejection.reason(), Reason::Overloaded);
+                false
+            }
+        })
+        .await;
+}
+
 #[test]
 fn a_request_is_kept_byte_for_byte() {
     let head = HeldHead {
