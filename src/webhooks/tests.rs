@@ -378,7 +378,7 @@ fn attacks_z21_senders_that_never_try_again_are_held_unless_somebody_says_otherw
         ("forgejo", true),
         ("gogs", true),
         ("bitbucket_data_center", true),
-        ("gitlab", false),
+        ("gitlab", true),
         ("bitbucket_cloud", false),
     ] {
         let entry = |hold: Option<bool>| json!({"name": "hub", "sender": sender, "hold": hold});

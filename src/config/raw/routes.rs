@@ -320,7 +320,7 @@ pub struct Webhook {
     #[serde(default)]
     pub answer_within: Option<Span>,
     /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Default: on
-    /// for senders that never try again (GitHub, Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
+    /// for senders that never try again (GitHub, GitLab, Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
     #[serde(default)]
     pub hold: Option<bool>,
     /// How much is held for how long, where deliveries are held.

@@ -10,7 +10,8 @@ pub(super) static GITLAB: Sender = Sender {
     media: JSON,
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
-    never_retries: false,
+    // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
+    never_retries: true,
     redelivers_anew: false,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
