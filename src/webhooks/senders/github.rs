@@ -88,8 +88,10 @@ const GITHUB_SHAPES: &[Shape] = &[
     shape("check_suite", &["check_suite", "action"], &[]),
     shape("workflow_run", &["workflow_run", "workflow", "action"], &["deployment", "approver", "since"]),
     shape("workflow_job", &["workflow_job", "action"], &[]),
-    shape("workflow_dispatch", &["inputs", "ref", "workflow"], &["before"]),
-    shape("repository_dispatch", &["client_payload", "branch", "action"], &[]),
+    // Its `inputs` are null where nobody gave any.
+    shape("workflow_dispatch", &["ref", "workflow"], &["before", "action", "ref_type"]),
+    // So may its `client_payload` be.
+    shape("repository_dispatch", &["branch", "action"], &["pull_request", "issue", "workflow", "ref"]),
     shape(
         "deployment",
         &["deployment"],
