@@ -40,7 +40,8 @@ pub(super) static SLACK: Sender = Sender {
         (Field::Event, &["/event/type", "/type", "/command"]),
         (Field::Owner, &["/team_id"]),
         (Field::Actor, &["/user_name"]),
-        (Field::ActorId, &["/event/user", "/user_id"]),
+        // Some events have the whole person there.
+        (Field::ActorId, &["/event/user/id", "/event/user", "/user_id"]),
         (Field::Challenge, &["/challenge"]),
     ],
     text_ids: true,
