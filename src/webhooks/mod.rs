@@ -68,6 +68,7 @@ pub struct Webhook {
     tolerance: Duration,
     replay_window: Duration,
     redeliveries: u8,
+    unique_bodies: bool,
     max_body: usize,
     answer_within: Duration,
     hold: Option<hold::Settings>,
@@ -225,7 +226,8 @@ impl Webhook {
         self.check_date(read.date, now)?;
         let body_sha256 = sha256(&[body]);
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
-        let signed = (expected.signs_body && expected.presented.signed_id.is_none())
+        let has_unique_body = self.unique_bodies || !self.sender.bodies.may_repeat(read.facts.event.as_deref());
+        let signed = (expected.signs_body && expected.presented.signed_id.is_none() && has_unique_body)
             .then(|| sha256(&[expected.presented.before().as_bytes(), &body_sha256]));
         let facts = Facts {
             webhook: Arc::clone(&self.name),

@@ -8,8 +8,8 @@
 //! duplicate, whichever of several secrets signed it. Where the id is not signed but the body is, the signed bytes are a second
 //! key, as anybody who saw the delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
 //! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
-//! repeats an event with exactly the same body within the window is taken for a repetition; a plain token signs nothing,
-//! so its holder can make any delivery new.
+//! repeats an event with exactly the same body within the window is taken for a repetition, unless its bodies may repeat and
+//! `unique_bodies` is off; a plain token signs nothing, so its holder can make any delivery new.
 //!
 //! A delivery that is [held](super::hold) is not reserved: it is committed in the same write that stores it.
 

@@ -7,14 +7,14 @@ use super::{
     Reader, Secret, Webhook,
     certificate::Certificates,
     hold,
-    senders::{self, Setting, is_label, sender},
+    senders::{self, Bodies, Setting, is_label, sender},
     sns::{self, Sns},
 };
 use crate::{
     clock::Timestamp,
     config::{
         raw,
-        report::At,
+        report::{At, Report},
         resolver::{self, Resolver},
         values::Span,
     },
@@ -83,6 +83,7 @@ pub fn resolve_all(
 pub fn fill_defaults(raw: &mut raw::Webhook) {
     let sender = sender(raw.sender);
     raw.replay_window.get_or_insert(REPLAY_WINDOW);
+    raw.unique_bodies.get_or_insert(true);
     raw.max_body.get_or_insert(sender.max_body);
     raw.answer_within.get_or_insert(sender.answer_within);
     let name = identity(raw).to_owned();
@@ -182,6 +183,7 @@ impl Webhook {
             tolerance: signature.and_then(|signature| signature.tolerance).unwrap_or(TOLERANCE).get(),
             replay_window: raw.replay_window.unwrap_or(REPLAY_WINDOW).get(),
             redeliveries: raw.redeliveries,
+            unique_bodies: raw.unique_bodies.unwrap_or(true),
             max_body: raw.max_body.unwrap_or(sender.max_body).bytes(),
             answer_within: raw.answer_within.unwrap_or(sender.answer_within).get(),
             hold: raw.hold.unwrap_or(sender.never_retries).then(|| {
@@ -242,6 +244,9 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
             format!("`replay_window` is shorter than {least}, for which a delivery is good: it could be repeated"),
         );
     }
+    if raw.unique_bodies == Some(false) {
+        check_repeated_bodies(raw, &at.key("unique_bodies"), report);
+    }
     if raw.redeliveries > 10 {
         report.error(&at.key("redeliveries"), "`redeliveries` is more than 10");
     }
@@ -271,6 +276,22 @@ fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
             report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
         }
+    }
+}
+
+/// What has to tell deliveries apart whose bodies do not.
+fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
+    let signature = raw.signature.as_ref();
+    if sender(raw.sender).bodies == Bodies::Unique {
+        report
+            .error(at, "no two deliveries of this sender have the same body, or it signs their ids")
+            .help("take it away; the setting is for `generic` and `github`");
+    } else if signature.is_some_and(|signature| signature.plain) {
+        report.error(at, "nothing is signed where `plain` is set, so that ids alone count").help("take one of the two away");
+    } else if signature.is_some_and(|signature| signature.id_header.is_none()) {
+        report
+            .error(at, "deliveries without an id are told apart by their bodies alone")
+            .help("name the header with the id of a delivery: `signature: {id_header: ...}`");
     }
 }
 

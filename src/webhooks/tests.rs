@@ -242,6 +242,34 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
 }
 
+/// Of a sender that says the same thing twice the second would be lost; who has seen it can say it again where ids count alone.
+#[test]
+fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_that_senders_repeat_themselves() {
+    let dispatch = r#"{"action":"deploy","branch":"main","client_payload":{"to":"prod"},"repository":{"id":1234}}"#;
+    for (unique, event, body, is_same) in [
+        (None, "repository_dispatch", dispatch, true),
+        (Some(true), "repository_dispatch", dispatch, true),
+        (Some(false), "repository_dispatch", dispatch, false),
+        (Some(false), "push", PUSH, true),
+        (Some(false), "star", r#"{"action":"created"}"#, true),
+    ] {
+        let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.keys().to_vec();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
+        assert_eq!(first, keys("1"), "{event}: its id counts");
+    }
+    for (unique, is_same) in [(None, true), (Some(false), false)] {
+        let entry = json!({"name": "ci", "sender": "generic", "unique_bodies": unique,
+            "signature": {"header": "x-hub-signature-256", "prefix": "sha256=", "id_header": "x-github-delivery"}});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| deliver(&webhook, "any", id, r#"{"deploy":"prod"}"#).unwrap().replay.keys().to_vec();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{unique:?}");
+    }
+}
+
 /// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.
 #[test]
 fn a_delivery_has_one_name_whichever_of_the_secrets_proved_it() {
@@ -350,6 +378,20 @@ fn configurations_that_would_let_somebody_in_are_refused() {
                 "signature": {"header": "x-sig", "timestamp_header": "x-time", "tolerance": "45m"}}),
             vec![SECRET],
             "shorter than 90m",
+        ),
+        ("unique", json!({"name": "l", "sender": "gitlab", "unique_bodies": false}), vec![SECRET], "signs their ids"),
+        (
+            "nothing tells them apart",
+            json!({"name": "ci", "sender": "generic", "unique_bodies": false, "signature": {"header": "x-a"}}),
+            vec![SECRET],
+            "by their bodies alone",
+        ),
+        (
+            "nothing signs the bodies",
+            json!({"name": "ci", "sender": "generic", "unique_bodies": false,
+                "signature": {"header": "x-a", "plain": true, "id_header": "x-id"}}),
+            vec![SECRET],
+            "ids alone count",
         ),
         ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1 m and 30 d"),
         ("nothing held", hub(json!({"held": {"max": 0}})), vec![SECRET], "is zero"),

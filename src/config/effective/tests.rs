@@ -217,6 +217,7 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
         assert_eq!(printed.pointer(pointer), Some(&Value::from(value)), "{pointer}");
     }
     assert_eq!(printed["issuers"][0]["introspection"]["tries"], 2);
+    assert_eq!(printed["webhooks"][1]["unique_bodies"], true);
     // Everybody's audience takes listed clients alone.
     assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
 }

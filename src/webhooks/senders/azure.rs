@@ -1,4 +1,4 @@
-use super::{Events, Field, JSON, Sender};
+use super::{Bodies, Events, Field, JSON, Sender};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key},
@@ -12,6 +12,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::Basic],
     key: |_, secret| match secret.contains(&b':') {

@@ -1,6 +1,6 @@
 //! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
 
-use super::{Events, Field, JSON, Sender, Setting, Shape, shape};
+use super::{Bodies, Events, Field, JSON, Sender, Setting, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -17,6 +17,7 @@ pub(super) static CLOUD: Sender = Sender {
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),
@@ -87,6 +88,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: true,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

@@ -1,6 +1,6 @@
 //! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
 
-use super::{Events, Field, JSON, Media, Sender, Setting};
+use super::{Bodies, Events, Field, JSON, Media, Sender, Setting};
 use crate::{
     config::{
         raw,
@@ -19,6 +19,7 @@ pub(super) static STANDARD_WEBHOOKS: Sender = Sender {
         (_, Some(encoded)) => Key::ed25519(encoded),
         _ => Err("begins neither with `whsec_` nor with `whpk_`"),
     },
+    bodies: Bodies::Unique,
     facts: &[(Field::Event, &["/type"])],
     takes: &[Setting::Facts],
     passes: &["webhook-id", "webhook-timestamp", "webhook-signature", "svix-id", "svix-timestamp", "svix-signature"],
@@ -34,6 +35,7 @@ const GENERIC: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    bodies: Bodies::Unknown,
     redelivers_anew: false,
     // The names of the headers were checked before.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),

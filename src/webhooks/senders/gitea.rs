@@ -1,7 +1,7 @@
 //! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
 //! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
 
-use super::{Events, Field, JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, Sender, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -48,6 +48,7 @@ const COMMON: Sender = Sender {
     // They wait 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
+    bodies: Bodies::Unique,
     redelivers_anew: true,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

@@ -1,4 +1,4 @@
-use super::{Events, Field, JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, Sender, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -14,6 +14,8 @@ pub(super) static GITHUB: Sender = Sender {
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
     never_retries: true,
+    // A push names its commits, a pull request its time. Two dispatches with the same inputs look alike.
+    bodies: Bodies::Repeat(&["workflow_dispatch", "repository_dispatch"]),
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature-256", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

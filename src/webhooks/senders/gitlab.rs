@@ -1,4 +1,4 @@
-use super::{Events, Field, JSON, Sender, Setting};
+use super::{Bodies, Events, Field, JSON, Sender, Setting};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key, WEBHOOK},
@@ -12,6 +12,7 @@ pub(super) static GITLAB: Sender = Sender {
     answer_within: Span::from_secs(8),
     // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
     never_retries: true,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];

@@ -29,6 +29,8 @@ pub(super) struct Sender {
     pub(super) answer_within: Span,
     /// It sends each delivery once, whatever it hears.
     pub(super) never_retries: bool,
+    /// Whether the same body may be another delivery.
+    pub(super) bodies: Bodies,
     /// What somebody has sent again comes under an id of its own.
     pub(super) redelivers_anew: bool,
     /// How it signs, the strongest first. The first that a delivery uses is the one that must verify.
@@ -53,6 +55,28 @@ pub(super) struct Sender {
     /// that an interceptor would call (`x-github-enterprise-host`), never `ce-*`, which would turn the delivery into
     /// a CloudEvent.
     pub(super) passes: &'static [&'static str],
+}
+
+/// Whether two deliveries of a sender may have the same body. Where they may, an operator can have their ids count alone, which
+/// nobody signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bodies {
+    /// None: each tells what changed or when, or its id is signed.
+    Unique,
+    /// Those of these events.
+    Repeat(&'static [&'static str]),
+    /// Any: nobody knows what it sends.
+    Unknown,
+}
+
+impl Bodies {
+    pub(super) fn may_repeat(self, event: Option<&str>) -> bool {
+        match self {
+            Self::Unique => false,
+            Self::Repeat(events) => event.is_some_and(|event| events.contains(&event)),
+            Self::Unknown => true,
+        }
+    }
 }
 
 /// A content type that a body may have.

@@ -1,6 +1,6 @@
 //! Registries of images. They sign nothing: whoever knows the secret can send anything.
 
-use super::{Events, Field, JSON, Sender};
+use super::{Bodies, Events, Field, JSON, Sender};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key},
@@ -42,6 +42,7 @@ const COMMON: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| Vec::new(),
     key: |_, secret| Ok(Key::token(secret)),

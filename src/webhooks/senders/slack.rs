@@ -1,4 +1,4 @@
-use super::{Events, Field, Media, Sender};
+use super::{Bodies, Events, Field, Media, Sender};
 use crate::{
     config::{
         raw::{HmacAlgorithm, SignatureEncoding},
@@ -15,6 +15,7 @@ pub(super) static SLACK: Sender = Sender {
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
     never_retries: false,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| {
         vec![Form::Body {

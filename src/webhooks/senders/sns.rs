@@ -1,4 +1,4 @@
-use super::{Events, Field, Media, Sender, Setting};
+use super::{Bodies, Events, Field, Media, Sender, Setting};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::Form,
@@ -12,6 +12,7 @@ pub(super) static AWS_SNS: Sender = Sender {
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::Message],
     key: |_, _| Err("is of no use: SNS signs with a certificate"),
