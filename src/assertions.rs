@@ -23,6 +23,7 @@ use crate::{
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
     request::route::Route,
+    webhooks::Once,
 };
 
 /// The request header of an assertion. A client's own is dropped, as every name that begins with `doorward-`.
@@ -50,6 +51,9 @@ pub struct Claims<T = Value> {
     pub body_sha256: String,
     /// What is the same for every try to deliver one delivery, and of no other.
     pub once: String,
+    /// Until when `once` is of no other; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once_until: Option<i64>,
     pub kind: Kind,
     /// The name of the issuer or `webhook:NAME`.
     pub issuer: Arc<str>,
@@ -93,7 +97,7 @@ pub struct Asserted<'a> {
     pub groups: &'a [Arc<str>],
     pub request_id: &'a str,
     pub body_sha256: &'a [u8; 32],
-    pub once: &'a [u8; 32],
+    pub once: Once,
     pub triggers: Option<TriggerLimits>,
 }
 
@@ -211,7 +215,8 @@ impl Assertions {
             exp: (now + LIFETIME).as_secs(),
             jti: request_id.to_owned(),
             body_sha256: HEXLOWER.encode(body_sha256),
-            once: HEXLOWER.encode(once),
+            once: HEXLOWER.encode(&once.id),
+            once_until: once.window.map(|window| (now + window).as_secs()),
             kind: principal.kind,
             issuer: Arc::clone(&principal.issuer),
             groups: groups.to_vec(),
@@ -292,6 +297,7 @@ mod tests {
             jti: "r".to_owned(),
             body_sha256: String::new(),
             once: String::new(),
+            once_until: None,
             kind: Kind::Agent,
             issuer: "webhook:hub".into(),
             groups: Vec::new(),

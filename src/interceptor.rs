@@ -21,6 +21,7 @@ use crate::{
     app::App,
     assertions::Claims,
     authz::Trigger,
+    clock::Timestamp,
     error::{Reason, Rejection},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
@@ -30,7 +31,7 @@ use crate::{
         Pools,
         buffered::{self, BufferLimits},
     },
-    webhooks::{Bound, EventId, TriedEvent},
+    webhooks::{Bound, EventId, Named, TriedEvent},
 };
 
 /// The largest question: a body of 26 MiB as text within JSON.
@@ -112,7 +113,8 @@ async fn decide(
         return Ok(Err(Denial(INVALID_ARGUMENT, "the event id is none that could label a run".to_owned())));
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
-    Ok(match bind(app, &claims.once, trigger, &named, &patience).await? {
+    let delivery = Named { once: claims.once.as_str().into(), until: claims.once_until.map(Timestamp::from_secs) };
+    Ok(match bind(app, &delivery, trigger, &named, &patience).await? {
         Bound::Ours => Ok(claims),
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
@@ -126,13 +128,13 @@ async fn decide(
 /// milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
 async fn bind(
     app: &App,
-    once: &str,
+    delivery: &Named,
     trigger: &str,
     named: &TriedEvent,
     patience: &Patience,
 ) -> Result<Bound, Rejection> {
     loop {
-        let bound = app.replay.bind_event(once, trigger, named, app.clock.now()).await;
+        let bound = app.replay.bind_event(delivery, trigger, named, app.clock.now()).await;
         let is_final = match &bound {
             Ok(bound) => !matches!(bound, Bound::Disputed(_)),
             Err(rejection) => !rejection.status().is_server_error(),

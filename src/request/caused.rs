@@ -20,7 +20,7 @@ use crate::{
     runs::{Cause, Causes, Mark},
     snapshot::Snapshot,
     upstream::forward::Forwarded,
-    webhooks::{EventId, Events, TriedEvent},
+    webhooks::{EventId, Events, Named, Once, TriedEvent},
 };
 
 /// How long noting the event of a delivery may keep its sender waiting.
@@ -132,14 +132,18 @@ impl Worker {
     pub(super) async fn note_events(
         &self,
         snapshot: &Snapshot,
-        once: Option<[u8; 32]>,
+        once: Option<Once>,
         answered: Option<EventId>,
         exchange: &mut Exchange,
     ) {
         let mut events = match once.filter(|_| snapshot.raw.interceptor.is_some()) {
             Some(once) => {
-                let once = HEXLOWER.encode(&once);
-                let bound = self.bound(&once, answered.as_ref(), exchange);
+                let now = self.app.clock.now();
+                let delivery = Named {
+                    once: HEXLOWER.encode(&once.id).into(),
+                    until: once.window.map(|window| now + window),
+                };
+                let bound = self.bound(&delivery, answered.as_ref(), exchange);
                 tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
                     tracing::warn!("which event a delivery became was not noted in time");
                     Vec::new()
@@ -158,14 +162,14 @@ impl Worker {
 
     /// What Triggers of a delivery are bound to, once the interceptor knows what its EventListener answered. An assertion that
     /// somebody saw may have been asked about before under another event, which then made no run of ours.
-    async fn bound(&self, once: &str, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
+    async fn bound(&self, delivery: &Named, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
         let (replay, now) = (&self.app.replay, self.app.clock.now());
         let events = match answered {
             Some(event) => {
                 let tried = TriedEvent { event: event.clone(), attempt: exchange.record().id.to_string().into() };
-                replay.confirm_event(once, &tried, now).await
+                replay.confirm_event(delivery, &tried, now).await
             }
-            None => replay.events(once, now).await,
+            None => replay.events(&delivery.once, now).await,
         };
         match events {
             Ok(Events { bound, false_one }) => {

@@ -35,7 +35,7 @@ use crate::{
     sha256::sha256,
     snapshot::Snapshot,
     webhooks::{
-        EventId, ReplayKeys,
+        EventId, Once, ReplayKeys,
         hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings},
     },
 };
@@ -92,10 +92,11 @@ impl Worker {
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
         record.trace = Some(request.meta().trace.trace_bytes());
         let authenticated = authn::held(request, route, &facts, &self.app.revocations, record)?;
+        let once = Once { id: *id.once(), window: None };
         let deadline = Instant::now() + TRY;
         let is_sent = AtomicBool::new(false);
         let send = async {
-            let cleared = self.decide(snapshot, authenticated, Some(*id.once()), exchange)?;
+            let cleared = self.decide(snapshot, authenticated, Some(once), exchange)?;
             is_sent.store(true, Ordering::Relaxed);
             let ending = self.forward(snapshot, cleared, exchange).await?;
             let Ending::Response { response, .. } = ending else {
@@ -110,7 +111,7 @@ impl Worker {
         });
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
-            self.note_events(snapshot, Some(*id.once()), event, exchange).await;
+            self.note_events(snapshot, Some(once), event, exchange).await;
         }
         sent
     }

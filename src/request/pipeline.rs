@@ -270,7 +270,7 @@ impl Worker {
         &self,
         snapshot: &Snapshot,
         authenticated: authn::Authenticated,
-        once: Option<[u8; 32]>,
+        once: Option<webhooks::Once>,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         // Before the decision: a look at all streams after it would miss a stream that is not registered yet.
@@ -297,7 +297,7 @@ impl Worker {
                     request_id: &id,
                     body_sha256: &body,
                     // Whoever comes without a delivery sends each request once.
-                    once: &once.unwrap_or_else(|| sha256(&[id.as_bytes()])),
+                    once: once.unwrap_or_else(|| webhooks::Once { id: sha256(&[id.as_bytes()]), window: None }),
                     triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
                 };
                 let assertion = snapshot.assertions.sign(asserted, now);

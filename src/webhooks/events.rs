@@ -22,7 +22,7 @@ use crate::{
     store::{Expect, StoreError, Stored, Table, Written},
 };
 
-/// How long bindings are kept after the last try: longer than any sender retries.
+/// How long bindings are kept after the last try, at most: longer than any sender retries.
 const KEPT: Duration = Duration::from_secs(3 * 86_400);
 
 /// Records that the Triggers of a delivery are spread over.
@@ -56,6 +56,21 @@ impl EventId {
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A delivery as assertions name it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub once: Box<str>,
+    /// When the name ends: the delivery is forgotten then, and another that comes may have the same. `None`: no other ever has it.
+    pub until: Option<Timestamp>,
+}
+
+impl Named {
+    /// Until when what is bound is kept. No longer than the name is its own, or the Triggers of the next would be stopped.
+    fn kept(&self, now: Timestamp) -> Timestamp {
+        self.until.map_or(now + KEPT, |until| until.min(now + KEPT))
     }
 }
 
@@ -166,7 +181,7 @@ impl Replay {
     /// Binds a Trigger of a delivery to an event, unless it is bound.
     pub async fn bind_event(
         &self,
-        once: &str,
+        delivery: &Named,
         trigger: &str,
         tried: &TriedEvent,
         now: Timestamp,
@@ -175,6 +190,7 @@ impl Replay {
             Rejection::new(Reason::StoreUnavailable, "whether this delivery is an event already cannot be told")
                 .because(error)
         };
+        let once = &*delivery.once;
         let key = key_of(once, trigger);
         loop {
             let wanted = vec![key.clone(), confirmed_key(once), single_key(once)];
@@ -184,7 +200,7 @@ impl Replay {
             let answered: Option<TriedEvent> = read(answered).map_err(unavailable)?;
             let single = single.and_then(|stored| EventId::parse(std::str::from_utf8(&stored.value).ok()?));
             let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref(), single)?;
-            if !is_new || self.put_shard(&key, &shard, stored, KEPT, now).await.map_err(unavailable)? {
+            if !is_new || self.put_shard(&key, &shard, stored, delivery.kept(now), now).await.map_err(unavailable)? {
                 return Ok(bound);
             }
         }
@@ -192,11 +208,16 @@ impl Replay {
 
     /// Notes the event that the EventListener's own answer names, and forgets what somebody else named in the same try, who saw the
     /// delivery and asked first.
-    pub async fn confirm_event(&self, once: &str, tried: &TriedEvent, now: Timestamp) -> Result<Events, StoreError> {
-        let (key, value) = (confirmed_key(once), written(&Some(tried))?);
-        self.store().put(Table::Deliveries, &key, value, now + KEPT, Expect::Any, now).await?;
+    pub async fn confirm_event(
+        &self,
+        delivery: &Named,
+        tried: &TriedEvent,
+        now: Timestamp,
+    ) -> Result<Events, StoreError> {
+        let (key, value) = (confirmed_key(&delivery.once), written(&Some(tried))?);
+        self.store().put(Table::Deliveries, &key, value, delivery.kept(now), Expect::Any, now).await?;
         let mut events = Events::default();
-        for (key, stored) in self.shards(once, now).await? {
+        for (key, stored) in self.shards(&delivery.once, now).await? {
             let mut shard: Shard = read(Some(&stored))?;
             let before = shard.len();
             shard.retain(|_, bound| {
@@ -208,7 +229,7 @@ impl Replay {
             });
             // Where somebody was there first, the next question finds the same.
             if shard.len() < before {
-                self.put_shard(&key, &shard, Some(&stored), KEPT, now).await?;
+                self.put_shard(&key, &shard, Some(&stored), delivery.kept(now), now).await?;
             }
             events.add(shard);
         }
@@ -229,7 +250,7 @@ impl Replay {
     pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
         for (key, mut stored) in self.shards(once, now).await? {
             // Somebody may be asking meanwhile.
-            while !self.put_shard(&key, &read(Some(&stored))?, Some(&stored), KEPT + span, now).await? {
+            while !self.put_shard(&key, &read(Some(&stored))?, Some(&stored), now + KEPT + span, now).await? {
                 let Some(found) = self.store().get(Table::Deliveries, &key, now).await? else { break };
                 stored = found;
             }
@@ -244,16 +265,16 @@ impl Replay {
         Ok(keys.into_iter().zip(found).filter_map(|(key, stored)| Some((key, stored?))).collect())
     }
 
-    /// False if somebody else was there first. What is kept longer stays so.
+    /// Keeps a shard until then, or longer where it is; false if somebody else was there first.
     async fn put_shard(
         &self,
         key: &[u8],
         shard: &Shard,
         stored: Option<&Stored>,
-        span: Duration,
+        until: Timestamp,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let until = stored.map_or_else(Timestamp::default, |stored| stored.expires).max(now + span);
+        let until = stored.map_or(until, |stored| stored.expires.max(until));
         let put = self.store().put(Table::Deliveries, key, written(shard)?, until, expect(stored), now);
         Ok(matches!(put.await?, Written::Done(_)))
     }
@@ -280,6 +301,10 @@ mod tests {
         EventId::parse(text).unwrap()
     }
 
+    fn delivery(once: &str) -> Named {
+        Named { once: once.into(), until: None }
+    }
+
     /// `EVENT@TRY`.
     fn named(text: &str) -> TriedEvent {
         let (event, attempt) = text.split_once('@').unwrap();
@@ -296,28 +321,28 @@ mod tests {
     #[tokio::test]
     async fn each_trigger_is_of_one_event_over_all_tries() {
         let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger, text| replay.bind_event("d", trigger, &named(text), NOW).await.unwrap();
+        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
         assert_eq!(ask("a", "e1@1").await, Bound::Ours);
         assert_eq!(ask("a", "e1@1").await, Bound::Ours, "asked twice");
         // The answer was lost, or the process died before the next Trigger asked.
         assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
         assert_eq!(ask("b", "e2@2").await, Bound::Ours, "it had made no run");
-        let confirmed = replay.confirm_event("d", &named("e2@2"), NOW).await.unwrap();
+        let confirmed = replay.confirm_event(&delivery("d"), &named("e2@2"), NOW).await.unwrap();
         assert_eq!(confirmed.false_one, None, "that is no alarm");
         assert_eq!(confirmed, replay.events("d", NOW).await.unwrap());
         assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
         assert!(confirmed.bound.len() == 2 && confirmed.bound.contains(&event("e1")), "{confirmed:?}");
-        let other = replay.bind_event("other", "a", &named("e3@3"), NOW).await.unwrap();
+        let other = replay.bind_event(&delivery("other"), "a", &named("e3@3"), NOW).await.unwrap();
         assert_eq!(other, Bound::Ours, "another delivery");
     }
 
     #[tokio::test]
     async fn attacks_z46_within_a_try_the_event_listeners_own_answer_decides() {
         let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger, text| replay.bind_event("d", trigger, &named(text), NOW).await.unwrap();
+        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
         assert_eq!(ask("a", "false@1").await, Bound::Ours);
         assert_eq!(ask("a", "true@1").await, Bound::Disputed(event("false")));
-        let confirmed = replay.confirm_event("d", &named("true@1"), NOW).await.unwrap();
+        let confirmed = replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
         assert_eq!((confirmed.false_one, confirmed.bound), (Some(event("false")), vec![]), "nothing is caused by that");
         assert_eq!(ask("a", "true@1").await, Bound::Ours);
         assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")));
@@ -329,7 +354,7 @@ mod tests {
     async fn what_is_bound_lives_as_long_as_a_delivery_may_be_tried_again() {
         let replay = Replay::new(MemoryStore::shared());
         let late = NOW + KEPT + Duration::from_secs(1);
-        let ask = async |once, text, now| replay.bind_event(once, "a", &named(text), now).await.unwrap();
+        let ask = async |once, text, now| replay.bind_event(&delivery(once), "a", &named(text), now).await.unwrap();
         for once in ["d", "e"] {
             ask(once, "e1@1", NOW).await;
         }
@@ -339,6 +364,23 @@ mod tests {
         assert_eq!(ask("e", "e2@2", late).await, Bound::Ours, "the twin that nothing kept");
     }
 
+    /// A sender without ids says the same thing every night, and is remembered for an hour.
+    #[tokio::test]
+    async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
+        let replay = Replay::new(MemoryStore::shared());
+        let window = Duration::from_secs(3600);
+        let ask = async |text, asserted: Timestamp, now| {
+            let delivery = Named { until: Some(asserted + window), ..delivery("d") };
+            replay.bind_event(&delivery, "a", &named(text), now).await.unwrap()
+        };
+        let (second, late) = (Duration::from_secs(1), NOW + window - Duration::from_secs(1));
+        assert_eq!(ask("e1@1", NOW, NOW + second).await, Bound::Ours);
+        let known = Named { until: Some(NOW + window), ..delivery("d") };
+        replay.confirm_event(&known, &named("e1@1"), NOW + second).await.unwrap();
+        assert_eq!(ask("e2@2", late, late).await, Bound::Others(event("e1")), "a late try of the same");
+        assert_eq!(ask("e3@3", NOW + window, NOW + window).await, Bound::Ours);
+    }
+
     /// Where an older version bound a whole delivery, which may wait while Doorward is updated.
     #[tokio::test]
     async fn what_an_older_version_bound_is_bound_for_each_trigger() {
@@ -346,7 +388,7 @@ mod tests {
         let until = NOW + KEPT;
         let key = single_key("d");
         replay.store().put(Table::Deliveries, &key, b"e1".to_vec(), until, Expect::Any, NOW).await.unwrap();
-        let ask = async |trigger, text| replay.bind_event("d", trigger, &named(text), NOW).await.unwrap();
+        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
         for trigger in ["a", "b"] {
             assert_eq!(ask(trigger, "e1@1").await, Bound::Ours);
             assert_eq!(ask(trigger, "e2@2").await, Bound::Others(event("e1")));
@@ -357,7 +399,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
         let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger: &str, text, now| replay.bind_event("d", trigger, &named(text), now).await.unwrap();
+        let ask = async |trigger: &str, text, now| replay.bind_event(&delivery("d"), trigger, &named(text), now).await.unwrap();
         ask("a", "e1@1", NOW).await;
         replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
         // Of the same record.

@@ -36,10 +36,10 @@ use self::{
     sns::Sns,
 };
 pub use self::{
-    events::{Bound, EventId, Events, TriedEvent},
+    events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,
     metrics::WebhookMetrics,
-    replay::{Replay, ReplayKeys, Reservation},
+    replay::{Once, Replay, ReplayKeys, Reservation},
     resolve::{fill_defaults, has_text_ids, identity, resolve_all},
     signature::github_signature,
 };

@@ -77,6 +77,14 @@ impl ReplayKeys {
     }
 }
 
+/// What is the same for every try to deliver a delivery, and of no other: a wanted redelivery is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    pub id: [u8; 32],
+    /// How long from a try on. Afterwards the delivery is new, and has the same. `None` where no other ever has it.
+    pub window: Option<Duration>,
+}
+
 /// Remembers deliveries in the store.
 #[derive(Clone)]
 pub struct Replay {
@@ -300,8 +308,9 @@ impl Replay {
         written
     }
 
-    /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it. Gives
-    /// that, and the versions of these writes. Refuses as [`Replay::reserve`] does.
+    /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it, and never of
+    /// another: one that comes when it is forgotten differs in its time. Gives that, and the versions of these writes.
+    /// Refuses as [`Replay::reserve`] does.
     pub(super) async fn take(
         &self,
         keys: &ReplayKeys,
@@ -314,9 +323,10 @@ impl Replay {
             false => Some(self.under_way.lease(&keys.keys, now + TAKE_LEASE, now)?),
         };
         let committed = |held: &Held| (Committed { at: now, again: held.again() }.encode(), now + keys.window);
-        let (held, versions) = self.claim(keys, now, committed, more).await?;
+        let name = |held: &[Held]| sha256(&[&once(held), &now.as_millis().to_be_bytes()]);
+        let (held, versions) = self.claim(keys, now, committed, |held| more(&name(held))).await?;
         drop(leased);
-        Ok((once(&held), versions))
+        Ok((name(&held), versions))
     }
 
     /// Writes all keys, or none where one of them is taken. `value` says what and until when.
@@ -325,12 +335,12 @@ impl Replay {
         keys: &ReplayKeys,
         now: Timestamp,
         value: impl Fn(&Held) -> (Vec<u8>, Timestamp),
-        more: impl Fn(&[u8; 32]) -> Vec<Put>,
+        more: impl Fn(&[Held]) -> Vec<Put>,
     ) -> Result<(Vec<Held>, Vec<u64>), Rejection> {
         let mut held: Vec<Held> = keys.keys.iter().map(|key| Held { key: *key, version: None, before: None }).collect();
         loop {
             let mut puts: Vec<Put> = held.iter().map(|held| held.put(value(held))).collect();
-            puts.extend(more(&once(&held)));
+            puts.extend(more(&held));
             match self.put_all(puts, now).await.map_err(unavailable)? {
                 WrittenAll::Done(mut versions) => {
                     let further = versions.split_off(held.len().min(versions.len()));
@@ -354,7 +364,7 @@ impl Replay {
     }
 }
 
-/// What is the same for every try to deliver a delivery, and of no other: a wanted redelivery is another.
+/// See [`Once`].
 fn once(held: &[Held]) -> [u8; 32] {
     match held.first() {
         Some(held) => sha256(&[&held.key, &[held.again()]]),
@@ -370,9 +380,8 @@ fn unavailable(error: StoreError) -> Rejection {
 }
 
 impl Reservation {
-    /// What is the same for every try to deliver this delivery, and of no other: a wanted redelivery is another.
-    pub fn once(&self) -> [u8; 32] {
-        once(&self.held)
+    pub fn once(&self) -> Once {
+        Once { id: once(&self.held), window: Some(self.window) }
     }
 
     /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended, or where no

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     clock::Clock,
     error::Reason,
-    webhooks::{Replay, ReplayKeys, TriedEvent, WebhookMetrics, testing::MemoryStore},
+    webhooks::{Named, Replay, ReplayKeys, TriedEvent, WebhookMetrics, testing::MemoryStore},
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -237,7 +237,8 @@ async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let once = HEXLOWER.encode(id.once());
     let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
-    fixture.replay.bind_event(&once, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
+    let delivery = Named { once: once.as_str().into(), until: None };
+    fixture.replay.bind_event(&delivery, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
     let late = NOW + PARKED_FOR;
     assert!(fixture.replay.events(&once, late).await.unwrap().bound.is_empty(), "no longer than others");
     fixture.start();
@@ -245,6 +246,19 @@ async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
     fixture
         .until("kept", async || fixture.replay.events(&once, late).await.unwrap().bound == [tried.event.clone()])
         .await;
+}
+
+/// It is remembered for a day here, and waits for longer.
+#[tokio::test]
+async fn one_that_is_new_again_is_held_beside_the_first() {
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    fixture.keep("hub", "1", "nightly").await.unwrap();
+    assert_eq!(fixture.keep("hub", "1", "nightly").await.unwrap_err().reason(), Reason::ReplayedDelivery);
+    fixture.clock.advance(Duration::from_secs(86_400));
+    fixture.keep("hub", "1", "nightly").await.unwrap();
+    fixture.start();
+    fixture.until("empty", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["nightly", "nightly"]);
 }
 
 #[tokio::test]

@@ -160,6 +160,18 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
     }
 }
 
+/// What is held may wait for longer than it is remembered.
+#[tokio::test]
+async fn a_held_delivery_never_has_the_name_of_another() {
+    for replay in everywhere() {
+        let (keys, none) = (keys(1, "a", None), |_: &[u8; 32]| Vec::new());
+        let (first, _) = replay.take(&keys, NOW, none).await.unwrap();
+        assert_eq!(replay.take(&keys, NOW, none).await.unwrap_err().reason(), Reason::ReplayedDelivery);
+        let (second, _) = replay.take(&keys, NOW + WINDOW, none).await.unwrap();
+        assert_ne!(first, second);
+    }
+}
+
 /// A sender that signs with two secrets while they change, or anew with the next.
 #[tokio::test]
 async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {

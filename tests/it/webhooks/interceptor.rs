@@ -390,3 +390,27 @@ async fn attacks_z46_a_question_of_many_values_costs_little_more_than_its_bytes(
     }
     fixture.doorward.stays_below(110, "questions of many values");
 }
+
+/// What a sender without ids says every night, where it is remembered for less than a day.
+#[tokio::test]
+async fn a_delivery_that_is_new_again_makes_its_run() {
+    let window = |yaml: String| {
+        with_interceptor(&yaml).replace("sender: github, hold: false,", "sender: github, hold: false, replay_window: 1h,")
+    };
+    let nights = std::sync::atomic::AtomicUsize::new(0);
+    let fixture = Fixture::with_faults(window, move |_| {
+        let night = nights.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        Reply::json(202, &ANSWER.replace("event-1", &format!("event-{night}")))
+    })
+    .await;
+    let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+    for (event, ahead) in [("event-1", 0), ("event-2", 3601)] {
+        fixture.doorward.set_clock_ahead(ahead);
+        assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 202);
+        let assertion = fixture.upstream.requests().last().unwrap().one("doorward-assertion").to_owned();
+        let answer = ask(&fixture, &question(&assertion, &body, event)).await;
+        assert!(answer.text().contains("\"continue\":true"), "{event}: {}", answer.text());
+        let twin = deliver(&fixture, &id, &body, &[]).await;
+        assert_eq!((twin.status, twin.reason().as_str()), (200, "replayed_delivery"));
+    }
+}
