@@ -116,6 +116,11 @@ async fn decide(
     let delivery = Named { once: claims.once.as_str().into(), until: claims.once_until.map(Timestamp::from_secs) };
     Ok(match bind(app, &delivery, trigger, &named, &patience).await? {
         Bound::Ours => Ok(claims),
+        Bound::Unnoted => {
+            tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; another try may make a run of this one twice");
+            app.metrics.webhooks.unnoted();
+            Ok(claims)
+        }
         Bound::Others(bound) | Bound::Disputed(bound) => {
             let message =
                 format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
@@ -215,7 +220,9 @@ fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial
         .map_err(|_| Denial(INVALID_ARGUMENT, "the parameter `event_listener` is not text".to_owned()))?;
     match listener {
         Some(listener) if *listener == *claims.aud => Ok(()),
-        Some(listener) => Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud))),
+        Some(listener) => {
+            Err(Denial(UNAUTHENTICATED, format!("the assertion is for {}, not for {listener}", claims.aud)))
+        }
         None => {
             let namespace =
                 question.context.trigger_id.strip_prefix("namespaces/").and_then(|rest| rest.split('/').next());

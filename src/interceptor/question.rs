@@ -189,11 +189,14 @@ mod tests {
         let bare = question("{}", "");
         let bare = Question::read(bare.as_bytes()).unwrap();
         assert_eq!((bare.body().unwrap().as_ref(), bare.event_listener().unwrap()), ("", None));
-        let full = question("{}", r#","body":"{\"a\":1}\u00e9","interceptor_params":{"event_listener":"ci/build","x":[]}"#);
+        let full =
+            question("{}", r#","body":"{\"a\":1}\u00e9","interceptor_params":{"event_listener":"ci/build","x":[]}"#);
         let full = Question::read(full.as_bytes()).unwrap();
         assert_eq!(full.body().unwrap(), "{\"a\":1}é");
         assert_eq!(full.event_listener().unwrap().unwrap(), "ci/build");
-        for more in [r#","interceptor_params":{"event_listener":null}"#, r#","interceptor_params":{"event_listener":7}"#] {
+        for more in
+            [r#","interceptor_params":{"event_listener":null}"#, r#","interceptor_params":{"event_listener":7}"#]
+        {
             let odd = question("{}", more);
             assert!(Question::read(odd.as_bytes()).unwrap().event_listener().is_err(), "{more}");
         }

@@ -139,10 +139,8 @@ impl Worker {
         let mut events = match once.filter(|_| snapshot.raw.interceptor.is_some()) {
             Some(once) => {
                 let now = self.app.clock.now();
-                let delivery = Named {
-                    once: HEXLOWER.encode(&once.id).into(),
-                    until: once.window.map(|window| now + window),
-                };
+                let delivery =
+                    Named { once: HEXLOWER.encode(&once.id).into(), until: once.window.map(|window| now + window) };
                 let bound = self.bound(&delivery, answered.as_ref(), exchange);
                 tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
                     tracing::warn!("which event a delivery became was not noted in time");
@@ -164,19 +162,26 @@ impl Worker {
     /// somebody saw may have been asked about before under another event, which then made no run of ours.
     async fn bound(&self, delivery: &Named, answered: Option<&EventId>, exchange: &mut Exchange) -> Vec<EventId> {
         let (replay, now) = (&self.app.replay, self.app.clock.now());
+        let attempt = exchange.record().id.to_string();
         let events = match answered {
             Some(event) => {
-                let tried = TriedEvent { event: event.clone(), attempt: exchange.record().id.to_string().into() };
+                let tried = TriedEvent { event: event.clone(), attempt: attempt.into() };
                 replay.confirm_event(delivery, &tried, now).await
             }
-            None => replay.events(&delivery.once, now).await,
+            None => replay.leave_open(delivery, &attempt, now).await,
         };
         match events {
             Ok(Events { bound, false_one }) => {
-                if let (Some(other), Some(event)) = (false_one, answered) {
-                    self.app.metrics.webhooks.rebound();
-                    tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
+                match (false_one, answered) {
+                    (None, _) => return bound,
+                    (Some(other), Some(event)) => {
+                        tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
+                    }
+                    (Some(event), None) => {
+                        tracing::error!(%event, "several events were named for a delivery whose EventListener's answer was lost; its next try may make a run twice");
+                    }
                 }
+                self.app.metrics.webhooks.rebound();
                 bound
             }
             Err(error) => {

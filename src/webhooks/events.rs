@@ -6,7 +6,10 @@
 //! try 2, event E2: a is bound to E1 of another try: stopped; b is not bound: goes on
 //! try 3, event E3: an interceptor that saw the assertion asked before under X; c is bound to X of this same try: what the
 //!                  EventListener answers to Doorward, E3, decides
+//! try 4, event E4: the same, but the answer is lost: nobody knows which was its own, so that the next try may have c
 //! ```
+//!
+//! Where it cannot be told whether a run is made, it is made: at least once rather than never.
 //!
 //! An EventListener asks for all Triggers at once, so that what is bound is spread over [`SHARDS`] records by the Trigger's name.
 
@@ -81,13 +84,6 @@ pub struct TriedEvent {
     pub attempt: Box<str>,
 }
 
-impl TriedEvent {
-    /// Whether it is of the same try and says otherwise.
-    fn contradicts(&self, other: &Self) -> bool {
-        self.attempt == other.attempt && self.event != other.event
-    }
-}
-
 /// What came of a question about a Trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -97,6 +93,8 @@ pub enum Bound {
     Others(EventId),
     /// Another event was named for it in this very try, and the EventListener has not said yet which is its own.
     Disputed(EventId),
+    /// It goes on, but there is no room to note that, so that it would in another try as well.
+    Unnoted,
 }
 
 /// The events of a delivery.
@@ -104,12 +102,38 @@ pub enum Bound {
 pub struct Events {
     /// Those that Triggers are bound to, each once: they label its runs.
     pub bound: Vec<EventId>,
-    /// One that was named in this try, by somebody who is not the EventListener.
+    /// One that was named in this try, by somebody who is not the EventListener. Where its answer was lost, any of several.
     pub false_one: Option<EventId>,
 }
 
+/// What a Trigger is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Binding {
+    event: EventId,
+    attempt: Box<str>,
+    /// Another event was named in the same try.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    disputed: bool,
+}
+
+impl Binding {
+    fn new(tried: &TriedEvent) -> Self {
+        Self { event: tried.event.clone(), attempt: tried.attempt.clone(), disputed: false }
+    }
+
+    fn is_of_try(&self, tried: &TriedEvent) -> bool {
+        self.attempt == tried.attempt
+    }
+
+    /// Whether a later try may have the Trigger: nobody knows whether this event was the EventListener's.
+    fn is_open(&self, answered: Option<&TriedEvent>) -> bool {
+        let is_answered = answered.is_some_and(|answered| self.is_of_try(answered) && self.event == answered.event);
+        self.disputed && !is_answered
+    }
+}
+
 /// A part of the Triggers of a delivery, each with its event.
-type Shard = BTreeMap<String, TriedEvent>;
+type Shard = BTreeMap<String, Binding>;
 
 fn shard_key(once: &str, shard: u8) -> Vec<u8> {
     sha256(&[b"events\0", once.as_bytes(), &[shard]]).to_vec()
@@ -144,37 +168,42 @@ fn expect(stored: Option<&Stored>) -> Expect {
     stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version))
 }
 
-/// Tells what a question comes to, and writes it into the shard where it is new.
+/// Tells what a question comes to, and whether the shard has changed by it.
 fn ask(
     shard: &mut Shard,
     trigger: &str,
     tried: &TriedEvent,
     answered: Option<&TriedEvent>,
     single: Option<EventId>,
-) -> Result<(Bound, bool), Rejection> {
-    let answered = answered.filter(|answered| answered.attempt == tried.attempt);
-    let is_answered = answered == Some(tried);
+) -> (Bound, bool) {
+    let of_this_try = answered.filter(|answered| answered.attempt == tried.attempt);
+    let is_answered = of_this_try == Some(tried);
     match shard.get(trigger) {
-        Some(bound) if bound.event == tried.event => return Ok((Bound::Ours, false)),
-        Some(bound) if bound.attempt != tried.attempt => return Ok((Bound::Others(bound.event.clone()), false)),
+        Some(bound) if bound.event == tried.event => return (Bound::Ours, false),
+        Some(bound) if !bound.is_of_try(tried) && !bound.is_open(answered) => {
+            return (Bound::Others(bound.event.clone()), false);
+        }
         _ => {}
     }
-    if let Some(other) = answered.filter(|_| !is_answered) {
-        return Ok((Bound::Others(other.event.clone()), false));
+    if let Some(other) = of_this_try.filter(|_| !is_answered) {
+        return (Bound::Others(other.event.clone()), false);
     }
-    match (shard.get(trigger), single) {
-        (Some(bound), _) if !is_answered => return Ok((Bound::Disputed(bound.event.clone()), false)),
-        (None, _) if shard.len() >= MAX_TRIGGERS => {
-            return Err(Rejection::new(Reason::Internal, "a delivery was asked about for too many Triggers"));
+    let is_full = shard.len() >= MAX_TRIGGERS;
+    match (shard.get_mut(trigger), single) {
+        (Some(bound), _) if bound.is_of_try(tried) && !is_answered => {
+            let is_new = !std::mem::replace(&mut bound.disputed, true);
+            return (Bound::Disputed(bound.event.clone()), is_new);
         }
+        (None, _) if is_full => return (Bound::Unnoted, false),
         (None, Some(single)) if single != tried.event => {
-            shard.insert(trigger.to_owned(), TriedEvent { event: single.clone(), attempt: "".into() });
-            return Ok((Bound::Others(single), true));
+            let earlier = Binding { event: single.clone(), attempt: "".into(), disputed: false };
+            shard.insert(trigger.to_owned(), earlier);
+            return (Bound::Others(single), true);
         }
         _ => {}
     }
-    shard.insert(trigger.to_owned(), tried.clone());
-    Ok((Bound::Ours, true))
+    shard.insert(trigger.to_owned(), Binding::new(tried));
+    (Bound::Ours, true)
 }
 
 impl Replay {
@@ -199,7 +228,7 @@ impl Replay {
             let mut shard: Shard = read(stored).map_err(unavailable)?;
             let answered: Option<TriedEvent> = read(answered).map_err(unavailable)?;
             let single = single.and_then(|stored| EventId::parse(std::str::from_utf8(&stored.value).ok()?));
-            let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref(), single)?;
+            let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref(), single);
             if !is_new || self.put_shard(&key, &shard, stored, delivery.kept(now), now).await.map_err(unavailable)? {
                 return Ok(bound);
             }
@@ -218,29 +247,42 @@ impl Replay {
         self.store().put(Table::Deliveries, &key, value, delivery.kept(now), Expect::Any, now).await?;
         let mut events = Events::default();
         for (key, stored) in self.shards(&delivery.once, now).await? {
-            let mut shard: Shard = read(Some(&stored))?;
-            let before = shard.len();
-            shard.retain(|_, bound| {
-                let goes = bound.contradicts(tried);
-                if goes {
-                    events.false_one = Some(bound.event.clone());
-                }
-                !goes
-            });
-            // Where somebody was there first, the next question finds the same.
-            if shard.len() < before {
-                self.put_shard(&key, &shard, Some(&stored), delivery.kept(now), now).await?;
-            }
+            let settle = |shard: &mut Shard| {
+                shard.retain(|_, bound| {
+                    let goes = bound.is_of_try(tried) && bound.event != tried.event;
+                    if goes {
+                        events.false_one = Some(bound.event.clone());
+                    } else if bound.is_of_try(tried) {
+                        bound.disputed = false;
+                    }
+                    !goes
+                });
+            };
+            let shard = self.change_shard(&key, stored, Timestamp::default(), now, settle).await?;
             events.add(shard);
         }
         Ok(events)
     }
 
-    /// The events that Triggers of a delivery are bound to.
-    pub async fn events(&self, once: &str, now: Timestamp) -> Result<Events, StoreError> {
-        let mut events = Events::default();
-        for (_, stored) in self.shards(once, now).await? {
-            events.add(read(Some(&stored))?);
+    /// The events that Triggers of a delivery are bound to, after a try whose answer was lost. If several were named in it, somebody
+    /// who is not the EventListener named one, and the next try may have all its Triggers.
+    pub async fn leave_open(&self, delivery: &Named, attempt: &str, now: Timestamp) -> Result<Events, StoreError> {
+        let of_try = |bound: &&Binding| *bound.attempt == *attempt;
+        let shards = self.shards(&delivery.once, now).await?;
+        let mut named = Vec::new();
+        for (_, stored) in &shards {
+            named.extend(read::<Shard>(Some(stored))?.into_values().filter(|bound| of_try(&bound)));
+        }
+        let is_disputed = |first: &&Binding| named.iter().any(|bound| bound.disputed || bound.event != first.event);
+        let false_one = named.first().filter(is_disputed).map(|bound| bound.event.clone());
+        let mut events = Events { false_one, ..Events::default() };
+        for (key, stored) in shards {
+            let mark = |shard: &mut Shard| {
+                let is_open = events.false_one.is_some();
+                shard.values_mut().filter(|bound| of_try(&&**bound)).for_each(|bound| bound.disputed |= is_open);
+            };
+            let shard = self.change_shard(&key, stored, Timestamp::default(), now, mark).await?;
+            events.add(shard);
         }
         Ok(events)
     }
@@ -248,12 +290,8 @@ impl Replay {
     /// Keeps what is bound for so long beyond the usual time, where anything is: a delivery that may be tried again that late must
     /// make no run twice.
     pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
-        for (key, mut stored) in self.shards(once, now).await? {
-            // Somebody may be asking meanwhile.
-            while !self.put_shard(&key, &read(Some(&stored))?, Some(&stored), now + KEPT + span, now).await? {
-                let Some(found) = self.store().get(Table::Deliveries, &key, now).await? else { break };
-                stored = found;
-            }
+        for (key, stored) in self.shards(once, now).await? {
+            self.change_shard(&key, stored, now + KEPT + span, now, |_| ()).await?;
         }
         Ok(())
     }
@@ -263,6 +301,29 @@ impl Replay {
         let keys: Vec<Vec<u8>> = (0..SHARDS).map(|shard| shard_key(once, shard)).collect();
         let found = self.store().get_all(Table::Deliveries, keys.clone(), now).await?;
         Ok(keys.into_iter().zip(found).filter_map(|(key, stored)| Some((key, stored?))).collect())
+    }
+
+    /// Changes a shard that there is, and has it kept until then at least, although somebody may be asking meanwhile. Gives it as it
+    /// is then.
+    async fn change_shard(
+        &self,
+        key: &[u8],
+        mut stored: Stored,
+        until: Timestamp,
+        now: Timestamp,
+        mut change: impl FnMut(&mut Shard),
+    ) -> Result<Shard, StoreError> {
+        loop {
+            let before: Shard = read(Some(&stored))?;
+            let mut shard = before.clone();
+            change(&mut shard);
+            let is_written = shard == before && stored.expires >= until;
+            if is_written || self.put_shard(key, &shard, Some(&stored), until, now).await? {
+                return Ok(shard);
+            }
+            let Some(found) = self.store().get(Table::Deliveries, key, now).await? else { return Ok(Shard::new()) };
+            stored = found;
+        }
     }
 
     /// Keeps a shard until then, or longer where it is; false if somebody else was there first.
@@ -282,7 +343,7 @@ impl Replay {
 
 impl Events {
     fn add(&mut self, shard: Shard) {
-        for TriedEvent { event, .. } in shard.into_values() {
+        for Binding { event, .. } in shard.into_values() {
             if !self.bound.contains(&event) {
                 self.bound.push(event);
             }
@@ -291,121 +352,4 @@ impl Events {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::webhooks::testing::MemoryStore;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-
-    fn event(text: &str) -> EventId {
-        EventId::parse(text).unwrap()
-    }
-
-    fn delivery(once: &str) -> Named {
-        Named { once: once.into(), until: None }
-    }
-
-    /// `EVENT@TRY`.
-    fn named(text: &str) -> TriedEvent {
-        let (event, attempt) = text.split_once('@').unwrap();
-        TriedEvent { event: EventId::parse(event).unwrap(), attempt: attempt.into() }
-    }
-
-    #[test]
-    fn an_event_id_is_taken_only_where_it_could_label_a_run() {
-        for (text, good) in [("a-1", true), ("", false), ("a b", false), (&*"x".repeat(64), false), ("é", false)] {
-            assert_eq!(EventId::parse(text).is_some(), good, "{text:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn each_trigger_is_of_one_event_over_all_tries() {
-        let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
-        assert_eq!(ask("a", "e1@1").await, Bound::Ours);
-        assert_eq!(ask("a", "e1@1").await, Bound::Ours, "asked twice");
-        // The answer was lost, or the process died before the next Trigger asked.
-        assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
-        assert_eq!(ask("b", "e2@2").await, Bound::Ours, "it had made no run");
-        let confirmed = replay.confirm_event(&delivery("d"), &named("e2@2"), NOW).await.unwrap();
-        assert_eq!(confirmed.false_one, None, "that is no alarm");
-        assert_eq!(confirmed, replay.events("d", NOW).await.unwrap());
-        assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
-        assert!(confirmed.bound.len() == 2 && confirmed.bound.contains(&event("e1")), "{confirmed:?}");
-        let other = replay.bind_event(&delivery("other"), "a", &named("e3@3"), NOW).await.unwrap();
-        assert_eq!(other, Bound::Ours, "another delivery");
-    }
-
-    #[tokio::test]
-    async fn attacks_z46_within_a_try_the_event_listeners_own_answer_decides() {
-        let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
-        assert_eq!(ask("a", "false@1").await, Bound::Ours);
-        assert_eq!(ask("a", "true@1").await, Bound::Disputed(event("false")));
-        let confirmed = replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
-        assert_eq!((confirmed.false_one, confirmed.bound), (Some(event("false")), vec![]), "nothing is caused by that");
-        assert_eq!(ask("a", "true@1").await, Bound::Ours);
-        assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")));
-        assert_eq!(ask("b", "false@1").await, Bound::Others(event("true")), "not even for another Trigger");
-        assert_eq!(ask("b", "true@1").await, Bound::Ours);
-    }
-
-    #[tokio::test]
-    async fn what_is_bound_lives_as_long_as_a_delivery_may_be_tried_again() {
-        let replay = Replay::new(MemoryStore::shared());
-        let late = NOW + KEPT + Duration::from_secs(1);
-        let ask = async |once, text, now| replay.bind_event(&delivery(once), "a", &named(text), now).await.unwrap();
-        for once in ["d", "e"] {
-            ask(once, "e1@1", NOW).await;
-        }
-        replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
-        replay.keep_events("none", Duration::from_secs(86_400), NOW).await.unwrap();
-        assert_eq!(ask("d", "e2@2", late).await, Bound::Others(event("e1")));
-        assert_eq!(ask("e", "e2@2", late).await, Bound::Ours, "the twin that nothing kept");
-    }
-
-    /// A sender without ids says the same thing every night, and is remembered for an hour.
-    #[tokio::test]
-    async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
-        let replay = Replay::new(MemoryStore::shared());
-        let window = Duration::from_secs(3600);
-        let ask = async |text, asserted: Timestamp, now| {
-            let delivery = Named { until: Some(asserted + window), ..delivery("d") };
-            replay.bind_event(&delivery, "a", &named(text), now).await.unwrap()
-        };
-        let (second, late) = (Duration::from_secs(1), NOW + window - Duration::from_secs(1));
-        assert_eq!(ask("e1@1", NOW, NOW + second).await, Bound::Ours);
-        let known = Named { until: Some(NOW + window), ..delivery("d") };
-        replay.confirm_event(&known, &named("e1@1"), NOW + second).await.unwrap();
-        assert_eq!(ask("e2@2", late, late).await, Bound::Others(event("e1")), "a late try of the same");
-        assert_eq!(ask("e3@3", NOW + window, NOW + window).await, Bound::Ours);
-    }
-
-    /// Where an older version bound a whole delivery, which may wait while Doorward is updated.
-    #[tokio::test]
-    async fn what_an_older_version_bound_is_bound_for_each_trigger() {
-        let replay = Replay::new(MemoryStore::shared());
-        let until = NOW + KEPT;
-        let key = single_key("d");
-        replay.store().put(Table::Deliveries, &key, b"e1".to_vec(), until, Expect::Any, NOW).await.unwrap();
-        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
-        for trigger in ["a", "b"] {
-            assert_eq!(ask(trigger, "e1@1").await, Bound::Ours);
-            assert_eq!(ask(trigger, "e2@2").await, Bound::Others(event("e1")));
-        }
-        replay.keep_events("d", Duration::ZERO, NOW).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
-        let replay = Replay::new(MemoryStore::shared());
-        let ask = async |trigger: &str, text, now| replay.bind_event(&delivery("d"), trigger, &named(text), now).await.unwrap();
-        ask("a", "e1@1", NOW).await;
-        replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
-        // Of the same record.
-        let same = (0..).map(|number| format!("t{number}")).find(|name| key_of("d", name) == key_of("d", "a")).unwrap();
-        ask(&same, "e1@1", NOW).await;
-        let late = NOW + KEPT + Duration::from_secs(1);
-        assert_eq!(ask("a", "e2@2", late).await, Bound::Others(event("e1")));
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ pub struct WebhookMetrics {
     refused: Family<Refused, Counter>,
     stopped: Counter,
     rebound: Counter,
+    unnoted: Counter,
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Sender, Gauge>,
     held_oldest: Family<Sender, Gauge>,
@@ -61,6 +62,11 @@ impl WebhookMetrics {
             "interceptor_rebound",
             "Deliveries that an event was bound to which the EventListener does not know: somebody else asked first",
             self.rebound.clone(),
+        );
+        registry.register(
+            "interceptor_unnoted",
+            "Triggers that went on without a note of it, as somebody asked about a delivery for too many",
+            self.unnoted.clone(),
         );
         registry.register("webhook_held", "Deliveries that are held, by what becomes of them", self.held.clone());
         registry.register_with_unit(
@@ -131,6 +137,11 @@ impl WebhookMetrics {
     /// A delivery was bound to an event that was not the EventListener's.
     pub fn rebound(&self) {
         self.rebound.inc();
+    }
+
+    /// A Trigger went on without a note of it.
+    pub fn unnoted(&self) {
+        self.unnoted.inc();
     }
 
     /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.

@@ -287,7 +287,9 @@ fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
             .error(at, "no two deliveries of this sender have the same body, or it signs their ids")
             .help("take it away; the setting is for `generic` and `github`");
     } else if signature.is_some_and(|signature| signature.plain) {
-        report.error(at, "nothing is signed where `plain` is set, so that ids alone count").help("take one of the two away");
+        report
+            .error(at, "nothing is signed where `plain` is set, so that ids alone count")
+            .help("take one of the two away");
     } else if signature.is_some_and(|signature| signature.id_header.is_none()) {
         report
             .error(at, "deliveries without an id are told apart by their bodies alone")

@@ -216,6 +216,36 @@ async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_d
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
 }
 
+/// Nobody says then which event was its own, so that the next try makes the run.
+#[tokio::test]
+async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
+    let told = Arc::new(Notify::new());
+    let Reply::Bytes(lost) = Reply::json(500, "{}") else { panic!() };
+    let (when, tries) = (told.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let fixture = fixture_with(
+        |yaml| yaml,
+        move |_| match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Reply::Later(when.clone(), lost.clone()),
+            _ => Reply::json(202, &ANSWER.replace("event-1", "event-2")),
+        },
+    )
+    .await;
+    let (id, body) = (unique(), BODY.replace("\"0\"", &format!("\"{}\"", unique())));
+    let between = async {
+        let assertion = under_way(&fixture).await;
+        assert!(goes_on(&fixture, &question(&assertion, &body, "false-event")).await.0);
+        assert!(!goes_on(&fixture, &question(&assertion, &body, "event-1")).await.0, "disputed");
+        told.notify_one();
+    };
+    let (delivered, ()) = tokio::join!(deliver(&fixture, &id, &body, &[]), between);
+    assert_eq!(delivered.status, 503);
+    assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
+    assert_eq!(deliver(&fixture, &id, &body, &[]).await.status, 202);
+    let assertion = fixture.upstream.requests().last().unwrap().one("doorward-assertion").to_owned();
+    let (goes_on, answer) = goes_on(&fixture, &question(&assertion, &body, "event-2")).await;
+    assert!(goes_on, "{answer}");
+}
+
 /// Its run is made; the other's is not.
 #[tokio::test]
 async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_and_others_make_theirs() {
@@ -395,7 +425,8 @@ async fn attacks_z46_a_question_of_many_values_costs_little_more_than_its_bytes(
 #[tokio::test]
 async fn a_delivery_that_is_new_again_makes_its_run() {
     let window = |yaml: String| {
-        with_interceptor(&yaml).replace("sender: github, hold: false,", "sender: github, hold: false, replay_window: 1h,")
+        with_interceptor(&yaml)
+            .replace("sender: github, hold: false,", "sender: github, hold: false, replay_window: 1h,")
     };
     let nights = std::sync::atomic::AtomicUsize::new(0);
     let fixture = Fixture::with_faults(window, move |_| {

@@ -1,0 +1,171 @@
+use super::*;
+use crate::webhooks::testing::MemoryStore;
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+fn event(text: &str) -> EventId {
+    EventId::parse(text).unwrap()
+}
+
+fn delivery(once: &str) -> Named {
+    Named { once: once.into(), until: None }
+}
+
+/// `EVENT@TRY`.
+fn named(text: &str) -> TriedEvent {
+    let (event, attempt) = text.split_once('@').unwrap();
+    TriedEvent { event: EventId::parse(event).unwrap(), attempt: attempt.into() }
+}
+
+#[test]
+fn an_event_id_is_taken_only_where_it_could_label_a_run() {
+    for (text, good) in [("a-1", true), ("", false), ("a b", false), (&*"x".repeat(64), false), ("é", false)] {
+        assert_eq!(EventId::parse(text).is_some(), good, "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_trigger_is_of_one_event_over_all_tries() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+    assert_eq!(ask("a", "e1@1").await, Bound::Ours);
+    assert_eq!(ask("a", "e1@1").await, Bound::Ours, "asked twice");
+    // The answer was lost, or the process died before the next Trigger asked.
+    assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
+    assert_eq!(ask("b", "e2@2").await, Bound::Ours, "it had made no run");
+    let confirmed = replay.confirm_event(&delivery("d"), &named("e2@2"), NOW).await.unwrap();
+    assert_eq!(confirmed.false_one, None, "that is no alarm");
+    assert_eq!(confirmed, replay.leave_open(&delivery("d"), "3", NOW).await.unwrap());
+    assert_eq!(ask("a", "e2@2").await, Bound::Others(event("e1")));
+    assert!(confirmed.bound.len() == 2 && confirmed.bound.contains(&event("e1")), "{confirmed:?}");
+    let other = replay.bind_event(&delivery("other"), "a", &named("e3@3"), NOW).await.unwrap();
+    assert_eq!(other, Bound::Ours, "another delivery");
+}
+
+#[tokio::test]
+async fn attacks_z46_within_a_try_the_event_listeners_own_answer_decides() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+    assert_eq!(ask("a", "false@1").await, Bound::Ours);
+    assert_eq!(ask("a", "true@1").await, Bound::Disputed(event("false")));
+    let confirmed = replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
+    assert_eq!((confirmed.false_one, confirmed.bound), (Some(event("false")), vec![]), "nothing is caused by that");
+    assert_eq!(ask("a", "true@1").await, Bound::Ours);
+    assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")));
+    assert_eq!(ask("b", "false@1").await, Bound::Others(event("true")), "not even for another Trigger");
+    assert_eq!(ask("b", "true@1").await, Bound::Ours);
+}
+
+/// The genuine question was disputed, or of another Trigger, or came when the try was over.
+#[tokio::test]
+async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run() {
+    for (row, in_the_try, afterwards) in [
+        ("the same Trigger", &[("a", "false@1"), ("a", "true@1")][..], &[][..]),
+        ("another Trigger", &[("a", "false@1"), ("b", "true@1")], &[]),
+        ("too late", &[("a", "false@1")], &[("a", "true@1")]),
+        ("who was false asked later", &[("a", "true@1"), ("a", "false@1")], &[]),
+    ] {
+        let replay = Replay::new(MemoryStore::shared());
+        let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+        for (trigger, text) in in_the_try {
+            ask(trigger, text).await;
+        }
+        let left = replay.leave_open(&delivery("d"), "1", NOW).await.unwrap();
+        assert_eq!(left.false_one.is_some(), afterwards.is_empty(), "{row}: an alarm");
+        for (trigger, text) in afterwards {
+            assert_eq!(ask(trigger, text).await, Bound::Disputed(event("false")), "{row}");
+        }
+        assert_eq!(ask("a", "next@2").await, Bound::Ours, "{row}");
+        assert_eq!(replay.confirm_event(&delivery("d"), &named("next@2"), NOW).await.unwrap().false_one, None, "{row}");
+        assert_eq!(ask("a", "third@3").await, Bound::Others(event("next")), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_event_listener_answered_is_not_taken_away_by_a_dispute() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask = async |text| replay.bind_event(&delivery("d"), "a", &named(text), NOW).await.unwrap();
+    assert_eq!(ask("true@1").await, Bound::Ours);
+    assert_eq!(ask("false@1").await, Bound::Disputed(event("true")));
+    replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
+    assert_eq!(ask("e2@2").await, Bound::Others(event("true")));
+    // The dispute was written after that.
+    let disputed = Binding { disputed: true, ..Binding::new(&named("true@1")) };
+    assert!(!disputed.is_open(Some(&named("true@1"))));
+    assert!(disputed.is_open(Some(&named("e2@2"))) && disputed.is_open(None));
+}
+
+/// Somebody who asks for Triggers that nobody has must not stop those that there are.
+#[tokio::test]
+async fn attacks_z46_beyond_the_most_triggers_a_run_is_made_rather_than_lost() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask = async |trigger: &str, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+    let names = (0..).map(|number| format!("t{number}")).filter(|name| key_of("d", name) == key_of("d", "a"));
+    for name in names.take(MAX_TRIGGERS) {
+        assert_eq!(ask(&name, "true@1").await, Bound::Ours);
+    }
+    assert_eq!(ask("a", "true@1").await, Bound::Unnoted);
+    replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
+    assert_eq!(ask("a", "true@1").await, Bound::Unnoted);
+    assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")), "what is answered needs no room");
+}
+
+#[tokio::test]
+async fn what_is_bound_lives_as_long_as_a_delivery_may_be_tried_again() {
+    let replay = Replay::new(MemoryStore::shared());
+    let late = NOW + KEPT + Duration::from_secs(1);
+    let ask = async |once, text, now| replay.bind_event(&delivery(once), "a", &named(text), now).await.unwrap();
+    for once in ["d", "e"] {
+        ask(once, "e1@1", NOW).await;
+    }
+    replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
+    replay.keep_events("none", Duration::from_secs(86_400), NOW).await.unwrap();
+    assert_eq!(ask("d", "e2@2", late).await, Bound::Others(event("e1")));
+    assert_eq!(ask("e", "e2@2", late).await, Bound::Ours, "the twin that nothing kept");
+}
+
+/// A sender without ids says the same thing every night, and is remembered for an hour.
+#[tokio::test]
+async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
+    let replay = Replay::new(MemoryStore::shared());
+    let window = Duration::from_secs(3600);
+    let ask = async |text, asserted: Timestamp, now| {
+        let delivery = Named { until: Some(asserted + window), ..delivery("d") };
+        replay.bind_event(&delivery, "a", &named(text), now).await.unwrap()
+    };
+    let (second, late) = (Duration::from_secs(1), NOW + window - Duration::from_secs(1));
+    assert_eq!(ask("e1@1", NOW, NOW + second).await, Bound::Ours);
+    let known = Named { until: Some(NOW + window), ..delivery("d") };
+    replay.confirm_event(&known, &named("e1@1"), NOW + second).await.unwrap();
+    assert_eq!(ask("e2@2", late, late).await, Bound::Others(event("e1")), "a late try of the same");
+    assert_eq!(ask("e3@3", NOW + window, NOW + window).await, Bound::Ours);
+}
+
+/// Where an older version bound a whole delivery, which may wait while Doorward is updated.
+#[tokio::test]
+async fn what_an_older_version_bound_is_bound_for_each_trigger() {
+    let replay = Replay::new(MemoryStore::shared());
+    let until = NOW + KEPT;
+    let key = single_key("d");
+    replay.store().put(Table::Deliveries, &key, b"e1".to_vec(), until, Expect::Any, NOW).await.unwrap();
+    let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+    for trigger in ["a", "b"] {
+        assert_eq!(ask(trigger, "e1@1").await, Bound::Ours);
+        assert_eq!(ask(trigger, "e2@2").await, Bound::Others(event("e1")));
+    }
+    replay.keep_events("d", Duration::ZERO, NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
+    let replay = Replay::new(MemoryStore::shared());
+    let ask =
+        async |trigger: &str, text, now| replay.bind_event(&delivery("d"), trigger, &named(text), now).await.unwrap();
+    ask("a", "e1@1", NOW).await;
+    replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
+    // Of the same record.
+    let same = (0..).map(|number| format!("t{number}")).find(|name| key_of("d", name) == key_of("d", "a")).unwrap();
+    ask(&same, "e1@1", NOW).await;
+    let late = NOW + KEPT + Duration::from_secs(1);
+    assert_eq!(ask("a", "e2@2", late).await, Bound::Others(event("e1")));
+}
