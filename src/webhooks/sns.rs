@@ -2,8 +2,10 @@
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html>.
 //!
 //! The signature says only that some topic of somebody's sent the message, so topics are listed. The certificate is
-//! fetched over TLS from a listed host alone, which by default is that of the topics' regions, and kept. Nothing else that
-//! a message says is ever fetched, but the confirmation of a subscription to a listed topic, from the same hosts.
+//! fetched over TLS from a listed host alone, which by default is that of the topics' regions, and kept: that host is what
+//! is trusted. Nothing else that a message says is ever fetched, but the confirmation of a subscription to a listed topic, from the same hosts.
+
+mod certificate;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,12 +19,11 @@ use aws_lc_rs::signature::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Request;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use self::certificate::Certificate;
 use super::{
     Delivery, Expected, ReplayKeys, Webhook,
     document::Wanted,
@@ -61,9 +62,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Fetches that may fail within a pause. Whoever names more addresses keeps others waiting, and AWS from being asked.
 const MAX_FAILED: usize = 10;
 
-/// The longest chain of a file.
-const MAX_CHAIN: usize = 5;
-
 /// The topics of a sender, and what is needed to tell that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
@@ -76,15 +74,6 @@ pub struct Sns {
     known: Mutex<HashMap<String, Certificate>>,
     /// One fetch of a certificate at a time: they are few, and an address proves nothing yet. Which failed, and when.
     fetching: tokio::sync::Mutex<HashMap<String, Instant>>,
-}
-
-/// A key that signs messages, and when.
-#[derive(Clone, Debug)]
-struct Certificate {
-    /// The public key (RFC 8017 appendix A.1.1).
-    key: Arc<[u8]>,
-    not_before: Timestamp,
-    not_after: Timestamp,
 }
 
 /// A message that SNS signed.
@@ -197,10 +186,10 @@ impl Sns {
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
         let certificate = self.certificate(&message.signing_cert_url).await?;
-        if now < certificate.not_before || certificate.not_after < now {
+        if !certificate.is_valid(now) {
             return Err(unproven(Reason::SignatureInvalid, "the certificate of the signature is not valid now"));
         }
-        UnparsedPublicKey::new(algorithm, &certificate.key)
+        UnparsedPublicKey::new(algorithm, certificate.key())
             .verify(signed.as_bytes(), &signature)
             .map_err(|_| unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"))?;
         let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
@@ -259,7 +248,7 @@ impl Sns {
             return Err(unavailable("the last fetch failed a moment ago".to_owned()));
         }
         let fetched = self.fetch(&url).await;
-        let read = fetched.and_then(|pem| Certificate::read(&pem));
+        let read = fetched.and_then(|pem| Certificate::read(&pem, &self.hosts));
         let certificate = read.map_err(|why| {
             failed.insert(address.to_owned(), Instant::now());
             unavailable(why)
@@ -403,38 +392,6 @@ impl Message {
         }
         members.extend([("TopicArn", &*self.topic_arn), ("Type", self.kind.as_str())]);
         Some(members.iter().fold(String::new(), |text, (name, value)| text + name + "\n" + value + "\n"))
-    }
-}
-
-impl Certificate {
-    /// The first certificate of a file. What follows must be its issuers, each of which signed the one before.
-    fn read(pem: &[u8]) -> Result<Self, String> {
-        let chain: Vec<CertificateDer<'_>> =
-            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-        if !(1..=MAX_CHAIN).contains(&chain.len()) {
-            return Err(format!("the file has {} certificates", chain.len()));
-        }
-        let parsed: Vec<X509Certificate<'_>> = chain
-            .iter()
-            .map(|der| X509Certificate::from_der(der).map(|(_, certificate)| certificate))
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("a certificate cannot be read: {error}"))?;
-        for pair in parsed.windows(2) {
-            if let [issued, issuer] = pair
-                && (issued.issuer() != issuer.subject() || issued.verify_signature(Some(issuer.public_key())).is_err())
-            {
-                return Err("a certificate of the chain is not signed by the next".to_owned());
-            }
-        }
-        let first = parsed.first().ok_or_else(|| "the file has no certificate".to_owned())?;
-        let validity = parsed.iter().map(|certificate| certificate.validity());
-        let begins = validity.clone().map(|validity| validity.not_before.timestamp()).max().unwrap_or(i64::MAX);
-        let ends = validity.map(|validity| validity.not_after.timestamp()).min().unwrap_or(i64::MIN);
-        Ok(Self {
-            key: first.public_key().subject_public_key.data.as_ref().into(),
-            not_before: Timestamp::from_secs(begins),
-            not_after: Timestamp::from_secs(ends),
-        })
     }
 }
 

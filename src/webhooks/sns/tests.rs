@@ -87,17 +87,6 @@ fn a_repository_is_identified_by_its_arn() {
 }
 
 #[test]
-fn a_file_that_is_no_chain_is_refused() {
-    let own = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
-    assert!(Certificate::read(own("a").as_bytes()).is_ok());
-    for (row, pem) in
-        [("nothing", String::new()), ("two strangers", own("a") + &own("b")), ("too many", own("a").repeat(6))]
-    {
-        assert!(Certificate::read(pem.as_bytes()).is_err(), "{row}");
-    }
-}
-
-#[test]
 fn a_message_of_several_records_is_of_no_one_ref() {
     let sender = senders::sender(raw::Sender::AwsSns);
     let reader = Reader::new(sender.facts.iter().map(|(field, at)| (*field, at.to_vec())), &sender.events, true);
