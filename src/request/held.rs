@@ -1,12 +1,9 @@
 //! Deliveries that are stored before their sender gets an answer, and what is done with them afterwards: the same steps
 //! from the decision on, with what is in force by then.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -36,12 +33,9 @@ use crate::{
     snapshot::Snapshot,
     webhooks::{
         EventId, Once, ReplayKeys,
-        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings},
+        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY},
     },
 };
-
-/// How long a try may take, so that it ends before the lease of its lane does. An EventListener answers at once.
-const TRY: Duration = Duration::from_secs(20);
 
 impl Worker {
     /// Stores a delivery that the policy allows and answers its sender.
@@ -106,9 +100,7 @@ impl Worker {
             delivery::check(status)?;
             Ok((status, delivery::read(response, Some(deadline)).await.1))
         };
-        let sent = timeout_at(deadline, send).await.unwrap_or_else(|_| {
-            Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
-        });
+        let sent = end_by(deadline, send).await;
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
             self.note_events(snapshot, Some(once), event, exchange).await;
@@ -233,6 +225,13 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, head.header_map(), meta, body))
 }
 
+/// A try that is not over by then has failed.
+async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
+    timeout_at(deadline, send).await.unwrap_or_else(|_| {
+        Err(Rejection::new(Reason::UpstreamTimeout, format!("the EventListener did not answer within {TRY:?}")))
+    })
+}
+
 /// What an answer of 4xx means: some of them pass by themselves.
 fn refused(status: StatusCode) -> Failure {
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
@@ -247,4 +246,45 @@ fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.status() == StatusCode::FORBIDDEN || rejection.reason() == Reason::TokenRevoked;
     let rule = rejection.rule_id().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
     Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_told_from_what_does_not() {
+        for (status, kind) in [
+            (400, FailureKind::Refused),
+            (404, FailureKind::Refused),
+            (422, FailureKind::Refused),
+            (408, FailureKind::Passing),
+            (425, FailureKind::Passing),
+            (429, FailureKind::Passing),
+        ] {
+            assert_eq!(refused(StatusCode::from_u16(status).unwrap()).kind, kind, "{status}");
+        }
+        for (reason, kind) in [
+            (Reason::PolicyDenied, FailureKind::Denied),
+            (Reason::TokenRevoked, FailureKind::Denied),
+            (Reason::UpstreamTimeout, FailureKind::Passing),
+            (Reason::UpstreamUnreachable, FailureKind::Passing),
+            (Reason::UpstreamFailed, FailureKind::Passing),
+            (Reason::StoreUnavailable, FailureKind::Passing),
+            (Reason::Overloaded, FailureKind::Passing),
+            (Reason::Internal, FailureKind::Passing),
+        ] {
+            assert_eq!(failure(&Rejection::new(reason, "")).kind, kind, "{reason:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_ends_before_the_lease_of_its_lane_does() {
+        let begin = Instant::now();
+        let failed = end_by(begin + TRY, pending::<Result<(), Rejection>>()).await.unwrap_err();
+        assert_eq!((begin.elapsed(), failure(&failed).kind), (TRY, FailureKind::Passing));
+        assert!(end_by(begin + TRY, async { Ok(()) }).await.is_ok());
+    }
 }

@@ -54,6 +54,9 @@ pub const LANES: usize = 8;
 /// How long a parked delivery is kept.
 pub const PARKED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
+/// How long a try may take, so that it ends before the lease of its lane does. An EventListener answers at once.
+pub const TRY: Duration = Duration::from_secs(20);
+
 /// How often an EventListener may refuse a delivery (4xx) before it is parked.
 const REFUSALS: u32 = 5;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
-use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, index::Index};
+use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index};
 use crate::{
     clock::Timestamp,
     error::{Reason, Rejection},
@@ -331,6 +331,9 @@ const LEASE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What must be left of a lease for another try.
 const LEAST: std::time::Duration = std::time::Duration::from_secs(40);
+
+// What is noted after a try takes a while as well.
+const _: () = assert!(2 * TRY.as_secs() <= LEAST.as_secs() && LEAST.as_secs() < LEASE.as_secs());
 
 impl Queue {
     /// Takes a lane; `None` if another replica has it.

@@ -129,7 +129,7 @@ impl Doorward {
         super::faults::break_trail(self.dir(), broken);
     }
 
-    /// Sets its wall clock this far ahead. Needs [`Doorward::start_with_faults`].
+    /// Sets its wall clock this far ahead, or stops it at a time of this century. Needs [`Doorward::start_with_faults`].
     pub fn set_clock_ahead(&self, seconds: u64) {
         super::faults::set_clock_ahead(self.dir(), seconds);
     }

@@ -1,7 +1,8 @@
 /* What the real parts cannot be made to show on command. Preloaded with LD_PRELOAD.
 
    While the file that TEST_DISK_FAULT names holds a number, reads and writes of *.redb files fail with that errno, and for that of
-   TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names. Where the file that
+   TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names; a
+   number of as many as have passed since 1970 is a time at which it stands still. Where the file that
    TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
 
    TEST_KILL, as CLASS:COUNT:WHEN, ends the process by SIGKILL before or after its COUNTth operation of a class: `write`
@@ -132,6 +133,14 @@ int open64(const char *path, int flags, ...) {
 
 int clock_gettime(clockid_t clock, struct timespec *time) {
     int result = real_clock_gettime(clock, time);
-    if (result == 0 && clock == CLOCK_REALTIME) time->tv_sec += number_in("TEST_CLOCK_AHEAD");
+    if (result == 0 && clock == CLOCK_REALTIME) {
+        long ahead = number_in("TEST_CLOCK_AHEAD");
+        if (ahead > 1000000000) {
+            time->tv_sec = ahead;
+            time->tv_nsec = 0;
+        } else {
+            time->tv_sec += ahead;
+        }
+    }
     return result;
 }

@@ -230,6 +230,28 @@ async fn a_held_delivery_is_decided_again_when_it_is_sent() {
 }
 
 #[tokio::test]
+async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let doorward = holding(address, "store: {path: doorward.redb}").await;
+    let (revoked, other) = (unique(), unique());
+    for (id, repository) in [(&revoked, 1), (&other, 2)] {
+        assert_eq!(deliver_to(&doorward, id, &body(repository)).await.status, 202);
+    }
+    let revoke =
+        ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:1", "--why", "it was taken over"];
+    let (code, said) = doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    // Its EventListener is still down, for which it would be tried for a day.
+    until_it_holds(&doorward, 1, 1).await;
+    let parked = held(&doorward).await.into_iter().find(|held| held["state"] == "parked").unwrap();
+    assert_eq!(parked["delivery"], revoked.as_str());
+    assert!(parked["last_error"].as_str().unwrap().contains("revoked"), "{parked}");
+    let upstream = Upstream::scripted_at(address, takes).await;
+    until_it_holds(&doorward, 0, 1).await;
+    assert_eq!(upstream.only().one("x-github-delivery"), other);
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let upstream = Upstream::scripted(takes).await;
     let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;

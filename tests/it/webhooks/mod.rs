@@ -1,4 +1,4 @@
-//! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks`.
+//! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks` as well.
 
 mod again;
 mod attacks;
@@ -11,6 +11,7 @@ pub mod kill;
 mod rotation;
 mod senders;
 mod sns;
+mod vectors;
 mod weaker;
 
 use aws_lc_rs::hmac;

@@ -1,0 +1,140 @@
+//! The vectors of each sender, as [`doorward`]'s own tests read them, over a socket: what a head and a body come to as a whole, with
+//! the parser, the limits and the store between them. The clock of the process stands still at the time of each vector.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::harness::{Answer, Doorward, Raw, Reply, Upstream, request};
+
+#[derive(Deserialize)]
+struct Vectors {
+    now: u64,
+    webhook: Map<String, Value>,
+    secrets: Vec<Map<String, Value>>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    row: String,
+    name: String,
+    method: Option<String>,
+    query: Option<String>,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    body_hex: Option<String>,
+    content_length: Option<u64>,
+    now: Option<u64>,
+    #[serde(default)]
+    require_signature: bool,
+    expect: String,
+}
+
+impl Case {
+    fn body(&self) -> Vec<u8> {
+        let digits = |text: &String| data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap();
+        self.body_hex.as_ref().map_or_else(|| self.body.clone().unwrap_or_default().into_bytes(), digits)
+    }
+
+    /// HTTP takes blanks around a value away, and a length that is not the body's is another test's.
+    fn can_be_sent(&self) -> bool {
+        let is_whole = self.content_length.is_none() || self.expect == "body_too_large";
+        is_whole && self.headers.iter().all(|(_, value)| value.trim() == value)
+    }
+
+    async fn send(&self, doorward: &Doorward, source: Ipv4Addr) -> Answer {
+        let method = self.method.as_deref().unwrap_or("POST");
+        let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut lines = vec![format!("{method} /hook{query} HTTP/1.1"), "Host: hooks.test".to_owned()];
+        lines.push("Connection: close".to_owned());
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        lines.extend(self.content_length.map(|length| format!("Content-Length: {length}")));
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let mut raw = Raw::connect_from(source.into(), doorward.address("public")).await;
+        raw.send(request(&lines, &self.body())).await;
+        raw.answer().await
+    }
+
+    /// The status of what is expected.
+    fn status(&self) -> u16 {
+        match self.expect.as_str() {
+            "accepted" => 202,
+            "ping" => 200,
+            "bad_request" | "credential_ambiguous" => 400,
+            "method_not_allowed" => 405,
+            "body_too_large" => 413,
+            "unsupported_media_type" => 415,
+            _ => 401,
+        }
+    }
+}
+
+/// A Doorward with the one sender, whose deliveries are forwarded at once.
+async fn start(vectors: &Vectors, strict: bool, upstream: &Upstream) -> Doorward {
+    let dir = tempfile::tempdir().unwrap();
+    let mut webhook = vectors.webhook.clone();
+    webhook.insert("hold".to_owned(), false.into());
+    if strict {
+        webhook.insert("require_signature".to_owned(), true.into());
+    }
+    let secrets = vectors.secrets.iter().enumerate().map(|(index, secret)| {
+        let file = format!("secret-{index}");
+        std::fs::write(dir.path().join(&file), secret["value"].as_str().unwrap()).unwrap();
+        let mut entry = secret.clone();
+        entry.remove("value");
+        entry.insert("secret".to_owned(), json!({"file": file}));
+        Value::from(entry)
+    });
+    webhook.insert("secrets".to_owned(), secrets.collect());
+    let name = webhook["name"].clone();
+    let configuration = json!({
+        "listeners": [{"name": "public", "address": "127.0.0.1:0"}],
+        "upstreams": [{"name": "el", "url": format!("http://{}", upstream.address)}],
+        "webhooks": [webhook],
+        "routes": [{"name": "hooks", "kind": "webhook", "hosts": ["hooks.test"], "paths": ["/hook"],
+            "schemes": ["webhook"], "webhook": name, "upstream": "el"}],
+        "rules": [{"id": "all", "on": {"routes": ["hooks"]}, "who": {"webhooks": [name]}, "do": "allow"}],
+        "store": {"path": "doorward.redb"},
+        "audit": {"sink": {"file": {"path": "audit.jsonl"}}},
+        "admin": {"address": "127.0.0.1:0"},
+        "limits": {"drain_accept": 0},
+    });
+    crate::harness::faults::set_clock_ahead(dir.path(), vectors.now);
+    Doorward::start_with_faults(dir, &configuration.to_string()).await
+}
+
+#[tokio::test]
+async fn the_vectors_of_each_sender_over_a_socket() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/webhooks/vectors");
+    let mut rows = BTreeSet::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap().path();
+        let vectors: Vectors = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
+        let plain = start(&vectors, false, &upstream).await;
+        let strict = match vectors.cases.iter().any(|case| case.require_signature) {
+            true => Some(start(&vectors, true, &upstream).await),
+            false => None,
+        };
+        for (number, case) in vectors.cases.iter().enumerate().filter(|(_, case)| case.can_be_sent()) {
+            let title = format!("{} {}: {}", file.file_stem().unwrap().display(), case.row, case.name);
+            let doorward = if case.require_signature { strict.as_ref().unwrap() } else { &plain };
+            doorward.set_clock_ahead(case.now.unwrap_or(vectors.now));
+            // An address is refused only so often.
+            let answer = case.send(doorward, Ipv4Addr::new(127, 0, 1, 1 + u8::try_from(number).unwrap())).await;
+            // Proven, and of the body of another vector.
+            let is_twin = answer.status == 200 && case.expect == "accepted" && answer.reason() == "replayed_delivery";
+            assert!(is_twin || answer.status == case.status(), "{title}: {}{}", answer.head, answer.text());
+            let arrived: Vec<_> = upstream.take().into_iter().map(|seen| seen.body).collect();
+            let expected = if answer.status == 202 { vec![case.body()] } else { Vec::new() };
+            assert_eq!(arrived, expected, "{title}");
+            if answer.status == 401 {
+                assert!(answer.text().contains("the delivery is not signed as this address requires"), "{title}");
+            }
+            rows.insert(case.row.clone());
+        }
+    }
+    assert!(rows.len() > 15, "{rows:?}");
+}
