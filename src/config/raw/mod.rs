@@ -13,13 +13,16 @@ mod policy;
 mod routes;
 mod store;
 mod tokens;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{export::*, issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*};
+pub use self::{
+    export::*, issuers::*, on::*, onward::*, operations::*, policy::*, routes::*, store::*, tokens::*, webhooks::*,
+};
 
 /// The configuration of Doorward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

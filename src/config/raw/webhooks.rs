@@ -1,0 +1,255 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{SecretSource, Size, Span};
+
+/// A sender of webhooks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// The name by which routes speak of it.
+    pub name: String,
+    /// What sends.
+    pub sender: Sender,
+    /// The secrets, of which any may have signed. All senders need one but `aws_sns`, which has none.
+    #[serde(default)]
+    pub secrets: Vec<WebhookSecret>,
+    /// `gitlab` only: refuse deliveries that carry only the plain token. Default: off.
+    #[serde(default)]
+    pub require_signature: bool,
+    /// `bitbucket_data_center` only: answer its connection test with 200 although nothing proves where that comes from, as
+    /// older versions do not sign it. Nothing is forwarded. Default: off.
+    #[serde(default)]
+    pub unsigned_pings: bool,
+    /// The certificate that deliveries must come with besides what proves them, on a listener with `client_ca`. Not
+    /// through a proxy that ends TLS.
+    #[serde(default)]
+    pub client_certificate: Option<SenderCertificate>,
+    /// `aws_sns` only: whose messages are taken.
+    #[serde(default)]
+    pub sns: Option<Sns>,
+    /// `generic` only: how deliveries are signed.
+    #[serde(default)]
+    pub signature: Option<GenericSignature>,
+    /// `generic`, `standard_webhooks` and `aws_sns` only: JSON pointers into the body (for `aws_sns`: into its `Message`),
+    /// from the names of facts to where they stand. `*` in a pointer is the element of a list that has only one.
+    #[serde(default)]
+    pub facts: BTreeMap<Fact, String>,
+    /// How long a delivery id is remembered. Default: 3 d.
+    #[serde(default)]
+    pub replay_window: Option<Span>,
+    /// How often a delivery that was taken is forwarded once more when it comes again a minute later or more, because
+    /// somebody asked the sender to send it again; whoever saw it can do so too. Default: 0, it is answered with 200.
+    #[serde(default)]
+    pub redeliveries: u8,
+    /// Whether a delivery with the body of one that was taken is that one, under whatever id it comes. `false` lets a sender say the
+    /// same thing twice, each time under an id of its own: of `generic` any delivery, of `github` those of `workflow_dispatch` and
+    /// `repository_dispatch`, of others none. The id is not signed, so whoever has seen such a delivery can send it again. Default:
+    /// `true`.
+    #[serde(default)]
+    pub unique_bodies: Option<bool>,
+    /// The largest body. Default: 26 MiB for GitHub and GitLab, 512 KiB for Bitbucket Cloud and Slack, 10 MiB for others.
+    #[serde(default)]
+    pub max_body: Option<Size>,
+    /// How long an answer may take, from the arrival of the delivery; then the sender gets 503, while it still waits.
+    /// Default: 8 s, for Gitea, Forgejo and Gogs 4 s, for Slack 2.5 s.
+    #[serde(default)]
+    pub answer_within: Option<Span>,
+    /// Store each delivery before the sender gets 202, and bring it to the EventListener until that takes it. Default: on
+    /// for senders that never try again (GitHub, GitLab, Gitea, Forgejo, Gogs, Bitbucket Data Center), off for the others.
+    #[serde(default)]
+    pub hold: Option<bool>,
+    /// How much is held for how long, where deliveries are held.
+    #[serde(default)]
+    pub held: Option<HeldLimits>,
+    /// The name in the identity `webhook:NAME:repo:NUMBER`. Default: the sender's kind, and for `generic` and
+    /// `standard_webhooks` the name of the entry.
+    #[serde(default)]
+    pub identity: Option<String>,
+}
+
+/// Bounds on the held deliveries of a sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeldLimits {
+    /// How long a delivery is tried before it is parked for an operator.
+    pub try_for: Span,
+    /// How many deliveries may be held, parked ones included; beyond, the sender gets 503.
+    pub max: u32,
+    /// How many bytes of them may be held.
+    pub max_size: Size,
+}
+
+impl Default for HeldLimits {
+    /// A day: an EventListener that is down over night is repaired in the morning.
+    fn default() -> Self {
+        Self { try_for: Span::from_secs(86_400), max: 10_000, max_size: Size::mib(1024) }
+    }
+}
+
+/// What sends webhooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sender {
+    /// GitHub and GitHub Enterprise (`X-Hub-Signature-256`).
+    Github,
+    /// GitLab: plain token (`X-Gitlab-Token`) or signing token (`webhook-signature`).
+    Gitlab,
+    /// Gitea (`X-Gitea-Signature`).
+    Gitea,
+    /// Forgejo (`X-Forgejo-Signature`).
+    Forgejo,
+    /// Gogs (`X-Gogs-Signature`).
+    Gogs,
+    /// Bitbucket Cloud (`X-Hub-Signature`).
+    BitbucketCloud,
+    /// Bitbucket Data Center (`X-Hub-Signature`).
+    BitbucketDataCenter,
+    /// Azure DevOps, which signs nothing: the secret is the `USER:PASSWORD` of its Basic authentication.
+    AzureDevops,
+    /// Slash commands and events of Slack (`X-Slack-Signature`).
+    Slack,
+    /// Amazon SNS, such as events of CodeCommit. It has no secret; `sns` lists the topics.
+    AwsSns,
+    /// Harbor, which signs nothing: the secret is the `Authorization` that it is told to send.
+    Harbor,
+    /// Docker Hub, which signs nothing: the secret is the end of its address, `?secret=...`.
+    DockerHub,
+    /// Any sender that signs as Standard Webhooks or Svix do; the body may be a CloudEvent.
+    StandardWebhooks,
+    /// Any sender that puts an HMAC of the body, or the secret itself, into a header.
+    Generic,
+}
+
+impl Sender {
+    pub const ALL: [Self; 14] = [
+        Self::Github,
+        Self::Gitlab,
+        Self::Gitea,
+        Self::Forgejo,
+        Self::Gogs,
+        Self::BitbucketCloud,
+        Self::BitbucketDataCenter,
+        Self::AzureDevops,
+        Self::Slack,
+        Self::AwsSns,
+        Self::Harbor,
+        Self::DockerHub,
+        Self::StandardWebhooks,
+        Self::Generic,
+    ];
+}
+
+/// Topics of Amazon SNS. Their signatures are verified with certificates from `hosts` alone, and their subscriptions are
+/// confirmed there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sns {
+    /// ARNs, such as `arn:aws:sns:us-east-1:123456789012:commits`.
+    pub topics: Vec<String>,
+    /// Accept signature version 1, which is SHA-1. Set the topic's attribute `SignatureVersion` to 2 instead. Default: off.
+    #[serde(default)]
+    pub allow_sha1: bool,
+    /// `host` or `host:port`, over TLS. Default: `sns.REGION.amazonaws.com` for the regions of the topics.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Authorities to trust these hosts by, instead of the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+/// Which client certificates are a sender's: any that has one of the names, or one of the fingerprints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SenderCertificate {
+    /// DNS names of the certificate (subject alternative names), such as `bitbucket.example.com`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// SHA-256 of the certificate, in hex, as `openssl x509 -noout -fingerprint -sha256` prints it.
+    #[serde(default)]
+    pub sha256: Vec<String>,
+}
+
+/// A secret of a sender, with the time in which it is accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookSecret {
+    /// The secret itself.
+    pub secret: SecretSource,
+    /// Accepted only from this time on (RFC 3339).
+    #[serde(default)]
+    pub not_before: Option<String>,
+    /// Accepted only until this time (RFC 3339).
+    #[serde(default)]
+    pub not_after: Option<String>,
+}
+
+/// The generic form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GenericSignature {
+    /// The header that carries the signature.
+    pub header: String,
+    /// What stands before it, such as `sha256=`.
+    #[serde(default)]
+    pub prefix: String,
+    /// The header carries the secret itself, which proves nothing of the body. Default: off.
+    #[serde(default)]
+    pub plain: bool,
+    /// The hash of the HMAC. Default: `sha256`.
+    #[serde(default)]
+    pub algorithm: Option<HmacAlgorithm>,
+    /// How the HMAC is written. Default: `hex`.
+    #[serde(default)]
+    pub encoding: Option<SignatureEncoding>,
+    /// The header that carries the id of the delivery. Without it, deliveries are told apart by their bodies.
+    #[serde(default)]
+    pub id_header: Option<String>,
+    /// The header with the time of signing in Unix seconds. The signed bytes are then `TIME.BODY`.
+    #[serde(default)]
+    pub timestamp_header: Option<String>,
+    /// How far that time may be off. Default: 5 m.
+    #[serde(default)]
+    pub tolerance: Option<Span>,
+}
+
+/// A fact that the body of a webhook tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    Event,
+    Action,
+    Repository,
+    RepositoryId,
+    Owner,
+    /// Taken as it stands there: `refs/heads/main` stays that.
+    Branch,
+    /// Taken as it stands there.
+    Tag,
+    /// A full ref, `refs/heads/main` or `refs/tags/v1`: a branch or a tag.
+    Ref,
+    Commit,
+    Sender,
+    SenderId,
+}
+
+/// The hash of an HMAC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HmacAlgorithm {
+    #[default]
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// How bytes are written as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignatureEncoding {
+    #[default]
+    Hex,
+    Base64,
+}

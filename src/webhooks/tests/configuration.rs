@@ -1,0 +1,164 @@
+//! What resolving refuses, and what holds where the configuration says nothing.
+
+use super::*;
+
+#[test]
+fn configurations_that_would_let_somebody_in_are_refused() {
+    let generic = |signature: Value| json!({"name": "ci", "sender": "generic", "signature": signature});
+    let hub = |extra: Value| {
+        let mut webhook = json!({"name": "hub", "sender": "github"});
+        webhook.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        webhook
+    };
+    for (row, webhook, values, message) in [
+        ("webhooks:7 no secret", hub(json!({})), vec![], "there is no secret"),
+        ("webhooks:7 empty secret", hub(json!({})), vec![""], "is empty"),
+        ("webhooks:7 empty signing token", json!({"name": "l", "sender": "gitlab"}), vec!["whsec_"], "24 to 64 bytes"),
+        ("webhooks:7 broken signing token", json!({"name": "l", "sender": "gitlab"}), vec!["whsec_!"], "not base64"),
+        (
+            "webhooks:23 only a plain token, signature required",
+            json!({"name": "l", "sender": "gitlab", "require_signature": true}),
+            vec![SECRET],
+            "no secret can verify",
+        ),
+        ("generic without signature", json!({"name": "ci", "sender": "generic"}), vec![SECRET], "needs `signature`"),
+        ("signature of github", hub(json!({"signature": {"header": "x-a"}})), vec![SECRET], "is known"),
+        ("require_signature of github", hub(json!({"require_signature": true})), vec![SECRET], "only `gitlab`"),
+        ("header name", generic(json!({"header": "x y"})), vec![SECRET], "not the name of a header"),
+        ("header meaning", generic(json!({"header": "Authorization"})), vec![SECRET], "another meaning"),
+        ("header twice", generic(json!({"header": "x-a", "id_header": "X-A"})), vec![SECRET], "named twice"),
+        (
+            "plain and signed",
+            generic(json!({"header": "x-a", "plain": true, "algorithm": "sha512"})),
+            vec![SECRET],
+            "nothing is signed",
+        ),
+        ("no password", json!({"name": "az", "sender": "azure_devops"}), vec![SECRET], "USER:PASSWORD"),
+        (
+            "fact",
+            {
+                let mut webhook = generic(json!({"header": "x-a"}));
+                webhook["facts"] = json!({"branch": "ref"});
+                webhook
+            },
+            vec![SECRET],
+            "not a JSON pointer",
+        ),
+        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "is known"),
+        (
+            "key of Standard Webhooks",
+            json!({"name": "s", "sender": "standard_webhooks"}),
+            vec![SECRET],
+            "begins neither",
+        ),
+        ("public key", json!({"name": "s", "sender": "standard_webhooks"}), vec!["whpk_AAAA"], "32 bytes"),
+        ("tolerance", generic(json!({"header": "x-a", "tolerance": "5m"})), vec![SECRET], "needs `timestamp_header`"),
+        ("identity of another", hub(json!({"identity": "gitlab"})), vec![SECRET], "another kind of sender"),
+        ("identity with a colon", hub(json!({"identity": "a:b"})), vec![SECRET], "part of an identity"),
+        ("name", json!({"name": "A B", "sender": "github"}), vec![SECRET], "part of an identity"),
+        ("window", hub(json!({"replay_window": "1m"})), vec![SECRET], "shorter than 10m"),
+        (
+            "a window that ends before a signature does",
+            json!({"name": "ci", "sender": "generic", "replay_window": "1h",
+                "signature": {"header": "x-sig", "timestamp_header": "x-time", "tolerance": "45m"}}),
+            vec![SECRET],
+            "shorter than 90m",
+        ),
+        ("unique", json!({"name": "l", "sender": "gitlab", "unique_bodies": false}), vec![SECRET], "signs their ids"),
+        (
+            "nothing tells them apart",
+            json!({"name": "ci", "sender": "generic", "unique_bodies": false, "signature": {"header": "x-a"}}),
+            vec![SECRET],
+            "by their bodies alone",
+        ),
+        (
+            "nothing signs the bodies",
+            json!({"name": "ci", "sender": "generic", "unique_bodies": false,
+                "signature": {"header": "x-a", "plain": true, "id_header": "x-id"}}),
+            vec![SECRET],
+            "ids alone count",
+        ),
+        ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1 m and 30 d"),
+        ("nothing held", hub(json!({"held": {"max": 0}})), vec![SECRET], "is zero"),
+        (
+            "hold is off",
+            hub(json!({"hold": false, "held": {"max": 5}})),
+            vec![SECRET],
+            "nothing of this sender is held",
+        ),
+        ("people wait", json!({"name": "s", "sender": "slack", "hold": true}), vec![SECRET], "what the EventListener"),
+    ] {
+        let (webhook, resolver) = resolve(webhook, &secrets(&values));
+        assert!(webhook.is_none(), "{row}");
+        let problems = resolver.report.problems();
+        assert!(problems.iter().any(|problem| problem.message.contains(message)), "{row}: {problems:?}");
+    }
+    let (webhook, resolver) = resolve(generic(json!({"header": "x-a"})), &secrets(&[SECRET]));
+    assert!(webhook.is_some() && resolver.report.problems().is_empty());
+}
+
+#[test]
+fn attacks_z21_senders_that_never_try_again_are_held_unless_somebody_says_otherwise() {
+    for (sender, held) in [
+        ("github", true),
+        ("gitea", true),
+        ("forgejo", true),
+        ("gogs", true),
+        ("bitbucket_data_center", true),
+        ("gitlab", true),
+        ("bitbucket_cloud", false),
+    ] {
+        let entry = |hold: Option<bool>| json!({"name": "hub", "sender": sender, "hold": hold});
+        let (webhook, resolver) = resolve(entry(None), &secrets(&[SECRET]));
+        assert_eq!(webhook.unwrap().hold().is_some(), held, "{sender}");
+        assert!(resolver.report.problems().is_empty(), "{sender}");
+        let (webhook, resolver) = resolve(entry(Some(false)), &secrets(&[SECRET]));
+        assert!(webhook.unwrap().hold().is_none(), "{sender}");
+        assert_eq!(resolver.report.problems().len(), usize::from(held), "{sender} is warned of");
+        let (webhook, _) = resolve(entry(Some(true)), &secrets(&[SECRET]));
+        assert!(webhook.unwrap().hold().is_some(), "{sender}");
+    }
+}
+
+#[test]
+fn times_of_secrets_are_checked() {
+    for (from, until, message) in [
+        (Some("tomorrow"), None, "not a time"),
+        (Some("2026-01-02T00:00:00Z"), Some("2026-01-01T00:00:00Z"), "not after"),
+    ] {
+        let secret = SecretText {
+            value: SECRET.to_owned(),
+            not_before: from.map(str::to_owned),
+            not_after: until.map(str::to_owned),
+        };
+        let (webhook, resolver) = resolve(json!({"name": "hub", "sender": "github"}), &[secret]);
+        assert!(webhook.is_none());
+        assert!(resolver.report.problems()[0].message.contains(message));
+    }
+}
+
+#[test]
+fn what_two_senders_must_not_share() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), SECRET).unwrap();
+    fs::write(folder.path().join("b"), "another secret than that").unwrap();
+    let entry = |name: &str, file: &str, identity: Option<&str>| json!({"name": name, "sender": "github", "identity": identity, "secrets": [{"secret": {"file": file}}]});
+    let own = Some("ghes");
+    for (row, second, problem) in [
+        ("twin: all their own", entry("two", "b", own), None),
+        ("attacks:Z16 a secret", entry("two", "a", own), Some(("/webhooks/1/secrets", "have a secret in common"))),
+        ("a name", entry("one", "b", own), Some(("/webhooks/1/name", "there are two webhooks `one`"))),
+        ("an identity", entry("two", "b", None), Some(("/webhooks/1", "have the identity `github`"))),
+        ("twin: an identity on purpose", entry("two", "b", Some("github")), None),
+    ] {
+        let entries: Vec<raw::Webhook> = serde_json::from_value(json!([entry("one", "a", None), second])).unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        resolve_all(&entries, &At::root().key("webhooks"), &egress(), &mut resolver);
+        let problems = resolver.report.problems();
+        assert_eq!(problems.len(), usize::from(problem.is_some()), "{row}: {problems:?}");
+        if let Some((at, message)) = problem {
+            assert_eq!(problems[0].at.as_str(), at, "{row}");
+            assert!(problems[0].message.contains(message), "{row}: {problems:?}");
+        }
+    }
+}
