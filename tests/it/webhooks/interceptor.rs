@@ -403,7 +403,7 @@ async fn a_store_that_is_away_for_a_moment_costs_no_run() {
 
 /// Made into values, such a list takes sixteen times its size.
 #[tokio::test]
-async fn attacks_z46_a_question_of_many_values_costs_little_more_than_its_bytes() {
+async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
     let fixture = fixture().await;
     let list = |value: &str, count: usize| format!("[{value}{}]", format!(",{value}").repeat(count));
     let context = r#""context":{"event_id":"e","trigger_id":"namespaces/ci/triggers/push"}"#;
