@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, Response, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -138,16 +139,8 @@ async fn bind(
     named: &TriedEvent,
     patience: &Patience,
 ) -> Result<Bound, Rejection> {
-    loop {
-        let bound = app.replay.bind_event(delivery, trigger, named, app.clock.now()).await;
-        let is_final = match &bound {
-            Ok(bound) => !matches!(bound, Bound::Disputed(_)),
-            Err(rejection) => !rejection.status().is_server_error(),
-        };
-        if patience.is_over(is_final).await {
-            return bound;
-        }
-    }
+    let asked = || app.replay.bind_event(delivery, trigger, named, app.clock.now());
+    patience.until(asked, |bound| !matches!(bound, Bound::Disputed(_))).await
 }
 
 /// Trouble of the store or the API server is waited out for [`DISPUTE`] in all: an EventListener itself asks once, and a Trigger that is
@@ -161,13 +154,23 @@ impl Patience {
         Self { deadline: Instant::now() + DISPUTE }
     }
 
-    /// Whether an answer is the last; otherwise it is time to ask again.
-    async fn is_over(&self, is_final: bool) -> bool {
-        if is_final || Instant::now() >= self.deadline {
-            return true;
+    /// Asks, again and again where the answer is none that stays: neither `is_final` nor a refusal.
+    async fn until<T, F>(&self, asked: impl Fn() -> F, is_final: impl Fn(&T) -> bool) -> Result<T, Rejection>
+    where
+        F: Future<Output = Result<T, Rejection>>,
+    {
+        loop {
+            let answer = asked().await;
+            let stays = match &answer {
+                Ok(answer) => is_final(answer),
+                Err(rejection) => !rejection.status().is_server_error(),
+            };
+            let next = Instant::now() + DISPUTE / 20;
+            if stays || next >= self.deadline {
+                return answer;
+            }
+            tokio::time::sleep_until(next).await;
         }
-        tokio::time::sleep(DISPUTE / 20).await;
-        false
     }
 }
 
@@ -178,20 +181,12 @@ async fn service_account(
     listener: (&str, &str),
     patience: &Patience,
 ) -> Result<Option<String>, Rejection> {
-    let mut failed = None;
-    loop {
-        let asked = reader.service_account(trigger, listener);
-        let Ok(account) = tokio::time::timeout_at(patience.deadline, asked).await else {
-            let slow =
-                || Rejection::new(Reason::UpstreamTimeout, "the API server did not tell a Trigger's account in time");
-            return Err(failed.unwrap_or_else(slow));
-        };
-        let is_final = account.as_ref().err().is_none_or(|rejection| !rejection.status().is_server_error());
-        if patience.is_over(is_final).await {
-            return account;
-        }
-        failed = account.err();
-    }
+    let slow = |_| Rejection::new(Reason::UpstreamTimeout, "the API server did not tell a Trigger's account in time");
+    let asked = || {
+        let account = tokio::time::timeout_at(patience.deadline, reader.service_account(trigger, listener));
+        account.map(|account| account.map_err(slow).flatten())
+    };
+    patience.until(asked, |_| true).await
 }
 
 /// All that needs no store: the assertion, for whom it is, and its body.
