@@ -118,7 +118,7 @@ async fn decide(
     Ok(match bind(app, &delivery, trigger, &named, &patience).await? {
         Bound::Ours => Ok(claims),
         Bound::Unnoted => {
-            tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; another try may make a run of this one twice");
+            tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; any number of runs of this one may be made, under other events and in other tries");
             app.metrics.webhooks.unnoted();
             Ok(claims)
         }
@@ -154,11 +154,13 @@ impl Patience {
         Self { deadline: Instant::now() + DISPUTE }
     }
 
-    /// Asks, again and again where the answer is none that stays: neither `is_final` nor a refusal.
+    /// Asks, again and again where the answer is none that stays: neither `is_final` nor a refusal. Of troubles in a row the last but
+    /// one counts, since the last may be no more than that the deadline cut it.
     async fn until<T, F>(&self, asked: impl Fn() -> F, is_final: impl Fn(&T) -> bool) -> Result<T, Rejection>
     where
         F: Future<Output = Result<T, Rejection>>,
     {
+        let mut trouble = None;
         loop {
             let answer = asked().await;
             let stays = match &answer {
@@ -166,9 +168,13 @@ impl Patience {
                 Err(rejection) => !rejection.status().is_server_error(),
             };
             let next = Instant::now() + DISPUTE / 20;
-            if stays || next >= self.deadline {
+            if stays {
                 return answer;
             }
+            if next >= self.deadline {
+                return answer.map_err(|rejection| trouble.unwrap_or(rejection));
+            }
+            trouble = answer.err();
             tokio::time::sleep_until(next).await;
         }
     }
@@ -277,4 +283,33 @@ fn extension(claims: &Claims) -> Value {
         "request_id": claims.jti,
         "delivery": claims.delivery,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ask_that_the_deadline_cuts_hides_no_trouble_that_came_before() {
+        for (troubles, reason) in
+            [(0, Reason::UpstreamTimeout), (1, Reason::UpstreamFailed), (3, Reason::UpstreamFailed)]
+        {
+            let (patience, asks) = (Patience::begin(), Cell::new(0));
+            let asked = || {
+                let (ask, deadline) = (asks.get(), patience.deadline);
+                asks.set(ask + 1);
+                async move {
+                    if ask < troubles {
+                        return Err::<(), _>(Rejection::new(Reason::UpstreamFailed, "it answered 500"));
+                    }
+                    tokio::time::sleep_until(deadline).await;
+                    Err(Rejection::new(Reason::UpstreamTimeout, "it was cut"))
+                }
+            };
+            let rejection = patience.until(asked, |()| true).await.unwrap_err();
+            assert_eq!((rejection.reason(), asks.get()), (reason, troubles + 1));
+        }
+    }
 }

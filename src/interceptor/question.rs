@@ -1,15 +1,19 @@
 //! What an EventListener asks. Anybody may ask, and a list of JSON that is made into values takes sixteen times its size, so nothing
-//! is made of a question but the few texts that are looked at, and of its body nothing before the assertion was good.
+//! is made of a question but the few texts that are looked at, and of its body nothing before the assertion was good. Texts are
+//! borrowed; one with an escape is a copy, and must be short. What is skipped takes a byte for each level that it is deep.
 
 use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use crate::assertions;
+
+/// The longest text with an escape that is read before the assertion was good. None that an EventListener sends has any.
+const MAX_ESCAPED: usize = 64 << 10;
 
 /// A question, most of it as it came.
 #[derive(Debug, Deserialize)]
@@ -26,10 +30,10 @@ pub(super) struct Question<'a> {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Context<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     pub(super) event_id: Cow<'a, str>,
     /// `namespaces/NAMESPACE/triggers/NAME`.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     pub(super) trigger_id: Cow<'a, str>,
 }
 
@@ -70,6 +74,23 @@ fn text(raw: &RawValue) -> serde_json::Result<Cow<'_, str>> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A text of which no large copy is made.
+struct Bounded<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bounded<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bounded(deserializer).map(Self)
+    }
+}
+
+fn bounded<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    if raw.get().len() > MAX_ESCAPED && raw.get().contains('\\') {
+        return Err(D::Error::custom("a text with escapes is too long"));
+    }
+    text(raw).map_err(D::Error::custom)
+}
+
 /// The values of the header with the assertion, of all headers of the request.
 #[derive(Debug, Default)]
 pub(super) struct Assertions<'a> {
@@ -107,7 +128,7 @@ impl<'de> Visitor<'de> for Headers {
 
     fn visit_map<A: MapAccess<'de>>(self, mut headers: A) -> Result<Self::Value, A::Error> {
         let mut found = Assertions::default();
-        while let Some(Text(name)) = headers.next_key()? {
+        while let Some(Bounded(name)) = headers.next_key()? {
             if !name.eq_ignore_ascii_case(assertions::HEADER.as_str()) {
                 headers.next_value::<IgnoredAny>()?;
                 continue;
@@ -143,7 +164,7 @@ impl<'de> Visitor<'de> for Values {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
-        let first = values.next_element::<Text<'de>>()?.map(|Text(text)| text);
+        let first = values.next_element::<Bounded<'de>>()?.map(|Bounded(text)| text);
         let mut more = false;
         while values.next_element::<IgnoredAny>()?.is_some() {
             more = true;

@@ -178,7 +178,7 @@ impl Worker {
                         tracing::error!(%event, %other, "a delivery was bound to an event that its EventListener does not know");
                     }
                     (Some(event), None) => {
-                        tracing::error!(%event, "several events were named for a delivery whose EventListener's answer was lost; its next try may make a run twice");
+                        tracing::error!(%event, "several events were named for a delivery, and its EventListener did not tell its own; a next try may make a run twice, and without one a run may be missing");
                     }
                 }
                 self.app.metrics.webhooks.rebound();

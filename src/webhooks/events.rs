@@ -9,7 +9,8 @@
 //! try 4, event E4: the same, but the answer is lost: nobody knows which was its own, so that the next try may have c
 //! ```
 //!
-//! Where it cannot be told whether a run is made, it is made: at least once rather than never.
+//! Where several events were named in a try and it cannot be told which made a run, the next try makes it: at least once rather
+//! than never. A single one is taken for the EventListener's own, which may have made its run, even where its answer was lost.
 //!
 //! An EventListener asks for all Triggers at once, so that what is bound is spread over [`SHARDS`] records by the Trigger's name.
 
@@ -93,7 +94,7 @@ pub enum Bound {
     Others(EventId),
     /// Another event was named for it in this very try, and the EventListener has not said yet which is its own.
     Disputed(EventId),
-    /// It goes on, but there is no room to note that, so that it would in another try as well.
+    /// It goes on, but there is no room to note that, so that it would in another try as well, or under another event.
     Unnoted,
 }
 
@@ -125,10 +126,18 @@ impl Binding {
         self.attempt == tried.attempt
     }
 
-    /// Whether a later try may have the Trigger: nobody knows whether this event was the EventListener's.
-    fn is_open(&self, answered: Option<&TriedEvent>) -> bool {
+    /// Whether this try may have the Trigger: nobody knows whether this event was the EventListener's. Only a later one may, for the
+    /// try of the binding may still be under way, and an assertion of one before it in wrong hands. Ids of tries are UUIDv7, which
+    /// stand in the order of their time.
+    fn is_open(&self, tried: &TriedEvent, answered: Option<&TriedEvent>) -> bool {
         let is_answered = answered.is_some_and(|answered| self.is_of_try(answered) && self.event == answered.event);
-        self.disputed && !is_answered
+        self.disputed && !is_answered && tried.attempt > self.attempt
+    }
+
+    /// Notes that another event is named in the same try.
+    fn dispute(&mut self) -> (Bound, bool) {
+        let is_new = !std::mem::replace(&mut self.disputed, true);
+        (Bound::Disputed(self.event.clone()), is_new)
     }
 }
 
@@ -180,7 +189,7 @@ fn ask(
     let is_answered = of_this_try == Some(tried);
     match shard.get(trigger) {
         Some(bound) if bound.event == tried.event => return (Bound::Ours, false),
-        Some(bound) if !bound.is_of_try(tried) && !bound.is_open(answered) => {
+        Some(bound) if !bound.is_of_try(tried) && !bound.is_open(tried, answered) => {
             return (Bound::Others(bound.event.clone()), false);
         }
         _ => {}
@@ -190,11 +199,12 @@ fn ask(
     }
     let is_full = shard.len() >= MAX_TRIGGERS;
     match (shard.get_mut(trigger), single) {
-        (Some(bound), _) if bound.is_of_try(tried) && !is_answered => {
-            let is_new = !std::mem::replace(&mut bound.disputed, true);
-            return (Bound::Disputed(bound.event.clone()), is_new);
+        (Some(bound), _) if bound.is_of_try(tried) && !is_answered => return bound.dispute(),
+        (None, _) if is_full => {
+            // Whoever filled it may not have the run of this one as well.
+            let rival = shard.values_mut().find(|bound| bound.is_of_try(tried) && bound.event != tried.event);
+            return rival.filter(|_| !is_answered).map_or((Bound::Unnoted, false), Binding::dispute);
         }
-        (None, _) if is_full => return (Bound::Unnoted, false),
         (None, Some(single)) if single != tried.event => {
             let earlier = Binding { event: single.clone(), attempt: "".into(), disputed: false };
             shard.insert(trigger.to_owned(), earlier);

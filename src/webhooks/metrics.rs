@@ -60,7 +60,7 @@ impl WebhookMetrics {
         registry.register("interceptor_stopped", "Triggers that the interceptor stopped", self.stopped.clone());
         registry.register(
             "interceptor_rebound",
-            "Deliveries that an event was bound to which the EventListener does not know: somebody else asked first",
+            "Deliveries for which more events than the EventListener's own were named: somebody else asked in its stead",
             self.rebound.clone(),
         );
         registry.register(

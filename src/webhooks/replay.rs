@@ -45,7 +45,7 @@ pub struct ReplayKeys {
 }
 
 impl ReplayKeys {
-    /// `scopes` stand for the secrets, the first for the delivery in [`Reservation::once`]; `id` is the sender's, `signed` the hash of the signed bytes if they count.
+    /// `scopes` stand for the secrets, the first for the delivery's name ([`Once`]); `id` is the sender's, `signed` the hash of the signed bytes if they count.
     pub(super) fn new(scopes: &[[u8; 32]], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
         let keys = |kind: &'static [u8], data: Vec<u8>| scopes.iter().map(move |scope| sha256(&[scope, kind, &data]));
         let ids = keys(b"id\0", id.as_bytes().to_vec());
@@ -81,7 +81,8 @@ impl ReplayKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Once {
     pub id: [u8; 32],
-    /// How long from a try on. Afterwards the delivery is new, and has the same. `None` where no other ever has it.
+    /// How long the name stands for this delivery, counted from a try of it. The same delivery, when it comes after that, is new and
+    /// has the same name. `None`: no other delivery ever has it, as is so of those that are held.
     pub window: Option<Duration>,
 }
 

@@ -91,8 +91,31 @@ async fn what_the_event_listener_answered_is_not_taken_away_by_a_dispute() {
     assert_eq!(ask("e2@2").await, Bound::Others(event("true")));
     // The dispute was written after that.
     let disputed = Binding { disputed: true, ..Binding::new(&named("true@1")) };
-    assert!(!disputed.is_open(Some(&named("true@1"))));
-    assert!(disputed.is_open(Some(&named("e2@2"))) && disputed.is_open(None));
+    let later = named("e3@3");
+    assert!(!disputed.is_open(&later, Some(&named("true@1"))));
+    assert!(disputed.is_open(&later, Some(&named("e2@2"))) && disputed.is_open(&later, None));
+}
+
+/// It would be bound to an event that nobody disputes, and the genuine question be refused.
+#[tokio::test]
+async fn attacks_z46_an_older_assertion_takes_nothing_that_a_later_try_disputes() {
+    for is_answered in [true, false] {
+        let replay = Replay::new(MemoryStore::shared());
+        let ask = async |text| replay.bind_event(&delivery("d"), "a", &named(text), NOW).await.unwrap();
+        assert_eq!(ask("false@2").await, Bound::Ours);
+        assert_eq!(ask("other@2").await, Bound::Disputed(event("false")));
+        assert_eq!(ask("older@1").await, Bound::Others(event("false")));
+        assert_eq!(ask("e2@2").await, Bound::Disputed(event("false")));
+        if is_answered {
+            let confirmed = replay.confirm_event(&delivery("d"), &named("e2@2"), NOW).await.unwrap();
+            assert_eq!(confirmed.false_one, Some(event("false")));
+            assert_eq!(ask("e2@2").await, Bound::Ours);
+        } else {
+            assert!(replay.leave_open(&delivery("d"), "2", NOW).await.unwrap().false_one.is_some());
+            assert_eq!(ask("older@1").await, Bound::Others(event("false")));
+            assert_eq!(ask("e3@3").await, Bound::Ours);
+        }
+    }
 }
 
 /// Somebody who asks for Triggers that nobody has must not stop those that there are.
@@ -105,9 +128,32 @@ async fn attacks_z46_beyond_the_most_triggers_a_run_is_made_rather_than_lost() {
         assert_eq!(ask(&name, "true@1").await, Bound::Ours);
     }
     assert_eq!(ask("a", "true@1").await, Bound::Unnoted);
+    assert_eq!(ask("a", "false@1").await, Bound::Disputed(event("true")));
     replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
     assert_eq!(ask("a", "true@1").await, Bound::Unnoted);
     assert_eq!(ask("a", "false@1").await, Bound::Others(event("true")), "what is answered needs no room");
+}
+
+#[tokio::test]
+async fn attacks_z46_who_takes_all_room_gets_no_run_for_each_event() {
+    for is_answered in [true, false] {
+        let replay = Replay::new(MemoryStore::shared());
+        let ask =
+            async |trigger: &str, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
+        let names = (0..).map(|number| format!("t{number}")).filter(|name| key_of("d", name) == key_of("d", "a"));
+        for name in names.take(MAX_TRIGGERS) {
+            assert_eq!(ask(&name, "false@1").await, Bound::Ours);
+        }
+        assert_eq!(ask("a", "true@1").await, Bound::Disputed(event("false")));
+        if is_answered {
+            replay.confirm_event(&delivery("d"), &named("true@1"), NOW).await.unwrap();
+            assert_eq!(ask("a", "true@1").await, Bound::Ours, "there is room again");
+        } else {
+            let left = replay.leave_open(&delivery("d"), "1", NOW).await.unwrap();
+            assert_eq!(left.false_one, Some(event("false")), "an alarm");
+            assert_eq!(ask("a", "next@2").await, Bound::Unnoted);
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Hold and deliver: a verified delivery is stored before its sender gets 202, and brought to the EventListener
 //! afterwards, in order for each repository, again and again until it is taken.
 //!
-//! What is kept is one record a delivery in each of two tables of the store, under what is the same for every try of it
-//! ([`super::Reservation::once`]): [`Held`] in `held`, which is rewritten with every try, and [`HeldRequest`], which is
+//! What is kept is one record a delivery in each of two tables of the store, under a name that is the same for every
+//! try of it and of no other delivery ever (what `Replay::take` gives): [`Held`] in `held`, which is rewritten with every try, and [`HeldRequest`], which is
 //! large and is not. Both are written in one transaction together with the replay ids, so that a delivery is either
 //! stored and known, or neither, whenever the process dies. They have no end while the delivery waits.
 //!

@@ -16,6 +16,9 @@ use crate::{
 /// Records read at once.
 const PAGE: usize = 256;
 
+/// Parked records looked at in one tick: Redis is asked for one after the other, and nothing is begun meanwhile.
+const PARKED_TURN: usize = 16;
+
 /// When a sender whose queue is full may come again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -145,7 +148,7 @@ impl Queue {
     /// Finds out which parked deliveries are there no more: another replica's operator dropped them or had them tried, which
     /// leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
     pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
-        let turn = if self.store.is_shared() { self.index().parked_turn(PAGE) } else { Vec::new() };
+        let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
         if !turn.is_empty() {
             let keys = turn.iter().map(|(id, _)| id.once().to_vec()).collect();
             let found = self.store.get_all(Table::Held, keys, now).await?;

@@ -417,7 +417,7 @@ async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
 }
 
 /// With a store of our own nobody else can have removed one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
     let small = Settings { max: 1, ..SETTINGS };
@@ -426,6 +426,7 @@ async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
     fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
     assert!(fixture.keep_within("hub", "1", "b", small).await.is_err());
     fixture.clock.advance(PARKED_FOR);
+    tokio::time::advance(Duration::from_secs(1)).await;
     fixture
         .until("room", async || match fixture.keep_within("hub", "1", "b", small).await {
             Ok(_) => true,

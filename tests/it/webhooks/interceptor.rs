@@ -407,18 +407,38 @@ async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
     let fixture = fixture().await;
     let list = |value: &str, count: usize| format!("[{value}{}]", format!(",{value}").repeat(count));
     let context = r#""context":{"event_id":"e","trigger_id":"namespaces/ci/triggers/push"}"#;
+    let escaped = format!(r#""\n{}""#, "x".repeat(8 << 20));
+    let head = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
     for part in [
         format!(r#""interceptor_params":{{"a":{}}}"#, list("0", 4 << 20)),
         format!(r#""interceptor_params":{{"event_listener":{}}}"#, list("0", 4 << 20)),
         format!(r#""header":{{"A":{}}}"#, list(r#""""#, 2 << 20)),
         format!(r#""header":{{"Doorward-Assertion":{}}}"#, list(r#""""#, 2 << 20)),
         format!(r#""body":{}"#, list("0", 4 << 20)),
+        format!(r#""body":{escaped}"#),
+        format!(r#""header":{{"A":[{escaped}]}}"#),
     ] {
-        let head = ["POST /interceptor HTTP/1.1", "Host: door.door.svc", "Content-Type: application/json"];
         let answer = fixture.doorward.send(&head, format!("{{{part},{context}}}").as_bytes()).await;
         assert!(answer.text().contains("the request has no assertion"), "{}", answer.text());
     }
-    fixture.doorward.stays_below(110, "questions of many values");
+    for question in [
+        format!(r#"{{"context":{{"event_id":"e","trigger_id":{escaped}}}}}"#),
+        format!(r#"{{"context":{{"event_id":{escaped},"trigger_id":"t"}}}}"#),
+        format!(r#"{{"header":{{{escaped}:[]}},{context}}}"#),
+        format!(r#"{{"header":{{"Doorward-Assertion":[{escaped}]}},{context}}}"#),
+    ] {
+        let answer = fixture.doorward.send(&head, question.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains("a text with escapes is too long"), "{}", answer.text());
+    }
+    // A byte for each level, and as much again while the room for them grows.
+    let nested = "[".repeat(4 << 20) + &"]".repeat(4 << 20);
+    for part in [format!(r#""body":{nested}"#), format!(r#""header":{{"A":{nested}}}"#)] {
+        let answer = fixture.doorward.send(&head, format!("{{{part},{context}}}").as_bytes()).await;
+        assert!(answer.text().contains("the request has no assertion"), "{}", answer.text());
+    }
+    // Of two at once, as the last may not be put away yet. Values would take 130 MiB more.
+    fixture.doorward.stays_below(170, "questions of many values");
 }
 
 /// What a sender without ids says every night, where it is remembered for less than a day.
