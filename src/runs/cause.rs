@@ -49,6 +49,16 @@ pub struct Asked<'a> {
     pub uid: &'a str,
     /// The event that it says it came of.
     pub event: Option<&'a str>,
+    /// The uids of the runs within it, which other runs are said to have made.
+    pub within: &'a [&'a str],
+}
+
+/// What is kept of a run and of those within it.
+#[derive(Debug)]
+pub struct Known {
+    pub cause: Option<Cause>,
+    /// The first of those within that somebody made through Doorward: its place.
+    pub made: Option<usize>,
 }
 
 /// Who caused a run.
@@ -219,46 +229,46 @@ impl Causes<'_> {
         Ok(())
     }
 
-    /// Whether a run is known to have been made through Doorward.
-    pub async fn made(&self, cluster: &str, uid: &str, now: Timestamp) -> Result<bool, CauseError> {
-        let mark = Mark::Uid { cluster, uid };
-        for key in [mark.key(), mark.old_key()] {
-            if self.store.get(Table::Causes, &key, now).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Who caused a run: by its uid, or else by the event that it says it came of, if it was made right after that.
-    pub async fn of(
-        &self,
-        asked: Asked<'_>,
-        created: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Option<Cause>, CauseError> {
-        let Asked { cluster, is_alone, uid, event } = asked;
+    /// What is kept of a run: by its uid, or else who caused the event that it says it came of, if it was made right after that.
+    pub async fn of(&self, asked: Asked<'_>, created: Option<Timestamp>, now: Timestamp) -> Result<Known, CauseError> {
+        let Asked { cluster, is_alone, uid, event, within } = asked;
         let run = Mark::Uid { cluster, uid };
-        if let Some(cause) = self.get(run, is_alone, now).await? {
-            return Ok(Some(cause));
+        let marks = within.iter().map(|uid| Mark::Uid { cluster, uid });
+        let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
+        // In one go, since each costs a way to the store.
+        let mut found = self.store.get_all(Table::Causes, keys, now).await?;
+        let cause = found.pop().flatten().map(|stored| self.open(&run.key(), &stored.value)).transpose()?;
+        let made = found.iter().position(Option::is_some).map(|place| place / 2);
+        if made.is_some() || cause.is_some() {
+            return Ok(Known { cause, made });
         }
-        let (Some(event), Some(created)) = (event, created) else { return Ok(None) };
-        let event = Mark::Event { cluster, event };
-        let cause = self.get(event, is_alone, now).await?.filter(|cause| cause.explains(created));
-        if let Some(cause) = &cause {
-            self.keep(run, cause, now).await?;
-        }
-        Ok(cause)
-    }
-
-    async fn get(&self, mark: Mark<'_>, is_alone: bool, now: Timestamp) -> Result<Option<Cause>, CauseError> {
-        for key in [Some(mark.key()), is_alone.then(|| mark.old_key())].into_iter().flatten() {
-            if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
-                let plain = self.keys.open(Purpose::Cause, &key, &stored.value)?;
-                return serde_json::from_slice(&plain).map(Some).map_err(|_| CauseError::Unreadable);
+        let mut cause = match is_alone {
+            true => self.get(&run.old_key(), now).await?,
+            false => None,
+        };
+        if let (None, Some(event), Some(created)) = (&cause, event, created) {
+            let event = Mark::Event { cluster, event };
+            for key in [Some(event.key()), is_alone.then(|| event.old_key())].into_iter().flatten() {
+                if cause.is_none() {
+                    cause = self.get(&key, now).await?;
+                }
+            }
+            cause = cause.filter(|cause| cause.explains(created));
+            if let Some(cause) = &cause {
+                self.keep(run, cause, now).await?;
             }
         }
-        Ok(None)
+        Ok(Known { cause, made })
+    }
+
+    async fn get(&self, key: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
+        let stored = self.store.get(Table::Causes, key, now).await?;
+        stored.map(|stored| self.open(key, &stored.value)).transpose()
+    }
+
+    fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Cause, CauseError> {
+        let plain = self.keys.open(Purpose::Cause, key, sealed)?;
+        serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)
     }
 }
 
@@ -289,7 +299,7 @@ mod tests {
     }
 
     const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> Asked<'a> {
-        Asked { cluster: "c", is_alone: false, uid, event }
+        Asked { cluster: "c", is_alone: false, uid, event, within: &[] }
     }
 
     struct Fixture {
@@ -314,15 +324,15 @@ mod tests {
     async fn who_caused_a_run_is_known_by_its_uid_with_what_rules_look_at() {
         let at = Fixture::new();
         at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
-        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().unwrap().principal();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap().principal();
         assert_eq!((&*found.issuer, &*found.subject, &*found.username), ("corp", "7", "alice"));
         assert_eq!((found.kind, found.groups.len(), found.actor), (Kind::Human, 1, alice().actor));
         assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
-        assert!(at.causes().of(asked("v", None), None, NOW).await.unwrap().is_none());
+        assert!(at.causes().of(asked("v", None), None, NOW).await.unwrap().cause.is_none());
         // Nobody takes a run over.
         let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), None, Uuid::nil(), NOW, &[]);
         at.causes().keep(run("u"), &mallory, NOW).await.unwrap();
-        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().unwrap();
+        let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap();
         assert_eq!(&*found.principal().username, "alice");
     }
 
@@ -342,11 +352,11 @@ mod tests {
             // An uid is no event, whatever the label says.
             ("the mark of a run", "i", Some("run:c/a"), Some(NOW), false),
         ] {
-            let found = at.causes().of(asked(uid, event), created, NOW).await.unwrap();
+            let found = at.causes().of(asked(uid, event), created, NOW).await.unwrap().cause;
             assert_eq!(found.is_some(), known, "{what}");
         }
         // What was found is kept for the run.
-        assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().is_some());
+        assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().cause.is_some());
     }
 
     #[tokio::test]
@@ -354,17 +364,35 @@ mod tests {
         let at = Fixture::new();
         at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
-        let hostile = Asked { cluster: "d", is_alone: false, uid: "u", event: Some("e") };
-        assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().is_none());
-        assert!(at.causes().made("c", "u", NOW).await.unwrap() && !at.causes().made("d", "u", NOW).await.unwrap());
+        let hostile = Asked { cluster: "d", event: Some("e"), ..asked("u", None) };
+        assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().cause.is_none());
         // What an older version noted is of the only cluster, and of none where there are several.
         let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
         let old = sealed(b"run:old");
         at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
         for (is_alone, known) in [(true, true), (false, false)] {
-            let found = at.causes().of(Asked { is_alone, ..asked("old", None) }, None, NOW).await.unwrap();
+            let found = at.causes().of(Asked { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
             assert_eq!(found.is_some(), known, "{is_alone}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_the_runs_within_it_is_told_which_somebody_made() {
+        let at = Fixture::new();
+        at.causes().keep(run("made"), &cause(), NOW).await.unwrap();
+        for (cluster, within, made) in [
+            ("c", ["a", "b"], None),
+            ("c", ["a", "made"], Some(1)),
+            ("c", ["made", "b"], Some(0)),
+            ("d", ["a", "made"], None),
+        ] {
+            let asked = Asked { cluster, within: &within, ..asked("u", None) };
+            let known = at.causes().of(asked, None, NOW).await.unwrap();
+            assert_eq!((known.made, known.cause.is_some()), (made, false), "{cluster} {within:?}");
+        }
+        // The run itself is nobody's within.
+        let known = at.causes().of(Asked { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
+        assert_eq!((known.made, known.cause.is_some()), (None, true));
     }
 
     #[test]

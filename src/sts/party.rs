@@ -12,7 +12,7 @@ use super::{
     exchange::Exchanger,
     pod_token::PodToken,
     refusal::Refusal,
-    task::{Task, made_by_somebody},
+    task::{Named, Task, made_by_somebody},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
@@ -82,16 +82,22 @@ impl Exchanger<'_> {
                 "who caused the run cannot be looked up at the moment; try again",
             )
         };
+        let made: Vec<&Named> = task.made().collect();
+        let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
+        let asked = Asked {
+            cluster: &subject.issuer,
+            is_alone: !several,
+            uid: &root.uid,
+            event: root.event.as_deref(),
+            within: &within,
+        };
+        let known = causes.of(asked, root.created, now).await.map_err(unknown)?;
         // What somebody made through Doorward is not what the run made that lists it.
-        for made in task.made() {
-            if causes.made(&subject.issuer, &made.uid, now).await.map_err(unknown)? {
-                let parent = task.pipeline_run().map_or("", |run| &run.name);
-                return Err(made_by_somebody("run", &made.name, parent));
-            }
+        if let Some(run) = known.made.and_then(|place| made.get(place)) {
+            let parent = task.pipeline_run().map_or("", |run| &run.name);
+            return Err(made_by_somebody("run", &run.name, parent));
         }
-        let asked =
-            Asked { cluster: &subject.issuer, is_alone: !several, uid: &root.uid, event: root.event.as_deref() };
-        let cause = causes.of(asked, root.created, now).await.map_err(unknown)?;
+        let cause = known.cause;
         let cause = cause.ok_or_else(|| {
             Refusal::subject(format!(
                 "nobody is known who caused run {}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
