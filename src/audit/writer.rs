@@ -34,6 +34,9 @@ const GROUP: usize = 256 << 10;
 /// How long the thread rests between groups while records come. Nobody has to wake it then, which would cost the sender
 /// more than all the rest.
 const NAP: Duration = Duration::from_millis(4);
+/// How long it waits for more records where several waited for a sync at once the last time: a sync costs more than all else
+/// that is done for a record, and as many share it as come in time.
+const GATHER: Duration = Duration::from_micros(300);
 /// Naps without a record before it sleeps until it is woken.
 const NAPS: u32 = 8;
 /// How long lines may wait for a sync that no request asked for.
@@ -59,6 +62,8 @@ pub(super) struct Writer {
     /// Room that the lines in `pending` hold.
     held: usize,
     waiting: Vec<Reply>,
+    /// How many waited for the last syncs.
+    shared_by: usize,
     synced: bool,
     /// Bytes that the sink took.
     written: i64,
@@ -115,6 +120,7 @@ impl Writer {
             pending: Vec::new(),
             held: 0,
             waiting: Vec::new(),
+            shared_by: 0,
             synced: true,
             written: 0,
             last_sync: Instant::now(),
@@ -173,6 +179,7 @@ impl Writer {
             if closing && drained == 0 {
                 return self.end();
             }
+            self.gather();
             self.checkpoint_if_due();
             self.commit();
             if drained > 0 {
@@ -196,6 +203,18 @@ impl Writer {
             drained += 1;
         }
         drained
+    }
+
+    fn gather(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if self.shared_by > 1 {
+            thread::sleep(GATHER);
+            self.drain();
+        }
+        // One that comes alone between others is no sign that they have ceased.
+        self.shared_by = self.waiting.len().max(self.shared_by / 2);
     }
 
     fn take(&mut self, Item { mut entry, reply }: Item) {
