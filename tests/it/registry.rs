@@ -163,19 +163,24 @@ pub struct Registry {
 
 impl Registry {
     pub async fn start(doorward: &Doorward) -> Self {
+        Self::at("127.0.0.1:0", SERVICE, "https://doorward.test", "https://doorward.test", doorward).await
+    }
+
+    /// Where it has an address that is known before, as `service`, with the address of Doorward that its clients find.
+    pub async fn at(listen: &str, service: &str, issuer: &str, door: &str, doorward: &Doorward) -> Self {
         let folder = programs::folder();
-        let keys = doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await.text();
+        let keys = doorward.get("/oauth2/jwks", &[&issuer.replace("https://", "Host: ")]).await.text();
         std::fs::write(folder.join("jwks.json"), keys).unwrap();
         let configuration = format!(
             "
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}/images}}}}
-http: {{addr: '127.0.0.1:0'}}
+http: {{addr: '{listen}'}}
 auth:
   token:
-    realm: https://doorward.test/oauth2/registry
-    service: {SERVICE}
-    issuer: https://doorward.test
+    realm: {door}/oauth2/registry
+    service: {service}
+    issuer: {issuer}
     jwks: {folder}/jwks.json
     signingalgorithms: [ES256]
 ",
@@ -198,6 +203,10 @@ auth:
         let log = self.program.log();
         let (_, rest) = log.split_once("listening on ")?;
         rest.split(|character: char| !matches!(character, '0'..='9' | '.' | ':')).next()?.parse().ok()
+    }
+
+    pub fn log(&self) -> String {
+        self.program.log()
     }
 
     /// The status with which a layer is taken, or with which none is.

@@ -30,6 +30,13 @@ pub fn path(name: &str) -> PathBuf {
     given.filter(|path| path.exists()).unwrap_or_else(|| built().join("bin").join(name))
 }
 
+/// A client of registries.
+pub fn crane() -> PathBuf {
+    let module = include_str!("../../cluster/clients/go.mod");
+    let mut words = module.split_whitespace().skip_while(|word| *word != "github.com/google/go-containerregistry");
+    path(&format!("crane-{}", words.nth(1).unwrap()))
+}
+
 /// The manifests that one of the modules brings: `pipeline`, `triggers` or `kubelet`.
 pub fn manifests(module: &str) -> PathBuf {
     built().join("manifests").join(module)

@@ -1,11 +1,18 @@
 //! Only the right task pushes an image: pods of the real controller, and distribution's own registry.
 
+use std::{fs, path::Path, process::Output};
+
 use serde_json::{Value, json};
 
-use super::tokens::{DOOR, Tasks, token};
+use super::{
+    programs,
+    token_command::{HOST, named, said},
+    tokens::{DOOR, Tasks, token},
+};
 use crate::{
-    harness::within,
+    harness::{free_port, within},
     registry::{Registry, SERVICE, ask_at},
+    token_command::Step,
 };
 
 const RULE: &str = "rules:
@@ -76,4 +83,67 @@ async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_whil
     })
     .await;
     assert_eq!(tasks.exchange(&pod_token, &asked).await.status, 400);
+}
+
+/// Runs crane on its own, in a folder that is its home.
+async fn crane(home: &Path, ca: &Path, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(programs::crane());
+    command.args(arguments).current_dir(home).env("HOME", home).env("DOCKER_CONFIG", home).env("SSL_CERT_FILE", ca);
+    within(command.kill_on_drop(true).output()).await.unwrap()
+}
+
+#[tokio::test]
+async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_password() {
+    let service = format!("localhost:{}", free_port());
+    let change = |yaml: String| {
+        let registries = format!("tokens: {{registries: [{{service: '{service}'}}], ");
+        let rule = RULE.replace("registry.test", &format!("'{service}'"));
+        named(HOST)(yaml).replace("rules:\n", &rule).replace("tokens: {", &registries)
+    };
+    let tasks = Tasks::with(change, &[]).await;
+    let doorward = &tasks.world.doorward;
+    let door = format!("https://{HOST}:{}", doorward.address("secure").port());
+    let registry = Registry::at(&service, &service, &format!("https://{HOST}"), &door, doorward).await;
+    let task = tasks.bobs(&Tasks::release("crane")).await;
+    let pod_token = tasks.pod_token(&task.pod, &format!("https://{HOST}")).await;
+
+    let home = tempfile::tempdir().unwrap();
+    let (home, ca) = (home.path(), doorward.dir().join("ca.pem"));
+    let image = format!("{service}/acme/app:1");
+    fs::write(home.join("layer.tar"), [0; 1024]).unwrap();
+    let made = crane(home, &ca, &["append", "-f", "layer.tar", "-t", &image, "-o", "image.tar"]).await;
+    assert!(made.status.success(), "{}", said(&made));
+
+    let step = Step::new(&door, &pod_token);
+    let program = programs::crane();
+    let (program, tar) = (program.to_str().unwrap(), home.join("image.tar"));
+    let push = async |image: &str| {
+        let asked = ["--as", "docker", "--audience", &service, "--scope", "push:acme/app pull:acme/app", "--"];
+        let mut command = step.command(&[&asked[..], &[program, "push", tar.to_str().unwrap(), image]].concat());
+        command.env("DOORWARD_CA_FILE", &ca).env("SSL_CERT_FILE", &ca).env("HOME", home);
+        within(command.output()).await.unwrap()
+    };
+    let pushed = push(&image).await;
+    assert!(pushed.status.success(), "{}\n{}", said(&pushed), registry.log());
+    let refused = push(&format!("{service}/acme/base:1")).await;
+    assert!(!refused.status.success() && said(&refused).contains("401 Unauthorized"), "{}", said(&refused));
+
+    // The pod's own token as a password, for which crane itself asks Doorward.
+    let login = crane(home, &ca, &["auth", "login", "-u", "doorward", "-p", &pod_token, &service]).await;
+    assert!(login.status.success(), "{}", said(&login));
+    let digest = crane(home, &ca, &["digest", &image]).await;
+    assert!(digest.status.success() && said(&digest).starts_with("sha256:"), "{}", said(&digest));
+    assert!(pushed.stdout.ends_with(&digest.stdout), "{} is not {}", said(&pushed), said(&digest));
+    let denied = crane(home, &ca, &["push", "image.tar", &format!("{service}/acme/base:1")]).await;
+    assert!(!denied.status.success(), "{}", said(&denied));
+
+    tasks.cancel(&task).await;
+    within(async {
+        while crane(home, &ca, &["digest", &image]).await.status.success() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let over = push(&image).await;
+    assert!(!over.status.success() && said(&over).contains("invalid_request"), "{}", said(&over));
 }

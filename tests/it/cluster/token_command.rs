@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// Where Doorward is reached under its own name and over TLS, as steps do.
-const HOST: &str = "localhost";
+pub const HOST: &str = "localhost";
 
 /// Has it issue tokens as `https://HOST`.
-fn named(host: &str) -> impl FnOnce(String) -> String {
+pub fn named(host: &str) -> impl FnOnce(String) -> String {
     let host = host.to_owned();
     move |yaml: String| {
         yaml.replace("external_host: doorward.test", &format!("external_host: {host}")).replace(
@@ -64,7 +64,7 @@ impl InTask {
     }
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
