@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use url::form_urlencoded;
 
 use crate::{
-    harness::{Answer, OidcProvider, Raw, Recorded, Reply, Upstream, now, request, within},
+    harness::{Answer, OidcProvider, Raw, Recorded, Reply, Upstream, aws_credentials, now, request, within},
     issuing::{World, part, token},
 };
 
@@ -22,7 +22,7 @@ const RULES: &str = "rules:
     on: {token: {audiences: [vault, bearer, entra, google, node], scopes: [read, write, 'tekton:*']}}
     who: {issuers: [people], groups: [dev]}
     do: allow
-  - {id: onward-aws, on: {token: {audiences: [aws]}}, who: {issuers: [people], groups: [dev]}, do: allow}
+  - {id: onward-aws, on: {token: {audiences: [aws, sts.amazonaws.com]}}, who: {issuers: [people], groups: [dev]}, do: allow}
 ";
 
 const ONWARD: &str = "  onward:
@@ -180,6 +180,52 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     let traced = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(traced.contains(&format!("for vault (read write) on behalf of {}", world.username("alice"))), "{traced}");
     assert!(traced.contains(&format!("of       token_exchange at 127.0.0.1, for assertion {jti}")), "{traced}");
+}
+
+#[tokio::test]
+async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_itself() {
+    let (world, provider) = start().await;
+    let alice = world.person("alice", &json!({}));
+    let role = now() + 900;
+    let credentials =
+        json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": role});
+    let body =
+        json!({"AssumeRoleWithWebIdentityResponse": {"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}}});
+    provider.says(Reply::json(200, &body.to_string()));
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name).display().to_string();
+    // As the docs say it of `doorward token --audience aws --out`.
+    std::fs::write(at("aws.json"), token(&world.ask(&[("subject_token", &alice), ("audience", "aws")]).await)).unwrap();
+    std::fs::write(at("config"), format!("[default]\ncredential_process = cat {}\n", at("aws.json"))).unwrap();
+    let found = aws_credentials(&[("AWS_CONFIG_FILE", &at("config"))]).await;
+    let expected = json!({
+        "accessKeyId": "ASIA", "secretAccessKey": "s3cret", "sessionToken": "session",
+        "expiration": rfc3339(role),
+    });
+    assert_eq!(found, expected);
+    provider.upstream.take();
+
+    // As the docs say it of `--as aws`.
+    let own = token(&world.ask(&[("subject_token", &alice), ("audience", "sts.amazonaws.com")]).await);
+    std::fs::write(at("token"), &own).unwrap();
+    let xml = format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIA</AccessKeyId>\
+         <SecretAccessKey>s3cret</SecretAccessKey><SessionToken>session</SessionToken><Expiration>{}</Expiration>\
+         </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        rfc3339(role)
+    );
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n", xml.len());
+    provider.says(Reply::Bytes((head + &xml).into_bytes()));
+    let environment = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/deploy"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", &at("token")),
+        ("AWS_ENDPOINT_URL_STS", &provider.upstream.url()),
+    ];
+    assert_eq!(aws_credentials(&environment).await, expected);
+    let call = provider.upstream.only();
+    let asked = ["Action", "RoleArn", "WebIdentityToken"].map(|name| Provider::get(&call, name));
+    assert_eq!(asked, ["AssumeRoleWithWebIdentity".to_owned(), "arn:aws:iam::1:role/deploy".to_owned(), own]);
 }
 
 #[tokio::test]

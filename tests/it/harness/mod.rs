@@ -26,7 +26,7 @@ pub use self::{
     issuer::{Fault, Issuer, now, unique},
     login::{Answered, asked, call_back, come_back, cookies, log_in, session},
     nginx::Nginx,
-    node::{OidcProvider, browse, browse_until, verify},
+    node::{OidcProvider, aws_credentials, browse, browse_until, verify},
     ports::free_port,
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,

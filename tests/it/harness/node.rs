@@ -197,6 +197,16 @@ impl Waiting {
     }
 }
 
+/// The credentials that AWS's own SDK finds in an environment, and in no other.
+pub async fn aws_credentials(environment: &[(&str, &str)]) -> Value {
+    let mut node = Command::new("node");
+    node.arg(script("aws.mjs")).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let run = node.env("AWS_REGION", "eu-west-1").envs(environment.iter().copied()).output();
+    let output = super::within(run).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 /// Has a library that is not ours verify a token that Doorward at `port` has issued, and gives what it read.
 pub async fn verify(port: u16, issuer: &str, audience: &str, token: &str) -> Value {
     let port = port.to_string();
