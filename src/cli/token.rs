@@ -19,9 +19,9 @@ pub struct TokenArgs {
     /// For whom the token is to be.
     #[arg(long, value_name = "AUDIENCE")]
     pub audience: String,
-    /// What it is to be good for, separated by blanks. Default: all that rules give.
+    /// What it is to be good for, separated by blanks; may be given several times. Default: all that rules give.
     #[arg(long, value_name = "SCOPES")]
-    pub scope: Option<String>,
+    pub scope: Vec<String>,
     /// The address of Doorward.
     #[arg(long, value_name = "URL", env = "DOORWARD_SERVER")]
     pub server: Address,
@@ -69,6 +69,7 @@ pub struct TokenArgs {
 pub fn run(args: TokenArgs) -> Result<u8, Failure> {
     let TokenArgs { audience, scope, server, subject_token_file, ca, shape, out, keep, cluster, operation, command } =
         args;
+    let scope = (!scope.is_empty()).then(|| scope.join(" "));
     let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stdout = io::stdout();

@@ -100,11 +100,15 @@ async fn the_pods_token_is_swapped_for_what_is_asked() {
          &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt\
          &subject_token=the.pods.token&audience=https%3A%2F%2Fapi.example&scope=push+pull"
     );
+    // However they are told.
+    let output = step.run(&["--audience", "api", "--scope", "push pull", "--scope=deploy"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&server.requests().pop().unwrap().body).ends_with("&scope=push+pull+deploy"));
     let output = step.run(&["--audience", "registry.example", "--as", "docker", "--out", "config.json"]).await;
     assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
     let file = step.path("config.json");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(fs::read_to_string(&file).unwrap().contains("\"registrytoken\": \"token-2\""));
+    assert!(fs::read_to_string(&file).unwrap().contains("\"registrytoken\": \"token-3\""));
 }
 
 #[tokio::test]

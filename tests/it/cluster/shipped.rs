@@ -301,13 +301,14 @@ async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
         kubectl.run(&["create", "-f", &path]).await;
     }
     let pod = first_pod(api, &namespace).await;
-    // What the step asks for is what the example of a policy gives this task.
     let arguments: Vec<&str> =
         pod["spec"]["containers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let asked =
         |name: &str| -> Vec<&str> { arguments.iter().filter_map(|argument| argument.strip_prefix(name)).collect() };
     let scopes = asked("--scope=");
     assert_eq!(scopes, ["push:acme/app", "pull:acme/app"], "a registry wants both of who pushes");
+    takes(&arguments);
+    // What the step asks for is what the example of a policy gives this task.
     let case = |scope: &str| {
         json!({
             "name": "the task that is shipped",
@@ -381,11 +382,16 @@ async fn a_task_can_refer_to_the_step_that_is_shipped() {
     let env = step["env"].as_array().unwrap();
     assert!(env.contains(&param("DOORWARD_SERVER", "https://tekton.example.com")), "{env:?}");
     assert!(env.contains(&param("DOORWARD_SUBJECT_TOKEN_FILE", "/var/run/secrets/doorward/token")), "{env:?}");
-    // The program takes these very words.
+    takes(&arguments);
+}
+
+/// The program takes the very words that Tekton's entrypoint runs it with.
+fn takes(arguments: &[&str]) {
+    let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
     let mut program = doorward(command);
     program.env("DOORWARD_SERVER", "https://127.0.0.1:1").env("DOORWARD_SUBJECT_TOKEN_FILE", "/no/such/token");
     let said = String::from_utf8_lossy(&program.output().unwrap().stderr).into_owned();
-    assert!(said.contains("/no/such/token") && !said.contains("Usage"), "{said}");
+    assert!(said.contains("/no/such/token") && !said.contains("Usage"), "{command:?}: {said}");
 }
 
 /// The lines with which `docs/workload-identity.md` begins, in a run and a step that have nothing else.
