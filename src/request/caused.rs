@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use data_encoding::HEXLOWER;
 use http::{StatusCode, header};
 use serde::Deserialize;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
     authn::Principal,
     body::{ResponseBody, collect},
     error::{Reason, Rejection},
-    runs::{Cause, Causes, Mark},
+    runs::{Cause, CauseError, Causes, Mark},
     snapshot::Snapshot,
     upstream::forward::Forwarded,
     webhooks::{EventId, Events, Named, Once, TriedEvent},
@@ -25,6 +26,11 @@ use crate::{
 
 /// How long noting the event of a delivery may keep its sender waiting.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+/// How long who caused a run is tried to be kept in the background, and how long between two tries, at first and at most. Until then
+/// an exchange says that it may be known later.
+const LATER: Duration = Duration::from_secs(25);
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// The largest answer that is looked at: etcd takes no larger object.
 const MAX_ANSWER: usize = 3 << 20;
@@ -43,11 +49,20 @@ pub(super) struct Causing {
 
 /// What somebody caused.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Caused<'a> {
+enum Caused<T> {
     /// A run, by its uid.
-    Run(&'a str),
+    Run(T),
     /// The runs of an event.
-    Event(&'a str),
+    Event(T),
+}
+
+impl Caused<&str> {
+    fn to_owned(self) -> Caused<String> {
+        match self {
+            Self::Run(uid) => Caused::Run(uid.to_owned()),
+            Self::Event(event) => Caused::Event(event.to_owned()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -94,7 +109,7 @@ impl Worker {
     /// Looks at the answer to a request that may have made a run, and gives it back. Nothing is read of any other.
     async fn note_made(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         forwarded: Forwarded<Exchange>,
         by: &Causing,
     ) -> Forwarded<Exchange> {
@@ -131,7 +146,7 @@ impl Worker {
     /// the interceptor was asked about. `once` names the delivery. Its sender waits meanwhile.
     pub(super) async fn note_events(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         once: Option<Once>,
         answered: Option<EventId>,
         exchange: &mut Exchange,
@@ -191,9 +206,9 @@ impl Worker {
         }
     }
 
-    /// Notes what the principal of a request caused. Where that cannot be kept, its tasks get no tokens: a run that names a request of
-    /// ours is not looked for by its event.
-    async fn note_cause(&self, snapshot: &Snapshot, caused: Caused<'_>, by: &Causing) {
+    /// Notes what the principal of a request caused. Where the store is away for a moment it is tried again while nobody waits; where
+    /// it cannot be kept at all, its tasks get no tokens: a run that names a request of ours is not looked for by its event.
+    async fn note_cause(&self, snapshot: &Arc<Snapshot>, caused: Caused<&str>, by: &Causing) {
         let Causing { id, principal, upstream, route } = by;
         let (Some(tokens), Some(principal)) = (&snapshot.tokens, principal) else { return };
         let route = snapshot.raw.routes.iter().find(|known| route.as_deref() == Some(&*known.name));
@@ -203,12 +218,15 @@ impl Worker {
         let mut is_kept = false;
         for cluster in tokens.clusters_behind(&upstreams) {
             is_kept = true;
-            let mark = match caused {
-                Caused::Run(uid) => Mark::Uid { cluster, uid },
-                Caused::Event(event) => Mark::Event { cluster, event },
-            };
-            if let Err(error) = self.keep(snapshot, mark, principal, *id).await {
-                tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept: its tasks get no tokens");
+            let mark = Marked { cluster: Arc::clone(cluster), caused: caused.to_owned() };
+            let keeping = self.keeping(snapshot, mark, principal, *id);
+            match keeping.once().await {
+                Ok(()) => {}
+                Err(CauseError::Store(error)) => {
+                    tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept yet; it is tried again");
+                    tokio::spawn(keeping.until_kept());
+                }
+                Err(error) => keeping.gave_up(&error),
             }
         }
         if !is_kept && tokens.has_clusters() {
@@ -220,18 +238,64 @@ impl Worker {
         }
     }
 
-    async fn keep(
-        &self,
-        snapshot: &Snapshot,
-        mark: Mark<'_>,
-        principal: &Arc<Principal>,
-        request: Uuid,
-    ) -> Result<(), crate::runs::CauseError> {
-        let now = self.app.clock.now();
-        let causes = Causes { store: self.app.store(), keys: snapshot.sessions.keys() };
+    fn keeping(&self, snapshot: &Arc<Snapshot>, mark: Marked, principal: &Arc<Principal>, request: Uuid) -> Keeping {
         let claims = snapshot.claims.as_deref().unwrap_or_default();
         let issuer = snapshot.issuers.get(&principal.issuer);
         let identifier = issuer.map(|issuer| &**issuer.identifier());
-        causes.keep(mark, &Cause::new(principal, identifier, request, now, claims), now).await
+        let cause = Cause::new(principal, identifier, request, self.app.clock.now(), claims);
+        Keeping { worker: self.clone(), snapshot: Arc::clone(snapshot), mark, cause, request }
+    }
+}
+
+/// What somebody caused, in a cluster.
+#[derive(Debug)]
+struct Marked {
+    cluster: Arc<str>,
+    caused: Caused<String>,
+}
+
+/// A cause that is to be kept.
+struct Keeping {
+    worker: Worker,
+    snapshot: Arc<Snapshot>,
+    mark: Marked,
+    cause: Cause,
+    request: Uuid,
+}
+
+impl Keeping {
+    async fn once(&self) -> Result<(), CauseError> {
+        let app = &self.worker.app;
+        let causes = Causes { store: app.store(), keys: self.snapshot.sessions.keys() };
+        let cluster = &self.mark.cluster;
+        let mark = match &self.mark.caused {
+            Caused::Run(uid) => Mark::Uid { cluster, uid },
+            Caused::Event(event) => Mark::Event { cluster, event },
+        };
+        causes.keep(mark, &self.cause, app.clock.now()).await
+    }
+
+    /// Tries until it is kept, or has been tried for so long that who asks for a token was told that nobody is known.
+    async fn until_kept(self) {
+        // Nobody else knows it, so that the process does not end before, as long as it waits for requests.
+        let _in_flight = self.worker.app.requests.begin();
+        let until = Instant::now() + LATER;
+        let mut pause = RETRY.0;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            match self.once().await {
+                Ok(()) => {
+                    tracing::info!(request_id = %self.request, "who caused a run is kept now");
+                    return;
+                }
+                Err(CauseError::Store(_)) if Instant::now() < until => {}
+                Err(error) => return self.gave_up(&error),
+            }
+        }
+    }
+
+    fn gave_up(&self, error: &CauseError) {
+        tracing::warn!(request_id = %self.request, %error, "who caused a run cannot be kept: its tasks get no tokens");
     }
 }

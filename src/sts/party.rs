@@ -12,7 +12,7 @@ use super::{
     exchange::Exchanger,
     pod_token::PodToken,
     refusal::Refusal,
-    task::{Named, Task, made_by_somebody},
+    task::{Named, SETTLING, Task, made_by_somebody},
 };
 use crate::{
     authn::{Actor, Kind, KnownAs, Principal, principal::workload_key},
@@ -99,10 +99,15 @@ impl Exchanger<'_> {
         }
         let cause = known.cause;
         let cause = cause.ok_or_else(|| {
+            let name = &task.pipeline_run().unwrap_or(&task.task_run).name;
+            // Doorward may still be about to note it.
+            if root.created.is_some_and(|created| now < created + SETTLING) {
+                let text = format!("nobody is known who caused run {name} yet; try again in a moment");
+                return Refusal::unavailable(Reason::Overloaded, text);
+            }
             Refusal::subject(format!(
-                "nobody is known who caused run {}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
-                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it",
-                task.pipeline_run().unwrap_or(&task.task_run).name
+                "nobody is known who caused run {name}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
+                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it"
             ))
         })?;
         let behind = self.behind(&cause)?;

@@ -27,8 +27,8 @@ use crate::{authz::TaskView, clock::Timestamp, error::Reason};
 /// Runs within runs that are followed.
 const MAX_DEPTH: usize = 4;
 
-/// How long the controller may take to write down what it made.
-const SETTLING: Duration = Duration::from_secs(30);
+/// How long the controller may take to write down what it made, and Doorward who caused it.
+pub(super) const SETTLING: Duration = Duration::from_secs(30);
 
 /// An object of the cluster. No other ever has its uid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::tokens::{DOOR, TARGET, Tasks, claims, token};
-use crate::harness::now;
+use super::tokens::{DOOR, TARGET, Tasks, claims, exchange, token};
+use crate::harness::{now, within};
 
 #[tokio::test]
 async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives_nothing_more() {
@@ -35,4 +35,31 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
     let again = tasks.exchange(&pod_token, &asked).await;
     token(&again);
     assert!(Duration::from_secs(again.json()["expires_in"].as_u64().unwrap()) <= Duration::from_secs(600));
+}
+
+#[tokio::test]
+async fn who_caused_a_run_may_be_noted_in_a_moment_only_right_after_it_was_made() {
+    let tasks = Tasks::with_faults().await;
+    let run = tasks.world.api.create(&tasks.path("pipelineruns"), &Tasks::release("past")).await;
+    let task = tasks.task_of(run).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let refused = async |said: &str| {
+        within(async {
+            loop {
+                let answer = exchange(&tasks.world, &pod_token, &[("audience", TARGET), ("scope", "push")]).await;
+                if answer.text().contains(said) {
+                    return answer;
+                }
+                assert_eq!(answer.status, 503, "{}", answer.text());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    };
+    let early = refused("nobody is known who caused run past yet").await;
+    assert_eq!((early.status, &early.json()["error"]), (503, &json!("temporarily_unavailable")), "{}", early.text());
+    assert!(early.header("retry-after").is_some(), "{}", early.head);
+    tasks.world.doorward.set_clock_ahead(31);
+    let late = refused("nobody is known who caused run past: it was made past Doorward").await;
+    assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());
 }

@@ -163,6 +163,23 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
 }
 
 #[tokio::test]
+async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
+    let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut tasks = on_redis(&redis).await;
+    let (_task, _) = with_token(&tasks, "before").await;
+    redis.kill();
+    let made = tasks.made_by("bob", &Tasks::release("meanwhile"), &[]).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    tasks.world.doorward.wait_for_log_containing("who caused a run cannot be kept yet").await;
+    redis.restart();
+    tasks.world.doorward.wait_for_log_containing("who caused a run is kept now").await;
+    let task = tasks.task_of(made.json()).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
+    assert_eq!(claims(&own)["sub"], "bob");
+}
+
+#[tokio::test]
 async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_back() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let tasks = on_redis(&redis).await;
