@@ -14,14 +14,13 @@ use super::{
     look_up::Lookup,
     party::{OfTask, Party},
     refusal::{Refusal, answer},
-    task::Named,
 };
 use crate::{
     authn::principal::workload_key,
     clock::Timestamp,
     error::Reason,
     request::{exchange::Exchange, sanitize::CleanRequest},
-    store::{Expect, Put, Table, Target},
+    store::{Expect, Put, Store, StoreError, Table, Target, WrittenAll},
 };
 
 /// How long after the last token of a run its record is kept at least.
@@ -29,6 +28,9 @@ const AFTER: Duration = Duration::from_secs(120);
 
 /// How much longer it is kept, so that not each token that a run gets writes it anew.
 const FURTHER: Duration = Duration::from_secs(1800);
+
+/// How often a record is written that others write at the same time.
+const TRIES: usize = 20;
 
 /// What the store has of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it again there.
 /// Older versions have it by the uid alone.
@@ -46,6 +48,52 @@ pub struct Bearer {
     pub is_told: bool,
 }
 
+/// Whether a token was noted.
+#[derive(Debug, PartialEq, Eq)]
+enum Noted {
+    Done,
+    /// One of those that have it has ended, and somebody has written that down.
+    Ended,
+}
+
+/// Notes in each record for how long it must be kept at least, for a token that lasts until `expires`. Others have tokens of the same
+/// run, some of which last longer: what they noted stays.
+async fn note(
+    store: &Store,
+    bearers: Vec<(String, Bearer)>,
+    expires: Timestamp,
+    now: Timestamp,
+) -> Result<Noted, StoreError> {
+    for _ in 0..TRIES {
+        let keys = bearers.iter().map(|(key, _)| key.clone().into_bytes()).collect();
+        let found = store.get_all(Table::Tokens, keys, now).await?;
+        let mut puts = Vec::new();
+        for ((key, bearer), stored) in bearers.iter().zip(found) {
+            let known = stored.as_ref().and_then(|stored| serde_json::from_slice::<Bearer>(&stored.value).ok());
+            if known.is_some_and(|known| known.is_told) {
+                return Ok(Noted::Ended);
+            }
+            if stored.as_ref().is_some_and(|stored| stored.expires >= expires + AFTER) {
+                continue;
+            }
+            puts.push(Put {
+                table: Table::Tokens,
+                key: key.clone().into_bytes(),
+                value: serde_json::to_vec(bearer).unwrap_or_default(),
+                expires: expires + AFTER + FURTHER,
+                expect: stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version)),
+            });
+        }
+        if puts.is_empty() {
+            return Ok(Noted::Done);
+        }
+        if let WrittenAll::Done(_) = store.put_all(puts, now).await? {
+            return Ok(Noted::Done);
+        }
+    }
+    Err(StoreError::Unavailable("others write the records of the same run again and again".to_owned()))
+}
+
 impl Exchanger<'_> {
     /// Notes that a run has a token, so that its end ends it; refuses if it has ended meanwhile.
     pub(super) async fn note_bearer(
@@ -55,21 +103,14 @@ impl Exchanger<'_> {
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let (store, task) = (self.app.store(), &of.task);
-        let noted = store.get(Table::Tokens, workload_key(&of.cluster, &task.pod.uid).as_bytes(), now).await?;
-        if noted.as_ref().is_none_or(|noted| noted.expires < expires + AFTER) {
-            let put = |(kind, object): (Kind, &Named)| {
-                let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
-                let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name, is_told: false };
-                Put {
-                    table: Table::Tokens,
-                    key: workload_key(&of.cluster, &object.uid).into_bytes(),
-                    value: serde_json::to_vec(&bearer).unwrap_or_default(),
-                    expires: expires + AFTER + FURTHER,
-                    expect: Expect::Any,
-                }
-            };
-            store.put_all(task.lives_with().map(put).collect(), now).await?;
+        let task = &of.task;
+        let bearers = task.lives_with().map(|(kind, object)| {
+            let (cluster, name) = (Arc::clone(&of.cluster), object.name.clone());
+            let bearer = Bearer { cluster, kind, namespace: task.view.namespace.clone(), name, is_told: false };
+            (workload_key(&of.cluster, &object.uid), bearer)
+        });
+        if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
+            return Err(Refusal::subject("the run has ended"));
         }
         // Whoever looks for ends may not have found this one's until now.
         task.still_runs(self.lookup(&of.cluster)?).await?;
@@ -118,7 +159,46 @@ impl Exchanger<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuers::{RUN_CLAIM, lives_with};
+    use crate::{
+        issuers::{RUN_CLAIM, lives_with},
+        store::Embedded,
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn bearers(pod: &str) -> Vec<(String, Bearer)> {
+        let of = |kind, name: &str| {
+            let (cluster, namespace) = ("east".into(), "ci".to_owned());
+            (name.to_owned(), Bearer { cluster, kind, namespace, name: name.to_owned(), is_told: false })
+        };
+        vec![of(Kind::Pod, pod), of(Kind::PipelineRun, "run")]
+    }
+
+    #[tokio::test]
+    async fn a_short_token_of_a_run_does_not_shorten_what_is_kept_for_a_longer_one_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let seconds = Duration::from_secs;
+        let run = async |now| store.get(Table::Tokens, b"run", now).await.unwrap().unwrap();
+        let noted = async |pod, now, lasts| note(&store, bearers(pod), now + seconds(lasts), now).await.unwrap();
+        assert_eq!(noted("a", NOW, 600).await, Noted::Done);
+        let first = run(NOW).await;
+        assert_eq!(noted("b", NOW + seconds(10), 300).await, Noted::Done);
+        assert_eq!(run(NOW).await, first, "the record of the run is good for both");
+        // As long as a token of the run lasts there is a record of it.
+        let late = NOW + seconds(1795);
+        assert_eq!(noted("a", late, 600).await, Noted::Done);
+        assert!(run(late).await.expires >= late + seconds(600));
+        assert!(store.get(Table::Tokens, b"b", late + seconds(600)).await.unwrap().is_none(), "it has none any more");
+
+        // An end that was told is not forgotten, and nothing is noted after it.
+        let (_, mut bearer) = bearers("a").pop().unwrap();
+        bearer.is_told = true;
+        let told = serde_json::to_vec(&bearer).unwrap();
+        store.put(Table::Tokens, b"run", told.clone(), late + seconds(700), Expect::Any, late).await.unwrap();
+        assert_eq!(noted("c", late, 600).await, Noted::Ended);
+        assert_eq!(run(late).await.value, told);
+    }
 
     #[test]
     fn records_of_an_older_version_are_read_and_that_reads_none_of_ours() {

@@ -22,7 +22,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::raw,
     runs::root_cause,
-    store::{Expect, StoreError, Table, Target},
+    store::{Expect, StoreError, Stored, Table, Target, Written},
     sts::{LIFETIME, Tokens, bearer::Bearer},
 };
 
@@ -341,7 +341,7 @@ impl Follower {
         let app = &self.app;
         let now = app.clock.now();
         let Some(stored) = app.store().get(Table::Tokens, key.as_bytes(), now).await? else { return Ok(()) };
-        let Ok(mut bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
+        let Ok(bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
         if bearer.cluster != *cluster {
             return Ok(());
         }
@@ -374,9 +374,27 @@ impl Follower {
             why,
         };
         app.trail.note_durable(Note::TokensEnded(ended)).await?;
-        bearer.is_told = true;
-        let told = serde_json::to_vec(&bearer).unwrap_or_default();
-        app.store().put(Table::Tokens, key.as_bytes(), told, until, Expect::Any, now).await?;
+        self.note_told(key, (stored, bearer), until).await
+    }
+
+    /// Notes that the end is in the trail. Whoever writes the record at the same time may keep it for longer.
+    async fn note_told(
+        &self,
+        key: &str,
+        (mut stored, mut bearer): (Stored, Bearer),
+        mut until: Timestamp,
+    ) -> Result<(), EndsError> {
+        while !bearer.is_told {
+            bearer.is_told = true;
+            let told = serde_json::to_vec(&bearer).unwrap_or_default();
+            let (expect, now) = (Expect::Version(stored.version), self.app.clock.now());
+            match self.app.store().put(Table::Tokens, key.as_bytes(), told, until, expect, now).await? {
+                Written::Done(_) | Written::Conflict(None) => return Ok(()),
+                Written::Conflict(Some(found)) => stored = found,
+            }
+            let Ok(found) = serde_json::from_slice(&stored.value) else { return Ok(()) };
+            (bearer, until) = (found, until.max(stored.expires));
+        }
         Ok(())
     }
 
