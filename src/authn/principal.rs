@@ -250,14 +250,14 @@ pub enum InvalidName {
     Control,
     #[error("is longer than 256 bytes")]
     TooLong,
-    #[error("begins with `break-glass:` or `webhook:`, as only names do that Doorward gives itself")]
+    #[error("begins with `break-glass:`, `webhook:` or `serviceaccount:`, as only names do that Doorward gives itself")]
     Own,
 }
 
 /// Whether a name begins as only those do that Doorward gives itself.
 pub fn is_own_name(name: &str) -> bool {
     let begins = |own: &str| name.get(..own.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(own));
-    ["break-glass:", "webhook:"].into_iter().any(begins)
+    ["break-glass:", "webhook:", SERVICE_ACCOUNT].into_iter().any(begins)
 }
 
 /// Checks the name of an issuer's user: whatever the issuer says, it is none that Doorward gives itself.
@@ -318,10 +318,16 @@ mod tests {
         ] {
             assert_eq!(check_name(name), Err(why), "{name:?}");
         }
-        for own in ["break-glass:alice", "Break-Glass:alice", "webhook:github:repo:1"] {
+        for own in [
+            "break-glass:alice",
+            "Break-Glass:alice",
+            "webhook:github:repo:1",
+            "serviceaccount:ci:builder",
+            "ServiceAccount:x",
+        ] {
             assert_eq!((check_name(own), check_users_name(own)), (Ok(()), Err(InvalidName::Own)), "{own:?}");
         }
-        for name in ["break-glass", "break-glass#alice", "webhooks:x"] {
+        for name in ["break-glass", "break-glass#alice", "webhooks:x", "serviceaccount", "serviceaccounts:x"] {
             assert_eq!(check_users_name(name), Ok(()), "{name:?}");
         }
         let longest = "a".repeat(256);

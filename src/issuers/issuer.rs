@@ -18,7 +18,7 @@ use super::{
     verified::Verified,
 };
 use crate::{
-    authn::{CredentialId, Principal, Scheme},
+    authn::{CredentialId, Kind, Principal, Scheme},
     clock::Timestamp,
     config::{raw::IntrospectionMode, resolver::Secret},
     error::Rejection,
@@ -70,6 +70,11 @@ impl Issuer {
     /// Whether one of its subjects is this client itself.
     pub fn is_client(&self, client: &str, subject: &str) -> bool {
         self.mapping.is_client(client, subject)
+    }
+
+    /// What its subjects are, whichever client their tokens were issued to.
+    pub fn kind_of_subjects(&self) -> Kind {
+        self.mapping.kind.unwrap_or(Kind::Agent)
     }
 
     /// How far clocks may differ.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    authn::Principal,
+    authn::{Actor, Principal},
     authz::{AskedToken, Decision, RequestView},
     clock::Timestamp,
     error::Reason,
@@ -70,6 +70,7 @@ impl Exchanger<'_> {
         exchange.reserve(2)?;
         let now = self.app.clock.now();
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
+        let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
         let party = match &asked.actor_token {
             None => self.party(subject, now).await?,
@@ -134,6 +135,13 @@ impl Exchanger<'_> {
         }
         let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
+        // Providers hear the names of tasks in `sub` too. What an older version kept of who caused a run may have such a user name.
+        if Actor::is_reserved(&party.principal.username) {
+            return Err(Refusal::subject(format!(
+                "the user name `{}` of whom the token would be for is the name of a service account, which only a pod of a task has here",
+                party.principal.username
+            )));
+        }
         let client = claims::client(&party.principal).ok_or_else(|| {
             let subject = &party.principal.subject;
             Refusal::subject(format!(

@@ -139,6 +139,17 @@ impl Exchanger<'_> {
         self.snapshot.issuers.get(issuer).map(|issuer| &**issuer.identifier())
     }
 
+    /// For whom an agent asks, as what they are themselves: that the agent has their token does not make them one.
+    pub(super) fn as_themselves(&self, subject: Arc<Principal>) -> Arc<Principal> {
+        let issuer = self.snapshot.issuers.get(&subject.issuer);
+        match issuer.map(|issuer| issuer.kind_of_subjects()) {
+            Some(kind) if kind != subject.kind && !self.is_itself(&subject) => {
+                Arc::new(Principal { kind, ..(*subject).clone() })
+            }
+            _ => subject,
+        }
+    }
+
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
     /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
     pub(super) fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
@@ -168,20 +179,24 @@ impl Exchanger<'_> {
         };
         let is_named = may_act.is_some_and(|may_act| may_act.get("sub").is_some());
         if is_let && !is_named && !self.is_itself(actor) {
+            // Whose it is is not told: the trail has the refusal, and knows no pseudonym for who is not the principal.
             return Err(Refusal::subject(format!(
-                "actor_token: its subject is `{}`, and not its client `{}`, so that it may be a person's; send a token that the client \
-                 has for itself (`client_credentials`). If this is one, write its subject into the configuration: `clients: [{{id: …, \
-                 subject: …}}]` of issuer `{}`",
-                actor.subject,
+                "actor_token: its subject is not its client `{}`, so that it may be a person's; send a token that the client has for \
+                 itself (`client_credentials`). If this is one, write its subject into the configuration: `clients: [{{id: …, subject: \
+                 …}}]` of issuer `{}`",
                 actor.client.as_deref().unwrap_or_default(),
                 actor.issuer
             )));
         }
         if !is_let {
+            let who = match actor.kind == Kind::Workload || self.is_itself(actor) {
+                true => format!("`{}`", actor.subject),
+                false => "the subject of actor_token".to_owned(),
+            };
             return Err(Refusal::subject(format!(
-                "subject_token: it does not let `{}` of issuer `{}` act: `may_act` names somebody else (without `iss`: somebody of its \
+                "subject_token: it does not let {who} of issuer `{}` act: `may_act` names somebody else (without `iss`: somebody of its \
                  own issuer), or is missing and the token was issued to another client",
-                actor.subject, actor.issuer
+                actor.issuer
             )));
         }
         let before = subject.act(self.identifier(&subject.issuer));
@@ -197,9 +212,9 @@ impl Exchanger<'_> {
     }
 
     /// Whether a token is its client's own, and stands for nobody else.
-    fn is_itself(&self, actor: &Principal) -> bool {
-        let issuer = self.snapshot.issuers.get(&actor.issuer);
-        issuer.zip(actor.client.as_deref()).is_some_and(|(issuer, client)| issuer.is_client(client, &actor.subject))
+    fn is_itself(&self, of: &Principal) -> bool {
+        let issuer = self.snapshot.issuers.get(&of.issuer);
+        issuer.zip(of.client.as_deref()).is_some_and(|(issuer, client)| issuer.is_client(client, &of.subject))
     }
 
     /// Whether `may_act` means this agent: all that it says must be true of it. Where it names no issuer, its own is meant.

@@ -1,6 +1,7 @@
 //! Doorward as an issuer of tokens, where no cluster is needed: what it publishes, whose tokens it exchanges but those of pods,
 //! and how it refuses. Tasks get theirs in `cluster/tokens.rs`.
 
+mod agents;
 mod clocks;
 mod keys;
 mod lifetimes;
