@@ -4,6 +4,7 @@
 //! What has not ended is kept in memory, so that an exchange finds it there. An object is taken
 //! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
 
+mod ending;
 mod follow;
 mod watching;
 
@@ -41,6 +42,8 @@ struct Watched {
     state: State,
     /// By uid.
     live: HashMap<String, Object>,
+    /// How often it was lost.
+    losses: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -124,19 +127,33 @@ impl Ends {
 
     /// A watch that has still to tell what there is. One that told before is lost since then.
     fn begin(&self, watch: &Watch) {
-        let unknown = || Watched { state: State::Never, live: HashMap::new() };
+        let unknown = || Watched { state: State::Never, live: HashMap::new(), losses: 0 };
         self.all().entry(watch.clone()).or_insert_with(unknown);
     }
 
     /// Nothing is told any more.
     fn lose(&self, watch: &Watch, now: Timestamp) {
         self.set(watch, State::LostAt(now));
-        self.forget_all(watch);
+        if let Some(watched) = self.all().get_mut(watch) {
+            watched.live.clear();
+            watched.losses += 1;
+        }
+    }
+
+    fn losses(&self, watch: &Watch) -> u64 {
+        self.all().get(watch).map_or(0, |watched| watched.losses)
+    }
+
+    /// All that happened until then is told, if the watch was lost no more often than so when it said that.
+    fn see(&self, watch: &Watch, losses: u64, at: Timestamp) {
+        if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.losses == losses) {
+            watched.state = State::ToldAt(at);
+        }
     }
 
     fn set(&self, watch: &Watch, state: State) {
         let mut all = self.all();
-        let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, live: HashMap::new() });
+        let watched = all.entry(watch.clone()).or_insert_with(|| Watched { state, live: HashMap::new(), losses: 0 });
         match (watched.state, state) {
             // It is lost since the first failure.
             (State::LostAt(_), State::LostAt(_)) | (State::Never, State::LostAt(_)) => {}
@@ -309,6 +326,15 @@ mod tests {
         ends.tell(&pods, &pod("Pending"));
         lose(&ends, &pods);
         assert!(!is_known(), "what was lost is told anew");
+        ends.tell(&pods, &pod("Pending"));
+        let losses = ends.losses(&pods);
+        ends.lose(&pods, now);
+        ends.tell(&pods, &pod("Pending"));
+        ends.see(&pods, losses, now);
+        assert!(!is_known(), "what it told before it was lost says nothing any more");
+        ends.see(&pods, losses + 1, now);
+        assert!(is_known());
+        lose(&ends, &pods);
 
         // Where all namespaces are watched, an owner reference that names the uid of another's run leads nowhere.
         ends.set(&everywhere, State::ToldAt(now));

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{
     api_server::ApiServer,
     token_ends::{on_redis, with_token},
-    tokens::{DOOR, TARGET, Tasks, claims, exchange, token},
+    tokens::{DOOR, TARGET, Task, Tasks, claims, exchange, token},
 };
 use crate::harness::{Raw, RedisServer, Wire, request, within};
 
@@ -189,7 +190,7 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     // Whoever sees the end refuses its tokens without the store.
     dead_soon(&tasks, &own).await;
     tasks.until_ended(&task).await;
-    let tried = "the ends of runs are not seen, so tasks get no tokens; it is tried again";
+    let tried = "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again";
     within(async {
         while tasks.world.doorward.log().iter().filter(|line| line["message"] == tried).count() < 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -198,4 +199,46 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     .await;
     redis.restart();
     dead_soon(&tasks, &own).await;
+}
+
+/// One that refuses connections is noticed at once, and one that hangs keeps waiting whoever asks it.
+#[tokio::test]
+async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut tasks = on_redis(&redis).await;
+    let mut all = Vec::new();
+    for name in ["first", "second", "third"] {
+        all.push(with_token(&tasks, name).await);
+    }
+    // It takes connections and answers nothing, until it is told to go on.
+    let said: String = redis.ask(&["INFO", "server"]).await;
+    let pid = said.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().parse().unwrap();
+    let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    let [(first, of_first), (second, of_second), (third, of_third)] = all.as_slice() else { panic!() };
+    tasks.cancel(first).await;
+    dead_soon(&tasks, of_first).await;
+    // The store is waited for, and has failed.
+    tasks.cancel(second).await;
+    dead_soon(&tasks, of_second).await;
+    tasks.world.doorward.wait_for_log_containing("the ends of runs are refused here").await;
+    // Nothing of it is left that could be listed.
+    for path in [format!("{}/third", tasks.path("pipelineruns")), tasks.task_run(third)] {
+        assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
+    }
+    dead_soon(&tasks, of_third).await;
+    signal(Signal::CONT);
+    // All three are noted once the store is back.
+    within(async {
+        let of = |tasks: &Tasks, task: &Task| {
+            // Its TaskRun.
+            let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
+            tasks.world.doorward.audit().iter().filter(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid).count()
+        };
+        while [first, second, third].iter().any(|task| of(&tasks, task) == 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!([first, second, third].iter().all(|task| of(&tasks, task) == 1));
+    })
+    .await;
 }

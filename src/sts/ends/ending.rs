@@ -1,0 +1,190 @@
+//! What is done in the store and the trail when something has ended.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    Kind, Object, Watch,
+    follow::{EndsError, Follower, Present, api},
+};
+use crate::{
+    audit::{Note, TokensEnded},
+    authn::principal::workload_key,
+    clock::Timestamp,
+    store::{Expect, Stored, Table, Target, Written},
+    sts::{LIFETIME, Tokens, bearer::Bearer},
+};
+
+/// Room for clocks that differ.
+pub(super) const SKEW: Duration = Duration::from_secs(120);
+
+/// Records that are read at once.
+const PAGE: usize = 1000;
+
+/// Objects that are asked for at once.
+const BATCH: usize = 64;
+
+/// Why tokens end whose run is not there any more.
+pub(super) const GONE: &str = "it was deleted";
+
+/// Why tokens end whose run nobody watches any more.
+const NOT_CONFIGURED: &str = "its cluster is not configured any more";
+
+/// An object whose tokens are to end.
+#[derive(Clone)]
+pub(super) struct Over {
+    pub(super) cluster: Arc<str>,
+    pub(super) kind: Kind,
+    pub(super) uid: String,
+    pub(super) why: &'static str,
+}
+
+impl Follower {
+    /// What has tokens and has ended, or is not there any more, by all that a watch has told.
+    pub(super) async fn over(&self, watch: &Watch, present: &Present) -> Result<Vec<Over>, EndsError> {
+        let (mut over, mut missing, mut after) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let now = self.app.clock.now();
+            let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
+            let (full, last) = (page.len() == PAGE, page.last().map(|change| change.stored.version));
+            for change in page {
+                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
+                let Ok(key) = String::from_utf8(change.key) else { continue };
+                let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(&key).to_owned();
+                if bearer.kind != watch.kind || !watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) {
+                    continue;
+                }
+                match present.get(&uid) {
+                    Some(None) => {}
+                    Some(Some(why)) => {
+                        over.push(Over { cluster: Arc::clone(&watch.cluster), kind: watch.kind, uid, why })
+                    }
+                    None => missing.push((bearer, uid)),
+                }
+            }
+            match last.filter(|_| full) {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        // It may have begun since the list was made.
+        let asked = stream::iter(missing).map(async |(bearer, uid)| {
+            let is_there = self.is_there(&bearer, &uid).await?;
+            Ok::<_, EndsError>((!is_there).then_some(Over {
+                cluster: Arc::clone(&watch.cluster),
+                kind: watch.kind,
+                uid,
+                why: GONE,
+            }))
+        });
+        let gone: Vec<Option<Over>> = asked.buffer_unordered(BATCH).try_collect().await?;
+        over.extend(gone.into_iter().flatten());
+        Ok(over)
+    }
+
+    async fn is_there(&self, bearer: &Bearer, uid: &str) -> Result<bool, EndsError> {
+        let is_revoked = || self.app.revocations.workload(&workload_key(&bearer.cluster, uid)).is_some();
+        if bearer.is_told || is_revoked() {
+            return Ok(false);
+        }
+        let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
+        let found = found.map(|object| Object::read(bearer.kind, object));
+        // A pod whose label was taken off is watched no more.
+        let is_seen = |object: &Object| !matches!(object, Object::Pod(pod) if !pod.is_watched);
+        Ok(found.is_some_and(|object| object.identity().uid == uid && object.end().is_none() && is_seen(&object)))
+    }
+
+    /// Revokes the tokens of an object, if it has any.
+    pub(super) async fn end(&self, over: Over) -> Result<(), EndsError> {
+        let keys = self.app.snapshot.load().tokens.as_ref().and_then(Tokens::keys);
+        // Older versions know it by the uid alone.
+        for key in [workload_key(&over.cluster, &over.uid), over.uid.clone()] {
+            let ended = self.end_own(&over, &key).await;
+            // After the revocation: a call that is under way looks for that once its token is held.
+            self.app.onward.end(&key, keys.as_ref());
+            ended?;
+        }
+        Ok(())
+    }
+
+    async fn end_own(&self, Over { cluster, kind, uid, why }: &Over, key: &str) -> Result<(), EndsError> {
+        let app = &self.app;
+        let now = app.clock.now();
+        let Some(stored) = app.store().get(Table::Tokens, key.as_bytes(), now).await? else { return Ok(()) };
+        let Ok(bearer) = serde_json::from_slice::<Bearer>(&stored.value) else { return Ok(()) };
+        if bearer.cluster != *cluster {
+            return Ok(());
+        }
+        // As long as there is a record to find, so that it is ended once.
+        let until = stored.expires.max(now + LIFETIME.1 + SKEW);
+        if !app.revocations.has_stored(key) {
+            app.revocations.revoke(Target::Workload(key), why, until).await?;
+            let streams = app.close_revoked_streams();
+            let Bearer { namespace, name, .. } = &bearer;
+            tracing::info!(
+                cluster = &**cluster,
+                kind = kind.name(),
+                namespace,
+                name,
+                why,
+                streams,
+                "tokens have ended"
+            );
+        }
+        // Whoever was to write it down may not have come to it.
+        if bearer.is_told {
+            return Ok(());
+        }
+        let ended = TokensEnded {
+            cluster: Arc::clone(cluster),
+            kind: kind.name(),
+            namespace: bearer.namespace.clone(),
+            name: bearer.name.clone(),
+            uid: uid.clone(),
+            why,
+        };
+        app.trail.note_durable(Note::TokensEnded(ended)).await?;
+        self.note_told(key, (stored, bearer), until).await
+    }
+
+    /// Notes that the end is in the trail. Whoever writes the record at the same time may keep it for longer.
+    async fn note_told(
+        &self,
+        key: &str,
+        (mut stored, mut bearer): (Stored, Bearer),
+        mut until: Timestamp,
+    ) -> Result<(), EndsError> {
+        while !bearer.is_told {
+            bearer.is_told = true;
+            let told = serde_json::to_vec(&bearer).unwrap_or_default();
+            let (expect, now) = (Expect::Version(stored.version), self.app.clock.now());
+            match self.app.store().put(Table::Tokens, key.as_bytes(), told, until, expect, now).await? {
+                Written::Done(_) | Written::Conflict(None) => return Ok(()),
+                Written::Conflict(Some(found)) => stored = found,
+            }
+            let Ok(found) = serde_json::from_slice(&stored.value) else { return Ok(()) };
+            (bearer, until) = (found, until.max(stored.expires));
+        }
+        Ok(())
+    }
+
+    /// Ends all tokens of tasks of a cluster that the configuration does not name any more.
+    pub(super) async fn end_all(&self, cluster: &Arc<str>) -> Result<(), EndsError> {
+        let mut after = 0;
+        loop {
+            let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
+            let Some(last) = page.last().map(|change| change.stored.version) else { return Ok(()) };
+            for change in page {
+                let Ok(bearer) = serde_json::from_slice::<Bearer>(&change.stored.value) else { continue };
+                let Ok(key) = String::from_utf8(change.key) else { continue };
+                if bearer.cluster == *cluster && !bearer.is_told {
+                    let uid = key.strip_prefix(&workload_key(cluster, "")).unwrap_or(&key).to_owned();
+                    self.end(Over { cluster: Arc::clone(cluster), kind: bearer.kind, uid, why: NOT_CONFIGURED })
+                        .await?;
+                }
+            }
+            after = last;
+        }
+    }
+}
