@@ -153,7 +153,7 @@ impl Mapping {
             Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
                 Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is no service account"))
             }
-            Some(Value::String(client)) if !client.is_empty() && client.len() <= 255 => {
+            Some(Value::String(client)) if (1..=self.longest()).contains(&client.len()) => {
                 Ok(Some(client.as_str().into()))
             }
             other => Err(wrong("client_id", other, "a text of 1 to 255 bytes")),
@@ -272,10 +272,16 @@ impl Mapping {
         !matches!(self.preset, Some(Preset::Doorward | Preset::Kubernetes))
     }
 
+    /// The longest name of a client or an actor. Doorward's own tokens name service accounts, with their cluster and namespace.
+    fn longest(&self) -> usize {
+        if self.preset == Some(Preset::Doorward) { 512 } else { 255 }
+    }
+
     /// The outermost actor; those within it are history (RFC 8693 section 4.1).
     fn actor(&self, claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
         let Some(act) = claims.get("act") else { return Ok(None) };
-        let text = |name| act.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= 255);
+        let fits = |text: &&str| (1..=self.longest()).contains(&text.len());
+        let text = |name| act.get(name).and_then(Value::as_str).filter(fits);
         let Some(subject) = text("sub") else { return Err(wrong("act", Some(act), "an object with a `sub`")) };
         let is_account = |act: &Value| {
             let named = ["sub", "client_id"].into_iter().filter_map(|name| act.get(name)?.as_str());
@@ -381,4 +387,52 @@ fn no_username(why: NoUsername) -> Rejection {
 
 fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
     TokenError::Claim { name, came: Quoted::json(came), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_name_that_a_task_can_have_is_taken_in_our_own_tokens_alone() {
+        let mapping = |preset| Mapping {
+            name: "own".into(),
+            preset,
+            username: UsernameTemplate::given(),
+            of_tenants: Box::default(),
+            kind: None,
+            kind_of_logins: None,
+            clients: HashMap::new(),
+            listed_clients_only: false,
+            groups: Box::default(),
+            scopes: Box::default(),
+            client: [ClaimPath::parse("client_id").unwrap()].into(),
+        };
+        let (namespace, account) = ("n".repeat(63), "a".repeat(253));
+        let task = Actor::service_account(Some(&"c".repeat(63)), &namespace, &account).subject;
+        let principal = |preset, client: &str, actor: &str| {
+            let claims = json!({"client_id": client, "act": {"sub": actor}, RUN_CLAIM: {}});
+            mapping(preset).principal(Facts {
+                claims: claims.as_object().unwrap().clone(),
+                subject: "bob".into(),
+                expires: Timestamp::from_secs(1),
+                scheme: Scheme::Bearer,
+                scopes: None,
+                credential: CredentialId::None,
+            })
+        };
+        let account = format!("system:serviceaccount:{namespace}:{account}");
+        let found = principal(Some(Preset::Doorward), &task, &account).unwrap();
+        assert_eq!((found.client.as_ref(), found.actor.map(|actor| actor.subject)), (Some(&task), Some(task.clone())));
+        for (client, actor) in [("a".repeat(513), "x".to_owned()), ("x".to_owned(), "a".repeat(513))] {
+            assert!(principal(Some(Preset::Doorward), &client, &actor).is_err());
+        }
+        for (client, actor) in [("a".repeat(256), "x".to_owned()), ("x".to_owned(), "a".repeat(256))] {
+            assert!(principal(None, &client, &actor).is_err());
+            let (client, actor) = (client.get(..255).unwrap_or(&client), actor.get(..255).unwrap_or(&actor));
+            assert!(principal(None, client, actor).is_ok());
+        }
+    }
 }
