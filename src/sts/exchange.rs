@@ -184,9 +184,7 @@ impl Exchanger<'_> {
         let token = self.keys.sign(&claims);
         let token =
             Zeroizing::new(token.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the token cannot be signed"))?);
-        exchange.record().issued = Some(Box::new(issued));
-        // It is written down before it is out of the house.
-        exchange.decided().await?;
+        give(issued, exchange).await?;
         Ok(Given::Ours { token, expires, scope })
     }
 
@@ -206,6 +204,16 @@ impl Exchanger<'_> {
         let authenticated = self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await;
         authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
     }
+}
+
+/// Writes down that a token was issued, before it is out of the house. One that cannot be written down is not given.
+pub(super) async fn give(issued: audit::Issued, exchange: &mut Exchange) -> Result<(), Refusal> {
+    exchange.record().issued = Some(Box::new(issued));
+    let written = exchange.decided().await;
+    if written.is_err() {
+        exchange.record().issued = None;
+    }
+    Ok(written?)
 }
 
 /// A task as the audit trail knows it.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, browse},
+    harness::{Doorward, browse, within},
     issuing,
     pages::screenshots,
     streams::with_login,
@@ -80,6 +80,16 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     let mut world =
         issuing::World::with(|yaml| yaml.replace("  - id: agents\n", &format!("{also}  - id: agents\n"))).await;
     issuing::token(&world.exchange(&world.job(&json!({})), "deploy tag").await);
+    // One that cannot be written down is given to nobody.
+    world.doorward.break_trail(true);
+    assert_eq!(world.exchange(&world.job(&json!({})), "deploy tag").await.status, 503);
+    world.doorward.break_trail(false);
+    within(async {
+        while world.exchange(&world.job(&json!({})), "deploy tag").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     end(&mut world.doorward).await;
     let told = compare_with_queries(&world.doorward);
     assert_eq!(rows(&told, "rules"), ["deploy-from-main", "tags"]);
@@ -87,6 +97,8 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
         rows(&told, "issued"),
         ["https://target.test (deploy tag) by deploy-from-main tags for a caller without task"]
     );
+    let section = told["sections"].as_array().unwrap().iter().find(|section| section["id"] == "issued").unwrap();
+    assert_eq!(section["rows"][0]["records"], 2, "each token counts once: {section:#}");
     assert!(rows(&told, "keys").iter().any(|key| key.starts_with("key.made: tokens ")), "{:?}", rows(&told, "keys"));
 }
 

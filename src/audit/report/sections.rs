@@ -225,11 +225,13 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Tokens issued",
         controls: "CC6.1, CC6.2; A.5.17, A.5.18",
         jq: || {
-            r#".unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" "))) by \(.rules // [] | join(" ")) for \((.task.namespace)? // "a caller without task")""#.into()
+            r#"select(.metadata.event_code == "request.completed") | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" "))) by \(.rules // [] | join(" ")) for \((.task.namespace)? // "a caller without task")""#.into()
         },
         since_ever: false,
         keys: |line| {
             one((|| {
+                // That of the decision has it too, also where it could not be written in time, and the token was given to nobody.
+                code_among(line, &["request.completed"])?;
                 let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
                 let (audience, whom) =
                     (text(issued, "/audience")?, text_or(issued, "/task/namespace", "a caller without task"));

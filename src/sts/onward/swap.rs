@@ -21,7 +21,7 @@ use crate::{
     request::exchange::Exchange,
     sts::{
         claims::AccessToken,
-        exchange::Exchanger,
+        exchange::{Exchanger, give},
         form::ACCESS_TOKEN,
         metadata,
         refusal::{Refusal, answer},
@@ -91,7 +91,7 @@ impl Exchanger<'_> {
         };
         let scopes: Vec<Arc<str>> = issued.scopes.into_iter().filter(had).collect();
         let scope = scopes.join(" ");
-        exchange.record().issued = Some(Box::new(audit::Issued {
+        let issued = audit::Issued {
             scopes,
             expires: given.expires,
             onward: Some(audit::IssuedOnward {
@@ -100,9 +100,8 @@ impl Exchanger<'_> {
                 sha256: gained.digest.clone(),
             }),
             ..issued
-        }));
-        // It is written down before it is out of the house.
-        exchange.decided().await?;
+        };
+        give(issued, exchange).await?;
         let (issued_token_type, token_type) = match given.form {
             GivenForm::Bearer => (ACCESS_TOKEN, "Bearer"),
             GivenForm::AwsCredentials => (AWS_CREDENTIALS, "N_A"),
