@@ -218,6 +218,7 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
         object.object("issued", |object| {
             object
                 .text("token", budget.text(Field::Names, &issued.token))
+                .text("issuer", budget.text(Field::Names, &issued.issuer))
                 .text("audience", budget.text(Field::Names, &issued.audience))
                 .list("scopes", budget.list(Field::Names, &issued.scopes))
                 .some("expires", Some(issued.expires.as_millis()))

@@ -158,6 +158,8 @@ pub struct Introspected {
 pub struct Issued {
     /// Its `jti`.
     pub token: String,
+    /// By what name routes, and operators who revoke, know who issued it.
+    pub issuer: Arc<str>,
     pub audience: String,
     pub scopes: Vec<Arc<str>>,
     pub expires: Timestamp,

@@ -66,6 +66,9 @@ pub struct AtServer {
 #[derive(Clone, Debug, Deserialize)]
 pub struct IssuedLine {
     pub token: String,
+    /// By what name it is known here who issued it. Older versions do not say it.
+    #[serde(default)]
+    pub issuer: Option<String>,
     pub audience: String,
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -83,6 +86,13 @@ pub struct IssuedLine {
     /// Where it is another provider's.
     #[serde(default)]
     pub onward: Option<OnwardLine>,
+}
+
+impl IssuedLine {
+    /// Whether this issuer has given it: others may give tokens the same id.
+    pub fn is_by(&self, issuer: &str) -> bool {
+        self.issuer.as_deref().is_none_or(|own| own == issuer)
+    }
 }
 
 /// The provider of a token that is not ours.
@@ -254,7 +264,7 @@ impl Revocation {
 
     fn meets(&self, token: &TracedToken) -> bool {
         if let Some(id) = &self.token_id {
-            return *id == token.issued.token;
+            return *id == token.issued.token && token.issued.is_by(&self.issuer);
         }
         let Some(subject) = &self.subject else { return false };
         let Parties { issuers, subject: person, actor } = &token.parties;
@@ -329,6 +339,10 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
         let (Some(token), Some(request)) = (found.get_mut(id), line.metadata.correlation_uid) else { return };
+        // A resource server asks about tokens of ours alone.
+        if at_server.is_none() && !token.issued.is_by(&line.actor.idp.name) {
+            return;
+        }
         let used = Use {
             request,
             at,
@@ -437,5 +451,59 @@ impl fmt::Display for TracedToken {
             0 => Ok(()),
             more => writeln!(f, "    used     {more} times more"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let of = |id: u128, time: i64, issuer: &str, more: serde_json::Value| {
+            let mut line = json!({
+                "time": time,
+                "metadata": {"event_code": "request.decided", "correlation_uid": Uuid::from_u128(id)},
+                "actor": {"user": {"name": "bob", "uid": "7"}, "idp": {"name": issuer}, "session": {"uid": "same"}},
+                "unmapped": {},
+            });
+            line["unmapped"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            line.to_string()
+        };
+        let issued = |issuer: serde_json::Value| {
+            let mut issued = json!({"token": "same", "audience": "x", "expires": 9_000});
+            if !issuer.is_null() {
+                issued["issuer"] = issuer;
+            }
+            json!({"issued": issued})
+        };
+        let operator = |issuer: &str| {
+            let command = format!("revoke {}", json!({"issuer": issuer, "token_id": "same"}));
+            json!({"time": 5, "status_id": 1, "metadata": {"event_code": "operator"}, "unmapped": {"command": command, "why": "stolen"}})
+                .to_string()
+        };
+        let traced = |lines: &[String]| {
+            std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+            let mut tokens = trace_tokens(std::slice::from_ref(&path), Tokens::Id("same")).unwrap();
+            let token = tokens.pop().unwrap();
+            let uses: Vec<Uuid> = token.uses.iter().map(|used| used.request).collect();
+            (uses, token.ended.is_some())
+        };
+        let mut lines = vec![
+            of(1, 1, "corp", issued(json!("own"))),
+            of(2, 2, "own", json!({})),
+            of(3, 3, "partner", json!({})),
+            operator("partner"),
+        ];
+        assert_eq!(traced(&lines), (vec![Uuid::from_u128(2)], false));
+        lines.push(operator("own"));
+        assert!(traced(&lines).1);
+        // As an older version wrote it, which says nothing of who issued it.
+        let older = [of(1, 1, "corp", issued(json!(null))), of(2, 2, "own", json!({}))];
+        assert!(traced(&older).0.contains(&Uuid::from_u128(2)));
     }
 }

@@ -135,9 +135,12 @@ impl<W: Write> Tracer<'_, W> {
             "request {id} at {}, of {whose}: {} {}{}",
             request.time, request.method, request.host, request.path
         )?;
-        if let Some(CredentialId::Token(jti)) = request.principal.as_ref().map(|principal| &principal.credential) {
+        if let Some(principal) = &request.principal
+            && let CredentialId::Token(jti) = &principal.credential
+        {
             let tokens = audit::trace_tokens(self.files, Tokens::Id(jti))?;
-            tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
+            let mut own = tokens.iter().filter(|token| token.issued.is_by(&principal.issuer));
+            own.try_for_each(|token| self.token_with_cause(token))?;
         }
         if let Some(jti) = audit::introspected_in(self.files, id)? {
             let tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;

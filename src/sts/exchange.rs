@@ -167,6 +167,7 @@ impl Exchanger<'_> {
         };
         let issued = audit::Issued {
             token: jti.clone(),
+            issuer: self.tokens.name(&self.snapshot.issuers).into(),
             audience: audience.to_owned(),
             scopes: granted.scopes,
             expires,
