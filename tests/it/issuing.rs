@@ -200,14 +200,25 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
         let answer = world.doorward.get(path, &["Host: doorward.test"]).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
         let document = answer.json();
-        for (name, expected) in [
-            ("issuer", DOOR),
-            ("token_endpoint", "https://doorward.test/oauth2/token"),
-            ("revocation_endpoint", "https://doorward.test/oauth2/revoke"),
-            ("jwks_uri", "https://doorward.test/oauth2/jwks"),
-        ] {
-            assert_eq!(document[name], expected, "{document:#}");
-        }
+        // All of it: what is not there, such as a way to log in, is not offered.
+        assert_eq!(
+            document,
+            json!({
+                "issuer": DOOR,
+                "token_endpoint": "https://doorward.test/oauth2/token",
+                "revocation_endpoint": "https://doorward.test/oauth2/revoke",
+                "introspection_endpoint": "https://doorward.test/oauth2/introspect",
+                "jwks_uri": "https://doorward.test/oauth2/jwks",
+                "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+                "response_types_supported": [],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
+                "token_endpoint_auth_methods_supported": ["none"],
+                "revocation_endpoint_auth_methods_supported": ["none"],
+                "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
+            }),
+            "{path}"
+        );
         // Not where the applications are.
         assert_ne!(world.doorward.get(path, &["Host: localhost"]).await.status, 200, "{path}");
     }

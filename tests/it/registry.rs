@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::programs::{self, Program},
-    harness::{Answer, Doorward, Raw, within},
+    harness::{Answer, Doorward, Raw, now, within},
     issuing::{World, part, token},
 };
 
@@ -154,6 +154,33 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
     let ended = ask(&world, &query, Some(&own)).await;
     assert_eq!(ended.status, 401);
     assert!(ended.text().contains("the token has ended"), "{}", ended.text());
+}
+
+#[tokio::test]
+async fn a_token_whose_time_is_out_is_not_given_back_to_a_registry() {
+    let world = world().await;
+    let alice = world.person("alice", &json!({"exp": now() + 3600}));
+    let asked = [("subject_token", &*alice), ("audience", SERVICE), ("scope", "push:acme/app")];
+    let answer = world.ask(&asked).await;
+    let own = token(&answer);
+    let lasts = answer.json()["expires_in"].as_u64().unwrap();
+    let query = format!("service={SERVICE}&scope=repository:acme/app:push");
+    for (ahead, status) in [(0, 200), (lasts - 10, 200), (lasts + 1, 401)] {
+        world.doorward.set_clock_ahead(ahead);
+        let answer = within(async {
+            loop {
+                let answer = ask(&world, &query, Some(&own)).await;
+                // What it knows of revocations is old for a moment, as it believes.
+                if answer.status != 503 {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(answer.status, status, "{ahead}: {}", answer.text());
+        assert!(status == 200 || answer.text().contains("the token has ended"), "{}", answer.text());
+    }
 }
 
 /// A registry that trusts Doorward's keys.

@@ -83,6 +83,28 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
 }
 
 #[tokio::test]
+async fn a_resource_server_hears_that_a_token_is_not_active_once_its_time_is_out() {
+    let world = World::start().await;
+    let own = token(&world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await);
+    for (ahead, active) in [(0, true), (590, true), (601, false)] {
+        world.doorward.set_clock_ahead(ahead);
+        let told = within(async {
+            loop {
+                let told = introspected(&world, "target", &own).await;
+                // What it knows of revocations is old for a moment, as it believes.
+                if told["active"].is_boolean() {
+                    return told;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(told["active"], active, "{ahead}: {told:#}");
+        assert_eq!(told.as_object().unwrap().len() == 1, !active, "nothing else of one that has ended: {told:#}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_lasts_no_longer_than_the_rules_that_give_it_let_it() {
     let rule = |id: &str, on: &str, more: &str, action: &str| {
         format!(
