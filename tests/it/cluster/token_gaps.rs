@@ -152,6 +152,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
     let (task, own) = with_token(&tasks, "silence").await;
     let before = wire.taken();
     wire.silence();
+    let silent = Instant::now();
     tasks.cancel(&task).await;
     // Nothing tells it: only that nothing is told any more.
     within(async {
@@ -160,7 +161,9 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
         }
     })
     .await;
-    tasks.is_dead(&own).await;
+    // Four seconds of a watch, and five in which it says nothing.
+    assert!(silent.elapsed() < Duration::from_secs(10), "noticed after {:?}", silent.elapsed());
+    dead_soon(&tasks, &own).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! How far the end of a token reaches: every kind of route, every stream, every replica, and whoever asks.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -99,15 +102,18 @@ async fn shells_and_forwarded_ports_of_a_task_end_with_it() {
             |event: &&Value| event["stage"] == "ResponseStarted" && event["objectRef"]["subresource"] == subresource;
         within(async {
             while world.audit().iter().filter(begun).count() < count {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
         .await;
     }
     tasks.cancel(&task).await;
+    tasks.until_ended(&task).await;
+    let ended = Instant::now();
     for mut child in running {
         within(child.wait()).await.unwrap();
     }
+    assert!(ended.elapsed() < Duration::from_secs(2), "after {:?}", ended.elapsed());
     tasks.is_dead(&own).await;
     assert!(twin.try_wait().unwrap().is_none(), "that of another run goes on");
     assert_eq!(tasks.used(&others).await.status, 200);
