@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token};
 use crate::{
-    harness::{Doorward, Raw, RedisServer, Reply, Upstream, request, within},
+    harness::{Doorward, Raw, RedisServer, Reply, Upstream, now, request, within},
     issuing::part,
 };
 
@@ -441,7 +441,9 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
         &[],
     )
     .await;
-    let task = tasks.bobs(&Tasks::release("onward")).await;
+    let mut run = Tasks::release("onward");
+    run["spec"]["timeouts"] = json!({"pipeline": "2m", "tasks": "2m"});
+    let task = tasks.bobs(&run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let asked = [("audience", "vault"), ("scope", "push")];
     let answer = tasks.exchange(&pod_token, &asked).await;
@@ -452,6 +454,9 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     let claims = part(&assertion, 1);
     assert_eq!(claims["doorward.dev/run"]["pod"]["name"], name(&task.pod), "{claims:#}");
     assert_eq!(claims["act"]["iss"], "https://kubernetes.default.svc", "{claims:#}");
+    // The time-out of the run ends the assertion, and what the provider makes of that lasts as long as the provider says.
+    assert!(claims["exp"].as_u64().unwrap() <= now() + 120, "{claims:#}");
+    assert!(answer.json()["expires_in"].as_u64().unwrap() > 3000, "{}", answer.text());
     assert_eq!(token(&tasks.exchange(&pod_token, &asked).await), "given");
 
     tasks.cancel(&task).await;
