@@ -29,6 +29,7 @@ use crate::{
     runs::root_cause,
     store::StoreError,
     sts::LIFETIME,
+    upstream::Pools,
 };
 
 /// Events that are taken at once.
@@ -54,10 +55,15 @@ pub(super) enum EndsError {
     NotConfigured,
 }
 
-/// Watches the runs of one cluster until `stop`.
-pub async fn follow(app: Arc<App>, client: Client, exchanged: raw::Exchanged, stop: CancellationToken) {
+/// Watches the runs of one cluster until `stop`. The pools are those of the client, and of nobody else.
+pub async fn follow(
+    app: Arc<App>,
+    (client, pools): (Client, Pools),
+    exchanged: raw::Exchanged,
+    stop: CancellationToken,
+) {
     let health = app.health.component(format!("ends/{}", exchanged.issuer), Gate::Report);
-    let follower = Follower { app, client, health };
+    let follower = Follower { app, client, pools, health };
     loop {
         let error = tokio::select! {
             error = follower.watch(&exchanged) => error,
@@ -110,6 +116,7 @@ pub(super) fn api(client: &Client, kind: Kind, namespace: Option<&str>) -> Api<D
 pub(super) struct Follower {
     pub(super) app: Arc<App>,
     pub(super) client: Client,
+    pools: Pools,
     health: ComponentHandle,
 }
 
@@ -238,6 +245,10 @@ impl Follower {
             }
             Err(error) => {
                 ends.lose(&watch, self.app.clock.now());
+                // Connections for lists that are kept may be cut as silently, and the next list would wait for an answer on one.
+                if matches!(error, WatchError::Silent) {
+                    self.pools.retain(&[]);
+                }
                 let why = root_cause(&error);
                 if trouble.get(&watch) != Some(&why) {
                     self.complain(&watch, &why);

@@ -156,7 +156,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
     tasks.cancel(&task).await;
     // Nothing tells it: only that nothing is told any more.
     within(async {
-        while wire.taken() < before + 3 {
+        while wire.taken() < before + 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
