@@ -144,7 +144,8 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), &context.issuers.egress, resolver);
-    let tokens = sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, resolver);
+    let tokens =
+        sts::Settings::resolve(root, &issuers, &upstreams, &context.issuers.egress, context.clock().now(), resolver);
     let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &context.requests };
     let routes = route::resolve(root, named, resolver);
     let policy = Policy::compile(root, resolver);

@@ -40,7 +40,8 @@ impl Shape<'_> {
             return match reference.rsplit('/').next() {
                 Some("Span") => self.parsed::<Span>(value, at, "a duration such as `30s`"),
                 Some("Size") => self.parsed::<Size>(value, at, "a size such as `64KiB`"),
-                Some("SecretSource") => self.secret(target, value, at),
+                Some("SecretSource") => self.secret(target, value, at, &["file", "env"]),
+                Some("TokenKey") => self.secret(target, value, at, &["file", "env", "from"]),
                 Some("Kubeconfig") => self.kubeconfig(target, value, at),
                 Some("Algorithm") if is_no_signature_of_an_issuer(value) => {
                     self.report
@@ -301,9 +302,9 @@ impl Shape<'_> {
         }
     }
 
-    fn secret(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
+    fn secret(&mut self, schema: &Value, value: &mut Value, at: &At, known: &[&str]) -> bool {
         if let Value::Object(entries) = value {
-            for name in entries.keys().filter(|name| !matches!(name.as_str(), "file" | "env")) {
+            for name in entries.keys().filter(|name| !known.contains(&name.as_str())) {
                 self.locations.mask(&at.key(name));
             }
             return self.check(schema, value, at);
@@ -435,6 +436,7 @@ fn holds_secret(root: &Value, schema: &Value) -> bool {
         let Some(schema) = schema.as_object() else { return false };
         if let Some(reference) = text(schema, "$ref") {
             return reference.ends_with("/SecretSource")
+                || reference.ends_with("/TokenKey")
                 || (fields && schema::definition(root, reference).is_some_and(|target| within(root, target, fields)));
         }
         let variants = ["anyOf", "oneOf"].iter().filter_map(|name| schema.get(*name)?.as_array()).flatten();

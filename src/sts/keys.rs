@@ -18,14 +18,7 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    config::{
-        raw::{self, SigningAlgorithm},
-        report::At,
-        resolver::Resolver,
-    },
-    sha256::sha256,
-};
+use crate::{clock::Timestamp, config::raw::SigningAlgorithm, sha256::sha256};
 
 /// The `typ` of an access token (RFC 9068 section 2.1).
 const TYPE: &str = "at+jwt";
@@ -51,12 +44,19 @@ enum Pair {
     Rsa(RsaKeyPair),
 }
 
-/// Keys of which the first signs and all are published. Cheap to clone.
+/// Keys of which one signs and all are published. Cheap to clone.
 #[derive(Clone)]
-pub struct SigningKeys(Arc<Published>);
+pub struct SigningKeys {
+    published: Arc<Published>,
+    /// The time by which it is told which signs.
+    now: Timestamp,
+}
+
+/// A key, and from when on it signs.
+type Dated = (Arc<SigningKey>, Timestamp);
 
 struct Published {
-    keys: Vec<Arc<SigningKey>>,
+    keys: Vec<Dated>,
     /// The key set (RFC 7517 section 5), as it is served.
     set: Bytes,
 }
@@ -84,7 +84,7 @@ impl SigningKey {
     }
 
     /// The same in PEM.
-    fn from_pem(pem: &[u8]) -> Option<Self> {
+    pub fn from_pem(pem: &[u8]) -> Option<Self> {
         Self::from_der(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der())
     }
 
@@ -158,58 +158,44 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKeys {
-    /// `keys` must not be empty.
+    /// Of these the first signs. `keys` must not be empty.
     pub fn new(keys: Vec<Arc<SigningKey>>) -> Option<Self> {
-        keys.first()?;
-        let public: Vec<_> = keys.iter().map(|key| &key.public).collect();
-        let set = json!({"keys": public}).to_string();
-        Some(Self(Arc::new(Published { keys, set: set.into() })))
+        Self::dated(keys.into_iter().map(|key| (key, Timestamp::default())).collect())
     }
 
-    /// From the configuration. `None` if none is configured, or if one is wrong, which is then reported. `shared` says that
-    /// several replicas issue, which then must do so with the same keys.
-    pub fn resolve(raw: &raw::Tokens, shared: bool, resolver: &mut Resolver, at: &At) -> Option<Self> {
-        let at = at.key("keys");
-        let help = "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`";
-        if shared && raw.keys.is_empty() {
-            resolver.report.error(&at, "with `store.redis`, tokens need `keys`, the same on every replica").help(help);
-        }
-        let mut keys: Vec<Arc<SigningKey>> = Vec::with_capacity(raw.keys.len());
-        for (index, source) in raw.keys.iter().enumerate() {
-            let at = at.index(index);
-            let Some(secret) = resolver.secret(&at, source) else { continue };
-            match SigningKey::from_pem(secret.expose()) {
-                Some(key) if keys.iter().any(|other| other.id == key.id) => {
-                    resolver.report.error(&at, format!("{source} is a key that stands there already"));
-                }
-                Some(key) => keys.push(Arc::new(key)),
-                None => {
-                    resolver
-                        .report
-                        .error(&at, format!("{source} is no key in PEM (PKCS #8, `BEGIN PRIVATE KEY`) that is P-256, or RSA of 2048 bits or more"))
-                        .help(help);
-                }
-            }
-        }
-        if raw.keys.len() == 1 {
-            resolver
-                .report
-                .warning(&at, "one key alone: whoever checks tokens knows no successor yet when it is replaced")
-                .help("list a second one behind it; docs/workload-identity.md tells how keys are replaced");
-        }
-        if keys.len() == raw.keys.len() { Self::new(keys) } else { None }
+    /// Of these the newest signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be empty.
+    pub fn dated(keys: Vec<Dated>) -> Option<Self> {
+        keys.first()?;
+        let public: Vec<_> = keys.iter().map(|(key, _)| &key.public).collect();
+        let set = json!({"keys": public}).to_string();
+        Some(Self { published: Arc::new(Published { keys, set: set.into() }), now: Timestamp::default() })
+    }
+
+    /// The same, of which those sign whose time has come by then.
+    pub fn at(self, now: Timestamp) -> Self {
+        Self { now, ..self }
     }
 
     /// These, and after them others that sign nothing any more.
     pub fn followed_by(&self, others: &Self) -> Self {
-        let is_new = |key: &&Arc<SigningKey>| !self.0.keys.iter().any(|own| own.id == key.id);
-        let all = self.0.keys.iter().chain(others.0.keys.iter().filter(is_new)).cloned().collect();
-        Self::new(all).unwrap_or_else(|| self.clone())
+        let own = &self.published.keys;
+        let is_new = |key: &&Dated| !own.iter().any(|(own, _)| own.id == key.0.id);
+        let others = others.published.keys.iter().filter(is_new);
+        let all = own.iter().cloned().chain(others.map(|(key, _)| (Arc::clone(key), Timestamp::MAX)));
+        Self::dated(all.collect()).unwrap_or_else(|| self.clone()).at(self.now)
+    }
+
+    /// The key that signs, of those that fit. Before the time of any of them, it is the one that begins first.
+    fn signer(&self, fits: impl Fn(&SigningKey) -> bool) -> Option<&SigningKey> {
+        let all = || self.published.keys.iter().filter(|(key, _)| fits(key));
+        // Of equal ones the last is the maximum.
+        let begun = all().rev().filter(|(_, from)| *from <= self.now).max_by_key(|(_, from)| *from);
+        begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
     }
 
     /// The key set (RFC 7517 section 5) as JSON.
     pub fn set(&self) -> &Bytes {
-        &self.0.set
+        &self.published.set
     }
 
     /// The claims of a token that one of these keys has signed, whatever they say of time and audience.
@@ -217,7 +203,7 @@ impl SigningKeys {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
         // Its header is, byte for byte, what this key writes: there is nothing to interpret in it.
-        let key = self.0.keys.iter().find(|key| key.header == header)?;
+        let (key, _) = self.published.keys.iter().find(|(key, _)| key.header == header)?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
         if !key.pair.verify(message.as_bytes(), &signature) {
             return None;
@@ -228,15 +214,14 @@ impl SigningKeys {
     /// An access token: a JWS in its compact form (RFC 7515 section 7.1). `None`: the system has no random bytes, or `claims` are
     /// no JSON.
     pub fn sign<T: Serialize>(&self, claims: &T) -> Option<String> {
-        let key = self.0.keys.first()?;
+        let key = self.signer(|_| true)?;
         key.sign(&key.header, claims)
     }
 
-    /// The same for another provider, which is no access token of ours, by the first key that signs so; by the first of all where
-    /// that does not matter.
+    /// The same for another provider, which is no access token of ours, by the key of those that sign so; by that of all where that does
+    /// not matter.
     pub fn sign_assertion<T: Serialize>(&self, algorithm: Option<SigningAlgorithm>, claims: &T) -> Option<String> {
-        let fits = |key: &&Arc<SigningKey>| algorithm.is_none_or(|algorithm| key.signs(algorithm));
-        let key = self.0.keys.iter().find(fits)?;
+        let key = self.signer(|key| algorithm.is_none_or(|algorithm| key.signs(algorithm)))?;
         key.sign(&key.assertion_header, claims)
     }
 
@@ -248,7 +233,7 @@ impl SigningKeys {
 
     /// Whether one of them signs so.
     pub fn can_sign(&self, algorithm: SigningAlgorithm) -> bool {
-        self.0.keys.iter().any(|key| key.signs(algorithm))
+        self.published.keys.iter().any(|(key, _)| key.signs(algorithm))
     }
 }
 
@@ -265,7 +250,7 @@ impl SigningKey {
 
 impl std::fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.keys.iter().map(|key| &key.id)).finish()
+        f.debug_list().entries(self.published.keys.iter().map(|(key, _)| &key.id)).finish()
     }
 }
 
@@ -351,6 +336,33 @@ mod tests {
             assert!(swapped.verify(&changed).is_none(), "{changed}");
         }
         assert!(read_ours(SigningKeys::new(vec![key()]).unwrap().set(), &token).is_none());
+    }
+
+    #[test]
+    fn of_keys_with_a_time_the_newest_signs_whose_time_has_come_and_all_are_published() {
+        let at = Timestamp::from_secs;
+        let (first, second, third) = (key(), key(), key());
+        let rsa = Arc::new(rsa(KeySize::Rsa2048).unwrap());
+        let dated = |keys: &[(&Arc<SigningKey>, i64)]| {
+            SigningKeys::dated(keys.iter().map(|(key, from)| (Arc::clone(key), at(*from))).collect()).unwrap()
+        };
+        let signer = |keys: &SigningKeys, now| keys.clone().at(at(now)).signer(|_| true).unwrap().id.clone();
+        let keys = dated(&[(&first, 0), (&third, 200), (&second, 100), (&rsa, 150)]);
+        for (now, key) in [(50, &first), (100, &second), (149, &second), (150, &rsa), (200, &third), (900, &third)] {
+            assert_eq!(signer(&keys, now), key.id, "{now}");
+            let token = keys.clone().at(at(now)).sign(&json!({"sub": "alice"})).unwrap();
+            assert!(keys.verify(&token).is_some(), "{now}: as any replica whose clock differs");
+        }
+        // Who takes RS256 alone gets that of the RSA key, also before its time.
+        for now in [50, 900] {
+            let assertion = keys.clone().at(at(now)).sign_assertion(Some(SigningAlgorithm::Rs256), &json!({})).unwrap();
+            assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some(), "{now}");
+        }
+        assert_eq!(signer(&dated(&[(&second, 200), (&first, 100)]), 50), first.id, "before the time of any");
+        assert_eq!(signer(&dated(&[(&second, 100), (&first, 100)]), 100), second.id, "of two at a time the first");
+        // What was made before the configuration had keys signs nothing.
+        let made = SigningKeys::new(vec![key()]).unwrap();
+        assert_eq!(signer(&dated(&[(&first, 100)]).followed_by(&made), 50), first.id);
     }
 
     #[test]

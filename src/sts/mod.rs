@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `keys`, `ring` | the keys that sign, and their replacement by the calendar |
+//! | `keys`, `configured`, `ring` | the keys that sign, from the configuration or made, and their replacement by the calendar |
 //! | `metadata` | what is published |
 //! | `form`, `refusal` | what is asked, and how it is refused |
 //! | `exchange` | one exchange, from the form to the token |
@@ -24,6 +24,7 @@
 
 mod bearer;
 mod claims;
+mod configured;
 pub mod ends;
 mod exchange;
 mod form;
@@ -64,6 +65,7 @@ pub use self::{
 use crate::{
     app::App,
     audit,
+    clock::Timestamp,
     config::{
         raw::{self, Preset},
         report::At,
@@ -127,6 +129,7 @@ impl Settings {
         issuers: &Issuers,
         upstreams: &BTreeMap<Arc<str>, Arc<Upstream>>,
         egress: &Egress,
+        now: Timestamp,
         resolver: &mut Resolver,
     ) -> Option<Self> {
         let raw = root.tokens.as_ref();
@@ -141,7 +144,7 @@ impl Settings {
             return None;
         };
         let issuer: Arc<str> = format!("https://{host}").into();
-        let keys = SigningKeys::resolve(raw, root.store.redis.is_some(), resolver, &at);
+        let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
         let lifetime = raw.lifetime.get();
         if !(LIFETIME.0..=LIFETIME.1).contains(&lifetime) {
             resolver.report.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
@@ -292,18 +295,20 @@ impl Tokens {
     }
 
     /// The keys in force. `None` until those that are kept have been read.
-    pub fn keys(&self) -> Option<SigningKeys> {
-        match (&self.settings.keys, self.kept.get()) {
+    pub fn keys(&self, now: Timestamp) -> Option<SigningKeys> {
+        let keys = match (&self.settings.keys, self.kept.get()) {
             // Those that were made before the configuration had any.
             (Some(own), Some(made)) => Some(own.followed_by(&made)),
             (Some(own), None) => Some(own.clone()),
             (None, made) => made.as_deref().cloned(),
-        }
+        };
+        keys.map(|keys| keys.at(now))
     }
 
     /// Gives the keys to the entry of `issuers` that takes our tokens, if there is one.
     pub fn supply(&self, issuers: &Issuers) {
-        let Some(keys) = self.keys() else { return };
+        // All are published, whichever signs.
+        let Some(keys) = self.keys(Timestamp::default()) else { return };
         for issuer in issuers.iter().filter(|issuer| issuer.keys().settings().source == KeySource::Own) {
             issuer.keys().supply(keys.set());
         }
@@ -337,8 +342,8 @@ impl Tokens {
         self.settings.clusters.len() > 1
     }
 
-    fn keys_or_refuse(&self) -> Result<SigningKeys, Rejection> {
-        self.keys().ok_or_else(|| {
+    fn keys_or_refuse(&self, now: Timestamp) -> Result<SigningKeys, Rejection> {
+        self.keys(now).ok_or_else(|| {
             Rejection::new(Reason::StoreUnavailable, "the keys of tokens have not been read from the store yet")
                 .fix("try again in a moment")
         })
@@ -375,9 +380,11 @@ pub async fn answer(
         metadata::REGISTRY => {
             return Ok(registry::answer(app, pools, snapshot, tokens, request.take_body().0, exchange).await);
         }
-        metadata::KEYS => return Ok(public(tokens.keys_or_refuse()?.set().clone(), "application/jwk-set+json")),
+        metadata::KEYS => {
+            return Ok(public(tokens.keys_or_refuse(app.clock.now())?.set().clone(), "application/jwk-set+json"));
+        }
         metadata::OPENID | metadata::OAUTH => {
-            let document = metadata::document(tokens.issuer(), &tokens.keys_or_refuse()?).to_string();
+            let document = metadata::document(tokens.issuer(), &tokens.keys_or_refuse(app.clock.now())?).to_string();
             return Ok(public(document.into(), "application/json"));
         }
         _ => {}
@@ -387,7 +394,7 @@ pub async fn answer(
     }
     let (request, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let done = match tokens.keys_or_refuse() {
+    let done = match tokens.keys_or_refuse(app.clock.now()) {
         // In words that clients of OAuth read, as all that these endpoints refuse.
         Err(rejection) => Err(Refusal::from(rejection)),
         Ok(keys) => {

@@ -175,7 +175,7 @@ pub async fn answer(
     request: CleanRequest<()>,
     exchange: &mut Exchange,
 ) -> Response<Bytes> {
-    let given = match tokens.keys_or_refuse() {
+    let given = match tokens.keys_or_refuse(app.clock.now()) {
         Err(rejection) => Err(Refusal::from(rejection)),
         Ok(keys) => {
             let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };

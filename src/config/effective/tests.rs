@@ -60,6 +60,7 @@ rules:
 interceptor: {host: interceptor.test}
 runs: {kubernetes: api, namespaces: [ci]}
 tokens:
+  keys: [{file: secret}, {file: secret, from: '2026-01-31'}]
   exchange: [{issuer: cluster, kubernetes: api, upstreams: [api]}]
   registries: [{service: registry.test, lifetime: 2m}]
   onward:

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +11,11 @@ use crate::config::values::{SecretSource, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
-    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs, all are published. Default: P-256 keys that are made, kept
-    /// sealed in the store and replaced every `rotate`; several replicas need the same, from files.
+    /// Keys that sign, P-256 or RSA in PEM (PKCS #8): the first signs until the time of another has come (`from`), all are published.
+    /// Default: P-256 keys that are made, kept sealed in the store and replaced every `rotate`; several replicas need the same, from
+    /// files.
     #[serde(default)]
-    pub keys: Vec<SecretSource>,
+    pub keys: Vec<TokenKey>,
     /// How long a key that Doorward made itself signs. Its successor is published for as long before. Default: 7 d.
     #[serde(default = "Tokens::default_rotate")]
     pub rotate: Span,
@@ -45,6 +48,32 @@ impl Tokens {
     /// The clusters whose tasks get tokens, by the names of their issuers.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
         self.exchange.iter().filter(|of| of.kubernetes.is_some()).map(|of| of.issuer.as_str())
+    }
+}
+
+/// A key that signs tokens: of exactly one of `file` and `env`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenKey {
+    /// The whole file, less one trailing line end. Read again when the file changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// The name of an environment variable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// From when on it signs, in place of those before: a day in UTC (`2026-01-31`), or a time of RFC 3339. It is published at once, and
+    /// should be for an hour before, which is how long many keep the set. Without it a key signs until the time of another has come.
+    pub from: Option<String>,
+}
+
+impl TokenKey {
+    /// Where the key comes from, if one place is named.
+    pub fn source(&self) -> Option<SecretSource> {
+        match (&self.file, &self.env) {
+            (Some(file), None) => Some(SecretSource::File(file.clone())),
+            (None, Some(name)) => Some(SecretSource::Env(name.clone())),
+            _ => None,
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use url::form_urlencoded;
 
 use super::{TARGET, World, part, token};
-use crate::harness::{Answer, Doorward, Raw, RedisServer, request, within};
+use crate::harness::{Answer, Doorward, Raw, RedisServer, now, request, within};
 
 /// How many clients there are at a time.
 const CLIENTS: usize = 4;
@@ -299,6 +300,46 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     })
     .await;
     assert_eq!(world.kids().await, load.seen.borrow().signers[1..]);
+}
+
+#[tokio::test]
+async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replicas() {
+    const AHEAD: u64 = 3600;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let seal = BASE64_STANDARD.encode([7; 32]);
+    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let at = now() + AHEAD;
+    let from = OffsetDateTime::from_unix_timestamp(at.cast_signed()).unwrap().format(&Rfc3339).unwrap();
+    let keys = format!("  keys: [{{file: first.pem}}, {{file: second.pem, from: '{from}'}}]\n");
+    let change = |yaml: String| {
+        yaml.replace("\ntokens:\n", &format!("\nsessions: {{keys: [{{file: seal}}]}}\ntokens:\n{keys}")).replace(
+            "store: {path: doorward.redb}",
+            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
+        )
+    };
+    let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
+    let world = World::with_files(change, &files).await;
+    let (here, dir) = (&world.doorward, tempfile::tempdir().unwrap());
+    for name in ["target", "other", "first.pem", "second.pem", "seal"] {
+        fs::copy(here.dir().join(name), dir.path().join(name)).unwrap();
+    }
+    let yaml = fs::read_to_string(here.dir().join("doorward.yaml")).unwrap();
+    let there = Doorward::start_with_faults(dir, &yaml).await;
+    let load = Load::new(&world, vec![here, &there]);
+    load.are_ready().await;
+    let published = world.kids().await;
+    assert_eq!(published.len(), 2);
+    load.during(load.more(100)).await;
+    assert_eq!(load.seen.borrow().signers, published[..1]);
+    // The moment comes while tokens are asked for and used, and nobody reads anything anew.
+    load.set_clocks_ahead(at - 5 - now()).await;
+    load.during(async {
+        load.until(|seen| seen.signers.len() == 2).await;
+        load.until(|seen| seen.of_older >= 200).await;
+    })
+    .await;
+    assert_eq!(load.seen.borrow().signers, published);
+    assert_eq!(world.kids().await, published);
 }
 
 #[tokio::test]

@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::harness::now;
+
 /// Of which each row changes something.
 const GOOD: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
@@ -34,7 +38,7 @@ const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
 /// What is written in place of what, and what is said to that.
-const ROWS: [(&str, &str, &str); 21] = [
+const ROWS: [(&str, &str, &str); 24] = [
     // Two clusters that call themselves alike.
     (
         "name: people, issuer: 'https://people.test'",
@@ -49,6 +53,9 @@ const ROWS: [(&str, &str, &str); 21] = [
     ("  keys: [{file: key.pem}]\n", "  rotate: 59m\n", "`rotate` is less than 1h"),
     ("{file: key.pem}", "{file: key.pem}, {file: key.pem}", "is a key that stands there already"),
     ("{file: key.pem}", "{file: token}", "in PEM"),
+    ("{file: key.pem}", "{file: key.pem, from: soon}", "neither a day nor a time of RFC 3339"),
+    ("{file: key.pem}", "{file: key.pem, env: KEY}", "a key comes from exactly one place"),
+    ("{file: key.pem}", "{from: '2026-01-31'}", "a key comes from exactly one place"),
     ("{issuer: people}", "{issuer: own}", "a token of ours is not exchanged for another"),
     ("{issuer: people}", "{issuer: poeple}", "people"),
     ("{issuer: people}", "{issuer: people}, {issuer: people}", "issuer `people` stands here a second time"),
@@ -82,16 +89,41 @@ const ROWS: [(&str, &str, &str); 21] = [
 /// Whether it may be used, and what is said.
 fn check(yaml: &str) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
-    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let key = || rcgen::KeyPair::generate().unwrap().serialize_pem();
     let seal = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned();
-    for (name, text) in
-        [("doorward.yaml", yaml.to_owned()), ("token", "a-token".to_owned()), ("key.pem", key), ("seal", seal)]
-    {
+    for (name, text) in [
+        ("doorward.yaml", yaml.to_owned()),
+        ("token", "a-token".to_owned()),
+        ("key.pem", key()),
+        ("other.pem", key()),
+        ("seal", seal),
+    ] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     let output = command.args(["check", "doorward.yaml"]).current_dir(dir.path()).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
+    let (early, none) = ("it signs in less than an hour", "the time of no key has come");
+    let from = |ahead: i64| {
+        let at = OffsetDateTime::from_unix_timestamp(now().cast_signed() + ahead).unwrap();
+        format!("{{file: key.pem, from: '{}'}}", at.format(&Rfc3339).unwrap())
+    };
+    for (what, keys, warnings) in [
+        ("past", from(-60), [false, false]),
+        ("a day of the past", "{file: key.pem, from: '2026-01-31'}".to_owned(), [false, false]),
+        ("in half an hour, alone", from(1800), [true, true]),
+        ("tomorrow, alone", from(86_400), [false, true]),
+        ("tomorrow, after another", format!("{{file: other.pem}}, {}", from(86_400)), [false, false]),
+        ("in half an hour, after another", format!("{{file: other.pem}}, {}", from(1800)), [true, false]),
+    ] {
+        let (good, told) = check(&GOOD.replace("{file: key.pem}", &keys));
+        assert!(good, "{what}: {told}");
+        assert_eq!([early, none].map(|warning| told.contains(warning)), warnings, "{what}: {told}");
+    }
 }
 
 #[test]
