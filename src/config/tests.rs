@@ -157,6 +157,7 @@ golden! {
         .replace("schemes: [bearer]", "schemes: [anonymous, bearer]")
         .replace("do: allow", "do: alow")
         .replace("sessions:\n", "sessions:\n  idle: 8 hours\n"));
+    strangers_before_an_api_server: with("schemes: [session]", "schemes: [session, anonymous]");
     wrong_types: with("audiences: [doorward]", "audiences: doorward\n    listed_clients_only: yes\n    algorithms: {RS256: true}\n    username: 12\n    clock_skew: [1]\n    preset:");
     missing_settings: with("  - name: api\n    kind: kubernetes\n    hosts: [k8s.example.com]\n", "  - name: api\n");
     numbers_out_of_range: with("sessions:\n", "workers: 1000\nlimits: {header_count: 70000, http2_streams: -1, connections: 1.5}\nsessions:\n");

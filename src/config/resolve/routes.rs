@@ -229,6 +229,11 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
                     .error(&at, "`anonymous` can never stand on a `kubernetes` route")
                     .help("the API server would take the request for Doorward's own");
             }
+            Scheme::Anonymous if route.reaches_kubernetes() => {
+                report
+                    .error(&at, "`anonymous` can never stand on a `dashboard` route that names an API server")
+                    .help("`/api/` and `/apis/` of such a route go there as whoever asks: give public paths a route of their own, of kind `http`");
+            }
             Scheme::Anonymous if index + 1 < route.schemes.len() => {
                 report.error(&at, "`anonymous` must stand last").help("no scheme behind it would ever be looked for");
             }
