@@ -2,6 +2,7 @@
 //!
 //! The life of a request is [`request::pipeline`]; `docs/architecture.md` tells where everything lives.
 
+mod abort;
 pub mod admin;
 pub mod app;
 pub mod assertions;

@@ -10,6 +10,7 @@ pub mod rights;
 pub mod rollout;
 mod run;
 mod sessions;
+mod stream_watch;
 mod tasks;
 
 use std::{
@@ -25,7 +26,7 @@ use tokio::runtime::Handle;
 use crate::{
     admin::{health::Health, metrics::RequestMetrics},
     audit::Trail,
-    authn::{Principal, Scheme, break_glass::BreakGlassMetrics},
+    authn::{Principal, break_glass::BreakGlassMetrics},
     authz::Policy,
     clock::Clock,
     downstream,
@@ -39,11 +40,7 @@ use crate::{
     store::{Redis, Revocations, Store, StoreMetrics},
     sts::{Asking, ends::Ends, onward},
     supervisor::{Supervisor, TaskMetrics},
-    upstream::{
-        self,
-        buffered::ByteBudget,
-        streams::{self, CutReason, Stream},
-    },
+    upstream::{self, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
 };
 
@@ -155,51 +152,5 @@ impl App {
         let draft = path.with_extension("draft");
         std::fs::write(&draft, policy.source().as_bytes())?;
         std::fs::rename(draft, path)
-    }
-
-    /// Why a stream would be refused if it began now, by the generation in force. `None`: it would not.
-    pub fn refuses(&self, stream: &Stream) -> Option<CutReason> {
-        self.refuses_to(&stream.principal, stream)
-    }
-
-    /// The same for what is known of its caller by now.
-    fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
-        if self.revocations.is_signed_out(principal) {
-            return Some(CutReason::SignedOut);
-        }
-        if self.revocations.is_revoked(principal).is_some() {
-            return Some(CutReason::Revoked);
-        }
-        let snapshot = self.snapshot.load();
-        let now = self.clock.now();
-        let is_known = match principal.scheme {
-            Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
-            Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),
-            Scheme::Bearer | Scheme::Webhook | Scheme::Anonymous => true,
-        };
-        let route = snapshot.routes.by_name(&stream.request.route);
-        let Some(route) = route.filter(|route| is_known && route.schemes.contains(&principal.scheme)) else {
-            return Some(CutReason::PermissionLost);
-        };
-        let judged;
-        let principal = if principal.scheme == Scheme::Bearer {
-            // What was sent went under the name of then: who has another one now may not go on under it.
-            let again = route.accepts.judge_again(principal).filter(|again| again.username == principal.username);
-            let Some(again) = again else { return Some(CutReason::PermissionLost) };
-            judged = again;
-            &judged
-        } else {
-            principal
-        };
-        let is_allowed = snapshot.policy.decide(principal, &stream.view(now)).is_allow();
-        (!is_allowed).then_some(CutReason::PermissionLost)
-    }
-
-    /// Ends the streams whose session was ended and those of tokens and people that are revoked. Tells how many.
-    pub fn close_revoked_streams(&self) -> usize {
-        let signed_out = |stream: &Stream| self.revocations.is_signed_out(&stream.principal);
-        let revoked = |stream: &Stream| self.revocations.is_revoked(&stream.principal).is_some();
-        self.streams.close_matching(signed_out, CutReason::SignedOut)
-            + self.streams.close_matching(revoked, CutReason::Revoked)
     }
 }

@@ -1,11 +1,9 @@
 //! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
 
 use std::{
-    collections::HashSet,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use super::{
@@ -15,7 +13,6 @@ use super::{
 use crate::{
     admin::server::{AdminSettings, TokenHandle},
     audit::{self, Note},
-    authn::CredentialId,
     config::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
@@ -27,10 +24,7 @@ use crate::{
     logging::Logging,
     snapshot::{self, Resolved, Snapshot},
     store,
-    upstream::{
-        Pools,
-        streams::{CutReason, Stream},
-    },
+    upstream::Pools,
 };
 
 /// Takes new generations.
@@ -237,62 +231,5 @@ impl Reloader {
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
         app.trail.note(Note::PolicyLoaded { digest, problems: problems(&loaded.warnings) });
-    }
-}
-
-/// How often streams are held against revocations.
-const STREAM_TICK: Duration = Duration::from_millis(500);
-
-/// Ends streams whose credential was revoked, and those that a rule's hours no longer allow.
-pub async fn watch_streams(app: &App) {
-    let mut tick = tokio::time::interval(STREAM_TICK);
-    let mut looked = app.clock.now();
-    loop {
-        tick.tick().await;
-        let now = app.clock.now();
-        if !app.streams.is_empty() {
-            app.close_revoked_streams();
-        }
-        // Even if there is none: a stream that was decided before the boundary and begins after it has to notice.
-        let boundary = app.snapshot.load().policy.next_change(looked);
-        if boundary.is_some_and(|boundary| boundary <= now) {
-            app.streams.recheck(|stream| app.refuses(stream));
-        }
-        looked = now;
-    }
-}
-
-/// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
-const SESSION_TICK: Duration = Duration::from_secs(5);
-
-/// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
-/// do what was asked.
-pub async fn watch_sessions(app: &App) {
-    let mut tick = tokio::time::interval(SESSION_TICK);
-    loop {
-        tick.tick().await;
-        let mut names = HashSet::new();
-        app.streams.for_each(|stream| {
-            if let CredentialId::Session(name) = &stream.principal.credential {
-                names.insert(Arc::clone(name));
-            }
-        });
-        let sessions = app.snapshot.load().sessions.clone();
-        for name in names {
-            let of_session = |stream: &Stream| stream.principal.credential == CredentialId::Session(Arc::clone(&name));
-            match sessions.current(&name).await {
-                Ok(Some(principal)) => {
-                    app.streams.recheck(|stream| app.refuses_to(&principal, stream).filter(|_| of_session(stream)));
-                }
-                Ok(None) => {
-                    // Whoever ended it said so before, and maybe a moment ago.
-                    drop(app.revocations.refresh().await);
-                    app.close_revoked_streams();
-                    app.streams.close_matching(of_session, CutReason::Expired);
-                }
-                // Without the store nobody is logged out.
-                Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
-            }
-        }
     }
 }

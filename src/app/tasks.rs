@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, durability, heads, reload, rights, rollout};
+use super::{App, durability, heads, rights, rollout, stream_watch};
 use crate::{
     admin::health::Gate,
     audit::export,
@@ -30,8 +30,9 @@ pub(super) fn start(app: &Arc<App>) {
     });
     let critical = |name: &'static str| TaskSpec::new(name).critical();
     spawn(app, critical("stream-deadlines"), |app| app.streams.clone().enforce_deadlines());
-    spawn(app, critical("streams"), |app| async move { reload::watch_streams(&app).await });
-    spawn(app, critical("stream-sessions"), |app| async move { reload::watch_sessions(&app).await });
+    spawn(app, critical("streams"), |app| async move { stream_watch::watch_streams(&app).await });
+    spawn(app, critical("stream-tokens"), |app| async move { stream_watch::watch_tokens(&app).await });
+    spawn(app, critical("stream-sessions"), |app| async move { stream_watch::watch_sessions(&app).await });
     spawn(app, critical("health"), |app| async move { watch_health(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });

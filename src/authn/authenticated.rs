@@ -9,7 +9,10 @@ use crate::{
     authz::{Policy, RequestView},
     body::RequestBody,
     clock::Timestamp,
-    config::raw::{self, RouteKind},
+    config::{
+        raw::{self, RouteKind},
+        resolver::Secret,
+    },
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
@@ -27,6 +30,8 @@ pub struct Authenticated {
     request: CleanRequest<RequestBody>,
     route: Arc<Route>,
     principal: Arc<Principal>,
+    /// The token that it came with, if its issuer is asked about it and may be again.
+    token: Option<Arc<Secret>>,
     kubernetes: Option<Arc<Attributes>>,
     /// The part of a dashboard's back end.
     page: Option<Page>,
@@ -64,7 +69,13 @@ impl Authenticated {
             }
             _ => None,
         };
-        Ok(Self { request, route, principal, kubernetes, page, document: None })
+        Ok(Self { request, route, principal, token: None, kubernetes, page, document: None })
+    }
+
+    /// Keeps the token, for as long as the request or what becomes of it lasts.
+    #[must_use]
+    pub(super) fn with_token(self, token: Option<Arc<Secret>>) -> Self {
+        Self { token, ..self }
     }
 
     pub fn request(&self) -> &CleanRequest<RequestBody> {
@@ -77,6 +88,10 @@ impl Authenticated {
 
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal
+    }
+
+    pub(crate) fn token(&self) -> Option<&Arc<Secret>> {
+        self.token.as_ref()
     }
 
     /// What the request asks of Kubernetes, if it goes there.
@@ -99,7 +114,7 @@ impl Authenticated {
         policy: &Policy,
         record: &mut audit::Record,
     ) -> Result<Self, Rejection> {
-        let Self { request, route, principal, kubernetes, page, .. } = self;
+        let Self { request, route, principal, token, kubernetes, page, .. } = self;
         let asked = kubernetes.as_ref().map(|attributes| (attributes.verb.as_str(), attributes.api_version.as_str()));
         let (verb, version) = asked.unwrap_or_default();
         Document::check_head(verb, request.headers())?;
@@ -113,7 +128,7 @@ impl Authenticated {
         }
         Arc::make_mut(&mut document.run).keep(|name| policy.run_names().any(|known| **known == *name));
         let request = request.with_body(RequestBody::Empty);
-        Ok(Self { request, route, principal, kubernetes, page, document: Some(Box::new(document)) })
+        Ok(Self { request, route, principal, token, kubernetes, page, document: Some(Box::new(document)) })
     }
 
     /// Reads the body of a request that writes an object whose annotations Tekton copies to runs.
@@ -123,7 +138,7 @@ impl Authenticated {
         budget: &ByteBudget,
         record: &mut audit::Record,
     ) -> Result<Self, Rejection> {
-        let Self { request, route, principal, kubernetes, page, document } = self;
+        let Self { request, route, principal, token, kubernetes, page, document } = self;
         let verb = kubernetes.as_ref().map(|attributes| attributes.verb.as_str()).unwrap_or_default();
         template::check_head(verb, request.headers())?;
         let (request, body) = request.take_body();
@@ -134,7 +149,7 @@ impl Authenticated {
             Rejection::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
         })?;
         let request = request.with_body(RequestBody::Buffered(sent));
-        Ok(Self { request, route, principal, kubernetes, page, document })
+        Ok(Self { request, route, principal, token, kubernetes, page, document })
     }
 
     /// What the request does to a run of Tekton.
@@ -172,6 +187,7 @@ impl Authenticated {
         let meta = self.request.meta();
         StreamRequest {
             route: Arc::clone(&self.route.name),
+            upstream: self.route.upstream.place(),
             kind: self.route.kind,
             host: Arc::clone(self.request.host()),
             target: self.request.target().clone(),

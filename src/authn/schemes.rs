@@ -4,12 +4,20 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::{Authenticated, Presented, Principal, Scheme, authenticated::note_body, bearer, break_glass::BreakGlass};
+use super::{
+    Authenticated, Presented, Principal, Scheme,
+    authenticated::note_body,
+    bearer::{self, BearerToken},
+    break_glass::BreakGlass,
+};
 use crate::{
     audit,
     body::{RequestBody, Trailers},
     clock::{Clock, Timestamp},
-    config::raw::{Limits, RouteKind},
+    config::{
+        raw::{Limits, RouteKind},
+        resolver::Secret,
+    },
     downstream::Connection,
     error::{Reason, Rejection},
     issuers::Issuers,
@@ -78,10 +86,10 @@ impl Authenticator<'_> {
         }
         let schemes = &route.schemes;
         if (schemes.contains(&Scheme::Bearer) || self.may_hold_handle(&request, route))
-            && let Some(principal) = self.bearer(&mut request, route).await?
+            && let Some((principal, token)) = self.bearer(&mut request, route).await?
         {
             let request = self.with_body(request, route, record).await?;
-            return known(request, route, principal, record);
+            return known(request, route, principal, token, record);
         }
         for scheme in schemes {
             let principal = match scheme {
@@ -112,7 +120,7 @@ impl Authenticator<'_> {
             };
             self.check_revoked(&principal)?;
             let request = self.with_body(request, route, record).await?;
-            return known(request, route, principal, record);
+            return known(request, route, principal, None, record);
         }
         let missing = Rejection::new(
             Reason::CredentialMissing,
@@ -124,14 +132,15 @@ impl Authenticator<'_> {
         Err(missing)
     }
 
+    /// Who a token is of, and the token if its issuer is asked about it.
     async fn bearer(
         &self,
         request: &mut CleanRequest<Incoming>,
         route: &Route,
-    ) -> Result<Option<Arc<Principal>>, Rejection> {
+    ) -> Result<Option<(Arc<Principal>, Option<Arc<Secret>>)>, Rejection> {
         let upgrade = request.meta().upgrade.is_some();
         let (bearers, handles) = (route.schemes.contains(&Scheme::Bearer), route.schemes.contains(&Scheme::Session));
-        let (principal, protocols) = match bearer::presented(request.headers(), request.query(), upgrade) {
+        let (principal, token, protocols) = match bearer::presented(request.headers(), request.query(), upgrade) {
             Presented::Not => return Ok(None),
             Presented::Good(token) if handles && sessions::is_handle(&token.token) => {
                 let (sessions, client) = (self.sessions, request.meta().client);
@@ -140,7 +149,7 @@ impl Authenticator<'_> {
                         .fix("use https")
                 })?;
                 let session = Box::pin(sessions.authenticate_handle(&token.token, &origin, client)).await?;
-                (Arc::clone(&session.principal), token.remaining_protocols)
+                (Arc::clone(&session.principal), None, token.remaining_protocols)
             }
             // A route that takes no tokens does not look at them.
             _ if !bearers => return Ok(None),
@@ -153,13 +162,16 @@ impl Authenticator<'_> {
                     ));
                 }
                 let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
-                (self.issuers.authenticate(&token.token, &route.accepts, &revoked).await?, token.remaining_protocols)
+                let BearerToken { token, remaining_protocols } = token;
+                let principal = self.issuers.authenticate(&token, &route.accepts, &revoked).await?;
+                let asked = route.accepts.ask_about(&token, &principal);
+                (principal, asked.then(|| Arc::new(Secret::new(token.as_bytes().to_vec()))), remaining_protocols)
             }
         };
         if let Some(protocols) = protocols {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
-        Ok(Some(principal))
+        Ok(Some((principal, token)))
     }
 
     /// Whether a request may carry the handle of a program's session, which stands where tokens do.
@@ -333,10 +345,11 @@ fn known(
     request: CleanRequest<RequestBody>,
     route: &Arc<Route>,
     principal: Arc<Principal>,
+    token: Option<Arc<Secret>>,
     record: &mut audit::Record,
 ) -> Result<Outcome, Rejection> {
     record.principal = Some(Arc::clone(&principal));
-    Ok(Outcome::Known(Authenticated::new(request, Arc::clone(route), principal)?, None))
+    Ok(Outcome::Known(Authenticated::new(request, Arc::clone(route), principal)?.with_token(token), None))
 }
 
 /// The request with its body as it comes.

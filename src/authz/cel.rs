@@ -49,6 +49,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(super) struct Expression {
     program: Program,
     source: Arc<str>,
+    reads_time: bool,
 }
 
 impl Expression {
@@ -95,7 +96,8 @@ impl Expression {
             }
             return None;
         }
-        let expression = Self { program, source: source.into() };
+        let reads_time = reads::reads(program.expression()).time;
+        let expression = Self { program, source: source.into(), reads_time };
         match expression.try_on_samples() {
             Ok(()) => Some(expression),
             Err(why) => {
@@ -107,6 +109,11 @@ impl Expression {
 
     pub(super) fn source(&self) -> &Arc<str> {
         &self.source
+    }
+
+    /// Whether its value may change as time goes by.
+    pub(super) fn reads_time(&self) -> bool {
+        self.reads_time
     }
 
     /// The value of the expression.

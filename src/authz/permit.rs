@@ -14,7 +14,7 @@ use crate::{
     request::{outbound::Length, route::Route, sanitize::Meta},
     tekton::Document,
     upstream::{
-        streams::{Stream, StreamKind},
+        streams::{Stream, StreamKind, VouchedToken},
         upgrade::UpgradeProtocol,
     },
 };
@@ -143,9 +143,11 @@ impl Permit {
         }
     }
 
-    /// What the registry of streams keeps of a request that was decided at `now`, if it is or becomes a stream.
-    pub(crate) fn stream(&self, kind: StreamKind, now: Timestamp) -> Stream {
+    /// What the registry of streams keeps of a request that was decided at `now` and goes under these groups, if it is or
+    /// becomes a stream.
+    pub(crate) fn stream(&self, kind: StreamKind, groups: Vec<Arc<str>>, now: Timestamp) -> Stream {
         let max = self.route().max_stream;
-        Stream::new(kind, Arc::clone(self.principal()), self.authenticated.keep(), max, now)
+        let stream = Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now);
+        Stream { token: self.authenticated.token().map(|token| VouchedToken::new(Arc::clone(token), now)), ..stream }
     }
 }

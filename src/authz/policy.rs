@@ -223,6 +223,11 @@ impl Policy {
         self.rules.iter().filter_map(|rule| rule.next_change(after)).min()
     }
 
+    /// Whether what it decides may also change at moments that nobody can tell beforehand.
+    pub fn follows_the_clock(&self) -> bool {
+        self.rules.iter().any(Rule::follows_the_clock)
+    }
+
     /// Names of parameters and labels of runs that rules look at.
     pub fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(Rule::run_names)

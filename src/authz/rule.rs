@@ -331,6 +331,12 @@ impl Rule {
         });
         windows.min()
     }
+
+    /// Whether what it says may change at any moment, as a login grows old or an expression looks at the time.
+    pub(super) fn follows_the_clock(&self) -> bool {
+        let ages = matches!(&self.action, Action::Allow(need) if need.max_age().is_some());
+        !self.shadow && (ages || self.when.as_ref().is_some_and(Expression::reads_time))
+    }
 }
 
 fn check_need(need: &raw::Need, at: &At, report: &mut Report) {

@@ -99,6 +99,8 @@ impl<E: OnEnd> ResponseBody<E> {
     /// Ends the body when the registry says so, in the way that `style` tells.
     #[must_use]
     pub fn cut_by(mut self, handle: StreamHandle, style: CutStyle) -> Self {
+        // While its client takes nothing, a body is not asked for more, and would never notice that it is cut.
+        handle.ends_this_work();
         self.cut = Some((handle, style));
         self
     }
@@ -217,7 +219,12 @@ impl<E: OnEnd> Body for ResponseBody<E> {
 
 impl<E: OnEnd> Drop for ResponseBody<E> {
     fn drop(&mut self) {
-        let outcome = if self.is_end_stream() { Outcome::Complete } else { Outcome::ClientAborted };
+        let cut = self.cut.as_ref().and_then(|(handle, _)| handle.reason());
+        let outcome = match cut {
+            _ if self.is_end_stream() => Outcome::Complete,
+            Some(reason) => Outcome::Cut(reason),
+            None => Outcome::ClientAborted,
+        };
         self.end(outcome);
     }
 }

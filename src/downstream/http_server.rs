@@ -15,10 +15,11 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
+    rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
@@ -32,12 +33,22 @@ use super::{
     metrics::ProtocolError,
     registry::Registered,
 };
-use crate::config::raw::Limits;
+use crate::{abort::Abortable, config::raw::Limits};
 
 /// How much of a request that nobody reads is taken from the client, so that it sees the answer and not a reset: as much as
 /// a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Runs each stream of HTTP/2 as a task of its own, which can be ended without its connection.
+#[derive(Clone, Debug)]
+struct Exchanges;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Exchanges {
+    fn execute(&self, exchange: F) {
+        tokio::spawn(Abortable::new(exchange));
+    }
+}
 
 /// One connection that speaks HTTP.
 pub(super) struct Server<S> {
@@ -63,7 +74,7 @@ impl<S: Serve> Server<S> {
         match self.connection.protocol {
             Protocol::Http1 => {
                 let io = Io::new(stream, prefix, Some(Scanner::default()), liveness, registered);
-                Box::pin(self.http1(TokioIo::new(io)))
+                Box::pin(Abortable::new(self.http1(TokioIo::new(io))))
             }
             Protocol::Http2 => {
                 registered.speaks_http2();
@@ -117,7 +128,7 @@ impl<S: Serve> Server<S> {
     {
         let window = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
         let ping = self.limits.http2_ping_interval.get();
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Exchanges);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.http2_streams)

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     checks::{AccessTokenChecks, Checked, IdTokenChecks, VerifiedToken},
     introspection::Introspection,
-    jwt::Unverified,
+    jwt::{Unverified, is_jwt_shaped},
     key_cache::{KeyCache, KeySource},
     logout_token::LogoutToken,
     principal::{Facts, Mapping},
@@ -105,6 +105,13 @@ impl Issuer {
     /// Whether opaque tokens are asked about here.
     pub fn introspects(&self) -> bool {
         self.introspection.as_ref().is_some_and(|introspection| introspection.mode() != IntrospectionMode::Never)
+    }
+
+    /// Whether this issuer, or its API server, is asked about such a token each time that what it said is too old.
+    pub(super) fn asks_about(&self, token: &str) -> bool {
+        let Some(introspection) = &self.introspection else { return self.token_review.is_some() };
+        let of_jwts = || introspection.mode() == IntrospectionMode::Always || self.token_review.is_some();
+        if is_jwt_shaped(token) { of_jwts() } else { self.introspects() }
     }
 
     /// Verifies an ID token. Waits at most for one fetch of keys.

@@ -236,6 +236,12 @@ impl Accepts {
         &self.issuers
     }
 
+    /// Whether the issuer of a caller is asked about the token that they came with.
+    pub fn ask_about(&self, token: &str, principal: &Principal) -> bool {
+        let of_caller = |issuer: &&Arc<Issuer>| *issuer.name() == principal.issuer;
+        self.issuers.iter().filter(of_caller).any(|issuer| issuer.asks_about(token))
+    }
+
     /// A caller whose bearer token was verified under an earlier generation, as it would be known now; `None` where the
     /// token would no longer be taken.
     pub fn judge_again(&self, known: &Principal) -> Option<Principal> {

@@ -15,9 +15,8 @@ use hyper::body::Incoming;
 
 use super::{
     exchange::{Exchange, Sent},
-    pipeline::{
-        Ending, Worker, note_request, note_route, own, received, recorded, refuse_impersonation, short_of_memory,
-    },
+    notes::{note_request, note_route, recorded},
+    pipeline::{Ending, Worker, own, received, refuse_impersonation, short_of_memory},
     respond::Manner,
     route::Target,
     sanitize::{Received, sanitize},

@@ -16,7 +16,8 @@ use super::{
     delivery,
     exchange::{Exchange, Ledger},
     headers,
-    pipeline::{Ending, Worker, own, recorded},
+    notes::recorded,
+    pipeline::{Ending, Worker, own},
     route::Route,
     sanitize::{CleanRequest, Meta},
 };

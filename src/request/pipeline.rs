@@ -15,6 +15,7 @@ use super::{
     delivery,
     exchange::{Exchange, Ledger, Sent},
     forward_auth,
+    notes::{note_request, note_route, recorded},
     outbound::{Length, Outbound},
     respond::{self, Manner},
     route::{Miss, Route, Target},
@@ -26,7 +27,7 @@ use crate::{
     assertions::Asserted,
     audit,
     authn::{self, Authenticator, Scheme},
-    authz::{self, authorize},
+    authz::authorize,
     body::ResponseBody,
     clock::Timestamp,
     config::raw::RouteKind,
@@ -346,7 +347,7 @@ impl Worker {
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
         let forwarded = match makes_a_run && snapshot.tokens.is_some() {
             true => Box::pin(self.make(snapshot, cleared, exchange)).await?,
-            false => self.send(&mut cleared).await?,
+            false => self.send(snapshot, &mut cleared).await?,
         };
         match forwarded {
             Forwarded::Response { response, long } => {
@@ -363,11 +364,17 @@ impl Worker {
         }
     }
 
-    /// Sends, and gives what came.
-    pub(super) async fn send(&self, cleared: &mut Cleared) -> Result<Forwarded<Exchange>, Rejection> {
+    /// Sends, and gives what came. `snapshot` is the one by which it was decided.
+    pub(super) async fn send(
+        &self,
+        snapshot: &Snapshot,
+        cleared: &mut Cleared,
+    ) -> Result<Forwarded<Exchange>, Rejection> {
         let Cleared { outbound, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
-            let handle = self.app.streams.register(outbound.permit.stream(kind, *now));
+            // The same that were sent, and found again only for what lasts.
+            let groups = snapshot.policy.kubernetes_groups(outbound.permit.principal()).groups;
+            let handle = self.app.streams.register(outbound.permit.stream(kind, groups, *now));
             if handle.missed(*epoch)
                 && let Some(why) = self.app.refuses(handle.stream())
             {
@@ -394,29 +401,6 @@ impl Worker {
             clock: &self.app.clock,
         }
     }
-}
-
-/// Notes what is asked, for the record and for a refusal.
-pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange, manner: &mut Manner) {
-    let record = exchange.record();
-    record.host = Arc::clone(request.host());
-    record.path = request.path().into();
-    record.address = Some(request.meta().client);
-    record.upgrade = request.meta().upgrade.is_some();
-    record.trace = Some(request.meta().trace.trace_bytes());
-    manner.note(request);
-}
-
-/// Notes where it leads, likewise.
-pub(super) fn note_route(route: &Arc<Route>, snapshot: &Snapshot, exchange: &mut Exchange, manner: &mut Manner) {
-    manner.route = Some(Arc::clone(route));
-    exchange.count_on(&route.metrics);
-    let record = exchange.record();
-    record.route = Some(Arc::clone(&route.name));
-    record.kind = Some(route.kind);
-    record.event_listener.clone_from(&route.event_listener);
-    record.policy = Some(Arc::clone(snapshot.policy.digest()));
-    record.claims.clone_from(&snapshot.claims);
 }
 
 /// What a client asks to be is never passed on and never ignored.
@@ -476,20 +460,6 @@ async fn settle(
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), forwarded: false }
-}
-
-pub(crate) fn recorded(decision: &authz::Decision) -> audit::Decision {
-    audit::Decision {
-        outcome: match &decision.outcome {
-            authz::Outcome::Allow => audit::Outcome::Allow,
-            authz::Outcome::Deny(_) | authz::Outcome::NoMatch { .. } => audit::Outcome::Deny,
-            authz::Outcome::StepUp(_) => audit::Outcome::StepUp,
-            authz::Outcome::Approve(_) => audit::Outcome::Approve,
-        },
-        rule: decision.rule.clone(),
-        shadow: decision.shadow.iter().map(|shadow| Arc::clone(&shadow.rule)).collect(),
-        grants: Vec::new(),
-    }
 }
 
 /// What only an operator may know goes to the log; the caller's own mistakes are in the audit trail.

@@ -26,7 +26,7 @@ use crate::{
     authz::{AskedToken, Decision, RequestView},
     clock::Timestamp,
     error::Reason,
-    request::{exchange::Exchange, pipeline::recorded, sanitize::CleanRequest},
+    request::{exchange::Exchange, notes::recorded, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
 };

@@ -44,7 +44,7 @@ pub use self::{
     error::{UpstreamError, UpstreamErrorKind},
     metrics::Metrics,
     response::UpstreamBody,
-    settings::Upstream,
+    settings::{Place, Upstream},
 };
 use self::{
     pool::{Lease, Node},

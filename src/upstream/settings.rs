@@ -70,6 +70,20 @@ pub(super) enum Protocol {
     Http2,
 }
 
+/// Where an upstream is, whatever becomes of the credentials that it is asked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    name: Arc<str>,
+    origin: HeaderValue,
+}
+
+impl Place {
+    /// By its name in the configuration, and scheme, host and port of its address.
+    pub fn new(name: impl Into<Arc<str>>, origin: HeaderValue) -> Self {
+        Self { name: name.into(), origin }
+    }
+}
+
 impl Upstream {
     /// Checks an entry of `upstreams`. Files are read through `resolver`; all problems are reported, and any gives
     /// `None`. `at` is the place of the entry.
@@ -132,6 +146,11 @@ impl Upstream {
     /// Its own origin, for what a page of ours opens there.
     pub fn origin(&self) -> &HeaderValue {
         &self.authority.origin
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        Place::new(Arc::clone(&self.name), self.authority.origin.clone())
     }
 
     /// Its name in the configuration.

@@ -3,112 +3,48 @@
 //! opened it and what was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and
 //! when a new policy no longer allows it. What is kept is owned: a stream never holds on to a configuration.
 
+mod kinds;
+
 use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use http::{Method, uri::PathAndQuery};
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-};
-
+use self::kinds::{CutLabel, KindLabel};
+pub use self::kinds::{CutReason, Metrics, StreamKind};
 use crate::{
+    abort::Abort,
     authn::Principal,
     authz::RequestView,
     clock::{Clock, Timestamp},
-    config::raw::{EventListener, RouteKind},
+    config::{
+        raw::{EventListener, RouteKind},
+        resolver::Secret,
+    },
     kubernetes::Attributes,
+    upstream::Place,
 };
+use http::{Method, uri::PathAndQuery};
 
 /// How often deadlines are looked at.
 const DEADLINE_TICK: Duration = Duration::from_secs(1);
 
-/// What a stream is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StreamKind {
-    Watch,
-    Log,
-    Download,
-    WebSocket,
-    Spdy,
-    /// An answer without a length: mostly over at once, but it may be a gRPC stream or lines of JSON without end.
-    Unsized,
-}
-
-impl StreamKind {
-    /// The label, snake case.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Watch => "watch",
-            Self::Log => "log",
-            Self::Download => "download",
-            Self::WebSocket => "websocket",
-            Self::Spdy => "spdy",
-            Self::Unsized => "unsized",
-        }
-    }
-}
-
-/// Why a stream was ended by us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CutReason {
-    /// Its credential, its session or the time that its route allows is over.
-    Expired,
-    SignedOut,
-    Revoked,
-    /// The policy no longer allows what was asked.
-    PermissionLost,
-    /// Doorward stops.
-    Draining,
-    /// Nothing moved for too long.
-    Idle,
-}
-
-impl CutReason {
-    const ALL: [Self; 6] =
-        [Self::Expired, Self::SignedOut, Self::Revoked, Self::PermissionLost, Self::Draining, Self::Idle];
-
-    /// The label, snake case.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::SignedOut => "signed_out",
-            Self::Revoked => "revoked",
-            Self::PermissionLost => "permission_lost",
-            Self::Draining => "draining",
-            Self::Idle => "idle",
-        }
-    }
-
-    const fn code(self) -> u8 {
-        self as u8 + 1
-    }
-
-    fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.code() == code)
-    }
-}
-
-impl fmt::Display for CutReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+/// How long a stream that is cut may take to end by itself, before the work on it is.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What was asked, kept so that it can be decided again. All of it is shared or small, since every request keeps it: one
 /// whose answer turns out to be a stream is known only when the answer comes.
 #[derive(Clone, Debug)]
 pub struct StreamRequest {
     pub route: Arc<str>,
+    /// Where it was sent.
+    pub upstream: Place,
     pub kind: RouteKind,
     pub host: Arc<str>,
     pub target: PathAndQuery,
@@ -119,11 +55,41 @@ pub struct StreamRequest {
     pub kubernetes: Option<Arc<Attributes>>,
 }
 
+/// A token about which its issuer is asked again while a stream lasts that it opened.
+#[derive(Debug)]
+pub struct VouchedToken {
+    text: Arc<Secret>,
+    /// When its issuer last said that it is good, in milliseconds.
+    vouched: AtomicI64,
+}
+
+impl VouchedToken {
+    pub fn new(text: Arc<Secret>, vouched: Timestamp) -> Self {
+        Self { text, vouched: AtomicI64::new(vouched.as_millis()) }
+    }
+
+    pub fn text(&self) -> &Secret {
+        &self.text
+    }
+
+    pub fn vouched(&self) -> Timestamp {
+        Timestamp::from_millis(self.vouched.load(Ordering::Relaxed))
+    }
+
+    pub fn is_vouched_for(&self, now: Timestamp) {
+        self.vouched.store(now.as_millis(), Ordering::Relaxed);
+    }
+}
+
 /// A registered stream.
 #[derive(Debug)]
 pub struct Stream {
     pub kind: StreamKind,
     pub principal: Arc<Principal>,
+    /// The groups that it was sent under, with the name of the principal.
+    pub groups: Vec<Arc<str>>,
+    /// The token that it was opened with, if its issuer is asked about it.
+    pub token: Option<VouchedToken>,
     pub request: StreamRequest,
     /// When it ends at the latest.
     pub deadline: Timestamp,
@@ -134,12 +100,18 @@ impl Stream {
     pub fn new(
         kind: StreamKind,
         principal: Arc<Principal>,
+        groups: Vec<Arc<str>>,
         request: StreamRequest,
         max: Duration,
         now: Timestamp,
     ) -> Self {
         let deadline = (now + max).min(principal.expires);
-        Self { kind, principal, request, deadline }
+        Self { kind, principal, groups, token: None, request, deadline }
+    }
+
+    /// Whether it goes on until somebody ends it, as far as is known.
+    fn lasts(&self) -> bool {
+        self.kind != StreamKind::Unsized
     }
 
     /// The request as rules see it, at `now`.
@@ -185,10 +157,15 @@ struct Open {
     next: u64,
     streams: HashMap<u64, Entry>,
     deadlines: BTreeSet<(Timestamp, u64)>,
+    /// Those that were cut and may not have ended yet, the first first.
+    ending: VecDeque<(Instant, u64)>,
+    /// Doorward stops: nothing that lasts begins any more.
+    draining: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
+    id: u64,
     stream: Arc<Stream>,
     cut: Arc<Cut>,
 }
@@ -198,6 +175,8 @@ struct Entry {
 struct Cut {
     reason: AtomicU8,
     waker: Mutex<Option<Waker>>,
+    /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
+    abort: OnceLock<Abort>,
 }
 
 impl Cut {
@@ -232,7 +211,6 @@ impl Cut {
 /// Belongs to the stream: tells it when to end, and takes it out of the registry when dropped.
 #[derive(Debug)]
 pub struct StreamHandle {
-    id: u64,
     epoch: u64,
     entry: Entry,
     shared: Arc<Shared>,
@@ -264,6 +242,11 @@ impl StreamHandle {
         &self.entry.stream
     }
 
+    /// Has the work within which this is called ended, if it has not a moment after the stream was cut.
+    pub(crate) fn ends_this_work(&self) {
+        let _ = self.entry.cut.abort.set(Abort::of_this_work());
+    }
+
     /// Ends the stream from the inside, for reasons that it sees itself.
     pub(crate) fn end(&self, reason: CutReason) {
         self.shared.cut(&self.entry, reason);
@@ -273,8 +256,8 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         let mut open = self.shared.open();
-        open.streams.remove(&self.id);
-        open.deadlines.remove(&(self.entry.stream.deadline, self.id));
+        open.streams.remove(&self.entry.id);
+        open.deadlines.remove(&(self.entry.stream.deadline, self.entry.id));
         drop(open);
         self.shared.metrics.open.get_or_create(&KindLabel { kind: self.entry.stream.kind.as_str() }).dec();
     }
@@ -286,9 +269,11 @@ impl Registry {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Ends what lasts, as Doorward stops. Answers that are only without a length may end by themselves.
+    /// Ends what lasts, as Doorward stops, and from here on what is still on its way to become such a stream. Answers
+    /// that are only without a length may end by themselves.
     pub fn drain(&self) -> usize {
-        self.close_matching(|stream| stream.kind != StreamKind::Unsized, CutReason::Draining)
+        self.shared.open().draining = true;
+        self.close_matching(Stream::lasts, CutReason::Draining)
     }
 
     /// Which look at all streams was the last. See [`StreamHandle::missed`].
@@ -296,24 +281,27 @@ impl Registry {
         self.shared.epoch.load(Ordering::Acquire)
     }
 
-    /// Adds a stream. One whose deadline is over is cut at once.
+    /// Adds a stream. One whose deadline is over is cut at once, and one that lasts while Doorward stops.
     pub fn register(&self, stream: Stream) -> StreamHandle {
-        let entry = Entry { stream: Arc::new(stream), cut: Arc::default() };
-        let deadline = entry.stream.deadline;
-        self.shared.metrics.open.get_or_create(&KindLabel { kind: entry.stream.kind.as_str() }).inc();
-        let (id, epoch) = {
+        let (stream, cut) = (Arc::new(stream), Arc::<Cut>::default());
+        let deadline = stream.deadline;
+        self.shared.metrics.open.get_or_create(&KindLabel { kind: stream.kind.as_str() }).inc();
+        let (entry, epoch, draining) = {
             let mut open = self.shared.open();
-            let id = open.next;
+            let entry = Entry { id: open.next, stream, cut };
             open.next += 1;
-            open.streams.insert(id, entry.clone());
-            open.deadlines.insert((deadline, id));
+            open.streams.insert(entry.id, entry.clone());
+            open.deadlines.insert((deadline, entry.id));
             // Under the lock: a look that begins later finds the stream, one that began earlier shows in the epoch.
-            (id, self.epoch())
+            (entry, self.epoch(), open.draining)
         };
+        if draining && entry.stream.lasts() {
+            self.shared.cut(&entry, CutReason::Draining);
+        }
         if deadline <= self.shared.clock.now() {
             self.shared.cut(&entry, CutReason::Expired);
         }
-        StreamHandle { id, epoch, entry, shared: Arc::clone(&self.shared) }
+        StreamHandle { epoch, entry, shared: Arc::clone(&self.shared) }
     }
 
     /// Ends the streams that `matches`, and tells how many.
@@ -324,6 +312,13 @@ impl Registry {
     /// Shows every stream to `look`.
     pub fn for_each(&self, mut look: impl FnMut(&Stream)) {
         self.shared.open().streams.values().for_each(|entry| look(&entry.stream));
+    }
+
+    /// The streams of tokens about which their issuers are asked.
+    pub fn asked(&self) -> Vec<Asked> {
+        let open = self.shared.open();
+        let asked = open.streams.values().filter(|entry| entry.stream.token.is_some() && entry.cut.get().is_none());
+        asked.map(|entry| Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }).collect()
     }
 
     /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
@@ -351,13 +346,31 @@ impl Registry {
         over.iter().filter(|entry| self.shared.cut(entry, CutReason::Expired)).count()
     }
 
-    /// Ends streams at their deadlines, for ever. One task of the control runtime runs it.
+    /// Ends the work on exchanges whose streams were cut a while ago and have not ended, since their client takes nothing. Tells
+    /// how many.
+    pub fn abort_stuck(&self) -> usize {
+        let stuck: Vec<Entry> = {
+            let mut open = self.shared.open();
+            let mut stuck = Vec::new();
+            while let Some((cut, id)) = open.ending.front().copied()
+                && cut.elapsed() >= GRACE
+            {
+                open.ending.pop_front();
+                stuck.extend(open.streams.get(&id).cloned());
+            }
+            stuck
+        };
+        stuck.iter().filter_map(|entry| entry.cut.abort.get()).map(Abort::abort).count()
+    }
+
+    /// Ends streams at their deadlines, and those that do not end, for ever. One task of the control runtime runs it.
     pub async fn enforce_deadlines(self) {
         let mut interval = tokio::time::interval(DEADLINE_TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             self.cut_expired();
+            self.abort_stuck();
         }
     }
 
@@ -379,6 +392,23 @@ impl Registry {
     }
 }
 
+/// A stream whose token is asked about. It may end meanwhile.
+#[derive(Debug)]
+pub struct Asked {
+    entry: Entry,
+    shared: Arc<Shared>,
+}
+
+impl Asked {
+    pub fn stream(&self) -> &Stream {
+        &self.entry.stream
+    }
+
+    pub fn cut(&self, reason: CutReason) {
+        self.shared.cut(&self.entry, reason);
+    }
+}
+
 impl Shared {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -387,37 +417,13 @@ impl Shared {
     fn cut(&self, entry: &Entry, reason: CutReason) -> bool {
         let first = entry.cut.set(reason);
         if first {
+            self.open().ending.push_back((Instant::now(), entry.id));
             self.metrics
                 .closed
                 .get_or_create(&CutLabel { kind: entry.stream.kind.as_str(), reason: reason.as_str() })
                 .inc();
         }
         first
-    }
-}
-
-/// Streams by kind, and those that we ended by why.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    open: Family<KindLabel, Gauge>,
-    closed: Family<CutLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CutLabel {
-    kind: &'static str,
-    reason: &'static str,
-}
-
-impl Metrics {
-    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        registry.register("streams_open", "Streams, and answers without a length, which may last", self.open.clone());
-        registry.register("streams_cut", "Streams that Doorward ended", self.closed.clone());
     }
 }
 

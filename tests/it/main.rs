@@ -54,6 +54,7 @@ mod sessions;
 mod sockets;
 mod step_up;
 mod store;
+mod stream_grounds;
 mod streams;
 mod token_command;
 mod tokens;

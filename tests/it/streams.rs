@@ -16,8 +16,8 @@ use crate::{
 };
 
 const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
-const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
-const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
+pub const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
+pub const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
 
 /// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
 pub fn streaming(request: &Recorded) -> Reply {
@@ -85,10 +85,10 @@ impl Streams {
     }
 }
 
-type Http2 = SendRequest<Empty<bytes::Bytes>>;
+pub type Http2 = SendRequest<Empty<bytes::Bytes>>;
 
 /// A connection of HTTP/2 with prior knowledge.
-async fn http2(doorward: &Doorward) -> Http2 {
+pub async fn http2(doorward: &Doorward) -> Http2 {
     let stream = TcpStream::connect(doorward.address("public")).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -97,7 +97,7 @@ async fn http2(doorward: &Doorward) -> Http2 {
 }
 
 /// Opens a stream of HTTP/2 and reads the first bytes of the answer.
-async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
+pub async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
     let fields = lines.iter().map(|line| line.split_once(": ").unwrap());
     let (hosts, headers): (Vec<_>, Vec<_>) = fields.partition(|(name, _)| *name == "Host");
     let mut request = http::Request::get(format!("http://{}{path}", hosts[0].1));
@@ -112,7 +112,7 @@ async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
 }
 
 /// Sends the request and reads the head of the answer.
-async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> Raw {
+pub async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> Raw {
     let mut raw = doorward.raw().await;
     raw.send(format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))).await;
     let head =
@@ -122,7 +122,7 @@ async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> 
 }
 
 /// Why streams ended, as the trail has it, once `count` of them have.
-async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
+pub async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
     ends_in(doorward, "request.completed", count).await
 }
 

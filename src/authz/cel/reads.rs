@@ -1,16 +1,19 @@
-//! Which claims an expression looks at, so that the audit trail can keep them and the decision can be made again.
+//! What an expression looks at: which claims, so that the audit trail can keep them and the decision can be made again, and
+//! whether at the time, so that what lasts is decided again.
 
 use std::collections::BTreeSet;
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-/// What an expression reads of the claims.
+/// What an expression reads.
 #[derive(Default)]
 pub(super) struct Reads<'e> {
     /// Names of top-level claims.
     pub claims: BTreeSet<String>,
     /// Where the claims are used and none is named: in a loop, by a name that is computed, by their number.
     pub whole: Vec<&'e IdedExpr>,
+    /// Whether it reads the time of the request, or may.
+    pub time: bool,
 }
 
 /// Looks through the whole expression.
@@ -35,6 +38,7 @@ impl<'e> Reads<'e> {
                     self.whole.push(expr);
                 }
             }
+            Expr::Select(select) if is_request(&select.operand) => self.time |= select.field == "time",
             Expr::Select(select) => self.visit(&select.operand),
             Expr::Call(call) => {
                 let named = match (call.func_name.as_str(), call.args.as_slice()) {
@@ -68,6 +72,7 @@ impl<'e> Reads<'e> {
             ]
             .into_iter()
             .for_each(|part| self.visit(part)),
+            Expr::Ident(_) if is_request(expr) => self.time = true,
             Expr::Literal(_) | Expr::Ident(_) | Expr::Struct(_) | Expr::Unspecified => {}
         }
     }
@@ -75,6 +80,10 @@ impl<'e> Reads<'e> {
 
 fn is_principal(expr: &IdedExpr) -> bool {
     matches!(&expr.expr, Expr::Ident(name) if name == "principal")
+}
+
+fn is_request(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Ident(name) if name == "request")
 }
 
 fn is_claims(expr: &IdedExpr) -> bool {

@@ -44,6 +44,22 @@ fn evaluate(source: &str) -> Result<bool, String> {
 }
 
 #[test]
+fn an_expression_that_may_look_at_the_time_is_known() {
+    for (source, expected) in [
+        ("request.time < 1800000000", true),
+        ("principal.groups.exists(g, g == 'dev' && request.time > 5)", true),
+        ("[request.time][0] > 5", true),
+        ("request.path == '/time'", false),
+        ("principal.claims.time == 5 || 'time' in principal.groups", false),
+    ] {
+        let mut report = Report::default();
+        let expression = Expression::compile(source, &At::root(), &mut report);
+        let expression = expression.unwrap_or_else(|| panic!("{source}: {:?}", report.problems()));
+        assert_eq!(expression.reads_time(), expected, "{source}");
+    }
+}
+
+#[test]
 fn expressions_see_the_request_and_the_principal() {
     for (source, expected) in [
         ("'dev' in principal.groups", true),

@@ -1,3 +1,5 @@
+use http::HeaderValue;
+
 use super::*;
 use crate::authn::{CredentialId, Kind, Scheme};
 
@@ -14,6 +16,7 @@ pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream
     let attributes = Attributes { verb: "watch".to_owned(), resource: "pods".to_owned(), ..Default::default() };
     let request = StreamRequest {
         route: "cluster".into(),
+        upstream: Place::new("cluster", HeaderValue::from_static("https://cluster.test")),
         kind: RouteKind::Kubernetes,
         host: "k8s.example.com".into(),
         target: PathAndQuery::from_static("/api/v1/pods?watch=1"),
@@ -23,7 +26,7 @@ pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream
         event_listener: None,
         kubernetes: Some(Arc::new(attributes)),
     };
-    Stream::new(StreamKind::Watch, principal(subject, expires), request, seconds(8 * 3600), now)
+    Stream::new(StreamKind::Watch, principal(subject, expires), Vec::new(), request, seconds(8 * 3600), now)
 }
 
 pub(crate) fn registry() -> (Registry, Clock) {
@@ -44,7 +47,7 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
         (Timestamp::MAX, seconds(24 * 3600), now + seconds(24 * 3600)),
     ] {
         let request = watch("alice", expires, now).request;
-        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), request, max, now);
+        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Vec::new(), request, max, now);
         assert_eq!(stream.deadline, expected);
     }
 }
@@ -114,7 +117,12 @@ fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops
     let answer = registry.register(answer);
     assert_eq!(registry.drain(), 1);
     assert_eq!((long.reason(), answer.reason()), (Some(CutReason::Draining), None));
-    assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 1);
+    // What was on its way to be a stream then, ends as it begins.
+    let late = registry.register(watch("bob", Timestamp::MAX, clock.now()));
+    let answer_late = Stream { kind: StreamKind::Unsized, ..watch("bob", Timestamp::MAX, clock.now()) };
+    let answer_late = registry.register(answer_late);
+    assert_eq!((late.reason(), answer_late.reason()), (Some(CutReason::Draining), None));
+    assert_eq!(registry.close_matching(|_| true, CutReason::Revoked), 2);
     assert_eq!(answer.reason(), Some(CutReason::Revoked));
 }
 

@@ -31,7 +31,7 @@ pub use self::{
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,
     tls::{Authority, Pair, connect_tls},
-    upstream::{Recorded, Reply, Upstream},
+    upstream::{Recorded, Reply, Upstream, held_up},
     wire::Wire,
 };
 

@@ -4,7 +4,11 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -66,6 +70,8 @@ pub enum Reply {
     Later(Arc<Notify>, Vec<u8>),
     /// Sends a chunked answer that never ends, after these chunks.
     Watch(Vec<Vec<u8>>),
+    /// Sends text for as long as somebody takes it, and counts its bytes.
+    Flood(Arc<AtomicU64>),
 }
 
 impl Reply {
@@ -155,6 +161,21 @@ impl Upstream {
         })
         .await;
     }
+}
+
+/// Waits until a flood is held up, as nothing more of it is taken, and gives how much was.
+pub async fn held_up(sent: &AtomicU64) -> u64 {
+    super::within(async {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            match sent.load(Ordering::SeqCst) {
+                now if now > 0 && now == before => return now,
+                now => before = now,
+            }
+        }
+    })
+    .await
 }
 
 async fn serve(
@@ -247,6 +268,13 @@ async fn serve(
                 stream.write_all(b"\x81\x05hello").await?;
                 while stream.read(&mut [0; 1024]).await? > 0 {}
                 return Ok(());
+            }
+            Reply::Flood(sent) => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n").await?;
+                loop {
+                    let count = stream.write(&[b'x'; 16 << 10]).await?;
+                    sent.fetch_add(count as u64, Ordering::SeqCst);
+                }
             }
             Reply::Watch(chunks) => {
                 stream

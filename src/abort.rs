@@ -1,0 +1,119 @@
+//! Ending the work on an exchange from outside. A connection of HTTP/1.1, or a stream of HTTP/2, that has more for its client
+//! than that takes waits for the client alone, and asks nobody whether to go on.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures_util::task::AtomicWaker;
+use pin_project_lite::pin_project;
+
+thread_local! {
+    /// That of the work that is polled. Made only for the few exchanges that ask for it.
+    static CURRENT: RefCell<Option<Abort>> = const { RefCell::new(None) };
+}
+
+/// Ends the work that an [`Abortable`] does.
+#[derive(Clone, Debug, Default)]
+pub struct Abort(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    is_told: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Abort {
+    /// Ends the work within which this is called. Outside any [`Abortable`] it ends nothing.
+    pub fn of_this_work() -> Self {
+        CURRENT.with_borrow_mut(|current| current.get_or_insert_default().clone())
+    }
+
+    /// Ends it, wherever it waits.
+    pub fn abort(&self) {
+        self.0.is_told.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
+}
+
+pin_project! {
+    /// Work that can be ended from outside: it is dropped, with all that it holds.
+    #[derive(Debug)]
+    pub struct Abortable<F> {
+        #[pin]
+        work: Option<F>,
+        abort: Option<Abort>,
+    }
+}
+
+impl<F> Abortable<F> {
+    pub fn new(work: F) -> Self {
+        Self { work: Some(work), abort: None }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Abortable<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(work) = this.work.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        CURRENT.set(this.abort.take());
+        let polled = work.poll(context);
+        *this.abort = CURRENT.take();
+        if let Some(Abort(told)) = this.abort {
+            // Registered before it is looked, so that whoever tells it in between wakes us.
+            told.waker.register(context.waker());
+            if told.is_told.load(Ordering::Acquire) {
+                this.work.set(None);
+                return Poll::Ready(());
+            }
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_waits_for_ever_is_dropped_when_it_is_told_to_end_and_other_work_is_not() {
+        let (told, mut abort) = tokio::sync::mpsc::unbounded_channel();
+        let work = || {
+            let told = told.clone();
+            let held = Arc::new(());
+            let weak = Arc::downgrade(&held);
+            let task = tokio::spawn(Abortable::new(async move {
+                told.send(Abort::of_this_work()).unwrap();
+                tokio::task::yield_now().await;
+                // The same, whenever it is asked.
+                told.send(Abort::of_this_work()).unwrap();
+                std::future::pending::<()>().await;
+                drop(held);
+            }));
+            (task, weak)
+        };
+        let (first, held) = work();
+        let aborts = [abort.recv().await.unwrap(), abort.recv().await.unwrap()];
+        assert!(Arc::ptr_eq(&aborts[0].0, &aborts[1].0));
+        let (second, held_by_second) = work();
+        assert!(!Arc::ptr_eq(&aborts[0].0, &abort.recv().await.unwrap().0));
+        aborts[0].abort();
+        first.await.unwrap();
+        assert!(held.upgrade().is_none());
+        assert!(held_by_second.upgrade().is_some() && !second.is_finished(), "the twin");
+        second.abort();
+    }
+
+    #[test]
+    fn outside_of_any_work_it_ends_nothing() {
+        Abort::of_this_work().abort();
+    }
+}

@@ -1,0 +1,197 @@
+//! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::App;
+use crate::{
+    authn::{CredentialId, Principal, Scheme},
+    error::Reason,
+    request::route::{Route, Target},
+    snapshot::Snapshot,
+    upstream::streams::{Asked, CutReason, Stream},
+};
+
+impl App {
+    /// Why a stream would be refused if it began now, by the generation in force. `None`: it would not.
+    pub fn refuses(&self, stream: &Stream) -> Option<CutReason> {
+        self.refuses_to(&stream.principal, stream)
+    }
+
+    /// The same for what is known of its caller by now.
+    fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
+        if self.revocations.is_signed_out(principal) {
+            return Some(CutReason::SignedOut);
+        }
+        if self.revocations.is_revoked(principal).is_some() {
+            return Some(CutReason::Revoked);
+        }
+        let snapshot = self.snapshot.load();
+        let now = self.clock.now();
+        let is_known = match principal.scheme {
+            Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
+            Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),
+            Scheme::Bearer | Scheme::Webhook | Scheme::Anonymous => true,
+        };
+        let route = route_of(&snapshot, stream).filter(|route| is_known && route.schemes.contains(&principal.scheme));
+        let Some(route) = route else { return Some(CutReason::PermissionLost) };
+        let judged;
+        let principal = if principal.scheme == Scheme::Bearer {
+            let Some(again) = route.accepts.judge_again(principal) else { return Some(CutReason::PermissionLost) };
+            judged = again;
+            &judged
+        } else {
+            principal
+        };
+        // What was sent went under the name and the groups of then: who has another name now, or lacks one of the groups,
+        // may not go on under them. A group more takes nothing away.
+        let given = snapshot.policy.kubernetes_groups(principal).groups;
+        let is_who_was_sent =
+            principal.username == stream.principal.username && stream.groups.iter().all(|group| given.contains(group));
+        let is_allowed = is_who_was_sent && snapshot.policy.decide(principal, &stream.view(now)).is_allow();
+        (!is_allowed).then_some(CutReason::PermissionLost)
+    }
+
+    /// Ends the streams whose session was ended and those of tokens and people that are revoked. Tells how many.
+    pub fn close_revoked_streams(&self) -> usize {
+        let signed_out = |stream: &Stream| self.revocations.is_signed_out(&stream.principal);
+        let revoked = |stream: &Stream| self.revocations.is_revoked(&stream.principal).is_some();
+        self.streams.close_matching(signed_out, CutReason::SignedOut)
+            + self.streams.close_matching(revoked, CutReason::Revoked)
+    }
+}
+
+/// The route that the request of a stream takes by now, if it is the same and leads to the same place: one that has its name may
+/// be for other paths, or lead elsewhere.
+fn route_of(snapshot: &Snapshot, Stream { request, .. }: &Stream) -> Option<Arc<Route>> {
+    match snapshot.routes.find(&request.host, request.target.path(), &request.method) {
+        Ok(Target::Upstream(route)) if route.name == request.route && route.upstream.place() == request.upstream => {
+            Some(route)
+        }
+        _ => None,
+    }
+}
+
+/// How often streams are held against revocations.
+const STREAM_TICK: Duration = Duration::from_millis(500);
+
+/// How often streams are decided again under a policy whose decisions may change at any moment.
+const CLOCK_TICK: Duration = Duration::from_secs(5);
+
+/// Ends streams whose credential was revoked, and those that a rule no longer allows as time goes by: its hours are over, a
+/// login has grown too old for it, or its expression looks at the time.
+pub(super) async fn watch_streams(app: &App) {
+    let mut tick = tokio::time::interval(STREAM_TICK);
+    let mut looked = app.clock.now();
+    let mut decided = Instant::now();
+    loop {
+        tick.tick().await;
+        let now = app.clock.now();
+        if !app.streams.is_empty() {
+            app.close_revoked_streams();
+        }
+        // Even if there is none: a stream that was decided before the boundary and begins after it has to notice.
+        let snapshot = app.snapshot.load_full();
+        let boundary = snapshot.policy.next_change(looked);
+        if boundary.is_some_and(|boundary| boundary <= now) {
+            app.streams.recheck(|stream| app.refuses(stream));
+        }
+        if decided.elapsed() >= CLOCK_TICK {
+            decided = Instant::now();
+            if snapshot.policy.follows_the_clock() {
+                // Those of sessions are decided beside this, by what is known of the person since they began.
+                let is_of_session = |stream: &Stream| stream.principal.scheme == Scheme::Session;
+                app.streams.recheck(|stream| if is_of_session(stream) { None } else { app.refuses(stream) });
+            }
+        }
+        looked = now;
+    }
+}
+
+/// How often issuers are asked about the tokens of open streams. What they said last is used as long as for requests, so that
+/// mostly nobody is asked.
+const TOKEN_TICK: Duration = Duration::from_secs(5);
+
+/// Tokens that are looked at at one time.
+const TOKENS_AT_ONCE: usize = 16;
+
+/// How long a stream goes on while its issuer cannot be asked.
+const UNASKED: Duration = Duration::from_secs(300);
+
+/// Ends streams whose token has ended at its issuer, where that is asked about tokens: by introspection, or by TokenReview.
+pub(super) async fn watch_tokens(app: &Arc<App>) {
+    let mut tick = tokio::time::interval(TOKEN_TICK);
+    loop {
+        tick.tick().await;
+        let look = async |asked: Asked| {
+            if let Some(why) = app.ends_at_issuer(asked.stream()).await {
+                asked.cut(why);
+            }
+        };
+        stream::iter(app.streams.asked()).for_each_concurrent(TOKENS_AT_ONCE, look).await;
+    }
+}
+
+impl App {
+    /// Asks about the token of a stream as a request with it would: why the stream is to end, if it is.
+    async fn ends_at_issuer(&self, stream: &Stream) -> Option<CutReason> {
+        let token = stream.token.as_ref()?;
+        let snapshot = self.snapshot.load_full();
+        let Some(route) = route_of(&snapshot, stream) else { return Some(CutReason::PermissionLost) };
+        let revoked = |principal: &Principal| self.revocations.is_revoked(principal).is_some();
+        let text = token.text().expose_str()?;
+        let now = self.clock.now();
+        match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &revoked)).await {
+            Ok(principal) => {
+                token.is_vouched_for(now);
+                self.refuses_to(&principal, stream)
+            }
+            Err(rejection) => match rejection.reason() {
+                // It may be good. For a while that is enough, so that a provider may restart; but not for hours.
+                Reason::IssuerUnavailable | Reason::Overloaded => {
+                    (now.since(token.vouched()) >= UNASKED).then_some(CutReason::Expired)
+                }
+                Reason::TokenExpired => Some(CutReason::Expired),
+                Reason::TokenInactive | Reason::TokenRevoked => Some(CutReason::Revoked),
+                _ => Some(CutReason::PermissionLost),
+            },
+        }
+    }
+}
+
+/// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
+const SESSION_TICK: Duration = Duration::from_secs(5);
+
+/// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
+/// do what was asked.
+pub(super) async fn watch_sessions(app: &App) {
+    let mut tick = tokio::time::interval(SESSION_TICK);
+    loop {
+        tick.tick().await;
+        let mut names = HashSet::new();
+        app.streams.for_each(|stream| {
+            if let CredentialId::Session(name) = &stream.principal.credential {
+                names.insert(Arc::clone(name));
+            }
+        });
+        let sessions = app.snapshot.load().sessions.clone();
+        for name in names {
+            let of_session = |stream: &Stream| stream.principal.credential == CredentialId::Session(Arc::clone(&name));
+            match sessions.current(&name).await {
+                Ok(Some(principal)) => {
+                    app.streams.recheck(|stream| app.refuses_to(&principal, stream).filter(|_| of_session(stream)));
+                }
+                Ok(None) => {
+                    // Whoever ended it said so before, and maybe a moment ago.
+                    drop(app.revocations.refresh().await);
+                    app.close_revoked_streams();
+                    app.streams.close_matching(of_session, CutReason::Expired);
+                }
+                // Without the store nobody is logged out.
+                Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),
+            }
+        }
+    }
+}

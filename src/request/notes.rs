@@ -1,0 +1,44 @@
+//! What the record of a request says, as it becomes known.
+
+use std::sync::Arc;
+
+use super::{exchange::Exchange, respond::Manner, route::Route, sanitize::CleanRequest};
+use crate::{audit, authz, snapshot::Snapshot};
+
+/// Notes what is asked, for the record and for a refusal.
+pub(super) fn note_request<B>(request: &CleanRequest<B>, exchange: &mut Exchange, manner: &mut Manner) {
+    let record = exchange.record();
+    record.host = Arc::clone(request.host());
+    record.path = request.path().into();
+    record.address = Some(request.meta().client);
+    record.upgrade = request.meta().upgrade.is_some();
+    record.trace = Some(request.meta().trace.trace_bytes());
+    manner.note(request);
+}
+
+/// Notes where it leads, likewise.
+pub(super) fn note_route(route: &Arc<Route>, snapshot: &Snapshot, exchange: &mut Exchange, manner: &mut Manner) {
+    manner.route = Some(Arc::clone(route));
+    exchange.count_on(&route.metrics);
+    let record = exchange.record();
+    record.route = Some(Arc::clone(&route.name));
+    record.kind = Some(route.kind);
+    record.event_listener.clone_from(&route.event_listener);
+    record.policy = Some(Arc::clone(snapshot.policy.digest()));
+    record.claims.clone_from(&snapshot.claims);
+}
+
+/// A decision as the trail has it.
+pub(crate) fn recorded(decision: &authz::Decision) -> audit::Decision {
+    audit::Decision {
+        outcome: match &decision.outcome {
+            authz::Outcome::Allow => audit::Outcome::Allow,
+            authz::Outcome::Deny(_) | authz::Outcome::NoMatch { .. } => audit::Outcome::Deny,
+            authz::Outcome::StepUp(_) => audit::Outcome::StepUp,
+            authz::Outcome::Approve(_) => audit::Outcome::Approve,
+        },
+        rule: decision.rule.clone(),
+        shadow: decision.shadow.iter().map(|shadow| Arc::clone(&shadow.rule)).collect(),
+        grants: Vec::new(),
+    }
+}

@@ -1,0 +1,210 @@
+//! Each ground on which a stream goes on, taken away alone: the identity that it was sent under, the place that it leads to, the
+//! word of an issuer, time. And that it then ends, whatever its client does.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, bearer},
+    harness::{Doorward, Raw, Recorded, Reply, held_up, now, within},
+    streams::{LOG, WATCH, begin, ends, http2, stream, streaming, with_login},
+};
+
+/// Changes one thing of the configuration, and gives it as it is then.
+fn change(doorward: &Doorward, from: &str, to: &str) -> String {
+    let path = doorward.dir().join("doorward.yaml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let after = before.replacen(from, to, 1);
+    assert_ne!(after, before, "{from}");
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, &after).unwrap();
+    std::fs::rename(draft, path).unwrap();
+    after
+}
+
+async fn watch(doorward: &Doorward, host: &str, credential: &str) -> Raw {
+    begin(doorward, WATCH, &[host, credential, "Connection: close"], 200).await
+}
+
+async fn has_ended(mut watch: Raw, why: &str) {
+    let rest = watch.rest().await;
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{why}: {}", String::from_utf8_lossy(&rest));
+}
+
+async fn is_open(watch: &mut Raw, what: &str) {
+    assert!(tokio::time::timeout(Duration::from_millis(300), watch.rest()).await.is_err(), "{what} goes on");
+}
+
+/// The rule stays. The API server would go on with what it was told when the stream began.
+#[tokio::test]
+async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under() {
+    let mut fixture = Fixture::with(
+        |yaml| {
+            yaml.replace(
+                "grants:\n",
+                "grants:\n  - {id: admins, who: {issuers: [a], groups: [sre]}, kubernetes_groups: [admins]}\n",
+            )
+        },
+        streaming,
+    )
+    .await;
+    let sre = bearer(&fixture.a.token("sam", &["dev", "sre"]));
+    let lost = watch(&fixture.doorward, "Host: api.test", &sre).await;
+    let mut twin = watch(&fixture.doorward, "Host: api.test", &fixture.alice()).await;
+    // A group more takes nothing away.
+    change(&fixture.doorward, "kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'tekton:more']");
+    fixture.doorward.wait_for_generation(2).await;
+    is_open(&mut twin, "one that would have a group more").await;
+    change(
+        &fixture.doorward,
+        "groups: [sre]}, kubernetes_groups: [admins]",
+        "groups: [other]}, kubernetes_groups: [admins]",
+    );
+    has_ended(lost, "a group is gone").await;
+    is_open(&mut twin, "one that never had the group").await;
+    assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
+}
+
+#[tokio::test]
+async fn a_stream_of_a_session_ends_when_its_person_has_another_name() {
+    let (mut doorward, _peers, host, cookie) = with_login("", "").await;
+    // The rule holds under any name.
+    change(&doorward, "who: {users: [alice]}", "who: {issuers: [a]}");
+    doorward.wait_for_generation(2).await;
+    let mut open = watch(&doorward, &format!("Host: {host}"), &cookie).await;
+    is_open(&mut open, "the name is the same").await;
+    change(&doorward, "username: '{sub}'", "username: 'corp:{sub}'");
+    has_ended(open, "the name is another").await;
+    assert_eq!(ends(&doorward, 1).await, ["permission_lost"]);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere() {
+    let start = |yaml: String| {
+        let api = "{name: api, kind: kubernetes, hosts: [api.test],";
+        assert!(yaml.contains(api));
+        let upstream = yaml.lines().find(|line| line.contains("{name: cluster, url")).unwrap().to_owned();
+        let second = upstream.replace("name: cluster", "name: second");
+        yaml.replace(
+            api,
+            "{name: api, kind: kubernetes, hosts: [api.test, more.test], paths: ['/api/*', '/apis/*', '/version'],",
+        )
+        .replace(&upstream, &format!("{upstream}\n{second}"))
+    };
+    let fixture = Fixture::with(start, streaming).await;
+    let alice = fixture.alice();
+    let mut kept = watch(&fixture.doorward, "Host: api.test", &alice).await;
+    let mut log = begin(&fixture.doorward, LOG, &["Host: api.test", &alice, "Connection: close"], 200).await;
+    change(&fixture.doorward, "paths: ['/api/*', '/apis/*', '/version']", "paths: ['/apis/*', '/version']");
+    assert!(!log.rest().await.ends_with(b"0\r\n\r\n"), "the path is gone");
+    is_open(&mut kept, "another path").await;
+
+    let lost = watch(&fixture.doorward, "Host: more.test", &alice).await;
+    change(&fixture.doorward, "hosts: [api.test, more.test]", "hosts: [api.test]");
+    has_ended(lost, "the host is gone").await;
+    is_open(&mut kept, "another host").await;
+
+    let route = "paths: ['/apis/*', '/version'], schemes: [bearer], upstream: ";
+    change(&fixture.doorward, &format!("{route}cluster"), &format!("{route}second"));
+    has_ended(kept, "the route leads elsewhere").await;
+    assert!(ends(&fixture.doorward, 3).await.iter().all(|why| why == "permission_lost"));
+}
+
+/// Of an opaque token nothing is known but what its issuer says, and that it may take back.
+#[tokio::test]
+async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
+    let fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
+    let answer = |active: bool| {
+        json!({"active": active, "sub": "alice", "iss": fixture.a.url(), "aud": "https://doorward.test",
+            "client_id": "tests", "exp": now() + 7200, "groups": ["dev"]})
+    };
+    for token in ["revoked", "kept"] {
+        fixture.a.opaque(token, answer(true));
+    }
+    let lost = watch(&fixture.doorward, "Host: api.test", &bearer("revoked")).await;
+    let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer("kept")).await;
+    fixture.a.opaque("revoked", answer(false));
+    has_ended(lost, "the token was revoked at its issuer").await;
+    is_open(&mut twin, "another token").await;
+    assert_eq!(ends(&fixture.doorward, 1).await, ["revoked"]);
+
+    // An issuer that gives no clear answer says nothing against a token, for a while.
+    fixture.a.opaque("kept", json!({"active": "perhaps"}));
+    let asked = fixture.a.introspections();
+    within(async {
+        while fixture.a.introspections() == asked {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    is_open(&mut twin, "nobody can be asked").await;
+    fixture.doorward.set_clock_ahead(301);
+    has_ended(twin, "nobody could be asked for too long").await;
+    assert_eq!(ends(&fixture.doorward, 2).await, ["revoked", "expired"]);
+}
+
+/// No token ends here, and no hours of a rule.
+#[tokio::test]
+async fn a_stream_ends_when_a_login_grows_too_old_or_an_expression_looks_at_the_time() {
+    let until = now() + 900;
+    let rules = format!(
+        "rules:\n  - {{id: fresh, on: {{routes: [api]}}, who: {{issuers: [a], groups: [fresh]}}, need: {{fresh_login: {{max_age: 15m}}}}, do: allow}}\n  \
+         - {{id: timed, on: {{routes: [api]}}, who: {{issuers: [a], groups: [timed]}}, when: 'request.time < {until}', do: allow}}\n"
+    );
+    let fixture = Fixture::with_faults(|yaml| yaml.replace("rules:\n", &rules), streaming).await;
+    let token = |group: &str| {
+        let mut claims = fixture.a.claims(group, &[group]);
+        (claims["exp"], claims["auth_time"]) = (json!(now() + 7200), json!(now()));
+        bearer(&fixture.a.sign(&claims))
+    };
+    let mut open = Vec::new();
+    for group in ["fresh", "timed", "dev"] {
+        open.push(watch(&fixture.doorward, "Host: api.test", &token(group)).await);
+    }
+    let mut twin = open.pop().unwrap();
+    fixture.doorward.set_clock_ahead(1000);
+    for lapsed in open {
+        has_ended(lapsed, "the rule does not hold any more").await;
+    }
+    is_open(&mut twin, "another rule").await;
+    assert_eq!(ends(&fixture.doorward, 2).await, ["permission_lost", "permission_lost"]);
+}
+
+/// It has the more to read the longer it does not, so that nothing of the answer would be asked for in hours.
+#[tokio::test]
+async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
+    let (of_raw, of_http2) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let floods = [("/first/", Arc::clone(&of_raw)), ("/second/", Arc::clone(&of_http2))];
+    let without_end = move |request: &Recorded| match floods.iter().find(|(name, _)| request.line().contains(name)) {
+        Some((_, sent)) => Reply::Flood(Arc::clone(sent)),
+        None => Reply::json(200, "{}"),
+    };
+    let fixture = Fixture::with(|yaml| yaml, without_end).await;
+    let alice = fixture.alice();
+    let log = |pod: &str| format!("/api/v1/namespaces/ci/pods/{pod}/log?follow=true");
+    let lines = ["Host: api.test", &alice, "Connection: close"];
+    let mut raw = begin(&fixture.doorward, &log("first"), &lines, 200).await;
+    let mut connection = http2(&fixture.doorward).await;
+    let body = stream(&mut connection, &log("second"), &lines[..2]).await;
+    // Both wait for their clients, one with its socket full and one without a window.
+    for sent in [&of_raw, &of_http2] {
+        held_up(sent).await;
+    }
+    let revoke = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "a client that does not read"];
+    let (code, said) = fixture.doorward.operator(&revoke).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ends(&fixture.doorward, 2).await, ["revoked", "revoked"]);
+    // The streams alone: the other requests of the connection of HTTP/2 go on.
+    assert!(within(body.collect()).await.is_err(), "it breaks off");
+    let other = bearer(&fixture.a.token("bob", &["dev"]));
+    let request =
+        http::Request::get("http://api.test/api/v1/pods").header("authorization", &other["Authorization: ".len()..]);
+    let answer = within(connection.send_request(request.body(Default::default()).unwrap())).await.unwrap();
+    assert_eq!(answer.status(), 200, "the connection is open");
+    assert!(!raw.rest().await.ends_with(b"0\r\n\r\n"), "it breaks off");
+}
