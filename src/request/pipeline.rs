@@ -157,7 +157,11 @@ impl Worker {
         if self.app.memory.level() >= Level::RefuseRequests {
             return Err(short_of_memory());
         }
-        let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
+        let target = snapshot.routes.find(request.host(), request.path(), request.method());
+        if let Ok(Target::Own | Target::Tokens | Target::Interceptor) = target {
+            refuse_impersonation(&request)?;
+        }
+        let route = match target {
             Ok(Target::Upstream(route)) => route,
             Ok(Target::Own) => {
                 let answer = Box::pin(self.app.endpoints.serve(snapshot, request, exchange)).await;
@@ -173,8 +177,9 @@ impl Worker {
                 return answer.map(|response| own(response, id));
             }
             Err(miss) => {
-                if let Miss::Method(route) = &miss {
+                if let Miss::Method(route, allow) = &miss {
                     manner.route = Some(Arc::clone(route));
+                    manner.allow.clone_from(allow);
                 }
                 return Err(miss.into());
             }

@@ -32,6 +32,8 @@ pub struct Manner {
     pub(super) back: Option<String>,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
+    /// The methods of the path, if it does not take that of the request.
+    pub(super) allow: String,
     /// Clients of Kubernetes alone come to this host, whatever the route.
     pub(super) is_for_kubernetes: bool,
 }
@@ -49,6 +51,7 @@ impl Manner {
             request: String::new(),
             back: None,
             route: None,
+            allow: String::new(),
             is_for_kubernetes: false,
         }
     }
@@ -76,11 +79,8 @@ impl Manner {
         now: Timestamp,
         brand: &'a Brand,
     ) -> Asker<'a> {
-        let route = self.route.as_deref().map(|route| Asked {
-            kind: route.kind,
-            schemes: &route.schemes,
-            allow: route.allow(),
-        });
+        let route =
+            self.route.as_deref().map(|route| Asked { kind: route.kind, schemes: &route.schemes, allow: &self.allow });
         Asker { manner: self, route, resource_metadata, who, now, brand }
     }
 }

@@ -47,8 +47,6 @@ pub struct Route {
     home: Box<str>,
     /// Empty: all.
     methods: Vec<Method>,
-    /// The same, for `Allow`.
-    allow: String,
 }
 
 /// Where a request goes.
@@ -68,14 +66,15 @@ pub enum Target {
 #[derive(Debug)]
 pub enum Miss {
     Path,
-    Method(Arc<Route>),
+    /// No route of this path takes the method: the first of them, and the methods that any of them takes, as `Allow` has them.
+    Method(Arc<Route>, String),
 }
 
 impl From<Miss> for Rejection {
     fn from(miss: Miss) -> Self {
         match miss {
             Miss::Path => Self::new(Reason::RouteNotFound, "no route is configured for this path"),
-            Miss::Method(route) => Self::new(Reason::MethodNotAllowed, format!("the route takes {} only", route.allow)),
+            Miss::Method(_, allow) => Self::new(Reason::MethodNotAllowed, format!("this path takes {allow} only")),
         }
     }
 }
@@ -107,10 +106,6 @@ struct Host {
 impl Route {
     pub fn takes(&self, method: &Method) -> bool {
         self.methods.is_empty() || self.methods.contains(method)
-    }
-
-    pub fn allow(&self) -> &str {
-        &self.allow
     }
 
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
@@ -154,7 +149,7 @@ impl Routes {
         let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
         match found.iter().find(|route| route.takes(method)) {
             Some(route) => Ok(Target::Upstream(route.clone())),
-            None => Err(found.first().map_or(Miss::Path, |route| Miss::Method(route.clone()))),
+            None => Err(found.first().map_or(Miss::Path, |route| Miss::Method(route.clone(), allow(found)))),
         }
     }
 
@@ -211,6 +206,17 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (browser && path.starts_with("/oauth2/"))
         || (external && path == PROTECTED_RESOURCE)
         || (external && path == "/.well-known/jwks.json")
+}
+
+/// The methods that any of these takes, each once.
+fn allow(routes: &[Arc<Route>]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for method in routes.iter().flat_map(|route| &route.methods) {
+        if !names.contains(&method.as_str()) {
+            names.push(method.as_str());
+        }
+    }
+    names.join(", ")
 }
 
 /// The parts that routes speak of by name.
@@ -335,7 +341,6 @@ impl Route {
                 .map_or("", |path| path.strip_suffix('*').unwrap_or(path))
                 .trim_end_matches('/')
                 .into(),
-            allow: methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
             methods,
         }
     }

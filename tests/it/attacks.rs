@@ -74,6 +74,33 @@ async fn preflights_and_other_hosts_never_reach_an_upstream() {
 }
 
 #[tokio::test]
+async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of_them() {
+    let both = "routes:\n  - {name: reads, kind: http, hosts: [both.test], methods: [GET, HEAD], schemes: [anonymous], upstream: web}\n  \
+        - {name: writes, kind: http, hosts: [both.test], methods: [POST, GET], paths: ['/w'], schemes: [anonymous], upstream: web}\n  \
+        - {name: writes-all, kind: http, hosts: [both.test], methods: [POST], schemes: [anonymous], upstream: web}\n";
+    let fixture = Fixture::with(|yaml| yaml.replace("routes:\n", both), |_| Reply::json(200, "{}")).await;
+    for (path, allow) in [("/x", "GET, HEAD, POST"), ("/w", "POST, GET")] {
+        let answer = fixture.doorward.send(&[&format!("DELETE {path} HTTP/1.1"), "Host: both.test"], b"").await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}");
+        assert!(answer.text().contains(allow), "{}", answer.text());
+    }
+    assert!(fixture.upstream.take().is_empty());
+}
+
+/// What a client asks to be is never ignored, not even where nothing goes on.
+#[tokio::test]
+async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() {
+    let fixture = Fixture::start().await;
+    let alice = fixture.alice();
+    for line in ["Impersonate-User: root", "Impersonate-Group: system:masters", "Impersonate-Uid: 1"] {
+        let refused = fixture.doorward.get("/.doorward/whoami", &["Host: web.test", &alice, line]).await;
+        assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_refused"), "{line}");
+    }
+    let twin = fixture.doorward.get("/.doorward/whoami", &["Host: web.test", &alice]).await;
+    assert_ne!(twin.reason(), "impersonation_refused", "the twin: {}", twin.text());
+}
+
+#[tokio::test]
 async fn a_proxy_header_from_somebody_unlisted_closes_the_connection() {
     let fixture = Fixture::start().await;
     let mut raw = fixture.doorward.raw().await;
