@@ -1,12 +1,17 @@
 //! The limits: each has its default, and each can be set.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Fault, Reply, h2, unique, within},
+    harness::{Fault, Reply, h2, held_up, unique, within},
 };
 
 const CONFIGURATION: &str = "
@@ -164,6 +169,33 @@ async fn how_many_resets_may_wait_can_be_set() {
 }
 
 /// Requests that are no requests, each of which is answered with a reset.
+#[tokio::test]
+async fn how_many_streams_a_client_may_open_and_how_much_it_may_send_unasked_can_be_set() {
+    let told = async |limits: &'static str| {
+        let fixture = Fixture::with(with_limits(limits), ok).await;
+        h2::hello(fixture.doorward.address("public")).await
+    };
+    let default = h2::Hello { streams: 100, stream_window: 64 << 10, connection_window: 1 << 20 };
+    assert_eq!(told("http2_pending_resets: 20").await, default);
+    let other = h2::Hello { streams: 7, stream_window: 128 << 10, connection_window: 2 << 20 };
+    let limits = "http2_streams: 7, http2_stream_window: 128KiB, http2_connection_window: 2MiB";
+    assert_eq!(told(limits).await, other);
+}
+
+/// The rest is what the kernel holds, on either side.
+#[tokio::test]
+async fn how_much_is_held_for_a_client_that_does_not_read_can_be_set() {
+    let held = async |limits: &'static str| {
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&sent);
+        let fixture = Fixture::with(with_limits(limits), move |_| Reply::Flood(Arc::clone(&counted))).await;
+        let _client = h2::ask_and_not_read(fixture.doorward.address("public"), "/x", "open.test").await;
+        held_up(&sent).await
+    };
+    let (little, much) = (held("body_buffer: 8KiB").await, held("body_buffer: 16MiB").await);
+    assert!(much > little + (8 << 20), "{little} and {much} bytes");
+}
+
 #[tokio::test]
 async fn how_many_errors_of_a_client_are_answered_with_a_reset_can_be_set() {
     let fields = |more: &[(&str, &str)]| -> Vec<(String, String)> {

@@ -13,6 +13,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -69,6 +70,68 @@ async fn connect(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
     stream.write_all(&hello).await.unwrap();
+    stream
+}
+
+/// What a server says of itself before anything is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    pub streams: u32,
+    pub stream_window: u32,
+    pub connection_window: u32,
+}
+
+/// Reads how many streams a client may open and how much it may send unasked (RFC 9113 sections 6.5.2 and 6.9).
+pub async fn hello(address: SocketAddr) -> Hello {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let mut stream = connect(address).await;
+    let mut hello = Hello { connection_window: 65_535, ..Hello::default() };
+    super::within(async {
+        let (mut is_set, mut is_widened) = (false, false);
+        while !(is_set && is_widened) {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut payload).await.unwrap();
+            let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+            match head[3] {
+                SETTINGS if head[4] == 0 => {
+                    for setting in payload.chunks(6) {
+                        match u16::from_be_bytes([setting[0], setting[1]]) {
+                            MAX_CONCURRENT_STREAMS => hello.streams = number(&setting[2..]),
+                            INITIAL_WINDOW_SIZE => hello.stream_window = number(&setting[2..]),
+                            _ => {}
+                        }
+                    }
+                    is_set = true;
+                }
+                WINDOW_UPDATE if head[5..] == [0; 4] => {
+                    hello.connection_window += number(&payload);
+                    is_widened = true;
+                }
+                _ => {}
+            }
+        }
+    })
+    .await;
+    hello
+}
+
+/// Asks for `path`, lets the answer be as large as it may, and reads nothing of it.
+pub async fn ask_and_not_read(address: SocketAddr, path: &str, authority: &str) -> TcpStream {
+    const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+    const LARGEST: u32 = (1 << 31) - 1;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let window = [&INITIAL_WINDOW_SIZE[..], &LARGEST.to_be_bytes()].concat();
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)];
+    let all = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, &window),
+        frame(WINDOW_UPDATE, 0, 0, &(LARGEST - 65_535).to_be_bytes()),
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields)),
+    ];
+    stream.write_all(&all.concat()).await.unwrap();
     stream
 }
 
