@@ -15,6 +15,7 @@
 mod budget;
 mod caller;
 mod chain;
+mod checkpoints;
 pub mod export;
 mod heads;
 mod json;

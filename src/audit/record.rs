@@ -135,6 +135,13 @@ impl Record {
         }
     }
 
+    /// Bytes of memory that it takes, about: itself and the texts that are its alone and may be long.
+    pub(super) fn weight(&self) -> usize {
+        let texts = [Some(&*self.host), Some(&*self.path), self.user_agent.as_deref()];
+        let detail = self.refusal.as_ref().map_or(0, |refusal| refusal.detail.len());
+        size_of::<Self>() + detail + texts.into_iter().flatten().map(str::len).sum::<usize>()
+    }
+
     /// Notes a refusal: its reason, what the caller was told, and its status.
     pub fn refuse(&mut self, rejection: &Rejection) {
         self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     chain::{Chain, Link},
+    checkpoints::SecondPlace,
     export::{self, Backlog, Export},
     heads::{Head, Heads},
     keys,
@@ -35,6 +36,9 @@ use crate::{
 
 /// How long a durable write may take. A disk that hangs is as good as a full one.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that may wait for the thread, besides records of requests that were let through under `when_full: refuse`.
+pub(super) const MAX_WAITING: usize = 16 << 20;
 
 /// The audit trail. Clones write to the same one.
 #[derive(Clone, Debug)]
@@ -83,18 +87,22 @@ impl Trail {
         instance: &str,
         clock: Clock,
     ) -> Result<Self, OpenError> {
+        let metrics = Metrics { export: backlog.metrics().clone(), ..Metrics::default() };
+        let second_place = settings.checkpoint_copy.clone();
+        let second_place = second_place.map(|path| SecondPlace::new(path, metrics.checkpoint_copy_errors.clone()));
+        let second_place = second_place.map(Arc::new);
         let shared = Arc::new(Shared {
             used: AtomicUsize::new(0),
             capacity: settings.queue,
+            waiting: AtomicUsize::new(0),
             when_full: settings.when_full,
             lost: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             failure: Mutex::new(None),
-            copy_failure: Mutex::new(None),
-            copies: settings.checkpoint_copy.is_some(),
+            second_place,
             failing: AtomicBool::new(false),
-            metrics: Metrics { export: backlog.metrics().clone(), ..Metrics::default() },
+            metrics,
             backlog,
             heads: Heads::default(),
         });
@@ -186,9 +194,7 @@ impl Trail {
 
     /// Whether the second place takes checkpoints, and why not; none where there is no such place.
     pub fn checkpoint_copy(&self) -> Option<Result<(), String>> {
-        let shared = &self.0.shared;
-        let failure = || shared.copy_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        shared.copies.then(|| failure().map_or(Ok(()), Err))
+        self.0.shared.second_place.as_ref().map(|place| place.failure().map_or(Ok(()), Err))
     }
 
     /// Where the trail is sent besides, for the tasks that do so.
@@ -242,7 +248,8 @@ impl Reservation {
             return self.handle.push_after_the_fact(Entry::Record(record), reply);
         }
         self.room -= 1;
-        self.handle.push(Entry::Record(record), reply);
+        let is_promised = self.handle.shared.when_full == WhenFull::Refuse;
+        self.handle.push(Entry::Record(record), reply, is_promised);
     }
 }
 
@@ -299,6 +306,10 @@ pub(super) type Reply = oneshot::Sender<Result<(), AuditUnavailable>>;
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) entry: Entry,
+    /// Bytes of memory that it takes, about.
+    pub(super) weight: usize,
+    /// A request was let through as there was room for it, so that it must not be lost.
+    pub(super) is_promised: bool,
     /// Whom to tell when it is on stable storage.
     pub(super) reply: Option<Reply>,
 }
@@ -314,6 +325,8 @@ pub(super) struct Shared {
     /// Room that is taken, in records. Given back when the sink took the line.
     pub(super) used: AtomicUsize,
     pub(super) capacity: usize,
+    /// Bytes that wait in the queue, about.
+    pub(super) waiting: AtomicUsize,
     pub(super) when_full: WhenFull,
     /// Records lost since the last record of a gap.
     pub(super) lost: AtomicU64,
@@ -322,12 +335,21 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     pub(super) failing: AtomicBool,
     pub(super) failure: Mutex<Option<String>>,
-    /// Whether checkpoints are copied to a second place, and why the last one could not be.
-    pub(super) copies: bool,
-    pub(super) copy_failure: Mutex<Option<String>>,
+    /// Where checkpoints are copied to.
+    pub(super) second_place: Option<Arc<SecondPlace>>,
     pub(super) metrics: Metrics,
     pub(super) backlog: Arc<Backlog>,
     pub(super) heads: Heads,
+}
+
+impl Entry {
+    /// Bytes of memory that it takes, about, as far as somebody outside decides how many.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Record(record) => record.weight(),
+            Self::Note(_) => size_of::<Note>(),
+        }
+    }
 }
 
 impl Shared {
@@ -368,9 +390,17 @@ struct Handle {
 
 impl Handle {
     /// Room must have been taken.
-    fn push(&self, entry: Entry, reply: Option<Reply>) {
+    fn push(&self, entry: Entry, reply: Option<Reply>, is_promised: bool) {
+        let weight = entry.weight();
+        let waiting = self.shared.waiting.fetch_add(weight, Ordering::Relaxed);
+        if waiting + weight > MAX_WAITING && !is_promised {
+            self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
+            self.shared.give_back(1);
+            return self.lose(reply);
+        }
         let urgent = reply.is_some() || self.shared.used.load(Ordering::Relaxed) > self.shared.capacity / 2;
-        if self.sender.send(Item { entry, reply }).is_err() {
+        if self.sender.send(Item { entry, weight, is_promised, reply }).is_err() {
+            self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
             self.shared.give_back(1);
             self.shared.lose(1);
             return;
@@ -385,9 +415,13 @@ impl Handle {
     fn push_after_the_fact(&self, entry: Entry, reply: Option<Reply>) {
         let shared = &self.shared;
         if shared.take(1, shared.capacity.saturating_mul(2)).is_ok() {
-            return self.push(entry, reply);
+            return self.push(entry, reply, false);
         }
-        shared.lose(1);
+        self.lose(reply);
+    }
+
+    fn lose(&self, reply: Option<Reply>) {
+        self.shared.lose(1);
         self.wake();
         if let Some(reply) = reply {
             // Nobody waits any more if this fails.

@@ -2,10 +2,7 @@
 //! with one sync for all that wait for one.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    io,
     sync::{
         Arc, PoisonError,
         atomic::{Ordering, fence},
@@ -17,7 +14,8 @@ use std::{
 
 use super::{
     caller::Callers,
-    chain::{Chain, Link, MAX_LINE, Sealed},
+    chain::{Chain, MAX_LINE},
+    checkpoints::{Checkpoints, SecondPlace},
     export::End,
     heads::Head,
     line,
@@ -25,7 +23,7 @@ use super::{
     pseudonym::Pseudonyms,
     settings::Settings,
     sink::{Found, Sink},
-    trail::{AuditUnavailable, Entry, Item, Keys, Reply, Shared},
+    trail::{AuditUnavailable, Entry, Item, Keys, MAX_WAITING, Reply, Shared},
 };
 use crate::clock::{Clock, Timestamp};
 
@@ -79,21 +77,6 @@ struct Outage {
     retry: Instant,
 }
 
-struct Checkpoints {
-    every: u64,
-    interval: Duration,
-    /// Records since the last one.
-    since: u64,
-    last: Timestamp,
-    copy: Option<std::path::PathBuf>,
-    /// A line to be copied as soon as the sink has it for good.
-    unsaved: Vec<u8>,
-    /// Those that the second place did not take.
-    uncopied: Vec<u8>,
-    /// That line.
-    link: Link,
-}
-
 impl Writer {
     #[expect(clippy::too_many_arguments, reason = "called once, where all of this is made")]
     pub(super) fn new(
@@ -126,16 +109,7 @@ impl Writer {
             last_sync: Instant::now(),
             last_commit: now,
             outage: None,
-            checkpoints: Checkpoints {
-                every: settings.checkpoint_records,
-                interval: settings.checkpoint_interval,
-                since: 0,
-                last: now,
-                copy: settings.checkpoint_copy.clone(),
-                unsaved: Vec::new(),
-                uncopied: Vec::new(),
-                link: Link::NONE,
-            },
+            checkpoints: Checkpoints::new(settings, now),
         }
     }
 
@@ -146,7 +120,8 @@ impl Writer {
         if found.empty && found.last.seq > 0 {
             self.event(&Event::File { previous: None });
         }
-        let missing = self.checkpoints.copied().filter(|seq| *seq > found.last.seq);
+        let copied = self.shared.second_place.as_ref().and_then(SecondPlace::start);
+        let missing = copied.filter(|seq| *seq > found.last.seq);
         if found.repaired > 0 {
             tracing::warn!(bytes = found.repaired, "a half-written last line of the audit trail was cut");
         }
@@ -217,7 +192,14 @@ impl Writer {
         self.shared_by = self.waiting.len().max(self.shared_by / 2);
     }
 
-    fn take(&mut self, Item { mut entry, reply }: Item) {
+    fn take(&mut self, Item { mut entry, weight, is_promised, reply }: Item) {
+        self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
+        if self.pending.len() > MAX_WAITING && !is_promised {
+            self.shared.give_back(1);
+            self.shared.lose(1);
+            self.waiting.extend(reply);
+            return;
+        }
         self.rotate_if_full();
         if let Some(pseudonyms) = &mut self.pseudonyms {
             match &mut entry {
@@ -371,7 +353,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Copies a checkpoint that the sink has for good; never before, or a crash would make the copy look like proof of a
+    /// Has a checkpoint copied that the sink has for good; never before, or a crash would make the copy look like proof of a
     /// cut.
     fn copy_checkpoint(&mut self) {
         if self.checkpoints.unsaved.is_empty() {
@@ -379,22 +361,10 @@ impl Writer {
         }
         self.shared.heads.publish(Head::new(&self.instance, self.checkpoints.link));
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
-        let saved = self.checkpoints.save();
-        let mut failure = self.shared.copy_failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match (saved, failure.is_some()) {
-            (Ok(()), false) => {}
-            (Ok(()), true) => {
-                *failure = None;
-                tracing::info!("checkpoints of the audit trail are copied to their second place again");
-            }
-            (Err(error), known) => {
-                self.shared.metrics.checkpoint_copy_errors.inc();
-                *failure = Some(error.to_string());
-                if !known {
-                    tracing::error!(%error, "a checkpoint of the audit trail could not be copied to its second place");
-                }
-            }
+        if let Some(place) = &self.shared.second_place {
+            place.save(&self.checkpoints.unsaved);
         }
+        self.checkpoints.unsaved.clear();
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -490,6 +460,9 @@ impl Writer {
             self.shared.lose(lost as u64);
             tracing::error!(records = lost, "the audit trail ended with records that were not written");
         }
+        if let Some(place) = &self.shared.second_place {
+            place.finish(PATIENCE);
+        }
     }
 }
 
@@ -498,50 +471,6 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
     }
-}
-
-impl Checkpoints {
-    /// The number of the last checkpoint in the second place.
-    fn copied(&self) -> Option<u64> {
-        let mut file = File::open(self.copy.as_deref()?).ok()?;
-        let size = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(2 * MAX_LINE as u64))).ok()?;
-        let mut end = Vec::new();
-        file.take(2 * MAX_LINE as u64).read_to_end(&mut end).ok()?;
-        let mut lines = end.rsplit(|byte| *byte == b'\n');
-        lines.find_map(|line| Sealed::parse(line).map(|sealed| sealed.link.seq))
-    }
-
-    fn save(&mut self) -> io::Result<()> {
-        let line = std::mem::take(&mut self.unsaved);
-        let Some(path) = self.copy.as_deref() else { return Ok(()) };
-        let mut lines = std::mem::take(&mut self.uncopied);
-        lines.extend_from_slice(&line);
-        append(path, &lines).map_err(|error| {
-            // They are brought with the next.
-            self.uncopied = if lines.len() <= MAX_UNCOPIED { lines } else { line };
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        })
-    }
-}
-
-/// Checkpoints of an outage of the second place: those of weeks.
-const MAX_UNCOPIED: usize = 4 << 20;
-
-/// Opened each time, so that a second place that comes and goes (a mount) is found again.
-fn append(path: &Path, line: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    // A half-written line of before must not swallow this one.
-    let mut last = [b'\n'];
-    if file.metadata()?.len() > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-    }
-    if last != *b"\n" {
-        file.write_all(b"\n")?;
-    }
-    file.write_all(line)?;
-    file.sync_data()
 }
 
 fn millis(span: Duration) -> u64 {

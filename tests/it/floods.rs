@@ -258,3 +258,31 @@ async fn connections_that_say_nothing_are_cheap() {
     }
     survives(&fixture, 120, "500 connections kept").await;
 }
+
+/// Anybody may be refused as often, and with as long a path, as they like: each leaves a line.
+#[tokio::test]
+async fn refusals_that_cannot_be_recorded() {
+    let fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
+    fixture.doorward.break_trail(true);
+    let address = fixture.doorward.address("public");
+    let request = format!("GET /{} HTTP/1.1\r\nHost: web.test\r\n\r\n", "a".repeat(8000)).repeat(100);
+    at_once(8, move |_| {
+        let request = request.clone();
+        async move {
+            let mut raw = Raw::connect(address).await;
+            for _ in 0..25 {
+                raw.send(&request).await;
+                for _ in 0..100 {
+                    assert_eq!(raw.answer().await.status, 401);
+                }
+            }
+        }
+    })
+    .await;
+    let metrics = fixture.doorward.metrics().await;
+    let lost = metrics.lines().find_map(|line| line.strip_prefix("doorward_audit_records_lost_total "));
+    assert!(lost.is_some_and(|lost| lost != "0"), "160 MB of lines: {lost:?}");
+    fixture.doorward.break_trail(false);
+    fixture.doorward.until_ready().await;
+    survives(&fixture, 130, "refusals").await;
+}

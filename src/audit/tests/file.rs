@@ -1,4 +1,9 @@
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
 
 use super::*;
 
@@ -220,6 +225,59 @@ fn a_second_place_that_is_away_stops_nothing() {
     assert_eq!(trail.checkpoint_copy(), Some(Ok(())));
     intact(&path, &proof(&settings));
 }
+
+/// As a mount does whose server is gone.
+#[test]
+fn a_second_place_that_hangs_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), checkpoint_records: 1, ..file_settings(&path) };
+    let trail = open(&settings, directory.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut reservation = trail.reserve(3).unwrap();
+    runtime.block_on(reservation.write_durable(record(1))).unwrap();
+    while Checkpoint::last_of(
+        &*fs::read(&copy).unwrap_or_default(),
+        &proof(&settings).keys,
+        &proof(&settings).checkpoint_keys,
+    )
+    .is_err()
+    {
+        std::thread::yield_now();
+    }
+    // A pipe that nobody reads, and that is full.
+    fs::remove_file(&copy).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&copy).status().unwrap().success());
+    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(&copy).unwrap();
+    while pipe.write(&[b'x'; 4096]).is_ok() {}
+    let began = std::time::Instant::now();
+    runtime.block_on(reservation.write_durable(record(2))).unwrap();
+    while trail.checkpoint_copy() == Some(Ok(())) {
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody was told");
+        std::thread::yield_now();
+    }
+    let why = trail.checkpoint_copy().unwrap().unwrap_err();
+    assert!(why.contains("elsewhere.jsonl: it has not answered for "), "{why}");
+    let errors = trail.metrics().checkpoint_copy_errors.get();
+    runtime.block_on(reservation.write_durable(record(3))).unwrap();
+    while trail.metrics().checkpoint_copy_errors.get() == errors {
+        assert!(began.elapsed() < Duration::from_secs(30), "no error was counted");
+        std::thread::yield_now();
+    }
+    // It answers again: what it did not take is brought.
+    fs::remove_file(&copy).unwrap();
+    while pipe.read(&mut [0; 4096]).is_ok() {}
+    trail.write(record(4));
+    trail.shutdown();
+    assert_eq!(trail.checkpoint_copy(), Some(Ok(())));
+    let brought = fs::read(&copy).unwrap().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+    assert!(brought >= 3, "{brought} checkpoints");
+    intact(&path, &proof(&settings));
+}
+
+/// `O_NONBLOCK` of Linux.
+const O_NONBLOCK: i32 = 0o4000;
 
 #[test]
 fn a_request_is_found_by_its_id() {

@@ -186,6 +186,42 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     assert_eq!(findings.summary.lost, told);
 }
 
+/// A line may be a hundred times as long as most are, and who is refused decides how long.
+#[test]
+fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {
+    let settings = Settings { queue: 1 << 20, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    runtime().block_on(async {
+        trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
+        let mut promised = trail.reserve(2).unwrap();
+        sink.set(|disk| disk.room = Some(0));
+        promised.write(record(2));
+        while trail.failure().is_none() {
+            std::thread::yield_now();
+        }
+        for number in 0..20_000 {
+            trail.write(Record { path: "a".repeat(8000).into(), ..record(100 + number) });
+        }
+        promised.write(record(3));
+        while trail.metrics().lost.get() == 0 {
+            std::thread::yield_now();
+        }
+        sink.set(|disk| disk.room = None);
+        wait_until_recovered(&trail);
+    });
+    trail.shutdown();
+    let written = sink.bytes().len();
+    assert!(written < 40 << 20, "{written} bytes were held");
+    let lines = sink.lines();
+    for kept in ["/apis/1", "/apis/2", "/apis/3"] {
+        assert!(paths(&lines).contains(&kept), "{kept}");
+    }
+    let findings = verify(&sink.bytes(), &proof(&settings));
+    assert_eq!(problems(&findings), Vec::<String>::new());
+    assert_eq!(findings.summary.lost, trail.metrics().lost.get());
+}
+
 #[test]
 fn checkpoints_come_by_count_and_by_time() {
     let settings = Settings { checkpoint_records: 5, ..settings() };
