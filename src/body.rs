@@ -9,7 +9,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 pub use self::{
-    request::{RequestBody, RequestStream},
+    request::{Received, RequestBody, RequestStream},
     response::{BodyEnd, CutStyle, EndHook, OnEnd, Outcome, ResponseBody},
 };
 use crate::upstream::streams::CutReason;

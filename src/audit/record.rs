@@ -69,7 +69,7 @@ pub struct Record {
     pub upstream: Option<Upstream>,
     /// The status that the caller got.
     pub status: Option<StatusCode>,
-    /// SHA-256 of the request's body, where it was buffered.
+    /// SHA-256 of the request's body, where it was read whole, or passed on as it came and may change something.
     pub body_digest: Option<[u8; 32]>,
     /// Bytes of the request's body.
     pub bytes_in: u64,

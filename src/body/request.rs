@@ -1,7 +1,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::{BodyError, Trailers, exactly};
 use crate::{
     request::headers::clean_trailers,
+    sha256::Sha256,
     upstream::{Progress, Ticks},
 };
 
@@ -28,12 +29,35 @@ pub enum RequestBody {
     Streaming(Box<RequestStream>),
 }
 
+/// What came of a body that is passed on as it comes.
+#[derive(Debug, Default)]
+pub struct Received {
+    bytes: AtomicU64,
+    digest: OnceLock<[u8; 32]>,
+}
+
+impl Received {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its SHA-256, if that was asked for and the whole of it came.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.digest.get().copied()
+    }
+
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// A body that is passed on as it comes.
 #[derive(Debug)]
 pub struct RequestStream {
     source: Incoming,
     trailers: Trailers,
-    sent: Option<Arc<AtomicU64>>,
+    received: Option<Arc<Received>>,
+    hash: Option<Sha256>,
     /// Bytes that may still come.
     room: u64,
     exchange: Option<Exchange>,
@@ -53,7 +77,8 @@ impl RequestBody {
         if source.is_end_stream() {
             return Self::Empty;
         }
-        Self::Streaming(Box::new(RequestStream { source, trailers, sent: None, room: u64::MAX, exchange: None }))
+        let (received, hash) = (None, None);
+        Self::Streaming(Box::new(RequestStream { source, trailers, received, hash, room: u64::MAX, exchange: None }))
     }
 
     /// Breaks off a body that is passed on as it comes once it has more than `max` bytes.
@@ -65,15 +90,13 @@ impl RequestBody {
         self
     }
 
-    /// Adds the bytes that are sent to `sent`.
+    /// Tells `received` how many bytes come of a body that is passed on as it comes, and what their digest is if it is to be
+    /// `hashed`.
     #[must_use]
-    pub fn counted(mut self, sent: &Arc<AtomicU64>) -> Self {
-        match &mut self {
-            Self::Empty => {}
-            Self::Buffered(bytes) => {
-                sent.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            }
-            Self::Streaming(stream) => stream.sent = Some(Arc::clone(sent)),
+    pub fn noted(mut self, received: &Arc<Received>, hashed: bool) -> Self {
+        if let Self::Streaming(stream) = &mut self {
+            stream.received = Some(Arc::clone(received));
+            stream.hash = hashed.then(Sha256::new);
         }
         self
     }
@@ -114,6 +137,10 @@ impl RequestBody {
 
 impl RequestStream {
     fn ended(&mut self) {
+        if let (Some(received), Some(hash)) = (&self.received, self.hash.take()) {
+            // It ends once.
+            let _ = received.digest.set(hash.finish());
+        }
         if let Some(exchange) = self.exchange.take() {
             match exchange.response_timeout {
                 Some(limit) => exchange.progress.await_answer(limit),
@@ -171,8 +198,11 @@ impl RequestStream {
                         Some(room) => self.room = room,
                         None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
                     }
-                    if let Some(sent) = &self.sent {
-                        sent.fetch_add(length, Ordering::Relaxed);
+                    if let Some(received) = &self.received {
+                        received.add(length);
+                    }
+                    if let Some(hash) = &mut self.hash {
+                        hash.update(data);
                     }
                     if let Some(exchange) = &self.exchange {
                         exchange.progress.received(length);

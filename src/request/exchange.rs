@@ -5,10 +5,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +16,7 @@ use super::host::normalise;
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
     audit::{self, Phase, Record, Reservation, Trail},
-    body::{BodyEnd, OnEnd, Outcome as End},
+    body::{BodyEnd, OnEnd, Outcome as End, Received},
     clock::Timestamp,
     downstream::{Connection, TlsInfo, TlsVersion},
     error::{Reason, Rejection},
@@ -39,8 +36,8 @@ struct Open {
     reservation: Option<Reservation>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
-    /// Bytes of a request body that is passed on as it comes.
-    received: Option<Arc<AtomicU64>>,
+    /// What came of a request body that is passed on as it comes.
+    received: Option<Arc<Received>>,
     _in_flight: InFlight,
 }
 
@@ -156,8 +153,8 @@ impl Exchange {
         }
     }
 
-    /// Where the bytes of a request body are counted that is passed on as it comes.
-    pub fn received(&mut self) -> &Arc<AtomicU64> {
+    /// Where a request body is noted that is passed on as it comes.
+    pub fn received(&mut self) -> &Arc<Received> {
         self.0.received.get_or_insert_with(Arc::default)
     }
 
@@ -181,7 +178,8 @@ impl Exchange {
         record.latency = open.began.elapsed();
         record.bytes_out = end.bytes;
         if let Some(received) = &open.received {
-            record.bytes_in = received.load(Ordering::Relaxed);
+            record.bytes_in = received.bytes();
+            record.body_digest = record.body_digest.or_else(|| received.digest());
         }
         record.ended = match end.outcome {
             End::Complete => None,

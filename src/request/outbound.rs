@@ -1,7 +1,7 @@
 //! What goes to an upstream: made from a permit, with the identity that the permit names, and nothing of the client's
 //! own say about who it is.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
@@ -12,7 +12,7 @@ use crate::{
     assertions,
     authn::Principal,
     authz::Permit,
-    body::RequestBody,
+    body::{Received, RequestBody},
     config::raw::RouteKind,
     error::Rejection,
     kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
@@ -103,11 +103,11 @@ impl Outbound {
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 
-    /// Has the bytes of a body that is passed on as it comes counted.
-    pub fn count_body(&mut self, count: impl FnOnce() -> Arc<AtomicU64>) {
+    /// Has a body noted that is passed on as it comes: its bytes, and its digest if it is to be `hashed`.
+    pub fn note_body(&mut self, hashed: bool, received: impl FnOnce() -> Arc<Received>) {
         if let RequestBody::Streaming(_) = self.request.body() {
             let body = std::mem::take(self.request.body_mut());
-            *self.request.body_mut() = body.counted(&count());
+            *self.request.body_mut() = body.noted(&received(), hashed);
         }
     }
 }

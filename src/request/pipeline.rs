@@ -332,7 +332,7 @@ impl Worker {
         record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then_some(given.groups);
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
-        outbound.count_body(|| Arc::clone(exchange.received()));
+        outbound.note_body(announced, || Arc::clone(exchange.received()));
         Ok(Box::new(Cleared { outbound, apply, announced, epoch, now }))
     }
 

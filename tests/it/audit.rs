@@ -129,6 +129,46 @@ async fn what_was_edited_or_taken_out_is_found() {
     }
 }
 
+/// Of a body that nobody reads whole, the digest is known at its end.
+#[tokio::test]
+async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
+    let fixture = Fixture::start().await;
+    let alice = fixture.alice();
+    let record = |phase: &str, path: &str| {
+        let code = format!("request{phase}");
+        let found =
+            fixture.doorward.audit().into_iter().find(|record| {
+                record["metadata"]["event_code"] == *code && record["http_request"]["url"]["path"] == *path
+            });
+        found.unwrap_or_else(|| panic!("no {code} of {path}"))
+    };
+    // SHA-256 of `abc` (FIPS 180-2, appendix B.1).
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let send = async |request: &str, framing: &str, body: &str| {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(format!("{request} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\n{framing}\r\n\r\n{body}")).await;
+        assert_eq!(raw.answer().await.status, 200, "{request}");
+    };
+    let folder = "/api/v1/namespaces/ci/configmaps/";
+    send(&format!("PUT {folder}sized"), "Content-Length: 3", "abc").await;
+    send(&format!("PUT {folder}chunked"), "Transfer-Encoding: chunked", "1\r\na\r\n2\r\nbc\r\n0\r\n\r\n").await;
+    for name in ["sized", "chunked"] {
+        let path = format!("{folder}{name}");
+        within(async {
+            while !fixture.doorward.audit().iter().any(|record| {
+                record["metadata"]["event_code"] == "request.completed"
+                    && record["http_request"]["url"]["path"] == *path
+            }) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let completed = record(".completed", &path);
+        assert_eq!(completed["unmapped"]["body_sha256"], digest, "{completed}");
+        assert!(record(".decided", &path)["unmapped"]["body_sha256"].is_null(), "it had not come yet");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
     for (when_full, status) in [("refuse", 503), ("continue", 200)] {
