@@ -102,6 +102,7 @@ fn context(
     requests: &RequestMetrics,
 ) -> Result<Context, StartError> {
     let issuers = issuers::Context {
+        refetches: issuers::Context::refetches(&clock),
         clock,
         control: runtime.handle().clone(),
         egress: Egress::new(Proxy::from_environment().map_err(StartError::Proxy)?).map_err(StartError::Trust)?,

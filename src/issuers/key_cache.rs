@@ -34,6 +34,7 @@ use url::Url;
 
 use self::fetching::FETCH_TIMEOUT;
 use super::{
+    breaker::Bucket,
     discovery::Metadata,
     kept_keys::KeptKeys,
     keys::Keys,
@@ -120,6 +121,8 @@ struct Shared {
     egress: Egress,
     clock: Clock,
     metrics: Metrics,
+    /// The budget of all issuers for fetches that unknown keys cause.
+    refetches: Arc<Bucket>,
     bearer: ArcSwapOption<Secret>,
     keys: ArcSwapOption<Generation>,
     /// The number of `keys`, 0 without any; read on each request.
@@ -165,12 +168,13 @@ struct Progress {
 
 impl KeyCache {
     /// A cache that does nothing yet.
-    pub fn new(settings: KeySettings, egress: Egress, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(settings: KeySettings, egress: Egress, clock: Clock, metrics: Metrics, refetches: Arc<Bucket>) -> Self {
         let shared = Arc::new(Shared {
             settings,
             egress,
             clock,
             metrics,
+            refetches,
             bearer: ArcSwapOption::empty(),
             keys: ArcSwapOption::empty(),
             number: AtomicU64::new(0),
@@ -243,7 +247,7 @@ impl KeyCache {
     }
 
     /// Fetches the set for a token whose key is not in it, together with all others that wait for the same, and at most
-    /// once in 30 s however the fetch ends. Returns when the set may have changed or will not.
+    /// once in 30 s however the fetch ends; at all issuers together, as often as their budget allows. Returns when the set may have changed or will not.
     ///
     /// The caller has checked what can be checked without the key.
     pub async fn refetch(&self, kid: Option<&str>) {
@@ -261,6 +265,10 @@ impl KeyCache {
             let mut demand = shared.demand.lock().unwrap_or_else(PoisonError::into_inner);
             if !demand.pending {
                 if demand.last.is_some_and(|last| now < last + COOL_DOWN) {
+                    return;
+                }
+                if !shared.refetches.take(now) {
+                    tracing::debug!(issuer = %shared.settings.name, "an unknown key causes no fetch: too many did at all issuers");
                     return;
                 }
                 *demand = Demand { last: Some(now), pending: true };

@@ -61,7 +61,7 @@ use tokio::runtime::Handle;
 
 use self::verified::{Verified, VerifiedTokens};
 pub use self::{
-    breaker::Breaker,
+    breaker::{Breaker, Bucket},
     checks::{Checked, IdTokenChecks, VerifiedToken},
     claim_path::ClaimPath,
     client_auth::{ASSERTION_TYPE, ClientAuth, Proof},
@@ -97,6 +97,19 @@ pub struct Context {
     /// The client for issuers without a `ca` of their own.
     pub egress: Egress,
     pub metrics: Metrics,
+    /// Fetches that tokens with unknown keys may cause, of all issuers together.
+    pub refetches: Arc<Bucket>,
+}
+
+/// Such fetches a second, and at once: many more than keys are rotated, and few for whoever sends tokens that name keys of
+/// their own at each issuer.
+const REFETCHES: (u32, u32) = (1, 10);
+
+impl Context {
+    /// The budget for such fetches of a whole process.
+    pub fn refetches(clock: &Clock) -> Arc<Bucket> {
+        Arc::new(Bucket::new(REFETCHES.0, REFETCHES.1, clock.now()))
+    }
 }
 
 /// Tells whether a credential was revoked. Asked on each request, cached token or not.

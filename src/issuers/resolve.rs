@@ -338,8 +338,9 @@ impl Builder<'_> {
         if let Some(previous) = self.previous.filter(|previous| *previous.keys.settings() == settings) {
             return Some((Arc::clone(&previous.keys), bearer));
         }
-        let Context { clock, metrics, .. } = self.context;
-        Some((Arc::new(KeyCache::new(settings, egress, clock.clone(), metrics.clone())), bearer))
+        let Context { clock, metrics, refetches, .. } = self.context;
+        let cache = KeyCache::new(settings, egress, clock.clone(), metrics.clone(), Arc::clone(refetches));
+        Some((Arc::new(cache), bearer))
     }
 
     fn introspection(

@@ -319,8 +319,10 @@ pub fn egress() -> Egress {
 }
 
 pub fn context() -> Context {
+    let clock = Clock::manual(Timestamp::from_secs(START));
     Context {
-        clock: Clock::manual(Timestamp::from_secs(START)),
+        refetches: Context::refetches(&clock),
+        clock,
         control: Handle::current(),
         egress: egress(),
         metrics: Metrics::default(),

@@ -1,10 +1,10 @@
 //! The key cache against a provider that misbehaves, with a clock that the test moves.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::super::{Accepts, Context, Issuers, testing::*};
+use super::super::{Accepts, Bucket, Context, Issuers, testing::*};
 use crate::error::Reason;
 
 const COOL_DOWN: Duration = Duration::from_secs(30);
@@ -74,6 +74,23 @@ async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
         assert_eq!(outcome, Ok(()));
     }
     assert_eq!(bench.provider.hits("/jwks"), 2);
+}
+
+/// However many issuers there are whose keys somebody makes up.
+#[tokio::test]
+async fn unknown_keys_cause_only_so_many_fetches_at_all_issuers_together() {
+    for (rate, fetches) in [(0, 2), (1, 3)] {
+        let provider = Provider::with_keys(&[RSA.jwk("a", json!({}))]).await;
+        let mut context = context();
+        context.refetches = Arc::new(Bucket::new(rate, 1, context.clock.now()));
+        let (issuers, accepts) = ready(&Bench::root(&provider, &json!({})), &context).await;
+        let bench = Bench { provider, context, issuers, accepts };
+        for kid in ["made-up", "another"] {
+            let _ = bench.ask(&bench.token(&OTHER_RSA, kid, json!({}))).await;
+            bench.context.clock.advance(COOL_DOWN);
+        }
+        assert_eq!(bench.provider.hits("/jwks"), fetches, "{rate} a second");
+    }
 }
 
 /// oauth:5, peers:D7: the cool-down counts from the last attempt, however that ended.
