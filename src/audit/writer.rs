@@ -29,6 +29,8 @@ use crate::clock::{Clock, Timestamp};
 
 /// How many bytes are made into lines before they are handed over.
 const GROUP: usize = 256 << 10;
+/// How many records are taken before the sink is looked after again, however they flood in.
+const TURN: usize = 4096;
 /// How long the thread rests between groups while records come. Nobody has to wake it then, which would cost the sender
 /// more than all the rest.
 const NAP: Duration = Duration::from_millis(4);
@@ -172,7 +174,7 @@ impl Writer {
     /// Makes lines of what waits; how many.
     fn drain(&mut self) -> usize {
         let mut drained = 0;
-        while self.outage.is_some() || self.pending.len() < GROUP {
+        while drained < TURN && (self.outage.is_some() || self.pending.len() < GROUP) {
             let Ok(item) = self.queue.try_recv() else { break };
             self.take(item);
             drained += 1;
@@ -180,6 +182,7 @@ impl Writer {
         drained
     }
 
+    /// Waits a moment for more where others are likely to come for the same sync.
     fn gather(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -197,7 +200,10 @@ impl Writer {
         if self.pending.len() > MAX_WAITING && !is_promised {
             self.shared.give_back(1);
             self.shared.lose(1);
-            self.waiting.extend(reply);
+            if let Some(reply) = reply {
+                // Nobody waits any more if this fails.
+                let _ = reply.send(Err(AuditUnavailable::Full));
+            }
             return;
         }
         self.rotate_if_full();

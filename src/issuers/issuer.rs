@@ -72,9 +72,9 @@ impl Issuer {
         self.mapping.is_client(client, subject)
     }
 
-    /// What its subjects are, whichever client their tokens were issued to.
-    pub fn kind_of_subjects(&self) -> Kind {
-        self.mapping.kind.unwrap_or(Kind::Agent)
+    /// Whether its subjects are people, whichever client their tokens were issued to.
+    pub fn is_of_people(&self) -> bool {
+        self.mapping.kind == Some(Kind::Human)
     }
 
     /// How far clocks may differ.

@@ -156,6 +156,9 @@ impl Mapping {
             Some(Value::String(client)) if (1..=self.longest()).contains(&client.len()) => {
                 Ok(Some(client.as_str().into()))
             }
+            other if self.preset == Some(Preset::Doorward) => {
+                Err(wrong("client_id", other, "a text of 1 to 512 bytes"))
+            }
             other => Err(wrong("client_id", other, "a text of 1 to 255 bytes")),
         }
     }

@@ -377,7 +377,7 @@ impl Worker {
     ) -> Result<Forwarded<Exchange>, Rejection> {
         let Cleared { outbound, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
-            // The same that were sent, and found again only for what lasts.
+            // The same that were sent, found again since most answers have a length and are no streams.
             let groups = snapshot.policy.kubernetes_groups(outbound.permit.principal()).groups;
             let handle = self.app.streams.register(outbound.permit.stream(kind, groups, *now));
             if handle.missed(*epoch)

@@ -131,7 +131,13 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
         insert(headers, header::RETRY_AFTER, &span.as_secs().max(1).to_string());
     }
     if let Some(route) = asker.route.filter(|_| rejection.reason() == Reason::MethodNotAllowed) {
-        insert(headers, header::ALLOW, route.allow);
+        // Where the route takes the method, what it leads to does not: a webhook's delivery, and the Dashboard's back end.
+        let allow = match (route.allow, route.kind) {
+            ("", RouteKind::Webhook) => "POST",
+            ("", _) => "GET, HEAD",
+            (allow, _) => allow,
+        };
+        insert(headers, header::ALLOW, allow);
     }
     for challenge in challenges(rejection, asker) {
         if let Ok(value) = HeaderValue::from_str(&challenge) {

@@ -141,12 +141,11 @@ impl Exchanger<'_> {
 
     /// For whom an agent asks, as what they are themselves: that the agent has their token does not make them one.
     pub(super) fn as_themselves(&self, subject: Arc<Principal>) -> Arc<Principal> {
-        let issuer = self.snapshot.issuers.get(&subject.issuer);
-        match issuer.map(|issuer| issuer.kind_of_subjects()) {
-            Some(kind) if kind != subject.kind && !self.is_itself(&subject) => {
-                Arc::new(Principal { kind, ..(*subject).clone() })
-            }
-            _ => subject,
+        let is_of_people = self.snapshot.issuers.get(&subject.issuer).is_some_and(|issuer| issuer.is_of_people());
+        // Never the other way: of a person whose client says so nothing is taken.
+        match subject.kind == Kind::Agent && is_of_people && !self.is_itself(&subject) {
+            true => Arc::new(Principal { kind: Kind::Human, ..(*subject).clone() }),
+            false => subject,
         }
     }
 

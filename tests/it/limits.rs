@@ -168,7 +168,6 @@ async fn how_many_resets_may_wait_can_be_set() {
     }
 }
 
-/// Requests that are no requests, each of which is answered with a reset.
 #[tokio::test]
 async fn how_many_streams_a_client_may_open_and_how_much_it_may_send_unasked_can_be_set() {
     let told = async |limits: &'static str| {
@@ -196,6 +195,7 @@ async fn how_much_is_held_for_a_client_that_does_not_read_can_be_set() {
     assert!(much > little + (8 << 20), "{little} and {much} bytes");
 }
 
+/// Requests that are no requests, each of which is answered with a reset.
 #[tokio::test]
 async fn how_many_errors_of_a_client_are_answered_with_a_reset_can_be_set() {
     let fields = |more: &[(&str, &str)]| -> Vec<(String, String)> {

@@ -247,10 +247,11 @@ fn a_second_place_that_hangs_stops_nothing() {
         std::thread::yield_now();
     }
     // A pipe that nobody reads, and that is full.
-    fs::remove_file(&copy).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(&copy).status().unwrap().success());
-    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(&copy).unwrap();
+    let full = directory.path().join("full");
+    assert!(std::process::Command::new("mkfifo").arg(&full).status().unwrap().success());
+    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(&full).unwrap();
     while pipe.write(&[b'x'; 4096]).is_ok() {}
+    fs::rename(&full, &copy).unwrap();
     let began = std::time::Instant::now();
     runtime.block_on(reservation.write_durable(record(2))).unwrap();
     while trail.checkpoint_copy() == Some(Ok(())) {

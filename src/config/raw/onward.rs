@@ -58,7 +58,8 @@ pub struct OnwardAssertion {
     pub audience: Option<String>,
     /// Its `sub`. Default: `client` where the assertion stands for a client (`client_credentials`), else `caller`.
     pub subject: Option<OnwardSubject>,
-    /// How it is signed, by the first of the keys of `tokens` that signs so: `RS256` for Entra ID. Default: by the first key.
+    /// How it is signed, by the key of `tokens` that signs at the moment, or else the first that signs so: `RS256` for Entra ID. Default: by the
+    /// one that signs at the moment.
     pub algorithm: Option<SigningAlgorithm>,
 }
 

@@ -193,9 +193,12 @@ impl Follower {
             }
             self.end_here(&batch);
             for (watch, told) in batch {
-                if let Some(work) = self.take(watch, told, &mut progress)
-                    && queue.try_send(work).is_err()
-                {
+                let Some(work) = self.take(watch, told, &mut progress) else { continue };
+                // The next one says it again, while the room is for what is said once.
+                if matches!(work, Work::UpTo(..)) && queue.capacity() < BACKLOG / 2 {
+                    continue;
+                }
+                if queue.try_send(work).is_err() {
                     return EndsError::Behind;
                 }
             }

@@ -27,7 +27,7 @@ pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Dura
 const WATCH: u32 = 4;
 
 /// One that says nothing for so long after that, or before it begins, is cut without a word.
-const SILENT: Duration = Duration::from_secs(5);
+const SILENT: Duration = Duration::from_secs(4);
 
 /// How long a page of a list may take.
 const LIST: Duration = Duration::from_secs(30);

@@ -161,7 +161,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
         }
     })
     .await;
-    // Four seconds of a watch, and five in which it says nothing.
+    // Four seconds of a watch, and four in which it says nothing.
     assert!(silent.elapsed() < Duration::from_secs(10), "noticed after {:?}", silent.elapsed());
     dead_soon(&tasks, &own).await;
 }

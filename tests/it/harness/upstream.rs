@@ -166,14 +166,15 @@ impl Upstream {
 /// Waits until a flood is held up, as nothing more of it is taken, and gives how much was.
 pub async fn held_up(sent: &AtomicU64) -> u64 {
     super::within(async {
-        let mut before = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            match sent.load(Ordering::SeqCst) {
-                now if now > 0 && now == before => return now,
-                now => before = now,
-            }
+        // On a busy machine one look tells nothing.
+        let (mut before, mut same) = (0, 0);
+        while same < 4 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let now = sent.load(Ordering::SeqCst);
+            same = if now > 0 && now == before { same + 1 } else { 0 };
+            before = now;
         }
+        before
     })
     .await
 }
