@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use doorward::{
@@ -14,6 +15,9 @@ use crate::Failure;
 
 /// The client of the login at the provider, and its secret.
 pub const CLIENT: (&str, &str) = DOORWARD_CLIENT;
+
+/// How long a Doorward that has just started may take to reach its provider.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts the provider in this process, for a Doorward at each of `ports`; its issuer.
 pub fn provider(ports: &[u16]) -> Result<String, Failure> {
@@ -36,7 +40,15 @@ pub fn provider(ports: &[u16]) -> Result<String, Failure> {
 pub fn log_in(address: SocketAddr, path: &str) -> Result<String, Failure> {
     let host = format!("localhost:{}", address.port());
     let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
-    let start = ask(address, &format!("GET /oauth2/start?rd={path} HTTP/1.1\r\nHost: {host}\r\n{page}"), "")?;
+    let until = Instant::now() + PATIENCE;
+    let start = loop {
+        match ask(address, &format!("GET /oauth2/start?rd={path} HTTP/1.1\r\nHost: {host}\r\n{page}"), "") {
+            Ok(start) => break start,
+            // It listens before it has reached its provider.
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(error),
+        }
+    };
     let (server, query) = authorize(&start.location)?;
     let form = format!("{query}&person=alice");
     let head = format!(
