@@ -81,6 +81,15 @@ impl Provider {
     }
 }
 
+/// AWS's answer, with what is good until then.
+fn of_role(until: u64) -> Reply {
+    let credentials =
+        json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": until});
+    let body =
+        json!({"AssumeRoleWithWebIdentityResponse": {"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}}});
+    Reply::json(200, &body.to_string())
+}
+
 fn good(token: &str) -> Value {
     json!({
         "access_token": token, "token_type": "Bearer", "expires_in": 3600, "refresh_token": "never",
@@ -187,11 +196,7 @@ async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_its
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
     let role = now() + 900;
-    let credentials =
-        json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": role});
-    let body =
-        json!({"AssumeRoleWithWebIdentityResponse": {"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}}});
-    provider.says(Reply::json(200, &body.to_string()));
+    provider.says(of_role(role));
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
     // As the docs say it of `doorward token --audience aws --out`.
@@ -252,11 +257,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(claims["origin"]["sub"], "alice", "who it is is told as well: {claims:#}");
 
     let role = now() + 900;
-    let credentials =
-        json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": role});
-    let body =
-        json!({"AssumeRoleWithWebIdentityResponse": {"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}}});
-    provider.says(Reply::json(200, &body.to_string()));
+    provider.says(of_role(role));
     let answer = world.ask(&[("subject_token", &alice), ("audience", "aws")]).await;
     let said = answer.json();
     assert_eq!((&said["token_type"], answer.status), (&json!("N_A"), 200), "{said:#}");
