@@ -21,6 +21,7 @@ pub mod endpoints;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod group_commit;
 pub mod interceptor;
 pub mod issuers;
 pub mod kubernetes;

@@ -25,7 +25,10 @@ use super::{
     sink::{Found, Sink},
     trail::{AuditUnavailable, Entry, Item, Keys, MAX_WAITING, Reply, Shared},
 };
-use crate::clock::{Clock, Timestamp};
+use crate::{
+    clock::{Clock, Timestamp},
+    group_commit::{self, GroupCommit},
+};
 
 /// How many bytes are made into lines before they are handed over.
 const GROUP: usize = 256 << 10;
@@ -34,9 +37,6 @@ const TURN: usize = 4096;
 /// How long the thread rests between groups while records come. Nobody has to wake it then, which would cost the sender
 /// more than all the rest.
 const NAP: Duration = Duration::from_millis(4);
-/// How long it waits for more records where several waited for a sync at once the last time: a sync costs more than all else
-/// that is done for a record, and as many share it as come in time.
-const GATHER: Duration = Duration::from_micros(300);
 /// Naps without a record before it sleeps until it is woken.
 const NAPS: u32 = 8;
 /// How long lines may wait for a sync that no request asked for.
@@ -62,8 +62,7 @@ pub(super) struct Writer {
     /// Room that the lines in `pending` hold.
     held: usize,
     waiting: Vec<Reply>,
-    /// How many waited for the last syncs.
-    shared_by: usize,
+    group: GroupCommit,
     synced: bool,
     /// Bytes that the sink took.
     written: i64,
@@ -105,7 +104,7 @@ impl Writer {
             pending: Vec::new(),
             held: 0,
             waiting: Vec::new(),
-            shared_by: 0,
+            group: GroupCommit::new(group_commit::WINDOW),
             synced: true,
             written: 0,
             last_sync: Instant::now(),
@@ -187,12 +186,10 @@ impl Writer {
         if self.waiting.is_empty() {
             return;
         }
-        if self.shared_by > 1 {
-            thread::sleep(GATHER);
+        if self.group.gather() {
             self.drain();
         }
-        // One that comes alone between others is no sign that they have ceased.
-        self.shared_by = self.waiting.len().max(self.shared_by / 2);
+        self.group.shared(self.waiting.len());
     }
 
     fn take(&mut self, Item { mut entry, weight, is_promised, reply }: Item) {

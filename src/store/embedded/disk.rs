@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -21,16 +20,16 @@ use super::{
     OpenError, Reply,
     layout::{self, FORMAT},
 };
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    group_commit::{self, GroupCommit},
+};
 
 /// Memory that redb may use to keep pages.
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Writes in one commit.
 const GROUP: usize = 256;
-
-/// How long the writer waits for more where several writes came at once the last time: a commit costs more than all writes in it.
-const GATHER: Duration = Duration::from_micros(300);
 
 /// How often the writer looks for records that have ended, by the time that writes carry: without writes nothing
 /// grows, so nothing needs to be swept.
@@ -150,14 +149,12 @@ impl Disk {
     pub(super) fn serve_writes(&self, mut queue: mpsc::Receiver<Write>) {
         let mut swept = Timestamp::default();
         let mut group = Vec::with_capacity(GROUP);
-        let mut shared_by = 0;
+        let mut commit = GroupCommit::new(group_commit::WINDOW);
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-            if shared_by > 1 {
-                thread::sleep(GATHER);
+            if commit.gather() {
                 group.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(GROUP.saturating_sub(group.len())));
             }
-            // One that comes alone between others is no sign that they have ceased.
-            shared_by = group.len().max(shared_by / 2);
+            commit.shared(group.len());
             // Those who gave up while they waited are not served: a late write would surprise them.
             group.retain(|write| !write.abandoned());
             let now = group.iter().filter_map(Write::now).max();
