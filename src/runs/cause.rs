@@ -242,18 +242,11 @@ impl Causes<'_> {
         if made.is_some() || cause.is_some() {
             return Ok(Known { cause, made });
         }
-        let mut cause = match is_alone {
-            true => self.get(&run.old_key(), now).await?,
-            false => None,
-        };
+        let mut cause = self.first(is_alone.then(|| run.old_key()), now).await?;
         if let (None, Some(event), Some(created)) = (&cause, event, created) {
             let event = Mark::Event { cluster, event };
-            for key in [Some(event.key()), is_alone.then(|| event.old_key())].into_iter().flatten() {
-                if cause.is_none() {
-                    cause = self.get(&key, now).await?;
-                }
-            }
-            cause = cause.filter(|cause| cause.explains(created));
+            let keys = [event.key()].into_iter().chain(is_alone.then(|| event.old_key()));
+            cause = self.first(keys, now).await?.filter(|cause| cause.explains(created));
             if let Some(cause) = &cause {
                 self.keep(run, cause, now).await?;
             }
@@ -261,9 +254,18 @@ impl Causes<'_> {
         Ok(Known { cause, made })
     }
 
-    async fn get(&self, key: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
-        let stored = self.store.get(Table::Causes, key, now).await?;
-        stored.map(|stored| self.open(key, &stored.value)).transpose()
+    /// What is kept under the first of these keys that there is.
+    async fn first(
+        &self,
+        keys: impl IntoIterator<Item = Vec<u8>>,
+        now: Timestamp,
+    ) -> Result<Option<Cause>, CauseError> {
+        for key in keys {
+            if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
+                return self.open(&key, &stored.value).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Cause, CauseError> {
