@@ -195,6 +195,44 @@ impl<'w> Load<'w> {
     }
 }
 
+/// Two replicas of one store, whose keys are those of the same files.
+struct Replicas {
+    world: World,
+    other: Doorward,
+    _redis: RedisServer,
+}
+
+impl Replicas {
+    /// `keys`: how they sign, with `first.pem` and `second.pem`.
+    async fn with_keys(keys: &str) -> Self {
+        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let seal = BASE64_STANDARD.encode([7; 32]);
+        let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
+        let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
+        let store = format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address());
+        let change = |yaml: String| {
+            yaml.replace("\ntokens:\n", &format!("\nsessions: {{keys: [{{file: seal}}]}}\ntokens:\n  keys: {keys}\n"))
+                .replace("store: {path: doorward.redb}", &store)
+        };
+        let world = World::with_files(change, &files).await;
+        let (one, dir) = (world.doorward.dir(), tempfile::tempdir().unwrap());
+        for name in ["target", "other", "first.pem", "second.pem", "seal"] {
+            fs::copy(one.join(name), dir.path().join(name)).unwrap();
+        }
+        let yaml = fs::read_to_string(one.join("doorward.yaml")).unwrap();
+        let other = Doorward::start_with_faults(dir, &yaml).await;
+        Self { world, other, _redis: redis }
+    }
+
+    fn both(&self) -> [&Doorward; 2] {
+        [&self.world.doorward, &self.other]
+    }
+
+    fn load(&self) -> Load<'_> {
+        Load::new(&self.world, self.both().to_vec())
+    }
+}
+
 /// Gives a replica another configuration, and waits until that is in force.
 async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
     let generation = || doorward.log().iter().filter_map(|line| line["generation"].as_u64()).max().unwrap_or_default();
@@ -250,25 +288,8 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
 
 #[tokio::test]
 async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
-    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let seal = BASE64_STANDARD.encode([7; 32]);
-    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
-    let change = |yaml: String| {
-        yaml.replace("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n  keys: [{file: first.pem}]\n")
-            .replace(
-                "store: {path: doorward.redb}",
-                &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
-            )
-    };
-    let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
-    let world = World::with_files(change, &files).await;
-    let (here, dir) = (&world.doorward, tempfile::tempdir().unwrap());
-    for name in ["target", "other", "first.pem", "second.pem", "seal"] {
-        fs::copy(here.dir().join(name), dir.path().join(name)).unwrap();
-    }
-    let yaml = fs::read_to_string(here.dir().join("doorward.yaml")).unwrap();
-    let there = Doorward::start_with_faults(dir, &yaml).await;
-    let load = Load::new(&world, vec![here, &there]);
+    let replicas = Replicas::with_keys("[{file: first.pem}]").await;
+    let load = replicas.load();
     load.are_ready().await;
 
     let (one, both, turned, other) = (
@@ -281,7 +302,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
         load.more(100).await;
         // Published by each before it signs at any.
         for (before, after) in [(one, both), (both, turned)] {
-            for replica in [here, &there] {
+            for replica in replicas.both() {
                 reload(replica, |yaml| yaml.replace(before, after)).await;
                 load.more(100).await;
             }
@@ -293,41 +314,24 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     // The last token that the first has signed is over, and the key goes.
     load.set_clocks_ahead(660).await;
     load.during(async {
-        for replica in [here, &there] {
+        for replica in replicas.both() {
             reload(replica, |yaml| yaml.replace(turned, other)).await;
             load.more(100).await;
         }
     })
     .await;
-    assert_eq!(world.kids().await, load.seen.borrow().signers[1..]);
+    assert_eq!(replicas.world.kids().await, load.seen.borrow().signers[1..]);
 }
 
 #[tokio::test]
 async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replicas() {
     const AHEAD: u64 = 3600;
-    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let seal = BASE64_STANDARD.encode([7; 32]);
-    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
     let at = now() + AHEAD;
     let from = OffsetDateTime::from_unix_timestamp(at.cast_signed()).unwrap().format(&Rfc3339).unwrap();
-    let keys = format!("  keys: [{{file: first.pem}}, {{file: second.pem, from: '{from}'}}]\n");
-    let change = |yaml: String| {
-        yaml.replace("\ntokens:\n", &format!("\nsessions: {{keys: [{{file: seal}}]}}\ntokens:\n{keys}")).replace(
-            "store: {path: doorward.redb}",
-            &format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address()),
-        )
-    };
-    let files = [("first.pem", first.as_str()), ("second.pem", &second), ("seal", &seal)];
-    let world = World::with_files(change, &files).await;
-    let (here, dir) = (&world.doorward, tempfile::tempdir().unwrap());
-    for name in ["target", "other", "first.pem", "second.pem", "seal"] {
-        fs::copy(here.dir().join(name), dir.path().join(name)).unwrap();
-    }
-    let yaml = fs::read_to_string(here.dir().join("doorward.yaml")).unwrap();
-    let there = Doorward::start_with_faults(dir, &yaml).await;
-    let load = Load::new(&world, vec![here, &there]);
+    let replicas = Replicas::with_keys(&format!("[{{file: first.pem}}, {{file: second.pem, from: '{from}'}}]")).await;
+    let load = replicas.load();
     load.are_ready().await;
-    let published = world.kids().await;
+    let published = replicas.world.kids().await;
     assert_eq!(published.len(), 2);
     load.during(load.more(100)).await;
     assert_eq!(load.seen.borrow().signers, published[..1]);
@@ -339,7 +343,7 @@ async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replica
     })
     .await;
     assert_eq!(load.seen.borrow().signers, published);
-    assert_eq!(world.kids().await, published);
+    assert_eq!(replicas.world.kids().await, published);
 }
 
 #[tokio::test]
