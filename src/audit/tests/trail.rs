@@ -223,6 +223,51 @@ fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {
 }
 
 #[test]
+fn a_note_that_is_lost_in_an_outage_is_not_answered_as_written() {
+    let alarm = |number: u32| Note::Alarm { what: "test", detail: number.to_string() };
+    let settings = Settings { queue: 1 << 20, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    let mut number = 0;
+    runtime().block_on(async {
+        trail.note_durable(alarm(number)).await.unwrap();
+        sink.set(|disk| disk.room = Some(0));
+        // The answer comes when all before it was taken, so that nothing waits but where this is bounded.
+        loop {
+            number += 1;
+            match trail.note_durable(alarm(number)).await {
+                Err(AuditUnavailable::Failing) => {}
+                answer => break assert_eq!(answer, Err(AuditUnavailable::Full)),
+            }
+            for more in 0..20 {
+                trail.write(Record { path: "a".repeat(8000).into(), ..record(more) });
+            }
+        }
+        sink.set(|disk| disk.room = None);
+        wait_until_recovered(&trail);
+    });
+    trail.shutdown();
+    let lines = sink.lines();
+    let told: Vec<u32> = lines.iter().filter_map(|line| line["unmapped"]["detail"].as_str()?.parse().ok()).collect();
+    assert_eq!(told, (0..number).collect::<Vec<_>>(), "the last was lost, and no other");
+    let lost: u64 = lines.iter().filter_map(|line| line["unmapped"]["lost"].as_u64()).sum();
+    assert_eq!(lost, trail.metrics().lost.get());
+}
+
+#[test]
+fn a_note_for_which_there_is_no_room_in_an_outage_is_not_answered_as_written() {
+    let alarm = || Note::Alarm { what: "test", detail: String::new() };
+    let sink = Memory::default();
+    let trail = start(&Settings { queue: 2, ..settings() }, &sink, &clock());
+    let _others = trail.reserve(2).unwrap();
+    sink.set(|disk| disk.room = Some(0));
+    let answers = [(); 3].map(|()| runtime().block_on(trail.note_durable(alarm())));
+    let [failing, full] = [AuditUnavailable::Failing, AuditUnavailable::Full].map(Err);
+    assert_eq!(answers, [failing, failing, full]);
+    assert_eq!(trail.metrics().lost.get(), 1);
+}
+
+#[test]
 fn checkpoints_come_by_count_and_by_time() {
     let settings = Settings { checkpoint_records: 5, ..settings() };
     let sink = Memory::default();
