@@ -58,8 +58,8 @@ pub struct Claims<T = Value> {
     /// The name of the issuer or `webhook:NAME`.
     pub issuer: Arc<str>,
     /// The Kubernetes groups that grants gave.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<Arc<str>>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub groups: Arc<[Arc<str>]>,
     /// The facts of the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<T>,
@@ -94,7 +94,7 @@ pub struct Assertions {
 pub struct Asserted<'a> {
     pub principal: &'a Principal,
     pub route: &'a Route,
-    pub groups: &'a [Arc<str>],
+    pub groups: &'a Arc<[Arc<str>]>,
     pub request_id: &'a str,
     pub body_sha256: &'a [u8; 32],
     pub once: Once,
@@ -219,7 +219,7 @@ impl Assertions {
             once_until: once.window.map(|window| (now + window).as_secs()),
             kind: principal.kind,
             issuer: Arc::clone(&principal.issuer),
-            groups: groups.to_vec(),
+            groups: Arc::clone(groups),
             delivery: principal.delivery.as_deref(),
             triggers,
         };
@@ -300,7 +300,7 @@ mod tests {
             once_until: None,
             kind: Kind::Agent,
             issuer: "webhook:hub".into(),
-            groups: Vec::new(),
+            groups: Arc::default(),
             delivery: None,
             triggers: None,
         }

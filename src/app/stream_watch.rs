@@ -145,7 +145,7 @@ impl App {
         let now = self.clock.now();
         match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &revoked)).await {
             Ok(principal) => {
-                token.is_vouched_for(now);
+                token.vouched_again(now);
                 self.refuses_to(&principal, stream)
             }
             Err(rejection) => match rejection.reason() {

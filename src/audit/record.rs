@@ -58,7 +58,7 @@ pub struct Record {
     /// What it does to a run of Tekton.
     pub run: Option<Arc<Run>>,
     /// With which groups it was sent to Kubernetes, as the user of its principal; none if it was not.
-    pub impersonated_groups: Option<Vec<Arc<str>>>,
+    pub impersonated_groups: Option<Arc<[Arc<str>]>>,
     /// The EventListener behind a webhook route.
     pub event_listener: Option<Arc<EventListener>>,
     /// What a verified delivery tells.

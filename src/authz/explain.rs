@@ -26,7 +26,7 @@ pub struct Explanation {
     pub fixes: Vec<String>,
     pub principal: String,
     pub request: String,
-    pub kubernetes_groups: Vec<Arc<str>>,
+    pub kubernetes_groups: Arc<[Arc<str>]>,
     pub grants: Vec<Arc<str>>,
     /// Each rule that can hit on the route, by precedence.
     pub rules: Vec<RuleReport>,

@@ -145,7 +145,7 @@ impl Permit {
 
     /// What the registry of streams keeps of a request that was decided at `now` and goes under these groups, if it is or
     /// becomes a stream.
-    pub(crate) fn stream(&self, kind: StreamKind, groups: Vec<Arc<str>>, now: Timestamp) -> Stream {
+    pub(crate) fn stream(&self, kind: StreamKind, groups: Arc<[Arc<str>]>, now: Timestamp) -> Stream {
         let max = self.route().max_stream;
         let stream = Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now);
         Stream { token: self.authenticated.token().map(|token| VouchedToken::new(Arc::clone(token), now)), ..stream }

@@ -50,14 +50,14 @@ pub struct Policy {
 struct Grant {
     id: Arc<str>,
     who: Vec<Who>,
-    groups: Vec<Arc<str>>,
+    groups: Arc<[Arc<str>]>,
 }
 
 /// Kubernetes groups of a principal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubernetesGroups {
-    /// Each once, in the order of the grants.
-    pub groups: Vec<Arc<str>>,
+    /// Each once, in the order of the grants. Shared, as all that a request leaves behind names them.
+    pub groups: Arc<[Arc<str>]>,
     /// The grants that gave them.
     pub grants: Vec<Arc<str>>,
 }
@@ -204,18 +204,21 @@ impl Policy {
     /// The Kubernetes groups that grants give a principal: mapped ones only.
     pub fn kubernetes_groups(&self, principal: &Principal) -> KubernetesGroups {
         let caller = Caller { principal, issuer: self.issuer(principal) };
-        let mut given = KubernetesGroups::default();
-        for grant in &self.grants {
-            if grant.who.iter().all(|who| who.met(&caller, Reading::Strict) == Met::Yes) {
-                given.grants.push(Arc::clone(&grant.id));
-                for group in &grant.groups {
-                    if !given.groups.contains(group) {
-                        given.groups.push(Arc::clone(group));
-                    }
-                }
-            }
+        let is_met = |grant: &&Grant| grant.who.iter().all(|who| who.met(&caller, Reading::Strict) == Met::Yes);
+        let mut met = self.grants.iter().filter(is_met);
+        let Some(first) = met.next() else { return KubernetesGroups::default() };
+        let mut grants = vec![Arc::clone(&first.id)];
+        let mut others = Vec::new();
+        for grant in met {
+            grants.push(Arc::clone(&grant.id));
+            others.extend(&*grant.groups);
         }
-        given
+        // Mostly it is one grant.
+        let groups = match others.is_empty() {
+            true => Arc::clone(&first.groups),
+            false => each_once(first.groups.iter().chain(others)),
+        };
+        KubernetesGroups { groups, grants }
     }
 
     /// The next time at which a rule's window opens or closes, so that what was decided before may change.
@@ -374,11 +377,22 @@ fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Repor
         }
     }
     check_roles(raw, at, root, report);
+    let groups: Vec<Arc<str>> = raw.kubernetes_groups.iter().map(|group| group.as_str().into()).collect();
     Grant {
         id: raw.id.as_str().into(),
         who: who::compile(&raw.who, Purpose::Grant, &at.key("who"), root, report),
-        groups: raw.kubernetes_groups.iter().map(|group| group.as_str().into()).collect(),
+        groups: each_once(&groups),
     }
+}
+
+fn each_once<'a>(groups: impl IntoIterator<Item = &'a Arc<str>>) -> Arc<[Arc<str>]> {
+    let mut once: Vec<Arc<str>> = Vec::new();
+    for group in groups {
+        if !once.contains(group) {
+            once.push(Arc::clone(group));
+        }
+    }
+    once.into()
 }
 
 /// The canonical form of rules and grants. Written down differently, the same policy has the same digest.

@@ -56,7 +56,7 @@ pub fn assume(principal: &Principal, groups: &[Arc<str>], headers: &mut HeaderMa
 
 /// Says by which request of ours a run is made. Nobody but who may impersonate this extra can say so, and an admission policy
 /// holds the annotations of the run against it.
-pub fn vouch(id: &HeaderValue, headers: &mut HeaderMap) {
+pub fn set_request_id(id: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(REQUEST_ID, id.clone());
 }
 

@@ -99,7 +99,7 @@ impl Worker {
         // Here and not on the control runtime: the connections to the upstream are this worker's.
         let made = tokio::spawn(async move {
             let _in_flight = worker.app.requests.begin();
-            let forwarded = worker.send(&snapshot, &mut cleared).await?;
+            let forwarded = worker.send(&mut cleared).await?;
             Ok(worker.note_made(&snapshot, forwarded, &by).await)
         });
         made.await

@@ -8,7 +8,6 @@ use moka::sync::Cache;
 
 use super::{
     exchange::Exchange,
-    outbound::Outbound,
     pipeline::{Cleared, Ending, Worker},
 };
 use crate::{
@@ -85,7 +84,7 @@ impl Worker {
                     name: pod,
                     ..Access::new("get", namespace)
                 };
-                if !self.reviewer(snapshot, dashboard, &cleared.outbound)?.may(&access).await? {
+                if !self.reviewer(dashboard, &cleared)?.may(&access).await? {
                     let detail = format!("Kubernetes lets you read no logs of pods in namespace {}.", access.namespace);
                     return Err(Rejection::new(Reason::KubernetesDenied, detail)
                         .fix("Ask for a role there that allows `get` on `pods/log`."));
@@ -104,15 +103,9 @@ impl Worker {
         }
     }
 
-    fn reviewer(
-        &self,
-        snapshot: &Snapshot,
-        dashboard: &Dashboard,
-        outbound: &Outbound,
-    ) -> Result<AccessReviewer, Rejection> {
-        let permit = &outbound.permit;
-        let groups = snapshot.policy.kubernetes_groups(permit.principal()).groups;
-        AccessReviewer::new(&self.pools, &dashboard.server, permit.principal(), &groups, &permit.meta().id_line)
+    fn reviewer(&self, dashboard: &Dashboard, cleared: &Cleared) -> Result<AccessReviewer, Rejection> {
+        let permit = &cleared.outbound.permit;
+        AccessReviewer::new(&self.pools, &dashboard.server, permit.principal(), &cleared.groups, &permit.meta().id_line)
     }
 
     /// What the person may see and do: what the policy may allow and RBAC does.
@@ -129,7 +122,7 @@ impl Worker {
             return Ok(sight);
         }
         let asked = Questions::new(&snapshot.policy, permit, dashboard, cleared.now);
-        let reviewer = self.reviewer(snapshot, dashboard, &cleared.outbound)?;
+        let reviewer = self.reviewer(dashboard, cleared)?;
         let answers = reviewer.may_each(asked.0.clone()).await?;
         let allowed: Vec<Access> =
             asked.0.into_iter().zip(answers).filter_map(|(access, may)| may.then_some(access)).collect();

@@ -99,7 +99,7 @@ impl Outbound {
             headers.remove(header::ACCEPT_ENCODING);
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
-        impersonation::vouch(&self.permit.meta().id_line, headers);
+        impersonation::set_request_id(&self.permit.meta().id_line, headers);
         *self.request.body_mut() = RequestBody::Buffered(body);
     }
 

@@ -66,6 +66,8 @@ pub(super) enum Ending {
 /// A request that may be sent.
 pub(super) struct Cleared {
     pub(super) outbound: Outbound,
+    /// Those that grants gave, under which it is sent.
+    pub(super) groups: Arc<[Arc<str>]>,
     /// It makes a run, unless that is there.
     apply: Option<Apply>,
     /// It is recorded before it is sent.
@@ -329,11 +331,11 @@ impl Worker {
             outbound.assert(assertion);
         }
         let record = exchange.record();
-        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then_some(given.groups);
+        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&given.groups));
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.note_body(announced, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, apply, announced, epoch, now }))
+        Ok(Box::new(Cleared { outbound, groups: given.groups, apply, announced, epoch, now }))
     }
 
     /// From a request that may be sent to the upstream's answer.
@@ -352,7 +354,7 @@ impl Worker {
         let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
         let forwarded = match makes_a_run && snapshot.tokens.is_some() {
             true => Box::pin(self.make(snapshot, cleared, exchange)).await?,
-            false => self.send(snapshot, &mut cleared).await?,
+            false => self.send(&mut cleared).await?,
         };
         match forwarded {
             Forwarded::Response { response, long } => {
@@ -369,17 +371,11 @@ impl Worker {
         }
     }
 
-    /// Sends, and gives what came. `snapshot` is the one by which it was decided.
-    pub(super) async fn send(
-        &self,
-        snapshot: &Snapshot,
-        cleared: &mut Cleared,
-    ) -> Result<Forwarded<Exchange>, Rejection> {
-        let Cleared { outbound, epoch, now, .. } = cleared;
+    /// Sends, and gives what came.
+    pub(super) async fn send(&self, cleared: &mut Cleared) -> Result<Forwarded<Exchange>, Rejection> {
+        let Cleared { outbound, groups, epoch, now, .. } = cleared;
         let begin = |outbound: &Outbound, kind| {
-            // The same that were sent, found again since most answers have a length and are no streams.
-            let groups = snapshot.policy.kubernetes_groups(outbound.permit.principal()).groups;
-            let handle = self.app.streams.register(outbound.permit.stream(kind, groups, *now));
+            let handle = self.app.streams.register(outbound.permit.stream(kind, Arc::clone(groups), *now));
             if handle.missed(*epoch)
                 && let Some(why) = self.app.refuses(handle.stream())
             {

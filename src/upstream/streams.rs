@@ -76,7 +76,8 @@ impl VouchedToken {
         Timestamp::from_millis(self.vouched.load(Ordering::Relaxed))
     }
 
-    pub fn is_vouched_for(&self, now: Timestamp) {
+    /// Notes that its issuer says now that it is good.
+    pub fn vouched_again(&self, now: Timestamp) {
         self.vouched.store(now.as_millis(), Ordering::Relaxed);
     }
 }
@@ -87,7 +88,7 @@ pub struct Stream {
     pub kind: StreamKind,
     pub principal: Arc<Principal>,
     /// The groups that it was sent under, with the name of the principal.
-    pub groups: Vec<Arc<str>>,
+    pub groups: Arc<[Arc<str>]>,
     /// The token that it was opened with, if its issuer is asked about it.
     pub token: Option<VouchedToken>,
     pub request: StreamRequest,
@@ -100,7 +101,7 @@ impl Stream {
     pub fn new(
         kind: StreamKind,
         principal: Arc<Principal>,
-        groups: Vec<Arc<str>>,
+        groups: Arc<[Arc<str>]>,
         request: StreamRequest,
         max: Duration,
         now: Timestamp,

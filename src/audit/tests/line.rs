@@ -267,7 +267,7 @@ fn hostile(text: &str, many: usize) -> Record {
             labels: named(),
             ..Run::clone(full_record().run.as_ref().unwrap())
         })),
-        impersonated_groups: Some(list),
+        impersonated_groups: Some(list.into()),
         event_listener: Some(Arc::new(EventListener { namespace: text.into(), name: text.into() })),
         delivery: Some(Arc::new(Facts {
             webhook: Arc::clone(&shared),

@@ -262,7 +262,7 @@ fn full_record() -> Record {
             params: [("env".into(), "prod".into())].into(),
             labels: [("team".into(), "a".into())].into(),
         })),
-        impersonated_groups: Some(vec!["tekton-deployers".into()]),
+        impersonated_groups: Some(["tekton-deployers".into()].into()),
         event_listener: Some(Arc::new(EventListener { namespace: "prod".into(), name: "deploy".into() })),
         delivery: Some(Arc::new(Facts {
             webhook: "hub".into(),

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::{authz::Scenario, cli::test};
+use crate::{authn::Scheme, authz::Scenario, cli::test};
 
 mod concerns;
 mod load;
@@ -51,6 +51,28 @@ fn decide_all(ground: &str, policy: &str) {
     let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
     let results = test::run(&policy, &root, &[], None);
     assert!(results.passed(), "\n{results}");
+}
+
+#[test]
+fn the_groups_of_a_grant_are_shared_by_all_who_meet_no_other() {
+    let grants = "
+grants:
+  - {id: all, who: {issuers: [corp]}, kubernetes_groups: [a, b, a]}
+  - {id: dev, who: {issuers: [corp], groups: [dev]}, kubernetes_groups: [c, b]}
+";
+    let policy = compile(&root(GROUND, grants)).unwrap();
+    let given = |issuer: &str, groups: &[&str]| {
+        let groups = groups.iter().map(|group| Arc::from(*group)).collect();
+        policy.kubernetes_groups(&Principal { groups, ..Principal::new(Scheme::Bearer, issuer, "7", "alice") })
+    };
+    let names = |list: &[Arc<str>]| list.join(" ");
+    let (alice, bob) = (given("corp", &[]), given("corp", &["ops"]));
+    assert!(Arc::ptr_eq(&alice.groups, &bob.groups));
+    for (given, groups, grants) in
+        [(alice, "a b", "all"), (given("corp", &["dev"]), "a b c", "all dev"), (given("partner", &["dev"]), "", "")]
+    {
+        assert_eq!((names(&given.groups), names(&given.grants)), (groups.to_owned(), grants.to_owned()));
+    }
 }
 
 #[test]

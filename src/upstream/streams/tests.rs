@@ -26,7 +26,7 @@ pub(crate) fn watch(subject: &str, expires: Timestamp, now: Timestamp) -> Stream
         event_listener: None,
         kubernetes: Some(Arc::new(attributes)),
     };
-    Stream::new(StreamKind::Watch, principal(subject, expires), Vec::new(), request, seconds(8 * 3600), now)
+    Stream::new(StreamKind::Watch, principal(subject, expires), Arc::default(), request, seconds(8 * 3600), now)
 }
 
 pub(crate) fn registry() -> (Registry, Clock) {
@@ -47,7 +47,7 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
         (Timestamp::MAX, seconds(24 * 3600), now + seconds(24 * 3600)),
     ] {
         let request = watch("alice", expires, now).request;
-        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Vec::new(), request, max, now);
+        let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Arc::default(), request, max, now);
         assert_eq!(stream.deadline, expected);
     }
 }
