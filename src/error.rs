@@ -154,6 +154,7 @@ struct Inner {
     detail: Cow<'static, str>,
     fix: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
+    allow: Option<Cow<'static, str>>,
     status: Option<StatusCode>,
     rule: Option<std::sync::Arc<str>>,
     needed_scopes: Vec<String>,
@@ -170,12 +171,21 @@ impl Rejection {
             detail: detail.into(),
             fix: None,
             retry_after,
+            allow: None,
             status: None,
             rule: None,
             needed_scopes: Vec::new(),
             needed_login: None,
             source: None,
         }))
+    }
+
+    /// `allow`: the methods that are taken there, as `Allow` has them, which each 405 must have (RFC 9110 section 15.5.6). Empty where
+    /// there are none.
+    pub fn method_not_allowed(allow: impl Into<Cow<'static, str>>, detail: impl Into<Cow<'static, str>>) -> Self {
+        let mut rejection = Self::new(Reason::MethodNotAllowed, detail);
+        rejection.0.allow = Some(allow.into());
+        rejection
     }
 
     /// What the caller can do next.
@@ -244,6 +254,11 @@ impl Rejection {
 
     pub fn retry_after_span(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// The methods that are taken there, where that of the request is not.
+    pub fn allow(&self) -> Option<&str> {
+        self.0.allow.as_deref()
     }
 
     pub fn rule_id(&self) -> Option<&std::sync::Arc<str>> {

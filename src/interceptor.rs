@@ -65,7 +65,7 @@ pub async fn answer(
 ) -> Result<Response<Bytes>, Rejection> {
     exchange.record().endpoint = Some("interceptor");
     if request.method() != Method::POST {
-        return Err(Rejection::new(Reason::MethodNotAllowed, "an interceptor is asked by POST"));
+        return Err(Rejection::method_not_allowed("POST", "an interceptor is asked by POST"));
     }
     let (_, body) = request.take_body();
     let body = buffered::read(body, BufferLimits::whole(&snapshot.limits, MAX_QUESTION), &app.budget).await?;

@@ -230,8 +230,8 @@ fn page_of<B>(request: &CleanRequest<B>, route: &Route) -> Result<Page, Rejectio
         };
     }
     if !request.method().is_safe() {
-        return Err(Rejection::new(
-            Reason::MethodNotAllowed,
+        return Err(Rejection::method_not_allowed(
+            "GET, HEAD",
             "the Dashboard's back end is read with GET and HEAD only",
         ));
     }

@@ -55,8 +55,9 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
         return Err(fault);
     }
     if request.method() == Method::CONNECT {
-        let detail = "Doorward is a reverse proxy and opens no tunnels";
-        return Err(Fault::new(ProtocolError::Framing, Reason::MethodNotAllowed, detail));
+        // What is asked for is the other end of a tunnel, and of that no method is taken.
+        let rejection = Rejection::method_not_allowed("", "Doorward is a reverse proxy and opens no tunnels");
+        return Err(Fault { rejection, kind: ProtocolError::Framing });
     }
     Ok(())
 }

@@ -35,6 +35,9 @@ use crate::{
 /// Where the proxy asks. Envoy writes the path of the original request behind it.
 const PATH: &str = "/oauth2/auth";
 
+/// What routes take, besides methods that somebody has made up.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// Which proxy asks, if `request` is the question of a proxy that may ask.
 pub(super) fn asks<B>(request: &Request<B>, connection: &Connection, snapshot: &Snapshot) -> Option<ForwardAuth> {
     let proxy = snapshot.raw.forward_auth.filter(|_| snapshot.trusts(connection))?;
@@ -173,7 +176,7 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
     let target = PathAndQuery::try_from(target).map_err(|_| unsaid(proxy, "path"))?;
     if method == Method::CONNECT || method == Method::TRACE {
-        return Err(Rejection::new(Reason::MethodNotAllowed, "no route takes this method"));
+        return Err(Rejection::method_not_allowed(METHODS, "no route takes this method"));
     }
     // Both belong to the proxy's connection to us. A handshake of a WebSocket shows by the rest of it.
     for name in [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {

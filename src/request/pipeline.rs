@@ -179,9 +179,8 @@ impl Worker {
                 return answer.map(|response| own(response, id));
             }
             Err(miss) => {
-                if let Miss::Method(route, allow) = &miss {
+                if let Miss::Method(route, _) = &miss {
                     manner.route = Some(Arc::clone(route));
-                    manner.allow.clone_from(allow);
                 }
                 return Err(miss.into());
             }

@@ -32,8 +32,6 @@ pub struct Manner {
     pub(super) back: Option<String>,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
-    /// The methods of the path, if it does not take that of the request.
-    pub(super) allow: String,
     /// Clients of Kubernetes alone come to this host, whatever the route.
     pub(super) is_for_kubernetes: bool,
 }
@@ -51,7 +49,6 @@ impl Manner {
             request: String::new(),
             back: None,
             route: None,
-            allow: String::new(),
             is_for_kubernetes: false,
         }
     }
@@ -79,8 +76,7 @@ impl Manner {
         now: Timestamp,
         brand: &'a Brand,
     ) -> Asker<'a> {
-        let route =
-            self.route.as_deref().map(|route| Asked { kind: route.kind, schemes: &route.schemes, allow: &self.allow });
+        let route = self.route.as_deref().map(|route| Asked { kind: route.kind, schemes: &route.schemes });
         Asker { manner: self, route, resource_metadata, who, now, brand }
     }
 }
@@ -104,8 +100,6 @@ pub struct Asker<'a> {
 pub struct Asked<'a> {
     pub kind: RouteKind,
     pub schemes: &'a [Scheme],
-    /// Methods of the path, for 405.
-    pub allow: &'a str,
 }
 
 /// Turns a refusal into a response.
@@ -130,13 +124,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     if let Some(span) = rejection.retry_after_span() {
         insert(headers, header::RETRY_AFTER, &span.as_secs().max(1).to_string());
     }
-    if let Some(route) = asker.route.filter(|_| rejection.reason() == Reason::MethodNotAllowed) {
-        // Where the route takes the method, what it leads to does not: a webhook's delivery, and the Dashboard's back end.
-        let allow = match (route.allow, route.kind) {
-            ("", RouteKind::Webhook) => "POST",
-            ("", _) => "GET, HEAD",
-            (allow, _) => allow,
-        };
+    if let Some(allow) = rejection.allow() {
         insert(headers, header::ALLOW, allow);
     }
     for challenge in challenges(rejection, asker) {

@@ -74,7 +74,10 @@ impl From<Miss> for Rejection {
     fn from(miss: Miss) -> Self {
         match miss {
             Miss::Path => Self::new(Reason::RouteNotFound, "no route is configured for this path"),
-            Miss::Method(_, allow) => Self::new(Reason::MethodNotAllowed, format!("this path takes {allow} only")),
+            Miss::Method(_, allow) => {
+                let detail = format!("this path takes {allow} only");
+                Self::method_not_allowed(allow, detail)
+            }
         }
     }
 }

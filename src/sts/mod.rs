@@ -368,13 +368,12 @@ pub async fn answer(
         _ => "metadata",
     });
     let reads = !matches!(path.as_str(), metadata::TOKEN | metadata::REVOKE | metadata::INTROSPECT);
-    let fits = match reads {
-        true => [Method::GET, Method::HEAD].contains(request.method()),
-        false => request.method() == Method::POST,
+    let (fits, allow) = match reads {
+        true => ([Method::GET, Method::HEAD].contains(request.method()), "GET, HEAD"),
+        false => (request.method() == Method::POST, "POST"),
     };
     if !fits {
-        let allowed = if reads { "GET" } else { "POST" };
-        return Err(Rejection::new(Reason::MethodNotAllowed, format!("this address takes {allowed} only")));
+        return Err(Rejection::method_not_allowed(allow, format!("this address takes {allow} only")));
     }
     match path.as_str() {
         metadata::REGISTRY => {

@@ -181,7 +181,7 @@ impl Webhook {
         content_length: Option<u64>,
     ) -> Result<Expected, Rejection> {
         if method != Method::POST {
-            return Err(Rejection::new(Reason::MethodNotAllowed, "webhooks are delivered by POST"));
+            return Err(Rejection::method_not_allowed("POST", "webhooks are delivered by POST"));
         }
         let media = media(headers, self.sender.media)?;
         if content_length.is_some_and(|length| length > self.max_body as u64) {

@@ -36,6 +36,7 @@ mod limits;
 mod listeners;
 mod login;
 mod matrix;
+mod methods;
 mod mix_up;
 mod oidc;
 mod onward;

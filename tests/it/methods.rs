@@ -1,0 +1,92 @@
+//! Addresses of Doorward's own that are asked with a method that they do not take.
+
+use crate::{
+    fixture::Fixture,
+    harness::{Raw, Reply, request},
+};
+
+/// Every endpoint, by its host. The address of back-channel logouts is none of them: all that is no logout is 400 there, as its
+/// specification has it.
+const ENDPOINTS: &[(&str, &str, &[&str])] = &[
+    ("localhost", "GET", &["/oauth2/start", "/oauth2/callback"]),
+    (
+        "localhost",
+        "GET, HEAD",
+        &[
+            "/oauth2/continue",
+            "/oauth2/unsent",
+            "/oauth2/sign_in",
+            "/oauth2/signed_out",
+            "/oauth2/userinfo",
+            "/.doorward/device/done",
+            "/.doorward/whoami",
+            "/.doorward/probe",
+            "/.doorward/sessions",
+        ],
+    ),
+    ("localhost", "GET, HEAD, POST", &["/oauth2/sign_out", "/.doorward/login", "/.doorward/device"]),
+    (
+        "localhost",
+        "POST",
+        &["/.doorward/login/token", "/.doorward/login/end", "/.doorward/login/device", "/.doorward/sessions/end"],
+    ),
+    (
+        "api.test",
+        "GET, HEAD",
+        &[
+            "/.well-known/jwks.json",
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/oauth-protected-resource/api/v1",
+            "/.well-known/openid-configuration",
+            "/.well-known/oauth-authorization-server",
+            "/oauth2/jwks",
+            "/oauth2/registry",
+        ],
+    ),
+    ("api.test", "POST", &["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"]),
+    ("door.door.svc", "POST", &["/", "/interceptor"]),
+];
+
+/// With an issuer of tokens, an interceptor, and people who sign in; a proxy asks about what it forwards itself.
+fn with_all_endpoints(yaml: &str) -> String {
+    let with = [
+        ("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]\nforward_auth: traefik"),
+        ("['https://doorward.test']", "['https://doorward.test', 'https://api.test']"),
+        ("    kind: human\n", "    kind: human\n    login: {client: {id: doorward, secret: {file: client}}}\n"),
+        (
+            "routes:\n",
+            "routes:\n  - {name: pages, kind: http, hosts: [localhost], methods: [GET, PUT], schemes: [session], upstream: web}\n",
+        ),
+        ("routes: [api, only-a, board, web]", "routes: [api, only-a, board, web, pages]"),
+    ];
+    let yaml = with.iter().fold(yaml.to_owned(), |yaml, (old, new)| yaml.replacen(old, new, 1));
+    yaml + "interceptor: {host: door.door.svc, kubernetes: cluster}\ntokens: {exchange: [{issuer: a}]}\n"
+}
+
+/// RFC 9110 section 15.5.6.
+#[tokio::test]
+async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
+    let fixture = Fixture::with(|yaml| with_all_endpoints(&yaml), |_| Reply::json(200, "{}")).await;
+    for (host, allow, paths) in ENDPOINTS {
+        for path in *paths {
+            let lines = [&format!("DELETE {path} HTTP/1.1"), &*format!("Host: {host}")];
+            let answer = fixture.doorward.send(&lines, b"").await;
+            let told = answer.header("allow").map(|told| told.replace(',', ", ").replace("  ", " "));
+            assert_eq!((answer.status, told.as_deref()), (405, Some(*allow)), "{host}{path}: {}", answer.text());
+        }
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let mut raw = Raw::connect(fixture.doorward.address("admin")).await;
+        raw.send(request(&[&format!("DELETE {path} HTTP/1.1"), "Host: localhost"], b"")).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET,HEAD")), "{path}");
+    }
+    // A proxy passes on what it is answered.
+    for (method, allow) in [("DELETE", "GET, PUT"), ("TRACE", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")] {
+        let method = format!("X-Forwarded-Method: {method}");
+        let about = [&*method, "Host: localhost", "X-Forwarded-Host: localhost", "X-Forwarded-Uri: /page"];
+        let answer = fixture.doorward.get("/oauth2/auth", &about).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method}: {}", answer.text());
+    }
+    assert!(fixture.upstream.take().is_empty());
+}
