@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -111,24 +112,65 @@ pub trait Commands: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct CommandSocket {
     listener: UnixListener,
-    file: SocketFile,
-    /// Our own user, root, and those listed.
-    users: Vec<u32>,
+    users: SocketUsers,
 }
 
-/// Removes the file unless another process has put its own there.
+/// Who may command. Clones are of the same socket, so that a new generation can say anew who is listed.
+#[derive(Clone, Debug)]
+pub struct SocketUsers(Arc<Users>);
+
+#[derive(Debug)]
+struct Users {
+    file: SocketFile,
+    /// Our own user, and root.
+    always: Vec<u32>,
+    listed: ArcSwap<Vec<u32>>,
+}
+
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
 
-impl Drop for SocketFile {
+impl SocketFile {
+    /// Whether it is ours that stands there, and not one that another process has put in its place.
+    fn is_there(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+    }
+}
+
+impl Drop for CommandSocket {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
+        let file = &self.users.0.file;
+        if file.is_there() {
+            let _ = std::fs::remove_file(&file.path);
         }
     }
+}
+
+impl SocketUsers {
+    /// From the next command on, also of connections that are open.
+    pub fn set(&self, users: &[u32]) {
+        if **self.0.listed.load() != users {
+            self.0.listed.store(Arc::new(users.to_vec()));
+        }
+        let file = &self.0.file;
+        if file.is_there()
+            && let Err(error) = std::fs::set_permissions(&file.path, mode(users))
+        {
+            tracing::warn!(%error, "the operator socket keeps the mode that it has, whoever is listed");
+        }
+    }
+
+    fn may(&self, uid: u32) -> bool {
+        self.0.always.contains(&uid) || self.0.listed.load().contains(&uid)
+    }
+}
+
+/// Who may connect; the peer is checked in any case.
+fn mode(users: &[u32]) -> std::fs::Permissions {
+    std::fs::Permissions::from_mode(if users.is_empty() { 0o600 } else { 0o660 })
 }
 
 impl CommandSocket {
@@ -138,16 +180,20 @@ impl CommandSocket {
         remove_stale(path).await?;
         let own = UnixStream::pair()?.0.peer_cred()?.uid();
         let listener = UnixListener::bind(path).map_err(|error| explain(path, "cannot be bound", &error))?;
-        // Until here the umask decides who may connect; the peer is checked in any case.
-        let mode = if users.is_empty() { 0o600 } else { 0o660 };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        // Until here the umask decides.
+        std::fs::set_permissions(path, mode(users))?;
         let inode = std::fs::symlink_metadata(path)?.ino();
-        let users = [own, 0].into_iter().chain(users.iter().copied()).collect();
-        Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode }, users })
+        let file = SocketFile { path: path.to_owned(), inode };
+        let users = Users { file, always: vec![own, 0], listed: ArcSwap::from_pointee(users.to_vec()) };
+        Ok(Self { listener, users: SocketUsers(Arc::new(users)) })
     }
 
     pub fn path(&self) -> &Path {
-        &self.file.path
+        &self.users.0.file.path
+    }
+
+    pub fn users(&self) -> SocketUsers {
+        self.users.clone()
     }
 
     /// Serves until `stop` is cancelled. A command that runs then is not waited for.
@@ -168,12 +214,11 @@ impl CommandSocket {
             };
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
             let peer = stream.peer_cred().map(|peer| Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() });
-            let allowed = peer.as_ref().is_ok_and(|peer| self.users.contains(&peer.uid));
-            let (commands, stop) = (Arc::clone(&commands), stop.clone());
+            let (commands, stop, users) = (Arc::clone(&commands), stop.clone(), self.users.clone());
             tokio::spawn(async move {
                 let talk = async {
                     match peer {
-                        Ok(peer) if allowed => converse(stream, peer, &*commands).await,
+                        Ok(peer) if users.may(peer.uid) => converse(stream, peer, &users, &*commands).await,
                         Ok(peer) => refuse(stream, peer, &*commands).await,
                         Err(error) => Err(error),
                     }
@@ -202,7 +247,7 @@ pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
     Ok(serde_json::from_slice(&answer)?)
 }
 
-async fn refuse(mut stream: UnixStream, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
+async fn refuse(mut stream: impl AsyncWriteExt + Unpin, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
     tracing::warn!(uid = peer.uid, "operator command refused: this user may not");
     if let Err(error) = commands.record(Record::PeerRefused(peer)).await {
         tracing::error!(%error, "a refused operator could not be recorded");
@@ -212,7 +257,7 @@ async fn refuse(mut stream: UnixStream, peer: Peer, commands: &dyn Commands) -> 
     answer(&mut stream, &Answer::Error(error)).await
 }
 
-async fn converse(stream: UnixStream, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
+async fn converse(stream: UnixStream, peer: Peer, users: &SocketUsers, commands: &dyn Commands) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -226,6 +271,9 @@ async fn converse(stream: UnixStream, peer: Peer, commands: &dyn Commands) -> io
         if line.last() != Some(&b'\n') {
             let error = CommandError::new("the command is cut short or longer than 64 KiB");
             return answer(&mut writer, &Answer::Error(error)).await;
+        }
+        if !users.may(peer.uid) {
+            return refuse(writer, peer, commands).await;
         }
         let result = match parse(&line) {
             Ok(command) => execute(peer, &command, commands).await,
@@ -338,6 +386,7 @@ mod tests {
     struct Serving {
         folder: tempfile::TempDir,
         recorder: Arc<Recorder>,
+        users: SocketUsers,
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
@@ -347,14 +396,15 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut socket = CommandSocket::bind(&folder.path().join("s"), &[]).await.unwrap();
             if nobody {
-                socket.users.clear();
+                Arc::get_mut(&mut socket.users.0).unwrap().always.clear();
             }
+            let users = socket.users();
             let (recorder, stop) = (Arc::new(recorder), CancellationToken::new());
             let task = tokio::spawn({
                 let (recorder, stop) = (Arc::clone(&recorder), stop.clone());
                 async move { socket.serve(recorder, stop).await }
             });
-            Self { folder, recorder, stop, task }
+            Self { folder, recorder, users, stop, task }
         }
 
         fn path(&self) -> PathBuf {
@@ -386,6 +436,28 @@ mod tests {
         let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
         assert!(error.message.contains("may not command"), "{error}");
         assert_eq!(serving.recorder.records(), ["refused"]);
+    }
+
+    #[tokio::test]
+    async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_connection_either() {
+        let serving = Serving::start(Recorder::default(), true).await;
+        let mode = || std::fs::metadata(serving.path()).unwrap().permissions().mode() & 0o777;
+        let own = UnixStream::pair().unwrap().0.peer_cred().unwrap().uid();
+        serving.users.set(&[own]);
+        assert_eq!(mode(), 0o660, "whoever is listed can connect");
+        let (reader, mut writer) = UnixStream::connect(serving.path()).await.unwrap().into_split();
+        let mut answers = BufReader::new(reader).lines();
+        let line = format!("{}\n", serde_json::to_string(&command("status")).unwrap());
+        writer.write_all(line.as_bytes()).await.unwrap();
+        assert!(answers.next_line().await.unwrap().unwrap().contains("generation"));
+        serving.users.set(&[]);
+        assert_eq!(mode(), 0o600);
+        writer.write_all(line.as_bytes()).await.unwrap();
+        assert!(answers.next_line().await.unwrap().unwrap().contains("may not command"));
+        assert_eq!(answers.next_line().await.unwrap(), None, "the connection is closed");
+        let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
+        assert!(error.message.contains("may not command"), "{error}");
+        assert_eq!(serving.recorder.records(), ["begun status alice drill", "ended status true", "refused", "refused"]);
     }
 
     #[tokio::test]

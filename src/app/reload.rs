@@ -11,7 +11,10 @@ use super::{
     run::{problems, warn_of},
 };
 use crate::{
-    admin::server::{AdminSettings, TokenHandle},
+    admin::{
+        server::{AdminSettings, TokenHandle},
+        socket::SocketUsers,
+    },
     audit::{self, Note},
     config::{
         self, Loaded, Sources,
@@ -37,7 +40,7 @@ pub struct Reloader {
     pools: Arc<Mutex<Vec<Pools>>>,
     /// For questions about a new generation.
     own: Pools,
-    admin_token: Option<TokenHandle>,
+    admin: AdminHandles,
     /// What the process was started with, for what is fixed until restart.
     started: config::raw::Root,
     /// Where the paths of the configuration begin.
@@ -46,6 +49,24 @@ pub struct Reloader {
     files: Fingerprint,
     /// Of these, those that stand in one volume with it.
     volume: Volume,
+}
+
+/// What of the admin listener and the operator socket follows a reload, as far as there are such.
+#[derive(Debug)]
+pub struct AdminHandles {
+    pub token: Option<TokenHandle>,
+    pub socket_users: Option<SocketUsers>,
+}
+
+impl AdminHandles {
+    fn set(&self, settings: &AdminSettings) {
+        if let Some(token) = &self.token {
+            token.set(settings.token.as_ref());
+        }
+        if let Some(users) = &self.socket_users {
+            users.set(&settings.socket_users);
+        }
+    }
 }
 
 /// What a configuration gives beside the generation itself.
@@ -74,14 +95,14 @@ impl Reloader {
         loaded: Loaded,
         logging: Logging,
         pools: Arc<Mutex<Vec<Pools>>>,
-        admin_token: Option<TokenHandle>,
+        admin: AdminHandles,
     ) -> io::Result<Self> {
         let (folder, files) = (loaded.base().to_owned(), loaded.fingerprint.clone());
         let volume = loaded.volume;
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-        Ok(Self { sources, app, watcher, logging, pools, own, admin_token, started: loaded.raw, folder, files, volume })
+        Ok(Self { sources, app, watcher, logging, pools, own, admin, started: loaded.raw, folder, files, volume })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -197,9 +218,7 @@ impl Reloader {
         if let Some(audit) = audit {
             self.app.trail.set_exports(&audit.exports);
         }
-        if let Some(token) = &self.admin_token {
-            token.set(admin.token.as_ref());
-        }
+        self.admin.set(&admin);
     }
 
     fn put_in_force(&self, next: Snapshot) {

@@ -169,7 +169,10 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     tasks::watch_rights(&app, &pools);
     tasks::export_trail(&app);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
-    let admin_token = admin_server.as_ref().map(AdminServer::token);
+    let handles = reload::AdminHandles {
+        token: admin_server.as_ref().map(AdminServer::token),
+        socket_users: socket.as_ref().map(CommandSocket::users),
+    };
     if let Some(server) = admin_server {
         let server = Arc::new(server);
         app.supervisor.spawn(TaskSpec::new("admin"), move |stop| {
@@ -180,7 +183,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
             }
         });
     }
-    let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, pools, admin_token)
+    let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, pools, handles)
         .map_err(StartError::io("the files of the configuration cannot be watched"))?;
     let trigger = reloader.trigger();
     if let Some(socket) = socket {

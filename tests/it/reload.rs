@@ -327,3 +327,22 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
         .await;
     assert_eq!(again.status, 403);
 }
+
+/// Whoever is taken off the list must not go on commanding until somebody thinks of a restart.
+#[tokio::test]
+async fn the_operator_socket_follows_who_is_listed() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let listed = |users: &str| {
+        let socket = format!("admin: {{socket: doorward.sock, socket_users: [{users}], ");
+        configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).replace("admin: {", &socket)
+    };
+    let mut doorward = Doorward::start_in(folder(), &listed("65534")).await;
+    let path = doorward.dir().join("doorward.sock");
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o660);
+    swap(&doorward, &listed(""));
+    doorward.wait_for_generation(2).await;
+    assert_eq!(mode(), 0o600);
+}
