@@ -19,7 +19,7 @@ use crate::{
     config::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
-        reload::fixed_changes,
+        reload::{changed_keys, fixed_changes},
         resolver::{Resolver, Volume},
         watch::{Cause, Trigger, Watcher},
     },
@@ -42,7 +42,7 @@ pub struct Reloader {
     own: Pools,
     admin: AdminHandles,
     /// What the process was started with, for what is fixed until restart.
-    started: config::raw::Root,
+    started: (config::raw::Root, Fingerprint),
     /// Where the paths of the configuration begin.
     folder: PathBuf,
     /// The files of the configuration in force, as it was made of them.
@@ -99,10 +99,11 @@ impl Reloader {
     ) -> io::Result<Self> {
         let (folder, files) = (loaded.base().to_owned(), loaded.fingerprint.clone());
         let volume = loaded.volume;
+        let started = (loaded.raw, loaded.fingerprint.clone());
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
-        Ok(Self { sources, app, watcher, logging, pools, own, admin, started: loaded.raw, folder, files, volume })
+        Ok(Self { sources, app, watcher, logging, pools, own, admin, started, folder, files, volume })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -216,7 +217,7 @@ impl Reloader {
             }
         }
         if let Some(audit) = audit {
-            self.app.trail.set_exports(&audit.exports);
+            self.app.trail.follow(&audit);
         }
         self.admin.set(&admin);
     }
@@ -245,7 +246,9 @@ impl Reloader {
             tracing::warn!(%error, "the log filter stays as it was");
         }
         warn_of(&loaded.warnings);
-        for change in fixed_changes(&self.started, &loaded.raw) {
+        let ((started, files), raw) = (&self.started, &loaded.raw);
+        let keys = changed_keys((started, files), (raw, &loaded.fingerprint), &self.folder);
+        for change in fixed_changes(started, raw).into_iter().chain(keys) {
             tracing::warn!("{change}");
         }
         tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");

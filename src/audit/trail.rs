@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     chain::{Chain, Link},
     checkpoints::SecondPlace,
-    export::{self, Backlog, Export},
+    export::{Backlog, Export},
     heads::{Head, Heads},
     keys,
     metrics::Metrics,
@@ -95,7 +95,7 @@ impl Trail {
             used: AtomicUsize::new(0),
             capacity: settings.queue,
             waiting: AtomicUsize::new(0),
-            when_full: settings.when_full,
+            refuses: AtomicBool::new(settings.when_full == WhenFull::Refuse),
             lost: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -134,7 +134,7 @@ impl Trail {
         if shared.backlog.refuses() {
             return Err(AuditUnavailable::Behind);
         }
-        let refuse = shared.when_full == WhenFull::Refuse;
+        let refuse = shared.refuses.load(Ordering::Relaxed);
         if refuse && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
@@ -146,7 +146,7 @@ impl Trail {
             }
             Err(_) => 0,
         };
-        Ok(Reservation { handle: Arc::clone(&self.0), room })
+        Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised: refuse })
     }
 
     /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
@@ -202,9 +202,11 @@ impl Trail {
         self.0.shared.backlog.exports()
     }
 
-    /// Takes what a new generation says of receivers that there are. Others take a restart.
-    pub fn set_exports(&self, settings: &[export::Settings]) {
-        self.0.shared.backlog.set(settings);
+    /// Takes what a new generation says of receivers that there are, and of what happens when the sink takes no more. All else
+    /// takes a restart.
+    pub fn follow(&self, settings: &Settings) {
+        self.0.shared.refuses.store(settings.when_full == WhenFull::Refuse, Ordering::Relaxed);
+        self.0.shared.backlog.set(&settings.exports);
     }
 
     /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails.
@@ -223,6 +225,8 @@ impl Trail {
 pub struct Reservation {
     handle: Arc<Handle>,
     room: usize,
+    /// The request was let through under `when_full: refuse`, whatever a reload has said since.
+    is_promised: bool,
 }
 
 impl Reservation {
@@ -248,8 +252,7 @@ impl Reservation {
             return self.handle.push_after_the_fact(Entry::Record(record), reply);
         }
         self.room -= 1;
-        let is_promised = self.handle.shared.when_full == WhenFull::Refuse;
-        self.handle.push(Entry::Record(record), reply, is_promised);
+        self.handle.push(Entry::Record(record), reply, self.is_promised);
     }
 }
 
@@ -327,7 +330,9 @@ pub(super) struct Shared {
     pub(super) capacity: usize,
     /// Bytes that wait in the queue, about.
     pub(super) waiting: AtomicUsize,
-    pub(super) when_full: WhenFull,
+    /// What happens when the sink takes no more: whether requests are refused. Follows a reload, as it is wanted in an
+    /// incident.
+    refuses: AtomicBool,
     /// Records lost since the last record of a gap.
     pub(super) lost: AtomicU64,
     /// Whether the thread sleeps until it is woken.
@@ -439,10 +444,7 @@ impl Handle {
             Ok(Err(_)) => Err(AuditUnavailable::Closed),
             Err(_) => Err(AuditUnavailable::Slow),
         };
-        match self.shared.when_full {
-            WhenFull::Refuse => result,
-            WhenFull::Continue => Ok(()),
-        }
+        if self.shared.refuses.load(Ordering::Relaxed) { result } else { Ok(()) }
     }
 }
 

@@ -59,6 +59,11 @@ impl Fingerprint {
         self.0.iter().all(|(path, content)| other.0.get(path) == Some(content))
     }
 
+    /// Whether both have the same of one file.
+    pub fn agrees(&self, other: &Self, path: &Path) -> bool {
+        self.0.get(path) == other.0.get(path)
+    }
+
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)
     }

@@ -1,8 +1,12 @@
 //! What of a new configuration is in force at once, and what only after a restart.
 
+use std::path::Path;
+
 use super::{
+    fingerprint::Fingerprint,
     raw::{self, Listener},
     report::At,
+    values::SecretSource,
 };
 
 /// The settings that are fixed until restart, for the documentation and for [`fixed_changes`]. Of `listeners`, the
@@ -14,7 +18,17 @@ pub const FIXED: &[&str] = &[
     "/store/redis",
     "/admin/address",
     "/admin/socket",
+    "/audit/instance",
+    "/audit/sink",
+    "/audit/chain_key",
+    "/audit/checkpoint_key",
+    "/audit/pseudonym_key",
+    "/audit/checkpoint_copy",
+    "/audit/checkpoint_records",
+    "/audit/checkpoint_interval",
+    "/audit/queue",
     "/audit/export",
+    "/interceptor/settle",
     "/runs/namespaces",
     "/tokens/exchange",
     "/log/format",
@@ -45,7 +59,6 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             show(started.admin.socket.as_ref().map(|path| path.display()).as_ref()),
             show(new.admin.socket.as_ref().map(|path| path.display()).as_ref()),
         ),
-        (root.key("audit").key("export"), exports(started), exports(new)),
         (root.key("runs").key("namespaces"), namespaces(started), namespaces(new)),
         (root.key("tokens").key("exchange"), clusters(started), clusters(new)),
         (
@@ -54,7 +67,70 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
             format!("{:?}", new.log.format).to_lowercase(),
         ),
     ];
-    settings.into_iter().filter(|(_, old, new)| old != new).map(|(at, old, new)| FixedChange { at, old, new }).collect()
+    let both = audit(&started.audit).into_iter().zip(audit(&new.audit));
+    let audit = both.map(|((key, old), (_, new))| (root.key("audit").key(key), old, new));
+    let settle = settle(started).zip(settle(new)).map(|(old, new)| (root.key("interceptor").key("settle"), old, new));
+    let settings = settings.into_iter().chain(audit).chain(settle);
+    settings.filter(|(_, old, new)| old != new).map(|(at, old, new)| FixedChange { at, old, new }).collect()
+}
+
+/// The keys of the trail whose files, which stand in `folder` and are named as they were, hold something else than at the start.
+pub fn changed_keys(
+    started: (&raw::Root, &Fingerprint),
+    new: (&raw::Root, &Fingerprint),
+    folder: &Path,
+) -> Vec<FixedChange> {
+    let both = keys(&started.0.audit).into_iter().zip(keys(&new.0.audit));
+    let named = both.filter(|((_, old), (_, new))| old == new);
+    let files = named.filter_map(|((key, source), _)| match source {
+        Some(SecretSource::File(path)) => Some((key, path)),
+        _ => None,
+    });
+    let changed = files.filter(|(_, path)| !new.1.agrees(started.1, &folder.join(path)));
+    let change = |(key, path): (&str, &std::path::PathBuf)| FixedChange {
+        at: At::root().key("audit").key(key),
+        old: format!("what {} held", path.display()),
+        new: "what that holds now".to_owned(),
+    };
+    changed.map(change).collect()
+}
+
+fn keys(audit: &raw::Audit) -> [(&'static str, Option<&SecretSource>); 3] {
+    [
+        ("chain_key", audit.chain_key.as_ref()),
+        ("checkpoint_key", audit.checkpoint_key.as_ref()),
+        ("pseudonym_key", audit.pseudonym_key.as_ref()),
+    ]
+}
+
+/// What of the trail is as it was opened: all but what happens when it is full.
+fn audit(audit: &raw::Audit) -> Vec<(&'static str, String)> {
+    let sink = match &audit.sink {
+        raw::AuditSink::Stdout => "standard output".to_owned(),
+        raw::AuditSink::File(file) => format!(
+            "{} with max_size {}, keep {}, retain {}",
+            file.path.display(),
+            show(file.max_size.as_ref()),
+            show(file.keep.as_ref()),
+            show(file.retain.as_ref())
+        ),
+    };
+    let mut settings = vec![
+        ("instance", show(audit.instance.as_ref())),
+        ("sink", sink),
+        ("checkpoint_copy", show(audit.checkpoint_copy.as_ref().map(|path| path.display()).as_ref())),
+        ("checkpoint_records", audit.checkpoint_records.to_string()),
+        ("checkpoint_interval", audit.checkpoint_interval.to_string()),
+        ("queue", audit.queue.to_string()),
+        ("export", exports(audit)),
+    ];
+    settings.extend(keys(audit).map(|(key, source)| (key, show(source))));
+    settings
+}
+
+/// It is waited for once, at the start: one that comes with an interceptor has no say any more.
+fn settle(root: &raw::Root) -> Option<String> {
+    root.interceptor.as_ref().map(|interceptor| interceptor.settle.to_string())
 }
 
 impl std::fmt::Display for FixedChange {
@@ -72,9 +148,9 @@ fn namespaces(root: &raw::Root) -> String {
     root.runs.as_ref().map_or_else(|| "unset".to_owned(), |runs| format!("{:?}", runs.namespaces))
 }
 
-/// Which receivers the trail has: where they are follows a reload.
-fn exports(root: &raw::Root) -> String {
-    let names: Vec<&str> = root.audit.export.iter().map(|export| export.name.as_str()).collect();
+/// Which receivers the trail has: all else of them follows a reload.
+fn exports(audit: &raw::Audit) -> String {
+    let names: Vec<&str> = audit.export.iter().map(|export| export.name.as_str()).collect();
     format!("[{}]", names.join(", "))
 }
 
@@ -130,7 +206,28 @@ mod tests {
                 "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nstore: {path: x}\n\
                  admin: {address: '127.0.0.1:3', socket: y}\nlog: {format: text}\nsessions: {idle: 2h}\n\
                  audit: {export: [{name: siem}]}\n",
-                vec!["/store/path", "/admin/address", "/admin/socket", "/audit/export", "/log/format"],
+                vec!["/store/path", "/admin/address", "/admin/socket", "/log/format", "/audit/export"],
+            ),
+            (
+                "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\n\
+                 audit: {when_full: continue, queue: 3, checkpoint_records: 3, checkpoint_interval: 3s, checkpoint_copy: x,\
+                  instance: x, sink: {file: {path: x}}, chain_key: {file: x}, checkpoint_key: {file: x},\
+                  pseudonym_key: {env: X}}\n",
+                vec![
+                    "/audit/instance",
+                    "/audit/sink",
+                    "/audit/checkpoint_copy",
+                    "/audit/checkpoint_records",
+                    "/audit/checkpoint_interval",
+                    "/audit/queue",
+                    "/audit/chain_key",
+                    "/audit/checkpoint_key",
+                    "/audit/pseudonym_key",
+                ],
+            ),
+            (
+                "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\ninterceptor: {host: a, settle: 1s}\n",
+                vec![],
             ),
             (
                 "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nruns: {kubernetes: a, namespaces: [ci]}\n\
@@ -142,6 +239,80 @@ mod tests {
             let found: Vec<&str> = changes.iter().map(|change| change.at.as_str()).collect();
             assert_eq!(found, changed, "{new}");
             assert!(found.iter().all(|at| FIXED.contains(at)));
+        }
+    }
+
+    #[test]
+    fn how_long_eventlisteners_have_to_reach_the_interceptor_is_of_the_start() {
+        let of = |settle: &str| root(&format!("interceptor: {{host: a, settle: {settle}}}"));
+        assert_eq!(fixed_changes(&of("1s"), &of("2s"))[0].at.as_str(), "/interceptor/settle");
+        assert_eq!(fixed_changes(&of("1s"), &of("1s")), []);
+    }
+
+    #[test]
+    fn another_key_in_the_file_of_a_key_takes_a_restart_too() {
+        let (old, new) = (root("audit: {chain_key: {file: a}}"), root("audit: {chain_key: {file: b}}"));
+        let holding = |text: &str| {
+            let mut files = Fingerprint::default();
+            files.record(Path::new("/etc/doorward/a"), Some(text.as_bytes()));
+            files
+        };
+        let (one, two) = (holding("one"), holding("two"));
+        let changes = |new: (&raw::Root, &Fingerprint)| changed_keys((&old, &one), new, Path::new("/etc/doorward"));
+        assert_eq!(changes((&old, &one)), []);
+        assert_eq!(changes((&new, &two)), [], "that it is another file is told already");
+        let told = changes((&old, &two)).remove(0).to_string();
+        assert_eq!(told, "/audit/chain_key stays what a held until a restart makes it what that holds now");
+    }
+
+    /// What a generation or a part that is told of it takes with the swap, in whole.
+    const FOLLOWED: &[&str] = &[
+        "/policies",
+        "/external_host",
+        "/limits",
+        "/issuers",
+        "/webhooks",
+        "/upstreams",
+        "/routes",
+        "/grants",
+        "/rules",
+        "/tests",
+        "/assertions/issuer",
+        "/assertions/keys",
+        "/interceptor/host",
+        "/interceptor/kubernetes",
+        "/runs/kubernetes",
+        "/tokens/keys",
+        "/tokens/rotate",
+        "/tokens/lifetime",
+        "/tokens/resource_servers",
+        "/tokens/registries",
+        "/tokens/onward",
+        "/sessions",
+        "/pages",
+        "/store/max_mirror_age",
+        "/audit/when_full",
+        "/admin/token",
+        "/admin/socket_users",
+        "/log/filter",
+        "/break_glass",
+        "/forward_auth",
+    ];
+
+    /// A setting that is on neither list would be ignored by a reload and nobody told.
+    #[test]
+    fn of_every_setting_it_is_known_whether_it_follows_a_reload() {
+        let settings: Vec<String> =
+            crate::config::schema::settings().iter().map(|path| format!("/{}", path.join("/"))).collect();
+        let within = |setting: &str, part: &str| {
+            setting.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let is_listed = |setting: &String| FIXED.iter().chain(FOLLOWED).any(|part| within(setting, part));
+        let has_parts = |setting: &String| settings.iter().any(|other| other != setting && within(other, setting));
+        let unknown: Vec<_> = settings.iter().filter(|setting| !is_listed(setting) && !has_parts(setting)).collect();
+        assert_eq!(unknown, Vec::<&String>::new(), "does a running Doorward follow them?");
+        for listed in FIXED.iter().chain(FOLLOWED) {
+            assert!(settings.iter().any(|setting| setting == listed), "{listed} is no setting");
         }
     }
 

@@ -346,3 +346,39 @@ async fn the_operator_socket_follows_who_is_listed() {
     doorward.wait_for_generation(2).await;
     assert_eq!(mode(), 0o600);
 }
+
+/// Somebody whose disk is full says `continue` to get on, or `refuse` once the auditor is on the telephone. What else the trail is made
+/// of stays, and whoever changed it is told.
+#[tokio::test]
+async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_take_a_restart() {
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let yaml = |audit: &str| yaml.replace("audit: {", &format!("audit: {{{audit}, "));
+    let dir = folder();
+    let key = |byte: u8| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [byte; 32]);
+    std::fs::write(dir.path().join("chain.key"), key(1)).unwrap();
+    let keyed = "chain_key: {file: chain.key}, when_full:";
+    let mut doorward = Doorward::start_with_faults(dir, &yaml(&format!("{keyed} refuse"))).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
+    doorward.break_trail(true);
+    for (generation, when_full, status) in [(1, "refuse", 503), (2, "continue", 200), (3, "refuse", 503)] {
+        if generation > 1 {
+            swap(&doorward, &yaml(&format!("{keyed} {when_full}")));
+            doorward.wait_for_generation(generation).await;
+        }
+        within(async {
+            while doorward.get("/api/v1/pods", &[&token]).await.status != status {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    doorward.break_trail(false);
+    assert!(doorward.log().iter().all(|line| !line.to_string().contains("until a restart")), "{:#?}", doorward.log());
+
+    swap(&doorward, &yaml(&format!("queue: 99, {keyed} refuse")));
+    doorward.wait_for_log_containing("/audit/queue stays 8192 until a restart makes it 99").await;
+    std::fs::write(doorward.dir().join("chain.key"), key(2)).unwrap();
+    doorward.wait_for_log_containing("/audit/chain_key stays what chain.key held until a restart").await;
+}

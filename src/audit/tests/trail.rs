@@ -186,6 +186,19 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     assert_eq!(findings.summary.lost, told);
 }
 
+/// It is wanted in the middle of an incident, when a restart would cost what still waits.
+#[test]
+fn what_happens_when_it_is_full_follows_a_reload() {
+    let settings = Settings { queue: 1, ..settings() };
+    let trail = start(&settings, &Memory::default(), &clock());
+    let _room = trail.reserve(1).unwrap();
+    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+    trail.follow(&Settings { when_full: WhenFull::Continue, ..settings.clone() });
+    drop(trail.reserve(1).unwrap());
+    trail.follow(&settings);
+    assert_eq!(trail.reserve(1).unwrap_err(), AuditUnavailable::Full);
+}
+
 /// A line may be a hundred times as long as most are, and who is refused decides how long.
 #[test]
 fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {

@@ -68,7 +68,8 @@ pub struct Root {
     pub pages: Pages,
     /// Where sessions, replay ids and revocations are kept.
     pub store: Store,
-    /// The audit trail.
+    /// The audit trail. Fixed until restart, except `when_full`, and of receivers where they are and how far they may be
+    /// behind.
     pub audit: Audit,
     /// The listener for health and metrics, and the socket for operators.
     pub admin: Admin,
