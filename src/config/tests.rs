@@ -134,6 +134,25 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
     }
 }
 
+#[test]
+fn routes_that_say_the_same_of_a_request_are_refused_and_others_may_overlap() {
+    let moved =
+        |more: &str| with("    hosts: [k8s.example.com]\n", &format!("    hosts: [tekton.example.com]\n{more}"));
+    for (row, case, refused) in [
+        ("the calls of a dashboard", moved("    paths: ['/api/*']\n"), true),
+        ("some of them", moved("    paths: ['/v1/*', '/apis/*']\n"), true),
+        ("some methods of them", moved("    paths: ['/api/*', '/apis/*']\n    methods: [POST]\n"), false),
+        ("a part of them", moved("    paths: ['/apis/metrics.k8s.io/*', /api]\n"), false),
+        ("others", moved("    paths: ['/v1/*']\n"), false),
+        ("all, of some methods", moved("    methods: [POST]\n"), false),
+        ("its own", with("    upstream: dashboard\n", "    upstream: dashboard\n    paths: ['/api/*', '/*']\n"), true),
+    ] {
+        let printed = case.printed();
+        assert_eq!(printed.contains("takes the same requests"), refused, "{row}: {printed}");
+        assert_eq!(printed.contains("for the calls of its pages"), refused, "{row}: {printed}");
+    }
+}
+
 macro_rules! golden {
     ($($name:ident: $case:expr;)*) => {
         $(

@@ -100,10 +100,26 @@ struct Host {
     paths: Router<usize>,
     /// Where each pattern stands in `routes`.
     patterns: HashMap<String, usize>,
-    /// Routes of one path pattern, which differ in their methods.
-    routes: Vec<Vec<Arc<Route>>>,
+    /// Routes of one path pattern, which differ in their methods: first the one that is asked first.
+    routes: Vec<Vec<Choice>>,
     /// Whether people log in here: `/oauth2/` is Doorward's own.
     browser: bool,
+}
+
+/// A route, as one of those of a path pattern.
+#[derive(Debug)]
+struct Choice {
+    /// It names this path, and not a prefix of it.
+    exact: bool,
+    route: Arc<Route>,
+}
+
+impl Choice {
+    /// What says more of the request goes first, in whatever order routes stand in the configuration. Between patterns
+    /// `matchit` sees to that.
+    fn rank(&self) -> (bool, bool) {
+        (self.exact, !self.route.methods.is_empty())
+    }
 }
 
 impl Route {
@@ -150,9 +166,9 @@ impl Routes {
             return Ok(Target::Own);
         }
         let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
-        match found.iter().find(|route| route.takes(method)) {
-            Some(route) => Ok(Target::Upstream(route.clone())),
-            None => Err(found.first().map_or(Miss::Path, |route| Miss::Method(route.clone(), allow(found)))),
+        match found.iter().find(|choice| choice.route.takes(method)) {
+            Some(choice) => Ok(Target::Upstream(choice.route.clone())),
+            None => Err(found.first().map_or(Miss::Path, |choice| Miss::Method(choice.route.clone(), allow(found)))),
         }
     }
 
@@ -165,19 +181,19 @@ impl Routes {
     /// Whether all routes of a host are of the API server, so that whoever comes there expects its kind of answer.
     pub fn is_for_kubernetes(&self, host: &str) -> bool {
         let entry = self.exact.get(host).or_else(|| self.wildcard(host));
-        entry.is_some_and(|entry| entry.routes.iter().flatten().all(|route| route.kind == RouteKind::Kubernetes))
+        entry.is_some_and(|entry| entry.routes().all(|route| route.kind == RouteKind::Kubernetes))
     }
 
     /// Whether deliveries of any of them are held.
     pub fn hold(&self) -> bool {
         let hosts = self.exact.values().chain(self.wildcard.values());
-        let mut routes = hosts.flat_map(|host| host.routes.iter().flatten());
+        let mut routes = hosts.flat_map(Host::routes);
         routes.any(|route| route.webhook.as_ref().is_some_and(|webhook| webhook.hold().is_some()))
     }
 
     pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
         let hosts = self.exact.values().chain(self.wildcard.values());
-        hosts.flat_map(|host| host.routes.iter().flatten()).find(|route| *route.name == *name)
+        hosts.flat_map(Host::routes).find(|route| *route.name == *name)
     }
 
     fn wildcard(&self, host: &str) -> Option<&Host> {
@@ -198,9 +214,14 @@ fn resource_of(path: &str) -> Option<&str> {
 }
 
 impl Host {
+    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter().flatten().map(|choice| &choice.route)
+    }
+
     fn bearer_route(&self, path: &str) -> Option<&Arc<Route>> {
         let found = self.paths.at(path).ok()?;
-        self.routes.get(*found.value)?.iter().find(|route| route.schemes.contains(&Scheme::Bearer))
+        let mut routes = self.routes.get(*found.value)?.iter().map(|choice| &choice.route);
+        routes.find(|route| route.schemes.contains(&Scheme::Bearer))
     }
 }
 
@@ -212,9 +233,9 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
 }
 
 /// The methods that any of these takes, each once.
-fn allow(routes: &[Arc<Route>]) -> String {
+fn allow(choices: &[Choice]) -> String {
     let mut names: Vec<&str> = Vec::new();
-    for method in routes.iter().flat_map(|route| &route.methods) {
+    for method in choices.iter().flat_map(|choice| &choice.route.methods) {
         if !names.contains(&method.as_str()) {
             names.push(method.as_str());
         }
@@ -259,7 +280,7 @@ pub fn resolve(root: &raw::Root, named: Named<'_>, resolver: &mut Resolver) -> R
             // The Dashboard's back end would send these with its own rights; they go to the API server as the person.
             let mut route = Route::resolve(written, &at, api, None, named, resolver);
             route.kind = RouteKind::Kubernetes;
-            let paths = ["/api", "/api/*", "/apis", "/apis/*"].map(str::to_owned);
+            let paths = raw::API_PATHS.map(str::to_owned);
             routes.insert(&written.hosts, &paths, &Arc::new(route), &at, resolver);
         }
     }
@@ -370,7 +391,9 @@ impl Host {
     fn insert(&mut self, path: &str, route: &Arc<Route>) -> Result<(), matchit::InsertError> {
         // `matchit` reads braces as parameters.
         let literal = |text: &str| text.replace('{', "{{").replace('}', "}}");
-        let patterns = match path.strip_suffix("/*") {
+        let prefix = path.strip_suffix("/*");
+        let exact = prefix.is_none();
+        let patterns = match prefix {
             None => vec![literal(path)],
             Some("") => vec!["/".to_owned(), "/{*rest}".to_owned()],
             Some(prefix) => {
@@ -379,15 +402,20 @@ impl Host {
             }
         };
         for pattern in patterns {
-            // The very same pattern again is a route that differs in its methods.
+            let choice = Choice { exact, route: route.clone() };
+            // The very same pattern again is a route that differs in its methods, or names the path that another begins with.
             if let Some(same) = self.patterns.get(&pattern).and_then(|index| self.routes.get_mut(*index)) {
-                same.push(route.clone());
+                same.push(choice);
+                same.sort_by_key(|choice| std::cmp::Reverse(choice.rank()));
                 continue;
             }
             self.paths.insert(&pattern, self.routes.len())?;
             self.patterns.insert(pattern, self.routes.len());
-            self.routes.push(vec![route.clone()]);
+            self.routes.push(vec![choice]);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,6 +73,22 @@ async fn preflights_and_other_hosts_never_reach_an_upstream() {
     assert!(fixture.upstream.take().is_empty());
 }
 
+/// The laxer of two routes must not take the requests of the stricter one because it stands before it.
+#[tokio::test]
+async fn a_route_for_some_methods_takes_them_though_one_for_all_stands_before_it() {
+    let both = "routes:\n  - {name: read, kind: http, hosts: [both.test], schemes: [anonymous], upstream: web}\n  \
+        - {name: write, kind: http, hosts: [both.test], methods: [POST, PUT], schemes: [bearer], upstream: web}\n";
+    let rules = "rules:\n  - {id: both, on: {routes: [read, write]}, who: {anonymous: true}, do: allow}\n";
+    let change = |yaml: String| yaml.replace("routes:\n", both).replace("rules:\n", rules);
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    for method in ["POST", "PUT"] {
+        let answer = fixture.doorward.send(&[&format!("{method} /x HTTP/1.1"), "Host: both.test"], b"").await;
+        assert_eq!((answer.status, answer.reason().as_str()), (401, "credential_missing"), "{method}");
+    }
+    assert!(fixture.upstream.take().is_empty());
+    assert_eq!(fixture.doorward.get("/x", &["Host: both.test"]).await.status, 200, "the twin");
+}
+
 #[tokio::test]
 async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of_them() {
     let both = "routes:\n  - {name: reads, kind: http, hosts: [both.test], methods: [GET, HEAD], schemes: [anonymous], upstream: web}\n  \

@@ -168,7 +168,12 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
-/// Which requests go where.
+/// Where the calls of the Kubernetes API are on a host.
+pub const API_PATHS: [&str; 2] = ["/api/*", "/apis/*"];
+
+/// Which requests go where. Of several routes that fit, the one that says most of the request takes it, in whatever order they stand
+/// here: a host before a wildcard; then an exact path before a prefix, and a longer prefix before a shorter one; then one that names
+/// methods before one that does not. Two that say the same are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -184,7 +189,8 @@ pub struct Route {
     /// Methods. Default: `POST` for `webhook`, all for the others.
     #[serde(default)]
     pub methods: Vec<String>,
-    /// Kinds of credential that it takes, in the order in which they are looked for.
+    /// Kinds of credential that it takes. A bearer token or session handle in `Authorization` is looked at first, then the others in
+    /// this order; the first that is there decides.
     pub schemes: Vec<Scheme>,
     /// Issuers, by name, whose tokens and sessions it takes. Default: all.
     #[serde(default)]

@@ -172,7 +172,7 @@ fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
 
 /// Whether routes of the API server take the calls that this dashboard makes on its hosts.
 fn calls_the_api_elsewhere(root: &raw::Root, dashboard: &Route) -> bool {
-    ["/api/*", "/apis/*"].iter().all(|calls| {
+    raw::API_PATHS.iter().all(|calls| {
         dashboard.hosts.iter().all(|host| {
             root.routes.iter().any(|route| {
                 route.kind == RouteKind::Kubernetes
@@ -293,30 +293,40 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
 /// Of hosts, paths and methods of one route.
 const MAX_COMBINATIONS: usize = 4096;
 
-/// Two routes for the same requests: which one takes them would be chance.
+/// Two routes that say the same of a request: which one takes it would be chance. What says more of it goes first (`request::route`), so
+/// that others may overlap.
 fn same_requests(routes: &[Route], report: &mut Report) {
-    let mut taken: BTreeMap<(&str, &str, &str), &str> = BTreeMap::new();
+    let mut taken: BTreeMap<(&str, &str, &str), (&str, bool)> = BTreeMap::new();
     for (index, route) in routes.iter().enumerate() {
         let paths = borrow(&route.paths, "/*");
         let methods = borrow(&route.methods, if route.kind == RouteKind::Webhook { "POST" } else { "*" });
-        if route.hosts.len().saturating_mul(paths.len()).saturating_mul(methods.len()) > MAX_COMBINATIONS {
+        let calls: &[&str] = if route.kubernetes.is_some() { &raw::API_PATHS } else { &[] };
+        let all = paths.len().saturating_add(calls.len());
+        if route.hosts.len().saturating_mul(all).saturating_mul(methods.len()) > MAX_COMBINATIONS {
             report
                 .error(&item("routes", index), "too many combinations of hosts, paths and methods")
                 .help("use a wildcard host or a prefix, or split the route");
             continue;
         }
         let mut told = false;
-        for (host, path, method) in route.hosts.iter().flat_map(|host| {
+        // A dashboard has a second route of its own, by which its calls go to the API server.
+        let paths = paths.iter().map(|path| (*path, false)).chain(calls.iter().map(|path| (*path, true)));
+        let paths: Vec<(&str, bool)> = paths.collect();
+        for (host, (path, calls), method) in route.hosts.iter().flat_map(|host| {
             let methods = &methods;
             paths.iter().flat_map(move |path| methods.iter().map(move |method| (host.as_str(), *path, *method)))
         }) {
-            let Some(other) = taken.insert((host, path, method), &route.name) else { continue };
-            if !told && other != route.name {
-                told = true;
-                report
-                    .error(&item("routes", index), format!("route `{other}` takes the same requests"))
-                    .help(format!("both match host `{host}`, path `{path}` and the same methods"));
+            let Some((other, called)) = taken.insert((host, path, method), (&route.name, calls)) else { continue };
+            if told || (other == route.name && calls == called) {
+                continue;
             }
+            told = true;
+            let help = if calls || called {
+                format!("`kubernetes` of a dashboard takes `{path}` on host `{host}` for the calls of its pages")
+            } else {
+                format!("both match host `{host}`, path `{path}` and the same methods")
+            };
+            report.error(&item("routes", index), format!("route `{other}` takes the same requests")).help(help);
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Which of several routes takes a request.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::issuers::testing;
+
+/// The table of these routes, which are of kind `http` and take anybody where they say nothing else, for the host `a.test`.
+fn table(more: Value, routes: &[Value]) -> Routes {
+    let mut root = json!({
+        "upstreams": [{"name": "up", "url": "http://127.0.0.1:1"}],
+        "routes": routes.iter().map(|route| {
+            let given = json!({"kind": "http", "hosts": ["a.test"], "schemes": ["anonymous"], "upstream": "up"});
+            testing::changed(given, route)
+        }).collect::<Vec<_>>(),
+    });
+    root = testing::changed(root, &more);
+    let (issuers, _) = testing::resolve(&root, None, &testing::context());
+    let root: raw::Root = serde_json::from_value(root).unwrap();
+    let mut resolver = Resolver::new(Path::new("/"));
+    let upstream = Upstream::resolve(&root.upstreams[0], &root.limits, &At::root(), &mut resolver).unwrap();
+    let upstreams = BTreeMap::from([(Arc::from("up"), upstream)]);
+    let (webhooks, metrics) = (BTreeMap::new(), RequestMetrics::default());
+    let named = Named { upstreams: &upstreams, webhooks: &webhooks, issuers: &issuers, metrics: &metrics };
+    let routes = resolve(&root, named, &mut resolver);
+    assert!(!resolver.report.has_errors(), "{:?}", resolver.report.problems());
+    routes
+}
+
+/// The route that takes a request, with its kind where it is another one than is written.
+fn taker(routes: &Routes, method: &str, path: &str) -> String {
+    let found = routes.find("a.test", path, &Method::from_bytes(method.as_bytes()).unwrap());
+    match found {
+        Ok(Target::Upstream(route)) if route.kind == RouteKind::Kubernetes => format!("{} to the API server", route.name),
+        Ok(Target::Upstream(route)) => route.name.to_string(),
+        Ok(own) => format!("{own:?}"),
+        Err(Miss::Method(_, allow)) => format!("only {allow}"),
+        Err(Miss::Path) => "none".to_owned(),
+    }
+}
+
+/// What is stricter must not depend on where in the file it stands.
+#[tokio::test]
+async fn what_says_more_of_a_request_takes_it_in_either_order() {
+    let dashboard = json!({"name": "board", "kind": "dashboard", "kubernetes": "up"});
+    for (one, other, requests) in [
+        (
+            json!({"name": "read"}),
+            json!({"name": "write", "methods": ["POST", "PUT"]}),
+            &[("GET", "/x", "read"), ("POST", "/x", "write"), ("PUT", "/", "write"), ("DELETE", "/", "read")][..],
+        ),
+        (
+            json!({"name": "below", "paths": ["/app/*"]}),
+            json!({"name": "exact", "paths": ["/app"]}),
+            &[("GET", "/app", "exact"), ("GET", "/app/", "below"), ("GET", "/app/x", "below"), ("GET", "/appx", "none")],
+        ),
+        (
+            json!({"name": "below", "paths": ["/app/*"], "methods": ["GET"]}),
+            json!({"name": "exact", "paths": ["/app"]}),
+            &[("GET", "/app", "exact"), ("POST", "/app", "exact"), ("POST", "/app/x", "only GET")],
+        ),
+        (
+            json!({"name": "all"}),
+            json!({"name": "exact", "paths": ["/"]}),
+            &[("GET", "/", "exact"), ("GET", "/x", "all")],
+        ),
+        (
+            json!({"name": "all"}),
+            json!({"name": "below", "paths": ["/app/*"]}),
+            &[("GET", "/app", "below"), ("GET", "/app/x/y", "below"), ("GET", "/ap", "all"), ("GET", "/app-2/x", "all")],
+        ),
+        (
+            json!({"name": "short", "paths": ["/app/*"]}),
+            json!({"name": "long", "paths": ["/app/admin/*"], "methods": ["GET"]}),
+            &[("GET", "/app/admin", "long"), ("GET", "/app/admin/x", "long"), ("GET", "/app/adm", "short"),
+              // Whoever gives a part of a site a route of its own does not mean the rest of it to take what that one does not.
+              ("POST", "/app/admin/x", "only GET"), ("POST", "/app/administrators", "short")],
+        ),
+        (
+            dashboard.clone(),
+            json!({"name": "writes", "paths": ["/api/*", "/apis/*"], "methods": ["POST"]}),
+            &[("GET", "/", "board"), ("GET", "/api/v1/pods", "board to the API server"), ("POST", "/apis/x", "writes")],
+        ),
+        (
+            dashboard,
+            json!({"name": "part", "paths": ["/apis/metrics.k8s.io/*"]}),
+            &[("GET", "/apis", "board to the API server"), ("GET", "/apis/metrics.k8s.io/v1", "part")],
+        ),
+    ] {
+        for routes in [[one.clone(), other.clone()], [other.clone(), one.clone()]] {
+            let table = table(json!({}), &routes);
+            for (method, path, expected) in requests {
+                assert_eq!(taker(&table, method, path), *expected, "{method} {path} in {routes:?}");
+            }
+        }
+    }
+}
