@@ -139,7 +139,8 @@ impl Routes {
         if let Some(interceptor) = self.interceptor.as_ref().filter(|interceptor| ***interceptor == *host) {
             return Some(Arc::clone(interceptor));
         }
-        if let Some(external) = self.external.as_ref().filter(|external| self.tokens && ***external == *host) {
+        // Its `/.well-known/` is asked for by servers, whether or not a route has it.
+        if let Some(external) = self.external.as_ref().filter(|external| ***external == *host) {
             return Some(Arc::clone(external));
         }
         match self.exact.get_key_value(host) {
@@ -160,9 +161,12 @@ impl Routes {
         if self.tokens && self.external.as_deref() == Some(host) && metadata::is_path(path) {
             return Ok(Target::Tokens);
         }
-        let entry = self.exact.get(host).or_else(|| self.wildcard(host)).ok_or(Miss::Path)?;
+        let is_external = self.external.as_deref() == Some(host);
+        let Some(entry) = self.exact.get(host).or_else(|| self.wildcard(host)) else {
+            return if is_own(path, false, is_external) { Ok(Target::Own) } else { Err(Miss::Path) };
+        };
         let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
-        if is_own(path, entry.browser, self.external.as_deref() == Some(host)) || is_described() {
+        if is_own(path, entry.browser, is_external) || is_described() {
             return Ok(Target::Own);
         }
         let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;

@@ -184,3 +184,16 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
         assert_eq!(seen.first().zip(told).map(|(seen, name)| seen.one(name)), told.map(|_| id), "{host}{path}");
     }
 }
+
+/// EventListeners and what stands behind them fetch the keys of assertions there, whichever hosts people use.
+#[tokio::test]
+async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it() {
+    let change = |yaml: String| yaml.replace("external_host: api.test", "external_host: door.test");
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let get = async |host: &str, path: &str| fixture.doorward.get(path, &[&format!("Host: {host}")]).await;
+    let set = get("door.test", "/.well-known/jwks.json").await;
+    assert_eq!((set.status, set.json()["keys"].as_array().map(Vec::len)), (200, Some(1)), "{}", set.text());
+    assert_eq!(get("door.test", "/x").await.status, 404);
+    assert_eq!(get("unknown.test", "/.well-known/jwks.json").await.status, 421, "nobody knows that one");
+    assert!(fixture.upstream.take().is_empty());
+}

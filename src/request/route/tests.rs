@@ -8,7 +8,7 @@ use super::*;
 use crate::issuers::testing;
 
 /// The table of these routes, which are of kind `http` and take anybody where they say nothing else, for the host `a.test`.
-fn table(more: Value, routes: &[Value]) -> Routes {
+fn table(more: &Value, routes: &[Value]) -> Routes {
     let mut root = json!({
         "upstreams": [{"name": "up", "url": "http://127.0.0.1:1"}],
         "routes": routes.iter().map(|route| {
@@ -16,7 +16,7 @@ fn table(more: Value, routes: &[Value]) -> Routes {
             testing::changed(given, route)
         }).collect::<Vec<_>>(),
     });
-    root = testing::changed(root, &more);
+    root = testing::changed(root, more);
     let (issuers, _) = testing::resolve(&root, None, &testing::context());
     let root: raw::Root = serde_json::from_value(root).unwrap();
     let mut resolver = Resolver::new(Path::new("/"));
@@ -33,7 +33,9 @@ fn table(more: Value, routes: &[Value]) -> Routes {
 fn taker(routes: &Routes, method: &str, path: &str) -> String {
     let found = routes.find("a.test", path, &Method::from_bytes(method.as_bytes()).unwrap());
     match found {
-        Ok(Target::Upstream(route)) if route.kind == RouteKind::Kubernetes => format!("{} to the API server", route.name),
+        Ok(Target::Upstream(route)) if route.kind == RouteKind::Kubernetes => {
+            format!("{} to the API server", route.name)
+        }
         Ok(Target::Upstream(route)) => route.name.to_string(),
         Ok(own) => format!("{own:?}"),
         Err(Miss::Method(_, allow)) => format!("only {allow}"),
@@ -54,7 +56,12 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
         (
             json!({"name": "below", "paths": ["/app/*"]}),
             json!({"name": "exact", "paths": ["/app"]}),
-            &[("GET", "/app", "exact"), ("GET", "/app/", "below"), ("GET", "/app/x", "below"), ("GET", "/appx", "none")],
+            &[
+                ("GET", "/app", "exact"),
+                ("GET", "/app/", "below"),
+                ("GET", "/app/x", "below"),
+                ("GET", "/appx", "none"),
+            ],
         ),
         (
             json!({"name": "below", "paths": ["/app/*"], "methods": ["GET"]}),
@@ -69,14 +76,24 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
         (
             json!({"name": "all"}),
             json!({"name": "below", "paths": ["/app/*"]}),
-            &[("GET", "/app", "below"), ("GET", "/app/x/y", "below"), ("GET", "/ap", "all"), ("GET", "/app-2/x", "all")],
+            &[
+                ("GET", "/app", "below"),
+                ("GET", "/app/x/y", "below"),
+                ("GET", "/ap", "all"),
+                ("GET", "/app-2/x", "all"),
+            ],
         ),
         (
             json!({"name": "short", "paths": ["/app/*"]}),
             json!({"name": "long", "paths": ["/app/admin/*"], "methods": ["GET"]}),
-            &[("GET", "/app/admin", "long"), ("GET", "/app/admin/x", "long"), ("GET", "/app/adm", "short"),
-              // Whoever gives a part of a site a route of its own does not mean the rest of it to take what that one does not.
-              ("POST", "/app/admin/x", "only GET"), ("POST", "/app/administrators", "short")],
+            &[
+                ("GET", "/app/admin", "long"),
+                ("GET", "/app/admin/x", "long"),
+                ("GET", "/app/adm", "short"),
+                // Whoever gives a part of a site a route of its own does not mean the rest of it to take what that one does not.
+                ("POST", "/app/admin/x", "only GET"),
+                ("POST", "/app/administrators", "short"),
+            ],
         ),
         (
             dashboard.clone(),
@@ -90,10 +107,33 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
         ),
     ] {
         for routes in [[one.clone(), other.clone()], [other.clone(), one.clone()]] {
-            let table = table(json!({}), &routes);
+            let table = table(&json!({}), &routes);
             for (method, path, expected) in requests {
                 assert_eq!(taker(&table, method, path), *expected, "{method} {path} in {routes:?}");
             }
         }
     }
+}
+
+/// Servers fetch the keys of assertions there, whichever hosts people and programs use.
+#[tokio::test]
+async fn the_external_host_is_known_though_no_route_has_it() {
+    let routes = table(&json!({"external_host": "door.test"}), &[json!({"name": "web"})]);
+    assert_eq!(routes.host("door.test").as_deref(), Some("door.test"));
+    assert_eq!(routes.host("other.test"), None);
+    for (path, own) in [
+        ("/.well-known/jwks.json", true),
+        ("/.well-known/oauth-protected-resource", true),
+        ("/.doorward/probe", true),
+        ("/.well-known/other", false),
+        ("/oauth2/start", false),
+        ("/", false),
+    ] {
+        match routes.find("door.test", path, &Method::GET) {
+            Ok(Target::Own) => assert!(own, "{path}"),
+            Err(Miss::Path) => assert!(!own, "{path}"),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+    assert_eq!(taker(&routes, "GET", "/.well-known/jwks.json"), "web", "on its own host");
 }
