@@ -350,7 +350,7 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
     let identifier = |issuer: &Arc<Issuer>| issuer.identifier().to_string();
     let resource = request.path().strip_prefix(PROTECTED_RESOURCE).unwrap_or_default();
     let mut metadata = json!({
-        "resource": format!("https://{}{resource}", request.host()),
+        "resource": request.reached().url(request.host(), resource),
         "bearer_methods_supported": ["header"],
         "resource_name": "Doorward",
     });

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 
-use crate::error::{Reason, Rejection};
+use crate::{
+    error::{Reason, Rejection},
+    sessions::Origin,
+};
 
 /// The host of a request: lower case, without port and without a trailing dot.
 ///
@@ -30,6 +33,38 @@ pub fn host_of<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Re
         (None, None) => return Err(refused("names no host")),
     };
     normalise(named).ok_or_else(|| refused("names a host that is not one"))
+}
+
+/// By which scheme and port a client reaches its host, for addresses that lead back there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    secure: bool,
+    port: Option<u16>,
+}
+
+impl Reached {
+    /// `named` is the host as the client sent it, which was found to be one.
+    pub fn of(secure: bool, named: Option<&HeaderValue>) -> Self {
+        let port = named.and_then(|named| {
+            let named = named.as_bytes();
+            let colon = named.iter().rposition(|byte| *byte == b':')?;
+            std::str::from_utf8(named.get(colon + 1..)?).ok()?.parse().ok()
+        });
+        Self { secure, port }
+    }
+
+    /// An address there; `path` is empty or begins with a slash.
+    pub fn url(self, host: &str, path: &str) -> String {
+        // In clear text for this machine only, as for origins: before others somebody ends TLS who does not say so.
+        let secure = self.secure || Origin::loopback(host).is_none();
+        let scheme = if secure { "https" } else { "http" };
+        // The port of a hop in clear text is not the one that the client used.
+        let port = self.port.filter(|port| *port != if self.secure { 443 } else { 80 });
+        match port {
+            Some(port) => format!("{scheme}://{host}:{port}{path}"),
+            None => format!("{scheme}://{host}{path}"),
+        }
+    }
 }
 
 fn refused(what: &'static str) -> Rejection {
@@ -90,6 +125,29 @@ mod tests {
         }
         let request = request.body(()).unwrap();
         host_of(version, request.uri(), request.headers()).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn an_address_leads_back_by_the_scheme_and_port_that_the_client_used() {
+        for (secure, named, host, url) in [
+            (true, "Tekton.Example", "tekton.example", "https://tekton.example/x"),
+            (true, "tekton.example:443", "tekton.example", "https://tekton.example/x"),
+            (true, "tekton.example:8443", "tekton.example", "https://tekton.example:8443/x"),
+            (true, "tekton.example:80", "tekton.example", "https://tekton.example:80/x"),
+            (false, "tekton.example", "tekton.example", "https://tekton.example/x"),
+            (false, "tekton.example:80", "tekton.example", "https://tekton.example/x"),
+            (false, "tekton.example:8443", "tekton.example", "https://tekton.example:8443/x"),
+            (false, "localhost:80", "localhost", "http://localhost/x"),
+            (false, "localhost:8080", "localhost", "http://localhost:8080/x"),
+            (false, "[::1]", "[::1]", "http://[::1]/x"),
+            (false, "[::1]:8080", "[::1]", "http://[::1]:8080/x"),
+            (true, "tekton.example:", "tekton.example", "https://tekton.example/x"),
+            (true, "8443", "8443", "https://8443/x"),
+        ] {
+            let reached = Reached::of(secure, Some(&HeaderValue::from_static(named)));
+            assert_eq!(reached.url(host, "/x"), url, "{named}");
+        }
+        assert_eq!(Reached::of(true, None).url("a", ""), "https://a");
     }
 
     #[test]

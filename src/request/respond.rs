@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{headers::REQUEST_ID, route::Route, sanitize::CleanRequest};
+use super::{headers::REQUEST_ID, host::Reached, route::Route, sanitize::CleanRequest};
 use crate::{
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
@@ -30,6 +30,8 @@ pub struct Manner {
     pub(super) is_program: bool,
     /// Where somebody who looks at a page comes back to after a login, if they do.
     pub(super) back: Option<String>,
+    /// By which scheme and port the client came, for where a challenge leads.
+    reached: Reached,
     /// Once it is known.
     pub(super) route: Option<Arc<Route>>,
     /// Clients of Kubernetes alone come to this host, whatever the route.
@@ -48,14 +50,16 @@ impl Manner {
             is_program: headers.contains_key(header::AUTHORIZATION),
             request: String::new(),
             back: None,
+            reached: Reached::default(),
             route: None,
             is_for_kubernetes: false,
         }
     }
 
-    /// Notes what the page of a refusal names, and where a login leads back to. Only people are shown the one, and need the
-    /// other.
+    /// Notes how the client came, what the page of a refusal names, and where a login leads back to. Only people are shown the
+    /// page, and need the login.
     pub fn note<B>(&mut self, request: &CleanRequest<B>) {
+        self.reached = request.reached();
         if !self.is_page {
             return;
         }
@@ -66,7 +70,7 @@ impl Manner {
     }
 
     pub(super) fn resource_metadata(&self, host: &str) -> Option<String> {
-        self.route.as_deref().and_then(|route| route.resource_metadata(host))
+        self.route.as_deref().and_then(|route| route.resource_metadata(self.reached, host))
     }
 
     pub(super) fn asker<'a>(

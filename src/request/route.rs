@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, Method};
 use matchit::Router;
 
-use super::dashboard::Dashboard;
+use super::{dashboard::Dashboard, host::Reached};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     authn::Scheme,
@@ -128,8 +128,9 @@ impl Route {
     }
 
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
-    pub fn resource_metadata(&self, host: &str) -> Option<String> {
-        self.schemes.contains(&Scheme::Bearer).then(|| format!("https://{host}{PROTECTED_RESOURCE}{}", self.home))
+    pub fn resource_metadata(&self, reached: Reached, host: &str) -> Option<String> {
+        let address = || reached.url(host, &[PROTECTED_RESOURCE, &self.home].concat());
+        self.schemes.contains(&Scheme::Bearer).then(address)
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     headers::{Class, REQUEST_ID, classify, nominated, tokens},
-    host::host_of,
+    host::{Reached, host_of},
     path::{NotCanonical, check_canonical},
 };
 use crate::{
@@ -232,6 +232,11 @@ impl<B> CleanRequest<B> {
     /// Sets a header in place of what the client sent under that name.
     pub(crate) fn replace_header(&mut self, name: HeaderName, value: HeaderValue) {
         self.head.headers.insert(name, value);
+    }
+
+    /// How the client reaches its host, for addresses that lead back there.
+    pub fn reached(&self) -> Reached {
+        Reached::of(self.meta().secure, self.meta().host_line.as_ref())
     }
 
     /// The origin under which a browser sees this host; none where browsers have no secure one.

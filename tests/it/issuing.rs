@@ -786,31 +786,41 @@ rules:";
     let world = World::with(|yaml| {
         let routes = yaml
             .replace("routes: [{name: web,", "routes:\n  - {name: web,")
-            .replace("upstream: web}]\n", "upstream: web}\n");
+            .replace("upstream: web}]\n", "upstream: web}\n")
+            .replace("127.0.0.1:0}]", "127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]");
         routes.replace("rules:", more.trim_start_matches('\n'))
     })
     .await;
     let metadata = async |host: &str, path: &str| {
         let path = format!("/.well-known/oauth-protected-resource{path}");
-        world.doorward.get(&path, &[&format!("Host: {host}")]).await
+        world.doorward.get(&path, &[&format!("Host: {host}"), "X-Forwarded-Proto: https"]).await
     };
     for (path, resource, servers, scopes) in [
-        ("", "https://localhost", json!([world.people.url(), DOOR]), json!(["plan"])),
-        ("/api", "https://localhost/api", json!([DOOR]), Value::Null),
-        ("/api/v1", "https://localhost/api/v1", json!([DOOR]), Value::Null),
+        ("", "", json!([world.people.url(), DOOR]), json!(["plan"])),
+        ("/api", "/api", json!([DOOR]), Value::Null),
+        ("/api/v1", "/api/v1", json!([DOOR]), Value::Null),
     ] {
-        let answer = metadata("localhost", path).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        let said = answer.json();
-        assert_eq!((&said["resource"], &said["authorization_servers"]), (&json!(resource), &servers), "{said:#}");
-        assert_eq!(said["scopes_supported"], scopes, "{said:#}");
+        for authority in ["localhost", "localhost:8443"] {
+            let answer = metadata(authority, path).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            let (said, resource) = (answer.json(), format!("https://{authority}{resource}"));
+            assert_eq!((&said["resource"], &said["authorization_servers"]), (&json!(resource), &servers), "{said:#}");
+            assert_eq!(said["scopes_supported"], scopes, "{said:#}");
+        }
     }
     // Where no token is taken, the path is the upstream's own.
     assert_eq!(metadata("pages.localhost", "").await.status, 403);
+    // Clients refuse what names another address than the one that they use (RFC 9728 section 3.3).
     for (path, leads) in [("/", ""), ("/api/v1", "/api")] {
-        let answer = world.doorward.get(path, &["Host: localhost"]).await;
-        let challenge = answer.header("www-authenticate").unwrap();
-        let address = format!("resource_metadata=\"https://localhost/.well-known/oauth-protected-resource{leads}\"");
-        assert!(answer.status == 401 && challenge.contains(&address), "{path}: {challenge}");
+        for (scheme, authority) in
+            [("https", "localhost"), ("https", "localhost:8443"), ("http", "localhost:8080"), ("http", "localhost")]
+        {
+            let forwarded = format!("X-Forwarded-Proto: {scheme}");
+            let answer = world.doorward.get(path, &[&format!("Host: {authority}"), &forwarded]).await;
+            let challenge = answer.header("www-authenticate").unwrap();
+            let address = format!("{scheme}://{authority}/.well-known/oauth-protected-resource{leads}");
+            let address = format!("resource_metadata=\"{address}\"");
+            assert!(answer.status == 401 && challenge.contains(&address), "{path}: {challenge}");
+        }
     }
 }
