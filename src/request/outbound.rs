@@ -146,6 +146,10 @@ pub(crate) fn headers_for(
             headers.remove(name);
         }
     }
+    if meta.accepts_trailers && kind == RouteKind::Http {
+        // Servers of gRPC's core library refuse a call without it. Not for HTTP/1.1, of which connections take it away again.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
     describe_client(&mut headers, kind, meta);
     meta.trace.child().write(&mut headers);
     if !kubernetes {

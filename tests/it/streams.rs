@@ -492,3 +492,36 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
     })
     .await;
 }
+
+/// Servers of gRPC's core library, those in C++ and Python among them, refuse a call without it.
+#[tokio::test]
+async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
+    let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let heads = heads.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+                heads.send(request.headers().get("te").cloned()).unwrap();
+                async { Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<bytes::Bytes>::new())) }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let upstream = format!("upstreams:\n  - {{name: grpc, url: 'http://{address}', protocol: http2}}\n");
+    let change = |yaml: String| {
+        yaml.replace("upstreams:\n", &upstream)
+            .replace("schemes: [anonymous], upstream: web", "schemes: [anonymous], upstream: grpc")
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let mut client = http2(&fixture.doorward).await;
+    for (te, expected) in [(Some("trailers"), Some("trailers")), (None, None), (Some("gzip"), None)] {
+        let mut request = http::Request::get("http://open.test/x").body(Empty::new()).unwrap();
+        request.headers_mut().extend(te.map(|te| (http::header::TE, http::HeaderValue::from_static(te))));
+        assert_eq!(within(client.send_request(request)).await.unwrap().status(), 200);
+        let seen = within(seen.recv()).await.unwrap();
+        assert_eq!(seen.as_ref().map(|te| te.to_str().unwrap()), expected, "{te:?}");
+    }
+}

@@ -69,6 +69,36 @@ async fn the_host_travels_as_the_authority() {
     assert_eq!(fetch(&pools, &upstream, named).await.unwrap(), "http://tekton.example.com/path?query");
 }
 
+/// What the client said of trailers goes on where the connection has such, and nowhere else.
+#[tokio::test]
+async fn te_goes_on_over_http2_alone() {
+    let (heads, mut seen) = mpsc::unbounded_channel();
+    let (address, _) = scripted(move |_, stream| {
+        let heads = heads.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            heads.send(request.headers().get(header::TE).cloned()).unwrap();
+            async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok"))) }
+        });
+        async move {
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    let trailers = HeaderValue::from_static("trailers");
+    for (upstream, te, expected) in [
+        (http2_upstream(address), Some(&trailers), Some(&trailers)),
+        (http2_upstream(address), None, None),
+        (upstream(address), Some(&trailers), None),
+    ] {
+        let mut request = get();
+        request.headers_mut().extend(te.map(|te| (header::TE, te.clone())));
+        fetch(&pools(), &upstream, request).await.unwrap();
+        assert_eq!(seen.recv().await.unwrap().as_ref(), expected);
+    }
+}
+
 #[tokio::test]
 async fn another_connection_is_opened_at_the_peers_stream_limit() {
     let release = Arc::new(Notify::new());
