@@ -18,6 +18,7 @@ use tokio::{
 use self::connection::{Http1, Http2};
 pub(super) use self::lease::{Http1Lease, Http2Lease, Lease};
 use super::{
+    Lane,
     error::{UpstreamError, UpstreamErrorKind},
     metrics::Counters,
     progress::{Sweep, Ticks},
@@ -28,8 +29,10 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Node {
     state: Mutex<State>,
-    /// A connection or a stream became free.
+    /// A connection or a stream became free. Those that wait for one to keep it are woken apart from the others: they may
+    /// have all that they may have, and what is free is for the others.
     freed: Notify,
+    freed_for_long: Notify,
     /// Held while a connection is opened that others could share, so that a burst opens one and not many.
     opening: tokio::sync::Mutex<()>,
     pub(super) counters: Counters,
@@ -42,6 +45,8 @@ struct State {
     idle: Vec<Http1>,
     shared: Vec<Arc<Http2>>,
     open: u32,
+    /// Of these, those of exchanges that last.
+    long: u32,
     waiting: u32,
     /// No longer wanted: nothing is kept.
     drained: bool,
@@ -60,6 +65,7 @@ impl Node {
         let node = Arc::new(Self {
             state: Mutex::default(),
             freed: Notify::new(),
+            freed_for_long: Notify::new(),
             opening: tokio::sync::Mutex::new(()),
             counters,
             sweep: Arc::clone(sweep),
@@ -85,7 +91,8 @@ impl Node {
             if let Some(lease) = self.reuse(upstream, fresh) {
                 return Ok(lease);
             }
-            Some(guard)
+            // Whoever held it may have found that there is nothing to share.
+            self.may_share(upstream).then_some(guard)
         } else {
             None
         };
@@ -240,8 +247,14 @@ impl Node {
         drop(state);
         drop(unwanted);
         if wake {
-            self.freed.notify_one();
+            self.free();
         }
+    }
+
+    /// Wakes one of each kind of those that wait: which of them can use what is free shows when they look.
+    fn free(&self) {
+        self.freed.notify_one();
+        self.freed_for_long.notify_one();
     }
 
     /// Waits for room for another connection, or for one that became free meanwhile.
@@ -253,40 +266,52 @@ impl Node {
     ) -> Result<Room, UpstreamError> {
         let waiting = Waiting::new(self);
         loop {
-            if let Some(slot) = self.try_slot(upstream, fresh) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Short, fresh) {
                 return Ok(Room::Slot(slot));
             }
-            waiting.until_freed(upstream, deadline).await?;
+            waiting.until(&self.freed, upstream, deadline).await?;
             if let Some(lease) = self.reuse(upstream, fresh) {
                 return Ok(Room::Lease(lease));
             }
         }
     }
 
+    /// Waits for room for a connection that one exchange keeps for itself.
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream, deadline: Instant) -> Result<Slot, UpstreamError> {
         let waiting = Waiting::new(self);
         loop {
-            if let Some(slot) = self.try_slot(upstream, true) {
+            if let Some(slot) = self.try_slot(upstream, Lane::Long, true) {
                 return Ok(slot);
             }
-            waiting.until_freed(upstream, deadline).await?;
+            waiting.until(&self.freed_for_long, upstream, deadline).await?;
         }
     }
 
-    /// `evict` closes an idle connection where there is no room otherwise.
-    fn try_slot(self: &Arc<Self>, upstream: &Upstream, evict: bool) -> Option<Slot> {
+    /// `evict` closes an idle connection where there is no room otherwise. Those of exchanges that last leave room for others:
+    /// one caller's watches must not keep everybody from the upstream.
+    fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, evict: bool) -> Option<Slot> {
+        let is_long = lane == Lane::Long;
         let mut state = self.state();
+        if is_long && state.long >= most_long(upstream.max_connections) {
+            return None;
+        }
         if state.open < upstream.max_connections {
             state.open += 1;
+            state.long += u32::from(is_long);
             drop(state);
             self.counters.open.inc();
-            return Some(Slot(Arc::clone(self)));
+            return Some(Slot { node: Arc::clone(self), is_long });
         }
         let evicted = (evict && !state.idle.is_empty()).then(|| state.idle.remove(0));
         drop(state);
         drop(evicted);
         None
     }
+}
+
+/// How many connections may be held by exchanges that last, of so many.
+fn most_long(connections: u32) -> u32 {
+    (connections - connections.div_ceil(4)).max(1)
 }
 
 impl State {
@@ -307,13 +332,19 @@ enum Room {
 
 /// The place of an open connection among those that its upstream may have. Held by the task that drives it.
 #[derive(Debug)]
-struct Slot(Arc<Node>);
+struct Slot {
+    node: Arc<Node>,
+    is_long: bool,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.state().open -= 1;
-        self.0.counters.open.dec();
-        self.0.freed.notify_one();
+        let mut state = self.node.state();
+        state.open -= 1;
+        state.long -= u32::from(self.is_long);
+        drop(state);
+        self.node.counters.open.dec();
+        self.node.free();
     }
 }
 
@@ -326,8 +357,8 @@ impl<'a> Waiting<'a> {
         Self(node)
     }
 
-    async fn until_freed(&self, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
-        timeout_at(deadline, self.0.freed.notified())
+    async fn until(&self, freed: &Notify, upstream: &Upstream, deadline: Instant) -> Result<(), UpstreamError> {
+        timeout_at(deadline, freed.notified())
             .await
             .map_err(|_| UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name()))
     }

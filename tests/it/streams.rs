@@ -493,6 +493,25 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
     .await;
 }
 
+/// One caller's watches took every connection to the API server, and everybody else got 503.
+#[tokio::test]
+async fn watches_of_one_caller_leave_connections_to_others() {
+    let few = |yaml: String| {
+        let four = "response_timeout: 5s, connect_timeout: 1s, max_connections: 4";
+        format!("workers: 1{}", yaml.replace("response_timeout: 5s", four))
+    };
+    let fixture = Fixture::with(few, streaming).await;
+    let (alice, other) = (fixture.alice(), bearer(&fixture.a.token("olga", &["dev"])));
+    let watch = async |status: u16| begin(&fixture.doorward, WATCH, &["Host: api.test", &alice], status).await;
+    let watches = [watch(200).await, watch(200).await, watch(200).await];
+    watch(503).await;
+    for _ in 0..2 {
+        let (answer, seen) = fixture.api("/api/v1/pods", &[&other]).await;
+        assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
+    }
+    drop(watches);
+}
+
 /// Servers of gRPC's core library, those in C++ and Python among them, refuse a call without it.
 #[tokio::test]
 async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {

@@ -86,7 +86,8 @@ pub struct Upstream {
     /// How old a connection may become before it takes no more requests.
     #[serde(default = "Upstream::max_age")]
     pub max_age: Span,
-    /// Connections at once to this upstream, of each worker.
+    /// Connections at once to this upstream, of each worker. Watches, followed logs and upgrades, which have one each, hold three
+    /// quarters of them at most; beyond that they get 503, and others go on.
     #[serde(default = "Upstream::max_connections")]
     pub max_connections: u32,
     /// Of an API server: the service account that Tekton gives a run which names none, where its ConfigMap `config-defaults` has

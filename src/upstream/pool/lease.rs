@@ -94,7 +94,7 @@ impl Drop for Http2Lease {
         }
         self.connection.end_stream();
         if self.node.state().waiting > 0 {
-            self.node.freed.notify_one();
+            self.node.free();
         }
     }
 }

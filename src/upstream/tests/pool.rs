@@ -109,6 +109,40 @@ async fn no_more_connections_are_opened_than_allowed() {
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
+/// One caller's watches took every connection, and everybody else got 503.
+#[tokio::test]
+async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
+    let (address, accepted) = scripted(answer_all).await;
+    let upstream = upstream_with(address, |entry| entry.max_connections = 4);
+    let hasty = upstream_with(address, |entry| {
+        entry.max_connections = 4;
+        entry.connect_timeout = Span::from_millis(100);
+    });
+    let pools = pools();
+    // Idle ones first, so that those that last have to take their place.
+    let short = async || pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
+    for response in [short().await, short().await, short().await, short().await] {
+        text(response).await;
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
+    let watch = async || pools.send(&upstream, &mut get(), Lane::Long).await;
+    let watches = [watch().await.unwrap(), watch().await.unwrap(), watch().await.unwrap()];
+    let error = pools.send(&hasty, &mut get(), Lane::Long).await.unwrap_err();
+    assert_eq!(error.kind(), UpstreamErrorKind::Exhausted);
+    assert_eq!(Rejection::from(error).status(), StatusCode::SERVICE_UNAVAILABLE);
+    for _ in 0..3 {
+        assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok", "of somebody else");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 7, "the last one is idle between requests, and left alone");
+    // One that ends makes room for one that waits, though what is free was for others before.
+    let mut request = get();
+    let (waiting, ()) = tokio::join!(pools.send(&upstream, &mut request, Lane::Long), async {
+        fetch(&pools, &upstream, get()).await.unwrap();
+        drop(watches);
+    });
+    assert_eq!(text(waiting.unwrap()).await, "ok");
+}
+
 #[tokio::test]
 async fn connections_survive_a_reload_that_leaves_their_settings_alone() {
     let (closed, mut was_closed) = mpsc::unbounded_channel();
