@@ -5,6 +5,7 @@ use rustls::{
     pki_types::{PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
+use tokio::sync::{Barrier, Notify};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -42,6 +43,11 @@ impl Authority {
 /// A TLS server on 127.0.0.1 that asks for client certificates and answers with the one that it got, by a short
 /// fingerprint, and the protocol that was negotiated.
 async fn server(authority: &Authority, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let acceptor = acceptor(authority, protocols);
+    scripted(move |_, stream| answer_who(acceptor.clone(), stream)).await
+}
+
+fn acceptor(authority: &Authority, protocols: &[&str]) -> TlsAcceptor {
     let (certificate, key) = authority.leaf("127.0.0.1");
     let mut roots = RootCertStore::empty();
     roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
@@ -60,28 +66,25 @@ async fn server(authority: &Authority, protocols: &[&str]) -> (SocketAddr, Arc<A
         )
         .unwrap();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    scripted(move |_, stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            let Ok(stream) = acceptor.accept(stream).await else { return };
-            let connection = stream.get_ref().1;
-            let who = connection.peer_certificates().map(|chain| {
-                let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &chain[0]);
-                digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-            });
-            let protocol = connection.alpn_protocol().map(|name| String::from_utf8(name.to_vec()).unwrap());
-            let answer = format!("{} {}", who.unwrap_or_default(), protocol.unwrap_or_default());
-            let service = hyper::service::service_fn(move |_: Request<Incoming>| {
-                let answer = answer.clone();
-                async move { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(answer))) }
-            });
-            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        }
-    })
-    .await
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn answer_who(acceptor: TlsAcceptor, stream: TcpStream) {
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let connection = stream.get_ref().1;
+    let who = connection.peer_certificates().map(|chain| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &chain[0]);
+        digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    let protocol = connection.alpn_protocol().map(|name| String::from_utf8(name.to_vec()).unwrap());
+    let answer = format!("{} {}", who.unwrap_or_default(), protocol.unwrap_or_default());
+    let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+        let answer = answer.clone();
+        async move { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(answer))) }
+    });
+    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 fn tls_upstream(address: SocketAddr, dir: &Path, certificate: Option<raw::CertificateFiles>) -> Arc<Upstream> {
@@ -143,4 +146,42 @@ async fn a_certificate_of_another_authority_or_name_is_refused() {
         assert_eq!(error.kind(), UpstreamErrorKind::Tls);
         assert_eq!(Rejection::from(error).status(), StatusCode::BAD_GATEWAY);
     }
+}
+
+/// Those that waited to share a connection waited for one another after it had turned out that there is none to share.
+#[tokio::test]
+async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_side() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
+    std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
+    let acceptor = acceptor(&authority, &["http/1.1"]);
+    let (first, others) = (Arc::new(Notify::new()), Arc::new(Barrier::new(3)));
+    let begin = Arc::clone(&first);
+    let (address, accepted) = scripted(move |number, stream| {
+        let (acceptor, first, others) = (acceptor.clone(), Arc::clone(&begin), Arc::clone(&others));
+        async move {
+            if number == 0 {
+                first.notified().await;
+            } else {
+                // No handshake of these ends before all of them have begun.
+                others.wait().await;
+            }
+            answer_who(acceptor, stream).await;
+        }
+    })
+    .await;
+    let (pools, upstream) = (pools(), tls_upstream(address, dir.path(), None));
+    let ask = |_| {
+        let (pools, upstream) = (pools.clone(), Arc::clone(&upstream));
+        // Not read, so that no connection becomes free for another.
+        tokio::spawn(async move { pools.send(&upstream, &mut get(), Lane::Short).await })
+    };
+    let asking: Vec<_> = (0..4).map(ask).collect();
+    until(|| accepted.load(Ordering::SeqCst) == 1).await;
+    first.notify_one();
+    let mut answers = Vec::new();
+    for task in asking {
+        answers.push(task.await.unwrap().unwrap());
+    }
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
 }
