@@ -50,8 +50,17 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
     let handshake = TlsConnector::from(Arc::clone(config)).connect(settings.server_name.clone(), stream);
     match handshake.await {
         Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
-        Err(error) => Err(UpstreamError::new(UpstreamErrorKind::Tls, upstream.name()).because(error)),
+        Err(error) if is_of_tls(&error) => {
+            Err(UpstreamError::new(UpstreamErrorKind::Tls, upstream.name()).because(error))
+        }
+        // It broke off, as that of a server does which is being replaced.
+        Err(error) => Err(unreachable(error)),
     }
+}
+
+/// Whether a handshake failed by what was said in it, and not by its connection.
+fn is_of_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 async fn addresses(identity: &Identity) -> io::Result<Vec<SocketAddr>> {

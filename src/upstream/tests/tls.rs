@@ -185,3 +185,36 @@ async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
     assert_eq!(accepted.load(Ordering::SeqCst), 4);
 }
+
+/// It was called a certificate that could not be verified, and nobody tried again.
+#[tokio::test]
+async fn a_handshake_that_breaks_off_is_tried_again() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
+    std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
+    let acceptor = acceptor(&authority, &["http/1.1"]);
+    // The first connections are broken off: so many, and in this way.
+    for (broken, resets, answered) in [(1, true, true), (1, false, true), (2, true, false)] {
+        let acceptor = acceptor.clone();
+        let (address, accepted) = scripted(move |number, mut stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if number >= broken {
+                    return answer_who(acceptor, stream).await;
+                }
+                // The greeting has come; what closes now does so within the handshake.
+                assert_ne!(stream.read(&mut [0; 16 << 10]).await.unwrap(), 0);
+                if resets {
+                    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            }
+        })
+        .await;
+        let result =
+            fetch(&pools(), &tls_upstream(address, dir.path(), None), request("POST", RequestBody::Empty)).await;
+        assert_eq!(accepted.load(Ordering::SeqCst), 2);
+        match result {
+            Ok(text) => assert!(answered && text == " http/1.1", "{text}"),
+            Err(error) => assert_eq!((answered, error.kind()), (false, UpstreamErrorKind::Unreachable), "{error:?}"),
+        }
+    }
+}
