@@ -4,10 +4,10 @@ use std::{
     fmt,
     ops::{Add, Sub},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Milliseconds since the Unix epoch. Ordered, and arithmetic saturates.
@@ -102,26 +102,57 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<Manual>),
 }
+
+#[derive(Debug)]
+struct Manual {
+    /// What it shows, in milliseconds.
+    shown: AtomicI64,
+    /// How far it was moved forward, in milliseconds.
+    passed: AtomicI64,
+}
+
+/// From where on time is counted that passes whatever the system's clock is set to.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock {
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(start.as_millis()))))
+        let shown = AtomicI64::new(start.as_millis());
+        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0) })))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => SystemTime::now().into(),
-            Source::Manual(millis) => Timestamp(millis.load(Ordering::SeqCst)),
+            Source::Manual(manual) => Timestamp(manual.shown.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// The time that has passed since some moment, whatever the clock was set to meanwhile: for ages of what is in memory. The system's
+    /// does not count while the machine is suspended.
+    pub fn passed(&self) -> Duration {
+        match &self.0 {
+            Source::System => BEGAN.elapsed(),
+            Source::Manual(manual) => Timestamp(manual.passed.load(Ordering::SeqCst)).since(Timestamp(0)),
         }
     }
 
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, span: Duration) {
-        if let Source::Manual(millis) = &self.0 {
-            millis.fetch_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        if let Source::Manual(manual) = &self.0 {
+            let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+            for moved in [&manual.shown, &manual.passed] {
+                moved.fetch_add(millis, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Sets a manual clock, as somebody sets that of a machine: no time passes by it. The system's clock stays as it is.
+    pub fn set(&self, to: Timestamp) {
+        if let Source::Manual(manual) = &self.0 {
+            manual.shown.store(to.as_millis(), Ordering::SeqCst);
         }
     }
 }
@@ -159,6 +190,17 @@ mod tests {
         for text in ["", "2023-11-14", "2023-11-14T22:13:20", "2023-13-14T22:13:20Z", "1700000000"] {
             assert_eq!(Timestamp::from_rfc3339(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn time_passes_though_a_clock_is_set_back() {
+        let clock = Clock::manual(Timestamp::from_secs(100));
+        let began = clock.passed();
+        clock.advance(Duration::from_secs(5));
+        clock.set(Timestamp::from_secs(50));
+        assert_eq!(clock.now(), Timestamp::from_secs(50));
+        clock.advance(Duration::from_secs(5));
+        assert_eq!((clock.now(), clock.passed() - began), (Timestamp::from_secs(55), Duration::from_secs(10)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,9 @@ const EVERY: Duration = Duration::from_millis(400);
 
 /// Changes asked for at once.
 const PAGE: usize = 1000;
+
+/// No time at all.
+const NEVER: u64 = u64::MAX;
 
 /// What is revoked. An issuer is named as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +87,9 @@ struct Inner {
     /// so it is no part of `mirror`, which is copied to be changed.
     ended: Cache<Arc<str>, Revocation>,
     any_ended: AtomicBool,
-    /// When the copy was last known to be complete, in milliseconds.
-    complete: AtomicI64,
+    /// When the copy was last known to be complete, in milliseconds of [`Clock::passed`]: a clock that is set back must not keep it
+    /// young. Before that, [`NEVER`].
+    complete: AtomicU64,
     /// The version up to which the copy has followed; locked while it is renewed.
     followed: tokio::sync::Mutex<u64>,
     /// Guards changes of `mirror`, which two renewals and a write may make at once.
@@ -146,7 +150,7 @@ impl Revocations {
                 .time_to_live(Duration::from_secs(3600))
                 .build(),
             any_ended: AtomicBool::new(false),
-            complete: AtomicI64::new(i64::MIN),
+            complete: AtomicU64::new(NEVER),
             followed: tokio::sync::Mutex::new(0),
             change: Mutex::new(()),
         }))
@@ -254,8 +258,8 @@ impl Revocations {
     /// How old the copy is; [`Duration::MAX`] before the first renewal.
     pub fn mirror_age(&self) -> Duration {
         match self.0.complete.load(Ordering::Acquire) {
-            i64::MIN => Duration::MAX,
-            complete => self.0.clock.now().since(Timestamp::from_millis(complete)),
+            NEVER => Duration::MAX,
+            complete => self.0.clock.passed().saturating_sub(Duration::from_millis(complete)),
         }
     }
 
@@ -263,7 +267,7 @@ impl Revocations {
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut followed = self.0.followed.lock().await;
         // What is written while the store answers may be missing from the answer, so its age counts from here.
-        let now = self.0.clock.now();
+        let (now, begun) = (self.0.clock.now(), self.0.clock.passed());
         loop {
             let changes = self.0.store.changes(Table::Revocations, *followed, PAGE, now).await?;
             let Some(last) = changes.last() else { break };
@@ -281,7 +285,7 @@ impl Revocations {
             }
         }
         self.forget(now);
-        self.0.complete.fetch_max(now.as_millis(), Ordering::AcqRel);
+        self.0.complete.store(u64::try_from(begun.as_millis()).unwrap_or(NEVER - 1), Ordering::Release);
         Ok(())
     }
 
@@ -494,6 +498,22 @@ mod tests {
         let at = fixture();
         let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
         assert_eq!(revocations.mirror_age(), Duration::MAX);
+        revocations.refresh().await.unwrap();
+        assert_eq!(revocations.mirror_age(), Duration::ZERO);
+        at.clock.advance(Duration::from_secs(61));
+        assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+    }
+
+    /// It looked new for as long as the clock was set back, so that bearer routes went on without knowing who is revoked.
+    #[tokio::test]
+    async fn the_copy_grows_old_though_the_clock_is_set_back() {
+        let at = fixture();
+        let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        revocations.refresh().await.unwrap();
+        at.clock.set(at.clock.now() - Duration::from_secs(3600));
+        at.clock.advance(Duration::from_secs(61));
+        assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+        // And is new again once it was renewed, though the clock shows less than before.
         revocations.refresh().await.unwrap();
         assert_eq!(revocations.mirror_age(), Duration::ZERO);
         at.clock.advance(Duration::from_secs(61));
