@@ -10,7 +10,7 @@ use std::{
 use super::{
     admission::Permit,
     drain::{Drain, Phase as DrainPhase},
-    liveness::{Command, Liveness, Phase},
+    liveness::{Command, Liveness},
     metrics::{Metrics, Refused},
 };
 use crate::{config::raw::Limits, memory::Level};
@@ -69,18 +69,14 @@ impl Registry {
 
     /// Tells all connections how far the end has come.
     ///
-    /// An HTTP/1.1 connection is left alone while a request is under way or on its way: the `Connection: close` of
-    /// its response ends it, and closing it now would lose the request.
+    /// An HTTP/1.1 connection goes on while a request is under way or on its way, as closing it then would lose the request. It
+    /// ends with the `Connection: close` of the response, or where the head of that had gone out before, as soon as it is idle.
     pub(super) fn announce(&self, phase: DrainPhase) {
         for entry in self.lock().values() {
             match phase {
                 DrainPhase::Open => {}
                 DrainPhase::Announced if !entry.http2 => {}
-                DrainPhase::Announced => entry.liveness.command(Command::Finish),
-                DrainPhase::Closing if entry.http2 || entry.liveness.phase() == Phase::Idle => {
-                    entry.liveness.command(Command::Finish);
-                }
-                DrainPhase::Closing => {}
+                DrainPhase::Announced | DrainPhase::Closing => entry.liveness.command(Command::Finish),
                 DrainPhase::Cut => entry.liveness.command(Command::Abort),
             }
         }

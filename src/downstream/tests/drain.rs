@@ -34,6 +34,25 @@ fn requests_under_way_end_and_idle_connections_are_closed() {
     server.downstream.take().unwrap().join();
 }
 
+/// Nobody told such a connection to end, so that the whole end lasted until its deadline.
+#[test]
+fn a_response_that_is_under_way_when_the_door_closes_ends_its_connection_with_it() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send("GET /parts HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.response();
+    assert!(!head.to_lowercase().contains("connection: close"), "{head}");
+    let drain = server.downstream().drain().clone();
+    drain.close();
+    eventually("the port is closed", || TcpStream::connect(server.address).is_err());
+    assert_eq!(drain.connections(), 1, "what is under way goes on");
+    server.fixture.gate.add_permits(1);
+    assert!(client.rest().ends_with("0\r\n\r\n"));
+    let (begun, deadline) = (Instant::now(), PATIENCE * 6);
+    assert_eq!(control().block_on(drain.wait(deadline)), 0);
+    assert!(begun.elapsed() < deadline);
+}
+
 #[test]
 fn a_head_on_its_way_when_the_door_closes_is_still_served() {
     let server = Server::start();

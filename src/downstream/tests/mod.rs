@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
@@ -40,7 +40,7 @@ use crate::config::{
 /// Nothing here takes longer unless it fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers by path; `/slow` waits for a permit of `gate`.
+/// Answers by path; `/slow` waits for a permit of `gate`, and `/parts` for one with its body.
 #[derive(Clone)]
 struct Fixture {
     hits: Arc<AtomicUsize>,
@@ -85,6 +85,14 @@ impl Fixture {
             },
             "/panic" => panic!("as asked"),
             "/endless" => Response::new(Endless.boxed()),
+            "/parts" => {
+                let gate = Arc::clone(&self.gate);
+                let rest = async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok(Frame::data(Bytes::from_static(b"rest")))
+                };
+                Response::new(StreamBody::new(futures_util::stream::once(rest)).boxed())
+            }
             "/close" => {
                 let mut response = response(StatusCode::OK, "closing");
                 response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
