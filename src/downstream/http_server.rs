@@ -118,7 +118,7 @@ impl<S: Serve> Server<S> {
             && let Some(parts) = connection.into_parts()
         {
             self.liveness.enter(Phase::Opening);
-            let _ = Box::pin(tokio::time::timeout(LINGER_TIME, linger(parts.io.into_inner()))).await;
+            Box::pin(linger(parts.io.into_inner())).await;
         }
     }
 
@@ -249,16 +249,19 @@ fn is_flood(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }
 
-/// Reads what the client is still sending: to close on unread bytes is a reset, which may overtake our answer.
+/// Reads what the client is still sending, to a bound: to close on unread bytes is a reset, which may overtake our answer.
 async fn linger(mut io: impl AsyncRead + Unpin) {
-    let mut buffer = [0; 4096];
-    let mut left = LINGER_BYTES;
-    while left > 0 {
-        match io.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => left = left.saturating_sub(count),
+    let all = async {
+        let mut buffer = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match io.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
         }
-    }
+    };
+    let _ = tokio::time::timeout(LINGER_TIME, all).await;
 }
 
 /// A request under way; ends when its response has been handed over, or when it is dropped before.
@@ -325,5 +328,25 @@ impl<B: Body> Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_still_sends_is_taken_to_a_bound_of_bytes_and_of_time() {
+        for (sent, taken) in [(0, 0), (100, 100), (LINGER_BYTES, LINGER_BYTES), (LINGER_BYTES * 2, LINGER_BYTES)] {
+            let mut client = io::Cursor::new(vec![0; sent]);
+            linger(&mut client).await;
+            assert_eq!(client.position(), taken as u64, "of {sent}");
+        }
+        let (silent, _open) = tokio::io::duplex(1);
+        let begun = Instant::now();
+        linger(silent).await;
+        assert_eq!(begun.elapsed(), LINGER_TIME);
     }
 }

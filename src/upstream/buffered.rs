@@ -14,16 +14,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     config::raw,
     error::{Reason, Rejection},
 };
-
-/// An early refusal takes so much of the body, and so long, that the sender gets to see it.
-const DRAIN_BYTES: usize = 64 << 10;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// The first room that is made for a body whose length nobody tells.
 const FIRST_ROOM: usize = 8 << 10;
@@ -234,28 +230,6 @@ fn make_room(
     Ok(())
 }
 
-/// Takes a little of the body of a request that is refused, so that its sender gets to the answer instead of a reset.
-/// Returns whether the body ended; if not, the connection is of no further use.
-pub async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) -> bool {
-    let mut left = DRAIN_BYTES;
-    let all = async {
-        loop {
-            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                None => return true,
-                Some(Err(_)) => return false,
-                Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, Bytes::len);
-                    if length > left {
-                        return false;
-                    }
-                    left -= length;
-                }
-            }
-        }
-    };
-    timeout(DRAIN_TIME, all).await.unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{convert::Infallible, task::Context};
@@ -396,16 +370,5 @@ mod tests {
         assert_eq!(read(&mut body, LIMITS, &budget).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(start.elapsed().as_secs(), LIMITS.timeout.as_secs());
         assert_eq!(budget.used(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_early_refusal_takes_a_little_of_the_body() {
-        assert!(drain(&mut script(vec![DRAIN_BYTES])).await);
-        assert!(!drain(&mut script(vec![DRAIN_BYTES, 1])).await);
-        let mut stalled = script(vec![1]);
-        stalled.hangs = true;
-        let before = Instant::now();
-        assert!(!drain(&mut stalled).await);
-        assert_eq!(before.elapsed(), DRAIN_TIME);
     }
 }
