@@ -25,15 +25,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus_client::registry::Registry;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
 
-use super::health::{Health, HealthReport, Status};
+use super::{
+    connections::Open,
+    health::{Health, HealthReport, Status},
+};
 use crate::config::{
     raw,
     report::At,
@@ -42,8 +42,6 @@ use crate::config::{
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Connections at once. Those who ask are few: kubelet, Prometheus, an operator.
-const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -135,7 +133,7 @@ impl AdminServer {
     /// Serves until `stop` is cancelled. An error of accepting is one of this machine (no descriptors left), so it
     /// waits and goes on.
     pub async fn serve(&self, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let open = Arc::<Open>::default();
         let router = router(Arc::clone(&self.shared));
         loop {
             let accepted = tokio::select! {
@@ -145,11 +143,11 @@ impl AdminServer {
             match accepted {
                 Ok((stream, peer)) => {
                     // Beyond the bound a connection is closed at once.
-                    if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+                    if let Some(counted) = open.admit(peer.ip()) {
                         let (router, stop) = (router.clone(), stop.clone());
                         tokio::spawn(async move {
                             serve_connection(stream, peer, router, stop).await;
-                            drop(permit);
+                            drop(counted);
                         });
                     }
                 }
@@ -170,6 +168,8 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
+            // Each asks one thing, now and then.
+            .keep_alive(false)
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(16 << 10)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
@@ -319,7 +319,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::{Gate, RequestMetrics},
+        admin::{Gate, RequestMetrics, connections::MAX_CONNECTIONS},
         clock::Clock,
     };
 
@@ -407,8 +407,8 @@ mod tests {
         assert_eq!(ask(&shared, "/readyz", "10.0.0.9", &[]).await.0, StatusCode::OK);
     }
 
-    #[tokio::test]
-    async fn it_serves_over_a_socket_and_stops() {
+    /// A server that serves until the token is cancelled.
+    async fn serving() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let (shared, health) = shared(None);
         let address = "127.0.0.1:0".parse().unwrap();
         let server = AdminServer::bind(address, None, health, Arc::clone(&shared.registry)).await.unwrap();
@@ -417,6 +417,35 @@ mod tests {
             let stop = stop.clone();
             async move { server.serve(stop).await }
         });
+        (address, stop, serving)
+    }
+
+    /// Sixty-four clients that said nothing made health unreachable, for kubelet too.
+    #[tokio::test]
+    async fn connections_of_one_address_keep_no_other_from_asking() {
+        let (address, stop, serving) = serving().await;
+        let connect = async |from: &str| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            held.push(connect("127.0.0.2").await);
+        }
+        let mut other = connect("127.0.0.3").await;
+        other.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_serves_over_a_socket_and_stops() {
+        let (address, stop, serving) = serving().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
