@@ -18,13 +18,18 @@ use uuid::Uuid;
 use super::{
     lines::Lines,
     note::code,
+    record::Outcome,
     replay::{ReplayError, ReplayInputs},
 };
 use crate::{
     authn::Kind,
     clock::Timestamp,
+    error::Reason,
     runs::{EVENT_WINDOW, SKEW},
 };
+
+/// Why a request had no answer of its upstream, though that may have done what it asks.
+const UNANSWERED: [Reason; 3] = [Reason::UpstreamTimeout, Reason::UpstreamProtocol, Reason::Internal];
 
 /// A run, and what caused it.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ pub enum NoCause {
     )]
     Copied { request: Uuid, uid: String },
     #[error(
-        "it names the request {0}, which made no run in its namespace: somebody wrote the annotation past Doorward"
+        "it names the request {0}, which made no run in its namespace, or was refused: somebody wrote the annotation past Doorward"
     )]
     Forged(Uuid),
     #[error("it names the event {event}, and was made {} s after it: somebody copied the label past Doorward", after.as_secs())]
@@ -91,7 +96,17 @@ struct Line {
     time: i64,
     metadata: Metadata,
     #[serde(default)]
+    status_code: Option<String>,
+    #[serde(default)]
+    http_response: Response,
+    #[serde(default)]
     unmapped: Unmapped,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Response {
+    code: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -206,8 +221,9 @@ fn of_request(
 ) -> Result<Result<Cause, NoCause>, ReplayError> {
     let Some(request) = ReplayInputs::find(files, id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
     let made_a_run = request.run.as_ref().is_some_and(|run| run.intent.makes_a_run())
-        && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace);
-    if !made_a_run {
+        && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace)
+        && request.decision.as_ref().is_some_and(|decision| decision.outcome == Outcome::Allow);
+    if !made_a_run || has_failed(files, id)? {
         return Ok(Err(NoCause::Forged(id)));
     }
     Ok(match firsts.get(&id) {
@@ -241,6 +257,17 @@ fn of_event(
     Ok(request.map(|request| Cause { request, event: Some(event.to_owned()), sent }).ok_or_else(unknown))
 }
 
+/// Whether the answer to a request says that it made nothing. Where there was none from the API server, it may have.
+fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
+    let mut has_failed = false;
+    each(files, code::REQUEST, |line: Line| {
+        let is_refused = line.http_response.code.is_some_and(|code| code >= 400);
+        let is_open = line.status_code.is_some_and(|reason| UNANSWERED.iter().any(|open| open.as_str() == reason));
+        has_failed |= line.metadata.correlation_uid == Some(id) && is_refused && !is_open;
+    })?;
+    Ok(has_failed)
+}
+
 /// The first run that names each of the requests that these name.
 fn firsts(
     files: &[PathBuf],
@@ -269,7 +296,7 @@ fn events(files: &[PathBuf], links: &BTreeMap<String, Link>) -> Result<BTreeMap<
         return Ok(events);
     }
     each(files, code::REQUEST, |line: Line| {
-        let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped } = line else { return };
+        let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let Some(event) = unmapped.event_id else { return };
         if links.values().any(|link| link.event_id.as_ref() == Some(&event)) {
             let this = Event { request, held: unmapped.held, time: Timestamp::from_millis(time) };
@@ -370,9 +397,17 @@ mod tests {
             "time": 1_000_000,
             "metadata": {"correlation_uid": id, "event_code": code},
             "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "api.test", "path": "/"}},
+            "authorizations": [{"decision": "allow", "policy": {"uid": "r", "version": "p"}}],
             "unmapped": unmapped,
         })
         .to_string()
+    }
+
+    /// A record with these members of its own.
+    fn with(line: &str, members: &Value) -> String {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        line.to_string()
     }
 
     fn creates(namespace: &str) -> Value {
@@ -419,6 +454,29 @@ mod tests {
         }
         let unknown = traced(&[link("run", "u", 0, &asked)], "run").remove(0);
         assert_eq!(unknown.cause.unwrap_err(), NoCause::UnknownRequest(REQUEST));
+    }
+
+    #[test]
+    fn a_request_that_was_denied_or_failed_made_no_run_that_names_it() {
+        let made = |more: &Value| with(&request(REQUEST, "request", &creates("ci")), more);
+        let decided = request(REQUEST, "request.decided", &creates("ci"));
+        let completed = |more: &Value| with(&request(REQUEST, "request.completed", &creates("ci")), more);
+        let answered = |code: u16| json!({"http_response": {"code": code}});
+        let failed = |reason: &str| json!({"status_code": reason, "http_response": {"code": 504}});
+        for (what, lines, counts) in [
+            ("denied", vec![made(&json!({"authorizations": [{"decision": "deny"}]}))], false),
+            ("nothing decided", vec![made(&json!({"authorizations": []}))], false),
+            ("answered 409", vec![decided.clone(), completed(&answered(409))], false),
+            ("answered 201", vec![decided.clone(), completed(&answered(201))], true),
+            ("no answer is known", vec![decided.clone()], true),
+            ("no answer came in time", vec![decided.clone(), completed(&failed("upstream_timeout"))], true),
+            ("it was not sent", vec![decided, completed(&failed("upstream_unreachable"))], false),
+        ] {
+            let lines = [lines, vec![link("run", "u", 1_001_000, &json!({"request": REQUEST}))]].concat();
+            let cause = traced(&lines, "run").remove(0).cause;
+            assert_eq!(cause.is_ok(), counts, "{what}");
+            assert!(counts || cause.unwrap_err() == NoCause::Forged(REQUEST), "{what}");
+        }
     }
 
     #[test]
