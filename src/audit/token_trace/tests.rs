@@ -1,0 +1,88 @@
+//! What is told of tokens, by trails that are written by hand.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn traced(lines: &[String], wanted: Tokens<'_>) -> Vec<TracedToken> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    trace_tokens(&[file.path().to_owned()], wanted).unwrap()
+}
+
+/// A record of a request with the token `same` of this issuer.
+fn of(id: u128, time: i64, issuer: &str, more: &Value) -> String {
+    let mut line = json!({
+        "time": time,
+        "metadata": {"event_code": "request.decided", "correlation_uid": Uuid::from_u128(id)},
+        "actor": {"user": {"name": "bob", "uid": "7"}, "idp": {"name": issuer}, "session": {"uid": "same"}},
+        "unmapped": {},
+    });
+    line["unmapped"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    line.to_string()
+}
+
+/// The record of the exchange that gave it, which also says this.
+fn issued(more: &Value) -> String {
+    let mut issued = json!({"token": "same", "issuer": "own", "audience": "x", "expires": 9_000_000});
+    issued.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    of(1, 1, "corp", &json!({"issued": issued}))
+}
+
+fn revoke(time: i64, arguments: &Value) -> String {
+    let command = format!("revoke {arguments}");
+    json!({"time": time, "status_id": 1, "metadata": {"event_code": "operator"}, "unmapped": {"command": command, "why": "stolen"}})
+        .to_string()
+}
+
+#[test]
+fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_with_it() {
+    let operator = |issuer: &str| revoke(5, &json!({"issuer": issuer, "token_id": "same"}));
+    let told = |lines: &[String]| {
+        let token = traced(lines, Tokens::Id("same")).pop().unwrap();
+        let uses: Vec<Uuid> = token.uses.iter().map(|used| used.request).collect();
+        (uses, token.ended.is_some())
+    };
+    let mut lines =
+        vec![issued(&json!({})), of(2, 2, "own", &json!({})), of(3, 3, "partner", &json!({})), operator("partner")];
+    assert_eq!(told(&lines), (vec![Uuid::from_u128(2)], false));
+    lines.push(operator("own"));
+    assert!(told(&lines).1);
+    // As an older version wrote it, which says nothing of who issued it.
+    let older = [issued(&json!({"issuer": null})), of(2, 2, "own", &json!({}))];
+    assert!(told(&older).0.contains(&Uuid::from_u128(2)));
+}
+
+/// Each has a record before it is forwarded, and one with its answer.
+#[test]
+fn a_use_beyond_those_that_are_kept_counts_once() {
+    let mut lines = vec![issued(&json!({}))];
+    for id in 0..u128::try_from(MAX_USES).unwrap() + 3 {
+        lines.extend([of(100 + id, 10, "own", &json!({})), of(100 + id, 11, "own", &json!({}))]);
+    }
+    let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
+    assert_eq!((token.uses.len(), token.more.len()), (MAX_USES, 3));
+    assert!(token.to_string().ends_with("    used     3 times more\n"), "{token}");
+}
+
+#[test]
+fn the_first_end_counts_whichever_file_it_stands_in() {
+    let ended = |time: i64, uid: &str, why: &str| {
+        let ended = json!({"cluster": "c", "uid": uid, "why": why});
+        json!({"time": time, "metadata": {"event_code": "tokens.ended"}, "unmapped": {"tokens_ended": ended}})
+            .to_string()
+    };
+    let task = json!({
+        "cluster": "c", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"}, "root": "r",
+    });
+    let given_up = |time| of(9, time, "own", &json!({"revoked": "same"}));
+    for (what, lines, first) in [
+        ("two replicas", vec![ended(30, "t", "it has ended"), ended(20, "p", "it was deleted")], (20, "it was deleted")),
+        ("its holder, later", vec![given_up(40), ended(30, "t", "it has ended")], (30, "it has ended")),
+        ("its holder, before", vec![ended(30, "t", "it has ended"), given_up(20)], (20, "its holder had done with it")),
+    ] {
+        let lines = [vec![issued(&json!({"task": task}))], lines].concat();
+        let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
+        assert_eq!(token.ended, Some((Timestamp::from_millis(first.0), first.1.to_owned())), "{what}");
+    }
+}
