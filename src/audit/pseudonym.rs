@@ -121,14 +121,20 @@ impl Pseudonyms {
     /// Of a command, the person whom it is about.
     pub(super) fn hide_note(&self, note: &mut Note) {
         let Note::Operator(Operator { command, why, outcome, .. }) = note else { return };
-        let arguments = command.split_once(' ').and_then(|(_, arguments)| {
-            // What comes after the arguments is for people.
-            serde_json::Deserializer::from_str(arguments).into_iter::<Value>().next()?.ok()
-        });
-        let Some(subject) = arguments.as_ref().and_then(|arguments| arguments.get("subject")?.as_str()) else { return };
-        let texts = [Some(&mut *command), why.as_mut(), outcome.as_mut().err()];
-        for text in texts.into_iter().flatten() {
-            *text = text.replace(subject, &self.key.pseudonym(subject));
+        let Some((name, text)) = command.split_once(' ') else { return };
+        // What comes after the arguments is for people.
+        let mut read = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        let Some(Ok(mut arguments)) = read.next() else { return };
+        let rest = text.get(read.byte_offset()..).unwrap_or_default();
+        let Some(Value::String(subject)) = arguments.get_mut("subject") else { return };
+        let shown = std::mem::take(subject);
+        *subject = self.key.party(&shown).into_owned();
+        if *subject == shown {
+            return;
+        }
+        *command = format!("{name} {arguments}{rest}");
+        for text in [why.as_mut(), outcome.as_mut().err()].into_iter().flatten() {
+            *text = self.key.replaced(text, &shown).into_owned();
         }
     }
 
@@ -208,6 +214,14 @@ impl PseudonymKey {
         Arc::new(Facts { actor: hide(&facts.actor), actor_id: hide(&facts.actor_id), ..facts.clone() })
     }
 
+    /// A subject of whom it is not known what they are: service accounts alone keep their names.
+    fn party<'a>(&self, subject: &'a str) -> Cow<'a, str> {
+        match Actor::is_reserved(subject) {
+            true => subject.into(),
+            false => self.pseudonym(subject).into(),
+        }
+    }
+
     fn replaced<'a>(&self, text: &'a str, name: &str) -> Cow<'a, str> {
         if name.len() < MIN_NAME || !text.contains(name) {
             return text.into();
@@ -245,20 +259,31 @@ mod tests {
     #[test]
     fn the_person_whom_a_command_is_about_is_hidden_and_who_gave_it_is_not() {
         let pseudonyms = Pseudonyms::new(key(1));
-        let operator = Operator {
-            command: r#"revoke {"issuer":"corp","subject":"alice"} (begun)"#.to_owned(),
-            uid: Some(0),
-            user: Some("root".to_owned()),
-            why: Some("alice left".to_owned()),
-            outcome: Err("alice is unknown".to_owned()),
+        let hidden = |subject: &str, issuer: &str, why: String| {
+            let arguments = serde_json::json!({"issuer": issuer, "subject": subject});
+            let mut note = Note::Operator(Operator {
+                command: format!("revoke {arguments} (begun)"),
+                uid: Some(0),
+                user: Some("root".to_owned()),
+                why: Some(why.clone()),
+                outcome: Err(why),
+            });
+            pseudonyms.hide_note(&mut note);
+            let Note::Operator(hidden) = note else { panic!() };
+            hidden
         };
-        let mut note = Note::Operator(operator.clone());
-        pseudonyms.hide_note(&mut note);
-        let Note::Operator(hidden) = note else { panic!() };
-        let alice = key(1).pseudonym("alice");
-        assert_eq!(hidden.command, format!(r#"revoke {{"issuer":"corp","subject":"{alice}"}} (begun)"#));
-        assert_eq!(hidden.why.unwrap(), format!("{alice} left"));
-        assert_eq!(hidden.outcome.unwrap_err(), format!("{alice} is unknown"));
-        assert_eq!(hidden.user, operator.user);
+        // Two that JSON writes otherwise, and one that is part of other words.
+        for (subject, issuer) in [("alice", "corp"), (r"CORP\alice", "corp"), (r#"a"b"#, "corp"), ("7", "corp7")] {
+            let said = hidden(subject, issuer, format!("{subject} left"));
+            let pseudonym = key(1).pseudonym(subject);
+            assert_eq!(said.command, format!(r#"revoke {{"issuer":"{issuer}","subject":"{pseudonym}"}} (begun)"#));
+            let why = if subject == "7" { "7 left".to_owned() } else { format!("{pseudonym} left") };
+            assert_eq!((said.why.as_ref(), said.outcome.as_ref().unwrap_err()), (Some(&why), &why));
+            assert_eq!(said.user.as_deref(), Some("root"));
+        }
+        let account = "system:serviceaccount:ci:builder";
+        let said = hidden(account, "cluster", format!("{account} is out"));
+        assert_eq!(said.command, format!(r#"revoke {{"issuer":"cluster","subject":"{account}"}} (begun)"#));
+        assert_eq!(said.why.unwrap(), format!("{account} is out"));
     }
 }
