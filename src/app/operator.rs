@@ -1,6 +1,6 @@
 //! What operators can ask of a running Doorward over its socket.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::{
     admin::socket::{Command, CommandError, CommandFuture, Commands, Peer, Record},
     audit::{Note, Operator},
     config::watch::Trigger,
+    snapshot::Snapshot,
 };
 
 /// The commands of the socket.
@@ -37,9 +38,15 @@ impl Operators {
 const KNOWN: &str =
     "drop-hook, end-sessions, hooks, reload, retry-hook, revocations, revoke, rollout, sessions, show-hook, status";
 
-/// A command as the audit trail has it: with its arguments, none of which is a secret.
-fn written(command: &Command) -> String {
-    match &command.arguments {
+/// A command as the audit trail has it: with its arguments, none of which is a secret. What is revoked has its issuer by name, as
+/// records of its tokens have.
+fn written(snapshot: &Snapshot, command: &Command) -> String {
+    let mut arguments = Cow::Borrowed(&command.arguments);
+    let issuer = arguments.get("issuer").and_then(Value::as_str).filter(|_| command.command == "revoke");
+    if let Some(name) = issuer.and_then(|issuer| revoke::known_issuer(snapshot, issuer).ok()) {
+        arguments.to_mut()["issuer"] = json!(*name);
+    }
+    match &*arguments {
         Value::Null => command.command.clone(),
         arguments => format!("{} {arguments}", command.command),
     }
@@ -48,6 +55,7 @@ fn written(command: &Command) -> String {
 impl Commands for Operators {
     fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
         Box::pin(async move {
+            let written = |command| written(&self.app.snapshot.load(), command);
             let note = |peer: Peer, command: String, user, why, outcome| {
                 Note::Operator(Operator { command, uid: Some(peer.uid), user, why, outcome })
             };

@@ -223,8 +223,9 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
                 .list("scopes", budget.list(Field::Names, &issued.scopes))
                 .some("expires", Some(issued.expires.as_millis()))
                 .list("rules", budget.list(Field::Names, &issued.rules))
-                .some("cause", issued.cause.map(Id))
-                .some_text("actor_issuer", budget.optional(Field::Names, issued.actor_issuer.as_deref()));
+                .some("cause", issued.cause.map(Id));
+            let parties: Vec<_> = issued.parties.iter().map(|party| (&*party.issuer, &*party.subject)).collect();
+            object.pairs("parties", budget.pairs(Field::Names, &parties));
             if let Some(task) = &issued.task {
                 object.object("task", |object| issued_task(task, budget, object));
             }

@@ -112,6 +112,9 @@ impl Pseudonyms {
         if let Some(facts) = record.delivery.take() {
             record.delivery = Some(self.key.facts(&facts));
         }
+        for party in record.issued.iter_mut().flat_map(|issued| &mut issued.parties) {
+            party.subject = self.key.party(&party.subject).into();
+        }
         if let Some(tls) = record.tls.take_if(|tls| tls.subject.is_some()) {
             let subject = tls.subject.as_deref().map(|subject| self.key.pseudonym(subject).into());
             record.tls = Some(Arc::new(Tls { subject, ..(*tls).clone() }));

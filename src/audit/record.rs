@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use uuid::Uuid;
 
 use crate::{
-    authn::Principal,
+    authn::{KnownAs, Principal},
     authz::AskedToken,
     clock::Timestamp,
     config::raw::{EventListener, RouteKind},
@@ -176,8 +176,8 @@ pub struct Issued {
     pub cause: Option<Uuid>,
     /// The task that got it.
     pub task: Option<IssuedTask>,
-    /// The issuer of who acts, by its name in the configuration.
-    pub actor_issuer: Option<Arc<str>>,
+    /// Everybody whose revocation ends it: whom it stands for, and who acts for them or did.
+    pub parties: Vec<KnownAs>,
     /// Where it is another provider's.
     pub onward: Option<IssuedOnward>,
 }

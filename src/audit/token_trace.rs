@@ -28,7 +28,7 @@ pub struct TracedToken {
     /// Whose it is, by the Kubernetes user name.
     pub whose: String,
     /// The same as their issuer knows them, and who acts.
-    parties: Parties,
+    old_parties: OldParties,
     /// In order.
     pub uses: Vec<Use>,
     /// Further uses, by the request.
@@ -37,9 +37,9 @@ pub struct TracedToken {
     pub ended: Option<(Timestamp, String)>,
 }
 
-/// By whom a token can be ended as a whole.
+/// By whom a token can be ended as a whole, of a version that does not say it.
 #[derive(Debug)]
-struct Parties {
+struct OldParties {
     /// Name and identifier of the issuer.
     issuers: [String; 2],
     subject: String,
@@ -96,9 +96,12 @@ pub struct IssuedLine {
     pub cause: Option<Uuid>,
     #[serde(default)]
     pub task: Option<TaskLine>,
-    /// The issuer of who acts.
+    /// Everybody whose revocation ends it, by the name of the issuer and the subject. Older versions do not say it.
     #[serde(default)]
-    pub actor_issuer: Option<String>,
+    parties: Vec<(String, String)>,
+    /// The issuer of who acts, of an older version.
+    #[serde(default)]
+    actor_issuer: Option<String>,
     /// Where it is another provider's.
     #[serde(default)]
     pub onward: Option<OnwardLine>,
@@ -265,6 +268,7 @@ struct Claims {
 /// What an operator revokes.
 #[derive(Deserialize)]
 struct Revocation {
+    /// By its name.
     issuer: String,
     #[serde(default)]
     subject: Option<String>,
@@ -283,7 +287,14 @@ impl Revocation {
             return *id == token.issued.token && token.issued.is_by(&self.issuer);
         }
         let Some(subject) = &self.subject else { return false };
-        let Parties { issuers, subject: person, actor } = &token.parties;
+        match token.issued.parties.as_slice() {
+            [] => self.meets_old(subject, token),
+            parties => parties.iter().any(|(issuer, party)| *issuer == self.issuer && party == subject),
+        }
+    }
+
+    fn meets_old(&self, subject: &str, token: &TracedToken) -> bool {
+        let OldParties { issuers, subject: person, actor } = &token.old_parties;
         let of_person = issuers.contains(&self.issuer) && subject == person;
         // A service account is called otherwise as an actor.
         let account = subject.strip_prefix("system:serviceaccount:");
@@ -331,7 +342,7 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
                 request,
                 at: Timestamp::from_millis(line.time),
                 whose: line.actor.user.name,
-                parties: Parties {
+                old_parties: OldParties {
                     issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
                     subject: line.actor.user.uid,
                     actor: line.unmapped.principal.actor.map(|actor| actor.subject),

@@ -70,6 +70,13 @@ pub enum WorkloadIdentity {
 pub const KIND_CLAIM: &str = "kind";
 
 impl Principal {
+    /// Everybody whose revocation ends the credential.
+    pub fn parties(&self) -> impl Iterator<Item = KnownAs> {
+        let own = KnownAs { issuer: Arc::clone(&self.issuer), subject: Arc::clone(&self.subject) };
+        let others = self.on_behalf_of.as_deref().into_iter().chain(&self.acting);
+        std::iter::once(own).chain(others.cloned())
+    }
+
     /// Namespace and name of the service account, for tokens of a cluster.
     pub fn service_account(&self) -> Option<(&str, &str)> {
         match self.workload.as_ref()? {

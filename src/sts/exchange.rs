@@ -174,7 +174,7 @@ impl Exchanger<'_> {
             rules: granted.rules,
             cause: party.of.as_ref().map(|of| of.cause),
             task: task.map(issued_to),
-            actor_issuer: party.principal.acting.first().map(|actor| Arc::clone(&actor.issuer)),
+            parties: party.principal.parties().collect(),
             onward: None,
         };
         if let Some(onward) = self.tokens.settings.onward.get(audience) {

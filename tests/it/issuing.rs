@@ -555,21 +555,27 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
 
 #[tokio::test]
 async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
-    let world = World::start().await;
-    for (more, whom) in
-        [(["--token-id", ""], "a token"), (["--subject", "repo:acme/app:environment:prod"], "whose it is")]
-    {
-        let own = token(&world.exchange(&world.job(&json!({})), "deploy").await);
-        let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
-        let (issuer, what) = if more[1].is_empty() { ("own", jti.as_str()) } else { ("ci", more[1]) };
-        let arguments = ["revoke", "--issuer", issuer, more[0], what, "--why", "leaked"];
-        let (code, said) = world.doorward.operator(&arguments).await;
-        assert_eq!(code, Some(0), "{said}");
-        let traced = traced(&world, &jti).await;
-        assert!(
-            traced.contains("    ended    ") && traced.contains("an operator revoked it: leaked"),
-            "{whom}: {traced}"
-        );
+    let key = BASE64_STANDARD.encode([5; 32]);
+    let hides = |yaml: String| yaml.replace("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, ");
+    for world in [World::start().await, World::with_files(hides, &[("pseudonyms", &key)]).await] {
+        let identifier = world.ci.url().to_owned();
+        for (what, issuer, by_id) in [
+            ("a token", "own", true),
+            ("a token, by the identifier of its issuer", DOOR, true),
+            ("whose it is", "ci", false),
+            ("whose it is, by the identifier of their issuer", &*identifier, false),
+        ] {
+            // Whoever was revoked gets no other.
+            let subject = format!("repo:acme/app:{}", what.len());
+            let own = token(&world.exchange(&world.job(&json!({"sub": subject})), "deploy").await);
+            let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
+            let whom = if by_id { ["--token-id", &jti] } else { ["--subject", &subject] };
+            let arguments = ["revoke", "--issuer", issuer, whom[0], whom[1], "--why", "leaked"];
+            let (code, said) = world.doorward.operator(&arguments).await;
+            assert_eq!(code, Some(0), "{what}: {said}");
+            let traced = traced(&world, &jti).await;
+            assert!(traced.contains("an operator revoked it: leaked"), "{what}: {traced}");
+        }
     }
 }
 

@@ -77,12 +77,35 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
     });
     let given_up = |time| of(9, time, "own", &json!({"revoked": "same"}));
     for (what, lines, first) in [
-        ("two replicas", vec![ended(30, "t", "it has ended"), ended(20, "p", "it was deleted")], (20, "it was deleted")),
+        (
+            "two replicas",
+            vec![ended(30, "t", "it has ended"), ended(20, "p", "it was deleted")],
+            (20, "it was deleted"),
+        ),
         ("its holder, later", vec![given_up(40), ended(30, "t", "it has ended")], (30, "it has ended")),
         ("its holder, before", vec![ended(30, "t", "it has ended"), given_up(20)], (20, "its holder had done with it")),
     ] {
         let lines = [vec![issued(&json!({"task": task}))], lines].concat();
         let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
         assert_eq!(token.ended, Some((Timestamp::from_millis(first.0), first.1.to_owned())), "{what}");
+    }
+}
+
+/// A task whose run a task of another run made, with its own token, of which a person's planner had begun that.
+#[test]
+fn an_operator_who_revokes_any_of_those_by_whom_a_token_is_good_has_ended_it() {
+    let account = "system:serviceaccount:ci:builder";
+    let parties = json!([["own", "alice"], ["corp", "00u1"], ["cluster", account], ["corp", "planner"],]);
+    for (what, issuer, subject, is_ended) in [
+        ("whom it stands for, by our name", "own", "alice", true),
+        ("the same, by their own issuer", "corp", "00u1", true),
+        ("who acts", "cluster", account, true),
+        ("who acted before", "corp", "planner", true),
+        ("the name at another issuer", "partner", "00u1", false),
+        ("somebody else", "corp", "00u2", false),
+    ] {
+        let lines = [issued(&json!({"parties": parties})), revoke(5, &json!({"issuer": issuer, "subject": subject}))];
+        let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
+        assert_eq!(token.ended.is_some(), is_ended, "{what}");
     }
 }
