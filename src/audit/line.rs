@@ -424,6 +424,7 @@ fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>
             line.object("unmapped", |object| {
                 object.object("linked", |object| {
                     object
+                        .some_text("cluster", budget.optional(Field::Names, run.cluster.as_deref()))
                         .text("kind", run.kind)
                         .text("namespace", budget.text(Field::Names, &run.namespace))
                         .text("name", budget.text(Field::Names, &run.name))

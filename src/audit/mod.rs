@@ -54,8 +54,8 @@ pub use self::{
     report::{Access, Counted, Held, HeldSecret, Report, Row},
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
-    token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
-    trace::{Arrival, Cause, NoCause, TracedRun, arrivals, trace, trace_request, trace_uid},
+    token_trace::{TaskLine, Tokens, TracedToken, Use, introspected_in, trace_tokens},
+    trace::{Arrival, Cause, NoCause, TracedRun, arrivals, sent_for, trace, trace_cause, trace_request, trace_uid},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{
         AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,

@@ -79,6 +79,8 @@ pub struct Operator {
 /// A run and what it says of its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linked {
+    /// The name of the issuer of the cluster that it is in, where tasks of that get tokens.
+    pub cluster: Option<Arc<str>>,
     /// `PipelineRun` or `TaskRun`.
     pub kind: &'static str,
     pub namespace: String,

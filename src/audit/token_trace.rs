@@ -1,7 +1,7 @@
 //! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     path::PathBuf,
 };
@@ -140,6 +140,16 @@ pub struct TaskLine {
 }
 
 impl TaskLine {
+    /// The outermost run as far as it has a name here: kind, name and uid.
+    pub fn root(&self) -> (&str, &str, &str) {
+        let runs = [("PipelineRun", self.pipeline_run.as_ref()), ("TaskRun", Some(&self.task_run))];
+        let mut runs = runs.into_iter().filter_map(|(kind, run)| Some((kind, run?)));
+        // A PipelineRun that another one made has that for its root.
+        let named = runs.find(|(_, run)| run.uid == self.root);
+        named
+            .map_or(("PipelineRun", "?", self.root.as_str()), |(kind, run)| (kind, run.name.as_str(), run.uid.as_str()))
+    }
+
     /// With whose end the token ends, by uid.
     fn lives_with(&self) -> impl Iterator<Item = &str> {
         let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
@@ -158,10 +168,14 @@ pub struct ObjectLine {
 pub enum Tokens<'a> {
     /// One, by its id (`jti`).
     Id(&'a str),
-    /// Those of the tasks of a run, by the uid of the outermost one.
-    Root(&'a str),
-    /// Those of the runs that a request caused.
-    Cause(Uuid),
+    /// Those of the tasks of a run, by the uid of the outermost one, and by its cluster where that is known.
+    Root(Option<&'a str>, &'a str),
+    /// Those of the runs that one of these requests caused.
+    Cause(&'a BTreeSet<Uuid>),
+    /// Those that a request asked for.
+    Request(Uuid),
+    /// Those of the tasks of a PipelineRun, by namespace and name.
+    PipelineRun(&'a str, &'a str),
     /// Those of a TaskRun, by namespace and name.
     TaskRun(&'a str, &'a str),
 }
@@ -319,12 +333,18 @@ struct Ended {
 }
 
 impl Tokens<'_> {
-    fn mean(self, issued: &IssuedLine) -> bool {
+    fn mean(self, issued: &IssuedLine, request: Uuid) -> bool {
         let task = issued.task.as_ref();
         match self {
             Self::Id(id) => issued.token == id,
-            Self::Root(uid) => task.is_some_and(|task| task.root == uid),
-            Self::Cause(request) => issued.cause == Some(request),
+            Self::Root(cluster, uid) => {
+                task.is_some_and(|task| task.root == uid && cluster.is_none_or(|cluster| task.cluster == cluster))
+            }
+            Self::Cause(requests) => issued.cause.is_some_and(|cause| requests.contains(&cause)),
+            Self::Request(asked) => request == asked,
+            Self::PipelineRun(namespace, name) => task.is_some_and(|task| {
+                task.namespace == namespace && task.pipeline_run.as_ref().is_some_and(|run| run.name == name)
+            }),
             Self::TaskRun(namespace, name) => {
                 task.is_some_and(|task| task.namespace == namespace && task.task_run.name == name)
             }
@@ -337,7 +357,7 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
     let mut found: BTreeMap<String, TracedToken> = BTreeMap::new();
     each(files, code::REQUEST, |line: Line| {
         let (Some(issued), Some(request)) = (line.unmapped.issued, line.metadata.correlation_uid) else { return };
-        if wanted.mean(&issued) {
+        if wanted.mean(&issued, request) {
             let token = TracedToken {
                 request,
                 at: Timestamp::from_millis(line.time),

@@ -34,6 +34,8 @@ const UNANSWERED: [Reason; 3] = [Reason::UpstreamTimeout, Reason::UpstreamProtoc
 /// A run, and what caused it.
 #[derive(Debug)]
 pub struct TracedRun {
+    /// The cluster that it is in, as tokens of its tasks know it, where that is known.
+    pub cluster: Option<String>,
     /// `PipelineRun` or `TaskRun`.
     pub kind: String,
     pub namespace: String,
@@ -78,6 +80,8 @@ pub enum NoCause {
 /// A line about a run.
 #[derive(Clone, Debug, Deserialize)]
 struct Link {
+    #[serde(default)]
+    cluster: Option<String>,
     kind: String,
     namespace: String,
     name: String,
@@ -152,9 +156,39 @@ pub fn trace(files: &[PathBuf], kind: &str, namespace: &str, name: &str) -> Resu
     traced(files, |link| link.kind == kind && link.namespace == namespace && link.name == name)
 }
 
-/// The run with this uid, with its cause, if it is in the trail.
-pub fn trace_uid(files: &[PathBuf], uid: &str) -> Result<Option<TracedRun>, ReplayError> {
-    Ok(traced(files, |link| link.uid == uid)?.pop())
+/// The run with this uid in this cluster, with what it says of its cause, if it is in the trail. Where the trail does not know in which
+/// cluster a run is, the uid must do.
+pub fn trace_uid(files: &[PathBuf], cluster: &str, uid: &str) -> Result<Option<TracedRun>, ReplayError> {
+    Ok(traced(files, |link| link.uid == uid && link.cluster.as_deref().is_none_or(|known| known == cluster))?.pop())
+}
+
+/// The request that is known to have caused something, with what the trail says of it, if it is there.
+pub fn trace_cause(files: &[PathBuf], id: Uuid) -> Result<Option<Cause>, ReplayError> {
+    let Some(request) = ReplayInputs::find(files, id)?.map(Box::new) else { return Ok(None) };
+    let (mut held, mut event) = (None, None);
+    each(files, code::REQUEST, |line: Line| {
+        if line.metadata.correlation_uid == Some(id) {
+            held = held.or(line.unmapped.held);
+            event = event.take().or(line.unmapped.event_id);
+        }
+    })?;
+    let arrival = match held.filter(|held| *held != id) {
+        Some(held) => ReplayInputs::find(files, held)?,
+        None => None,
+    };
+    Ok(Some(match arrival {
+        Some(arrival) => Cause { request: Box::new(arrival), event, sent: Some(request) },
+        None => Cause { request, event, sent: None },
+    }))
+}
+
+/// The requests in which a request was made: itself and, of a delivery that was held, those that sent it.
+pub fn sent_for(files: &[PathBuf], id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> {
+    let mut sent = BTreeSet::from([id]);
+    each(files, code::REQUEST, |line: Line| {
+        sent.extend(line.metadata.correlation_uid.filter(|_| line.unmapped.held == Some(id)));
+    })?;
+    Ok(sent)
 }
 
 /// The runs that a request caused, itself or as a delivery.
@@ -192,12 +226,12 @@ fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<Trace
     let mut links = BTreeMap::new();
     each(files, code::RUN, |line: Line| {
         if let Some(link) = line.unmapped.linked.filter(&wanted) {
-            links.entry(link.uid.clone()).or_insert(link);
+            links.entry((link.cluster.clone(), link.uid.clone())).or_insert(link);
         }
     })?;
+    let mut links: Vec<Link> = links.into_values().collect();
     let firsts = firsts(files, &links)?;
     let events = events(files, &links)?;
-    let mut links: Vec<Link> = links.into_values().collect();
     links.sort_by(|a, b| (a.created, &a.uid).cmp(&(b.created, &b.uid)));
     let traced = |link: Link| {
         let created = link.created.map(Timestamp::from_millis);
@@ -207,8 +241,8 @@ fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<Trace
             // No such line is written.
             (None, None) => Err(NoCause::UnknownEvent(String::new())),
         };
-        let Link { kind, namespace, name, uid, .. } = link;
-        Ok(TracedRun { kind, namespace, name, uid, created, cause })
+        let Link { cluster, kind, namespace, name, uid, .. } = link;
+        Ok(TracedRun { cluster, kind, namespace, name, uid, created, cause })
     };
     links.into_iter().map(traced).collect()
 }
@@ -269,14 +303,11 @@ fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
 }
 
 /// The first run that names each of the requests that these name.
-fn firsts(
-    files: &[PathBuf],
-    links: &BTreeMap<String, Link>,
-) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
+fn firsts(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
     let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
     each(files, code::RUN, |line: Line| {
         let Some(Link { uid, created, request: Some(request), .. }) = line.unmapped.linked else { return };
-        if !links.values().any(|link| link.request == Some(request)) {
+        if !links.iter().any(|link| link.request == Some(request)) {
             return;
         }
         let this = (created, uid);
@@ -290,15 +321,15 @@ fn firsts(
 }
 
 /// The events that these name.
-fn events(files: &[PathBuf], links: &BTreeMap<String, Link>) -> Result<BTreeMap<String, Event>, ReplayError> {
+fn events(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<String, Event>, ReplayError> {
     let mut events = BTreeMap::new();
-    if links.values().all(|link| link.event_id.is_none()) {
+    if links.iter().all(|link| link.event_id.is_none()) {
         return Ok(events);
     }
     each(files, code::REQUEST, |line: Line| {
         let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let Some(event) = unmapped.event_id else { return };
-        if links.values().any(|link| link.event_id.as_ref() == Some(&event)) {
+        if links.iter().any(|link| link.event_id.as_ref() == Some(&event)) {
             let this = Event { request, held: unmapped.held, time: Timestamp::from_millis(time) };
             events.entry(event).or_insert(this);
         }
@@ -324,6 +355,13 @@ pub(super) fn each<P: AsRef<Path>, L: DeserializeOwned>(
         }
     }
     Ok(())
+}
+
+impl Cause {
+    /// Whether this request is the cause, or sent the delivery that is.
+    pub fn is_of(&self, id: Uuid) -> bool {
+        self.request.id == id || self.sent.as_ref().is_some_and(|sent| sent.id == id)
+    }
 }
 
 impl fmt::Display for Cause {

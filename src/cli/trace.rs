@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use crate::{
-    audit::{self, Arrival, ReplayInputs, Tokens, TracedRun, TracedToken, trail_files},
+    audit::{self, Arrival, Cause, ReplayInputs, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
 };
 
@@ -86,20 +86,26 @@ impl<W: Write> Tracer<'_, W> {
     fn pipeline_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, "PipelineRun", namespace, name)?;
         if runs.is_empty() {
-            return self.no_run("PipelineRun", namespace, name);
+            return self.by_tokens("PipelineRun", Tokens::PipelineRun(namespace, name), (namespace, name));
         }
         runs.iter().try_for_each(|run| self.run_with_tokens(run))
     }
 
-    /// One that a person or a delivery made is in the trail itself; those that Tekton made for a pipeline, by their tokens.
+    /// One that a person or a delivery made is in the trail itself, where `runs` is configured; those that Tekton made for a pipeline,
+    /// by their tokens.
     fn task_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, "TaskRun", namespace, name)?;
         if !runs.is_empty() {
             return runs.iter().try_for_each(|run| self.run_with_tokens(run));
         }
-        let tokens = audit::trace_tokens(self.files, Tokens::TaskRun(namespace, name))?;
+        self.by_tokens("TaskRun", Tokens::TaskRun(namespace, name), (namespace, name))
+    }
+
+    /// A run that is in the trail by the tokens of its tasks alone.
+    fn by_tokens(&mut self, kind: &str, wanted: Tokens<'_>, (namespace, name): (&str, &str)) -> Result<(), Failure> {
+        let tokens = audit::trace_tokens(self.files, wanted)?;
         if tokens.is_empty() {
-            return self.no_run("TaskRun", namespace, name);
+            return self.no_run(kind, namespace, name);
         }
         tokens.iter().try_for_each(|token| self.token_with_cause(token))
     }
@@ -146,13 +152,19 @@ impl<W: Write> Tracer<'_, W> {
             let tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
             tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
         }
+        let given = audit::trace_tokens(self.files, Tokens::Request(id))?;
+        given.iter().try_for_each(|token| self.token_with_cause(token))?;
         let runs = audit::trace_request(self.files, id)?;
-        runs.iter().try_for_each(|run| self.run_with_tokens(run))
+        runs.iter().try_for_each(|run| self.run_with_tokens(run))?;
+        // Those of runs that are not in the trail themselves.
+        let mut tokens = audit::trace_tokens(self.files, Tokens::Cause(&audit::sent_for(self.files, id)?))?;
+        tokens.retain(|token| !runs.iter().any(|run| is_within(token, run)));
+        tokens.iter().try_for_each(|token| self.token_with_cause(token))
     }
 
     fn run_with_tokens(&mut self, run: &TracedRun) -> Result<(), Failure> {
         self.run(run)?;
-        for token in audit::trace_tokens(self.files, Tokens::Root(&run.uid))? {
+        for token in audit::trace_tokens(self.files, Tokens::Root(run.cluster.as_deref(), &run.uid))? {
             write!(self.out, "{token}")?;
         }
         Ok(())
@@ -160,23 +172,62 @@ impl<W: Write> Tracer<'_, W> {
 
     fn token_with_cause(&mut self, token: &TracedToken) -> Result<(), Failure> {
         match &token.issued.task {
-            Some(task) => match audit::trace_uid(self.files, &task.root)? {
-                Some(run) => self.run(&run)?,
-                None => {
-                    self.unknown = true;
-                    let kind = if task.pipeline_run.is_some() { "PipelineRun" } else { "TaskRun" };
-                    let name = task.pipeline_run.as_ref().unwrap_or(&task.task_run);
-                    self.no_run(kind, &task.namespace, &name.name)?;
-                }
-            },
+            Some(task) => self.task(task, token.issued.cause)?,
             None => writeln!(self.out, "asked for by {} in request {}", token.whose, token.request)?,
         }
         write!(self.out, "{token}")?;
         Ok(())
     }
 
+    /// The run of a task with its cause, which is the one that the exchange found: it has that by what Doorward itself noted, and not
+    /// by what the run says.
+    fn task(&mut self, task: &TaskLine, cause: Option<Uuid>) -> Result<(), Failure> {
+        let run = audit::trace_uid(self.files, &task.cluster, &task.root)?;
+        let Some(id) = cause else {
+            // Of a version that did not write it.
+            return match run {
+                Some(run) => self.run(&run),
+                None => self.no_run(task.root().0, &task.namespace, task.root().1),
+            };
+        };
+        if let Some(run) = run.as_ref().filter(|run| run.cause.as_ref().is_ok_and(|cause| cause.is_of(id))) {
+            return self.run(run);
+        }
+        match &run {
+            Some(TracedRun { kind, name, uid, .. }) => {
+                writeln!(self.out, "{kind} {}/{name} {uid}", task.namespace)?;
+            }
+            None => {
+                let (kind, name, uid) = task.root();
+                writeln!(self.out, "{kind} {}/{name} {uid}", task.namespace)?;
+            }
+        }
+        match audit::trace_cause(self.files, id)? {
+            Some(cause) => write!(self.out, "{cause}")?,
+            None => {
+                self.unknown = true;
+                writeln!(
+                    self.out,
+                    "  not known  request {id} caused it, which is not in these files; give all files of all replicas"
+                )?;
+            }
+        }
+        match run.map(|run| run.cause) {
+            Some(Ok(Cause { request, .. })) => {
+                let other = request.id;
+                writeln!(
+                    self.out,
+                    "  warning    the run says of itself that request {other} caused it; somebody changed that"
+                )?;
+            }
+            Some(Err(none)) => writeln!(self.out, "  warning    the run's own word does not say so: {none}")?,
+            None => {}
+        }
+        Ok(())
+    }
+
     fn run(&mut self, run: &TracedRun) -> Result<(), Failure> {
-        let TracedRun { kind, namespace, name, uid, created, cause } = run;
+        let TracedRun { kind, namespace, name, uid, created, cause, .. } = run;
         write!(self.out, "{kind} {namespace}/{name} {uid}")?;
         match created {
             Some(created) => writeln!(self.out, ", made at {created}")?,
@@ -202,3 +253,12 @@ impl<W: Write> Tracer<'_, W> {
         Ok(())
     }
 }
+
+/// Whether a token is of a task of this run.
+fn is_within(token: &TracedToken, run: &TracedRun) -> bool {
+    let is_here = |task: &TaskLine| run.cluster.as_ref().is_none_or(|cluster| *cluster == task.cluster);
+    token.issued.task.as_ref().is_some_and(|task| task.root == run.uid && is_here(task))
+}
+
+#[cfg(test)]
+mod tests;

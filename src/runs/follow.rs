@@ -24,6 +24,7 @@ use crate::{
     audit::{AuditUnavailable, Linked, Note},
     body::{RequestBody, collect},
     config::raw,
+    snapshot::Snapshot,
     store::{Expect, Store, StoreError, Table},
     upstream::{Lane, Pools, UpstreamBody},
 };
@@ -103,9 +104,18 @@ async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
     if store.get(Table::Runs, &key, now).await?.is_some() {
         return Ok(());
     }
-    app.trail.note_durable(Note::Run(run)).await?;
+    let cluster = cluster(&app.snapshot.load());
+    app.trail.note_durable(Note::Run(Linked { cluster, ..run })).await?;
     store.put(Table::Runs, &key, Vec::new(), now + KEPT, Expect::Any, now).await?;
     Ok(())
+}
+
+/// The cluster whose runs are watched, as exchanges know it. One that two issuers stand for is neither.
+fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
+    let (runs, tokens) = (snapshot.raw.runs.as_ref()?, snapshot.tokens.as_ref()?);
+    let upstreams = [runs.kubernetes.as_str()];
+    let mut clusters = tokens.clusters_behind(&upstreams);
+    clusters.next().filter(|_| clusters.next().is_none()).cloned()
 }
 
 /// The watcher tries again by itself.

@@ -35,6 +35,7 @@ fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked
         return None;
     }
     Some(Linked {
+        cluster: None,
         kind,
         namespace: metadata.namespace.clone()?,
         name: metadata.name.clone()?,

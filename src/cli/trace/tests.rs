@@ -1,0 +1,107 @@
+//! What is said of trails that are written by hand.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const CAUSE: Uuid = Uuid::from_u128(1);
+const OTHER: Uuid = Uuid::from_u128(2);
+const EXCHANGE: Uuid = Uuid::from_u128(3);
+
+/// The record of a request of somebody, who made a run or asked for a token by it.
+fn request(id: Uuid, name: &str, more: &Value) -> String {
+    let mut line = json!({
+        "time": 1_000_000,
+        "metadata": {"correlation_uid": id, "event_code": "request"},
+        "actor": {"user": {"uid": "7", "name": name}, "idp": {"name": "corp"}, "session": {"uid": "", "credential": ""}},
+        "authorizations": [{"decision": "allow"}],
+        "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "h", "path": "/"}},
+        "unmapped": {
+            "principal": {"kind": "human", "scheme": "bearer"},
+            "kubernetes": {"verb": "create", "namespace": "ci"},
+            "run": {"does": "create"},
+        },
+    });
+    line["unmapped"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    line.to_string()
+}
+
+/// A token of a task of the run `r` in the cluster `east`, which alice caused.
+fn exchange() -> String {
+    let task = json!({
+        "cluster": "east", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"},
+        "pipeline_run": {"name": "build", "uid": "r"}, "root": "r",
+    });
+    let issued = json!({"token": "jti", "audience": "x", "expires": 9_000_000, "cause": CAUSE, "task": task});
+    request(EXCHANGE, "alice", &json!({"issued": issued, "kubernetes": null, "run": null}))
+}
+
+/// What a run says of its cause.
+fn link(name: &str, cluster: Option<&str>, of: Uuid) -> String {
+    let linked = json!({
+        "kind": "PipelineRun", "namespace": "ci", "name": name, "uid": "r", "created": 1_001_000, "request": of,
+        "cluster": cluster,
+    });
+    json!({"metadata": {"event_code": "run.linked"}, "unmapped": {"linked": linked}}).to_string()
+}
+
+/// Exit code and output, of a trail that has also what alice and bob have asked for.
+fn told(kind: Kind, what: &str, links: &[String]) -> (u8, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let made = |id, name| request(id, name, &json!({}));
+    let lines = [&[made(CAUSE, "alice"), made(OTHER, "bob"), exchange()][..], links].concat();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    let mut out = Vec::new();
+    let args = TraceArgs { kind, what: what.to_owned(), trails: vec![file.path().to_owned()] };
+    let code = run(&args, &mut out).unwrap();
+    (code, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn a_token_is_traced_to_the_cause_that_its_exchange_found_where_no_runs_are_watched() {
+    for (kind, what) in [(Kind::Token, "jti"), (Kind::TaskRun, "ci/t"), (Kind::PipelineRun, "ci/build")] {
+        let (code, said) = told(kind, what, &[]);
+        assert_eq!(code, 0, "{kind:?}: {said}");
+        for part in ["PipelineRun ci/build r\n", "caused by  alice", &CAUSE.to_string(), "  token      jti for x"] {
+            assert!(said.contains(part), "{kind:?} {part}: {said}");
+        }
+        assert!(!said.contains("warning"), "{kind:?}: {said}");
+    }
+}
+
+#[test]
+fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_differs() {
+    let (code, said) = told(Kind::Token, "jti", &[link("build", Some("east"), CAUSE)]);
+    assert!(code == 0 && said.contains("ci/build r, made at") && !said.contains("warning"), "{said}");
+    let (code, said) = told(Kind::Token, "jti", &[link("build", None, OTHER)]);
+    assert!(code == 0 && said.contains("caused by  alice") && !said.contains("bob"), "{said}");
+    assert!(said.contains(&format!("the run says of itself that request {OTHER} caused it")), "{said}");
+    let (code, said) = told(Kind::Token, "jti", &[link("build", None, Uuid::from_u128(9))]);
+    assert!(
+        code == 0 && said.contains("  warning    the run's own word does not say so: it names the request"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_run_of_another_cluster_with_the_same_uid_is_another() {
+    let links = [link("foreign", Some("west"), OTHER)];
+    let (code, said) = told(Kind::Token, "jti", &links);
+    assert!(code == 0 && said.contains("caused by  alice"), "{said}");
+    assert!(!said.contains("bob") && !said.contains("foreign") && !said.contains("warning"), "{said}");
+    let (code, said) = told(Kind::PipelineRun, "ci/foreign", &links);
+    assert!(code == 0 && said.contains("caused by  bob") && !said.contains("jti"), "{said}");
+    // Where the trail does not know the cluster, the uid must do.
+    let (_, said) = told(Kind::PipelineRun, "ci/old", &[link("old", None, OTHER)]);
+    assert!(said.contains("jti"), "{said}");
+}
+
+#[test]
+fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_caused() {
+    for (id, links) in [(EXCHANGE, vec![]), (CAUSE, vec![]), (CAUSE, vec![link("build", Some("east"), CAUSE)])] {
+        let (code, said) = told(Kind::Request, &id.to_string(), &links);
+        assert_eq!((code, said.matches("  token      jti for x").count()), (0, 1), "{id} {links:?}: {said}");
+    }
+    let (_, said) = told(Kind::Request, &OTHER.to_string(), &[]);
+    assert!(!said.contains("jti"), "{said}");
+}
