@@ -216,7 +216,12 @@ impl Worker {
         let behind = route.and_then(|route| route.kubernetes.as_deref());
         let upstreams: Vec<&str> = upstream.as_deref().into_iter().chain(behind).collect();
         let mut is_kept = false;
-        for cluster in tokens.clusters_behind(&upstreams) {
+        let clusters: Vec<&Arc<str>> = match caused {
+            // Whoever answers a request to make a run can name the run of another cluster.
+            Caused::Run(_) => tokens.clusters_of_run(&upstreams).collect(),
+            Caused::Event(_) => tokens.clusters_of_event(&upstreams).collect(),
+        };
+        for cluster in clusters {
             is_kept = true;
             let mark = Marked { cluster: Arc::clone(cluster), caused: caused.to_owned() };
             let keeping = self.keeping(snapshot, mark, principal, *id);

@@ -114,7 +114,7 @@ async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
 fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
     let (runs, tokens) = (snapshot.raw.runs.as_ref()?, snapshot.tokens.as_ref()?);
     let upstreams = [runs.kubernetes.as_str()];
-    let mut clusters = tokens.clusters_behind(&upstreams);
+    let mut clusters = tokens.clusters_of_run(&upstreams);
     clusters.next().filter(|_| clusters.next().is_none()).cloned()
 }
 

@@ -11,6 +11,7 @@
 //! | `metadata` | what is published |
 //! | `form`, `refusal` | what is asked, and how it is refused |
 //! | `exchange` | one exchange, from the form to the token |
+//! | `cluster` | where tasks run that get tokens, and by which upstreams runs are made there |
 //! | `party` | for whom it is, and on whose behalf |
 //! | `pod_token`, `task` | from the token of a pod to the task in it |
 //! | `look_up`, `objects` | where pods and runs are looked up, and what is read of them |
@@ -24,6 +25,7 @@
 
 mod bearer;
 mod claims;
+mod cluster;
 mod configured;
 pub mod ends;
 mod exchange;
@@ -49,6 +51,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use self::{
+    cluster::Clusters,
     exchange::Exchanger,
     form::MAX_BODY,
     introspect::ResourceServer,
@@ -99,20 +102,10 @@ pub struct Settings {
     accepts: Accepts,
     resource_servers: Vec<ResourceServer>,
     registries: Registries,
-    /// Where tasks run that get tokens, by the name of the cluster's issuer.
-    clusters: BTreeMap<Arc<str>, Cluster>,
+    /// Where tasks run that get tokens.
+    clusters: Clusters,
     /// Audiences that trust another provider.
     onward: Onwards,
-}
-
-/// Where pods are looked up.
-#[derive(Debug)]
-struct Cluster {
-    server: Arc<Upstream>,
-    /// The other upstreams that lead there, where there are several clusters.
-    upstreams: Vec<String>,
-    /// In which namespaces tasks get tokens; empty: in all. Nowhere else are their ends watched.
-    namespaces: Vec<String>,
 }
 
 /// The issuer of a generation.
@@ -160,9 +153,7 @@ impl Settings {
         let registries = Registries::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
         let onward = Onward::resolve_all(root, (&issuer, keys.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
-        let mut clusters = BTreeMap::new();
-        // What is wrong with one of them is told where it is an upstream.
-        let is_upstream = |name: &str| root.upstreams.iter().any(|upstream| upstream.name == name);
+        let mut clusters = Clusters::default();
         for (index, exchanged) in raw.exchange.iter().enumerate() {
             let at = at.key("exchange").index(index);
             let Some(of) = root.issuers.iter().find(|issuer| issuer.name == exchanged.issuer) else {
@@ -177,31 +168,9 @@ impl Settings {
                     .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
                     .help("list all `namespaces` in one entry");
             }
-            for (index, other) in exchanged.upstreams.iter().enumerate() {
-                let at = at.key("upstreams").index(index);
-                if exchanged.kubernetes.is_none() {
-                    resolver.report.error(&at, "only a cluster has upstreams").help("leave `upstreams` out");
-                } else if !is_upstream(other) {
-                    let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
-                    resolver.report.unknown(&at, "upstream", other, known);
-                }
-            }
-            if let Some(server) = &exchanged.kubernetes {
-                match upstreams.get(server.as_str()) {
-                    Some(upstream) => {
-                        let namespaces = exchanged.namespaces.clone();
-                        let others = exchanged.upstreams.clone();
-                        let cluster = Cluster { server: Arc::clone(upstream), upstreams: others, namespaces };
-                        clusters.insert(Arc::from(of.name.as_str()), cluster);
-                    }
-                    None if is_upstream(server) => {}
-                    None => {
-                        let known = root.upstreams.iter().map(|upstream| upstream.name.as_str());
-                        resolver.report.unknown(&at.key("kubernetes"), "upstream", server, known);
-                    }
-                }
-            }
+            clusters.add(exchanged, root, upstreams, &at, resolver);
         }
+        clusters.check_routes(root, resolver);
         // What is unknown was told above.
         let known: Vec<String> = names.into_iter().filter(|name| issuers.get(name).is_some()).collect();
         if known.is_empty() {
@@ -320,21 +289,19 @@ impl Tokens {
         own.map_or(&self.settings.issuer, |issuer| issuer.name())
     }
 
-    /// The clusters in which a run is that was made by way of these upstreams, by the names of their issuers. Two that are the same by
-    /// two issuers are both.
-    pub fn clusters_behind<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
-        let clusters = &self.settings.clusters;
-        clusters.iter().filter_map(move |(name, cluster)| {
-            let leads = |upstream: &&str| {
-                **upstream == **cluster.server.name() || cluster.upstreams.iter().any(|other| other == upstream)
-            };
-            (clusters.len() == 1 || upstreams.iter().any(leads)).then_some(name)
-        })
+    /// The clusters in which a run is that was made by way of these upstreams, by the names of their issuers.
+    pub fn clusters_of_run<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
+        self.settings.clusters.of_run(upstreams)
+    }
+
+    /// Those in which the runs of an event are, of which one of these upstreams told.
+    pub fn clusters_of_event<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
+        self.settings.clusters.of_event(upstreams)
     }
 
     /// Whether tasks get tokens at all.
     pub fn has_clusters(&self) -> bool {
-        !self.settings.clusters.is_empty()
+        self.settings.clusters.len() > 0
     }
 
     /// Whether tasks of several clusters get tokens.

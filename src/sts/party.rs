@@ -6,8 +6,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Cluster,
     claims::{self, Origin},
+    cluster::Cluster,
     ends,
     exchange::Exchanger,
     pod_token::PodToken,
@@ -152,7 +152,7 @@ impl Exchanger<'_> {
     /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
     /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
     pub(super) fn delegated(&self, subject: &Principal, actor: &Principal) -> Result<Party, Refusal> {
-        let is_pod = |principal: &Principal| self.tokens.settings.clusters.contains_key(&principal.issuer);
+        let is_pod = |principal: &Principal| self.tokens.settings.clusters.get(&principal.issuer).is_some();
         if is_pod(subject) || is_pod(actor) {
             return Err(Refusal::malformed("a task acts for who caused its run; leave `actor_token` out"));
         }

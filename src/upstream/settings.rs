@@ -153,6 +153,13 @@ impl Upstream {
         Place::new(Arc::clone(&self.name), self.authority.origin.clone())
     }
 
+    /// Whether another is the same server, whatever it is asked with: at the same address, under the same name.
+    pub fn is_at_place_of(&self, other: &Self) -> bool {
+        let (own, its) = (&self.identity, &other.identity);
+        let name = |identity: &Identity| identity.tls.as_ref().map(|tls| tls.server_name.clone());
+        own.host == its.host && own.port == its.port && name(own) == name(its)
+    }
+
     /// Its name in the configuration.
     pub fn name(&self) -> &Arc<str> {
         &self.name

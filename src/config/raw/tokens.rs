@@ -100,8 +100,8 @@ pub struct Exchanged {
     /// and watch pods, TaskRuns and PipelineRuns.
     #[serde(default)]
     pub kubernetes: Option<String>,
-    /// For a cluster, where there are several: the other upstreams that lead to it, by name: its EventListeners, and its API server with
-    /// another credential. Who makes a run by way of one has caused a run of this cluster. Where there is one cluster, all lead to it.
+    /// For a cluster: the other upstreams that lead to it, by name: its API server by another address, and where a route leads to the API
+    /// server of another cluster, its EventListeners. Who makes a run by way of one has caused a run of this cluster.
     #[serde(default)]
     pub upstreams: Vec<String>,
     /// For a cluster: in which namespaces tasks get tokens. Default: in all. Ends of runs are watched in those of the start, so that

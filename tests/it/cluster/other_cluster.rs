@@ -1,5 +1,7 @@
 //! Two clusters that call themselves alike, as all do that keep the default, and in which everything else has the same name too.
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     token_ends::with_token,
     tokens::{DOOR, TARGET, Task, Tasks, claims, token},
 };
-use crate::harness::within;
+use crate::harness::{Reply, Upstream, within};
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
@@ -159,4 +161,39 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.world.doorward.signal("HUP");
     tasks.world.doorward.wait_for_generation(2).await;
     tasks.is_dead(&own).await;
+}
+
+/// Behind a route of its own, and with no tokens for its tasks.
+#[tokio::test]
+async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_that_run_no_cause() {
+    let uid = Arc::new(OnceLock::<Value>::new());
+    let answer = Arc::clone(&uid);
+    let hostile =
+        Upstream::scripted(move |request| match answer.get().filter(|_| request.line().starts_with("POST ")) {
+            Some(uid) => Reply::json(201, &json!({"kind": "PipelineRun", "metadata": {"uid": uid}}).to_string()),
+            None => Reply::json(200, "{}"),
+        })
+        .await;
+    let upstream = format!(
+        "upstreams:\n  - {{name: hostile, url: '{}', credential: {{bearer: {{file: token}}}}}}\n",
+        hostile.url()
+    );
+    let route = "routes:\n  - {name: b, kind: kubernetes, hosts: [b.test], schemes: [bearer], issuers: [a], upstream: hostile}\n";
+    let change = |yaml: String| {
+        yaml.replace("upstreams:\n", &upstream)
+            .replace("routes:\n", route)
+            .replace("{id: dev, on: {routes: [api]}", "{id: dev, on: {routes: [api, b]}")
+    };
+    let mut tasks = Tasks::with(change, &[]).await;
+    let run = tasks.world.api.create(&tasks.path("pipelineruns"), &Tasks::release("past")).await;
+    uid.set(run["metadata"]["uid"].clone()).unwrap();
+    let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
+    let token = tasks.world.developer("bob");
+    let lines = [line.as_str(), "Host: b.test", &token, "Content-Type: application/json"];
+    let made = tasks.world.doorward.send(&lines, Tasks::release("there").to_string().as_bytes()).await;
+    assert_eq!((made.status, &made.json()["metadata"]["uid"]), (201, &run["metadata"]["uid"]), "{}", made.text());
+    tasks.world.doorward.wait_for_log_containing("no cluster of `tokens.exchange` names the upstream").await;
+    let task = tasks.task_of(run).await;
+    let here = tasks.pod_token(&task.pod, DOOR).await;
+    is_refused(&tasks, "a run past Doorward", &here, "nobody is known who caused run past").await;
 }

@@ -147,3 +147,32 @@ fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change() {
     let (good, told) = check(&without);
     assert!(!good && told.contains("without the section `tokens` Doorward issues none"), "{told}");
 }
+
+/// Who makes runs there has caused none of a cluster whose tasks get tokens.
+#[test]
+fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
+    const HOOKS: &str = "{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: hooks, upstream: web, \
+                         event_listener: {namespace: ci, name: hooks}}, ";
+    let with = |url: &str, listed: &str| {
+        GOOD.replace("  - {name: api,", &format!("  - {{name: other, url: '{url}', credential: {{bearer: {{file: token}}}}}}\n  - {{name: api,"))
+            .replace(
+                "\nroutes: [",
+                &format!("\nroutes: [{HOOKS}{{name: other, kind: kubernetes, hosts: [other.test], schemes: [bearer], issuers: [people], upstream: other}}, "),
+            )
+            .replace(CLUSTER, &CLUSTER.replace("namespaces", &format!("{listed}namespaces")))
+            + "webhooks: [{name: hooks, sender: {kind: github, secrets: [{file: seal}]}}]\n"
+    };
+    let warns = |told: &str| {
+        ["other", "web"].map(|name| told.contains(&format!("`{name}` is of no cluster of `tokens.exchange`")))
+    };
+    for (what, url, listed, warnings) in [
+        ("the same with another credential", "https://10.0.0.1", "", [false, false]),
+        ("another, or the same by another address", "https://10.0.0.2", "", [true, true]),
+        ("the same by another address", "https://10.0.0.2", "upstreams: [other], ", [false, false]),
+        ("another, of which hooks are none", "https://10.0.0.2", "upstreams: [web], ", [true, false]),
+    ] {
+        let (good, told) = check(&with(url, listed));
+        assert!(good, "{what}: {told}");
+        assert_eq!(warns(&told), warnings, "{what}: {told}");
+    }
+}
