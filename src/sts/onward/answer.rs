@@ -108,9 +108,11 @@ impl Expected<'_> {
         let within = self.jwt_scopes(&token)?;
         self.check_scopes(&within)?;
         let expires = match (lasts, own) {
-            (Some(lasts), _) => {
+            (Some(lasts), own) => {
                 self.check_lifetime(lasts, 0)?;
-                Timestamp::from_secs(self.now.as_secs().saturating_add(lasts))
+                let end = self.now.as_secs().saturating_add(lasts);
+                // Whoever is shown it goes by what it says itself.
+                Timestamp::from_secs(own.map_or(end, |own| own.min(end)))
             }
             (None, Some(end)) => Timestamp::from_secs(end),
             (None, None) => return Err(unfit("it does not say how long the token lasts (`expires_in`)")),

@@ -160,7 +160,7 @@ fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
                 &format!("\nroutes: [{HOOKS}{{name: other, kind: kubernetes, hosts: [other.test], schemes: [bearer], issuers: [people], upstream: other}}, "),
             )
             .replace(CLUSTER, &CLUSTER.replace("namespaces", &format!("{listed}namespaces")))
-            + "webhooks: [{name: hooks, sender: {kind: github, secrets: [{file: seal}]}}]\n"
+            + "webhooks: [{name: hooks, sender: github, hold: false, secrets: [{secret: {file: seal}}]}]\n"
     };
     let warns = |told: &str| {
         ["other", "web"].map(|name| told.contains(&format!("`{name}` is of no cluster of `tokens.exchange`")))

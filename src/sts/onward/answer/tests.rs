@@ -50,6 +50,7 @@ fn a_token_of_the_standard_is_taken_as_it_is() {
             None,
         ),
         ("a clock that is ahead", json!({"access_token": jwt_of(&json!({"exp": NOW + 3630}))}), 3600, None),
+        ("a JWT that ends sooner", json!({"access_token": jwt_of(&json!({"exp": NOW + 77}))}), 77, None),
         ("a JWT as the type", json!({"issued_token_type": JWT}), 3600, None),
     ] {
         let given = expected(Reads::OAuth { exchanged: true }).read(&answer(200, &with(&change).to_string()));
