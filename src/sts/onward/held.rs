@@ -52,7 +52,7 @@ struct Inner {
     revocations: Revocations,
     metrics: Metrics,
     flights: SingleFlight<Result<Arc<Gained>, Failure>>,
-    /// By the entry of `tokens.onward`, as it is written.
+    /// By the entry of `tokens.onward`, with what its files say.
     breakers: Mutex<HashMap<[u8; 32], Arc<Breaker>>>,
     tokens: Mutex<Tokens>,
 }

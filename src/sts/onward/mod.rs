@@ -136,7 +136,10 @@ impl Onward {
         });
         Some(Self {
             audience: raw.audience.as_str().into(),
-            fingerprint: sha256(&[&serde_json::to_vec(raw).unwrap_or_default()]),
+            // With what files say that it names: a policy that was narrowed gives another token.
+            fingerprint: sha256(&[
+                &serde_json::to_vec(&(raw, protocol.url.as_str(), &protocol.fixed)).unwrap_or_default()
+            ]),
             protocol,
             assertion_audience,
             subject,

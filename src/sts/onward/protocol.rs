@@ -39,7 +39,7 @@ pub struct Protocol {
     pub kind: &'static str,
     pub url: Url,
     /// Parameters that are always the same, in order.
-    fixed: Vec<(&'static str, String)>,
+    pub fixed: Vec<(&'static str, String)>,
     /// The parameter that has the assertion.
     assertion: &'static str,
     client: Client,

@@ -116,7 +116,7 @@ struct World {
     revocations: Revocations,
     /// Address and form of each call.
     calls: mpsc::UnboundedReceiver<(&'static str, BTreeMap<String, String>)>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl World {
@@ -124,7 +124,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (told, calls) = mpsc::unbounded_channel();
-        let (of_revoke, count) = (told.clone(), AtomicUsize::new(0));
+        let (of_revoke, of_aws, count) = (told.clone(), told.clone(), AtomicUsize::new(0));
         let count = Arc::new(count);
         let give = move |Form(form): Form<BTreeMap<String, String>>| {
             let token = format!("given-{}", count.fetch_add(1, Ordering::SeqCst));
@@ -135,7 +135,14 @@ impl World {
             of_revoke.send(("/revoke", form)).unwrap();
             async {}
         };
-        let router = Router::new().route("/token", post(give)).route("/revoke", post(revoke));
+        let aws = move |Form(form): Form<BTreeMap<String, String>>| {
+            of_aws.send(("/aws", form)).unwrap();
+            let credentials =
+                json!({"AccessKeyId": "a", "SecretAccessKey": "b", "SessionToken": "c", "Expiration": 1_700_000_900});
+            let result = json!({"AssumeRoleWithWebIdentityResult": {"Credentials": credentials}});
+            async move { Json(json!({"AssumeRoleWithWebIdentityResponse": result})) }
+        };
+        let router = Router::new().route("/token", post(give)).route("/revoke", post(revoke)).route("/aws", post(aws));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (onwards, problems) = resolve(
             &format!(
@@ -151,7 +158,7 @@ impl World {
         let revocations = Revocations::new(store, clock.clone());
         let held = Held::new(clock.clone(), Handle::current(), revocations.clone(), Metrics::default());
         let keys = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
-        Self { held, onward, keys, clock, revocations, calls, _folder: folder }
+        Self { held, onward, keys, clock, revocations, calls, folder }
     }
 
     fn wanted(&self, subject: &str, runs: &[&str]) -> Wanted {
@@ -192,6 +199,24 @@ async fn a_token_is_for_one_who_asks_one_thing() {
         let token = world.obtain(wanted).await;
         assert!(!all.contains(&token), "{token} {all:?}");
         all.push(token);
+    }
+}
+
+#[tokio::test]
+async fn a_session_under_a_policy_is_not_given_once_its_file_says_something_else() {
+    let mut world = World::start("").await;
+    let policy = world.folder.path().join("policy.json");
+    let url = world.onward.protocol.url.join("/aws").unwrap();
+    let entry = format!(
+        "{{audience: v, provider: {{aws: {{role: 'arn:aws:iam::1:role/a', token_url: '{url}', session_policy: '{}'}}}}, max_lifetime: 15m}}",
+        policy.display()
+    );
+    for (text, calls) in [(r#"{"Statement": "*"}"#, 1), (r#"{"Statement": "*"}"#, 0), (r#"{"Statement": []}"#, 1)] {
+        std::fs::write(&policy, text).unwrap();
+        let (onwards, problems) = resolve(&entry, "}");
+        let onward = Arc::clone(onwards.get("v").unwrap_or_else(|| panic!("{problems:?}")));
+        world.obtain(Wanted { onward, scopes: Vec::new(), ..world.wanted("alice", &["run", "pod"]) }).await;
+        assert_eq!(world.asked().len(), calls, "{text}");
     }
 }
 
