@@ -179,7 +179,7 @@ impl Exchanger<'_> {
         };
         if let Some(onward) = self.tokens.settings.onward.get(audience) {
             let gives_until = |until| self.gives_until(party, view, &by_rules, until);
-            let given = self.pass_on(onward, &claims, (&party.principal, task), issued, gives_until, exchange).await?;
+            let given = self.pass_on(onward, &claims, party, issued, gives_until, exchange).await?;
             return Ok(Given::Onward(given));
         }
         let token = self.keys.sign(&claims);

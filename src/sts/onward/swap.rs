@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     audit,
-    authn::Principal,
     clock::Timestamp,
     config::raw::OnwardSubject,
     error::Reason,
@@ -24,8 +23,8 @@ use crate::{
         exchange::{Exchanger, give},
         form::ACCESS_TOKEN,
         metadata,
+        party::Party,
         refusal::{Refusal, answer},
-        task::Task,
     },
 };
 
@@ -35,15 +34,16 @@ const AWS_CREDENTIALS: &str = "https://doorward.dev/token-type/aws-credentials";
 impl Exchanger<'_> {
     /// The provider's token in place of one of ours. `claims` are what ours would say, `issued` what the trail would; both have been
     /// decided. `gives_until` tells up to when the hours of rules give it, of a time that it may last until.
-    pub async fn pass_on(
+    pub(in crate::sts) async fn pass_on(
         &self,
         onward: &Arc<Onward>,
         claims: &AccessToken<'_>,
-        (principal, task): (&Arc<Principal>, Option<&Task>),
+        party: &Party,
         issued: audit::Issued,
         gives_until: impl Fn(Timestamp) -> Timestamp,
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
+        let (principal, task) = (&party.principal, party.task());
         let scopes = onward.named_there(&issued.scopes);
         if onward.protocol.reads == super::Reads::Aws && !scopes.is_empty() {
             return Err(Refusal::scope(format!(
@@ -70,11 +70,15 @@ impl Exchanger<'_> {
         };
         let obtained = self.app.onward.obtain(wanted, self.keys, claims.jti, issued.expires).await;
         let gained = obtained.map_err(|failure| self.refusal(onward, subject, failure))?;
+        let given = &gained.given;
+        // It may last longer than the assertion for which the run was noted, and ends with the run all the same.
+        if let Some(of) = &party.of {
+            self.note_bearer(party, of, given.expires, self.app.clock.now()).await?;
+        }
         // Whoever has waited may have lost meanwhile what was decided before.
         if self.app.revocations.is_revoked(principal).is_some() {
             return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
         }
-        let given = &gained.given;
         let hours = gives_until(given.expires);
         if hours < given.expires {
             return Err(Refusal::target(format!(

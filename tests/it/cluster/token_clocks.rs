@@ -10,7 +10,7 @@ use crate::harness::{now, within};
 #[tokio::test]
 async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives_nothing_more() {
     const AHEAD: u64 = 20;
-    let tasks = Tasks::with_faults().await;
+    let tasks = Tasks::with_faults(|yaml| yaml).await;
     let task = tasks.bobs(&Tasks::release("ahead")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let ends = claims(&pod_token)["exp"].as_u64().unwrap();
@@ -39,7 +39,7 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
 
 #[tokio::test]
 async fn who_caused_a_run_may_be_noted_in_a_moment_only_right_after_it_was_made() {
-    let tasks = Tasks::with_faults().await;
+    let tasks = Tasks::with_faults(|yaml| yaml).await;
     let run = tasks.world.api.create(&tasks.path("pipelineruns"), &Tasks::release("past")).await;
     let task = tasks.task_of(run).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;

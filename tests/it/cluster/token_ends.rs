@@ -6,9 +6,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::tokens::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token};
+use super::{
+    api_server::ApiServer,
+    tokens::{DOOR, TARGET, Task, Tasks, exchange, exchange_at, token},
+};
 use crate::{
-    harness::{Doorward, Raw, RedisServer, Reply, Upstream, now, request, within},
+    harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, now, request, within},
     issuing::part,
 };
 
@@ -106,7 +109,7 @@ async fn the_end_of_a_pipeline_run_ends_the_tokens_of_its_tasks_by_itself() {
 
 #[tokio::test]
 async fn the_end_of_tokens_is_in_the_trail_though_that_could_not_be_written_at_first() {
-    let mut tasks = Tasks::with_faults().await;
+    let mut tasks = Tasks::with_faults(|yaml| yaml).await;
     let (task, own) = with_token(&tasks, "unwritten").await;
     let uid = task.pod["metadata"]["uid"].clone();
     let is_told = |tasks: &Tasks| {
@@ -422,25 +425,25 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     dead_there(&own).await;
 }
 
-#[tokio::test]
-async fn a_token_of_another_provider_is_ended_there_with_the_run() {
-    let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
-    let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
-    let url = provider.url();
+/// What has tasks get tokens of a provider at this address, for the audience `vault`.
+fn onward_to(url: &str) -> impl FnOnce(String) -> String + use<> {
     let onward = format!(
         "tokens: {{onward: [{{audience: vault, provider: {{jwt_bearer: {{token_url: '{url}/token'}}}}, assertion: {{audience: x}}, \
          revocation_url: '{url}/revoke'}}], exchange:"
     );
-    let tasks = Tasks::with(
-        |yaml| {
-            yaml.replace("tokens: {exchange:", &onward).replace(
-                "audiences: ['https://target.test'], scopes: [push",
-                "audiences: ['https://target.test', vault], scopes: [push",
-            )
-        },
-        &[],
-    )
-    .await;
+    move |yaml| {
+        yaml.replace("tokens: {exchange:", &onward).replace(
+            "audiences: ['https://target.test'], scopes: [push",
+            "audiences: ['https://target.test', vault], scopes: [push",
+        )
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_another_provider_is_ended_there_with_the_run() {
+    let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
+    let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
+    let tasks = Tasks::with(onward_to(&provider.url()), &[]).await;
     let mut run = Tasks::release("onward");
     run["spec"]["timeouts"] = json!({"pipeline": "2m", "tasks": "2m"});
     let task = tasks.bobs(&run).await;
@@ -467,4 +470,35 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     assert!(form(&ended.body).contains(&("token".to_owned(), "given".to_owned())), "{calls:#?}");
     assert_eq!(tasks.exchange(&pod_token, &asked).await.status, 400);
     assert_eq!(provider.requests().len(), 2, "what is held is not given any more");
+}
+
+/// Long after the assertion for which it was given, and while nobody watches.
+#[tokio::test]
+async fn a_token_of_another_provider_that_lasts_long_is_ended_there_after_a_gap_as_well() {
+    let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
+    let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
+    let server = ApiServer::get().await.address;
+    let wire = Wire::to(server).await;
+    let (url, wired) = (provider.url(), wire.address().to_string());
+    let onward = onward_to(&url);
+    let tasks = Tasks::with_faults(|yaml| onward(yaml).replace(&server.to_string(), &wired)).await;
+    let task = tasks.bobs(&Tasks::release("long")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    assert_eq!(token(&tasks.exchange(&pod_token, &[("audience", "vault"), ("scope", "push")]).await), "given");
+    wire.cut();
+    for path in [format!("{}/long", tasks.path("pipelineruns")), tasks.task_run(&task)] {
+        assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
+    }
+    tasks.world.doorward.set_clock_ahead(3000);
+    wire.mend();
+    provider.wait_for(2).await;
+    let calls = provider.requests();
+    assert_eq!(calls.last().unwrap().line(), "POST /revoke HTTP/1.1", "{calls:#?}");
+    let uid = &task.pod["metadata"]["ownerReferences"][0]["uid"];
+    within(async {
+        while !tasks.world.doorward.audit().iter().any(|line| line["unmapped"]["tokens_ended"]["uid"] == *uid) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

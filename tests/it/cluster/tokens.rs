@@ -91,10 +91,10 @@ impl Tasks {
         Self::furnish(World::with_files(|yaml| change(with_tokens(&yaml)), files).await).await
     }
 
-    /// With a clock that can be set.
-    pub async fn with_faults() -> Self {
+    /// With a clock that can be set. `change` edits the configuration.
+    pub async fn with_faults(change: impl FnOnce(String) -> String) -> Self {
         Tekton::get().await;
-        Self::furnish(World::with_faults(|yaml| with_tokens(&yaml)).await).await
+        Self::furnish(World::with_faults(|yaml| change(with_tokens(&yaml))).await).await
     }
 
     async fn furnish(world: World) -> Self {
