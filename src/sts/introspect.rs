@@ -130,23 +130,45 @@ impl Tokens {
     /// The server that a request authenticates as, by `client_secret_basic` (RFC 6749 section 2.3.1).
     fn resource_server(&self, headers: &HeaderMap) -> Option<&ResourceServer> {
         let (id, secret) = basic(headers)?;
-        let known = self.settings.resource_servers.iter().find(|server| server.id == id)?;
-        // Of equal length, so that the comparison tells nothing of that.
-        let (ours, theirs) = (sha256(&[known.secret.expose()]), sha256(&[secret.as_bytes()]));
-        verify_slices_are_equal(&ours, &theirs).is_ok().then_some(known)
+        let called = |id: &str| self.settings.resource_servers.iter().find(|server| server.id == id);
+        let known = called(&id.plain).or_else(|| called(&id.decoded))?;
+        secret.is(known.secret.expose()).then_some(known)
     }
 }
 
-/// Id and secret, each form-encoded before both were joined.
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+/// What a client sent. The standard has it form-encoded, and most clients send it as it is.
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
+struct Sent {
+    plain: String,
+    decoded: String,
+}
+
+impl Sent {
+    fn new(text: &str) -> Self {
+        // All of it is one name, whatever stands in it.
+        let name = text.replace('&', "%26").replace('=', "%3D");
+        let decoded = form_urlencoded::parse(name.as_bytes()).next().map(|(name, _)| name.into_owned());
+        Self { plain: text.to_owned(), decoded: decoded.unwrap_or_default() }
+    }
+
+    /// Whether it is this secret in either form.
+    fn is(&self, secret: &[u8]) -> bool {
+        let ours = sha256(&[secret]);
+        // Of equal length, so that the comparison tells nothing of that.
+        let fits = |text: &str| verify_slices_are_equal(&ours, &sha256(&[text.as_bytes()])).is_ok();
+        fits(&self.plain) | fits(&self.decoded)
+    }
+}
+
+/// Id and secret.
+fn basic(headers: &HeaderMap) -> Option<(Sent, Sent)> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
     let plain = BASE64_STANDARD.decode(encoded).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
     let plain = String::from_utf8(plain).ok()?;
     let (id, secret) = plain.split_once(':')?;
-    let decode = |text: &str| form_urlencoded::parse(text.as_bytes()).next().map(|(text, _)| text.into_owned());
-    Some((decode(id)?, decode(secret)?))
+    Some((Sent::new(id), Sent::new(secret)))
 }
 
 fn unknown_client() -> Response<Bytes> {
@@ -168,19 +190,39 @@ mod tests {
             basic(&values.collect())
         };
         let encoded = |plain: &str| format!("Basic {}", BASE64_STANDARD.encode(plain));
-        let pair = |id: &str, secret: &str| Some((id.to_owned(), secret.to_owned()));
+        let pair = |id: &str, secret: &str| Some((Sent::new(id), Sent::new(secret)));
         assert_eq!(read(&[&encoded("api:s")]), pair("api", "s"));
-        assert_eq!(read(&[&encoded("a%3Ab:s%25+t")]), pair("a:b", "s% t"));
+        assert_eq!(read(&[&encoded("a%3Ab:s%25+t")]).unwrap().0.decoded, "a:b");
         for (what, values) in [
             ("nothing", vec![]),
             ("two", vec![encoded("api:s"), encoded("api:s")]),
             ("bearer", vec!["Bearer x".to_owned()]),
             ("no colon", vec![encoded("api")]),
-            ("no secret", vec![encoded("api:")]),
             ("not base64", vec!["Basic ???".to_owned()]),
         ] {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             assert_eq!(read(&values), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_secret_counts_as_it_is_and_form_encoded_and_no_part_of_it_does() {
+        for (sent, secret, is_it) in [
+            ("ab=", "ab=", true),
+            ("ab%3D", "ab=", true),
+            ("ab", "ab=", false),
+            ("a+b", "a+b", true),
+            ("a%2Bb", "a+b", true),
+            ("a+b", "a b", true),
+            ("a&b", "a&b", true),
+            ("a%26b", "a&b", true),
+            ("s=x", "s", false),
+            ("s&x", "s", false),
+            ("=s", "s", false),
+            ("", "s", false),
+            ("s%25+t", "s% t", true),
+        ] {
+            assert_eq!(Sent::new(sent).is(secret.as_bytes()), is_it, "{sent} {secret}");
         }
     }
 }
