@@ -173,6 +173,15 @@ impl Reloader {
         if !problems.is_empty() {
             return Err(problems);
         }
+        if let Some(tokens) = &next.tokens {
+            let (app, now) = (&self.app, self.app.clock.now());
+            let kept_in = (app.store(), next.sessions.keys());
+            let taken = tokens.take_over(current.tokens.as_ref(), kept_in, now, &app.trail).await;
+            taken.map_err(|error| {
+                vec![format!("the configuration has no `tokens.keys`, and none can be made: {error}")]
+            })?;
+            tokens.supply(&next.issuers);
+        }
         // First, so that all is in force once the log says so.
         self.hand_out(beside, downstream);
         self.take(loaded, next, cause);

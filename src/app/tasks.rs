@@ -135,6 +135,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
         loop {
             let snapshot = app.snapshot.load_full();
             let now = app.clock.now();
+            app.shared.token_keys.forget(now);
             let Some(period) = snapshot.tokens.as_ref().and_then(Tokens::rotation) else {
                 if let Some(tokens) = &snapshot.tokens {
                     if let Err(error) = app.shared.token_keys.retire(&app.store, snapshot.sessions.keys(), now).await {

@@ -67,7 +67,7 @@ pub use self::{
 };
 use crate::{
     app::App,
-    audit,
+    audit::{self, Trail},
     clock::Timestamp,
     config::{
         raw::{self, Preset},
@@ -78,7 +78,9 @@ use crate::{
     error::{Reason, Rejection},
     issuers::{Accepts, Issuers, KeySource},
     request::{exchange::Exchange, sanitize::CleanRequest},
+    sessions::keyring::KeyRing,
     snapshot::Snapshot,
+    store::Store,
     upstream::{
         Pools, Upstream,
         buffered::{self, BufferLimits},
@@ -263,13 +265,33 @@ impl Tokens {
         self.settings.rotation()
     }
 
+    /// Has keys before this is in force in place of `former`, where Doorward makes them itself and did not before. Those that it had
+    /// from files stay published for a while: a token that they signed is good until its end.
+    pub async fn take_over(
+        &self,
+        former: Option<&Self>,
+        (store, seal): (&Store, &KeyRing),
+        now: Timestamp,
+        trail: &Trail,
+    ) -> Result<(), RingError> {
+        let Some(period) = self.rotation() else { return Ok(()) };
+        if former.is_some_and(|former| former.rotation().is_some()) {
+            return Ok(());
+        }
+        self.kept.renew(store, seal, period, now, trail).await?;
+        if let Some(own) = former.and_then(|former| former.settings.keys.clone()) {
+            self.kept.follow(own, now);
+        }
+        Ok(())
+    }
+
     /// The keys in force. `None` until those that are kept have been read.
     pub fn keys(&self, now: Timestamp) -> Option<SigningKeys> {
         let keys = match (&self.settings.keys, self.kept.get()) {
             // Those that were made before the configuration had any.
             (Some(own), Some(made)) => Some(own.followed_by(&made)),
             (Some(own), None) => Some(own.clone()),
-            (None, made) => made.as_deref().cloned(),
+            (None, _) => self.kept.with_former(),
         };
         keys.map(|keys| keys.at(now))
     }

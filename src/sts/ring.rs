@@ -30,7 +30,14 @@ const KEPT: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// The keys in force, of all generations of the configuration. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Arc<ArcSwapOption<SigningKeys>>);
+pub struct Kept(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    made: ArcSwapOption<SigningKeys>,
+    /// Those of a configuration that had any before, and until when they are published.
+    former: ArcSwapOption<(SigningKeys, Timestamp)>,
+}
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +71,28 @@ struct Entry {
 impl Kept {
     /// The keys, once they have been read.
     pub fn get(&self) -> Option<Arc<SigningKeys>> {
-        self.0.load_full()
+        self.0.made.load_full()
+    }
+
+    /// The same, and after them those that a configuration had until lately.
+    pub fn with_former(&self) -> Option<SigningKeys> {
+        let made = self.get()?;
+        Some(match &*self.0.former.load() {
+            Some(former) => made.followed_by(&former.0),
+            None => (*made).clone(),
+        })
+    }
+
+    /// Keeps the keys of a configuration published that has none any more, until the last token that they signed has ended.
+    pub fn follow(&self, former: SigningKeys, now: Timestamp) {
+        self.0.former.store(Some(Arc::new((former, now + AFTERGLOW))));
+    }
+
+    /// Lets those go whose time is over.
+    pub fn forget(&self, now: Timestamp) {
+        if self.0.former.load().as_ref().is_some_and(|former| former.1 <= now) {
+            self.0.former.store(None);
+        }
     }
 
     /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due. What was made and removed stands
@@ -96,7 +124,7 @@ impl Kept {
         for (id, change) in changes {
             trail.note(Note::Key { of: "tokens", id, change });
         }
-        self.0.store(Some(Arc::new(ring.keys(now)?)));
+        self.0.made.store(Some(Arc::new(ring.keys(now)?)));
         Ok(ring.next_change(now))
     }
 
@@ -104,7 +132,7 @@ impl Kept {
     /// the store forgets it by itself.
     pub async fn retire(&self, store: &Store, seal: &KeyRing, now: Timestamp) -> Result<(), RingError> {
         let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
-            self.0.store(None);
+            self.0.made.store(None);
             return Ok(());
         };
         let keys = Ring::open(seal, &stored.value)?.keys(now)?;
@@ -115,7 +143,7 @@ impl Kept {
                 return Err(RingError::Contended);
             }
         }
-        self.0.store(Some(Arc::new(keys)));
+        self.0.made.store(Some(Arc::new(keys)));
         Ok(())
     }
 }
@@ -273,6 +301,27 @@ mod tests {
         kept.retire(&store, &seal, later).await.unwrap();
         kept.retire(&store, &seal, later + AFTERGLOW).await.unwrap();
         assert!(kept.get().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_keys_that_a_configuration_had_are_published_until_their_last_token_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let trail = trail(folder.path());
+        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let kept = Kept::default();
+        let of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
+        kept.follow(of_file.clone(), START);
+        assert!(kept.with_former().is_none(), "none of them signs any more");
+        kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await.unwrap();
+        let made = ids(&kept.get().unwrap());
+        for (after, published) in [
+            (0, [&made[..], &ids(&of_file)].concat()),
+            (1799, [&made[..], &ids(&of_file)].concat()),
+            (1800, made.clone()),
+        ] {
+            kept.forget(START + Duration::from_secs(after));
+            assert_eq!(ids(&kept.with_former().unwrap()), published, "{after}");
+        }
     }
 
     #[tokio::test]

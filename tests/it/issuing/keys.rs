@@ -368,3 +368,23 @@ async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_o
     let answer = doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
     assert_eq!(answer.json()["keys"].as_array().unwrap().len(), published.len(), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_files() {
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let keys = "\ntokens:\n  keys: [{file: first.pem}]\n";
+    let world = World::with_files(|yaml| yaml.replace("\ntokens:\n", keys), &[("first.pem", &pem)]).await;
+    let mut client = Client::to(&world.doorward).await;
+    let (of_file, old) = (world.kids().await, token(&client.exchange(&world).await));
+    reload(&world.doorward, |yaml| yaml.replace(keys, "\ntokens:\n")).await;
+    // At once: nobody waits for keys.
+    let new = token(&client.exchange(&world).await);
+    assert!(!of_file.contains(&kid(&new)), "one that was made signs");
+    let published = world.kids().await;
+    assert_eq!((published.first(), published.len(), &published[2..]), (Some(&kid(&new)), 3, &of_file[..]));
+    for token in [&old, &new] {
+        let answer =
+            client.ask(&["GET / HTTP/1.1", "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await;
+        assert_eq!(answer.status, 200, "{}: {}", kid(token), answer.text());
+    }
+}
