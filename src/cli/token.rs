@@ -58,6 +58,10 @@ pub struct TokenArgs {
     /// Where kubectl finds the cluster, for a kubeconfig. Default: at the address of Doorward.
     #[arg(long, value_name = "URL")]
     pub cluster: Option<String>,
+    /// The host of the registry, with its port, for the forms of docker. Default: that of the audience, which is what the registry has
+    /// as `auth.token.service`.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub registry: Option<String>,
     /// What git asks of a helper: `get`, `store` or `erase`.
     #[arg(value_name = "OPERATION", conflicts_with = "command")]
     pub operation: Option<String>,
@@ -67,10 +71,22 @@ pub struct TokenArgs {
 }
 
 pub fn run(args: TokenArgs) -> Result<u8, Failure> {
-    let TokenArgs { audience, scope, server, subject_token_file, ca, shape, out, keep, cluster, operation, command } =
-        args;
+    let TokenArgs {
+        audience,
+        scope,
+        server,
+        subject_token_file,
+        ca,
+        shape,
+        out,
+        keep,
+        cluster,
+        registry,
+        operation,
+        command,
+    } = args;
     let scope = (!scope.is_empty()).then(|| scope.join(" "));
-    let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster };
+    let wanted = Wanted { server, ca, subject: subject_token_file, audience, scope, shape, out, cluster, registry };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stdout = io::stdout();
     match (shape, operation) {

@@ -11,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-use self::exchange::{Issued, NoToken, Swap};
 pub use self::shape::Shape;
+use self::{
+    exchange::{Issued, NoToken, Swap},
+    shape::Target,
+};
 use crate::login::Address;
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +46,8 @@ pub struct Wanted {
     pub out: Option<PathBuf>,
     /// Where kubectl finds the cluster. Default: at `server`.
     pub cluster: Option<String>,
+    /// The host of the registry. Default: that of the audience.
+    pub registry: Option<String>,
 }
 
 /// A token in its form, and where it goes.
@@ -50,13 +55,17 @@ struct Delivery {
     swap: Swap,
     shape: Shape,
     cluster: String,
+    registry: Option<String>,
     /// The authorities of the cluster, for a kubeconfig.
     authorities: Option<String>,
 }
 
 impl Delivery {
     fn new(wanted: Wanted) -> Result<(Self, Option<PathBuf>), Failure> {
-        let Wanted { server, ca, subject, audience, scope, shape, out, cluster } = wanted;
+        let Wanted { server, ca, subject, audience, scope, shape, out, cluster, registry } = wanted;
+        if registry.is_some() && shape != Shape::Docker {
+            return Err("`--registry` is for the forms of docker alone".into());
+        }
         let authorities = match &ca {
             Some(ca) if shape == Shape::Kubeconfig => {
                 Some(std::fs::read_to_string(ca).map_err(|error| format!("{}: {error}", ca.display()))?)
@@ -65,11 +74,17 @@ impl Delivery {
         };
         let cluster = cluster.unwrap_or_else(|| server.to_string());
         let swap = Swap::new(server, ca.as_deref(), subject, audience, scope)?;
-        Ok((Self { swap, shape, cluster, authorities }, out))
+        Ok((Self { swap, shape, cluster, registry, authorities }, out))
     }
 
     fn text(&self, issued: &Issued) -> Result<String, Failure> {
-        self.shape.write(issued, self.swap.audience(), &self.cluster, self.authorities.as_deref())
+        let to = Target {
+            audience: self.swap.audience(),
+            registry: self.registry.as_deref(),
+            server: &self.cluster,
+            ca: self.authorities.as_deref(),
+        };
+        self.shape.write(issued, to)
     }
 
     /// Writes the token to `file`, or to one beside it that `file` names.

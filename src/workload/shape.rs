@@ -15,7 +15,7 @@ pub enum Shape {
     Token,
     /// The same, for the web identity of AWS (AWS_WEB_IDENTITY_TOKEN_FILE).
     Aws,
-    /// A `config.json` of docker, for the registry that is the audience.
+    /// A `config.json` of docker, for the registry that is the audience, or `--registry`.
     Docker,
     /// A kubeconfig, for the cluster behind Doorward.
     Kubeconfig,
@@ -23,6 +23,19 @@ pub enum Shape {
     ExecCredential,
     /// What a helper of `git credential` answers, for the host that is the audience.
     Git,
+}
+
+/// Where a token is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// For whom it is.
+    pub audience: &'a str,
+    /// The host of the registry, where the audience is not called so.
+    pub registry: Option<&'a str>,
+    /// Where kubectl finds the cluster.
+    pub server: &'a str,
+    /// With these authorities (PEM).
+    pub ca: Option<&'a str>,
 }
 
 impl Shape {
@@ -57,15 +70,15 @@ impl Shape {
         Some(file.with_file_name(name))
     }
 
-    /// `audience` is for whom the token is, `server` where kubectl finds the cluster, with the authorities in `ca` (PEM).
-    pub fn write(self, issued: &Issued, audience: &str, server: &str, ca: Option<&str>) -> Result<String, Failure> {
-        let token = issued.token.as_str();
+    pub fn write(self, issued: &Issued, to: Target<'_>) -> Result<String, Failure> {
+        let (token, Target { audience, registry, server, ca }) = (issued.token.as_str(), to);
         Ok(match self {
             Self::Token | Self::Aws => token.to_owned(),
             // The first for clients that ask the address which the registry names, the other for those that send it as it is.
             Self::Docker => {
                 let auth = BASE64_STANDARD.encode(format!("doorward:{token}"));
-                pretty(&json!({"auths": {(host(audience)?): {"auth": auth, "registrytoken": token}}}))
+                let host = host(registry.unwrap_or(audience))?;
+                pretty(&json!({"auths": {(host): {"auth": auth, "registrytoken": token}}}))
             }
             Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
             Self::ExecCredential => pretty(&json!({
@@ -104,7 +117,7 @@ fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
     })
 }
 
-/// The host of an audience, with its port: `registry.example.com`, or that of an address.
+/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address.
 fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
@@ -113,7 +126,11 @@ fn host(audience: &str) -> Result<String, Failure> {
         Some(url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
     });
     found.ok_or_else(|| {
-        format!("the audience `{}` names no host, which this form needs", audience.escape_debug()).into()
+        format!(
+            "`{}` names no host, which this form needs; give that of a registry with `--registry`",
+            audience.escape_debug()
+        )
+        .into()
     })
 }
 
@@ -141,11 +158,14 @@ mod tests {
         }
     }
 
+    fn target(audience: &str) -> Target<'_> {
+        Target { audience, registry: None, server: "https://k8s.example", ca: Some("PEM") }
+    }
+
     #[test]
     fn each_program_gets_what_it_reads() {
         let read = |shape: Shape, audience: &str| -> Value {
-            let text = shape.write(&issued(), audience, "https://k8s.example", Some("PEM")).unwrap();
-            serde_json::from_str(&text).unwrap()
+            serde_json::from_str(&shape.write(&issued(), target(audience)).unwrap()).unwrap()
         };
         assert_eq!(
             read(Shape::Docker, "https://registry.example:5000")["auths"]["registry.example:5000"]["registrytoken"],
@@ -159,8 +179,23 @@ mod tests {
             json!({"server": "https://k8s.example", "certificate-authority-data": "UEVN"})
         );
         assert_eq!(read(Shape::ExecCredential, "x")["status"]["expirationTimestamp"], "2023-11-14T22:13:20.000Z");
-        assert_eq!(Shape::Aws.write(&issued(), "sts.amazonaws.com", "", None).unwrap(), "t.t.t");
-        assert!(Shape::Docker.write(&issued(), "urn:x", "", None).is_err());
+        assert_eq!(Shape::Aws.write(&issued(), target("sts.amazonaws.com")).unwrap(), "t.t.t");
+        assert!(Shape::Docker.write(&issued(), target("urn:x")).is_err());
+    }
+
+    #[test]
+    fn a_registry_that_is_called_otherwise_than_its_service_is_found_by_its_host() {
+        for (audience, registry, host) in [
+            ("harbor-registry", Some("harbor.example.com"), "harbor.example.com"),
+            ("harbor-registry", Some("harbor.example.com:8443"), "harbor.example.com:8443"),
+            ("urn:registry", Some("https://harbor.example.com"), "harbor.example.com"),
+            ("harbor-registry", None, "harbor-registry"),
+        ] {
+            let text = Shape::Docker.write(&issued(), Target { registry, ..target(audience) }).unwrap();
+            let config: Value = serde_json::from_str(&text).unwrap();
+            let hosts: Vec<&String> = config["auths"].as_object().unwrap().keys().collect();
+            assert_eq!(hosts, [host], "{audience} {registry:?}");
+        }
     }
 
     #[test]
