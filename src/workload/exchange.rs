@@ -125,7 +125,8 @@ impl Swap {
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(self.refused(&answer)) }
     }
 
-    fn read_subject(&self) -> Result<Zeroizing<String>, NoToken> {
+    /// The pod's own token.
+    pub fn read_subject(&self) -> Result<Zeroizing<String>, NoToken> {
         let told = |error: &dyn std::fmt::Display| {
             format!(
                 "the pod's token cannot be read: {}: {error}; project a `serviceAccountToken` into the pod, with the audience {}, \

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Delivery, Failure, PAUSE, Shape,
+    Delivery, Failure, PAUSE,
     exchange::{Issued, NoToken, now},
 };
 use crate::{login::write_whole, sessions::keyring::random};
@@ -56,7 +56,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
         (None, Some(folder)) => folder.0.join(delivery.shape.file()),
         (None, None) => return Err("there is no file for the token".into()),
     };
-    if delivery.shape == Shape::Docker && file.file_name().is_none_or(|name| name != "config.json") {
+    if delivery.shape.is_of_docker() && file.file_name().is_none_or(|name| name != "config.json") {
         return Err("docker looks for `config.json` in a folder; give `--out` that name".into());
     }
     let mut issued = vec![delivery.first().await?];

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use zeroize::Zeroizing;
+
 pub use self::shape::Shape;
 use self::{
     exchange::{Issued, NoToken, Swap},
@@ -63,7 +65,7 @@ struct Delivery {
 impl Delivery {
     fn new(wanted: Wanted) -> Result<(Self, Option<PathBuf>), Failure> {
         let Wanted { server, ca, subject, audience, scope, shape, out, cluster, registry } = wanted;
-        if registry.is_some() && shape != Shape::Docker {
+        if registry.is_some() && !shape.is_of_docker() {
             return Err("`--registry` is for the forms of docker alone".into());
         }
         let authorities = match &ca {
@@ -78,7 +80,12 @@ impl Delivery {
     }
 
     fn text(&self, issued: &Issued) -> Result<String, Failure> {
+        let subject = match self.shape {
+            Shape::DockerLogin => self.swap.read_subject()?,
+            _ => Zeroizing::default(),
+        };
         let to = Target {
+            subject: subject.trim(),
             audience: self.swap.audience(),
             registry: self.registry.as_deref(),
             server: &self.cluster,

@@ -17,6 +17,9 @@ pub enum Shape {
     Aws,
     /// A `config.json` of docker, for the registry that is the audience, or `--registry`.
     Docker,
+    /// The same with the pod's own token as a password, for a program that takes longer than a token for a registry lasts: it asks Doorward
+    /// for another itself, and has all that rules give the task.
+    DockerLogin,
     /// A kubeconfig, for the cluster behind Doorward.
     Kubeconfig,
     /// What an exec plugin of kubectl answers (ExecCredential).
@@ -36,13 +39,21 @@ pub struct Target<'a> {
     pub server: &'a str,
     /// With these authorities (PEM).
     pub ca: Option<&'a str>,
+    /// The pod's own token.
+    pub subject: &'a str,
+}
+
+impl Target<'_> {
+    fn registry(&self) -> Result<String, Failure> {
+        host(self.registry.unwrap_or(self.audience))
+    }
 }
 
 impl Shape {
     /// The file that holds it, where a command is run with it.
     pub fn file(self) -> &'static str {
         match self {
-            Self::Docker => "config.json",
+            Self::Docker | Self::DockerLogin => "config.json",
             Self::Kubeconfig => "kubeconfig",
             Self::ExecCredential => "credential.json",
             Self::Token | Self::Aws | Self::Git => "token",
@@ -52,11 +63,16 @@ impl Shape {
     /// By which variable a command finds it, and whether that names the folder.
     pub fn variable(self) -> (&'static str, bool) {
         match self {
-            Self::Docker => ("DOCKER_CONFIG", true),
+            Self::Docker | Self::DockerLogin => ("DOCKER_CONFIG", true),
             Self::Kubeconfig => ("KUBECONFIG", false),
             Self::Aws => ("AWS_WEB_IDENTITY_TOKEN_FILE", false),
             Self::Token | Self::ExecCredential | Self::Git => ("DOORWARD_TOKEN_FILE", false),
         }
+    }
+
+    /// Whether it is read as docker's.
+    pub fn is_of_docker(self) -> bool {
+        matches!(self, Self::Docker | Self::DockerLogin)
     }
 
     /// The file beside `file` that has the token, where `file` only names it: kubectl reads a `tokenFile` again and again, and a
@@ -71,15 +87,14 @@ impl Shape {
     }
 
     pub fn write(self, issued: &Issued, to: Target<'_>) -> Result<String, Failure> {
-        let (token, Target { audience, registry, server, ca }) = (issued.token.as_str(), to);
+        let (token, Target { server, ca, .. }) = (issued.token.as_str(), to);
         Ok(match self {
             Self::Token | Self::Aws => token.to_owned(),
             // The first for clients that ask the address which the registry names, the other for those that send it as it is.
             Self::Docker => {
-                let auth = BASE64_STANDARD.encode(format!("doorward:{token}"));
-                let host = host(registry.unwrap_or(audience))?;
-                pretty(&json!({"auths": {(host): {"auth": auth, "registrytoken": token}}}))
+                pretty(&json!({"auths": {(to.registry()?): {"auth": password(token), "registrytoken": token}}}))
             }
+            Self::DockerLogin => pretty(&json!({"auths": {(to.registry()?): {"auth": password(to.subject)}}})),
             Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
             Self::ExecCredential => pretty(&json!({
                 "apiVersion": "client.authentication.k8s.io/v1",
@@ -89,6 +104,11 @@ impl Shape {
             Self::Git => format!("username=oauth2\npassword={token}\n"),
         })
     }
+}
+
+/// Name and password as docker keeps them. The name says nothing.
+fn password(token: &str) -> String {
+    BASE64_STANDARD.encode(format!("doorward:{token}"))
 }
 
 fn pretty(value: &Value) -> String {
@@ -159,7 +179,7 @@ mod tests {
     }
 
     fn target(audience: &str) -> Target<'_> {
-        Target { audience, registry: None, server: "https://k8s.example", ca: Some("PEM") }
+        Target { audience, registry: None, server: "https://k8s.example", ca: Some("PEM"), subject: "p.o.d" }
     }
 
     #[test]
@@ -172,6 +192,9 @@ mod tests {
             "t.t.t"
         );
         assert_eq!(read(Shape::Docker, "registry.example")["auths"]["registry.example"]["registrytoken"], "t.t.t");
+        // Nothing of it ends before the pod's token does.
+        let login = json!({"auths": {"registry.example": {"auth": BASE64_STANDARD.encode("doorward:p.o.d")}}});
+        assert_eq!(read(Shape::DockerLogin, "registry.example"), login);
         let config = read(Shape::Kubeconfig, "x");
         assert_eq!(config["users"][0]["user"]["token"], "t.t.t");
         assert_eq!(

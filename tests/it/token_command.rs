@@ -189,6 +189,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
         ("aws", "cat $AWS_WEB_IDENTITY_TOKEN_FILE; exit 7", "token-2"),
         ("docker", "cat $DOCKER_CONFIG/config.json; exit 7", "\"registrytoken\": \"token-3\""),
         ("kubeconfig", "cat $KUBECONFIG $KUBECONFIG.token; exit 7", "token-4"),
+        ("docker-login", "cat $DOCKER_CONFIG/config.json; exit 7", "\"auth\": \"ZG9vcndhcmQ6dGhlLnBvZHMudG9rZW4=\""),
     ] {
         let output = step.run(&["--audience", "a.example", "--as", shape, "--", "sh", "-c", script]).await;
         assert_eq!(output.status.code(), Some(7), "{shape}: {}", text(&output.stderr));
@@ -196,7 +197,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
         let left: Vec<_> = fs::read_dir(step.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["subject"], "{shape}: nothing is left");
     }
-    assert_eq!(revoked(&server), ["token=token-1", "token=token-2", "token=token-3", "token=token-4"]);
+    assert_eq!(revoked(&server), ["token=token-1", "token=token-2", "token=token-3", "token=token-4", "token=token-5"]);
 
     // What ends us ends the command first, in its own way.
     let script = "trap 'echo told; exit 3' TERM; echo ready; count=0; while [ $count -lt 9000 ]; do sleep 0.01; count=$((count + 1)); done";
@@ -212,7 +213,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     let output = step.run(&["--audience", "a", "--", "no-such-command"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no-such-command"), "{}", text(&output.stderr));
-    assert_eq!(revoked(&server).len(), 6, "a token that no command got is ended too");
+    assert_eq!(revoked(&server).len(), 7, "a token that no command got is ended too");
     assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "and no file of it is left");
 
     let output = step.run(&["--audience", "a", "--as", "docker", "--out", "auth", "--", "true"]).await;
