@@ -2,7 +2,8 @@
 //! where the upstream did not take the delivery.
 //!
 //! Senders know few statuses. GitLab takes 3xx for success, Azure DevOps switches a hook off after 500, and those that
-//! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`.
+//! try again do so after 503. So everything that is not the upstream's yes or no is 503 with `Retry-After`, also what a gateway in
+//! front of it says while it is rolled out.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -54,9 +55,18 @@ pub(super) async fn answer_by<T>(
     })
 }
 
+/// What an EventListener says of a delivery that it will never take. Any other 4xx is of something in front of it, such as a gateway
+/// that does not know it yet, or passes by itself.
+const REFUSALS: [StatusCode; 4] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
+
 /// Refuses an answer that says neither yes nor no, so that [`answer_by`] makes a 503 of it.
 pub(super) fn check(status: StatusCode) -> Result<(), Rejection> {
-    if status.is_success() || status.is_client_error() {
+    if status.is_success() || REFUSALS.contains(&status) {
         return Ok(());
     }
     Err(Rejection::new(Reason::UpstreamFailed, format!("the EventListener answered {status}")))
@@ -142,8 +152,14 @@ mod tests {
             assert_eq!((rejection.status().as_u16(), rejection.reason()), (status, reason));
             assert_eq!(rejection.retry_after_span().is_some(), status == 503);
         }
-        for (status, passes) in [(200, true), (202, true), (400, true), (404, true), (307, false), (500, false)] {
-            assert_eq!(check(StatusCode::from_u16(status).unwrap()).is_ok(), passes, "{status}");
+        for status in [200, 202, 400, 413, 415, 422] {
+            assert!(check(StatusCode::from_u16(status).unwrap()).is_ok(), "{status}");
+        }
+        for status in [307, 401, 403, 404, 408, 410, 429, 500, 503] {
+            let failed = async { check(StatusCode::from_u16(status).unwrap()) };
+            let rejection = answer_by(None, failed).await.unwrap_err();
+            let said = (rejection.status().as_u16(), rejection.reason(), rejection.retry_after_span().is_some());
+            assert_eq!(said, (503, Reason::UpstreamFailed, true), "{status}");
         }
     }
 }

@@ -233,13 +233,9 @@ async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejec
     })
 }
 
-/// What an answer of 4xx means: some of them pass by themselves.
+/// What a no of the EventListener means, which [`delivery::check`] has told from trouble.
 fn refused(status: StatusCode) -> Failure {
-    let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
-    Failure {
-        kind: if passing.contains(&status) { FailureKind::Passing } else { FailureKind::Refused },
-        why: format!("the EventListener answered {status}"),
-    }
+    Failure { kind: FailureKind::Refused, why: format!("the EventListener answered {status}") }
 }
 
 /// What a refusal of our own means: 403 and a revocation are the decision, all else is trouble that passes.
@@ -259,13 +255,23 @@ mod tests {
     fn what_passes_by_itself_is_told_from_what_does_not() {
         for (status, kind) in [
             (400, FailureKind::Refused),
-            (404, FailureKind::Refused),
+            (413, FailureKind::Refused),
+            (415, FailureKind::Refused),
             (422, FailureKind::Refused),
+            (401, FailureKind::Passing),
+            (403, FailureKind::Passing),
+            (404, FailureKind::Passing),
+            (405, FailureKind::Passing),
             (408, FailureKind::Passing),
+            (410, FailureKind::Passing),
             (425, FailureKind::Passing),
             (429, FailureKind::Passing),
+            (503, FailureKind::Passing),
         ] {
-            assert_eq!(refused(StatusCode::from_u16(status).unwrap()).kind, kind, "{status}");
+            let status = StatusCode::from_u16(status).unwrap();
+            let failed = delivery::check(status).map_or_else(|rejection| failure(&rejection), |()| refused(status));
+            assert_eq!(failed.kind, kind, "{status}");
+            assert!(failed.why.contains(status.as_str()), "{}", failed.why);
         }
         for (reason, kind) in [
             (Reason::PolicyDenied, FailureKind::Denied),

@@ -12,7 +12,7 @@
 //!            queue: one lane a repository, the oldest first
 //!                                        |
 //!              decide again -> send -> 2xx: both records go
-//!                                      4xx: tried five times, then parked
+//!                                      400, 413, 415, 422: tried five times, then parked
 //!                                      else: tried until `held.try_for` is over, then parked
 //! ```
 //!
@@ -57,7 +57,7 @@ pub const PARKED_FOR: Duration = Duration::from_secs(30 * 86_400);
 /// How long a try may take, so that it ends before the lease of its lane does. An EventListener answers at once.
 pub const TRY: Duration = Duration::from_secs(20);
 
-/// How often an EventListener may refuse a delivery (4xx) before it is parked.
+/// How often an EventListener may refuse a delivery before it is parked.
 const REFUSALS: u32 = 5;
 
 /// The longest pause between two tries.
@@ -287,7 +287,7 @@ pub struct Failure {
 pub enum FailureKind {
     /// It will pass: the EventListener, the store or Doorward itself is in trouble.
     Passing,
-    /// The EventListener does not want it (4xx).
+    /// The EventListener does not want it (400, 413, 415 or 422).
     Refused,
     /// The policy does not allow it any more.
     Denied,

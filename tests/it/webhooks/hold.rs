@@ -213,6 +213,35 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert_eq!(seen.iter().filter(|request| request.one("x-github-delivery") == second).count(), 5);
 }
 
+/// The EventListener itself says no such thing: an ingress does, while it is rolled out.
+#[tokio::test]
+async fn a_404_in_front_of_the_event_listener_parks_nothing() {
+    let knows_it = Arc::new(AtomicBool::new(false));
+    let script = knows_it.clone();
+    let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
+        true => takes(request),
+        false => Reply::json(404, "{}"),
+    })
+    .await;
+    let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
+    assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 202);
+    // More often than one may be refused.
+    for tries in 1..=6 {
+        doorward.set_clock_ahead(tries * 60);
+        within(async {
+            while upstream.requests().len() < usize::try_from(tries).unwrap() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    until_it_holds(&doorward, 1, 0).await;
+    knows_it.store(true, Ordering::SeqCst);
+    doorward.set_clock_ahead(7 * 60);
+    until_it_holds(&doorward, 0, 0).await;
+    assert!(upstream.requests().len() >= 7, "{}", upstream.requests().len());
+}
+
 #[tokio::test]
 async fn a_held_delivery_is_decided_again_when_it_is_sent() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));

@@ -151,7 +151,7 @@ async fn webhooks_33_an_answer_that_is_neither_yes_nor_no_is_503() {
         },
     )
     .await;
-    for (status, expected) in [("500", 503), ("503", 503), ("307", 503), ("400", 400), ("404", 404)] {
+    for (status, expected) in [("500", 503), ("503", 503), ("307", 503), ("400", 400), ("422", 422), ("404", 503)] {
         for _ in 0..2 {
             let answer = deliver(&fixture, status, BODY, &[]).await;
             assert_eq!(answer.status, expected, "webhooks:33 {status}");
