@@ -4,9 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
-use super::{Held, HeldId, LANES, Lane, PARKED_FOR, Settings};
+use tokio::time::Instant;
+
+use super::{Held, HeldId, LANES, Lane, PARKED_FOR, Settings, is_due};
 use crate::clock::Timestamp;
 
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub(super) struct Index {
 struct Entry {
     held: Held,
     version: u64,
+    /// Since when it is known here.
+    since: Instant,
     /// The EventListener has it, and only its removal is left to do.
     taken: bool,
 }
@@ -56,6 +61,19 @@ struct Sender {
     busy: usize,
     /// What waits, the oldest first, in milliseconds since the Unix epoch.
     received: BTreeSet<(i64, HeldId)>,
+    /// What waits, that which is known for longest first.
+    known: BTreeSet<(Instant, HeldId)>,
+}
+
+impl Sender {
+    /// Takes out a lane that is due. Those of a time that no pause reaches stand last.
+    fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, Lane)> {
+        let is_due = |lane: Option<&(Timestamp, Lane)>| lane.is_some_and(|(at, _)| is_due(*at, now));
+        if is_due(self.later.first()) {
+            return self.later.pop_first();
+        }
+        if is_due(self.later.last()) { self.later.pop_last() } else { None }
+    }
 }
 
 /// What a sender has held.
@@ -72,10 +90,10 @@ pub struct Usage {
 impl Index {
     /// Takes a record as the store has it, unless a later one is known.
     pub(super) fn set(&mut self, id: HeldId, held: Held, version: u64) {
-        let taken = match self.entries.get(&id) {
+        let (taken, since) = match self.entries.get(&id) {
             Some(known) if known.version >= version => return,
-            Some(known) => known.taken,
-            None => false,
+            Some(known) => (known.taken, known.since),
+            None => (false, Instant::now()),
         };
         self.remove(&id);
         let sender = self.senders.entry(Arc::clone(&held.webhook)).or_default();
@@ -87,11 +105,12 @@ impl Index {
             Some(lane) => {
                 sender.usage.waiting += 1;
                 sender.received.insert((held.received, id));
+                sender.known.insert((since, id));
                 let waiting = self.lanes.entry(lane.clone()).or_default();
                 waiting.by_place.insert(held.place.unwrap_or(version), id);
             }
         }
-        self.entries.insert(id, Entry { held, version, taken });
+        self.entries.insert(id, Entry { held, version, since, taken });
         if let Some(lane) = lane {
             self.line_up(&lane);
         }
@@ -105,7 +124,7 @@ impl Index {
     }
 
     pub(super) fn remove(&mut self, id: &HeldId) {
-        let Some(Entry { held, version, .. }) = self.entries.remove(id) else { return };
+        let Some(Entry { held, version, since, .. }) = self.entries.remove(id) else { return };
         if let Some(since) = held.parked {
             self.parked.remove(&(since, *id));
         }
@@ -117,6 +136,7 @@ impl Index {
                 None => usage.waiting = usage.waiting.saturating_sub(1),
             }
             sender.received.remove(&(held.received, *id));
+            sender.known.remove(&(since, *id));
         }
         let lane = held.lane();
         if let Some(waiting) = self.lanes.get_mut(&lane) {
@@ -191,9 +211,14 @@ impl Index {
         self.senders.iter().map(|(webhook, sender)| (webhook, &sender.usage))
     }
 
-    /// When the oldest waiting delivery of each sender came, in milliseconds since the Unix epoch.
-    pub(super) fn oldest(&self) -> impl Iterator<Item = (&Arc<str>, Option<i64>)> {
-        self.senders.iter().map(|(webhook, sender)| (webhook, sender.received.first().map(|(since, _)| *since)))
+    /// How long the oldest waiting delivery of each sender waits: since it came, by the wall clock, and at least since it is known
+    /// here, as that clock may have been set back.
+    pub(super) fn oldest(&self, now: Timestamp) -> impl Iterator<Item = (&Arc<str>, Duration)> {
+        self.senders.iter().map(move |(webhook, sender)| {
+            let came = sender.received.first().map(|(since, _)| now.since(Timestamp::from_millis(*since)));
+            let known = sender.known.first().map(|(since, _)| since.elapsed());
+            (webhook, came.max(known).unwrap_or_default())
+        })
     }
 
     /// Takes room for a delivery that is about to be written; false if the sender has none left.
@@ -226,9 +251,7 @@ impl Index {
         let mut due = Vec::new();
         let mut next: Option<Timestamp> = None;
         for sender in self.senders.values_mut() {
-            while sender.later.first().is_some_and(|(at, _)| *at <= now)
-                && let Some((_, lane)) = sender.later.pop_first()
-            {
+            while let Some((_, lane)) = sender.pop_due(now) {
                 let last_turn = self.lanes.get(&lane).map_or(0, |waiting| waiting.last_turn);
                 sender.ready.insert((last_turn, lane));
             }

@@ -63,6 +63,11 @@ const REFUSALS: u32 = 5;
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Whether the time has come. What is further ahead than any pause was set before the wall clock went back.
+fn is_due(at: Timestamp, now: Timestamp) -> bool {
+    at <= now || at > now + LONGEST_PAUSE
+}
+
 /// How a sender's deliveries are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -288,9 +288,8 @@ impl Queue {
     /// Measures what grows with time alone.
     pub(super) fn measure_age(&self, now: Timestamp) {
         let index = self.index();
-        for (webhook, oldest) in index.oldest() {
-            let age = oldest.map(|since| now.since(Timestamp::from_millis(since)));
-            self.metrics.oldest_held(webhook, age.unwrap_or_default());
+        for (webhook, age) in index.oldest(now) {
+            self.metrics.oldest_held(webhook, age);
         }
     }
 }

@@ -6,7 +6,9 @@ use data_encoding::HEXLOWER;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, HeldRequest, Lane, PARKED_FOR, Queue, queue::Lease};
+use super::{
+    Brought, Carrier, Failure, FailureKind, Held, HeldId, HeldRequest, Lane, PARKED_FOR, Queue, is_due, queue::Lease,
+};
 use crate::{
     clock::{Clock, Timestamp},
     store::StoreError,
@@ -149,7 +151,7 @@ impl<C: Carrier> Turn<C> {
         if held.parked.is_some() {
             return Ok(Next::GoOn);
         }
-        if held.next > now.as_millis() {
+        if !is_due(Timestamp::from_millis(held.next), now) {
             return Ok(Next::Rest);
         }
         let request = match self.queue.request(id, now).await {

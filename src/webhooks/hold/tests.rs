@@ -176,6 +176,50 @@ async fn pauses_between_tries_double_up_to_a_bound() {
     assert!(held.failed(&failure, NOW + SETTINGS.span), "its time is over");
 }
 
+/// What was tried before would have waited as long as the clock went back, and all of its repository with it.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_stops_nothing() {
+    let hour = Duration::from_secs(3600);
+    let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW.as_millis() - 1000 {
+        true if held.tries < 3 => failed(FailureKind::Passing),
+        _ => Brought::Taken(None),
+    });
+    fixture.keep("hub", "1", "before").await.unwrap();
+    fixture.start();
+    fixture.until("tried", async || fixture.seen().len() == 2).await;
+    tokio::time::advance(Duration::from_secs(100)).await;
+    fixture.clock.set(fixture.clock.now() - hour);
+    let set_back = fixture.clock.now();
+    let age = |webhook: &str| {
+        let index = fixture.queue.index();
+        index.oldest(set_back).find(|(of, _)| &***of == webhook).map(|(_, age)| age.as_secs())
+    };
+    assert_eq!(age("hub"), Some(100), "by a clock that nobody sets");
+    fixture.keep("hub", "1", "after").await.unwrap();
+    fixture.until("taken", async || fixture.held().await.is_empty()).await;
+    assert_eq!(fixture.seen(), ["before", "before", "before", "before", "after"]);
+    assert!(fixture.clock.now() < set_back + Duration::from_secs(60), "{} {set_back}", fixture.clock.now());
+    assert_eq!(age("hub"), Some(0));
+}
+
+#[tokio::test]
+async fn a_lane_that_rests_while_the_clock_is_set_back_goes_on() {
+    let store = MemoryStore::shared();
+    let (script, breaks) = (store.clone(), Mutex::new(true));
+    let fixture = Fixture::new(&store, move |_| {
+        script.set_down(std::mem::take(&mut *breaks.lock().unwrap()));
+        failed(FailureKind::Passing)
+    });
+    fixture.keep("hub", "1", "a").await.unwrap();
+    fixture.start();
+    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_bringing()).await;
+    fixture.clock.set(fixture.clock.now() - Duration::from_secs(3600));
+    let set_back = fixture.clock.now();
+    store.set_down(false);
+    fixture.until("tried", async || fixture.seen().len() == 2).await;
+    assert!(fixture.clock.now() < set_back + Duration::from_secs(60), "{} {set_back}", fixture.clock.now());
+}
+
 /// One 404 of a gateway that comes up parked what had waited for it.
 #[tokio::test]
 async fn a_refusal_after_an_outage_is_the_first() {
