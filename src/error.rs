@@ -136,6 +136,11 @@ impl Reason {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+
+    /// Whether it was decided so about a caller who is known, which no other try changes.
+    pub fn is_decision(self) -> bool {
+        self.status() == StatusCode::FORBIDDEN || matches!(self, Self::NeedUnmet | Self::TokenRevoked)
+    }
 }
 
 impl fmt::Display for Reason {

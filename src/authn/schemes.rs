@@ -301,9 +301,9 @@ impl Authenticator<'_> {
         record.body_digest = Some(delivery.body_sha256);
         record.delivery = Some(Arc::clone(&delivery.facts));
         self.webhooks.genuine(webhook, &delivery);
-        let principal = Arc::new(webhook.principal(&delivery)?);
+        let principal = Arc::new(webhook.principal(&delivery).map_err(|rejection| webhook.heard(rejection))?);
         record.principal = Some(Arc::clone(&principal));
-        self.check_revoked(&principal)?;
+        self.check_revoked(&principal).map_err(|rejection| webhook.heard(rejection))?;
         if delivery.ping {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
             return Ok(Outcome::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));

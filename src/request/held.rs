@@ -238,9 +238,9 @@ fn refused(status: StatusCode) -> Failure {
     Failure { kind: FailureKind::Refused, why: format!("the EventListener answered {status}") }
 }
 
-/// What a refusal of our own means: 403 and a revocation are the decision, all else is trouble that passes.
+/// What a refusal of our own means: what is no decision is trouble that passes.
 fn failure(rejection: &Rejection) -> Failure {
-    let denied = rejection.status() == StatusCode::FORBIDDEN || rejection.reason() == Reason::TokenRevoked;
+    let denied = rejection.reason().is_decision();
     let rule = rejection.rule_id().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
     Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
 }

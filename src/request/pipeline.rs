@@ -215,18 +215,36 @@ impl Worker {
             }
             None => authenticated,
         };
-        let reservation = match claim {
-            Some(webhooks::Claim::Held(keys, settings)) => {
-                return Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await;
-            }
-            Some(webhooks::Claim::Reserved(reservation)) => Some(reservation),
-            None => None,
-        };
         match route.kind {
-            RouteKind::Webhook => Box::pin(self.deliver(snapshot, authenticated, &route, reservation, exchange)).await,
+            RouteKind::Webhook => Box::pin(self.take(snapshot, authenticated, &route, claim, exchange)).await,
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => self.forward(snapshot, self.decide(snapshot, authenticated, None, exchange)?, exchange).await,
         }
+    }
+
+    /// Takes what came for an EventListener: a delivery is stored or forwarded, whatever else comes is forwarded.
+    async fn take(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        authenticated: authn::Authenticated,
+        route: &Arc<Route>,
+        claim: Option<webhooks::Claim>,
+        exchange: &mut Exchange,
+    ) -> Result<Ending, Rejection> {
+        let sender = route.webhook.as_ref().filter(|_| claim.is_some());
+        let taken = match claim {
+            Some(webhooks::Claim::Held(keys, settings)) => {
+                Box::pin(self.hold(snapshot, authenticated, &keys, settings, exchange)).await
+            }
+            Some(webhooks::Claim::Reserved(reservation)) => {
+                Box::pin(self.deliver(snapshot, authenticated, route, Some(reservation), exchange)).await
+            }
+            None => Box::pin(self.deliver(snapshot, authenticated, route, None, exchange)).await,
+        };
+        taken.map_err(|rejection| match sender {
+            Some(sender) => sender.heard(rejection),
+            None => rejection,
+        })
     }
 
     /// Forwards to an EventListener and tells the sender what became of it, while it still waits.

@@ -26,7 +26,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use self::{
     certificate::Certificates,
@@ -262,6 +262,15 @@ impl Webhook {
     /// Whether a secret stands in the query, which then must not go on.
     pub fn has_secret_in_query(&self) -> bool {
         self.forms.iter().any(|form| matches!(form, Form::Query(_)))
+    }
+
+    /// What the sender of a proven delivery hears of its refusal: where it would count a decision of ours as a failure of its hook, and
+    /// switch off one whose other deliveries are wanted, that is 200.
+    pub fn heard(&self, rejection: Rejection) -> Rejection {
+        match self.sender.counts_refusals && rejection.reason().is_decision() {
+            true => rejection.with_status(StatusCode::OK),
+            false => rejection,
+        }
     }
 
     /// Who a delivery comes from: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names no

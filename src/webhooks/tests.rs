@@ -168,7 +168,7 @@ fn check(vectors: &str) {
                 }
             }
             // Nothing that helps to guess: every 401 says the same.
-            Err(rejection) if rejection.status() == http::StatusCode::UNAUTHORIZED => {
+            Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => {
                 assert_eq!(rejection.detail(), "the delivery is not signed as this address requires", "{title}");
                 assert_eq!(rejection.fix_text(), None, "{title}");
             }
@@ -305,6 +305,31 @@ fn z17_what_no_signature_covers_stays_here() {
         assert!(allowed.contains(&header::CONTENT_TYPE));
     }
     assert!(github(&[SECRET]).allowed_headers().contains(&HeaderName::from_static("x-github-event")));
+}
+
+/// Four answers of 4xx in a row pause a hook of GitLab, and with it the deliveries that are wanted.
+#[test]
+fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
+    for (sender, counts) in [
+        ("gitlab", true),
+        ("bitbucket_data_center", true),
+        ("azure_devops", true),
+        ("github", false),
+        ("gitea", false),
+        ("bitbucket_cloud", false),
+    ] {
+        let webhook = resolve(json!({"name": "x", "sender": sender}), &secrets(&["user:a secret of it"])).0.unwrap();
+        let heard = |reason| webhook.heard(Rejection::new(reason, "")).status().as_u16();
+        for (reason, otherwise) in
+            [(Reason::PolicyDenied, 403), (Reason::NoRuleMatched, 403), (Reason::TokenRevoked, 401)]
+        {
+            assert_eq!(heard(reason), if counts { 200 } else { otherwise }, "{sender} {reason}");
+        }
+        for (reason, status) in [(Reason::SignatureInvalid, 401), (Reason::BadRequest, 400), (Reason::Overloaded, 503)]
+        {
+            assert_eq!(heard(reason), status, "{sender} {reason}");
+        }
+    }
 }
 
 #[test]

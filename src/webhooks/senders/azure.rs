@@ -12,6 +12,8 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    // It puts the subscription on probation, and then switches it off.
+    counts_refusals: true,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::Basic],

@@ -88,6 +88,8 @@ pub(super) static DATA_CENTER: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: true,
+    // After five failures it skips what happens in the next seconds, minutes and hours.
+    counts_refusals: true,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],

@@ -35,6 +35,7 @@ const GENERIC: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    counts_refusals: false,
     bodies: Bodies::Unknown,
     redelivers_anew: false,
     // The names of the headers were checked before.

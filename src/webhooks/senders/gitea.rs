@@ -48,6 +48,7 @@ const COMMON: Sender = Sender {
     // They wait 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
+    counts_refusals: false,
     bodies: Bodies::Unique,
     redelivers_anew: true,
     forms: |_| Vec::new(),

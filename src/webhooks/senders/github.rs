@@ -14,6 +14,7 @@ pub(super) static GITHUB: Sender = Sender {
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
     never_retries: true,
+    counts_refusals: false,
     // A push names its commits, a pull request its time. Two dispatches with the same inputs look alike.
     bodies: Bodies::Repeat(&["workflow_dispatch", "repository_dispatch"]),
     redelivers_anew: false,

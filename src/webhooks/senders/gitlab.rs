@@ -12,6 +12,8 @@ pub(super) static GITLAB: Sender = Sender {
     answer_within: Span::from_secs(8),
     // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
     never_retries: true,
+    // After four failures in a row it pauses the hook, after forty for good.
+    counts_refusals: true,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |webhook| {

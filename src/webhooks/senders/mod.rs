@@ -29,6 +29,8 @@ pub(super) struct Sender {
     pub(super) answer_within: Span,
     /// It sends each delivery once, whatever it hears.
     pub(super) never_retries: bool,
+    /// It counts answers of 4xx as failures and switches off a hook that has some, so that what nobody wants is answered with 200.
+    pub(super) counts_refusals: bool,
     /// Whether the same body may be another delivery.
     pub(super) bodies: Bodies,
     /// What somebody has sent again comes under an id of its own.

@@ -42,6 +42,7 @@ const COMMON: Sender = Sender {
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    counts_refusals: false,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| Vec::new(),

@@ -15,6 +15,7 @@ pub(super) static SLACK: Sender = Sender {
     // It waits 3 s.
     answer_within: Span::from_millis(2500),
     never_retries: false,
+    counts_refusals: false,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| {

@@ -12,6 +12,7 @@ pub(super) static AWS_SNS: Sender = Sender {
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
+    counts_refusals: false,
     bodies: Bodies::Unique,
     redelivers_anew: false,
     forms: |_| vec![Form::Message],

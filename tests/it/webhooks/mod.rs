@@ -11,6 +11,7 @@ pub mod kill;
 mod rotation;
 mod senders;
 mod sns;
+mod unwanted;
 mod vectors;
 mod weaker;
 

@@ -3,7 +3,7 @@
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::harness::{Answer, Doorward, Raw, Reply, Upstream, now, unique};
+use crate::harness::{Answer, Doorward, Raw, Recorded, Reply, Upstream, now, unique, within};
 
 /// A sender of webhooks.
 #[derive(Clone, Copy)]
@@ -161,20 +161,24 @@ pub const MAX_BODY: usize = 64 << 10;
 impl Door {
     /// Every delivery is forwarded while its sender waits.
     pub async fn open() -> Self {
-        Self::with("", false).await
+        Self::with(false, |yaml| yaml).await
     }
 
     /// Every delivery is stored first.
     pub async fn holding() -> Self {
-        Self::with("", true).await
+        Self::with(true, |yaml| yaml).await
     }
 
     /// With these entries of `limits` besides, each begun by a comma.
     pub async fn with_limits(limits: &str) -> Self {
-        Self::with(limits, false).await
+        Self::with(false, |yaml| {
+            yaml.replace("connections_per_address: 5000", &format!("connections_per_address: 5000{limits}"))
+        })
+        .await
     }
 
-    async fn with(limits: &str, hold: bool) -> Self {
+    /// Whose configuration is changed so, and where deliveries are stored first or not.
+    pub async fn with(hold: bool, change: impl FnOnce(String) -> String) -> Self {
         let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#)).await;
         let dir = tempfile::tempdir().unwrap();
         let (mut webhooks, mut routes) = (String::new(), String::new());
@@ -203,13 +207,29 @@ rules: [{{id: all, on: {{routes: [{names}]}}, who: {{webhooks: [{names}]}}, do: 
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0}}
-limits: {{drain_accept: 0, connections_per_address: 5000{limits}}}
+limits: {{drain_accept: 0, connections_per_address: 5000}}
 ",
             upstream.url()
         );
-        let doorward = Doorward::start_in(dir, &yaml).await;
+        let doorward = Doorward::start_in(dir, &change(yaml)).await;
         Self { doorward, upstream }
     }
+
+    /// Waits until so many deliveries have arrived, and gives them.
+    pub async fn arrived(&self, count: usize) -> Vec<Recorded> {
+        within(async {
+            while self.upstream.requests().len() < count {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        self.upstream.take()
+    }
+}
+
+/// The sender of this name.
+pub fn sender(name: &str) -> &'static Sender {
+    SENDERS.iter().find(|sender| sender.name == name).unwrap()
 }
 
 const GITHUB_BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"{nonce}","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;

@@ -4,17 +4,13 @@ use aws_lc_rs::hmac;
 
 use super::{
     BODY,
-    senders::{Delivery, Door, JSON, SENDERS, Sender},
+    senders::{Delivery, Door, JSON, Sender, sender},
     signature,
 };
 use crate::{
     fixture::Fixture,
     harness::{Reply, now, unique},
 };
-
-fn sender(name: &str) -> &'static Sender {
-    SENDERS.iter().find(|sender| sender.name == name).unwrap()
-}
 
 fn sha1(sender: &Sender, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, sender.secret.as_bytes());

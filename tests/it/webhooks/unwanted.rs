@@ -1,0 +1,66 @@
+//! Deliveries that are genuine and that the policy does not allow.
+
+use super::senders::{Door, sender};
+use crate::harness::{now, unique, within};
+
+/// So many of a user's requests were denied and answered with this status, by the audit trail.
+async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
+    let denied = || {
+        let mut records = door.doorward.audit();
+        records.retain(|record| {
+            record["actor"]["user"]["name"] == user
+                && record["disposition_id"] == 2
+                && record["status_code"] == "no_rule_matched"
+                && record["http_response"]["code"] == status
+        });
+        records.len()
+    };
+    within(async {
+        while denied() < count {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(denied(), count, "{user}");
+}
+
+/// After four of them GitLab pauses a hook, and what is wanted of it is lost with the rest.
+#[tokio::test]
+async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
+    for hold in [false, true] {
+        let door =
+            Door::with(hold, |yaml| yaml.replace("rules: [{id: all, on: {", "rules: [{id: all, on: {branch: [main], "))
+                .await;
+        for (name, status) in [
+            ("gitlab-signed", 200),
+            ("gitlab-token", 200),
+            ("bitbucket-dc", 200),
+            ("azure-devops", 200),
+            ("github", 403),
+        ] {
+            let sender = sender(name);
+            let title = format!("{name}, held: {hold}");
+            let unwanted = sender.new_body().replace("refs/heads/main", "refs/heads/other");
+            let unwanted = sender.delivery_of(unwanted.as_bytes(), &unique(), now());
+            // The very same: it is not remembered as one that was taken.
+            for _ in 0..4 {
+                let answer = unwanted.send(&door, sender).await;
+                assert_eq!(answer.status, status, "{title}: {}", answer.text());
+                let said: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+                let told = said[if status == 200 { "ignored" } else { "detail" }].as_str().unwrap();
+                assert!(told.starts_with("No rule allows this request."), "{title}: {said}");
+            }
+            until_denied(&door, sender.user, status, 4).await;
+            let wanted = sender.delivery().send(&door, sender).await;
+            assert_eq!(wanted.status, 202, "{title}: {}", wanted.text());
+            let arrived = door.arrived(1).await;
+            assert_eq!(arrived.len(), 1, "{title}");
+            assert_eq!(arrived[0].one("x-forwarded-user"), sender.user, "{title}: nothing else came");
+            let spoiled = sender.with_secret("user:another secret than that").delivery().send(&door, sender).await;
+            assert_eq!(spoiled.status, 401, "{title}: what is not proven");
+        }
+        let metrics = door.doorward.metrics().await;
+        let denied = r#"doorward_requests_total{route="azure-devops",scheme="webhook",outcome="denied",reason="no_rule_matched"} 4"#;
+        assert!(metrics.contains(denied), "held: {hold}: {metrics}");
+    }
+}
