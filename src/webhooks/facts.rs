@@ -258,11 +258,16 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Where a field may stand.
+    fn places(&self, field: Field) -> &'a [(Place, String)] {
+        self.reader.fields.get(&field).map_or(&[], Vec::as_slice)
+    }
+
     /// The places of a field with what stands there, `null` counting as absent.
     fn all(&self, field: Field) -> impl Iterator<Item = (&'a Found, &'a str)> {
         let values = self.values;
-        let places = self.reader.fields.get(&field).into_iter().flatten();
-        places
+        self.places(field)
+            .iter()
             .filter_map(|(place, at)| Some((values.get(*place)?, at.as_str())))
             .filter(|(found, _)| **found != Found::Null)
     }
@@ -308,14 +313,15 @@ impl<'a> Fields<'a> {
 
     /// Whether it tells of a build of a change that is not merged.
     fn is_unmerged(&self) -> bool {
-        let places = self.reader.fields.get(&Field::Unmerged).map_or(&[][..], |places| places);
+        let places = self.places(Field::Unmerged);
         let has = |(place, _): &(Place, String)| self.values.get(*place).is_some_and(|found| *found != Found::Null);
         !places.is_empty() && places.iter().all(has)
     }
 
-    /// Whether the two repositories of a change differ. A source that was deleted counts as another.
+    /// Whether the two repositories of a change differ. A source that was deleted counts as another, and so does one without a
+    /// branch: whoever may read a repository can push such a change to it.
     fn fork(&self) -> Option<bool> {
-        let pair = |field| self.reader.fields.get(&field).map_or(&[][..], |places| places).as_chunks::<2>().0;
+        let pair = |field| self.places(field).as_chunks::<2>().0;
         let has = |place: &Place| self.values.get(*place).filter(|found| **found != Found::Null);
         let marked = pair(Field::ForkMark).iter().find_map(|[(of, _), (from, _)]| has(of).map(|_| has(from).is_some()));
         if marked.is_some() {
@@ -324,7 +330,13 @@ impl<'a> Fields<'a> {
         let mut ids = pair(Field::Fork)
             .iter()
             .filter_map(|[(source, _), (target, _)]| Some((self.values.get(*source), self.values.get(*target)?)));
-        ids.next().map(|(source, target)| source != Some(target))
+        ids.next().map(|(source, target)| source != Some(target) || self.has_no_branch())
+    }
+
+    /// Whether a change says of its branch that there is none.
+    fn has_no_branch(&self) -> bool {
+        let mut found = self.places(Field::SourceBranch).iter().filter_map(|(place, _)| self.values.get(*place));
+        found.any(|found| !matches!(found, Found::Text(name) if !name.is_empty()))
     }
 
     /// A branch by its own name, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it

@@ -77,6 +77,8 @@ const COMMON: Sender = Sender {
                 "/pull_request/base_repo/id",
             ],
         ),
+        // It is empty where somebody pushed to `refs/for/BRANCH`, of the very repository, which takes no more than reading it.
+        (Field::SourceBranch, &["/pull_request/head/label"]),
         (Field::PullRequest, &["/number", "/pull_request/number"]),
         (Field::Draft, &["/pull_request/draft"]),
     ],

@@ -137,6 +137,9 @@ pub(super) enum Field {
     Fork,
     /// Pairs of pointers to what every pull request has, and to what one from a fork has besides.
     ForkMark,
+    /// The branch that a change is proposed from. One without was pushed by somebody who may have no branches there.
+    SourceBranch,
+    /// The number of a pull request, in an event that has two repositories or a [`Field::PullRequestMark`].
     PullRequest,
     Draft,
     /// What the sender wants to read in the answer to its [`Sender::pings`].
