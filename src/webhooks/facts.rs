@@ -171,8 +171,12 @@ impl Reader {
             None => (None, None),
         };
         let fork = found.fork();
+        let event = self.event(event, &found)?;
+        let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
+        // An issue and a pipeline have a number too, but not two repositories.
+        let is_pull_request = fork.is_some() || found.all(Field::PullRequestMark).next().is_some();
         let facts = Facts {
-            event: self.event(event, &found)?,
+            event,
             action: found.text(Field::Action)?,
             repository_id: found.id(Field::RepositoryId, "repository")?,
             owner,
@@ -181,10 +185,15 @@ impl Reader {
             tag,
             // Git writes a commit that is not there, such as that of a deleted branch, as zeros.
             commit: found.text(Field::Commit)?.filter(|commit| commit.bytes().any(|byte| byte != b'0')),
-            actor: found.text(Field::Actor)?,
-            actor_id: found.id(Field::ActorId, "person")?,
-            // An issue and a pipeline have a number too, but not two repositories.
-            pull_request: if fork.is_some() { found.id(Field::PullRequest, "pull request")? } else { None },
+            actor: match found.text(Field::Actor)? {
+                None if is_made => found.text(Field::Author)?,
+                actor => actor,
+            },
+            actor_id: match found.id(Field::ActorId, "person")? {
+                None if is_made => found.id(Field::AuthorId, "person")?,
+                actor => actor,
+            },
+            pull_request: if is_pull_request { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
             several: found.is_unmerged()

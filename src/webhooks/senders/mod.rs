@@ -133,6 +133,9 @@ pub(super) enum Field {
     Commit,
     Actor,
     ActorId,
+    /// Who made what the event is about, and so has caused it where its name ends with `created`.
+    Author,
+    AuthorId,
     /// Pairs of pointers to the ids of the source and of the target repository.
     Fork,
     /// Pairs of pointers to what every pull request has, and to what one from a fork has besides.
