@@ -60,10 +60,13 @@ pub struct Facts {
     /// Whether the pull request is a draft.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<bool>,
-    /// It is of no one ref: several changed at once, or it tells of a build of what is not merged yet. Then there is no branch and no
+    /// It is of no one ref: several changed at once, or it tells of a build, a check or a deployment. Then there is no branch and no
     /// tag, and a deny that names one holds.
     pub several: bool,
 }
+
+/// Where GitLab keeps what merge requests propose; jobs of their pipelines name it as their ref.
+const UNMERGED: &str = "refs/merge-requests/";
 
 /// What a verified body tells besides [`Facts`].
 #[derive(Debug)]
@@ -164,8 +167,9 @@ impl Reader {
         let values = values.map_err(|error| NoFacts::NotStrict(error.to_string()))?;
         let found = Fields { reader: self, values: &values };
         let [repository, owner] = found.repository()?;
+        let is_of_no_ref = found.is_of_no_ref();
         let (branch, tag) = match found.git_ref()? {
-            _ if found.is_unmerged() => (None, None),
+            _ if is_of_no_ref => (None, None),
             Some(GitRef::Branch(branch)) => (Some(branch), None),
             Some(GitRef::Tag(tag)) => (None, Some(tag)),
             None => (None, None),
@@ -196,8 +200,7 @@ impl Reader {
             pull_request: if is_pull_request { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
-            several: found.is_unmerged()
-                || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
+            several: is_of_no_ref || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
             ..Facts::default()
         };
         let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));
@@ -320,6 +323,14 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether it tells of a build or the like.
+    fn is_of_no_ref(&self) -> bool {
+        let is_unmerged = |found: &Found| matches!(found, Found::Text(text) if text.starts_with(UNMERGED));
+        self.is_unmerged()
+            || self.all(Field::UnmergedRef).any(|(found, _)| is_unmerged(found))
+            || self.all(Field::NoRef).next().is_some()
+    }
+
     /// Whether it tells of a build of a change that is not merged.
     fn is_unmerged(&self) -> bool {
         let places = self.places(Field::Unmerged);
@@ -354,7 +365,8 @@ impl<'a> Fields<'a> {
         if let Some(branch) = self.text(Field::Branch)? {
             return Ok(Some(GitRef::Branch(branch)));
         }
-        if let Some(tag) = self.text(Field::Tag)? {
+        let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), _)));
+        if !is_flag && let Some(tag) = self.text(Field::Tag)? {
             return Ok(Some(GitRef::Tag(tag)));
         }
         let Some(reference) = self.text(Field::Ref)? else { return Ok(None) };

@@ -63,6 +63,7 @@ const COMMON: Sender = Sender {
         (Field::RepositoryId, &["/repository/id"]),
         (Field::Owner, &["/repository/owner/login", "/repository/owner/username"]),
         (Field::Branch, &["/pull_request/base/ref", "/pull_request/base_branch"]),
+        (Field::Tag, &["/release/tag_name"]),
         (Field::Ref, &["/ref"]),
         (Field::RefType, &["/ref_type"]),
         (Field::Commit, &["/pull_request/head/sha", "/after", "/sha"]),

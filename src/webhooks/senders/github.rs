@@ -30,8 +30,12 @@ pub(super) static GITHUB: Sender = Sender {
         (Field::RepositoryId, &["/repository/id"]),
         (Field::Owner, &["/repository/owner/login"]),
         (Field::Branch, &["/pull_request/base/ref"]),
-        (Field::Ref, &["/ref"]),
+        (Field::Tag, &["/release/tag_name"]),
+        // A merge queue's own branch is no branch of anybody's.
+        (Field::Ref, &["/ref", "/merge_group/base_ref"]),
         (Field::RefType, &["/ref_type"]),
+        // A status tells its `context`.
+        (Field::NoRef, &["/check_run", "/check_suite", "/workflow_run", "/workflow_job", "/deployment", "/context"]),
         (
             Field::Commit,
             &[
@@ -57,7 +61,8 @@ pub(super) static GITHUB: Sender = Sender {
                 "/workflow_run/repository/id",
             ],
         ),
-        (Field::PullRequest, &["/pull_request/number"]),
+        (Field::PullRequest, &["/pull_request/number", "/issue/number"]),
+        (Field::PullRequestMark, &["/issue/pull_request"]),
         (Field::Draft, &["/pull_request/draft"]),
     ],
     text_ids: false,

@@ -58,9 +58,11 @@ pub(super) static GITLAB: Sender = Sender {
         (Field::Repository, &["/project/path_with_namespace"]),
         (Field::RepositoryId, &["/project/id", "/project_id"]),
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
+        // Of a release; a job says there whether its ref is a tag.
+        (Field::Tag, &["/tag"]),
         (Field::Ref, &["/object_attributes/ref", "/ref"]),
         (Field::RefType, &["/object_attributes/tag", "/tag"]),
-        // A pipeline of a merge request.
+        // A pipeline of a merge request, and a job of one.
         (Field::Unmerged, &["/builds", "/merge_request"]),
         (
             Field::Commit,
@@ -68,8 +70,9 @@ pub(super) static GITLAB: Sender = Sender {
                 "/object_attributes/last_commit/id",
                 "/merge_request/last_commit/id",
                 "/object_attributes/sha",
-                "/after",
+                // Of an annotated tag `after` is the tag.
                 "/checkout_sha",
+                "/after",
                 "/sha",
             ],
         ),

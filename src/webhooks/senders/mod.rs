@@ -119,7 +119,7 @@ pub(super) enum Field {
     Owner,
     /// The plain name of a branch.
     Branch,
-    /// The plain name of a tag.
+    /// The plain name of a tag. Where others of its bodies tell there whether a ref is one, that is no name.
     Tag,
     /// A ref: full, or short with a [`Field::RefType`] beside it.
     Ref,
@@ -130,6 +130,11 @@ pub(super) enum Field {
     /// What the news of a build of a change that is not merged yet has, all of it: the branch into which it would be merged is not
     /// what was built.
     Unmerged,
+    /// A ref that names such a change, if it begins with `refs/merge-requests/`. It may come with the sign of a branch.
+    UnmergedRef,
+    /// What any news of a build, a check or a deployment has. Those are of no one ref: whoever proposes a change chooses what its
+    /// branch is called.
+    NoRef,
     Commit,
     Actor,
     ActorId,
@@ -144,6 +149,8 @@ pub(super) enum Field {
     SourceBranch,
     /// The number of a pull request, in an event that has two repositories or a [`Field::PullRequestMark`].
     PullRequest,
+    /// What an issue has that is a pull request.
+    PullRequestMark,
     Draft,
     /// What the sender wants to read in the answer to its [`Sender::pings`].
     Challenge,

@@ -81,6 +81,9 @@ tests:
   - {name: a tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v1.2}}, expect: {outcome: deny, rule: tags}}
   - {name: another tag, principal: {}, request: {route: hooks, delivery: {event: push, tag: v2}}, expect: {outcome: allow}}
   - {name: several branches, principal: {}, request: {route: hooks, delivery: {event: push, several: true}}, expect: {outcome: deny}}
+  - {name: a merge queue of that branch, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: prod}}, expect: {outcome: deny, rule: prod}}
+  - {name: a merge queue of another, principal: {}, request: {route: hooks, delivery: {event: merge_group, branch: main}}, expect: {outcome: allow}}
+  - {name: a workflow, principal: {}, request: {route: hooks, delivery: {event: workflow_run, several: true}}, expect: {outcome: deny}}
   - {name: by number, principal: {}, request: {route: hooks, delivery: {event: push, actor: x, actor_id: '7'}}, expect: {outcome: deny, rule: eve}}
   - {name: by name, principal: {}, request: {route: hooks, delivery: {event: push, actor: '7'}}, expect: {outcome: allow}}
 ",
