@@ -64,6 +64,7 @@ pub(super) static GITLAB: Sender = Sender {
         (Field::RefType, &["/object_attributes/tag", "/tag"]),
         // A pipeline of a merge request, and a job of one.
         (Field::Unmerged, &["/builds", "/merge_request"]),
+        (Field::UnmergedRef, &["/object_attributes/ref", "/ref"]),
         (
             Field::Commit,
             &[
