@@ -40,6 +40,8 @@ pub(super) static GITHUB: Sender = Sender {
             Field::Commit,
             &[
                 "/pull_request/head/sha",
+                // Of an annotated tag `after` is the tag.
+                "/head_commit/id",
                 "/after",
                 "/check_run/head_sha",
                 "/check_suite/head_sha",
