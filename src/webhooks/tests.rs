@@ -223,6 +223,18 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000))
 }
 
+fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
+    let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+    let headers = head(&[
+        ("content-type", "application/json"),
+        ("x-event-key", event),
+        ("x-request-uuid", id),
+        ("x-hub-signature", &signature),
+    ]);
+    let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+    webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
+}
+
 #[test]
 fn webhooks_16_the_cap_holds_for_the_bytes_that_came() {
     let (webhook, _) = resolve(json!({"name": "hub", "sender": "github", "max_body": PUSH.len()}), &secrets(&[SECRET]));
@@ -258,6 +270,20 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
         let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
         let keys = |id| deliver(&webhook, event, id, body).unwrap().replay.keys().to_vec();
+        let (first, second) = (keys("1"), keys("2"));
+        assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
+        assert_eq!(first, keys("1"), "{event}: its id counts");
+    }
+    let push = r#"{"push":{"changes":[{"new":{"type":"tag","name":"v1","target":{"hash":"2"}}}]},"repository":{"uuid":"{7}"}}"#;
+    let comment = r#"{"pullrequest":{"id":4},"comment":{"id":3},"repository":{"uuid":"{7}"}}"#;
+    for (unique, event, body, is_same) in [
+        (None, "repo:push", push, true),
+        (Some(false), "repo:push", push, false),
+        (Some(false), "pullrequest:comment_created", comment, true),
+    ] {
+        let entry = json!({"name": "bb", "sender": "bitbucket_cloud", "unique_bodies": unique});
+        let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+        let keys = |id| bitbucket(&webhook, event, id, body).replay.keys().to_vec();
         let (first, second) = (keys("1"), keys("2"));
         assert_eq!(first.iter().any(|key| second.contains(key)), is_same, "{event} {unique:?}");
         assert_eq!(first, keys("1"), "{event}: its id counts");

@@ -17,7 +17,9 @@ pub(super) static CLOUD: Sender = Sender {
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
-    bodies: Bodies::Unique,
+    counts_refusals: false,
+    // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
+    bodies: Bodies::Repeat(&["repo:push"]),
     redelivers_anew: false,
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
     key: |_, secret| Ok(Key::mac(HmacAlgorithm::Sha256, secret)),

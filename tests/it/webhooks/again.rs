@@ -5,10 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     BODY,
     hold::{configuration, deliver_to, on_redis},
+    senders::{Door, sender},
 };
 use crate::{
     fixture::WEBHOOK_SECRET,
-    harness::{Doorward, RedisServer, Reply, Upstream, unique, within},
+    harness::{Doorward, RedisServer, Reply, Upstream, now, unique, within},
 };
 
 async fn upstream() -> Upstream {
@@ -104,5 +105,23 @@ async fn webhooks_19_a_replay_at_another_replica_is_one() {
         assert_eq!(deliver_to(&there, &unique(), &body).await.status, 200, "webhooks:19 another id, held: {hold}");
         until_arrived(&upstream, 1).await;
         assert_eq!(upstream.take().len(), 1, "webhooks:19 held: {hold}");
+    }
+}
+
+/// A tag that is deleted and pushed again: nothing in such a body tells when it was.
+#[tokio::test]
+async fn a_push_of_bitbucket_cloud_that_looks_like_another_arrives_where_ids_alone_count() {
+    let bitbucket = sender("bitbucket-cloud");
+    let body = bitbucket.new_body();
+    for (entry, arrive) in [("sender: bitbucket_cloud", 1), ("sender: bitbucket_cloud, unique_bodies: false", 2)] {
+        let door = Door::with(false, |yaml| yaml.replace("sender: bitbucket_cloud", entry)).await;
+        let first = bitbucket.delivery_of(body.as_bytes(), &unique(), now());
+        let second = bitbucket.delivery_of(body.as_bytes(), &unique(), now());
+        let mut statuses = Vec::new();
+        for delivery in [&first, &second, &first, &second] {
+            statuses.push(delivery.send(&door, bitbucket).await.status);
+        }
+        assert_eq!(statuses, [202, if arrive == 2 { 202 } else { 200 }, 200, 200], "{entry}");
+        assert_eq!(door.upstream.requests().len(), arrive, "{entry}");
     }
 }
