@@ -10,7 +10,7 @@ use crate::{
         raw::{self, RouteKind},
         report::{At, Report, nearest},
     },
-    tekton,
+    tekton, webhooks,
 };
 
 use super::{
@@ -67,6 +67,7 @@ const METHODS: [Method; 9] = [
 pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
+    warn_of_unknown_events(raw, &at.key("event"), root, report);
     if !matches!(action, raw::Action::Deny) {
         warn_of_more_than_pages(raw, at, root, report);
     }
@@ -199,6 +200,29 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
             &at.key("routes"),
             "none of these routes leads to a Kubernetes API server, but the rule asks for its attributes",
         );
+    }
+}
+
+/// Warns of an event that no delivery on these routes can be of: hosts call the same by names of their own.
+fn warn_of_unknown_events(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
+    let routes = root.routes.iter().filter(|route| raw.routes.is_empty() || raw.routes.contains(&route.name));
+    let named: Vec<_> = routes.filter_map(|route| route.webhook.as_deref()).collect();
+    let senders = root.webhooks.iter().filter(|webhook| named.contains(&webhook.name.as_str()));
+    let Some(known) = senders.map(webhooks::known_events).collect::<Option<Vec<_>>>() else { return };
+    let mut known: Vec<&str> = known.into_iter().flatten().collect();
+    known.sort_unstable();
+    known.dedup();
+    if known.is_empty() {
+        return;
+    }
+    for (i, event) in raw.event.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
+        let help = match nearest(event, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known: {}", known.join(", ")),
+        };
+        report
+            .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
+            .help(help);
     }
 }
 
@@ -416,10 +440,7 @@ impl On {
     }
 }
 
-fn fact<'a>(
-    view: &RequestView<'a>,
-    of: impl Fn(&'a crate::webhooks::Facts) -> &'a Option<Arc<str>>,
-) -> Option<&'a str> {
+fn fact<'a>(view: &RequestView<'a>, of: impl Fn(&'a webhooks::Facts) -> &'a Option<Arc<str>>) -> Option<&'a str> {
     view.delivery.and_then(|facts| of(facts).as_deref())
 }
 
@@ -427,7 +448,7 @@ fn fact<'a>(
 fn one_of(
     names: &[Prefix],
     view: &RequestView<'_>,
-    of: impl Fn(&crate::webhooks::Facts) -> &Option<Arc<str>>,
+    of: impl Fn(&webhooks::Facts) -> &Option<Arc<str>>,
     reading: Reading,
 ) -> bool {
     view.delivery.is_some_and(|facts| {

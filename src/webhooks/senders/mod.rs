@@ -174,6 +174,14 @@ pub(super) enum Events {
 }
 
 impl Events {
+    /// All that a delivery may be of, where that is a closed list.
+    pub(super) fn closed(&self) -> Option<impl Iterator<Item = &'static str> + use<>> {
+        match self {
+            Self::Shapes { shapes, .. } => Some(shapes.iter().map(|shape| shape.event)),
+            _ => None,
+        }
+    }
+
     pub(super) fn header(&self) -> Option<&'static str> {
         match self {
             Self::Shapes { header, .. }

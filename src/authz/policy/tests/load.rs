@@ -276,3 +276,36 @@ routes:
         assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
     }
 }
+
+/// Such a deny never holds, and looks as if it did.
+#[test]
+fn who_names_an_event_by_another_hosts_name_is_told() {
+    const HOSTS: &str = "
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: SECRET}}]}
+  - {name: lab, sender: gitlab, secrets: [{secret: {env: SECRET}}]}
+routes:
+  - {name: gh, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el}
+  - {name: bb, kind: webhook, hosts: [bb.example], schemes: [webhook], webhook: bb, upstream: el}
+  - {name: lab, kind: webhook, hosts: [lab.example], schemes: [webhook], webhook: lab, upstream: el}
+";
+    for (on, expected) in [
+        ("{routes: [gh], event: [push, pull_request]}", None),
+        ("{routes: [gh], event: [push, pull_requests]}", Some("did you mean `pull_request`?")),
+        ("{routes: [gh], event: [star]}", Some("known: check_run, ")),
+        ("{routes: [bb], event: [pull_request]}", Some("known: issue:comment_created, ")),
+        ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
+        ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
+        ("{routes: [gh, lab], event: [merge_request]}", None),
+        ("{event: [merge_request]}", None),
+    ] {
+        let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told: Vec<_> = resolver.report.problems().iter().filter(|p| p.at.as_str().contains("/on/event/")).collect();
+        assert_eq!(told.len(), usize::from(expected.is_some()), "{on}: {told:?}");
+        let help = told.first().and_then(|problem| problem.help.as_deref()).unwrap_or_default();
+        assert!(help.starts_with(expected.unwrap_or_default()), "{on}: {help}");
+    }
+}
