@@ -41,6 +41,7 @@ pub mod store;
 pub mod sts;
 pub mod supervisor;
 pub mod tekton;
+mod terminal;
 pub mod upstream;
 pub mod webhooks;
 pub mod workload;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::authn::Principal;
+use crate::{authn::Principal, terminal};
 
 use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
@@ -201,18 +201,18 @@ fn describe_request(request: &RequestView<'_>) -> String {
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: needs {}, has {}", self.key, printable(&self.needs), printable(&self.found))
+        write!(f, "{}: needs {}, has {}", self.key, terminal::line(&self.needs), terminal::line(&self.found))
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.outcome.to_uppercase(), printable(&self.summary))?;
+        writeln!(f, "{}: {}", self.outcome.to_uppercase(), terminal::line(&self.summary))?;
         for fix in &self.fixes {
-            writeln!(f, "  to pass: {}", printable(fix))?;
+            writeln!(f, "  to pass: {}", terminal::line(fix))?;
         }
-        writeln!(f, "\nprincipal  {}", printable(&self.principal))?;
-        writeln!(f, "request    {}", printable(&self.request))?;
+        writeln!(f, "\nprincipal  {}", terminal::line(&self.principal))?;
+        writeln!(f, "request    {}", terminal::line(&self.request))?;
         let (groups, grants) = (listed(&self.kubernetes_groups), listed(&self.grants));
         writeln!(f, "groups     {groups} (grants: {grants})")?;
         writeln!(f, "policy     {}", self.policy)?;
@@ -229,7 +229,7 @@ impl fmt::Display for Explanation {
                     Some(first) => writeln!(f, "hits, as nothing rules it out, {first}")?,
                 },
                 Verdict::Unmet { needs } => writeln!(f, "would hit with {needs}")?,
-                Verdict::Error { error } => writeln!(f, "fails, which denies: {}", printable(error))?,
+                Verdict::Error { error } => writeln!(f, "fails, which denies: {}", terminal::line(error))?,
                 Verdict::Missed { misses } => {
                     let first = misses.first().map(ToString::to_string).unwrap_or_default();
                     writeln!(f, "missed, {first}")?;
@@ -238,9 +238,4 @@ impl fmt::Display for Explanation {
         }
         Ok(())
     }
-}
-
-/// Names come from strangers: nothing in them may move the cursor of a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

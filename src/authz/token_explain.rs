@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::authn::Principal;
+use crate::{authn::Principal, terminal};
 
-use super::{AskedToken, Explanation, Policy, RequestView, TokenView, explain::printable};
+use super::{AskedToken, Explanation, Policy, RequestView, TokenView};
 
 /// What comes of asking for a token. Displays as text for a terminal, serialises as JSON.
 #[derive(Clone, Debug, Serialize)]
@@ -82,7 +82,7 @@ impl AskedToken {
 
 impl fmt::Display for AskedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a token for {}, {}", printable(&self.audience), printable(&self.scopes_in_words()))
+        write!(f, "a token for {}, {}", terminal::line(&self.audience), terminal::line(&self.scopes_in_words()))
     }
 }
 
@@ -93,20 +93,20 @@ impl fmt::Display for TokenExplanation {
             ("allow", scopes) => format!(" with scope {}", scopes.join(" ")),
             _ => String::new(),
         };
-        let audience = printable(&self.asked.audience);
-        writeln!(f, "{}: a token for {audience}{}", self.outcome.to_uppercase(), printable(&scopes))?;
+        let audience = terminal::line(&self.asked.audience);
+        writeln!(f, "{}: a token for {audience}{}", self.outcome.to_uppercase(), terminal::line(&scopes))?;
         // Where nobody asked for a scope by name, those that are not given are many and of little interest.
         let is_short = |decision: &ScopeExplanation| self.asked.scopes.is_none() && !decision.is_allow();
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {
             let scope = scope.as_deref().map_or_else(|| "without a scope".to_owned(), |scope| format!("scope {scope}"));
-            writeln!(f, "  {} is not given: {}", printable(&scope), printable(&explanation.summary))?;
+            writeln!(f, "  {} is not given: {}", terminal::line(&scope), terminal::line(&explanation.summary))?;
             for fix in &explanation.fixes {
-                writeln!(f, "    to pass: {}", printable(fix))?;
+                writeln!(f, "    to pass: {}", terminal::line(fix))?;
             }
         }
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| !is_short(one)) {
             match scope {
-                Some(scope) => writeln!(f, "\nscope {}:", printable(scope))?,
+                Some(scope) => writeln!(f, "\nscope {}:", terminal::line(scope))?,
                 None => writeln!(f, "\nwithout a scope:")?,
             }
             write!(f, "{explanation}")?;

@@ -8,7 +8,6 @@ use tokio::runtime::Runtime;
 use super::{
     EXIT_USAGE, Failure,
     check::Format,
-    explain::printable,
     rbac::{account, read},
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     rbac::Account,
     runtime::control,
     snapshot::Resolved,
+    terminal,
     upstream::Pools,
 };
 
@@ -142,7 +142,7 @@ fn line(finding: &Finding) -> String {
     let check = finding.check.to_possible_value();
     let check = check.as_ref().map_or("", |value| value.get_name());
     let cure = if finding.cure.is_empty() { String::new() } else { format!(". {}", finding.cure) };
-    printable(&format!("{mark:<8} {check:<12} {}: {}{cure}", finding.of, finding.said))
+    terminal::line(&format!("{mark:<8} {check:<12} {}: {}{cure}", finding.of, finding.said))
 }
 
 #[cfg(test)]
@@ -158,6 +158,6 @@ mod tests {
             said: "it is called \u{1b}[2J".to_owned(),
             cure: "look\nagain".to_owned(),
         };
-        assert_eq!(line(&finding), "FAULT    issuer       issuer `a`: it is called \\u{1b}[2J. look\\nagain");
+        assert_eq!(line(&finding), "FAULT    issuer       issuer `a`: it is called \\u001b[2J. look\\nagain");
     }
 }

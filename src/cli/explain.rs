@@ -5,9 +5,12 @@ use std::{fmt, io, net::IpAddr, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::rbac::account;
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
+    rbac::Account,
+    terminal,
 };
 
 /// Explain what the policy says of a request: from a token, written facts, or a record of the audit trail.
@@ -70,31 +73,6 @@ pub struct ExplainArgs {
     pub json: bool,
 }
 
-/// A service account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    pub namespace: String,
-    pub name: String,
-}
-
-fn account(text: &str) -> Result<Account, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
-        }
-        _ => Err("write the namespace and the name, such as `ci/builder`".to_owned()),
-    }
-}
-
-/// Text of which a part may come from a stranger, fit for a terminal.
-pub(super) fn printable(text: &str) -> String {
-    let mut printed = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { printed.extend(c.escape_default()) } else { printed.push(c) }
-    }
-    printed
-}
-
 /// What can be said of a request.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -140,7 +118,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unauthenticated { why, .. } => {
-                writeln!(f, "UNAUTHENTICATED: {}", printable(why))?;
+                writeln!(f, "UNAUTHENTICATED: {}", terminal::line(why))?;
                 writeln!(f, "  no rule is asked before the credential is good")
             }
             Self::Decided(explanation) => write!(f, "{explanation}"),

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     Failure,
-    explain::{Answer, ExplainArgs, explain, printable},
+    explain::{Answer, ExplainArgs, explain},
     load_policy,
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     runtime::control,
     snapshot::Resolved,
 };
+    terminal,
 
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -292,7 +293,7 @@ impl fmt::Display for FromTrail<'_> {
             None => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
         }
         if let (Some(reason), Some(detail)) = (reason, detail) {
-            write!(f, "\n  {reason}: {}", printable(detail))?;
+            write!(f, "\n  {reason}: {}", terminal::line(detail))?;
         }
         writeln!(f)?;
         if !self.truncated.is_empty() {

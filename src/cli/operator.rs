@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     admin::socket::{Answer, Command, send},
     config::values::Span,
+    terminal,
 };
 
 /// How an operator speaks to a running Doorward.
@@ -186,7 +187,7 @@ pub fn run(name: &str, args: &OperatorArgs, out: &mut impl Write) -> io::Result<
 
 fn command(name: &str, arguments: Value, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     match ask(name, arguments, args)? {
-        Some(value) => writeln!(out, "{}", printable(&format!("{value:#}"))).map(|()| 0),
+        Some(value) => writeln!(out, "{}", terminal::block(&format!("{value:#}"))).map(|()| 0),
         None => Ok(1),
     }
 }
@@ -204,33 +205,5 @@ pub(super) fn ask(name: &str, arguments: Value, args: &OperatorArgs) -> io::Resu
             }
             Ok(None)
         }
-    }
-}
-
-/// Text, such as JSON, without what a terminal would obey: control characters that JSON lets stand, and those that turn text round.
-pub(super) fn printable(written: &str) -> String {
-    let mut text = String::with_capacity(written.len());
-    for character in written.chars() {
-        let obeyed = (character.is_control() && character != '\n')
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match obeyed {
-            true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
-            false => text.push(character),
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attacks_z19_what_strangers_wrote_is_text_on_a_terminal() {
-        let written = json!({"branch": "a\u{1b}[2J\u{9b}2J\u{202e}b\u{7f}"});
-        let shown = printable(&format!("{written:#}"));
-        assert!(shown.chars().all(|character| character == '\n' || !character.is_control()), "{shown:?}");
-        assert!(!shown.contains('\u{202e}'));
-        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), written, "it is the same JSON");
     }
 }

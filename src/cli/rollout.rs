@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::{
     ConfigArgs, Failure,
-    operator::{self, OperatorArgs, printable},
+    operator::{self, OperatorArgs},
 };
 use crate::{
     app::rollout::{Replica, State},
     clock::Timestamp,
     config::values::Span,
+    terminal,
 };
 
 /// Follow a policy until it is in force.
@@ -72,11 +73,11 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
         let Replica { instance, policy, generation, refused } = replica;
         let is_it = if **policy == *digest { ", as asked for" } else { "" };
         let line = format!("{instance}: generation {generation}, policy {policy}{is_it}");
-        writeln!(out, "{}", printable(&line))?;
+        writeln!(out, "{}", terminal::line(&line))?;
         for refused in refused.iter().filter(|_| **policy != *digest) {
             for problem in &refused.problems {
                 let line = format!("  refused at {}: {problem}", Timestamp::from_millis(refused.at));
-                writeln!(out, "{}", printable(&line))?;
+                writeln!(out, "{}", terminal::line(&line))?;
             }
         }
     }

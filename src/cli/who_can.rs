@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use super::{
     Failure,
     check::Format,
-    explain::printable,
     load_policy,
     rbac::{account, read},
 };
@@ -24,6 +23,7 @@ use crate::{
     },
     rbac::{self, Account, Past, Way},
     tekton::dashboard::is_subdomain,
+    terminal,
 };
 
 /// Tell who may start a PipelineRun or a TaskRun in a namespace: by which rules and grants, and, with `--cluster`, who needs neither
@@ -190,9 +190,9 @@ impl Answer {
             writeln!(f, "  no grant gives any, so that Kubernetes decides by user names alone")?;
         }
         for grant in grants {
-            writeln!(f, "  grant {} to {}", grant.id, printable(&grant.who.to_string()))?;
+            writeln!(f, "  grant {} to {}", grant.id, terminal::line(&grant.who.to_string()))?;
             for group in &grant.groups {
-                let group_told = printable(group);
+                let group_told = terminal::line(group);
                 match self.cluster.as_ref().and_then(|past| past.by_group.get(group)) {
                     Some(ways) if ways.is_empty() => {
                         let what = match grant.has_role {
@@ -237,15 +237,15 @@ impl Answer {
             writeln!(f, "  nobody but who is expected")?;
         }
         for way in others {
-            let note = way.note.as_ref().map(|note| format!("\n    {}", printable(note))).unwrap_or_default();
-            writeln!(f, "  {}: {}{note}", printable(&way.subject.to_string()), told(way))?;
+            let note = way.note.as_ref().map(|note| format!("\n    {}", terminal::line(note))).unwrap_or_default();
+            writeln!(f, "  {}: {}{note}", terminal::line(&way.subject.to_string()), told(way))?;
         }
         if !expected.is_empty() {
             writeln!(f, "As expected:")?;
         }
         for way in expected {
-            let why = printable(way.expected.as_deref().unwrap_or_default());
-            writeln!(f, "  {}: {}\n    {why}", printable(&way.subject.to_string()), told(way))?;
+            let why = terminal::line(way.expected.as_deref().unwrap_or_default());
+            writeln!(f, "  {}: {}\n    {why}", terminal::line(&way.subject.to_string()), told(way))?;
         }
         if !dangling.is_empty() {
             writeln!(f, "Whoever makes one of these roles, which are not there, decides what they give:")?;
@@ -253,14 +253,14 @@ impl Answer {
         for none in dangling {
             let subjects: Vec<String> = none.subjects.iter().map(ToString::to_string).collect();
             let line = format!("{} to {}, by {}", none.role, subjects.join(", "), none.binding);
-            writeln!(f, "  {}", printable(&line))?;
+            writeln!(f, "  {}", terminal::line(&line))?;
         }
         Ok(())
     }
 }
 
 fn told(way: &Way) -> String {
-    printable(&format!("{}, by {} and {}", way.may.join(", "), way.binding, way.role))
+    terminal::line(&format!("{}, by {} and {}", way.may.join(", "), way.binding, way.role))
 }
 
 impl fmt::Display for Answer {
@@ -307,11 +307,11 @@ impl fmt::Display for Told {
         }
         let everybody = || "everybody who has a credential of the route".to_owned();
         let who = self.written.get("who").map_or_else(everybody, ToString::to_string);
-        writeln!(f, "    who   {}", printable(&who))?;
+        writeln!(f, "    who   {}", terminal::line(&who))?;
         for member in ["on", "need", "when", "do", "why"] {
             match self.written.get(member) {
-                Some(Value::String(text)) => writeln!(f, "    {member:<5} {}", printable(text))?,
-                Some(value) => writeln!(f, "    {member:<5} {}", printable(&value.to_string()))?,
+                Some(Value::String(text)) => writeln!(f, "    {member:<5} {}", terminal::line(text))?,
+                Some(value) => writeln!(f, "    {member:<5} {}", terminal::line(&value.to_string()))?,
                 None => {}
             }
         }

@@ -51,7 +51,7 @@ pub enum Form {
     Constrained,
 }
 
-/// The service account that Doorward is at the API server.
+/// A service account, such as the one that Doorward is at the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub namespace: String,

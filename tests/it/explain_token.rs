@@ -135,10 +135,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
 
     for (wrong, told) in [
         (&["--audience", TARGET][..], "--principal"),
-        (
-            &["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "builder"],
-            "the namespace and the name",
-        ),
+        (&["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "builder"], "NAMESPACE/NAME"),
         (&["--audience", TARGET, "--principal", "dev.yaml", "--pipeline-task", "push"], "--pipeline"),
         (&["https://localhost/", "--audience", TARGET, "--principal", "dev.yaml"], "cannot be used with"),
     ] {

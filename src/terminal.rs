@@ -1,0 +1,57 @@
+//! Text of which a part may come from a stranger, fit for a terminal: nothing in it moves the cursor, forges a line, or turns
+//! text round.
+
+/// One line. Line breaks are escaped too.
+pub fn line(text: &str) -> String {
+    escaped(text, false)
+}
+
+/// Several lines, such as JSON, which stays the same JSON.
+pub fn block(text: &str) -> String {
+    escaped(text, true)
+}
+
+/// What is escaped is written as JSON escapes it.
+fn escaped(text: &str, keeps_lines: bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' if keeps_lines => escaped.push('\n'),
+            '\n' | '\r' | '\t' => escaped.extend(character.escape_default()),
+            _ if is_obeyed(character) => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+/// Control characters, and those that a terminal takes for the direction of text or the end of a line.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn attacks_z19_what_strangers_wrote_is_text_on_a_terminal() {
+        let marks = "\u{61c}\u{200e}\u{200f}\u{2028}\u{202a}\u{202e}\u{2066}\u{2069}";
+        let written = json!({"branch": format!("a\u{1b}[2J\u{9b}2J{marks}b\u{7f}\r\n\t")});
+        let shown = block(&format!("{written:#}"));
+        assert_eq!(shown.lines().count(), 3, "{shown:?}");
+        assert!(shown.chars().all(|character| character == '\n' || !is_obeyed(character)), "{shown:?}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), written, "it is the same JSON");
+
+        let shown = line(written["branch"].as_str().unwrap());
+        assert!(!shown.chars().any(is_obeyed), "{shown:?}");
+        assert!(
+            shown.starts_with("a\\u001b[2J\\u009b2J\\u061c\\u200e") && shown.ends_with("b\\u007f\\r\\n\\t"),
+            "{shown}"
+        );
+        assert_eq!(line("Jürgen 🚪 ѕ"), "Jürgen 🚪 ѕ");
+    }
+}
