@@ -113,20 +113,20 @@ impl Flow {
         configured.into_iter().chain(self.needed.as_ref().and_then(NeededLogin::max_age)).min()
     }
 
-    /// Classes of which the login must be one. What is needed comes before what is configured, and is as strong as the
-    /// policy wants it.
-    pub fn required_acr(&self, client: &Client) -> Vec<String> {
-        match &self.needed {
-            Some(needed) if !needed.acr.is_empty() => needed.acr.iter().map(ToString::to_string).collect(),
-            _ => client.wishes.acr_values.clone(),
-        }
-    }
-
-    /// Classes to ask the provider for: those, and the provider's own for more than one factor.
+    /// Classes to ask the provider for: of those that the configuration accepts, the ones that are needed; and the provider's
+    /// own for more than one factor. An address that anybody may have written never asks for a class that the configuration
+    /// does not have.
     pub fn acr_values(&self, client: &Client) -> Vec<String> {
-        let several_factors = self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some());
-        let further = if several_factors { client.wishes.mfa_acr_values.clone() } else { Vec::new() };
-        self.required_acr(client).into_iter().chain(further).collect()
+        let accepted = &client.wishes.acr_values;
+        let needed = self.needed.iter().flat_map(|needed| &needed.acr).map(ToString::to_string);
+        let mut asked: Vec<String> = needed.filter(|acr| accepted.is_empty() || accepted.contains(acr)).collect();
+        if asked.is_empty() {
+            asked.clone_from(accepted);
+        }
+        if self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some()) {
+            asked.extend(client.wishes.mfa_acr_values.iter().cloned());
+        }
+        asked
     }
 
     /// The cookie that carries it, bound to its state.

@@ -187,3 +187,25 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
     let page = browser.get(&way).await;
     assert_eq!(location(&page), "/deploy?to=production");
 }
+
+/// Whoever writes the address of a login asks for more than the configuration, never for less.
+#[tokio::test]
+async fn a_query_does_not_switch_off_the_configured_classes() {
+    let mut browser = asking(|client| client.wishes.acr_values = ["gold", "silver"].map(str::to_owned).to_vec()).await;
+    for (row, query, asked, acr, status) in [
+        ("attack", "&acr_values=bronze", "gold silver", "bronze", 403),
+        ("attack: beside a good one", "&acr_values=gold%20bronze", "gold", "bronze", 403),
+        ("twin", "&acr_values=gold%20bronze", "gold", "gold", 303),
+        ("less than was asked for", "&acr_values=gold", "gold", "silver", 403),
+        ("what cannot be had", "&acr_values=bronze", "gold silver", "gold", 403),
+        ("nothing besides", "", "gold silver", "silver", 303),
+    ] {
+        browser.jar.clear();
+        let sent = browser.depart_from(&format!("/oauth2/start?issuer=corp{query}")).await;
+        assert_eq!(sent.parameters["acr_values"], asked, "{row}");
+        browser.script(|script| script.claims.as_mut().unwrap()["acr"] = acr.into());
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status().as_u16(), status, "{row}: {}", body(&response));
+        assert_eq!(browser.session().await.is_some(), status == 303, "{row}");
+    }
+}
