@@ -182,7 +182,7 @@ impl Mapping {
 
     /// Client settings, then those of the login for who came by it, then issuer settings; whose kind nothing tells is an
     /// agent, however they came in. A token with an actor is an agent's, and so is one whose subject is its own client
-    /// (client credentials, RFC 9068 section 2.2): neither is ever human.
+    /// (client credentials, RFC 9068 section 2.2), whatever kind the client's settings say: neither is ever human.
     fn kind(
         &self,
         subject: &str,
@@ -199,7 +199,7 @@ impl Mapping {
         let of_client = client.and_then(|client| self.clients.get(client)?.kind);
         let of_login = self.kind_of_logins.filter(|_| scheme == Scheme::Session);
         let kind = of_client.or(of_login).or(self.kind).unwrap_or(Kind::Agent);
-        let machine = acting || (of_client.is_none() && client == Some(subject));
+        let machine = acting || client.is_some_and(|client| client == subject || self.is_client(client, subject));
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }
 

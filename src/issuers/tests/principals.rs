@@ -150,6 +150,30 @@ async fn kinds() {
             Kind::Agent,
         ),
         ("client credentials", json!({"kind": "human"}), json!({"sub": "cli"}), Kind::Agent),
+        (
+            "client credentials by another subject",
+            json!({"kind": "human", "clients": [{"id": "nightly", "subject": "5f0c"}]}),
+            json!({"client_id": "nightly", "sub": "5f0c"}),
+            Kind::Agent,
+        ),
+        (
+            "twin: a person by that client",
+            json!({"kind": "human", "clients": [{"id": "nightly", "subject": "5f0c"}]}),
+            json!({"client_id": "nightly"}),
+            Kind::Human,
+        ),
+        (
+            "client credentials of a client of people",
+            json!({"clients": [{"id": "cli", "kind": "human"}]}),
+            json!({"sub": "cli"}),
+            Kind::Agent,
+        ),
+        (
+            "client credentials of a workload",
+            json!({"clients": [{"id": "cli", "kind": "workload"}]}),
+            json!({"sub": "cli"}),
+            Kind::Workload,
+        ),
         ("delegated", json!({"kind": "human"}), json!({"act": {"sub": "bot"}}), Kind::Agent),
     ] {
         let bench = Bench::new(settings).await;
