@@ -249,37 +249,42 @@ impl KeyCache {
     /// Fetches the set for a token whose key is not in it, together with all others that wait for the same, and at most
     /// once in 30 s however the fetch ends; at all issuers together, as often as their budget allows. Returns when the set may have changed or will not.
     ///
-    /// The caller has checked what can be checked without the key.
-    pub async fn refetch(&self, kid: Option<&str>) {
+    /// The caller has checked what can be checked without the key. Gives whether a fetch was made that began after it
+    /// asked: one that it only joined may have begun before the key was published.
+    pub async fn refetch(&self, kid: Option<&str>) -> bool {
         let shared = &*self.shared;
         if shared.settings.source != KeySource::Issuer {
-            return;
+            return false;
         }
         shared.metrics.unknown_kids.get_or_create(&shared.label()).inc();
         let now = shared.clock.now();
         if kid.is_some_and(|kid| shared.unknown.get(kid).is_some_and(|until| now < until)) {
-            return;
+            return false;
         }
         let mut answered = shared.answered.subscribe();
-        {
+        let joined = {
             let mut demand = shared.demand.lock().unwrap_or_else(PoisonError::into_inner);
-            if !demand.pending {
+            let joined = demand.pending;
+            if !joined {
                 if demand.last.is_some_and(|last| now < last + COOL_DOWN) {
-                    return;
+                    return false;
                 }
                 if !shared.refetches.take(now) {
                     tracing::debug!(issuer = %shared.settings.name, "an unknown key causes no fetch: too many did at all issuers");
-                    return;
+                    return false;
                 }
                 *demand = Demand { last: Some(now), pending: true };
                 shared.wake.notify_one();
             }
-        }
+            joined
+        };
         // The task answers within the time of its fetches; the bound is for a control runtime that hangs.
-        let _ = tokio::time::timeout(FETCH_TIMEOUT * 3, answered.changed()).await;
+        let answered = tokio::time::timeout(FETCH_TIMEOUT * 3, answered.changed()).await;
+        !joined && matches!(answered, Ok(Ok(())))
     }
 
-    /// Remembers that a fetched set does not hold `kid`.
+    /// Remembers that the set of a fetch that was made for `kid` does not hold it. Nothing else may: a key that is not
+    /// there yet would stay unknown for as long as tokens with it keep coming.
     pub fn note_unknown(&self, kid: &str) {
         let failed = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner).error.is_some();
         if !failed {

@@ -23,9 +23,10 @@ impl KeyCache {
         let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(name), why };
         let mut generation = self.current(now).map_err(unavailable)?;
         let kid = token.header.kid.as_deref();
+        let mut fetched = false;
         if matches!(generation.keys.find(kid, token.header.algorithm), Found::None) {
             check()?;
-            self.refetch(kid).await;
+            fetched = self.refetch(kid).await;
             generation = self.current(now).map_err(unavailable)?;
         }
         let may_sign = |key: &PublicKey| {
@@ -36,7 +37,7 @@ impl KeyCache {
             Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(name) }),
             Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(name), fitting }),
             Found::None => {
-                if let Some(kid) = kid {
+                if let Some(kid) = kid.filter(|_| fetched) {
                     self.note_unknown(kid);
                 }
                 let kid = kid.map_or_else(|| Quoted::json(None), Quoted::text);

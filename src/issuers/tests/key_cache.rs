@@ -122,6 +122,37 @@ async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
     }
 }
 
+/// Only a fetch makes a key known as missing: asking for it again and again does not keep it so.
+#[tokio::test]
+async fn a_key_that_is_asked_for_all_the_time_is_found_once_it_is_published() {
+    let bench = Bench::new(json!({})).await;
+    let (mut now, unknown) = (0, Err(Reason::KeyUnknown));
+    for (at, published, outcome, fetches) in
+        [(0, false, unknown, 2), (30, false, unknown, 2), (59, true, unknown, 2), (61, true, Ok(()), 3)]
+    {
+        bench.context.clock.advance(Duration::from_secs(at - now));
+        now = at;
+        if published {
+            bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("x", json!({}))]));
+        }
+        let token = bench.token(&OTHER_RSA, "x", json!({"jti": at.to_string()}));
+        assert_eq!((bench.ask(&token).await, bench.provider.hits("/jwks")), (outcome, fetches), "at {at} s");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_first_asked_for_within_the_cool_down_is_fetched_after_it() {
+    let bench = Bench::new(json!({})).await;
+    for kid in ["y", "x"] {
+        assert_eq!(bench.ask(&bench.token(&OTHER_RSA, kid, json!({}))).await, Err(Reason::KeyUnknown), "{kid}");
+    }
+    assert_eq!(bench.provider.hits("/jwks"), 2, "of `x` nothing was asked");
+    bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("x", json!({}))]));
+    bench.context.clock.advance(COOL_DOWN);
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "x", json!({}))).await, Ok(()));
+    assert_eq!(bench.provider.hits("/jwks"), 3);
+}
+
 /// What can be told without the key is told first, and costs the provider nothing.
 #[tokio::test]
 async fn a_token_that_is_bad_anyway_makes_no_fetch() {
