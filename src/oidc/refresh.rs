@@ -12,7 +12,7 @@ use super::{
     id_token::{self, Expected, Nonce},
     vouch::vouch,
 };
-use crate::{clock::Timestamp, sessions::Tokens};
+use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
 
 /// What a refresh gave. What is `None` stays as it was.
 #[derive(Clone, Default)]
@@ -71,9 +71,18 @@ pub async fn refresh(
     let Renewed { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
     let claims = match &id {
         None => None,
-        Some(token) => Some(check(provider, token, &access, claims, now).await?),
+        Some(token) => match check(provider, token, &access, claims, now).await {
+            Ok(claims) => Some(claims),
+            Err(RefreshError::Later(why)) => return Ok(unvouched(access, refresh, why)),
+            Err(gone) => return Err(gone),
+        },
     };
     Ok(Refreshed { access: Some(access), refresh, id, claims, scopes, ..Refreshed::default() })
+}
+
+/// New tokens of a person for whom nobody has vouched yet. They are kept: those before may be worth nothing.
+fn unvouched(access: String, refresh: Option<String>, why: String) -> Refreshed {
+    Refreshed { access: Some(access), refresh, later: Some(why), ..Refreshed::default() }
 }
 
 async fn renew(
@@ -107,11 +116,12 @@ async fn ask_github(
     }
     let claims = match person {
         Ok(claims) => claims,
-        // The new token is kept: the one before is worth nothing.
-        Err(error @ GithubError::Unanswered(_)) if access.is_some() => {
-            return Ok(Refreshed { access, refresh, later: Some(error.to_string()), ..Refreshed::default() });
+        Err(error @ GithubError::Unanswered(_)) => {
+            return match access {
+                Some(access) => Ok(unvouched(access, refresh, error.to_string())),
+                None => Err(RefreshError::Later(error.to_string())),
+            };
         }
-        Err(error @ GithubError::Unanswered(_)) => return Err(RefreshError::Later(error.to_string())),
         Err(error) => return Err(RefreshError::Gone(error.to_string())),
     };
     if claims.get("sub") != before.get("sub") {
@@ -130,7 +140,9 @@ async fn check(
 ) -> Result<Map<String, Value>, RefreshError> {
     let verified = provider.verify_id_token(token).await.map_err(|rejection| {
         let why = format!("its ID token: {}", rejection.detail());
-        if rejection.status().is_server_error() { RefreshError::Later(why) } else { RefreshError::Gone(why) }
+        // A key that is not known yet is no word about the person: it may be new, and its set could not be fetched.
+        let unknown = rejection.reason() == Reason::KeyUnknown;
+        if unknown || rejection.status().is_server_error() { RefreshError::Later(why) } else { RefreshError::Gone(why) }
     })?;
     let text = |name: &str| before.get(name).and_then(Value::as_str);
     let expected = Expected {

@@ -46,6 +46,8 @@ pub struct Script {
     pub claims: Option<Value>,
     /// Whether the ID token is signed by somebody else.
     pub forged: bool,
+    /// Why no ID token can be verified, if so.
+    pub unverifiable: Option<Reason>,
     /// What the userinfo and the introspection endpoint answer to the access token.
     pub user_info: (StatusCode, Value),
     pub introspection: (StatusCode, Value),
@@ -59,6 +61,7 @@ impl Default for Script {
             answer: json!({}),
             claims: None,
             forged: false,
+            unverifiable: None,
             user_info: nothing(),
             introspection: nothing(),
         }
@@ -218,6 +221,10 @@ impl Provider for ScriptedProvider {
         Box::pin(async move {
             let mut validation = Validation::new(Algorithm::ES256);
             validation.validate_exp = false;
+            let refused = self.script.lock().unwrap().unverifiable;
+            if let Some(reason) = refused {
+                return Err(Rejection::new(reason, "this cannot be verified"));
+            }
             validation.validate_aud = false;
             validation.required_spec_claims.clear();
             let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &validation)

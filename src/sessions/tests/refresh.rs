@@ -178,6 +178,36 @@ async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
     }
 }
 
+/// While the keys rotate and cannot be fetched, new tokens come that nobody can check yet; and the refresh token before is
+/// used up.
+#[tokio::test]
+async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_that_rotated() {
+    for (reason, lives) in [
+        (Reason::KeyUnknown, true),
+        (Reason::IssuerUnavailable, true),
+        (Reason::SignatureInvalid, false),
+        (Reason::TokenInvalid, false),
+    ] {
+        let world = world().await;
+        world.advance(301, |script| script.unverifiable = Some(reason));
+        let found = world.get().await;
+        assert_eq!(found.is_ok(), lives, "{reason}");
+        if !lives {
+            continue;
+        }
+        let session = found.unwrap();
+        assert_eq!(
+            session.principal.groups,
+            [Arc::<str>::from("dev")],
+            "{reason}: what cannot be checked counts for nothing"
+        );
+        assert_eq!(session.tokens().refresh.as_deref(), Some("r-2"), "{reason}");
+        world.advance(31, |_| {});
+        assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")], "{reason}");
+        assert_eq!(world.used(), ["r-1", "r-2"], "{reason}");
+    }
+}
+
 /// What it gave could not be verified, and a token that rotates is good once.
 #[tokio::test]
 async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away() {
