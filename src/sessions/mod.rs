@@ -357,8 +357,7 @@ impl Sessions {
             tracing::warn!(session = %hash, %error, "a session cannot be opened");
             expired("the session cannot be read any more")
         })?;
-        let provider = inner.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url);
-        let provider = provider.ok_or_else(|| expired("the provider of this session is not in use any more"))?;
+        let provider = self.provider_of(&record).ok_or_else(provider_gone)?;
         let mut session = self.session(&**provider, hash, record, stored.version, now)?;
         session.current_key = inner.keys.is_current(&stored.value);
         let session = Arc::new(session);
@@ -366,6 +365,12 @@ impl Sessions {
         inner.cache.insert(hash, Arc::clone(&session));
         self.touch(&session, address, now);
         Ok(session)
+    }
+
+    /// The provider of a session, while it is in use. An entry that has kept its name and changed its URL is another
+    /// provider, which is never to see what that one gave.
+    fn provider_of(&self, record: &Record) -> Option<&Arc<dyn Provider>> {
+        self.0.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url)
     }
 
     fn session(
@@ -450,6 +455,10 @@ fn if_good(found: Result<Arc<Session>, Rejection>) -> Result<Option<Arc<Session>
 
 fn expired(detail: &'static str) -> Rejection {
     Rejection::new(Reason::SessionExpired, detail).fix(SIGN_IN)
+}
+
+fn provider_gone() -> Rejection {
+    expired("the provider of this session is not in use any more")
 }
 
 /// The reason is for operators and the audit trail, not for whom it meets.

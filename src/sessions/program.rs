@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::HeaderMap;
 
 use super::{
-    NewSession, Origin, Session, Sessions, expired,
+    NewSession, Origin, Session, Sessions, provider_gone,
     record::{HANDLE, Holder, Record, SessionId, Uncollected},
     revoked, unavailable,
 };
@@ -60,8 +60,7 @@ impl Sessions {
         if record.origin != origin.as_str() || record.expires(&inner.settings) <= now {
             return Ok(Collected::Ended);
         }
-        let provider = inner.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url);
-        let provider = provider.ok_or_else(|| expired("the provider of this session is not in use any more"))?;
+        let provider = self.provider_of(&record).ok_or_else(provider_gone)?;
         let record = Record { uncollected: None, last_seen: now, address: Some(address), ..record };
         let session = self.session(&**provider, hash, record.clone(), version, now)?;
         if inner.shared.revocations.is_revoked(&session.principal).is_some() {

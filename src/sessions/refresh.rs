@@ -89,7 +89,7 @@ impl Sessions {
     pub async fn current(&self, name: &str) -> Result<Option<Arc<Principal>>, StoreError> {
         let Some(hash) = Hash::parse(name) else { return Ok(None) };
         let Some((record, version)) = self.read(hash).await? else { return Ok(None) };
-        let Some(provider) = self.0.providers.get(&record.issuer) else { return Ok(None) };
+        let Some(provider) = self.provider_of(&record) else { return Ok(None) };
         let now = self.now();
         let Ok(session) = self.session(&**provider, hash, record, version, now) else { return Ok(None) };
         if session.idle_end <= now {
@@ -163,7 +163,7 @@ impl Sessions {
                 break leased;
             }
         };
-        let Some(provider) = inner.providers.get(&record.issuer).map(Arc::clone) else { return Ok(Done::Later) };
+        let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
         let now = inner.shared.clock.now();
         match oidc::refresh(&*provider, &record.tokens, &record.claims, now).await {
             Ok(refreshed) => {

@@ -244,6 +244,26 @@ async fn a_stream_keeps_its_session_true_without_using_it() {
     assert!(world.at.sessions.current(name).await.unwrap().is_none(), "it was not used for too long");
 }
 
+/// A reload that lets an entry keep its name and changes its URL makes it another provider.
+#[tokio::test]
+async fn the_tokens_of_a_session_never_go_to_another_provider_of_the_same_name() {
+    let world = world().await;
+    let session = world.get().await.unwrap();
+    let CredentialId::Session(name) = &session.principal.credential else { panic!("a session") };
+    let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
+    let mut other = ScriptedProvider::start("corp", authentication).await;
+    other.issuer = "https://another.example".to_owned();
+    let other = Arc::new(other);
+    let sessions = Fixture::generation(&other, &world.at.shared, settings(), &[[1; 32]]);
+    for seconds in [0, 240, 301] {
+        world.advance(seconds, |_| {});
+        assert!(sessions.current(name).await.unwrap().is_none(), "after {seconds} s more");
+        assert_eq!(get(&sessions, &world.cookie, &dash()).await.err(), Some(Reason::SessionExpired));
+    }
+    assert!(other.exchanges.lock().unwrap().is_empty(), "it was shown the tokens of another");
+    assert!(world.at.sessions.current(name).await.unwrap().is_some(), "twin: at its own provider it goes on");
+}
+
 /// A session without a refresh token, at a provider that says this of the access token.
 async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
     let world = world().await;
