@@ -59,7 +59,8 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection>;
 
     /// Who the claims of a login name: user name, kind and groups by the issuer's settings, with the scheme
-    /// [`Session`](crate::authn::Scheme::Session) and exactly the scopes, credential and end given.
+    /// [`Session`](crate::authn::Scheme::Session) and exactly the scopes, credential and end given. Refuses claims that lack
+    /// what the issuer must see, as [`check_required`](Self::check_required) does.
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection>;
 }
 

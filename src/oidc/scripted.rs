@@ -76,6 +76,8 @@ pub struct ScriptedProvider {
     pub metadata: Mutex<Option<Arc<Metadata>>>,
     /// Whether its keys are there.
     pub has_keys: AtomicBool,
+    /// Claims that everybody who signs in must have just so.
+    pub required: Map<String, Value>,
     pub script: Arc<Mutex<Script>>,
     pub exchanges: Arc<Mutex<Vec<Exchange>>>,
     egress: Egress,
@@ -114,6 +116,7 @@ impl ScriptedProvider {
             },
             metadata: Mutex::new(None),
             has_keys: AtomicBool::new(true),
+            required: Map::new(),
             script: Arc::default(),
             exchanges: Arc::default(),
             egress: Egress::direct(None, None).unwrap(),
@@ -215,24 +218,20 @@ impl Provider for ScriptedProvider {
         &self.egress
     }
 
-    /// The signature alone, so that what the login checks by itself is seen to be checked; and that nobody comes from
-    /// another domain, as `required_claims` does.
+    /// The signature and `required_claims` alone, so that what the login checks by itself is seen to be checked.
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
-            let mut validation = Validation::new(Algorithm::ES256);
-            validation.validate_exp = false;
             let refused = self.script.lock().unwrap().unverifiable;
             if let Some(reason) = refused {
                 return Err(Rejection::new(reason, "this cannot be verified"));
             }
+            let mut validation = Validation::new(Algorithm::ES256);
+            validation.validate_exp = false;
             validation.validate_aud = false;
             validation.required_spec_claims.clear();
             let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &validation)
                 .map_err(|_| Rejection::new(Reason::SignatureInvalid, "the signature does not fit"))?;
-            if token.claims.get("hd").is_some_and(|domain| domain == "other.example") {
-                let came = Quoted::json(token.claims.get("hd"));
-                return Err(TokenError::RequiredClaim { name: "hd".into(), came, expected: Vec::new() }.into());
-            }
+            self.check_required(&token.claims)?;
             Ok(VerifiedIdToken { claims: Arc::new(token.claims), algorithm: raw::Algorithm::ES256 })
         })
     }
@@ -251,8 +250,14 @@ impl Provider for ScriptedProvider {
         })
     }
 
-    fn check_required(&self, _: &Map<String, Value>) -> Result<(), Rejection> {
-        Ok(())
+    fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection> {
+        match self.required.iter().find(|(name, value)| claims.get(*name) != Some(*value)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let came = Quoted::json(claims.get(name));
+                Err(TokenError::RequiredClaim { name: name.as_str().into(), came, expected: Vec::new() }.into())
+            }
+        }
     }
 
     fn principal(&self, identity: Identity<'_>) -> Result<Principal, Rejection> {
@@ -262,6 +267,9 @@ impl Provider for ScriptedProvider {
                 Reason::IdentityRefused,
                 "the user name begins with the reserved prefix `system:`",
             ));
+        }
+        if self.check_required(identity.claims).is_err() {
+            return Err(Rejection::new(Reason::IdentityRefused, "a claim is not what it must be"));
         }
         let groups = identity.claims.get("groups").and_then(Value::as_array).into_iter().flatten();
         Ok(Principal {

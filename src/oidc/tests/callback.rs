@@ -244,7 +244,10 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
 /// It is a decision about the account, and no trouble with the provider.
 #[tokio::test]
 async fn an_account_that_required_claims_keep_out_is_told_so() {
-    let mut browser = Browser::new().await;
+    let secret = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
+    let mut provider = ScriptedProvider::start("corp", secret).await;
+    provider.required.insert("hd".to_owned(), "acme.example".into());
+    let mut browser = Browser::at(provider);
     for (domain, status, words) in [
         ("other.example", StatusCode::FORBIDDEN, "not one of those that may sign in here"),
         ("acme.example", StatusCode::SEE_OTHER, ""),

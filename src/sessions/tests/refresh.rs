@@ -348,3 +348,36 @@ async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
     world.get().await.unwrap();
     assert_eq!(world.at.provider.exchanges.lock().unwrap().len(), 1, "it is asked once in a while");
 }
+
+/// A claim that must be so is asked of a session as of a login: `required_claims` of a new configuration, and claims that
+/// the provider tells anew.
+#[tokio::test]
+async fn a_session_without_the_required_claims_is_refused() {
+    for (required, refused) in [("acme.example", None), ("other.example", Some(Reason::IdentityRefused))] {
+        let at = Fixture::offline();
+        let cookie = at.create_with(json!({"sub": "alice", "hd": "acme.example"}), &dash()).await;
+        let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+        let CredentialId::Session(name) = &session.principal.credential else { panic!("a session") };
+        let mut provider = ScriptedProvider::offline("corp");
+        provider.required.insert("hd".to_owned(), required.into());
+        let reloaded = Fixture::generation(&Arc::new(provider), &at.shared, settings(), &[[1; 32]]);
+        assert_eq!(get(&reloaded, &cookie, &dash()).await.err(), refused, "{required}");
+        assert_eq!(reloaded.current(name).await.unwrap().is_none(), refused.is_some(), "{required}: its streams");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_required_claim_changes_is_refused_after_the_recheck() {
+    for (told, refused) in [("acme.example", None), ("other.example", Some(Reason::IdentityRefused))] {
+        let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
+        let mut provider = ScriptedProvider::start("corp", authentication).await;
+        provider.required.insert("hd".to_owned(), "acme.example".into());
+        let at = Fixture::new(provider);
+        let cookie = at.create_with(json!({"sub": "alice", "hd": "acme.example"}), &dash()).await;
+        let world = World { at, cookie };
+        world.get().await.unwrap();
+        world.advance(301, |script| script.user_info = answers(200, json!({"sub": "alice", "hd": told})));
+        assert_eq!(world.get().await.err(), refused, "{told}");
+        assert_eq!(get(&world.replica(), &world.cookie, &dash()).await.err(), refused, "{told}: elsewhere");
+    }
+}
