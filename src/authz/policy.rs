@@ -405,7 +405,12 @@ fn canonical(root: &raw::Root) -> String {
     value.to_string()
 }
 
-/// Takes away what is not set. The values of claims stay as they are, and so does `false` where it asks for something (`fork: false`).
+/// What means the same left out and written with nothing in it. Everywhere else an empty object is a condition: `kubernetes: {}`
+/// asks for a request of Kubernetes, `on_behalf_of: {}` for a person behind an agent.
+const SAME_WITHOUT: [&str; 6] = ["on", "who", "need", "claims", "params", "labels"];
+
+/// Takes away what is not set. The values of claims stay as they are, and so do `false` and `{}` where they ask for something (`fork:
+/// false`, `run: {}`).
 fn prune(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -415,7 +420,7 @@ fn prune(value: &mut Value) {
             map.retain(|key, value| match value {
                 Value::Null => false,
                 Value::Bool(is_set) => *is_set || key != "anonymous",
-                Value::Object(map) => !map.is_empty(),
+                Value::Object(map) => !map.is_empty() || !SAME_WITHOUT.contains(&key.as_str()),
                 _ => true,
             });
         }

@@ -449,6 +449,36 @@ fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
     }
 }
 
+/// `kubernetes: {}` asks for a request of Kubernetes, and without it a rule is of every request.
+#[test]
+fn an_empty_condition_is_part_of_the_policy() {
+    // Of those that a configuration may not have, too: what is kept is read by versions to come.
+    let kept = |rule: &str| {
+        let written = root(GROUND, &format!("rules: [{{id: a, {rule}, do: allow}}]"));
+        let source = canonical(&written);
+        let read: raw::PolicyFile = serde_json::from_str(&source).unwrap();
+        (source, read.rules == written.rules)
+    };
+    for (with, without) in [
+        ("on: {kubernetes: {}}", "on: {}"),
+        ("on: {run: {}}", "on: {}"),
+        ("on: {trigger: {}}", "on: {}"),
+        ("on: {token: {}}", "on: {}"),
+        ("who: {kind: agent, on_behalf_of: {}}", "who: {kind: agent}"),
+    ] {
+        let (source, reads_back) = kept(with);
+        assert!(reads_back, "{with}");
+        assert_ne!(source, kept(without).0, "{with}");
+    }
+    let empty = "on: {run: {params: {}, labels: {}}}, who: {claims: {}}, need: {}";
+    assert_eq!(kept(empty).0, kept("on: {run: {}}").0, "what asks for nothing is no part of it");
+    let digest = |rule: &str| {
+        let policy = compile(&root(GROUND, &format!("rules: [{{id: a, on: {rule}, do: allow}}]"))).unwrap();
+        policy.digest().to_string()
+    };
+    assert_ne!(digest("{kubernetes: {}}"), digest("{}"));
+}
+
 #[test]
 fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
     let root = root(
