@@ -185,9 +185,16 @@ fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Objec
 
 /// What rules and grants look at. `named` are the claims that the policy names.
 fn write_facts(principal: &Principal, named: &[Arc<str>], budget: &mut Budget, object: &mut Object<'_>) {
+    // A deny by groups holds for who comes with no word of them, and not for who has none.
+    match principal.says_groups && principal.groups.is_empty() {
+        true => object.empty_list("groups"),
+        false => object.list("groups", budget.list(Field::Groups, &principal.groups)),
+    };
+    match principal.says_scopes && principal.scopes.is_empty() {
+        true => object.empty_list("scopes"),
+        false => object.list("scopes", budget.list(Field::Scopes, &principal.scopes)),
+    };
     object
-        .list("groups", budget.list(Field::Groups, &principal.groups))
-        .list("scopes", budget.list(Field::Scopes, &principal.scopes))
         .some("auth_time", principal.login.auth_time.map(Timestamp::as_millis))
         .some_text("acr", budget.optional(Field::Names, principal.login.acr.as_deref()))
         .list("amr", budget.list(Field::Names, &principal.login.amr));

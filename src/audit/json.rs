@@ -73,6 +73,11 @@ impl<'a> Object<'a> {
         self.entries(name, entries, |object, entry| object.text_value(entry))
     }
 
+    /// Writes a list that is empty.
+    pub(super) fn empty_list(&mut self, name: &'static str) -> &mut Self {
+        self.field(name, [(); 0])
+    }
+
     /// Writes a list of pairs, each a list of two, if it is not empty.
     pub(super) fn pairs(&mut self, name: &'static str, pairs: &[(&str, &str)]) -> &mut Self {
         if pairs.is_empty() {

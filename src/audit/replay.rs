@@ -269,10 +269,11 @@ impl AskedLine {
 struct PrincipalLine {
     kind: Kind,
     scheme: Scheme,
+    /// None if the issuer said nothing of them.
     #[serde(default)]
-    groups: Vec<String>,
+    groups: Option<Vec<String>>,
     #[serde(default)]
-    scopes: Vec<String>,
+    scopes: Option<Vec<String>>,
     #[serde(default)]
     actor: Option<ActsFor>,
     #[serde(default)]
@@ -443,8 +444,10 @@ impl PrincipalLine {
             lives_with: Box::default(),
             kind: self.kind,
             scheme: self.scheme,
-            groups: shared(self.groups),
-            scopes: shared(self.scopes),
+            says_groups: self.groups.is_some(),
+            groups: shared(self.groups.unwrap_or_default()),
+            says_scopes: self.scopes.is_some(),
+            scopes: shared(self.scopes.unwrap_or_default()),
             client: actor.app_uid.map(Arc::from),
             actor: self.actor.map(|actor| Actor { subject: actor.subject.into(), client: actor.client.map(Arc::from) }),
             login: LoginFacts {

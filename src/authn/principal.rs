@@ -23,9 +23,13 @@ pub struct Principal {
     pub scheme: Scheme,
     /// Groups as the issuer gave them, not yet mapped.
     pub groups: Vec<Arc<str>>,
+    /// Whether its claims say anything of groups, though it be that there are none.
+    pub says_groups: bool,
     /// Scopes that were granted: from the token response, a verified access token or introspection, never from an
     /// ID token.
     pub scopes: Vec<Arc<str>>,
+    /// Whether its claims say anything of scopes, though it be that there are none.
+    pub says_scopes: bool,
     /// The client (application) that the token was issued to.
     pub client: Option<Arc<str>>,
     /// The outermost actor (`act`, RFC 8693 section 4.1), who acts for `subject`.
@@ -119,7 +123,9 @@ impl Principal {
             kind: Kind::Agent,
             scheme,
             groups: Vec::new(),
+            says_groups: false,
             scopes: Vec::new(),
+            says_scopes: false,
             client: None,
             actor: None,
             login: LoginFacts::default(),

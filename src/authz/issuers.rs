@@ -54,12 +54,12 @@ impl IssuerFacts {
 
     /// Whether it is configured to give groups and gave not even an empty list.
     pub(super) fn withholds_groups(&self, principal: &Principal) -> bool {
-        principal.groups.is_empty() && absent(&self.groups, principal)
+        principal.groups.is_empty() && !principal.says_groups && absent(&self.groups, principal)
     }
 
     /// Whether it is configured to give scopes and did not.
     pub(super) fn withholds_scopes(&self, principal: &Principal) -> bool {
-        principal.scopes.is_empty() && absent(&self.scopes, principal)
+        principal.scopes.is_empty() && !principal.says_scopes && absent(&self.scopes, principal)
     }
 
     /// Whether it is configured to name the client and did not.

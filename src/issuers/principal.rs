@@ -108,7 +108,9 @@ impl Mapping {
             username: username.into(),
             scheme,
             groups: self.groups(&claims)?,
+            says_groups: says(&self.groups, &claims),
             scopes,
+            says_scopes: says(&self.scopes, &claims),
             client,
             actor,
             login: login_facts(&claims)?,
@@ -339,6 +341,11 @@ impl Mapping {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether there is anything at one of these places.
+fn says(paths: &[ClaimPath], claims: &Map<String, Value>) -> bool {
+    paths.iter().filter_map(|path| path.find(claims)).any(|found| !found.is_null())
 }
 
 /// On whose behalf one of Doorward's own tokens was issued.

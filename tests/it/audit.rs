@@ -277,6 +277,27 @@ async fn a_decision_can_be_explained_from_its_id() {
     assert!(said.contains("under the current policy") && said.contains("dev"), "{said}");
 }
 
+/// Who comes with a word of no groups is in none of them; of who comes with no word nobody can tell, and a deny by groups holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deny_by_groups_let_through_is_explained_so() {
+    const RULES: &str = "- {id: no-contractors, on: {routes: [api]}, who: {issuers: [a], groups: [contractors]}, do: deny}\n  \
+                           - {id: all-of-a, on: {routes: [api]}, who: {issuers: [a], kind: human}, do: allow}";
+    let change = |yaml: String| yaml.replacen("\nrules:\n", &format!("\nrules:\n  {RULES}\n"), 1);
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    for (word, status, outcome, exit) in [(true, 200, "allow", Some(0)), (false, 403, "deny", Some(1))] {
+        let mut claims = fixture.a.claims("alice", &[]);
+        if !word {
+            claims.as_object_mut().unwrap().remove("groups");
+        }
+        let token = fixture.a.sign_with(&json!({"alg": "ES256", "kid": "key-1", "typ": "at+jwt"}), &claims);
+        let (answer, _) = fixture.api(PATH, &[&bearer(&token)]).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let (said, code) = explained_again(&fixture, answer.header("x-request-id").unwrap()).await;
+        assert_eq!((&said["recorded"]["outcome"], code), (&outcome.into(), exit), "{said:#}");
+        assert_eq!(said["under_current"]["outcome"], outcome, "{said:#}");
+    }
+}
+
 /// What `doorward explain` says of a request as JSON, once the trail has it.
 async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
     within(async {

@@ -121,6 +121,19 @@ fn what_a_decision_was_made_on_can_be_read_back() {
     assert!(inputs.truncated.is_empty());
 }
 
+/// An issuer that says that there are no groups has not withheld them.
+#[test]
+fn a_word_of_no_groups_can_be_told_from_no_word() {
+    for says in [true, false] {
+        let principal =
+            Principal { groups: Vec::new(), says_groups: says, scopes: Vec::new(), says_scopes: says, ..principal() };
+        let line = written(&Record { principal: Some(Arc::new(principal)), ..full_record() });
+        let read = ReplayInputs::parse(&line).unwrap().principal.unwrap();
+        assert_eq!((read.says_groups, read.says_scopes), (says, says));
+        assert!(read.groups.is_empty() && read.scopes.is_empty());
+    }
+}
+
 #[test]
 fn a_token_that_was_asked_for_can_be_read_back() {
     let task = TaskView {

@@ -194,7 +194,9 @@ fn principal() -> Principal {
         kind: Kind::Human,
         scheme: Scheme::Bearer,
         groups: vec!["devs".into(), "release-admins".into()],
+        says_groups: true,
         scopes: vec!["openid".into(), "tekton:deploy".into()],
+        says_scopes: true,
         client: Some("cli".into()),
         actor: Some(Actor { subject: "agent-7".into(), client: Some("planner".into()) }),
         login: LoginFacts {
