@@ -9,6 +9,7 @@ use crate::{authn::Principal, terminal};
 use super::{
     Decision, Outcome, Policy, RequestView, Shadow,
     condition::{Condition, listed},
+    policy::create_of,
     rule::{Action, Case, Hit},
     who::kind_name,
 };
@@ -31,6 +32,9 @@ pub struct Explanation {
     /// Each rule that can hit on the route, by precedence.
     pub rules: Vec<RuleReport>,
     pub shadow: Vec<Shadow>,
+    /// What else is to be known about this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The digest of the policy that decides.
     pub policy: Arc<str>,
 }
@@ -61,11 +65,26 @@ pub enum Verdict {
     Missed { misses: Vec<Condition> },
 }
 
+/// Of a request that is two.
+const APPLY: &str = "server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are asked \
+                     about the {}";
+
 impl Policy {
     /// Explains the decision on a request.
     pub fn explain(&self, principal: &Principal, request: &RequestView<'_>) -> Explanation {
+        let create = create_of(request);
+        let as_create = create.as_ref().map(|create| RequestView { kubernetes: Some(create), ..*request });
+        let refused = as_create.as_ref().and_then(|view| {
+            let decision = self.decide_as_it_is(principal, view);
+            (!decision.is_allow()).then_some((view, decision))
+        });
+        let mut notes = Vec::new();
+        if as_create.is_some() {
+            notes.push(APPLY.replace("{}", if refused.is_some() { "create" } else { "patch" }));
+        }
+        // The request as what it was decided.
+        let (request, decision) = refused.unwrap_or_else(|| (request, self.decide_as_it_is(principal, request)));
         let case = Case::new(principal, self.issuer(principal), request);
-        let decision = self.decide(principal, request);
         let rules: Vec<RuleReport> = self
             .candidates(request.route)
             .map(|rule| RuleReport {
@@ -94,6 +113,7 @@ impl Policy {
             rules,
             rule: decision.rule,
             shadow: decision.shadow,
+            notes,
             policy: Arc::clone(self.digest()),
         }
     }
@@ -210,6 +230,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "{}: {}", self.outcome.to_uppercase(), terminal::line(&self.summary))?;
         for fix in &self.fixes {
             writeln!(f, "  to pass: {}", terminal::line(fix))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {}", terminal::line(note))?;
         }
         writeln!(f, "\nprincipal  {}", terminal::line(&self.principal))?;
         writeln!(f, "request    {}", terminal::line(&self.request))?;

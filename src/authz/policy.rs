@@ -114,10 +114,7 @@ impl Policy {
     /// Server-side apply of a run is a patch that may be a create, and must be allowed as both; for that its attributes
     /// are copied.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
-        if let (Some(run), Some(attributes)) = (request.run, request.kubernetes)
-            && run.intent == raw::RunIntent::Apply
-        {
-            let create = Attributes { verb: "create".to_owned(), ..attributes.clone() };
+        if let Some(create) = create_of(request) {
             let decision = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
             if !decision.is_allow() {
                 return decision;
@@ -126,7 +123,7 @@ impl Policy {
         self.decide_as_it_is(principal, request)
     }
 
-    fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
+    pub(super) fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
         // The API server's authorizer sees no verb either, and what has none is not allowed.
         if request.kubernetes.is_some_and(|attributes| attributes.verb.is_empty()) {
             let error = format!("method {} has no verb in Kubernetes", request.method);
@@ -261,6 +258,12 @@ impl Policy {
         let indices = self.by_route.get(route).map(|indices| &**indices).unwrap_or_default();
         indices.iter().filter_map(|i| self.rules.get(*i))
     }
+}
+
+/// The create that server-side apply of a run may be; none of any other request.
+pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
+    request.run.filter(|run| run.intent == raw::RunIntent::Apply)?;
+    Some(Attributes { verb: "create".to_owned(), ..request.kubernetes?.clone() })
 }
 
 /// What the rules looked at so far say together.

@@ -113,3 +113,53 @@ tests:
 ",
     );
 }
+
+/// Apply must be allowed as the create that it may be, too; and what is explained is what decided.
+#[test]
+fn what_refuses_an_apply_is_explained() {
+    let rules = "
+rules:
+  - {id: patch, on: {kubernetes: {verbs: [patch]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: create, on: {kubernetes: {verbs: [create]}}, who: {issuers: [corp], groups: [ops]}, do: allow}
+  - {id: frozen, on: {kubernetes: {verbs: [create], namespaces: [prod]}}, do: deny}
+";
+    let root = root(GROUND, rules);
+    let policy = compile(&root).unwrap();
+    let explained = |groups: &str, namespace: &str, content_type: &str| {
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
+            "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns/a, \
+             content_type: {content_type}, body: {{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {{name: a}}, \
+             spec: {{pipelineRef: {{name: deploy}}}}}}}}"
+        ))
+        .unwrap();
+        let facts: raw::PrincipalFacts =
+            serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let decision = policy.decide(&scenario.principal, &scenario.request());
+        let explanation = policy.explain(&scenario.principal, &scenario.request());
+        assert_eq!((explanation.outcome, &explanation.rule), (decision.outcome.as_str(), &decision.rule));
+        explanation
+    };
+    let apply = "application/apply-patch+yaml";
+    let refused = explained("[dev]", "dev", apply).to_string();
+    for part in [
+        "DENY",
+        "to pass: `create` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
+        "note: server-side apply may create the run as well as patch it, and must be allowed as both; the rules below are \
+         asked about the create",
+        "  patch (allow): missed, on.kubernetes: needs verb patch, has create pipelineruns.tekton.dev",
+    ] {
+        assert!(refused.contains(part), "{part}\n---\n{refused}");
+    }
+    let denied = explained("[dev, ops]", "prod", apply);
+    assert_eq!(denied.rule.as_deref(), Some("frozen"));
+    assert!(denied.to_string().contains("- frozen (deny): hits"), "{denied}");
+    let patch = explained("[ops]", "dev", apply);
+    assert!(patch.to_string().contains("asked about the patch"), "{patch}");
+    assert!(patch.fixes[0].contains("`patch` comes nearest"), "{patch}");
+    let both = explained("[dev, ops]", "dev", apply);
+    assert_eq!((both.outcome, both.rule.as_deref(), both.notes.len()), ("allow", Some("patch"), 1));
+    // A patch that creates nothing.
+    let merge = explained("[dev]", "dev", "application/merge-patch+json");
+    assert_eq!((merge.outcome, merge.notes.len()), ("allow", 0), "{merge}");
+}
