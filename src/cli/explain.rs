@@ -104,6 +104,15 @@ impl Answer {
         write!(out, "{self}")
     }
 
+    /// The same with one thing more to be known about it.
+    #[must_use]
+    pub fn with_note(mut self, note: &str) -> Self {
+        if let Self::Decided(explanation) = &mut self {
+            explanation.notes.push(note.to_owned());
+        }
+        self
+    }
+
     /// Whether the request would pass.
     pub fn is_allow(&self) -> bool {
         match self {

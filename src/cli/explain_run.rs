@@ -29,9 +29,13 @@ use crate::{
     error::Rejection,
     request::route::Target,
     runtime::control,
+    sessions,
     snapshot::Resolved,
-};
     terminal,
+};
+
+/// The revocations are in the store, which a running Doorward holds.
+const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is not looked at";
 
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,12 +77,32 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         None => explain(policy, Ok(&scenario.principal), &scenario.request()),
         Some(path) => {
             let token = read_token(path)?;
+            if sessions::is_handle(&token) {
+                return Err(
+                    "this is the handle of a session, which only the Doorward that gave it knows; write down who has \
+                            it and name that file with `--principal`"
+                        .into(),
+                );
+            }
+            if !schemes.contains(&Scheme::Bearer) {
+                return Ok(without_tokens(policy, &scenario, schemes));
+            }
             match principal_of(&runtime, &resolved, &request.route, &token) {
-                Ok(principal) => explain(policy, Ok(&principal), &scenario.request()),
+                Ok(principal) => explain(policy, Ok(&principal), &scenario.request()).with_note(NOT_REVOKED),
                 Err(rejection) => explain(policy, Err(in_plain_words(&rejection)), &scenario.request()),
             }
         }
     })
+}
+
+/// What a token is worth on a route that takes none and does not look at them.
+fn without_tokens(policy: &Policy, scenario: &Scenario, schemes: &[Scheme]) -> Answer {
+    if schemes.contains(&Scheme::Anonymous) {
+        let note = "this route does not look at tokens: who comes with one and nothing else is anonymous";
+        return explain(policy, Ok(&scenario.principal), &scenario.request()).with_note(note);
+    }
+    let why = format!("This route takes {}, and no bearer token", wanted(schemes));
+    explain(policy, Err(why), &scenario.request())
 }
 
 fn time(args: &ExplainArgs) -> Result<Timestamp, Failure> {

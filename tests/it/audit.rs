@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
@@ -495,6 +495,37 @@ async fn explain_without_a_credential_says_which_one_is_wanted() {
     assert!(said.contains("UNAUTHENTICATED: This route takes a bearer token"), "{said}");
     assert!(said.contains("--token-file") && said.contains("--principal"), "{said}");
     assert_eq!(status, Some(1));
+}
+
+/// Nobody who comes with a token is let through where none is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_takes_no_token_where_the_route_takes_none() {
+    let login = "kind: human, login: {client: {id: doorward, secret: {file: client}}}}";
+    let change = |yaml: String| {
+        yaml.replacen("username: 'b:{sub}', kind: human}", &format!("username: 'b:{{sub}}', {login}"), 1).replacen(
+            "kind: http, hosts: [web.test], schemes: [bearer]",
+            "kind: http, hosts: [web.test], schemes: [session]",
+            1,
+        )
+    };
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let file = fixture.doorward.dir().join("presented");
+    std::fs::write(&file, fixture.a.token("alice", &["dev"])).unwrap();
+    let told = |url: &str| explain(&fixture, &[url, "--token-file", file.to_str().unwrap()]);
+    let (said, status) = told("https://web.test/");
+    assert!(said.contains("UNAUTHENTICATED: This route takes a signed-in browser, and no bearer token"), "{said}");
+    assert_eq!(status, Some(1));
+    let (said, status) = told("https://open.test/");
+    assert!(said.contains("ALLOW") && said.contains("note: this route does not look at tokens"), "{said}");
+    assert_eq!(status, Some(0));
+    let (said, status) = told(&format!("https://api.test{PATH}"));
+    assert!(said.contains("ALLOW") && said.contains("was revoked is not looked at"), "{said}");
+    assert_eq!(status, Some(0));
+
+    std::fs::write(&file, format!("dws_{}", "a".repeat(43))).unwrap();
+    let (said, status) = told("https://web.test/");
+    assert!(said.contains("this is the handle of a session"), "{said}");
+    assert_eq!(status, Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
