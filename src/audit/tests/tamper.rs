@@ -170,6 +170,36 @@ fn a_missing_checkpoint_is_an_alarm() {
     }
 }
 
+/// Who cuts the end off, or all up to a restart, cuts checkpoints off. A crash leaves the same lines, but only for as long as it is
+/// until the next checkpoint.
+#[test]
+fn a_missing_checkpoint_at_the_end_is_an_alarm() {
+    for (late, intact) in [(60, true), (600, false)] {
+        let settings = settings();
+        let sink = Memory::default();
+        let clock = clock();
+        let trail = start(&settings, &sink, &clock);
+        clock.advance(Duration::from_secs(late));
+        trail.write(Record { time: clock.now(), ..record(1) });
+        trail.shutdown();
+        let bytes = sink.bytes();
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        let through = lines.iter().position(|line| kind(&serde_json::from_slice(line).unwrap()) == "request").unwrap();
+        let cut = lines[..=through].concat();
+        let findings = verify(&cut, &proof(&settings));
+        assert_eq!(findings.is_intact(), intact, "{:?}", problems(&findings));
+
+        let again = Memory::default();
+        start(&settings, &again, &clock).shutdown();
+        let restarts = Proof { restarts: true, ..proof(&settings) };
+        let findings = verify(&[cut, again.bytes()].concat(), &restarts);
+        let found = problems(&findings);
+        assert_eq!(findings.is_intact(), intact, "{found:?}");
+        let at = format!("trail:{}: there is no checkpoint from ", through + 2);
+        assert!(intact || (found.len() == 1 && found[0].starts_with(&at)), "{found:?}");
+    }
+}
+
 #[test]
 fn trails_from_standard_output_may_begin_again() {
     let Written { bytes, proof, .. } = written();

@@ -123,6 +123,8 @@ pub struct Verifier<'a> {
     last: Option<Link>,
     /// The last checkpoint or start of this segment, and how far the next may be from it.
     mark: Option<(Timestamp, Duration)>,
+    /// The latest time of a line of this segment.
+    latest: Option<Timestamp>,
     /// Whether a gap explains that a checkpoint is late.
     gap: bool,
     file: String,
@@ -148,6 +150,7 @@ impl<'a> Verifier<'a> {
             explained: false,
             last: None,
             mark: None,
+            latest: None,
             gap: false,
             file: String::new(),
             rewritten: None,
@@ -177,6 +180,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn end(mut self) -> (Findings, Collected) {
+        self.end_segment(None);
         let last = self.last.unwrap_or(Link::NONE);
         self.findings.summary.last = last.seq;
         if self.last.is_none() {
@@ -312,6 +316,7 @@ impl<'a> Verifier<'a> {
         match content.metadata.event_code.as_str() {
             code::START => {
                 summary.segments += 1;
+                self.end_segment(number);
                 if let Some(collected) = &mut self.collected {
                     collected.instance(&content.unmapped);
                 }
@@ -341,6 +346,7 @@ impl<'a> Verifier<'a> {
             }
             _ => {}
         }
+        self.latest = Some(self.latest.map_or(time, |latest| latest.max(time)));
     }
 
     /// Files were removed because their time was over.
@@ -366,14 +372,26 @@ impl<'a> Verifier<'a> {
         if !self.is_signed(sealed) {
             self.problem(number, "the signature of the checkpoint does not fit".to_owned());
         }
+        self.check_late(number, time);
+    }
+
+    /// Looks whether the last checkpoint of a segment is missing. One that ends soon after a checkpoint ended in a crash.
+    fn end_segment(&mut self, number: Option<u64>) {
+        if let Some(latest) = self.latest.take() {
+            self.check_late(number, latest);
+        }
+    }
+
+    /// Whether there should have been a checkpoint until then.
+    fn check_late(&mut self, number: Option<u64>, until: Timestamp) {
         if let Some((before, interval)) = self.mark
             && !self.gap
-            && time.since(before) > interval * 2 + Duration::from_secs(10)
+            && until.since(before) > interval * 2 + Duration::from_secs(10)
         {
             self.problem(
                 number,
                 format!(
-                    "there is no checkpoint from {before} to {time}, though there should be one every {} s",
+                    "there is no checkpoint from {before} to {until}, though there should be one every {} s",
                     interval.as_secs_f64()
                 ),
             );
