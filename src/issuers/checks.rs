@@ -145,11 +145,7 @@ impl AccessTokenChecks {
         let expires = numeric_date(claims, "exp")?.unwrap_or(now + self.max_lifetime);
         let not_before = numeric_date(claims, "nbf")?;
         check_times(now, self.skew, expires, &[("nbf", not_before), ("iat", numeric_date(claims, "iat")?)])?;
-        let audiences = match audiences(claims)? {
-            None if listed_client.is_some() => self.audiences.to_vec(),
-            came => came.unwrap_or_default(),
-        };
-        check_audience(&audiences, &self.audiences, claims.get("aud"))?;
+        let audiences = self.own_audiences(audiences(claims)?, listed_client, claims)?;
         self.check_required(claims)?;
         let subject = subject(claims)?
             .or_else(|| listed_client.map(Into::into))
@@ -172,14 +168,24 @@ impl AccessTokenChecks {
                 expected: vec![self.issuer.to_string()],
             });
         }
-        let of_client = || listed_client.map(|_| self.audiences.to_vec());
-        let audiences = match audiences(claims)? {
-            Some(audiences) => audiences,
-            None => self.client_as_audience(claims).or_else(of_client).unwrap_or_default(),
-        };
-        check_audience(&audiences, &self.audiences, claims.get("aud"))?;
+        let came = audiences(claims)?.or_else(|| self.client_as_audience(claims));
+        let audiences = self.own_audiences(came, listed_client, claims)?;
         self.check_required(claims)?;
         Ok(audiences)
+    }
+
+    /// The audiences that came, one of which must be ours. The token of a listed client may have none: the client vouches that it
+    /// is for us, and not for which of our audiences, so that a route which wants a certain one has nothing to go by.
+    fn own_audiences(
+        &self,
+        came: Option<Vec<Box<str>>>,
+        listed_client: Option<&str>,
+        claims: &Map<String, Value>,
+    ) -> Result<Vec<Box<str>>, TokenError> {
+        if came.is_some() || listed_client.is_none() {
+            check_audience(came.as_deref().unwrap_or_default(), &self.audiences, claims.get("aud"))?;
+        }
+        Ok(came.unwrap_or_default())
     }
 
     /// The client, where it stands for the audience.

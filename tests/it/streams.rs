@@ -204,8 +204,7 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
     let mut kept = watch(&token("https://doorward.test", "ours")).await;
     let mut opaque = {
         let answer = json!({"active": true, "sub": "alice", "iss": fixture.a.url(), "client_id": "tests",
-            "exp": now() + 600, "groups": ["dev"], "tenant": "ours"});
-        // Its client stands for the audience.
+            "aud": "https://doorward.test", "exp": now() + 600, "groups": ["dev"], "tenant": "ours"});
         fixture.a.opaque("an-opaque-token", answer);
         watch(&bearer("an-opaque-token")).await
     };

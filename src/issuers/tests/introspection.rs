@@ -140,6 +140,30 @@ async fn an_answer_must_have_the_claims_that_tokens_must_have() {
     }
 }
 
+/// A listed client vouches that its token is for us, and not for which of our audiences.
+#[tokio::test]
+async fn a_token_without_an_audience_does_not_fit_a_route_that_wants_a_certain_one() {
+    let bench = Bench::with(json!({}), json!({"audiences": ["a", "b"]})).await;
+    let narrow = bench.accepts.clone().with_audiences(&["b".to_owned()]);
+    let rows = [
+        (json!({"aud": null, "client_id": "listed"}), None, Some(Reason::AudienceMismatch)),
+        (json!({"aud": "b", "client_id": "listed"}), None, None),
+        (json!({"aud": "a", "client_id": "listed"}), None, Some(Reason::AudienceMismatch)),
+        (json!({"aud": "b"}), None, None),
+        (json!({"aud": null}), Some(Reason::AudienceMismatch), Some(Reason::AudienceMismatch)),
+    ];
+    for (number, (changes, everywhere, at_b)) in rows.into_iter().enumerate() {
+        bench.answer(changes.clone());
+        for (accepts, refused) in [(&bench.accepts, everywhere), (&narrow, at_b)] {
+            let outcome = bench.issuers.authenticate(&format!("opaque-{number}"), accepts, &nothing).await;
+            assert_eq!(outcome.as_ref().err().map(|rejection| rejection.reason()), refused, "{changes}");
+            // A stream is judged as a request is.
+            let known = outcome.ok().and_then(|known| narrow.judge_again(&known));
+            assert_eq!(known.is_some(), at_b.is_none(), "{changes}");
+        }
+    }
+}
+
 /// Facts live for seconds.
 #[tokio::test]
 async fn answers_are_remembered_for_their_time() {
