@@ -21,7 +21,7 @@ use tower::ServiceExt;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
-    authn::Kind,
+    authn::{Kind, Whose},
     authz::Concern,
     clock::Timestamp,
     config::raw::Scheme,
@@ -44,6 +44,7 @@ struct Context {
     request: Arc<CleanRequest<()>>,
     body: Bytes,
     origin: Option<Origin>,
+    whose: Whose,
 }
 
 /// A refusal that an endpoint leaves to [`Endpoints::serve`], so that it is told in the caller's language as any other.
@@ -104,17 +105,19 @@ impl Endpoints {
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
         *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;
-        let origin = request.origin();
+        let (origin, whose) = (request.origin(), Whose::default());
         inner.extensions_mut().insert(Context {
             snapshot: Arc::clone(snapshot),
             request: Arc::new(request),
             body,
             origin,
+            whose: whose.clone(),
         });
         let mut response = match self.0.clone().oneshot(inner).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        exchange.record().principal = whose.known();
         let refused = response.extensions_mut().remove::<Refused>();
         if let Some(rejection) = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection)) {
             return Err(rejection);
@@ -176,7 +179,12 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         body: &context.body,
         request_id: &request_id,
         address: context.request.meta().client,
+        whose: &context.whose,
     };
+    // Before the answer, which may end the session. Who cannot be told of is told of as nobody, and what needs a session says more.
+    if let Ok(Some(session)) = context.snapshot.sessions.held_by(request.headers, origin).await {
+        context.whose.is(&session.principal);
+    }
     match context.snapshot.login.answer(request).await {
         Some(response) => response.map(Body::from),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -233,7 +241,10 @@ impl Context {
             None => Ok(None),
         };
         match session {
-            Ok(Some(session)) => Ok(session),
+            Ok(Some(session)) => {
+                self.whose.is(&session.principal);
+                Ok(session)
+            }
             Ok(None) => Err(signed_out(self)),
             Err(rejection) => Err(refused(rejection)),
         }

@@ -10,6 +10,7 @@ pub mod break_glass;
 mod needed_login;
 pub mod principal;
 mod schemes;
+mod whose;
 
 pub(crate) use self::schemes::held;
 pub use self::{
@@ -17,6 +18,7 @@ pub use self::{
     needed_login::NeededLogin,
     principal::{Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme},
     schemes::{Authenticator, Outcome, wanted},
+    whose::Whose,
 };
 use crate::error::Rejection;
 

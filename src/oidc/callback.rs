@@ -15,6 +15,7 @@ use super::{
     parameters::Parameters,
 };
 use crate::{
+    authn::Whose,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
     sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose},
@@ -29,6 +30,7 @@ struct Accepted {
     origin: Origin,
     headers: HeaderMap,
     address: IpAddr,
+    whose: Whose,
 }
 
 impl Login {
@@ -180,6 +182,7 @@ impl Login {
             origin: request.origin.clone(),
             headers: request.headers.clone(),
             address: request.address,
+            whose: request.whose.clone(),
         })
     }
 
@@ -214,7 +217,7 @@ impl Login {
     }
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
-        let Accepted { provider, flow, code, origin, headers, address } = accepted;
+        let Accepted { provider, flow, code, origin, headers, address, whose } = accepted;
         let Granted { tokens, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let claims = self.identify(&*provider, &flow, &tokens).await?;
         self.check_needed(&*provider, &flow, &claims)?;
@@ -225,12 +228,13 @@ impl Login {
         if let Some(program) = flow.program {
             let seen = Seen::default();
             let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
-            return self.hand_over(program, new).await;
+            return self.hand_over(program, new, &whose).await;
         }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
         let new = NewSession { origin: &origin, provider: &*provider, claims, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
+        whose.is(&session.principal);
         if let Some(before) = before {
             sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
         }

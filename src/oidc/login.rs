@@ -18,7 +18,7 @@ use super::{
     redirect as address, return_to, unsent,
 };
 use crate::{
-    authn::NeededLogin,
+    authn::{NeededLogin, Whose},
     config::raw::Prompt,
     pages::{self, Brand, Choice, GoingView, SignInView},
     sessions::{Ended, Origin, Sessions, cookie, csrf},
@@ -51,6 +51,8 @@ pub struct LoginRequest<'a> {
     pub request_id: &'a str,
     /// The address of the client.
     pub address: IpAddr,
+    /// Where it is said whose it is, once that is known.
+    pub whose: &'a Whose,
 }
 
 /// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,

@@ -18,7 +18,7 @@ use super::{
     *,
 };
 use crate::{
-    authn::Presented,
+    authn::{Presented, Whose},
     config::raw::ClientAuthMethod,
     issuers::ClientAuth,
     pages::Brand,
@@ -97,6 +97,7 @@ impl Browser {
             body: body.as_bytes(),
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            whose: &Whose::default(),
         };
         let response = self.login.answer(request).await.expect("a path of the login");
         for line in response.headers().get_all(header::SET_COOKIE) {
@@ -401,6 +402,7 @@ async fn other_paths_are_not_ours() {
             body: &[],
             request_id: "r",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            whose: &Whose::default(),
         };
         assert!(browser.login.answer(request).await.is_none(), "{path}");
     }

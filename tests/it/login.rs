@@ -233,6 +233,69 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
     assert!(said.contains("run `doorward login"), "{said}");
 }
 
+/// Of the requests that no rule decides, too.
+#[tokio::test]
+async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
+    let (world, _issuer) = world().await;
+    let origin = format!("Origin: {}", world.origin());
+    let cookie = log_in(&world.doorward, &world.host, "/page").await;
+    for (path, status) in [("/.doorward/whoami", 200), ("/.doorward/sessions", 200), ("/.doorward/device", 200)] {
+        assert_eq!(world.get(path, &[&cookie, "Accept: text/html"]).await.status, status, "{path}");
+    }
+    for path in ["/.doorward/sessions/end?others=1", "/oauth2/sign_out"] {
+        let answer = world.post(path, &[&cookie, &origin], "").await;
+        assert_eq!(answer.status, 303, "{path}: {}", answer.text());
+    }
+    assert_eq!(world.get("/oauth2/sign_in", &[]).await.status, 200);
+    let paths = [
+        "/oauth2/callback",
+        "/.doorward/whoami",
+        "/.doorward/sessions",
+        "/.doorward/device",
+        "/.doorward/sessions/end",
+        "/oauth2/sign_out",
+        "/oauth2/sign_in",
+    ];
+    let lines = within(async {
+        loop {
+            let trail = world.doorward.audit();
+            let line_of = |path: &str| trail.iter().find(|line| line["http_request"]["url"]["path"] == path).cloned();
+            if let Some(lines) = paths.iter().map(|path| line_of(path)).collect::<Option<Vec<Value>>>() {
+                return lines;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let (nobody, lines) = lines.split_last().unwrap();
+    let session = lines[0]["actor"]["session"].clone();
+    assert!(session["uid"].as_str().is_some_and(|uid| !uid.is_empty()), "{}", lines[0]);
+    for line in lines {
+        assert_eq!((&line["actor"]["user"]["uid"], &line["actor"]["session"]), (&json!("alice"), &session), "{line}");
+        assert_eq!(line["actor"]["session"]["credential"], "session", "{line}");
+    }
+    assert_eq!(nobody["actor"], Value::Null, "{nobody}");
+
+    // A program's session: who let it in, who came for it, and who ended it.
+    let handle = world.handle().await;
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let ended = world.post("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}"), form], "").await;
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    within(async {
+        let of = |path: &str| {
+            let trail = world.doorward.audit();
+            let mut lines = trail.into_iter().filter(|line| line["http_request"]["url"]["path"] == path);
+            lines.next_back().map(|line| line["actor"].clone()).unwrap_or_default()
+        };
+        let is_program = |actor: &Value| actor["user"]["uid"] == "alice" && actor["session"]["uid"] != session["uid"];
+        let paths = ["/oauth2/callback", "/.doorward/login/token", "/.doorward/login/end"];
+        while !paths.iter().all(|path| is_program(&of(path))) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_person_who_cancels_signs_in_nothing() {
     let (world, _issuer) = world().await;

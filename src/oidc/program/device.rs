@@ -22,7 +22,7 @@ use super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
         flow::LIFETIME,
-        login::{encode, host, parse, redirect, store_failed},
+        login::{encode, host, parse, store_failed},
         logout::display_name,
     },
     Asker, Grant, Program, UserCode, from_our_page,
@@ -302,9 +302,9 @@ impl Login {
         Ok(kept.filter(|(waiting, _)| waiting.origin == request.origin.as_str()))
     }
 
-    /// Begins the session of the program that waits, and tells the person to go back to it. Where they may not sign in they
-    /// read it here, and the terminal waits on, as they may have another account.
-    pub(super) async fn let_in(&self, code: &UserCode, new: NewSession<'_>) -> Result<Response<Bytes>, Failure> {
+    /// Begins the session of the program that waits. Gives the page that tells the person to go back to it. Where they may not
+    /// sign in they read it here, and the terminal waits on, as they may have another account.
+    pub(super) async fn let_in(&self, code: &UserCode, new: NewSession<'_>) -> Result<(String, Arc<Session>), Failure> {
         let kept = self.kept::<Waiting>(&code.key()).await.map_err(|error| store_failed(&error))?;
         let kept = kept
             .filter(|(waiting, _)| matches!(waiting.decision, Decision::Open) && waiting.origin == new.origin.as_str());
@@ -314,7 +314,7 @@ impl Login {
         let done = self.done_address(&waiting.asker.machine, &session);
         let allowed = Waiting { decision: Decision::Allowed(grant), ..waiting };
         let failure = match self.keep(&code.key(), &allowed, allowed.until, Expect::Version(version)).await {
-            Ok(Written::Done(_)) => return Ok(redirect(&done)),
+            Ok(Written::Done(_)) => return Ok((done, session)),
             Ok(Written::Conflict(_)) => gone(),
             Err(error) => store_failed(&error),
         };

@@ -15,7 +15,7 @@ use super::{
     super::{
         Login, LoginRequest, Outcome,
         failure::Failure,
-        login::{encode, host, parse, redirect, store_failed},
+        login::{encode, host, parse, store_failed},
         logout::display_name,
         parameters::Parameters,
     },
@@ -157,15 +157,19 @@ impl Login {
         begun.await.map_err(|failure| failure.back_to(&return_to))
     }
 
-    /// Begins the session of a program, and sends the browser there with the code for it.
-    pub(super) async fn send_back(&self, program: &Loopback, new: NewSession<'_>) -> Result<Response<Bytes>, Failure> {
+    /// Begins the session of a program. Gives where the browser goes, with the code for it.
+    pub(super) async fn send_back(
+        &self,
+        program: &Loopback,
+        new: NewSession<'_>,
+    ) -> Result<(String, Arc<Session>), Failure> {
         let code = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
         let until = self.0.sessions.now() + CODE_LIFETIME;
         let origin = new.origin.as_str().to_owned();
         let (grant, session) = self.prepare(new, &program.asker, until).await?;
         let kept = Kept::Good { asker: program.asker.clone(), origin, grant };
         let failure = match self.keep(&key_of(&code), &kept, until, Expect::Absent).await {
-            Ok(Written::Done(_)) => return Ok(redirect(&program.back(&format!("code={code}")))),
+            Ok(Written::Done(_)) => return Ok((program.back(&format!("code={code}")), session)),
             Ok(Written::Conflict(_)) => Failure::new(Outcome::internal, "A code was drawn twice. Sign in again."),
             Err(error) => store_failed(&error),
         };

@@ -43,9 +43,9 @@ pub use self::{
     loopback::confirmation,
     user_code::UserCode,
 };
-use super::{Login, LoginRequest, Outcome, Provider, failure::Failure, parameters::Parameters};
+use super::{Login, LoginRequest, Outcome, Provider, failure::Failure, login::redirect, parameters::Parameters};
 use crate::{
-    authn::NeededLogin,
+    authn::{NeededLogin, Whose},
     clock::Timestamp,
     sessions::{Ended, NewSession, Session, csrf, keyring::Purpose},
     sha256::sha256,
@@ -140,11 +140,18 @@ impl Drop for Grant {
 
 impl Login {
     /// Lets a program in with what a login found out.
-    pub(super) async fn hand_over(&self, program: Program, new: NewSession<'_>) -> Result<Response<Bytes>, Failure> {
-        match program {
-            Program::Loopback(program) => self.send_back(&program, new).await,
-            Program::Device(code) => self.let_in(&code, new).await,
-        }
+    pub(super) async fn hand_over(
+        &self,
+        program: Program,
+        new: NewSession<'_>,
+        whose: &Whose,
+    ) -> Result<Response<Bytes>, Failure> {
+        let (location, session) = match program {
+            Program::Loopback(program) => self.send_back(&program, new).await?,
+            Program::Device(code) => self.let_in(&code, new).await?,
+        };
+        whose.is(&session.principal);
+        Ok(redirect(&location))
     }
 
     /// Begins the session that a program comes for until then.

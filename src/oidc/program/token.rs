@@ -122,6 +122,7 @@ impl Login {
         });
         match task.await {
             Ok(Ok((handle, session))) => {
+                request.whose.is(&session.principal);
                 let now = self.0.sessions.now();
                 let body = json!({
                     "access_token": handle,
@@ -192,6 +193,7 @@ impl Login {
                 }
                 _ => rejection.into(),
             })?;
+            request.whose.is(&session.principal);
             self.0.sessions.end(&session, Ended::signed_out).await?;
             Ok::<_, Refusal>(())
         };

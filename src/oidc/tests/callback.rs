@@ -161,6 +161,7 @@ async fn of_two_answers_at_once_one_counts() {
         body: &[],
         request_id: "r",
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        whose: &Whose::default(),
     };
     let (one, other) = tokio::join!(browser.login.answer(request), browser.login.answer(request));
     let mut statuses = [one.unwrap().status(), other.unwrap().status()];
