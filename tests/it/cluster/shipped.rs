@@ -194,7 +194,7 @@ fn the_providers_of_the_installation_guide_fit_into_the_shipped_configuration() 
     let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
     let blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let providers: Vec<&str> = blocks.filter(|block| block.starts_with("issuers:")).collect();
-    assert_eq!(providers.len(), 3);
+    assert_eq!(providers.len(), 5);
     let objects = objects(&built("single"));
     for provider in providers {
         let root = pod(&objects);
