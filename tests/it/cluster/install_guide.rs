@@ -106,7 +106,7 @@ async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
     fs::rename(folder.join("tls.pem"), folder.join("tls.crt")).unwrap();
     let secrets = lines_after("4. Secrets and certificates", &[]);
     let made = secrets.lines().find(|line| line.contains("secret tls doorward-tls ")).unwrap();
-    let lines = format!("{made}\n{}", lines_after("7. A way in", &[]));
+    let lines = format!("{made}\n{}", lines_after("8. A way in", &[]));
     let lines = lines.replace("-n doorward", &format!("-n {namespace}"));
     let mut command = Command::new("sh");
     let of_kubectl = kubectl.command(&[]);
