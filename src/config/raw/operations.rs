@@ -216,8 +216,8 @@ pub struct Audit {
     pub chain_key: Option<SecretSource>,
     /// The Ed25519 key that signs checkpoints, PEM (PKCS #8). Without it one is made and kept beside the store.
     pub checkpoint_key: Option<SecretSource>,
-    /// The key of pseudonyms, 32 bytes or more as base64. With it people stand in the trail under pseudonyms, and whose one is
-    /// can be told with the key alone. Default: under their names.
+    /// The key of pseudonyms, 32 bytes or more as base64. With it people stand in the trail under pseudonyms, and only the key
+    /// tells whom one stands for. Default: under their names.
     #[serde(default)]
     pub pseudonym_key: Option<SecretSource>,
     /// A second place, a file, where checkpoints are copied to.
