@@ -16,7 +16,7 @@ pub fn schema() -> Value {
             "listeners": [{"name": "main", "address": "127.0.0.1:8080"}],
             "issuers": [{"name": "company", "issuer": "https://id.example.com", "audiences": ["doorward"]}],
             "upstreams": [{"name": "api", "url": "https://kubernetes.default.svc", "credential": {"bearer": {
-                "file": "/var/run/secrets/doorward/impersonator"}}}],
+                "file": "/var/run/secrets/doorward/token"}}}],
             "routes": [{"name": "api", "kind": "kubernetes", "hosts": ["k8s.example.com"], "schemes": ["bearer"],
                 "upstream": "api"}],
             "rules": [{"id": "read", "who": {"groups": ["developers"]}, "on": {"kubernetes": {"verbs": ["read"]}},
