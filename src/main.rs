@@ -1,3 +1,5 @@
+//! The program `doorward`: its allocator, and the commands of [`doorward::cli`].
+
 use std::process::ExitCode;
 
 // Measured against the system's allocator, it costs less CPU for each request and less memory for idle connections. Without

@@ -1,3 +1,5 @@
+//! The request of a known caller, which the authorizer takes, and the reading of bodies that it decides by.
+
 use std::sync::Arc;
 
 use http::HeaderMap;

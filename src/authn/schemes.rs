@@ -1,3 +1,5 @@
+//! Tries the schemes of a route in their order: the first whose credential is there says who calls, or refuses.
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Bodies on their way to an upstream: as they come, bounded and hashed, or read whole before.
+
 use std::{
     pin::Pin,
     sync::{

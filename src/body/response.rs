@@ -1,3 +1,5 @@
+//! Bodies on their way to the client: our own and streams of an upstream, which can be cut and tell how they ended.
+
 use std::{
     fmt,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! The body of the fuzz target for `Cookie` lines.
+
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::sessions::cookie::{PREFIX, SESSION, find, pairs, without_ours};

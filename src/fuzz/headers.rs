@@ -1,3 +1,5 @@
+//! The body of the fuzz target for header fields, of requests and of responses.
+
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, Request, Version, header};

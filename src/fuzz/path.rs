@@ -1,3 +1,5 @@
+//! The body of the fuzz target for paths.
+
 use std::net::SocketAddr;
 
 use http::{Method, Request};

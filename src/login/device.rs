@@ -1,3 +1,5 @@
+//! `doorward login --device`: shows a code, and waits until the person has typed it in some browser.
+
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

@@ -1,3 +1,5 @@
+//! The Doorward at which a program signs in, as seen from the machine of the person.
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,

@@ -1,3 +1,5 @@
+//! The way back from the provider (`/oauth2/callback`): from its answer to a session, or to a page that says why not.
+
 use std::{error::Error, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Who Doorward is at a provider and what a login asks for, from `login` of an issuer.
+
 use std::{sync::Arc, time::Duration};
 
 use super::github::Github;

@@ -1,3 +1,5 @@
+//! A login that went wrong, as the page for the person, the line of the log and the label of the metric.
+
 use std::{borrow::Cow, error::Error};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The login of a generation: which path is answered by what, and how a browser without a session is sent there.
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Signing out at `/oauth2/sign_out`: the session here, those of our other hosts, and the one at the provider.
+
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use url::Url;

@@ -1,3 +1,5 @@
+//! Counts what came of logins.
+
 use std::sync::Arc;
 
 use prometheus_client::{

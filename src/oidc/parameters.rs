@@ -1,3 +1,5 @@
+//! Reads the parameters of a query or a form strictly, each at most once.
+
 use std::borrow::Cow;
 
 use http::{HeaderMap, header};

@@ -1,3 +1,5 @@
+//! The provider as a login sees it: what an OpenID provider and GitHub both answer, and a scripted one in tests.
+
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use serde_json::{Map, Value};

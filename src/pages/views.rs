@@ -1,3 +1,5 @@
+//! The pages that people see, each from a view of what it shows.
+
 use maud::{Markup, html};
 
 use super::{Page, Tone, sign};

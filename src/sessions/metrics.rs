@@ -1,3 +1,5 @@
+//! Counts sessions: those in use, begun and ended, and why.
+
 use std::{fmt, time::Duration};
 
 use moka::sync::Cache;

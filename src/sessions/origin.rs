@@ -1,3 +1,5 @@
+//! The origin under which a browser sees Doorward, in its one serialized form.
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use http::uri::Authority;

@@ -1,3 +1,5 @@
+//! A session as the rest of a request sees it.
+
 use std::sync::Arc;
 
 use super::{

@@ -1,3 +1,5 @@
+//! The settings of browser sessions, from `sessions` of the configuration.
+
 use std::{io, path::Path, time::Duration};
 
 use super::keyring::KeyRing;

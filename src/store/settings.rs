@@ -1,3 +1,5 @@
+//! Which store a configuration asks for.
+
 use super::redis;
 use crate::config::{raw, report::At, resolver::Resolver};
 

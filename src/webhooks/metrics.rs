@@ -1,3 +1,5 @@
+//! Counts deliveries: genuine, refused, held, brought and given up.
+
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{

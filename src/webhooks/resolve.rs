@@ -1,3 +1,5 @@
+//! From `webhooks` of the configuration to senders that verify: defaults, checks and secrets.
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;

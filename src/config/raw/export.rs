@@ -1,3 +1,5 @@
+//! `audit.export`: receivers that the audit trail is sent to.
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `issuers`: who is trusted to say who somebody is, how their tokens look, and how people log in there.
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `tokens.onward`: other providers at which what Doorward issues is swapped for theirs.
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;

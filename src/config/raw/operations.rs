@@ -1,3 +1,5 @@
+//! What concerns the running of Doorward: `limits`, `sessions`, `pages`, `audit`, `admin`, `log` and their like.
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;

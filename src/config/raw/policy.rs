@@ -1,3 +1,5 @@
+//! `grants`, `rules` and `tests`: who may do what, who gets which Kubernetes groups, and cases that must be decided so.
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `listeners`, `upstreams` and `routes`: where requests come in, where they go, and which credential each may carry.
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;

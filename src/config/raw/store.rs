@@ -1,3 +1,5 @@
+//! `store`: the file or the Redis that keeps what must survive.
+
 use std::path::PathBuf;
 
 use schemars::JsonSchema;

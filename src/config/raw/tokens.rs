@@ -1,3 +1,5 @@
+//! `tokens`: what Doorward issues itself, to whom, and who may ask about it.
+
 use std::path::PathBuf;
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `webhooks`: senders, how their deliveries are verified, and which of them are held.
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! Azure DevOps.
+
 use super::{Bodies, Events, Field, JSON, Sender};
 use crate::{
     config::values::{Size, Span},

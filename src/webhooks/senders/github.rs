@@ -1,3 +1,5 @@
+//! GitHub.
+
 use super::{Bodies, Events, Field, JSON, Sender, Shape, shape};
 use crate::{
     config::{

@@ -1,3 +1,5 @@
+//! GitLab.
+
 use super::{Bodies, Events, Field, JSON, Sender, Setting};
 use crate::{
     config::values::{Size, Span},

@@ -1,3 +1,5 @@
+//! Slack.
+
 use super::{Bodies, Events, Field, Media, Sender};
 use crate::{
     config::{

@@ -1,3 +1,5 @@
+//! Amazon SNS, by which CodeCommit and others tell what happened.
+
 use super::{Bodies, Events, Field, Media, Sender, Setting};
 use crate::{
     config::values::{Size, Span},
