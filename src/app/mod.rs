@@ -12,6 +12,8 @@ mod run;
 mod sessions;
 mod stream_watch;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

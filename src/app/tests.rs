@@ -1,0 +1,87 @@
+//! The metrics of a process, and what the documentation and `deploy/` say of them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+
+use super::Metrics;
+use crate::{admin::RequestMetrics, audit, logging::LogMetrics};
+
+/// The names of all metrics, with the `_total` that counters have. A family without a series is in no exposition, but the `Debug` of
+/// a registry has it.
+fn registered() -> BTreeSet<String> {
+    let mut registry = Registry::with_prefix("doorward");
+    Metrics::default().register(&mut registry);
+    RequestMetrics::default().register(&mut registry);
+    audit::Metrics::default().register(&mut registry);
+    LogMetrics::default().register(&mut registry);
+    let mut names = BTreeSet::new();
+    for part in format!("{registry:?}").split("Registry { prefix: Some(Prefix(\"").skip(1) {
+        let (prefix, part) = part.split_once('"').unwrap();
+        for descriptor in part.split("Descriptor { name: \"").skip(1) {
+            let (name, rest) = descriptor.split_once('"').unwrap();
+            let (_, unit) = rest.split_once(", unit: ").unwrap();
+            let unit = unit.strip_prefix("Some(").and_then(|unit| unit.split_once(')'));
+            let unit = unit.map(|(unit, _)| format!("_{}", unit.to_lowercase())).unwrap_or_default();
+            names.extend(["", "_total"].map(|end| format!("{prefix}_{name}{unit}{end}")));
+        }
+    }
+    names
+}
+
+/// The names of metrics in a text.
+fn named(text: &str) -> BTreeSet<&str> {
+    let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.split(|c| !of_name(c)).filter(|word| word.starts_with("doorward_")).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn texts(folder: &Path, into: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            texts(&path, into);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            into.push((path, text));
+        }
+    }
+}
+
+#[test]
+fn every_metric_that_is_written_about_is_there() {
+    let registered = registered();
+    assert!(registered.contains("doorward_requests_total") && registered.contains("doorward_memory_used_bytes"));
+    let mut written = Vec::new();
+    for folder in ["docs", "deploy"] {
+        texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut written);
+    }
+    let all = || written.iter().flat_map(|(path, text)| named(text).into_iter().map(move |name| (path, name)));
+    assert!(all().count() > 40);
+    let unknown: Vec<_> = all().filter(|(_, name)| !registered.contains(*name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
+    let operations = read("docs/operations.md");
+    let (_, part) = operations.split_once("\n## What to watch\n").unwrap();
+    let (part, _) = part.split_once("\n#").unwrap();
+    let rows: Vec<&str> = part.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).collect();
+    let example = read("deploy/examples/prometheus.yaml");
+    let (_, rule) = example.split_once("\n---\n").unwrap();
+    let rule: Value = serde_saphyr::from_str(rule).unwrap();
+    let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
+    assert!(rows.len() > 10 && rows.len() == rules.len(), "{} rows, {} rules", rows.len(), rules.len());
+    for (row, rule) in rows.iter().zip(rules) {
+        let expression = rule["expr"].as_str().unwrap();
+        assert_eq!(named(row), named(expression), "{}", rule["alert"]);
+    }
+}
