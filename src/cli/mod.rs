@@ -266,3 +266,26 @@ fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
     let policy = policy.ok_or("the policy could not be compiled")?;
     Ok((loaded, policy))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::{NOT_SETTINGS, PREFIX};
+
+    /// `doorward check` refused the environment that `doorward token` asks for.
+    #[test]
+    fn the_variables_of_commands_are_no_settings() {
+        fn variables(command: &clap::Command, into: &mut Vec<String>) {
+            let given = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+            into.extend(given.filter(|name| name.starts_with(PREFIX)).map(str::to_owned));
+            command.get_subcommands().for_each(|command| variables(command, into));
+        }
+        let mut read = Vec::new();
+        variables(&Cli::command(), &mut read);
+        assert!(read.iter().any(|name| name == "DOORWARD_SERVER"), "{read:?}");
+        let strange: Vec<_> = read.iter().filter(|name| !NOT_SETTINGS.contains(&name.as_str())).collect();
+        assert!(strange.is_empty(), "add them to NOT_SETTINGS: {strange:?}");
+    }
+}

@@ -35,8 +35,16 @@ use super::{
     source::{Data, Node},
 };
 
-/// Variables that begin with [`PREFIX`] and are read by the command line.
-pub const NOT_SETTINGS: &[&str] = &["DOORWARD_CONFIG", "DOORWARD_SOCKET"];
+/// Variables that begin with [`PREFIX`] and are no settings: those that the command line reads, and the one by which `doorward token`
+/// tells a command where its token is.
+pub const NOT_SETTINGS: &[&str] = &[
+    "DOORWARD_CONFIG",
+    "DOORWARD_SOCKET",
+    "DOORWARD_SERVER",
+    "DOORWARD_SUBJECT_TOKEN_FILE",
+    "DOORWARD_CA_FILE",
+    "DOORWARD_TOKEN_FILE",
+];
 
 /// What variables that are settings begin with.
 pub const PREFIX: &str = "DOORWARD_";
@@ -407,6 +415,7 @@ mod tests {
             ("DOORWARD_ADMIN_TOKEN", "admin: {token: {env: DOORWARD_ADMIN_TOKEN}}", None),
             ("DOORWARD_SOMETHING_ELSE_ENTIRELY", "", Some("variables that begin with")),
             ("DOORWARD_CONFIG", "", None),
+            ("DOORWARD_TOKEN_FILE", "", None),
             ("DOORWARD_SERVICE_HOST", "", None),
             ("DOORWARD_SERVICE_PORT_HTTPS", "", None),
             ("DOORWARD_PORT", "", None),
