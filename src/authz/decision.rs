@@ -25,7 +25,7 @@ pub struct Decision {
 pub enum Outcome {
     Allow,
     Deny(Denial),
-    /// Each of these must be given.
+    /// Each of these must be given. There is no way to give one yet, so that the request is refused.
     Approve(Vec<Arc<Approval>>),
     /// An allow hit, and the login does not do.
     StepUp(NeededLogin),
@@ -101,7 +101,8 @@ impl Decision {
                     format!("the approval of {count} people")
                 };
                 let detail = format!("The rule `{id}` lets this request pass only with {people}.");
-                Rejection::new(Reason::ApprovalRequired, detail).fix("Ask those who may approve it.")
+                Rejection::new(Reason::ApprovalRequired, detail)
+                    .fix("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none.")
             }
             Outcome::StepUp(unmet) => {
                 let detail = format!("The rule `{id}` would allow this request, but it needs {unmet}.");

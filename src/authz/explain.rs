@@ -142,7 +142,7 @@ impl Policy {
                     });
                 }
                 Verdict::Hit { .. } if report.action == "approve" => {
-                    fixes.push(format!("`{}` needs an approval", report.rule));
+                    fixes.push(format!("`{}` needs an approval, which nobody can give yet", report.rule));
                 }
                 _ => {}
             }

@@ -145,6 +145,11 @@ impl Rule {
             raw::Action::Deny => Action::Deny,
             raw::Action::Approve(approve) => {
                 let at = at.key("do").key("approve");
+                if raw.mode == raw::Mode::Enforce {
+                    report.warning(&at, "approvals are not built yet: the rule refuses whatever it hits").help(
+                        "write a rule that allows or denies, or `mode: shadow` to have recorded what it would hit",
+                    );
+                }
                 let approval = compile_approval(&id, approve, &at, root, issuers, report);
                 Action::Approve(Arc::new(approval))
             }

@@ -110,7 +110,7 @@ pub enum Mode {
 pub enum Action {
     Allow,
     Deny,
-    /// Somebody else decides.
+    /// Somebody else decides. Nobody can yet: approvals are not built, so that the rule refuses whatever it hits.
     Approve(Box<Approve>),
 }
 

@@ -6,7 +6,10 @@ use super::*;
 fn problems(ground: &str, policy: &str) -> Vec<String> {
     match compile(&root(ground, policy)) {
         Ok(_) => Vec::new(),
-        Err(report) => report.problems().iter().map(|p| format!("{} {}", p.at, p.message)).collect(),
+        Err(report) => {
+            let errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+            errors.map(|p| format!("{} {}", p.at, p.message)).collect()
+        }
     }
 }
 
@@ -307,5 +310,22 @@ routes:
         assert_eq!(told.len(), usize::from(expected.is_some()), "{on}: {told:?}");
         let help = told.first().and_then(|problem| problem.help.as_deref()).unwrap_or_default();
         assert!(help.starts_with(expected.unwrap_or_default()), "{on}: {help}");
+    }
+}
+
+/// Nobody was told that such a rule only refuses.
+#[test]
+fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
+    const APPROVE: &str = "{approve: {by: {kind: human}}}";
+    for (mode, action, expected) in
+        [("enforce", APPROVE, 1), ("shadow", APPROVE, 0), ("enforce", "allow", 0), ("enforce", "deny", 0)]
+    {
+        let root = root(ONE_ISSUER, &format!("rules: [{{id: a, mode: {mode}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let of_approvals: Vec<_> = told.iter().filter(|problem| problem.message.contains("not built yet")).collect();
+        assert_eq!(of_approvals.len(), expected, "{mode} {action}: {told:?}");
+        assert!(of_approvals.iter().all(|problem| problem.at.to_string() == "/rules/0/do/approve"), "{told:?}");
     }
 }
