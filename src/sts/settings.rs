@@ -1,0 +1,174 @@
+//! What of the configuration is about tokens: `tokens`, and the entries of `issuers` that it speaks of.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    LIFETIME, MIN_ROTATE,
+    cluster::Clusters,
+    configured,
+    introspect::ResourceServer,
+    keys::SigningKeys,
+    onward::{Onward, Onwards},
+    registry::Registries,
+};
+use crate::{
+    clock::Timestamp,
+    config::{
+        raw::{self, Preset},
+        report::At,
+        resolver::Resolver,
+    },
+    egress::Egress,
+    issuers::{Accepts, Issuers},
+    upstream::Upstream,
+};
+
+/// What of the configuration is about tokens, before the process runs.
+#[derive(Debug)]
+pub struct Settings {
+    pub(super) issuer: Arc<str>,
+    pub(super) lifetime: Duration,
+    pub(super) rotate: Duration,
+    pub(super) keys: Option<SigningKeys>,
+    /// Whose tokens are exchanged.
+    pub(super) accepts: Accepts,
+    pub(super) resource_servers: Vec<ResourceServer>,
+    pub(super) registries: Registries,
+    /// Where tasks run that get tokens.
+    pub(super) clusters: Clusters,
+    /// Audiences that trust another provider.
+    pub(super) onward: Onwards,
+}
+
+impl Settings {
+    /// From the configuration; `None` if it has no `tokens`, or what is wrong with them was reported.
+    pub fn resolve(
+        root: &raw::Root,
+        issuers: &Issuers,
+        upstreams: &BTreeMap<Arc<str>, Arc<Upstream>>,
+        egress: &Egress,
+        now: Timestamp,
+        resolver: &mut Resolver,
+    ) -> Option<Self> {
+        let raw = root.tokens.as_ref();
+        check_own_issuers(root, resolver);
+        let raw = raw?;
+        let at = At::root().key("tokens");
+        let Some(host) = root.external_host.as_deref() else {
+            resolver
+                .report
+                .error(&at, "without `external_host` the issuer of the tokens has no name")
+                .help("set `external_host` to the name under which Doorward is reached");
+            return None;
+        };
+        let issuer: Arc<str> = format!("https://{host}").into();
+        let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
+        let lifetime = raw.lifetime.get();
+        if !(LIFETIME.0..=LIFETIME.1).contains(&lifetime) {
+            resolver.report.error(&at.key("lifetime"), "`lifetime` is not between 1m and 10m");
+        }
+        if raw.rotate.get() < MIN_ROTATE {
+            resolver.report.error(&at.key("rotate"), "`rotate` is less than 1h");
+        }
+        if raw.exchange.is_empty() {
+            resolver.report.error(&at.key("exchange"), "no issuer is listed whose tokens could be exchanged");
+        }
+        let resource_servers =
+            ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
+        let registries = Registries::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
+        let onward = Onward::resolve_all(root, (&issuer, keys.as_ref()), egress, &at.key("onward"), resolver);
+        let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
+        let mut clusters = Clusters::default();
+        for (index, exchanged) in raw.exchange.iter().enumerate() {
+            let at = at.key("exchange").index(index);
+            let Some(of) = root.issuers.iter().find(|issuer| issuer.name == exchanged.issuer) else {
+                let known = root.issuers.iter().map(|issuer| issuer.name.as_str());
+                resolver.report.unknown(&at.key("issuer"), "issuer", &exchanged.issuer, known);
+                continue;
+            };
+            check_exchanged(exchanged, of, &issuer, &at, resolver);
+            if raw.exchange.iter().take(index).any(|earlier| earlier.issuer == exchanged.issuer) {
+                resolver
+                    .report
+                    .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
+                    .help("list all `namespaces` in one entry");
+            }
+            clusters.add(exchanged, root, upstreams, &at, resolver);
+        }
+        clusters.check_routes(root, resolver);
+        // What is unknown was told above.
+        let known: Vec<String> = names.into_iter().filter(|name| issuers.get(name).is_some()).collect();
+        if known.is_empty() {
+            return None;
+        }
+        let accepts = issuers.accepts(&known, &at.key("exchange"), resolver).with_audiences(&[issuer.to_string()]);
+        Some(Self {
+            issuer,
+            lifetime,
+            rotate: raw.rotate.get(),
+            keys,
+            accepts,
+            resource_servers,
+            registries,
+            clusters,
+            onward,
+        })
+    }
+
+    /// How long a key that Doorward makes signs; `None` where the configuration has keys.
+    pub fn rotation(&self) -> Option<Duration> {
+        self.keys.is_none().then_some(self.rotate)
+    }
+}
+
+/// An entry of `issuers` for tokens of our own.
+fn check_own_issuers(root: &raw::Root, resolver: &mut Resolver) {
+    let own = root.issuers.iter().enumerate().filter(|(_, issuer)| issuer.preset == Some(Preset::Doorward));
+    for (index, issuer) in own {
+        let at = At::root().key("issuers").index(index);
+        if root.tokens.is_none() {
+            resolver
+                .report
+                .error(&at.key("preset"), "without the section `tokens` Doorward issues none")
+                .help("set `tokens: {exchange: [{issuer: ...}]}`");
+        }
+        let expected = root.external_host.as_deref().map(|host| format!("https://{host}"));
+        if expected.is_some_and(|expected| expected != issuer.issuer) {
+            resolver
+                .report
+                .error(&at.key("issuer"), "Doorward's own tokens are issued by `https://` and `external_host`")
+                .help("leave `issuer` out");
+        }
+        if issuer.login.is_some() || issuer.introspection.is_some() || issuer.keys.url.is_some() {
+            resolver.report.error(&at, "Doorward's own tokens need no `login`, `introspection` or `keys`");
+        }
+    }
+}
+
+fn check_exchanged(exchanged: &raw::Exchanged, of: &raw::Issuer, ours: &str, at: &At, resolver: &mut Resolver) {
+    let report = &mut resolver.report;
+    if !of.audiences.iter().any(|audience| audience == ours) {
+        report
+            .error(&at.key("issuer"), format!("`{ours}` is not among the audiences of `{}`", of.name))
+            .help("only tokens that are made out to Doorward as an issuer are exchanged; add it to `audiences`");
+    }
+    match (of.preset, &exchanged.kubernetes) {
+        (Some(Preset::Doorward), _) => {
+            report.error(&at.key("issuer"), "a token of ours is not exchanged for another");
+        }
+        (Some(Preset::Kubernetes), None) => {
+            report
+                .error(&at.key("issuer"), "the pods of this cluster cannot be looked up")
+                .help("name the API server's upstream in `kubernetes`");
+        }
+        (Some(Preset::Kubernetes), Some(_)) if of.token_review.is_none() => {
+            report
+                .error(&at.key("issuer"), format!("issuer `{}` has no `token_review`", of.name))
+                .help("without it a token of a pod that was deleted would still be exchanged");
+        }
+        (Some(Preset::Kubernetes), Some(_)) | (_, None) => {}
+        (_, Some(_)) => {
+            report.error(&at.key("kubernetes"), "only an issuer with `preset: kubernetes` has pods");
+        }
+    }
+}
