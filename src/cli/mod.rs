@@ -68,8 +68,7 @@ enum Command {
         args: Box<explain::ExplainArgs>,
     },
     PrintConfig(print_config::PrintConfigArgs),
-    /// Print the JSON Schema of the configuration, for editors.
-    Schema,
+    Schema(schema::SchemaArgs),
     Interceptor(interceptor::InterceptorArgs),
     Import(import::ImportArgs),
     Rbac(rbac::RbacArgs),
@@ -221,7 +220,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Rbac(args) => rbac::run(&args, &mut out),
         Command::Diff(args) => diff::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, colours, &mut out),
-        Command::Schema => schema::run(&mut out).map(|()| 0).map_err(Into::into),
+        Command::Schema(args) => schema::run(args, &mut out).map(|()| 0).map_err(Into::into),
         Command::Audit(AuditCommand::Verify(args)) => {
             drop(out);
             Ok(audit::verify(&args))

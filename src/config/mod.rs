@@ -19,6 +19,7 @@ mod layers;
 mod load;
 pub mod locations;
 pub mod raw;
+mod reference;
 pub mod reload;
 mod render;
 pub mod report;
@@ -39,6 +40,7 @@ pub use self::{
     diagnosis::Diagnosis,
     layers::{NOT_SETTINGS, PREFIX, Sources},
     load::{Loaded, MAIN_FILE, Refused, load},
+    reference::reference,
     schema::schema,
     source::parse_yaml,
 };
