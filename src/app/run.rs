@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,12 @@ use tokio::{
 
 use super::{App, Metrics, Operators, reload, rollout::Outcome, tasks};
 use crate::{
-    admin::{health::Health, metrics::RequestMetrics, server::AdminServer, socket::CommandSocket},
+    admin::{
+        health::Health,
+        metrics::RequestMetrics,
+        server::{AdminServer, AdminSettings},
+        socket::CommandSocket,
+    },
     assertions,
     audit::{self, Note, Trail},
     authn::Principal,
@@ -32,7 +37,7 @@ use crate::{
     request::{pipeline::Worker, refusals::Refusals},
     runtime::{control, worker_count},
     sessions::{self, keyring::KeyRing},
-    snapshot::{self, Context, Resolved, Shared},
+    snapshot::{self, Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
     sts::{self, Asking, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
@@ -129,26 +134,11 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
 
     let parts = Parts { runtime: &runtime, metrics, requests, clock, context };
     let Prepared { app, downstream: settings, admin } = parts.open(&loaded, resolved)?;
-    let mut registry = Registry::with_prefix("doorward");
-    app.metrics.register(&mut registry);
-    app.requests.register(&mut registry);
-    app.trail.metrics().register(&mut registry);
-    logging.metrics().register(&mut registry);
 
     let bound = Bound::bind(&settings, worker_count(loaded.raw.workers))?;
     let listeners: Vec<(String, SocketAddr)> =
         bound.addresses().map(|(name, address)| (name.to_owned(), address)).collect();
-    let admin_server = match admin.address {
-        None => None,
-        Some(address) => {
-            let server = AdminServer::bind(address, admin.token.as_ref(), app.health.clone(), Arc::new(registry));
-            Some(
-                runtime
-                    .block_on(server)
-                    .map_err(StartError::io(format!("the admin listener cannot bind {address}")))?,
-            )
-        }
-    };
+    let admin_server = bind_admin(&runtime, &app, &admin, &logging)?;
     let socket = match &admin.socket {
         None => None,
         Some(path) => {
@@ -174,27 +164,13 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
         socket_users: socket.as_ref().map(CommandSocket::users),
     };
     if let Some(server) = admin_server {
-        let server = Arc::new(server);
-        app.supervisor.spawn(TaskSpec::new("admin"), move |stop| {
-            let server = Arc::clone(&server);
-            async move {
-                server.serve(stop).await;
-                Ok(())
-            }
-        });
+        serve_admin(&app, server);
     }
     let reloader = reload::Reloader::new(sources.clone(), Arc::clone(&app), loaded, logging, pools, handles)
         .map_err(StartError::io("the files of the configuration cannot be watched"))?;
     let trigger = reloader.trigger();
     if let Some(socket) = socket {
-        let (socket, operators) = (Arc::new(socket), Arc::new(Operators::new(Arc::clone(&app), trigger)));
-        app.supervisor.spawn(TaskSpec::new("operator-socket"), move |stop| {
-            let (socket, operators) = (Arc::clone(&socket), Arc::clone(&operators));
-            async move {
-                socket.serve(operators, stop).await;
-                Ok(())
-            }
-        });
+        serve_operators(&app, socket, Operators::new(Arc::clone(&app), trigger));
     }
     for (listener, address) in &listeners {
         tracing::info!(%listener, %address, "listening");
@@ -208,6 +184,46 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
     stop(&runtime, downstream, &app);
     drop(logging);
     Ok(())
+}
+
+/// The listener for health and metrics, with all that is counted.
+fn bind_admin(
+    runtime: &Runtime,
+    app: &App,
+    admin: &AdminSettings,
+    logging: &Logging,
+) -> Result<Option<AdminServer>, StartError> {
+    let mut registry = Registry::with_prefix("doorward");
+    app.metrics.register(&mut registry);
+    app.requests.register(&mut registry);
+    app.trail.metrics().register(&mut registry);
+    logging.metrics().register(&mut registry);
+    let Some(address) = admin.address else { return Ok(None) };
+    let server = AdminServer::bind(address, admin.token.as_ref(), app.health.clone(), Arc::new(registry));
+    let bound = runtime.block_on(server);
+    bound.map(Some).map_err(StartError::io(format!("the admin listener cannot bind {address}")))
+}
+
+fn serve_admin(app: &App, server: AdminServer) {
+    let server = Arc::new(server);
+    app.supervisor.spawn(TaskSpec::new("admin"), move |stop| {
+        let server = Arc::clone(&server);
+        async move {
+            server.serve(stop).await;
+            Ok(())
+        }
+    });
+}
+
+fn serve_operators(app: &App, socket: CommandSocket, operators: Operators) {
+    let (socket, operators) = (Arc::new(socket), Arc::new(operators));
+    app.supervisor.spawn(TaskSpec::new("operator-socket"), move |stop| {
+        let (socket, operators) = (Arc::clone(&socket), Arc::clone(&operators));
+        async move {
+            socket.serve(operators, stop).await;
+            Ok(())
+        }
+    });
 }
 
 /// Serves until a signal, and then until the requests under way have ended.
@@ -284,98 +300,107 @@ struct Parts<'a> {
 struct Prepared {
     app: Arc<App>,
     downstream: crate::downstream::Settings,
-    admin: crate::admin::server::AdminSettings,
+    admin: AdminSettings,
 }
 
 impl Parts<'_> {
     /// Opens store and trail, and makes the first generation.
     fn open(self, loaded: &Loaded, mut resolved: Resolved) -> Result<Prepared, StartError> {
-        let Self { runtime, metrics, requests, clock, context } = self;
         let base = loaded.path.parent().unwrap_or_else(|| Path::new(""));
         let store_path = base.join(&loaded.raw.store.path);
         let home = config::resolver::folder_of(&store_path);
         std::fs::create_dir_all(home)
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
-        let missing = || StartError::Io {
-            what: "the configuration".to_owned(),
-            error: io::Error::other("was accepted although a part of it is missing"),
-        };
-        let (store, redis): (Store, _) = match resolved.store.take().ok_or_else(missing)? {
-            store::Settings::Embedded => {
-                (Arc::new(Metered::new(Embedded::open(&store_path)?, metrics.store.clone())), None)
-            }
-            store::Settings::Redis(settings) => {
-                let redis = Redis::new(*settings, runtime.handle().clone());
-                (Arc::new(Metered::new(redis.clone(), metrics.store.clone())), Some(redis))
-            }
-        };
+        let (store, redis) = self.open_store(resolved.store.take().ok_or_else(missing)?, &store_path)?;
         let audit = resolved.audit.take().ok_or_else(missing)?;
         let instance = audit.instance.clone().unwrap_or_else(host_name);
-        let trail = Trail::open(&audit, home, &instance, clock.clone())?;
-        let revocations = Revocations::new(Arc::clone(&store), clock.clone());
-        // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
-        // routes that ask it answer 503 until it is there.
-        if let Err(error) = runtime.block_on(revocations.refresh()) {
-            tracing::error!(%error, "the revocations cannot be read yet");
-        }
-        let sessions = sessions::Shared {
-            store: Arc::clone(&store),
-            revocations: revocations.clone(),
-            clock: clock.clone(),
-            control: runtime.handle().clone(),
-            metrics: metrics.sessions.clone(),
-            refreshes: sessions::Refreshes::default(),
-            devices: crate::oidc::program::Devices::default(),
-            trail: trail.clone(),
-        };
-        let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
-            .map_err(StartError::io("the session key cannot be kept beside the store"))?;
-        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension("assertion.pem"))
-            .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
-        let shared = Shared {
-            assertion_keys,
-            sessions,
-            logins: metrics.logins.clone(),
-            requests: requests.clone(),
-            keys,
-            token_keys: sts::Kept::default(),
-        };
+        let trail = Trail::open(&audit, home, &instance, self.clock.clone())?;
+        let shared = self.share(store, trail.clone(), &store_path)?;
+        self.read_token_keys(&resolved, &shared);
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
-        let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
-        let (kept_in, now) = (&shared.sessions.store, clock.now());
-        // Before the first request: its token may be one of ours. The task goes on trying.
-        let read = match resolved.token_rotation() {
-            Some(period) => runtime.block_on(shared.token_keys.renew(kept_in, seal, period, now, &trail)).map(|_| ()),
-            None => runtime.block_on(shared.token_keys.retire(kept_in, seal, now)),
-        };
-        if let Err(error) = read {
-            tracing::error!(%error, "the keys of tokens cannot be read yet");
-        }
         let admin = resolved.admin.clone();
-        let snapshot = resolved.into_snapshot(1, &shared, &clock).ok_or_else(missing)?;
-        requests.reload_applied(1, clock.now());
+        let snapshot = resolved.into_snapshot(1, &shared, &self.clock).ok_or_else(missing)?;
+        self.requests.reload_applied(1, self.clock.now());
         trail.note(Note::PolicyLoaded {
             digest: Arc::clone(snapshot.policy.digest()),
             problems: problems(&loaded.warnings),
         });
+        let app = Arc::new(self.assemble(snapshot, shared, redis, super::policies_beside(&store_path)));
+        app.keep_policy(&app.snapshot.load().policy)
+            .map_err(StartError::io("the policy cannot be kept beside the store"))?;
+        Ok(Prepared { app, downstream, admin })
+    }
+
+    fn open_store(&self, settings: store::Settings, path: &Path) -> Result<(Store, Option<Redis>), StartError> {
+        let metrics = self.metrics.store.clone();
+        Ok(match settings {
+            store::Settings::Embedded => (Arc::new(Metered::new(Embedded::open(path)?, metrics)), None),
+            store::Settings::Redis(settings) => {
+                let redis = Redis::new(*settings, self.runtime.handle().clone());
+                (Arc::new(Metered::new(redis.clone(), metrics)), Some(redis))
+            }
+        })
+    }
+
+    /// What all generations have in common, with the keys that are kept beside the store.
+    fn share(&self, store: Store, trail: Trail, store_path: &Path) -> Result<Shared, StartError> {
+        let revocations = Revocations::new(Arc::clone(&store), self.clock.clone());
+        // Before the first request: nobody who is revoked gets in while the copy is still empty. Without the store,
+        // routes that ask it answer 503 until it is there.
+        if let Err(error) = self.runtime.block_on(revocations.refresh()) {
+            tracing::error!(%error, "the revocations cannot be read yet");
+        }
+        let keys = KeyRing::kept_in(&store_path.with_extension("session.key"))
+            .map_err(StartError::io("the session key cannot be kept beside the store"))?;
+        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension("assertion.pem"))
+            .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
+        let sessions = sessions::Shared {
+            store,
+            revocations,
+            clock: self.clock.clone(),
+            control: self.runtime.handle().clone(),
+            metrics: self.metrics.sessions.clone(),
+            refreshes: sessions::Refreshes::default(),
+            devices: crate::oidc::program::Devices::default(),
+            trail,
+        };
+        Ok(Shared {
+            assertion_keys,
+            sessions,
+            logins: self.metrics.logins.clone(),
+            requests: self.requests.clone(),
+            keys,
+            token_keys: sts::Kept::default(),
+        })
+    }
+
+    /// Before the first request: its token may be one of ours. The task goes on trying.
+    fn read_token_keys(&self, resolved: &Resolved, shared: &Shared) {
+        let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
+        let (sessions::Shared { store, trail, .. }, now) = (&shared.sessions, self.clock.now());
+        let read = match resolved.token_rotation() {
+            Some(period) => self.runtime.block_on(shared.token_keys.renew(store, seal, period, now, trail)).map(|_| ()),
+            None => self.runtime.block_on(shared.token_keys.retire(store, seal, now)),
+        };
+        if let Err(error) = read {
+            tracing::error!(%error, "the keys of tokens cannot be read yet");
+        }
+    }
+
+    fn assemble(self, snapshot: Snapshot, shared: Shared, redis: Option<Redis>, policies: PathBuf) -> App {
+        let Self { runtime, metrics, requests, clock, context } = self;
+        let control = runtime.handle();
+        let sessions::Shared { store, revocations, trail, .. } = shared.sessions.clone();
         let health = Health::new(clock.clone());
-        let supervisor =
-            Supervisor::new(runtime.handle().clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
-        let exports =
-            Supervisor::new(runtime.handle().clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
-        let app = Arc::new(App {
-            control: runtime.handle().clone(),
+        let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
+        App {
+            control: control.clone(),
             trail,
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
             ends: Ends::default(),
             asking: Asking::default(),
-            onward: onward::Held::new(
-                clock.clone(),
-                runtime.handle().clone(),
-                revocations.clone(),
-                metrics.onward.clone(),
-            ),
+            onward: onward::Held::new(clock.clone(), control.clone(), revocations.clone(), metrics.onward.clone()),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
             memory: Memory::new(metrics.memory.clone()),
@@ -383,23 +408,28 @@ impl Parts<'_> {
             snapshot: ArcSwap::from_pointee(snapshot),
             requests,
             refusals: Refusals::default(),
-            metrics,
             endpoints: Endpoints::default(),
             anonymous: Arc::new(Principal::anonymous()),
+            supervisor: supervisor(),
+            exports: supervisor(),
+            metrics,
             health,
-            supervisor,
-            exports,
             store,
             redis,
             context,
             shared,
             outcome: Outcome::default(),
-            policies: super::policies_beside(&store_path),
+            policies,
             clock,
-        });
-        app.keep_policy(&app.snapshot.load().policy)
-            .map_err(StartError::io("the policy cannot be kept beside the store"))?;
-        Ok(Prepared { app, downstream, admin })
+        }
+    }
+}
+
+/// Of a configuration that was checked before.
+fn missing() -> StartError {
+    StartError::Io {
+        what: "the configuration".to_owned(),
+        error: io::Error::other("was accepted although a part of it is missing"),
     }
 }
 
