@@ -158,6 +158,18 @@ impl Principal {
         Some(act)
     }
 
+    /// The client that asks: where somebody acts for the subject, theirs, and not the one that the subject's own token was issued to.
+    /// A task is one by the name of its service account, and so is an actor who has the name of the token's client.
+    pub fn requesting_client(&self) -> Option<&Arc<str>> {
+        let Some(actor) = &self.actor else { return self.client.as_ref() };
+        let of_another = |known: &KnownAs| known.subject == actor.subject && known.issuer != self.issuer;
+        // A token of Doorward's own is issued to who acts, of whatever issuer they are.
+        let is_client = self.client.as_ref() == Some(&actor.subject)
+            && (self.on_behalf_of.is_some() || !self.acting.iter().any(of_another));
+        let by_name = (actor.is_service_account() || is_client).then_some(&actor.subject);
+        actor.client.as_ref().or(by_name)
+    }
+
     /// What the subject is, whoever acts for them: who comes with a token of Doorward's own is an agent where somebody does, and the
     /// token says what they are themselves.
     pub fn kind_of_subject(&self) -> Kind {
@@ -315,6 +327,25 @@ fn is_plain(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_actor_of_another_issuer_is_no_client_of_the_subjects_by_its_name() {
+        let known = |issuer: &str| KnownAs { issuer: issuer.into(), subject: "planner".into() };
+        let principal = |acting: &[KnownAs], on_behalf_of: Option<KnownAs>| Principal {
+            client: Some("planner".into()),
+            actor: Some(Actor { subject: "planner".into(), client: None }),
+            acting: acting.into(),
+            on_behalf_of: on_behalf_of.map(Box::new),
+            ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
+        };
+        for (principal, expected) in [
+            (principal(&[known("corp")], None), Some("planner")),
+            (principal(&[known("partner")], None), None),
+            (principal(&[known("partner")], Some(known("corp"))), Some("planner")),
+        ] {
+            assert_eq!(principal.requesting_client().map(|client| &**client), expected, "{principal:?}");
+        }
+    }
 
     #[test]
     fn names_that_kubernetes_would_misread_are_refused() {

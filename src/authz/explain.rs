@@ -200,6 +200,7 @@ fn describe_principal(principal: &Principal) -> String {
     let mut text = format!("{} {} of {}", kind_name(principal.kind), principal.username, principal.issuer);
     if let Some(actor) = &principal.actor {
         text.push_str(&format!(", through {}", actor.subject));
+        text.extend(actor.client.iter().map(|client| format!(" (client {client})")));
     }
     if let Some(client) = &principal.client {
         text.push_str(&format!(", client {client}"));

@@ -114,10 +114,16 @@ impl Who {
             }
             Self::Users(users) => users.iter().any(|user| same_user(user, &principal.username, reading)).into(),
             Self::Clients { names, of } => {
-                let own = principal.client.as_ref().is_some_and(|client| names.contains(client));
-                let theirs = (wide || *of == Party::Actor)
-                    && actor.and_then(|actor| actor.client.as_ref()).is_some_and(|client| names.contains(client));
-                or_withheld(own || theirs, IssuerFacts::withholds_client)
+                let is_named = |client: Option<&Arc<str>>| client.is_some_and(|client| names.contains(client));
+                let asks = is_named(principal.requesting_client());
+                let issued = is_named(principal.client.as_ref());
+                let met = match (reading, of) {
+                    (Reading::Wide, _) => asks || issued,
+                    (Reading::Strict, Party::Actor) => asks,
+                    // Not for whomever it acts for: only where the token is its own besides.
+                    (Reading::Strict, Party::Principal) => asks && issued,
+                };
+                or_withheld(met, IssuerFacts::withholds_client)
             }
             Self::Claim { path, values } => match path.find(&principal.claims) {
                 Some(Value::Array(given)) => given.iter().any(|value| values.contains(value)).into(),
@@ -176,7 +182,11 @@ impl Who {
                 Condition::new(key, names, or_none(found))
             }
             Self::Users(users) => Condition::new("who.users", listed(users), &principal.username),
-            Self::Clients { names, .. } => Condition::new("who.clients", names, or_none(principal.client.as_deref())),
+            Self::Clients { names, .. } => {
+                let found = or_none(principal.requesting_client().map(|client| &**client));
+                let of = if actor.is_some() { " (of who acts)" } else { "" };
+                Condition::new("who.clients", names, format!("{found}{of}"))
+            }
             Self::Claim { path, values } => {
                 let values: Vec<String> = values.iter().map(ToString::to_string).collect();
                 let found = path.find(&principal.claims).map(ToString::to_string);

@@ -254,6 +254,66 @@ tests:
     );
 }
 
+/// The token of whom an agent acts for may have been got by another client, which then asks for nothing.
+#[test]
+fn where_somebody_acts_a_client_is_theirs_and_a_deny_is_of_both() {
+    let policy = "
+rules:
+  - {id: planner, on: {paths: [/allow]}, who: {clients: [planner]}, do: allow}
+  - {id: behalf, on: {paths: [/behalf]}, who: {clients: [planner], on_behalf_of: {groups: [dev]}}, do: allow}
+  - {id: task, on: {paths: [/task]}, who: {clients: ['serviceaccount:ci:builder']}, do: allow}
+  - {id: all, on: {paths: [/deny, /deny-task]}, do: allow}
+  - {id: no-planner, on: {paths: [/deny]}, who: {clients: [planner]}, do: deny}
+  - {id: no-task, on: {paths: [/deny-task]}, who: {clients: ['serviceaccount:ci:builder']}, do: deny}
+tests:
+";
+    let mut cases = String::new();
+    for (client, actor, met) in [
+        ("planner", "", ["/allow", "/deny"].as_slice()),
+        ("web", "", &[]),
+        ("planner", "{subject: bot, client: other}", &["/deny"]),
+        ("planner", "{subject: bot}", &["/deny"]),
+        // It is that client itself.
+        ("planner", "{subject: planner}", &["/allow", "/behalf", "/deny"]),
+        // Its own rights are not for whomever it acts for.
+        ("web", "{subject: bot, client: planner}", &["/behalf", "/deny"]),
+        ("planner", "{subject: bot, client: planner}", &["/allow", "/behalf", "/deny"]),
+        ("web", "{subject: planner}", &[]),
+        ("planner", "{subject: 'serviceaccount:ci:builder'}", &["/deny", "/deny-task"]),
+        ("serviceaccount:ci:builder", "{subject: 'serviceaccount:ci:builder'}", &["/task", "/deny-task"]),
+        ("web", "{subject: 'serviceaccount:ci:other'}", &[]),
+        // Only a task has no other client.
+        ("web", "{subject: 'serviceaccount:ci:builder', client: other}", &[]),
+    ] {
+        for path in ["/allow", "/behalf", "/task", "/deny", "/deny-task"] {
+            let outcome = if met.contains(&path) != path.starts_with("/deny") { "allow" } else { "deny" };
+            let actor = if actor.is_empty() { String::new() } else { format!(", actor: {actor}") };
+            cases.push_str(&format!(
+                "  - {{name: \"{client} {actor} at {path}\", principal: {{groups: [dev], client: {client}{actor}}}, \
+                 request: {{route: web, path: {path}}}, expect: {{outcome: {outcome}}}}}\n"
+            ));
+        }
+    }
+    decide_all(ONE_ISSUER, &format!("{policy}{cases}"));
+}
+
+#[test]
+fn the_client_that_is_told_is_the_one_that_asks() {
+    let root = root(ONE_ISSUER, "rules: [{id: planner, who: {clients: [planner]}, do: allow}]");
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    for (facts, told) in [
+        ("{client: web}", "has web"),
+        ("{client: planner, actor: {subject: bot, client: other}}", "has other (of who acts)"),
+        ("{client: planner, actor: {subject: bot}}", "has none (of who acts)"),
+    ] {
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let text = policy.explain(&scenario.principal, &scenario.request()).to_string();
+        assert!(text.contains(&format!("who.clients: needs planner, {told}\n")), "{text}");
+    }
+}
+
 #[test]
 fn strangers_meet_only_what_is_for_strangers() {
     decide_all(

@@ -34,10 +34,9 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
         assert_eq!(used.status, 200, "{what}: {}", used.text());
     }
     // An agent that another acts for stays one.
-    let itself = world
-        .person("planner-account", &json!({"may_act": {"client_id": "other", "sub": "other"}, "client_id": "planner"}));
-    let other = world.person("other", &json!({"client_id": "other"}));
-    assert_eq!(part(&token(&ask(&world, &itself, &other).await), 1)["kind"], "agent");
+    let may_act = json!({"client_id": "planner", "sub": "planner-account"});
+    let itself = world.person("other", &json!({"may_act": may_act, "client_id": "other"}));
+    assert_eq!(part(&token(&ask(&world, &itself, &agent).await), 1)["kind"], "agent");
     // Neither does a refusal tell the name of another person, whose token the agent sends as its own.
     for more in [json!({"client_id": "planner"}), json!({})] {
         let bob = world.person("bob-person", &json!({"client_id": "planner"}));
@@ -66,6 +65,25 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
     }
     let is_agents = |line: &Value| line.to_string().contains("planner-account");
     assert!(lines.iter().any(is_agents), "who acts has their name");
+}
+
+/// A rule for the planner was met by any agent that acted for somebody whose token the planner had got.
+#[tokio::test]
+async fn the_client_of_a_rule_is_that_of_the_agent_and_not_of_whom_it_acts_for() {
+    let world = World::start().await;
+    let agents = [("planner-account", "planner"), ("other", "other")];
+    for (subject, client) in agents {
+        let agent = world.person(subject, &json!({"client_id": client}));
+        for issued_to in ["planner", "web"] {
+            let lets = world.person("bob", &json!({"client_id": issued_to, "may_act": {"sub": subject}}));
+            let answer = ask(&world, &lets, &agent).await;
+            let what = format!("{client} acts by a token of {issued_to}: {}", answer.text());
+            match client {
+                "planner" => assert_eq!(part(&token(&answer), 1)["act"]["client_id"], "planner", "{what}"),
+                _ => assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_target")), "{what}"),
+            }
+        }
+    }
 }
 
 #[tokio::test]
