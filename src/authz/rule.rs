@@ -20,7 +20,7 @@ use super::{
     on::{self, On},
     run::RunCondition,
     starts::Start,
-    token::TokenCondition,
+    token::{self, TokenCondition},
     who::{self, Caller, Purpose, Who},
 };
 
@@ -140,6 +140,7 @@ impl Rule {
                 .help("say who is meant in `who`, or look at `principal.claims` in `when`");
         }
         check_need(&raw.need, &at.key("need"), report);
+        token::check_people(raw, at, root, report);
         let action = match &raw.action {
             raw::Action::Allow => Action::Allow(NeededLogin::of(&raw.need)),
             raw::Action::Deny => Action::Deny,

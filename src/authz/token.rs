@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config::{
-    raw::{self, OnToken},
-    report::{At, Report},
-    values::Span,
+use crate::{
+    authn::Kind,
+    config::{
+        raw::{self, OnToken},
+        report::{At, Report},
+        values::Span,
+    },
 };
 
 use super::{
@@ -274,6 +277,35 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
         report
             .error(&at.key("scopes").index(index), format!("`{scope}` has a blank, which no scope has"))
             .help("write one scope an entry");
+    }
+}
+
+/// Warns of an allow for people that nobody can meet: what is exchanged is a bearer token, of which `login.kind` says nothing. A task acts
+/// for who caused its run, who may have logged in.
+pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
+    let Some(token) = &rule.on.token else { return };
+    let is_for_people = rule.who.kind == Some(Kind::Human) && matches!(rule.action, raw::Action::Allow);
+    if !is_for_people || !token.service_accounts.is_empty() {
+        return;
+    }
+    let is_exchanged = |issuer: &raw::Issuer| {
+        let mut exchanged = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
+        exchanged.any(|of| of.issuer == issuer.name)
+            && (rule.who.issuers.is_empty() || rule.who.issuers.contains(&issuer.name))
+    };
+    let gives_people = |issuer: &&raw::Issuer| {
+        issuer.kind == Some(Kind::Human)
+            || issuer.preset == Some(raw::Preset::Doorward)
+            || issuer.clients.iter().any(|client| client.kind == Some(Kind::Human))
+    };
+    let exchanged: Vec<&raw::Issuer> = root.issuers.iter().filter(|issuer| is_exchanged(issuer)).collect();
+    if !exchanged.is_empty() && !exchanged.iter().any(gives_people) {
+        report
+            .warning(
+                &at.key("who").key("kind"),
+                "nobody meets it: what is exchanged are bearer tokens, and `kind` of a `login` says nothing of those",
+            )
+            .help("write `kind: human` into the issuer, or at the client in its `clients`, if no program gets such a token");
     }
 }
 

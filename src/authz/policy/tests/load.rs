@@ -329,3 +329,42 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
         assert!(of_approvals.iter().all(|problem| problem.at.to_string() == "/rules/0/do/approve"), "{told:?}");
     }
 }
+
+/// `login.kind` is of those who log in, and nobody logs in at the token endpoint.
+#[test]
+fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
+    let token = "token: {audiences: [x], scopes: [y]}";
+    let of_task = "token: {audiences: [x], scopes: [y], service_accounts: [ci/a]}";
+    let login = "login: {kind: human, client: {id: doorward}}";
+    let client = "clients: [{id: web, kind: human}]";
+    for (issuer, on, who, action, expected) in [
+        (login, token, "kind: human, issuers: [corp]", "allow", 1),
+        (login, token, "kind: human", "allow", 1),
+        ("preset: auth0", token, "kind: human, issuers: [corp], on_behalf_of: {groups: [dev]}", "allow", 1),
+        ("kind: agent", token, "kind: human, issuers: [corp]", "allow", 1),
+        ("kind: human", token, "kind: human, issuers: [corp]", "allow", 0),
+        (client, token, "kind: human, issuers: [corp]", "allow", 0),
+        (login, token, "kind: human, issuers: [people]", "allow", 0),
+        (login, of_task, "kind: human, issuers: [corp]", "allow", 0),
+        (login, token, "kind: agent, issuers: [corp]", "allow", 0),
+        (login, token, "kind: human, issuers: [corp]", "deny", 0),
+        (login, "paths: [/]", "kind: human, issuers: [corp]", "allow", 0),
+    ] {
+        let ground = format!(
+            "
+issuers:
+  - {{name: corp, issuer: 'https://corp.example', {issuer}}}
+  - {{name: people, issuer: 'https://people.example', kind: human}}
+  - {{name: cluster, issuer: 'https://cluster.example', preset: kubernetes}}
+tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
+",
+            if who.contains("people") { ", {issuer: people}" } else { "" }
+        );
+        let root = root(&ground, &format!("rules: [{{id: a, on: {{{on}}}, who: {{{who}}}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        let found = told.iter().filter(|problem| problem.at.as_str() == "/rules/0/who/kind").count();
+        assert_eq!(found, expected, "{issuer} {on} {who} {action}: {told:?}");
+    }
+}
