@@ -135,20 +135,7 @@ impl Exchanger<'_> {
         }
         let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
-        // Providers hear the names of tasks in `sub` too. What an older version kept of who caused a run may have such a user name.
-        if Actor::is_reserved(&party.principal.username) {
-            return Err(Refusal::subject(format!(
-                "the user name `{}` of whom the token would be for is the name of a service account, which only a pod of a task has here",
-                party.principal.username
-            )));
-        }
-        let client = claims::client(&party.principal).ok_or_else(|| {
-            let subject = &party.principal.subject;
-            Refusal::subject(format!(
-                "subject_token: `{subject}` is the name of a service account, which only a pod of a task has here, and the token names no \
-                 client"
-            ))
-        })?;
+        let client = client(&party.principal)?;
         let claims = AccessToken {
             iss: self.tokens.issuer(),
             sub: &party.principal.username,
@@ -207,6 +194,24 @@ impl Exchanger<'_> {
     }
 }
 
+/// The client of a token for this principal, who has no name in it that only tasks have.
+fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
+    // Providers hear the names of tasks in `sub` too. What an older version kept of who caused a run may have such a user name.
+    if Actor::is_reserved(&principal.username) {
+        return Err(Refusal::subject(format!(
+            "the user name `{}` of whom the token would be for is the name of a service account, which only a pod of a task has here",
+            principal.username
+        )));
+    }
+    claims::client(principal).ok_or_else(|| {
+        let subject = &principal.subject;
+        Refusal::subject(format!(
+            "subject_token: `{subject}` is the name of a service account, which only a pod of a task has here, and the token names no \
+             client"
+        ))
+    })
+}
+
 /// Writes down that a token was issued, before it is out of the house. One that cannot be written down is not given.
 pub(super) async fn give(issued: audit::Issued, exchange: &mut Exchange) -> Result<(), Refusal> {
     exchange.record().issued = Some(Box::new(issued));
@@ -228,5 +233,30 @@ fn issued_to(task: &Task) -> audit::IssuedTask {
         pipeline_run: task.pipeline_run().map(named),
         pipeline_task: task.view.pipeline_task.clone(),
         root: task.root.uid.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::Cause;
+
+    /// As a version kept it that let issuers give any user name.
+    fn caused_by(username: &str) -> Principal {
+        let kept = json!({"request": Uuid::nil(), "at": 0, "issuer": "corp", "subject": "7", "username": username, "kind": "human"});
+        let cause: Cause = serde_json::from_value(kept).unwrap();
+        Principal { actor: Some(Actor::service_account(None, "ci", "builder")), ..cause.principal() }
+    }
+
+    #[test]
+    fn no_task_gets_a_token_for_an_older_cause_that_is_called_as_tasks_are() {
+        for name in ["serviceaccount:ci:admin", "ServiceAccount:ci:admin", "system:serviceaccount:ci:admin"] {
+            let refusal = client(&caused_by(name)).unwrap_err();
+            assert_eq!(refusal.status(), StatusCode::BAD_REQUEST, "{name}");
+            assert!(refusal.description().contains(&format!("the user name `{name}`")), "{}", refusal.description());
+        }
+        for name in ["alice", "serviceaccounts:x"] {
+            assert_eq!(client(&caused_by(name)).ok().as_deref(), Some("serviceaccount:ci:builder"), "{name}");
+        }
     }
 }

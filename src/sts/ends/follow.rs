@@ -148,6 +148,15 @@ struct Mark {
     losses: u64,
 }
 
+/// Puts work into the queue, unless there is no room for it.
+fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
+    // The next one says it again, while the room is for what is said once.
+    if matches!(work, Work::UpTo(..)) && queue.capacity() < BACKLOG / 2 {
+        return Ok(());
+    }
+    queue.try_send(work).map_err(|_| EndsError::Behind)
+}
+
 impl Follower {
     /// Watches until something fails.
     async fn watch(&self, exchanged: &raw::Exchanged) -> EndsError {
@@ -194,12 +203,8 @@ impl Follower {
             self.end_here(&batch);
             for (watch, told) in batch {
                 let Some(work) = self.take(watch, told, &mut progress) else { continue };
-                // The next one says it again, while the room is for what is said once.
-                if matches!(work, Work::UpTo(..)) && queue.capacity() < BACKLOG / 2 {
-                    continue;
-                }
-                if queue.try_send(work).is_err() {
-                    return EndsError::Behind;
+                if let Err(error) = line_up(&queue, work) {
+                    return error;
                 }
             }
         }
@@ -347,5 +352,30 @@ impl Follower {
              taskruns, pods and pipelineruns"
         );
         self.health.failed(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In an outage of the store that lasts, what watches say every few seconds must not take the room of what they say once.
+    #[test]
+    fn how_far_a_watch_has_come_takes_half_of_the_queue_at_most() {
+        let (queue, _work) = mpsc::channel(BACKLOG);
+        let up_to = || {
+            let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
+            Work::UpTo(watch, Mark { at: Timestamp::default(), losses: 0 })
+        };
+        let end = || Work::End(Over { cluster: "c".into(), kind: Kind::Pod, uid: "u".to_owned(), why: GONE });
+        for _ in 0..2 * BACKLOG {
+            line_up(&queue, up_to()).unwrap();
+        }
+        assert!((1..=BACKLOG / 2).contains(&queue.capacity()), "{}", queue.capacity());
+        for _ in 0..queue.capacity() {
+            line_up(&queue, end()).unwrap();
+        }
+        assert!(matches!(line_up(&queue, end()), Err(EndsError::Behind)));
+        line_up(&queue, up_to()).expect("it is left out");
     }
 }

@@ -445,6 +445,32 @@ async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room(
     here.keep_within("hub", "1", "more", small).await.expect("there is room");
 }
 
+/// Redis is asked for one after the other, while nothing else of the queue is done.
+#[tokio::test]
+async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let (here, there) =
+        (Fixture::new(&store, |_| failed(FailureKind::Denied)), Fixture::new(&store, |_| failed(FailureKind::Denied)));
+    let mut ids = Vec::new();
+    here.queue.set_doubt(None);
+    for number in 0..40 {
+        ids.push(here.keep("hub", &number.to_string(), &number.to_string()).await.unwrap());
+    }
+    here.start();
+    here.until("parked", async || here.held().await.iter().filter(|(_, parked)| *parked).count() == 40).await;
+    assert_eq!(there.held().await.len(), 40);
+    let now = here.clock.now();
+    for id in &ids {
+        assert!(here.queue.drop_one(id, now).await.unwrap());
+    }
+    // The third look is at the rest.
+    for left in [24, 8, 0] {
+        there.queue.look_at_parked(now).await.unwrap();
+        assert_eq!(there.held().await.len(), left);
+    }
+}
+
 #[tokio::test]
 async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
