@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Raw, Recorded, Reply, held_up, now, within},
-    streams::{LOG, WATCH, begin, ends, http2, stream, streaming, with_login},
+    harness::{Doorward, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, within},
+    streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
 };
 
 /// Changes one thing of the configuration, and gives it as it is then.
@@ -151,6 +151,58 @@ async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
     fixture.doorward.set_clock_ahead(301);
     has_ended(twin, "nobody could be asked for too long").await;
     assert_eq!(ends(&fixture.doorward, 2).await, ["revoked", "expired"]);
+}
+
+/// Its signature is as good as ever when the pod that it stands for is gone.
+#[tokio::test]
+async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload() {
+    let reviews = Reviews::default();
+    let change = |yaml: String| {
+        let entry = yaml.lines().find(|line| line.contains("- {name: b, issuer: ")).unwrap().to_owned();
+        let pods = entry.replace(
+            "username: 'b:{sub}', kind: human",
+            "preset: kubernetes, token_review: {upstream: cluster, bearer: {file: token}, cache: 1s}",
+        );
+        assert_ne!(pods, entry);
+        let rule = "rules:\n  - {id: pods, on: {routes: [api]}, who: {issuers: [b], service_accounts: [ci/builder]}, do: allow}\n";
+        yaml.replace(&entry, &pods).replace("rules:\n", rule)
+    };
+    let script = {
+        let reviews = reviews.clone();
+        move |request: &Recorded| reviews.answer(request).unwrap_or_else(|| streaming(request))
+    };
+    let fixture = Fixture::with_faults(change, script).await;
+    let [lost, kept] = [(); 2].map(|()| fixture.b.pod_token("ci", "builder"));
+    for token in [&lost, &kept] {
+        reviews.say(token, Verdict::Good);
+        within(async {
+            while fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(token)]).await.status == 503 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &bearer(&lost)]).await;
+    let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer(&kept)).await;
+    streams.are_open().await;
+    reviews.say(&lost, Verdict::Gone);
+    streams.have_ended(1008, "revoked").await;
+    is_open(&mut twin, "another pod").await;
+    assert_eq!(ends(&fixture.doorward, 6).await, ["revoked"; 6]);
+
+    // An API server that fails says nothing against a pod, for a while.
+    reviews.say(&kept, Verdict::Error);
+    let asked = reviews.asked_about(&kept);
+    within(async {
+        while reviews.asked_about(&kept) == asked {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    is_open(&mut twin, "nobody can be asked").await;
+    fixture.doorward.set_clock_ahead(301);
+    has_ended(twin, "nobody could be asked for too long").await;
+    assert_eq!(ends(&fixture.doorward, 7).await[6], "expired");
 }
 
 /// No token ends here, and no hours of a rule.

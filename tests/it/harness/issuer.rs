@@ -69,7 +69,8 @@ struct Inner {
     address: SocketAddr,
     issuer: String,
     fault: Mutex<Fault>,
-    key: Mutex<Key>,
+    /// The last one signs.
+    keys: Mutex<Vec<Key>>,
     opaque: Mutex<std::collections::HashMap<String, Value>>,
     key_fetches: AtomicUsize,
     introspections: AtomicUsize,
@@ -98,7 +99,7 @@ impl Issuer {
             address,
             issuer: identifier.map_or_else(|| format!("http://{address}"), str::to_owned),
             fault: Mutex::default(),
-            key: Mutex::new(Key::new("key-1")),
+            keys: Mutex::new(vec![Key::new("key-1")]),
             opaque: Mutex::default(),
             key_fetches: AtomicUsize::new(0),
             introspections: AtomicUsize::new(0),
@@ -133,7 +134,11 @@ impl Issuer {
 
     /// From now on a new key signs; the old one is gone from the set.
     pub fn rotate(&self, id: &str) {
-        *self.0.key.lock().unwrap() = Key::new(id);
+        *self.0.keys.lock().unwrap() = vec![Key::new(id)];
+    }
+
+    fn signer<T>(&self, look: impl FnOnce(&Key) -> T) -> T {
+        look(self.0.keys.lock().unwrap().last().unwrap())
     }
 
     /// Sets its clock this many seconds ahead, or back.
@@ -182,8 +187,27 @@ impl Issuer {
         self.sign(&self.claims(subject, groups))
     }
 
+    /// A token as a cluster projects it into a pod of this service account, for Doorward.
+    pub fn pod_token(&self, namespace: &str, account: &str) -> String {
+        self.sign_pod_token(self.url(), AUDIENCE, namespace, account)
+    }
+
+    /// The same as a token of this issuer for this audience.
+    pub fn sign_pod_token(&self, issuer: &str, audience: &str, namespace: &str, account: &str) -> String {
+        let claims = json!({
+            "iss": issuer, "sub": format!("system:serviceaccount:{namespace}:{account}"), "aud": [audience],
+            "iat": now(), "nbf": now(), "exp": now() + 3_600, "jti": unique(),
+            "kubernetes.io": {
+                "namespace": namespace, "pod": {"name": "p", "uid": unique()},
+                "serviceaccount": {"name": account, "uid": unique()},
+            },
+        });
+        let id = self.signer(|key| key.id.clone());
+        self.sign_with(&json!({"alg": "ES256", "kid": id}), &claims)
+    }
+
     pub fn sign(&self, claims: &Value) -> String {
-        let id = self.0.key.lock().unwrap().id.clone();
+        let id = self.signer(|key| key.id.clone());
         self.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": id}), claims)
     }
 
@@ -195,7 +219,7 @@ impl Issuer {
     /// Signs any text as header over any text as claims.
     pub fn sign_text(&self, header: &str, claims: &str) -> String {
         let signed = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(claims));
-        let signature = self.0.key.lock().unwrap().pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        let signature = self.signer(|key| key.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap());
         format!("{signed}.{}", BASE64URL.encode(signature.as_ref()))
     }
 
@@ -258,7 +282,7 @@ async fn keys(State(issuer): State<Issuer>) -> Response {
         return response;
     }
     let empty = *issuer.0.fault.lock().unwrap() == Fault::Empty;
-    let keys = if empty { json!([]) } else { json!([issuer.0.key.lock().unwrap().jwk()]) };
+    let keys: Vec<Value> = issuer.0.keys.lock().unwrap().iter().filter(|_| !empty).map(Key::jwk).collect();
     Json(json!({"keys": keys})).into_response()
 }
 
@@ -288,7 +312,7 @@ async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Re
     let mut claims = issuer.claims("alice", &["dev"]);
     claims["aud"] = json!("doorward");
     claims["nonce"] = json!(request.code);
-    let kid = issuer.0.key.lock().unwrap().id.clone();
+    let kid = issuer.signer(|key| key.id.clone());
     let id_token = issuer.sign_with(&json!({"alg": "ES256", "typ": "JWT", "kid": kid}), &claims);
     Json(json!({"access_token": unique(), "token_type": "Bearer", "expires_in": 600, "id_token": id_token}))
         .into_response()

@@ -13,6 +13,7 @@ mod node;
 mod ports;
 mod receivers;
 mod redis;
+mod reviews;
 mod tls;
 mod upstream;
 mod wire;
@@ -30,6 +31,7 @@ pub use self::{
     ports::free_port,
     receivers::{Collector, CollectorAnswer, SyslogServer},
     redis::RedisServer,
+    reviews::{Reviews, Verdict},
     tls::{Authority, Pair, connect_tls},
     upstream::{Recorded, Reply, Upstream, held_up},
     wire::Wire,

@@ -1,0 +1,61 @@
+//! What an API server says where it is asked about tokens that it signed (`authentication.k8s.io/v1`, TokenReview).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+use super::{Recorded, Reply};
+
+/// What is said of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// Its pod, or its service account, is gone.
+    Gone,
+    /// The API server fails.
+    Error,
+}
+
+/// What is said of each token; of one that is not known, that it is not good. Clones share it.
+#[derive(Clone, Default)]
+pub struct Reviews {
+    verdicts: Arc<Mutex<HashMap<String, Verdict>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Reviews {
+    pub fn say(&self, token: &str, verdict: Verdict) {
+        self.verdicts.lock().unwrap().insert(token.to_owned(), verdict);
+    }
+
+    /// How often a token was asked about.
+    pub fn asked_about(&self, token: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| *asked == token).count()
+    }
+
+    /// The answer to a request, if it asks about a token.
+    pub fn answer(&self, request: &Recorded) -> Option<Reply> {
+        if !request.line().starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews ") {
+            return None;
+        }
+        let review: Value = serde_json::from_slice(&request.body).unwrap();
+        let token = review["spec"]["token"].as_str().unwrap();
+        self.asked.lock().unwrap().push(token.to_owned());
+        let verdict = self.verdicts.lock().unwrap().get(token).copied();
+        let status = match verdict.unwrap_or(Verdict::Gone) {
+            Verdict::Good => {
+                let claims: Value =
+                    serde_json::from_slice(&BASE64URL.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap();
+                let user = json!({"username": claims["sub"]});
+                json!({"authenticated": true, "audiences": review["spec"]["audiences"], "user": user})
+            }
+            Verdict::Gone => json!({"error": "the pod is gone"}),
+            Verdict::Error => return Some(Reply::json(500, "{}")),
+        };
+        Some(Reply::json(201, &json!({"status": status}).to_string()))
+    }
+}
