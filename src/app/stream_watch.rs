@@ -22,13 +22,10 @@ impl App {
 
     /// The same for what is known of its caller by now.
     fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
-        if self.revocations.is_signed_out(principal) {
-            return Some(CutReason::SignedOut);
-        }
-        if self.revocations.is_revoked(principal).is_some() {
-            return Some(CutReason::Revoked);
-        }
         let snapshot = self.snapshot.load();
+        if let Some(why) = self.took_back(principal, &snapshot) {
+            return Some(why);
+        }
         let now = self.clock.now();
         let is_known = match principal.scheme {
             Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
@@ -54,12 +51,22 @@ impl App {
         (!is_allowed).then_some(CutReason::PermissionLost)
     }
 
-    /// Ends the streams whose session was ended and those of tokens and people that are revoked. Tells how many.
+    /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, or their issuer together
+    /// with the key that signed it.
+    fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
+        if self.revocations.is_signed_out(principal) {
+            return Some(CutReason::SignedOut);
+        }
+        let is_revoked =
+            self.revocations.is_revoked(principal).is_some() || snapshot.issuers.have_lost_key_of(principal);
+        is_revoked.then_some(CutReason::Revoked)
+    }
+
+    /// Ends the streams whose session was ended, those of tokens and people that are revoked, and those of tokens whose key is. Tells
+    /// how many.
     pub fn close_revoked_streams(&self) -> usize {
-        let signed_out = |stream: &Stream| self.revocations.is_signed_out(&stream.principal);
-        let revoked = |stream: &Stream| self.revocations.is_revoked(&stream.principal).is_some();
-        self.streams.close_matching(signed_out, CutReason::SignedOut)
-            + self.streams.close_matching(revoked, CutReason::Revoked)
+        let snapshot = self.snapshot.load();
+        self.streams.recheck(|stream| self.took_back(&stream.principal, &snapshot))
     }
 }
 
@@ -74,14 +81,14 @@ fn route_of(snapshot: &Snapshot, Stream { request, .. }: &Stream) -> Option<Arc<
     }
 }
 
-/// How often streams are held against revocations.
+/// How often streams are held against revocations, and against the keys of issuers.
 const STREAM_TICK: Duration = Duration::from_millis(500);
 
 /// How often streams are decided again under a policy whose decisions may change at any moment.
 const CLOCK_TICK: Duration = Duration::from_secs(5);
 
-/// Ends streams whose credential was revoked, and those that a rule no longer allows as time goes by: its hours are over, a
-/// login has grown too old for it, or its expression looks at the time.
+/// Ends streams whose credential was revoked or signed with a key that its issuer took back, and those that a rule no longer
+/// allows as time goes by: its hours are over, a login has grown too old for it, or its expression looks at the time.
 pub(super) async fn watch_streams(app: &App) {
     let mut tick = tokio::time::interval(STREAM_TICK);
     let mut looked = app.clock.now();

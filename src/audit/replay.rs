@@ -463,6 +463,7 @@ impl PrincipalLine {
                 "certificate" => CredentialId::Certificate(id),
                 _ => CredentialId::None,
             },
+            signed_by: None,
             expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),
             delivery,
             email,

@@ -16,7 +16,7 @@ pub(crate) use self::schemes::held;
 pub use self::{
     authenticated::Authenticated,
     needed_login::NeededLogin,
-    principal::{Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme},
+    principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
     schemes::{Authenticator, Outcome, wanted},
     whose::Whose,
 };

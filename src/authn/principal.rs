@@ -40,6 +40,8 @@ pub struct Principal {
     pub claims: Arc<Map<String, Value>>,
     /// What a revocation names.
     pub credential: CredentialId,
+    /// The key that signed the token, if one did: where it leaves the set of the issuer, streams end.
+    pub signed_by: Option<KeyId>,
     /// When the credential ends; streams end with it.
     pub expires: Timestamp,
     /// The facts of the delivery that authenticated it, for webhooks.
@@ -131,6 +133,7 @@ impl Principal {
             login: LoginFacts::default(),
             claims: Arc::default(),
             credential: CredentialId::None,
+            signed_by: None,
             expires: Timestamp::default(),
             delivery: None,
             on_behalf_of: None,
@@ -261,6 +264,10 @@ impl fmt::Display for CredentialId {
         }
     }
 }
+
+/// A public key of an issuer: the SHA-256 of its name, what it is for, and the key itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyId(pub [u8; 32]);
 
 /// Why a user name cannot be used as a Kubernetes identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

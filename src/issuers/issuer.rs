@@ -12,6 +12,7 @@ use super::{
     key_cache::{KeyCache, KeySource},
     logout_token::LogoutToken,
     principal::{Facts, Mapping},
+    signature::Signed,
     single_flight::Key,
     token_error::TokenError,
     token_review::{REVIEW_CLAIM, TokenReview},
@@ -155,7 +156,8 @@ impl Issuer {
     }
 
     /// What the settings of this generation make of a caller whose bearer token was verified under those of an earlier one,
-    /// with the audiences of the token. The token itself is not kept, so whether its key is still in the set is not asked.
+    /// with the audiences of the token. The token itself is not kept: whether its key is in the set is asked by
+    /// [`Self::has_lost_key_of`].
     pub(super) fn judge_again(&self, known: &Principal) -> Result<(Principal, Vec<Box<str>>), Rejection> {
         if !known.claims.contains_key("iss") && !self.introspects() {
             return Err(TokenError::OpaqueNotAccepted.into());
@@ -165,7 +167,7 @@ impl Issuer {
         let listed =
             client.as_deref().filter(|client| self.introspects() && self.mapping.clients.contains_key(*client));
         let audiences = self.checks.check_again(&known.claims, listed)?;
-        let principal = self.mapping.principal(Facts {
+        let mut principal = self.mapping.principal(Facts {
             claims: (*known.claims).clone(),
             subject: Arc::clone(&known.subject),
             expires: known.expires,
@@ -173,7 +175,14 @@ impl Issuer {
             scopes: None,
             credential: known.credential.clone(),
         })?;
+        principal.signed_by = known.signed_by;
         Ok((principal, audiences))
+    }
+
+    /// Whether the key that signed the token of a caller is no longer in the set that was fetched last, however long ago that was. While
+    /// there is none, nothing is known against a key.
+    pub(super) fn has_lost_key_of(&self, known: &Principal) -> bool {
+        known.signed_by.is_some_and(|key| self.keys.lacks(key))
     }
 
     /// A JWT as bearer, with everything that this issuer asks of one.
@@ -185,7 +194,7 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<Verified, Rejection> {
         let signed = token.signed();
-        let (token, generation) = self.verify_parsed(token, now).await?;
+        let (token, signed_by) = self.verify_parsed(token, now).await?;
         let VerifiedToken { mut claims, mut checked, .. } = token;
         let mut good_until = Timestamp::MAX;
         if let Some(introspection) = &self.introspection
@@ -214,7 +223,7 @@ impl Issuer {
             claims.insert(REVIEW_CLAIM.to_owned(), answer.claims.clone().into());
             good_until = good_until.min(answer.good_until);
         }
-        self.verified(claims, checked, signed, text.len(), Some(generation), good_until)
+        self.verified(claims, checked, signed, text.len(), Some(signed_by), good_until)
     }
 
     /// An opaque token as bearer.
@@ -234,12 +243,16 @@ impl Issuer {
         self.verified(answer.claims.clone(), checked, text.as_bytes(), text.len(), None, answer.good_until)
     }
 
-    async fn verify_parsed(&self, token: Unverified<'_>, now: Timestamp) -> Result<(VerifiedToken, u64), TokenError> {
+    async fn verify_parsed(
+        &self,
+        token: Unverified<'_>,
+        now: Timestamp,
+    ) -> Result<(VerifiedToken, Signed), TokenError> {
         self.checks.check_header(&token)?;
         let check = || self.checks.check_claims(&token, now);
-        let generation = self.keys.check_signature(&token, now, check).await?;
+        let signed = self.keys.check_signature(&token, now, check).await?;
         let checked = check()?;
-        Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, generation))
+        Ok((VerifiedToken { header: token.header, claims: token.claims, checked }, signed))
     }
 
     /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise.
@@ -249,14 +262,14 @@ impl Issuer {
         checked: Checked,
         named_by: &[u8],
         size: usize,
-        generation: Option<u64>,
+        signed: Option<Signed>,
         good_until: Timestamp,
     ) -> Result<Verified, Rejection> {
         let credential = match claims.get("jti").and_then(Value::as_str) {
             Some(jti) if !jti.is_empty() && jti.len() <= 256 => CredentialId::Token(jti.into()),
             _ => CredentialId::Token(HEXLOWER.encode(&sha256(&[named_by])).into()),
         };
-        let principal = self.mapping.principal(Facts {
+        let mut principal = self.mapping.principal(Facts {
             claims,
             subject: checked.subject,
             expires: checked.expires,
@@ -264,10 +277,11 @@ impl Issuer {
             scopes: None,
             credential,
         })?;
+        principal.signed_by = signed.map(|signed| signed.by);
         Ok(Verified {
             principal: Arc::new(principal),
             issuer: Arc::clone(self),
-            generation,
+            generation: signed.map(|signed| signed.generation),
             not_before: checked.not_before,
             good_until,
             audiences: checked.audiences,

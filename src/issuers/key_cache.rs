@@ -8,8 +8,9 @@
 //! - gone: `max_stale` after the last success. Tokens then fail with 503, not 401.
 //!
 //! The periodic fetch is conditional, and 304 counts as a success. A set that was fetched replaces the old one whole, so
-//! a key that left it is dead at once, which is at the latest 90 % of that life (at most 54 minutes) after the issuer took
-//! it out; an answer without a usable key replaces nothing. The generation changes only when the usable keys do.
+//! a key that left it is dead at once, for open streams too, which is at the latest 90 % of that life (at most 54 minutes)
+//! after the issuer took it out; an answer without a usable key replaces nothing. The generation changes only when the
+//! usable keys do.
 
 mod fetching;
 
@@ -43,6 +44,7 @@ use super::{
     validators::Validators,
 };
 use crate::{
+    authn::KeyId,
     clock::{Clock, Timestamp},
     config::{raw::Algorithm, resolver::Secret},
     egress::Egress,
@@ -239,6 +241,11 @@ impl KeyCache {
             Some(_) => self.shared.keys.load_full().ok_or_else(|| self.trouble()),
             None => Err(self.trouble()),
         }
+    }
+
+    /// Whether the set that was fetched last does not have this key. Never waits.
+    pub fn lacks(&self, key: KeyId) -> bool {
+        self.shared.keys.load().as_ref().is_some_and(|generation| !generation.keys.has(key))
     }
 
     /// What discovery told, if it did.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{jwt, strict_json, weak_ed25519, weak_rsa};
-use crate::config::raw::Algorithm;
+use crate::{authn::KeyId, config::raw::Algorithm};
 
 /// The largest key set that is read.
 pub const MAX_KEY_SET: usize = 512 << 10;
@@ -28,9 +28,23 @@ pub struct PublicKey {
     issuer: Option<Box<str>>,
     algorithm: Algorithm,
     parsed: ParsedPublicKey,
+    id: KeyId,
 }
 
 impl PublicKey {
+    fn new(kid: Option<&str>, issuer: Option<&str>, algorithm: Algorithm, parsed: ParsedPublicKey) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(format!("{kid:?} {algorithm:?} {issuer:?}").as_bytes());
+        context.update(parsed.as_ref());
+        let id = KeyId(context.finish().as_ref().try_into().unwrap_or_default());
+        Self { kid: kid.map(Into::into), issuer: issuer.map(Into::into), algorithm, parsed, id }
+    }
+
+    /// Tells it from all others: by its name, what it is for, and the key itself.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         self.parsed.verify_sig(message, signature).is_ok()
     }
@@ -128,6 +142,11 @@ impl Keys {
         }
     }
 
+    /// Whether it is one of them.
+    pub fn has(&self, id: KeyId) -> bool {
+        self.keys.iter().any(|key| key.id == id)
+    }
+
     #[cfg(any(test, fuzzing))]
     pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
         self.keys.iter()
@@ -164,7 +183,7 @@ impl Keys {
             }
             Some(_) => return Err("has an `alg` that is not a text".to_owned()),
         };
-        let issuer: Option<Box<str>> = jwk.members.get("issuer").and_then(Value::as_str).map(Into::into);
+        let issuer = jwk.members.get("issuer").and_then(Value::as_str);
         let material = jwk.material()?;
         let mut usable = material.algorithms().to_vec();
         usable.retain(|algorithm| allowed.contains(algorithm) && bound.is_none_or(|bound| bound == *algorithm));
@@ -178,22 +197,13 @@ impl Keys {
         }
         for algorithm in usable {
             let parsed = material.parse(algorithm).ok_or("is not a valid public key")?;
-            self.keys.push(PublicKey { kid: kid.map(Into::into), issuer: issuer.clone(), algorithm, parsed });
+            self.keys.push(PublicKey::new(kid, issuer, algorithm, parsed));
         }
         Ok(())
     }
 
     fn digest(&self) -> [u8; 32] {
-        let mut parts: Vec<Vec<u8>> = self
-            .keys
-            .iter()
-            .map(|key| {
-                let mut context = digest::Context::new(&digest::SHA256);
-                context.update(format!("{:?} {:?} {:?}", key.kid, key.algorithm, key.issuer).as_bytes());
-                context.update(key.parsed.as_ref());
-                context.finish().as_ref().to_vec()
-            })
-            .collect();
+        let mut parts: Vec<[u8; 32]> = self.keys.iter().map(|key| key.id.0).collect();
         parts.sort_unstable();
         let whole = digest::digest(&digest::SHA256, &parts.concat());
         whole.as_ref().try_into().unwrap_or_default()

@@ -157,6 +157,11 @@ impl Issuers {
         self.by_name.get(name)
     }
 
+    /// Whether the key that signed the token of a caller has left the set of its issuer.
+    pub fn have_lost_key_of(&self, known: &Principal) -> bool {
+        self.get(&known.issuer).is_some_and(|issuer| issuer.has_lost_key_of(known))
+    }
+
     /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.
     pub fn accepts(&self, names: &[String], at: &At, resolver: &mut Resolver) -> Accepts {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();

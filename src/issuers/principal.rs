@@ -117,6 +117,7 @@ impl Mapping {
             email: Principal::verified_email(&claims),
             subject,
             credential,
+            signed_by: None,
             expires,
             delivery: None,
             on_behalf_of: own.and_then(on_behalf_of),

@@ -8,17 +8,24 @@ use super::{
     keys::{Found, PublicKey},
     token_error::{Quoted, TokenError},
 };
-use crate::clock::Timestamp;
+use crate::{authn::KeyId, clock::Timestamp};
+
+/// By what a signature is good.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed {
+    /// Of the key set.
+    pub generation: u64,
+    pub by: KeyId,
+}
 
 impl KeyCache {
-    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells the generation of
-    /// the set. Only a token that passes `check` makes a fetch for a key that is not in the set.
+    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells which it was. Only a token that passes `check` makes a fetch for a key that is not in the set.
     pub(super) async fn check_signature<T>(
         &self,
         token: &Unverified<'_>,
         now: Timestamp,
         check: impl Fn() -> Result<T, TokenError>,
-    ) -> Result<u64, TokenError> {
+    ) -> Result<Signed, TokenError> {
         let name = &self.settings().name;
         let unavailable = |why| TokenError::Unavailable { issuer: Arc::clone(name), why };
         let mut generation = self.current(now).map_err(unavailable)?;
@@ -33,7 +40,9 @@ impl KeyCache {
             self.settings().tenants.as_ref().is_none_or(|tenants| tenants.may_sign(key.issuer(), token.issuer()))
         };
         match generation.keys.find(kid, token.header.algorithm) {
-            Found::One(key) if may_sign(key) && token.check_signature(key) => Ok(generation.number),
+            Found::One(key) if may_sign(key) && token.check_signature(key) => {
+                Ok(Signed { generation: generation.number, by: key.id() })
+            }
             Found::One(_) => Err(TokenError::Signature { issuer: Arc::clone(name) }),
             Found::Several(fitting) => Err(TokenError::KeyAmbiguous { issuer: Arc::clone(name), fitting }),
             Found::None => {

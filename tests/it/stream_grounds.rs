@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, within},
+    harness::{Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, unique, within},
     streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
 };
 
@@ -203,6 +203,62 @@ async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload(
     fixture.doorward.set_clock_ahead(301);
     has_ended(twin, "nobody could be asked for too long").await;
     assert_eq!(ends(&fixture.doorward, 7).await[6], "expired");
+}
+
+/// An issuer takes a key out of its set when it is no longer to be believed, perhaps since it was stolen.
+#[tokio::test]
+async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() {
+    let mut fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
+    let alice = fixture.alice();
+    // For longer than it takes until streams are looked at again.
+    let stays = async |twin: &mut Raw, streams: &mut Streams, what: &str| {
+        for _ in 0..2 {
+            is_open(twin, what).await;
+        }
+        streams.are_open().await;
+    };
+    let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
+
+    // The set gains a key, and is fetched anew for the first token of that.
+    fixture.a.add_key("key-2");
+    let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer(&fixture.a.token("bea", &["dev"]))).await;
+    stays(&mut twin, &mut streams, "a new key").await;
+    // What is fetched anew after a reload has another number and the same keys.
+    change(&fixture.doorward, "    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
+    fixture.doorward.wait_for_generation(2).await;
+    within(async {
+        let fresh = bearer(&fixture.a.token("bea", &["dev"]));
+        while fixture.doorward.get("/api/v1/pods", &["Host: api.test", &fresh]).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    stays(&mut twin, &mut streams, "the same keys").await;
+
+    // A set that cannot be fetched says nothing against a key.
+    let unknown =
+        || fixture.a.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": unique()}), &fixture.a.claims("x", &[]));
+    let fetched = async |ahead: u64| {
+        fixture.doorward.set_clock_ahead(ahead);
+        let before = fixture.a.key_fetches();
+        within(async {
+            while fixture.a.key_fetches() == before {
+                let answer = fixture.doorward.get("/api/v1/pods", &["Host: api.test", &bearer(&unknown())]).await;
+                assert_eq!(answer.status, 401, "{}", answer.text());
+            }
+        })
+        .await;
+    };
+    fixture.a.withdraw("key-1");
+    fixture.a.set_fault(Fault::Error);
+    fetched(31).await;
+    stays(&mut twin, &mut streams, "no keys are had").await;
+
+    fixture.a.set_fault(Fault::None);
+    fetched(62).await;
+    streams.have_ended(1008, "revoked").await;
+    is_open(&mut twin, "a key that stayed").await;
+    assert_eq!(ends(&fixture.doorward, 6).await, ["revoked"; 6]);
 }
 
 /// No token ends here, and no hours of a rule.

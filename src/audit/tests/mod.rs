@@ -206,6 +206,7 @@ fn principal() -> Principal {
         },
         claims: Arc::new(claims.as_object().unwrap().clone()),
         credential: CredentialId::Token("jti-1".into()),
+        signed_by: None,
         expires: Timestamp::from_secs(1_700_003_600),
         delivery: None,
         workload: None,

@@ -180,6 +180,37 @@ async fn a_key_that_left_the_set_is_dead_at_once_even_for_cached_tokens() {
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
 }
 
+/// Streams end with it, which a new set alone must not bring about.
+#[tokio::test]
+async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_else() {
+    let (own, other) = (RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({})));
+    for (what, reply, is_lost) in [
+        ("a key more", Reply::keys(&[other.clone(), own.clone()]), false),
+        ("the same key described otherwise", Reply::keys(&[RSA.jwk("a", json!({"x5t": "zz"}))]), false),
+        ("500", Reply::Answer(500, "text/plain", "".into()), false),
+        ("no usable key", Reply::keys(&[]), false),
+        ("gone", Reply::keys(&[other]), true),
+        ("another key under its name", Reply::keys(&[OTHER_RSA.jwk("a", json!({}))]), true),
+        ("under another name", Reply::keys(&[RSA.jwk("b", json!({}))]), true),
+    ] {
+        let bench = Bench::new(json!({})).await;
+        let token = bench.token(&RSA, "a", json!({}));
+        let caller = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
+        assert!(!bench.issuers.have_lost_key_of(&caller), "{what}: before");
+        bench.provider.on("/jwks", reply);
+        bench.refresh().await;
+        assert_eq!(bench.issuers.have_lost_key_of(&caller), is_lost, "{what}");
+        let again = bench.accepts.judge_again(&caller).unwrap();
+        assert_eq!(bench.issuers.have_lost_key_of(&again), is_lost, "{what}: as known under other settings");
+    }
+    let bench = Bench::new(json!({"keys": {"max_stale": "2h"}})).await;
+    let caller =
+        bench.issuers.authenticate(&bench.token(&RSA, "a", json!({})), &bench.accepts, &nothing).await.unwrap();
+    bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));
+    bench.context.clock.advance(Duration::from_secs(7_200));
+    assert!(!bench.status().usable && !bench.issuers.have_lost_key_of(&caller), "too old to be used");
+}
+
 #[tokio::test]
 async fn the_same_kid_with_a_new_key_counts_after_the_refresh() {
     let bench = Bench::new(json!({})).await;

@@ -137,6 +137,16 @@ impl Issuer {
         *self.0.keys.lock().unwrap() = vec![Key::new(id)];
     }
 
+    /// From now on a new key signs; the others stay in the set.
+    pub fn add_key(&self, id: &str) {
+        self.0.keys.lock().unwrap().push(Key::new(id));
+    }
+
+    /// Takes a key out of the set.
+    pub fn withdraw(&self, id: &str) {
+        self.0.keys.lock().unwrap().retain(|key| key.id != id);
+    }
+
     fn signer<T>(&self, look: impl FnOnce(&Key) -> T) -> T {
         look(self.0.keys.lock().unwrap().last().unwrap())
     }
