@@ -6,7 +6,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
-    harness::{Authority, Doorward, Issuer, Pair, Raw, Recorded, Upstream, connect_tls, log_in, now, within},
+    harness::{
+        AUDIENCE, Authority, Doorward, Issuer, Pair, Raw, Recorded, Reply, Reviews, Upstream, Verdict, connect_tls,
+        log_in, now, within,
+    },
 };
 
 /// All variants of an enum, by what it says when it is asked for one that it does not have.
@@ -66,7 +69,28 @@ fn route(kind: &str, scheme: &str) -> String {
     )
 }
 
-fn configuration(issuer: &Issuer, upstream: &Upstream, certificate: &str, routes: &str, paths: &str) -> String {
+/// Who Doorward stands among.
+struct Peers {
+    issuer: Issuer,
+    /// A cluster, whose service accounts have tokens, and its API server.
+    cluster: Issuer,
+    api_server: Upstream,
+    /// What that says of them.
+    reviews: Reviews,
+    upstream: Upstream,
+}
+
+impl Peers {
+    async fn start(upstream: Upstream) -> Self {
+        let reviews = Reviews::default();
+        let said = reviews.clone();
+        let api_server =
+            Upstream::scripted(move |request| said.answer(request).unwrap_or_else(|| Reply::json(404, "{}"))).await;
+        Self { issuer: Issuer::start().await, cluster: Issuer::start().await, api_server, reviews, upstream }
+    }
+}
+
+fn configuration(peers: &Peers, certificate: &str, routes: &str, paths: &str) -> String {
     let until = doorward::clock::Timestamp::from_secs(i64::try_from(now() + 3000).unwrap());
     format!(
         "
@@ -81,7 +105,13 @@ issuers:
     kind: human
     login: {{client: {{id: doorward, secret: {{file: client}}}}}}
     introspection: {{mode: opaque, client: {{id: doorward, secret: {{file: client}}}}}}
+  - name: pods
+    issuer: '{cluster}'
+    preset: kubernetes
+    audiences: ['https://doorward.test']
+    token_review: {{upstream: api-server, bearer: {{file: token}}}}
 upstreams:
+  - {{name: api-server, url: '{api_server}'}}
   - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
   - {{name: web, url: '{upstream}'}}
 webhooks:
@@ -93,6 +123,7 @@ routes:
 {routes}
 rules:
   - {{id: people, on: {{paths: [{paths}]}}, who: {{users: [alice, 'break-glass:alice']}}, do: allow}}
+  - {{id: pods, on: {{paths: [{paths}]}}, who: {{issuers: [pods], service_accounts: [ci/builder]}}, do: allow}}
   - {{id: hooks, on: {{paths: [{paths}]}}, who: {{webhooks: [github]}}, do: allow}}
   - {{id: open, on: {{paths: [{paths}]}}, who: {{anonymous: true}}, do: allow}}
 sessions: {{keys: [{{file: session}}]}}
@@ -101,19 +132,23 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 admin: {{address: 127.0.0.1:0}}
 limits: {{drain_accept: 0}}
 ",
-        issuer = issuer.url(),
-        upstream = upstream.url(),
+        issuer = peers.issuer.url(),
+        cluster = peers.cluster.url(),
+        api_server = peers.api_server.url(),
+        upstream = peers.upstream.url(),
     )
 }
 
-async fn wait_for_keys(doorward: &Doorward, issuer: &Issuer) {
-    let token = bearer(&issuer.token("probe", &[]));
-    within(async {
-        while doorward.get("/http/bearer/probe", &["Host: localhost", &token]).await.status == 503 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+async fn wait_for_keys(doorward: &Doorward, peers: &Peers) {
+    for token in [peers.issuer.token("probe", &[]), peers.cluster.pod_token("probe", "probe")] {
+        let token = bearer(&token);
+        within(async {
+            while doorward.get("/http/bearer/probe", &["Host: localhost", &token]).await.status == 503 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 const BODY: &str = r#"{"ref":"refs/heads/main","before":"1","after":"2","commits":[],"repository":{"id":1,"full_name":"o/r","owner":{"login":"o"}},"sender":{"id":1,"login":"s"}}"#;
@@ -126,16 +161,10 @@ fn signature(secret: &str) -> String {
 }
 
 /// The request as it was sent, as the one who was authenticated, and nothing that proved it.
-fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str, body: &str) {
+fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &Recorded, first: &str, body: &str) {
     let what = format!("{kind:?} {scheme:?}: {}", seen.head);
     assert_eq!(seen.line(), format!("{first} HTTP/1.1"), "{what}");
     assert_eq!(seen.body, body.as_bytes(), "{what}");
-    let user = match scheme {
-        Scheme::Session | Scheme::Bearer => Some("alice"),
-        Scheme::BreakGlass => Some("break-glass:alice"),
-        Scheme::Webhook => Some("webhook:github:repo:1"),
-        Scheme::Anonymous => None,
-    };
     let users: Vec<&str> = user.into_iter().collect();
     let none: &[&str] = &[];
     let (name, other, credential) = match kind {
@@ -185,9 +214,65 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, seen: &Recorded, first: &str
     }
 }
 
+/// One form of a credential, and how a request with it ends.
+struct Case {
+    form: &'static str,
+    /// The lines of a request that must not pass, and those of its twin, which differs in one thing.
+    refused: Vec<String>,
+    passes: Vec<String>,
+    /// As whom the twin passes.
+    user: Option<String>,
+}
+
+impl Case {
+    fn of(form: &'static str, refused: Vec<String>, passes: Vec<String>, user: Option<&str>) -> Self {
+        Self { form, refused, passes, user: user.map(str::to_owned) }
+    }
+}
+
+/// Each form of a bearer token.
+fn bearer_cases(peers: &Peers, stranger: &Issuer) -> Vec<Case> {
+    let Peers { issuer, cluster, reviews, .. } = peers;
+    let case = |form, refused: String, passes: String, user: &str| {
+        let line = |token: String| vec![bearer(&token)];
+        Case::of(form, line(refused), line(passes), Some(user))
+    };
+    let mut cases = Vec::new();
+    let mut claims = stranger.claims("alice", &[]);
+    claims["iss"] = issuer.url().into();
+    cases.push(case("a JWT", stranger.sign(&claims), issuer.token("alice", &[]), "alice"));
+    for (token, active) in [("opaque-and-ended", false), ("opaque-and-good", true)] {
+        let mut answer = issuer.claims("alice", &[]);
+        answer["active"] = active.into();
+        issuer.opaque(token, answer);
+    }
+    cases.push(case("an opaque token", "opaque-and-ended".to_owned(), "opaque-and-good".to_owned(), "alice"));
+
+    let pod = format!("{}#ci/builder", cluster.url());
+    let good = |account: &str| {
+        let token = cluster.pod_token("ci", account);
+        reviews.say(&token, Verdict::Good);
+        token
+    };
+    let forged = stranger.sign_pod_token(cluster.url(), AUDIENCE, "ci", "builder");
+    let of_the_api_server = cluster.sign_pod_token(cluster.url(), "https://kubernetes.default.svc", "ci", "builder");
+    for token in [&forged, &of_the_api_server] {
+        reviews.say(token, Verdict::Good);
+    }
+    for (form, refused) in [
+        ("the token of a pod, signed by another", forged),
+        ("the token of a pod, for the API server itself", of_the_api_server),
+        ("the token of a pod that is gone", cluster.pod_token("ci", "builder")),
+        ("the token of a pod of another service account", good("other")),
+    ] {
+        cases.push(case(form, refused, good("builder"), &pod));
+    }
+    cases
+}
+
 #[tokio::test]
 async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_right() {
-    let (issuer, stranger, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
+    let (peers, stranger) = (Peers::start(Upstream::start().await).await, Issuer::start().await);
     let authority = Authority::new();
     let [server, known, unknown] = ["localhost", "alice", "alice"].map(|name| authority.issue(&[name]));
     let folder = || folder(&authority, &server);
@@ -205,63 +290,43 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
             }
         }
     }
-    let yaml = configuration(&issuer, &upstream, &print, &routes, &paths.join(", "));
+    let yaml = configuration(&peers, &print, &routes, &paths.join(", "));
 
     // What is said to be impossible is refused by `doorward check`, each on its own; all the others start below.
     for route in &impossible {
         let dir = folder();
         let file = dir.path().join("doorward.yaml");
-        std::fs::write(
-            &file,
-            configuration(&issuer, &upstream, &print, &format!("{routes}{route}"), &paths.join(", ")),
-        )
-        .unwrap();
+        std::fs::write(&file, configuration(&peers, &print, &format!("{routes}{route}"), &paths.join(", "))).unwrap();
         let output =
             std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).arg("check").arg(&file).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{route}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     let doorward = Doorward::start_in(folder(), &yaml).await;
-    wait_for_keys(&doorward, &issuer).await;
+    wait_for_keys(&doorward, &peers).await;
     let host = format!("localhost:{}", doorward.address("public").port());
     let origin = format!("Origin: http://{host}");
     let cookie = log_in(&doorward, &host, "/http/session").await;
-    // Each form of a token: what must not pass, and its twin.
-    let forged = {
-        let mut claims = stranger.claims("alice", &[]);
-        claims["iss"] = issuer.url().into();
-        stranger.sign(&claims)
-    };
-    for (token, active) in [("opaque-and-ended", false), ("opaque-and-good", true)] {
-        let mut answer = issuer.claims("alice", &[]);
-        answer["active"] = active.into();
-        issuer.opaque(token, answer);
-    }
-    let tokens = [
-        ("a JWT", forged, issuer.token("alice", &[])),
-        ("an opaque token", "opaque-and-ended".to_owned(), "opaque-and-good".to_owned()),
-    ];
+    let upstream = &peers.upstream;
     for (index, (kind, scheme, path)) in pairs.iter().enumerate() {
         let method = if *kind == RouteKind::Webhook { "POST" } else { "GET" };
         // An EventListener takes JSON, whoever sends it.
         let json = if *kind == RouteKind::Webhook { "Content-Type: application/json\r\n" } else { "" };
         let host = format!("Host: {host}");
         let delivery = format!("X-GitHub-Delivery: {index}");
-        // Each form of the credential with the lines of a request that must not pass, and those of its twin.
-        let cases: Vec<(&str, Vec<String>, Vec<String>)> = match scheme {
+        let cases: Vec<Case> = match scheme {
             Scheme::Session => {
                 let mut other = cookie.clone();
                 let last = other.pop().unwrap();
                 other.push(if last == 'A' { 'B' } else { 'A' });
-                vec![("a cookie", vec![origin.clone(), other], vec![origin.clone(), cookie.clone()])]
+                let lines = |cookie: String| vec![origin.clone(), cookie];
+                vec![Case::of("a cookie", lines(other), lines(cookie.clone()), Some("alice"))]
             }
-            Scheme::Bearer => {
-                let case = |(form, bad, good): &(_, String, String)| (*form, vec![bearer(bad)], vec![bearer(good)]);
-                tokens.iter().map(case).collect()
-            }
+            Scheme::Bearer => bearer_cases(&peers, &stranger),
             Scheme::Webhook => {
                 let lines = |secret: &str| vec!["X-GitHub-Event: push".to_owned(), delivery.clone(), signature(secret)];
-                vec![("a signature", lines("another secret of the tests"), lines(WEBHOOK_SECRET))]
+                let user = Some("webhook:github:repo:1");
+                vec![Case::of("a signature", lines("another secret of the tests"), lines(WEBHOOK_SECRET), user)]
             }
             Scheme::BreakGlass => {
                 let head = format!(
@@ -273,11 +338,11 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 let status = request(&authority, &doorward, &known, &head).await;
                 let seen = upstream.take();
                 assert_eq!((status, seen.len()), (200, 1), "{kind:?} {scheme:?}: the twin");
-                check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), "");
+                check_forwarded(*kind, *scheme, Some("break-glass:alice"), &seen[0], &format!("{method} {path}"), "");
                 continue;
             }
             // Nobody may do only what a rule lets everybody do.
-            Scheme::Anonymous => vec![("nothing", Vec::new(), Vec::new())],
+            Scheme::Anonymous => vec![Case::of("nothing", Vec::new(), Vec::new(), None)],
         };
         let body = if *scheme == Scheme::Webhook { BODY } else { "" };
         let send = async |path: &str, lines: &[String]| {
@@ -290,14 +355,14 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
         };
         let other = format!("{path}/other");
         let wrong = if *scheme == Scheme::Anonymous { other.as_str() } else { path };
-        for (form, refused, passes) in &cases {
+        for Case { form, refused, passes, user } in &cases {
             let (answer, seen) = send(wrong, refused).await;
             assert!(matches!(answer.status, 401 | 403), "{kind:?} {scheme:?} {form}: {}{}", answer.head, answer.text());
             assert!(seen.is_empty(), "{kind:?} {scheme:?} {form}");
             let (answer, seen) = send(path, passes).await;
             let what = format!("{kind:?} {scheme:?} {form}: the twin: {}", answer.text());
             assert_eq!((answer.status, seen.len()), (200, 1), "{what}");
-            check_forwarded(*kind, *scheme, &seen[0], &format!("{method} {path}"), body);
+            check_forwarded(*kind, *scheme, user.as_deref(), &seen[0], &format!("{method} {path}"), body);
         }
     }
 }
@@ -305,25 +370,25 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
 /// `kubernetes:W6`, `attacks:Z39`: a browser says from where a page opens a socket; another place than ours may not.
 #[tokio::test]
 async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
-    let issuer = Issuer::start().await;
     let upstream = Upstream::scripted(|request| match request.has("upgrade") {
-        true => crate::harness::Reply::Echo,
-        false => crate::harness::Reply::json(200, "{}"),
+        true => Reply::Echo,
+        false => Reply::json(200, "{}"),
     })
     .await;
+    let peers = Peers::start(upstream).await;
     let authority = Authority::new();
     let server = authority.issue(&["localhost"]);
     let routes = route("http", "session") + &route("http", "bearer");
-    let yaml = configuration(&issuer, &upstream, &server.sha256(), &routes, "'/http/session'");
+    let yaml = configuration(&peers, &server.sha256(), &routes, "'/http/session'");
     let doorward = Doorward::start_in(folder(&authority, &server), &yaml).await;
-    wait_for_keys(&doorward, &issuer).await;
+    wait_for_keys(&doorward, &peers).await;
     let host = format!("localhost:{}", doorward.address("public").port());
     let cookie = log_in(&doorward, &host, "/http/session").await;
     let (host_line, ours) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     for (origin, status) in
         [(Some("Origin: https://evil.test"), 403), (Some("Origin: null"), 403), (None, 403), (Some(ours.as_str()), 101)]
     {
-        let _ = upstream.take();
+        let _ = peers.upstream.take();
         let mut lines = vec![
             "GET /http/session HTTP/1.1",
             &host_line,
@@ -336,6 +401,6 @@ async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
         lines.extend(origin);
         let answer = doorward.send(&lines, b"").await;
         assert_eq!(answer.status, status, "kubernetes:W6 {origin:?}: {}", answer.text());
-        assert_eq!(upstream.take().len(), usize::from(status == 101), "kubernetes:W6 {origin:?}");
+        assert_eq!(peers.upstream.take().len(), usize::from(status == 101), "kubernetes:W6 {origin:?}");
     }
 }

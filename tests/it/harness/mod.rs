@@ -24,7 +24,7 @@ pub use self::{
     client::{Answer, Raw},
     connect_proxy::ConnectProxy,
     doorward::{Doorward, request},
-    issuer::{Fault, Issuer, now, unique},
+    issuer::{AUDIENCE, Fault, Issuer, now, unique},
     login::{Answered, asked, call_back, come_back, cookies, log_in, session},
     nginx::Nginx,
     node::{OidcProvider, aws_credentials, browse, browse_until, verify},
