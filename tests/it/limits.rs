@@ -220,15 +220,7 @@ async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
                   memory_refuse_requests: 50";
     let fixture = Fixture::with_faults(with_limits(limits), ok).await;
     let request = "GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n";
-    let used = async |kib: u64, words: &str| {
-        fixture.doorward.set_memory_used(kib);
-        within(async {
-            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    };
+    let used = |kib, words| fixture.doorward.use_memory(kib, words);
     used(190, "memory ok").await;
     let mut open = fixture.doorward.raw().await;
     let mut again = async || {

@@ -163,15 +163,7 @@ async fn what_is_short_of_memory_sheds_what_costs_least_first_and_says_so() {
     let fixture = Fixture::with_faults(limited, streaming).await;
     let alice = fixture.alice();
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\n\r\n");
-    let used = async |kib: u64, words: &str| {
-        fixture.doorward.set_memory_used(kib);
-        within(async {
-            while !fixture.doorward.admin("/readyz").await.text().contains(words) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    };
+    let used = |kib, words| fixture.doorward.use_memory(kib, words);
     let watch = async || fixture.doorward.get(&format!("{PATH}?watch=true"), &["Host: api.test", &alice]).await;
     used(800, "memory ok").await;
     let mut before = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;

@@ -134,9 +134,15 @@ impl Doorward {
         super::faults::set_clock_ahead(self.dir(), seconds);
     }
 
-    /// Makes it believe that it uses so much memory. Needs [`Doorward::start_with_faults`].
-    pub fn set_memory_used(&self, kib: u64) {
+    /// Makes it believe that it uses so much memory, and waits until it says this of it. Needs [`Doorward::start_with_faults`].
+    pub async fn use_memory(&self, kib: u64, words: &str) {
         super::faults::set_memory_used(self.dir(), kib);
+        super::within(async {
+            while !self.admin("/readyz").await.text().contains(words) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     pub fn dir(&self) -> &Path {

@@ -1,5 +1,7 @@
 //! Rows P and C4: what a path and a query mean to the API server.
 
+use serde_json::json;
+
 use super::{
     Expect::{Clean, Refused},
     TASKRUNS, alice, check, fixture,
@@ -63,6 +65,50 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
     let lines = lines(&"a".repeat(33_000));
     let answer = fixture.doorward.get("/apis", &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!((answer.status, &answer.json()["kind"]), (431, &"Status".into()));
+}
+
+/// Before a route is looked for, so that the host alone tells who asks.
+#[tokio::test]
+async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
+    let change = |yaml: String| yaml.replace("limits: {", "limits: {memory: 1000KiB, ");
+    let fixture = Fixture::with_faults(change, |_| Reply::json(200, "{}")).await;
+    fixture.doorward.use_memory(100, "memory ok").await;
+    // New connections are refused before requests are.
+    let hosts = ["api.test", "web.test"];
+    let request = |host: &str| {
+        format!("GET /apis/tekton.dev/v1/taskruns HTTP/1.1\r\nHost: {host}\r\n{}\r\n\r\n", fixture.alice())
+    };
+    let mut open = Vec::new();
+    for host in hosts {
+        let mut raw = fixture.doorward.raw().await;
+        raw.send(request(host)).await;
+        assert_eq!(raw.answer().await.status, 200, "{host}");
+        open.push(raw);
+    }
+    fixture.doorward.use_memory(990, "all requests are refused").await;
+    let _ = fixture.upstream.take();
+    let mut answers = Vec::new();
+    for (raw, host) in open.iter_mut().zip(hosts) {
+        raw.send(request(host)).await;
+        answers.push(raw.answer().await);
+    }
+    assert!(fixture.upstream.take().is_empty());
+    let [api, web] = &answers[..] else { panic!("{} answers", answers.len()) };
+    assert_eq!((api.status, api.header("content-type")), (503, Some("application/json")));
+    let mut said = api.json();
+    let id = said["details"]["uid"].take();
+    assert_eq!((id.as_str(), api.header("retry-after")), (api.header("x-request-id"), Some("1")));
+    assert_eq!(
+        said,
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 503,
+            "reason": "ServiceUnavailable",
+            "message": "doorward: Doorward is short of memory. Try again in a moment",
+            "details": {"uid": null, "retryAfterSeconds": 1, "causes": [{"reason": "overloaded", "message": "Doorward is short of memory"}]},
+        })
+    );
+    // The twin: where others come.
+    assert_eq!((web.status, web.header("content-type")), (503, Some("application/problem+json")));
 }
 
 #[tokio::test]
