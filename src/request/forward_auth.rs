@@ -18,7 +18,7 @@ use super::{
     notes::{note_request, note_route, recorded},
     pipeline::{Ending, Worker, own, received, refuse_impersonation, short_of_memory},
     respond::Manner,
-    route::Target,
+    route::{METHODS, Target},
     sanitize::{Received, sanitize},
 };
 use crate::{
@@ -34,9 +34,6 @@ use crate::{
 
 /// Where the proxy asks. Envoy writes the path of the original request behind it.
 const PATH: &str = "/oauth2/auth";
-
-/// What routes take, besides methods that somebody has made up.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Which proxy asks, if `request` is the question of a proxy that may ask.
 pub(super) fn asks<B>(request: &Request<B>, connection: &Connection, snapshot: &Snapshot) -> Option<ForwardAuth> {

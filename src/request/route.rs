@@ -123,8 +123,9 @@ impl Choice {
 }
 
 impl Route {
+    /// `TRACE` shows whoever asks what Doorward itself adds to a request (RFC 9110 section 9.3.8), so that none takes it.
     pub fn takes(&self, method: &Method) -> bool {
-        self.methods.is_empty() || self.methods.contains(method)
+        *method != Method::TRACE && (self.methods.is_empty() || self.methods.contains(method))
     }
 
     /// The address of the metadata (RFC 9728) of what is behind it on a host; `None` where no bearer token is taken.
@@ -237,8 +238,14 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
         || (external && path == "/.well-known/jwks.json")
 }
 
+/// What routes take that list no methods, besides methods that somebody has made up.
+pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// The methods that any of these takes, each once.
 fn allow(choices: &[Choice]) -> String {
+    if choices.iter().any(|choice| choice.route.methods.is_empty()) {
+        return METHODS.to_owned();
+    }
     let mut names: Vec<&str> = Vec::new();
     for method in choices.iter().flat_map(|choice| &choice.route.methods) {
         if !names.contains(&method.as_str()) {

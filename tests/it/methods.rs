@@ -88,5 +88,7 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
         let answer = fixture.doorward.get("/oauth2/auth", &about).await;
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method}: {}", answer.text());
     }
+    let answer = fixture.doorward.send(&["TRACE / HTTP/1.1", "Host: api.test"], b"").await;
+    assert_eq!(answer.status, 405, "{}", answer.text());
     assert!(fixture.upstream.take().is_empty());
 }
