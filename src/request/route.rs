@@ -172,9 +172,12 @@ impl Routes {
             return Ok(Target::Own);
         }
         let found = entry.paths.at(path).ok().and_then(|found| entry.routes.get(*found.value)).ok_or(Miss::Path)?;
-        match found.iter().find(|choice| choice.route.takes(method)) {
+        let first = found.first().ok_or(Miss::Path)?;
+        // Where one names the very path, those that only begin with it are not asked, as they are not for longer paths.
+        let asked = || found.iter().take_while(|choice| choice.exact == first.exact);
+        match asked().find(|choice| choice.route.takes(method)) {
             Some(choice) => Ok(Target::Upstream(choice.route.clone())),
-            None => Err(found.first().map_or(Miss::Path, |choice| Miss::Method(choice.route.clone(), allow(found)))),
+            None => Err(Miss::Method(first.route.clone(), allow(asked()))),
         }
     }
 
@@ -242,12 +245,12 @@ fn is_own(path: &str, browser: bool, external: bool) -> bool {
 pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The methods that any of these takes, each once.
-fn allow(choices: &[Choice]) -> String {
-    if choices.iter().any(|choice| choice.route.methods.is_empty()) {
+fn allow<'a>(choices: impl Iterator<Item = &'a Choice> + Clone) -> String {
+    if choices.clone().any(|choice| choice.route.methods.is_empty()) {
         return METHODS.to_owned();
     }
     let mut names: Vec<&str> = Vec::new();
-    for method in choices.iter().flat_map(|choice| &choice.route.methods) {
+    for method in choices.flat_map(|choice| &choice.route.methods) {
         if !names.contains(&method.as_str()) {
             names.push(method.as_str());
         }

@@ -78,6 +78,11 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
             &[("GET", "/app", "exact"), ("POST", "/app", "exact"), ("POST", "/app/x", "only GET")],
         ),
         (
+            json!({"name": "below", "paths": ["/app/*"]}),
+            json!({"name": "exact", "paths": ["/app"], "methods": ["GET"]}),
+            &[("GET", "/app", "exact"), ("POST", "/app", "only GET"), ("POST", "/app/x", "below")],
+        ),
+        (
             json!({"name": "all"}),
             json!({"name": "exact", "paths": ["/"]}),
             &[("GET", "/", "exact"), ("GET", "/x", "all")],
