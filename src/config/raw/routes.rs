@@ -89,7 +89,7 @@ pub struct Upstream {
     #[serde(default = "Upstream::max_age")]
     pub max_age: Span,
     /// Connections at once to this upstream, of each worker. Watches, followed logs and upgrades, which have one each, hold three
-    /// quarters of them at most; beyond that they get 503, and others go on.
+    /// quarters of them at most, or the one that there is; beyond that they get 503, and others go on.
     #[serde(default = "Upstream::max_connections")]
     pub max_connections: u32,
     /// Of an API server: the service account that Tekton gives a run which names none, where its ConfigMap `config-defaults` has
@@ -174,9 +174,10 @@ pub enum UpstreamProtocol {
 /// Where the calls of the Kubernetes API are on a host.
 pub const API_PATHS: [&str; 2] = ["/api/*", "/apis/*"];
 
-/// Which requests go where. Of several routes that fit, the one that says most of the request takes it, in whatever order they stand
-/// here: a host before a wildcard; then an exact path before a prefix, and a longer prefix before a shorter one; then one that names
-/// methods before one that does not. Two that say the same are refused.
+/// Which requests go where, in whatever order they stand here. A host goes before a wildcard; then an exact path before a prefix, and a
+/// longer prefix before a shorter one; then one that names methods before one that does not. What a host has no path for gets 404,
+/// and a method that the routes of the path do not take 405, though a wildcard or a shorter prefix would take it. Two that say the same
+/// are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
