@@ -393,7 +393,9 @@ impl Writer {
     fn checkpoint_if_due(&mut self) {
         let Checkpoints { every, interval, since, last, .. } = self.checkpoints;
         let now = self.clock.now();
-        if self.outage.is_some() || (since < every && now < last + interval) {
+        // Where the last one is still to come, the clock was set back.
+        let is_soon = last <= now && now < last + interval;
+        if self.outage.is_some() || (since < every && is_soon) {
             return;
         }
         self.tidy(now);
@@ -444,7 +446,7 @@ impl Writer {
             self.take(item);
         } else if !self.shared.closed.load(Ordering::SeqCst) {
             let due = (self.checkpoints.last + self.checkpoints.interval).since(self.clock.now());
-            thread::park_timeout(due.max(NAP));
+            thread::park_timeout(due.min(self.checkpoints.interval).max(NAP));
         }
         self.shared.asleep.store(false, Ordering::SeqCst);
     }

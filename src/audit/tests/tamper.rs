@@ -200,6 +200,22 @@ fn a_missing_checkpoint_at_the_end_is_an_alarm() {
     }
 }
 
+/// What was written while the clock went ahead looked as if no checkpoint had come after it.
+#[test]
+fn a_clock_that_is_set_back_is_no_alarm() {
+    let settings = settings();
+    let (sink, again) = (Memory::default(), Memory::default());
+    let clock = clock();
+    let trail = start(&settings, &sink, &clock);
+    trail.write(Record { time: clock.now(), ..record(1) });
+    clock.set(clock.now() - Duration::from_secs(3600));
+    trail.shutdown();
+    start(&settings, &again, &clock).shutdown();
+    let restarts = Proof { restarts: true, ..proof(&settings) };
+    let findings = verify(&[sink.bytes(), again.bytes()].concat(), &restarts);
+    assert!(findings.is_intact(), "{:?}", problems(&findings));
+}
+
 #[test]
 fn trails_from_standard_output_may_begin_again() {
     let Written { bytes, proof, .. } = written();

@@ -346,7 +346,11 @@ impl<'a> Verifier<'a> {
             }
             _ => {}
         }
-        self.latest = Some(self.latest.map_or(time, |latest| latest.max(time)));
+        self.latest = match content.metadata.event_code.as_str() {
+            // What came before it is not late for the next one: the clock may have been set back since.
+            code::START | code::CHECKPOINT => None,
+            _ => Some(self.latest.map_or(time, |latest| latest.max(time))),
+        };
     }
 
     /// Files were removed because their time was over.
