@@ -139,7 +139,7 @@ impl Rule {
                 .error(&at.key("need"), "only an allow can need something of the person")
                 .help("say who is meant in `who`, or look at `principal.claims` in `when`");
         }
-        check_need(&raw.need, &at.key("need"), report);
+        check_need(&raw.need, &at.key("need"), root, report);
         token::check_people(raw, at, root, report);
         let action = match &raw.action {
             raw::Action::Allow => Action::Allow(NeededLogin::of(&raw.need)),
@@ -345,13 +345,26 @@ impl Rule {
     }
 }
 
-fn check_need(need: &raw::Need, at: &At, report: &mut Report) {
+fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) {
     for (key, age) in [("mfa", need.mfa), ("fresh_login", need.fresh_login)] {
         if age.is_some_and(|age| age.max_age.get().is_zero()) {
             report
                 .error(&at.key(key).key("max_age"), "no login is that fresh")
                 .help("a minute is the shortest that works");
         }
+    }
+    // A login is asked only for classes that its issuer's `acr_values` have, and accepted only with one of them.
+    let mut logins = root.issuers.iter().filter_map(|issuer| issuer.login.as_ref()).peekable();
+    let can = |login: &raw::Login| {
+        login.acr_values.is_empty() || need.acr.iter().any(|class| login.acr_values.contains(class))
+    };
+    if !need.acr.is_empty() && logins.peek().is_some() && !logins.any(can) {
+        report
+            .warning(
+                &at.key("acr"),
+                "no login brings one of these classes: none is among the `acr_values` of a `login`",
+            )
+            .help("add them to `acr_values`");
     }
 }
 

@@ -129,6 +129,15 @@ impl Flow {
         asked
     }
 
+    /// Of which class the login must be: one that the configuration accepts, or one for more than one factor where that was asked for.
+    pub fn accepted_acr(&self, client: &Client) -> Vec<String> {
+        let mut accepted = client.wishes.acr_values.clone();
+        if !accepted.is_empty() && self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some()) {
+            accepted.extend(client.wishes.mfa_acr_values.iter().cloned());
+        }
+        accepted
+    }
+
     /// The cookie that carries it, bound to its state.
     pub fn to_cookie(&self, keys: &KeyRing, state: &State) -> Option<HeaderValue> {
         let sealed = keys.seal(Purpose::Login, state.as_str().as_bytes(), &serde_json::to_vec(self).ok()?)?;
