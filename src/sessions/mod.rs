@@ -330,26 +330,45 @@ impl Sessions {
         let now = self.0.shared.clock.now();
         let cached = self.0.cache.get(&hash).filter(|session| now.since(session.read) < FRESH && session.read <= now);
         let session = match cached {
-            Some(session) => session,
-            None => self.load(hash, address, now).await?,
+            Some(session) => {
+                self.check_record(&session.record, (holder, origin), now)?;
+                session
+            }
+            None => self.load(hash, (holder, origin), address, now).await?,
         };
-        if session.record.holder() != holder || session.record.uncollected.is_some() {
-            return Err(expired("there is no such session, or it has ended"));
-        }
-        // The origin before all else: what a session is worth elsewhere is not told.
-        if session.record.origin != origin.as_str() {
-            return Err(expired("this session belongs to another host"));
-        }
-        if session.idle_end <= now {
-            return Err(expired("the session has ended"));
-        }
         if self.0.shared.revocations.is_revoked(&session.principal).is_some() {
             return Err(revoked());
         }
         Ok(session)
     }
 
-    async fn load(&self, hash: Hash, address: Option<IpAddr>, now: Timestamp) -> Result<Arc<Session>, Rejection> {
+    /// What the record alone says against a session, before whom it is of is looked at: what a session is worth elsewhere is
+    /// not told.
+    fn check_record(
+        &self,
+        record: &Record,
+        (holder, origin): (Holder, &Origin),
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
+        if record.holder() != holder || record.uncollected.is_some() {
+            return Err(expired("there is no such session, or it has ended"));
+        }
+        if record.origin != origin.as_str() {
+            return Err(expired("this session belongs to another host"));
+        }
+        if record.expires(&self.0.settings) <= now {
+            return Err(expired("the session has ended"));
+        }
+        Ok(())
+    }
+
+    async fn load(
+        &self,
+        hash: Hash,
+        shown: (Holder, &Origin),
+        address: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Rejection> {
         let inner = &*self.0;
         let stored = inner.shared.store.get(Table::Sessions, hash.as_bytes(), now).await.map_err(unavailable)?;
         let stored = stored.ok_or_else(|| expired("there is no such session, or it has ended"))?;
@@ -357,6 +376,7 @@ impl Sessions {
             tracing::warn!(session = %hash, %error, "a session cannot be opened");
             expired("the session cannot be read any more")
         })?;
+        self.check_record(&record, shown, now)?;
         let provider = self.provider_of(&record).ok_or_else(provider_gone)?;
         let mut session = self.session(&**provider, hash, record, stored.version, now)?;
         session.current_key = inner.keys.is_current(&stored.value);
