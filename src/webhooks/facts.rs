@@ -365,7 +365,9 @@ impl<'a> Fields<'a> {
         if let Some(branch) = self.text(Field::Branch)? {
             return Ok(Some(GitRef::Branch(branch)));
         }
-        let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), _)));
+        // The same place may say only whether the ref is a tag.
+        let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), at))
+            if self.places(Field::RefType).iter().any(|(_, other)| other == at));
         if !is_flag && let Some(tag) = self.text(Field::Tag)? {
             return Ok(Some(GitRef::Tag(tag)));
         }
