@@ -295,9 +295,14 @@ fn of_event(
 fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
     let mut has_failed = false;
     each(files, code::REQUEST, |line: Line| {
-        let is_refused = line.http_response.code.is_some_and(|code| code >= 400);
-        let is_open = line.status_code.is_some_and(|reason| UNANSWERED.iter().any(|open| open.as_str() == reason));
-        has_failed |= line.metadata.correlation_uid == Some(id) && is_refused && !is_open;
+        let code = line.http_response.code.unwrap_or_default();
+        let made_nothing = match line.status_code {
+            // Refused here: it made nothing, unless it was sent and no answer came.
+            Some(reason) => code >= 400 && !UNANSWERED.iter().any(|open| open.as_str() == reason),
+            // The API server's own answer. With 5xx it may have made the run all the same.
+            None => (400..500).contains(&code),
+        };
+        has_failed |= line.metadata.correlation_uid == Some(id) && made_nothing;
     })?;
     Ok(has_failed)
 }
@@ -506,6 +511,11 @@ mod tests {
             ("nothing decided", vec![made(&json!({"authorizations": []}))], false),
             ("answered 409", vec![decided.clone(), completed(&answered(409))], false),
             ("answered 201", vec![decided.clone(), completed(&answered(201))], true),
+            (
+                "answered 504 by the API server, which may have made it",
+                vec![decided.clone(), completed(&answered(504))],
+                true,
+            ),
             ("no answer is known", vec![decided.clone()], true),
             ("no answer came in time", vec![decided.clone(), completed(&failed("upstream_timeout"))], true),
             ("it was not sent", vec![decided, completed(&failed("upstream_unreachable"))], false),

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use crate::{
-    audit::{self, Arrival, Cause, ReplayInputs, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
+    audit::{self, Arrival, Cause, NoCause, ReplayInputs, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
 };
 
@@ -163,11 +163,13 @@ impl<W: Write> Tracer<'_, W> {
     }
 
     fn run_with_tokens(&mut self, run: &TracedRun) -> Result<(), Failure> {
-        self.run(run)?;
-        for token in audit::trace_tokens(self.files, Tokens::Root(run.cluster.as_deref(), &run.uid))? {
-            write!(self.out, "{token}")?;
+        let tokens = audit::trace_tokens(self.files, Tokens::Root(run.cluster.as_deref(), &run.uid))?;
+        let found = tokens.iter().find_map(|token| Some((token.issued.task.as_ref()?, token.issued.cause?)));
+        match found {
+            Some((task, cause)) => self.task(task, Some(cause))?,
+            None => self.run(run)?,
         }
-        Ok(())
+        tokens.iter().try_for_each(|token| Ok(write!(self.out, "{token}")?))
     }
 
     fn token_with_cause(&mut self, token: &TracedToken) -> Result<(), Failure> {
@@ -220,6 +222,9 @@ impl<W: Write> Tracer<'_, W> {
                     "  warning    the run says of itself that request {other} caused it; somebody changed that"
                 )?;
             }
+            // It says the same, or what it says cannot be looked at in these files.
+            Some(Err(NoCause::UnknownRequest(named) | NoCause::Forged(named))) if named == id => {}
+            Some(Err(NoCause::UnknownEvent(_))) => {}
             Some(Err(none)) => writeln!(self.out, "  warning    the run's own word does not say so: {none}")?,
             None => {}
         }
