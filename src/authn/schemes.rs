@@ -1,4 +1,5 @@
-//! Tries the schemes of a route in their order: the first whose credential is there says who calls, or refuses.
+//! Who calls, by the first credential that is there, or a refusal: a bearer token or session handle in `Authorization`, then the
+//! other schemes of the route in their order.
 
 use std::{sync::Arc, time::Duration};
 

@@ -76,11 +76,26 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, OTHER)]);
     assert!(code == 0 && said.contains("caused by  alice") && !said.contains("bob"), "{said}");
     assert!(said.contains(&format!("the run says of itself that request {OTHER} caused it")), "{said}");
+    // By whichever way one comes to the run.
+    let (code, said) = told(Kind::PipelineRun, "ci/build", &[link("build", None, OTHER)]);
+    assert!(code == 0 && said.contains("caused by  alice") && said.contains("somebody changed that"), "{said}");
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, Uuid::from_u128(9))]);
     assert!(
         code == 0 && said.contains("  warning    the run's own word does not say so: it names the request"),
         "{said}"
     );
+}
+
+/// Files of another replica are missing, and nobody has changed anything.
+#[test]
+fn a_cause_that_is_not_in_these_files_is_no_sign_that_somebody_changed_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [exchange(), link("build", Some("east"), CAUSE)].join("\n") + "\n").unwrap();
+    let mut out = Vec::new();
+    let args = TraceArgs { kind: Kind::Token, what: "jti".to_owned(), trails: vec![file.path().to_owned()] };
+    let code = run(&args, &mut out).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    assert!(code == 1 && said.contains("which is not in these files") && !said.contains("warning"), "{said}");
 }
 
 #[test]

@@ -188,6 +188,29 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
     assert_eq!(location(&page), "/deploy?to=production");
 }
 
+/// The class for more than one factor was asked for and then refused, as `acr_values` did not have it.
+#[tokio::test]
+async fn a_class_for_more_than_one_factor_is_taken_where_it_was_asked_for() {
+    let mut browser = asking(|client| {
+        client.wishes.acr_values = vec!["one".to_owned()];
+        client.wishes.mfa_acr_values = vec!["two".to_owned()];
+    })
+    .await;
+    for (query, acr, status) in
+        [("&mfa=900", "two", 303), ("&mfa=900", "none", 403), ("", "two", 403), ("", "one", 303)]
+    {
+        browser.jar.clear();
+        let sent = browser.depart_from(&format!("/oauth2/start?issuer=corp{query}")).await;
+        let now = browser.fixture.shared.clock.now().as_secs();
+        browser.script(|script| {
+            let claims = script.claims.as_mut().unwrap();
+            (claims["acr"], claims["auth_time"], claims["amr"]) = (acr.into(), now.into(), json!(["mfa"]));
+        });
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status().as_u16(), status, "{query} {acr}: {}", body(&response));
+    }
+}
+
 /// Whoever writes the address of a login asks for more than the configuration, never for less.
 #[tokio::test]
 async fn a_query_does_not_switch_off_the_configured_classes() {

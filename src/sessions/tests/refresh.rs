@@ -363,6 +363,9 @@ async fn a_session_without_the_required_claims_is_refused() {
         let reloaded = Fixture::generation(&Arc::new(provider), &at.shared, settings(), &[[1; 32]]);
         assert_eq!(get(&reloaded, &cookie, &dash()).await.err(), refused, "{required}");
         assert_eq!(reloaded.current(name).await.unwrap().is_none(), refused.is_some(), "{required}: its streams");
+        // Elsewhere nothing is told of whom it is of.
+        let elsewhere = Origin::https("other.example").unwrap();
+        assert_eq!(get(&reloaded, &cookie, &elsewhere).await.err(), Some(Reason::SessionExpired), "{required}");
     }
 }
 

@@ -14,6 +14,13 @@ const SETTINGS: Settings = Settings { span: Duration::from_secs(3600), max: 1000
 
 type Script = Box<dyn Fn(&Held) -> Brought + Send + Sync>;
 
+#[test]
+fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
+    for (ahead, due) in [(0, true), (1, false), (30, false), (45, false), (61, true), (3600, true)] {
+        assert_eq!(is_due(NOW + Duration::from_secs(ahead), NOW), due, "{ahead} s");
+    }
+}
+
 /// Brings to nowhere, as it is told, and writes down what it was given.
 struct Scripted {
     script: Script,

@@ -330,6 +330,24 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
     }
 }
 
+/// Such a need is never met: a login is asked for the classes of its issuer alone.
+#[test]
+fn a_class_that_no_login_brings_is_told() {
+    for (login, acr, expected) in [
+        ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold]", 1),
+        ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold, silver]", 0),
+        ("login: {client: {id: doorward}}", "[gold]", 0),
+        ("kind: human", "[gold]", 0),
+    ] {
+        let ground = ONE_ISSUER.replace("kind: human", login);
+        let root = root(&ground, &format!("rules: [{{id: a, need: {{acr: {acr}}}, do: allow}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/acr");
+        assert_eq!(told.count(), expected, "{login} {acr}");
+    }
+}
+
 /// `login.kind` is of those who log in, and nobody logs in at the token endpoint.
 #[test]
 fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
