@@ -9,6 +9,7 @@ use crate::{
         report::{At, Report},
         values::Span,
     },
+    issuers::presets::LoginQuirks,
 };
 
 use super::{
@@ -365,6 +366,24 @@ fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) 
                 "no login brings one of these classes: none is among the `acr_values` of a `login`",
             )
             .help("add them to `acr_values`");
+    }
+    let mut logins = root.issuers.iter().filter_map(|issuer| Some((issuer, issuer.login.as_ref()?))).peekable();
+    let asks = |(issuer, login): (&raw::Issuer, &raw::Login)| {
+        let classes = LoginQuirks::of(issuer.preset).mfa_classes(login);
+        login.acr_values.is_empty()
+            || classes.is_empty()
+            || classes.iter().any(|class| login.acr_values.contains(class))
+    };
+    if need.mfa.is_some() && logins.peek().is_some() && !logins.any(asks) {
+        report
+            .warning(
+                &at.key("mfa"),
+                "no provider is asked for more than one factor: of the `acr_values` of a `login`, none is among its \
+                 `mfa_acr_values`",
+            )
+            .help(
+                "write in `mfa_acr_values` which of the `acr_values` take more than one factor, or add one that does",
+            );
     }
 }
 

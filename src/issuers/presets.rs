@@ -3,7 +3,7 @@
 
 use url::Url;
 
-use crate::config::raw::{Algorithm, Preset};
+use crate::config::raw::{self, Algorithm, Preset};
 
 /// How a provider differs from what the specifications say, as far as that concerns a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,14 @@ impl LoginQuirks {
             Some(Preset::GithubOauth) => Self { scopes: &["user:email"], ..usual },
             // Whether there is a refresh token is a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
+        }
+    }
+
+    /// The values of `acr` by which the login of an issuer is asked for more than one factor.
+    pub fn mfa_classes(self, login: &raw::Login) -> Vec<String> {
+        match &*login.mfa_acr_values {
+            [] => self.mfa.iter().map(|&class| class.to_owned()).collect(),
+            written => written.to_vec(),
         }
     }
 }

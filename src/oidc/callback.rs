@@ -359,7 +359,7 @@ impl Login {
             nonce: Nonce::Required(&flow.nonce),
             access_token,
             max_age: flow.max_age(provider.client().wishes.max_age),
-            acr_values: &flow.accepted_acr(provider.client()),
+            acr_values: &provider.client().wishes.acr_values,
             now: self.0.sessions.now(),
         };
         id_token::check(&token, expected).map_err(|mismatch| match mismatch {

@@ -131,10 +131,7 @@ impl Client {
                 prompt: raw.prompt,
                 login_hint,
                 acr_values: raw.acr_values.clone(),
-                mfa_acr_values: match &*raw.mfa_acr_values {
-                    [] => quirks.mfa.iter().map(|&acr| acr.to_owned()).collect(),
-                    written => written.to_vec(),
-                },
+                mfa_acr_values: quirks.mfa_classes(raw),
                 max_age: raw.max_age.map(crate::config::values::Span::get),
                 parameters,
             },

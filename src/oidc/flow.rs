@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, time::Duration};
 
-use super::{Client, program::Program, redirect};
+use super::{Client, client::Wishes, program::Program, redirect};
 use crate::{
     authn::NeededLogin,
     clock::Timestamp,
@@ -113,29 +113,25 @@ impl Flow {
         configured.into_iter().chain(self.needed.as_ref().and_then(NeededLogin::max_age)).min()
     }
 
-    /// Classes to ask the provider for: of those that the configuration accepts, the ones that are needed; and the provider's
-    /// own for more than one factor. An address that anybody may have written never asks for a class that the configuration
-    /// does not have.
+    /// Classes to ask the provider for: those that are needed, and the provider's own for more than one factor where that is;
+    /// of both, only what the configuration accepts, as anybody may have written the address that a login begins at. All that it
+    /// accepts where nothing is left.
     pub fn acr_values(&self, client: &Client) -> Vec<String> {
-        let accepted = &client.wishes.acr_values;
-        let needed = self.needed.iter().flat_map(|needed| &needed.acr).map(ToString::to_string);
-        let mut asked: Vec<String> = needed.filter(|acr| accepted.is_empty() || accepted.contains(acr)).collect();
+        let Wishes { acr_values: accepted, mfa_acr_values: several, .. } = &client.wishes;
+        let mut asked: Vec<String> = Vec::new();
+        if let Some(needed) = &self.needed {
+            let several = several.iter().filter(|_| needed.mfa.is_some()).map(String::as_str);
+            for class in needed.acr.iter().map(|class| &**class).chain(several) {
+                let is = |other: &String| other == class;
+                if (accepted.is_empty() || accepted.iter().any(is)) && !asked.iter().any(is) {
+                    asked.push(class.to_owned());
+                }
+            }
+        }
         if asked.is_empty() {
             asked.clone_from(accepted);
         }
-        if self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some()) {
-            asked.extend(client.wishes.mfa_acr_values.iter().cloned());
-        }
         asked
-    }
-
-    /// Of which class the login must be: one that the configuration accepts, or one for more than one factor where that was asked for.
-    pub fn accepted_acr(&self, client: &Client) -> Vec<String> {
-        let mut accepted = client.wishes.acr_values.clone();
-        if !accepted.is_empty() && self.needed.as_ref().is_some_and(|needed| needed.mfa.is_some()) {
-            accepted.extend(client.wishes.mfa_acr_values.iter().cloned());
-        }
-        accepted
     }
 
     /// The cookie that carries it, bound to its state.

@@ -281,8 +281,9 @@ pub struct Login {
     /// How strong the authentication must be: one of these values of `acr`. A login that was weaker is refused.
     #[serde(default)]
     pub acr_values: Vec<String>,
-    /// The values of `acr` by which the provider is asked for more than one factor, where a rule needs that. Default: those
-    /// of the preset; without any, it is asked for a fresh login, and must say in `amr` how the person came in.
+    /// The values of `acr` by which the provider is asked for more than one factor, where a rule needs that; where there are
+    /// `acr_values`, those of them that are among these. Default: those of the preset; without any, it is asked for a fresh
+    /// login, and must say in `amr` how the person came in.
     #[serde(default)]
     pub mfa_acr_values: Vec<String>,
     /// How long ago the person may have authenticated at the provider. A login that is older is refused.

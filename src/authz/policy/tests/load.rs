@@ -348,6 +348,25 @@ fn a_class_that_no_login_brings_is_told() {
     }
 }
 
+/// A login asks for no class beside its `acr_values`, so that such a need may never be met.
+#[test]
+fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
+    let okta = "issuers: [{name: corp, issuer: 'https://corp.example', preset: okta, login: {client: {id: doorward}, ";
+    for (login, expected) in [
+        ("acr_values: [phr]}}]", 1),
+        ("acr_values: [phr], mfa_acr_values: [two]}}]", 1),
+        ("acr_values: [phr], mfa_acr_values: [phr]}}]", 0),
+        ("acr_values: [phr, 'urn:okta:loa:2fa:any']}}]", 0),
+        ("}}]", 0),
+    ] {
+        let root = root(&format!("{okta}{login}\n"), "rules: [{id: a, need: {mfa: {max_age: 15m}}, do: allow}]");
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/mfa");
+        assert_eq!(told.count(), expected, "{login}");
+    }
+}
+
 /// `login.kind` is of those who log in, and nobody logs in at the token endpoint.
 #[test]
 fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
