@@ -219,7 +219,7 @@ golden! {
     fields_of_another_kind: Case::new(&GOOD
         .replace("    kind: kubernetes\n", "    kind: kubernetes\n    webhook: github\n    kubernetes: api\n    event_listener: {namespace: a, name: b}\n")
         .replace("schemes: [session]\n", "schemes: [bearer, bearer]\n    pass_headers: [x-team]\n")
-        .replace("schemes: [webhook]\n", "schemes: [bearer]\n    pass_headers: [Impersonate-User, X-Ok]\n"));
+        .replace("schemes: [webhook]\n", "schemes: [bearer]\n    pass_headers: [X-Ok]\n"));
     hosts_paths_and_methods: with("hosts: [k8s.example.com]", "hosts: [K8s.example.com, 'k8s.example.com:443', '*.com']\n    paths: [api, /a//b, /%2e%2e/x, /.doorward/x, /oauth2/*]\n    methods: [get, CONNECT]");
     overlapping_routes: with("hosts: [k8s.example.com]", "hosts: [a.example.com, tekton.example.com]");
     one_webhook_on_two_routes: Case::new(&GOOD

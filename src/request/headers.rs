@@ -24,17 +24,31 @@ pub enum Class {
     Ambiguous,
 }
 
-/// Prefixes of names by which programs tell one another who somebody is, or where a request was for. From a client
-/// they are forgeries.
-const FORGEABLE_PREFIXES: [&str; 8] =
-    ["x-remote-", "remote-", "x-forwarded-", "x-auth-request-", "x-webauth-", "x-original-", "x-rewrite-", "doorward-"];
+/// Prefixes of names by which programs tell one another who somebody is, what certificate they showed, or where a request was
+/// for. From a client they are forgeries.
+const FORGEABLE_PREFIXES: [&str; 11] = [
+    "x-remote-",
+    "remote-",
+    "x-forwarded-",
+    "x-auth-request-",
+    "x-webauth-",
+    "x-original-",
+    "x-rewrite-",
+    "doorward-",
+    "x-client-cert",
+    "x-ssl-client-",
+    "ssl-client-",
+];
 
 /// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
 /// only ours is in the audit trail.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const DROPPED: [&str; 23] = [
+/// `client-cert` and its chain are of RFC 9440.
+const DROPPED: [&str; 25] = [
     "audit-id",
+    "client-cert",
+    "client-cert-chain",
     "connection",
     "content-length",
     "expect",
@@ -76,6 +90,17 @@ pub fn classify(name: &HeaderName) -> Class {
     match read {
         Cow::Borrowed(_) => Class::EndToEnd,
         Cow::Owned(_) => Class::Ambiguous,
+    }
+}
+
+/// Why a configuration cannot let a header go on besides those of the kind of route; `None` if it can.
+pub fn never_passes(name: &HeaderName) -> Option<&'static str> {
+    match classify(name) {
+        Class::EndToEnd if *name != REQUEST_ID && *name != header::VIA => None,
+        Class::Ambiguous => Some("requests with a `_` in the name of a header are refused"),
+        Class::EndToEnd | Class::Dropped | Class::Impersonation | Class::Credential => {
+            Some("it would tell the upstream who is calling or how to read the request, which only Doorward may")
+        }
     }
 }
 
@@ -224,11 +249,44 @@ mod tests {
             ("kubernetes:H4", "Audit-ID", Class::Dropped),
             ("attacks:Z32", "X-HTTP-Method-Override", Class::Dropped),
             ("peers:T9", "X-Auth_Request_User", Class::Dropped),
+            ("a client's own certificate", "Client-Cert", Class::Dropped),
+            ("a client's own certificate", "Client-Cert-Chain", Class::Dropped),
+            ("a client's own certificate", "X-Client-Certificate", Class::Dropped),
+            ("a client's own certificate", "X-Client-Cert-Dn", Class::Dropped),
+            ("a client's own certificate", "X-SSL-Client-S-DN", Class::Dropped),
+            ("a client's own certificate", "SSL_CLIENT_VERIFY", Class::Dropped),
+            ("twin", "X-Client-Version", Class::EndToEnd),
             ("limits", "X_Anything", Class::Ambiguous),
             ("twin", "X-Anything", Class::EndToEnd),
             ("twin", "Content-Type", Class::EndToEnd),
         ] {
             assert_eq!(class(name), expected, "{row} {name}");
+        }
+    }
+
+    #[test]
+    fn no_configuration_lets_a_header_go_on_that_tells_who_is_calling() {
+        let why = |name: &str| never_passes(&HeaderName::from_bytes(name.as_bytes()).unwrap());
+        for good in ["X-Custom", "Accept-Language", "X-GitHub-Delivery"] {
+            assert_eq!(why(good), None, "{good}");
+        }
+        for bad in [
+            "Impersonate-User",
+            "impersonate_user",
+            "X-Remote-Group",
+            "X-Forwarded-For",
+            "X-WebAuth-User",
+            "X-Client-Cert",
+            "Authorization",
+            "Cookie",
+            "TE",
+            "Audit-ID",
+            "X-Request-Id",
+            "Via",
+            "traceparent",
+            "x_custom",
+        ] {
+            assert!(why(bad).is_some(), "{bad}");
         }
     }
 

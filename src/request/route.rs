@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, Method};
 use matchit::Router;
 
-use super::{dashboard::Dashboard, host::Reached};
+use super::{dashboard::Dashboard, headers, host::Reached};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     authn::Scheme,
@@ -336,23 +336,16 @@ impl Route {
         let mut pass_headers = Vec::new();
         for (index, name) in written.pass_headers.iter().enumerate() {
             let at = at.key("pass_headers").index(index);
-            match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) if super::headers::classify(&name) == super::headers::Class::EndToEnd => {
-                    if let Some(why) = webhook.and_then(|webhook| webhook.never_passes(&name)) {
-                        resolver.report.error(&at, format!("`{name}` can never go on from this sender: {why}"));
-                    }
-                    pass_headers.push(name)
-                }
-                Ok(_) => {
-                    resolver.report.error(
-                        &at,
-                        format!("`{name}` can never go on: it would forge an identity or belongs to one connection"),
-                    );
-                }
-                Err(_) => {
-                    resolver.report.error(&at, format!("`{name}` is no header name"));
-                }
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+                resolver.report.error(&at, format!("`{name}` is not the name of a header"));
+                continue;
+            };
+            if let Some(why) = headers::never_passes(&name) {
+                resolver.report.error(&at, format!("`{name}` can never go on: {why}"));
+            } else if let Some(why) = webhook.and_then(|webhook| webhook.never_passes(&name)) {
+                resolver.report.error(&at, format!("`{name}` can never go on from this sender: {why}"));
             }
+            pass_headers.push(name);
         }
         if let Some(webhook) = webhook {
             pass_headers.extend(webhook.allowed_headers().iter().cloned());

@@ -116,6 +116,7 @@ fn the_secret_of_a_sender_and_what_no_signature_covers_can_not_be_passed_on() {
         ("X-Gitlab-Token", Some("it is the secret of the sender")),
         ("X-Github-Enterprise-Host", Some("it is not signed")),
         ("Ce-Type", Some("it is not signed")),
+        ("Impersonate-User", Some("which only Doorward may")),
         ("X-Team", None),
     ] {
         let yaml = format!(

@@ -127,45 +127,6 @@ pub(super) fn method(method: &str, at: &At, report: &mut Report) {
     }
 }
 
-/// Checks the name of a request header that is to pass although it is not on a route's list.
-pub(super) fn passed_header(name: &str, at: &At, report: &mut Report) {
-    const NEVER: [&str; 21] = [
-        "audit-id",
-        "authorization",
-        "connection",
-        "content-length",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-client-cert",
-        "x-real-ip",
-        "x-request-id",
-        "x-ssl-client-cert",
-    ];
-    // Compared as CGI and friends would read them: `Impersonate_User` is `Impersonate-User` to some.
-    let lower = name.to_ascii_lowercase().replace('_', "-");
-    let prefixes = ["impersonate", "x-remote-", "x-forwarded-", "doorward-"];
-    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-        report.error(at, format!("`{name}` is not the name of a header"));
-    } else if name.contains('_') {
-        report.error(at, format!("`{name}` cannot pass")).help("headers with underscores are always refused");
-    } else if NEVER.contains(&lower.as_str()) || prefixes.iter().any(|prefix| lower.starts_with(prefix)) {
-        report
-            .error(at, format!("`{name}` cannot pass"))
-            .help("it would tell the upstream who is calling or how to read the request, which only Doorward may");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,25 +174,6 @@ mod tests {
             "/%", "/%2", "/%zz", "/%2F", "/%2f", "/%5C", "/%00", "/%41", "/%2e",
         ] {
             assert!(path_problem(bad).is_some(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn headers_that_tell_who_is_calling_never_pass() {
-        for good in ["X-Custom", "Accept-Language", "X-GitHub-Delivery"] {
-            assert_eq!(problems(|at, report| passed_header(good, at, report)), 0, "{good}");
-        }
-        for bad in [
-            "Impersonate-User",
-            "impersonate_user",
-            "X-Remote-Group",
-            "X-Forwarded-For",
-            "Cookie",
-            "TE",
-            "a b",
-            "Audit-ID",
-        ] {
-            assert_eq!(problems(|at, report| passed_header(bad, at, report)), 1, "{bad}");
         }
     }
 

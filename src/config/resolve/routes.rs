@@ -162,9 +162,6 @@ fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
     let listed = [RouteKind::Kubernetes, RouteKind::Webhook];
     only(!route.pass_headers.is_empty(), "pass_headers", &listed, "`kubernetes` or `webhook`");
 
-    for (index, header) in route.pass_headers.iter().enumerate() {
-        names::passed_header(header, &at.key("pass_headers").index(index), report);
-    }
     if route.kind == RouteKind::Dashboard && !route.schemes.contains(&Scheme::Session) {
         report.warning(&at.key("schemes"), "people cannot log in to this dashboard").help("add the scheme `session`");
     }
