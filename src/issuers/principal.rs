@@ -88,7 +88,10 @@ impl Mapping {
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         let Facts { claims, subject, expires, scheme, scopes, credential } = facts;
         let client = self.client(&claims)?;
-        self.check_client(client.as_deref())?;
+        // What a login brings was issued to our own client, which need not stand among those whose tokens are accepted.
+        if scheme != Scheme::Session {
+            self.check_client(client.as_deref())?;
+        }
         let workload = self.workload(&subject, &claims)?;
         let service_account = match &workload {
             Some(WorkloadIdentity::ServiceAccount { namespace, name }) => Some((&**namespace, &**name)),

@@ -53,7 +53,8 @@ pub struct Issuer {
     /// The clients (applications) known at this issuer.
     #[serde(default)]
     pub clients: Vec<Client>,
-    /// Refuse tokens of clients that `clients` does not list. Default: off, unless the audience is shared.
+    /// Refuse bearer tokens of clients that `clients` does not list; whoever logs in comes by the client of `login`. Default:
+    /// off, unless the audience is shared.
     #[serde(default)]
     pub listed_clients_only: bool,
     /// Claims that must be present with one of these exact values.

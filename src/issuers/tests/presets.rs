@@ -312,6 +312,21 @@ async fn required_claims_are_required_of_logins() {
     assert_eq!(reason(at.login(json!({})).await), Reason::TokenInvalid);
 }
 
+/// Everybody was refused who logged in, unless `clients` had the login's own client, from which no token was to come.
+#[tokio::test]
+async fn a_login_is_of_our_own_client_where_only_listed_ones_are_accepted() {
+    for settings in [json!({"listed_clients_only": true}), json!({"audiences": ["api://default"]})] {
+        let ours = json!({"preset": "okta", "login": login(), "clients": [{"id": "cli"}]});
+        let at = Fixture::new(changed(ours, &settings)).await;
+        let alice = at.login(json!({"client_id": CLIENT})).await.unwrap();
+        assert_eq!(alice.client.as_deref(), Some(CLIENT), "{settings}");
+        let audience = settings["audiences"][0].as_str().unwrap_or("doorward");
+        let bearer = async |client| at.bearer(None, json!({"aud": audience, "cid": client})).await;
+        assert!(bearer("cli").await.is_ok(), "{settings}");
+        assert_eq!(reason(bearer(CLIENT).await), Reason::TokenInvalid, "{settings}");
+    }
+}
+
 /// A preset of a provider says that who logs in there is a person, and nothing of bearer tokens.
 #[tokio::test]
 async fn attacks_z5_who_logs_in_is_what_the_settings_say_and_else_an_agent() {
