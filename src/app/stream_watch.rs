@@ -1,6 +1,6 @@
 //! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
@@ -27,21 +27,18 @@ impl App {
             return Some(why);
         }
         let now = self.clock.now();
-        let is_known = match principal.scheme {
-            Scheme::Session => snapshot.issuers.get(&principal.issuer).is_some(),
-            Scheme::BreakGlass => snapshot.break_glass.as_ref().is_some_and(|door| door.admits(principal, now)),
-            Scheme::Bearer | Scheme::Webhook | Scheme::Anonymous => true,
-        };
-        let route = route_of(&snapshot, stream).filter(|route| is_known && route.schemes.contains(&principal.scheme));
+        let route = route_of(&snapshot, stream).filter(|route| route.schemes.contains(&principal.scheme));
         let Some(route) = route else { return Some(CutReason::PermissionLost) };
-        let judged;
-        let principal = if principal.scheme == Scheme::Bearer {
-            let Some(again) = route.accepts.judge_again(principal) else { return Some(CutReason::PermissionLost) };
-            judged = again;
-            &judged
-        } else {
-            principal
+        let known = match principal.scheme {
+            Scheme::Bearer => route.accepts.judge_again(principal).map(Cow::Owned),
+            Scheme::BreakGlass => {
+                snapshot.break_glass.as_ref().and_then(|door| door.judge_again(principal, now)).map(Cow::Owned)
+            }
+            Scheme::Session => snapshot.issuers.get(&principal.issuer).map(|_| Cow::Borrowed(principal)),
+            Scheme::Webhook | Scheme::Anonymous => Some(Cow::Borrowed(principal)),
         };
+        let Some(principal) = known else { return Some(CutReason::PermissionLost) };
+        let principal = &*principal;
         // What was sent went under the name and the groups of then: who has another name now, or lacks one of the groups,
         // may not go on under them. A group more takes nothing away.
         let given = snapshot.policy.kubernetes_groups(principal).groups;

@@ -105,11 +105,11 @@ impl BreakGlass {
         self.until
     }
 
-    /// Whether a principal that one of its certificates made would be let in still.
-    pub fn admits(&self, principal: &Principal, now: Timestamp) -> bool {
-        let CredentialId::Certificate(fingerprint) = &principal.credential else { return false };
-        let named = |known: &Certificate| known.fingerprint == *fingerprint && known.name == principal.subject;
-        self.is_open(now) && self.certificates.iter().any(named)
+    /// Who somebody is by now whom one of its certificates let in before, maybe with other groups; `None` if it would not again.
+    pub fn judge_again(&self, principal: &Principal, now: Timestamp) -> Option<Principal> {
+        let CredentialId::Certificate(fingerprint) = &principal.credential else { return None };
+        let named = |known: &&Certificate| known.fingerprint == *fingerprint && known.name == principal.subject;
+        self.certificates.iter().find(named).filter(|_| self.is_open(now)).map(|known| self.principal(known))
     }
 
     /// Authenticates by the leaf certificate (DER) of a client whose chain and key TLS has verified.
@@ -128,13 +128,17 @@ impl BreakGlass {
                 Rejection::new(Reason::TokenExpired, "break-glass access has ended").fix("sign in at the provider"),
             );
         }
-        Presented::Good(Principal {
+        Presented::Good(self.principal(known))
+    }
+
+    fn principal(&self, known: &Certificate) -> Principal {
+        Principal {
             kind: Kind::Human,
             groups: known.groups.clone(),
             credential: CredentialId::Certificate(Arc::clone(&known.fingerprint)),
             expires: self.until,
             ..Principal::new(Scheme::BreakGlass, ISSUER, Arc::clone(&known.name), username(&known.name))
-        })
+        }
     }
 }
 
@@ -256,11 +260,17 @@ mod tests {
         assert_eq!(principal.groups, [Arc::<str>::from("sre")]);
         assert_eq!(principal.credential, CredentialId::Certificate(sha256_hex(DER).into()));
 
-        assert!(open.admits(&principal, NOW) && !open.admits(&principal, until));
+        assert_eq!(open.judge_again(&principal, NOW).unwrap().groups, principal.groups);
+        assert!(open.judge_again(&principal, until).is_none());
+        let regrouped = resolve(json!({"until": "2026-01-31T18:30:00Z", "certificates": [
+            {"name": "alice", "sha256": sha256_hex(DER), "groups": ["readers"]},
+        ]}));
+        let again = regrouped.0.unwrap().judge_again(&principal, NOW).unwrap();
+        assert_eq!(again.groups, [Arc::<str>::from("readers")], "a group that was taken away is gone");
         let renamed = resolve(json!({"until": "2026-01-31T18:30:00Z", "certificates": [
             {"name": "bob", "sha256": sha256_hex(DER)},
         ]}));
-        assert!(!renamed.0.unwrap().admits(&principal, NOW), "the certificate is another's now");
+        assert!(renamed.0.unwrap().judge_again(&principal, NOW).is_none(), "the certificate is another's now");
 
         assert!(matches!(open.present(None, NOW), Presented::Not));
         let reason = |presented| match presented {

@@ -81,6 +81,15 @@ impl World {
         raw.answer().await
     }
 
+    async fn watch(&self) -> Raw {
+        let config = self.authority.client(&[], Some(&self.alice));
+        let stream = connect_tls(self.doorward.address("tls"), &config, "glass.test").await.unwrap();
+        let mut watch = Raw::over(stream);
+        watch.send(format!("GET {PATH}?watch=true HTTP/1.1\r\nHost: glass.test\r\nConnection: close\r\n\r\n")).await;
+        assert!(String::from_utf8_lossy(&watch.some().await).starts_with("HTTP/1.1 200"));
+        watch
+    }
+
     fn alarms(&self) -> Vec<Value> {
         let trail = self.doorward.audit().into_iter();
         trail.filter(|record| record["metadata"]["event_code"] == "alarm").collect()
@@ -149,14 +158,23 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 401);
 }
 
+/// It went on with all that the groups of then may do, until the door closed.
+#[tokio::test]
+async fn a_stream_ends_when_a_reload_takes_the_groups_of_its_certificate() {
+    let world = world().await;
+    let mut watch = world.watch().await;
+    let regrouped = world.yaml.replace("groups: [sre]}]", "groups: [readers]}]");
+    assert_ne!(regrouped, world.yaml);
+    std::fs::write(world.doorward.dir().join("doorward.yaml"), regrouped).unwrap();
+    let rest = watch.rest().await;
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 403);
+}
+
 #[tokio::test]
 async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
     let world = world().await;
-    let config = world.authority.client(&[], Some(&world.alice));
-    let stream = connect_tls(world.doorward.address("tls"), &config, "glass.test").await.unwrap();
-    let mut watch = Raw::over(stream);
-    watch.send(format!("GET {PATH}?watch=true HTTP/1.1\r\nHost: glass.test\r\nConnection: close\r\n\r\n")).await;
-    assert!(String::from_utf8_lossy(&watch.some().await).starts_with("HTTP/1.1 200"));
+    let mut watch = world.watch().await;
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
     world.doorward.set_clock_ahead(1801);
     let rest = watch.rest().await;
