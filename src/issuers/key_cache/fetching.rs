@@ -48,7 +48,7 @@ impl Shared {
             let now = self.clock.now();
             let due = Timestamp::from_millis(self.due.load(Ordering::Acquire));
             if demanded || now >= due {
-                self.fetch(if demanded { "unknown_key" } else { "periodic" }).await;
+                self.fetch(demanded, now >= due).await;
             }
             if demanded {
                 self.demand.lock().unwrap_or_else(PoisonError::into_inner).pending = false;
@@ -62,10 +62,11 @@ impl Shared {
         }
     }
 
-    /// One try, with its effect on everything that requests see.
-    async fn fetch(&self, cause: &'static str) {
+    /// One try, with its effect on everything that requests see: for an unknown key, since it is time, or both. Whoever makes up
+    /// keys can have it fetched earlier, and puts nothing off by that.
+    async fn fetch(&self, demanded: bool, due: bool) {
         let started = self.clock.now();
-        let (outcome, pause) = match self.try_fetch(started, cause == "periodic").await {
+        let (outcome, pause) = match self.try_fetch(started, demanded, due).await {
             Ok(life) => {
                 let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 progress.failures = 0;
@@ -81,9 +82,11 @@ impl Shared {
                 ("failed", pause)
             }
         };
+        let cause = if demanded { "unknown_key" } else { "periodic" };
         let labels = FetchLabels { issuer: Arc::clone(&self.settings.name), cause, outcome };
         self.metrics.key_fetches.get_or_create(&labels).inc();
-        self.due.store((self.clock.now() + pause).as_millis(), Ordering::Release);
+        let next = (self.clock.now() + pause).as_millis();
+        self.due.store(if due { next } else { next.min(self.due.load(Ordering::Acquire)) }, Ordering::Release);
     }
 
     /// Tells once when the set is older than it should ever be, and once when it no longer is.
@@ -104,10 +107,10 @@ impl Shared {
     }
 
     /// How long the fetched set is fresh.
-    async fn try_fetch(&self, started: Timestamp, periodic: bool) -> Result<Duration, String> {
+    async fn try_fetch(&self, started: Timestamp, demanded: bool, due: bool) -> Result<Duration, String> {
         let mut trouble = None;
         let mut discovery = None;
-        if self.settings.discover && (periodic || self.metadata.load().is_none()) {
+        if self.settings.discover && (due || self.metadata.load().is_none()) {
             match self.fetch_metadata().await {
                 Ok(document) => discovery = document,
                 Err(error) => trouble = Some(error),
@@ -124,7 +127,7 @@ impl Shared {
             (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
         };
         // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
-        let validators = self.known().keys.clone().filter(|_| periodic && self.keys.load().is_some());
+        let validators = self.known().keys.clone().filter(|_| !demanded && self.keys.load().is_some());
         let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
         let (life, jwks) = match fetched {
             Fetched::Unchanged(life) => {

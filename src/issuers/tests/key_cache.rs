@@ -153,6 +153,30 @@ async fn a_key_that_was_first_asked_for_within_the_cool_down_is_fetched_after_it
     assert_eq!(bench.provider.hits("/jwks"), 3);
 }
 
+/// Made-up keys had the set fetched again and again, and each time its next renewal, and with that the one of the discovery document,
+/// was put off.
+#[tokio::test]
+async fn made_up_keys_put_off_no_renewal() {
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+    let bench = Bench::new(json!({})).await;
+    assert_eq!(bench.provider.hits(DISCOVERY), 1);
+    let moved = changed(bench.provider.metadata(), &json!({"jwks_uri": format!("{}/jwks2", bench.provider.url)}));
+    bench.provider.on(DISCOVERY, Reply::json(&moved));
+    bench.provider.on("/jwks2", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
+    // For a little more than the ten minutes that a set lives.
+    for minute in 0..11 {
+        bench.context.clock.advance(Duration::from_secs(60));
+        let _ = bench.ask(&bench.token(&OTHER_RSA, &format!("made-up-{minute}"), json!({}))).await;
+    }
+    until("the new place of the keys", || bench.provider.hits("/jwks2") > 0).await;
+    assert_eq!(bench.provider.hits(DISCOVERY), 2);
+    until("the new keys", || {
+        bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.now()) == Some(2)
+    })
+    .await;
+    assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
+}
+
 /// What can be told without the key is told first, and costs the provider nothing.
 #[tokio::test]
 async fn a_token_that_is_bad_anyway_makes_no_fetch() {
