@@ -370,7 +370,10 @@ async fn protected_resource(Extension(context): Extension<Context>) -> AxumRespo
             let servers = route.accepts.issuers().iter().map(identifier).collect();
             (servers, snapshot.policy.scopes_on(&route.name).into_iter().collect())
         }
-        None => (snapshot.issuers.iter().map(identifier).collect(), Vec::new()),
+        None => {
+            let signing = snapshot.issuers.iter().filter(|issuer| issuer.signs());
+            (signing.map(identifier).collect(), Vec::new())
+        }
     };
     if let Some(members) = metadata.as_object_mut() {
         members.insert("authorization_servers".to_owned(), servers.into());

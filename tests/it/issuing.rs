@@ -785,6 +785,9 @@ async fn the_examples_decide_as_their_tests_say() {
 
 #[tokio::test]
 async fn each_route_that_takes_tokens_says_whose_and_a_challenge_leads_there() {
+    // Signs nothing, so that no token could come from there.
+    const GITHUB: &str =
+        "  - {name: github, preset: github_oauth, tenant: acme, login: {client: {id: door, secret: {file: target}}}}\n";
     let more = "
   - {name: api, kind: http, hosts: [localhost], paths: ['/api/*'], schemes: [bearer], issuers: [own], upstream: web}
   - {name: pages, kind: http, hosts: [pages.localhost], schemes: [anonymous], upstream: web}
@@ -794,7 +797,9 @@ rules:";
             .replace("routes: [{name: web,", "routes:\n  - {name: web,")
             .replace("upstream: web}]\n", "upstream: web}\n")
             .replace("127.0.0.1:0}]", "127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]");
-        routes.replace("rules:", more.trim_start_matches('\n'))
+        routes
+            .replace("rules:", more.trim_start_matches('\n'))
+            .replace("upstreams: [", &format!("{GITHUB}upstreams: ["))
     })
     .await;
     let metadata = async |host: &str, path: &str| {
@@ -814,6 +819,8 @@ rules:";
             assert_eq!(said["scopes_supported"], scopes, "{said:#}");
         }
     }
+    let whole = metadata("doorward.test", "").await.json();
+    assert_eq!(whole["authorization_servers"], json!([world.people.url(), world.ci.url(), DOOR]), "{whole:#}");
     // Where no token is taken, the path is the upstream's own.
     assert_eq!(metadata("pages.localhost", "").await.status, 403);
     // Clients refuse what names another address than the one that they use (RFC 9728 section 3.3).
