@@ -257,6 +257,16 @@ impl Rejection {
         self.0.fix.as_deref()
     }
 
+    /// What happened and what to do about it, without a full stop at the end. Some details and fixes are whole sentences, and others
+    /// parts of one.
+    pub fn in_words(&self) -> String {
+        let detail = self.detail().trim_end_matches('.');
+        let Some(fix) = self.fix_text() else { return detail.to_owned() };
+        let mut fix = fix.trim_end_matches('.').chars();
+        let first = fix.next().into_iter().flat_map(char::to_uppercase);
+        format!("{detail}. {}", first.chain(fix).collect::<String>())
+    }
+
     pub fn retry_after_span(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -288,5 +298,27 @@ impl fmt::Display for Rejection {
 impl StdError for Rejection {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_and_what_to_do_are_sentences_whoever_wrote_them() {
+        for (detail, fix, words) in [
+            ("it has ended", None, "it has ended"),
+            ("It has ended.", None, "It has ended"),
+            ("it has ended", Some("sign in again"), "it has ended. Sign in again"),
+            ("It has ended.", Some("Sign in again."), "It has ended. Sign in again"),
+        ] {
+            let rejection = Rejection::new(Reason::SessionExpired, detail);
+            let rejection = match fix {
+                Some(fix) => rejection.fix(fix),
+                None => rejection,
+            };
+            assert_eq!(rejection.in_words(), words);
+        }
     }
 }

@@ -129,11 +129,7 @@ impl From<Rejection> for Failure {
             Reason::Internal => Outcome::internal,
             _ => Outcome::id_token_refused,
         };
-        let text = match rejection.fix_text() {
-            Some(fix) => format!("{}: {fix}.", rejection.detail()),
-            None => format!("{}.", rejection.detail()),
-        };
-        Self::new(outcome, sentence(&text))
+        Self::new(outcome, sentence(&format!("{}.", rejection.in_words())))
     }
 }
 

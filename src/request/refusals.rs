@@ -45,7 +45,8 @@ impl Refusals {
         if count < most {
             return rejection;
         }
-        let detail = format!("{}; your address was told so {most} times within a minute", rejection.detail());
+        let detail = rejection.detail().trim_end_matches('.');
+        let detail = format!("{detail}; your address was told so {most} times within a minute");
         Rejection::new(Reason::TooManyRefusals, detail)
             .fix("close the pages that ask again and again, or sign in there anew")
             .retry_after(MINUTE)

@@ -115,7 +115,7 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     } else if asker.manner.is_page && kind != Some(RouteKind::Webhook) {
         page(rejection, asker)
     } else if rejection.status().is_success() && rejection.reason().is_decision() {
-        body("application/json", json!({"ignored": sentence(rejection)}).to_string())
+        body("application/json", json!({"ignored": rejection.in_words()}).to_string())
     } else if kind.map_or(asker.manner.is_for_kubernetes, |kind| kind == RouteKind::Kubernetes) {
         body("application/json", status_object(rejection, asker).to_string())
     } else {
@@ -176,19 +176,6 @@ fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     pages::html(rejection.status(), &pages::denied(&view), asker.brand)
 }
 
-fn sentence(rejection: &Rejection) -> String {
-    match rejection.fix_text() {
-        Some(fix) => {
-            let mut fix = fix.trim_end_matches('.').chars();
-            let first = fix.next().into_iter().flat_map(char::to_uppercase);
-            let mut text = format!("{}. ", rejection.detail().trim_end_matches('.'));
-            text.extend(first.chain(fix));
-            text
-        }
-        None => rejection.detail().trim_end_matches('.').to_owned(),
-    }
-}
-
 /// `metav1.Status`. `kubectl` prints `message` and decides by `reason` and `code`.
 fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     let reason = match rejection.status() {
@@ -214,7 +201,7 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": format!("doorward: {}", sentence(rejection)),
+        "message": format!("doorward: {}", rejection.in_words()),
         "reason": reason,
         "details": details,
         "code": rejection.status().as_u16(),

@@ -78,8 +78,7 @@ impl Refusal {
 
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
-        let fix = rejection.fix_text().map(|fix| format!("; {fix}")).unwrap_or_default();
-        let description = format!("{}{fix}", rejection.detail());
+        let description = rejection.in_words();
         let status = rejection.status();
         match status.as_u16() {
             503 => Self {
