@@ -227,6 +227,13 @@ impl Resolved {
         self.tokens.as_ref().and_then(sts::Settings::rotation)
     }
 
+    /// Has tokens of our own checked with the keys that the configuration has. Others are in the store of whoever runs.
+    pub fn supply_token_keys(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.supply(&self.issuers);
+        }
+    }
+
     /// Makes a generation of what resolved without a problem; `None` where there was one.
     pub fn into_snapshot(self, number: u64, shared: &Shared, clock: &Clock) -> Option<Snapshot> {
         let settings = self.sessions?;

@@ -27,6 +27,7 @@ use crate::{
         raw::{AuditSink, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
     },
     error::Rejection,
+    issuers::{KeySource, Unverified},
     request::route::Target,
     runtime::control,
     sessions,
@@ -86,6 +87,14 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
             if !schemes.contains(&Scheme::Bearer) {
                 return Ok(without_tokens(policy, &scenario, schemes));
+            }
+            resolved.supply_token_keys();
+            if has_keys_elsewhere(&resolved, &request.route, &token) {
+                return Err(
+                    "this is a token of Doorward's own, and the keys of those are in the store of the Doorward that runs; \
+                            write down who has it and name that file with `--principal`"
+                        .into(),
+                );
             }
             match principal_of(&runtime, &resolved, &request.route, &token) {
                 Ok(principal) => explain(policy, Ok(&principal), &scenario.request()).with_note(NOT_REVOKED),
@@ -194,6 +203,18 @@ fn read_token(path: &std::path::Path) -> Result<String, Failure> {
     Ok(text.trim().trim_start_matches("Bearer ").to_owned())
 }
 
+/// Whether a token says to be one of our own on a route that takes those, and the configuration has no keys of them.
+fn has_keys_elsewhere(resolved: &Resolved, route: &str, token: &str) -> bool {
+    let Some(route) = resolved.routes().by_name(route) else { return false };
+    let Ok(token) = Unverified::parse(token) else { return false };
+    route.accepts.issuers().iter().any(|issuer| {
+        let keys = issuer.keys();
+        keys.settings().source == KeySource::Own
+            && !keys.status().usable
+            && token.issuer() == Some(&**issuer.identifier())
+    })
+}
+
 /// Whom the token proves on that route, by the issuers themselves: their keys are fetched for it.
 fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str) -> Result<Arc<Principal>, Rejection> {
     let issuers = resolved.issuers();
@@ -204,8 +225,11 @@ fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str
     let until = Instant::now() + PATIENCE;
     runtime.block_on(async {
         let pending = || {
-            let mut waiting = issuers.iter().filter(|issuer| issuer.signs()).map(|issuer| issuer.keys().status());
-            waiting.any(|status| !status.usable && status.last_error.is_none())
+            let mut fetching = issuers.iter().map(|issuer| issuer.keys());
+            fetching.any(|keys| {
+                let status = keys.status();
+                keys.settings().source == KeySource::Issuer && !status.usable && status.last_error.is_none()
+            })
         };
         while pending() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -154,9 +154,8 @@ impl Tokens {
     /// Gives the keys to the entry of `issuers` that takes our tokens, if there is one.
     pub fn supply(&self, issuers: &Issuers) {
         // All are published, whichever signs.
-        let Some(keys) = self.keys(Timestamp::default()) else { return };
-        for issuer in issuers.iter().filter(|issuer| issuer.keys().settings().source == KeySource::Own) {
-            issuer.keys().supply(keys.set());
+        if let Some(keys) = self.keys(Timestamp::default()) {
+            supply(&keys, issuers);
         }
     }
 
@@ -191,6 +190,12 @@ impl Tokens {
             Rejection::new(Reason::StoreUnavailable, "the keys of tokens have not been read from the store yet")
                 .fix("try again in a moment")
         })
+    }
+}
+
+fn supply(keys: &SigningKeys, issuers: &Issuers) {
+    for issuer in issuers.iter().filter(|issuer| issuer.keys().settings().source == KeySource::Own) {
+        issuer.keys().supply(keys.set());
     }
 }
 

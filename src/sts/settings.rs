@@ -119,6 +119,13 @@ impl Settings {
     pub fn rotation(&self) -> Option<Duration> {
         self.keys.is_none().then_some(self.rotate)
     }
+
+    /// Gives the keys that the configuration has to the entry of `issuers` that takes our tokens, where nothing runs that knows others.
+    pub fn supply(&self, issuers: &Issuers) {
+        if let Some(keys) = &self.keys {
+            super::supply(keys, issuers);
+        }
+    }
 }
 
 /// An entry of `issuers` for tokens of our own.

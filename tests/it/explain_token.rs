@@ -1,12 +1,17 @@
 //! `doorward explain` of tokens: of an exchange that was, and of one that might be.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
     harness::{Answer, within},
-    issuing::World,
+    issuing::{World, token},
 };
 
 const TARGET: &str = "https://target.test";
@@ -142,5 +147,33 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
         let (said, status) = explain(&world, wrong);
         assert_eq!(status, Some(64), "{wrong:?}: {said}");
         assert!(said.contains(told), "{wrong:?}: {said}");
+    }
+}
+
+/// It waited ten seconds for keys that nobody fetches, and took the token for a bad one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_our_own_is_judged_by_the_keys_of_the_configuration_or_not_at_all() {
+    let der = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().to_pkcs8v1().unwrap();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(&der));
+    let rules = "
+rules:
+  - {id: plan, on: {token: {audiences: ['https://target.test'], scopes: [plan]}}, who: {issuers: [people], groups: [dev]}, do: allow}
+  - {id: own, on: {routes: [web]}, who: {issuers: [own], scopes: [plan]}, do: allow}
+";
+    for (keys, status, told) in
+        [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 64, "the store of the Doorward")]
+    {
+        let change = |yaml: String| {
+            yaml.replacen("\nrules:\n", rules, 1).replacen("\ntokens:\n", &format!("\ntokens:{keys}"), 1)
+        };
+        let world = World::with_files(change, &[("key.pem", pem.as_str())]).await;
+        let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
+        let own = token(&world.exchange(&alice, "plan").await);
+        std::fs::write(world.doorward.dir().join("own.jwt"), own).unwrap();
+        let began = Instant::now();
+        let (said, code) = explain(&world, &["https://localhost/", "--token-file", "own.jwt"]);
+        assert_eq!(code, Some(status), "{keys}: {said}");
+        assert!(said.contains(told), "{keys}: {said}");
+        assert!(began.elapsed() < Duration::from_secs(9), "{keys}: nothing is waited for");
     }
 }
