@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{AccessTokenChecks, Checked, IdTokenChecks, VerifiedToken},
+    checks::{AccessTokenChecks, Checked, VerifiedToken},
     introspection::Introspection,
     jwt::{Unverified, is_jwt_shaped},
     key_cache::{KeyCache, KeySource},
@@ -115,16 +115,16 @@ impl Issuer {
         if is_jwt_shaped(token) { of_jwts() } else { self.introspects() }
     }
 
-    /// Verifies an ID token. Waits at most for one fetch of keys.
+    /// Verifies an ID token for the client `client_id`. Waits at most for one fetch of keys.
     pub async fn verify_id_token(
         &self,
         token: &str,
-        checks: &IdTokenChecks<'_>,
+        client_id: &str,
         now: Timestamp,
     ) -> Result<VerifiedToken, TokenError> {
         let token = Unverified::parse(token)?;
         self.checks.check_id_token_header(&token)?;
-        let check = || self.checks.check_id_token(&token, checks, now);
+        let check = || self.checks.check_id_token(&token, client_id, now);
         self.keys.check_signature(&token, now, check).await?;
         let checked = check()?;
         Ok(VerifiedToken { header: token.header, claims: token.claims, checked })

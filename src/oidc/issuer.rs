@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     egress::{Bounds, Egress},
     error::{Reason, Rejection},
-    issuers::{Facts, IdTokenChecks, Issuer, LogoutToken, MAX_METADATA, discovery_location},
+    issuers::{Facts, Issuer, LogoutToken, MAX_METADATA, discovery_location},
 };
 
 /// How long somebody waits to hear that the provider is away.
@@ -116,16 +116,8 @@ impl Provider for LoginIssuer {
 
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
-            // Nonce and access-token hash are compared by the login, which knows what it asked for.
-            let checks = IdTokenChecks {
-                client_id: self.client.id(),
-                nonce: None,
-                max_age: None,
-                acr_values: &[],
-                access_token: None,
-                fresh: true,
-            };
-            let verified = self.issuer.verify_id_token(token, &checks, self.clock.now()).await?;
+            // Nonce, age and access-token hash are compared by the login, which knows what it asked for.
+            let verified = self.issuer.verify_id_token(token, self.client.id(), self.clock.now()).await?;
             let mut claims = verified.claims;
             // The check has accepted the issuer by one of its names; from here on it has one.
             claims.insert("iss".to_owned(), (**self.issuer.identifier()).into());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::{Facts, IdTokenChecks, Issuers, name_issuer, testing::*};
+use super::super::{Facts, Issuers, name_issuer, testing::*};
 use crate::{
     authn::{CredentialId, Kind, Principal, Scheme},
     clock::Timestamp,
@@ -43,16 +43,8 @@ impl Fixture {
     async fn login(&self, changes: Value) -> Result<Principal, Rejection> {
         let basis = json!({"aud": CLIENT, "sub": "alice", "nonce": "n", "iat": START, "exp": START + 300});
         let token = self.sign(None, basis, &changes);
-        let checks = IdTokenChecks {
-            client_id: CLIENT,
-            nonce: Some("n"),
-            max_age: None,
-            acr_values: &[],
-            access_token: None,
-            fresh: true,
-        };
         let issuer = self.issuers.get("main").unwrap();
-        let verified = issuer.verify_id_token(&token, &checks, Timestamp::from_secs(START)).await?;
+        let verified = issuer.verify_id_token(&token, CLIENT, Timestamp::from_secs(START)).await?;
         issuer.principal(Facts {
             subject: Arc::clone(&verified.checked.subject),
             claims: verified.claims,
