@@ -1,5 +1,7 @@
 //! Which sessions a person has: what "end all of them" goes by, on every host of ours.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,18 +17,29 @@ use crate::{
 /// Tries against others who write the same person's index.
 const TRIES: usize = 64;
 
+/// How long a session may take from its place in the index to its record.
+const BEGINNING: Duration = Duration::from_secs(60);
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
     hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
+    /// None of an older version has it.
+    #[serde(with = "millis", default)]
+    began: Timestamp,
     #[serde(with = "millis")]
     pub ends: Timestamp,
 }
 
 impl Entry {
     fn of(hash: &Hash, record: &Record) -> Self {
-        Self { hash: hash.to_string(), sid: record.provider_session().map(str::to_owned), ends: record.latest_end() }
+        Self {
+            hash: hash.to_string(),
+            sid: record.provider_session().map(str::to_owned),
+            began: record.created,
+            ends: record.latest_end(),
+        }
     }
 
     pub fn hash(&self) -> Option<Hash> {
@@ -96,12 +109,30 @@ impl<'a> Index<'a> {
     ) -> Result<Vec<Entry>, StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
+        self.forget_gone(max, now).await?;
         self.change(now, |entries| {
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(max);
             entries.iter().take(surplus).cloned().collect()
         })
         .await
+    }
+
+    /// Where there is no room for another of `max`, takes out those that ended since they were not used: nobody else does, and
+    /// they would push out one that is in use.
+    async fn forget_gone(&self, max: usize, now: Timestamp) -> Result<(), StoreError> {
+        let entries = self.entries(now).await?;
+        if entries.len() < max {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.began + BEGINNING <= now) {
+            let Some(hash) = entry.hash() else { continue };
+            if self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none() {
+                gone.push(hash);
+            }
+        }
+        if gone.is_empty() { Ok(()) } else { self.remove(&gone, now).await }
     }
 
     /// Writes it anew, with this session in it, and with its end as it is now.

@@ -15,6 +15,49 @@ async fn one_person_has_so_many_sessions_and_no_more() {
     assert!(get(&at.sessions, &newest, &dash()).await.is_ok());
 }
 
+/// They counted until they would have ended in any case, and the one that was in use all the time had to go.
+#[tokio::test]
+async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
+    let at = Fixture::offline();
+    let oldest = at.create("alice", &dash()).await;
+    for _ in 1..settings().max_per_person {
+        at.create("alice", &dash()).await;
+    }
+    at.shared.clock.advance(HOUR * 7);
+    loop {
+        let session = get(&at.sessions, &oldest, &dash()).await.unwrap();
+        if at.sessions.list_own(&session).await.unwrap()[0].last_seen == at.shared.clock.now() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    at.shared.clock.advance(HOUR * 2);
+    let newest = at.create("alice", &dash()).await;
+    for used in [&oldest, &newest] {
+        let session = get(&at.sessions, used, &dash()).await.unwrap();
+        assert_eq!(at.sessions.entries_of(&session).await.len(), 2);
+    }
+}
+
+/// A login stands in the index before it is kept, and nobody but a failure can be between the two for a minute.
+#[tokio::test]
+async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room() {
+    for (seconds, listed, surplus) in [(59, 3, 1), (60, 2, 0)] {
+        let at = Fixture::offline();
+        let kept = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
+        let (index, begun) = (at.sessions.index(&kept.record), SessionId::new().hash());
+        index.add(&begun, &kept.record, 2, at.shared.clock.now()).await.unwrap();
+        at.shared.clock.advance(Duration::from_secs(seconds));
+        let now = at.shared.clock.now();
+        let ended = index.add(&SessionId::new().hash(), &kept.record, 2, now).await.unwrap();
+        assert_eq!(ended.len(), surplus, "after {seconds} s");
+        let entries = index.entries(now).await.unwrap();
+        assert_eq!(entries.len(), listed, "after {seconds} s");
+        let is_listed = entries.iter().any(|entry| entry.hash() == Some(begun));
+        assert_eq!(is_listed, seconds < 60, "after {seconds} s");
+    }
+}
+
 #[tokio::test]
 async fn a_login_that_cannot_be_kept_leaves_the_other_sessions_where_they_can_be_ended() {
     let at = Fixture::offline();
