@@ -140,13 +140,13 @@ impl Provider for LoginIssuer {
             .and_then(Value::as_str)
             .ok_or_else(|| Rejection::new(Reason::IdentityRefused, "the login names no subject"))?;
         // Again of each session: the configuration may ask for more than when the person signed in, and a refresh may have
-        // told other claims.
+        // told other claims. A new login shows whether the person has what is asked for by now.
         self.check_required(identity.claims).map_err(|rejection| {
             Rejection::new(
-                Reason::IdentityRefused,
-                "your account at the provider is not one of those that may sign in here",
+                Reason::SessionExpired,
+                "the claims of this session do not have what is required of accounts here",
             )
-            .fix("sign in again, with another account")
+            .fix("sign in again, perhaps with another account")
             .because(rejection)
         })?;
         // The ID token was issued to us, which its audience proves, or the access token by our own exchange; kinds are

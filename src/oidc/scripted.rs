@@ -269,7 +269,7 @@ impl Provider for ScriptedProvider {
             ));
         }
         if self.check_required(identity.claims).is_err() {
-            return Err(Rejection::new(Reason::IdentityRefused, "a claim is not what it must be"));
+            return Err(Rejection::new(Reason::SessionExpired, "a claim is not what it must be"));
         }
         let groups = identity.claims.get("groups").and_then(Value::as_array).into_iter().flatten();
         Ok(Principal {

@@ -200,6 +200,29 @@ async fn the_provider_ends_sessions_without_a_cookie() {
     assert_eq!(big.status, 413);
 }
 
+/// It was 403 on every page until the session ended: nobody with such a session was led to a login that might bring the claim.
+#[tokio::test]
+async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
+    let world = world().await;
+    let cookie = world.log_in().await;
+    assert_eq!(world.status(&cookie).await, 200);
+    let path = world.doorward.dir().join("doorward.yaml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let after = before.replace("    kind: human\n", "    kind: human\n    required_claims: {tenant: [ours]}\n");
+    assert_ne!(after, before);
+    std::fs::write(&path, after).unwrap();
+    world.doorward.wait_for_generation(2).await;
+
+    let host = format!("Host: {}", world.host);
+    let page = ["Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document", &host, &cookie];
+    let away = world.doorward.get("/page", &page).await;
+    assert_eq!((away.status, away.header("location")), (303, Some("/oauth2/continue?rd=%2Fpage")));
+    let on = world.doorward.get("/oauth2/continue?rd=%2Fpage", &page).await;
+    assert!(on.status == 200 && on.text().contains("/oauth2/start?"), "no way back without a login: {}", on.text());
+    let of_script = world.doorward.get("/page", &[&host, &cookie]).await;
+    assert_eq!((of_script.status, of_script.reason().as_str()), (401, "session_expired"));
+}
+
 #[tokio::test]
 async fn a_person_sees_their_sessions_and_ends_others_and_nobody_else_makes_them() {
     let world = world().await;

@@ -353,7 +353,7 @@ async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
 /// the provider tells anew.
 #[tokio::test]
 async fn a_session_without_the_required_claims_is_refused() {
-    for (required, refused) in [("acme.example", None), ("other.example", Some(Reason::IdentityRefused))] {
+    for (required, refused) in [("acme.example", None), ("other.example", Some(Reason::SessionExpired))] {
         let at = Fixture::offline();
         let cookie = at.create_with(json!({"sub": "alice", "hd": "acme.example"}), &dash()).await;
         let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
@@ -371,7 +371,7 @@ async fn a_session_without_the_required_claims_is_refused() {
 
 #[tokio::test]
 async fn a_session_whose_required_claim_changes_is_refused_after_the_recheck() {
-    for (told, refused) in [("acme.example", None), ("other.example", Some(Reason::IdentityRefused))] {
+    for (told, refused) in [("acme.example", None), ("other.example", Some(Reason::SessionExpired))] {
         let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
         let mut provider = ScriptedProvider::start("corp", authentication).await;
         provider.required.insert("hd".to_owned(), "acme.example".into());
