@@ -179,8 +179,8 @@ impl Issuer {
         Ok((principal, audiences))
     }
 
-    /// Whether the key that signed the token of a caller is no longer in the set that was fetched last, however long ago that was. While
-    /// there is none, nothing is known against a key.
+    /// Whether the key that signed the token of a caller is in none of the two sets that were fetched last, however long ago that was.
+    /// While there is none, nothing is known against a key.
     pub(super) fn has_lost_key_of(&self, known: &Principal) -> bool {
         known.signed_by.is_some_and(|key| self.keys.lacks(key))
     }

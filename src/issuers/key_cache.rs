@@ -8,9 +8,10 @@
 //! - gone: `max_stale` after the last success. Tokens then fail with 503, not 401.
 //!
 //! The periodic fetch is conditional, and 304 counts as a success. A set that was fetched replaces the old one whole, so
-//! a key that left it is dead at once, for open streams too, which is at the latest 90 % of that life (at most 54 minutes)
-//! after the issuer took it out; an answer without a usable key replaces nothing. The generation changes only when the
-//! usable keys do.
+//! a key that left it is dead at once, which is at the latest 90 % of that life (at most 54 minutes) after the issuer took it
+//! out; an answer without a usable key replaces nothing. Streams that a token of that key opened end when a second answer, half
+//! a minute later, lacks it too: what one odd answer takes, no later one gives back. The generation changes only when the usable
+//! keys do.
 
 mod fetching;
 
@@ -95,7 +96,9 @@ pub enum KeySource {
 #[derive(Debug)]
 pub struct Generation {
     pub number: u64,
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
+    /// The set before, of which this one lacks a key, until another answer has shown that this was no slip.
+    before: Option<Arc<Keys>>,
 }
 
 /// How a cache is doing, for readiness and for people.
@@ -129,6 +132,8 @@ struct Shared {
     keys: ArcSwapOption<Generation>,
     /// The number of `keys`, 0 without any; read on each request.
     number: AtomicU64,
+    /// When a set came last that lacked a key of the one before, in milliseconds.
+    thinned: AtomicI64,
     /// When `keys` stop being usable, in milliseconds.
     usable_until: AtomicI64,
     /// When the next fetch is due, in milliseconds.
@@ -180,6 +185,7 @@ impl KeyCache {
             bearer: ArcSwapOption::empty(),
             keys: ArcSwapOption::empty(),
             number: AtomicU64::new(0),
+            thinned: AtomicI64::new(i64::MIN),
             usable_until: AtomicI64::new(i64::MIN),
             due: AtomicI64::new(i64::MIN),
             metadata: ArcSwapOption::empty(),
@@ -207,6 +213,8 @@ impl KeyCache {
         match Keys::parse(set, &self.shared.settings.algorithms) {
             Ok(keys) => {
                 self.shared.install(keys);
+                // Nobody can have given an odd answer.
+                self.shared.confirm();
                 self.shared.usable_until.store(i64::MAX, Ordering::Release);
                 self.shared.due.store(i64::MAX, Ordering::Release);
             }
@@ -243,9 +251,11 @@ impl KeyCache {
         }
     }
 
-    /// Whether the set that was fetched last does not have this key. Never waits.
+    /// Whether the set that was fetched last does not have this key, and neither had the one before it. Never waits.
     pub fn lacks(&self, key: KeyId) -> bool {
-        self.shared.keys.load().as_ref().is_some_and(|generation| !generation.keys.has(key))
+        self.shared.keys.load().as_ref().is_some_and(|current| {
+            !current.keys.has(key) && current.before.as_ref().is_none_or(|before| !before.has(key))
+        })
     }
 
     /// What discovery told, if it did.
@@ -337,9 +347,17 @@ impl Shared {
         if !same {
             let number = current.as_ref().map_or(1, |current| current.number + 1);
             let count = keys.count();
+            let mut before = current.as_ref().and_then(|current| current.before.clone());
+            if let Some(current) = current.as_ref().filter(|current| !keys.has_all_of(&current.keys)) {
+                // While one waits for its second answer, it stays the one to compare with.
+                if !self.awaits_second_answer() {
+                    before = Some(Arc::clone(&current.keys));
+                }
+                self.thinned.store(self.clock.now().as_millis(), Ordering::Release);
+            }
             tracing::info!(issuer = %self.settings.name, keys = count, generation = number, "new key set");
             self.metrics.keys.get_or_create(&self.label()).set(i64::try_from(count).unwrap_or(i64::MAX));
-            self.keys.store(Some(Arc::new(Generation { number, keys })));
+            self.keys.store(Some(Arc::new(Generation { number, keys: Arc::new(keys), before })));
             self.number.store(number, Ordering::Release);
             self.unknown.invalidate_all();
         }
@@ -351,6 +369,23 @@ impl Shared {
         self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.as_secs());
         let usable_until = fetched + life.max(self.settings.max_stale);
         self.usable_until.store(usable_until.as_millis(), Ordering::Release);
+        if !self.awaits_second_answer() {
+            self.confirm();
+        }
+    }
+
+    /// What the set lacks of the one before is gone. Its number stays, by which verified tokens go: its keys are the same.
+    fn confirm(&self) {
+        if let Some(current) = self.keys.load().as_ref().filter(|current| current.before.is_some()) {
+            let (number, keys) = (current.number, Arc::clone(&current.keys));
+            self.keys.store(Some(Arc::new(Generation { number, keys, before: None })));
+        }
+    }
+
+    /// Whether a set lacked a key so lately that another answer says no more than the same one.
+    fn awaits_second_answer(&self) -> bool {
+        let (thinned, now) = (Timestamp::from_millis(self.thinned.load(Ordering::Acquire)), self.clock.now());
+        thinned <= now && now < thinned + COOL_DOWN
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

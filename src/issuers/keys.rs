@@ -147,6 +147,11 @@ impl Keys {
         self.keys.iter().any(|key| key.id == id)
     }
 
+    /// Whether all of another set are in this one.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        other.keys.iter().all(|key| self.has(key.id))
+    }
+
     #[cfg(any(test, fuzzing))]
     pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
         self.keys.iter()

@@ -18,7 +18,7 @@ use super::{
         metrics::FetchLabels,
         validators::Validators,
     },
-    Shared,
+    COOL_DOWN, Shared,
 };
 use crate::{clock::Timestamp, egress::Bounds};
 
@@ -71,7 +71,9 @@ impl Shared {
                 let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 progress.failures = 0;
                 progress.error = None;
-                ("ok", life.mul_f64(0.8 + jitter() * 0.1))
+                // A key that is not there any more is looked for once again.
+                let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
+                ("ok", if second { COOL_DOWN } else { life.mul_f64(0.8 + jitter() * 0.1) })
             }
             Err(error) => {
                 tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be fetched");

@@ -53,6 +53,10 @@ impl Bench {
         self.issuers.get("main").unwrap().keys().status()
     }
 
+    fn number(&self) -> Option<u64> {
+        self.issuers.get("main").unwrap().keys().generation_number(self.context.clock.now())
+    }
+
     /// Moves the clock so that a refresh is due, and waits until it is done.
     async fn refresh(&self) {
         let fetches = self.provider.hits("/jwks");
@@ -223,7 +227,11 @@ async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_els
         assert!(!bench.issuers.have_lost_key_of(&caller), "{what}: before");
         bench.provider.on("/jwks", reply);
         bench.refresh().await;
+        assert!(!bench.issuers.have_lost_key_of(&caller), "{what}: by one answer alone");
+        let number = bench.number();
+        bench.refresh().await;
         assert_eq!(bench.issuers.have_lost_key_of(&caller), is_lost, "{what}");
+        assert_eq!(bench.number(), number, "{what}: the same keys");
         let again = bench.accepts.judge_again(&caller).unwrap();
         assert_eq!(bench.issuers.have_lost_key_of(&again), is_lost, "{what}: as known under other settings");
     }
@@ -233,6 +241,46 @@ async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_els
     bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));
     bench.context.clock.advance(Duration::from_secs(7_200));
     assert!(!bench.status().usable && !bench.issuers.have_lost_key_of(&caller), "too old to be used");
+}
+
+/// Nobody can have given an odd answer.
+#[tokio::test]
+async fn a_key_of_our_own_that_is_supplied_no_more_is_lost_at_once() {
+    let bench = Bench::new(json!({})).await;
+    let (own, other) = (RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({})));
+    let keys = bench.issuers.get("main").unwrap().keys();
+    keys.supply(json!({"keys": [own, other.clone()]}).to_string().as_bytes());
+    let caller =
+        bench.issuers.authenticate(&bench.token(&RSA, "a", json!({})), &bench.accepts, &nothing).await.unwrap();
+    assert!(!bench.issuers.have_lost_key_of(&caller), "both are there");
+    keys.supply(json!({"keys": [other]}).to_string().as_bytes());
+    assert!(bench.issuers.have_lost_key_of(&caller), "it is not there any more");
+}
+
+/// A cache on the way may be behind for a moment, and what it ends does not come back with the key.
+#[tokio::test]
+async fn one_answer_without_a_key_ends_no_stream_and_another_is_asked_for_soon() {
+    let bench = Bench::new(json!({})).await;
+    let token = bench.token(&RSA, "a", json!({}));
+    let caller = bench.issuers.authenticate(&token, &bench.accepts, &nothing).await.unwrap();
+    let second_answer = async || {
+        let fetches = bench.provider.hits("/jwks");
+        bench.context.clock.advance(COOL_DOWN);
+        let _ = bench.status();
+        until("another answer", || bench.provider.hits("/jwks") > fetches).await;
+        until("its end", || bench.status().age == Some(Duration::ZERO)).await;
+    };
+    for (what, key, is_lost) in [("a slip", &RSA, false), ("withdrawn", &OTHER_RSA, true)] {
+        bench.provider.on("/jwks", Reply::keys(&[OTHER_RSA.jwk("b", json!({}))]));
+        bench.refresh().await;
+        // This has the set fetched at once, which tells no more than the first answer.
+        assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown), "{what}: requests are refused at once");
+        assert!(!bench.issuers.have_lost_key_of(&caller), "{what}: by one answer alone");
+        bench.provider.on("/jwks", Reply::keys(&[key.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
+        second_answer().await;
+        assert_eq!(bench.issuers.have_lost_key_of(&caller), is_lost, "{what}");
+        assert_eq!(bench.ask(&token).await.is_ok(), !is_lost, "{what}");
+    }
 }
 
 #[tokio::test]
