@@ -10,7 +10,7 @@ use super::{
     exchange::{self, ExchangeError, Renewed},
     github::{Github, GithubError},
     id_token::{self, Expected, Nonce},
-    vouch::vouch,
+    vouch::{tell, vouch},
 };
 use crate::{clock::Timestamp, error::Reason, sessions::Tokens};
 
@@ -23,8 +23,8 @@ pub struct Refreshed {
     pub id: Option<String>,
     /// The claims in place of those before.
     pub claims: Option<Map<String, Value>>,
-    /// What the provider tells of the person where there are no such claims.
-    pub told: Map<String, Value>,
+    /// What the userinfo endpoint tells of the person where there are no such claims.
+    pub told: Option<Map<String, Value>>,
     pub scopes: Option<Vec<Arc<str>>>,
     /// Why nobody has vouched for the person, though there are new tokens; it may be tried again.
     pub later: Option<String>,
@@ -60,8 +60,8 @@ pub async fn refresh(
     }
     let metadata =
         provider.metadata().ok_or_else(|| RefreshError::Later("the provider was not reached yet".to_owned()))?;
+    let subject = claims.get("sub").and_then(Value::as_str);
     let Some(token) = tokens.refresh.as_deref() else {
-        let subject = claims.get("sub").and_then(Value::as_str);
         let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
         return Ok(Refreshed { told, ..Refreshed::default() });
     };
@@ -69,15 +69,23 @@ pub async fn refresh(
         return Err(RefreshError::Later("the keys of the provider are not there".to_owned()));
     }
     let Renewed { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
-    let claims = match &id {
-        None => None,
-        Some(token) => match check(provider, token, &access, claims, now).await {
-            Ok(claims) => Some(claims),
-            Err(RefreshError::Later(why)) => return Ok(unvouched(access, refresh, why)),
-            Err(gone) => return Err(gone),
+    // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
+    let found = match &id {
+        None => match tell(provider, &metadata, &access, subject).await {
+            // The grant stands, and a second refresh would tell no more of it: its trouble waits for the next one.
+            Err(RefreshError::Later(why)) => {
+                tracing::debug!(issuer = %provider.name(), why, "the claims of a session stay as they are: userinfo tells nothing");
+                Ok((None, None))
+            }
+            told => told.map(|told| (None, told)),
         },
+        Some(token) => check(provider, token, &access, claims, now).await.map(|claims| (Some(claims), None)),
     };
-    Ok(Refreshed { access: Some(access), refresh, id, claims, scopes, ..Refreshed::default() })
+    match found {
+        Ok((claims, told)) => Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, later: None }),
+        Err(RefreshError::Later(why)) => Ok(unvouched(access, refresh, why)),
+        Err(gone) => Err(gone),
+    }
 }
 
 /// New tokens of a person for whom nobody has vouched yet. They are kept: those before may be worth nothing.

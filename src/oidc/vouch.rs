@@ -1,5 +1,6 @@
 //! Whether a person may still be signed in, where there is no refresh token: the access token, shown to the provider.
-//! First at its userinfo endpoint, as that wants nothing but the token; else at its introspection endpoint.
+//! First at its userinfo endpoint, as that wants nothing but the token; else at its introspection endpoint. Userinfo tells of the
+//! person besides, also where a refresh gave no ID token.
 
 use std::time::Duration;
 
@@ -23,29 +24,55 @@ enum Word {
     Nothing,
 }
 
-/// What the provider tells of the person `subject`, for whom it issued `access`.
+/// That the provider vouches for the person `subject`, for whom it issued `access`; and what its userinfo endpoint tells of them, if
+/// that answers.
 pub(super) async fn vouch(
     provider: &dyn Provider,
     metadata: &Metadata,
     access: &str,
     subject: Option<&str>,
     now: Timestamp,
-) -> Result<Map<String, Value>, RefreshError> {
+) -> Result<Option<Map<String, Value>>, RefreshError> {
     let mut word = Word::Nothing;
     if let Some(endpoint) = &metadata.userinfo_endpoint {
         word = user_info(provider, endpoint, access).await?;
     }
+    let tells = matches!(word, Word::Yes(_));
     if let (Word::Nothing, Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
         word = introspect(provider, endpoint, access, now).await?;
     }
     match word {
-        Word::Yes(claims) if claims.get("sub").is_none_or(|found| found.as_str() == subject) => Ok(claims),
-        Word::Yes(_) => Err(RefreshError::Gone("its access token is of another person".to_owned())),
+        Word::Yes(claims) if is_of(&claims, subject) => Ok(tells.then_some(claims)),
+        Word::Yes(_) => Err(of_another()),
         Word::No(why) => Err(RefreshError::Gone(why.to_owned())),
         Word::Nothing => Err(RefreshError::Gone(
             "there is no refresh token, and neither a userinfo nor an introspection endpoint tells us more".to_owned(),
         )),
     }
+}
+
+/// What the userinfo endpoint tells of the person `subject`, for whom the provider has just issued `access`, if it does. A refusal
+/// says nothing of them: the new token does. Nor does trouble, which is the caller's to pass over.
+pub(super) async fn tell(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    access: &str,
+    subject: Option<&str>,
+) -> Result<Option<Map<String, Value>>, RefreshError> {
+    let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
+    match user_info(provider, endpoint, access).await? {
+        Word::Yes(claims) if is_of(&claims, subject) => Ok(Some(claims)),
+        Word::Yes(_) => Err(of_another()),
+        Word::No(_) | Word::Nothing => Ok(None),
+    }
+}
+
+fn is_of(claims: &Map<String, Value>, subject: Option<&str>) -> bool {
+    claims.get("sub").is_none_or(|found| found.as_str() == subject)
+}
+
+fn of_another() -> RefreshError {
+    RefreshError::Gone("its access token is of another person".to_owned())
 }
 
 /// OpenID Connect Core 1.0 section 5.3. An answer that is no JSON (section 5.3.2 allows a JWT) tells nothing.

@@ -20,7 +20,13 @@ mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, Method};
 use moka::sync::Cache;
@@ -230,6 +236,7 @@ impl Sessions {
             issuer_url: new.provider.issuer().to_owned(),
             subject: subject.into(),
             claims: new.claims,
+            told: BTreeSet::new(),
             scopes: new.scopes,
             tokens: new.tokens,
             machine,

@@ -1,6 +1,6 @@
 //! What is kept of a session, and the id that a browser holds for it.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::HeaderMap;
@@ -128,6 +128,9 @@ pub(super) struct Record {
     pub issuer_url: String,
     pub subject: Arc<str>,
     pub claims: Arc<Map<String, Value>>,
+    /// Names of claims that the userinfo endpoint has told of since: what it does not tell any more is gone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub told: BTreeSet<String>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
     /// The machine of the program that holds it; `None` for a browser's. What the one holds is worth nothing with the

@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{
@@ -256,14 +256,10 @@ impl Refreshed {
                 }
             }
             record.claims = Arc::new(claims);
+            record.told.clear();
         }
-        // Only what the login knew as well: a claim from elsewhere never stands for one that policy was written for.
-        let changed = |name: &String, value: &Value| {
-            !PROTOCOL.contains(&name.as_str()) && record.claims.get(name).is_some_and(|known| known != value)
-        };
-        if self.told.iter().any(|(name, value)| changed(name, value)) {
-            let told = self.told.into_iter().filter(|(name, value)| changed(name, value)).collect::<Vec<_>>();
-            Arc::make_mut(&mut record.claims).extend(told);
+        if let Some(told) = self.told {
+            follow(record, &told);
         }
         if let Some(scopes) = self.scopes {
             record.scopes = scopes;
@@ -272,5 +268,22 @@ impl Refreshed {
             record.checked = now;
         }
         record.lease = None;
+    }
+}
+
+/// Takes from what the userinfo endpoint tells only what the login knew as well: a claim from elsewhere never stands for one that policy
+/// was written for. What it told before and does not tell any more is gone; many tell only in the ID token what groups there are.
+fn follow(record: &mut Record, told: &Map<String, Value>) {
+    let known = told.keys().filter(|name| !PROTOCOL.contains(&name.as_str()) && record.claims.contains_key(*name));
+    record.told.extend(known.cloned());
+    if record.told.iter().all(|name| told.get(name) == record.claims.get(name)) {
+        return;
+    }
+    let claims = Arc::make_mut(&mut record.claims);
+    for name in &record.told {
+        match told.get(name) {
+            Some(value) => drop(claims.insert(name.clone(), value.clone())),
+            None => drop(claims.remove(name)),
+        }
     }
 }

@@ -349,6 +349,70 @@ async fn claims_that_the_login_knew_follow_what_userinfo_tells() {
     assert_eq!(world.at.provider.exchanges.lock().unwrap().len(), 1, "it is asked once in a while");
 }
 
+/// Many providers tell groups in the ID token alone, so that userinfo without them says nothing, until it has told them once.
+#[tokio::test]
+async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() {
+    let world = without_refresh_token(|_| {}).await;
+    let release = json!(["release"]);
+    for (row, told, groups) in [
+        ("never told", json!({}), &["dev"][..]),
+        ("told", json!({"groups": release}), &["release"]),
+        ("not any more", json!({}), &[]),
+        ("again", json!({"groups": release}), &["release"]),
+        ("it has trouble", Value::Null, &["release"]),
+    ] {
+        world.advance(301, |script| {
+            script.user_info = match told {
+                Value::Null => answers(404, Value::Null),
+                mut told => {
+                    told["sub"] = json!("alice");
+                    answers(200, told)
+                }
+            };
+            script.introspection = answers(200, json!({"active": true}));
+        });
+        let session = world.get().await.unwrap();
+        let found: Vec<&str> = session.principal.groups.iter().map(|group| &**group).collect();
+        assert_eq!(found, groups, "{row}");
+        assert_eq!(session.record.claims["email"], "a@b.c", "{row}");
+    }
+}
+
+/// The grant stands, and nothing was told of the groups: they stayed as they were at the login for as long as it did.
+#[tokio::test]
+async fn a_refresh_without_an_id_token_has_userinfo_tell() {
+    let (told, nothing) = (json!({"sub": "alice", "groups": ["release"]}), || answers(404, Value::Null));
+    for (row, user_info, groups) in [
+        ("told", answers(200, told.clone()), Some("release")),
+        ("nothing", nothing(), Some("dev")),
+        ("the new token is not for that", answers(401, Value::Null), Some("dev")),
+        ("it has trouble", answers(503, Value::Null), Some("dev")),
+        ("of another", answers(200, json!({"sub": "bob", "groups": ["release"]})), None),
+    ] {
+        let world = world().await;
+        world.advance(301, |script| (script.claims, script.user_info) = (None, user_info));
+        let found = world.get().await.ok();
+        assert_eq!(
+            found.map(|session| session.principal.groups.clone()),
+            groups.map(|group| vec![group.into()]),
+            "{row}"
+        );
+    }
+    // Trouble there undoes no refresh: what rotated is kept, and nobody waits or asks again before the next one is due.
+    let world = world().await;
+    world.advance(301, |script| (script.claims, script.user_info) = (None, answers(503, Value::Null)));
+    let session = world.get().await.unwrap();
+    assert_eq!((&*session.principal.groups[0], session.tokens().refresh.as_deref()), ("dev", Some("r-2")));
+    let asked = world.at.provider.exchanges.lock().unwrap().len();
+    for seconds in [31, 100] {
+        world.advance(seconds, |script| (script.claims, script.user_info) = (None, answers(200, told.clone())));
+        world.get().await.unwrap();
+        assert_eq!(world.at.provider.exchanges.lock().unwrap().len(), asked, "after {seconds} s more");
+    }
+    world.advance(171, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
+}
+
 /// A claim that must be so is asked of a session as of a login: `required_claims` of a new configuration, and claims that
 /// the provider tells anew.
 #[tokio::test]
