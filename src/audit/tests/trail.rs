@@ -202,12 +202,24 @@ fn what_happens_when_it_is_full_follows_a_reload() {
 /// A line may be a hundred times as long as most are, and who is refused decides how long.
 #[test]
 fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {
+    outage_after_a_promise(WhenFull::Refuse);
+}
+
+/// What was let through on the promise of a record is recorded, though nothing is promised any more by then.
+#[test]
+fn what_was_promised_before_a_reload_is_kept() {
+    outage_after_a_promise(WhenFull::Continue);
+}
+
+/// `since` is in force from after the promise on.
+fn outage_after_a_promise(since: WhenFull) {
     let settings = Settings { queue: 1 << 20, ..settings() };
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
     runtime().block_on(async {
         trail.reserve(1).unwrap().write_durable(record(1)).await.unwrap();
         let mut promised = trail.reserve(2).unwrap();
+        trail.follow(&Settings { when_full: since, ..settings.clone() });
         sink.set(|disk| disk.room = Some(0));
         promised.write(record(2));
         while trail.failure().is_none() {
@@ -301,6 +313,16 @@ fn checkpoints_come_by_count_and_by_time() {
         trail.reserve(1).unwrap().write_durable(record(7)).await.unwrap();
     });
     assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
+}
+
+/// The next one was due an interval after the last, which lay in the future by then.
+#[test]
+fn a_checkpoint_comes_soon_after_the_clock_was_set_back() {
+    let (sink, clock) = (Memory::default(), clock());
+    let trail = start(&settings(), &sink, &clock);
+    clock.set(clock.now() - Duration::from_secs(3600));
+    runtime().block_on(trail.reserve(1).unwrap().write_durable(record(1))).unwrap();
+    assert!(sink.lines().iter().any(|line| kind(line) == "trail.checkpoint"));
 }
 
 /// Else the alarm for a checkpoint that is late fires at each start.
