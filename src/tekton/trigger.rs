@@ -1,12 +1,14 @@
 //! The service account that makes the runs of a Trigger, as the API server tells it.
 //!
 //! An EventListener makes them as `serviceAccountName` of the Trigger, or else with its own pod's account
-//! (`pkg/sink/auth_override.go` of Tekton Triggers).
+//! (`pkg/sink/auth_override.go` of Tekton Triggers). Its pod has the account that the template in `spec.resources` names,
+//! or else `spec.serviceAccountName` (`pkg/reconciler/eventlistener/resources/deployment.go`). Where a resource of
+//! another kind makes the pod, nothing here tells whose account that has.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use http::{HeaderValue, Request, StatusCode, header};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::dashboard::is_subdomain;
 use crate::{
@@ -30,6 +32,41 @@ struct Spec {
     service_account_name: String,
     /// Of an EventListener: those that are no objects of their own.
     triggers: Vec<Inline>,
+    /// Of an EventListener: how its pod is made.
+    resources: Resources,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Resources {
+    kubernetes_resource: Option<Templated>,
+    /// Of any kind. It comes first where both are there.
+    custom_resource: Option<IgnoredAny>,
+}
+
+/// What has a `spec` with a template of a pod.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Templated {
+    spec: PodTemplate,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodTemplate {
+    template: Pod,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Pod {
+    spec: PodSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodSpec {
+    service_account_name: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -37,6 +74,23 @@ struct Spec {
 struct Inline {
     name: String,
     service_account_name: String,
+}
+
+impl Spec {
+    /// Of an EventListener: the account of its pod, or `None` if that cannot be told.
+    fn pod_account(&self) -> Option<&str> {
+        if self.resources.custom_resource.is_some() {
+            return None;
+        }
+        let template = self.resources.kubernetes_resource.as_ref();
+        let of_template = template.map_or("", |resource| &resource.spec.template.spec.service_account_name);
+        [of_template, &self.service_account_name].into_iter().find(|name| !name.is_empty()).or(Some("default"))
+    }
+
+    /// Of an EventListener: the account of one of its Triggers, which may name its `own`.
+    fn account_of(&self, own: &str) -> Option<String> {
+        if own.is_empty() { self.pod_account().map(str::to_owned) } else { Some(own.to_owned()) }
+    }
 }
 
 /// Reads Triggers and EventListeners with Doorward's own credential at the API server.
@@ -48,7 +102,8 @@ pub struct TriggerReader<'a> {
 
 impl TriggerReader<'_> {
     /// The account of a Trigger that the EventListener `listener` (namespace, name) sets off. `None` where there is no such Trigger,
-    /// or where one within the EventListener and an object of that name have different accounts.
+    /// where one within the EventListener and an object of that name have different accounts, or where the account is that
+    /// of a pod of which nobody knows it.
     pub async fn service_account(
         &self,
         (namespace, name): (&str, &str),
@@ -58,17 +113,12 @@ impl TriggerReader<'_> {
             return Ok(None);
         }
         let Some(of_listener) = self.get("eventlisteners", listener).await? else { return Ok(None) };
-        let fallback = if of_listener.service_account_name.is_empty() {
-            "default"
-        } else {
-            of_listener.service_account_name.as_str()
-        };
-        let account = |own: &str| if own.is_empty() { fallback.to_owned() } else { own.to_owned() };
         let inline = of_listener.triggers.iter().filter(|inline| namespace == listener.0 && inline.name == name);
-        let mut accounts: BTreeSet<String> = inline.map(|inline| account(&inline.service_account_name)).collect();
+        let mut accounts: BTreeSet<Option<String>> =
+            inline.map(|inline| of_listener.account_of(&inline.service_account_name)).collect();
         let object = self.get("triggers", (namespace, name)).await?;
-        accounts.extend(object.map(|object| account(&object.service_account_name)));
-        Ok(if accounts.len() == 1 { accounts.pop_first() } else { None })
+        accounts.extend(object.map(|object| of_listener.account_of(&object.service_account_name)));
+        Ok(if accounts.len() == 1 { accounts.pop_first().flatten() } else { None })
     }
 
     /// `None` if there is none.
@@ -92,5 +142,44 @@ impl TriggerReader<'_> {
         let body = body.ok_or_else(|| failed("the answer has no end, or is too long".to_owned()))?;
         let object: Object = serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))?;
         Ok(Some(object.spec))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attacks_z20_a_trigger_without_an_account_has_that_of_the_pod_of_its_event_listener() {
+        let template = |account: &str| {
+            format!(r#""kubernetesResource": {{"replicas": 1, "spec": {{"template": {{"spec": {{{account}}}}}}}}}"#)
+        };
+        let deployer = template(r#""serviceAccountName": "deployer""#);
+        for (spec, own, account) in [
+            (String::new(), "", Some("default")),
+            (r#""serviceAccountName": "builder""#.to_owned(), "", Some("builder")),
+            (r#""serviceAccountName": "builder""#.to_owned(), "tester", Some("tester")),
+            // The template comes first, where it names one.
+            (format!(r#""serviceAccountName": "builder", "resources": {{{deployer}}}"#), "", Some("deployer")),
+            (format!(r#""resources": {{{deployer}}}"#), "", Some("deployer")),
+            (format!(r#""resources": {{{deployer}}}"#), "tester", Some("tester")),
+            (format!(r#""serviceAccountName": "builder", "resources": {{{}}}"#, template("")), "", Some("builder")),
+            (
+                r#""serviceAccountName": "builder", "resources": {"kubernetesResource": {}}"#.to_owned(),
+                "",
+                Some("builder"),
+            ),
+            // A Knative service has an account of its own, or that of its namespace.
+            (
+                r#""serviceAccountName": "builder", "resources": {"customResource": {"kind": "Service"}}"#.to_owned(),
+                "",
+                None,
+            ),
+            (r#""resources": {"customResource": {"kind": "Service"}}"#.to_owned(), "tester", Some("tester")),
+            (format!(r#""resources": {{"customResource": {{}}, {deployer}}}"#), "", None),
+        ] {
+            let object: Object = serde_json::from_str(&format!(r#"{{"spec": {{{spec}}}}}"#)).unwrap();
+            assert_eq!(object.spec.account_of(own).as_deref(), account, "{spec} {own}");
+        }
     }
 }

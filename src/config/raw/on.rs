@@ -119,12 +119,14 @@ pub struct OnKubernetes {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnTrigger {
-    /// Names, in the namespace of the EventListener, or `NAMESPACE/NAME`; exact, or a prefix with a `*` at the end.
+    /// Names, in the namespace of the EventListener that the route names, or `NAMESPACE/NAME`; exact, or a prefix with a `*` at the end.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub names: Vec<String>,
-    /// Service accounts that make the runs: `serviceAccountName` of the Trigger, or else of the EventListener, or `default`. Needs
-    /// `interceptor.kubernetes`.
+    /// Service accounts that make the runs: `serviceAccountName` of the Trigger, or else of the pod template in the EventListener's
+    /// `resources.kubernetesResource`, or else of the EventListener, or `default`. Where the EventListener has a
+    /// `resources.customResource`, nobody knows the account of a Trigger without one of its own: no allow that lists
+    /// accounts is met by it, and every deny that does. Needs `interceptor.kubernetes`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub service_accounts: Vec<String>,
