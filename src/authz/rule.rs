@@ -22,6 +22,7 @@ use super::{
     run::RunCondition,
     starts::Start,
     token::{self, TokenCondition},
+    trigger,
     who::{self, Caller, Purpose, Who},
 };
 
@@ -156,7 +157,7 @@ impl Rule {
                 Action::Approve(Arc::new(approval))
             }
         };
-        Self {
+        let rule = Self {
             why: raw.why.as_deref().map(Arc::from),
             fix: raw.fix.as_deref().map(Arc::from),
             action,
@@ -166,7 +167,12 @@ impl Rule {
             who: who::compile(&raw.who, purpose, &at.key("who"), root, report),
             when: raw.when.as_deref().and_then(|source| Expression::compile(source, &at.key("when"), report)),
             id,
+        };
+        if let Some(condition) = &raw.on.trigger {
+            let routes = root.routes.iter().filter(|route| rule.can_hit_on(route));
+            trigger::check_routes(condition, raw, routes, &at.key("on").key("trigger"), report);
         }
+        rule
     }
 
     /// Names of parameters and labels of runs that it looks at.

@@ -18,7 +18,7 @@ pub struct Trigger<'a> {
     pub name: &'a str,
     /// The service account that makes its runs; `None`: nobody has told.
     pub service_account: Option<&'a str>,
-    /// The namespace of the EventListener.
+    /// The namespace of the EventListener; empty: its route names none.
     pub listener_namespace: &'a str,
 }
 
@@ -43,11 +43,14 @@ impl TriggerLimits {
 }
 
 /// Whether a Trigger is among those of a condition. An unknown service account is none of those that an allow lists, and may
-/// be any of those that a deny lists.
+/// be any of those that a deny lists; so is a name without a namespace where that of the EventListener is unknown.
 pub(super) fn matches(condition: &OnTrigger, trigger: &Trigger<'_>, reading: Reading) -> bool {
     let fits = |pattern: &str, text: &str| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text));
     let whole = format!("{}/{}", trigger.namespace, trigger.name);
-    let is_home = trigger.namespace == trigger.listener_namespace;
+    let is_home = match trigger.listener_namespace {
+        "" => reading == Reading::Wide,
+        home => trigger.namespace == home,
+    };
     let is_named = condition.names.is_empty()
         || condition.names.iter().any(|name| match name.contains('/') {
             true => fits(name, &whole),
@@ -88,6 +91,37 @@ pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Rep
     }
 }
 
+/// Reports what cannot be told of Triggers on some of the `routes` of a rule: one that does not name its EventListener says
+/// neither in which namespace that is nor where the account of its Triggers could be read.
+pub(super) fn check_routes<'r>(
+    raw: &OnTrigger,
+    rule: &raw::Rule,
+    routes: impl Iterator<Item = &'r raw::Route>,
+    at: &At,
+    report: &mut Report,
+) {
+    let needs_listener = !raw.service_accounts.is_empty() || raw.names.iter().any(|name| !name.contains('/'));
+    let names_its_listener = rule.on.event_listener.is_some() || rule.on.namespace.is_some();
+    if names_its_listener || !needs_listener {
+        return;
+    }
+    let senders = &rule.who.webhooks;
+    let is_of_sender = |route: &&raw::Route| {
+        senders.is_empty() || route.webhook.as_ref().is_some_and(|sender| senders.contains(sender))
+    };
+    let nameless = routes.filter(|route| route.event_listener.is_none()).filter(is_of_sender);
+    let nameless: Vec<&str> = nameless.map(|route| route.name.as_str()).collect();
+    if !nameless.is_empty() {
+        let routes = nameless.join("`, `");
+        report
+            .error(at, format!("nobody can tell which Triggers these are on `{routes}`, which names no `event_listener`"))
+            .help(
+                "set `event_listener: {namespace: ..., name: ...}` there, or list other `routes` in the rule; names may also \
+                 be written as `NAMESPACE/NAME`",
+            );
+    }
+}
+
 /// The condition in words.
 pub(super) fn needs(raw: &OnTrigger) -> String {
     let part = |name: &str, list: &[String]| (!list.is_empty()).then(|| format!("{name} {}", list.join(", ")));
@@ -124,6 +158,24 @@ mod tests {
         }
         assert!(limits("{allow: [{}]}").permits(&trigger("ci", "any", None)));
         assert!(!limits("{allow: []}").permits(&trigger("ci", "any", None)));
+    }
+
+    #[test]
+    fn a_name_without_a_namespace_is_denied_and_not_allowed_where_the_event_listener_is_unknown() {
+        let allow = limits("{allow: [{names: [build, 'ci/test']}]}");
+        let deny = limits("{allow: [{}], deny: [{names: [deploy, 'ci/release']}]}");
+        let nowhere = |namespace, name| Trigger { listener_namespace: "", ..trigger(namespace, name, None) };
+        for (namespace, name, by_allow, by_deny) in [
+            ("ci", "build", false, true),
+            ("", "build", false, true),
+            ("ci", "test", true, true),
+            ("ci", "deploy", false, false),
+            ("ci", "release", false, false),
+            ("prod", "release", false, true),
+        ] {
+            assert_eq!(allow.permits(&nowhere(namespace, name)), by_allow, "{namespace}/{name}");
+            assert_eq!(deny.permits(&nowhere(namespace, name)), by_deny, "{namespace}/{name}");
+        }
     }
 
     #[test]

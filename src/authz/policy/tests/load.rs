@@ -313,6 +313,40 @@ routes:
     }
 }
 
+/// Such a deny never held, and such an allow was never met.
+#[test]
+fn a_rule_for_triggers_of_an_event_listener_that_its_route_does_not_name_is_refused() {
+    const ROUTES: &str = "
+interceptor: {host: door.svc, kubernetes: api}
+webhooks:
+  - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
+  - {name: lab, sender: gitlab, secrets: [{secret: {env: SECRET}}]}
+routes:
+  - {name: home, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el, event_listener: {namespace: ci, name: build}}
+  - {name: bare, kind: webhook, hosts: [lab.example], schemes: [webhook], webhook: lab, upstream: el}
+";
+    for (rule, is_refused) in [
+        ("on: {trigger: {names: [deploy]}}, do: deny", true),
+        ("on: {trigger: {names: [ci/build, deploy]}}, do: deny", true),
+        ("on: {trigger: {service_accounts: [deployer]}}, do: deny", true),
+        ("on: {routes: [bare], trigger: {names: [deploy]}}, do: allow", true),
+        ("on: {trigger: {names: [deploy]}}, who: {webhooks: [gh, lab]}, do: allow", true),
+        ("on: {routes: [home], trigger: {names: [deploy]}}, do: deny", false),
+        ("on: {trigger: {names: [deploy]}}, who: {webhooks: [gh]}, do: deny", false),
+        ("on: {event_listener: build, trigger: {names: [deploy]}}, do: deny", false),
+        ("on: {namespace: ci, trigger: {service_accounts: [deployer]}}, do: deny", false),
+        // What says its namespace itself needs none of the route.
+        ("on: {trigger: {names: [ci/deploy]}}, do: deny", false),
+    ] {
+        let root = root(ROUTES, &format!("rules: [{{id: a, {rule}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert_eq!(Policy::compile(&root, &mut resolver).is_none(), is_refused, "{rule}");
+        let told = resolver.report.problems();
+        let message = "on `bare`, which names no `event_listener`";
+        assert_eq!(told.iter().any(|problem| problem.message.contains(message)), is_refused, "{rule}: {told:?}");
+    }
+}
+
 /// Nobody was told that such a rule only refuses.
 #[test]
 fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
