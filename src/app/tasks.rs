@@ -85,10 +85,7 @@ pub(super) fn bring_held(app: &Arc<App>, pools: &Mutex<Vec<Pools>>) -> TaskHandl
         let (queue, carrier, clock) = (app.held.clone(), Arc::clone(&carrier), app.clock.clone());
         let settle = app.snapshot.load().raw.interceptor.as_ref().map(|interceptor| interceptor.settle.get());
         async move {
-            tokio::select! {
-                () = tokio::time::sleep(settle.unwrap_or_default()) => hold::run(queue, carrier, clock, stop).await,
-                () = stop.cancelled() => {}
-            }
+            hold::run(queue, carrier, clock, settle.unwrap_or_default(), stop).await;
             Ok(())
         }
     })

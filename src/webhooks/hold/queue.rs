@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use super::{Held, HeldId, HeldRequest, Lane, PARKED_FOR, Settings, TRY, index::Index};
 use crate::{
@@ -32,6 +32,8 @@ pub struct Queue {
     pub(super) metrics: WebhookMetrics,
     /// Why the store could lose what it says that it has.
     doubt: Arc<ArcSwapOption<&'static str>>,
+    /// Set once the index knows all that was held before this process began.
+    known: Arc<OnceCell<()>>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -52,7 +54,7 @@ impl Queue {
         // A shared store is believed once somebody has looked.
         let doubt = store.is_shared().then(|| Arc::new("whether the store syncs what it is told is not known yet"));
         let doubt = Arc::new(ArcSwapOption::new(doubt));
-        Self { store, index: Arc::default(), wake: Arc::default(), metrics, doubt }
+        Self { store, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
     }
 
     /// Takes no more deliveries, as the store could lose them, or takes them again.
@@ -89,6 +91,8 @@ impl Queue {
         if let Some(doubt) = &*self.doubt.load() {
             return Err(unwritable(StoreError::Unavailable((**doubt).to_owned())));
         }
+        // A sender's bound is on what the processes before this one left as well.
+        self.read_once(now).await.map_err(unwritable)?;
         let request = request.encode().map_err(unwritable)?;
         held.size = request.len() as u64;
         let room = Room::take(self, &held, settings)?;
@@ -118,6 +122,11 @@ impl Queue {
         // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
         self.store.replicated().await.map_err(unwritable)?;
         Ok(id)
+    }
+
+    /// Reads the whole table, whoever wrote it: this process before its last end, or other replicas. Does so once, whoever asks.
+    pub(super) async fn read_once(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.known.get_or_try_init(|| self.refresh(now)).await.copied()
     }
 
     /// Reads what was written since the last time, by whichever replica.

@@ -24,10 +24,12 @@ const REST: Duration = Duration::from_secs(1);
 /// How often the store is looked at for what is not known yet, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Brings what is held until `stop`, and then ends what is on its way.
-pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: CancellationToken) {
-    // The whole table once, whoever wrote it: this process before its last end, or other replicas.
-    while let Err(error) = queue.refresh(clock.now()).await {
+/// Brings what is held until `stop`, and then ends what is on its way. Nothing is brought before `settle` has passed; what is held is
+/// known and measured meanwhile.
+pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, settle: Duration, stop: CancellationToken) {
+    let (settling, mut has_settled) = (tokio::time::sleep(settle), settle.is_zero());
+    tokio::pin!(settling);
+    while let Err(error) = queue.read_once(clock.now()).await {
         tracing::warn!(%error, "what is held cannot be read yet");
         tokio::select! {
             () = tokio::time::sleep(REST) => {}
@@ -38,7 +40,7 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let (due, next) = queue.index().begin_due(clock.now());
+        let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
         for lane in due {
             let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused: clock.now() + REST };
             let turn = Turn { queue: queue.clone(), carrier: Arc::clone(&carrier), clock: clock.clone(), lane };
@@ -48,6 +50,7 @@ pub async fn run<C: Carrier>(queue: Queue, carrier: Arc<C>, clock: Clock, stop: 
         let until_next = next.map_or(TICK, |next| next.since(clock.now()));
         tokio::select! {
             () = stop.cancelled() => break,
+            () = &mut settling, if !has_settled => has_settled = true,
             () = queue.wake.notified() => {}
             Some(_) = lanes.join_next() => {}
             () = tokio::time::sleep(until_next) => {}

@@ -67,8 +67,13 @@ impl Fixture {
     }
 
     fn start(&self) {
+        self.start_after(Duration::ZERO);
+    }
+
+    fn start_after(&self, settle: Duration) {
         self.queue.set_doubt(None);
-        tokio::spawn(run(self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone(), self.stop.clone()));
+        let (queue, carrier, clock) = (self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone());
+        tokio::spawn(run(queue, carrier, clock, settle, self.stop.clone()));
     }
 
     async fn keep(&self, webhook: &str, repository: &str, delivery: &str) -> Result<HeldId, crate::error::Rejection> {
@@ -359,6 +364,46 @@ async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
     fixture.start();
     fixture.until("empty", async || fixture.held().await.is_empty()).await;
     fixture.keep_within("hub", "1", "c", small).await.expect("it is not remembered as taken");
+}
+
+#[tokio::test]
+async fn what_a_process_before_left_counts_against_the_bound_from_the_first_delivery_on() {
+    let store = MemoryStore::shared();
+    let small = Settings { max: 2, ..SETTINGS };
+    {
+        let dead = Fixture::new(&store, |_| panic!("it died before"));
+        for delivery in ["a", "b"] {
+            dead.keep_within("hub", "1", delivery, small).await.unwrap();
+        }
+    }
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    store.set_down(true);
+    let unknown = fixture.keep_within("hub", "1", "c", small).await.unwrap_err();
+    assert_eq!(unknown.reason(), Reason::StoreUnavailable, "nobody knows what is held");
+    store.set_down(false);
+    assert_eq!(fixture.keep_within("hub", "1", "c", small).await.unwrap_err().reason(), Reason::Overloaded);
+    fixture.keep_within("lab", "1", "d", small).await.expect("another sender has room");
+}
+
+/// Else metrics say after each start that nothing is held.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_known_before_it_may_be_brought() {
+    let store = MemoryStore::shared();
+    Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "a").await.unwrap();
+    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let settle = Duration::from_secs(600);
+    fixture.start_after(settle);
+    let waiting = || fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
+    fixture.until("known", async || waiting() == 1).await;
+    fixture.keep("hub", "1", "b").await.unwrap();
+    tokio::time::advance(settle - Duration::from_secs(1)).await;
+    // Another replica's, which only a look at the store tells.
+    Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "c").await.unwrap();
+    tokio::time::advance(Duration::from_millis(900)).await;
+    fixture.until("looked at", async || waiting() == 3).await;
+    assert_eq!(fixture.seen(), [""; 0]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    fixture.until("brought", async || fixture.seen() == ["a", "b", "c"]).await;
 }
 
 #[tokio::test]

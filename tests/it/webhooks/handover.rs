@@ -53,6 +53,21 @@ async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
     assert_eq!(upstream.requests().len(), 1, "the twin");
 }
 
+/// In the seconds after a start as well, in which nothing is brought.
+#[tokio::test]
+async fn what_is_held_counts_against_its_bound_before_anything_is_brought() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let doorward = holding(address, "10m").await;
+    let bounded = settled(address, "10m").replace("sender: github,", "sender: github, held: {max: 1},");
+    std::fs::write(doorward.dir().join("doorward.yaml"), bounded).unwrap();
+    assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
+    let doorward = doorward.kill_and_restart().await;
+    let refused = deliver_to(&doorward, &unique(), &super::BODY.replace("\"0\"", "\"1\"")).await;
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
+    assert!(refused.header("retry-after").is_some());
+    until_waiting(&doorward, 1).await;
+}
+
 #[tokio::test]
 async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_until_its_door_closes() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
