@@ -8,7 +8,7 @@ use http::{HeaderName, header};
 use super::{
     Reader, Secret, Webhook,
     certificate::Certificates,
-    hold,
+    hold, passes_from_nobody,
     senders::{self, Bodies, Setting, is_label, sender},
     sns::{self, Sns},
 };
@@ -21,6 +21,7 @@ use crate::{
         values::Span,
     },
     egress::Egress,
+    request::headers::{Class, classify},
 };
 
 /// Three days: how long GitHub offers to send a delivery again.
@@ -358,7 +359,8 @@ fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     }
 }
 
-/// The headers that a generic sender names; they pass to the EventListener, unless one is the secret itself.
+/// The headers that a generic sender names; they pass to the EventListener, unless one is the secret itself. One that is taken from
+/// every request, or refused in it, would be there in no delivery.
 fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<HeaderName> {
     let Some(signature) = &raw.signature else { return Vec::new() };
     let at = at.key("signature");
@@ -374,8 +376,24 @@ fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<
             Ok(name) if NOT_A_SIGNATURE.contains(&name) => {
                 resolver.report.error(&at.key(key), format!("`{name}` has another meaning"));
             }
+            Ok(name) if classify(&name) != Class::EndToEnd => {
+                resolver
+                    .report
+                    .error(&at.key(key), format!("`{name}` is in no delivery: it is dropped or refused before"))
+                    .help("it is ambiguous, could forge an identity or belongs to one connection; name another");
+            }
             Ok(name) if headers.contains(&name) => {
                 resolver.report.error(&at.key(key), format!("`{name}` is named twice"));
+            }
+            // A plain secret goes no further than here.
+            Ok(name) if passes_from_nobody(&name).is_some() && !(signature.plain && key == "header") => {
+                resolver
+                    .report
+                    .error(
+                        &at.key(key),
+                        format!("`{name}` would go on to the EventListener, where interceptors of Tekton take it for something else"),
+                    )
+                    .help("name another header");
             }
             Ok(name) => headers.push(name),
         }

@@ -26,6 +26,20 @@ fn configurations_that_would_let_somebody_in_are_refused() {
         ("require_signature of github", hub(json!({"require_signature": true})), vec![SECRET], "only `gitlab`"),
         ("header name", generic(json!({"header": "x y"})), vec![SECRET], "not the name of a header"),
         ("header meaning", generic(json!({"header": "Authorization"})), vec![SECRET], "another meaning"),
+        ("header of a proxy", generic(json!({"header": "X-Forwarded-Signature"})), vec![SECRET], "is in no delivery"),
+        (
+            "header of ours",
+            generic(json!({"header": "x-a", "id_header": "Doorward-Id"})),
+            vec![SECRET],
+            "is in no delivery",
+        ),
+        (
+            "header of a connection",
+            generic(json!({"header": "x-a", "timestamp_header": "TE"})),
+            vec![SECRET],
+            "is in no delivery",
+        ),
+        ("header that two read", generic(json!({"header": "x_signature"})), vec![SECRET], "is in no delivery"),
         ("header twice", generic(json!({"header": "x-a", "id_header": "X-A"})), vec![SECRET], "named twice"),
         (
             "plain and signed",
@@ -93,8 +107,35 @@ fn configurations_that_would_let_somebody_in_are_refused() {
         let problems = resolver.report.problems();
         assert!(problems.iter().any(|problem| problem.message.contains(message)), "{row}: {problems:?}");
     }
-    let (webhook, resolver) = resolve(generic(json!({"header": "x-a"})), &secrets(&[SECRET]));
-    assert!(webhook.is_some() && resolver.report.problems().is_empty());
+    for signature in [
+        json!({"header": "x-a"}),
+        json!({"header": "x-a", "id_header": "X-Request-Id"}),
+        // The secret itself goes no further.
+        json!({"header": "X-Gitlab-Token", "plain": true}),
+    ] {
+        let (webhook, resolver) = resolve(generic(signature), &secrets(&[SECRET]));
+        assert!(webhook.is_some() && resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
+    }
+}
+
+#[test]
+fn attacks_z17_headers_that_interceptors_take_for_something_else_are_refused_where_they_are_named() {
+    for (key, signature) in [
+        ("header", json!({"header": "x-gitlab-token"})),
+        ("header", json!({"header": "Ce-Signature"})),
+        ("id_header", json!({"header": "x-a", "id_header": "ce-id"})),
+        ("id_header", json!({"header": "x-a", "plain": true, "id_header": "X-Gitlab-Token"})),
+        ("timestamp_header", json!({"header": "x-a", "timestamp_header": "ce-time"})),
+        ("timestamp_header", json!({"header": "x-a", "timestamp_header": "X-GitHub-Enterprise-Host"})),
+    ] {
+        let webhook = json!({"name": "ci", "sender": "generic", "signature": signature});
+        let (webhook, resolver) = resolve(webhook, &secrets(&[SECRET]));
+        assert!(webhook.is_none(), "{signature}");
+        let [problem] = resolver.report.problems() else { panic!("{signature}: {:?}", resolver.report.problems()) };
+        assert!(problem.at.as_str().ends_with(&format!("/signature/{key}")), "{signature}: {problem:?}");
+        assert!(problem.message.contains("would go on to the EventListener, where"), "{signature}: {problem:?}");
+        assert_eq!(problem.help.as_deref(), Some("name another header"), "{signature}");
+    }
 }
 
 #[test]
