@@ -40,7 +40,7 @@ pub use self::{
     facts::Facts,
     metrics::WebhookMetrics,
     replay::{Once, Replay, ReplayKeys, Reservation},
-    resolve::{fill_defaults, has_text_ids, identity, known_events, resolve_all},
+    resolve::{answered_events, fill_defaults, has_text_ids, identity, known_events, resolve_all},
     signature::github_signature,
 };
 use crate::{

@@ -424,6 +424,11 @@ pub fn known_events(raw: &raw::Webhook) -> Option<impl Iterator<Item = &'static 
     sender(raw.sender).events.closed()
 }
 
+/// The events that are answered here, before any rule is looked at.
+pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
+    sender(raw.sender).pings
+}
+
 /// The name of a sender in identities.
 pub fn identity(raw: &raw::Webhook) -> &str {
     raw.identity.as_deref().or_else(|| sender(raw.sender).label).unwrap_or(&raw.name)

@@ -301,6 +301,9 @@ routes:
         ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
         ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
         ("{routes: [gh, lab], event: [merge_request]}", None),
+        ("{routes: [gh], event: [push, ping]}", Some("take it out of the list")),
+        ("{routes: [gh, bb], event: [ping]}", Some("take it out of the list")),
+        ("{routes: [gh, lab], event: [ping]}", None),
         ("{event: [merge_request]}", None),
     ] {
         let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: deny}}]"));
