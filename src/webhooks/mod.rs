@@ -183,7 +183,7 @@ impl Webhook {
         if method != Method::POST {
             return Err(Rejection::method_not_allowed("POST", "webhooks are delivered by POST"));
         }
-        let media = media(headers, self.sender.media)?;
+        let media = media(headers, self.sender.media, self.sender.media_fix)?;
         if content_length.is_some_and(|length| length > self.max_body as u64) {
             return Err(self.too_large());
         }
@@ -396,10 +396,11 @@ impl Secret {
 
 /// The type of the body, if it is one of `taken`. A form would be verified as one thing and read as another where the
 /// sender does not sign it as it comes, `application/cloudevents+json` would turn the delivery into another event, and
-/// none of them compresses.
-fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Rejection> {
+/// none of them compresses. `fix` tells how to have it sent so.
+fn media(headers: &HeaderMap, taken: &[Media], fix: &'static str) -> Result<Media, Rejection> {
+    let unsupported = |detail: String, fix| Rejection::new(Reason::UnsupportedMediaType, detail).fix(fix);
     if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|encoding| encoding != "identity") {
-        return Err(unsupported("a delivery must not have a Content-Encoding".to_owned()));
+        return Err(unsupported("a delivery must not have a Content-Encoding".to_owned(), "send it uncompressed"));
     }
     let kind = single(headers, &header::CONTENT_TYPE)?.and_then(|value| value.to_str().ok());
     let mut parts = kind.unwrap_or_default().split(';').map(str::trim);
@@ -412,13 +413,13 @@ fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Rejection> {
     let media = taken.iter().find(|media| media.essence().eq_ignore_ascii_case(essence));
     media.copied().filter(|_| is_utf8).ok_or_else(|| {
         let taken: Vec<_> = taken.iter().map(|media| media.essence()).collect();
-        unsupported(format!("a delivery must be {} in UTF-8", taken.join(" or ")))
+        unsupported(format!("a delivery must be {} in UTF-8", taken.join(" or ")), fix)
     })
 }
 
 /// Refuses a body that an EventListener would not read as JSON, of a caller that is no sender of webhooks.
 pub fn check_json(headers: &HeaderMap) -> Result<(), Rejection> {
-    media(headers, &[Media::Json]).map(drop)
+    media(headers, &[Media::Json], "send it as application/json").map(drop)
 }
 
 impl Media {
@@ -434,10 +435,6 @@ impl Media {
 
 fn unreadable(error: &facts::NoFacts) -> Rejection {
     Rejection::new(Reason::BadRequest, format!("the delivery is genuine but cannot be read: {error}"))
-}
-
-fn unsupported(detail: String) -> Rejection {
-    Rejection::new(Reason::UnsupportedMediaType, detail).fix("set the content type of the hook to application/json")
 }
 
 fn bad_request(detail: String) -> Rejection {

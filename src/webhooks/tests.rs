@@ -235,6 +235,28 @@ fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
 }
 
+/// Not all have a content type of the hook to set.
+#[test]
+fn who_is_refused_for_a_content_type_hears_which_setting_of_the_sender_it_is() {
+    let sns = json!({"topics": ["arn:aws:sns:eu-west-1:123456789012:pushes"]});
+    for (sender, expected) in [
+        ("harbor", "payload format"),
+        ("github", "content type of the hook"),
+        ("slack", "look who sends"),
+        ("docker_hub", "look who sends"),
+        ("aws_sns", "`headerContentType`"),
+    ] {
+        let is_sns = sender == "aws_sns";
+        let given = secrets(if is_sns { &[] } else { &[SECRET] });
+        let entry = json!({"name": "a", "sender": sender, "sns": is_sns.then_some(&sns)});
+        let webhook = resolve(entry, &given).0.unwrap();
+        let headers = head(&[("content-type", "application/cloudevents+json")]);
+        let refused = webhook.precheck(&Method::POST, &headers, None, None).unwrap_err();
+        assert_eq!(refused.reason(), Reason::UnsupportedMediaType);
+        assert!(refused.fix_text().unwrap().contains(expected), "{sender}: {:?}", refused.fix_text());
+    }
+}
+
 #[test]
 fn webhooks_16_the_cap_holds_for_the_bytes_that_came() {
     let (webhook, _) = resolve(json!({"name": "hub", "sender": "github", "max_body": PUSH.len()}), &secrets(&[SECRET]));

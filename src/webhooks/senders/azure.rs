@@ -1,6 +1,6 @@
 //! Azure DevOps.
 
-use super::{Bodies, Events, Field, JSON, Sender};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key},
@@ -11,6 +11,7 @@ use crate::{
 pub(super) static AZURE_DEVOPS: Sender = Sender {
     label: Some("azure-devops"),
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,

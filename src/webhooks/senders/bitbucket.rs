@@ -1,6 +1,6 @@
 //! Bitbucket. Its `X-Hub-Signature` is HMAC-SHA256, unlike the header of the same name that GitHub once sent.
 
-use super::{Bodies, Events, Field, JSON, Sender, Setting, Shape, shape};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Setting, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -13,6 +13,7 @@ use crate::{
 pub(super) static CLOUD: Sender = Sender {
     label: Some("bitbucket"),
     media: JSON,
+    media_fix: SET_JSON,
     // It sends 256 kB at most.
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
@@ -87,6 +88,7 @@ const CLOUD_SHAPES: &[Shape] = &[
 pub(super) static DATA_CENTER: Sender = Sender {
     label: Some("bitbucket-dc"),
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: true,

@@ -1,6 +1,6 @@
 //! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
 
-use super::{Bodies, Events, Field, JSON, Media, Sender, Setting};
+use super::{Bodies, Events, Field, JSON, Media, SET_JSON, Sender, Setting};
 use crate::{
     config::{
         raw,
@@ -32,6 +32,7 @@ pub(super) static ANY: Sender = GENERIC;
 const GENERIC: Sender = Sender {
     label: None,
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,

@@ -1,7 +1,7 @@
 //! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
 //! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
 
-use super::{Bodies, Events, Field, JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -44,6 +44,7 @@ pub(super) static GOGS: Sender = Sender {
 const COMMON: Sender = Sender {
     label: None,
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(10),
     // They wait 5 s.
     answer_within: Span::from_secs(4),

@@ -1,6 +1,6 @@
 //! GitHub.
 
-use super::{Bodies, Events, Field, JSON, Sender, Shape, shape};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Shape, shape};
 use crate::{
     config::{
         raw::HmacAlgorithm,
@@ -13,6 +13,7 @@ use crate::{
 pub(super) static GITHUB: Sender = Sender {
     label: Some("github"),
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
     never_retries: true,

@@ -1,6 +1,6 @@
 //! GitLab.
 
-use super::{Bodies, Events, Field, JSON, Sender, Setting};
+use super::{Bodies, Events, Field, JSON, SET_JSON, Sender, Setting};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key, WEBHOOK},
@@ -10,6 +10,7 @@ use crate::{
 pub(super) static GITLAB: Sender = Sender {
     label: Some("gitlab"),
     media: JSON,
+    media_fix: SET_JSON,
     max_body: Size::mib(26),
     answer_within: Span::from_secs(8),
     // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.

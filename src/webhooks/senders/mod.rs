@@ -24,6 +24,8 @@ pub(super) struct Sender {
     pub(super) label: Option<&'static str>,
     /// The content types of its bodies. The facts are read from all of them.
     pub(super) media: &'static [Media],
+    /// How a hook is set to send one of them.
+    pub(super) media_fix: &'static str,
     pub(super) max_body: Size,
     /// How long an answer may take: less than the sender waits.
     pub(super) answer_within: Span,
@@ -96,6 +98,10 @@ pub(super) enum Media {
 
 /// What nearly all send.
 const JSON: &[Media] = &[Media::Json];
+const SET_JSON: &str = "set the content type of the hook to application/json";
+
+/// Of a sender that has no setting for it.
+const NOTHING_ELSE: &str = "this sender sends nothing else, so it is another's: look who sends to this address";
 
 /// A setting of the configuration that only some senders have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

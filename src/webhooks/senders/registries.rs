@@ -1,6 +1,6 @@
 //! Registries of images. They sign nothing: whoever knows the secret can send anything.
 
-use super::{Bodies, Events, Field, JSON, Sender};
+use super::{Bodies, Events, Field, JSON, NOTHING_ELSE, Sender};
 use crate::{
     config::values::{Size, Span},
     webhooks::signature::{Form, Key},
@@ -10,6 +10,7 @@ use crate::{
 /// <https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/>.
 pub(super) static HARBOR: Sender = Sender {
     label: Some("harbor"),
+    media_fix: "set the payload format of the policy to Default; its CloudEvents are signed by nobody",
     forms: |_| vec![Form::token("authorization")],
     facts: &[
         (Field::Event, &["/type"]),
@@ -39,6 +40,7 @@ pub(super) static DOCKER_HUB: Sender = Sender {
 const COMMON: Sender = Sender {
     label: None,
     media: JSON,
+    media_fix: NOTHING_ELSE,
     max_body: Size::mib(10),
     answer_within: Span::from_secs(8),
     never_retries: false,

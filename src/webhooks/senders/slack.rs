@@ -1,6 +1,6 @@
 //! Slack.
 
-use super::{Bodies, Events, Field, Media, Sender};
+use super::{Bodies, Events, Field, Media, NOTHING_ELSE, Sender};
 use crate::{
     config::{
         raw::{HmacAlgorithm, SignatureEncoding},
@@ -13,6 +13,7 @@ use crate::{
 pub(super) static SLACK: Sender = Sender {
     label: Some("slack"),
     media: &[Media::Json, Media::Form],
+    media_fix: NOTHING_ELSE,
     max_body: Size::kib(512),
     // It waits 3 s.
     answer_within: Span::from_millis(2500),

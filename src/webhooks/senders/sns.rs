@@ -11,6 +11,7 @@ use crate::{
 pub(super) static AWS_SNS: Sender = Sender {
     label: Some("aws-sns"),
     media: &[Media::Text, Media::Json],
+    media_fix: "take `headerContentType` out of the delivery policy of the topic and the subscription, or set it to application/json",
     max_body: Size::kib(512),
     answer_within: Span::from_secs(8),
     never_retries: false,
