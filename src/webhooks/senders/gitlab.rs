@@ -57,7 +57,8 @@ pub(super) static GITLAB: Sender = Sender {
     pings: &[],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
-        (Field::Action, &["/object_attributes/action"]),
+        // Of a release or a milestone at the top.
+        (Field::Action, &["/object_attributes/action", "/action"]),
         (Field::Repository, &["/project/path_with_namespace"]),
         (Field::RepositoryId, &["/project/id", "/project_id"]),
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
