@@ -388,3 +388,49 @@ async fn replicas_on_redis_bring_each_delivery_once_though_one_of_them_dies() {
         assert!(arrived.iter().any(|request| request.one("x-github-delivery") == id), "{id} is lost");
     }
 }
+
+/// Whoever got 202 was told that the standby has it as well.
+#[tokio::test]
+async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() {
+    let synced = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
+    let mut master = RedisServer::start(&synced);
+    let follows = format!("127.0.0.1 {}", master.port());
+    let standby = RedisServer::start(&[&synced[..], &["--replicaof", &follows]].concat());
+    let sentinel = RedisServer::sentinel(master.port());
+    within(async {
+        while !standby.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up") {}
+        // A sentinel puts nothing in the master's place before it has heard of the standby.
+        while sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty() {}
+    })
+    .await;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (dir, yaml) = on_redis(&master, address);
+    let server = format!("server: '{}'", master.address());
+    assert!(yaml.contains(&server));
+    let by_sentinel = format!("sentinel: {{servers: ['{}'], master: doorward}}", sentinel.address());
+    let doorward = Doorward::start_with_faults(dir, &yaml.replace(&server, &by_sentinel)).await;
+    doorward.until_ready().await;
+    let mut sent = Vec::new();
+    for repository in [1, 2, 1] {
+        let id = unique();
+        assert_eq!(deliver_to(&doorward, &id, &body(repository)).await.status, 202);
+        sent.push(id);
+    }
+    master.kill();
+    assert_eq!(standby.ask::<usize>(&["HLEN", "doorward:{deliveries}:held:records"]).await, sent.len());
+    within(async {
+        let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "doorward"];
+        while sentinel.ask::<Vec<String>>(&named).await.last() != Some(&standby.port().to_string()) {}
+    })
+    .await;
+    let upstream = Upstream::scripted_at(address, takes).await;
+    // All that was tried in vain is due.
+    doorward.set_clock_ahead(60);
+    until_it_holds(&doorward, 0, 0).await;
+    let mut arrived: Vec<String> =
+        upstream.requests().iter().map(|request| request.one("x-github-delivery").to_owned()).collect();
+    arrived.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(arrived, sent);
+    assert_eq!(standby.ask::<usize>(&["HLEN", "doorward:{deliveries}:held:records"]).await, 0);
+}
