@@ -22,6 +22,8 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::config::{report::At, resolver::Resolver};
+
 use self::proxy::Connector;
 pub use self::proxy::Proxy;
 
@@ -67,6 +69,16 @@ impl Egress {
     /// One that goes by the same proxy and trusts the authorities in the PEM file `ca` and no others.
     pub fn trusting(&self, ca: &Path) -> Result<Self, String> {
         Self::build(trust(Some(ca))?, None, self.proxy.clone())
+    }
+
+    /// One that trusts as the setting `ca` at `at` says, or as this one where it is left out. What is wrong with the file is reported.
+    pub fn resolve(&self, ca: Option<&Path>, at: &At, resolver: &mut Resolver) -> Option<Self> {
+        let Some(path) = ca else { return Some(self.clone()) };
+        // Read here as well, so that a change of the file is a new generation.
+        resolver.read(at, path)?;
+        let path = resolver.path(path);
+        let why = |why| _ = resolver.report.error(at, format!("{}: {why}", path.display()));
+        self.trusting(&path).map_err(why).ok()
     }
 
     /// One that goes by no proxy, to an upstream. It trusts the authorities in this PEM text, else those of the system, for

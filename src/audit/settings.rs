@@ -76,6 +76,7 @@ impl Settings {
     /// Checks the `audit` part of the configuration, which stands at `at`. None if it cannot be used; why is reported.
     /// Exports over HTTP go by `egress`.
     pub fn resolve(raw: &Audit, egress: &Egress, resolver: &mut Resolver, at: &At) -> Option<Self> {
+        let mark = resolver.report.mark();
         let chain_key = raw.chain_key.as_ref().and_then(|source| {
             let at = at.key("chain_key");
             let secret = resolver.secret(&at, source)?;
@@ -138,9 +139,7 @@ impl Settings {
         for (key, _) in positive.into_iter().filter(|(_, positive)| !positive) {
             resolver.report.error(&at.key(key), format!("`{key}` must be more than zero"));
         }
-        if resolver.report.problems().iter().any(|problem| {
-            problem.severity == crate::config::report::Severity::Error && problem.at.as_str().starts_with(at.as_str())
-        }) {
+        if resolver.report.has_errors_since(mark) {
             return None;
         }
         Some(Self {

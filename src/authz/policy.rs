@@ -15,7 +15,7 @@ use crate::{
     clock::Timestamp,
     config::{
         raw,
-        report::{At, Report, Severity},
+        report::{At, Report},
         resolver::Resolver,
     },
     kubernetes::Attributes,
@@ -66,8 +66,7 @@ impl Policy {
     /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, and the report says what.
     pub fn compile(root: &raw::Root, resolver: &mut Resolver) -> Option<Self> {
         let report = &mut resolver.report;
-        let errors = |report: &Report| report.problems().iter().filter(|p| p.severity == Severity::Error).count();
-        let before = errors(report);
+        let mark = report.mark();
 
         let issuers: Arc<[IssuerFacts]> = root.issuers.iter().map(IssuerFacts::new).collect();
         let mut ids = HashSet::new();
@@ -88,7 +87,7 @@ impl Policy {
             check_id("grant", &grant.id, &mut ids, &at, report);
             grants.push(compile_grant(grant, &at, root, report));
         }
-        if errors(report) > before {
+        if report.has_errors_since(mark) {
             return None;
         }
 

@@ -70,6 +70,10 @@ pub struct Problem {
     pub offset: Option<usize>,
 }
 
+/// How far a report was at some moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
 /// The problems found so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -110,6 +114,15 @@ impl Report {
 
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark(self.problems.len())
+    }
+
+    /// Whether a part of the configuration that was looked at since then is refused.
+    pub fn has_errors_since(&self, mark: Mark) -> bool {
+        self.problems.iter().skip(mark.0).any(|problem| problem.severity == Severity::Error)
     }
 
     /// Drops what was found after the first `count` problems at a place where one of these is at least as bad already:

@@ -113,7 +113,7 @@ impl Webhook {
     /// Resolves an entry of `webhooks`; what is wrong with it is reported.
     pub fn resolve(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
         let sender = sender(raw.sender);
-        let errors = resolver.report.problems().len();
+        let mark = resolver.report.mark();
         check_name(&raw.name, &at.key("name"), resolver);
         check_settings(raw, at, resolver);
         let generic_headers = generic_headers(raw, at, resolver);
@@ -145,13 +145,7 @@ impl Webhook {
                 .help("add the signing token, which begins with `whsec_`");
         }
 
-        let has_errors = resolver
-            .report
-            .problems()
-            .iter()
-            .skip(errors)
-            .any(|problem| problem.severity == crate::config::report::Severity::Error);
-        if has_errors {
+        if resolver.report.has_errors_since(mark) {
             return None;
         }
         Some(Self { certificates, sns, ..Self::build(raw, identity, generic_headers, secrets) })

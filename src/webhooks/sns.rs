@@ -121,7 +121,7 @@ impl Sns {
 
     /// Reports every problem at its place; `None` if there is one.
     pub(super) fn resolve(raw: &raw::Sns, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Self> {
-        let errors = resolver.report.problems().len();
+        let mark = resolver.report.mark();
         let topics_at = at.key("topics");
         if raw.topics.is_empty() {
             resolver
@@ -142,19 +142,8 @@ impl Sns {
                 resolver.report.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
             }
         }
-        let egress = match &raw.ca {
-            None => egress.clone(),
-            // Read here as well, so that a change of the file is a new generation.
-            Some(path) => {
-                let at = at.key("ca");
-                resolver.read(&at, path)?;
-                let trusting = egress.trusting(&resolver.path(path));
-                trusting
-                    .map_err(|why| _ = resolver.report.error(&at, format!("the authorities cannot be read: {why}")))
-                    .ok()?
-            }
-        };
-        (resolver.report.problems().len() == errors).then(|| Self {
+        let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;
+        (!resolver.report.has_errors_since(mark)).then(|| Self {
             topics: raw.topics.iter().map(|topic| topic.as_str().into()).collect(),
             hosts: if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() },
             allows_sha1: raw.allow_sha1,

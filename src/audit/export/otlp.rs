@@ -78,16 +78,7 @@ impl Collector {
         if raw.timeout.get().is_zero() {
             resolver.report.error(&at.key("timeout"), "`timeout` must be more than zero");
         }
-        let egress = match &raw.ca {
-            None => egress.clone(),
-            Some(path) => {
-                let at = at.key("ca");
-                // Read here as well, so that a change of the file is a new generation.
-                resolver.read(&at, path)?;
-                let trusting = egress.trusting(&resolver.path(path));
-                trusting.map_err(|why| _ = resolver.report.error(&at, format!("{}: {why}", path.display()))).ok()?
-            }
-        };
+        let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver)?;
         let mut endpoint = endpoint.ok()?;
         if endpoint.path() == "/" {
             endpoint.set_path("/v1/logs");

@@ -96,15 +96,7 @@ impl Onward {
             None => None,
             Some(text) => protocol::address(text, &at.key("revocation_url"), resolver),
         };
-        let egress = match &raw.ca {
-            None => Some(egress.clone()),
-            // Read first, so that a change of it is a new generation.
-            Some(path) => resolver.read(&at.key("ca"), path).and_then(|_| {
-                let path = resolver.path(path);
-                let why = |why| _ = resolver.report.error(&at.key("ca"), format!("{}: {why}", path.display()));
-                egress.trusting(&path).map_err(why).ok()
-            }),
-        };
+        let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver);
         let protocol = protocol?;
         if revocation_url.is_some() && (protocol.reads == Reads::Aws || protocol.kind == "google") {
             resolver.report.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");

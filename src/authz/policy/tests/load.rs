@@ -1,6 +1,7 @@
 //! What is wrong with a policy is told at load, all of it and where.
 
 use super::*;
+use crate::config::report::Severity;
 
 /// The places and texts of all errors.
 fn problems(ground: &str, policy: &str) -> Vec<String> {
