@@ -92,17 +92,31 @@ fn within_pod(text: &str, root: &Path) -> String {
     places.iter().fold(text.to_owned(), |text, place| text.replace(place, &format!("{}{place}", root.display())))
 }
 
-/// A server with the shipped settings, and the rights that docs/store.md names.
+/// What docs/install.md says to make the certificate of Valkey with, for the address that it has here.
+fn certificate_by_the_guide(folder: &Path) {
+    let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let is_it = |line: &&str| line.starts_with("openssl req ") && line.contains("doorward-valkey");
+    let mut goes_on = true;
+    let lines = guide.lines().skip_while(|line| !is_it(line));
+    let lines = lines.take_while(|line| std::mem::replace(&mut goes_on, line.ends_with('\\')));
+    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+    assert!(lines.contains("DNS:doorward-valkey.doorward.svc"), "{lines}");
+    let lines = lines.replace("DNS:doorward-valkey.doorward.svc", "IP:127.0.0.1");
+    let output = Command::new("sh").args(["-euc", &lines]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A server with the shipped settings, the rights that docs/store.md names and the certificate of the guide.
 fn valkey(objects: &[Value], root: &Path) -> RedisServer {
     let at = |path: &str| root.join("etc/valkey").join(path);
-    let authority = Authority::new();
     for folder in ["tls", "secrets", "data"] {
         fs::create_dir_all(at(folder)).unwrap();
     }
-    authority.issue(&["127.0.0.1"]).write(&at("tls"), "tls");
-    fs::rename(at("tls/tls.pem"), at("tls/tls.crt")).unwrap();
+    certificate_by_the_guide(&at("tls"));
+    fs::rename(at("tls/valkey.key"), at("tls/tls.key")).unwrap();
+    fs::rename(at("tls/valkey.crt"), at("tls/tls.crt")).unwrap();
     for copy in [at("tls/ca.crt"), root.join("etc/doorward/valkey-tls/ca.crt")] {
-        fs::write(copy, authority.pem()).unwrap();
+        fs::copy(at("tls/tls.crt"), copy).unwrap();
     }
     let password = fs::read_to_string(root.join("etc/doorward/valkey/password")).unwrap();
     let told = fs::read_to_string(deploy().join("../docs/store.md")).unwrap();
