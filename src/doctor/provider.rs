@@ -60,6 +60,9 @@ impl Look<'_> {
             Protocol::OpenId => None,
         });
         let metadata = if settings.discover { self.discovery().await } else { None };
+        if let Some(document) = settings.url.as_ref().filter(|_| !settings.discover).and_then(of_cluster) {
+            self.cluster(&document).await;
+        }
         let keys = settings.url.clone().or_else(|| metadata.as_ref()?.jwks_uri.clone());
         match (keys, github) {
             (Some(url), _) => self.keys(&url).await,
@@ -115,9 +118,7 @@ impl Look<'_> {
         let called = settings.document_issuer();
         if let Some(named) = named.filter(|named| **named != *called) {
             self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
-            let said = format!("it calls itself {}, and the configuration {called}", Quoted::text(named));
-            let cure = "write `issuer` as it does, to the last slash; until then none of its tokens is taken";
-            self.findings.push(Finding::fault(Check::Issuer, &self.of, said, cure));
+            self.findings.push(Finding::fault(Check::Issuer, &self.of, told_otherwise(named, &called), AS_IT_DOES));
             return None;
         }
         match Metadata::parse(answer.body(), &called) {
@@ -132,6 +133,29 @@ impl Look<'_> {
                 None
             }
         }
+    }
+
+    /// What a cluster calls itself (`--service-account-issuer`) is mostly no address at which it could be asked; where its keys are,
+    /// it can be.
+    async fn cluster(&mut self, location: &Url) {
+        let called = self.issuer.keys().settings().document_issuer();
+        let answer = match self.get(location, true, MAX_METADATA).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                let said = format!("what the cluster calls itself cannot be read: {why}");
+                self.findings.push(Finding::skipped(Check::Issuer, &self.of, said));
+                return;
+            }
+        };
+        let document = serde_json::from_slice::<Value>(answer.body()).ok();
+        let finding = match document.as_ref().and_then(|document| document.get("issuer")?.as_str()) {
+            Some(named) if *named == *called => {
+                Finding::good(Check::Issuer, &self.of, format!("it calls itself {called}, as the configuration does"))
+            }
+            Some(named) => Finding::fault(Check::Issuer, &self.of, told_otherwise(named, &called), AS_IT_DOES),
+            None => Finding::skipped(Check::Issuer, &self.of, format!("{location} names no issuer")),
+        };
+        self.findings.push(finding);
     }
 
     /// Of the discovery document.
@@ -284,6 +308,18 @@ impl Look<'_> {
         let answer = send(self.issuer.keys().egress(), url, bearer, max).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(format!("{url} answers with {}", answer.status())) }
     }
+}
+
+const AS_IT_DOES: &str = "write `issuer` as it does, to the last slash; until then none of its tokens is taken";
+
+fn told_otherwise(named: &str, called: &str) -> String {
+    format!("it calls itself {}, and the configuration {called}", Quoted::text(named))
+}
+
+/// Where an API server tells of itself, by where its keys are.
+fn of_cluster(keys: &Url) -> Option<Url> {
+    let base = keys.as_str().strip_suffix("/openid/v1/jwks")?;
+    Url::parse(&format!("{base}/.well-known/openid-configuration")).ok()
 }
 
 async fn send(egress: &Egress, url: &Url, bearer: Option<HeaderValue>, max: usize) -> Result<Response<Bytes>, String> {

@@ -148,6 +148,38 @@ async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_calls_itself_otherwise_is_told_as_it_does() {
+    let own = "https://kubernetes.default.svc.cluster.local";
+    let api = Upstream::scripted(move |request| {
+        if request.head.starts_with("GET /.well-known/openid-configuration ") {
+            assert_eq!(request.one("authorization"), "Bearer upstream-token");
+            return Reply::json(200, &json!({"issuer": own}).to_string());
+        }
+        Reply::json(if request.head.starts_with("GET /elsewhere") { 404 } else { 200 }, r#"{"keys":[]}"#)
+    })
+    .await;
+    for (issuer, keys, state, words) in [
+        ("https://kubernetes.default.svc", "", "fault", vec![own, "write `issuer` as it does"]),
+        (own, "", "good", vec!["issuer `cluster`"]),
+        (own, "/elsewhere", "skipped", vec!["cannot be read", "404"]),
+    ] {
+        let url = api.url();
+        let cluster = format!(
+            "issuers:
+  - name: cluster
+    preset: kubernetes
+    issuer: '{issuer}'
+    audiences: ['https://doorward.test']
+    keys: {{url: '{url}{keys}/openid/v1/jwks', bearer: {{file: token}}}}
+"
+        );
+        let yaml = configuration(&somewhere(), "http://localhost:1", "http://localhost:1");
+        let dir = folder(&yaml.replace("issuers:\n", &cluster));
+        doctor(dir.path(), &["--only", "issuer"]).await.is("issuer", state, &words);
+    }
+}
+
+#[tokio::test]
 async fn keys_for_other_algorithms_are_told() {
     let other = |_: &OidcProvider, yaml: String| yaml.replace("algorithms: [RS256]", "algorithms: [ES384]");
     let (_provider, _, dir) = with_provider(other).await;
