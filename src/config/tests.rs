@@ -506,3 +506,24 @@ fn every_example_loads_without_a_word() {
         assert!(read.contains(&path), "no example uses {}", path.display());
     }
 }
+
+/// Who begins with one of them in that pod finds what it names, and may write where it writes.
+#[test]
+fn the_examples_keep_to_the_volumes_of_the_shipped_pod() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pod = fs::read_to_string(root.join("deploy/base/stateful-set.yaml")).unwrap();
+    let mounted: Vec<&str> =
+        pod.split("mountPath: ").skip(1).filter_map(|rest| rest.split([',', '}', '\n']).next()).collect();
+    assert!(mounted.contains(&"/var/lib/doorward"), "{mounted:?}");
+    for entry in fs::read_dir(root.join("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let named =
+            text.split([' ', ',', '}', '\n']).filter(|word| word.starts_with("/var/") || word.starts_with("/run/"));
+        for named in named {
+            let is_there =
+                mounted.iter().any(|mount| named.strip_prefix(mount).is_some_and(|rest| rest.starts_with('/')));
+            assert!(is_there, "{} names {named}", path.display());
+        }
+    }
+}
