@@ -82,13 +82,21 @@ mod tests {
         entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
-    /// Runs a body over all that stands in its folder, and names the input at which it panics.
+    /// Runs a body over all that stands in its folder.
     fn run(name: &str) {
         let (_, body) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        run_over(body, &Path::new("fuzz/corpus").join(name));
+        for bytes in [&b""[..], b"\n", b"\0", b"\xff\xfe", &[b'a'; 70_000]] {
+            body(bytes);
+        }
+    }
+
+    /// Names the input at which a body panics.
+    fn run_over(body: fn(&[u8]), folder: &Path) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         let mut count = 0;
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for path in paths.filter(|path| path.is_file()) {
             let bytes = fs::read(&path).unwrap();
             if let Err(cause) = panic::catch_unwind(|| body(&bytes)) {
                 eprintln!("the input is {}", path.display());
@@ -97,9 +105,6 @@ mod tests {
             count += 1;
         }
         assert!(count >= 5, "{} is nearly empty", folder.display());
-        for bytes in [&b""[..], b"\n", b"\0", b"\xff\xfe", &[b'a'; 70_000]] {
-            body(bytes);
-        }
     }
 
     #[test]
@@ -117,6 +122,7 @@ mod tests {
     #[test]
     fn configuration_holds_over_its_corpus() {
         run("configuration");
+        run_over(configuration, Path::new("config/examples"));
     }
 
     #[test]
