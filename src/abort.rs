@@ -112,8 +112,22 @@ mod tests {
         second.abort();
     }
 
-    #[test]
-    fn outside_of_any_work_it_ends_nothing() {
+    #[tokio::test]
+    async fn outside_of_any_work_it_ends_nothing() {
+        let (told, mut goes_on) = tokio::sync::mpsc::unbounded_channel();
+        let work = tokio::spawn(Abortable::new(async move {
+            Abort::of_this_work();
+            loop {
+                told.send(()).unwrap();
+                tokio::task::yield_now().await;
+            }
+        }));
+        goes_on.recv().await.unwrap();
         Abort::of_this_work().abort();
+        // Once it is polled before it would end.
+        for _ in 0..3 {
+            goes_on.recv().await.expect("the work that runs beside is not its");
+        }
+        work.abort();
     }
 }
