@@ -9,10 +9,10 @@ use openidconnect::{
     Nonce, PkceCodeChallenge, RedirectUrl, Scope,
     core::{CoreAuthPrompt, CoreClient, CoreResponseType},
 };
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
 
 use super::{
-    LoginMetrics, Outcome, Protocol, Provider, Wishes, attempts, backchannel, choice,
+    LoginMetrics, Metadata, Outcome, Protocol, Provider, Wishes, attempts, backchannel, choice,
     failure::Failure,
     flow::{self, Flow, State},
     parameters::Parameters,
@@ -214,37 +214,12 @@ impl Login {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
         let made = attempts::made(request.headers);
         if made >= attempts::MAX {
-            self.0.metrics.ended(Some(provider.name()), Outcome::looping);
-            tracing::warn!(
-                request_id = request.request_id,
-                issuer = %provider.name(),
-                origin = %request.origin,
-                "a browser signs in again and again: the sessions that it gets are not good a moment later"
-            );
-            let mut failure = Failure::new(
-                Outcome::looping,
-                "You signed in several times in a row, and each time the session was gone at once. Doorward stopped \
-                 trying. If it goes on, tell whoever runs Doorward: the log says why sessions are refused.",
-            );
-            failure.cookies.push(attempts::forget());
-            return Err(failure);
+            return Err(self.looping(provider.name(), request));
         }
-        let metadata = provider.metadata().filter(|_| provider.can_verify()).ok_or_else(|| {
-            Failure::new(
-                Outcome::provider_unavailable,
-                format!("Doorward has not reached `{}` yet. Try again in a moment.", choice::label(&**provider)),
-            )
-        })?;
-        if !provider.answers().await {
-            return Err(Failure::new(
-                Outcome::provider_unavailable,
-                format!("`{}` does not answer. Try again in a moment.", choice::label(&**provider)),
-            ));
-        }
+        let metadata = reachable(&**provider).await?;
         let (keys, now) = (self.0.sessions.keys(), self.0.sessions.now());
         let state = State::new(keys, now).ok_or_else(internal)?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let nonce = Nonce::new_random_len(32);
         let own_address =
             address::is_own(provider.client(), metadata.names_issuer_in_response, self.has_several_providers());
         let flow = Flow {
@@ -252,7 +227,7 @@ impl Login {
             issuer: provider.name().to_string(),
             issuer_url: provider.issuer().to_owned(),
             own_address,
-            nonce: nonce.secret().clone(),
+            nonce: Nonce::new_random_len(32).secret().clone(),
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
             attempt: made.saturating_add(1),
@@ -260,51 +235,32 @@ impl Login {
             program,
         };
         let line = flow.to_cookie(keys, &state).ok_or_else(internal)?;
-
-        let us = provider.client();
-        let issuer = IssuerUrl::new(provider.issuer().to_owned()).map_err(|_| internal())?;
-        let redirect_uri = RedirectUrl::new(request.origin.url(&flow.callback())).map_err(|_| internal())?;
-        let client = CoreClient::new(ClientId::new(us.id().to_string()), issuer, JsonWebKeySet::new(Vec::new()))
-            .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
-            .set_redirect_uri(redirect_uri);
-        let client = match us.protocol {
-            Protocol::OpenId => client,
-            Protocol::Github(_) => client.disable_openid_scope(),
-        };
-        let csrf = CsrfToken::new(state.as_str().to_owned());
-        let scopes = us.scopes.iter().filter(|scope| ***scope != *"openid");
-        let mut asked = client
-            .authorize_url(AuthenticationFlow::<CoreResponseType>::AuthorizationCode, || csrf, || nonce)
-            .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
-            .set_pkce_challenge(challenge);
-        let Wishes { prompt, login_hint, max_age, parameters, .. } = &us.wishes;
-        if let Some(prompt) = prompt {
-            asked = asked.add_prompt(match prompt {
-                Prompt::Login => CoreAuthPrompt::Login,
-                Prompt::Consent => CoreAuthPrompt::Consent,
-                Prompt::SelectAccount => CoreAuthPrompt::SelectAccount,
-            });
-        }
-        if let Some(hint) = login_hint {
-            asked = asked.set_login_hint(LoginHint::new(hint.clone()));
-        }
-        if let Some(max_age) = flow.max_age(*max_age) {
-            asked = asked.set_max_age(max_age);
-        }
-        for acr in flow.acr_values(us) {
-            asked = asked.add_auth_context_value(AuthenticationContextClass::new(acr));
-        }
-        for (name, value) in parameters {
-            asked = asked.add_extra_param(*name, value.as_str());
-        }
-        let (url, ..) = asked.url();
-
+        let url = authorization_url(&**provider, &metadata, request.origin, &flow, &state, challenge);
+        let url = url.ok_or_else(internal)?;
         self.0.metrics.begun();
         let mut response = redirect(url.as_str());
         for line in flow::give_up_oldest(request.headers, &line).into_iter().chain([line]) {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         Ok(response)
+    }
+
+    /// Whose sessions do not last is sent there no more for a while, and the log says so.
+    fn looping(&self, issuer: &Arc<str>, request: LoginRequest<'_>) -> Failure {
+        self.0.metrics.ended(Some(issuer), Outcome::looping);
+        tracing::warn!(
+            request_id = request.request_id,
+            issuer = %issuer,
+            origin = %request.origin,
+            "a browser signs in again and again: the sessions that it gets are not good a moment later"
+        );
+        let mut failure = Failure::new(
+            Outcome::looping,
+            "You signed in several times in a row, and each time the session was gone at once. Doorward stopped \
+             trying. If it goes on, tell whoever runs Doorward: the log says why sessions are refused.",
+        );
+        failure.cookies.push(attempts::forget());
+        failure
     }
 
     /// The page with the providers. Whoever comes here wants to sign in anew, so a session that there is ends
@@ -353,6 +309,68 @@ pub(super) fn parse(request: LoginRequest<'_>) -> Result<Parameters<'_>, Failure
     Parameters::parse(request.query).map_err(|error| {
         Failure::new(Outcome::malformed, "The address is not one that a sign-in uses.").detail(error.to_string())
     })
+}
+
+/// What is known of a provider, if it can be asked now: nobody is sent where the way back would fail.
+async fn reachable(provider: &dyn Provider) -> Result<Arc<Metadata>, Failure> {
+    let unavailable = |detail: String| Failure::new(Outcome::provider_unavailable, detail);
+    let metadata = provider.metadata().filter(|_| provider.can_verify()).ok_or_else(|| {
+        let label = choice::label(provider);
+        unavailable(format!("Doorward has not reached `{label}` yet. Try again in a moment."))
+    })?;
+    if !provider.answers().await {
+        let label = choice::label(provider);
+        return Err(unavailable(format!("`{label}` does not answer. Try again in a moment.")));
+    }
+    Ok(metadata)
+}
+
+/// Where the browser asks the provider for a code; `None` if the issuer or the address here is none that can be written down.
+fn authorization_url(
+    provider: &dyn Provider,
+    metadata: &Metadata,
+    origin: &Origin,
+    flow: &Flow,
+    state: &State,
+    challenge: PkceCodeChallenge,
+) -> Option<Url> {
+    let us = provider.client();
+    let issuer = IssuerUrl::new(provider.issuer().to_owned()).ok()?;
+    let redirect_uri = RedirectUrl::new(origin.url(&flow.callback())).ok()?;
+    let client = CoreClient::new(ClientId::new(us.id().to_string()), issuer, JsonWebKeySet::new(Vec::new()))
+        .set_auth_uri(AuthUrl::from_url(metadata.authorization_endpoint.clone()))
+        .set_redirect_uri(redirect_uri);
+    let client = match us.protocol {
+        Protocol::OpenId => client,
+        Protocol::Github(_) => client.disable_openid_scope(),
+    };
+    let (csrf, nonce) = (CsrfToken::new(state.as_str().to_owned()), Nonce::new(flow.nonce.clone()));
+    let scopes = us.scopes.iter().filter(|scope| ***scope != *"openid");
+    let mut asked = client
+        .authorize_url(AuthenticationFlow::<CoreResponseType>::AuthorizationCode, || csrf, || nonce)
+        .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
+        .set_pkce_challenge(challenge);
+    let Wishes { prompt, login_hint, max_age, parameters, .. } = &us.wishes;
+    if let Some(prompt) = prompt {
+        asked = asked.add_prompt(match prompt {
+            Prompt::Login => CoreAuthPrompt::Login,
+            Prompt::Consent => CoreAuthPrompt::Consent,
+            Prompt::SelectAccount => CoreAuthPrompt::SelectAccount,
+        });
+    }
+    if let Some(hint) = login_hint {
+        asked = asked.set_login_hint(LoginHint::new(hint.clone()));
+    }
+    if let Some(max_age) = flow.max_age(*max_age) {
+        asked = asked.set_max_age(max_age);
+    }
+    for acr in flow.acr_values(us) {
+        asked = asked.add_auth_context_value(AuthenticationContextClass::new(acr));
+    }
+    for (name, value) in parameters {
+        asked = asked.add_extra_param(*name, value.as_str());
+    }
+    Some(asked.url().0)
 }
 
 /// What a login must bring beyond what the configuration asks for.
