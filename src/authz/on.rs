@@ -1,6 +1,6 @@
 //! On which requests a rule is.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use http::Method;
 use ipnet::IpNet;
@@ -71,55 +71,20 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     if !matches!(action, raw::Action::Deny) {
         warn_of_more_than_pages(raw, at, root, report);
     }
-    if !raw.routes.is_empty() {
-        on.push(On::Routes(Names::new(&raw.routes)));
-    }
-    let methods = parse_all(&raw.methods, &at.key("methods"), report, |text| {
-        METHODS.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
-            let near = nearest(&text.to_ascii_uppercase(), METHODS.iter().map(Method::as_str));
-            near.map_or_else(
-                || "is no HTTP method".to_owned(),
-                |near| format!("is no HTTP method; did you mean `{near}`?"),
-            )
-        })
-    });
-    if !methods.is_empty() {
-        on.push(On::Methods(methods));
-    }
-    let hosts = parse_all(&raw.hosts, &at.key("hosts"), report, |text| HostPattern::parse(text).map_err(str::to_owned));
-    if !hosts.is_empty() {
-        on.push(On::Hosts(hosts));
-    }
-    let paths = parse_all(&raw.paths, &at.key("paths"), report, |text| PathPattern::parse(text).map_err(str::to_owned));
-    if !paths.is_empty() {
-        on.push(On::Paths(paths));
-    }
+    on.extend(named(&raw.routes, On::Routes));
+    on.extend(listed(parse_all(&raw.methods, &at.key("methods"), report, method), On::Methods));
+    on.extend(listed(parse_all(&raw.hosts, &at.key("hosts"), report, HostPattern::parse), On::Hosts));
+    on.extend(listed(parse_all(&raw.paths, &at.key("paths"), report, PathPattern::parse), On::Paths));
     on.extend(raw.pages.map(On::Pages));
-    if let Some(name) = &raw.event_listener {
-        on.push(On::EventListener(Names::new(std::slice::from_ref(name))));
+    on.extend(named(raw.event_listener.as_slice(), On::EventListener));
+    if let Some(name) = raw.namespace.as_ref().filter(|name| name.is_empty() || name.contains('*')) {
+        report.error(&at.key("namespace"), format!("`{name}` is no name of a namespace")).help("leave it out for all");
     }
-    if let Some(name) = &raw.namespace {
-        if name.is_empty() || name.contains('*') {
-            report
-                .error(&at.key("namespace"), format!("`{name}` is no name of a namespace"))
-                .help("leave it out for all");
-        }
-        on.push(On::Namespace(Names::new(std::slice::from_ref(name))));
-    }
-    if !raw.event.is_empty() {
-        on.push(On::Events(Names::new(&raw.event)));
-    }
-    let branches = parse_all(&raw.branch, &at.key("branch"), report, |text| Prefix::parse(text).map_err(str::to_owned));
-    if !branches.is_empty() {
-        on.push(On::Branches(branches));
-    }
-    let tags = parse_all(&raw.tag, &at.key("tag"), report, |text| Prefix::parse(text).map_err(str::to_owned));
-    if !tags.is_empty() {
-        on.push(On::Tags(tags));
-    }
-    if !raw.action.is_empty() {
-        on.push(On::Actions(Names::new(&raw.action)));
-    }
+    on.extend(named(raw.namespace.as_slice(), On::Namespace));
+    on.extend(named(&raw.event, On::Events));
+    on.extend(listed(parse_all(&raw.branch, &at.key("branch"), report, Prefix::parse), On::Branches));
+    on.extend(listed(parse_all(&raw.tag, &at.key("tag"), report, Prefix::parse), On::Tags));
+    on.extend(named(&raw.action, On::Actions));
     on.extend(raw.fork.map(On::Fork));
     on.extend(raw.draft.map(On::Draft));
     if let Some(trigger) = &raw.trigger {
@@ -144,10 +109,25 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
             }
         }
     }
-    if !raw.addresses.is_empty() {
-        on.push(On::Addresses(raw.addresses.iter().copied().collect()));
-    }
+    on.extend(listed(raw.addresses.iter().copied().collect(), On::Addresses));
     on
+}
+
+/// A condition of a list that is written; an empty one is none.
+fn listed<T>(list: Box<[T]>, condition: fn(Box<[T]>) -> On) -> Option<On> {
+    (!list.is_empty()).then(|| condition(list))
+}
+
+/// The same of names.
+fn named(names: &[String], condition: fn(Names) -> On) -> Option<On> {
+    (!names.is_empty()).then(|| condition(Names::new(names)))
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    METHODS.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
+        let near = nearest(&text.to_ascii_uppercase(), METHODS.iter().map(Method::as_str));
+        near.map_or_else(|| "is no HTTP method".to_owned(), |near| format!("is no HTTP method; did you mean `{near}`?"))
+    })
 }
 
 /// Reports names that do not exist, and conditions that no request can meet together. A deny that never matches is as
@@ -258,11 +238,11 @@ fn warn_of_more_than_pages(raw: &raw::On, at: &At, root: &raw::Root, report: &mu
 }
 
 /// Parses each of a list, and reports those that cannot be.
-pub(super) fn parse_all<T>(
+pub(super) fn parse_all<T, E: Display>(
     texts: &[String],
     at: &At,
     report: &mut Report,
-    parse: impl Fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, E>,
 ) -> Box<[T]> {
     let mut parsed = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {

@@ -91,9 +91,7 @@ impl TokenCondition {
         report: &mut Report,
     ) -> Self {
         check(raw, token, action, at, root, report);
-        let mut parsed = |key: &str, patterns: &[String]| {
-            parse_all(patterns, &at.key(key), report, |text| Prefix::parse(text).map_err(str::to_owned))
-        };
+        let mut parsed = |key: &str, patterns: &[String]| parse_all(patterns, &at.key(key), report, Prefix::parse);
         Self {
             audiences: parsed("audiences", &token.audiences),
             scopes: parsed("scopes", &token.scopes),
