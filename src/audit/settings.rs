@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     export,
-    keys::{ChainKey, CheckpointKey},
+    keys::{ChainKey, CheckpointKey, InvalidKey},
     pseudonym::PseudonymKey,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         raw::{Audit, AuditFile, AuditSink, WhenFull},
         report::At,
         resolver::Resolver,
-        values::{Size, Span},
+        values::{SecretSource, Size, Span},
     },
     egress::Egress,
 };
@@ -77,27 +77,11 @@ impl Settings {
     /// Exports over HTTP go by `egress`.
     pub fn resolve(raw: &Audit, egress: &Egress, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let mark = resolver.report.mark();
-        let chain_key = raw.chain_key.as_ref().and_then(|source| {
-            let at = at.key("chain_key");
-            let secret = resolver.secret(&at, source)?;
-            ChainKey::from_base64(secret.expose())
-                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
-                .ok()
-        });
-        let checkpoint_key = raw.checkpoint_key.as_ref().and_then(|source| {
-            let at = at.key("checkpoint_key");
-            let secret = resolver.secret(&at, source)?;
-            CheckpointKey::from_pem(secret.expose())
-                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
-                .ok()
-        });
-        let pseudonym_key = raw.pseudonym_key.as_ref().and_then(|source| {
-            let at = at.key("pseudonym_key");
-            let secret = resolver.secret(&at, source)?;
-            PseudonymKey::from_base64(secret.expose())
-                .map_err(|error| resolver.report.error(&at, format!("{source}: {error}")))
-                .ok()
-        });
+        let chain_key = key(raw.chain_key.as_ref(), ChainKey::from_base64, resolver, &at.key("chain_key"));
+        let checkpoint_key =
+            key(raw.checkpoint_key.as_ref(), CheckpointKey::from_pem, resolver, &at.key("checkpoint_key"));
+        let pseudonym_key =
+            key(raw.pseudonym_key.as_ref(), PseudonymKey::from_base64, resolver, &at.key("pseudonym_key"));
         let checkpoint_copy =
             raw.checkpoint_copy.as_deref().map(|path| resolver.written(&at.key("checkpoint_copy"), path));
         let destination = match &raw.sink {
@@ -156,6 +140,18 @@ impl Settings {
             exports,
         })
     }
+}
+
+/// A key of the trail from where the configuration says that it is.
+fn key<K>(
+    source: Option<&SecretSource>,
+    parse: impl Fn(&[u8]) -> Result<K, InvalidKey>,
+    resolver: &mut Resolver,
+    at: &At,
+) -> Option<K> {
+    let source = source?;
+    let secret = resolver.secret(at, source)?;
+    parse(secret.expose()).map_err(|error| resolver.report.error(at, format!("{source}: {error}"))).ok()
 }
 
 fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destination {
