@@ -13,29 +13,22 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _
 use serde::Deserialize;
 
 use super::{Check, Doctor, Finding, cluster};
-use crate::{clock::Timestamp, config::resolver::folder_of};
+use crate::{
+    clock::Timestamp,
+    config::resolver::folder_of,
+    kubernetes::listed::{List, Metadata},
+};
 
 const AGAIN: &str =
     "`doorward interceptor --ca FILE | kubectl apply -f -` writes it, with the authorities of the certificate";
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Objects {
-    items: Vec<Object>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Object {
+    #[serde(default)]
     kind: String,
     metadata: Metadata,
+    #[serde(default)]
     spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Metadata {
-    name: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -76,8 +69,8 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some((path, list)) = doctor.cluster else {
         return vec![Finding::skipped(Check::Interceptor, &of, cluster::UNKNOWN)];
     };
-    let objects = match serde_json::from_slice::<Objects>(list) {
-        Ok(objects) => objects.items,
+    let objects = match serde_json::from_slice::<List<Object>>(list) {
+        Ok(list) => list.items,
         Err(error) => return vec![cluster::no_list(Check::Interceptor, &path.display().to_string(), &error)],
     };
     let all: Vec<&Object> = objects.iter().filter(|object| object.kind == "ClusterInterceptor").collect();

@@ -4,6 +4,7 @@
 pub mod access_review;
 pub mod attributes;
 pub mod impersonation;
+pub mod listed;
 mod named;
 mod policy_rule;
 

@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, fmt};
 
 use super::{
     Account, Form,
-    listed::{List, Object, RoleRef, is_account, is_of_everybody},
+    listed::{Object, RoleRef, is_account, is_of_everybody},
     objects,
     right::Right,
 };
-use crate::{config::raw, kubernetes::Named};
+use crate::{
+    config::raw,
+    kubernetes::{Named, listed::List},
+};
 
 /// What is not as the configuration needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub fn compare(
     account: &Account,
     list: &[u8],
 ) -> Result<Vec<Difference>, serde_json::Error> {
-    let List { items: there } = serde_json::from_slice(list)?;
+    let List::<Object> { items: there } = serde_json::from_slice(list)?;
     let mut needed = Vec::new();
     for object in objects(root, form, account) {
         needed.push(serde_json::from_value::<Object>(serde_json::to_value(object)?)?);

@@ -1,17 +1,11 @@
 //! Roles and bindings of a cluster, as `kubectl get` lists them.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::Deserialize;
 
 use super::{Account, RBAC};
-use crate::kubernetes::{Named, PolicyRule, access_review::Access};
-
-/// A `v1` `List` in JSON.
-#[derive(Deserialize)]
-pub(super) struct List {
-    pub items: Vec<Object>,
-}
+use crate::kubernetes::{Named, PolicyRule, access_review::Access, listed::Metadata};
 
 /// A role or a binding, as far as it counts here.
 #[derive(Deserialize)]
@@ -28,15 +22,6 @@ pub(super) struct Object {
     pub role_ref: Option<RoleRef>,
     #[serde(default)]
     pub subjects: Option<Vec<Named>>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Metadata {
-    pub name: String,
-    #[serde(default)]
-    pub namespace: Option<String>,
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]

@@ -10,7 +10,14 @@ use super::{
     start::{MASTERS, Right, account_of, found},
     who::{Cluster, Dangling, Holder},
 };
-use crate::{config::raw, kubernetes::Named, tekton::dashboard::is_subdomain};
+use crate::{
+    config::raw,
+    kubernetes::{
+        Named,
+        listed::{List, Metadata},
+    },
+    tekton::dashboard::is_subdomain,
+};
 
 /// What one binding lets a subject do that leads to a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,10 +87,10 @@ pub fn strays(list: &[u8], root: &raw::Root, account: &Account) -> serde_json::R
 }
 
 fn namespaces_of(list: &[u8], root: &raw::Root) -> serde_json::Result<BTreeSet<String>> {
-    let List { items } = serde_json::from_slice(list)?;
+    let List::<Item> { items } = serde_json::from_slice(list)?;
     let is_tektons =
         |item: &Item| item.api_version.split_once('/').is_some_and(|(group, _)| group.ends_with("tekton.dev"));
-    let there = items.into_iter().filter(is_tektons).map(|item| item.metadata.namespace);
+    let there = items.into_iter().filter(is_tektons).filter_map(|item| item.metadata.namespace);
     let of_rules = root.rules.iter().flat_map(|rule| {
         let listed = rule.on.kubernetes.iter().flat_map(|on| &on.namespaces);
         rule.on.namespace.iter().chain(listed)
@@ -153,11 +160,6 @@ struct Use {
 }
 
 #[derive(Deserialize)]
-struct List {
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Item {
     #[serde(default)]
@@ -169,20 +171,14 @@ struct Item {
     spec: Value,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: String,
-}
-
 impl Others {
     fn read(list: &[u8], root: &raw::Root) -> serde_json::Result<Self> {
-        let List { items } = serde_json::from_slice(list)?;
+        let List::<Item> { items } = serde_json::from_slice(list)?;
         let mut others = Self::default();
         let mut of_triggers = Vec::new();
         let mut is_behind_route = Vec::new();
-        for Item { kind, metadata: Metadata { name, namespace }, spec, .. } in items {
+        for Item { kind, metadata: Metadata { name, namespace, .. }, spec, .. } in items {
+            let namespace = namespace.unwrap_or_default();
             match kind.as_str() {
                 "ServiceAccount" => drop(others.accounts.insert((namespace, name))),
                 "EventListener" => {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::listed::List;
-use crate::kubernetes::{Named, PolicyRule, access_review::Access};
+use super::listed::Object;
+use crate::kubernetes::{Named, PolicyRule, access_review::Access, listed::List};
 
 /// Somebody whom a binding lets do something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -55,9 +55,9 @@ impl Cluster {
     /// Objects of other kinds are passed over. The rules of ClusterRoles that are made of others are those that the API server
     /// wrote there.
     pub fn read(list: &[u8]) -> serde_json::Result<Self> {
-        let List { items } = serde_json::from_slice(list)?;
+        let List::<Object> { items } = serde_json::from_slice(list)?;
         let mut cluster = Self::default();
-        for object in items.into_iter().filter(super::listed::Object::is_rbac) {
+        for object in items.into_iter().filter(Object::is_rbac) {
             let named = object.named();
             match (named.kind.as_str(), object.role_ref) {
                 ("Role" | "ClusterRole", _) => {

@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::kubernetes::Named;
+use crate::kubernetes::{
+    Named,
+    listed::{List, Metadata},
+};
 
 /// One place where a credential stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -117,7 +120,7 @@ impl fmt::Display for Standing {
 ///
 /// If it is no such list.
 pub fn standing_credentials(list: &[u8]) -> serde_json::Result<Vec<Standing>> {
-    let List { items } = serde_json::from_slice(list)?;
+    let List::<Item> { items } = serde_json::from_slice(list)?;
     let mut found = Vec::new();
     for item in &items {
         let object = Named {
@@ -160,11 +163,6 @@ const KINDS: [&str; 12] = [
 /// A pipeline within a run within a template has some 25 levels.
 const MAX_DEPTH: usize = 64;
 
-#[derive(Deserialize)]
-struct List {
-    items: Vec<Item>,
-}
-
 /// What is read of an object. Members that other kinds have in other shapes are read whatever they are; `data` is not.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -181,16 +179,6 @@ struct Item {
     image_pull_secrets: Value,
     #[serde(default)]
     spec: Value,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: Option<String>,
-    /// `kubectl apply` leaves all of a Secret in one of them.
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 struct Search<'a> {
