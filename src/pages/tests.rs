@@ -227,6 +227,32 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
 
 /// `peers:D11`: text of an attacker is text, on every page that shows some.
 #[test]
+fn what_waits_for_an_approval_is_told_as_refused() {
+    let shown = |does: &'static str| {
+        let view = WhoAmIView {
+            username: "alice",
+            email: None,
+            issuer: "corp",
+            subject: "1",
+            kind: "human",
+            groups: &[],
+            scopes: &[],
+            kubernetes_groups: &[],
+            rules: &[concern("production", does, None)],
+            session: None,
+            request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
+        };
+        who_am_i(&view).render(&Brand::default()).into_string()
+    };
+    let (waits, allows) = (shown("approve"), shown("allow"));
+    assert!(
+        waits.contains("Refused, as nobody can give an approval yet") && waits.contains("no rule allows anything"),
+        "{waits}"
+    );
+    assert!(allows.contains("Allowed") && !allows.contains("no rule allows anything"), "{allows}");
+}
+
+#[test]
 fn whatever_is_shown_is_escaped() {
     let choices =
         [Choice { name: HOSTILE.to_owned(), href: format!("/oauth2/start?issuer={HOSTILE}"), used_last: true }];

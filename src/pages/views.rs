@@ -403,13 +403,17 @@ fn list(names: &[&str]) -> Markup {
 
 fn rules(rules: &[Concern<'_>]) -> Markup {
     html! {
-        @if !rules.iter().any(|rule| rule.does != "deny") {
+        @if !rules.iter().any(|rule| rule.does == "allow") {
             p class="none" { "Nothing: no rule allows anything to you." }
         }
         ul class="rules" {
             @for rule in rules {
                 li {
-                    strong { (match rule.does { "deny" => "Denied", "approve" => "With approval", _ => "Allowed" }) }
+                    strong { (match rule.does {
+                        "deny" => "Denied",
+                        "approve" => "Refused, as nobody can give an approval yet,",
+                        _ => "Allowed",
+                    }) }
                     " by " code { (rule.rule) } " on " (rule.routes.join(", "))
                     @if !rule.only.is_empty() { ": only " (rule.only.join(", ")) }
                     @if let Some(why) = rule.why { br; span class="none" { (prose(why)) } }
