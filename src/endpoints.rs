@@ -125,6 +125,12 @@ impl Endpoints {
         if response.status() == StatusCode::NOT_FOUND {
             return Err(not_found());
         }
+        // What the router refuses itself has no words. A page of the login has its own.
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED && !response.headers().contains_key(header::CONTENT_TYPE)
+        {
+            let allow = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
+            return Err(Rejection::method_not_allowed(allow.to_owned(), format!("this address takes {allow} only")));
+        }
         let (mut parts, body) = response.into_parts();
         parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let body = body

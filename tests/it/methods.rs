@@ -73,6 +73,7 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
             let answer = fixture.doorward.send(&lines, b"").await;
             let told = answer.header("allow").map(|told| told.replace(',', ", ").replace("  ", " "));
             assert_eq!((answer.status, told.as_deref()), (405, Some(*allow)), "{host}{path}: {}", answer.text());
+            assert!(!answer.text().is_empty(), "{host}{path} says nothing");
         }
     }
     for path in ["/healthz", "/readyz", "/metrics"] {
