@@ -5,9 +5,8 @@ use std::process::Command;
 use doorward::clock::Timestamp;
 use serde_json::Value;
 
-use crate::{
-    harness::{Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, within},
-    streams::streaming,
+use crate::harness::{
+    Answer, Authority, Doorward, Issuer, Pair, Raw, Upstream, connect_tls, now, streams::streaming, within,
 };
 
 const PATH: &str = "/api/v1/namespaces/ci/pods";

@@ -9,8 +9,11 @@ use tokio::{net::TcpStream, sync::Notify};
 
 use crate::{
     fixture::Fixture,
-    harness::{Raw, Reply, within},
-    streams::{Streams, streaming},
+    harness::{
+        Raw, Reply,
+        streams::{Streams, streaming},
+        within,
+    },
 };
 
 const SLOW: &str = "/slow";

@@ -9,12 +9,10 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
 
-use crate::{
-    harness::{
-        Answered, Doorward, Issuer, OidcProvider, RedisServer, Upstream, free_port, log_in, now, session, unique,
-        within,
-    },
+use crate::harness::{
+    Answered, Doorward, Issuer, OidcProvider, RedisServer, Upstream, free_port, log_in, now, session,
     streams::{Streams, streaming},
+    unique, within,
 };
 
 const PROMISED: Duration = Duration::from_secs(2);

@@ -6,8 +6,11 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Fault, Issuer, Upstream, within},
-    streams::{Streams, streaming},
+    harness::{
+        Doorward, Fault, Issuer, Upstream,
+        streams::{Streams, streaming},
+        within,
+    },
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";

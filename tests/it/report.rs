@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, browse, within},
+    harness::{Doorward, browse, streams::with_login, within},
     issuing,
     pages::screenshots,
-    streams::with_login,
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::within,
-    streams::{Streams, streaming},
+    harness::{
+        streams::{Streams, streaming},
+        within,
+    },
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";

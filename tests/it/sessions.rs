@@ -203,7 +203,7 @@ async fn the_provider_ends_sessions_without_a_cookie() {
 /// It was 403 on every page until the session ended: nobody with such a session was led to a login that might bring the claim.
 #[tokio::test]
 async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
-    let world = world().await;
+    let mut world = world().await;
     let cookie = world.log_in().await;
     assert_eq!(world.status(&cookie).await, 200);
     let path = world.doorward.dir().join("doorward.yaml");

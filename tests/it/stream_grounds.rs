@@ -11,8 +11,11 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, unique, within},
-    streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
+    harness::{
+        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now,
+        streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
+        unique, within,
+    },
 };
 
 /// Changes one thing of the configuration, and gives it as it is then.

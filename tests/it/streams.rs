@@ -4,143 +4,19 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use http_body_util::Empty;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use crate::{
     fixture::{Fixture, bearer},
-    harness::{Doorward, Issuer, Raw, Recorded, Reply, Upstream, log_in, now, within},
+    harness::{
+        Doorward, Raw, Recorded, Reply, now,
+        streams::{Streams, WATCH, begin, ends, ends_in, http2, streaming, with_login},
+        within,
+    },
 };
-
-const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
-pub const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
-pub const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
-
-/// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
-pub fn streaming(request: &Recorded) -> Reply {
-    match request.line() {
-        line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
-        line if line.contains("follow=true") => Reply::Watch(vec![b"a line of the log\n".to_vec()]),
-        _ if request.has("upgrade") => Reply::Echo,
-        _ => Reply::json(200, "{}"),
-    }
-}
-
-/// One stream of each kind, opened by one caller; those of HTTP/2 share a connection.
-pub struct Streams {
-    watch: Raw,
-    log: Raw,
-    websocket: Raw,
-    spdy: Raw,
-    http2_watch: Incoming,
-    http2_log: Incoming,
-}
-
-impl Streams {
-    /// Opens them with these lines, which say who asks and of which host.
-    pub async fn open(doorward: &Doorward, lines: &[&str]) -> Self {
-        let websocket = [
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ];
-        let mut http2 = http2(doorward).await;
-        Self {
-            http2_watch: stream(&mut http2, WATCH, lines).await,
-            http2_log: stream(&mut http2, LOG, lines).await,
-            watch: begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
-            log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
-            websocket: begin(doorward, EXEC, &[lines, &websocket].concat(), 101).await,
-            spdy: begin(doorward, EXEC, &[lines, &["Connection: Upgrade", "Upgrade: SPDY/3.1"]].concat(), 101).await,
-        }
-    }
-
-    /// Asserts that what goes both ways still does.
-    pub async fn are_open(&mut self) {
-        // A masked text frame of four bytes (RFC 6455 section 5.2); to SPDY it is only bytes.
-        let frame = b"\x81\x84\x01\x02\x03\x04abcd";
-        for raw in [&mut self.websocket, &mut self.spdy] {
-            raw.send(frame).await;
-            assert_eq!(raw.some().await, frame);
-        }
-    }
-
-    /// Waits until all have ended, and asserts how: the close code of the WebSocket, and the word that goes with it.
-    pub async fn have_ended(mut self, code: u16, word: &str) {
-        let closed = self.websocket.rest().await;
-        let expected = [&[0x88, 2 + word.len() as u8], &code.to_be_bytes()[..], word.as_bytes()].concat();
-        assert_eq!(closed, expected, "{word}: {}", String::from_utf8_lossy(&closed));
-        assert_eq!(self.spdy.rest().await, b"", "{word}: nothing of ours goes into SPDY");
-        let watch = self.watch.rest().await;
-        assert!(watch.ends_with(b"0\r\n\r\n"), "{word}: a watch ends cleanly: {}", String::from_utf8_lossy(&watch));
-        let log = self.log.rest().await;
-        assert!(!log.ends_with(b"0\r\n\r\n"), "{word}: a log breaks off: {}", String::from_utf8_lossy(&log));
-        let watch = within(self.http2_watch.collect()).await;
-        assert!(watch.is_ok(), "{word}: a watch ends cleanly: {watch:?}");
-        assert!(within(self.http2_log.collect()).await.is_err(), "{word}: a log breaks off");
-    }
-}
-
-pub type Http2 = SendRequest<Empty<bytes::Bytes>>;
-
-/// A connection of HTTP/2 with prior knowledge.
-pub async fn http2(doorward: &Doorward) -> Http2 {
-    let stream = TcpStream::connect(doorward.address("public")).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
-/// Opens a stream of HTTP/2 and reads the first bytes of the answer.
-pub async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
-    let fields = lines.iter().map(|line| line.split_once(": ").unwrap());
-    let (hosts, headers): (Vec<_>, Vec<_>) = fields.partition(|(name, _)| *name == "Host");
-    let mut request = http::Request::get(format!("http://{}{path}", hosts[0].1));
-    for (name, value) in headers {
-        request = request.header(name, value);
-    }
-    let response = within(sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap();
-    assert_eq!(response.status(), 200, "{path}");
-    let mut body = response.into_body();
-    assert!(within(body.frame()).await.unwrap().is_ok(), "{path}");
-    body
-}
-
-/// Sends the request and reads the head of the answer.
-pub async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> Raw {
-    let mut raw = doorward.raw().await;
-    raw.send(format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))).await;
-    let head =
-        if status == 101 { raw.answer().await.head } else { String::from_utf8_lossy(&raw.some().await).into_owned() };
-    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
-    raw
-}
-
-/// Why streams ended, as the trail has it, once `count` of them have.
-pub async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
-    ends_in(doorward, "request.completed", count).await
-}
-
-/// The same of records with this code.
-async fn ends_in(doorward: &Doorward, code: &str, count: usize) -> Vec<String> {
-    let ended = || -> Vec<String> {
-        let trail = doorward.audit();
-        let completed = trail.iter().filter(|record| record["metadata"]["event_code"] == code);
-        completed.filter_map(|record| record["unmapped"]["ended"].as_str().map(str::to_owned)).collect()
-    };
-    within(async {
-        while ended().len() < count {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    ended()
-}
 
 #[tokio::test]
 async fn streams_end_when_a_reload_takes_the_permission_away() {
@@ -245,52 +121,6 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
         assert!(twin.rest().await.ends_with(b"0\r\n\r\n"), "{what} has another name now");
     }
     assert!(ends(&fixture.doorward, 6).await.iter().all(|why| why == "permission_lost"));
-}
-
-/// A configuration with browser login; `sessions` and `rule` are more of it.
-pub async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
-    let (issuer, upstream) = (Issuer::start().await, Upstream::scripted(streaming).await);
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("token", "upstream-token"), ("client", "client-secret")] {
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
-    let yaml = format!(
-        "
-listeners: [{{name: public, address: 127.0.0.1:0}}]
-issuers:
-  - name: a
-    issuer: '{issuer}'
-    audiences: ['https://doorward.test']
-    username: '{{sub}}'
-    kind: human
-    login: {{client: {{id: doorward, secret: {{file: client}}}}}}
-upstreams:
-  - {{name: cluster, url: '{upstream}', credential: {{bearer: {{file: token}}}}}}
-routes:
-  - {{name: cluster, kind: kubernetes, hosts: [localhost], paths: ['/api/*', '/apis/*'], schemes: [session, bearer], upstream: cluster}}
-rules:
-  - {{id: people, on: {{routes: [cluster]{rule}}}, who: {{users: [alice]}}, do: allow}}
-  - {{id: shells, on: {{routes: [cluster], kubernetes: {{resources: [pods/exec, services/proxy]}}{rule}}}, who: {{users: [alice]}}, do: allow}}
-sessions: {{{sessions}}}
-store: {{path: doorward.redb}}
-audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
-admin: {{address: 127.0.0.1:0, socket: operator.sock}}
-limits: {{drain_accept: 0}}
-",
-        issuer = issuer.url(),
-        upstream = upstream.url(),
-    );
-    let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    let host = format!("localhost:{}", doorward.address("public").port());
-    let token = bearer(&issuer.token("probe", &[]));
-    within(async {
-        while doorward.get("/api/v1/pods", &["Host: localhost", &token]).await.status == 503 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let cookie = log_in(&doorward, &host, "/api/v1/pods").await;
-    (doorward, (issuer, upstream), host, cookie)
 }
 
 #[tokio::test]

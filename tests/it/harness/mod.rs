@@ -14,6 +14,7 @@ mod ports;
 mod receivers;
 mod redis;
 mod reviews;
+pub mod streams;
 mod tls;
 mod upstream;
 mod wire;

@@ -15,8 +15,7 @@ use super::{
 };
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET, bearer},
-    harness::{Authority, Reply, Upstream, now, unique},
-    streams::with_login,
+    harness::{Authority, Reply, Upstream, now, streams::with_login, unique},
 };
 
 const NO: Expect = Refused(&[403]);
