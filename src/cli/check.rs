@@ -4,8 +4,12 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 
-use super::{ConfigArgs, EXIT_USAGE};
-use crate::config::{self, Diagnosis, Loaded, Sources, raw, resolver::Resolver};
+use super::{ConfigArgs, EXIT_USAGE, Failure};
+use crate::{
+    app,
+    config::{self, Diagnosis, Loaded, Sources, raw, resolver::Resolver},
+    runtime::control,
+};
 
 /// Check a configuration: exactly what a start and a reload check.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,9 +36,26 @@ pub enum Format {
     Json,
 }
 
+/// Checks all that a start does, or what of it needs no files, and prints the result. Gives the exit status.
+pub fn run(args: &CheckArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
+    let runtime = control()?;
+    let mut resolve = app::check(&runtime)?;
+    let components = |root: &raw::Root, resolver: &mut Resolver| {
+        if args.without_files {
+            resolver.elsewhere();
+        }
+        let resolved = resolve(root, resolver);
+        if !args.without_files {
+            app::check_held(&runtime, &resolved, resolver);
+        }
+        resolved
+    };
+    Ok(check(&args.config.sources(), args.format, colours, components, out)?)
+}
+
 /// Checks the configuration and prints the result. `components` are the checks of a start, as [`config::load`] takes
 /// them. Gives the exit status: 0, or 64 if the configuration is refused.
-pub fn run<T>(
+fn check<T>(
     sources: &Sources,
     format: Format,
     colours: bool,
@@ -82,18 +103,18 @@ fn summary(loaded: &Loaded) -> String {
 mod tests {
     use super::*;
 
-    fn check(main: &str, format: Format) -> (u8, String) {
+    fn checked(main: &str, format: Format) -> (u8, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("doorward.yaml");
         std::fs::write(&path, main).unwrap();
         let mut out = Vec::new();
-        let status = run(&Sources { path, ..Sources::default() }, format, false, |_, _| (), &mut out).unwrap();
+        let status = check(&Sources { path, ..Sources::default() }, format, false, |_, _| (), &mut out).unwrap();
         (status, String::from_utf8(out).unwrap())
     }
 
     #[test]
     fn a_good_configuration_is_one_line_and_status_0() {
-        let (status, out) = check("listeners: [{name: a, address: '127.0.0.1:1'}]", Format::Human);
+        let (status, out) = checked("listeners: [{name: a, address: '127.0.0.1:1'}]", Format::Human);
         assert_eq!(status, 0);
         let (_, out) = out.rsplit_once('/').unwrap();
         assert_eq!(out, "doorward.yaml is good: 1 listener, 0 issuers, 0 routes, 0 rules, 0 grants\n");
@@ -102,10 +123,10 @@ mod tests {
     #[test]
     fn a_bad_one_is_status_64_for_people_and_for_machines() {
         let bad = "listeners: [{name: a, address: '127.0.0.1:1', tsl: {certificates: []}}]\nworkers: 0";
-        let (status, out) = check(bad, Format::Human);
+        let (status, out) = checked(bad, Format::Human);
         assert_eq!(status, 64);
         assert!(out.contains("did you mean `tls`?") && out.ends_with("3 errors\n"), "{out}");
-        let (status, out) = check(bad, Format::Json);
+        let (status, out) = checked(bad, Format::Json);
         assert_eq!(status, 64);
         let json: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!((json["errors"].as_u64(), json["findings"][1]["line"].as_u64()), (Some(3), Some(1)));

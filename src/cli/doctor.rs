@@ -6,7 +6,7 @@ use clap::ValueEnum as _;
 use tokio::runtime::Runtime;
 
 use super::{
-    EXIT_USAGE, Failure,
+    CONFIG, EXIT_USAGE, Failure,
     check::Format,
     rbac::{account, read},
 };
@@ -31,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// The configuration: a file, or a folder with a `doorward.yaml`. `--outside` needs none.
-    #[arg(value_name = "FILE|DIR", env = "DOORWARD_CONFIG", required_unless_present = "outside")]
+    #[arg(value_name = "FILE|DIR", env = CONFIG, required_unless_present = "outside")]
     config: Option<PathBuf>,
 
     /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.

@@ -5,7 +5,7 @@ use std::{fmt, io, net::IpAddr, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::rbac::account;
+use super::{check::Format, rbac::account};
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
@@ -20,8 +20,8 @@ use crate::{
 /// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`
-    #[arg(required_unless_present_any = ["audit_id", "audience"])]
+    /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`. With `DOORWARD_CONFIG` set,
+    /// it may stand alone
     pub url: Option<String>,
     /// The method
     #[arg(short = 'X', long, default_value = "GET")]
@@ -68,9 +68,28 @@ pub struct ExplainArgs {
     /// The time of the request (RFC 3339), for the token as for the rules. Default: now
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How the answer is printed
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// `--format json` by an earlier name
+    #[arg(long, hide = true, conflicts_with = "format")]
+    json: bool,
+}
+
+impl ExplainArgs {
+    pub fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+
+    /// An address that stands alone was read as the configuration, which comes first. It is none where a variable names that.
+    pub fn take_lone_address(&mut self, config: &mut PathBuf, named: Option<PathBuf>) {
+        let is_lone = self.url.is_none() && self.audit_id.is_none() && self.audience.is_none();
+        let address = config.to_str().filter(|text| text.starts_with("https://") || text.starts_with("http://"));
+        if let (true, Some(address), Some(named)) = (is_lone, address, named) {
+            self.url = Some(address.to_owned());
+            *config = named;
+        }
+    }
 }
 
 /// What can be said of a request.
@@ -96,8 +115,8 @@ pub fn explain(policy: &Policy, principal: Result<&Principal, String>, request: 
 
 impl Answer {
     /// Prints the answer, as text or as JSON.
-    pub fn print(&self, out: &mut impl io::Write, json: bool) -> io::Result<()> {
-        if json {
+    pub fn print(&self, out: &mut impl io::Write, format: Format) -> io::Result<()> {
+        if format == Format::Json {
             serde_json::to_writer_pretty(&mut *out, self)?;
             return writeln!(out);
         }
@@ -133,5 +152,51 @@ impl fmt::Display for Answer {
             Self::Decided(explanation) => write!(f, "{explanation}"),
             Self::Token(explanation) => write!(f, "{explanation}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: crate::cli::ConfigArgs,
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+
+    #[test]
+    fn an_address_may_stand_alone_where_a_variable_names_the_configuration() {
+        const ADDRESS: &str = "https://k8s.example.com/api/v1/pods";
+        let read = |words: &[&str], named: Option<&str>| {
+            let Cli { mut config, mut args } = Cli::try_parse_from([&["explain"], words].concat()).unwrap();
+            args.take_lone_address(&mut config.config, named.map(PathBuf::from));
+            (config.config, args.url)
+        };
+        let both = |config: &str, url: Option<&str>| (PathBuf::from(config), url.map(str::to_owned));
+        assert_eq!(read(&[ADDRESS], Some("door.yaml")), both("door.yaml", Some(ADDRESS)));
+        assert_eq!(
+            read(&["-X", "POST", ADDRESS, "--format", "json"], Some("door.yaml")),
+            both("door.yaml", Some(ADDRESS))
+        );
+        assert_eq!(read(&["other.yaml", ADDRESS], Some("door.yaml")), both("other.yaml", Some(ADDRESS)));
+        assert_eq!(read(&["other.yaml", "--audit-id", "1"], Some("door.yaml")), both("other.yaml", None));
+        assert_eq!(read(&[ADDRESS], None), both(ADDRESS, None));
+    }
+
+    #[test]
+    fn json_is_asked_for_as_elsewhere_and_by_its_earlier_name() {
+        let format = |words: &[&str]| {
+            let all = [&["explain", "door.yaml", "https://k8s.example.com/"], words].concat();
+            Cli::try_parse_from(all).map(|cli| cli.args.format()).ok()
+        };
+        assert_eq!(format(&[]), Some(Format::Human));
+        assert_eq!(format(&["--format", "json"]), Some(Format::Json));
+        assert_eq!(format(&["--json"]), Some(Format::Json));
+        assert_eq!(format(&["--json", "--format", "human"]), None);
     }
 }

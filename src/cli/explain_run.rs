@@ -13,6 +13,7 @@ use url::Url;
 
 use super::{
     Failure,
+    check::Format,
     explain::{Answer, ExplainArgs, explain},
     load_policy,
 };
@@ -44,14 +45,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Explains, prints, and tells whether the request would pass.
 pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Result<bool, Failure> {
     let answer = match (&args.audit_id, &args.url) {
-        (Some(id), _) => return from_trail(sources, id, args.json, out),
+        (Some(id), _) => return from_trail(sources, id, args.format(), out),
         (None, Some(url)) => from_request(sources, args, url)?,
         (None, None) => match &args.audience {
             Some(audience) => of_token(sources, args, audience)?,
-            None => return Err("give an address, `--audience`, or `--audit-id`".into()),
+            None => {
+                let missing = "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out \
+                               where `DOORWARD_CONFIG` names it";
+                return Err(missing.into());
+            }
         },
     };
-    answer.print(out, args.json)?;
+    answer.print(out, args.format())?;
     Ok(answer.is_allow())
 }
 
@@ -247,7 +252,7 @@ fn in_plain_words(rejection: &Rejection) -> String {
 }
 
 /// The recorded inputs under the recorded policy, where it is at hand, and under the current one.
-fn from_trail(sources: &Sources, id: &str, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write) -> Result<bool, Failure> {
     let id = id.parse().map_err(|_| format!("`{id}` is no request id"))?;
     let (loaded, current) = load_policy(sources)?;
     let AuditSink::File(file) = &loaded.raw.audit.sink else {
@@ -276,7 +281,7 @@ fn from_trail(sources: &Sources, id: &str, json: bool, out: &mut impl Write) -> 
         truncated: &inputs.truncated,
         pseudonymous: inputs.is_pseudonymous(),
     };
-    if json {
+    if format == Format::Json {
         serde_json::to_writer_pretty(&mut *out, &told)?;
         writeln!(out)?;
     } else {

@@ -1,6 +1,6 @@
 //! The commands, one file each: their arguments and what they do, without the process around them.
 
-pub mod audit;
+mod audit;
 pub mod check;
 mod diff;
 mod doctor;
@@ -12,13 +12,10 @@ pub mod login;
 pub mod operator;
 pub mod print_config;
 pub mod rbac;
-mod report;
 mod rollout;
 pub mod schema;
 pub mod test;
 mod token;
-mod trace;
-mod who_can;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -35,6 +32,9 @@ use crate::{
     demo,
     runtime::control,
 };
+
+/// The variable that names the configuration.
+const CONFIG: &str = "DOORWARD_CONFIG";
 
 /// The exit status for a configuration or arguments that are refused (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -76,7 +76,7 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     /// Look at the audit trail.
     #[command(subcommand)]
-    Audit(AuditCommand),
+    Audit(audit::AuditCommand),
     /// Ask a running Doorward to load its configuration again.
     Reload(operator::OperatorArgs),
     /// Show how a running Doorward is.
@@ -101,20 +101,11 @@ enum Command {
     Revocations(operator::OperatorArgs),
 }
 
-#[derive(Debug, Subcommand)]
-enum AuditCommand {
-    Verify(audit::VerifyArgs),
-    Pseudonym(audit::PseudonymArgs),
-    Trace(trace::TraceArgs),
-    Report(report::ReportArgs),
-    WhoCan(who_can::WhoCanArgs),
-}
-
 /// Where the configuration is, as most commands take it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConfigArgs {
     /// The configuration: a file, or a folder with a `doorward.yaml`.
-    #[arg(value_name = "FILE|DIR", env = "DOORWARD_CONFIG")]
+    #[arg(value_name = "FILE|DIR", env = CONFIG)]
     pub config: PathBuf,
 
     /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.
@@ -181,34 +172,15 @@ fn run(command: Command) -> Result<u8, Failure> {
             demo::run(&args)?;
             Ok(0)
         }
-        Command::Check(args) => {
-            let runtime = control()?;
-            let mut resolve = app::check(&runtime)?;
-            let components = |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
-                if args.without_files {
-                    resolver.elsewhere();
-                }
-                let resolved = resolve(root, resolver);
-                if !args.without_files {
-                    app::check_held(&runtime, &resolved, resolver);
-                }
-                resolved
-            };
-            Ok(check::run(&args.config.sources(), args.format, colours, components, &mut out)?)
-        }
+        Command::Check(args) => check::run(&args, colours, &mut out),
         Command::PrintConfig(args) => {
             let runtime = control()?;
             let sources = args.config.sources();
             Ok(print_config::run(&sources, colours, app::check(&runtime)?, &mut out, &mut io::stderr())?)
         }
-        Command::Test { config, args } => {
-            let further = further_tests(&args)?;
-            let (loaded, policy) = load_policy(&config.sources())?;
-            let results = test::run(&policy, &loaded.raw, &further, args.only.as_deref());
-            write!(out, "{results}")?;
-            Ok(results.exit_code())
-        }
-        Command::Explain { config, args } => {
+        Command::Test { config, args } => test::decide(&config.sources(), &args, &mut out),
+        Command::Explain { mut config, mut args } => {
+            args.take_lone_address(&mut config.config, std::env::var_os(CONFIG).map(PathBuf::from));
             match explain_run::run(&config.sources(), &args, &mut out) {
                 Ok(allowed) => Ok(u8::from(!allowed)),
                 // 1 says that the request would not pass.
@@ -221,15 +193,8 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Diff(args) => diff::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, colours, &mut out),
         Command::Schema(args) => schema::run(args, &mut out).map(|()| 0).map_err(Into::into),
-        Command::Audit(AuditCommand::Verify(args)) => {
-            drop(out);
-            Ok(audit::verify(&args))
-        }
-        Command::Audit(AuditCommand::Pseudonym(args)) => audit::pseudonym(&args, &mut out),
+        Command::Audit(command) => audit::run(&command, &mut out),
         Command::Token(args) => token::run(args),
-        Command::Audit(AuditCommand::Trace(args)) => trace::run(&args, &mut out),
-        Command::Audit(AuditCommand::Report(args)) => report::run(&args, &mut out),
-        Command::Audit(AuditCommand::WhoCan(args)) => who_can::run(&args, &mut out),
         Command::Login(args) => login::login(&args, &mut out),
         Command::Whoami(args) => {
             drop(out);
@@ -248,15 +213,6 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Hooks(asked) => Ok(operator::hooks(&asked, &mut out)?),
         Command::Revocations(args) => Ok(operator::run("revocations", &args, &mut out)?),
     }
-}
-
-fn further_tests(args: &test::TestArgs) -> Result<Vec<config::raw::PolicyTest>, Failure> {
-    let mut tests = Vec::new();
-    for path in &args.files {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        tests.extend(test::read_tests(&text).map_err(|error| format!("{}: {error}", path.display()))?);
-    }
-    Ok(tests)
 }
 
 /// The policy alone: secrets, certificates and providers are not looked at.

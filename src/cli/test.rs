@@ -1,12 +1,17 @@
 //! `doorward test`: decides the cases that stand beside the policy, and tells where the policy decides otherwise.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, fs, io::Write, path::PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
+use super::{Failure, check::Format, load_policy};
 use crate::{
     authz::{Outcome, Policy, Scenario},
-    config::raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
+    config::{
+        Sources,
+        raw::{ExpectedOutcome, PolicyTest, Root, TestFile},
+    },
 };
 
 /// Decide the cases that stand beside the policy.
@@ -18,10 +23,32 @@ pub struct TestArgs {
     /// Decide only cases whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Decides the cases and prints what came of them. Gives the exit status.
+pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let mut further = Vec::new();
+    for path in &args.files {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        further.extend(read_tests(&text).map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    let (loaded, policy) = load_policy(sources)?;
+    let results = run(&policy, &loaded.raw, &further, args.only.as_deref());
+    match args.format {
+        Format::Human => write!(out, "{results}")?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &results)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(results.exit_code())
 }
 
 /// What came of one case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CaseResult {
     pub name: String,
     /// The decision, with its rule.
@@ -31,7 +58,7 @@ pub struct CaseResult {
 }
 
 /// What came of all cases. Displays as a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
     pub cases: Vec<CaseResult>,
 }

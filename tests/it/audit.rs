@@ -302,7 +302,7 @@ async fn what_a_deny_by_groups_let_through_is_explained_so() {
 async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
     within(async {
         loop {
-            let (said, status) = explain(fixture, &["--audit-id", id, "--json"]);
+            let (said, status) = explain(fixture, &["--audit-id", id, "--format", "json"]);
             if let Ok(json) = serde_json::from_str(&said) {
                 return (json, status);
             }

@@ -172,7 +172,7 @@ async fn a_damaged_line_stops_no_query() {
 async fn the_page_of_a_report_is_for_everybody_and_prints_whole() {
     let fixture = world().await;
     let page = fixture.doorward.dir().join("report.html");
-    fs::write(&page, report(&fixture.doorward, &["--html"])).unwrap();
+    fs::write(&page, report(&fixture.doorward, &["--format", "html"])).unwrap();
     let saw = browse(&json!({"scenario": "report", "file": page, "screenshots": screenshots()})).await;
     assert_eq!(saw["faults"], json!([]));
     assert_eq!(saw["seen"], json!(["report: Access report"]));
@@ -200,11 +200,13 @@ async fn each_figure_of_a_report_is_what_its_query_gives() {
     for used in [true, false] {
         assert!(access.iter().any(|access| access["kind"] == "rule" && access["used"] == used), "{used}: {access:?}");
     }
-    for (form, text) in [("text", report(&fixture.doorward, &[])), ("html", report(&fixture.doorward, &["--html"]))] {
+    for (form, text) in
+        [("text", report(&fixture.doorward, &[])), ("html", report(&fixture.doorward, &["--format", "html"]))]
+    {
         assert!(text.contains("mallory") && text.contains("UNUSED"), "{form}");
         for secret in ["upstream-token", "introspection-secret", "the-admin-token-of-the-tests"] {
             assert!(!text.contains(secret), "{form}: {secret}");
         }
     }
-    assert!(report(&fixture.doorward, &["--html"]).contains("@media print"));
+    assert!(report(&fixture.doorward, &["--format", "html"]).contains("@media print"));
 }

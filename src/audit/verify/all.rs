@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::Serialize;
+
 use super::{
     super::{
         chain::{Link, MAX_LINE, Sealed},
@@ -24,7 +26,7 @@ use crate::clock::Timestamp;
 const MAX_DEPTH: usize = 8;
 
 /// What a check of all chains found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct AllFindings {
     pub chains: Vec<Chain>,
     /// What no chain shows of itself: that one is missing, or is not the one that others saw.
@@ -40,7 +42,7 @@ impl AllFindings {
 }
 
 /// One chain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Chain {
     /// Its current file.
     pub path: PathBuf,

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::{Serialize, Serializer};
+
 use crate::clock::Timestamp;
 
 /// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub problems: Vec<Problem>,
     /// Problems besides those in `problems`.
@@ -20,7 +22,7 @@ impl Findings {
 }
 
 /// Something that is wrong, in plain words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub file: String,
     /// Counts from 1; none if it is about the end.
@@ -43,7 +45,7 @@ impl fmt::Display for Problem {
 }
 
 /// What a trail holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub lines: u64,
     /// The number of the first line.
@@ -63,10 +65,16 @@ pub struct Summary {
     pub gaps: u64,
     /// Records lost in these.
     pub lost: u64,
+    #[serde(serialize_with = "as_text")]
     pub earliest: Option<Timestamp>,
+    #[serde(serialize_with = "as_text")]
     pub latest: Option<Timestamp>,
     /// Lines by kind.
     pub kinds: BTreeMap<String, u64>,
+}
+
+fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.to_string()).serialize(serializer)
 }
 
 impl fmt::Display for Summary {

@@ -47,3 +47,24 @@ fn all_as_expected_passes_and_nothing_at_all_does_not() {
     assert_eq!(run_cases("tests: []").exit_code(), 1);
     assert!(read_tests("tests: [{nmae: a}]").is_err());
 }
+
+#[test]
+fn what_came_of_each_case_is_told_to_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let config = format!(
+        "{CONFIG}listeners: [{{name: a, address: '127.0.0.1:1'}}]\nupstreams: [{{name: web, url: 'http://127.0.0.1:2'}}]\n"
+    );
+    let sources = Sources { path: file("doorward.yaml", &config), ..Sources::default() };
+    let cases = "tests: [{name: a, principal: {groups: [ops]}, request: {route: web}, expect: {outcome: allow}}]";
+    let args = TestArgs { files: vec![file("cases.yaml", cases)], only: None, format: Format::Json };
+    let mut out = Vec::new();
+    assert_eq!(decide(&sources, &args, &mut out).unwrap(), 1);
+    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((&told["cases"][0]["name"], &told["cases"][0]["decided"]), (&"a".into(), &"deny by no rule".into()));
+    assert_eq!(told["cases"][0]["differences"][0], "expected allow");
+}

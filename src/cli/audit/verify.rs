@@ -1,17 +1,20 @@
 //! `doorward audit verify`: whether an audit trail is whole and unedited.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader, Write},
     path::{Path, PathBuf},
 };
 
-use super::Failure;
+use serde::Serialize;
+
+use super::{key, moment};
 use crate::{
     audit::{
-        AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, InvalidKey, Proof,
-        PseudonymKey, trail_files, verify_all, verify_files,
+        AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, Proof, trail_files,
+        verify_all, verify_files,
     },
+    cli::{Failure, check::Format},
     clock::Timestamp,
 };
 
@@ -27,7 +30,7 @@ pub struct VerifyArgs {
     #[arg(long, conflicts_with_all = ["checkpoints", "part"])]
     pub all: bool,
     /// With `--all`: chains that nobody saw since are not missed. A day in UTC, or a time of RFC 3339
-    #[arg(long, value_name = "DAY", value_parser = super::report::moment, requires = "all")]
+    #[arg(long, value_name = "DAY", value_parser = moment, requires = "all")]
     pub since: Option<Timestamp>,
     /// The key of the chain, base64: what `audit.chain_key` names, or `audit-chain.key` beside the store. Give it again
     /// for each key that was in use
@@ -47,43 +50,32 @@ pub struct VerifyArgs {
     /// were removed when their time was over (`keep` and `retain` of `audit.sink.file`)
     #[arg(long)]
     pub part: bool,
+    /// How the result is printed. As JSON also with the problems, to standard output.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
 }
 
-/// Tell by what pseudonym people stand in a trail that is written with `audit.pseudonym_key`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct PseudonymArgs {
-    /// The key, base64: what `audit.pseudonym_key` names
-    #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
-    /// A subject, a user name, a login at a Git host
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
-}
-
-pub fn pseudonym(args: &PseudonymArgs, out: &mut impl Write) -> Result<u8, Failure> {
-    let key = read(&args.key, PseudonymKey::from_base64)?;
-    for name in &args.names {
-        writeln!(out, "{} {name}", key.pseudonym(name))?;
-    }
-    Ok(0)
-}
-
-/// Checks and prints what was found: problems to standard error, the summary to standard output.
-pub fn verify(args: &VerifyArgs) -> u8 {
+/// Checks and prints what was found: for people problems to standard error and the summary to standard output. Gives the exit status.
+pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
     let mut stderr = io::stderr().lock();
-    let mut stdout = io::stdout().lock();
     let checked = proof(args).and_then(|proof| {
         // A terminal that went away changes nothing about the result.
         if args.all {
             let all = verify_all(&args.files, &proof, args.since.unwrap_or_default())?;
-            let _ = print_all(&all, &mut stdout, &mut stderr);
+            let _ = match args.format {
+                Format::Human => print_all(&all, out, &mut stderr),
+                Format::Json => json(all.is_intact(), &all, out),
+            };
             return Ok(all.is_intact());
         }
         let findings = match args.files.as_slice() {
-            [file] => verify_files(trail_files(file).map_err(|error| Error::read(file, error))?, &proof)?,
+            [file] => verify_files(trail_files(file).map_err(|error| unreadable(file, &error))?, &proof)?,
             files => verify_files(files, &proof)?,
         };
-        let _ = print(&findings, &mut stdout, &mut stderr);
+        let _ = match args.format {
+            Format::Human => print(&findings, out, &mut stderr),
+            Format::Json => json(findings.is_intact(), &findings, out),
+        };
         Ok(findings.is_intact())
     });
     match checked {
@@ -93,6 +85,18 @@ pub fn verify(args: &VerifyArgs) -> u8 {
             2
         }
     }
+}
+
+#[derive(Serialize)]
+struct Told<'a, T> {
+    intact: bool,
+    #[serde(flatten)]
+    found: &'a T,
+}
+
+fn json(intact: bool, found: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &Told { intact, found })?;
+    writeln!(out)
 }
 
 fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
@@ -128,47 +132,29 @@ fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write
     writeln!(stdout, "{verdict}: {} chains", all.chains.len())
 }
 
-fn proof(args: &VerifyArgs) -> Result<Proof, Error> {
-    let keys = args.key.iter().map(|path| read(path, ChainKey::from_base64)).collect::<Result<Vec<_>, _>>()?;
+fn proof(args: &VerifyArgs) -> Result<Proof, Failure> {
+    let keys = args.key.iter().map(|path| key(path, ChainKey::from_base64)).collect::<Result<Vec<_>, _>>()?;
     if keys.is_empty() {
         return Err(CannotVerify::NoKey.into());
     }
-    let checkpoint_keys = args
-        .checkpoint_key
-        .iter()
-        .map(|path| read(path, CheckpointPublicKey::from_pem))
-        .collect::<Result<Vec<_>, _>>()?;
-    let last_checkpoint = args.checkpoints.as_deref().map(|path| {
-        let file = File::open(path).map_err(|error| Error::read(path, error))?;
-        Checkpoint::last_of(BufReader::new(file), &keys, &checkpoint_keys).map_err(Error::from)
+    let checkpoint_keys = args.checkpoint_key.iter().map(|path| key(path, CheckpointPublicKey::from_pem));
+    let checkpoint_keys = checkpoint_keys.collect::<Result<Vec<_>, _>>()?;
+    let last_checkpoint = args.checkpoints.as_deref().map(|path| -> Result<Checkpoint, Failure> {
+        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        Ok(Checkpoint::last_of(BufReader::new(file), &keys, &checkpoint_keys)?)
     });
     let last_checkpoint = last_checkpoint.transpose()?;
     Ok(Proof { keys, checkpoint_keys, last_checkpoint, restarts: args.stdout, part: args.part })
 }
 
-fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, InvalidKey>) -> Result<T, Error> {
-    let bytes = zeroize::Zeroizing::new(fs::read(path).map_err(|error| Error::read(path, error))?);
-    parse(&bytes).map_err(|error| Error::Key { path: path.to_owned(), error })
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    CannotVerify(#[from] CannotVerify),
-    #[error("{}: {error}", path.display())]
-    Read { path: PathBuf, error: io::Error },
-    #[error("{}: {error}", path.display())]
-    Key { path: PathBuf, error: InvalidKey },
-}
-
-impl Error {
-    fn read(path: &Path, error: io::Error) -> Self {
-        Self::Read { path: path.to_owned(), error }
-    }
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;
@@ -204,7 +190,28 @@ mod tests {
         for (option, file) in options {
             line.extend([PathBuf::from(option), directory.join(file)]);
         }
-        verify(&Cli::try_parse_from(line).unwrap().args)
+        super::run(&Cli::try_parse_from(line).unwrap().args, &mut io::sink())
+    }
+
+    #[test]
+    fn what_was_found_is_told_to_programs_with_each_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = written(directory.path());
+        let told = || {
+            let key = directory.path().join(CHAIN_KEY_FILE);
+            let words = ["verify", "--format", "json", "--key"].map(PathBuf::from);
+            let line = words.into_iter().chain([key, path.clone()]);
+            let mut out = Vec::new();
+            let status = super::run(&Cli::try_parse_from(line).unwrap().args, &mut out);
+            (status, serde_json::from_slice::<serde_json::Value>(&out).unwrap())
+        };
+        let (status, good) = told();
+        assert_eq!((status, &good["intact"], &good["problems"]), (0, &true.into(), &serde_json::json!([])), "{good}");
+        assert!(good["summary"]["earliest"].as_str().is_some_and(|time| time.ends_with('Z')), "{good}");
+        let trail = fs::read_to_string(&path).unwrap();
+        fs::write(&path, trail.replacen("\"time\":1", "\"time\":2", 1)).unwrap();
+        let (status, bad) = told();
+        assert_eq!((status, &bad["intact"], &bad["problems"][0]["line"]), (1, &false.into(), &1.into()), "{bad}");
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::{io::Write, path::PathBuf};
 
-use super::{Failure, load_policy};
+use clap::ValueEnum;
+
+use super::moment;
 use crate::{
     audit::{Held, Report, trail_files},
+    cli::{CONFIG, Failure, load_policy},
     clock::Timestamp,
     config::{Sources, resolver::folder_of},
 };
@@ -24,20 +27,38 @@ pub struct ReportArgs {
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
     /// The configuration, for who has access, what of it was unused, and how old keys and secrets are.
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, value_name = "FILE|DIR", env = CONFIG)]
     config: Option<PathBuf>,
-    /// As JSON. Times are Unix time in milliseconds.
-    #[arg(long, conflicts_with = "html")]
+    /// How the report is printed.
+    #[arg(long, value_enum, default_value_t = Form::Human)]
+    format: Form,
+    /// `--format json` by an earlier name.
+    #[arg(long, hide = true, conflicts_with_all = ["html", "format"])]
     json: bool,
-    /// As a page of HTML, to print.
-    #[arg(long)]
+    /// `--format html` by an earlier name.
+    #[arg(long, hide = true, conflicts_with = "format")]
     html: bool,
 }
 
-pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
-    Timestamp::from_rfc3339(text)
-        .or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")))
-        .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people: text.
+    Human,
+    /// For programs: JSON. Times are Unix time in milliseconds.
+    Json,
+    /// A page, to print.
+    Html,
+}
+
+impl ReportArgs {
+    fn form(&self) -> Form {
+        match (self.json, self.html) {
+            (true, _) => Form::Json,
+            (_, true) => Form::Html,
+            _ => self.format,
+        }
+    }
 }
 
 pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
@@ -53,13 +74,13 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
         let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
         report = report.with(Held::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);
     }
-    if args.json {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        writeln!(out)?;
-    } else if args.html {
-        writeln!(out, "{}", report.to_html())?;
-    } else {
-        write!(out, "{report}")?;
+    match args.form() {
+        Form::Human => write!(out, "{report}")?,
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)?;
+        }
+        Form::Html => writeln!(out, "{}", report.to_html())?,
     }
     Ok(0)
 }

@@ -9,14 +9,14 @@ use std::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{
-    Failure,
-    check::Format,
-    load_policy,
-    rbac::{account, read},
-};
 use crate::{
     authz::{Policy, StartRoute, StartRule, Through},
+    cli::{
+        CONFIG, Failure,
+        check::Format,
+        load_policy,
+        rbac::{account, read},
+    },
     config::{
         Sources,
         raw::{self, EventListener, TektonRole},
@@ -37,7 +37,7 @@ pub struct WhoCanArgs {
     #[arg(value_name = "NAMESPACE", value_parser = namespace)]
     namespace: String,
     /// The configuration: a file, or a folder with a `doorward.yaml`.
-    #[arg(long, value_name = "FILE|DIR", env = "DOORWARD_CONFIG")]
+    #[arg(long, value_name = "FILE|DIR", env = CONFIG)]
     config: PathBuf,
     /// What `kubectl get clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,eventlisteners,triggers.triggers.tekton.dev
     /// -A -o json` writes; `-` is standard input. The last three kinds may be left out, and tell what accounts are for.
@@ -101,7 +101,7 @@ struct Answer {
     namespace: String,
     /// The digest of the policy.
     policy: String,
-    /// That allow it, some after an approval.
+    /// That allow it, or would after an approval, which nobody can give yet.
     rules: Vec<Told>,
     /// That deny it, and win over all others.
     narrowed_by: Vec<Told>,
@@ -266,12 +266,12 @@ fn told(way: &Way) -> String {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Starting a PipelineRun or TaskRun in {}, by policy {}", self.namespace, self.policy)?;
-        if self.rules.is_empty() {
-            writeln!(f, "\nNo rule allows it: nobody does through Doorward.")?;
-        } else {
+        if self.rules.iter().any(|rule| rule.does == "allow") {
             writeln!(f, "\nThrough Doorward, if one of these rules holds:")?;
-            self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
+        } else {
+            writeln!(f, "\nNo rule allows it: nobody does through Doorward.")?;
         }
+        self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
         if !self.rules.is_empty() && !self.narrowed_by.is_empty() {
             writeln!(f, "\nand none of these:")?;
             self.narrowed_by.iter().try_for_each(|rule| rule.fmt(f))?;
@@ -284,7 +284,7 @@ impl fmt::Display for Answer {
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let does = match self.does {
-            "approve" => "allows it after an approval",
+            "approve" => "would allow it after an approval, which nobody can give yet",
             "deny" => "denies it",
             _ => "allows it",
         };
@@ -316,5 +316,37 @@ impl fmt::Display for Told {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::resolver::Resolver;
+
+    #[test]
+    fn a_rule_that_waits_for_an_approval_lets_nobody_start_a_run_yet() {
+        let told = |action: &str| {
+            let yaml = format!(
+                "
+issuers: [{{name: corp, issuer: 'https://corp.example'}}]
+upstreams: [{{name: api, url: 'https://kubernetes.default.svc', credential: {{bearer: {{file: token}}}}}}]
+routes: [{{name: k8s, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}}]
+rules: [{{id: start, on: {{kubernetes: {{verbs: [create], resources: [pipelineruns]}}}}, who: {{groups: [dev]}}, do: {action}}}]
+"
+            );
+            let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap();
+            let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+            Answer::of(&root, &policy, "ci", None).unwrap().to_string()
+        };
+        let (waits, allows) = (told("{approve: {by: {groups: [leads]}}}"), told("allow"));
+        assert!(
+            waits.contains("No rule allows it: nobody does through Doorward.\n  rule start would allow it after"),
+            "{waits}"
+        );
+        assert!(waits.contains("which nobody can give yet") && !waits.contains("one of these rules holds"), "{waits}");
+        assert!(allows.contains("if one of these rules holds:\n  rule start allows it"), "{allows}");
     }
 }

@@ -4,10 +4,10 @@ use std::{io::Write, path::PathBuf};
 
 use uuid::Uuid;
 
-use super::Failure;
 use crate::{
     audit::{self, Arrival, Cause, NoCause, ReplayInputs, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
+    cli::Failure,
 };
 
 /// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,

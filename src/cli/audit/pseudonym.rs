@@ -1,0 +1,24 @@
+//! `doorward audit pseudonym`: under which names people stand in a trail without any.
+
+use std::{io::Write, path::PathBuf};
+
+use crate::{audit::PseudonymKey, cli::Failure};
+
+/// Tell by what pseudonym people stand in a trail that is written with `audit.pseudonym_key`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PseudonymArgs {
+    /// The key, base64: what `audit.pseudonym_key` names
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// A subject, a user name, a login at a Git host
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+pub fn run(args: &PseudonymArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let key = super::key(&args.key, PseudonymKey::from_base64)?;
+    for name in &args.names {
+        writeln!(out, "{} {name}", key.pseudonym(name))?;
+    }
+    Ok(0)
+}
