@@ -21,7 +21,7 @@ use crate::{
         raw::{Limits, RouteKind},
         resolver::Secret,
     },
-    downstream::Connection,
+    downstream::{ClientCertificate, Connection},
     error::{Reason, Rejection},
     issuers::Issuers,
     kubernetes::Attributes,
@@ -39,6 +39,11 @@ fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
         && request.path().contains("/proxy")
         && Attributes::parse(request.method(), request.path(), request.query())
             .is_ok_and(|attributes| attributes.is_proxy())
+}
+
+/// The certificate that was shown for the host of this request.
+fn certificate<'a, B>(request: &CleanRequest<B>, connection: &'a Connection) -> Option<&'a ClientCertificate> {
+    connection.tls.as_ref()?.certificate_for(request.host(), request.meta().proxied)
 }
 
 /// How long a delivery may be under way before its sender's next try counts as new: longer than any forwarding takes.
@@ -111,8 +116,7 @@ impl Authenticator<'_> {
                     None => continue,
                 },
                 Scheme::BreakGlass => {
-                    let certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-                    let der = certificate.map(|certificate| &*certificate.der);
+                    let der = certificate(&request, connection).map(|certificate| &*certificate.der);
                     match self.break_glass.map_or(Presented::Not, |door| door.present(der, self.clock.now())) {
                         Presented::Not => continue,
                         Presented::Good(principal) => Arc::new(principal),
@@ -282,8 +286,7 @@ impl Authenticator<'_> {
             self.webhooks.refused(webhook, rejection.reason());
             rejection
         };
-        let certificate = connection.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        webhook.check_certificate(certificate).map_err(counted)?;
+        webhook.check_certificate(certificate(&request, connection)).map_err(counted)?;
         if webhook.is_unsigned_ping(request.method(), request.headers()) {
             return Ok(Outcome::Respond(Response::new(Bytes::from_static(b"pong\n"))));
         }

@@ -62,6 +62,14 @@ impl fmt::Debug for ClientCertificate {
 }
 
 impl TlsInfo {
+    /// The client's certificate, if it was shown for this host: that of a proxy which brings requests for many hosts over one
+    /// connection opens none of the others. A client that asks for no name, as by an IP address, has one host in mind all the
+    /// same; of a `proxy` nobody knows which.
+    pub fn certificate_for(&self, host: &str, proxy: bool) -> Option<&ClientCertificate> {
+        let is_named = self.server_name.as_deref().map_or(!proxy, |name| name.eq_ignore_ascii_case(host));
+        self.client_certificate.as_ref().filter(|_| is_named)
+    }
+
     pub(super) fn of(connection: &rustls::ServerConnection) -> Self {
         let client_certificate = connection.peer_certificates().and_then(<[_]>::first).map(|certificate| {
             let digest = sha256_of(certificate);

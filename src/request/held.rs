@@ -212,6 +212,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         id,
         // A UUID is ASCII.
         id_line: line(id.to_string()).unwrap_or_else(|| HeaderValue::from_static("")),
+        proxied: false,
         correlation: None,
         client: head.client,
         client_line: line(head.client.to_string()),

@@ -48,6 +48,8 @@ pub struct Meta {
     pub id: Uuid,
     /// The same as a header value.
     pub id_line: HeaderValue,
+    /// Whether a trusted proxy has brought it.
+    pub proxied: bool,
     /// The client's own id for the request, for logs; only from a trusted proxy.
     pub correlation: Option<HeaderValue>,
     /// The client as far as trusted proxies tell.
@@ -84,7 +86,8 @@ pub struct Received<'a> {
     /// All proxies that are trusted, to walk `X-Forwarded-For` from the right.
     pub trusted_proxies: &'a [IpNet],
     pub tls: bool,
-    /// The name of the TLS handshake. A request for another host is misdirected.
+    /// The name of the TLS handshake. A request for another host is misdirected, but for those that a trusted proxy brings over
+    /// one connection.
     pub server_name: Option<&'a str>,
 }
 
@@ -99,6 +102,7 @@ pub fn sanitize<B>(
     let (mut parts, body) = request.into_parts();
     let host = host_of(parts.version, &parts.uri, &parts.headers)?;
     if let Some(name) = received.server_name
+        && !received.trusted
         && !name.eq_ignore_ascii_case(&host)
     {
         return Err(misdirected());
@@ -118,6 +122,7 @@ pub fn sanitize<B>(
         id,
         // A UUID is ASCII.
         id_line: id_line.unwrap_or_else(|_| HeaderValue::from_static("")),
+        proxied: received.trusted,
         correlation: received.trusted.then(|| parts.headers.get(REQUEST_ID).cloned()).flatten(),
         client,
         client_line: match received.peer_line {
@@ -452,11 +457,17 @@ mod tests {
 
     #[test]
     fn a_tls_name_that_does_not_fit_is_misdirected() {
-        let with = |name| {
-            let received = Received { server_name: Some(name), tls: true, ..received(&[]) };
-            clean_from(received, &[]).map(|_| ()).map_err(|rejection| rejection.reason())
-        };
-        assert_eq!(with("tekton.example"), Ok(()));
-        assert_eq!(with("other.example"), Err(Reason::MisdirectedHost));
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        for (name, proxies, expected) in [
+            ("tekton.example", &[][..], Ok(())),
+            ("other.example", &[], Err(Reason::MisdirectedHost)),
+            ("tekton.example", &trusted, Ok(())),
+            // It knows Doorward by one name, and brings requests for all hosts.
+            ("other.example", &trusted, Ok(())),
+        ] {
+            let received = Received { server_name: Some(name), tls: true, ..received(proxies) };
+            let outcome = clean_from(received, &[]).map(|_| ()).map_err(|rejection| rejection.reason());
+            assert_eq!(outcome, expected, "{name}, trusted: {}", !proxies.is_empty());
+        }
     }
 }

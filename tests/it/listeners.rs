@@ -124,7 +124,7 @@ async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_m
     fixture.doorward.stays_below(90, "more connections than an address may have");
 }
 
-/// Doorward with TLS: one listener that asks for client certificates and one that does not.
+/// Doorward with TLS: one listener that asks for client certificates, one that does not, and one behind a proxy.
 struct World {
     doorward: Doorward,
     upstream: Upstream,
@@ -147,6 +147,7 @@ impl World {
 listeners:
   - {{name: public, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}, {{chain: other.pem, key: other.key}}]}}}}
   - {{name: certified, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
+  - {{name: proxied, address: 127.0.0.1:0, trusted_proxies: [127.0.0.0/8], tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
 issuers:
   - {{name: a, issuer: '{issuer}', audiences: ['https://doorward.test'], username: '{{sub}}', kind: human}}
 upstreams:
@@ -237,6 +238,25 @@ async fn the_protocol_is_agreed_and_a_connection_is_for_the_host_that_it_was_ope
     assert_eq!(ask(&mut sender, "https://one.test/x").await, 200);
     assert_eq!(ask(&mut sender, "https://two.test/x").await, 421);
     assert_eq!(ask(&mut sender, "https://one.test/x").await, 200, "the connection goes on");
+}
+
+/// As ingress-nginx (`proxy-ssl-name`) and gateways (`BackendTLSPolicy`) do, which know a Service by one name.
+#[tokio::test]
+async fn a_trusted_proxy_brings_requests_for_all_hosts_under_one_name_and_its_certificate_opens_that_one_alone() {
+    let world = World::start().await;
+    let (nobody, alice) = (world.authority.client(&[], None), world.authority.client(&[], Some(&world.alice)));
+    for (listener, config, name, host, status) in [
+        ("proxied", &nobody, "one.test", "other.test", 200),
+        ("proxied", &nobody, "one.test", "unknown.test", 421),
+        ("certified", &nobody, "one.test", "other.test", 421),
+        ("proxied", &alice, "two.test", "two.test", 200),
+        ("proxied", &alice, "one.test", "two.test", 401),
+        ("proxied", &alice, "one.test", "other.test", 200),
+    ] {
+        let (answer, hits) = world.get(listener, config, name, host).await;
+        let expected = (status, usize::from(status == 200));
+        assert_eq!((answer.status, hits), expected, "{listener} {name} {host}: {}", answer.text());
+    }
 }
 
 #[tokio::test]

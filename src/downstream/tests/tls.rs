@@ -10,9 +10,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{
-    raw::{CertificateFiles, ServerTls},
-    values::Span,
+use crate::{
+    config::{
+        raw::{CertificateFiles, ServerTls},
+        values::Span,
+    },
+    downstream::{ClientCertificate, TlsInfo, TlsVersion},
 };
 
 /// An authority, and the files of what it issued.
@@ -233,5 +236,24 @@ fn files_that_cannot_be_used_are_explained() {
         assert!(Settings::resolve(&listeners, &Limits::default(), &mut resolver, &At::root()).is_none());
         let problem = &resolver.report.problems()[0];
         assert!(problem.at.as_str() == place && problem.message.contains(message), "{problem:?}");
+    }
+}
+
+#[test]
+fn a_client_certificate_counts_for_the_host_that_it_was_shown_for() {
+    for (name, proxy, counts) in [
+        (Some("a.test"), false, true),
+        (Some("a.test"), true, true),
+        (Some("b.test"), true, false),
+        // A client that comes directly, by an IP address, asks for no name.
+        (None, false, true),
+        (None, true, false),
+    ] {
+        let tls = TlsInfo {
+            server_name: name.map(Into::into),
+            version: TlsVersion::Tls13,
+            client_certificate: Some(ClientCertificate { der: Arc::from([0; 4]), sha256: [0; 32] }),
+        };
+        assert_eq!(tls.certificate_for("A.test", proxy).is_some(), counts, "{name:?}, a proxy: {proxy}");
     }
 }

@@ -278,10 +278,10 @@ fn the_ingress_says_what_the_tested_nginx_does() {
                 assert_eq!(value, "doorward/doorward-tls");
                 ("proxy_ssl_trusted_certificate", "/etc/nginx/tls/ca.crt".to_owned())
             }
-            // One name for all there; here the one that was asked for.
+            // One name for all hosts, which is in the certificate as one of them.
             "proxy-ssl-name" => {
                 assert!(hosts.contains(value), "{value}");
-                ("proxy_ssl_name", "$host".to_owned())
+                ("proxy_ssl_name", value.clone())
             }
             "proxy-body-size" => ("client_max_body_size", value.clone()),
             "proxy-read-timeout" => ("proxy_read_timeout", seconds(value)),

@@ -97,6 +97,7 @@ impl Nginx {
                 ("listen 443 ", format!("listen {address} ")),
                 ("doorward.doorward.svc:443", doorward.to_string()),
                 ("tekton.example.com k8s.example.com hooks.example.com", "localhost".to_owned()),
+                ("proxy_ssl_name tekton.example.com;", "proxy_ssl_name localhost;".to_owned()),
                 ("/etc/nginx/tls/tls.crt", file("server.pem")),
                 ("/etc/nginx/tls/tls.key", file("server.key")),
                 ("/etc/nginx/tls/ca.crt", file("ca.pem")),

@@ -7,11 +7,22 @@ use crate::{
 };
 
 async fn deliver(doorward: &Doorward, authority: &Authority, certificate: Option<&Pair>) -> Answer {
+    deliver_to(doorward, "tls", "hooks.test", authority, certificate).await
+}
+
+/// Over a connection for the host `name`.
+async fn deliver_to(
+    doorward: &Doorward,
+    listener: &str,
+    name: &str,
+    authority: &Authority,
+    certificate: Option<&Pair>,
+) -> Answer {
     let body = BODY.replace("\"0\"", &format!("\"{}\"", unique()));
     let lines = lines(&unique(), &signature(body.as_bytes()));
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let config = authority.client(&[], certificate);
-    let stream = connect_tls(doorward.address("tls"), &config, "hooks.test").await.unwrap();
+    let stream = connect_tls(doorward.address(listener), &config, name).await.unwrap();
     let mut raw = Raw::over(stream);
     raw.send(request(&lines, body.as_bytes())).await;
     raw.answer().await
@@ -22,7 +33,7 @@ async fn a_sender_with_a_certificate_is_refused_without_it_though_it_signs() {
     let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
-    authority.issue(&["hooks.test"]).write(dir.path(), "server");
+    authority.issue(&["hooks.test", "other.test"]).write(dir.path(), "server");
     std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let (named, pinned, other) =
@@ -32,6 +43,7 @@ async fn a_sender_with_a_certificate_is_refused_without_it_though_it_signs() {
 listeners:
   - {{name: public, address: 127.0.0.1:0}}
   - {{name: tls, address: 127.0.0.1:0, tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
+  - {{name: proxied, address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32], tls: {{certificates: [{{chain: server.pem, key: server.key}}], client_ca: ca.pem}}}}
 upstreams: [{{name: el, url: '{upstream}'}}]
 webhooks:
   - name: github
@@ -61,8 +73,13 @@ limits: {{drain_accept: 0}}
         let answer = deliver(&doorward, &authority, certificate).await;
         assert_eq!(answer.status, status, "{row}: {}", answer.text());
     }
+    // A proxy may bring it over a connection that it opened for another host, and its certificate counts there alone.
+    for (name, status) in [("hooks.test", 202), ("other.test", 401)] {
+        let answer = deliver_to(&doorward, "proxied", name, &authority, Some(&named)).await;
+        assert_eq!(answer.status, status, "over a connection for {name}: {}", answer.text());
+    }
     let lines = lines("clear", &signature(BODY.as_bytes()));
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(doorward.send(&lines, BODY.as_bytes()).await.status, 401, "in clear text there is none");
-    assert_eq!(upstream.requests().len(), 2);
+    assert_eq!(upstream.requests().len(), 3);
 }
