@@ -27,7 +27,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
-    downstream::{self, Connection},
+    downstream,
     egress::Egress,
     issuers::{self, Issuers},
     logging,
@@ -191,12 +191,6 @@ impl Snapshot {
     /// The proxies whose `X-Forwarded-*` are believed on a listener.
     pub fn trusted_proxies(&self, listener: &str) -> &[IpNet] {
         self.trusted_proxies.get(listener).map_or(&[], |nets| nets)
-    }
-
-    /// Whether the peer of a connection is one of them by now, whatever it was when it connected.
-    pub fn trusts(&self, connection: &Connection) -> bool {
-        let peer = connection.peer.ip();
-        self.trusted_proxies(&connection.listener).iter().any(|net| net.contains(&peer))
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     pipeline::{Ending, Worker, own, received, refuse_impersonation, short_of_memory},
     respond::Manner,
     route::{METHODS, Target},
-    sanitize::{Received, sanitize},
+    sanitize::sanitize,
 };
 use crate::{
     authn::{self, Principal},
@@ -36,8 +36,8 @@ use crate::{
 const PATH: &str = "/oauth2/auth";
 
 /// Which proxy asks, if `request` is the question of a proxy that may ask.
-pub(super) fn asks<B>(request: &Request<B>, connection: &Connection, snapshot: &Snapshot) -> Option<ForwardAuth> {
-    let proxy = snapshot.raw.forward_auth.filter(|_| snapshot.trusts(connection))?;
+pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {
+    let proxy = snapshot.raw.forward_auth.filter(|_| trusted)?;
     let rest = request.uri().path().strip_prefix(PATH)?;
     let fits = match proxy {
         ForwardAuth::Nginx | ForwardAuth::Traefik => rest.is_empty(),
@@ -63,10 +63,8 @@ impl Worker {
         let request = original(request, proxy).inspect_err(|_| exchange.note_sent(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
-        // The name of the handshake is the one under which the proxy knows Doorward.
-        let received = Received { server_name: None, ..received(connection, snapshot) };
         let sent = Sent::of(&request);
-        let clean = sanitize(request, received, id, |host| snapshot.routes.host(host));
+        let clean = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host));
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {

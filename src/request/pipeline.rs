@@ -148,12 +148,13 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
-        if let Some(proxy) = forward_auth::asks(&request, connection, snapshot) {
+        let received = received(connection, snapshot);
+        if let Some(proxy) = forward_auth::asks(&request, received.trusted, snapshot) {
             let judged = Box::pin(self.judge(proxy, snapshot, connection, request, exchange, manner)).await;
             return judged.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
         let sent = Sent::of(&request);
-        let clean = sanitize(request, received(connection, snapshot), id, |host| snapshot.routes.host(host));
+        let clean = sanitize(request, received, id, |host| snapshot.routes.host(host));
         let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
@@ -451,11 +452,14 @@ impl Serve for Worker {
 }
 
 pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -> Received<'a> {
+    let trusted_proxies = snapshot.trusted_proxies(&connection.listener);
+    let peer = connection.peer.ip();
     Received {
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
-        trusted: snapshot.trusts(connection),
-        trusted_proxies: snapshot.trusted_proxies(&connection.listener),
+        // By now, whatever it was when it connected.
+        trusted: trusted_proxies.iter().any(|net| net.contains(&peer)),
+        trusted_proxies,
         tls: connection.tls.is_some(),
         server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
     }
