@@ -144,19 +144,26 @@ fn clean<B>(response: &mut Response<B>, route: &Route) {
     if route.kind == RouteKind::Kubernetes {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // Logs hold what strangers wrote; on this host a script in them would be one of ours.
-        let kind = headers.get(header::CONTENT_TYPE).cloned();
-        let kind = kind.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+        let kind = only_type(headers).map(HeaderValue::as_bytes).unwrap_or_default();
         let is_data =
             [&b"application/json"[..], b"application/vnd.kubernetes.", b"application/yaml", b"application/apply-patch"]
                 .iter()
                 .any(|prefix| kind.starts_with(prefix));
+        let is_for_programs = kind.starts_with(b"application/");
         if !is_data && !is_unchanged {
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
-            if !kind.starts_with(b"application/") {
+            if !is_for_programs {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             }
         }
     }
+}
+
+/// The type of a content that has one. Of several, in one line or more, a browser takes the last.
+fn only_type(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = lines.next().filter(|line| !line.as_bytes().contains(&b','))?;
+    lines.next().is_none().then_some(only)
 }
 
 fn identify(headers: &mut HeaderMap, outbound: &Outbound) {

@@ -2,7 +2,7 @@
 
 use crate::{
     fixture::Fixture,
-    harness::{Raw, Reply},
+    harness::{Raw, Recorded, Reply},
 };
 
 #[tokio::test]
@@ -24,21 +24,32 @@ async fn the_admin_listener_tells_strangers_nothing() {
 
 #[tokio::test]
 async fn html_in_a_log_is_text() {
-    let fixture = Fixture::with(
-        |yaml| yaml,
-        |_| {
-            Reply::Bytes(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>"
-                    .to_vec(),
-            )
-        },
-    )
-    .await;
-    let (answer, _) = fixture.api("/api/v1/namespaces/ci/pods/a/log", &[&fixture.alice()]).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").unwrap().starts_with("text/plain"), "attacks:Z12 {}", answer.head);
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-    assert!(answer.header("content-security-policy").unwrap().contains("sandbox"), "attacks:Z12");
+    let script = |request: &Recorded| {
+        // Of several types a browser takes the last.
+        let lines = match request.line() {
+            line if line.contains("/line/") => "Content-Type: application/json, text/html",
+            line if line.contains("/lines/") => "Content-Type: application/json\r\nContent-Type: text/html",
+            line if line.contains("/json/") => "Content-Type: application/json",
+            _ => "Content-Type: text/html",
+        };
+        let answer = format!("HTTP/1.1 200 OK\r\n{lines}\r\nContent-Length: 25\r\n\r\n<script>alert(1)</script>");
+        Reply::Bytes(answer.into_bytes())
+    };
+    let fixture = Fixture::with(|yaml| yaml, script).await;
+    for (pod, kind) in [
+        ("one", "text/plain; charset=utf-8"),
+        ("line", "text/plain; charset=utf-8"),
+        ("lines", "text/plain; charset=utf-8"),
+        ("json", "application/json"),
+    ] {
+        let path = format!("/api/v1/namespaces/ci/pods/{pod}/log");
+        let (answer, _) = fixture.api(&path, &[&fixture.alice()]).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.all("content-type"), [kind], "attacks:Z12 {}", answer.head);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let is_sandboxed = answer.header("content-security-policy").is_some_and(|policy| policy.contains("sandbox"));
+        assert_eq!(is_sandboxed, pod != "json", "attacks:Z12 {}", answer.head);
+    }
 }
 
 /// kubectl keeps what discovery said and asks whether it changed; what a 304 says is written over what it kept.
