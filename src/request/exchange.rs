@@ -38,6 +38,7 @@ struct Open {
     outcome: Outcome,
     /// What came of a request body that is passed on as it comes.
     received: Option<Arc<Received>>,
+    epoch: u64,
     _in_flight: InFlight,
 }
 
@@ -65,13 +66,15 @@ impl Sent {
     }
 }
 
-/// What an exchange writes to and is counted on.
+/// What an exchange writes to and is counted on, and when it began as far as streams are concerned.
 #[derive(Debug)]
 pub struct Ledger {
     pub trail: Trail,
     /// The metrics of requests that match no route, until one is found.
     pub metrics: Arc<RouteMetrics>,
     pub in_flight: InFlight,
+    /// Which look at all streams was the last before the generation was taken that decides.
+    pub epoch: u64,
 }
 
 impl Exchange {
@@ -93,6 +96,7 @@ impl Exchange {
             metrics: ledger.metrics,
             outcome: Outcome::Answered,
             received: None,
+            epoch: ledger.epoch,
             _in_flight: ledger.in_flight,
         }))
     }
@@ -114,6 +118,11 @@ impl Exchange {
     /// Counts on the metrics of a route from here on.
     pub fn count_on(&mut self, metrics: &Arc<RouteMetrics>) {
         self.0.metrics = Arc::clone(metrics);
+    }
+
+    /// See [`Ledger::epoch`].
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
     }
 
     /// The time since the request arrived.

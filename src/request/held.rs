@@ -112,6 +112,7 @@ impl Worker {
 
 impl Carrier for Worker {
     async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
+        let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
         let route = snapshot.routes.by_name(&held.route).filter(|route| {
             route.kind == RouteKind::Webhook
@@ -125,6 +126,7 @@ impl Carrier for Worker {
             trail: self.app.trail.clone(),
             metrics: Arc::clone(&route.metrics),
             in_flight: self.app.requests.begin(),
+            epoch,
         };
         let mut record = Record::begin(Uuid::now_v7(), self.app.clock.now(), Method::POST);
         record.held = Some(held.request);

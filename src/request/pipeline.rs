@@ -72,7 +72,7 @@ pub(super) struct Cleared {
     apply: Option<Apply>,
     /// It is recorded before it is sent.
     announced: bool,
-    /// Which look at all streams was the last before it was decided.
+    /// Which look at all streams was the last before the generation was taken that decided it.
     epoch: u64,
     /// When it was decided.
     pub(super) now: Timestamp,
@@ -84,6 +84,8 @@ impl Worker {
     }
 
     async fn answer(self, connection: Arc<Connection>, request: Result<Request<Incoming>, Unfit>) -> Answer {
+        // Before the generation: a look at all streams after it would miss a stream that is not registered yet.
+        let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
         let id = Uuid::now_v7();
         let (request, unfit) = match request {
@@ -94,6 +96,7 @@ impl Worker {
             trail: self.app.trail.clone(),
             metrics: Arc::clone(&snapshot.unrouted),
             in_flight: self.app.requests.begin(),
+            epoch,
         };
         let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
         let mut manner = Manner::of(id, &request);
@@ -299,8 +302,6 @@ impl Worker {
         once: Option<webhooks::Once>,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
-        // Before the decision: a look at all streams after it would miss a stream that is not registered yet.
-        let epoch = self.app.streams.epoch();
         let now = self.app.clock.now();
         let decided = authorize(&snapshot.policy, authenticated, now);
         let decision = exchange.record().decision.insert(recorded(&decided.decision));
@@ -353,7 +354,7 @@ impl Worker {
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
         exchange.reserve(if announced { 2 } else { 1 })?;
         outbound.note_body(announced, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, groups: given.groups, apply, announced, epoch, now }))
+        Ok(Box::new(Cleared { outbound, groups: given.groups, apply, announced, epoch: exchange.epoch(), now }))
     }
 
     /// From a request that may be sent to the upstream's answer.

@@ -233,8 +233,8 @@ impl StreamHandle {
         self.entry.cut.get()
     }
 
-    /// Whether somebody looked at all streams between `since` (from [`Registry::epoch`], taken before the request
-    /// was decided) and the registration. Such a look missed this stream: decide again before it begins.
+    /// Whether somebody looked at all streams between `since` (from [`Registry::epoch`], taken before the generation
+    /// that decided the request) and the registration. Such a look missed this stream: decide again before it begins.
     pub fn missed(&self, since: u64) -> bool {
         self.epoch != since
     }

@@ -8,11 +8,12 @@ use std::{
 
 use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
-        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now,
+        Doorward, Fault, Raw, Recorded, Reply, Reviews, Verdict, held_up, now, request,
         streams::{LOG, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
         unique, within,
     },
@@ -70,6 +71,43 @@ async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under()
     );
     has_ended(lost, "a group is gone").await;
     is_open(&mut twin, "one that never had the group").await;
+    assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
+}
+
+/// While it is asked who comes, the rule goes by which the generation of before then decides.
+#[tokio::test]
+async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwhile() {
+    let told = Arc::new(Notify::new());
+    let script = {
+        let told = Arc::clone(&told);
+        move |request: &Recorded| {
+            if !request.line().starts_with("POST /introspect ") {
+                return streaming(request);
+            }
+            let answer = json!({"active": true, "sub": "alice", "aud": "https://doorward.test", "client_id": "tests",
+                "exp": now() + 7200, "groups": ["dev"]})
+            .to_string();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}", answer.len());
+            Reply::Later(Arc::clone(&told), format!("{head}\r\n\r\n{answer}").into_bytes())
+        }
+    };
+    let ask_upstream = |yaml: String| {
+        let (_, rest) = yaml.split_once("{name: cluster, url: '").unwrap();
+        let (url, _) = rest.split_once('\'').unwrap();
+        let asked = format!("{{mode: opaque, endpoint: '{url}/introspect', timeout: 10s, tries: 5, cache: 1s");
+        yaml.replace("{mode: opaque, cache: 1s", &asked)
+    };
+    let mut fixture = Fixture::with(ask_upstream, script).await;
+    let mut watch = fixture.doorward.raw().await;
+    let lines = [&format!("GET {WATCH} HTTP/1.1"), "Host: api.test", "Connection: close", &bearer("opaque")];
+    watch.send(request(&lines, b"")).await;
+    fixture.upstream.wait_for_path("/introspect").await;
+    change(&fixture.doorward, "on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}");
+    fixture.doorward.wait_for_generation(2).await;
+    told.notify_one();
+    // It may be cut before its first line or after it.
+    let rest = watch.rest().await;
+    assert!(rest.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&rest));
     assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
 }
 
