@@ -1,6 +1,6 @@
 //! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
@@ -174,24 +174,22 @@ pub(super) async fn watch_sessions(app: &App) {
     let mut tick = tokio::time::interval(SESSION_TICK);
     loop {
         tick.tick().await;
-        let mut names = HashSet::new();
-        app.streams.for_each(|stream| {
-            if let CredentialId::Session(name) = &stream.principal.credential {
-                names.insert(Arc::clone(name));
-            }
-        });
         let sessions = app.snapshot.load().sessions.clone();
-        for name in names {
-            let of_session = |stream: &Stream| stream.principal.credential == CredentialId::Session(Arc::clone(&name));
+        for (name, streams) in app.streams.by_session() {
             match sessions.current(&name).await {
                 Ok(Some(principal)) => {
-                    app.streams.recheck(|stream| app.refuses_to(&principal, stream).filter(|_| of_session(stream)));
+                    for asked in &streams {
+                        if let Some(why) = app.refuses_to(&principal, asked.stream()) {
+                            asked.cut(why);
+                        }
+                    }
                 }
                 Ok(None) => {
                     // Whoever ended it said so before, and maybe a moment ago.
                     drop(app.revocations.refresh().await);
                     app.close_revoked_streams();
-                    app.streams.close_matching(of_session, CutReason::Expired);
+                    let credential = CredentialId::Session(name);
+                    app.streams.close_matching(|stream| stream.principal.credential == credential, CutReason::Expired);
                 }
                 // Without the store nobody is logged out.
                 Err(error) => tracing::debug!(%error, "the session of a stream was not looked up"),

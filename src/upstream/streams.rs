@@ -20,7 +20,7 @@ use self::kinds::{CutLabel, KindLabel};
 pub use self::kinds::{CutReason, Metrics, StreamKind};
 use crate::{
     abort::Abort,
-    authn::Principal,
+    authn::{CredentialId, Principal},
     authz::RequestView,
     clock::{Clock, Timestamp},
     config::{
@@ -310,16 +310,27 @@ impl Registry {
         self.each(|entry| matches(&entry.stream) && self.shared.cut(entry, reason))
     }
 
-    /// Shows every stream to `look`.
-    pub fn for_each(&self, mut look: impl FnMut(&Stream)) {
-        self.shared.open().streams.values().for_each(|entry| look(&entry.stream));
-    }
-
     /// The streams of tokens about which their issuers are asked.
     pub fn asked(&self) -> Vec<Asked> {
         let open = self.shared.open();
         let asked = open.streams.values().filter(|entry| entry.stream.token.is_some() && entry.cut.get().is_none());
-        asked.map(|entry| Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }).collect()
+        asked.map(|entry| self.ask_about(entry)).collect()
+    }
+
+    /// The streams of sessions, by the name of the session.
+    pub fn by_session(&self) -> HashMap<Arc<str>, Vec<Asked>> {
+        let open = self.shared.open();
+        let mut sessions: HashMap<Arc<str>, Vec<Asked>> = HashMap::new();
+        for entry in open.streams.values().filter(|entry| entry.cut.get().is_none()) {
+            if let CredentialId::Session(name) = &entry.stream.principal.credential {
+                sessions.entry(Arc::clone(name)).or_default().push(self.ask_about(entry));
+            }
+        }
+        sessions
+    }
+
+    fn ask_about(&self, entry: &Entry) -> Asked {
+        Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Decides about every stream again and ends those that are no longer allowed. Called after a reload, a refresh
@@ -393,7 +404,7 @@ impl Registry {
     }
 }
 
-/// A stream whose token is asked about. It may end meanwhile.
+/// A stream whose token or session is asked about. It may end meanwhile.
 #[derive(Debug)]
 pub struct Asked {
     entry: Entry,

@@ -1,7 +1,7 @@
 use http::HeaderValue;
 
 use super::*;
-use crate::authn::{CredentialId, Kind, Scheme};
+use crate::authn::{Kind, Scheme};
 
 pub(crate) fn principal(subject: &str, expires: Timestamp) -> Arc<Principal> {
     Arc::new(Principal {
@@ -107,6 +107,27 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
     // The first reason stays.
     assert_eq!(registry.close_matching(|_| true, CutReason::Draining), 0);
     assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
+}
+
+#[test]
+fn streams_of_a_session_are_found_together_and_without_those_of_others() {
+    let (registry, clock) = registry();
+    let of_session = |name: &str| {
+        let stream = watch("alice", Timestamp::MAX, clock.now());
+        let credential = CredentialId::Session(name.into());
+        let principal = Principal { credential, ..(*stream.principal).clone() };
+        registry.register(Stream { principal: Arc::new(principal), ..stream })
+    };
+    let token = registry.register(watch("alice", Timestamp::MAX, clock.now()));
+    let (first, second, other, ended) = (of_session("a"), of_session("a"), of_session("b"), of_session("c"));
+    ended.end(CutReason::Idle);
+    let sessions = registry.by_session();
+    let mut found: Vec<_> = sessions.iter().map(|(name, streams)| (&**name, streams.len())).collect();
+    found.sort_unstable();
+    assert_eq!(found, [("a", 2), ("b", 1)]);
+    sessions["a"].iter().for_each(|asked| asked.cut(CutReason::PermissionLost));
+    let reasons = [&first, &second, &other, &token].map(StreamHandle::reason);
+    assert_eq!(reasons, [Some(CutReason::PermissionLost), Some(CutReason::PermissionLost), None, None]);
 }
 
 #[test]
