@@ -192,6 +192,14 @@ impl Snapshot {
     pub fn trusted_proxies(&self, listener: &str) -> &[IpNet] {
         self.trusted_proxies.get(listener).map_or(&[], |nets| nets)
     }
+
+    /// Trusts whom the one before trusts on listeners that are named no more: they stay open until a restart, and whoever comes
+    /// through the proxy in front of them is still who it says.
+    pub fn keep_trust_of(&mut self, before: &Self) {
+        for (listener, proxies) in &before.trusted_proxies {
+            self.trusted_proxies.entry(Arc::clone(listener)).or_insert_with(|| Arc::clone(proxies));
+        }
+    }
 }
 
 impl Resolved {

@@ -234,7 +234,8 @@ impl Reloader {
         self.admin.set(&admin);
     }
 
-    fn put_in_force(&self, next: Snapshot) {
+    fn put_in_force(&self, mut next: Snapshot) {
+        next.keep_trust_of(&self.app.snapshot.load());
         next.issuers.start();
         let upstreams = next.upstreams.clone();
         self.app.snapshot.store(Arc::new(next));

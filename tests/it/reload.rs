@@ -243,6 +243,37 @@ async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open(
     }
 }
 
+/// Its door stays open until a restart, and the proxy in front of it goes on using it.
+#[tokio::test]
+async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it_takes() {
+    let upstream = Upstream::start().await;
+    let issuer = Issuer::start().await;
+    let (named, trusting) = ("{name: public, address: 127.0.0.1:0", ", trusted_proxies: [127.0.0.0/8]");
+    let strangers = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
+    let first = strangers.replace(named, &format!("{named}{trusting}"));
+    let mut doorward = Doorward::start_in(folder(), &first).await;
+    doorward.wait_for_keys(&issuer).await;
+    let token = issuer.token("alice", &["dev"]);
+    let mut raw = doorward.raw().await;
+    let renamed = strangers.replace("name: public", "name: other");
+    let renamed_again = strangers.replace("name: public", "name: another");
+    for (generation, yaml, expected) in [
+        (2, &renamed, "203.0.113.9"),
+        (3, &renamed_again, "203.0.113.9"),
+        // Named again, it trusts those that it lists.
+        (4, &strangers, "127.0.0.1"),
+        (5, &renamed, "127.0.0.1"),
+    ] {
+        swap(&doorward, yaml);
+        doorward.wait_for_generation(generation).await;
+        upstream.take();
+        let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+        raw.send(get("/api/v1/pods", &token).replace("\r\n\r\n", forwarded)).await;
+        assert_eq!(raw.answer().await.status, 200, "generation {generation}");
+        assert_eq!(upstream.take()[0].all("x-forwarded-for"), [expected], "generation {generation}");
+    }
+}
+
 #[tokio::test]
 async fn a_secret_that_changes_is_used_without_restart() {
     let upstream = Upstream::start().await;
