@@ -249,8 +249,7 @@ async fn serve(
     let limits = Arc::clone(&app.snapshot.load().limits);
     let connections = downstream.drain().connections();
     tracing::info!(connections, "draining");
-    let accept = limits.drain_accept.get();
-    let rest = limits.drain.get().saturating_sub(accept);
+    let (accept, rest) = limits.drain_times();
     downstream.drain().begin();
     // Whoever balances load goes on sending until it notices, connected at the moment or not. Somebody at a terminal
     // who presses Ctrl-C, or anybody who asks a second time, wants the end.

@@ -33,6 +33,7 @@ use super::{
     report::{At, Severity, nearest},
     schema,
     source::{Data, Node},
+    values::Span,
 };
 
 /// Variables that begin with [`PREFIX`] and are no settings: those that the command line reads, and the one by which `doorward token`
@@ -123,9 +124,8 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
         in_file || variables.iter().chain(&flags).any(|setting| setting.path == ["limits", key])
     };
     if !is_set("drain") {
-        let keys: &[&str] = if is_set("drain_accept") { &["drain"] } else { &["drain", "drain_accept"] };
         // Before the others, of which one may set all of `limits`.
-        let settings = drain(keys, &sources.environment, findings);
+        let settings = drain(is_set("drain_accept"), &sources.environment, findings);
         variables.splice(0..0, settings);
     }
 
@@ -144,8 +144,8 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     variables
 }
 
-/// What the grace period of the pod leaves for the drain, and of that for connections that still come.
-fn drain(keys: &[&str], environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Vec<Setting> {
+/// What the grace period of the pod leaves for the drain, and of that for connections that still come where nothing else says it.
+fn drain(accept_is_set: bool, environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Vec<Setting> {
     let Some((_, value)) = environment.iter().find(|(name, _)| name == GRACE_PERIOD) else { return Vec::new() };
     let giver = Giver::Variable(GRACE_PERIOD.to_owned());
     let seconds = value.to_str().and_then(|value| value.trim().parse::<u64>().ok());
@@ -155,14 +155,13 @@ fn drain(keys: &[&str], environment: &[(OsString, OsString)], findings: &mut Vec
         findings.push(finding);
         return Vec::new();
     };
-    let accept = Limits::default().drain_accept.get().as_secs();
-    let given = keys.iter().filter_map(|key| match *key {
-        "drain" => Some(("drain", drain)),
-        key => (drain < accept).then_some((key, drain)),
-    });
+    let limits = Limits { drain: Span::from_secs(drain), ..Limits::default() };
+    let (accept, _) = limits.drain_times();
+    let shortened = (!accept_is_set && accept < limits.drain_accept.get()).then_some(("drain_accept", Span(accept)));
+    let given = [("drain", limits.drain)].into_iter().chain(shortened);
     given
-        .filter_map(|(key, seconds)| {
-            setting(giver.clone(), vec!["limits".to_owned(), key.to_owned()], &format!("{seconds}s"), findings)
+        .filter_map(|(key, span)| {
+            setting(giver.clone(), vec!["limits".to_owned(), key.to_owned()], &span.to_string(), findings)
         })
         .collect()
 }
@@ -339,8 +338,9 @@ mod tests {
             let found = settings.into_iter().find(|setting| setting.path == ["limits", "drain_accept"]);
             found.map(|setting| setting.value.to_json())
         };
-        assert_eq!(accept("{}", "8"), Some("3s".into()));
-        assert_eq!(accept("{}", "10"), None);
+        assert_eq!(accept("{}", "8"), Some("1500ms".into()));
+        assert_eq!(accept("{}", "13"), Some("4s".into()), "requests under way have the other half");
+        assert_eq!(accept("{}", "15"), None);
         assert_eq!(accept("limits: {drain_accept: 1s}", "8"), None);
     }
 

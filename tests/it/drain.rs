@@ -33,7 +33,7 @@ async fn nothing_that_is_under_way_is_lost() {
             false => streaming(request),
         }
     };
-    let mut fixture = Fixture::with(with_drain("drain_accept: 10m, drain: 20m"), script).await;
+    let mut fixture = Fixture::with(with_drain("drain_accept: 20m, drain: 20m"), script).await;
     let alice = fixture.alice();
     let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     let mut slow = fixture.doorward.raw().await;

@@ -1,6 +1,6 @@
 //! What concerns the running of Doorward: `limits`, `sessions`, `pages`, `audit`, `admin`, `log` and their like.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,8 @@ pub struct Limits {
     /// How long requests may take to end after SIGTERM. Default: five seconds less than the environment variable
     /// `TERMINATION_GRACE_PERIOD_SECONDS`, without that 25 s.
     pub drain: Span,
-    /// How long new connections are still accepted after SIGTERM, while readiness already fails.
+    /// How long new connections are still accepted after SIGTERM, while readiness already fails. At most half of `drain`, so that
+    /// requests under way have the other half.
     pub drain_accept: Span,
 }
 
@@ -117,6 +118,15 @@ impl Default for Limits {
             drain: Span::from_secs(25),
             drain_accept: Span::from_secs(5),
         }
+    }
+}
+
+impl Limits {
+    /// How long connections are still accepted after SIGTERM, and how long requests have from then on to end.
+    pub fn drain_times(&self) -> (Duration, Duration) {
+        let drain = self.drain.get();
+        let accept = self.drain_accept.get().min(drain / 2);
+        (accept, drain - accept)
     }
 }
 

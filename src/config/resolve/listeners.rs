@@ -8,7 +8,7 @@ use super::item;
 use crate::config::{
     raw::{self, Limits},
     report::{At, Report},
-    values::Size,
+    values::{Size, Span},
 };
 
 pub(super) fn check(root: &raw::Root, report: &mut Report) {
@@ -125,4 +125,13 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
     );
     at_most("connections_per_address", "connections", limits.connections_per_address > limits.connections);
     at_most("drain_accept", "drain", limits.drain_accept > limits.drain);
+    let (accept, rest) = limits.drain_times();
+    if accept < limits.drain_accept.get() && limits.drain_accept <= limits.drain {
+        report
+            .warning(
+                &at.key("drain_accept"),
+                format!("`drain_accept` is more than half of `drain`, and ends after {}", Span(accept)),
+            )
+            .help(format!("requests under way have the other {}; raise `drain` or lower `drain_accept`", Span(rest)));
+    }
 }
