@@ -98,6 +98,14 @@ impl<E: OnEnd> ResponseBody<E> {
         Self { source, trailers, cut: None, bytes: 0, at_line_end: true, on_end: None }
     }
 
+    /// Takes out what is there as a whole, which leaves an empty body; `None` of what an upstream sends.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        let Source::Full(bytes) = &mut self.source else { return None };
+        let bytes = std::mem::take(bytes);
+        self.source = Source::Empty;
+        Some(bytes)
+    }
+
     /// Ends the body when the registry says so, in the way that `style` tells.
     #[must_use]
     pub fn cut_by(mut self, handle: StreamHandle, style: CutStyle) -> Self {

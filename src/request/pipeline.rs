@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
@@ -99,6 +99,7 @@ impl Worker {
             epoch,
         };
         let mut exchange = Exchange::begin(id, self.app.clock.now(), &request, &connection, ledger);
+        let is_head = *request.method() == Method::HEAD;
         let mut manner = Manner::of(id, &request);
         let ending = match unfit {
             Some(rejection) => {
@@ -107,37 +108,50 @@ impl Worker {
             }
             None => self.process(&snapshot, &connection, request, id, &mut exchange, &mut manner).await,
         };
-        match ending {
+        let mut response = match ending {
             Ok(Ending::Response { response, forwarded }) => {
                 exchange.answered(response.status(), forwarded);
-                response.map(|body| body.on_end(exchange))
+                response
             }
             Ok(Ending::Upgraded(upgraded)) => {
                 exchange.answered(StatusCode::SWITCHING_PROTOCOLS, true);
                 exchange.started();
                 let (response, splice) = upgraded.into_parts();
                 tokio::spawn(async move { exchange.end_upgrade(splice.await) });
-                response.map(|()| ResponseBody::empty())
+                return response.map(|()| ResponseBody::empty());
             }
             Err(rejection) => {
                 log(&rejection, id);
                 exchange.refused(&rejection);
-                manner.is_for_kubernetes =
-                    exchange.record().endpoint.is_none() && snapshot.routes.is_for_kubernetes(&exchange.record().host);
-                let principal = exchange.record().principal.as_deref();
-                let rejection = match step_up::offer(rejection, &snapshot.login, principal, &manner) {
-                    Ok(mut response) => {
-                        respond::identify(&mut response, id);
-                        return response.map(|bytes| ResponseBody::full(bytes).on_end(exchange));
-                    }
-                    Err(rejection) => rejection,
-                };
-                let who = exchange.record().principal.as_ref().map(|principal| Arc::clone(&principal.username));
-                let metadata = manner.resource_metadata(&exchange.record().host);
-                let now = self.app.clock.now();
-                let asker = manner.asker(metadata.as_deref(), who.as_deref(), now, &snapshot.brand);
-                let refusal = respond::refuse(&rejection, &asker);
-                refusal.map(|bytes| ResponseBody::full(bytes).on_end(exchange))
+                self.refusal(rejection, &snapshot, &mut manner, &mut exchange).map(ResponseBody::full)
+            }
+        };
+        if is_head {
+            respond::head_alone(&mut response);
+        }
+        response.map(|body| body.on_end(exchange))
+    }
+
+    /// What the caller gets for a refusal: the way to what it lacks where there is one, else why.
+    fn refusal(
+        &self,
+        rejection: Rejection,
+        snapshot: &Snapshot,
+        manner: &mut Manner,
+        exchange: &mut Exchange,
+    ) -> Response<Bytes> {
+        let record = exchange.record();
+        manner.is_for_kubernetes = record.endpoint.is_none() && snapshot.routes.is_for_kubernetes(&record.host);
+        match step_up::offer(rejection, &snapshot.login, record.principal.as_deref(), manner) {
+            Ok(mut response) => {
+                respond::identify(&mut response, record.id);
+                response
+            }
+            Err(rejection) => {
+                let who = record.principal.as_ref().map(|principal| &*principal.username);
+                let metadata = manner.resource_metadata(&record.host);
+                let asker = manner.asker(metadata.as_deref(), who, self.app.clock.now(), &snapshot.brand);
+                respond::refuse(&rejection, &asker)
             }
         }
     }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{headers::REQUEST_ID, host::Reached, route::Route, sanitize::CleanRequest};
 use crate::{
+    body::{OnEnd, ResponseBody},
     clock::Timestamp,
     config::raw::{RouteKind, Scheme},
     error::{Reason, Rejection},
@@ -145,6 +146,14 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
 /// Says which request an answer of ours is to.
 pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
     insert(response.headers_mut(), REQUEST_ID, &id.to_string());
+}
+
+/// Takes from an answer of ours to `HEAD` the content, of which the head says how long it would be (RFC 9110 section 9.3.2). What an
+/// upstream answers is as it says itself.
+pub fn head_alone<E: OnEnd>(response: &mut Response<ResponseBody<E>>) {
+    if let Some(content) = response.body_mut().take_whole() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(content.len().into());
+    }
 }
 
 fn body(content_type: &'static str, text: String) -> Response<Bytes> {

@@ -1,8 +1,10 @@
-//! Addresses of Doorward's own that are asked with a method that they do not take.
+//! Doorward's own answers by method: what an address does not take, and of what it takes by HEAD the head alone.
+
+use http_body_util::{BodyExt, Empty};
 
 use crate::{
     fixture::Fixture,
-    harness::{Raw, Reply, request},
+    harness::{Raw, Reply, request, streams::http2, within},
 };
 
 /// Every endpoint, by its host. The address of back-channel logouts is none of them: all that is no logout is 400 there, as its
@@ -92,4 +94,43 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
     let answer = fixture.doorward.send(&["TRACE / HTTP/1.1", "Host: api.test"], b"").await;
     assert_eq!(answer.status, 405, "{}", answer.text());
     assert!(fixture.upstream.take().is_empty());
+}
+
+/// RFC 9110 section 9.3.2.
+#[tokio::test]
+async fn the_answer_to_head_has_the_head_of_that_to_get_and_nobody_left_before_its_end() {
+    let fixture = Fixture::start().await;
+    let mut over_http2 = http2(&fixture.doorward).await;
+    for (path, status) in [("/api/v1/pods", 401), ("/.well-known/jwks.json", 200)] {
+        let ask = async |method: &str| {
+            let mut raw = fixture.doorward.raw().await;
+            let lines = [&format!("{method} {path} HTTP/1.1"), "Host: api.test", "Connection: close"];
+            raw.send(request(&lines, b"")).await;
+            let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head.to_ascii_lowercase(), body.len())
+        };
+        let (_, length) = ask("GET").await;
+        let (head, sent) = ask("HEAD").await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        let told = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::to_owned);
+        assert_eq!((told, sent), (Some(length.to_string()), 0), "{head}");
+
+        let asked = http::Request::head(format!("http://api.test{path}")).body(Empty::new()).unwrap();
+        let answer = within(over_http2.send_request(asked)).await.unwrap();
+        let told = answer.headers()["content-length"].to_str().unwrap();
+        assert_eq!((answer.status().as_u16(), told), (status, &*length.to_string()), "{path}");
+        assert!(within(answer.into_body().collect()).await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+    let records = || {
+        let trail = fixture.doorward.audit().into_iter();
+        trail.filter(|record| record["http_request"]["http_method"] == "HEAD").collect::<Vec<_>>()
+    };
+    within(async {
+        while records().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(records().iter().all(|record| record["unmapped"]["ended"].is_null()), "{:#?}", records());
 }
