@@ -28,6 +28,8 @@ pub enum Outcome {
     Forwarded,
     /// Doorward answered it itself, as it should.
     Answered,
+    /// Its client went away before it had an answer.
+    Abandoned,
     /// It was refused, or failed.
     Refused(Reason),
 }
@@ -38,6 +40,7 @@ impl Outcome {
         match self {
             Self::Forwarded => "forwarded",
             Self::Answered => "answered",
+            Self::Abandoned => "abandoned",
             Self::Refused(reason) => match reason.status() {
                 StatusCode::UNAUTHORIZED => "unauthenticated",
                 StatusCode::FORBIDDEN => "denied",
@@ -50,7 +53,7 @@ impl Outcome {
 
     fn reason(self) -> &'static str {
         match self {
-            Self::Forwarded | Self::Answered => "",
+            Self::Forwarded | Self::Answered | Self::Abandoned => "",
             Self::Refused(reason) => reason.as_str(),
         }
     }
@@ -59,7 +62,8 @@ impl Outcome {
         match self {
             Self::Forwarded => 0,
             Self::Answered => 1,
-            Self::Refused(reason) => 2 + reason as usize,
+            Self::Abandoned => 2,
+            Self::Refused(reason) => 3 + reason as usize,
         }
     }
 }
@@ -122,7 +126,7 @@ impl RequestMetrics {
         registry.register("requests", "Requests by route, scheme, outcome and reason", self.requests.clone());
         registry.register_with_unit(
             "request_duration",
-            "From the first byte of a request to the head of its answer",
+            "From the head of a request to that of its answer, or until its client went away",
             Unit::Seconds,
             self.seconds.clone(),
         );
@@ -186,7 +190,7 @@ pub struct RouteMetrics {
 }
 
 impl RouteMetrics {
-    /// Counts a request that has its answer.
+    /// Counts a request that is over. `elapsed` is the time until the head of its answer.
     pub fn record(&self, scheme: Option<Scheme>, outcome: Outcome, elapsed: Duration) {
         self.seconds.observe(elapsed);
         let slot = self.counters.get(scheme_index(scheme)).and_then(|outcomes| outcomes.get(outcome.index()));
@@ -297,6 +301,7 @@ mod tests {
 
     #[test]
     fn outcomes_say_whose_turn_it_is() {
+        assert_eq!(Outcome::Abandoned.as_str(), "abandoned");
         for (reason, outcome) in [
             (Reason::TokenExpired, "unauthenticated"),
             (Reason::NoRuleMatched, "denied"),

@@ -36,6 +36,8 @@ struct Open {
     reservation: Option<Reservation>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
+    /// How long it took until the head of its answer was there.
+    to_answer: Option<Duration>,
     /// What came of a request body that is passed on as it comes.
     received: Option<Arc<Received>>,
     epoch: u64,
@@ -94,7 +96,8 @@ impl Exchange {
             trail: ledger.trail,
             reservation: None,
             metrics: ledger.metrics,
-            outcome: Outcome::Answered,
+            outcome: Outcome::Abandoned,
+            to_answer: None,
             received: None,
             epoch: ledger.epoch,
             _in_flight: ledger.in_flight,
@@ -133,6 +136,7 @@ impl Exchange {
     pub fn refused(&mut self, rejection: &Rejection) {
         self.record().refuse(rejection);
         self.0.outcome = Outcome::Refused(rejection.reason());
+        self.0.to_answer = Some(self.elapsed());
     }
 
     /// Takes room for the records of a request that is about to be forwarded; refuses with 503 if there is none.
@@ -170,9 +174,8 @@ impl Exchange {
     /// What the caller gets, and whether an upstream gave it.
     pub fn answered(&mut self, status: StatusCode, forwarded: bool) {
         self.record().status = Some(status);
-        if forwarded {
-            self.0.outcome = Outcome::Forwarded;
-        }
+        self.0.outcome = if forwarded { Outcome::Forwarded } else { Outcome::Answered };
+        self.0.to_answer = Some(self.elapsed());
     }
 
     /// Ends an exchange whose connection was upgraded.
@@ -197,7 +200,7 @@ impl Exchange {
             End::Cut(reason) => Some(Cow::Borrowed(reason.as_str())),
         };
         let scheme = record.principal.as_ref().map(|principal| principal.scheme);
-        open.metrics.record(scheme, open.outcome, record.latency);
+        open.metrics.record(scheme, open.outcome, open.to_answer.unwrap_or(record.latency));
         match open.reservation.take() {
             Some(mut reservation) => reservation.write(record),
             None => open.trail.write(record),

@@ -1,14 +1,19 @@
 //! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
 
-use std::{os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
 use crate::{
     fixture::{Fixture, bearer},
     harness::{
-        Doorward, Fault, Issuer, Upstream,
-        streams::{Streams, streaming},
+        Doorward, Fault, Issuer, Recorded, Reply, Upstream,
+        streams::{Streams, begin, streaming},
         within,
     },
 };
@@ -282,4 +287,52 @@ fn the_cases_beside_an_example_are_decided_as_they_say() {
         assert!(output.status.success(), "{example}: {said}");
         assert!(said.contains(told), "{example}: {said}");
     }
+}
+
+/// How long a client then reads, or an upstream sends, is another matter.
+#[tokio::test]
+async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_waited_for_is_no_answered_one() {
+    let script = |request: &Recorded| match request.line() {
+        line if line.contains("/silent") => Reply::Hang,
+        _ => Reply::Watch(vec![b"the beginning".to_vec()]),
+    };
+    let mut fixture = Fixture::with(|yaml| yaml, script).await;
+    let series = async |name: &str| {
+        let metrics = fixture.doorward.metrics().await;
+        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains("route=\"open\""));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    let watch = begin(&fixture.doorward, "/", &["Host: open.test"], 200).await;
+    let to_head = begun.elapsed();
+    tokio::time::sleep(to_head + Duration::from_millis(100)).await;
+    drop(watch);
+    within(async {
+        while !series("doorward_request_duration_seconds_count").await[0].ends_with(" 1") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let sum = series("doorward_request_duration_seconds_sum").await;
+    let measured: f64 = sum[0].rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(measured <= to_head.as_secs_f64(), "{measured} s, and the client had its head after {to_head:?}");
+
+    let mut left = fixture.doorward.raw().await;
+    left.send("GET /silent HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+    fixture.upstream.wait_for_path("/silent").await;
+    drop(left);
+    within(async {
+        while series("doorward_requests_total").await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut outcomes = Vec::new();
+    for line in series("doorward_requests_total").await {
+        let (_, rest) = line.split_once("outcome=\"").unwrap();
+        outcomes.push((rest.split('"').next().unwrap().to_owned(), line.rsplit(' ').next().unwrap().to_owned()));
+    }
+    outcomes.sort();
+    let once = |outcome: &str| (outcome.to_owned(), "1".to_owned());
+    assert_eq!(outcomes, [once("abandoned"), once("forwarded")]);
 }
