@@ -24,6 +24,7 @@ pub mod fuzz;
 mod group_commit;
 pub mod interceptor;
 pub mod issuers;
+mod keepalive;
 pub mod kubernetes;
 pub mod logging;
 pub mod login;

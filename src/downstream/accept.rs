@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use rustls::{ServerConfig, server::ProducesTickets};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
@@ -29,7 +30,12 @@ use super::{
     settings::ListenerSettings,
     tls,
 };
-use crate::{config::raw::Limits, memory::Level, runtime::Workers};
+use crate::{
+    config::{raw::Limits, values::Span},
+    keepalive::set_keepalive,
+    memory::Level,
+    runtime::Workers,
+};
 
 /// The pause after a failure that the next try would meet too, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -55,6 +61,8 @@ pub(super) struct Door {
     pub(super) name: Arc<str>,
     configured: SocketAddr,
     tickets: Option<Arc<dyn ProducesTickets>>,
+    /// What accepted connections inherit of `limits.tcp_keepalive`.
+    keepalive: Span,
     policy: ArcSwap<Policy>,
     accepted: Counter,
 }
@@ -169,7 +177,17 @@ impl Door {
             configured: settings.address,
             policy: ArcSwap::from_pointee(Policy::new(settings, limits, tickets.as_ref())),
             tickets,
+            keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
+        }
+    }
+
+    /// Gives a connection the keep-alive that is in force by now, where it has inherited another.
+    fn follow_keepalive(&self, stream: &TcpStream, quiet: Span) {
+        if quiet != self.keepalive
+            && let Err(error) = set_keepalive(&SockRef::from(stream), quiet.get())
+        {
+            tracing::debug!(%error, "a connection keeps the TCP keep-alive of the start");
         }
     }
 
@@ -294,6 +312,7 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream,
     let Some(permit) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };
+    door.follow_keepalive(&stream, policy.limits.tcp_keepalive);
     let id = shared.ids.fetch_add(1, Ordering::Relaxed);
     tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), policy, stream, peer, id, permit));
 }
@@ -316,4 +335,28 @@ fn pause_after(error: &io::Error, metrics: &Metrics) -> impl Future<Output = ()>
     }
     let pause = if of_the_peer { Duration::ZERO } else { ACCEPT_PAUSE };
     async move { tokio::time::sleep(pause).await }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
+        let settings = ListenerSettings {
+            name: "main".into(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            proxy_protocol_from: Arc::default(),
+            trusted_proxies: Arc::default(),
+            connections_per_address: None,
+            tls: None,
+        };
+        let door = Door::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
+        let listener = TcpListener::bind(settings.address).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        for seconds in [45, 60] {
+            door.follow_keepalive(&stream, Span::from_secs(seconds));
+            assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
+        }
+    }
 }

@@ -6,12 +6,12 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::settings::{ListenerSettings, Settings};
+use crate::{config::values::Span, keepalive::set_keepalive};
 
 /// Connections that wait to be accepted, for each worker. The kernel lowers it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -84,7 +84,7 @@ impl Bound {
             .listeners
             .iter()
             .map(|listener| {
-                bind_all(listener.address, workers)
+                bind_all(listener.address, settings.limits.tcp_keepalive, workers)
                     .map_err(|source| BindError::new(listener, source, &settings.listeners))
             })
             .collect::<Result<_, _>>()?;
@@ -118,15 +118,15 @@ impl BindError {
     }
 }
 
-fn bind_all(address: SocketAddr, workers: NonZeroUsize) -> io::Result<BoundListener> {
-    let first = socket(address)?;
+fn bind_all(address: SocketAddr, quiet: Span, workers: NonZeroUsize) -> io::Result<BoundListener> {
+    let first = socket(address, quiet)?;
     first.bind(&address.into())?;
     let bound =
         first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))?;
     first.set_reuse_port(true)?;
     let mut sockets = vec![first];
     for _ in 1..workers.get() {
-        let next = socket(bound)?;
+        let next = socket(bound, quiet)?;
         next.set_reuse_port(true)?;
         next.bind(&bound.into())?;
         sockets.push(next);
@@ -140,7 +140,7 @@ fn bind_all(address: SocketAddr, workers: NonZeroUsize) -> io::Result<BoundListe
 
 /// Accepted connections inherit these options. Of a client that is gone and to which nothing is sent, as of a quiet watch, nobody
 /// would hear otherwise; and what stands between must not forget a connection that is quiet.
-fn socket(address: SocketAddr) -> io::Result<Socket> {
+fn socket(address: SocketAddr, quiet: Span) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -148,9 +148,7 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3),
-    )?;
+    set_keepalive(&socket, quiet.get())?;
     Ok(socket)
 }
 
@@ -268,14 +266,18 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_the_options() {
-        let bound = bind(&[loopback(0)], 1).unwrap();
-        let listener = &bound.listeners[0];
-        let _client = TcpStream::connect(listener.address).unwrap();
-        let (accepted, _) = listener.sockets[0].accept().unwrap();
-        assert!(accepted.nodelay().unwrap());
-        let accepted = Socket::from(accepted);
-        assert!(accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        for quiet in [Limits::default().tcp_keepalive, Span::from_secs(45)] {
+            let mut settings = settings(&[loopback(0)]);
+            settings.limits = Arc::new(Limits { tcp_keepalive: quiet, ..Limits::default() });
+            let bound = Bound::bind(&settings, NonZeroUsize::MIN).unwrap();
+            let listener = &bound.listeners[0];
+            let _client = TcpStream::connect(listener.address).unwrap();
+            let (accepted, _) = listener.sockets[0].accept().unwrap();
+            assert!(accepted.nodelay().unwrap());
+            let accepted = Socket::from(accepted);
+            assert!(accepted.keepalive().unwrap());
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), quiet.get());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use url::Host;
@@ -13,6 +13,7 @@ use super::{
     error::{UpstreamError, UpstreamErrorKind},
     settings::{Identity, Upstream},
 };
+use crate::keepalive::set_keepalive;
 
 /// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -43,7 +44,7 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
     };
     let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
     let stream = dial(addresses).await.map_err(unreachable)?;
-    keep_alive(&stream).map_err(unreachable)?;
+    keep_alive(&stream, upstream.tcp_keepalive).map_err(unreachable)?;
     let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
         return Ok(Transport::Clear(stream));
     };
@@ -114,13 +115,12 @@ async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-/// Sets a connection up so that a peer that is gone is noticed: within [`USER_TIMEOUT`] if something was sent.
-pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+/// Sets a connection up so that a peer that is gone is noticed: within [`USER_TIMEOUT`] if something was sent, and else soon after the
+/// connection was `quiet` for so long.
+pub(crate) fn keep_alive(stream: &TcpStream, quiet: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3),
-    )?;
+    set_keepalive(&socket, quiet)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())
@@ -128,7 +128,13 @@ pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
+    use super::{
+        super::tests::{raw_upstream, resolve},
+        *,
+    };
+    use crate::config::{raw, values::Span};
 
     #[tokio::test]
     async fn an_address_that_refuses_does_not_hide_the_next_one() {
@@ -139,6 +145,18 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert_eq!(dial(vec![closed, closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(dial(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_an_upstream_has_the_configured_keep_alive() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let entry = raw_upstream(format!("http://{}", listener.local_addr().unwrap()));
+        for seconds in [45, 60] {
+            let limits = raw::Limits { tcp_keepalive: Span::from_secs(seconds), ..raw::Limits::default() };
+            let upstream = resolve(&entry, &limits, Path::new("/"));
+            let Transport::Clear(stream) = connect(&upstream, None).await.unwrap() else { panic!("clear text") };
+            assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
+        }
     }
 
     #[test]

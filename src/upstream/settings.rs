@@ -47,6 +47,8 @@ pub struct Upstream {
     pub(super) long_idle_timeout: Ticks,
     /// How long an upgraded connection may make no progress.
     pub(super) upgrade_idle_timeout: Duration,
+    /// How long a connection may be quiet until TCP asks whether the upstream is still there.
+    pub(super) tcp_keepalive: Duration,
 }
 
 /// What makes two connections interchangeable: the same peer, seen by it as the same client, verified in the same
@@ -139,6 +141,7 @@ impl Upstream {
                 body_pace: Pace::new(limits.body_timeout.get(), limits.body_min_rate.0),
                 long_idle_timeout: Ticks::covering(limits.upgrade_idle_timeout.get()),
                 upgrade_idle_timeout: limits.upgrade_idle_timeout.get(),
+                tcp_keepalive: limits.tcp_keepalive.get(),
             })
         })
     }

@@ -38,6 +38,7 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/http2_stream_window", "64KiB", "128KiB"),
     ("/limits/http2_connection_window", "1MiB", "2MiB"),
     ("/limits/http2_ping_interval", "30s", "20s"),
+    ("/limits/tcp_keepalive", "30s", "20s"),
     ("/limits/http2_reset_window", "200", "100"),
     ("/limits/http2_pending_resets", "20", "21"),
     ("/limits/http2_local_resets", "1024", "1025"),

@@ -35,6 +35,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes that the system keeps for us, so that [`IN_FLIGHT`] is more than what it and the server's can hold together.
 const SEND_BUFFER: usize = 256 << 10;
 
+/// How long a connection may be quiet until TCP asks whether the server is still there.
+const QUIET: Duration = Duration::from_secs(30);
+
 /// After this time on a connection that stands, the system of the server has acknowledged what was sent.
 pub(super) const SETTLES: Duration = USER_TIMEOUT.saturating_add(Duration::from_secs(5));
 /// What was sent before so many bytes, a server has read that has the greatest receive buffer that Linux gives by itself.
@@ -109,7 +112,7 @@ impl Server {
     pub(super) async fn connect(&self) -> io::Result<Connection> {
         let connecting = async {
             let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            keep_alive(&stream)?;
+            keep_alive(&stream, QUIET)?;
             SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
             let stream: Box<dyn Stream> = match &self.tls {
                 None => Box::new(stream),

@@ -41,6 +41,9 @@ pub struct Limits {
     pub http2_connection_window: Size,
     /// How often an HTTP/2 client is asked whether it is still there. It has two thirds of that time to answer.
     pub http2_ping_interval: Span,
+    /// How long a connection of a client or to an upstream may be quiet until TCP asks whether the other side is still there. Shorter
+    /// than what firewalls and balancers between forget connections by.
+    pub tcp_keepalive: Span,
     /// Streams of an HTTP/2 connection that are judged together: if the client reset half of them before it had an
     /// answer, the connection is closed.
     pub http2_reset_window: u32,
@@ -100,6 +103,7 @@ impl Default for Limits {
             http2_stream_window: Size::kib(64),
             http2_connection_window: Size::mib(1),
             http2_ping_interval: Span::from_secs(30),
+            tcp_keepalive: Span::from_secs(30),
             http2_reset_window: 200,
             http2_pending_resets: 20,
             http2_local_resets: 1024,

@@ -102,6 +102,12 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
     for (name, _) in zero.iter().filter(|(_, zero)| *zero) {
         report.error(&at.key(name), format!("`{name}` cannot be zero")).help("leave it out for the default");
     }
+    // Linux counts it in whole seconds up to 32,767 (tcp(7), TCP_KEEPIDLE).
+    if !(1..=32_767).contains(&limits.tcp_keepalive.get().as_secs()) {
+        report
+            .error(&at.key("tcp_keepalive"), format!("{} is not from 1 s to 32,767 s", limits.tcp_keepalive))
+            .help("leave it out for the default");
+    }
     // RFC 9113 section 6.9.1: a flow-control window is at most 2^31-1.
     for (name, size) in [
         ("http2_stream_window", limits.http2_stream_window),
