@@ -143,8 +143,7 @@ pub fn main() -> ExitCode {
 
 /// Prints an error, and gives the exit status that goes with it: `otherwise`, unless it is the configuration's.
 fn complain(error: &Failure, otherwise: u8) -> u8 {
-    // Whoever closed our output, as `head` does, asks for no more.
-    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+    if is_closed_output(error) {
         return otherwise;
     }
     if let Some(StartError::Configuration(refused)) = error.downcast_ref() {
@@ -154,6 +153,13 @@ fn complain(error: &Failure, otherwise: u8) -> u8 {
     }
     let _ = writeln!(io::stderr(), "doorward: {error}");
     otherwise
+}
+
+/// Whoever closed our output, as `head` does, asks for no more.
+fn is_closed_output(error: &Failure) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let of_json = || error.downcast_ref::<serde_json::Error>()?.io_error_kind();
+    kind.or_else(of_json) == Some(io::ErrorKind::BrokenPipe)
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -228,6 +234,23 @@ mod tests {
 
     use super::*;
     use crate::config::{NOT_SETTINGS, PREFIX};
+
+    #[test]
+    fn a_closed_output_is_known_in_json_too() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert!(is_closed_output(&Closed.write_all(b"1").unwrap_err().into()));
+        assert!(is_closed_output(&serde_json::to_writer(Closed, &1).unwrap_err().into()));
+        assert!(!is_closed_output(&io::Error::from(io::ErrorKind::NotFound).into()));
+        assert!(!is_closed_output(&serde_json::from_str::<u8>("x").unwrap_err().into()));
+    }
 
     /// `doorward check` refused the environment that `doorward token` asks for.
     #[test]
