@@ -32,6 +32,7 @@ mod settings;
 mod sink;
 mod token_trace;
 mod trace;
+mod traced_line;
 mod trail;
 mod verify;
 mod writer;
@@ -54,8 +55,9 @@ pub use self::{
     report::{Access, Counted, Held, HeldSecret, Report, Row},
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
-    token_trace::{TaskLine, Tokens, TracedToken, Use, introspected_in, trace_tokens},
+    token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
     trace::{Arrival, Cause, NoCause, TracedRun, arrivals, sent_for, trace, trace_cause, trace_request, trace_uid},
+    traced_line::TaskLine,
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{
         AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,

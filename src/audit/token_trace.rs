@@ -9,7 +9,11 @@ use std::{
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{note::code, replay::ReplayError, trace::each};
+use super::{
+    note::code,
+    replay::ReplayError,
+    traced_line::{AtServer, IssuedLine, Line, OnwardLine, TaskLine, each},
+};
 use crate::clock::Timestamp;
 
 /// Uses of one token that are kept; the others are counted.
@@ -69,100 +73,6 @@ impl TracedToken {
     }
 }
 
-/// What a resource server heard of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct AtServer {
-    token: String,
-    pub server: String,
-    #[serde(default)]
-    pub active: bool,
-}
-
-/// What the record of an exchange says of its token.
-#[derive(Clone, Debug, Deserialize)]
-pub struct IssuedLine {
-    pub token: String,
-    /// By what name it is known here who issued it. Older versions do not say it.
-    #[serde(default)]
-    pub issuer: Option<String>,
-    pub audience: String,
-    #[serde(default)]
-    pub scopes: Vec<String>,
-    pub expires: i64,
-    #[serde(default)]
-    pub rules: Vec<String>,
-    /// The request that caused the run.
-    #[serde(default)]
-    pub cause: Option<Uuid>,
-    #[serde(default)]
-    pub task: Option<TaskLine>,
-    /// Everybody whose revocation ends it, by the name of the issuer and the subject. Older versions do not say it.
-    #[serde(default)]
-    parties: Vec<(String, String)>,
-    /// The issuer of who acts, of an older version.
-    #[serde(default)]
-    actor_issuer: Option<String>,
-    /// Where it is another provider's.
-    #[serde(default)]
-    pub onward: Option<OnwardLine>,
-}
-
-impl IssuedLine {
-    /// Whether this issuer has given it: others may give tokens the same id.
-    pub fn is_by(&self, issuer: &str) -> bool {
-        self.issuer.as_deref().is_none_or(|own| own == issuer)
-    }
-}
-
-/// The provider of a token that is not ours.
-#[derive(Clone, Debug, Deserialize)]
-pub struct OnwardLine {
-    pub provider: String,
-    /// The id (`jti`) of the assertion that it was given for.
-    pub assertion: String,
-    pub sha256: String,
-}
-
-/// The task that got a token.
-#[derive(Clone, Debug, Deserialize)]
-pub struct TaskLine {
-    #[serde(default)]
-    pub cluster: String,
-    pub namespace: String,
-    pub task_run: ObjectLine,
-    pub pod: ObjectLine,
-    #[serde(default)]
-    pub pipeline_run: Option<ObjectLine>,
-    #[serde(default)]
-    pub pipeline_task: Option<String>,
-    /// The uid of the outermost run.
-    pub root: String,
-}
-
-impl TaskLine {
-    /// The outermost run as far as it has a name here: kind, name and uid.
-    pub fn root(&self) -> (&str, &str, &str) {
-        let runs = [("PipelineRun", self.pipeline_run.as_ref()), ("TaskRun", Some(&self.task_run))];
-        let mut runs = runs.into_iter().filter_map(|(kind, run)| Some((kind, run?)));
-        // A PipelineRun that another one made has that for its root.
-        let named = runs.find(|(_, run)| run.uid == self.root);
-        named
-            .map_or(("PipelineRun", "?", self.root.as_str()), |(kind, run)| (kind, run.name.as_str(), run.uid.as_str()))
-    }
-
-    /// With whose end the token ends, by uid.
-    fn lives_with(&self) -> impl Iterator<Item = &str> {
-        let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
-        objects.into_iter().flatten().map(|object| object.uid.as_str()).chain([self.root.as_str()])
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct ObjectLine {
-    pub name: String,
-    pub uid: String,
-}
-
 /// Which tokens are meant.
 #[derive(Clone, Copy, Debug)]
 pub enum Tokens<'a> {
@@ -178,105 +88,6 @@ pub enum Tokens<'a> {
     PipelineRun(&'a str, &'a str),
     /// Those of a TaskRun, by namespace and name.
     TaskRun(&'a str, &'a str),
-}
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    time: i64,
-    /// 1 is success.
-    #[serde(default)]
-    status_id: u8,
-    metadata: Metadata,
-    #[serde(default)]
-    actor: Actor,
-    #[serde(default)]
-    authorizations: Vec<Authorization>,
-    #[serde(default)]
-    http_request: Request,
-    #[serde(default)]
-    http_response: Response,
-    #[serde(default)]
-    unmapped: Unmapped,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    correlation_uid: Option<Uuid>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Actor {
-    user: Named,
-    idp: Named,
-    session: Named,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    name: String,
-    uid: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Authorization {
-    policy: Named,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Request {
-    http_method: String,
-    url: Url,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Url {
-    hostname: String,
-    path: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Response {
-    code: Option<u16>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Unmapped {
-    issued: Option<IssuedLine>,
-    revoked: Option<String>,
-    introspected: Option<AtServer>,
-    tokens_ended: Option<Ended>,
-    principal: PrincipalLine,
-    /// Of an operator, and why.
-    command: String,
-    why: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PrincipalLine {
-    actor: Option<ActorLine>,
-    claims: Claims,
-}
-
-#[derive(Deserialize)]
-struct ActorLine {
-    #[serde(default)]
-    subject: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Claims {
-    iss: String,
 }
 
 /// What an operator revokes.
@@ -324,14 +135,6 @@ impl Revocation {
     }
 }
 
-#[derive(Deserialize)]
-struct Ended {
-    #[serde(default)]
-    cluster: String,
-    uid: String,
-    why: String,
-}
-
 impl Tokens<'_> {
     fn mean(self, issued: &IssuedLine, request: Uuid) -> bool {
         let task = issued.task.as_ref();
@@ -354,38 +157,52 @@ impl Tokens<'_> {
 
 /// The tokens that are meant, in the order in which they were issued, each with its uses.
 pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
-    let mut found: BTreeMap<String, TracedToken> = BTreeMap::new();
-    each(files, code::REQUEST, |line: Line| {
-        let (Some(issued), Some(request)) = (line.unmapped.issued, line.metadata.correlation_uid) else { return };
-        if wanted.mean(&issued, request) {
-            let token = TracedToken {
-                request,
-                at: Timestamp::from_millis(line.time),
-                whose: line.actor.user.name,
-                old_parties: OldParties {
-                    issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
-                    subject: line.actor.user.uid,
-                    actor: line.unmapped.principal.actor.map(|actor| actor.subject),
-                },
-                uses: Vec::new(),
-                more: HashSet::new(),
-                ended: None,
-                issued,
-            };
-            found.entry(token.issued.token.clone()).or_insert(token);
-        }
-    })?;
-    if found.is_empty() {
+    let mut found = Found::default();
+    each(files, code::REQUEST, |line| found.issued(line, wanted))?;
+    if found.0.is_empty() {
         return Ok(Vec::new());
     }
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| found.used(line))?;
+    each(files, code::TOKENS_ENDED, |line| found.ended(line))?;
+    each(files, code::OPERATOR, |line| found.revoked(&line))?;
+    Ok(found.in_order())
+}
+
+/// The tokens that are meant, by id, with what lines say of them.
+#[derive(Default)]
+struct Found(BTreeMap<String, TracedToken>);
+
+impl Found {
+    fn issued(&mut self, line: Line, wanted: Tokens<'_>) {
+        let (Some(issued), Some(request)) = (line.unmapped.issued, line.metadata.correlation_uid) else { return };
+        if !wanted.mean(&issued, request) {
+            return;
+        }
+        let token = TracedToken {
+            request,
+            at: Timestamp::from_millis(line.time),
+            whose: line.actor.user.name,
+            old_parties: OldParties {
+                issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
+                subject: line.actor.user.uid,
+                actor: line.unmapped.principal.actor.map(|actor| actor.subject),
+            },
+            uses: Vec::new(),
+            more: HashSet::new(),
+            ended: None,
+            issued,
+        };
+        self.0.entry(token.issued.token.clone()).or_insert(token);
+    }
+
+    fn used(&mut self, line: Line) {
         let at = Timestamp::from_millis(line.time);
-        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| found.get_mut(id)) {
+        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.0.get_mut(id)) {
             token.end(at, || "its holder had done with it".to_owned());
         }
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
-        let (Some(token), Some(request)) = (found.get_mut(id), line.metadata.correlation_uid) else { return };
+        let (Some(token), Some(request)) = (self.0.get_mut(id), line.metadata.correlation_uid) else { return };
         // A resource server asks about tokens of ours alone.
         if at_server.is_none() && !token.issued.is_by(&line.actor.idp.name) {
             return;
@@ -410,43 +227,45 @@ pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedT
             }
             None => {}
         }
-    })?;
-    each(files, code::TOKENS_ENDED, |line: Line| {
+    }
+
+    fn ended(&mut self, line: Line) {
         let Some(ended) = line.unmapped.tokens_ended else { return };
         let at = Timestamp::from_millis(line.time);
-        for token in found.values_mut() {
-            let is_meant = token
-                .issued
-                .task
-                .as_ref()
-                .is_some_and(|task| task.cluster == ended.cluster && task.lives_with().any(|uid| uid == ended.uid));
-            if is_meant && at.as_millis() < token.issued.expires {
+        let is_of = |task: &TaskLine| task.cluster == ended.cluster && task.lives_with().any(|uid| uid == ended.uid);
+        for token in self.0.values_mut() {
+            if token.issued.task.as_ref().is_some_and(is_of) && at.as_millis() < token.issued.expires {
                 token.end(at, || ended.why.clone());
             }
         }
-    })?;
-    each(files, code::OPERATOR, |line: Line| {
+    }
+
+    fn revoked(&mut self, line: &Line) {
         let Some(revocation) = Revocation::read(&line.unmapped.command).filter(|_| line.status_id == 1) else { return };
         let at = Timestamp::from_millis(line.time);
-        for token in found.values_mut() {
+        for token in self.0.values_mut() {
             let is_out = token.at <= at && at.as_millis() < token.issued.expires;
             if is_out && revocation.meets(token) {
                 token.end(at, || format!("an operator revoked it: {}", line.unmapped.why.escape_debug()));
             }
         }
-    })?;
-    let mut tokens: Vec<TracedToken> = found.into_values().collect();
-    for token in &mut tokens {
-        token.uses.sort_by_key(|used| used.at);
     }
-    tokens.sort_by(|a, b| (a.at, &a.issued.token).cmp(&(b.at, &b.issued.token)));
-    Ok(tokens)
+
+    /// In the order in which they were issued.
+    fn in_order(self) -> Vec<TracedToken> {
+        let mut tokens: Vec<TracedToken> = self.0.into_values().collect();
+        for token in &mut tokens {
+            token.uses.sort_by_key(|used| used.at);
+        }
+        tokens.sort_by(|a, b| (a.at, &a.issued.token).cmp(&(b.at, &b.issued.token)));
+        tokens
+    }
 }
 
 /// The id of the token of ours that a resource server asked about in this request.
 pub fn introspected_in(files: &[PathBuf], request: Uuid) -> Result<Option<String>, ReplayError> {
     let mut found = None;
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         if let Some(at_server) = line.unmapped.introspected.filter(|_| line.metadata.correlation_uid == Some(request)) {
             found = Some(at_server.token);
         }

@@ -6,20 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fs::File,
-    io::BufReader,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::{
-    lines::Lines,
     note::code,
     record::Outcome,
     replay::{ReplayError, ReplayInputs},
+    traced_line::{Line, Link, Metadata, each},
 };
 use crate::{
     authn::Kind,
@@ -77,63 +74,6 @@ pub enum NoCause {
     Early { event: String, before: Duration },
 }
 
-/// A line about a run.
-#[derive(Clone, Debug, Deserialize)]
-struct Link {
-    #[serde(default)]
-    cluster: Option<String>,
-    kind: String,
-    namespace: String,
-    name: String,
-    uid: String,
-    #[serde(default)]
-    created: Option<i64>,
-    #[serde(default)]
-    request: Option<Uuid>,
-    #[serde(default)]
-    event_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    time: i64,
-    metadata: Metadata,
-    #[serde(default)]
-    status_code: Option<String>,
-    #[serde(default)]
-    http_response: Response,
-    #[serde(default)]
-    unmapped: Unmapped,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Response {
-    code: Option<u16>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    correlation_uid: Option<Uuid>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Unmapped {
-    linked: Option<Link>,
-    event_id: Option<String>,
-    held: Option<Uuid>,
-    webhook: Option<Webhook>,
-}
-
-#[derive(Deserialize)]
-struct Webhook {
-    #[serde(default)]
-    delivery: Option<String>,
-}
-
 /// By what somebody knows a delivery.
 #[derive(Clone, Copy, Debug)]
 pub enum Arrival<'a> {
@@ -166,7 +106,7 @@ pub fn trace_uid(files: &[PathBuf], cluster: &str, uid: &str) -> Result<Option<T
 pub fn trace_cause(files: &[PathBuf], id: Uuid) -> Result<Option<Cause>, ReplayError> {
     let Some(request) = ReplayInputs::find(files, id)?.map(Box::new) else { return Ok(None) };
     let (mut held, mut event) = (None, None);
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         if line.metadata.correlation_uid == Some(id) {
             held = held.or(line.unmapped.held);
             event = event.take().or(line.unmapped.event_id);
@@ -185,7 +125,7 @@ pub fn trace_cause(files: &[PathBuf], id: Uuid) -> Result<Option<Cause>, ReplayE
 /// The requests in which a request was made: itself and, of a delivery that was held, those that sent it.
 pub fn sent_for(files: &[PathBuf], id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> {
     let mut sent = BTreeSet::from([id]);
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         sent.extend(line.metadata.correlation_uid.filter(|_| line.unmapped.held == Some(id)));
     })?;
     Ok(sent)
@@ -194,7 +134,7 @@ pub fn sent_for(files: &[PathBuf], id: Uuid) -> Result<BTreeSet<Uuid>, ReplayErr
 /// The runs that a request caused, itself or as a delivery.
 pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, ReplayError> {
     let mut events = BTreeSet::new();
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         let is_its = line.metadata.correlation_uid == Some(id) || line.unmapped.held == Some(id);
         events.extend(line.unmapped.event_id.filter(|_| is_its));
     })?;
@@ -208,7 +148,7 @@ pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, Repl
 /// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it.
 pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
     let mut arrivals = Vec::new();
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let is_it = match known_by {
             Arrival::Delivery(id) => unmapped.webhook.is_some_and(|webhook| webhook.delivery.as_deref() == Some(id)),
@@ -224,7 +164,7 @@ pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, R
 
 fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
     let mut links = BTreeMap::new();
-    each(files, code::RUN, |line: Line| {
+    each(files, code::RUN, |line| {
         if let Some(link) = line.unmapped.linked.filter(&wanted) {
             links.entry((link.cluster.clone(), link.uid.clone())).or_insert(link);
         }
@@ -294,7 +234,7 @@ fn of_event(
 /// Whether the answer to a request says that it made nothing. Where there was none from the API server, it may have.
 fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
     let mut has_failed = false;
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         let code = line.http_response.code.unwrap_or_default();
         let made_nothing = match line.status_code {
             // Refused here: it made nothing, unless it was sent and no answer came.
@@ -310,7 +250,7 @@ fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
 /// The first run that names each of the requests that these name.
 fn firsts(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
     let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
-    each(files, code::RUN, |line: Line| {
+    each(files, code::RUN, |line| {
         let Some(Link { uid, created, request: Some(request), .. }) = line.unmapped.linked else { return };
         if !links.iter().any(|link| link.request == Some(request)) {
             return;
@@ -331,7 +271,7 @@ fn events(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<String, Event>, 
     if links.iter().all(|link| link.event_id.is_none()) {
         return Ok(events);
     }
-    each(files, code::REQUEST, |line: Line| {
+    each(files, code::REQUEST, |line| {
         let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let Some(event) = unmapped.event_id else { return };
         if links.iter().any(|link| link.event_id.as_ref() == Some(&event)) {
@@ -340,26 +280,6 @@ fn events(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<String, Event>, 
         }
     })?;
     Ok(events)
-}
-
-/// Reads the lines whose code is this or begins with it. Seals are not checked here.
-pub(super) fn each<P: AsRef<Path>, L: DeserializeOwned>(
-    files: &[P],
-    code: &str,
-    mut read: impl FnMut(L),
-) -> Result<(), ReplayError> {
-    let wanted = format!("\"event_code\":\"{code}");
-    for file in files {
-        let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
-        while let Some(line) = lines.next()? {
-            // The metadata stands near the beginning, before anything that a caller writes.
-            let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
-            if line.fault.is_none() && memchr::memmem::find(head, wanted.as_bytes()).is_some() {
-                read(serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?);
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Cause {
@@ -427,193 +347,4 @@ fn write_request(f: &mut fmt::Formatter<'_>, word: &str, request: &ReplayInputs)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const REQUEST: Uuid = Uuid::from_u128(1);
-    const ARRIVAL: Uuid = Uuid::from_u128(2);
-
-    fn request(id: Uuid, code: &str, unmapped: &Value) -> String {
-        json!({
-            "time": 1_000_000,
-            "metadata": {"correlation_uid": id, "event_code": code},
-            "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "api.test", "path": "/"}},
-            "authorizations": [{"decision": "allow", "policy": {"uid": "r", "version": "p"}}],
-            "unmapped": unmapped,
-        })
-        .to_string()
-    }
-
-    /// A record with these members of its own.
-    fn with(line: &str, members: &Value) -> String {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
-        line.to_string()
-    }
-
-    fn creates(namespace: &str) -> Value {
-        json!({
-            "kubernetes": {"is_resource": true, "verb": "create", "namespace": namespace, "resource": "pipelineruns"},
-            "run": {"does": "create"},
-        })
-    }
-
-    fn link(name: &str, uid: &str, created: i64, cause: &Value) -> String {
-        let mut linked =
-            json!({"kind": "PipelineRun", "namespace": "ci", "name": name, "uid": uid, "created": created});
-        linked.as_object_mut().unwrap().extend(cause.as_object().unwrap().clone());
-        json!({"metadata": {"event_code": "run.linked"}, "unmapped": {"linked": linked}}).to_string()
-    }
-
-    fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-        trace(&[file.path().to_owned()], "PipelineRun", "ci", name).unwrap()
-    }
-
-    #[test]
-    fn a_request_counts_for_the_first_run_that_it_made_and_for_no_other() {
-        let asked = json!({"request": REQUEST});
-        // The copy was seen first, since it stood first in a list after a gap; it was made later.
-        let lines = [
-            request(REQUEST, "request.decided", &creates("ci")),
-            link("copy", "u2", 1_002_000, &asked),
-            link("real", "u1", 1_001_000, &asked),
-        ];
-        let real = traced(&lines, "real").remove(0);
-        assert_eq!(real.cause.unwrap().request.id, REQUEST);
-        let copy = traced(&lines, "copy").remove(0);
-        assert_eq!(copy.cause.unwrap_err(), NoCause::Copied { request: REQUEST, uid: "u1".to_owned() });
-    }
-
-    #[test]
-    fn a_request_that_made_no_run_there_made_none_that_names_it() {
-        let asked = json!({"request": REQUEST});
-        for other in [creates("elsewhere"), json!({"kubernetes": {"verb": "get", "namespace": "ci"}}), json!({})] {
-            let lines = [request(REQUEST, "request", &other), link("run", "u", 1_001_000, &asked)];
-            assert_eq!(traced(&lines, "run").remove(0).cause.unwrap_err(), NoCause::Forged(REQUEST), "{other}");
-        }
-        let unknown = traced(&[link("run", "u", 0, &asked)], "run").remove(0);
-        assert_eq!(unknown.cause.unwrap_err(), NoCause::UnknownRequest(REQUEST));
-    }
-
-    #[test]
-    fn a_request_that_was_denied_or_failed_made_no_run_that_names_it() {
-        let made = |more: &Value| with(&request(REQUEST, "request", &creates("ci")), more);
-        let decided = request(REQUEST, "request.decided", &creates("ci"));
-        let completed = |more: &Value| with(&request(REQUEST, "request.completed", &creates("ci")), more);
-        let answered = |code: u16| json!({"http_response": {"code": code}});
-        let failed = |reason: &str| json!({"status_code": reason, "http_response": {"code": 504}});
-        for (what, lines, counts) in [
-            ("denied", vec![made(&json!({"authorizations": [{"decision": "deny"}]}))], false),
-            ("nothing decided", vec![made(&json!({"authorizations": []}))], false),
-            ("answered 409", vec![decided.clone(), completed(&answered(409))], false),
-            ("answered 201", vec![decided.clone(), completed(&answered(201))], true),
-            (
-                "answered 504 by the API server, which may have made it",
-                vec![decided.clone(), completed(&answered(504))],
-                true,
-            ),
-            ("no answer is known", vec![decided.clone()], true),
-            ("no answer came in time", vec![decided.clone(), completed(&failed("upstream_timeout"))], true),
-            ("it was not sent", vec![decided, completed(&failed("upstream_unreachable"))], false),
-        ] {
-            let lines = [lines, vec![link("run", "u", 1_001_000, &json!({"request": REQUEST}))]].concat();
-            let cause = traced(&lines, "run").remove(0).cause;
-            assert_eq!(cause.is_ok(), counts, "{what}");
-            assert!(counts || cause.unwrap_err() == NoCause::Forged(REQUEST), "{what}");
-        }
-    }
-
-    #[test]
-    fn an_event_counts_for_what_was_made_soon_after_it() {
-        let came = json!({"event_id": "e"});
-        let lines = |created| {
-            [
-                request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}})),
-                request(REQUEST, "request.decided", &json!({"held": ARRIVAL})),
-                request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
-                link("run", "u", created, &came),
-            ]
-        };
-        let cause = traced(&lines(1_001_000), "run").remove(0).cause.unwrap();
-        assert_eq!((cause.request.id, cause.sent.as_ref().unwrap().id), (ARRIVAL, REQUEST));
-        assert!(cause.to_string().contains("delivery   d of github"), "{cause}");
-        for (made, said) in [
-            (1_000_000 + 149_000, None),
-            (1_000_000 + 151_000, Some("151 s after it")),
-            (1_000_000 - 29_000, None),
-            (1_000_000 - 31_000, Some("31 s before it")),
-        ] {
-            let cause = traced(&lines(made), "run").remove(0).cause;
-            assert_eq!(cause.is_err(), said.is_some(), "{made}");
-            if let Some(said) = said {
-                let why = cause.unwrap_err().to_string();
-                assert!(why.contains(said), "{why}");
-            }
-        }
-        let unknown = traced(&lines(1_001_000)[3..], "run").remove(0).cause.unwrap_err();
-        assert_eq!(unknown, NoCause::UnknownEvent("e".to_owned()));
-    }
-
-    #[test]
-    fn an_apply_that_made_a_run_is_its_cause() {
-        let mut applies = creates("ci");
-        applies["run"]["does"] = json!("apply");
-        let lines = [request(REQUEST, "request", &applies), link("run", "u", 1_001_000, &json!({"request": REQUEST}))];
-        assert_eq!(traced(&lines, "run").remove(0).cause.unwrap().request.id, REQUEST);
-    }
-
-    #[test]
-    fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
-        let facts = json!({"webhook": "github", "delivery": "d"});
-        let again = Uuid::from_u128(3);
-        let lines = [
-            request(ARRIVAL, "request", &json!({"webhook": facts})),
-            request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
-            request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
-            request(again, "request", &json!({"webhook": facts})),
-            request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
-        ];
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-        let found = |known_by| arrivals(&[file.path().to_owned()], known_by).unwrap();
-        assert_eq!(found(Arrival::Delivery("d")), [ARRIVAL, again]);
-        assert_eq!(found(Arrival::Event("e")), [ARRIVAL]);
-        assert!(found(Arrival::Delivery("e")).is_empty());
-    }
-
-    #[test]
-    fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
-        let lines = [
-            request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}, "event_id": "e"})),
-            request(REQUEST, "request", &creates("ci")),
-            link("built", "u1", 1_001_000, &json!({"event_id": "e"})),
-            link("again", "u2", 1_002_000, &json!({"event_id": "e", "request": REQUEST})),
-        ];
-        assert_eq!(traced(&lines, "again").remove(0).cause.unwrap().request.id, REQUEST);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-        for (id, uid) in [(ARRIVAL, "u1"), (REQUEST, "u2")] {
-            let caused = trace_request(&[file.path().to_owned()], id).unwrap();
-            assert_eq!(caused.iter().map(|run| run.uid.as_str()).collect::<Vec<_>>(), [uid]);
-        }
-    }
-
-    #[test]
-    fn runs_that_had_the_same_name_are_told_apart() {
-        let asked = |id| json!({"request": id});
-        let lines = [
-            request(REQUEST, "request", &creates("ci")),
-            request(ARRIVAL, "request", &creates("ci")),
-            link("run", "u2", 2_000_000, &asked(ARRIVAL)),
-            link("run", "u1", 1_000_000, &asked(REQUEST)),
-        ];
-        let runs = traced(&lines, "run");
-        let causes: Vec<_> =
-            runs.iter().map(|run| (run.uid.as_str(), run.cause.as_ref().unwrap().request.id)).collect();
-        assert_eq!(causes, [("u1", REQUEST), ("u2", ARRIVAL)]);
-    }
-}
+mod tests;

@@ -1,0 +1,186 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+const REQUEST: Uuid = Uuid::from_u128(1);
+const ARRIVAL: Uuid = Uuid::from_u128(2);
+
+fn request(id: Uuid, code: &str, unmapped: &Value) -> String {
+    json!({
+        "time": 1_000_000,
+        "metadata": {"correlation_uid": id, "event_code": code},
+        "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "api.test", "path": "/"}},
+        "authorizations": [{"decision": "allow", "policy": {"uid": "r", "version": "p"}}],
+        "unmapped": unmapped,
+    })
+    .to_string()
+}
+
+/// A record with these members of its own.
+fn with(line: &str, members: &Value) -> String {
+    let mut line: Value = serde_json::from_str(line).unwrap();
+    line.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    line.to_string()
+}
+
+fn creates(namespace: &str) -> Value {
+    json!({
+        "kubernetes": {"is_resource": true, "verb": "create", "namespace": namespace, "resource": "pipelineruns"},
+        "run": {"does": "create"},
+    })
+}
+
+fn link(name: &str, uid: &str, created: i64, cause: &Value) -> String {
+    let mut linked = json!({"kind": "PipelineRun", "namespace": "ci", "name": name, "uid": uid, "created": created});
+    linked.as_object_mut().unwrap().extend(cause.as_object().unwrap().clone());
+    json!({"metadata": {"event_code": "run.linked"}, "unmapped": {"linked": linked}}).to_string()
+}
+
+fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    trace(&[file.path().to_owned()], "PipelineRun", "ci", name).unwrap()
+}
+
+#[test]
+fn a_request_counts_for_the_first_run_that_it_made_and_for_no_other() {
+    let asked = json!({"request": REQUEST});
+    // The copy was seen first, since it stood first in a list after a gap; it was made later.
+    let lines = [
+        request(REQUEST, "request.decided", &creates("ci")),
+        link("copy", "u2", 1_002_000, &asked),
+        link("real", "u1", 1_001_000, &asked),
+    ];
+    let real = traced(&lines, "real").remove(0);
+    assert_eq!(real.cause.unwrap().request.id, REQUEST);
+    let copy = traced(&lines, "copy").remove(0);
+    assert_eq!(copy.cause.unwrap_err(), NoCause::Copied { request: REQUEST, uid: "u1".to_owned() });
+}
+
+#[test]
+fn a_request_that_made_no_run_there_made_none_that_names_it() {
+    let asked = json!({"request": REQUEST});
+    for other in [creates("elsewhere"), json!({"kubernetes": {"verb": "get", "namespace": "ci"}}), json!({})] {
+        let lines = [request(REQUEST, "request", &other), link("run", "u", 1_001_000, &asked)];
+        assert_eq!(traced(&lines, "run").remove(0).cause.unwrap_err(), NoCause::Forged(REQUEST), "{other}");
+    }
+    let unknown = traced(&[link("run", "u", 0, &asked)], "run").remove(0);
+    assert_eq!(unknown.cause.unwrap_err(), NoCause::UnknownRequest(REQUEST));
+}
+
+#[test]
+fn a_request_that_was_denied_or_failed_made_no_run_that_names_it() {
+    let made = |more: &Value| with(&request(REQUEST, "request", &creates("ci")), more);
+    let decided = request(REQUEST, "request.decided", &creates("ci"));
+    let completed = |more: &Value| with(&request(REQUEST, "request.completed", &creates("ci")), more);
+    let answered = |code: u16| json!({"http_response": {"code": code}});
+    let failed = |reason: &str| json!({"status_code": reason, "http_response": {"code": 504}});
+    for (what, lines, counts) in [
+        ("denied", vec![made(&json!({"authorizations": [{"decision": "deny"}]}))], false),
+        ("nothing decided", vec![made(&json!({"authorizations": []}))], false),
+        ("answered 409", vec![decided.clone(), completed(&answered(409))], false),
+        ("answered 201", vec![decided.clone(), completed(&answered(201))], true),
+        (
+            "answered 504 by the API server, which may have made it",
+            vec![decided.clone(), completed(&answered(504))],
+            true,
+        ),
+        ("no answer is known", vec![decided.clone()], true),
+        ("no answer came in time", vec![decided.clone(), completed(&failed("upstream_timeout"))], true),
+        ("it was not sent", vec![decided, completed(&failed("upstream_unreachable"))], false),
+    ] {
+        let lines = [lines, vec![link("run", "u", 1_001_000, &json!({"request": REQUEST}))]].concat();
+        let cause = traced(&lines, "run").remove(0).cause;
+        assert_eq!(cause.is_ok(), counts, "{what}");
+        assert!(counts || cause.unwrap_err() == NoCause::Forged(REQUEST), "{what}");
+    }
+}
+
+#[test]
+fn an_event_counts_for_what_was_made_soon_after_it() {
+    let came = json!({"event_id": "e"});
+    let lines = |created| {
+        [
+            request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}})),
+            request(REQUEST, "request.decided", &json!({"held": ARRIVAL})),
+            request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
+            link("run", "u", created, &came),
+        ]
+    };
+    let cause = traced(&lines(1_001_000), "run").remove(0).cause.unwrap();
+    assert_eq!((cause.request.id, cause.sent.as_ref().unwrap().id), (ARRIVAL, REQUEST));
+    assert!(cause.to_string().contains("delivery   d of github"), "{cause}");
+    for (made, said) in [
+        (1_000_000 + 149_000, None),
+        (1_000_000 + 151_000, Some("151 s after it")),
+        (1_000_000 - 29_000, None),
+        (1_000_000 - 31_000, Some("31 s before it")),
+    ] {
+        let cause = traced(&lines(made), "run").remove(0).cause;
+        assert_eq!(cause.is_err(), said.is_some(), "{made}");
+        if let Some(said) = said {
+            let why = cause.unwrap_err().to_string();
+            assert!(why.contains(said), "{why}");
+        }
+    }
+    let unknown = traced(&lines(1_001_000)[3..], "run").remove(0).cause.unwrap_err();
+    assert_eq!(unknown, NoCause::UnknownEvent("e".to_owned()));
+}
+
+#[test]
+fn an_apply_that_made_a_run_is_its_cause() {
+    let mut applies = creates("ci");
+    applies["run"]["does"] = json!("apply");
+    let lines = [request(REQUEST, "request", &applies), link("run", "u", 1_001_000, &json!({"request": REQUEST}))];
+    assert_eq!(traced(&lines, "run").remove(0).cause.unwrap().request.id, REQUEST);
+}
+
+#[test]
+fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
+    let facts = json!({"webhook": "github", "delivery": "d"});
+    let again = Uuid::from_u128(3);
+    let lines = [
+        request(ARRIVAL, "request", &json!({"webhook": facts})),
+        request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
+        request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
+        request(again, "request", &json!({"webhook": facts})),
+        request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
+    ];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    let found = |known_by| arrivals(&[file.path().to_owned()], known_by).unwrap();
+    assert_eq!(found(Arrival::Delivery("d")), [ARRIVAL, again]);
+    assert_eq!(found(Arrival::Event("e")), [ARRIVAL]);
+    assert!(found(Arrival::Delivery("e")).is_empty());
+}
+
+#[test]
+fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
+    let lines = [
+        request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}, "event_id": "e"})),
+        request(REQUEST, "request", &creates("ci")),
+        link("built", "u1", 1_001_000, &json!({"event_id": "e"})),
+        link("again", "u2", 1_002_000, &json!({"event_id": "e", "request": REQUEST})),
+    ];
+    assert_eq!(traced(&lines, "again").remove(0).cause.unwrap().request.id, REQUEST);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
+    for (id, uid) in [(ARRIVAL, "u1"), (REQUEST, "u2")] {
+        let caused = trace_request(&[file.path().to_owned()], id).unwrap();
+        assert_eq!(caused.iter().map(|run| run.uid.as_str()).collect::<Vec<_>>(), [uid]);
+    }
+}
+
+#[test]
+fn runs_that_had_the_same_name_are_told_apart() {
+    let asked = |id| json!({"request": id});
+    let lines = [
+        request(REQUEST, "request", &creates("ci")),
+        request(ARRIVAL, "request", &creates("ci")),
+        link("run", "u2", 2_000_000, &asked(ARRIVAL)),
+        link("run", "u1", 1_000_000, &asked(REQUEST)),
+    ];
+    let runs = traced(&lines, "run");
+    let causes: Vec<_> = runs.iter().map(|run| (run.uid.as_str(), run.cause.as_ref().unwrap().request.id)).collect();
+    assert_eq!(causes, [("u1", REQUEST), ("u2", ARRIVAL)]);
+}

@@ -1,0 +1,255 @@
+//! What is read of lines to trace runs and tokens by them. A line may say less: each kind of record has its own members.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{lines::Lines, replay::ReplayError};
+
+#[derive(Deserialize)]
+pub(super) struct Line {
+    #[serde(default)]
+    pub time: i64,
+    /// 1 is success.
+    #[serde(default)]
+    pub status_id: u8,
+    #[serde(default)]
+    pub status_code: Option<String>,
+    pub metadata: Metadata,
+    #[serde(default)]
+    pub actor: Actor,
+    #[serde(default)]
+    pub authorizations: Vec<Authorization>,
+    #[serde(default)]
+    pub http_request: Request,
+    #[serde(default)]
+    pub http_response: Response,
+    #[serde(default)]
+    pub unmapped: Unmapped,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Metadata {
+    #[serde(default)]
+    pub correlation_uid: Option<Uuid>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Actor {
+    pub user: Named,
+    pub idp: Named,
+    pub session: Named,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Authorization {
+    pub policy: Named,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Request {
+    pub http_method: String,
+    pub url: Url,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Url {
+    pub hostname: String,
+    pub path: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Response {
+    pub code: Option<u16>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Unmapped {
+    pub linked: Option<Link>,
+    pub event_id: Option<String>,
+    pub held: Option<Uuid>,
+    pub webhook: Option<Webhook>,
+    pub issued: Option<IssuedLine>,
+    pub revoked: Option<String>,
+    pub introspected: Option<AtServer>,
+    pub tokens_ended: Option<Ended>,
+    pub principal: PrincipalLine,
+    /// Of an operator, and why.
+    pub command: String,
+    pub why: String,
+}
+
+/// A line about a run.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Link {
+    #[serde(default)]
+    pub cluster: Option<String>,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    #[serde(default)]
+    pub created: Option<i64>,
+    #[serde(default)]
+    pub request: Option<Uuid>,
+    #[serde(default)]
+    pub event_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Webhook {
+    #[serde(default)]
+    pub delivery: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PrincipalLine {
+    pub actor: Option<ActorLine>,
+    pub claims: Claims,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ActorLine {
+    #[serde(default)]
+    pub subject: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Claims {
+    pub iss: String,
+}
+
+/// What a resource server heard of a token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct AtServer {
+    pub(super) token: String,
+    pub server: String,
+    #[serde(default)]
+    pub active: bool,
+}
+
+/// What the record of an exchange says of its token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct IssuedLine {
+    pub token: String,
+    /// By what name it is known here who issued it. Older versions do not say it.
+    #[serde(default)]
+    pub issuer: Option<String>,
+    pub audience: String,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    pub expires: i64,
+    #[serde(default)]
+    pub rules: Vec<String>,
+    /// The request that caused the run.
+    #[serde(default)]
+    pub cause: Option<Uuid>,
+    #[serde(default)]
+    pub task: Option<TaskLine>,
+    /// Everybody whose revocation ends it, by the name of the issuer and the subject. Older versions do not say it.
+    #[serde(default)]
+    pub(super) parties: Vec<(String, String)>,
+    /// The issuer of who acts, of an older version.
+    #[serde(default)]
+    pub(super) actor_issuer: Option<String>,
+    /// Where it is another provider's.
+    #[serde(default)]
+    pub onward: Option<OnwardLine>,
+}
+
+impl IssuedLine {
+    /// Whether this issuer has given it: others may give tokens the same id.
+    pub fn is_by(&self, issuer: &str) -> bool {
+        self.issuer.as_deref().is_none_or(|own| own == issuer)
+    }
+}
+
+/// The provider of a token that is not ours.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OnwardLine {
+    pub provider: String,
+    /// The id (`jti`) of the assertion that it was given for.
+    pub assertion: String,
+    pub sha256: String,
+}
+
+/// The task that got a token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskLine {
+    #[serde(default)]
+    pub cluster: String,
+    pub namespace: String,
+    pub task_run: ObjectLine,
+    pub pod: ObjectLine,
+    #[serde(default)]
+    pub pipeline_run: Option<ObjectLine>,
+    #[serde(default)]
+    pub pipeline_task: Option<String>,
+    /// The uid of the outermost run.
+    pub root: String,
+}
+
+impl TaskLine {
+    /// The outermost run as far as it has a name here: kind, name and uid.
+    pub fn root(&self) -> (&str, &str, &str) {
+        let runs = [("PipelineRun", self.pipeline_run.as_ref()), ("TaskRun", Some(&self.task_run))];
+        let mut runs = runs.into_iter().filter_map(|(kind, run)| Some((kind, run?)));
+        // A PipelineRun that another one made has that for its root.
+        let named = runs.find(|(_, run)| run.uid == self.root);
+        named
+            .map_or(("PipelineRun", "?", self.root.as_str()), |(kind, run)| (kind, run.name.as_str(), run.uid.as_str()))
+    }
+
+    /// With whose end the token ends, by uid.
+    pub(super) fn lives_with(&self) -> impl Iterator<Item = &str> {
+        let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
+        objects.into_iter().flatten().map(|object| object.uid.as_str()).chain([self.root.as_str()])
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ObjectLine {
+    pub name: String,
+    pub uid: String,
+}
+
+/// A run or a pod whose tokens have ended with it.
+#[derive(Deserialize)]
+pub(super) struct Ended {
+    #[serde(default)]
+    pub cluster: String,
+    pub uid: String,
+    pub why: String,
+}
+
+/// Reads the lines whose code is this or begins with it. Seals are not checked here.
+pub(super) fn each<P: AsRef<Path>>(files: &[P], code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
+    let wanted = format!("\"event_code\":\"{code}");
+    for file in files {
+        let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
+        while let Some(line) = lines.next()? {
+            // The metadata stands near the beginning, before anything that a caller writes.
+            let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
+            if line.fault.is_none() && memchr::memmem::find(head, wanted.as_bytes()).is_some() {
+                read(serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?);
+            }
+        }
+    }
+    Ok(())
+}
