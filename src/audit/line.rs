@@ -15,7 +15,7 @@ use super::{
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
-    record::{Decision, IssuedTask, Outcome, Phase, Record, Tls},
+    record::{Decision, Issued, IssuedTask, Outcome, Phase, Record, Tls},
 };
 use crate::{
     authn::Principal,
@@ -217,29 +217,7 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
         object.object("asked", |object| self::asked(asked, budget, object));
     }
     if let Some(issued) = record.issued.as_deref() {
-        object.object("issued", |object| {
-            object
-                .text("token", budget.text(Field::Names, &issued.token))
-                .text("issuer", budget.text(Field::Names, &issued.issuer))
-                .text("audience", budget.text(Field::Names, &issued.audience))
-                .list("scopes", budget.list(Field::Names, &issued.scopes))
-                .some("expires", Some(issued.expires.as_millis()))
-                .list("rules", budget.list(Field::Names, &issued.rules))
-                .some("cause", issued.cause.map(Id));
-            let parties: Vec<_> = issued.parties.iter().map(|party| (&*party.issuer, &*party.subject)).collect();
-            object.pairs("parties", budget.pairs(Field::Names, &parties));
-            if let Some(task) = &issued.task {
-                object.object("task", |object| issued_task(task, budget, object));
-            }
-            if let Some(onward) = &issued.onward {
-                object.object("onward", |object| {
-                    object
-                        .text("provider", budget.text(Field::Names, &onward.provider))
-                        .text("assertion", budget.text(Field::Names, &onward.assertion))
-                        .text("sha256", budget.text(Field::Names, &onward.sha256));
-                });
-            }
-        });
+        object.object("issued", |object| self::issued(issued, budget, object));
     }
     if let Some(introspected) = record.introspected.as_deref() {
         object.object("introspected", |object| {
@@ -270,6 +248,30 @@ fn asked(asked: &AskedToken, budget: &mut Budget, object: &mut Object<'_>) {
                 .some_text("pipeline", budget.optional(Field::Names, task.pipeline.as_deref()))
                 .some_text("pipeline_task", budget.optional(Field::Names, task.pipeline_task.as_deref()))
                 .some_text("task", budget.optional(Field::Names, task.task.as_deref()));
+        });
+    }
+}
+
+fn issued(issued: &Issued, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .text("token", budget.text(Field::Names, &issued.token))
+        .text("issuer", budget.text(Field::Names, &issued.issuer))
+        .text("audience", budget.text(Field::Names, &issued.audience))
+        .list("scopes", budget.list(Field::Names, &issued.scopes))
+        .some("expires", Some(issued.expires.as_millis()))
+        .list("rules", budget.list(Field::Names, &issued.rules))
+        .some("cause", issued.cause.map(Id));
+    let parties: Vec<_> = issued.parties.iter().map(|party| (&*party.issuer, &*party.subject)).collect();
+    object.pairs("parties", budget.pairs(Field::Names, &parties));
+    if let Some(task) = &issued.task {
+        object.object("task", |object| issued_task(task, budget, object));
+    }
+    if let Some(onward) = &issued.onward {
+        object.object("onward", |object| {
+            object
+                .text("provider", budget.text(Field::Names, &onward.provider))
+                .text("assertion", budget.text(Field::Names, &onward.assertion))
+                .text("sha256", budget.text(Field::Names, &onward.sha256));
         });
     }
 }

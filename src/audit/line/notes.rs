@@ -5,7 +5,7 @@ use crate::{
     audit::{
         budget::{Budget, Field},
         json::Object,
-        note::{Event, KeyChange, Note, code},
+        note::{Event, KeyChange, Linked, Note, Operator, TokensEnded, code},
     },
     clock::Timestamp,
 };
@@ -33,64 +33,26 @@ pub(super) fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut
     match note {
         Note::PolicyLoaded { digest, problems } => {
             lifecycle(line, (UPDATE, 1), time, code::POLICY_LOADED, "a policy was loaded");
-            line.field("status_id", 1).object("unmapped", |object| {
-                object.text("policy", budget.text(Field::Names, digest)).some("problems", some(problems, budget));
-            });
+            line.field("status_id", 1).object("unmapped", |object| policy(Some(digest), problems, budget, object));
         }
         Note::PolicyRefused { digest, problems } => {
             lifecycle(line, (UPDATE, 3), time, code::POLICY_REFUSED, "a policy was refused and the old one kept");
-            line.field("status_id", 2).object("unmapped", |object| {
-                object
-                    .some_text("policy", budget.optional(Field::Names, digest.as_deref()))
-                    .some("problems", some(problems, budget));
-            });
+            line.field("status_id", 2).object("unmapped", |object| policy(digest.as_deref(), problems, budget, object));
         }
         Note::Operator(operator) => {
             lifecycle(line, (OTHER, 2), time, code::OPERATOR, "an operator gave a command");
-            line.field("status_id", if operator.outcome.is_ok() { 1 } else { 2 });
-            if let Err(why) = &operator.outcome {
-                line.text("status_detail", budget.text(Field::Detail, why));
-            }
-            line.object("actor", |actor| {
-                actor.object("user", |user| {
-                    user.some("uid", operator.uid.map(|uid| uid.to_string()))
-                        .some_text("name", budget.optional(Field::Names, operator.user.as_deref()));
-                });
-            });
-            line.object("unmapped", |object| {
-                object
-                    .text("command", budget.text(Field::Path, &operator.command))
-                    .some_text("why", budget.optional(Field::Detail, operator.why.as_deref()));
-            });
+            self::operator(operator, budget, line);
         }
         Note::Run(run) => {
             lifecycle(line, (OTHER, 1), time, code::RUN, "a run has appeared that a request caused");
             line.object("unmapped", |object| {
-                object.object("linked", |object| {
-                    object
-                        .some_text("cluster", budget.optional(Field::Names, run.cluster.as_deref()))
-                        .text("kind", run.kind)
-                        .text("namespace", budget.text(Field::Names, &run.namespace))
-                        .text("name", budget.text(Field::Names, &run.name))
-                        .text("uid", budget.text(Field::Names, &run.uid))
-                        .some("created", run.created.map(|created| created.as_millis()))
-                        .some("request", run.request.map(Id))
-                        .some_text("event_id", budget.optional(Field::Names, run.event.as_deref()));
-                });
+                object.object("linked", |object| linked(run, budget, object));
             });
         }
         Note::TokensEnded(ended) => {
             lifecycle(line, (OTHER, 1), time, code::TOKENS_ENDED, "the tokens of a run have ended with it");
             line.object("unmapped", |object| {
-                object.object("tokens_ended", |object| {
-                    object
-                        .text("cluster", budget.text(Field::Names, &ended.cluster))
-                        .text("kind", ended.kind)
-                        .text("namespace", budget.text(Field::Names, &ended.namespace))
-                        .text("name", budget.text(Field::Names, &ended.name))
-                        .text("uid", budget.text(Field::Names, &ended.uid))
-                        .text("why", ended.why);
-                });
+                object.object("tokens_ended", |object| tokens_ended(ended, budget, object));
             });
         }
         Note::SessionEnded { session, why } => {
@@ -120,6 +82,50 @@ pub(super) fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut
             });
         }
     }
+}
+
+fn policy(digest: Option<&str>, problems: &[String], budget: &mut Budget, object: &mut Object<'_>) {
+    object.some_text("policy", budget.optional(Field::Names, digest)).some("problems", some(problems, budget));
+}
+
+fn operator(operator: &Operator, budget: &mut Budget, line: &mut Object<'_>) {
+    line.field("status_id", if operator.outcome.is_ok() { 1 } else { 2 });
+    if let Err(why) = &operator.outcome {
+        line.text("status_detail", budget.text(Field::Detail, why));
+    }
+    line.object("actor", |actor| {
+        actor.object("user", |user| {
+            user.some("uid", operator.uid.map(|uid| uid.to_string()))
+                .some_text("name", budget.optional(Field::Names, operator.user.as_deref()));
+        });
+    });
+    line.object("unmapped", |object| {
+        object
+            .text("command", budget.text(Field::Path, &operator.command))
+            .some_text("why", budget.optional(Field::Detail, operator.why.as_deref()));
+    });
+}
+
+fn linked(run: &Linked, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .some_text("cluster", budget.optional(Field::Names, run.cluster.as_deref()))
+        .text("kind", run.kind)
+        .text("namespace", budget.text(Field::Names, &run.namespace))
+        .text("name", budget.text(Field::Names, &run.name))
+        .text("uid", budget.text(Field::Names, &run.uid))
+        .some("created", run.created.map(|created| created.as_millis()))
+        .some("request", run.request.map(Id))
+        .some_text("event_id", budget.optional(Field::Names, run.event.as_deref()));
+}
+
+fn tokens_ended(ended: &TokensEnded, budget: &mut Budget, object: &mut Object<'_>) {
+    object
+        .text("cluster", budget.text(Field::Names, &ended.cluster))
+        .text("kind", ended.kind)
+        .text("namespace", budget.text(Field::Names, &ended.namespace))
+        .text("name", budget.text(Field::Names, &ended.name))
+        .text("uid", budget.text(Field::Names, &ended.uid))
+        .text("why", ended.why);
 }
 
 fn some<'a>(problems: &'a [String], budget: &mut Budget) -> Option<&'a [String]> {
