@@ -55,61 +55,14 @@ impl Exchanger<'_> {
         if !namespaces.is_empty() && !namespaces.contains(&pod.namespace) {
             return Err(Refusal::subject(format!("no task in namespace {} gets tokens", pod.namespace)));
         }
-        let are_seen = |kinds: &[ends::Kind]| match self.app.ends.are_seen(&subject.issuer, &pod.namespace, kinds, now)
-        {
-            true => Ok(()),
-            false => {
-                let detail = format!(
-                    "the ends of runs in namespace {} cannot be seen at the moment, so no task there gets a token; try again. Where \
-                     the configuration names the namespace only since a reload, Doorward must be started anew",
-                    pod.namespace
-                );
-                Err(Refusal::unavailable(Reason::UpstreamFailed, detail))
-            }
-        };
-        are_seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
+        let seen = |kinds: &[ends::Kind]| self.seen(&subject.issuer, &pod.namespace, kinds, now);
+        seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
         if task.pipeline_run().is_some() {
-            are_seen(&[ends::Kind::PipelineRun])?;
+            seen(&[ends::Kind::PipelineRun])?;
         }
-        let root = &task.root;
         let several = self.tokens.has_several_clusters();
-        let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
-        let unknown = |error: CauseError| {
-            tracing::warn!(%error, run = root.uid, "who caused a run is not known");
-            Refusal::unavailable(
-                Reason::StoreUnavailable,
-                "who caused the run cannot be looked up at the moment; try again",
-            )
-        };
-        let made: Vec<&Named> = task.made().collect();
-        let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
-        let asked = Asked {
-            cluster: &subject.issuer,
-            is_alone: !several,
-            uid: &root.uid,
-            event: root.event.as_deref(),
-            within: &within,
-        };
-        let known = causes.of(asked, root.created, now).await.map_err(unknown)?;
-        // What somebody made through Doorward is not what the run made that lists it.
-        if let Some(run) = known.made.and_then(|place| made.get(place)) {
-            let parent = task.pipeline_run().map_or("", |run| &run.name);
-            return Err(made_by_somebody("run", &run.name, parent));
-        }
-        let cause = known.cause;
-        let cause = cause.ok_or_else(|| {
-            let name = &task.pipeline_run().unwrap_or(&task.task_run).name;
-            // Doorward may still be about to note it.
-            if root.created.is_some_and(|created| now < created + SETTLING) {
-                let text = format!("nobody is known who caused run {name} yet; try again in a moment");
-                return Refusal::unavailable(Reason::Overloaded, text);
-            }
-            Refusal::subject(format!(
-                "nobody is known who caused run {name}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
-                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it"
-            ))
-        })?;
+        let cause = self.cause_of(&task, &subject.issuer, now).await?;
         let behind = self.behind(&cause)?;
         let account: Arc<str> = claims::account(&task).into();
         let act = acts(self.identifier(&subject.issuer), &account, None, cause.act().cloned());
@@ -132,6 +85,58 @@ impl Exchanger<'_> {
         };
         let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
         Ok(Party { principal: Arc::new(principal), ends: subject.expires, act: Some(act), of: Some(of) })
+    }
+
+    /// Refuses where the end of what is of these kinds would not be seen.
+    fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind], now: Timestamp) -> Result<(), Refusal> {
+        if self.app.ends.are_seen(cluster, namespace, kinds, now) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the ends of runs in namespace {namespace} cannot be seen at the moment, so no task there gets a token; try again. Where \
+             the configuration names the namespace only since a reload, Doorward must be started anew"
+        );
+        Err(Refusal::unavailable(Reason::UpstreamFailed, detail))
+    }
+
+    /// Who caused the run of a task.
+    async fn cause_of(&self, task: &Task, cluster: &str, now: Timestamp) -> Result<Cause, Refusal> {
+        let root = &task.root;
+        let made: Vec<&Named> = task.made().collect();
+        let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
+        let asked = Asked {
+            cluster,
+            is_alone: !self.tokens.has_several_clusters(),
+            uid: &root.uid,
+            event: root.event.as_deref(),
+            within: &within,
+        };
+        let unknown = |error: CauseError| {
+            tracing::warn!(%error, run = root.uid, "who caused a run is not known");
+            Refusal::unavailable(
+                Reason::StoreUnavailable,
+                "who caused the run cannot be looked up at the moment; try again",
+            )
+        };
+        let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
+        let known = causes.of(asked, root.created, now).await.map_err(unknown)?;
+        // What somebody made through Doorward is not what the run made that lists it.
+        if let Some(run) = known.made.and_then(|place| made.get(place)) {
+            let parent = task.pipeline_run().map_or("", |run| &run.name);
+            return Err(made_by_somebody("run", &run.name, parent));
+        }
+        known.cause.ok_or_else(|| {
+            let name = &task.pipeline_run().unwrap_or(&task.task_run).name;
+            // Doorward may still be about to note it.
+            if root.created.is_some_and(|created| now < created + SETTLING) {
+                let text = format!("nobody is known who caused run {name} yet; try again in a moment");
+                return Refusal::unavailable(Reason::Overloaded, text);
+            }
+            Refusal::subject(format!(
+                "nobody is known who caused run {name}: it was made past Doorward, by an upstream that `tokens.exchange` does not know as \
+                 one of its cluster, or more than a week ago; start it through Doorward, or by a delivery to it"
+            ))
+        })
     }
 
     /// The identifier of an issuer.
