@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
+    audit::CLAIMS,
     authn::{
         Actor, Kind, KnownAs, LoginFacts, Principal, Scheme,
         principal::{ANONYMOUS, KIND_CLAIM},
@@ -72,10 +73,12 @@ pub struct Cause {
     subject: Arc<str>,
     username: Arc<str>,
     kind: Kind,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    groups: Vec<Arc<str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    scopes: Vec<Arc<str>>,
+    /// `None` if the issuer said nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<Arc<str>>>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scopes: Option<Vec<Arc<str>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<Arc<str>>,
     /// Where it came with a token of ours, on whose behalf that was.
@@ -96,7 +99,7 @@ pub struct Cause {
     acr: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     amr: Vec<Arc<str>>,
-    /// Those claims that the policy looks at, and of a token of ours what its subject is.
+    /// Those claims that rules can look at, as the audit trail keeps them, and of a token of ours what its subject is.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     claims: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +134,8 @@ impl Cause {
         claims: &[Arc<str>],
     ) -> Self {
         let kept = |name: &str| Some((name.to_owned(), principal.claims.get(name)?.clone()));
+        let named = claims.iter().map(|name| &**name);
+        let said = |is_said: bool, list: &[Arc<str>]| (is_said || !list.is_empty()).then(|| list.to_vec());
         // A token of ours says by it what they are on whose behalf it is.
         let own = principal.on_behalf_of.as_ref().map(|_| KIND_CLAIM);
         Self {
@@ -140,8 +145,8 @@ impl Cause {
             subject: Arc::clone(&principal.subject),
             username: Arc::clone(&principal.username),
             kind: principal.kind,
-            groups: principal.groups.clone(),
-            scopes: principal.scopes.clone(),
+            groups: said(principal.says_groups, &principal.groups),
+            scopes: said(principal.says_scopes, &principal.scopes),
             client: principal.client.clone(),
             on_behalf_of: principal.on_behalf_of.as_deref().cloned(),
             acting: principal.acting.to_vec(),
@@ -150,7 +155,7 @@ impl Cause {
             auth_time: principal.login.auth_time.map(Timestamp::as_millis),
             acr: principal.login.acr.clone(),
             amr: principal.login.amr.clone(),
-            claims: claims.iter().map(|name| &**name).chain(own).filter_map(kept).collect(),
+            claims: CLAIMS.into_iter().chain(named).chain(own).filter_map(kept).collect(),
             delivery: principal.delivery.as_deref().cloned(),
         }
     }
@@ -159,8 +164,10 @@ impl Cause {
     pub fn principal(&self) -> Principal {
         Principal {
             kind: self.kind,
-            groups: self.groups.clone(),
-            scopes: self.scopes.clone(),
+            says_groups: self.groups.is_some(),
+            groups: self.groups.clone().unwrap_or_default(),
+            says_scopes: self.scopes.is_some(),
+            scopes: self.scopes.clone().unwrap_or_default(),
             client: self.client.clone(),
             actor: self.actor.clone().map(|(subject, client)| Actor { subject, client }),
             on_behalf_of: self.on_behalf_of.clone().map(Box::new),
@@ -170,6 +177,7 @@ impl Cause {
                 acr: self.acr.clone(),
                 amr: self.amr.clone(),
             },
+            email: Principal::verified_email(&self.claims),
             claims: Arc::new(self.claims.clone()),
             delivery: self.delivery.clone().map(Arc::new),
             ..Principal::new(

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::{authn::Scheme, authz::Scenario, cli::test};
 
+mod caused;
 mod concerns;
 mod load;
 mod properties;

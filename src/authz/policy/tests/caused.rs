@@ -1,0 +1,89 @@
+//! Who caused a run, as rules see them where a task of it asks for a token.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::Method;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    authz::{TokenView, claims_named},
+    config::raw::RouteKind,
+    runs::Cause,
+};
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// The rule that decides of what somebody caused, and whether it gives the token.
+fn decided(rules: &str, caused: &Principal) -> (bool, Option<Arc<str>>) {
+    let ground = format!("{GROUND}tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}]}}\nrules:\n{rules}");
+    let root = root(&ground, "");
+    let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
+    let claims = claims_named(&root).unwrap_or_default();
+    let cause = Cause::new(caused, None, Uuid::nil(), NOW, &claims);
+    // As it comes out of the store.
+    let cause: Cause = serde_json::from_value(serde_json::to_value(&cause).unwrap()).unwrap();
+    let principal = cause.principal();
+    let decision = policy.decide(
+        &principal,
+        &RequestView {
+            route: TOKEN_ENDPOINT,
+            kind: RouteKind::Http,
+            host: "door.example",
+            path: TOKEN_ENDPOINT,
+            method: &Method::POST,
+            upgrade: false,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            event_listener: None,
+            kubernetes: None,
+            run: None,
+            delivery: None,
+            trigger: None,
+            token: Some(TokenView { audience: "x", scope: None, task: None }),
+            now: NOW,
+        },
+    );
+    (decision.is_allow(), decision.rule)
+}
+
+fn with(issuer: &str, claims: &Value) -> Principal {
+    Principal {
+        claims: Arc::new(claims.as_object().unwrap().clone()),
+        ..Principal::new(Scheme::Bearer, issuer, "7", "alice")
+    }
+}
+
+/// Nobody names the claim in which the number of a repository stands.
+#[test]
+fn the_repository_of_a_job_that_caused_a_run_is_known_to_rules() {
+    let job = |id: &str| with("actions", &json!({"repository_id": id, "repository": "acme/app"}));
+    let allow = "  - {id: job, on: {token: {audiences: [x]}}, who: {repositories: ['github:1234']}, do: allow}\n";
+    let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [actions]}, do: allow}\n";
+    let deny = "  - {id: no, who: {repositories: ['github:1234']}, do: deny}\n";
+    assert_eq!(decided(allow, &job("1234")), (true, Some("job".into())));
+    assert!(!decided(allow, &job("12345")).0);
+    assert_eq!(decided(&format!("{all}{deny}"), &job("1234")), (false, Some("no".into())));
+    assert_eq!(decided(&format!("{all}{deny}"), &job("12345")), (true, Some("all".into())));
+}
+
+#[test]
+fn the_verified_address_of_who_caused_a_run_is_known_to_rules() {
+    let rule = "  - {id: mail, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, when: \"has(principal.email) && principal.email.endsWith('@corp.example')\", do: allow}\n";
+    let alice = |verified: bool| with("corp", &json!({"email": "alice@corp.example", "email_verified": verified}));
+    assert!(decided(rule, &alice(true)).0);
+    assert!(!decided(rule, &alice(false)).0);
+}
+
+/// A deny by groups is of who comes with no word of them, and not of who has none.
+#[test]
+fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
+    let rules = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n  - {id: guests, who: {issuers: [corp], groups: [guests]}, do: deny}\n  - {id: scoped, who: {issuers: [corp], scopes: [little]}, do: deny}\n";
+    for says in [true, false] {
+        let alice = Principal { says_groups: says, says_scopes: says, ..with("corp", &json!({})) };
+        assert_eq!(decided(rules, &alice).0, says, "{says}");
+    }
+    let guest =
+        Principal { groups: vec!["guests".into()], says_groups: true, says_scopes: true, ..with("corp", &json!({})) };
+    assert_eq!(decided(rules, &guest), (false, Some("guests".into())));
+}
