@@ -76,7 +76,7 @@ impl Exchanger<'_> {
             None => self.party(subject, now).await?,
             Some(actor) => self.delegated(&subject, &*self.authenticate("actor_token", actor).await?)?,
         };
-        let view = self.view(request, &asked.audience, &party, now);
+        let view = party.view(request, &asked.audience, now);
         let granted = self.decide(&party, &view, asked.scopes.as_deref());
         let granted = self.judged(&party, granted, exchange)?;
         let issued = self.issue(&party, &view, granted, exchange).await?;

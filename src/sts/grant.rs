@@ -17,12 +17,12 @@ pub(super) struct Granted {
     pub(super) rules: Vec<Arc<str>>,
 }
 
-impl Exchanger<'_> {
+impl Party {
+    /// The request for a token as rules see it.
     pub(super) fn view<'v>(
         &'v self,
         request: &'v CleanRequest<()>,
         audience: &'v str,
-        party: &'v Party,
         now: Timestamp,
     ) -> RequestView<'v> {
         RequestView {
@@ -36,13 +36,16 @@ impl Exchanger<'_> {
             event_listener: None,
             kubernetes: None,
             run: None,
-            delivery: None,
+            // That which caused the run.
+            delivery: self.principal.delivery.as_deref(),
             trigger: None,
-            token: Some(TokenView { audience, scope: None, task: party.task().map(|task| &task.view) }),
+            token: Some(TokenView { audience, scope: None, task: self.task().map(|task| &task.view) }),
             now,
         }
     }
+}
 
+impl Exchanger<'_> {
     /// What rules give of what is asked for: all of it, or nothing. Who asks for no scope by name gets all that rules name.
     pub(super) fn decide(
         &self,
@@ -225,6 +228,88 @@ impl Granted {
         self.scopes.extend(scope.map(Arc::from));
         if let Some(rule) = decision.rule.as_ref().filter(|rule| !self.rules.contains(rule)) {
             self.rules.push(Arc::clone(rule));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use http::{Method, Request};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        audit::{self, Record, ReplayInputs},
+        authn::{Principal, Scheme},
+        authz::{AskedToken, Policy},
+        config::{raw, resolver::Resolver},
+        request::sanitize::{Received, sanitize},
+        sessions::tests::trail,
+        webhooks::Facts,
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    const POLICY: &str = "
+external_host: door.test
+issuers: [{name: corp, issuer: 'https://corp.test'}]
+webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
+tokens: {exchange: [{issuer: corp}]}
+rules:
+  - {id: pushed, on: {token: {audiences: [x]}}, who: {webhooks: [gh]}, when: \"has(delivery.event) && delivery.event == 'push'\", do: allow}
+";
+
+    fn asked() -> CleanRequest<()> {
+        let request = Request::post("/oauth2/token").header("host", "door.test").body(()).unwrap();
+        let received = Received {
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            peer_line: None,
+            trusted: false,
+            trusted_proxies: &[],
+            tls: false,
+            server_name: None,
+        };
+        sanitize(request, received, Uuid::nil(), |host| Some(host.into())).unwrap()
+    }
+
+    /// Else an allow that looks at it gives nothing, and to explain that finds another decision.
+    #[test]
+    fn the_delivery_that_caused_a_run_is_known_to_rules_now_and_when_the_decision_is_made_again() {
+        let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();
+        let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
+        for (event, given) in [("push", true), ("tag_push", false)] {
+            let facts = Arc::new(Facts { webhook: "gh".into(), event: Some(event.into()), ..Facts::default() });
+            let principal = Arc::new(Principal {
+                delivery: Some(Arc::clone(&facts)),
+                ..Principal::new(Scheme::Webhook, "webhook:gh", "repo:1", "webhook:gh:repo:1")
+            });
+            let party = Party { principal: Arc::clone(&principal), ends: Timestamp::MAX, act: None, of: None };
+            let request = asked();
+            let decision = policy.decide(&party.principal, &party.view(&request, "x", NOW));
+            assert_eq!(decision.is_allow(), given, "{event}");
+
+            let folder = tempfile::tempdir().unwrap();
+            let (id, trail) = (Uuid::from_u128(1), trail(folder.path()));
+            let asked = AskedToken { audience: "x".to_owned(), scopes: None, partly: false, task: None };
+            trail.write(Record {
+                address: Some(request.meta().client),
+                asked: Some(Box::new(asked)),
+                principal: Some(principal),
+                decision: Some(audit::Decision {
+                    outcome: audit::Outcome::Allow,
+                    rule: None,
+                    shadow: Vec::new(),
+                    grants: Vec::new(),
+                }),
+                ..Record::begin(id, NOW, Method::POST)
+            });
+            trail.shutdown();
+            let inputs = ReplayInputs::find([folder.path().join("audit.jsonl")], id).unwrap().unwrap();
+            let token = Some(TokenView { audience: "x", scope: None, task: None });
+            let again = RequestView { token, ..inputs.view().unwrap() };
+            assert_eq!(policy.decide(inputs.principal.as_ref().unwrap(), &again).is_allow(), given, "{event} again");
         }
     }
 }
