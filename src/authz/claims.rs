@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::cel;
+use super::{cel, issuers::ClaimPath};
 use crate::config::raw::{Action, Root, Who};
 
 /// Names of top-level claims that rules and grants name, in conditions or in expressions; none if they name none.
@@ -10,9 +10,7 @@ pub fn claims_named(root: &Root) -> Option<Arc<[Arc<str>]>> {
     let mut names = BTreeSet::new();
     let mut add = |who: &Who| {
         for path in who.claims.keys() {
-            // A JSON pointer begins with a slash; its first segment is the claim.
-            let name = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or(path);
-            names.insert(name.to_owned());
+            names.insert(ClaimPath::new(path).claim().into_owned());
         }
     };
     for grant in &root.grants {
@@ -35,12 +33,15 @@ mod tests {
     #[test]
     fn conditions_and_expressions_are_looked_through() {
         let root: Root = serde_json::from_value(serde_json::json!({
-            "grants": [{"id": "g", "who": {"claims": {"team": ["a"], "/realm/roles": ["b"]}}, "kubernetes_groups": ["x"]}],
+            "grants": [{"id": "g", "who": {"claims": {
+                "team": ["a"], "/realm/roles": ["b"], "/https:~1~1x~0y/roles": ["c"], "https://x/team": ["d"],
+            }}, "kubernetes_groups": ["x"]}],
             "rules": [{"id": "r", "when": "principal.claims.hd == 'a' && principal.claims[\"x-y\"] == 1", "do": "allow"}],
         }))
         .unwrap();
         let named = claims_named(&root).unwrap();
-        assert_eq!(named.iter().map(|name| &**name).collect::<Vec<_>>(), ["hd", "realm", "team", "x-y"]);
+        let named: Vec<&str> = named.iter().map(|name| &**name).collect();
+        assert_eq!(named, ["hd", "https://x/team", "https://x~y", "realm", "team", "x-y"]);
         assert!(claims_named(&Root::default()).is_none());
     }
 

@@ -1,6 +1,6 @@
 //! What the configuration of the issuers tells about the principals that come from them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -95,22 +95,25 @@ impl ClaimPath {
     }
 
     pub(super) fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
-        let found = match self.0.strip_prefix('/') {
-            // Names of claims are often addresses (`https://example.com/groups`), so only a leading slash is a pointer.
-            None => claims.get(&*self.0),
-            Some(pointer) => match pointer.find('/') {
-                None => claims.get(&*unescape(pointer)),
-                Some(end) => {
-                    let (first, rest) = pointer.split_at(end);
-                    claims.get(&*unescape(first)).and_then(|value| value.pointer(rest))
-                }
-            },
-        };
-        found.filter(|value| !value.is_null())
+        let (claim, rest) = self.parts();
+        claims.get(&*claim)?.pointer(rest).filter(|value| !value.is_null())
+    }
+
+    /// The name of the claim that it leads into.
+    pub(super) fn claim(&self) -> Cow<'_, str> {
+        self.parts().0
+    }
+
+    /// That name, and a pointer from there on.
+    fn parts(&self) -> (Cow<'_, str>, &str) {
+        // Names of claims are often addresses (`https://example.com/groups`), so only a leading slash is a pointer.
+        let Some(pointer) = self.0.strip_prefix('/') else { return (Cow::Borrowed(&*self.0), "") };
+        let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
+        (unescape(first), rest)
     }
 }
 
-fn unescape(token: &str) -> std::borrow::Cow<'_, str> {
+fn unescape(token: &str) -> Cow<'_, str> {
     if token.contains('~') { token.replace("~1", "/").replace("~0", "~").into() } else { token.into() }
 }
 

@@ -7,7 +7,7 @@ use crate::{
         chain::SEAL,
         line::{write_note, write_record},
     },
-    authz::{AskedToken, TOKEN_ENDPOINT, TaskView},
+    authz::{AskedToken, TOKEN_ENDPOINT, TaskView, claims_named},
     error::{Reason, Rejection},
 };
 
@@ -157,6 +157,18 @@ fn a_token_that_was_asked_for_can_be_read_back() {
         let refused = ReplayInputs::parse(&written(&Record { decision: None, ..record })).unwrap();
         assert!(refused.view().is_none(), "no rule was asked");
     }
+}
+
+/// A path into a claim whose name is an address is written with its slashes escaped.
+#[test]
+fn a_claim_with_a_slash_in_its_name_can_be_read_back() {
+    let rules =
+        json!({"grants": [{"id": "g", "who": {"claims": {"/https:~1~1x/roles": ["a"]}}, "kubernetes_groups": ["x"]}]});
+    let claims = claims_named(&serde_json::from_value(rules).unwrap());
+    let held = json!({"https://x": {"roles": ["a"]}}).as_object().unwrap().clone();
+    let principal = Arc::new(Principal { claims: Arc::new(held.clone()), ..principal() });
+    let line = written(&Record { principal: Some(principal), claims, ..full_record() });
+    assert_eq!(*ReplayInputs::parse(&line).unwrap().principal.unwrap().claims, held);
 }
 
 /// Mail is a matter of the policy that asks for it, and of no other.
