@@ -79,9 +79,6 @@ use crate::{
 /// A token lasts from so long to so long.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
-/// How often keys are made anew while other replicas do the same.
-const TRIES: u32 = 5;
-
 /// The shortest time for which a key signs.
 const MIN_ROTATE: Duration = Duration::from_secs(3600);
 
@@ -120,19 +117,14 @@ impl Tokens {
         if former.is_some_and(|former| former.rotation().is_some()) {
             return Ok(());
         }
-        let mut tries = 0;
-        loop {
-            match self.kept.renew(store, seal, period, now, trail).await {
-                Ok(_) => break,
-                // Another replica takes the same configuration; what it made is read then.
-                Err(RingError::Contended) if tries < TRIES => tries += 1,
-                // No token is out that would become unknown, and the task of the keys goes on trying, as at a start.
-                Err(error) if former.is_none() => {
-                    tracing::error!(%error, "no token can be issued yet");
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+        match self.kept.make(store, seal, period, now, trail).await {
+            Ok(_) => {}
+            // No token is out that would become unknown, and the task of the keys goes on trying, as at a start.
+            Err(error) if former.is_none() => {
+                tracing::error!(%error, "no token can be issued yet");
+                return Ok(());
             }
+            Err(error) => return Err(error),
         }
         if let Some(own) = former.and_then(|former| former.settings.keys.clone()) {
             self.kept.follow(own, now);

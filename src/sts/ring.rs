@@ -22,6 +22,9 @@ use crate::{
 /// How long a key that no longer signs is published: longer than any token that it signed, with room for clocks.
 const AFTERGLOW: Duration = Duration::from_secs(1800);
 
+/// How often keys are made anew while other replicas do the same.
+const TRIES: u32 = 5;
+
 /// The one record.
 const RECORD: &[u8] = b"ring";
 
@@ -128,6 +131,24 @@ impl Kept {
         Ok(ring.next_change(now))
     }
 
+    /// The same, tried again where another replica takes the same configuration at this moment: what it made is read then.
+    pub async fn make(
+        &self,
+        store: &Store,
+        seal: &KeyRing,
+        period: Duration,
+        now: Timestamp,
+        trail: &Trail,
+    ) -> Result<Timestamp, RingError> {
+        for _ in 0..TRIES {
+            match self.renew(store, seal, period, now, trail).await {
+                Err(RingError::Contended) => {}
+                done => return done,
+            }
+        }
+        self.renew(store, seal, period, now, trail).await
+    }
+
     /// Keeps what was made published where the configuration has keys now, until the last token that it signed has ended. After that
     /// the store forgets it by itself.
     pub async fn retire(&self, store: &Store, seal: &KeyRing, now: Timestamp) -> Result<(), RingError> {
@@ -218,13 +239,77 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
     use serde_json::Value;
 
     use super::*;
-    use crate::{sessions::tests::trail, store::Embedded};
+    use crate::{
+        sessions::tests::trail,
+        store::{Backend, Change, Embedded, Put, StoreFuture, WrittenAll},
+    };
 
     const START: Timestamp = Timestamp::from_secs(1_700_000_000);
     const PERIOD: Duration = Duration::from_secs(86_400);
+
+    struct Place {
+        folder: tempfile::TempDir,
+        trail: Trail,
+        store: Store,
+    }
+
+    fn place() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, store) = (trail(folder.path()), Embedded::open(&folder.path().join("store.redb")).unwrap());
+        Place { trail, store: Arc::new(store), folder }
+    }
+
+    /// A store at which so many writes come too late, since another replica has written.
+    #[derive(Debug)]
+    struct Contended(Store, AtomicU32);
+
+    impl Backend for Contended {
+        fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>> {
+            self.0.get(table, key, now)
+        }
+        fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll> {
+            let left = self.1.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+            match left {
+                Ok(_) => Box::pin(async { Ok(WrittenAll::Conflict { index: 0, found: None }) }),
+                Err(_) => self.0.put_all(puts, now),
+            }
+        }
+        fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool> {
+            self.0.delete(table, key)
+        }
+        fn changes<'a>(
+            &'a self,
+            table: Table,
+            after: u64,
+            limit: usize,
+            now: Timestamp,
+        ) -> StoreFuture<'a, Vec<Change>> {
+            self.0.changes(table, after, limit, now)
+        }
+        fn is_shared(&self) -> bool {
+            true
+        }
+        fn ping(&self) -> StoreFuture<'_, ()> {
+            self.0.ping()
+        }
+    }
+
+    /// All replicas take a new configuration at about the same time, and each needs keys then.
+    #[tokio::test]
+    async fn keys_that_another_replica_makes_at_the_same_time_are_tried_for_again_and_not_for_ever() {
+        let Place { folder: _folder, trail, store } = place();
+        for (late, is_made) in [(1, true), (TRIES, true), (TRIES + 1, false)] {
+            let (kept, store) = (Kept::default(), Arc::new(Contended(Arc::clone(&store), late.into())) as Store);
+            store.delete(Table::TokenKeys, RECORD).await.unwrap();
+            let made = kept.make(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await;
+            assert_eq!((made.is_ok(), kept.get().is_some()), (is_made, is_made), "{late}");
+        }
+    }
 
     fn ids(keys: &SigningKeys) -> Vec<String> {
         let set: Value = serde_json::from_slice(keys.set()).unwrap();
@@ -233,9 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_is_published_a_period_before_it_signs_and_until_its_last_token_has_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let trail = trail(folder.path());
-        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let Place { folder, trail, store } = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
         let mut now = START;
@@ -280,9 +363,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_made_is_published_until_its_last_token_has_ended_where_the_configuration_has_keys_now() {
-        let folder = tempfile::tempdir().unwrap();
-        let trail = trail(folder.path());
-        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let Place { folder: _folder, trail, store } = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
         kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
@@ -305,9 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_keys_that_a_configuration_had_are_published_until_their_last_token_has_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let trail = trail(folder.path());
-        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let Place { folder: _folder, trail, store } = place();
         let kept = Kept::default();
         let of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
         kept.follow(of_file.clone(), START);
@@ -326,9 +405,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
-        let folder = tempfile::tempdir().unwrap();
-        let trail = trail(folder.path());
-        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let Place { folder: _folder, trail, store } = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();
         kept.renew(&store, &seal, PERIOD, START, &trail).await.unwrap();
@@ -340,9 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let trail = trail(folder.path());
-        let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let Place { folder: _folder, trail, store } = place();
         let kept = Kept::default();
         kept.renew(&store, &KeyRing::of(&[[7; 32]]), PERIOD, START, &trail).await.unwrap();
         let before = ids(&kept.get().unwrap());
