@@ -210,9 +210,6 @@ impl Reloader {
         let beside = Beside::of(&resolved);
         // It is the same configuration, and has the same number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
-        if let Some(tokens) = &next.tokens {
-            tokens.supply(&next.issuers);
-        }
         self.hand_out(beside, downstream);
         self.put_in_force(next);
         tracing::info!("files of the configuration in force have changed, and are in use");
