@@ -1,0 +1,164 @@
+use super::*;
+use crate::store::Embedded;
+
+struct Fixture {
+    store: Store,
+    clock: Clock,
+    _folder: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+    Fixture { store, clock: Clock::manual(Timestamp::from_secs(1_700_000_000)), _folder: folder }
+}
+
+fn session(id: &str) -> CredentialId {
+    CredentialId::Session(id.into())
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    here.revoke(Target::Session("s"), "signed out", until).await.unwrap();
+    here.revoke(Target::Principal { issuer: "corp", subject: "bob" }, "left", until).await.unwrap();
+    here.revoke(Target::Token { issuer: "corp", id: "t-1" }, "leaked", until).await.unwrap();
+    assert_eq!(&*here.find(&session("s"), "corp", "alice").unwrap().reason, "signed out");
+    assert_eq!(elsewhere.find(&session("s"), "corp", "alice"), None);
+    elsewhere.refresh().await.unwrap();
+    for (credential, issuer, subject, revoked) in [
+        (session("s"), "corp", "alice", true),
+        (session("t"), "corp", "alice", false),
+        (CredentialId::Token("s".into()), "corp", "alice", false),
+        (CredentialId::Token("t-1".into()), "corp", "alice", true),
+        // Another issuer may use the same id.
+        (CredentialId::Token("t-1".into()), "other", "alice", false),
+        (session("t"), "corp", "bob", true),
+        (session("t"), "other", "bob", false),
+        (CredentialId::None, "corp", "bob", true),
+    ] {
+        assert_eq!(elsewhere.find(&credential, issuer, subject).is_some(), revoked, "{credential} {issuer} {subject}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_was_seen_counts_here_until_the_store_has_it_too_and_no_longer_than_it_was_to() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let end = || here.end_here([("c/pod".to_owned(), "it has ended")], until);
+    assert!(end() && !end(), "it is told once");
+    assert_eq!(&*here.workload("c/pod").unwrap().reason, "it has ended");
+    assert!(here.workload("c/other").is_none() && !here.has_stored("c/pod"));
+    here.refresh().await.unwrap();
+    assert!(here.workload("c/pod").is_some(), "though the store knows nothing of it");
+    here.revoke(Target::Workload("c/pod"), "it has ended", until).await.unwrap();
+    assert!(here.has_stored("c/pod") && !end());
+    at.clock.advance(Duration::from_secs(60));
+    here.refresh().await.unwrap();
+    assert!(here.workload("c/pod").is_none() && !here.has_stored("c/pod"));
+}
+
+#[tokio::test]
+async fn the_end_of_a_workload_ends_all_its_tokens_and_no_others() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let of_run = |uid: Option<&str>| Principal {
+        lives_with: uid.map(|_| "pod".into()).into_iter().chain(uid.map(Into::into)).collect(),
+        ..Principal::new(crate::authn::Scheme::Bearer, "doorward", "alice", "alice")
+    };
+    here.revoke(Target::Workload("u"), "the run has ended", at.clock.now() + Duration::from_secs(60)).await.unwrap();
+    elsewhere.refresh().await.unwrap();
+    for known in [&here, &elsewhere] {
+        assert!(known.is_revoked(&of_run(Some("u"))).is_some());
+        assert!(known.is_revoked(&of_run(Some("v"))).is_none());
+        assert!(known.is_revoked(&of_run(None)).is_none());
+    }
+    at.clock.advance(Duration::from_secs(60));
+    assert!(here.is_revoked(&of_run(Some("u"))).is_none());
+    here.refresh().await.unwrap();
+    assert!(here.0.empty.load(Ordering::Acquire));
+}
+
+#[tokio::test]
+async fn a_revocation_ends_at_its_time() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    revocations.revoke(Target::Session("s"), "signed out", until).await.unwrap();
+    at.clock.advance(Duration::from_millis(59_999));
+    assert!(revocations.find(&session("s"), "", "").is_some());
+    at.clock.advance(Duration::from_millis(1));
+    assert!(revocations.find(&session("s"), "", "").is_none());
+    revocations.refresh().await.unwrap();
+    assert!(revocations.0.empty.load(Ordering::Acquire));
+}
+
+#[tokio::test]
+async fn a_later_word_of_the_same_target_replaces_the_earlier() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let bob = Target::Principal { issuer: "corp", subject: "bob" };
+    let hour = at.clock.now() + Duration::from_secs(3600);
+    revocations.revoke(bob, "lost laptop", hour).await.unwrap();
+    revocations.revoke(Target::Token { issuer: "corp", id: "t" }, "leaked", hour).await.unwrap();
+    let listed = |revocations: &Revocations| serde_json::to_value(revocations.list()).unwrap();
+    let token = serde_json::json!({"issuer": "corp", "token_id": "t", "why": "leaked", "until": hour.to_string()});
+    let person =
+        serde_json::json!({"issuer": "corp", "subject": "bob", "why": "lost laptop", "until": hour.to_string()});
+    assert_eq!(listed(&revocations), serde_json::json!([person, token]));
+    revocations.revoke(bob, "found again", at.clock.now() + Duration::from_secs(1)).await.unwrap();
+    at.clock.advance(Duration::from_secs(1));
+    assert_eq!(listed(&revocations), serde_json::json!([token]));
+    assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
+}
+
+#[tokio::test]
+async fn the_age_of_the_copy_grows_while_the_store_is_away() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    assert_eq!(revocations.mirror_age(), Duration::MAX);
+    revocations.refresh().await.unwrap();
+    assert_eq!(revocations.mirror_age(), Duration::ZERO);
+    at.clock.advance(Duration::from_secs(61));
+    assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+}
+
+/// It looked new for as long as the clock was set back, so that bearer routes went on without knowing who is revoked.
+#[tokio::test]
+async fn the_copy_grows_old_though_the_clock_is_set_back() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    revocations.refresh().await.unwrap();
+    at.clock.set(at.clock.now() - Duration::from_secs(3600));
+    at.clock.advance(Duration::from_secs(61));
+    assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+    // And is new again once it was renewed, though the clock shows less than before.
+    revocations.refresh().await.unwrap();
+    assert_eq!(revocations.mirror_age(), Duration::ZERO);
+    at.clock.advance(Duration::from_secs(61));
+    assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
+}
+
+#[tokio::test]
+async fn more_than_a_page_of_revocations_is_followed() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let writes = (0..PAGE + 5).map(|number| {
+        let here = here.clone();
+        tokio::spawn(async move {
+            here.revoke(Target::Session(&number.to_string()), "test", until).await.unwrap();
+        })
+    });
+    for write in writes.collect::<Vec<_>>() {
+        write.await.unwrap();
+    }
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    elsewhere.refresh().await.unwrap();
+    assert_eq!(elsewhere.0.mirror.load().sessions.len(), PAGE + 5);
+}
