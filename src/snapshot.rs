@@ -35,7 +35,7 @@ use crate::{
     pages::Brand,
     request::route::{self, Named, Routes},
     sessions::{self, Sessions, keyring::KeyRing},
-    store,
+    store::{self, Revocations},
     sts::{self, Tokens},
     upstream::Upstream,
     webhooks,
@@ -67,6 +67,16 @@ pub struct Snapshot {
     pub max_mirror_age: Duration,
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteMetrics>,
+}
+
+impl Snapshot {
+    /// Has revocations know tokens of ours by the name that they have in this generation.
+    pub fn name_own(&self, revocations: &Revocations) {
+        let own = self.tokens.as_ref().map(|tokens| (tokens.issuer(), tokens.name(&self.issuers)));
+        let names = self.issuers.iter().map(|issuer| &**issuer.name());
+        let others: Vec<&str> = names.filter(|name| own.is_none_or(|(_, own)| own != *name)).collect();
+        revocations.know_own(own, &others);
+    }
 }
 
 /// What a configuration resolves to, as far as that needs no running process. [`crate::config::load`] reports what is

@@ -234,6 +234,7 @@ impl Reloader {
     fn put_in_force(&self, mut next: Snapshot) {
         next.keep_trust_of(&self.app.snapshot.load());
         next.issuers.start();
+        next.name_own(&self.app.revocations);
         let upstreams = next.upstreams.clone();
         self.app.snapshot.store(Arc::new(next));
         for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {

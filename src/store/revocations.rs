@@ -18,7 +18,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Expect, Store, StoreError, Table};
+use super::{Expect, Put, Store, StoreError, Table};
 use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{Clock, Timestamp},
@@ -44,6 +44,28 @@ pub enum Target<'a> {
     Principal { issuer: &'a str, subject: &'a str },
     /// All tokens of a run or of a pod, by its uid.
     Workload(&'a str),
+}
+
+impl Target<'_> {
+    /// The same, of Doorward's own tokens by each of their names.
+    fn by_all_names<'a>(self, own: &'a [Arc<str>]) -> Vec<Target<'a>>
+    where
+        Self: 'a,
+    {
+        let by_all = |issuer: &'a str, named: &dyn Fn(&'a str) -> Target<'a>| match is_among(own, issuer) {
+            true => own.iter().map(|name| named(name)).collect(),
+            false => vec![named(issuer)],
+        };
+        match self {
+            Self::Token { issuer, id } => by_all(issuer, &|issuer| Target::Token { issuer, id }),
+            Self::Principal { issuer, subject } => by_all(issuer, &|issuer| Target::Principal { issuer, subject }),
+            Self::Session(_) | Self::Workload(_) => vec![self],
+        }
+    }
+}
+
+fn is_among(names: &[Arc<str>], name: &str) -> bool {
+    names.iter().any(|known| **known == *name)
 }
 
 /// A revocation in force.
@@ -81,6 +103,8 @@ struct Inner {
     store: Store,
     clock: Clock,
     mirror: ArcSwap<Mirror>,
+    /// By what names tokens of Doorward's own are known: first the identifier of their issuer.
+    own: ArcSwap<Vec<Arc<str>>>,
     /// Whether `mirror` holds nothing, which spares most processes the look-up.
     empty: AtomicBool,
     /// Workloads whose end this process has seen, maybe before the store could be told. Every run and pod of the cluster comes here,
@@ -142,6 +166,7 @@ impl Revocations {
             store,
             clock,
             mirror: ArcSwap::default(),
+            own: ArcSwap::default(),
             empty: AtomicBool::new(true),
             // The clock decides until when one counts. The oldest make room: the store has them long since.
             ended: Cache::builder()
@@ -156,16 +181,37 @@ impl Revocations {
         }))
     }
 
+    /// Has revocations of Doorward's own tokens hold whatever a configuration calls their issuer: they are kept under its identifier,
+    /// and under its names besides, by which alone older versions find them. The names before stay good, for open streams, unless one of
+    /// the `others` has it now, whose subjects it would bind. `own` is `None` where no tokens are issued any more.
+    pub fn know_own(&self, own: Option<(&Arc<str>, &str)>, others: &[&str]) {
+        let (identifier, name) = own.unzip();
+        let _guard = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.0.own.load();
+        let mut names: Vec<Arc<str>> = identifier.cloned().into_iter().collect();
+        for known in before.iter().map(|known| &**known).chain(name) {
+            if !is_among(&names, known) && !others.contains(&known) {
+                names.push(known.into());
+            }
+        }
+        self.0.own.store(Arc::new(names));
+    }
+
     /// Revokes until `until`, in place of what was said of the same target before. This process knows at once, others
     /// within a second.
     pub async fn revoke(&self, target: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
-        let what = What::from(target);
-        let key = digest(&SHA256, &serde_json::to_vec(&what).unwrap_or_default());
-        let record = Record { what, reason: reason.into() };
-        let value = serde_json::to_vec(&record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        let now = self.0.clock.now();
-        self.0.store.put(Table::Revocations, key.as_ref(), value, until, Expect::Any, now).await?;
-        self.learn([(record, until)]);
+        let own = self.0.own.load_full();
+        let named = target.by_all_names(&own).into_iter();
+        let records: Vec<Record> =
+            named.map(|target| Record { what: What::from(target), reason: reason.into() }).collect();
+        let put = |record: &Record| {
+            let key = digest(&SHA256, &serde_json::to_vec(&record.what).unwrap_or_default()).as_ref().to_vec();
+            let value = serde_json::to_vec(record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            Ok(Put { table: Table::Revocations, key, value, expires: until, expect: Expect::Any })
+        };
+        let puts = records.iter().map(put).collect::<Result<_, StoreError>>()?;
+        self.0.store.put_all(puts, self.0.clock.now()).await?;
+        self.learn(records.into_iter().map(|record| (record, until)));
         Ok(())
     }
 
@@ -218,14 +264,19 @@ impl Revocations {
         }
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
+        let own = self.0.own.load();
+        let others: &[Arc<str>] = if is_among(&own, issuer) { &own } else { &[] };
+        let in_force = |revocation: &&Revocation| revocation.until > now;
+        let find = |map: &ByIssuer, name: &str| {
+            let mut names = std::iter::once(issuer).chain(others.iter().map(|other| &**other));
+            names.find_map(|issuer| map.get(issuer)?.get(name).filter(in_force).cloned())
+        };
         let of_credential = match credential {
-            CredentialId::Session(id) => mirror.sessions.get(id),
-            CredentialId::Token(id) => mirror.tokens.get(issuer).and_then(|tokens| tokens.get(id)),
+            CredentialId::Session(id) => mirror.sessions.get(id).filter(in_force).cloned(),
+            CredentialId::Token(id) => find(&mirror.tokens, id),
             CredentialId::Delivery(_) | CredentialId::Certificate(_) | CredentialId::None => None,
         };
-        let in_force = |revocation: &&Revocation| revocation.until > now;
-        let of_principal = || mirror.principals.get(issuer).and_then(|subjects| subjects.get(subject));
-        of_credential.filter(in_force).or_else(|| of_principal().filter(in_force)).cloned()
+        of_credential.or_else(|| find(&mirror.principals, subject))
     }
 
     /// Whether the browser session of a principal was ended.
@@ -238,9 +289,15 @@ impl Revocations {
     pub fn list(&self) -> Vec<Revoked> {
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
+        let own = self.0.own.load();
         let of = |map: &ByIssuer, what: fn(Arc<str>) -> RevokedWhat| {
             let all = map.iter().flat_map(|(issuer, of_issuer)| of_issuer.iter().map(move |entry| (issuer, entry)));
-            all.filter(|(_, (_, revocation))| revocation.until > now)
+            // What is kept under several names is listed once, by the first.
+            let first = own.first().filter(|_| own.len() > 1).and_then(|first| Some((first, map.get(first)?)));
+            let is_again = |issuer: &Arc<str>, id: &Arc<str>| {
+                first.is_some_and(|(first, known)| first != issuer && is_among(&own, issuer) && known.contains_key(id))
+            };
+            all.filter(|(issuer, (id, revocation))| revocation.until > now && !is_again(issuer, id))
                 .map(|(issuer, (id, revocation))| Revoked {
                     issuer: Arc::clone(issuer),
                     what: what(Arc::clone(id)),

@@ -162,3 +162,84 @@ async fn more_than_a_page_of_revocations_is_followed() {
     elsewhere.refresh().await.unwrap();
     assert_eq!(elsewhere.0.mirror.load().sessions.len(), PAGE + 5);
 }
+
+/// A reload that added the entry for our own tokens, or gave it another name, made those good again that had been ended.
+#[tokio::test]
+async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_called() {
+    let at = fixture();
+    let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    let (here, old) = (new(), new());
+    // As a version kept it that knew them by the entry alone.
+    old.revoke(Target::Token { issuer: "entry", id: "old" }, "leaked", until).await.unwrap();
+    let identifier: Arc<str> = "https://door.test".into();
+    here.know_own(Some((&identifier, &identifier)), &[]);
+    here.revoke(Target::Token { issuer: &identifier, id: "before" }, "leaked", until).await.unwrap();
+    here.know_own(Some((&identifier, "entry")), &[]);
+    here.revoke(Target::Token { issuer: "entry", id: "with" }, "leaked", until).await.unwrap();
+    here.revoke(Target::Principal { issuer: "entry", subject: "bob" }, "left", until).await.unwrap();
+    here.refresh().await.unwrap();
+    let restarted = new();
+    restarted.refresh().await.unwrap();
+    restarted.know_own(Some((&identifier, "renamed")), &[]);
+    let token = |id: &str| CredentialId::Token(id.into());
+    for (credential, subject, lasts) in [
+        (token("before"), "alice", true),
+        (token("with"), "alice", true),
+        (token("x"), "bob", true),
+        (token("old"), "alice", false),
+    ] {
+        for issuer in ["entry", &identifier] {
+            assert!(here.find(&credential, issuer, subject).is_some(), "{credential} {issuer}");
+        }
+        assert_eq!(restarted.find(&credential, "renamed", subject).is_some(), lasts, "{credential} after a restart");
+        assert!(here.find(&credential, "corp", subject).is_none(), "{credential} of another issuer");
+    }
+    assert!(here.find(&token("x"), "entry", "alice").is_none());
+    // A stream that began before the reload is known by the name of then.
+    here.know_own(Some((&identifier, "renamed")), &[]);
+    here.revoke(Target::Token { issuer: "renamed", id: "after" }, "leaked", until).await.unwrap();
+    assert!(here.find(&token("after"), "entry", "alice").is_some());
+    // An older version looks under the name of the entry alone.
+    old.refresh().await.unwrap();
+    assert!(old.find(&token("with"), "entry", "alice").is_some());
+    let listed: Vec<_> = here.list().into_iter().map(|revoked| (revoked.issuer, revoked.what)).collect();
+    let by_id = |issuer: &str, id: &str| (Arc::from(issuer), RevokedWhat::TokenId(id.into()));
+    let bob = (Arc::clone(&identifier), RevokedWhat::Subject("bob".into()));
+    let ours = ["after", "before", "with"].map(|id| by_id(&identifier, id));
+    assert_eq!(listed, [vec![by_id("entry", "old"), bob], ours.to_vec()].concat());
+    // A later word is of all names.
+    let now = at.clock.now() + Duration::from_secs(1);
+    here.revoke(Target::Principal { issuer: "renamed", subject: "bob" }, "back again", now).await.unwrap();
+    at.clock.advance(Duration::from_secs(1));
+    assert!(here.find(&CredentialId::None, "entry", "bob").is_none());
+}
+
+/// Two entries that exchanged their names, or one that took a former one, would have shared their revocations.
+#[tokio::test]
+async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that() {
+    let at = fixture();
+    let until = at.clock.now() + Duration::from_secs(60);
+    let identifier: Arc<str> = "https://door.test".into();
+    let own = |name: &'static str| Some((&identifier, name));
+    for (row, own, others, own_name, former_is_own) in [
+        ("another has it", own("renamed"), &["corp", "entry"][..], "renamed", false),
+        ("nobody has it", own("renamed"), &["corp"], "renamed", true),
+        ("another has it, and no tokens are issued", None, &["corp", "entry"], &*identifier, false),
+        ("nobody has it, and no tokens are issued", None, &["corp"], &*identifier, true),
+    ] {
+        let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+        revocations.know_own(Some((&identifier, "entry")), &["corp"]);
+        revocations.know_own(own, others);
+        let is_revoked = |issuer: &str, subject: &str| revocations.find(&CredentialId::None, issuer, subject).is_some();
+        revocations.revoke(Target::Principal { issuer: own_name, subject: "ours" }, "left", until).await.unwrap();
+        assert!(is_revoked(own_name, "ours") && is_revoked(&identifier, "ours"), "{row}");
+        assert_eq!(is_revoked("entry", "ours"), former_is_own, "{row}");
+        revocations.revoke(Target::Principal { issuer: "entry", subject: "theirs" }, "left", until).await.unwrap();
+        assert!(is_revoked("entry", "theirs"), "{row}");
+        assert_eq!(is_revoked(own_name, "theirs"), former_is_own, "{row}");
+        let listed =
+            revocations.list().iter().filter(|revoked| revoked.what == RevokedWhat::Subject("theirs".into())).count();
+        assert_eq!(listed, 1, "{row}");
+    }
+}

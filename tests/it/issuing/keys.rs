@@ -234,7 +234,7 @@ impl Replicas {
 }
 
 /// Gives a replica another configuration, and waits until that is in force.
-async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
+pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
     let generation = || doorward.log().iter().filter_map(|line| line["generation"].as_u64()).max().unwrap_or_default();
     let (before, path) = (generation(), doorward.dir().join("doorward.yaml"));
     let (draft, old) = (path.with_extension("draft"), fs::read_to_string(&path).unwrap());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{DOOR, TARGET, World, introspected, part, token};
+use super::{DOOR, TARGET, World, introspected, keys::reload, part, token};
 use crate::harness::{now, within};
 
 /// `HH:MM` of a minute since the epoch, as the end or the beginning of a window.
@@ -80,6 +80,35 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
         world.doorward.operator(&["revoke", "--issuer", DOOR, "--token-id", &jti, "--why", "leaked"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(introspected(&world, "target", &own).await["active"], false);
+}
+
+/// By another name of their issuer they were good again.
+#[tokio::test]
+async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issuer_otherwise() {
+    let mut world = World::start().await;
+    let (handed_back, leaked) = {
+        let job = world.job(&json!({}));
+        (token(&world.exchange(&job, "deploy").await), token(&world.exchange(&job, "deploy").await))
+    };
+    let lines =
+        ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
+    assert_eq!(world.doorward.send(&lines, format!("token={handed_back}").as_bytes()).await.status, 200);
+    let jti = part(&leaked, 1)["jti"].as_str().unwrap().to_owned();
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "own", "--token-id", &jti, "--why", "leaked"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let rename = |yaml: String| {
+        yaml.replace("name: own,", "name: ours,").replace("people, own]", "people, ours]").replace("[own]", "[ours]")
+    };
+    reload(&world.doorward, rename).await;
+    for what in ["after the reload", "after a restart"] {
+        for token in [&handed_back, &leaked] {
+            assert_eq!(introspected(&world, "target", token).await["active"], false, "{what}");
+            let used = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {token}")]).await;
+            assert_eq!((used.status, used.reason().as_str()), (401, "token_revoked"), "{what}: {}", used.text());
+        }
+        world.doorward = world.doorward.kill_and_restart().await;
+    }
 }
 
 #[tokio::test]
