@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    authn::{Actor, Principal},
+    authn::{Actor, KnownAs, Principal},
     authz::{AskedToken, Decision, RequestView},
     clock::Timestamp,
     error::Reason,
@@ -152,19 +152,22 @@ impl Exchanger<'_> {
             acting: &party.principal.acting,
             run: task.map(claims::run).unwrap_or_default(),
         };
+        let issuer: Arc<str> = self.tokens.name(&self.snapshot.issuers).into();
+        let onward = self.tokens.settings.onward.get(audience);
+        let parties = parties(&party.principal, onward.is_none().then_some(&issuer));
         let issued = audit::Issued {
             token: jti.clone(),
-            issuer: self.tokens.name(&self.snapshot.issuers).into(),
+            issuer,
             audience: audience.to_owned(),
             scopes: granted.scopes,
             expires,
             rules: granted.rules,
             cause: party.of.as_ref().map(|of| of.cause),
             task: task.map(issued_to),
-            parties: party.principal.parties().collect(),
+            parties,
             onward: None,
         };
-        if let Some(onward) = self.tokens.settings.onward.get(audience) {
+        if let Some(onward) = onward {
             let gives_until = |until| self.gives_until(party, view, &by_rules, until);
             let given = self.pass_on(onward, &claims, party, issued, gives_until, exchange).await?;
             return Ok(Given::Onward(given));
@@ -192,6 +195,19 @@ impl Exchanger<'_> {
         let authenticated = self.snapshot.issuers.authenticate(token, &self.tokens.settings.accepts, &revoked).await;
         authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
     }
+}
+
+/// Everybody whose revocation ends a token for this principal. Who has one of ours, of the issuer `own`, is known by the name in it as
+/// well.
+fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
+    let mut parties: Vec<KnownAs> = principal.parties().collect();
+    if let Some(own) = own {
+        let holder = KnownAs { issuer: Arc::clone(own), subject: Arc::clone(&principal.username) };
+        if !parties.contains(&holder) {
+            parties.push(holder);
+        }
+    }
+    parties
 }
 
 /// The client of a token for this principal, who has no name in it that only tasks have.
@@ -258,5 +274,20 @@ mod tests {
         for name in ["alice", "serviceaccounts:x"] {
             assert_eq!(client(&caused_by(name)).ok().as_deref(), Some("serviceaccount:ci:builder"), "{name}");
         }
+    }
+
+    /// A second time the same, or a name that no token of another provider has, would trace a token to a revocation which did not end it.
+    #[test]
+    fn who_has_a_token_of_ours_is_known_by_the_name_in_it_once() {
+        let own: Arc<str> = "own".into();
+        let listed = |principal: &Principal, own: Option<&Arc<str>>| {
+            let parties = parties(principal, own);
+            parties.iter().map(|party| format!("{}/{}", party.issuer, party.subject)).collect::<Vec<_>>()
+        };
+        let of_corp = caused_by("alice");
+        assert_eq!(listed(&of_corp, Some(&own)), ["corp/7", "own/alice"]);
+        assert_eq!(listed(&of_corp, None), ["corp/7"], "a token of another provider");
+        let of_ours = Principal { issuer: Arc::clone(&own), subject: "alice".into(), ..caused_by("alice") };
+        assert_eq!(listed(&of_ours, Some(&own)), ["own/alice"], "for one of ours already");
     }
 }

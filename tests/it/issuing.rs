@@ -559,21 +559,24 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
     let hides = |yaml: String| yaml.replace("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, ");
     for world in [World::start().await, World::with_files(hides, &[("pseudonyms", &key)]).await] {
         let identifier = world.ci.url().to_owned();
-        for (what, issuer, by_id) in [
-            ("a token", "own", true),
-            ("a token, by the identifier of its issuer", DOOR, true),
-            ("whose it is", "ci", false),
-            ("whose it is, by the identifier of their issuer", &*identifier, false),
+        for (what, issuer, by) in [
+            ("a token", "own", "jti"),
+            ("a token, by the identifier of its issuer", DOOR, "jti"),
+            ("whose it is", "ci", "origin"),
+            ("whose it is, by the identifier of their issuer", &*identifier, "origin"),
+            ("whom it names", "own", "sub"),
         ] {
             // Whoever was revoked gets no other.
             let subject = format!("repo:acme/app:{}", what.len());
             let own = token(&world.exchange(&world.job(&json!({"sub": subject})), "deploy").await);
-            let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
-            let whom = if by_id { ["--token-id", &jti] } else { ["--subject", &subject] };
-            let arguments = ["revoke", "--issuer", issuer, whom[0], whom[1], "--why", "leaked"];
+            let claims = part(&own, 1);
+            let claim = |name: &str| claims[name].as_str().unwrap_or(&subject);
+            let (option, jti) = (if by == "jti" { "--token-id" } else { "--subject" }, claim("jti"));
+            let arguments = ["revoke", "--issuer", issuer, option, claim(by), "--why", "leaked"];
             let (code, said) = world.doorward.operator(&arguments).await;
             assert_eq!(code, Some(0), "{what}: {said}");
-            let traced = traced(&world, &jti).await;
+            assert_eq!(introspected(&world, "target", &own).await["active"], false, "{what}");
+            let traced = traced(&world, jti).await;
             assert!(traced.contains("an operator revoked it: leaked"), "{what}: {traced}");
         }
     }
