@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -38,6 +39,9 @@ const BATCH: usize = 64;
 /// What may be left to do in the store and the trail while they are away, before all is listed anew.
 const BACKLOG: usize = 10_000;
 
+/// How often is looked for tokens of a cluster that is not configured any more, once they have ended.
+const END_AGAIN: Duration = Duration::from_secs(30);
+
 /// Why the watches begin anew.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndsError {
@@ -64,17 +68,17 @@ pub async fn follow(
 ) {
     let health = app.health.component(format!("ends/{}", exchanged.issuer), Gate::Report);
     let follower = Follower { app, client, pools, health };
+    let cluster: Arc<str> = exchanged.issuer.as_str().into();
     loop {
         let error = tokio::select! {
             error = follower.watch(&exchanged) => error,
             () = stop.cancelled() => return,
         };
-        // A reload may have taken it away.
-        let cluster: Arc<str> = exchanged.issuer.as_str().into();
-        if !is_configured(&follower.app, &cluster)
-            && let Err(error) = follower.end_all(&cluster).await
-        {
-            tracing::warn!(%error, cluster = &*cluster, "tokens of tasks of a cluster that is not configured any more have not ended yet");
+        if !is_configured(&follower.app, &cluster) {
+            tokio::select! {
+                () = follower.until_configured(&cluster) => continue,
+                () = stop.cancelled() => return,
+            }
         }
         tracing::warn!(%error, cluster = exchanged.issuer, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
         follower.health.failed(error.to_string());
@@ -88,6 +92,30 @@ pub async fn follow(
 /// Whether tasks of a cluster get tokens by the configuration in force.
 fn is_configured(app: &App, cluster: &str) -> bool {
     app.snapshot.load().raw.tokens.as_ref().is_some_and(|tokens| tokens.clusters().any(|known| known == cluster))
+}
+
+/// Ends all again and again until the cluster `is_back`. That it has succeeded is `told` once.
+async fn end_until<F: Future<Output = Result<(), EndsError>>>(
+    is_back: impl Fn() -> bool,
+    end_all: impl Fn() -> F,
+    told: impl Fn(&Result<(), EndsError>),
+) {
+    let mut have_ended = false;
+    while !is_back() {
+        let ended = end_all().await;
+        if ended.is_err() || !have_ended {
+            told(&ended);
+        }
+        have_ended = ended.is_ok();
+        // An exchange that began before, here or at another replica, may still note a token.
+        let again = if have_ended { END_AGAIN } else { RETRY.1 };
+        let waits = async {
+            while !is_back() {
+                tokio::time::sleep(RETRY.1).await;
+            }
+        };
+        _ = tokio::time::timeout(again, waits).await;
+    }
 }
 
 /// Watches that tell nothing any more once their follower has ended, whichever way it did.
@@ -158,6 +186,26 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 }
 
 impl Follower {
+    /// Ends the tokens of a cluster that a reload has taken away, and waits until another brings it back. Nothing is to be seen there
+    /// meanwhile, and so nothing fails.
+    async fn until_configured(&self, cluster: &Arc<str>) {
+        let end_all = || self.end_all(cluster);
+        let told = |ended: &Result<(), EndsError>| match ended {
+            Ok(()) => {
+                tracing::info!(
+                    cluster = &**cluster,
+                    "the tokens of tasks of a cluster that is not configured any more have ended"
+                );
+                self.health.ok();
+            }
+            Err(error) => {
+                tracing::warn!(%error, cluster = &**cluster, "tokens of tasks of a cluster that is not configured any more have not ended yet");
+                self.health.failed(error.to_string());
+            }
+        };
+        end_until(|| is_configured(&self.app, cluster), end_all, told).await;
+    }
+
     /// Watches until something fails.
     async fn watch(&self, exchanged: &raw::Exchanged) -> EndsError {
         let cluster: Arc<str> = exchanged.issuer.as_str().into();
@@ -357,6 +405,8 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     /// In an outage of the store that lasts, what watches say every few seconds must not take the room of what they say once.
@@ -377,5 +427,40 @@ mod tests {
         }
         assert!(matches!(line_up(&queue, end()), Err(EndsError::Behind)));
         line_up(&queue, up_to()).expect("it is left out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_an_exchange_notes_after_its_cluster_is_gone_ends_too() {
+        let (left, fails, is_back) = (Cell::new(1), Cell::new(false), Cell::new(false));
+        let told = RefCell::new(Vec::new());
+        let end_all = || async {
+            if fails.get() {
+                return Err(EndsError::Ended);
+            }
+            left.set(0);
+            Ok(())
+        };
+        let ends = end_until(|| is_back.get(), end_all, |ended| told.borrow_mut().push(ended.is_ok()));
+        let late = async {
+            let soon = Duration::from_secs(1);
+            tokio::time::sleep(soon).await;
+            assert_eq!(left.replace(1), 0, "what there was has ended at once");
+            tokio::time::sleep(END_AGAIN).await;
+            assert_eq!(left.replace(1), 0, "what came later ends with the next round");
+            fails.set(true);
+            tokio::time::sleep(END_AGAIN).await;
+            fails.set(false);
+            tokio::time::sleep(RETRY.1 + soon).await;
+            assert_eq!(left.get(), 0, "what could not be ended is tried again soon");
+            is_back.set(true);
+        };
+        tokio::time::timeout(5 * END_AGAIN, async { tokio::join!(ends, late) }).await.expect("it ends with the reload");
+        let told = told.into_inner();
+        assert_eq!((told.first(), told.last()), (Some(&true), Some(&true)), "{told:?}");
+        assert_eq!(
+            told.iter().filter(|ended| **ended).count(),
+            2,
+            "a success is told once, and after a failure: {told:?}"
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! Two clusters that call themselves alike, as all do that keep the default, and in which everything else has the same name too.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -45,7 +48,7 @@ async fn is_refused(tasks: &Tasks, what: &str, subject_token: &str, why: &str) {
             if let Some(record) = records.into_iter().rfind(|record| record.to_string().contains(why)) {
                 return record;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
@@ -161,6 +164,32 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.world.doorward.signal("HUP");
     tasks.world.doorward.wait_for_generation(2).await;
     tasks.is_dead(&own).await;
+    let ended = "the tokens of tasks of a cluster that is not configured any more have ended";
+    tasks.world.doorward.wait_for_log(ended).await;
+    // There is nothing to be seen any more, and nothing is tried again and again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let log = tasks.world.doorward.log();
+    let since = log.iter().skip_while(|line| line["message"] != ended);
+    let told: Vec<&str> = since.map(|line| line["message"].as_str().unwrap()).collect();
+    let count = |message: &str| told.iter().filter(|told| told.starts_with(message)).count();
+    assert_eq!((count(ended), count("the ends of runs are not seen")), (1, 0), "{told:#?}");
+    // Until another brings it back.
+    std::fs::write(&path, yaml).unwrap();
+    tasks.world.doorward.signal("HUP");
+    tasks.world.doorward.wait_for_generation(3).await;
+    let task = tasks.bobs(&Tasks::release("back-again")).await;
+    let pod_token = tasks.pod_token(&task.pod, DOOR).await;
+    let answer = within(async {
+        loop {
+            let answer = tasks.exchange(&pod_token, &ASKED).await;
+            if answer.status != 503 {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    token(&answer);
 }
 
 /// Behind a route of its own, and with no tokens for its tasks.
