@@ -161,16 +161,26 @@ impl Pseudonyms {
 }
 
 /// Whether who is spoken of is a person. Somebody who acts for them makes an agent of the whole: a token of Doorward's own says of what
-/// kind they are, and of another's nobody knows that it is no person.
+/// kind they are, and of another's nobody knows that it is no person. One of ours in place of such a one is of an agent too.
 fn is_person(principal: &Principal) -> bool {
     let is_human = match principal.kind {
         Kind::Human => true,
-        // One that does not say it may be of a person.
-        _ if principal.on_behalf_of.is_some() => principal.claims.get(KIND_CLAIM).is_none_or(|kind| kind == "human"),
+        _ if principal.on_behalf_of.is_some() => match principal.claims.get(KIND_CLAIM).and_then(Value::as_str) {
+            Some("agent") => has_other_actor(&principal.claims),
+            Some("workload") => false,
+            // One that does not say it may be of a person.
+            _ => true,
+        },
         Kind::Agent => principal.actor.is_some() && principal.claims.contains_key("act"),
         Kind::Workload => false,
     };
     is_human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
+}
+
+/// Whether another than a task acts, or acted before. A task acts for a bot as well as for a person.
+fn has_other_actor(claims: &Map<String, Value>) -> bool {
+    let actors = std::iter::successors(claims.get("act"), |act| act.get("act"));
+    actors.filter_map(|act| act.get("sub")?.as_str()).any(|subject| !Actor::is_reserved(subject))
 }
 
 impl PseudonymKey {

@@ -162,6 +162,11 @@ impl Cause {
 
     /// The principal as it was. What it came with has ended, as far as this is concerned: it is for decisions on tokens alone.
     pub fn principal(&self) -> Principal {
+        let mut claims = self.claims.clone();
+        // By this the audit trail tells that who is spoken of may be a person, though an agent acted for them.
+        if let Some(act) = &self.act {
+            claims.entry("act").or_insert_with(|| act.clone());
+        }
         Principal {
             kind: self.kind,
             says_groups: self.groups.is_some(),
@@ -177,8 +182,8 @@ impl Cause {
                 acr: self.acr.clone(),
                 amr: self.amr.clone(),
             },
-            email: Principal::verified_email(&self.claims),
-            claims: Arc::new(self.claims.clone()),
+            email: Principal::verified_email(&claims),
+            claims: Arc::new(claims),
             delivery: self.delivery.clone().map(Arc::new),
             ..Principal::new(
                 match &self.delivery {

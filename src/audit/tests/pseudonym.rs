@@ -7,6 +7,7 @@ use crate::{
     audit::PseudonymKey,
     authn::{Actor, KnownAs},
     error::{Reason, Rejection},
+    runs::Cause,
 };
 
 fn key() -> PseudonymKey {
@@ -71,13 +72,34 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
     assert_eq!(first["status_detail"], said);
 }
 
+/// A task as an actor.
+const TASK: &str = "serviceaccount:ci:builder";
+
 /// Who acts makes an agent of the whole, of which a person is the better half still.
 #[test]
 fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
     let own = || Some(Box::new(KnownAs { issuer: "corp".into(), subject: "00u1".into() }));
     for (what, on_behalf_of, claims, hidden) in [
         ("a token of ours for a person", own(), json!({"kind": "human", "act": {}}), true),
-        ("a token of ours for a bot", own(), json!({"kind": "agent", "act": {}}), false),
+        ("a token of ours for a bot", own(), json!({"kind": "agent", "act": {"sub": TASK}}), false),
+        (
+            "the same, of a task that another task made",
+            own(),
+            json!({"kind": "agent", "act": {"sub": TASK, "act": {"sub": TASK}}}),
+            false,
+        ),
+        (
+            "a token of ours for a person's agent, in a task",
+            own(),
+            json!({"kind": "agent", "act": {"sub": TASK, "act": {"sub": "planner"}}}),
+            true,
+        ),
+        (
+            "a token of ours for a person's agent itself",
+            own(),
+            json!({"kind": "agent", "act": {"sub": "planner"}}),
+            true,
+        ),
         ("a token of ours for a job", own(), json!({"kind": "workload"}), false),
         ("a token of ours of which nobody knows whom it is for", own(), json!({"act": {}}), true),
         ("another's, of nobody knows whom", None, json!({"act": {}}), true),
@@ -113,5 +135,24 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
         let principal = Principal { actor: Some(actor.clone()), ..principal() };
         let [line] = &written([Record { principal: Some(Arc::new(principal)), ..record(1) }])[..] else { panic!() };
         assert_eq!(line["unmapped"]["principal"]["actor"]["subject"], *actor.subject, "{line}");
+    }
+}
+
+/// Their agent has a token of another issuer, and starts the run.
+#[test]
+fn a_person_behind_the_agent_that_caused_a_run_has_no_name_where_its_tasks_ask_for_tokens() {
+    for (what, claims, hidden) in
+        [("an agent that acts for somebody", json!({"act": {"sub": "planner"}}), true), ("a bot", json!({}), false)]
+    {
+        let caused = Principal {
+            kind: Kind::Agent,
+            claims: Arc::new(claims.as_object().unwrap().clone()),
+            actor: claims.get("act").map(|_| Actor { subject: "planner".into(), client: None }),
+            ..principal()
+        };
+        let behind = Cause::new(&caused, Some("https://idp.test"), Uuid::nil(), NOW, &[]).principal();
+        let asks = Principal { actor: Some(Actor::service_account(None, "ci", "builder")), ..behind };
+        let [line] = &written([Record { principal: Some(Arc::new(asks)), ..record(1) }])[..] else { panic!() };
+        assert_eq!(line["actor"]["user"]["uid"] != "00u1", hidden, "{what}: {line}");
     }
 }
