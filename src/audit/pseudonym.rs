@@ -46,7 +46,7 @@ const PERSONAL: [&str; 18] = [
     "oid",
 ];
 
-/// Names shorter than this are not looked for in texts, where they would be parts of other words.
+/// Names of fewer letters are looked for in texts as whole words alone: other words have them for parts.
 const MIN_NAME: usize = 3;
 
 /// How many principals are kept with their pseudonyms.
@@ -236,11 +236,35 @@ impl PseudonymKey {
     }
 
     fn replaced<'a>(&self, text: &'a str, name: &str) -> Cow<'a, str> {
-        if name.len() < MIN_NAME || !text.contains(name) {
+        if name.is_empty() || !text.contains(name) {
             return text.into();
         }
-        text.replace(name, &self.pseudonym(name)).into()
+        let pseudonym = self.pseudonym(name);
+        match is_sought_as_word(name) {
+            true => replace_word(text, name, &pseudonym).into(),
+            false => text.replace(name, &pseudonym).into(),
+        }
     }
+}
+
+/// Not in scripts that put no blanks between words, from Thai on (U+0E00): a name would stay readable there.
+fn is_sought_as_word(name: &str) -> bool {
+    name.chars().count() < MIN_NAME && name.chars().all(|c| c < '\u{0E00}')
+}
+
+/// Replaces a name where it is no part of a longer word.
+fn replace_word(text: &str, name: &str, by: &str) -> String {
+    let is_word = |end: Option<char>| end.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(name) {
+        replaced.push_str(before);
+        let is_part = is_word(replaced.chars().next_back()) || is_word(after.chars().next());
+        replaced.push_str(if is_part { name } else { by });
+        rest = after;
+    }
+    replaced.push_str(rest);
+    replaced
 }
 
 #[cfg(test)]
@@ -270,6 +294,26 @@ mod tests {
     }
 
     #[test]
+    fn a_short_name_is_replaced_as_a_word_and_not_within_others() {
+        let pseudonym = key(1).pseudonym("7");
+        for (text, expected) in [
+            ("7", "P".to_owned()),
+            ("corp:7 left at 17:07, as did 77 and `7`.", "corp:P left at 17:07, as did 77 and `P`.".to_owned()),
+            ("7 7", "P P".to_owned()),
+            ("7é x7 7_", "7é x7 7_".to_owned()),
+        ] {
+            assert_eq!(key(1).replaced(text, "7").replace(&pseudonym, "P"), expected, "{text}");
+        }
+        // Two letters of more than two bytes, and two of a script that has no blanks.
+        for (name, text, expected) in
+            [("Ян", "Ян left, and Яна did not", "P left, and Яна did not"), ("李明", "李明离职", "P离职")]
+        {
+            assert_eq!(key(1).replaced(text, name).replace(&key(1).pseudonym(name), "P"), expected);
+        }
+        assert_eq!(key(1).replaced("nobody", ""), "nobody");
+    }
+
+    #[test]
     fn the_person_whom_a_command_is_about_is_hidden_and_who_gave_it_is_not() {
         let pseudonyms = Pseudonyms::new(key(1));
         let hidden = |subject: &str, issuer: &str, why: String| {
@@ -285,12 +329,14 @@ mod tests {
             let Note::Operator(hidden) = note else { panic!() };
             hidden
         };
-        // Two that JSON writes otherwise, and one that is part of other words.
-        for (subject, issuer) in [("alice", "corp"), (r"CORP\alice", "corp"), (r#"a"b"#, "corp"), ("7", "corp7")] {
+        // Two that JSON writes otherwise, and two that are parts of other words.
+        for (subject, issuer) in
+            [("alice", "corp"), (r"CORP\alice", "corp"), (r#"a"b"#, "corp"), ("7", "corp7"), ("al", "corp")]
+        {
             let said = hidden(subject, issuer, format!("{subject} left"));
             let pseudonym = key(1).pseudonym(subject);
             assert_eq!(said.command, format!(r#"revoke {{"issuer":"{issuer}","subject":"{pseudonym}"}} (begun)"#));
-            let why = if subject == "7" { "7 left".to_owned() } else { format!("{pseudonym} left") };
+            let why = format!("{pseudonym} left");
             assert_eq!((said.why.as_ref(), said.outcome.as_ref().unwrap_err()), (Some(&why), &why));
             assert_eq!(said.user.as_deref(), Some("root"));
         }
