@@ -129,7 +129,8 @@ impl Endpoints {
         if response.status() == StatusCode::METHOD_NOT_ALLOWED && !response.headers().contains_key(header::CONTENT_TYPE)
         {
             let allow = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
-            return Err(Rejection::method_not_allowed(allow.to_owned(), format!("this address takes {allow} only")));
+            let allow = allow.split(',').map(str::trim).collect::<Vec<_>>().join(", ");
+            return Err(Rejection::method_not_allowed(allow.clone(), format!("this address takes {allow} only")));
         }
         let (mut parts, body) = response.into_parts();
         parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

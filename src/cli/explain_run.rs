@@ -42,6 +42,14 @@ const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is no
 /// How long keys of issuers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The command line asks for no explanation.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out where `DOORWARD_CONFIG` \
+     names it"
+)]
+pub(super) struct NothingAsked;
+
 /// Explains, prints, and tells whether the request would pass.
 pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Result<bool, Failure> {
     let answer = match (&args.audit_id, &args.url) {
@@ -49,11 +57,7 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
         (None, Some(url)) => from_request(sources, args, url)?,
         (None, None) => match &args.audience {
             Some(audience) => of_token(sources, args, audience)?,
-            None => {
-                let missing = "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out \
-                               where `DOORWARD_CONFIG` names it";
-                return Err(missing.into());
-            }
+            None => return Err(NothingAsked.into()),
         },
     };
     answer.print(out, args.format())?;

@@ -225,7 +225,6 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
     }
 }
 
-/// `peers:D11`: text of an attacker is text, on every page that shows some.
 #[test]
 fn what_waits_for_an_approval_is_told_as_refused() {
     let shown = |does: &'static str| {
@@ -246,12 +245,15 @@ fn what_waits_for_an_approval_is_told_as_refused() {
     };
     let (waits, allows) = (shown("approve"), shown("allow"));
     assert!(
-        waits.contains("Refused, as nobody can give an approval yet") && waits.contains("no rule allows anything"),
+        waits.contains("<strong>Refused</strong> by <code>production</code>")
+            && waits.contains("an approval, which nobody can give yet")
+            && waits.contains("no rule allows anything"),
         "{waits}"
     );
     assert!(allows.contains("Allowed") && !allows.contains("no rule allows anything"), "{allows}");
 }
 
+/// `peers:D11`: text of an attacker is text, on every page that shows some.
 #[test]
 fn whatever_is_shown_is_escaped() {
     let choices =

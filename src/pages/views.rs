@@ -411,11 +411,12 @@ fn rules(rules: &[Concern<'_>]) -> Markup {
                 li {
                     strong { (match rule.does {
                         "deny" => "Denied",
-                        "approve" => "Refused, as nobody can give an approval yet,",
+                        "approve" => "Refused",
                         _ => "Allowed",
                     }) }
                     " by " code { (rule.rule) } " on " (rule.routes.join(", "))
                     @if !rule.only.is_empty() { ": only " (rule.only.join(", ")) }
+                    @if rule.does == "approve" { "; it waits for an approval, which nobody can give yet" }
                     @if let Some(why) = rule.why { br; span class="none" { (prose(why)) } }
                 }
             }

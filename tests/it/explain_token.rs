@@ -143,6 +143,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
         (&["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "builder"], "NAMESPACE/NAME"),
         (&["--audience", TARGET, "--principal", "dev.yaml", "--pipeline-task", "push"], "--pipeline"),
         (&["https://localhost/", "--audience", TARGET, "--principal", "dev.yaml"], "cannot be used with"),
+        (&[], "give the configuration and an address"),
     ] {
         let (said, status) = explain(&world, wrong);
         assert_eq!(status, Some(64), "{wrong:?}: {said}");
@@ -158,10 +159,10 @@ async fn a_token_of_our_own_is_judged_by_the_keys_of_the_configuration_or_not_at
     let rules = "
 rules:
   - {id: plan, on: {token: {audiences: ['https://target.test'], scopes: [plan]}}, who: {issuers: [people], groups: [dev]}, do: allow}
-  - {id: own, on: {routes: [web]}, who: {issuers: [own], scopes: [plan]}, do: allow}
+  - {id: own, on: {routes: [web]}, who: {issuers: [own], kind: human}, do: allow}
 ";
     for (keys, status, told) in
-        [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 64, "the store of the Doorward")]
+        [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 2, "the store of the Doorward")]
     {
         let change = |yaml: String| {
             yaml.replacen("\nrules:\n", rules, 1).replacen("\ntokens:\n", &format!("\ntokens:{keys}"), 1)

@@ -26,7 +26,8 @@ pub struct ReportArgs {
     /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
-    /// The configuration, for who has access, what of it was unused, and how old keys and secrets are.
+    /// The configuration, for who has access, what of it was unused, and how old keys and secrets are. Without it, and without
+    /// `DOORWARD_CONFIG`, the report is of the trail alone.
     #[arg(long, value_name = "FILE|DIR", env = CONFIG)]
     config: Option<PathBuf>,
     /// How the report is printed.

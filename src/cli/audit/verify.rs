@@ -59,23 +59,22 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
     let mut stderr = io::stderr().lock();
     let checked = proof(args).and_then(|proof| {
-        // A terminal that went away changes nothing about the result.
         if args.all {
             let all = verify_all(&args.files, &proof, args.since.unwrap_or_default())?;
-            let _ = match args.format {
+            printed(match args.format {
                 Format::Human => print_all(&all, out, &mut stderr),
                 Format::Json => json(all.is_intact(), &all, out),
-            };
+            })?;
             return Ok(all.is_intact());
         }
         let findings = match args.files.as_slice() {
             [file] => verify_files(trail_files(file).map_err(|error| unreadable(file, &error))?, &proof)?,
             files => verify_files(files, &proof)?,
         };
-        let _ = match args.format {
+        printed(match args.format {
             Format::Human => print(&findings, out, &mut stderr),
             Format::Json => json(findings.is_intact(), &findings, out),
-        };
+        })?;
         Ok(findings.is_intact())
     });
     match checked {
@@ -84,6 +83,14 @@ pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
             let _ = writeln!(stderr, "cannot check: {error}");
             2
         }
+    }
+}
+
+/// A terminal that went away changes nothing about the result; half a document for a program does.
+fn printed(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -266,14 +266,15 @@ fn told(way: &Way) -> String {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Starting a PipelineRun or TaskRun in {}, by policy {}", self.namespace, self.policy)?;
-        if self.rules.iter().any(|rule| rule.does == "allow") {
+        let is_allowed = self.rules.iter().any(|rule| rule.does == "allow");
+        if is_allowed {
             writeln!(f, "\nThrough Doorward, if one of these rules holds:")?;
         } else {
             writeln!(f, "\nNo rule allows it: nobody does through Doorward.")?;
         }
         self.rules.iter().try_for_each(|rule| rule.fmt(f))?;
         if !self.rules.is_empty() && !self.narrowed_by.is_empty() {
-            writeln!(f, "\nand none of these:")?;
+            writeln!(f, "\n{}", if is_allowed { "and none of these:" } else { "It is denied besides by:" })?;
             self.narrowed_by.iter().try_for_each(|rule| rule.fmt(f))?;
         }
         self.grants(f)?;
