@@ -16,7 +16,7 @@ use crate::{
         Named,
         listed::{List, Metadata},
     },
-    tekton::dashboard::is_subdomain,
+    tekton::{dashboard::is_subdomain, listener_accounts},
 };
 
 /// What one binding lets a subject do that leads to a run.
@@ -184,13 +184,11 @@ impl Others {
                 "EventListener" => {
                     let route = route_to(root, &namespace, &name);
                     is_behind_route.push(route.is_some());
-                    let inline = spec.get("triggers").and_then(Value::as_array).into_iter().flatten();
-                    let own = account_in(&spec).unwrap_or_else(|| "default".to_owned());
                     let of = Use {
                         of: Named { kind, namespace: Some(namespace.clone()), name },
                         through: route.map(|route| format!("behind the route {route}")),
                     };
-                    for account in inline.filter_map(account_in).chain([own]) {
+                    for account in listener_accounts(&spec) {
                         others.uses.entry((namespace.clone(), account)).or_default().insert(of.clone());
                     }
                 }

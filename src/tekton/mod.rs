@@ -33,5 +33,5 @@ pub use self::{
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, Unreadable, concerns},
     run::{Intent, Run, RunKind},
-    trigger::TriggerReader,
+    trigger::{TriggerReader, listener_accounts},
 };

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use http::{HeaderValue, Request, StatusCode, header};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 use super::dashboard::is_subdomain;
 use crate::{
@@ -91,6 +92,17 @@ impl Spec {
     fn account_of(&self, own: &str) -> Option<String> {
         if own.is_empty() { self.pod_account().map(str::to_owned) } else { Some(own.to_owned()) }
     }
+}
+
+/// The accounts that make the runs of an EventListener and of the Triggers in it, as its `spec` tells them. Whose the account
+/// of its pod is may be unknown, and of a `spec` that cannot be read all are.
+pub fn listener_accounts(spec: &Value) -> BTreeSet<String> {
+    let spec = Spec::deserialize(spec).ok();
+    let of_spec = |spec: Spec| {
+        let names = spec.triggers.iter().map(|inline| inline.service_account_name.as_str()).chain([""]);
+        names.filter_map(|own| spec.account_of(own)).collect()
+    };
+    spec.map(of_spec).unwrap_or_default()
 }
 
 /// Reads Triggers and EventListeners with Doorward's own credential at the API server.

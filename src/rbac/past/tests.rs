@@ -168,6 +168,38 @@ fn who_is_expected_is_told_with_the_reason() {
     }
 }
 
+/// What makes the pod has the account, and not what the EventListener says besides.
+#[test]
+fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known() {
+    let deployer = json!({"spec": {"template": {"spec": {"serviceAccountName": "deployer"}}}});
+    for (spec, expected) in [
+        (json!({}), &["default"][..]),
+        (json!({"serviceAccountName": "build"}), &["build"]),
+        (json!({"serviceAccountName": "build", "resources": {"kubernetesResource": {"replicas": 1}}}), &["build"]),
+        (json!({"serviceAccountName": "build", "resources": {"kubernetesResource": deployer}}), &["deployer"]),
+        (json!({"serviceAccountName": "build", "resources": {"customResource": {"kind": "Service"}}}), &[]),
+        (
+            json!({"serviceAccountName": "build", "resources": {"customResource": {}}, "triggers": [{"serviceAccountName": "own"}, {}]}),
+            &["own"],
+        ),
+        (
+            json!({"resources": {"kubernetesResource": deployer}, "triggers": [{"serviceAccountName": "own"}, {}]}),
+            &["deployer", "own"],
+        ),
+        // What cannot be read.
+        (json!({"serviceAccountName": "build", "triggers": "all"}), &[]),
+    ] {
+        let makers = ["build", "default", "deployer", "own"].map(|name| account("ci", name));
+        let mut items: Vec<Value> = bound("run", &runs(&json!({})), &makers).into();
+        items.push(
+            json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": "build"}, "spec": spec.clone()}),
+        );
+        let past = past(&items).past;
+        let names = past.iter().filter(|way| way.expected.is_some()).map(|way| way.subject.name.as_str());
+        assert_eq!(names.collect::<BTreeSet<_>>(), expected.iter().copied().collect(), "{spec}");
+    }
+}
+
 #[test]
 fn who_may_be_somebody_else_is_told_with_the_limits() {
     let impersonate = |group: &str, resource: &str, verb: &str, names: &[&str]| json!([{"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": names}]);
