@@ -81,11 +81,17 @@ impl Scenario {
             Some(at) => timestamp(at).ok_or_else(|| format!("`{at}` is not a time such as 2024-01-01T12:00:00Z"))?,
             None => NOON,
         };
-        let written = request.delivery.clone().unwrap_or_default();
-        let delivery = (route.kind == RouteKind::Webhook).then(|| Arc::new(delivery(&written, route, root)));
-        if request.delivery.is_some() && delivery.is_none() {
-            return Err(format!("route `{}` is no webhook route and has no deliveries", route.name));
-        }
+        let delivery = match (&request.delivery, &request.token) {
+            (Some(written), Some(token)) => {
+                Some(Arc::new(delivery(written, cause_webhook(principal, token, root)?, root)))
+            }
+            (written, _) if route.kind == RouteKind::Webhook => {
+                let name = route.webhook.as_deref().unwrap_or_default();
+                Some(Arc::new(delivery(&written.clone().unwrap_or_default(), name, root)))
+            }
+            (Some(_), None) => return Err(format!("route `{}` is no webhook route and has no deliveries", route.name)),
+            (None, _) => None,
+        };
         let kubernetes = match &request.kubernetes {
             Some(written) => Some(attributes(written, path)),
             None if route.reaches_kubernetes() && is_api(route, path) => {
@@ -371,8 +377,28 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
     }
 }
 
-fn delivery(written: &raw::DeliveryFacts, route: &raw::Route, root: &raw::Root) -> Facts {
-    let name = route.webhook.as_deref().unwrap_or_default();
+/// The webhook whose delivery caused the run of a task that asks for a token.
+fn cause_webhook<'a>(
+    principal: Option<&'a raw::PrincipalFacts>,
+    token: &raw::TokenFacts,
+    root: &raw::Root,
+) -> Result<&'a str, String> {
+    if token.task.is_none() {
+        return Err("only a task that asks for a token has the delivery that caused its run; write `task`".to_owned());
+    }
+    let issuer = principal.and_then(|principal| principal.issuer.as_deref());
+    let Some(name) = issuer.and_then(|issuer| issuer.strip_prefix("webhook:")) else {
+        return Err(
+            "only a webhook causes a run by a delivery; let the principal's `issuer` be `webhook:NAME`".to_owned()
+        );
+    };
+    match root.webhooks.iter().any(|webhook| webhook.name == name) {
+        true => Ok(name),
+        false => Err(format!("there is no webhook `{name}`")),
+    }
+}
+
+fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Facts {
     let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
     let kind = webhook.map(webhooks::identity);
     Facts {

@@ -315,7 +315,7 @@ pub struct RequestFacts {
     /// The attributes of a Kubernetes request. Default, on a `kubernetes` route: those of the method and the path.
     #[serde(default)]
     pub kubernetes: Option<KubernetesFacts>,
-    /// What the body of a webhook tells.
+    /// What the body of a webhook tells. With `token`: of the delivery that caused the run of its task.
     #[serde(default)]
     pub delivery: Option<DeliveryFacts>,
     /// The Trigger that a delivery is about to set off, as the interceptor decides it. Default: the delivery at the door.

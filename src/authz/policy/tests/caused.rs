@@ -87,3 +87,41 @@ fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
         Principal { groups: vec!["guests".into()], says_groups: true, says_scopes: true, ..with("corp", &json!({})) };
     assert_eq!(decided(rules, &guest), (false, Some("guests".into())));
 }
+
+/// As the token endpoint asks rules, so that cases can test them.
+#[test]
+fn cases_tell_the_delivery_that_caused_the_run_of_a_task() {
+    let exchange = "tokens: {exchange: [{issuer: cluster, kubernetes: api}]}\n";
+    let task = "task: {namespace: ci, service_account: build}";
+    let case = |expect: &str, issuer: &str, request: &str| {
+        format!("  - {{name: a, principal: {{{issuer}}}, request: {{{request}}}, expect: {{outcome: {expect}}}}}\n")
+    };
+    let decided = |cases: &str| {
+        let root = root(
+            GROUND,
+            &format!(
+                "{exchange}rules:\n  - {{id: pushed, on: {{token: {{audiences: [x], service_accounts: [ci/build]}}}}, who: {{webhooks: [gh]}}, \
+                 when: \"has(delivery.event) && delivery.event == 'push'\", do: allow}}\ntests:\n{cases}"
+            ),
+        );
+        let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
+        test::run(&policy, &root, &[], None)
+    };
+    let (gh, of_task) = ("issuer: 'webhook:gh'", format!("token: {{audience: x, {task}}}"));
+    for (expect, delivery) in
+        [("allow", ", delivery: {event: push}"), ("deny", ", delivery: {event: tag_push}"), ("deny", "")]
+    {
+        let results = decided(&case(expect, gh, &format!("{of_task}{delivery}")));
+        assert!(results.passed(), "{delivery}\n{results}");
+    }
+    for (issuer, token, why) in [
+        ("issuer: corp", of_task.as_str(), "only a webhook causes a run by a delivery"),
+        ("", &of_task, "only a webhook causes a run by a delivery"),
+        ("issuer: 'webhook:lost'", &of_task, "there is no webhook `lost`"),
+        (gh, "token: {audience: x}", "only a task that asks for a token has the delivery"),
+        (gh, "route: web", "route `web` is no webhook route"),
+    ] {
+        let results = decided(&case("deny", issuer, &format!("{token}, delivery: {{event: push}}")));
+        assert!(results.cases[0].differences[0].contains(why), "{results}");
+    }
+}
