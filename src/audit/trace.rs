@@ -150,6 +150,10 @@ pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, R
     let mut arrivals = Vec::new();
     each(files, code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
+        // A task that asks for a token has the delivery that caused its run.
+        if unmapped.asked.is_some() {
+            return;
+        }
         let is_it = match known_by {
             Arrival::Delivery(id) => unmapped.webhook.is_some_and(|webhook| webhook.delivery.as_deref() == Some(id)),
             Arrival::Event(id) => unmapped.event_id.as_deref() == Some(id),

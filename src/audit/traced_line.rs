@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::BufReader, path::Path};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use uuid::Uuid;
 
 use super::{lines::Lines, replay::ReplayError};
@@ -83,6 +83,8 @@ pub(super) struct Unmapped {
     pub event_id: Option<String>,
     pub held: Option<Uuid>,
     pub webhook: Option<Webhook>,
+    /// Where a token was asked for.
+    pub asked: Option<IgnoredAny>,
     pub issued: Option<IssuedLine>,
     pub revoked: Option<String>,
     pub introspected: Option<AtServer>,
