@@ -29,6 +29,10 @@ const AFTER: Duration = Duration::from_secs(120);
 /// How much longer it is kept, so that not each token that a run gets writes it anew.
 const FURTHER: Duration = Duration::from_secs(1800);
 
+/// The run itself may go on: a reload takes away its cluster, or an operator revokes who caused it. It begins as `doorward token` knows
+/// the end of a run, of which images of steps have older versions.
+pub const OVER: &str = "the run has ended, or its tokens were ended: it gets no others, and is to be started anew";
+
 /// How often a record is written that others write at the same time.
 const TRIES: usize = 20;
 
@@ -110,12 +114,12 @@ impl Exchanger<'_> {
             (workload_key(&of.cluster, &object.uid), bearer)
         });
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
-            return Err(Refusal::subject("the run has ended"));
+            return Err(Refusal::subject(OVER));
         }
         // Whoever looks for ends may not have found this one's until now.
         task.still_runs(self.lookup(&of.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
-            Some(_) => Err(Refusal::subject("the run has ended")),
+            Some(_) => Err(Refusal::subject(OVER)),
             None => Ok(()),
         }
     }

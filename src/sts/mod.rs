@@ -52,14 +52,15 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use self::{exchange::Exchanger, form::MAX_BODY, refusal::Refusal};
 pub use self::{
+    bearer::OVER,
     keys::SigningKeys,
     look_up::Asking,
     objects::ENDS,
     ring::{Kept, RingError},
     settings::Settings,
 };
+use self::{exchange::Exchanger, form::MAX_BODY, refusal::Refusal};
 use crate::{
     app::App,
     audit::{self, Trail},

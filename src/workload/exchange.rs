@@ -58,8 +58,8 @@ pub enum NoToken {
     /// What was asked for is not given. Asking again changes nothing, unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
-    /// There will be no token any more, and those that were given are good for nothing: the run has ended.
-    #[error("the run has ended, and its tokens with it: {0}")]
+    /// There will be no token any more, and those that were given are good for nothing: the run has ended, or they were ended.
+    #[error("the run has ended, or its tokens were ended: {0}")]
     Over(String),
 }
 
@@ -222,6 +222,7 @@ mod tests {
             ("TaskRun build: it has ended", true),
             ("PipelineRun release: it is cancelled", true),
             ("the run has ended", true),
+            (sts::OVER, true),
             ("TaskRun build runs in pod a, not in b", false),
             ("subject_token: the token has ended", false),
             ("nobody is known who caused run build", false),
