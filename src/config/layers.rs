@@ -125,8 +125,7 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     };
     if !is_set("drain") {
         // Before the others, of which one may set all of `limits`.
-        let settings = drain(is_set("drain_accept"), &sources.environment, findings);
-        variables.splice(0..0, settings);
+        variables.splice(0..0, drain(&sources.environment, findings));
     }
 
     variables.iter().for_each(|setting| collect_secret_variables(&setting.value, &mut secrets));
@@ -144,26 +143,31 @@ pub(super) fn settings(sources: &Sources, file: &Node, findings: &mut Vec<Findin
     variables
 }
 
-/// What the grace period of the pod leaves for the drain, and of that for connections that still come where nothing else says it.
-fn drain(accept_is_set: bool, environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Vec<Setting> {
-    let Some((_, value)) = environment.iter().find(|(name, _)| name == GRACE_PERIOD) else { return Vec::new() };
+/// What the grace period of the pod leaves for the drain.
+fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> Option<Setting> {
+    let (_, value) = environment.iter().find(|(name, _)| name == GRACE_PERIOD)?;
     let giver = Giver::Variable(GRACE_PERIOD.to_owned());
     let seconds = value.to_str().and_then(|value| value.trim().parse::<u64>().ok());
     let Some(drain) = seconds.and_then(|seconds| seconds.checked_sub(AFTER_DRAIN)).filter(|drain| *drain > 0) else {
         let mut finding = given(giver, "this is no number of seconds above 5, and `limits.drain` is not set");
         finding.help = Some("set it to the pod's `terminationGracePeriodSeconds`, or set `limits.drain`".to_owned());
         findings.push(finding);
-        return Vec::new();
+        return None;
     };
-    let limits = Limits { drain: Span::from_secs(drain), ..Limits::default() };
-    let (accept, _) = limits.drain_times();
-    let shortened = (!accept_is_set && accept < limits.drain_accept.get()).then_some(("drain_accept", Span(accept)));
-    let given = [("drain", limits.drain)].into_iter().chain(shortened);
-    given
-        .filter_map(|(key, span)| {
-            setting(giver.clone(), vec!["limits".to_owned(), key.to_owned()], &span.to_string(), findings)
-        })
-        .collect()
+    let path = ["limits", "drain"].map(str::to_owned).to_vec();
+    setting(giver, path, &Span::from_secs(drain).to_string(), findings)
+}
+
+/// Shortens the time for connections that still come to what a short drain has for them, where nothing says it.
+fn shorten_accept(root: &mut serde_json::Value) {
+    let Some(limits) = root.get_mut("limits").and_then(serde_json::Value::as_object_mut) else { return };
+    let drain = limits.get("drain").and_then(|drain| drain.as_str()?.parse().ok());
+    let Some(drain) = drain.filter(|_| !limits.contains_key("drain_accept")) else { return };
+    let whole = Limits { drain, ..Limits::default() };
+    let (accept, _) = whole.drain_times();
+    if accept < whole.drain_accept.get() {
+        limits.insert("drain_accept".to_owned(), Span(accept).to_string().into());
+    }
 }
 
 /// Puts the layers on top of each other. Gives the whole and, in `locations`, who gave each part of it.
@@ -189,7 +193,9 @@ pub(super) fn merge(
     if let Value::Dict(_, entries) = &whole {
         tracer.entries(&At::root(), entries, Some(file), locations);
     }
-    Value::deserialize(&whole).map_err(Box::new)
+    let mut root = Value::deserialize(&whole).map_err(Box::new)?;
+    shorten_accept(&mut root);
+    Ok(root)
 }
 
 struct Layer {
@@ -332,16 +338,21 @@ mod tests {
     }
 
     #[test]
-    fn a_short_grace_period_shortens_the_time_for_connections_that_still_come() {
-        let accept = |file: &str, grace: &str| {
-            let (settings, _) = settings_of(file, &[(GRACE_PERIOD, grace)], &[]);
-            let found = settings.into_iter().find(|setting| setting.path == ["limits", "drain_accept"]);
-            found.map(|setting| setting.value.to_json())
+    fn a_short_drain_shortens_the_time_for_connections_that_still_come() {
+        let accept = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let (settings, _) = settings_of(file, environment, flags);
+            let merged = merge(&Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
+            merged.pointer("/limits/drain_accept").and_then(|accept| accept.as_str().map(str::to_owned))
         };
-        assert_eq!(accept("{}", "8"), Some("1500ms".into()));
-        assert_eq!(accept("{}", "13"), Some("4s".into()), "requests under way have the other half");
-        assert_eq!(accept("{}", "15"), None);
-        assert_eq!(accept("limits: {drain_accept: 1s}", "8"), None);
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(accept("{}", &[(GRACE_PERIOD, "8")], &[]), some("1500ms"));
+        assert_eq!(accept("{}", &[(GRACE_PERIOD, "13")], &[]), some("4s"), "requests under way have the other half");
+        assert_eq!(accept("{}", &[(GRACE_PERIOD, "15")], &[]), None);
+        assert_eq!(accept("limits: {drain_accept: 1s}", &[(GRACE_PERIOD, "8")], &[]), some("1s"));
+        assert_eq!(accept("limits: {drain: 8s}", &[], &[]), some("4s"));
+        assert_eq!(accept("limits: {drain: 8s}", &[("DOORWARD_LIMITS__DRAIN_ACCEPT", "5s")], &[]), some("5s"));
+        assert_eq!(accept("{}", &[], &[("limits", "{drain: 8s}")]), some("4s"));
+        assert_eq!(accept("limits: {drain: soon}", &[], &[]), None);
     }
 
     #[test]
