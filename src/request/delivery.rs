@@ -13,8 +13,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     body::{OnEnd, ResponseBody, collect},
+    clock::Timestamp,
     error::{Reason, Rejection},
-    webhooks::EventId,
+    webhooks::{EventId, Reservation},
 };
 
 /// The upstream has so much time even if the sender used up its own.
@@ -53,6 +54,14 @@ pub(super) async fn answer_by<T>(
         }
         _ => rejection,
     })
+}
+
+/// Commits or gives back what a delivery holds, by what became of it.
+pub(super) async fn settle(reservation: Reservation, is_taken: bool, now: Timestamp) {
+    let settled = if is_taken { reservation.commit(now).await } else { reservation.release(now).await };
+    if let Err(error) = settled {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a delivery's id is held until its lease ends");
+    }
 }
 
 /// What an EventListener says of a delivery that it will never take. Any other 4xx is of something in front of it, such as a gateway

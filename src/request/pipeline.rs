@@ -301,10 +301,12 @@ impl Worker {
                 other
             }
         };
-        match reservation {
-            None => forwarded,
-            Some(reservation) => settle(reservation, forwarded, self.app.clock.now()).await,
+        if let Some(reservation) = reservation {
+            let is_taken =
+                matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
+            delivery::settle(reservation, is_taken, self.app.clock.now()).await;
         }
+        forwarded
     }
 
     /// From a known caller to a request that may be sent, with the identity that it is sent under. `once` names the
@@ -478,20 +480,6 @@ pub(super) fn received<'a>(connection: &'a Connection, snapshot: &'a Snapshot) -
         tls: connection.tls.is_some(),
         server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
     }
-}
-
-/// Commits or gives back what a delivery holds, by what became of it.
-async fn settle(
-    reservation: webhooks::Reservation,
-    forwarded: Result<Ending, Rejection>,
-    now: Timestamp,
-) -> Result<Ending, Rejection> {
-    let taken = matches!(&forwarded, Ok(Ending::Response { response, .. }) if response.status().is_success());
-    let settled = if taken { reservation.commit(now).await } else { reservation.release(now).await };
-    if let Err(error) = settled {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a delivery's id is held until its lease ends");
-    }
-    forwarded
 }
 
 pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
