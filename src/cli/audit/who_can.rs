@@ -335,7 +335,9 @@ mod tests {
 issuers: [{{name: corp, issuer: 'https://corp.example'}}]
 upstreams: [{{name: api, url: 'https://kubernetes.default.svc', credential: {{bearer: {{file: token}}}}}}]
 routes: [{{name: k8s, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}}]
-rules: [{{id: start, on: {{kubernetes: {{verbs: [create], resources: [pipelineruns]}}}}, who: {{groups: [dev]}}, do: {action}}}]
+rules:
+  - {{id: start, on: {{kubernetes: {{verbs: [create], resources: [pipelineruns]}}}}, who: {{groups: [dev]}}, do: {action}}}
+  - {{id: leavers, who: {{groups: [leaving]}}, do: deny}}
 "
             );
             let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap();
@@ -349,5 +351,7 @@ rules: [{{id: start, on: {{kubernetes: {{verbs: [create], resources: [pipelineru
         );
         assert!(waits.contains("which nobody can give yet") && !waits.contains("one of these rules holds"), "{waits}");
         assert!(allows.contains("if one of these rules holds:\n  rule start allows it"), "{allows}");
+        assert!(allows.contains("\nand none of these:\n  rule leavers denies it"), "{allows}");
+        assert!(waits.contains("\nIt is denied besides by:\n  rule leavers denies it"), "{waits}");
     }
 }
