@@ -25,8 +25,10 @@ pub enum Class {
 }
 
 /// Prefixes of names by which programs tell one another who somebody is, what certificate they showed, or where a request was
-/// for. From a client they are forgeries.
-const FORGEABLE_PREFIXES: [&str; 11] = [
+/// for. From a client they are forgeries. Those of clouds and other proxies are known to upstreams that once stood behind these, and
+/// nobody takes them away where Doorward stands in their place. What is signed (`x-goog-iap-jwt-assertion`, `cf-access-jwt-assertion`,
+/// `x-amzn-oidc-data`, `x-pomerium-jwt-assertion`) proves itself to whoever checks it, and goes on.
+const FORGEABLE_PREFIXES: [&str; 20] = [
     "x-remote-",
     "remote-",
     "x-forwarded-",
@@ -38,6 +40,15 @@ const FORGEABLE_PREFIXES: [&str; 11] = [
     "x-client-cert",
     "x-ssl-client-",
     "ssl-client-",
+    "x-amzn-mtls-",
+    "x-amzn-oidc-identity",
+    "x-arr-clientcert",
+    "x-authentik-",
+    "x-goog-authenticated-user-",
+    "x-ms-client-principal",
+    "x-pomerium-claim-",
+    "cf-access-authenticated-",
+    "cf-client-cert-",
 ];
 
 /// Our id of a request, on what goes to an upstream and on every answer. An upstream's own of that name is replaced, as
@@ -255,6 +266,21 @@ mod tests {
             ("a client's own certificate", "X-Client-Cert-Dn", Class::Dropped),
             ("a client's own certificate", "X-SSL-Client-S-DN", Class::Dropped),
             ("a client's own certificate", "SSL_CLIENT_VERIFY", Class::Dropped),
+            ("a cloud's word on the certificate", "X-Amzn-Mtls-Clientcert-Subject", Class::Dropped),
+            ("a cloud's word on the certificate", "X-ARR-ClientCert", Class::Dropped),
+            ("a cloud's word on the certificate", "Cf-Client-Cert-Der-Base64", Class::Dropped),
+            ("another proxy's word on the person", "X-Amzn-Oidc-Identity", Class::Dropped),
+            ("another proxy's word on the person", "X-MS-CLIENT-PRINCIPAL-NAME", Class::Dropped),
+            ("another proxy's word on the person", "X-Goog-Authenticated-User-Email", Class::Dropped),
+            ("another proxy's word on the person", "Cf-Access-Authenticated-User-Email", Class::Dropped),
+            ("another proxy's word on the person", "X-Authentik-Username", Class::Dropped),
+            ("another proxy's word on the person", "X-Pomerium-Claim-Email", Class::Dropped),
+            ("twin, which is signed", "X-Amzn-Oidc-Data", Class::EndToEnd),
+            ("twin, which is signed", "X-Goog-IAP-JWT-Assertion", Class::EndToEnd),
+            ("twin, which is signed", "Cf-Access-Jwt-Assertion", Class::EndToEnd),
+            ("twin, which is signed", "X-Pomerium-Jwt-Assertion", Class::EndToEnd),
+            ("twin", "X-Amzn-Trace-Id", Class::EndToEnd),
+            ("twin", "Cf-Ray", Class::EndToEnd),
             ("twin", "X-Client-Version", Class::EndToEnd),
             ("limits", "X_Anything", Class::Ambiguous),
             ("twin", "X-Anything", Class::EndToEnd),
