@@ -39,7 +39,7 @@ use crate::{
     sessions::{self, keyring::KeyRing},
     snapshot::{self, Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
-    sts::{self, Asking, ends::Ends, onward},
+    sts::{self, Asking, KeyMetric, ends::Ends, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
     upstream::{Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, hold},
@@ -189,7 +189,7 @@ pub fn run(sources: &Sources, started: impl FnOnce(&Started)) -> Result<(), Star
 /// The listener for health and metrics, with all that is counted.
 fn bind_admin(
     runtime: &Runtime,
-    app: &App,
+    app: &Arc<App>,
     admin: &AdminSettings,
     logging: &Logging,
 ) -> Result<Option<AdminServer>, StartError> {
@@ -198,6 +198,11 @@ fn bind_admin(
     app.requests.register(&mut registry);
     app.trail.metrics().register(&mut registry);
     logging.metrics().register(&mut registry);
+    let token_keys = {
+        let app = Arc::clone(app);
+        move || app.snapshot.load().tokens.as_ref()?.keys(app.clock.now())
+    };
+    registry.register_collector(Box::new(KeyMetric(token_keys)));
     let Some(address) = admin.address else { return Ok(None) };
     let server = AdminServer::bind(address, admin.token.as_ref(), app.health.clone(), Arc::new(registry));
     let bound = runtime.block_on(server);

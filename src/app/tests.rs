@@ -6,21 +6,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 
 use super::Metrics;
-use crate::{admin::RequestMetrics, audit, logging::LogMetrics};
+use crate::{admin::RequestMetrics, audit, logging::LogMetrics, sts::KeyMetric};
 
 /// The names of all metrics, with the `_total` that counters have. A family without a series is in no exposition, but the `Debug` of
-/// a registry has it.
+/// a registry has it; what is told when it is asked for is in the exposition alone.
 fn registered() -> BTreeSet<String> {
     let mut registry = Registry::with_prefix("doorward");
     Metrics::default().register(&mut registry);
     RequestMetrics::default().register(&mut registry);
     audit::Metrics::default().register(&mut registry);
     LogMetrics::default().register(&mut registry);
-    let mut names = BTreeSet::new();
+    registry.register_collector(Box::new(KeyMetric(|| None)));
+    let mut exposition = String::new();
+    encode(&mut exposition, &registry).unwrap();
+    let mut names: BTreeSet<String> = named(&exposition).into_iter().map(str::to_owned).collect();
     for part in format!("{registry:?}").split("Registry { prefix: Some(Prefix(\"").skip(1) {
         let (prefix, part) = part.split_once('"').unwrap();
         for descriptor in part.split("Descriptor { name: \"").skip(1) {

@@ -193,6 +193,12 @@ impl SigningKeys {
         begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
     }
 
+    /// The names of all that are published, and whether each is the one that signs access tokens.
+    pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        let signer = self.signer(|_| true).map(SigningKey::id);
+        self.published.keys.iter().map(move |(key, _)| (key.id(), signer == Some(key.id())))
+    }
+
     /// The key set (RFC 7517 section 5) as JSON.
     pub fn set(&self) -> &Bytes {
         &self.published.set

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `settings` | what the configuration says of all this |
 //! | `keys`, `configured`, `ring` | the keys that sign, from the configuration or made, and their replacement by the calendar |
+//! | `key_metric` | which of them signs, as a metric |
 //! | `metadata` | what is published |
 //! | `form`, `refusal` | what is asked, and how it is refused |
 //! | `exchange` | one exchange, from the form to the token |
@@ -33,6 +34,7 @@ mod exchange;
 mod form;
 mod grant;
 mod introspect;
+mod key_metric;
 mod keys;
 mod look_up;
 pub mod metadata;
@@ -54,6 +56,7 @@ use hyper::body::Incoming;
 
 pub use self::{
     bearer::OVER,
+    key_metric::KeyMetric,
     keys::SigningKeys,
     look_up::Asking,
     objects::ENDS,

@@ -258,6 +258,12 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
     let load = Load::new(&world, vec![&world.doorward]);
     load.are_ready().await;
     let keys = world.kids().await;
+    let signing = async || {
+        let metrics = world.doorward.metrics().await;
+        let signs = |kid: &String| metrics.contains(&format!("doorward_token_key_signs{{kid=\"{kid}\"}} 1\n"));
+        keys.iter().map(signs).collect::<Vec<_>>()
+    };
+    assert_eq!(signing().await, [true, false]);
     load.during(async {
         load.more(100).await;
         reload(&world.doorward, |yaml| yaml.replace("rotate: 1h", "rotate: 1h\n  lifetime: 9m")).await;
@@ -272,6 +278,7 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
     })
     .await;
     assert_eq!(load.seen.borrow().signers, keys, "the successor was published all along");
+    assert_eq!(signing().await, [false, true]);
     // The same before the first is published no longer, which is half an hour later.
     load.set_clocks_ahead(3600 + 1800 - 5 - started.elapsed().as_secs()).await;
     load.during(async {
