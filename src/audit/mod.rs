@@ -56,8 +56,11 @@ pub use self::{
     settings::{DEFAULT_FILE, Destination, Retention, Settings},
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
-    trace::{Arrival, Cause, NoCause, TracedRun, arrivals, sent_for, trace, trace_cause, trace_request, trace_uid},
-    traced_line::TaskLine,
+    trace::{
+        Arrival, Cause, NoCause, TracedRun, arrivals, request_json, sent_for, trace, trace_cause, trace_request,
+        trace_uid,
+    },
+    traced_line::{Files, TaskLine},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},
     verify::{
         AllFindings, CannotVerify, Chain, Checkpoint, Findings, Problem, Proof, Summary, Verifier, verify_all,

@@ -1,9 +1,10 @@
 //! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
 
+mod json;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
-    path::PathBuf,
 };
 
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::{
     note::code,
     replay::ReplayError,
-    traced_line::{AtServer, IssuedLine, Line, OnwardLine, TaskLine, each},
+    traced_line::{AtServer, Files, IssuedLine, Line, OnwardLine, TaskLine},
 };
 use crate::clock::Timestamp;
 
@@ -156,15 +157,15 @@ impl Tokens<'_> {
 }
 
 /// The tokens that are meant, in the order in which they were issued, each with its uses.
-pub fn trace_tokens(files: &[PathBuf], wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
+pub fn trace_tokens(files: &Files, wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
     let mut found = Found::default();
-    each(files, code::REQUEST, |line| found.issued(line, wanted))?;
+    files.each(code::REQUEST, |line| found.issued(line, wanted))?;
     if found.0.is_empty() {
         return Ok(Vec::new());
     }
-    each(files, code::REQUEST, |line| found.used(line))?;
-    each(files, code::TOKENS_ENDED, |line| found.ended(line))?;
-    each(files, code::OPERATOR, |line| found.revoked(&line))?;
+    files.each(code::REQUEST, |line| found.used(line))?;
+    files.each(code::TOKENS_ENDED, |line| found.ended(line))?;
+    files.each(code::OPERATOR, |line| found.revoked(&line))?;
     Ok(found.in_order())
 }
 
@@ -263,9 +264,9 @@ impl Found {
 }
 
 /// The id of the token of ours that a resource server asked about in this request.
-pub fn introspected_in(files: &[PathBuf], request: Uuid) -> Result<Option<String>, ReplayError> {
+pub fn introspected_in(files: &Files, request: Uuid) -> Result<Option<String>, ReplayError> {
     let mut found = None;
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         if let Some(at_server) = line.unmapped.introspected.filter(|_| line.metadata.correlation_uid == Some(request)) {
             found = Some(at_server.token);
         }

@@ -3,20 +3,22 @@
 //! A run says of itself which request or event it came of; whoever may make runs past Doorward can write that too. So what it
 //! says counts only where the trail's own record of the request fits, and where no earlier run has said the same.
 
+mod json;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
     time::Duration,
 };
 
 use uuid::Uuid;
 
+pub use self::json::request_json;
 use super::{
     note::code,
     record::Outcome,
     replay::{ReplayError, ReplayInputs},
-    traced_line::{Line, Link, Metadata, each},
+    traced_line::{Files, Line, Link, Metadata},
 };
 use crate::{
     authn::Kind,
@@ -92,28 +94,28 @@ struct Event {
 }
 
 /// All runs that had this name, the oldest first, each with its cause. `kind` is `PipelineRun` or `TaskRun`.
-pub fn trace(files: &[PathBuf], kind: &str, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
+pub fn trace(files: &Files, kind: &str, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
     traced(files, |link| link.kind == kind && link.namespace == namespace && link.name == name)
 }
 
 /// The run with this uid in this cluster, with what it says of its cause, if it is in the trail. Where the trail does not know in which
 /// cluster a run is, the uid must do.
-pub fn trace_uid(files: &[PathBuf], cluster: &str, uid: &str) -> Result<Option<TracedRun>, ReplayError> {
+pub fn trace_uid(files: &Files, cluster: &str, uid: &str) -> Result<Option<TracedRun>, ReplayError> {
     Ok(traced(files, |link| link.uid == uid && link.cluster.as_deref().is_none_or(|known| known == cluster))?.pop())
 }
 
 /// The request that is known to have caused something, with what the trail says of it, if it is there.
-pub fn trace_cause(files: &[PathBuf], id: Uuid) -> Result<Option<Cause>, ReplayError> {
-    let Some(request) = ReplayInputs::find(files, id)?.map(Box::new) else { return Ok(None) };
+pub fn trace_cause(files: &Files, id: Uuid) -> Result<Option<Cause>, ReplayError> {
+    let Some(request) = files.request(id)?.map(Box::new) else { return Ok(None) };
     let (mut held, mut event) = (None, None);
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         if line.metadata.correlation_uid == Some(id) {
             held = held.or(line.unmapped.held);
             event = event.take().or(line.unmapped.event_id);
         }
     })?;
     let arrival = match held.filter(|held| *held != id) {
-        Some(held) => ReplayInputs::find(files, held)?,
+        Some(held) => files.request(held)?,
         None => None,
     };
     Ok(Some(match arrival {
@@ -123,18 +125,18 @@ pub fn trace_cause(files: &[PathBuf], id: Uuid) -> Result<Option<Cause>, ReplayE
 }
 
 /// The requests in which a request was made: itself and, of a delivery that was held, those that sent it.
-pub fn sent_for(files: &[PathBuf], id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> {
+pub fn sent_for(files: &Files, id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> {
     let mut sent = BTreeSet::from([id]);
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         sent.extend(line.metadata.correlation_uid.filter(|_| line.unmapped.held == Some(id)));
     })?;
     Ok(sent)
 }
 
 /// The runs that a request caused, itself or as a delivery.
-pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, ReplayError> {
+pub fn trace_request(files: &Files, id: Uuid) -> Result<Vec<TracedRun>, ReplayError> {
     let mut events = BTreeSet::new();
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         let is_its = line.metadata.correlation_uid == Some(id) || line.unmapped.held == Some(id);
         events.extend(line.unmapped.event_id.filter(|_| is_its));
     })?;
@@ -146,9 +148,9 @@ pub fn trace_request(files: &[PathBuf], id: Uuid) -> Result<Vec<TracedRun>, Repl
 }
 
 /// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it.
-pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
+pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
     let mut arrivals = Vec::new();
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         // A task that asks for a token has the delivery that caused its run.
         if unmapped.asked.is_some() {
@@ -166,9 +168,9 @@ pub fn arrivals(files: &[PathBuf], known_by: Arrival<'_>) -> Result<Vec<Uuid>, R
     Ok(arrivals)
 }
 
-fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
+fn traced(files: &Files, wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
     let mut links = BTreeMap::new();
-    each(files, code::RUN, |line| {
+    files.each(code::RUN, |line| {
         if let Some(link) = line.unmapped.linked.filter(&wanted) {
             links.entry((link.cluster.clone(), link.uid.clone())).or_insert(link);
         }
@@ -192,12 +194,12 @@ fn traced(files: &[PathBuf], wanted: impl Fn(&Link) -> bool) -> Result<Vec<Trace
 }
 
 fn of_request(
-    files: &[PathBuf],
+    files: &Files,
     link: &Link,
     id: Uuid,
     firsts: &BTreeMap<Uuid, (Option<i64>, String)>,
 ) -> Result<Result<Cause, NoCause>, ReplayError> {
-    let Some(request) = ReplayInputs::find(files, id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
+    let Some(request) = files.request(id)? else { return Ok(Err(NoCause::UnknownRequest(id))) };
     let made_a_run = request.run.as_ref().is_some_and(|run| run.intent.makes_a_run())
         && request.kubernetes.as_ref().is_some_and(|attributes| attributes.namespace == link.namespace)
         && request.decision.as_ref().is_some_and(|decision| decision.outcome == Outcome::Allow);
@@ -211,7 +213,7 @@ fn of_request(
 }
 
 fn of_event(
-    files: &[PathBuf],
+    files: &Files,
     created: Option<Timestamp>,
     event: &str,
     known: Option<Event>,
@@ -226,7 +228,7 @@ fn of_event(
     if before > SKEW {
         return Ok(Err(NoCause::Early { event: event.to_owned(), before }));
     }
-    let found = |id| Ok::<_, ReplayError>(ReplayInputs::find(files, id)?.map(Box::new));
+    let found = |id| Ok::<_, ReplayError>(files.request(id)?.map(Box::new));
     let sent = found(known.request)?;
     let (request, sent) = match known.held.filter(|held| *held != known.request) {
         Some(held) => (found(held)?, sent),
@@ -236,9 +238,9 @@ fn of_event(
 }
 
 /// Whether the answer to a request says that it made nothing. Where there was none from the API server, it may have.
-fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
+fn has_failed(files: &Files, id: Uuid) -> Result<bool, ReplayError> {
     let mut has_failed = false;
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         let code = line.http_response.code.unwrap_or_default();
         let made_nothing = match line.status_code {
             // Refused here: it made nothing, unless it was sent and no answer came.
@@ -252,9 +254,9 @@ fn has_failed(files: &[PathBuf], id: Uuid) -> Result<bool, ReplayError> {
 }
 
 /// The first run that names each of the requests that these name.
-fn firsts(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
+fn firsts(files: &Files, links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
     let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
-    each(files, code::RUN, |line| {
+    files.each(code::RUN, |line| {
         let Some(Link { uid, created, request: Some(request), .. }) = line.unmapped.linked else { return };
         if !links.iter().any(|link| link.request == Some(request)) {
             return;
@@ -270,12 +272,12 @@ fn firsts(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i6
 }
 
 /// The events that these name.
-fn events(files: &[PathBuf], links: &[Link]) -> Result<BTreeMap<String, Event>, ReplayError> {
+fn events(files: &Files, links: &[Link]) -> Result<BTreeMap<String, Event>, ReplayError> {
     let mut events = BTreeMap::new();
     if links.iter().all(|link| link.event_id.is_none()) {
         return Ok(events);
     }
-    each(files, code::REQUEST, |line| {
+    files.each(code::REQUEST, |line| {
         let Line { time, metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let Some(event) = unmapped.event_id else { return };
         if links.iter().any(|link| link.event_id.as_ref() == Some(&event)) {

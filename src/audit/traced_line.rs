@@ -1,11 +1,14 @@
 //! What is read of lines to trace runs and tokens by them. A line may say less: each kind of record has its own members.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{cell::RefCell, collections::BTreeSet, fs::File, io::BufReader, ops::ControlFlow, path::PathBuf};
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
 
-use super::{lines::Lines, replay::ReplayError};
+use super::{
+    lines::{Fault, Lines},
+    replay::{ReplayError, ReplayInputs},
+};
 
 #[derive(Deserialize)]
 pub(super) struct Line {
@@ -138,8 +141,9 @@ pub(super) struct Claims {
 }
 
 /// What a resource server heard of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtServer {
+    #[serde(skip_serializing)]
     pub(super) token: String,
     pub server: String,
     #[serde(default)]
@@ -183,7 +187,7 @@ impl IssuedLine {
 }
 
 /// The provider of a token that is not ours.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OnwardLine {
     pub provider: String,
     /// The id (`jti`) of the assertion that it was given for.
@@ -192,16 +196,16 @@ pub struct OnwardLine {
 }
 
 /// The task that got a token.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskLine {
     #[serde(default)]
     pub cluster: String,
     pub namespace: String,
     pub task_run: ObjectLine,
     pub pod: ObjectLine,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline_run: Option<ObjectLine>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline_task: Option<String>,
     /// The uid of the outermost run.
     pub root: String,
@@ -225,7 +229,7 @@ impl TaskLine {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObjectLine {
     pub name: String,
     pub uid: String,
@@ -240,18 +244,73 @@ pub(super) struct Ended {
     pub why: String,
 }
 
-/// Reads the lines whose code is this or begins with it. Seals are not checked here.
-pub(super) fn each<P: AsRef<Path>>(files: &[P], code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
-    let wanted = format!("\"event_code\":\"{code}");
-    for file in files {
-        let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(file)?));
-        while let Some(line) = lines.next()? {
-            // The metadata stands near the beginning, before anything that a caller writes.
-            let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
-            if line.fault.is_none() && memchr::memmem::find(head, wanted.as_bytes()).is_some() {
-                read(serde_json::from_slice(line.bytes).map_err(ReplayError::Json)?);
+/// The files of a trail that is traced. A line that somebody damaged stops nothing: it is passed over, and told.
+#[derive(Debug)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+    /// Lines that cannot be read, by the place of the file in `paths`.
+    unreadable: RefCell<BTreeSet<(usize, u64)>>,
+}
+
+impl Files {
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, unreadable: RefCell::default() }
+    }
+
+    /// The record of a request, by its id. The first of its records that can be read holds the inputs.
+    pub fn request(&self, id: Uuid) -> Result<Option<ReplayInputs>, ReplayError> {
+        let mut found = None;
+        self.scan(&format!("\"correlation_uid\":\"{id}\""), |line| {
+            match ReplayInputs::parse(line) {
+                Ok(request) => found = Some(request),
+                // A record of another kind names the request too.
+                Err(ReplayError::Kind(_)) => {}
+                Err(_) => return None,
+            }
+            Some(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
+    }
+
+    /// Reads the lines whose code is this or begins with it. Seals are not checked here.
+    pub(super) fn each(&self, code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
+        self.scan(&format!("\"event_code\":\"{code}"), |line| {
+            read(serde_json::from_slice(line).ok()?);
+            Some(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Those of the lines that were looked at which cannot be read: files and numbers.
+    pub fn unreadable(&self) -> Vec<(PathBuf, u64)> {
+        let known = self.unreadable.borrow();
+        known.iter().filter_map(|(file, number)| Some((self.paths.get(*file)?.clone(), *number))).collect()
+    }
+
+    /// Looks at the lines with these bytes near their beginning. `look` gives `None` for one that it cannot read.
+    fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
+        for (file, path) in self.paths.iter().enumerate() {
+            let mut lines = Lines::new(BufReader::with_capacity(1 << 16, File::open(path)?));
+            while let Some(line) = lines.next()? {
+                // The metadata stands near the beginning, before anything that a caller writes.
+                let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
+                if memchr::memmem::find(head, wanted.as_bytes()).is_none() {
+                    continue;
+                }
+                let looked = match line.fault {
+                    None => look(line.bytes),
+                    // It is being written.
+                    Some(Fault::Torn) => Some(ControlFlow::Continue(())),
+                    Some(Fault::Long) => None,
+                };
+                match looked {
+                    Some(ControlFlow::Continue(())) => {}
+                    Some(ControlFlow::Break(())) => return Ok(()),
+                    None => {
+                        self.unreadable.borrow_mut().insert((file, line.number));
+                    }
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use super::*;
 fn traced(lines: &[String], wanted: Tokens<'_>) -> Vec<TracedToken> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-    trace_tokens(&[file.path().to_owned()], wanted).unwrap()
+    trace_tokens(&Files::new(vec![file.path().to_owned()]), wanted).unwrap()
 }
 
 /// A record of a request with the token `same` of this issuer.

@@ -39,7 +39,7 @@ fn link(name: &str, uid: &str, created: i64, cause: &Value) -> String {
 fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-    trace(&[file.path().to_owned()], "PipelineRun", "ci", name).unwrap()
+    trace(&Files::new(vec![file.path().to_owned()]), "PipelineRun", "ci", name).unwrap()
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
     ];
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
-    let found = |known_by| arrivals(&[file.path().to_owned()], known_by).unwrap();
+    let found = |known_by| arrivals(&Files::new(vec![file.path().to_owned()]), known_by).unwrap();
     assert_eq!(found(Arrival::Delivery("d")), [ARRIVAL, again]);
     assert_eq!(found(Arrival::Event("e")), [ARRIVAL]);
     assert!(found(Arrival::Delivery("e")).is_empty());
@@ -168,7 +168,7 @@ fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
     for (id, uid) in [(ARRIVAL, "u1"), (REQUEST, "u2")] {
-        let caused = trace_request(&[file.path().to_owned()], id).unwrap();
+        let caused = trace_request(&Files::new(vec![file.path().to_owned()]), id).unwrap();
         assert_eq!(caused.iter().map(|run| run.uid.as_str()).collect::<Vec<_>>(), [uid]);
     }
 }

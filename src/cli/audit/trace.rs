@@ -1,17 +1,20 @@
 //! `doorward audit trace`: who caused a run, what tokens its tasks got, and where these were used; or the way back.
 
+mod found;
+
 use std::{io::Write, path::PathBuf};
 
 use uuid::Uuid;
 
+use self::found::{Found, FoundRun, Known};
 use crate::{
-    audit::{self, Arrival, Cause, NoCause, ReplayInputs, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
+    audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
-    cli::Failure,
+    cli::{Failure, check::Format},
 };
 
 /// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
-/// forwards and backwards. Exit code 1: a cause is not known.
+/// forwards and backwards. Exit code 1: a cause is not known, or a line cannot be read.
 ///
 /// `runs` in the configuration has runs linked to their causes as they appear.
 #[derive(Debug, clap::Args)]
@@ -24,6 +27,9 @@ pub struct TraceArgs {
     /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
+    /// How it is printed. Times in JSON are Unix time in milliseconds.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -46,6 +52,10 @@ enum Kind {
     Event,
 }
 
+/// Why a run is not in the trail.
+const NOT_LINKED: &str =
+    "it was not made through Doorward, or `runs` of the configuration does not cover its namespace";
+
 fn run_name(text: &str) -> Result<(&str, &str), Failure> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
@@ -60,7 +70,8 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
     for trail in &args.trails {
         files.extend(trail_files(trail)?);
     }
-    let mut tracer = Tracer { files: &files, out, unknown: false };
+    let files = Files::new(files);
+    let mut tracer = Tracer { files: &files, found: Vec::new() };
     match args.kind {
         Kind::PipelineRun => tracer.pipeline_runs(run_name(&args.what)?)?,
         Kind::TaskRun => tracer.task_runs(run_name(&args.what)?)?,
@@ -72,23 +83,33 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
         Kind::Delivery => tracer.arrivals("delivery", Arrival::Delivery(&args.what))?,
         Kind::Event => tracer.arrivals("event", Arrival::Event(&args.what))?,
     }
-    Ok(u8::from(tracer.unknown))
+    let mut unreadable = files.unreadable().into_iter();
+    if let Some((file, line)) = unreadable.next() {
+        tracer.found.push(Found::Unreadable { lines: 1 + unreadable.len(), file, line });
+    }
+    match args.format {
+        Format::Human => tracer.found.iter().try_for_each(|found| write!(out, "{found}"))?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &tracer.found)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(u8::from(tracer.found.iter().any(Found::is_unknown)))
 }
 
-struct Tracer<'a, W> {
-    files: &'a [PathBuf],
-    out: &'a mut W,
-    /// Something is not known that was asked for.
-    unknown: bool,
+struct Tracer<'a> {
+    files: &'a Files,
+    /// In the order in which it is told.
+    found: Vec<Found>,
 }
 
-impl<W: Write> Tracer<'_, W> {
+impl Tracer<'_> {
     fn pipeline_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, "PipelineRun", namespace, name)?;
         if runs.is_empty() {
             return self.by_tokens("PipelineRun", Tokens::PipelineRun(namespace, name), (namespace, name));
         }
-        runs.iter().try_for_each(|run| self.run_with_tokens(run))
+        runs.into_iter().try_for_each(|run| self.run_with_tokens(run))
     }
 
     /// One that a person or a delivery made is in the trail itself, where `runs` is configured; those that Tekton made for a pipeline,
@@ -96,7 +117,7 @@ impl<W: Write> Tracer<'_, W> {
     fn task_runs(&mut self, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, "TaskRun", namespace, name)?;
         if !runs.is_empty() {
-            return runs.iter().try_for_each(|run| self.run_with_tokens(run));
+            return runs.into_iter().try_for_each(|run| self.run_with_tokens(run));
         }
         self.by_tokens("TaskRun", Tokens::TaskRun(namespace, name), (namespace, name))
     }
@@ -105,158 +126,157 @@ impl<W: Write> Tracer<'_, W> {
     fn by_tokens(&mut self, kind: &str, wanted: Tokens<'_>, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let tokens = audit::trace_tokens(self.files, wanted)?;
         if tokens.is_empty() {
-            return self.no_run(kind, namespace, name);
+            self.nothing(format!("no {kind} {namespace}/{name} is in the trail: {NOT_LINKED}"));
         }
-        tokens.iter().try_for_each(|token| self.token_with_cause(token))
+        self.tokens_with_cause(tokens)
     }
 
     fn token(&mut self, id: &str) -> Result<(), Failure> {
         let tokens = audit::trace_tokens(self.files, Tokens::Id(id))?;
         if tokens.is_empty() {
-            self.unknown = true;
-            writeln!(self.out, "no token {id} is in these files; give all files of all replicas")?;
+            self.nothing(format!("no token {id} is in these files; give all files of all replicas"));
         }
-        tokens.iter().try_for_each(|token| self.token_with_cause(token))
+        self.tokens_with_cause(tokens)
     }
 
     fn arrivals(&mut self, what: &str, known_by: Arrival<'_>) -> Result<(), Failure> {
         let (Arrival::Delivery(id) | Arrival::Event(id)) = known_by;
         let requests = audit::arrivals(self.files, known_by)?;
         if requests.is_empty() {
-            self.unknown = true;
-            writeln!(self.out, "no {what} {id} is in these files; give all files of all replicas")?;
+            self.nothing(format!("no {what} {id} is in these files; give all files of all replicas"));
         }
         requests.into_iter().try_for_each(|request| self.request(request))
     }
 
     fn request(&mut self, id: Uuid) -> Result<(), Failure> {
-        let Some(request) = ReplayInputs::find(self.files, id)? else {
-            self.unknown = true;
-            writeln!(self.out, "no request {id} is in these files; give all files of all replicas")?;
+        let Some(request) = self.files.request(id)? else {
+            self.nothing(format!("no request {id} is in these files; give all files of all replicas"));
             return Ok(());
         };
-        let whose = request.principal.as_ref().map_or("nobody", |principal| &*principal.username);
-        writeln!(
-            self.out,
-            "request {id} at {}, of {whose}: {} {}{}",
-            request.time, request.method, request.host, request.path
-        )?;
-        if let Some(principal) = &request.principal
-            && let CredentialId::Token(jti) = &principal.credential
-        {
-            let tokens = audit::trace_tokens(self.files, Tokens::Id(jti))?;
-            let mut own = tokens.iter().filter(|token| token.issued.is_by(&principal.issuer));
-            own.try_for_each(|token| self.token_with_cause(token))?;
+        let came_with = request.principal.as_ref().and_then(|principal| match &principal.credential {
+            CredentialId::Token(jti) => Some((jti.clone(), principal.issuer.clone())),
+            _ => None,
+        });
+        self.found.push(Found::Request(Box::new(request)));
+        if let Some((jti, issuer)) = came_with {
+            let mut tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
+            tokens.retain(|token| token.issued.is_by(&issuer));
+            self.tokens_with_cause(tokens)?;
         }
         if let Some(jti) = audit::introspected_in(self.files, id)? {
             let tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
-            tokens.iter().try_for_each(|token| self.token_with_cause(token))?;
+            self.tokens_with_cause(tokens)?;
         }
         let given = audit::trace_tokens(self.files, Tokens::Request(id))?;
-        given.iter().try_for_each(|token| self.token_with_cause(token))?;
+        self.tokens_with_cause(given)?;
         let runs = audit::trace_request(self.files, id)?;
-        runs.iter().try_for_each(|run| self.run_with_tokens(run))?;
         // Those of runs that are not in the trail themselves.
         let mut tokens = audit::trace_tokens(self.files, Tokens::Cause(&audit::sent_for(self.files, id)?))?;
         tokens.retain(|token| !runs.iter().any(|run| is_within(token, run)));
-        tokens.iter().try_for_each(|token| self.token_with_cause(token))
+        runs.into_iter().try_for_each(|run| self.run_with_tokens(run))?;
+        self.tokens_with_cause(tokens)
     }
 
-    fn run_with_tokens(&mut self, run: &TracedRun) -> Result<(), Failure> {
+    fn run_with_tokens(&mut self, run: TracedRun) -> Result<(), Failure> {
         let tokens = audit::trace_tokens(self.files, Tokens::Root(run.cluster.as_deref(), &run.uid))?;
-        let found = tokens.iter().find_map(|token| Some((token.issued.task.as_ref()?, token.issued.cause?)));
-        match found {
+        let known = tokens.iter().find_map(|token| Some((token.issued.task.as_ref()?, token.issued.cause?)));
+        let found = match known {
             Some((task, cause)) => self.task(task, Some(cause))?,
-            None => self.run(run)?,
-        }
-        tokens.iter().try_for_each(|token| Ok(write!(self.out, "{token}")?))
+            None => of_run(run),
+        };
+        self.found.push(Found::Run(Box::new(FoundRun { tokens, ..found })));
+        Ok(())
     }
 
-    fn token_with_cause(&mut self, token: &TracedToken) -> Result<(), Failure> {
-        match &token.issued.task {
-            Some(task) => self.task(task, token.issued.cause)?,
-            None => writeln!(self.out, "asked for by {} in request {}", token.whose, token.request)?,
+    /// Those of one run stand together where they follow one another.
+    fn tokens_with_cause(&mut self, tokens: Vec<TracedToken>) -> Result<(), Failure> {
+        let mut last: Option<FoundRun> = None;
+        for token in tokens {
+            let Some(task) = &token.issued.task else {
+                self.found.extend(last.take().map(|run| Found::Run(Box::new(run))));
+                self.found.push(Found::Token(Box::new(token)));
+                continue;
+            };
+            if let Some(run) = last.as_mut().filter(|run| run.tokens.iter().all(|other| are_of_one_run(other, &token)))
+            {
+                run.tokens.push(token);
+                continue;
+            }
+            let found = self.task(task, token.issued.cause)?;
+            self.found
+                .extend(last.replace(FoundRun { tokens: vec![token], ..found }).map(|run| Found::Run(Box::new(run))));
         }
-        write!(self.out, "{token}")?;
+        self.found.extend(last.map(|run| Found::Run(Box::new(run))));
         Ok(())
     }
 
     /// The run of a task with its cause, which is the one that the exchange found: it has that by what Doorward itself noted, and not
     /// by what the run says.
-    fn task(&mut self, task: &TaskLine, cause: Option<Uuid>) -> Result<(), Failure> {
+    fn task(&self, task: &TaskLine, cause: Option<Uuid>) -> Result<FoundRun, Failure> {
         let run = audit::trace_uid(self.files, &task.cluster, &task.root)?;
-        let Some(id) = cause else {
-            // Of a version that did not write it.
-            return match run {
-                Some(run) => self.run(&run),
-                None => self.no_run(task.root().0, &task.namespace, task.root().1),
-            };
-        };
-        if let Some(run) = run.as_ref().filter(|run| run.cause.as_ref().is_ok_and(|cause| cause.is_of(id))) {
-            return self.run(run);
-        }
-        match &run {
-            Some(TracedRun { kind, name, uid, .. }) => {
-                writeln!(self.out, "{kind} {}/{name} {uid}", task.namespace)?;
-            }
-            None => {
-                let (kind, name, uid) = task.root();
-                writeln!(self.out, "{kind} {}/{name} {uid}", task.namespace)?;
-            }
-        }
-        match audit::trace_cause(self.files, id)? {
-            Some(cause) => write!(self.out, "{cause}")?,
-            None => {
-                self.unknown = true;
-                writeln!(
-                    self.out,
-                    "  not known  request {id} caused it, which is not in these files; give all files of all replicas"
-                )?;
-            }
-        }
-        match run.map(|run| run.cause) {
-            Some(Ok(Cause { request, .. })) => {
-                let other = request.id;
-                writeln!(
-                    self.out,
-                    "  warning    the run says of itself that request {other} caused it; somebody changed that"
-                )?;
+        // A version that did not write the cause: what the run says must do.
+        let Some(id) = cause else { return Ok(run.map_or_else(|| of_root(task), of_run)) };
+        let Some(run) = run else { return Ok(FoundRun { cause: self.cause(id)?, ..of_root(task) }) };
+        let warning = match &run.cause {
+            Ok(cause) if cause.is_of(id) => return Ok(of_run(run)),
+            Ok(Cause { request, .. }) => {
+                Some(format!("the run says of itself that request {} caused it; somebody changed that", request.id))
             }
             // It says the same, or what it says cannot be looked at in these files.
-            Some(Err(NoCause::UnknownRequest(named) | NoCause::Forged(named))) if named == id => {}
-            Some(Err(NoCause::UnknownEvent(_))) => {}
-            Some(Err(none)) => writeln!(self.out, "  warning    the run's own word does not say so: {none}")?,
-            None => {}
-        }
-        Ok(())
+            Err(NoCause::UnknownRequest(named) | NoCause::Forged(named)) if *named == id => None,
+            Err(NoCause::UnknownEvent(_)) => None,
+            Err(none) => Some(format!("the run's own word does not say so: {none}")),
+        };
+        Ok(FoundRun { cause: self.cause(id)?, warning, ..of_run(run) })
     }
 
-    fn run(&mut self, run: &TracedRun) -> Result<(), Failure> {
-        let TracedRun { kind, namespace, name, uid, created, cause, .. } = run;
-        write!(self.out, "{kind} {namespace}/{name} {uid}")?;
-        match created {
-            Some(created) => writeln!(self.out, ", made at {created}")?,
-            None => writeln!(self.out)?,
-        }
-        match cause {
-            Ok(cause) => write!(self.out, "{cause}")?,
-            Err(none) => {
-                self.unknown = true;
-                writeln!(self.out, "  not known  {none}")?;
-            }
-        }
-        Ok(())
+    /// The request that an exchange found to have caused a run.
+    fn cause(&self, id: Uuid) -> Result<Known, Failure> {
+        Ok(match audit::trace_cause(self.files, id)? {
+            Some(cause) => Known::Cause(Box::new(cause)),
+            None => Known::NotKnown(format!(
+                "request {id} caused it, which is not in these files; give all files of all replicas"
+            )),
+        })
     }
 
-    fn no_run(&mut self, kind: &str, namespace: &str, name: &str) -> Result<(), Failure> {
-        self.unknown = true;
-        writeln!(
-            self.out,
-            "no {kind} {namespace}/{name} is in the trail: it was not made through Doorward, or `runs` of the configuration does \
-             not cover its namespace"
-        )?;
-        Ok(())
+    fn nothing(&mut self, detail: String) {
+        self.found.push(Found::Nothing { detail });
     }
+}
+
+/// A run of which nothing but tokens is known.
+fn of_root(task: &TaskLine) -> FoundRun {
+    let (kind, name, uid) = task.root();
+    FoundRun {
+        kind: kind.to_owned(),
+        namespace: task.namespace.clone(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        created: None,
+        cause: Known::NotKnown(format!("the run itself is not in the trail: {NOT_LINKED}")),
+        warning: None,
+        tokens: Vec::new(),
+    }
+}
+
+/// A run by what it says itself.
+fn of_run(run: TracedRun) -> FoundRun {
+    let TracedRun { kind, namespace, name, uid, created, cause, .. } = run;
+    let cause = match cause {
+        Ok(cause) => Known::Cause(Box::new(cause)),
+        Err(none) => Known::NotKnown(none.to_string()),
+    };
+    FoundRun { kind, namespace, name, uid, created, cause, warning: None, tokens: Vec::new() }
+}
+
+/// Whether two tokens are of tasks of one run, and their exchanges found the same cause.
+fn are_of_one_run(one: &TracedToken, other: &TracedToken) -> bool {
+    let of = |token: &TracedToken| {
+        let task = token.issued.task.as_ref()?;
+        Some((task.cluster.clone(), task.root.clone(), token.issued.cause))
+    };
+    of(one) == of(other)
 }
 
 /// Whether a token is of a task of this run.

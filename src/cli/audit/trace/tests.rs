@@ -47,12 +47,21 @@ fn link(name: &str, cluster: Option<&str>, of: Uuid) -> String {
 
 /// Exit code and output, of a trail that has also what alice and bob have asked for.
 fn told(kind: Kind, what: &str, links: &[String]) -> (u8, String) {
+    told_as(Format::Human, kind, what, links)
+}
+
+/// The same as JSON.
+fn told_json(kind: Kind, what: &str, links: &[String]) -> Value {
+    serde_json::from_str(&told_as(Format::Json, kind, what, links).1).unwrap()
+}
+
+fn told_as(format: Format, kind: Kind, what: &str, links: &[String]) -> (u8, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let made = |id, name| request(id, name, &json!({}));
     let lines = [&[made(CAUSE, "alice"), made(OTHER, "bob"), exchange()][..], links].concat();
     std::fs::write(file.path(), lines.join("\n") + "\n").unwrap();
     let mut out = Vec::new();
-    let args = TraceArgs { kind, what: what.to_owned(), trails: vec![file.path().to_owned()] };
+    let args = TraceArgs { kind, what: what.to_owned(), trails: vec![file.path().to_owned()], format };
     let code = run(&args, &mut out).unwrap();
     (code, String::from_utf8(out).unwrap())
 }
@@ -92,7 +101,8 @@ fn a_cause_that_is_not_in_these_files_is_no_sign_that_somebody_changed_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [exchange(), link("build", Some("east"), CAUSE)].join("\n") + "\n").unwrap();
     let mut out = Vec::new();
-    let args = TraceArgs { kind: Kind::Token, what: "jti".to_owned(), trails: vec![file.path().to_owned()] };
+    let trails = vec![file.path().to_owned()];
+    let args = TraceArgs { kind: Kind::Token, what: "jti".to_owned(), trails, format: Format::Human };
     let code = run(&args, &mut out).unwrap();
     let said = String::from_utf8(out).unwrap();
     assert!(code == 1 && said.contains("which is not in these files") && !said.contains("warning"), "{said}");
@@ -119,4 +129,61 @@ fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_cau
     }
     let (_, said) = told(Kind::Request, &OTHER.to_string(), &[]);
     assert!(!said.contains("jti"), "{said}");
+}
+
+/// Programs read what people do.
+#[test]
+fn the_same_is_told_as_json() {
+    let alice = json!({"username": "alice", "kind": "human", "issuer": "corp", "subject": "7"});
+    let by = |id: Uuid| json!({"id": id, "time": 1_000_000, "by": alice, "method": "POST", "host": "h", "path": "/"});
+    let task = json!({
+        "cluster": "east", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"},
+        "pipeline_run": {"name": "build", "uid": "r"}, "root": "r",
+    });
+    let token = json!({
+        "token": "jti", "audience": "x", "scopes": [], "on_behalf_of": "alice", "issued": 1_000_000, "expires": 9_000_000,
+        "request": EXCHANGE, "rules": [], "task": task, "uses": [], "more_uses": 0,
+    });
+    let run = json!({
+        "found": "run", "kind": "PipelineRun", "namespace": "ci", "name": "build", "uid": "r",
+        "cause": {"request": by(CAUSE)}, "tokens": [token],
+    });
+    assert_eq!(told_json(Kind::Token, "jti", &[]), json!([run]));
+    let mut asked = by(EXCHANGE);
+    asked["found"] = "request".into();
+    assert_eq!(told_json(Kind::Request, &EXCHANGE.to_string(), &[]), json!([asked, run]));
+    let linked = &told_json(Kind::PipelineRun, "ci/build", &[link("build", Some("east"), OTHER)])[0];
+    assert_eq!(linked["created"], 1_001_000);
+    assert!(linked["warning"].as_str().unwrap().contains("somebody changed that"), "{linked}");
+    let forged = &told_json(Kind::PipelineRun, "ci/build", &[link("build", Some("west"), Uuid::from_u128(9))])[0];
+    assert!(forged["not_known"].as_str().unwrap().contains("it names the request"), "{forged}");
+    let nothing = &told_json(Kind::Token, "other", &[])[0];
+    assert!(
+        nothing["found"] == "nothing" && nothing["detail"].as_str().unwrap().contains("no token other"),
+        "{nothing}"
+    );
+}
+
+/// One run with many tokens is told once.
+#[test]
+fn tokens_of_one_run_stand_below_it() {
+    let second =
+        exchange().replace("\"jti\"", "\"jti-2\"").replace(&EXCHANGE.to_string(), &Uuid::from_u128(4).to_string());
+    let (code, said) = told(Kind::PipelineRun, "ci/build", &[second]);
+    assert_eq!(
+        (code, said.matches("caused by  alice").count(), said.matches("  token      jti").count()),
+        (0, 1, 2),
+        "{said}"
+    );
+}
+
+/// Whoever damages a line must not blind the trace of all else.
+#[test]
+fn a_line_that_cannot_be_read_is_passed_over_and_told() {
+    let damaged = request(Uuid::from_u128(5), "carol", &json!({})).replace("\"unmapped\":{", "\"unmapped\":[");
+    let (code, said) = told(Kind::Token, "jti", std::slice::from_ref(&damaged));
+    assert!(code == 1 && said.contains("caused by  alice"), "{said}");
+    assert!(said.contains("1 of the lines that were looked at cannot be read, the first is line 4 of "), "{said}");
+    let (code, said) = told(Kind::Request, &Uuid::from_u128(5).to_string(), &[damaged]);
+    assert!(code == 1 && said.contains("no request") && said.contains("cannot be read"), "{said}");
 }

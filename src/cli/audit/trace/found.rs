@@ -1,0 +1,113 @@
+//! What a trace comes upon, for people and for programs.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    audit::{Cause, ReplayInputs, TracedToken, request_json},
+    clock::Timestamp,
+};
+
+/// One thing that a trace comes upon.
+#[derive(Debug, Serialize)]
+#[serde(tag = "found", rename_all = "snake_case")]
+pub enum Found {
+    #[serde(serialize_with = "request_json")]
+    Request(Box<ReplayInputs>),
+    Run(Box<FoundRun>),
+    /// One that no task asked for.
+    Token(Box<TracedToken>),
+    Nothing {
+        detail: String,
+    },
+    /// Lines that may belong to it and cannot be read, and the first of them.
+    Unreadable {
+        lines: usize,
+        file: PathBuf,
+        line: u64,
+    },
+}
+
+/// A run, with what caused it and the tokens of its tasks.
+#[derive(Debug, Serialize)]
+pub struct FoundRun {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "millis")]
+    pub created: Option<Timestamp>,
+    #[serde(flatten)]
+    pub cause: Known,
+    /// Somebody has changed what the run says of its cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+    pub tokens: Vec<TracedToken>,
+}
+
+/// What caused a run, or why nobody knows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    Cause(Box<Cause>),
+    NotKnown(String),
+}
+
+fn millis<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(Timestamp::as_millis).serialize(serializer)
+}
+
+impl Found {
+    /// Whether something is not known that was asked for.
+    pub fn is_unknown(&self) -> bool {
+        match self {
+            Self::Request(_) | Self::Token(_) => false,
+            Self::Run(run) => matches!(run.cause, Known::NotKnown(_)),
+            Self::Nothing { .. } | Self::Unreadable { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(request) => {
+                let whose = request.principal.as_ref().map_or("nobody", |principal| &*principal.username);
+                let ReplayInputs { id, time, method, host, path, .. } = &**request;
+                writeln!(f, "request {id} at {time}, of {whose}: {method} {host}{path}")
+            }
+            Self::Run(run) => run.fmt(f),
+            Self::Token(token) => {
+                writeln!(f, "asked for by {} in request {}", token.whose, token.request)?;
+                token.fmt(f)
+            }
+            Self::Nothing { detail } => writeln!(f, "{detail}"),
+            Self::Unreadable { lines, file, line } => writeln!(
+                f,
+                "{lines} of the lines that were looked at cannot be read, the first is line {line} of {}; `doorward audit verify` \
+                 tells what was done to the trail",
+                file.display()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for FoundRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, namespace, name, uid, created, cause, warning, tokens } = self;
+        write!(f, "{kind} {namespace}/{name} {uid}")?;
+        match created {
+            Some(created) => writeln!(f, ", made at {created}")?,
+            None => writeln!(f)?,
+        }
+        match cause {
+            Known::Cause(cause) => cause.fmt(f)?,
+            Known::NotKnown(why) => writeln!(f, "  not known  {why}")?,
+        }
+        if let Some(warning) = warning {
+            writeln!(f, "  warning    {warning}")?;
+        }
+        tokens.iter().try_for_each(|token| token.fmt(f))
+    }
+}
