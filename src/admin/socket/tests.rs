@@ -1,0 +1,185 @@
+//! What the socket takes, records and refuses.
+
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::*;
+
+#[derive(Default)]
+struct Recorder {
+    records: Mutex<Vec<String>>,
+    full: bool,
+}
+
+impl Recorder {
+    fn records(&self) -> Vec<String> {
+        self.records.lock().unwrap().clone()
+    }
+}
+
+impl Commands for Recorder {
+    fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()> {
+        let text = match record {
+            Record::PeerRefused(_) => "refused".to_owned(),
+            Record::Begun(_, command) => format!("begun {} {} {}", command.command, command.who, command.why),
+            Record::Ended(_, command, error) => format!("ended {} {}", command.command, error.is_none()),
+        };
+        self.records.lock().unwrap().push(text);
+        let full = self.full;
+        Box::pin(async move { if full { Err(CommandError::new("audit is full")) } else { Ok(()) } })
+    }
+
+    fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Value> {
+        Box::pin(async move {
+            match command.command.as_str() {
+                "status" => Ok(json!({"generation": 7, "arguments": command.arguments})),
+                name => Err(CommandError::new(format!("there is no command `{name}`")).help("known: status")),
+            }
+        })
+    }
+}
+
+fn command(name: &str) -> Command {
+    Command { command: name.into(), who: "alice".into(), why: "drill".into(), arguments: json!({"id": 1}) }
+}
+
+/// A serving socket, whose users are the usual ones or nobody.
+struct Serving {
+    folder: tempfile::TempDir,
+    recorder: Arc<Recorder>,
+    users: SocketUsers,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    async fn start(recorder: Recorder, nobody: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut socket = CommandSocket::bind(&folder.path().join("s"), &[]).await.unwrap();
+        if nobody {
+            Arc::get_mut(&mut socket.users.0).unwrap().always.clear();
+        }
+        let users = socket.users();
+        let (recorder, stop) = (Arc::new(recorder), CancellationToken::new());
+        let task = tokio::spawn({
+            let (recorder, stop) = (Arc::clone(&recorder), stop.clone());
+            async move { socket.serve(recorder, stop).await }
+        });
+        Self { folder, recorder, users, stop, task }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+
+    async fn send(&self, command: &Command) -> Answer {
+        send(&self.path(), command).await.unwrap()
+    }
+
+    async fn raw(&self, line: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.path()).await.unwrap();
+        stream.write_all(line).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+#[tokio::test]
+async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
+    let serving = Serving::start(Recorder::default(), false).await;
+    let answer = serving.send(&command("status")).await;
+    assert_eq!(answer, Answer::Result(json!({"generation": 7, "arguments": {"id": 1}})));
+    assert_eq!(serving.recorder.records(), ["begun status alice drill", "ended status true"]);
+
+    let serving = Serving::start(Recorder::default(), true).await;
+    let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
+    assert!(error.message.contains("may not command"), "{error}");
+    assert_eq!(serving.recorder.records(), ["refused"]);
+}
+
+#[tokio::test]
+async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_connection_either() {
+    let serving = Serving::start(Recorder::default(), true).await;
+    let mode = || std::fs::metadata(serving.path()).unwrap().permissions().mode() & 0o777;
+    let own = UnixStream::pair().unwrap().0.peer_cred().unwrap().uid();
+    serving.users.set(&[own]);
+    assert_eq!(mode(), 0o660, "whoever is listed can connect");
+    let (reader, mut writer) = UnixStream::connect(serving.path()).await.unwrap().into_split();
+    let mut answers = BufReader::new(reader).lines();
+    let line = format!("{}\n", serde_json::to_string(&command("status")).unwrap());
+    writer.write_all(line.as_bytes()).await.unwrap();
+    assert!(answers.next_line().await.unwrap().unwrap().contains("generation"));
+    serving.users.set(&[]);
+    assert_eq!(mode(), 0o600);
+    writer.write_all(line.as_bytes()).await.unwrap();
+    assert!(answers.next_line().await.unwrap().unwrap().contains("may not command"));
+    assert_eq!(answers.next_line().await.unwrap(), None, "the connection is closed");
+    let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
+    assert!(error.message.contains("may not command"), "{error}");
+    assert_eq!(serving.recorder.records(), ["begun status alice drill", "ended status true", "refused", "refused"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_run() {
+    let serving = Serving::start(Recorder { full: true, ..Recorder::default() }, false).await;
+    assert_eq!(serving.send(&command("status")).await, Answer::Error(CommandError::new("audit is full")));
+    assert_eq!(serving.recorder.records().len(), 1);
+}
+
+#[tokio::test]
+async fn bad_commands_get_an_error() {
+    let serving = Serving::start(Recorder::default(), false).await;
+    let Answer::Error(error) = serving.send(&command("statsu")).await else { panic!("it was run") };
+    assert_eq!(error.help.as_deref(), Some("known: status"));
+    for (line, message) in [
+        (b"{}\n".to_vec(), "no command"),
+        (b"nonsense\n".to_vec(), "no command"),
+        (br#"{"command":"status","who":"a","why":"b","x":1}"#.iter().chain(b"\n").copied().collect(), "no command"),
+        (b"{\"command\":\"status\",\"who\":\" \",\"why\":\"b\"}\n".to_vec(), "`who` must be"),
+        (b"{\"command\":\"status\",\"who\":\"a\",\"why\":\"\\u001b[0m\"}\n".to_vec(), "`why` must be"),
+        (b"{\"command\":\"status\"".to_vec(), "cut short"),
+    ] {
+        let answer = serving.raw(&line).await;
+        assert!(answer.contains(message), "{answer}");
+    }
+    let answer = serving.raw(&vec![b' '; 64 << 10]).await;
+    assert!(answer.contains("longer than 64 KiB"), "{answer}");
+    assert_eq!(serving.recorder.records(), ["begun statsu alice drill", "ended statsu false"]);
+}
+
+#[tokio::test]
+async fn files_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let socket = CommandSocket::bind(&path, &[]).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = CommandSocket::bind(&path, &[]).await.unwrap_err();
+    assert_eq!(second.kind(), io::ErrorKind::AddrInUse, "{second}");
+    drop(socket);
+    assert!(!path.exists());
+
+    // The file of a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let socket = CommandSocket::bind(&path, &[65_534]).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    drop(socket);
+
+    std::fs::write(&path, "precious").unwrap();
+    let error = CommandSocket::bind(&path, &[]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn it_stops() {
+    let serving = Serving::start(Recorder::default(), false).await;
+    let idle = UnixStream::connect(serving.path()).await.unwrap();
+    serving.stop.cancel();
+    serving.task.await.unwrap();
+    assert!(!serving.folder.path().join("s").exists());
+    drop(idle);
+}
