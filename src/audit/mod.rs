@@ -57,8 +57,8 @@ pub use self::{
     sink::trail_files,
     token_trace::{Tokens, TracedToken, Use, introspected_in, trace_tokens},
     trace::{
-        Arrival, Cause, NoCause, TracedRun, arrivals, request_json, sent_for, trace, trace_cause, trace_request,
-        trace_uid,
+        Answers, Arrival, Cause, NoCause, TracedRun, answers, arrivals, request_json, sent_for, trace, trace_cause,
+        trace_request, trace_uid,
     },
     traced_line::{Files, TaskLine},
     trail::{AuditUnavailable, OpenError, Reservation, Trail},

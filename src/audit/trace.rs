@@ -3,6 +3,7 @@
 //! A run says of itself which request or event it came of; whoever may make runs past Doorward can write that too. So what it
 //! says counts only where the trail's own record of the request fits, and where no earlier run has said the same.
 
+mod answers;
 mod json;
 
 use std::{
@@ -13,7 +14,10 @@ use std::{
 
 use uuid::Uuid;
 
-pub use self::json::request_json;
+pub use self::{
+    answers::{Answers, answers},
+    json::request_json,
+};
 use super::{
     note::code,
     record::Outcome,

@@ -6,7 +6,7 @@ use std::{io::Write, path::PathBuf};
 
 use uuid::Uuid;
 
-use self::found::{Found, FoundRun, Known};
+use self::found::{Found, FoundRequest, FoundRun, Known};
 use crate::{
     audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken, trail_files},
     authn::CredentialId,
@@ -157,7 +157,8 @@ impl Tracer<'_> {
             CredentialId::Token(jti) => Some((jti.clone(), principal.issuer.clone())),
             _ => None,
         });
-        self.found.push(Found::Request(Box::new(request)));
+        let answers = audit::answers(self.files, id)?;
+        self.found.push(Found::Request(Box::new(FoundRequest { request, answers })));
         if let Some((jti, issuer)) = came_with {
             let mut tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
             tokens.retain(|token| token.issued.is_by(&issuer));

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    audit::{Cause, ReplayInputs, TracedToken, request_json},
+    audit::{Answers, Cause, ReplayInputs, TracedToken, request_json},
     clock::Timestamp,
 };
 
@@ -13,8 +13,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 #[serde(tag = "found", rename_all = "snake_case")]
 pub enum Found {
-    #[serde(serialize_with = "request_json")]
-    Request(Box<ReplayInputs>),
+    Request(Box<FoundRequest>),
     Run(Box<FoundRun>),
     /// One that no task asked for.
     Token(Box<TracedToken>),
@@ -27,6 +26,15 @@ pub enum Found {
         file: PathBuf,
         line: u64,
     },
+}
+
+/// A request, and what became of it.
+#[derive(Debug, Serialize)]
+pub struct FoundRequest {
+    #[serde(flatten, serialize_with = "request_json")]
+    pub request: ReplayInputs,
+    #[serde(flatten)]
+    pub answers: Answers,
 }
 
 /// A run, with what caused it and the tokens of its tasks.
@@ -72,10 +80,12 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(request) => {
-                let whose = request.principal.as_ref().map_or("nobody", |principal| &*principal.username);
-                let ReplayInputs { id, time, method, host, path, .. } = &**request;
-                writeln!(f, "request {id} at {time}, of {whose}: {method} {host}{path}")
+            Self::Request(found) => {
+                let FoundRequest { request: ReplayInputs { id, time, method, host, path, principal, .. }, answers } =
+                    &**found;
+                let whose = principal.as_ref().map_or("nobody", |principal| &*principal.username);
+                writeln!(f, "request {id} at {time}, of {whose}: {method} {host}{path}")?;
+                answers.fmt(f)
             }
             Self::Run(run) => run.fmt(f),
             Self::Token(token) => {

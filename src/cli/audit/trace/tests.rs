@@ -187,3 +187,39 @@ fn a_line_that_cannot_be_read_is_passed_over_and_told() {
     let (code, said) = told(Kind::Request, &Uuid::from_u128(5).to_string(), &[damaged]);
     assert!(code == 1 && said.contains("no request") && said.contains("cannot be read"), "{said}");
 }
+
+/// A delivery that came to nothing must not look like one that is on its way.
+#[test]
+fn a_request_tells_what_became_of_it() {
+    let delivery = Uuid::from_u128(6);
+    let answered = |id: Uuid, time: i64, status: u16, more: &Value| {
+        let mut line: Value = serde_json::from_str(&request(id, "hook", more)).unwrap();
+        line["time"] = time.into();
+        line["http_response"] = json!({"code": status});
+        if status == 502 {
+            line["status_code"] = "upstream_unreachable".into();
+        }
+        line.to_string()
+    };
+    let lines = [
+        answered(delivery, 1_000, 202, &json!({})),
+        answered(Uuid::from_u128(7), 3_000, 202, &json!({"held": delivery, "event_id": "e-1"})),
+        answered(Uuid::from_u128(8), 2_000, 502, &json!({"held": delivery})),
+    ];
+    let (code, said) = told(Kind::Request, &delivery.to_string(), &lines);
+    assert!(code == 0 && said.contains("  answered   202 at 1970-01-01T00:00:01.000Z\n"), "{said}");
+    assert!(
+        said.contains("  sent on    2 times, the last answered 202 at 1970-01-01T00:00:03.000Z, event e-1\n"),
+        "{said}"
+    );
+    let (_, said) = told(Kind::Request, &delivery.to_string(), &[lines[0].clone(), lines[2].clone()]);
+    assert!(
+        said.contains("1 times, the last answered 502 at 1970-01-01T00:00:02.000Z, upstream_unreachable\n"),
+        "{said}"
+    );
+    let (_, said) = told(Kind::Request, &CAUSE.to_string(), &[]);
+    assert!(said.contains("  answered   not known: its end is not in these files\n"), "{said}");
+    let json = &told_json(Kind::Request, &delivery.to_string(), &lines)[0];
+    assert_eq!((&json["answer"]["status"], &json["tries"]), (&json!(202), &json!(2)), "{json}");
+    assert_eq!(json["last_try"], json!({"time": 3_000, "status": 202, "event": "e-1"}), "{json}");
+}

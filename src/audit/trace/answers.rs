@@ -1,0 +1,104 @@
+//! What became of a request, and of a delivery that was held, by the answers that the trail has.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    audit::{
+        note::code,
+        replay::ReplayError,
+        traced_line::{Files, Line},
+    },
+    clock::Timestamp,
+};
+
+/// What became of a request.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Answers {
+    /// What its sender heard; none where its end is not in the trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    /// Where it was held: how often it was sent on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tries: usize,
+    /// What its receiver said to the last try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_try: Option<Answer>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// Unix time in milliseconds.
+    pub time: i64,
+    pub status: u16,
+    /// Where Doorward refused it, or its upstream failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What an EventListener made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What became of a request, by its id.
+pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
+    let mut own = None;
+    let mut tries = BTreeMap::new();
+    files.each(code::REQUEST, |line| {
+        let Some(request) = line.metadata.correlation_uid else { return };
+        let is_try = line.unmapped.held == Some(id) && request != id;
+        let Some(answer) = Answer::of(line) else { return };
+        if request == id {
+            own = Some(answer);
+        } else if is_try {
+            tries.insert(request, answer);
+        }
+    })?;
+    let last_try = tries.values().max_by_key(|answer| answer.time).cloned();
+    Ok(Answers { answer: own, tries: tries.len(), last_try })
+}
+
+impl Answer {
+    fn of(line: Line) -> Option<Self> {
+        Some(Self {
+            time: line.time,
+            status: line.http_response.code?,
+            reason: line.status_code,
+            event: line.unmapped.event_id,
+        })
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { time, status, reason, event } = self;
+        write!(f, "{status} at {}", Timestamp::from_millis(*time))?;
+        if let Some(reason) = reason {
+            write!(f, ", {reason}")?;
+        }
+        match event {
+            Some(event) => write!(f, ", event {event}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.answer {
+            Some(answer) => writeln!(f, "  answered   {answer}")?,
+            None => writeln!(f, "  answered   not known: its end is not in these files")?,
+        }
+        match &self.last_try {
+            Some(last) => writeln!(f, "  sent on    {} times, the last answered {last}", self.tries),
+            None => Ok(()),
+        }
+    }
+}
