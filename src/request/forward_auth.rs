@@ -126,7 +126,7 @@ fn only_through_us(why: &'static str) -> Rejection {
 }
 
 /// The answer that lets the request pass, with the names of headers that oauth2-proxy uses (`--set-xauthrequest`). The
-/// user is named as in rules and in the audit trail.
+/// user is named as in rules and in the audit trail; nobody is nobody, as in requests that Doorward forwards.
 fn passed(principal: &Principal) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -135,9 +135,10 @@ fn passed(principal: &Principal) -> Response<Bytes> {
     // Separated by commas, as readers expect: a group with a comma in its name would be read as two others.
     let groups: Vec<&str> =
         principal.groups.iter().map(|group| &**group).filter(|group| !group.contains(',')).collect();
+    let user = if principal.is_anonymous() { "" } else { &*principal.username };
     for (name, text) in [
-        ("x-auth-request-user", &*principal.username),
-        ("x-auth-request-preferred-username", &*principal.username),
+        ("x-auth-request-user", user),
+        ("x-auth-request-preferred-username", user),
         ("x-auth-request-email", principal.email.as_deref().unwrap_or_default()),
         ("x-auth-request-groups", &groups.join(",")),
     ] {

@@ -32,8 +32,11 @@ routes:
   - {{name: web, kind: http, hosts: [localhost, other.localhost], schemes: [session], upstream: web}}
   - {{name: board, kind: dashboard, hosts: [localhost], paths: ['/v1/*'], schemes: [session], upstream: web, kubernetes: api}}
   - {{name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}}
+  - {{name: open, kind: http, hosts: [open.localhost], schemes: [session, anonymous], upstream: web}}
 rules:
   - {{id: read, on: {{routes: [web, board], methods: [GET]}}, who: {{users: [alice]}}, do: allow}}
+  - {{id: open, on: {{routes: [open]}}, who: {{anonymous: true}}, do: allow}}
+  - {{id: open-to-users, on: {{routes: [open]}}, who: {{users: [alice]}}, do: allow}}
   - {{id: save, on: {{routes: [web], methods: [POST], paths: [/save]}}, who: {{users: [alice]}}, do: allow}}
 store: {{path: doorward.redb}}
 audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
@@ -265,6 +268,24 @@ fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
     lines.push("X-Forwarded-Proto: http".to_owned());
     lines.extend(more.iter().map(|line| (*line).to_owned()));
     lines
+}
+
+/// An upstream that signs in whoever the header names had a user `anonymous` for everybody who came without a credential.
+#[tokio::test]
+async fn who_comes_without_a_credential_passes_as_nobody() {
+    for proxy in ["traefik", "envoy"] {
+        let world = world(&format!("forward_auth: {proxy}")).await;
+        let cookie = log_in(&world.doorward, "open.localhost", "/oauth2/start?rd=%2Fpage").await;
+        for (more, user) in [(vec!["X-Auth-Request-User: root"], ""), (vec![&*cookie], "alice")] {
+            let lines = question(proxy, "GET open.localhost /page", &more);
+            let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
+            assert_eq!(answer.status, 202, "{proxy}: {}{}", answer.head, answer.text());
+            // There even if empty: they are copied over what the client sent.
+            for name in ["x-auth-request-user", "x-auth-request-preferred-username"] {
+                assert_eq!(answer.header(name), Some(user), "{proxy}: {}", answer.head);
+            }
+        }
+    }
 }
 
 #[tokio::test]
