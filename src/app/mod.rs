@@ -31,7 +31,7 @@ use crate::{
     authn::{Principal, break_glass::BreakGlassMetrics},
     authz::Policy,
     clock::Clock,
-    downstream,
+    downstream::{self, Drain},
     endpoints::Endpoints,
     issuers,
     memory::{Memory, MemoryMetrics},
@@ -58,6 +58,8 @@ pub struct App {
     pub clock: Clock,
     /// The control runtime.
     pub control: Handle,
+    /// The end of the process.
+    pub drain: Drain,
     /// The generation in force.
     pub snapshot: ArcSwap<Snapshot>,
     pub trail: Trail,

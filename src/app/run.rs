@@ -28,7 +28,7 @@ use crate::{
     authn::Principal,
     clock::Clock,
     config::{self, Diagnosis, Loaded, Refused, Sources},
-    downstream::{BindError, Bound, Downstream},
+    downstream::{BindError, Bound, Downstream, Drain},
     egress::{Egress, Proxy},
     endpoints::Endpoints,
     issuers,
@@ -267,6 +267,13 @@ async fn serve(
     app.streams.drain();
     downstream.drain().close();
     let cut = downstream.drain().wait(rest).await;
+    let unfinished = downstream.drain().unfinished();
+    if unfinished > 0 {
+        tracing::warn!(
+            unfinished,
+            "runs were being made, or who caused them kept, to the last: their tasks may get no tokens"
+        );
+    }
     tracing::info!(cut, "drained");
     Ok(reloader.into_logging())
 }
@@ -400,6 +407,7 @@ impl Parts<'_> {
         let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
         App {
             control: control.clone(),
+            drain: Drain::default(),
             trail,
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), metrics.webhooks.clone()),
@@ -449,12 +457,12 @@ fn host_name() -> String {
 }
 
 fn start_workers(bound: Bound, app: &Arc<App>, pools: &Arc<Mutex<Vec<Pools>>>) -> Result<Downstream, StartError> {
-    let metrics = app.metrics.downstream.clone();
+    let (metrics, drain) = (app.metrics.downstream.clone(), app.drain.clone());
     let (app, pools) = (Arc::clone(app), Arc::clone(pools));
     let make = move |_| {
         let own = Pools::new(app.metrics.upstream.clone());
         pools.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
         Worker::new(Arc::clone(&app), own)
     };
-    bound.start(make, &metrics).map_err(StartError::io("the workers cannot be started"))
+    bound.start(make, &metrics, drain).map_err(StartError::io("the workers cannot be started"))
 }

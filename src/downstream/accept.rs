@@ -93,11 +93,12 @@ pub(super) struct Shared<S> {
 
 impl Bound {
     /// Starts a worker thread for each socket of a listener. `make` is called on each of them, within its runtime, so
-    /// that a service may keep what is the worker's own.
+    /// that a service may keep what is the worker's own. `drain` ends them.
     pub fn start<S: Serve>(
         self,
         make: impl Fn(usize) -> S + Send + Sync + 'static,
         metrics: &Metrics,
+        drain: Drain,
     ) -> io::Result<Downstream> {
         let Self { listeners, settings } = self;
         let descriptors = descriptors_for_connections();
@@ -113,7 +114,6 @@ impl Bound {
             .iter()
             .map(|listener| Arc::new(Door::new(listener, &settings.limits, metrics)))
             .collect();
-        let drain = Drain::default();
         let count = listeners.first().map_or(0, |listener| listener.sockets.len());
         let mut sockets: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
         for (door, listener) in doors.iter().zip(listeners) {

@@ -35,7 +35,19 @@ struct Shared {
     /// What requests look at, cheaper than the channel.
     announced: AtomicBool,
     connections: AtomicUsize,
+    unfinished: AtomicUsize,
+    /// The last connection, or the last of what is unfinished, has ended.
     none_left: Notify,
+}
+
+/// Something that is to be brought to its end though no connection may wait for it any more. Unfinished until dropped.
+#[derive(Debug)]
+pub struct Unfinished(Drain);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.ended(&self.0.0.unfinished);
+    }
 }
 
 impl Default for Drain {
@@ -44,6 +56,7 @@ impl Default for Drain {
             phase: watch::Sender::new(Phase::Open),
             announced: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
             none_left: Notify::new(),
         }))
     }
@@ -71,7 +84,8 @@ impl Drain {
         self.advance(Phase::Closing);
     }
 
-    /// Waits until no connection is left, at most `deadline`, then cuts the rest. Returns how many were cut.
+    /// Waits until no connection is left and all is brought to its end that was begun, at most `deadline`, then cuts the rest.
+    /// Returns how many connections were cut.
     pub async fn wait(&self, deadline: Duration) -> usize {
         let _ = tokio::time::timeout(deadline, self.empty()).await;
         let left = self.connections();
@@ -88,6 +102,18 @@ impl Drain {
     /// Connections that are open, upgraded ones included.
     pub fn connections(&self) -> usize {
         self.0.connections.load(Ordering::Relaxed)
+    }
+
+    /// Begins something that the end waits for as for a connection.
+    #[must_use]
+    pub fn begin_task(&self) -> Unfinished {
+        self.0.unfinished.fetch_add(1, Ordering::Relaxed);
+        Unfinished(self.clone())
+    }
+
+    /// How much of that has not ended.
+    pub fn unfinished(&self) -> usize {
+        self.0.unfinished.load(Ordering::Relaxed)
     }
 
     pub fn phase(&self) -> Phase {
@@ -108,7 +134,11 @@ impl Drain {
     }
 
     pub(super) fn closed(&self) {
-        if self.0.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+        self.ended(&self.0.connections);
+    }
+
+    fn ended(&self, count: &AtomicUsize) {
+        if count.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.none_left.notify_waiters();
         }
     }
@@ -117,7 +147,7 @@ impl Drain {
         loop {
             let mut notified = std::pin::pin!(self.0.none_left.notified());
             notified.as_mut().enable();
-            if self.connections() == 0 {
+            if self.connections() == 0 && self.unfinished() == 0 {
                 return;
             }
             notified.await;
@@ -132,5 +162,29 @@ impl Drain {
             }
             forward
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Who caused a run was lost where the process ended meanwhile: nobody was connected, and so nothing was waited for.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_begun_is_waited_for_without_a_connection_and_no_longer_than_until_the_deadline() {
+        for (lasts, waited, left) in [(5, 5, 0), (60, 20, 1)] {
+            let drain = Drain::default();
+            let task = drain.begin_task();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(lasts)).await;
+                drop(task);
+            });
+            let begun = Instant::now();
+            assert_eq!(drain.wait(Duration::from_secs(20)).await, 0, "connections");
+            assert_eq!((begun.elapsed().as_secs(), drain.unfinished()), (waited, left));
+            assert_eq!(drain.phase(), Phase::Cut);
+        }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) use self::admission::whose;
 pub(crate) use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::{Downstream, NeedsRestart},
-    drain::{Drain, Phase},
+    drain::{Drain, Phase, Unfinished},
     listener::owner_of,
     listener::{BindError, Bound},
     metrics::Metrics,

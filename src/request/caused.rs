@@ -17,6 +17,7 @@ use crate::{
     audit::Record,
     authn::Principal,
     body::{ResponseBody, collect},
+    downstream::Unfinished,
     error::{Reason, Rejection},
     runs::{Cause, CauseError, Causes, Mark},
     snapshot::Snapshot,
@@ -96,9 +97,11 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Forwarded<Exchange>, Rejection> {
         let (worker, snapshot, by) = (self.clone(), Arc::clone(snapshot), Causing::of(exchange.record()));
+        // Nobody else knows who caused the run, so that the process does not end before, as long as it waits for requests.
+        let unfinished = self.app.drain.begin_task();
         // Here and not on the control runtime: the connections to the upstream are this worker's.
         let made = tokio::spawn(async move {
-            let _in_flight = worker.app.requests.begin();
+            let _unfinished = unfinished;
             let forwarded = worker.send(&mut cleared).await?;
             Ok(worker.note_made(&snapshot, forwarded, &by).await)
         });
@@ -229,7 +232,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(CauseError::Store(error)) => {
                     tracing::warn!(request_id = %id, %error, "who caused a run cannot be kept yet; it is tried again");
-                    tokio::spawn(keeping.until_kept());
+                    tokio::spawn(keeping.until_kept(self.app.drain.begin_task()));
                 }
                 Err(error) => keeping.gave_up(&error),
             }
@@ -281,9 +284,7 @@ impl Keeping {
     }
 
     /// Tries until it is kept, or has been tried for so long that who asks for a token was told that nobody is known.
-    async fn until_kept(self) {
-        // Nobody else knows it, so that the process does not end before, as long as it waits for requests.
-        let _in_flight = self.worker.app.requests.begin();
+    async fn until_kept(self, _unfinished: Unfinished) {
         let until = Instant::now() + LATER;
         let mut pause = RETRY.0;
         loop {

@@ -89,6 +89,54 @@ async fn nothing_that_is_under_way_is_lost() {
     assert!(slow.count() >= 1, "the request that ended last is on the record");
 }
 
+/// Nobody else knows who caused the run, so that it is noted though nobody waits for the answer any more.
+#[tokio::test]
+async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
+    const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
+    let told = Arc::new(Notify::new());
+    let script = {
+        let told = told.clone();
+        // That no object is named is told where it would be noted.
+        let made = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}".to_vec();
+        move |request: &crate::harness::Recorded| match request.line().contains(RUNS) {
+            true => Reply::Later(told.clone(), made.clone()),
+            false => Reply::json(200, "{}"),
+        }
+    };
+    let change = |yaml: String| {
+        let yaml =
+            with_drain("drain_accept: 0s, drain: 20m")(yaml).replace("response_timeout: 5s", "response_timeout: 5m");
+        yaml.replacen("['https://doorward.test']", "['https://doorward.test', 'https://api.test']", 1)
+            + "tokens: {exchange: [{issuer: a}]}\n"
+    };
+    let mut fixture = Fixture::with(change, script).await;
+    let (alice, body) = (fixture.alice(), "kind: PipelineRun\nmetadata: {name: a}\nspec: {pipelineRef: {name: x}}\n");
+    let head = format!(
+        "POST {RUNS} HTTP/1.1\r\nHost: api.test\r\n{alice}\r\nContent-Type: application/yaml\r\nContent-Length: {}",
+        body.len()
+    );
+    let mut client = fixture.doorward.raw().await;
+    client.send(format!("{head}\r\n\r\n{body}")).await;
+    fixture.upstream.wait_for_path(RUNS).await;
+    drop(client);
+    within(async {
+        while !fixture.doorward.metrics().await.contains("doorward_downstream_connections 0") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fixture.doorward.signal("TERM");
+    within(async {
+        while TcpStream::connect(fixture.doorward.address("public")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    told.notify_one();
+    fixture.doorward.wait_for_log_containing("names no object: its tasks get no tokens").await;
+    assert!(fixture.doorward.ended().await.success());
+}
+
 #[tokio::test]
 async fn what_does_not_end_is_cut_at_the_deadline() {
     let script = |request: &crate::harness::Recorded| match request.line().contains(SLOW) {

@@ -30,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
-use super::{Bound, Connection, Downstream, Metrics, Serve, Settings, Unfit};
+use super::{Bound, Connection, Downstream, Drain, Metrics, Serve, Settings, Unfit};
 use crate::config::{
     raw::{Limits, Listener},
     report::At,
@@ -185,7 +185,7 @@ impl Server {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let made = fixture.clone();
-        let downstream = bound.start(move |_| made.clone(), &metrics).unwrap();
+        let downstream = bound.start(move |_| made.clone(), &metrics, Drain::default()).unwrap();
         Self { address, fixture, downstream: Some(downstream), registry }
     }
 

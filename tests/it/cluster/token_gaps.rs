@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{
     api_server::ApiServer,
@@ -181,6 +182,31 @@ async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = token(&tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await);
     assert_eq!(claims(&own)["sub"], "bob");
+}
+
+/// Nobody was connected, so the process ended at once, and nobody else knows who caused the run.
+#[tokio::test]
+async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_is_told_to_end() {
+    let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut tasks = on_redis(&redis).await;
+    let (_task, _) = with_token(&tasks, "before").await;
+    redis.kill();
+    let made = tasks.made_by("bob", &Tasks::release("at-the-end"), &[]).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let doorward = &mut tasks.world.doorward;
+    doorward.wait_for_log_containing("who caused a run cannot be kept yet").await;
+    doorward.signal("TERM");
+    doorward.wait_for_log("draining").await;
+    // The door is closed, and no connection is left.
+    within(async {
+        while TcpStream::connect(doorward.address("public")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    redis.restart();
+    doorward.wait_for_log_containing("who caused a run is kept now").await;
+    assert!(doorward.ended().await.success());
 }
 
 #[tokio::test]
