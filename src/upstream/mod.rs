@@ -293,6 +293,8 @@ async fn exchange(
         Lane::Long => upstream.long_idle_timeout,
     };
     progress.answered(limit);
+    // The lease ends here where the answer has no body, and keeps the record for the next exchange if it has the last of it.
+    drop(progress);
     Ok(response.map(|body| UpstreamBody::new(body, lease)))
 }
 

@@ -173,9 +173,11 @@ impl Node {
                 || idle_timeout.is_over(connection.unused_since, now)
                 || max_age.is_over(connection.born, now)
         }));
-        gone_shared.extend(
-            state.shared.extract_if(.., |connection| !connection.is_open() || max_age.is_over(connection.born, now)),
-        );
+        gone_shared.extend(state.shared.extract_if(.., |connection| {
+            !connection.is_open()
+                || connection.unused_since().is_some_and(|since| idle_timeout.is_over(since, now))
+                || max_age.is_over(connection.born, now)
+        }));
         self.counters.reused.inc_by(std::mem::take(&mut state.reused));
         let idle = i64::try_from(state.idle.len()).unwrap_or(i64::MAX);
         self.counters.idle.inc_by(idle - state.reported_idle);
@@ -287,8 +289,8 @@ impl Node {
         }
     }
 
-    /// `evict` closes an idle connection where there is no room otherwise. Those of exchanges that last leave room for others:
-    /// one caller's watches must not keep everybody from the upstream.
+    /// `evict` closes a connection that nobody uses where there is no room otherwise. Those of exchanges that last leave room for
+    /// others: one caller's watches must not keep everybody from the upstream.
     fn try_slot(self: &Arc<Self>, upstream: &Upstream, lane: Lane, evict: bool) -> Option<Slot> {
         let is_long = lane == Lane::Long;
         let mut state = self.state();
@@ -302,9 +304,9 @@ impl Node {
             self.counters.open.inc();
             return Some(Slot { node: Arc::clone(self), is_long });
         }
-        let evicted = (evict && !state.idle.is_empty()).then(|| state.idle.remove(0));
+        let (evicted, evicted_shared) = if evict { state.take_unused() } else { (None, None) };
         drop(state);
-        drop(evicted);
+        drop((evicted, evicted_shared));
         None
     }
 }
@@ -315,6 +317,16 @@ fn most_long(connections: u32) -> u32 {
 }
 
 impl State {
+    /// A connection that can be closed for another. Of those that are shared the last, as requests
+    /// take the first that has room: it is the least likely to be needed soon.
+    fn take_unused(&mut self) -> (Option<Http1>, Option<Arc<Http2>>) {
+        if !self.idle.is_empty() {
+            return (Some(self.idle.remove(0)), None);
+        }
+        let unused = self.shared.iter().rposition(|connection| connection.unused_since().is_some());
+        (None, unused.map(|at| self.shared.remove(at)))
+    }
+
     fn take_idle(&mut self, now: u32) -> Option<Http1> {
         let max_age = self.max_age;
         let at = self.idle.iter().rposition(|connection| {

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -68,8 +68,12 @@ pub(in crate::upstream) struct Http2 {
     /// The peer sends it away, or it failed.
     retired: AtomicBool,
     pub(super) born: u32,
+    /// When its last stream ended.
+    unused_since: AtomicU32,
     /// Records of exchanges that ended, for the next ones.
     spare: Mutex<Vec<Arc<Progress>>>,
+    /// The sweep runs as long as there is a record, and without it nobody closes this.
+    _watched: Arc<Progress>,
 }
 
 impl Node {
@@ -206,14 +210,18 @@ impl Node {
             }
             Err(_) => return Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent()),
         }
+        // Before the clock is looked at, which stands without a record.
+        let watched = self.sweep.watch();
+        let born = self.sweep.now();
         Ok(Http2 {
             sender,
             streams: AtomicUsize::new(0),
             limit,
             retired: AtomicBool::new(false),
-            born: self.sweep.now(),
-            // One from the start: the sweep runs as long as there is a record.
-            spare: Mutex::new(vec![self.sweep.watch()]),
+            born,
+            unused_since: AtomicU32::new(born),
+            spare: Mutex::default(),
+            _watched: watched,
         })
     }
 }
@@ -223,8 +231,14 @@ impl Http2 {
         self.streams.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn end_stream(&self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end_stream(&self, now: u32) {
+        self.unused_since.store(now, Ordering::Relaxed);
+        self.streams.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Since when it has had no stream, if it has none. True as long as the lock of its pool is held, without which none begins.
+    pub(super) fn unused_since(&self) -> Option<u32> {
+        (self.streams.load(Ordering::Acquire) == 0).then(|| self.unused_since.load(Ordering::Relaxed))
     }
 
     pub(super) fn retire(&self) {

@@ -92,7 +92,7 @@ impl Drop for Http2Lease {
         if Arc::strong_count(&self.progress) == 1 {
             self.connection.spare().push(Arc::clone(&self.progress));
         }
-        self.connection.end_stream();
+        self.connection.end_stream(self.node.sweep.now());
         if self.node.state().waiting > 0 {
             self.node.free();
         }

@@ -52,27 +52,95 @@ async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
     }
 }
 
+/// Answers every request on every connection, in the protocol that the client speaks, and tells when one has ended.
+async fn ending(status: StatusCode) -> (SocketAddr, Arc<AtomicUsize>, mpsc::UnboundedReceiver<()>) {
+    let (closed, was_closed) = mpsc::unbounded_channel();
+    let service = hyper::service::service_fn(move |_: Request<Incoming>| async move {
+        let body = if status == StatusCode::NO_CONTENT { Full::default() } else { Full::from("ok") };
+        let mut response = Response::<Full<Bytes>>::new(body);
+        *response.status_mut() = status;
+        Ok::<_, Infallible>(response)
+    });
+    let (address, accepted) = scripted(move |_, stream| {
+        let closed = closed.clone();
+        async move {
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            closed.send(()).unwrap();
+        }
+    })
+    .await;
+    (address, accepted, was_closed)
+}
+
+/// Those of HTTP/2 were kept for all of their age, and balancers close them long before. After an answer without a body nobody looked
+/// at them any more.
 #[tokio::test]
 async fn a_connection_is_kept_for_its_idle_time_and_no_older_than_its_age() {
     type Change = fn(&mut raw::Upstream);
     let changes: [Change; 2] =
         [|entry| entry.idle_timeout = Span::from_millis(200), |entry| entry.max_age = Span::from_millis(200)];
-    for change in changes {
-        let (closed, mut was_closed) = mpsc::unbounded_channel();
-        let (address, accepted) = scripted(move |number, stream| {
-            let closed = closed.clone();
-            async move {
-                answer_all(number, stream).await;
-                closed.send(()).unwrap();
-            }
-        })
-        .await;
-        let (pools, upstream) = (pools(), upstream_with(address, change));
+    let protocols = [raw::UpstreamProtocol::Http1, raw::UpstreamProtocol::Http2];
+    let answers = [StatusCode::OK, StatusCode::NO_CONTENT];
+    let both = protocols.into_iter().flat_map(|protocol| answers.map(|status| (protocol, status)));
+    for (protocol, status, change) in
+        both.flat_map(|(protocol, status)| changes.map(|change| (protocol, status, change)))
+    {
+        let (address, accepted, mut was_closed) = ending(status).await;
+        let upstream = upstream_with(address, |entry| {
+            entry.protocol = Some(protocol);
+            change(entry);
+        });
+        let pools = pools();
         fetch(&pools, &upstream, get()).await.unwrap();
-        was_closed.recv().await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), was_closed.recv())
+            .await
+            .unwrap_or_else(|_| panic!("it is kept: {protocol:?} {status}"))
+            .unwrap();
         fetch(&pools, &upstream, get()).await.unwrap();
         assert_eq!(accepted.load(Ordering::SeqCst), 2);
     }
+}
+
+/// The clock stands where there is no connection, and the first one after that was as old as the quiet had lasted.
+#[tokio::test]
+async fn a_connection_is_young_however_long_there_was_none_before() {
+    for protocol in [raw::UpstreamProtocol::Http1, raw::UpstreamProtocol::Http2] {
+        let (address, accepted, mut was_closed) = ending(StatusCode::OK).await;
+        let with_age = |age| {
+            upstream_with(address, |entry| {
+                entry.protocol = Some(protocol);
+                entry.max_age = Span::from_millis(age);
+            })
+        };
+        let pools = pools();
+        fetch(&pools, &with_age(1), get()).await.unwrap();
+        was_closed.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        for _ in 0..3 {
+            fetch(&pools, &with_age(2000), get()).await.unwrap();
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst), 2, "{protocol:?}");
+    }
+}
+
+/// Shared connections that nobody used held all places, for as long as they may grow old.
+#[tokio::test]
+async fn a_stream_of_its_own_takes_the_place_of_a_shared_connection_that_nobody_uses() {
+    let (address, accepted, _ended) = ending(StatusCode::OK).await;
+    let upstream = upstream_with(address, |entry| {
+        entry.protocol = Some(raw::UpstreamProtocol::Http2);
+        entry.max_connections = 1;
+        entry.connect_timeout = Span::from_millis(1000);
+    });
+    let pools = pools();
+    let held = pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
+    let error = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap_err();
+    assert_eq!(error.kind(), UpstreamErrorKind::Exhausted, "it is used");
+    assert_eq!(text(held).await, "ok");
+    assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
+    assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
