@@ -198,7 +198,13 @@ impl RequestStream {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     match self.room.checked_sub(length) {
                         Some(room) => self.room = room,
-                        None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+                        None => {
+                            // hyper tells over HTTP/2 only that there is no answer, and not why.
+                            if let Some(exchange) = &self.exchange {
+                                exchange.progress.too_large();
+                            }
+                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                        }
                     }
                     if let Some(received) = &self.received {
                         received.add(length);

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, sleep_until};
 
+use super::error::find;
 use crate::{
+    body::BodyError,
     config::raw,
     error::{Reason, Rejection},
 };
@@ -198,9 +200,15 @@ where
         }
     };
     frame.transpose().map_err(|error| {
-        Rejection::new(Reason::BadRequest, "the body broke off before its end")
-            .fix("send the whole body")
-            .because(error)
+        let error = error.into();
+        // The route may take no more of it than is read here, and then it is the first to say so.
+        let rejection = match find::<BodyError>(&*error) {
+            Some(too_large @ BodyError::TooLarge) => {
+                Rejection::new(Reason::BodyTooLarge, too_large.to_string()).fix("send a smaller body")
+            }
+            _ => Rejection::new(Reason::BadRequest, "the body broke off before its end").fix("send the whole body"),
+        };
+        rejection.because(error)
     })
 }
 

@@ -320,8 +320,13 @@ async fn wait(
             };
             Err(UpstreamError::new(kind, upstream.name()).into())
         }
-        Some(Err(failed)) if progress.has_client_failed() => {
-            Err(UpstreamError::new(UpstreamErrorKind::RequestBody, upstream.name()).because(failed.into_error()).into())
+        Some(Err(failed)) if progress.has_client_failed() || progress.is_too_large() => {
+            let kind = if progress.is_too_large() {
+                UpstreamErrorKind::RequestBodyTooLarge
+            } else {
+                UpstreamErrorKind::RequestBody
+            };
+            Err(UpstreamError::new(kind, upstream.name()).because(failed.into_error()).into())
         }
         Some(Err(mut failed)) => {
             let unsent = failed.take_message().map(Box::new);

@@ -66,8 +66,9 @@ pub(crate) struct Progress {
     answered: AtomicBool,
     /// Whether the client's body is what the exchange waits for.
     client_stalls: AtomicBool,
-    /// Whether the client's body broke off.
+    /// Whether the client's body broke off, and whether it did so because we took no more of it.
     client_failed: AtomicBool,
+    too_large: AtomicBool,
     /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a second.
     patience: AtomicU32,
     rate: AtomicU32,
@@ -85,6 +86,7 @@ impl Progress {
         self.answered.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
         self.client_failed.store(false, Ordering::Relaxed);
+        self.too_large.store(false, Ordering::Relaxed);
         self.patience.store(0, Ordering::Relaxed);
         self.wait(limit);
     }
@@ -176,6 +178,14 @@ impl Progress {
 
     pub(super) fn has_client_failed(&self) -> bool {
         self.client_failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn too_large(&self) {
+        self.too_large.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_too_large(&self) -> bool {
+        self.too_large.load(Ordering::Acquire)
     }
 
     pub(super) fn is_expired(&self) -> bool {
@@ -290,6 +300,7 @@ impl Sweep {
             request_open: AtomicBool::new(false),
             client_stalls: AtomicBool::new(false),
             client_failed: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
             patience: AtomicU32::new(0),
             rate: AtomicU32::new(0),
             received: AtomicU64::new(0),

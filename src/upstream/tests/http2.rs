@@ -1,13 +1,17 @@
 use std::sync::Mutex;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use hyper::body::Frame;
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::{
     body::Trailers,
-    upstream::{UpstreamErrorKind, is_of_messages},
+    upstream::{
+        UpstreamErrorKind,
+        buffered::{self, BufferLimits, ByteBudget},
+        is_of_messages,
+    },
 };
 
 fn http2_upstream(address: SocketAddr) -> Arc<Upstream> {
@@ -280,6 +284,36 @@ async fn a_client_that_breaks_off_ends_its_own_stream_alone() {
     }
     assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole");
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+/// Over HTTP/2 it was said that the upstream had closed the connection, and of a body that is read before that it had broken off.
+#[tokio::test]
+async fn a_body_beyond_what_its_route_takes_is_too_large_however_it_travels() {
+    let large = async || {
+        let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
+        frames.send(Ok(Frame::data(Bytes::from_static(b"and more")))).unwrap();
+        RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop).limited(8)
+    };
+    for protocol in [raw::UpstreamProtocol::Http1, raw::UpstreamProtocol::Http2] {
+        let (address, _) = scripted(|_, stream| async move {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async {
+                let whole = request.into_body().collect().await.is_ok();
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(if whole { "whole" } else { "broken" })))
+            });
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        })
+        .await;
+        let (pools, upstream) = (pools(), upstream_with(address, |entry| entry.protocol = Some(protocol)));
+        let error = fetch(&pools, &upstream, request("POST", large().await)).await.unwrap_err();
+        assert_eq!(error.kind(), UpstreamErrorKind::RequestBodyTooLarge, "{protocol:?}");
+        assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole", "{protocol:?}: the next one");
+    }
+    let limits = BufferLimits::new(&raw::Limits::default(), 8);
+    let refused = buffered::read(large().await, limits, &ByteBudget::new(1 << 20)).await.unwrap_err();
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]
