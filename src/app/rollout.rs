@@ -1,7 +1,7 @@
 //! Which policy each replica decides by. Replicas tell each other through the store, so that any of them can say when a policy is in
 //! force everywhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -132,14 +132,14 @@ struct Arguments {
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = serde_json::from_value(command.arguments.clone())
         .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))?;
-    let begun = app.clock.now();
-    let until = begun + timeout.get().min(MAX_WAIT);
+    let until = app.clock.now() + timeout.get().min(MAX_WAIT);
+    let mut seen = Seen::default();
     loop {
         let replicas = replicas(app).await.map_err(|error| {
             CommandError::new(format!("the other replicas cannot be looked up: {error}"))
                 .help("see to the store and try again")
         })?;
-        let state = State::of(&replicas, &digest, begun);
+        let state = State::of(&replicas, &digest, &mut seen);
         if state != State::Waits || app.clock.now() >= until {
             return Ok(json!({"state": state, "replicas": replicas}));
         }
@@ -157,16 +157,27 @@ pub enum State {
     Waits,
 }
 
+/// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
+/// with a time, as it tells times by its own clock.
+#[derive(Debug, Default)]
+struct Seen(HashMap<Arc<str>, Option<Refused>>);
+
+impl Seen {
+    /// Whether a replica has refused something since it was seen first.
+    fn refuses_since(&mut self, replica: &Replica) -> bool {
+        let before = self.0.entry(Arc::clone(&replica.instance)).or_insert_with(|| replica.refused.clone());
+        replica.refused.is_some() && replica.refused != *before
+    }
+}
+
 impl State {
-    fn of(replicas: &[Replica], digest: &str, begun: Timestamp) -> Self {
-        let (there, behind): (Vec<&Replica>, Vec<&Replica>) =
-            replicas.iter().partition(|replica| *replica.policy == *digest);
-        // What was refused before may have been another policy.
-        let refuses =
-            |replica: &&Replica| replica.refused.as_ref().is_some_and(|refused| refused.at >= begun.as_millis());
+    fn of(replicas: &[Replica], digest: &str, seen: &mut Seen) -> Self {
+        let is_behind = |replica: &Replica| *replica.policy != *digest;
+        // Of all of them, so that each is known from the first look on.
+        let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
         match () {
-            () if behind.is_empty() && !there.is_empty() => Self::InForce,
-            () if behind.iter().any(refuses) => Self::Refused,
+            () if !replicas.is_empty() && !replicas.iter().any(is_behind) => Self::InForce,
+            () if refuses => Self::Refused,
             () => Self::Waits,
         }
     }
@@ -189,23 +200,34 @@ mod tests {
 
     #[test]
     fn a_policy_is_in_force_once_each_replica_has_it() {
-        let begun = Timestamp::from_secs(100);
-        let replica = |policy: &str, refused: Option<i64>| Replica {
-            instance: "a".into(),
+        let replica = |instance: &str, policy: &str, refused: Option<i64>| Replica {
+            instance: instance.into(),
             policy: policy.into(),
             generation: 1,
-            refused: refused.map(|seconds| Refused { at: seconds * 1000, problems: vec!["no".to_owned()] }),
+            refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
-        for (replicas, state) in [
-            (vec![], State::Waits),
-            (vec![replica("new", None)], State::InForce),
-            (vec![replica("new", None), replica("old", None)], State::Waits),
-            (vec![replica("new", None), replica("old", Some(99))], State::Waits),
-            (vec![replica("new", None), replica("old", Some(100))], State::Refused),
+        let old = |refused| replica("b", "old", refused);
+        let new = |refused| replica("a", "new", refused);
+        for (looks, state) in [
+            (vec![vec![]], State::Waits),
+            (vec![vec![new(None)]], State::InForce),
+            (vec![vec![new(None), old(None)]], State::Waits),
+            // What it refused before may have been another policy, whatever its clock says.
+            (vec![vec![new(None), old(Some(i64::MAX))]], State::Waits),
+            (vec![vec![new(None), old(Some(99))], vec![new(None), old(Some(99))]], State::Waits),
+            (vec![vec![new(None), old(Some(99))], vec![new(None), old(None)]], State::Waits),
+            (vec![vec![new(None), old(None)], vec![new(None), old(Some(1))]], State::Refused),
+            (vec![vec![new(None), old(Some(99))], vec![new(None), old(Some(98))]], State::Refused),
+            // One that is seen later than others.
+            (vec![vec![new(None)], vec![new(None), old(Some(99))]], State::Waits),
             // It decides by it, whatever came after.
-            (vec![replica("new", Some(100))], State::InForce),
+            (vec![vec![new(None)], vec![new(Some(100))]], State::InForce),
+            // And was seen from the first look on, whatever it decides by.
+            (vec![vec![new(Some(1)), old(None)], vec![replica("a", "old", Some(1)), old(None)]], State::Waits),
         ] {
-            assert_eq!(State::of(&replicas, "new", begun), state, "{replicas:?}");
+            let mut seen = Seen::default();
+            let found = looks.iter().map(|replicas| State::of(replicas, "new", &mut seen)).last();
+            assert_eq!(found, Some(state), "{looks:?}");
         }
     }
 }
