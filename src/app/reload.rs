@@ -211,8 +211,8 @@ impl Reloader {
         // It is the same configuration, and has the same number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
         self.hand_out(beside, downstream);
-        self.put_in_force(next);
-        tracing::info!("files of the configuration in force have changed, and are in use");
+        let ended = self.put_in_force(next);
+        tracing::info!(streams_ended = ended, "files of the configuration in force have changed, and are in use");
     }
 
     /// Gives parts of the process that outlive a generation what is theirs.
@@ -231,7 +231,8 @@ impl Reloader {
         self.admin.set(&admin);
     }
 
-    fn put_in_force(&self, mut next: Snapshot) {
+    /// Tells how many streams may not go on by it.
+    fn put_in_force(&self, mut next: Snapshot) -> usize {
         next.keep_trust_of(&self.app.snapshot.load());
         next.issuers.start();
         next.name_own(&self.app.revocations);
@@ -240,6 +241,7 @@ impl Reloader {
         for pools in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             pools.retain(&upstreams);
         }
+        self.app.streams.recheck(|stream| self.app.refuses(stream))
     }
 
     fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {
@@ -249,8 +251,7 @@ impl Reloader {
             tracing::error!(%error, "the policy cannot be kept, so its decisions cannot be explained later");
         }
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
-        self.put_in_force(next);
-        let ended = app.streams.recheck(|stream| app.refuses(stream));
+        let ended = self.put_in_force(next);
         app.requests.reload_applied(number, app.clock.now());
         app.outcome.taken();
         if let Err(error) = self.logging.apply(&loaded.raw.log) {

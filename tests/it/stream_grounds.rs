@@ -161,6 +161,40 @@ async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere()
     assert!(ends(&fixture.doorward, 3).await.iter().all(|why| why == "permission_lost"));
 }
 
+/// The files of what is in force are taken by themselves while the configuration beside them is refused.
+#[tokio::test]
+async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuration_beside_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kube.yaml");
+    let write = |server: &str| {
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tests", "cluster": {"server": server}}],
+            "users": [{"name": "doorward", "user": {"token": "upstream-token"}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "doorward"}}],
+            "current-context": "tests",
+        });
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, kubeconfig.to_string()).unwrap();
+        std::fs::rename(draft, &path).unwrap();
+    };
+    let start = |yaml: String| {
+        let upstream = yaml.lines().find(|line| line.contains("{name: cluster, url")).unwrap();
+        write(upstream.split('\'').nth(1).unwrap());
+        yaml.replace(upstream, &format!("  - {{name: cluster, kubeconfig: {{file: '{}'}}}}", path.display()))
+    };
+    let mut fixture = Fixture::with(start, streaming).await;
+    let lost = watch(&fixture.doorward, "Host: api.test", &fixture.alice()).await;
+    let mut twin = watch(&fixture.doorward, "Host: web.test", &fixture.alice()).await;
+    change(&fixture.doorward, "who: {anonymous: true}", "whom: {anonymous: true}");
+    fixture.doorward.wait_for_log_containing("the configuration was refused").await;
+    write(&fixture.upstream.url().replace("127.0.0.1", "localhost"));
+    has_ended(lost, "the kubeconfig leads elsewhere").await;
+    is_open(&mut twin, "one at another upstream").await;
+    assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
+}
+
 /// Of an opaque token nothing is known but what its issuer says, and that it may take back.
 #[tokio::test]
 async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
