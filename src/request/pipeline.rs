@@ -383,19 +383,30 @@ impl Worker {
         if cleared.announced {
             Box::pin(exchange.decided()).await?;
         }
-        if let Some(apply) = cleared.apply.take() {
-            Box::pin(self.keep_cause(apply, &mut cleared.outbound)).await?;
-        }
-        let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
-        let forwarded = match makes_a_run && snapshot.tokens.is_some() {
-            true => Box::pin(self.make(snapshot, cleared, exchange)).await?,
-            false => self.send(&mut cleared).await?,
+        let is_ready = match cleared.apply.take() {
+            Some(apply) => Box::pin(self.keep_cause(apply, &mut cleared.outbound)).await,
+            None => Ok(()),
         };
-        match forwarded {
+        let makes_a_run = exchange.record().run.as_ref().is_some_and(|run| run.intent.makes_a_run());
+        let forwarded = match is_ready {
+            Err(rejection) => Err(rejection),
+            Ok(()) if makes_a_run && snapshot.tokens.is_some() => {
+                Box::pin(self.make(snapshot, cleared, exchange)).await
+            }
+            Ok(()) => self.send(&mut cleared).await,
+        };
+        let status = match &forwarded {
+            Ok(Forwarded::Response { response, .. }) => Some(response.status()),
+            Ok(Forwarded::Upgraded(_)) => Some(StatusCode::SWITCHING_PROTOCOLS),
+            // The caller is told otherwise, as it is our credential.
+            Err(rejection) if rejection.reason() == Reason::UpstreamCredential => Some(StatusCode::UNAUTHORIZED),
+            Err(_) => None,
+        };
+        if let Some(upstream) = &mut exchange.record().upstream {
+            upstream.status = status;
+        }
+        match forwarded? {
             Forwarded::Response { response, long } => {
-                if let Some(upstream) = &mut exchange.record().upstream {
-                    upstream.status = Some(response.status());
-                }
                 if long {
                     exchange.answered(response.status(), true);
                     exchange.started();

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     fixture::{Fixture, WEBHOOK_SECRET, bearer},
-    harness::{Authority, Reply, Upstream, now, streams::with_login, unique},
+    harness::{Authority, Reply, Upstream, now, streams::with_login, unique, within},
 };
 
 const NO: Expect = Refused(&[403]);
@@ -261,6 +261,30 @@ async fn our_own_credential_refused_upstream_is_never_401() {
         let fixture = super::scripted(move |_| Reply::json(upstream, "{}")).await;
         let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
         assert_eq!((answer.status, seen.len()), (status, 1), "{row}: {}", answer.text());
+        // An apply is first looked for.
+        let (apply, token) = (format!("{TASKRUNS}/a"), fixture.alice());
+        let line = format!("PATCH {apply} HTTP/1.1");
+        let lines = [&*line, "Host: api.test", &token, "Content-Type: application/apply-patch+yaml"];
+        let answer = fixture.doorward.send(&lines, b"kind: TaskRun\nspec: {}\n").await;
+        assert_eq!(answer.status, status, "{row}: {}", answer.text());
+        for path in [TASKRUNS, &apply] {
+            let recorded = || {
+                let is_end = |record: &Value| !record["http_response"]["code"].is_null();
+                let mut trail = fixture.doorward.audit().into_iter();
+                trail.find(|record| record["http_request"]["url"]["path"] == path && is_end(record))
+            };
+            let record = within(async {
+                loop {
+                    match recorded() {
+                        Some(record) => break record,
+                        None => tokio::task::yield_now().await,
+                    }
+                }
+            })
+            .await;
+            let codes = (&record["http_response"]["code"], &record["unmapped"]["upstream"]["status"]);
+            assert_eq!(codes, (&json!(status), &json!(upstream)), "{row} {path}: {record}");
+        }
     }
 }
 

@@ -279,6 +279,12 @@ async fn streams_end_with_the_token_that_opened_them() {
     .await;
     let counts = ["request.decided", "request.started", "request.completed"].map(count);
     assert_eq!(counts, [2, 2, 1], "kubernetes:T3");
+    let trail = fixture.doorward.audit();
+    let of_exec = trail.iter().filter(|record| record.to_string().contains("/exec"));
+    let answered = of_exec.filter(|record| record["metadata"]["event_code"] != "request.decided");
+    for record in answered {
+        assert_eq!(record["unmapped"]["upstream"]["status"], 101, "kubernetes:T3 {record}");
+    }
 }
 
 /// The API server answers 403 to a watch over a WebSocket without an `Origin`, which only pages send.
