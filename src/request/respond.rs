@@ -194,6 +194,7 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
         StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "UnsupportedMediaType",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => "ServiceUnavailable",
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "Timeout",
         StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
@@ -242,6 +243,9 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
         StatusCode::FORBIDDEN => "7",
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => "14",
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "12",
+        StatusCode::REQUEST_TIMEOUT => "4",
+        // Not "14", which clients try again in a moment. A retry at once makes no message smaller and lets no time pass.
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
         StatusCode::INTERNAL_SERVER_ERROR => "13",
         _ => "3",
     };
@@ -305,4 +309,38 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
         }
     }
     challenges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients wait and try again by these words, and give up at a bad request.
+    #[test]
+    fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
+        let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
+        let manner = Manner::of(Uuid::nil(), &request);
+        let brand = Brand::default();
+        for (reason, kubernetes, grpc) in [
+            (Reason::CredentialMissing, "Unauthorized", "16"),
+            (Reason::PolicyDenied, "Forbidden", "7"),
+            (Reason::RouteNotFound, "NotFound", "12"),
+            (Reason::BadRequest, "BadRequest", "3"),
+            (Reason::BodyTimeout, "Timeout", "4"),
+            (Reason::BodyTooLarge, "RequestEntityTooLarge", "8"),
+            (Reason::TooManyRefusals, "TooManyRequests", "8"),
+            (Reason::Overloaded, "ServiceUnavailable", "14"),
+            (Reason::UpstreamTimeout, "Timeout", "14"),
+            (Reason::Internal, "InternalError", "13"),
+        ] {
+            let answer = |kind| {
+                let route = Some(Asked { kind, schemes: &[] });
+                let asker = manner.asker(None, None, Timestamp::default(), &brand);
+                refuse(&Rejection::new(reason, "no"), &Asker { route, ..asker })
+            };
+            let status: Value = serde_json::from_slice(answer(RouteKind::Kubernetes).body()).unwrap();
+            assert_eq!(status["reason"], kubernetes, "{reason}");
+            assert_eq!(answer(RouteKind::Http).headers()["grpc-status"], grpc, "{reason}");
+        }
+    }
 }
