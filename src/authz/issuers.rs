@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use crate::{authn::Principal, config::raw};
+use crate::{authn::Principal, config::raw, issuers::presets::promised_groups};
 
 /// The issuer of principals that a client certificate of `break_glass` proved.
 pub(super) const BREAK_GLASS: &str = "break-glass";
@@ -30,17 +30,17 @@ pub(super) struct IssuerFacts {
 impl IssuerFacts {
     pub(super) fn new(issuer: &raw::Issuer) -> Self {
         let claims = &issuer.claims;
-        // Where nothing else is said, facts are expected where they are looked for. The tokens of a preset are known
-        // to hold none of them.
+        // Where nothing else is said, facts are expected where they are looked for.
         let expected = |path: &Option<String>, defaults: &[&str]| match path {
             Some(path) => [ClaimPath::new(path)].into(),
-            None if issuer.preset.is_none() => defaults.iter().map(|path| ClaimPath::new(path)).collect(),
-            None => Box::default(),
+            None => defaults.iter().map(|path| ClaimPath::new(path)).collect(),
         };
+        // Of a preset nobody has said that its tokens tell scopes and clients: those of a login tell neither.
+        let scopes: &[&str] = if issuer.preset.is_none() { &["scope", "scp"] } else { &[] };
         Self {
             name: issuer.name.as_str().into(),
-            groups: expected(&claims.groups, &["groups"]),
-            scopes: expected(&claims.scopes, &["scope", "scp"]),
+            groups: expected(&claims.groups, promised_groups(issuer.preset)),
+            scopes: expected(&claims.scopes, scopes),
             client: claims.client.is_some() || issuer.preset.is_none(),
             required: issuer.required_claims.keys().map(|path| ClaimPath::new(path)).collect(),
             repositories: match issuer.preset {
@@ -122,6 +122,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::issuers::fill_defaults;
+
+    const PRESETS: [&str; 14] = [
+        "okta",
+        "dex",
+        "entra",
+        "auth0",
+        "ping",
+        "cognito",
+        "keycloak",
+        "zitadel",
+        "google",
+        "github_oauth",
+        "github_actions",
+        "gitlab_ci",
+        "kubernetes",
+        "doorward",
+    ];
 
     fn facts(more: &Value) -> IssuerFacts {
         let mut entry = json!({"name": "corp", "issuer": "https://corp.example"});
@@ -150,6 +168,46 @@ mod tests {
         assert!(!corp.withholds_client(&elsewhere));
         assert!(!preset.withholds_groups(&silent) && !preset.withholds_scopes(&silent));
         assert!(!preset.withholds_client(&silent));
+    }
+
+    #[test]
+    fn a_provider_where_people_log_in_withholds_groups_by_its_preset_as_by_what_is_written() {
+        let silent = with(&json!({}));
+        for preset in PRESETS {
+            // Nobody says of these that they tell groups.
+            let withholds = !matches!(
+                preset,
+                "google" | "github_oauth" | "github_actions" | "gitlab_ci" | "kubernetes" | "doorward"
+            );
+            let elsewhere = if preset == "cognito" { "groups" } else { "roles" };
+            let corp = facts(&json!({"preset": preset}));
+            assert_eq!(corp.withholds_groups(&silent), withholds, "{preset}");
+            assert_eq!(corp.withholds_groups(&with(&json!({elsewhere: ["x"]}))), withholds, "{preset}: another claim");
+            assert!(facts(&json!({"preset": preset, "claims": {"groups": "roles"}})).withholds_groups(&silent));
+            assert!(!corp.withholds_scopes(&silent) && !corp.withholds_client(&silent), "{preset}");
+        }
+        for (preset, claims) in [
+            ("cognito", json!({"cognito:groups": []})),
+            ("keycloak", json!({"realm_access": {"roles": []}})),
+            ("keycloak", json!({"groups": []})),
+            ("zitadel", json!({"urn:zitadel:iam:org:project:roles": {}})),
+        ] {
+            assert!(!facts(&json!({"preset": preset})).withholds_groups(&with(&claims)), "{preset} {claims}");
+        }
+    }
+
+    /// What `print-config` prints is to decide as what it was printed from.
+    #[test]
+    fn what_is_filled_in_for_who_reads_a_configuration_changes_no_decision() {
+        for preset in PRESETS {
+            let entry = json!({"name": "corp", "issuer": "https://corp.example", "preset": preset});
+            let written: raw::Issuer = serde_json::from_value(entry).unwrap();
+            let mut filled = written.clone();
+            fill_defaults(&mut filled);
+            let (written, filled) = (IssuerFacts::new(&written), IssuerFacts::new(&filled));
+            assert_eq!(written.groups, filled.groups, "{preset}");
+            assert_eq!((&written.scopes, written.client), (&filled.scopes, filled.client), "{preset}");
+        }
     }
 
     #[test]

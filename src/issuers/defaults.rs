@@ -145,8 +145,9 @@ pub fn fill(raw: &mut raw::Issuer) {
         raw.max_lifetime.get_or_insert(Span(defaults.max_lifetime));
         raw.keys.max_stale.get_or_insert(MAX_STALE);
     }
-    // Where there are several places, no one setting says the same.
-    if let [only] = defaults.groups {
+    // Where there are several places, no one setting says the same. Nor does one where none are promised: a deny over groups would hit
+    // whoever comes without.
+    if let [only] = presets::promised_groups(raw.preset) {
         raw.claims.groups.get_or_insert_with(|| (*only).to_owned());
     }
     if let Some(introspection) = &mut raw.introspection {

@@ -121,6 +121,16 @@ impl TokenQuirks {
     }
 }
 
+/// Where the tokens of an issuer are to say groups if its entry does not name the place. None where they are known to say none: those
+/// of workloads, our own, and Google's.
+pub fn promised_groups(preset: Option<Preset>) -> &'static [&'static str] {
+    match preset {
+        None => &["groups"],
+        Some(Preset::Google) => &[],
+        Some(preset) => TokenQuirks::of(preset).map_or(&[], |quirks| quirks.groups),
+    }
+}
+
 /// Claims of RFC 9068 that the access tokens of a provider lack though they say to be of that kind: the client is in a
 /// claim of another name (`azp`, `cid`), and PingFederate writes what its administrator names.
 pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] {

@@ -365,6 +365,31 @@ tests:
     );
 }
 
+/// As people come whose token says nothing of groups, though the preset of their provider asks for them.
+#[test]
+fn a_deny_over_groups_holds_where_a_provider_of_logins_withholds_them() {
+    decide_all(
+        "
+issuers: [{name: corp, preset: okta, issuer: 'https://corp.okta.com', kind: human}]
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+",
+        "
+rules:
+  - {id: all, who: {issuers: [corp]}, do: allow}
+  - {id: contractors, on: {paths: [/]}, who: {groups: [contractors]}, do: deny}
+  - {id: listed, on: {paths: [/listed]}, when: \"'contractors' in principal.groups\", do: deny}
+tests:
+  - {name: in it, principal: {groups: [contractors]}, request: {route: web}, expect: {outcome: deny, rule: contractors}}
+  - {name: in another, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: in none, principal: {groups: []}, request: {route: web}, expect: {outcome: allow}}
+  - {name: not said, principal: {}, request: {route: web}, expect: {outcome: deny, rule: contractors}}
+  - {name: not said where that counts as none, principal: {}, request: {route: web, path: /listed}, expect: {outcome: allow}}
+  - {name: listed, principal: {groups: [contractors]}, request: {route: web, path: /listed}, expect: {outcome: deny, rule: listed}}
+",
+    );
+}
+
 #[test]
 fn a_doubtful_approve_takes_an_allow_away_and_opens_nothing() {
     decide_all(
