@@ -1,8 +1,8 @@
 //! Asking an issuer about a token, and remembering what it said: introspection and token review.
 //!
 //! What is remembered are facts. Positive answers live for seconds, negative ones too, errors not at all. Many requests
-//! with one token make one call; a flood of unknown tokens meets a bucket and slots of its own, so that tokens which
-//! were good before get through.
+//! with one token make one call; a flood of unknown tokens meets a bucket, slots and a circuit breaker of its own, so that
+//! tokens which were good before get through, whatever the issuer makes of the others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,6 +71,8 @@ struct State {
     negative: Cache<Key, Timestamp>,
     seen: Cache<Key, Timestamp>,
     breaker: Breaker,
+    /// That of tokens never seen: an issuer may answer some text that is no token with an error.
+    stranger_breaker: Breaker,
     bucket: Bucket,
     slots: Arc<Semaphore>,
     stranger_slots: Arc<Semaphore>,
@@ -101,6 +103,7 @@ impl Lookup {
             negative: entries(),
             seen: entries(),
             breaker: Breaker::default(),
+            stranger_breaker: Breaker::default(),
             slots: Arc::new(Semaphore::new(SLOTS)),
             stranger_slots: Arc::new(Semaphore::new(STRANGER_SLOTS)),
             waiting: Semaphore::new(WAITING),
@@ -129,13 +132,14 @@ impl Lookup {
                 }
                 let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
                 // Last, as the one probe of a half-open circuit must be made once it is admitted.
-                if !state.breaker.admit(state.clock.now()) {
+                let breaker = if strange.is_some() { &state.stranger_breaker } else { &state.breaker };
+                if !breaker.admit(state.clock.now()) {
                     state.count("refused");
                     return Err(state.unavailable("its last calls failed, and it is given a pause"));
                 }
                 let told = call.await;
                 drop((slot, strange));
-                state.remember(key, told)
+                state.remember(key, told, breaker)
             })
         };
         let outcome = self.calls.join(key, &self.control, begin).await?;
@@ -186,11 +190,11 @@ impl State {
         TokenError::Overloaded { issuer: Arc::clone(&self.issuer) }
     }
 
-    fn remember(&self, key: Key, told: Result<Told, String>) -> Outcome {
+    fn remember(&self, key: Key, told: Result<Told, String>, breaker: &Breaker) -> Outcome {
         let now = self.clock.now();
         match told {
             Ok(Some((claims, size))) => {
-                self.breaker.succeeded();
+                breaker.succeeded();
                 self.count("active");
                 let answer = Arc::new(Answer { claims, good_until: now + self.positive_for });
                 self.positive.insert(key, (Arc::clone(&answer), u32::try_from(size).unwrap_or(u32::MAX)));
@@ -198,7 +202,7 @@ impl State {
                 Ok(Some(answer))
             }
             Ok(None) => {
-                self.breaker.succeeded();
+                breaker.succeeded();
                 self.count("inactive");
                 self.positive.invalidate(&key);
                 self.seen.invalidate(&key);
@@ -206,7 +210,7 @@ impl State {
                 Ok(None)
             }
             Err(why) => {
-                self.breaker.failed(now);
+                breaker.failed(now);
                 self.count("failed");
                 tracing::warn!(issuer = %self.issuer, error = %why, "a token could not be checked with its issuer");
                 Err(self.unavailable(&why))
@@ -244,7 +248,7 @@ mod tests {
             let key = sha256(&[b"token"]);
             let asked = Arc::new(AtomicUsize::new(0));
             let ask = || {
-                lookup.state.remember(key, Ok(told.clone())).unwrap();
+                lookup.state.remember(key, Ok(told.clone()), &lookup.state.breaker).unwrap();
                 let asked = Arc::clone(&asked);
                 async move {
                     asked.fetch_add(1, Ordering::SeqCst);
@@ -254,6 +258,32 @@ mod tests {
             assert_eq!(lookup.find(key, true, ask).await.unwrap().is_some(), is_good);
             assert_eq!(asked.load(Ordering::SeqCst), 0, "good: {is_good}");
         }
+    }
+
+    /// A provider, or what stands before it, may answer texts that nobody would send but a stranger with 400 or 403.
+    #[tokio::test]
+    async fn strangers_whose_tokens_the_issuer_answers_with_errors_cost_nobody_else_an_answer() {
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let lookup =
+            Lookup::new("corp".into(), Duration::from_secs(30), clock.clone(), Handle::current(), Family::default());
+        let find = |token: &'static str, number: u8, told: Result<Told, String>| {
+            lookup.find(sha256(&[token.as_bytes(), &[number]]), false, move || async { told })
+        };
+        let good = || Ok(Some((Map::new(), 2)));
+        assert!(find("regular", 0, good()).await.unwrap().is_some());
+        clock.advance(Duration::from_secs(31));
+        for number in 0..10 {
+            let strangers = find("stranger", number, Err("the answer is 403".to_owned())).await;
+            assert!(matches!(strangers, Err(TokenError::Unavailable { .. })));
+        }
+        assert!(find("new", 0, good()).await.is_err(), "the issuer is given a pause by strangers");
+        assert!(find("regular", 0, good()).await.unwrap().is_some());
+        // The other way the issuer is spared as before.
+        clock.advance(Duration::from_secs(31));
+        for _ in 0..5 {
+            assert!(find("regular", 0, Err("the answer is 500".to_owned())).await.is_err());
+        }
+        assert!(find("regular", 0, good()).await.is_err());
     }
 
     /// As of a thousand pods that start at once: none is refused, and no more are asked about at one time than may be.
