@@ -40,9 +40,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// Who is refreshing a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Lease {
-    id: [u8; 16],
+    pub(super) id: [u8; 16],
     #[serde(with = "millis")]
-    until: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 /// The refreshes of this process.
@@ -144,23 +144,25 @@ impl Sessions {
     /// Refreshes unless somebody has done so since `seen`.
     async fn recheck(&self, hash: Hash, seen: Timestamp) -> Result<Done, StoreError> {
         let inner = &*self.0;
-        let lease = Lease { id: random(), until: inner.shared.clock.now() + LEASE };
-        let record = loop {
+        let give_up = inner.shared.clock.now() + LEASE;
+        let (record, lease) = loop {
             let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
             if record.checked > seen {
                 return Ok(Done::Settled);
             }
             let now = inner.shared.clock.now();
             if record.lease.as_ref().is_some_and(|other| other.until > now) {
-                if now > lease.until {
+                if now > give_up {
                     return Ok(Done::Later);
                 }
                 tokio::time::sleep(POLL).await;
                 continue;
             }
+            // From now on: the wait for another's was long, perhaps, and the call is not.
+            let lease = Lease { id: random(), until: now + LEASE };
             let leased = Record { lease: Some(lease.clone()), ..record };
             if self.write(hash, &leased, version).await? {
-                break leased;
+                break (leased, lease);
             }
         };
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
@@ -173,6 +175,12 @@ impl Sessions {
                 Ok(Done::Later)
             }
             Err(RefreshError::Gone(why)) => {
+                // Who has the lease by now has used the refresh token, perhaps, and knows more.
+                let Some((standing, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
+                if standing.lease.as_ref() != Some(&lease) {
+                    tracing::warn!(session = %hash, %why, "a refresh took longer than its lease, and came to nothing");
+                    return Ok(Done::Settled);
+                }
                 tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
                 self.end_one(hash, record.ends, Ended::provider).await?;
                 self.index(&record).remove(&[hash], now).await?;

@@ -2,8 +2,13 @@ use std::sync::atomic::Ordering;
 
 use axum::http::StatusCode;
 
-use super::*;
+use super::{
+    super::{record::Hash, refresh::Lease},
+    *,
+};
 use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::Script};
+
+const LEASE: Duration = Duration::from_secs(30);
 
 /// A session of Alice with the refresh token `r-1`, at a provider that gives `r-2` and other groups for it.
 struct World {
@@ -65,6 +70,14 @@ impl World {
         exchanges.iter().map(|exchange| exchange.form["refresh_token"].clone()).collect()
     }
 
+    /// Another replica begins a refresh of a session, for so many seconds.
+    async fn lease(&self, hash: Hash, seconds: u64) {
+        let (record, version) = self.at.sessions.read(hash).await.unwrap().unwrap();
+        let until = self.at.shared.clock.now() + Duration::from_secs(seconds);
+        let leased = Record { lease: Some(Lease { id: [7; 16], until }), ..record };
+        assert!(self.at.sessions.write(hash, &leased, version).await.unwrap());
+    }
+
     /// Another replica on the same store.
     fn replica(&self) -> Sessions {
         let shared = Shared { refreshes: Refreshes::default(), ..self.at.shared.clone() };
@@ -113,6 +126,74 @@ async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
         assert_eq!(ask.await.unwrap().unwrap(), [Arc::<str>::from("release")], "facts that are too old are not used");
     }
     assert_eq!(world.used(), ["r-1"], "peers:D15");
+}
+
+/// A replica that stopped in a refresh left its lease behind. Who waits for that has one of its own from when it begins.
+#[tokio::test]
+async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_as_any() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.advance(301, |_| {});
+    world.lease(hash, 20).await;
+    let ask = |sessions: Sessions| {
+        let cookie = world.cookie.clone();
+        tokio::spawn(
+            async move { get(&sessions, &cookie, &dash()).await.map(|session| session.principal.groups.clone()) },
+        )
+    };
+    let here = ask(world.at.sessions.clone());
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(world.used(), [""; 0], "another has the lease");
+    // The lease will be written, and what came of the refresh not.
+    world.at.store.spare.store(1, Ordering::SeqCst);
+    *world.at.store.full.lock().unwrap() = Some(Table::Sessions);
+    world.advance(21, |_| {});
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while world.used().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    world.advance(15, |_| {});
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let there = ask(world.replica());
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    *world.at.store.full.lock().unwrap() = None;
+    for ask in [here, there] {
+        assert_eq!(ask.await.unwrap().unwrap(), [Arc::<str>::from("release")]);
+    }
+    assert_eq!(world.used(), ["r-1"]);
+}
+
+/// The other one has used the refresh token, which this is why the provider takes it no more.
+#[tokio::test]
+async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
+    let world = world().await;
+    let hash = world.get().await.unwrap().hash;
+    world.advance(301, |_| {});
+    let other = Lease { id: [7; 16], until: world.at.shared.clock.now() + LEASE };
+    let sessions = world.at.sessions.clone();
+    // While the provider thinks, another takes the lease.
+    let token = move || {
+        let (sessions, lease) = (sessions.clone(), other.clone());
+        async move {
+            let (record, version) = sessions.read(hash).await.unwrap().unwrap();
+            assert!(record.lease.is_some());
+            let leased = Record { lease: Some(lease), ..record };
+            assert!(sessions.write(hash, &leased, version).await.unwrap());
+            (StatusCode::BAD_REQUEST, axum::Json(json!({"error": "invalid_grant"})))
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = axum::Router::new().route("/token", axum::routing::post(token));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(port)).unwrap());
+    let session = world.get().await.unwrap();
+    assert!(!world.at.shared.revocations.is_signed_out(&session.principal));
+    let (record, _) = world.at.sessions.read(hash).await.unwrap().unwrap();
+    assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]), "it goes on with whoever has it");
 }
 
 /// What a provider answers that does not vouch for the person any more.
