@@ -71,6 +71,15 @@ impl Decision {
         matches!(self.outcome, Outcome::Allow)
     }
 
+    /// Has stand in it too what rules in `mode: shadow` would have said of the same request, looked at in another way: each once.
+    pub fn add_shadow(&mut self, more: impl IntoIterator<Item = Shadow>) {
+        for shadow in more {
+            if !self.shadow.iter().any(|own| own.rule == shadow.rule) {
+                self.shadow.push(shadow);
+            }
+        }
+    }
+
     /// The refusal that goes with the decision; `None` if it allows.
     pub fn rejection(&self) -> Option<Rejection> {
         let id = self.rule.as_deref().unwrap_or_default();

@@ -74,16 +74,14 @@ impl Policy {
     pub fn explain(&self, principal: &Principal, request: &RequestView<'_>) -> Explanation {
         let create = create_of(request);
         let as_create = create.as_ref().map(|create| RequestView { kubernetes: Some(create), ..*request });
-        let refused = as_create.as_ref().and_then(|view| {
-            let decision = self.decide_as_it_is(principal, view);
-            (!decision.is_allow()).then_some((view, decision))
-        });
+        let refused = as_create.as_ref().filter(|view| !self.decide_as_it_is(principal, view).is_allow());
         let mut notes = Vec::new();
         if as_create.is_some() {
             notes.push(APPLY.replace("{}", if refused.is_some() { "create" } else { "patch" }));
         }
+        let decision = self.decide(principal, request);
         // The request as what it was decided.
-        let (request, decision) = refused.unwrap_or_else(|| (request, self.decide_as_it_is(principal, request)));
+        let request = refused.unwrap_or(request);
         let case = Case::new(principal, self.issuer(principal), request);
         let rules: Vec<RuleReport> = self
             .candidates(request.route)

@@ -113,13 +113,12 @@ impl Policy {
     /// Server-side apply of a run is a patch that may be a create, and must be allowed as both; for that its attributes
     /// are copied.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
-        if let Some(create) = create_of(request) {
-            let decision = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
-            if !decision.is_allow() {
-                return decision;
-            }
-        }
-        self.decide_as_it_is(principal, request)
+        let decision = self.decide_as_it_is(principal, request);
+        let Some(create) = create_of(request) else { return decision };
+        let as_create = self.decide_as_it_is(principal, &RequestView { kubernetes: Some(&create), ..*request });
+        let (mut decision, other) = if as_create.is_allow() { (decision, as_create) } else { (as_create, decision) };
+        decision.add_shadow(other.shadow);
+        decision
     }
 
     pub(super) fn decide_as_it_is(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {

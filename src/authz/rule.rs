@@ -136,6 +136,16 @@ impl Rule {
                 .error(&at.key("on").key("trigger"), "no Trigger waits for an approval")
                 .help("write an allow or a deny");
         }
+        // The record of a delivery is written before its EventListener chooses among its Triggers.
+        if raw.on.trigger.is_some() && raw.mode == raw::Mode::Shadow {
+            report
+                .error(
+                    &at.key("mode"),
+                    "which Triggers a delivery sets off is known only after its record is written, so that a rule about them \
+                     leaves no trace in `mode: shadow`",
+                )
+                .help("leave `on.trigger` out to have recorded which deliveries it would hit, or write `mode: enforce`");
+        }
         if raw.need != raw::Need::default() && purpose != Purpose::Allow {
             report
                 .error(&at.key("need"), "only an allow can need something of the person")

@@ -351,6 +351,27 @@ routes:
     }
 }
 
+/// It left no trace as a deny, and one of each delivery as an allow.
+#[test]
+fn a_rule_for_triggers_in_shadow_mode_is_refused() {
+    const ROUTES: &str = "
+interceptor: {host: door.svc}
+webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
+routes:
+  - {name: home, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: el, event_listener: {namespace: ci, name: build}}
+";
+    for (rule, is_refused) in [
+        ("on: {trigger: {names: [ci/deploy]}}, do: deny, mode: shadow", true),
+        ("on: {trigger: {names: [ci/deploy]}}, do: allow, mode: shadow", true),
+        ("on: {trigger: {names: [ci/deploy]}}, do: deny", false),
+        ("on: {routes: [home]}, do: deny, mode: shadow", false),
+    ] {
+        let found = problems(ROUTES, &format!("rules: [{{id: a, {rule}}}]"));
+        assert_eq!(found.len(), usize::from(is_refused), "{rule}: {found:?}");
+        assert!(found.iter().all(|p| p.starts_with("/rules/0/mode which Triggers a delivery sets off")), "{found:?}");
+    }
+}
+
 /// Nobody was told that such a rule only refuses.
 #[test]
 fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {

@@ -163,3 +163,39 @@ rules:
     let merge = explained("[dev]", "dev", "application/merge-patch+json");
     assert_eq!((merge.outcome, merge.notes.len()), ("allow", 0), "{merge}");
 }
+
+/// It is decided as two requests, and the record is one.
+#[test]
+fn what_shadow_rules_say_of_an_apply_as_the_create_that_it_may_be_is_recorded_too() {
+    let rules = "
+rules:
+  - {id: all, on: {kubernetes: {verbs: [create, patch], resources: [pipelineruns]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+  - {id: patch, on: {kubernetes: {verbs: [patch], namespaces: [closed]}}, who: {issuers: [corp]}, do: allow}
+  - {id: created, on: {kubernetes: {verbs: [create]}}, who: {issuers: [corp]}, do: deny, mode: shadow}
+  - {id: patched, on: {kubernetes: {verbs: [patch]}}, who: {issuers: [corp]}, do: deny, mode: shadow}
+  - {id: written, on: {kubernetes: {verbs: [write]}}, who: {issuers: [corp]}, do: deny, mode: shadow}
+";
+    let root = root(GROUND, rules);
+    let policy = compile(&root).unwrap();
+    for (groups, content_type, outcome, expected) in [
+        ("[dev]", "application/apply-patch+yaml", "allow", ["patched", "written", "created"].as_slice()),
+        ("[]", "application/apply-patch+yaml", "deny", &["created", "written", "patched"]),
+        ("[dev]", "application/merge-patch+json", "allow", &["patched", "written"]),
+    ] {
+        let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
+            "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/closed/pipelineruns/a, \
+             content_type: {content_type}, body: {{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {{name: a}}, \
+             spec: {{pipelineRef: {{name: deploy}}}}}}}}"
+        ))
+        .unwrap();
+        let facts: raw::PrincipalFacts =
+            serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let decision = policy.decide(&scenario.principal, &scenario.request());
+        assert_eq!(decision.outcome.as_str(), outcome, "{groups} {content_type}");
+        let shadow: Vec<&str> = decision.shadow.iter().map(|shadow| &*shadow.rule).collect();
+        assert_eq!(shadow, expected, "{groups} {content_type}");
+        let explanation = policy.explain(&scenario.principal, &scenario.request());
+        assert_eq!((explanation.outcome, explanation.shadow), (outcome, decision.shadow), "{groups} {content_type}");
+    }
+}
