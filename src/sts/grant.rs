@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
-    authz::{Decision, Outcome, RequestView, TOKEN_ENDPOINT, TokenView},
+    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenView},
     clock::Timestamp,
     config::raw::RouteKind,
     request::sanitize::CleanRequest,
@@ -59,18 +59,19 @@ impl Exchanger<'_> {
             policy.decide(&party.principal, &RequestView { token, ..*view })
         };
         let mut granted = Granted { scopes: Vec::new(), rules: Vec::new() };
-        let mut first = None;
+        let (mut first, mut more) = (None, Vec::new());
         let audience = view.token.map(|token| token.audience).unwrap_or_default();
         match asked {
             Some(asked) => {
                 for scope in asked {
-                    let decision = decide(Some(scope));
+                    let mut decision = decide(Some(scope));
                     if !decision.is_allow() {
+                        decision.add_shadow(first.into_iter().flat_map(|first: Decision| first.shadow));
                         let refusal = self.refuse(party, audience, Some(scope), &decision, decide);
                         return (Err(refusal), decision);
                     }
                     granted.give(Some(scope), &decision);
-                    first.get_or_insert(decision);
+                    join(&mut first, decision);
                 }
             }
             None => {
@@ -78,15 +79,19 @@ impl Exchanger<'_> {
                     let decision = decide(Some(scope));
                     if decision.is_allow() {
                         granted.give(Some(scope), &decision);
-                        first.get_or_insert(decision);
+                        join(&mut first, decision);
+                    } else {
+                        more.extend(would_give(decision));
                     }
                 }
             }
         }
-        if let Some(first) = first {
+        if let Some(mut first) = first {
+            first.add_shadow(more);
             return (Ok(granted), first);
         }
-        let decision = decide(None);
+        let mut decision = decide(None);
+        decision.add_shadow(more);
         if !decision.is_allow() {
             return (Err(self.refuse(party, audience, None, &decision, decide)), decision);
         }
@@ -102,20 +107,29 @@ impl Exchanger<'_> {
         asked: &[String],
     ) -> (Result<Granted, Refusal>, Decision) {
         let mut all = Granted { scopes: Vec::new(), rules: Vec::new() };
-        let mut first = None;
+        let (mut first, mut more) = (None, Vec::new());
         let mut refused = None;
         for scope in asked {
             match self.decide(party, view, Some(std::slice::from_ref(scope))) {
                 (Ok(granted), decision) => {
                     all.add(granted);
-                    first.get_or_insert(decision);
+                    join(&mut first, decision);
                 }
-                (Err(refusal), decision) => _ = refused.get_or_insert((refusal, decision)),
+                (Err(refusal), decision) => {
+                    more.extend(would_give(decision.clone()));
+                    refused.get_or_insert((refusal, decision));
+                }
             }
         }
         match (first, refused) {
-            (Some(first), _) => (Ok(all), first),
-            (None, Some((refusal, decision))) => (Err(refusal), decision),
+            (Some(mut first), _) => {
+                first.add_shadow(more);
+                (Ok(all), first)
+            }
+            (None, Some((refusal, mut decision))) => {
+                decision.add_shadow(more);
+                (Err(refusal), decision)
+            }
             (None, None) => self.decide(party, view, None),
         }
     }
@@ -215,6 +229,19 @@ impl Exchanger<'_> {
             _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
         }
     }
+}
+
+/// One decision of those on several scopes: the first, with what rules in `mode: shadow` would have said of any of them.
+fn join(first: &mut Option<Decision>, decision: Decision) {
+    match first {
+        Some(first) => first.add_shadow(decision.shadow),
+        None => *first = Some(decision),
+    }
+}
+
+/// Of a scope that is left out, which rules in `mode: shadow` would give it: what others would have refused was not given anyway.
+fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
+    decision.shadow.into_iter().filter(|shadow| shadow.would == "allow")
 }
 
 impl Granted {
