@@ -34,7 +34,7 @@ pub async fn sign_in(
     while Instant::now() + interval + trouble < end {
         sleep(interval + trouble).await;
         match server.redeem_device(&code, &verifier, ca.clone()).await {
-            Ok(entry) => return keep(address, entry),
+            Ok(entry) => return keep(server, address, entry).await,
             Err(Refused::Told(error, why)) => match error.as_str() {
                 "authorization_pending" => trouble = Duration::ZERO,
                 "slow_down" => interval += SLOWER,

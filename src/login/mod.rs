@@ -93,6 +93,8 @@ pub async fn login(
     needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
+    // A login that cannot be kept is told before anybody signs in.
+    Kept::change(|_| ())?;
     let ca = ca.map(std::path::absolute).transpose()?;
     let server = Server::new(address, ca.as_deref())?;
     let SignedIn { username, former } = match way {
@@ -150,7 +152,7 @@ async fn by_loopback(
             Err(error) if error == "access_denied" => return Err("you, or the provider, declined".to_owned()),
             Err(error) => return Err(format!("the browser came back with `{error}`")),
         };
-        let signed_in = keep(address, entry).map_err(|error| error.to_string())?;
+        let signed_in = keep(server, address, entry).await.map_err(|error| error.to_string())?;
         former = signed_in.former;
         Ok(signed_in.username)
     };
@@ -159,11 +161,19 @@ async fn by_loopback(
     Ok(SignedIn { username, former })
 }
 
-/// Keeps a session.
-fn keep(address: &Address, entry: Entry) -> Result<SignedIn, Failure> {
-    let username = entry.username.clone();
-    let former = Kept::change(|kept| kept.put(address, entry))?;
-    Ok(SignedIn { username, former })
+/// Keeps a session. One that cannot be kept is ended, as nobody holds it.
+async fn keep(server: &Server, address: &Address, entry: Entry) -> Result<SignedIn, Failure> {
+    let (username, handle) = (entry.username.clone(), entry.handle.clone());
+    match Kept::change(|kept| kept.put(address, entry)) {
+        Ok(former) => Ok(SignedIn { username, former }),
+        Err(error) => match server.end(&handle).await {
+            Ok(()) => Err(format!("the session cannot be kept, and was ended: {error}").into()),
+            Err(refused) => Err(format!(
+                "the session cannot be kept: {error}; it goes on: {refused}. {address}/.doorward/sessions ends it"
+            )
+            .into()),
+        },
+    }
 }
 
 /// Who one is at `address`, or at the only one that is known.

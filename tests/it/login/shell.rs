@@ -51,6 +51,39 @@ async fn a_context_that_cannot_be_written_is_told_before_anybody_signs_in() {
     assert!(said.contains("another `build`") && !said.contains("Sign in with your browser"), "{said}");
 }
 
+/// The code would be used up, and the session go on with nobody who has it.
+#[tokio::test]
+async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_ended() {
+    let (world, _issuer) = world().await;
+    let (shell, origin) = (Shell::new(), world.origin());
+    let first = world.sign_in(&shell, &[]).await;
+    fs::set_permissions(shell.kept(), fs::Permissions::from_mode(0o644)).unwrap();
+    for way in ["--no-browser", "--device"] {
+        let (status, said) = shell.run(&["login", way, &origin]).await;
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("run `chmod 600`") && !said.contains("browser"), "{way}: {said}");
+    }
+    fs::set_permissions(shell.kept(), fs::Permissions::from_mode(0o600)).unwrap();
+    // It goes wrong while the person signs in.
+    let (mut child, mut lines, url, _) = shell.login(&[&origin]).await;
+    fs::write(shell.kept(), "{").unwrap();
+    let back = world.allow(url.strip_prefix(&origin).unwrap()).await;
+    let (address, path) = back.header("location").unwrap().strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut raw = Raw::connect(address.parse().unwrap()).await;
+    raw.send(format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
+    assert_eq!(raw.answer().await.status, 403);
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));
+    let mut said = String::new();
+    while let Some(line) = within(lines.next_line()).await.unwrap() {
+        said.push_str(&line);
+    }
+    assert!(said.contains("cannot be kept, and was ended"), "{said}");
+    let person = ["sessions", "list", "--issuer", "a", "--subject", "alice", "--why", "a look"];
+    let (_, said) = world.doorward.operator(&person).await;
+    assert_eq!(said.matches("doorward login on").count(), 1, "the first alone: {said}");
+    assert_eq!(world.status(&first).await, 200);
+}
+
 #[tokio::test]
 async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     let (world, _issuer) = world().await;
