@@ -113,10 +113,7 @@ impl Exchanger<'_> {
         };
         let unknown = |error: CauseError| {
             tracing::warn!(%error, run = root.uid, "who caused a run is not known");
-            Refusal::unavailable(
-                Reason::StoreUnavailable,
-                "who caused the run cannot be looked up at the moment; try again",
-            )
+            unknown(&error)
         };
         let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
         let known = causes.of(asked, root.created, now).await.map_err(unknown)?;
@@ -243,17 +240,13 @@ impl Exchanger<'_> {
         if principal.is_anonymous() {
             return Err(Refusal::subject("the run was caused by somebody who had no credential"));
         }
-        let is_known = self.snapshot.issuers.get(&principal.issuer).is_some()
-            || principal
-                .delivery
-                .as_deref()
-                .is_some_and(|facts| self.snapshot.raw.webhooks.iter().any(|webhook| *webhook.name == *facts.webhook));
-        if !is_known {
-            let issuer = &principal.issuer;
-            return Err(Refusal::subject(format!(
-                "who caused the run is of `{issuer}`, which is not configured any more"
-            )));
-        }
+        check_known(&principal, |issuer| {
+            let webhooks = &self.snapshot.raw.webhooks;
+            self.snapshot.issuers.get(issuer).is_some()
+                || issuer
+                    .strip_prefix("webhook:")
+                    .is_some_and(|name| webhooks.iter().any(|webhook| webhook.name == name))
+        })?;
         if cause.lacks_actors() {
             return Err(Refusal::subject(
                 "the run was caused by somebody for whom another acted, before an update of Doorward which asks who; start it anew",
@@ -288,11 +281,73 @@ fn acts(issuer: Option<&str>, subject: &str, client: Option<&str>, before: Optio
     Value::Object(texts.chain(before.map(|before| ("act".to_owned(), before))).collect())
 }
 
+/// Refuses whose issuer, or sender of deliveries, is not configured any more: theirs, and that of whom they act for.
+fn check_known(principal: &Principal, is_configured: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    let origin = principal.on_behalf_of.as_deref().map(|origin| &origin.issuer);
+    match [&principal.issuer].into_iter().chain(origin).find(|issuer| !is_configured(issuer)) {
+        None => Ok(()),
+        Some(issuer) => {
+            Err(Refusal::subject(format!("who caused the run is of `{issuer}`, which is not configured any more")))
+        }
+    }
+}
+
+/// What a task hears where it cannot be told who caused its run. What cannot be opened now never can be.
+fn unknown(error: &CauseError) -> Refusal {
+    match error {
+        CauseError::Store(_) => Refusal::unavailable(
+            Reason::StoreUnavailable,
+            "who caused the run cannot be looked up at the moment; try again",
+        ),
+        CauseError::Sealed(_) | CauseError::Unreadable => Refusal::subject(
+            "who caused the run cannot be read any more: it was noted under a key that `sessions.keys` no longer has, or was damaged; \
+             start the run anew",
+        ),
+    }
+}
+
 /// Refuses a chain of actors that nobody can follow any more.
 fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
     let actors = std::iter::successors(Some(act), |act| act.get("act")).count();
     match actors > MAX_ACTORS {
         true => Err(Refusal::subject(format!("{what}: more than {MAX_ACTORS} would have acted for each other"))),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{authn::Scheme, sessions::keyring::OpenError, store::StoreError};
+
+    /// A run that a task of another made is of whoever caused that one: when their issuer goes, both are refused.
+    #[test]
+    fn a_run_that_a_task_made_is_refused_as_its_own_is_once_the_issuer_of_who_caused_it_is_gone() {
+        let first = Principal::new(Scheme::Bearer, "company", "7", "alice");
+        let second = Principal {
+            on_behalf_of: Some(Box::new(KnownAs { issuer: "company".into(), subject: "7".into() })),
+            ..Principal::new(Scheme::Bearer, "doorward", "alice", "alice")
+        };
+        for (run, principal) in [("R1", first), ("R2", second)] {
+            assert!(check_known(&principal, |issuer| ["company", "doorward"].contains(&issuer)).is_ok(), "{run}");
+            let refusal = check_known(&principal, |issuer| issuer == "doorward").unwrap_err();
+            let why = "who caused the run is of `company`, which is not configured any more";
+            assert_eq!((refusal.reason(), refusal.description()), (Reason::TokenInvalid, why), "{run}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_told_to_try_again_only_where_it_may_be_known_later_who_caused_its_run() {
+        let (later, never) = (http::StatusCode::SERVICE_UNAVAILABLE, http::StatusCode::BAD_REQUEST);
+        assert_eq!(unknown(&CauseError::Store(StoreError::Timeout)).status(), later);
+        for error in
+            [CauseError::Sealed(OpenError::UnknownKey), CauseError::Sealed(OpenError::Broken), CauseError::Unreadable]
+        {
+            let refusal = unknown(&error);
+            assert_eq!(refusal.status(), never, "{error}");
+            for said in ["`sessions.keys`", "start the run anew"] {
+                assert!(refusal.description().contains(said), "{}", refusal.description());
+            }
+        }
     }
 }
