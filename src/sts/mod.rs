@@ -234,20 +234,22 @@ pub async fn answer(
         }
         _ => {}
     }
-    if request.query().is_some() {
-        return Ok(Refusal::malformed("parameters belong into the form, not into the address").answer());
-    }
-    let (request, body) = request.take_body();
-    let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
-    let done = match tokens.keys_or_refuse(app.clock.now()) {
-        // In words that clients of OAuth read, as all that these endpoints refuse.
-        Err(rejection) => Err(Refusal::from(rejection)),
-        Ok(keys) => {
-            let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
-            match path.as_str() {
-                metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
-                metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
-                _ => exchanger.revoke(&request, &body, exchange).await,
+    let done = match request.query().is_some() {
+        true => Err(Refusal::malformed("parameters belong into the form, not into the address")),
+        false => {
+            let (request, body) = request.take_body();
+            let body = buffered::read(body, BufferLimits::new(&snapshot.limits, MAX_BODY), &app.budget).await?;
+            match tokens.keys_or_refuse(app.clock.now()) {
+                // In words that clients of OAuth read, as all that these endpoints refuse.
+                Err(rejection) => Err(Refusal::from(rejection)),
+                Ok(keys) => {
+                    let exchanger = Exchanger { app, pools, snapshot, tokens, keys: &keys };
+                    match path.as_str() {
+                        metadata::TOKEN => exchanger.exchange(&request, &body, exchange).await,
+                        metadata::INTROSPECT => exchanger.introspect(&request, &body, exchange).await,
+                        _ => exchanger.revoke(&request, &body, exchange).await,
+                    }
+                }
             }
         }
     };

@@ -6,6 +6,7 @@ mod clocks;
 mod keys;
 mod lifetimes;
 mod settings;
+mod trail;
 mod trouble;
 
 use aws_lc_rs::{

@@ -1,0 +1,73 @@
+//! What the audit trail says of exchanges, beside the tokens themselves.
+
+use serde_json::{Value, json};
+
+use super::{TARGET, World, token};
+use crate::harness::{Answer, within};
+
+impl World {
+    /// The record of what was answered so.
+    async fn record(&self, answer: &Answer) -> Value {
+        let id = answer.header("x-request-id").unwrap();
+        within(async {
+            loop {
+                let trail = self.doorward.audit();
+                if let Some(record) = trail.into_iter().find(|record| record.to_string().contains(id)) {
+                    return record;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_asked_for_in_the_address_is_refused_in_the_trail_too() {
+    let world = World::start().await;
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    for path in ["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"] {
+        let line = format!("POST {path}?subject_token=x HTTP/1.1");
+        let answer = world.doorward.send(&[&line, "Host: doorward.test", kind], b"").await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{path}");
+        let record = world.record(&answer).await;
+        assert_eq!(record["status_code"], "bad_request", "{path}: {record:#}");
+        assert_eq!(record["status_detail"], "parameters belong into the form, not into the address", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
+    let rules = "
+  - {id: more, on: {token: {audiences: ['https://target.test'], scopes: [plan, deploy]}}, who: {issuers: [ci]}, do: allow}
+  - {id: no-deploy, on: {token: {scopes: [deploy]}}, who: {issuers: [ci]}, do: deny, mode: shadow}
+  - {id: no-plan, on: {token: {scopes: [plan]}}, who: {issuers: [ci]}, do: deny, mode: shadow}
+  - {id: erase, on: {token: {audiences: ['https://target.test'], scopes: [erase]}}, who: {issuers: [ci]}, do: allow, mode: shadow}
+  - {id: no-erase, on: {token: {scopes: [erase]}}, who: {issuers: [ci]}, do: deny, mode: shadow}
+";
+    let world = World::with(|yaml| yaml.replace("rules:\n", &format!("rules:{rules}"))).await;
+    let job = world.job(&json!({}));
+    for (scope, given, shadow) in [
+        ("plan", true, json!(["no-plan"])),
+        ("plan deploy", true, json!(["no-plan", "no-deploy"])),
+        ("plan nothing", false, json!(["no-plan"])),
+    ] {
+        let answer = world.exchange(&job, scope).await;
+        assert_eq!(answer.status == 200, given, "{scope}: {}", answer.text());
+        assert_shadow(&world.record(&answer).await, scope, &shadow);
+    }
+    // All that rules give, and what they would give besides.
+    let answer = world.ask(&[("subject_token", &job), ("audience", TARGET)]).await;
+    token(&answer);
+    assert_shadow(&world.record(&answer).await, "all", &json!(["no-plan", "no-deploy", "erase"]));
+}
+
+fn assert_shadow(record: &Value, scope: &str, expected: &Value) {
+    let sorted = |list: &Value| {
+        let mut list: Vec<String> =
+            list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(&record["unmapped"]["shadow"]), sorted(expected), "{scope}: {record:#}");
+}
