@@ -34,15 +34,19 @@ pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, resolver: &mut Reso
 
 /// Warns of parts that nothing refers to. Said only where all references are right.
 fn unused(root: &raw::Root, report: &mut Report) {
-    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
     let routes = root.routes.iter();
+    let reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
+    let exchanges = root.tokens.iter().flat_map(|tokens| &tokens.exchange);
     let upstreams: BTreeSet<&str> = routes
         .flat_map(|route| std::iter::once(route.upstream.as_str()).chain(route.kubernetes.as_deref()))
         .chain(reviews.map(|review| review.upstream.as_str()))
+        .chain(root.runs.iter().map(|runs| runs.kubernetes.as_str()))
+        .chain(root.interceptor.iter().filter_map(|interceptor| interceptor.kubernetes.as_deref()))
+        .chain(exchanges.flat_map(|from| from.kubernetes.iter().chain(&from.upstreams).map(String::as_str)))
         .collect();
     let webhooks: BTreeSet<&str> = root.routes.iter().filter_map(|route| route.webhook.as_deref()).collect();
     let mut warn = |list: &str, what: &str, index: usize, name: &str| {
-        report.warning(&item(list, index).key("name"), format!("no route uses {what} `{name}`"));
+        report.warning(&item(list, index).key("name"), format!("nothing uses {what} `{name}`"));
     };
     for (index, upstream) in root.upstreams.iter().enumerate() {
         if !upstreams.contains(upstream.name.as_str()) {
@@ -95,4 +99,30 @@ fn is_touched(mended: &BTreeSet<At>, entry: &At) -> bool {
 /// The part of a list.
 fn item(list: &str, index: usize) -> At {
     At::root().key(list).index(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_that_no_route_leads_to_may_be_of_use_to_something_else() {
+        for (user, is_used) in [
+            ("runs: {kubernetes: api}", true),
+            ("interceptor: {host: doorward.svc, kubernetes: api}", true),
+            ("tokens: {exchange: [{issuer: tasks, kubernetes: api}]}", true),
+            ("tokens: {exchange: [{issuer: tasks, kubernetes: other, upstreams: [api]}]}", true),
+            ("issuers: [{name: tasks, issuer: 'https://a', token_review: {upstream: api, bearer: {file: a}}}]", true),
+            ("tokens: {exchange: [{issuer: api}]}", false),
+            ("interceptor: {host: api}", false),
+        ] {
+            let root =
+                serde_saphyr::from_str(&format!("upstreams: [{{name: api, url: 'https://a'}}]\n{user}")).unwrap();
+            let mut report = Report::default();
+            unused(&root, &mut report);
+            let said: Vec<&str> = report.problems().iter().map(|problem| problem.message.as_str()).collect();
+            let expected: &[&str] = if is_used { &[] } else { &["nothing uses upstream `api`"] };
+            assert_eq!(said, expected, "{user}");
+        }
+    }
 }
