@@ -15,7 +15,7 @@ use crate::{
     clock::Clock,
     config,
     config::{Loaded, Sources},
-    doctor::{Check, Doctor, Finding, Public, State, examine_outside},
+    doctor::{Address, Check, Doctor, Finding, Public, State, examine_outside},
     rbac::Account,
     runtime::control,
     snapshot::Resolved,
@@ -62,9 +62,10 @@ pub struct DoctorArgs {
     service_account: Account,
 
     /// Look from elsewhere instead, such as a pod of another namespace: an EventListener, a Dashboard or another upstream at one of
-    /// these addresses that can be reached from there, past Doorward, is a fault.
-    #[arg(long, value_name = "ADDRESS", num_args = 1.., conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "settings"])]
-    outside: Vec<String>,
+    /// these addresses that can be reached from there, past Doorward, is a fault. An address is `http://HOST:PORT`, `https://` likewise,
+    /// or `HOST:PORT`.
+    #[arg(long, value_name = "ADDRESS", num_args = 1.., value_parser = Address::parse, conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "settings"])]
+    outside: Vec<Address>,
 
     /// How the findings are printed.
     #[arg(long, value_enum, default_value_t = Format::Human)]

@@ -14,7 +14,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use self::{outside::examine_outside, public::Public};
+pub use self::{
+    outside::{Address, examine_outside},
+    public::Public,
+};
 use crate::{
     clock::Clock, config::Loaded, config::raw, rbac::Account, sessions::Origin, snapshot::Resolved, upstream::Pools,
 };

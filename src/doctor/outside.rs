@@ -1,7 +1,7 @@
 //! Looked at from elsewhere: that nobody but Doorward reaches what it stands in front of. A NetworkPolicy says so, and only a network
 //! plug-in that heeds it makes it true.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -16,9 +16,47 @@ use crate::config::raw;
 /// How long is tried. A policy drops what it does not allow, so that nothing comes back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tries addresses of upstreams, such as `http://el-build.ci.svc:8080`. Nothing is sent to them.
-pub async fn examine_outside(addresses: &[String]) -> Vec<Finding> {
-    join_all(addresses.iter().map(|address| one(address))).await
+/// Where something is that others should not reach.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// As it was written.
+    text: String,
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// `http://HOST`, with or without a port, `https://` likewise, or `HOST:PORT`. Anything else would be looked at somewhere else
+    /// than was meant, or not at all.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write http://HOST:PORT or HOST:PORT, such as http://el-build.ci.svc:8080";
+        let url = if text.contains("://") {
+            Url::parse(text)
+        } else {
+            let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+            if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(format!("it names no port: {FORM}"));
+            }
+            Url::parse(&format!("http://{text}"))
+        };
+        let url = url.map_err(|error| format!("{error}: {FORM}"))?;
+        let is_alone = url.username().is_empty()
+            && url.password().is_none()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none();
+        match (url.scheme(), url.host_str(), url.port_or_known_default()) {
+            ("http" | "https", Some(host), Some(port @ 1..)) if is_alone => {
+                Ok(Self { text: text.to_owned(), host: host.to_owned(), port })
+            }
+            _ => Err(FORM.to_owned()),
+        }
+    }
+}
+
+/// Tries addresses of upstreams. Nothing is sent to them.
+pub async fn examine_outside(addresses: &[Address]) -> Vec<Finding> {
+    join_all(addresses.iter().map(one)).await
 }
 
 /// What to do where this cannot be looked at from here.
@@ -36,11 +74,14 @@ pub(super) fn advise(raw: &raw::Root) -> Finding {
     Finding::new(Check::Isolation, "upstreams", State::Skipped, said.to_owned(), cure)
 }
 
-async fn one(address: &str) -> Finding {
-    let known = match timeout(PATIENCE, look_up(address)).await {
-        Ok(Ok(known)) => known,
+async fn one(Address { text: address, host, port }: &Address) -> Finding {
+    let known: Vec<SocketAddr> = match timeout(PATIENCE, lookup_host(format!("{host}:{port}"))).await {
+        Ok(Ok(known)) => known.collect(),
         failed => {
-            let why = failed.map_or_else(|_| "no answer".to_owned(), |failed| failed.err().unwrap_or_default());
+            let why = failed.map_or_else(
+                |_| "no answer".to_owned(),
+                |failed| failed.err().map(|error| error.to_string()).unwrap_or_default(),
+            );
             // That says nothing of who knows the address.
             return Finding::skipped(Check::Isolation, address, format!("its name is not known here: {why}"));
         }
@@ -59,8 +100,45 @@ async fn one(address: &str) -> Finding {
     }
 }
 
-async fn look_up(address: &str) -> Result<Vec<std::net::SocketAddr>, String> {
-    let url = Url::parse(address).map_err(|error| error.to_string())?;
-    let (host, port) = url.host_str().zip(url.port_or_known_default()).ok_or("it names no host and port")?;
-    lookup_host(format!("{host}:{port}")).await.map(Iterator::collect).map_err(|error| error.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_scheme_is_one_of_a_host_and_a_port() {
+        for (text, host, port) in [
+            ("el-build.ci.svc:8080", "el-build.ci.svc", 8080),
+            ("el-build.ci.svc:80", "el-build.ci.svc", 80),
+            ("[::1]:8080", "[::1]", 8080),
+            ("http://el-build.ci.svc:8080", "el-build.ci.svc", 8080),
+            ("http://el-build.ci.svc/", "el-build.ci.svc", 80),
+            ("https://10.0.0.1", "10.0.0.1", 443),
+        ] {
+            let found = Address::parse(text).unwrap();
+            assert_eq!((&*found.text, &*found.host, found.port), (text, host, port));
+        }
+    }
+
+    #[test]
+    fn an_address_that_would_not_be_looked_at_is_refused() {
+        for text in [
+            "",
+            "el-build.ci.svc",
+            "el-build.ci.svc:",
+            "el-build.ci.svc:http",
+            "el-build.ci.svc:99999",
+            "el-build.ci.svc:0",
+            "::1",
+            "[::1]",
+            "ftp://el-build.ci.svc:8080",
+            "file:///el-build",
+            "http://",
+            "http://user@el-build.ci.svc:8080",
+            "http://el-build.ci.svc:8080/live",
+            "el-build.ci.svc/live:8080",
+            "http://el-build.ci.svc:8080?a",
+        ] {
+            assert!(Address::parse(text).is_err(), "{text}");
+        }
+    }
 }
