@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// Members of the configuration that name a file of a key, a certificate or a secret.
-const FILES: [&str; 7] = ["ca", "chain", "chain_key", "checkpoint_key", "file", "key", "pseudonym_key"];
+pub(super) const FILES: [&str; 8] =
+    ["ca", "chain", "chain_key", "checkpoint_key", "client_ca", "file", "key", "pseudonym_key"];
 
 /// What a configuration says.
 #[derive(Clone, Debug, Serialize)]

@@ -92,6 +92,35 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
 }
 
+/// The authority of client certificates decides who gets in by `break_glass`, and ends as all do.
+#[test]
+fn the_authorities_of_client_certificates_are_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("clients.pem"), authority.cert.pem()).unwrap();
+    let listener =
+        json!({"name": "a", "address": "127.0.0.1:1", "tls": {"certificates": [], "client_ca": "clients.pem"}});
+    let root = serde_json::from_value(json!({"listeners": [listener]})).unwrap();
+    let held = Held::of(&root, "doorward.yaml".into(), dir.path()).unwrap();
+    let told: Vec<(&str, bool)> =
+        held.secrets.iter().map(|secret| (secret.place.as_str(), secret.not_after.is_some())).collect();
+    assert_eq!(told, [("listeners[0].tls.client_ca", true)]);
+}
+
+#[test]
+fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_certificate() {
+    const OTHERS: [&str; 7] = ["checkpoint_copy", "keep_in", "logo", "path", "policies", "session_policy", "socket"];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/raw");
+    let mut found = BTreeSet::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let members = text.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
+        found.extend(members.filter(|(_, kind)| kind.contains("PathBuf")).map(|(name, _)| name.to_owned()));
+    }
+    let of_paths: Vec<&str> = found.iter().map(String::as_str).filter(|name| !held::FILES.contains(name)).collect();
+    assert_eq!(of_paths, OTHERS);
+}
+
 #[test]
 fn what_a_kubeconfig_holds_and_names_is_told_and_not_read_out() {
     let dir = tempfile::tempdir().unwrap();
