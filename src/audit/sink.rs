@@ -46,6 +46,10 @@ pub(super) trait Sink: Send + 'static {
         Ok(None)
     }
 
+    /// Whether the chain goes on where the last process ended. Else each start begins a new one, whose numbers say nothing of
+    /// the one before.
+    fn goes_on(&self) -> bool;
+
     /// Names the current file in checkpoints.
     fn name(&self) -> Arc<str>;
 
@@ -90,6 +94,10 @@ impl Sink for Stdout {
 
     fn sync(&mut self) -> io::Result<()> {
         io::stdout().lock().flush()
+    }
+
+    fn goes_on(&self) -> bool {
+        false
     }
 
     fn name(&self) -> Arc<str> {
@@ -192,6 +200,10 @@ impl Sink for RotatingFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), File::sync_data)
+    }
+
+    fn goes_on(&self) -> bool {
+        true
     }
 
     fn is_full(&self, more: usize) -> bool {

@@ -122,7 +122,7 @@ impl Writer {
             self.event(&Event::File { previous: None });
         }
         let copied = self.shared.second_place.as_ref().and_then(SecondPlace::start);
-        let missing = copied.filter(|seq| *seq > found.last.seq);
+        let missing = copied.filter(|seq| self.sink.goes_on() && *seq > found.last.seq);
         if found.repaired > 0 {
             tracing::warn!(bytes = found.repaired, "a half-written last line of the audit trail was cut");
         }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     chain::Link,
     settings::{Destination, Retention, Settings},
-    sink::{Found, Sink},
+    sink::{Found, Sink, Stdout},
     trail::{Keys, Trail},
     *,
 };
@@ -95,6 +95,10 @@ impl Sink for Memory {
             disk.syncs += 1;
             if disk.fail_syncs { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
         })
+    }
+
+    fn goes_on(&self) -> bool {
+        false
     }
 
     fn name(&self) -> Arc<str> {

@@ -237,3 +237,51 @@ fn trails_from_standard_output_may_begin_again() {
     let findings = verify(&collected[..cut], &Proof { restarts: true, ..proof });
     assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
 }
+
+/// Numbers begin anew with each start there, so that the copy of before is always ahead.
+#[test]
+fn a_restart_on_standard_output_is_no_cut() {
+    assert!(!Stdout.goes_on());
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..settings() };
+    let mut proof = Proof { restarts: true, ..proof(&settings) };
+    let last_checkpoint = |proof: &Proof| {
+        Some(Checkpoint::last_of(&*std::fs::read(&copy).unwrap(), &proof.keys, &proof.checkpoint_keys).unwrap())
+    };
+    let mut collected = Vec::new();
+    for records in [5, 0] {
+        let sink = Memory::default();
+        let trail = start(&settings, &sink, &clock());
+        for number in 0..records {
+            trail.write(record(number));
+        }
+        trail.shutdown();
+        collected.extend(sink.bytes());
+        proof.last_checkpoint = last_checkpoint(&proof);
+        assert_eq!(problems(&verify(&collected, &proof)), Vec::<String>::new());
+    }
+}
+
+/// What runs, or crashed soon, has copied none yet.
+#[test]
+fn a_chain_of_standard_output_without_a_checkpoint_is_no_cut() {
+    let Written { bytes, lines, proof } = written();
+    let proof = Proof { restarts: true, checkpoint_keys: Vec::new(), ..proof.clone() };
+    for (records, row) in [(1, "shorter than the one before"), (50, "longer")] {
+        let sink = Memory::default();
+        let trail = start(&settings(), &sink, &clock());
+        for number in 0..records {
+            trail.write(record(number + 100));
+        }
+        trail.shutdown();
+        let again = sink.bytes();
+        let last = again.split_inclusive(|byte| *byte == b'\n').next_back().unwrap().len();
+        let running = &again[..again.len() - last];
+        let findings = verify(&[bytes, running].concat(), &proof);
+        assert_eq!(problems(&findings), Vec::<String>::new(), "{row}");
+        // The twin: the checkpoint was cut off the chain before.
+        let cut = &bytes[..bytes.len() - lines.last().unwrap().len()];
+        assert!(!verify(&[cut, running].concat(), &proof).is_intact(), "{row}");
+    }
+}

@@ -130,6 +130,8 @@ pub struct Verifier<'a> {
     file: String,
     /// A line of this chain that has the number of the last checkpoint and is another one.
     rewritten: Option<Problem>,
+    /// Whether the line of the last checkpoint was there.
+    reached: bool,
     findings: Findings,
     /// What other chains are to be compared with; none if nobody asked.
     collected: Option<Collected>,
@@ -154,6 +156,7 @@ impl<'a> Verifier<'a> {
             gap: false,
             file: String::new(),
             rewritten: None,
+            reached: false,
             findings,
             collected: None,
         })
@@ -200,7 +203,11 @@ impl<'a> Verifier<'a> {
         }
         if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint {
             self.findings.summary.end_checked = true;
-            if last.seq < checkpoint.seq {
+            // A chain that has begun since may have no checkpoint yet, and numbers of its own.
+            let was_before = self.proof.restarts && self.reached;
+            if was_before {
+                self.rewritten = None;
+            } else if last.seq < checkpoint.seq {
                 self.problem(
                     None,
                     format!(
@@ -259,10 +266,13 @@ impl<'a> Verifier<'a> {
         }
         if let Some(Checkpoint(checkpoint)) = self.proof.last_checkpoint
             && checkpoint.seq == sealed.link.seq
-            && checkpoint.mac != sealed.link.mac
         {
-            let what = "this is not the line that the last checkpoint signed: the trail was rewritten".to_owned();
-            self.rewritten = Some(Problem { file: self.file.clone(), line: number, through: number, what });
+            let is_it = checkpoint.mac == sealed.link.mac;
+            self.reached |= is_it;
+            if !is_it {
+                let what = "this is not the line that the last checkpoint signed: the trail was rewritten".to_owned();
+                self.rewritten = Some(Problem { file: self.file.clone(), line: number, through: number, what });
+            }
         }
         self.content(number, &content, &sealed);
     }
