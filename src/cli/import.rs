@@ -11,7 +11,8 @@ use std::{
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use self::options::Options;
+use self::options::{Options, may_say_who};
+use crate::terminal;
 
 /// Convert the configuration of another proxy. Prints a configuration, and on standard error what could not be converted.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub struct ImportArgs {
     #[arg(long)]
     host: Option<String>,
 }
+
+/// The rule that lets people in.
+const RULE: &str = "signed-in";
 
 /// Where a secret is expected that stood in the file itself.
 const CLIENT_SECRET: &str = "/etc/doorward/secrets/oidc-client-secret";
@@ -53,7 +57,7 @@ const ALWAYS: [&str; 15] = [
 ];
 
 /// Settings without a counterpart, and what to do instead.
-const INSTEAD: [(&str, &str); 24] = [
+const INSTEAD: [(&str, &str); 31] = [
     (
         "cookie_domain",
         "a session belongs to one host here; each further host has a login of its own, which goes to the \
@@ -86,6 +90,29 @@ const INSTEAD: [(&str, &str); 24] = [
     ("github_repo", "members of the organisation sign in; narrow the rule by `groups`, which are teams"),
     ("github_token", "members of the organisation sign in; nobody else does"),
     ("github_user", "name these people by `users` in a rule; their user names end with the number of the account"),
+    (
+        "allowed_role",
+        "roles are claims: write `claims: {/realm_access/roles: [ROLE]}` into `who` of the rule, and those of a client as \
+         `/resource_access/CLIENT/roles`",
+    ),
+    ("azure_tenant", "name it by `tenant` of the issuer, several by `tenants`"),
+    ("entra_id_allowed_tenant", "name it by `tenant` of the issuer, several by `tenants`"),
+    ("gitlab_group", "write these groups into `who` of the rule"),
+    ("gitlab_project", "no claim tells of projects: write groups or people into `who` of the rule"),
+    ("google_group", "Google tells of no groups: name these people in `who` of the rule"),
+    ("keycloak_group", "write these groups into `who` of the rule, as the claim `groups` has them"),
+];
+
+/// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
+const WHO: [&str; 8] = [
+    "allowed_role",
+    "azure_tenant",
+    "entra_id_allowed_tenant",
+    "github_repo",
+    "gitlab_group",
+    "gitlab_project",
+    "google_group",
+    "keycloak_group",
 ];
 
 /// A configuration, and what could not be converted.
@@ -114,7 +141,7 @@ pub fn run(args: &ImportArgs, out: &mut impl Write, notes: &mut impl Write) -> i
         Ok(Imported { yaml, notes: found }) => {
             out.write_all(yaml.as_bytes())?;
             for note in &found {
-                writeln!(notes, "not converted: {note}")?;
+                writeln!(notes, "not converted: {}", terminal::line(note))?;
             }
             Ok(if found.is_empty() { 0 } else { 2 })
         }
@@ -143,13 +170,23 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
             _ => notes.push(format!("`cookie_expire`: `{expire}` is no length of a session")),
         }
     }
+    let listener = listener(&mut options, &mut notes);
+    let mut rule = rule(&mut options, &emails, organisation.as_deref());
+    if let Some(missing) = missing(&options, &emails, &mut notes) {
+        rule.insert("mode".to_owned(), "shadow".into());
+        rule.insert("why".to_owned(), "oauth2-proxy let some of these people do everything".into());
+        notes.push(format!(
+            "`{RULE}`: the rule lets nobody in yet (`mode: shadow`), as it would let in more people than oauth2-proxy did: {missing} is not \
+             in it. Say in `who` and `when` who these people are, then take `mode` away"
+        ));
+    }
     let mut root = json!({
         "external_host": host,
-        "listeners": [listener(&mut options, &mut notes)],
+        "listeners": [listener],
         "issuers": [issuer],
         "upstreams": upstreams,
         "routes": routes,
-        "rules": [rule(&mut options, &emails, organisation.as_deref())],
+        "rules": [rule],
         "sessions": sessions,
         "audit": {"sink": {"file": {"path": "audit.jsonl"}}},
     });
@@ -170,7 +207,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     let body = serde_saphyr::to_string(&root).map_err(|error| error.to_string())?;
     let mut yaml = "# Converted from oauth2-proxy. Read the rules before use: nobody gets in without one.\n".to_owned();
     for note in &notes {
-        yaml.push_str(&format!("# Not converted: {note}\n"));
+        yaml.push_str(&format!("# Not converted: {}\n", terminal::line(note)));
     }
     yaml.push_str(&body);
     Ok(Imported { yaml, notes })
@@ -340,7 +377,7 @@ fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places 
 }
 
 /// Who got in, as a rule: everybody whom both the groups and the addresses let in.
-fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) -> Value {
+fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) -> Map<String, Value> {
     let mut groups = options.take_all("allowed_group");
     // Teams of one organisation are separated by commas there.
     let teams = options.take_all("github_team");
@@ -352,7 +389,7 @@ fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) ->
         who.insert("groups".to_owned(), groups.into());
     }
     let mut rule = Map::new();
-    for (name, text) in [("id", "signed-in"), ("why", "oauth2-proxy let these people do everything"), ("do", "allow")] {
+    for (name, text) in [("id", RULE), ("why", "oauth2-proxy let these people do everything"), ("do", "allow")] {
         rule.insert(name.to_owned(), text.into());
     }
     rule.insert("who".to_owned(), who.into());
@@ -364,7 +401,26 @@ fn rule(options: &mut Options, emails: &[String], organisation: Option<&str>) ->
         });
         rule.insert("when".to_owned(), ends.collect::<Vec<_>>().join(" || ").into());
     }
-    rule.into()
+    rule
+}
+
+/// What says who may sign in, and is in no rule.
+fn missing(options: &Options, emails: &[String], notes: &mut Vec<String>) -> Option<String> {
+    let mut missing: Vec<&str> =
+        options.left().filter(|name| may_say_who(name) || (WHO.contains(name) && options.says(name))).collect();
+    if emails.is_empty() {
+        // oauth2-proxy asks for one of both. Beside a domain, the file lets in others besides.
+        if options.says("authenticated_emails_file") {
+            missing.push("authenticated_emails_file");
+        } else {
+            missing.push("email_domain");
+            notes.push(
+                "`email_domain`: nothing says whose addresses may sign in; give the file that does as well".to_owned(),
+            );
+        }
+    }
+    let named: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
+    (!named.is_empty()).then(|| named.join(", "))
 }
 
 /// A duration as Go writes it: `168h0m0s`. Less than a second does not count.

@@ -42,6 +42,14 @@ fn a_configuration_of_oauth2_proxy_becomes_one_that_passes_the_check() {
     let checked = doorward(&["check", &path("doorward.yaml")]);
     assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
 
+    std::fs::write(path("roles.cfg"), format!("{common}{keycloak}allowed_roles = [\"deployers\"]\n")).unwrap();
+    let converted = doorward(&["import", "oauth2-proxy", "--host", "a.example.com", &path("roles.cfg")]);
+    let notes = String::from_utf8(converted.stderr).unwrap();
+    assert!(converted.status.code() == Some(2) && notes.contains("the rule lets nobody in yet"), "{notes}");
+    std::fs::write(path("doorward.yaml"), converted.stdout).unwrap();
+    let checked = doorward(&["check", &path("doorward.yaml")]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
+
     std::fs::write(path("more.cfg"), format!("{common}{oidc}cookie_domains = [\".example.com\"]\n")).unwrap();
     let converted = doorward(&["import", "oauth2-proxy", "--host", "a.example.com", &path("more.cfg")]);
     let notes = String::from_utf8(converted.stderr).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// Names with a plural in the `.cfg`, as flags are repeated instead.
-const PLURAL: [(&str, &str); 10] = [
+const PLURAL: [(&str, &str); 16] = [
     ("email_domains", "email_domain"),
     ("upstreams", "upstream"),
     ("cookie_domains", "cookie_domain"),
@@ -16,36 +16,77 @@ const PLURAL: [(&str, &str); 10] = [
     ("provider_ca_files", "provider_ca_file"),
     ("login_url_parameters", "login_url_parameter"),
     ("github_users", "github_user"),
+    ("allowed_roles", "allowed_role"),
+    ("entra_id_allowed_tenants", "entra_id_allowed_tenant"),
+    ("gitlab_groups", "gitlab_group"),
+    ("gitlab_projects", "gitlab_project"),
+    ("google_groups", "google_group"),
+    ("keycloak_groups", "keycloak_group"),
 ];
 
-/// Where the alpha YAML says what an option says, by JSON pointer.
-const ALPHA: [(&str, &str); 26] = [
-    ("/providers/0/provider", "provider"),
-    ("/providers/0/clientID", "client_id"),
-    ("/providers/0/clientSecret", "client_secret"),
-    ("/providers/0/clientSecretFile", "client_secret_file"),
-    ("/providers/0/name", "provider_display_name"),
-    ("/providers/0/scope", "scope"),
-    ("/providers/0/allowedGroups", "allowed_group"),
-    ("/providers/0/caFiles", "provider_ca_file"),
-    ("/providers/0/code_challenge_method", "code_challenge_method"),
-    ("/providers/0/oidcConfig/issuerURL", "oidc_issuer_url"),
-    ("/providers/0/oidcConfig/groupsClaim", "oidc_groups_claim"),
-    ("/providers/0/oidcConfig/insecureSkipNonce", "insecure_oidc_skip_nonce"),
-    ("/providers/0/oidcConfig/insecureAllowUnverifiedEmail", "insecure_oidc_allow_unverified_email"),
-    ("/providers/0/loginURL", "login_url"),
-    ("/providers/0/redeemURL", "redeem_url"),
-    ("/providers/0/profileURL", "profile_url"),
-    ("/providers/0/validateURL", "validate_url"),
-    ("/providers/0/githubConfig/org", "github_org"),
-    ("/providers/0/githubConfig/team", "github_team"),
-    ("/providers/0/githubConfig/repo", "github_repo"),
-    ("/providers/0/githubConfig/token", "github_token"),
-    ("/providers/0/githubConfig/users", "github_user"),
-    ("/server/BindAddress", "http_address"),
-    ("/server/bindAddress", "http_address"),
-    ("/server/SecureBindAddress", "https_address"),
-    ("/server/secureBindAddress", "https_address"),
+/// Where the alpha YAML says what an option says. Upper and lower case are the same there.
+const ALPHA: [(&str, &str); 34] = [
+    ("providers[0].provider", "provider"),
+    ("providers[0].clientID", "client_id"),
+    ("providers[0].clientSecret", "client_secret"),
+    ("providers[0].clientSecretFile", "client_secret_file"),
+    ("providers[0].name", "provider_display_name"),
+    ("providers[0].scope", "scope"),
+    ("providers[0].allowedGroups", "allowed_group"),
+    ("providers[0].caFiles", "provider_ca_file"),
+    ("providers[0].code_challenge_method", "code_challenge_method"),
+    ("providers[0].oidcConfig.issuerURL", "oidc_issuer_url"),
+    ("providers[0].oidcConfig.groupsClaim", "oidc_groups_claim"),
+    ("providers[0].oidcConfig.userIDClaim", "user_id_claim"),
+    ("providers[0].oidcConfig.insecureSkipNonce", "insecure_oidc_skip_nonce"),
+    ("providers[0].oidcConfig.insecureAllowUnverifiedEmail", "insecure_oidc_allow_unverified_email"),
+    ("providers[0].loginURL", "login_url"),
+    ("providers[0].redeemURL", "redeem_url"),
+    ("providers[0].profileURL", "profile_url"),
+    ("providers[0].validateURL", "validate_url"),
+    ("providers[0].azureConfig.tenant", "azure_tenant"),
+    ("providers[0].githubConfig.org", "github_org"),
+    ("providers[0].githubConfig.team", "github_team"),
+    ("providers[0].githubConfig.repo", "github_repo"),
+    ("providers[0].githubConfig.token", "github_token"),
+    ("providers[0].githubConfig.users", "github_user"),
+    ("providers[0].gitlabConfig.group", "gitlab_group"),
+    ("providers[0].gitlabConfig.projects", "gitlab_project"),
+    ("providers[0].googleConfig.group", "google_group"),
+    ("providers[0].keycloakConfig.groups", "keycloak_group"),
+    ("providers[0].keycloakConfig.roles", "allowed_role"),
+    ("providers[0].microsoftEntraIDConfig.allowedTenants", "entra_id_allowed_tenant"),
+    ("server.BindAddress", "http_address"),
+    ("server.SecureBindAddress", "https_address"),
+    ("server.TLS.Cert.fromFile", "tls_cert_file"),
+    ("server.TLS.Key.fromFile", "tls_key_file"),
+];
+
+/// What the alpha YAML says where nothing was chosen, as its converter writes it. `false` is such a value too, except where it
+/// stands here otherwise.
+const DEFAULTS: [(&str, &str); 9] = [
+    ("providers[0].azureConfig.tenant", "common"),
+    ("providers[0].oidcConfig.audienceClaims", "aud"),
+    ("providers[0].oidcConfig.emailClaim", "email"),
+    ("providers[0].oidcConfig.userIDClaim", "email"),
+    ("server.TLS.MinVersion", "TLS1.2"),
+    ("upstreamConfig.upstreams[].flushInterval", "1s"),
+    ("upstreamConfig.upstreams[].passHostHeader", "true"),
+    ("upstreamConfig.upstreams[].proxyWebSockets", "true"),
+    ("upstreamConfig.upstreams[].timeout", "30s"),
+];
+
+/// Members of a provider that say nothing of who may sign in: how it is asked, and what its tokens are checked for besides.
+const HOW: [&str; 9] = [
+    "additionalClaims",
+    "ADFSConfig",
+    "authRequestResponseMode",
+    "backendLogoutURL",
+    "loginURLParameters",
+    "oidcConfig",
+    "resource",
+    "skipClaimsFromProfileURL",
+    "useSystemTrustStore",
 ];
 
 #[derive(Debug, Default)]
@@ -62,7 +103,8 @@ impl Options {
         } else if let Ok(table) = toml::from_str::<BTreeMap<String, Value>>(text) {
             let mut found = BTreeMap::new();
             for (name, value) in table {
-                found.insert(name, texts(&value)?);
+                let values = texts(&value).ok_or_else(|| no_option(&name))?;
+                found.insert(name, values);
             }
             found
         } else {
@@ -88,6 +130,18 @@ impl Options {
     pub fn left(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
+
+    /// Whether an option that nobody took says something.
+    pub fn says(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|values| values.iter().any(|value| !value.is_empty()))
+    }
+}
+
+/// Whether a name of [`Options::left`] is one that a provider in the alpha YAML has for what nobody here knows, and that may say who
+/// signs in there.
+pub(super) fn may_say_who(name: &str) -> bool {
+    let member = name.strip_prefix("providers[0].").map(|rest| rest.split(['.', '[']).next().unwrap_or_default());
+    member.is_some_and(|member| !HOW.iter().any(|how| how.eq_ignore_ascii_case(member)))
 }
 
 type Found = BTreeMap<String, Vec<String>>;
@@ -95,16 +149,25 @@ type Found = BTreeMap<String, Vec<String>>;
 /// `--name=value`, `--name value` or `--name`, on one line or many, also as the entries of a YAML list.
 fn flags(text: &str) -> Result<Found, String> {
     let mut found = Found::new();
-    let words = text.lines().flat_map(|line| {
-        let line = line.trim().trim_end_matches('\\').trim();
-        // An entry of a list is one word, whatever it holds.
-        match line.strip_prefix("- ") {
-            Some(entry) => vec![entry.trim()],
-            None => line.split_ascii_whitespace().collect(),
+    let mut words = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let entry = line.strip_prefix("- ").map(str::trim_start);
+        let opens = ["[\"--", "['--", "[--"];
+        if entry.unwrap_or(line).starts_with('[')
+            || entry.is_none() && (line.ends_with('[') || opens.iter().any(|open| line.contains(open)))
+        {
+            return Err(
+                "it has a list in brackets: write each of its entries on a line of its own, behind `- `".to_owned()
+            );
         }
-    });
+        match entry {
+            // An entry of a list is one word, whatever it holds.
+            Some(entry) => words.extend(scalar(entry)),
+            None => words.extend(shell_words(line.trim_end_matches('\\'))),
+        }
+    }
     let mut open: Option<String> = None;
-    for word in words.map(|word| word.trim_matches(['"', '\''])) {
+    for word in words.iter().map(String::as_str) {
         if let Some(flag) = word.strip_prefix("--") {
             if let Some(name) = open.take() {
                 found.entry(name).or_default().push("true".to_owned());
@@ -126,53 +189,131 @@ fn flags(text: &str) -> Result<Found, String> {
     if found.is_empty() { Err("there is no flag in it".to_owned()) } else { Ok(found) }
 }
 
+/// An entry of a YAML list, without its quotes and what stands behind it as a comment.
+fn scalar(entry: &str) -> Option<String> {
+    match serde_saphyr::from_str(entry) {
+        Ok(Value::String(text)) => Some(text),
+        Ok(Value::Null) => None,
+        Ok(value @ (Value::Bool(_) | Value::Number(_))) => Some(value.to_string()),
+        _ => Some(entry.to_owned()),
+    }
+}
+
+/// The words of a line as a shell reads them, without its comment.
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for character in line.chars() {
+        match (quote, character) {
+            (Some(open), _) if character == open => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => break,
+            (None, _) if character.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 fn alpha(text: &str) -> Result<Found, String> {
-    let root: Value = serde_saphyr::from_str(text)
-        .map_err(|error| format!("it is neither flags, nor a `.cfg` (TOML), nor alpha YAML: {error}"))?;
-    if !root.is_object() {
-        return Err("it is neither flags, nor a `.cfg` (TOML), nor alpha YAML".to_owned());
-    }
+    const NEITHER: &str = "it is neither flags, nor a `.cfg` (TOML), nor alpha YAML";
+    // A piece of the text may hold a secret.
+    let root: Value =
+        serde_saphyr::from_str(text).map_err(|error| format!("{NEITHER}: {}", error.without_snippet()))?;
+    let Value::Object(root) = root else { return Err(NEITHER.to_owned()) };
     let mut found = Found::new();
-    for (pointer, name) in ALPHA {
-        if let Some(value) = root.pointer(pointer).filter(|value| !value.is_null()) {
-            found.insert(name.to_owned(), texts(value)?);
-        }
-    }
-    let upstreams = root.pointer("/upstreamConfig/upstreams").and_then(Value::as_array);
-    for upstream in upstreams.into_iter().flatten() {
-        let text = |name: &str| upstream.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (uri, path) = (text("uri").trim_end_matches('/'), text("path"));
-        if upstream.get("static") == Some(&Value::Bool(true)) {
-            let code = upstream.get("staticCode").and_then(Value::as_u64).unwrap_or(200);
-            found.entry("upstreams".to_owned()).or_default().push(format!("static://{code}"));
-        } else if path.starts_with('^') || upstream.get("rewriteTarget").is_some() {
-            found.entry("upstreamConfig.rewriteTarget".to_owned()).or_default().push(path.to_owned());
-        } else {
-            found.entry("upstreams".to_owned()).or_default().push(format!("{uri}{path}"));
-        }
-    }
-    if root.pointer("/providers/1").is_some() {
-        found.insert("providers[1]".to_owned(), Vec::new());
-    }
-    for name in ["injectRequestHeaders", "injectResponseHeaders", "metricsServer"] {
-        if root.get(name).is_some() {
-            found.insert(name.to_owned(), Vec::new());
-        }
-    }
-    for name in root.as_object().into_iter().flatten().map(|(name, _)| name) {
-        let known = ["providers", "upstreamConfig", "server", "injectRequestHeaders", "injectResponseHeaders"];
-        if !known.contains(&name.as_str()) {
-            found.insert(name.clone(), Vec::new());
+    for (name, value) in &root {
+        match name.to_ascii_lowercase().as_str() {
+            _ if value.is_null() => {}
+            "server" => leaves(name, value, &mut found)?,
+            "providers" => {
+                let all = value.as_array().map(Vec::as_slice).unwrap_or_default();
+                if let Some(first) = all.first() {
+                    leaves("providers[0]", first, &mut found)?;
+                }
+                if all.len() > 1 {
+                    found.insert("providers[1]".to_owned(), Vec::new());
+                }
+            }
+            "upstreamconfig" => {
+                for (member, value) in value.as_object().into_iter().flatten() {
+                    match value.as_array().filter(|_| member.eq_ignore_ascii_case("upstreams")) {
+                        Some(all) => all.iter().try_for_each(|one| upstream(one, &mut found))?,
+                        None => leaves(&format!("upstreamConfig.{member}"), value, &mut found)?,
+                    }
+                }
+            }
+            _ => drop(found.insert(name.clone(), Vec::new())),
         }
     }
     Ok(found)
 }
 
-fn texts(value: &Value) -> Result<Vec<String>, String> {
-    match value {
-        Value::String(text) => Ok(vec![text.clone()]),
-        Value::Bool(_) | Value::Number(_) => Ok(vec![value.to_string()]),
-        Value::Array(values) => values.iter().map(texts).collect::<Result<Vec<_>, _>>().map(|all| all.concat()),
-        other => Err(format!("`{other}` is no value of an option")),
+fn upstream(upstream: &Value, found: &mut Found) -> Result<(), String> {
+    let members = || upstream.as_object().into_iter().flatten();
+    let member = |name: &str| members().find(|(written, _)| written.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    let text = |name: &str| member(name).and_then(Value::as_str).unwrap_or_default();
+    let (uri, path) = (text("uri").trim_end_matches('/'), text("path"));
+    if member("static") == Some(&Value::Bool(true)) {
+        let code = member("staticCode").and_then(Value::as_u64).unwrap_or(200);
+        found.entry("upstreams".to_owned()).or_default().push(format!("static://{code}"));
+    } else if path.starts_with('^') || member("rewriteTarget").is_some() {
+        found.entry("upstreamConfig.rewriteTarget".to_owned()).or_default().push(path.to_owned());
+    } else {
+        found.entry("upstreams".to_owned()).or_default().push(format!("{uri}{path}"));
     }
+    for (name, value) in members() {
+        let known = ["id", "path", "uri", "static", "staticCode", "rewriteTarget"];
+        if !known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            leaves(&format!("upstreamConfig.upstreams[].{name}"), value, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything that is said at a place of the alpha YAML and within: under the name of its option, or where there is none under its
+/// own, so that nothing is left out in silence.
+fn leaves(place: &str, value: &Value, found: &mut Found) -> Result<(), String> {
+    let is_here = |known: &str| known.eq_ignore_ascii_case(place);
+    let option = ALPHA.iter().find(|(known, _)| is_here(known)).map(|(_, option)| *option);
+    let values = match value {
+        Value::Object(members) if option.is_none() => {
+            return members.iter().try_for_each(|(name, value)| leaves(&format!("{place}.{name}"), value, found));
+        }
+        // An identifier within the file.
+        _ if value.is_null() || is_here("providers[0].id") => return Ok(()),
+        _ => texts(value),
+    };
+    let default = DEFAULTS.iter().find(|(known, _)| is_here(known)).map_or("false", |(_, default)| *default);
+    if values.as_ref().is_some_and(|values| values.iter().all(|value| value.is_empty() || value == default)) {
+        return Ok(());
+    }
+    let name = option.unwrap_or(place);
+    match values {
+        Some(values) => found.entry(name.to_owned()).or_default().extend(values),
+        // A list of maps, of which only the name is told.
+        None if option.is_none() => drop(found.entry(name.to_owned()).or_default()),
+        None => return Err(no_option(place)),
+    }
+    Ok(())
+}
+
+/// What an option is given; none if no option is given such a thing.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Bool(_) | Value::Number(_) => Some(vec![value.to_string()]),
+        Value::Array(values) => values.iter().map(texts).collect::<Option<Vec<_>>>().map(|all| all.concat()),
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+/// Without what it is given, which may be a secret.
+fn no_option(name: &str) -> String {
+    format!("`{name}` has no value of an option")
 }

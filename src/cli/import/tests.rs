@@ -93,6 +93,180 @@ fn flags_and_the_arguments_of_a_container_say_the_same() {
     assert_eq!(noted(&line), ["reverse_proxy"]);
 }
 
+const FLAGS: &str = "args:\n  - --provider=oidc\n  - --oidc-issuer-url=https://id.example.com\n  - --client-id=door\n  \
+    - --client-secret-file=/s\n  - --upstream=http://a:1\n  - --email-domain=example.com\n";
+
+/// What was taken out of use by a `#` let everybody in again.
+#[test]
+fn what_a_comment_says_of_who_gets_in_is_left_out() {
+    let when = r#"principal.email.endsWith("@example.com")"#;
+    for (row, more, groups) in [
+        ("a domain", "  # - --email-domain=*\n", json!(null)),
+        ("a domain, at once", "  #- --email-domain=*\n", json!(null)),
+        ("a group", "  - --allowed-group=dev\n  # - --allowed-group=interns\n", json!(["dev"])),
+        ("behind an entry", "  - --allowed-group=dev # team\n", json!(["dev"])),
+        ("behind an entry in quotes", "  - \"--allowed-group=dev\" # \"team\"\n", json!(["dev"])),
+        ("an entry alone", "  - --allowed-group\n  - dev # team\n  - # --email-domain=*\n", json!(["dev"])),
+        ("a line of a shell", "--allowed-group=dev # --allowed-group=interns --email-domain=*\n", json!(["dev"])),
+        ("twin: no comment", "  - --allowed-group=dev#team\n", json!(["dev#team"])),
+        ("twin: in quotes", "  - '--allowed-group=dev # team'\n", json!(["dev # team"])),
+        ("twin: in quotes of a shell", "--allowed-group=\"dev # team\"\n", json!(["dev # team"])),
+    ] {
+        let imported = imported(&[&format!("{FLAGS}{more}")], Some("a.example.com")).unwrap();
+        let rule = &parsed(&imported)["rules"][0];
+        assert_eq!((&rule["when"], &rule["who"]["groups"]), (&json!(when), &groups), "{row}");
+        assert_eq!(noted(&imported), [""; 0], "{row}: {:?}", imported.notes);
+    }
+}
+
+#[test]
+fn flags_in_brackets_are_refused_and_not_left_out() {
+    for list in [
+        "args: [\"--allowed-group=dev\",\n  \"--email-domain=*\"]\n",
+        "args: [--allowed-group=dev,\n  --email-domain=*]\n",
+        "args: [\n  '--allowed-group=dev',\n  ]\n",
+        "args:\n  - ['--allowed-group=dev']\n",
+    ] {
+        let why = imported(&[&format!("{FLAGS}{list}")], Some("a.example.com")).unwrap_err();
+        assert!(why.contains("brackets"), "{list}: {why}");
+    }
+}
+
+/// An alpha YAML with something more in its provider, beside the addresses of everybody.
+fn alpha_with(more: &str) -> Imported {
+    let alpha = format!(
+        "upstreamConfig: {{upstreams: [{{id: a, path: /, uri: 'http://a:1'}}]}}\nproviders: [{{id: p, provider: keycloak-oidc, \
+         clientID: door, clientSecretFile: /s, oidcConfig: {{issuerURL: 'https://id.example.com'}}, {more}}}]\n"
+    );
+    imported(&["email_domains = [\"*\"]\n", &alpha], Some("a.example.com")).unwrap()
+}
+
+#[test]
+fn who_may_sign_in_by_alpha_yaml_and_was_not_converted_lets_nobody_in() {
+    for (more, name) in [
+        ("keycloakConfig: {roles: [deployers]}", "allowed_role"),
+        ("KeycloakConfig: {Roles: [deployers]}", "allowed_role"),
+        ("keycloakConfig: {groups: [deployers]}", "keycloak_group"),
+        ("googleConfig: {group: [deployers]}", "google_group"),
+        ("gitlabConfig: {group: [deployers]}", "gitlab_group"),
+        ("gitlabConfig: {projects: [a/b]}", "gitlab_project"),
+        ("microsoftEntraIDConfig: {allowedTenants: [a]}", "entra_id_allowed_tenant"),
+        ("azureConfig: {tenant: a}", "azure_tenant"),
+        ("githubConfig: {repo: a/b}", "github_repo"),
+        ("keycloakConfig: {people: [{name: a}]}", "providers[0].keycloakConfig.people"),
+        ("allowedPeople: [a]", "providers[0].allowedPeople"),
+    ] {
+        let imported = alpha_with(more);
+        let rule = &parsed(&imported)["rules"][0];
+        assert_eq!(rule["mode"], "shadow", "{more}");
+        let mut found = noted(&imported);
+        found.sort_unstable();
+        let mut expected = ["signed-in", name];
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{more}: {:?}", imported.notes);
+        let why = imported.notes.iter().find(|note| note.starts_with("`signed-in`")).unwrap();
+        assert!(why.contains(name) && imported.yaml.contains(why), "{more}: {why}");
+    }
+    for converted in ["allowedGroups: [deployers]", "AllowedGroups: [deployers]"] {
+        let imported = alpha_with(converted);
+        assert_eq!(parsed(&imported)["rules"][0]["who"]["groups"], json!(["deployers"]));
+        assert_eq!(noted(&imported), [""; 0], "{converted}");
+    }
+}
+
+#[test]
+fn who_may_sign_in_by_a_cfg_and_was_not_converted_lets_nobody_in() {
+    let cfg = |more: &str| {
+        let base = "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\n\
+            client_secret_file = \"/s\"\nupstreams = [\"http://a:1\"]\n";
+        imported(&[&format!("{base}{more}\n")], Some("a.example.com")).unwrap()
+    };
+    for (more, noticed) in [
+        ("email_domains = [\"*\"]\nallowed_roles = [\"a\"]", &["signed-in", "allowed_role"][..]),
+        ("email_domains = [\"*\"]\ngoogle_groups = [\"a\"]", &["signed-in", "google_group"]),
+        ("email_domains = [\"*\"]\ngoogle_group = [\"a\"]", &["signed-in", "google_group"]),
+        ("authenticated_emails_file = \"/emails\"", &["signed-in", "authenticated_emails_file"]),
+        ("", &["email_domain", "signed-in"]),
+    ] {
+        let imported = cfg(more);
+        assert_eq!(parsed(&imported)["rules"][0]["mode"], "shadow", "{more}");
+        assert_eq!(noted(&imported), noticed, "{more}");
+    }
+    // The file lets in others besides, and an empty list nobody else.
+    for more in [
+        "email_domains = [\"a.b\"]\nauthenticated_emails_file = \"/emails\"",
+        "email_domains = [\"*\"]\ngoogle_groups = []",
+    ] {
+        assert_eq!(parsed(&cfg(more))["rules"][0]["mode"], json!(null), "{more}");
+    }
+}
+
+#[test]
+fn what_alpha_yaml_says_and_has_no_counterpart_is_named() {
+    let alpha = "
+upstreamConfig:
+  proxyRawPath: true
+  upstreams:
+    - {id: a, path: /, uri: 'http://a:1', insecureSkipTLSVerify: true, timeout: 5s, passHostHeader: false}
+providers:
+  - {id: p, provider: oidc, clientID: door, clientSecretFile: /s, loginURLParameters: [{name: prompt, default: [login]}],
+     oidcConfig: {issuerURL: 'https://id.example.com', emailClaim: upn, insecureSkipIssuerVerification: true}}
+server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed}, Cert: {fromFile: /c}, MinVersion: TLS1.3}}
+";
+    let imported = imported(&["email_domains = [\"*\"]\n", alpha], Some("a.example.com")).unwrap();
+    assert_eq!(
+        noted(&imported),
+        [
+            "providers[0].loginURLParameters",
+            "providers[0].oidcConfig.emailClaim",
+            "providers[0].oidcConfig.insecureSkipIssuerVerification",
+            "server.TLS.Key.value",
+            "server.TLS.MinVersion",
+            "upstreamConfig.proxyRawPath",
+            "upstreamConfig.upstreams[].insecureSkipTLSVerify",
+            "upstreamConfig.upstreams[].passHostHeader",
+            "upstreamConfig.upstreams[].timeout",
+        ]
+    );
+    assert!(parsed(&imported)["rules"][0].get("mode").is_none(), "none of it says who may sign in");
+    assert!(!imported.yaml.contains("not-to-be-printed"));
+}
+
+#[test]
+fn what_the_converter_to_alpha_yaml_writes_for_nothing_chosen_is_not_named() {
+    let alpha = "
+upstreamConfig:
+  upstreams:
+    - {id: a, path: /, uri: 'http://a:1', flushInterval: 1s, insecureSkipTLSVerify: false, passHostHeader: true,
+       proxyWebSockets: true, timeout: 30s}
+providers:
+  - {id: p, provider: oidc, clientID: door, clientSecretFile: /s, keycloakConfig: {}, azureConfig: {tenant: common},
+     googleConfig: {group: [], adminEmail: ''}, oidcConfig: {issuerURL: 'https://id.example.com', audienceClaims: [aud],
+     emailClaim: email, groupsClaim: groups, userIDClaim: email, insecureSkipNonce: true, skipDiscovery: false}}
+server: {BindAddress: '', SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {fromFile: /k}, Cert: {fromFile: /c}, MinVersion: ''}}
+";
+    let imported = imported(&["email_domains = [\"*\"]\n", alpha], Some("a.example.com")).unwrap();
+    assert_eq!(noted(&imported), [""; 0], "{:?}", imported.notes);
+    let listener = &parsed(&imported)["listeners"][0];
+    assert_eq!(listener["address"], "0.0.0.0:4443");
+    assert_eq!(listener["tls"]["certificates"], json!([{"chain": "/c", "key": "/k"}]));
+}
+
+#[test]
+fn neither_a_name_breaks_a_comment_nor_an_error_tells_a_secret() {
+    let found = imported(&[CFG, "\"a\\nrules\" = 1\n"], None).unwrap();
+    assert!(found.yaml.contains("# Not converted: `a\\nrules`: "), "{}", found.yaml);
+    for text in [
+        "[a]\nsecret = \"hunter2\"\n",
+        "cookie_secret = \"hunter2\n",
+        "a: {b: hunter2\n",
+        "providers: [{clientID: {a: hunter2}}]",
+    ] {
+        let why = imported(&[text], Some("h")).map(|_| ()).unwrap_err();
+        assert!(!why.contains("hunter2"), "{why}");
+    }
+}
+
 #[test]
 fn alpha_yaml_goes_together_with_a_cfg() {
     let alpha = "
