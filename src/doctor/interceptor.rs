@@ -16,7 +16,10 @@ use super::{Check, Doctor, Finding, cluster};
 use crate::{
     clock::Timestamp,
     config::resolver::folder_of,
-    kubernetes::listed::{List, Metadata},
+    kubernetes::{
+        listed::{List, Metadata},
+        null_as_default,
+    },
 };
 
 const AGAIN: &str =
@@ -27,19 +30,21 @@ struct Object {
     #[serde(default)]
     kind: String,
     metadata: Metadata,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     spec: Spec,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Spec {
+    #[serde(deserialize_with = "null_as_default")]
     client_config: ClientConfig,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ClientConfig {
+    #[serde(deserialize_with = "null_as_default")]
     ca_bundle: String,
     url: Option<String>,
     service: Option<Service>,

@@ -8,6 +8,15 @@ pub mod listed;
 mod named;
 mod policy_rule;
 
+use serde::{Deserialize, Deserializer};
+
 pub use attributes::Attributes;
 pub use named::Named;
 pub use policy_rule::PolicyRule;
+
+/// Reads a member that is null, as one is that YAML leaves empty, like one that is not there. So does Go.
+pub(crate) fn null_as_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}

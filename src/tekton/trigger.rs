@@ -15,6 +15,7 @@ use super::dashboard::is_subdomain;
 use crate::{
     body::{RequestBody, collect},
     error::{Reason, Rejection},
+    kubernetes::null_as_default,
     upstream::{Lane, Pools, Upstream},
 };
 
@@ -24,16 +25,20 @@ const MAX_OBJECT: usize = 3 << 20;
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Object {
+    #[serde(deserialize_with = "null_as_default")]
     spec: Spec,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Spec {
+    #[serde(deserialize_with = "null_as_default")]
     service_account_name: String,
     /// Of an EventListener: those that are no objects of their own.
+    #[serde(deserialize_with = "null_as_default")]
     triggers: Vec<Inline>,
     /// Of an EventListener: how its pod is made.
+    #[serde(deserialize_with = "null_as_default")]
     resources: Resources,
 }
 
@@ -49,31 +54,37 @@ struct Resources {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Templated {
+    #[serde(deserialize_with = "null_as_default")]
     spec: PodTemplate,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PodTemplate {
+    #[serde(deserialize_with = "null_as_default")]
     template: Pod,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Pod {
+    #[serde(deserialize_with = "null_as_default")]
     spec: PodSpec,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct PodSpec {
+    #[serde(deserialize_with = "null_as_default")]
     service_account_name: String,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Inline {
+    #[serde(deserialize_with = "null_as_default")]
     name: String,
+    #[serde(deserialize_with = "null_as_default")]
     service_account_name: String,
 }
 
@@ -189,6 +200,13 @@ mod tests {
             ),
             (r#""resources": {"customResource": {"kind": "Service"}}"#.to_owned(), "tester", Some("tester")),
             (format!(r#""resources": {{"customResource": {{}}, {deployer}}}"#), "", None),
+            // What YAML leaves empty.
+            (r#""serviceAccountName": null, "triggers": null, "resources": null"#.to_owned(), "", Some("default")),
+            (r#""resources": {"kubernetesResource": null, "customResource": null}"#.to_owned(), "", Some("default")),
+            (r#""resources": {"kubernetesResource": {"spec": null}}"#.to_owned(), "", Some("default")),
+            (r#""resources": {"kubernetesResource": {"spec": {"template": null}}}"#.to_owned(), "", Some("default")),
+            (format!(r#""resources": {{{}}}"#, template(r#""serviceAccountName": null"#)), "", Some("default")),
+            (r#""triggers": [{"name": null, "serviceAccountName": null}]"#.to_owned(), "", Some("default")),
         ] {
             let object: Object = serde_json::from_str(&format!(r#"{{"spec": {{{spec}}}}}"#)).unwrap();
             assert_eq!(object.spec.account_of(own).as_deref(), account, "{spec} {own}");
