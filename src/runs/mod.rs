@@ -19,7 +19,11 @@ pub use self::{
     cause::{Asked, Cause, CauseError, Causes, EVENT_WINDOW, Mark, SKEW},
     follow::follow,
 };
-use crate::{audit::Linked, clock::Timestamp, tekton::REQUEST_ID};
+use crate::{
+    audit::Linked,
+    clock::Timestamp,
+    tekton::{REQUEST_ID, is_of_runs},
+};
 
 /// Where Tekton Triggers notes the event that a run came of.
 pub(crate) const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
@@ -27,7 +31,9 @@ pub(crate) const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
 /// What a run says of its cause; `None` if it says nothing, or was made by Tekton for another run.
 fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked> {
     let metadata: &ObjectMeta = &object.metadata;
-    let is_part = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+    // Whoever makes a run may name any other object as its controller.
+    let mut owners = metadata.owner_references.iter().flatten();
+    let is_part = owners.any(|owner| owner.controller == Some(true) && is_of_runs(&owner.api_version));
     let annotation = |name: &str| metadata.annotations.as_ref()?.get(name);
     let request = annotation(REQUEST_ID).and_then(|id| Uuid::try_parse(id).ok());
     let event = metadata.labels.as_ref().and_then(|labels| labels.get(EVENT_ID)).cloned();
@@ -71,6 +77,11 @@ mod tests {
         assert_eq!(asked.created.unwrap().as_secs(), 1_767_323_045);
         let came = of(&metadata(json!({"labels": {"triggers.tekton.dev/triggers-eventid": "e"}}))).unwrap();
         assert_eq!((came.request, came.event.as_deref()), (None, Some("e")));
+        let owned = of(&metadata(json!({
+            "annotations": {"doorward.dev/request-id": id},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b", "controller": true}],
+        })));
+        assert_eq!(owned.and_then(|owned| owned.request), Some(Uuid::from_u128(7)), "whatever else owns it");
         for nothing in [
             metadata(json!({})),
             metadata(json!({"annotations": {"doorward.dev/request-id": "none"}})),

@@ -11,7 +11,7 @@ use super::ends::Kind;
 use crate::{
     clock::Timestamp,
     runs::EVENT_ID,
-    tekton::{REQUEST_ID, dashboard::is_subdomain, run::describe},
+    tekton::{REQUEST_ID, dashboard::is_subdomain, is_of_runs, run::describe},
 };
 
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
@@ -76,7 +76,7 @@ pub struct Run {
 impl Identity {
     fn new(metadata: ObjectMeta) -> Self {
         let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
-        let owner = owner.filter(|owner| owner.api_version.starts_with("tekton.dev/") && is_subdomain(&owner.name));
+        let owner = owner.filter(|owner| is_of_runs(&owner.api_version) && is_subdomain(&owner.name));
         Self {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),

@@ -28,6 +28,11 @@ pub mod standing;
 pub mod template;
 mod trigger;
 
+/// Whether an API version, as that of an owner, is one of Tekton's runs.
+pub(crate) fn is_of_runs(version: &str) -> bool {
+    version.starts_with("tekton.dev/")
+}
+
 pub use self::{
     apply::Apply,
     attribution::{Attribution, REQUEST_ID},
