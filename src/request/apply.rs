@@ -7,7 +7,7 @@ use super::{outbound::Outbound, pipeline::Worker};
 use crate::{
     body::{RequestBody, collect},
     error::{Reason, Rejection},
-    tekton::{Apply, MAX_BODY},
+    tekton::{Apply, MAX_BODY, Unknown},
     upstream::Lane,
 };
 
@@ -46,7 +46,10 @@ impl Worker {
         let RequestBody::Buffered(body) = outbound.request.body() else {
             return Err(failed("the body of the apply was not read".to_owned()));
         };
-        let body = apply.onto(body, &found).map_err(|error| failed(error.to_string()))?;
+        let body = apply.onto(body, &found).map_err(|error| match error {
+            Unknown::Refused(why) => why.into(),
+            unknown => failed(unknown.to_string()),
+        })?;
         let body = self.app.budget.hold(body).ok_or_else(super::pipeline::short_of_memory)?;
         *outbound.request.body_mut() = RequestBody::Buffered(body);
         Ok(())

@@ -7,10 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{
     attribution::{forget, is_ours},
-    event,
+    document::Unreadable,
+    labels, ownership,
 };
-use crate::runs::EVENT_ID;
-
 /// A version that no object has, as etcd counts from there: what asks for it is refused by the API server if there is an object, and
 /// makes one if there is none.
 const OF_NO_OBJECT: &str = "1";
@@ -46,6 +45,9 @@ pub enum Unknown {
     Json(#[from] serde_json::Error),
     #[error("the answer names no object")]
     Unnamed,
+    /// It may not be made one.
+    #[error(transparent)]
+    Refused(Unreadable),
 }
 
 impl Apply {
@@ -60,9 +62,10 @@ impl Apply {
     }
 
     /// The body for the run that is there, as the API server tells of it in `found`: with the annotations that say who asked for
-    /// that one, or none, with its event, and for no other run of this name. An apply that left them out would take them away.
+    /// that one, or none, with its event and the run that made it, and for no other run of this name. An apply that left them out
+    /// would take them away.
     pub fn onto(self, body: &[u8], found: &[u8]) -> Result<Bytes, Unknown> {
-        let Existing { metadata: mut there } = serde_json::from_slice(found)?;
+        let Existing { metadata: there } = serde_json::from_slice(found)?;
         if there.uid.is_empty() {
             return Err(Unknown::Unnamed);
         }
@@ -80,7 +83,11 @@ impl Apply {
         if !names_one {
             metadata.insert("uid".to_owned(), there.uid.into());
         }
-        event::keep(metadata, there.labels.remove(EVENT_ID));
+        // Together with an owner, the label that this one has would make it a part of whatever the owner is.
+        if there.labels.contains_key(labels::MADE_BY) {
+            ownership::check_none(metadata).map_err(Unknown::Refused)?;
+        }
+        labels::keep(metadata, there.labels);
         let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(annotations) = annotations {
             annotations.extend(there.annotations.into_iter().filter(|(name, _)| is_ours(name)));
@@ -94,6 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::runs::EVENT_ID;
 
     fn applied(body: Value, found: &Value) -> Value {
         written(body, None, found)
@@ -162,6 +170,29 @@ mod tests {
             assert_eq!(found["metadata"], expected, "{sent}");
         }
         assert_eq!(applied(json!({}), &there)["metadata"]["uid"], "u");
+    }
+
+    #[test]
+    fn an_apply_makes_no_run_a_part_of_another() {
+        let owned =
+            json!({"ownerReferences": [{"apiVersion": "example.com/v1", "kind": "X", "name": "release", "uid": "u"}]});
+        let part = json!({labels::MADE_BY: "release"});
+        let onto = |metadata: &Value, found: &Value| {
+            let Value::Object(mut object) = json!({"metadata": metadata}) else { panic!() };
+            let apply = Apply::of(&mut object, None);
+            let found = json!({"metadata": {"uid": "u", "labels": found}});
+            let sent = apply.onto(Value::Object(object).to_string().as_bytes(), found.to_string().as_bytes());
+            sent.map(|sent| serde_json::from_slice::<Value>(&sent).unwrap())
+        };
+        assert!(matches!(onto(&owned, &part), Err(Unknown::Refused(Unreadable::Owned))));
+        let labelled = onto(&json!({"labels": part}), &json!({})).unwrap();
+        assert_eq!(labelled["metadata"].get("labels"), None, "one that has an owner already is given no such label");
+        // The twins: whoever made a run may go on saying what owns it, and what was made by another keeps its label.
+        assert_eq!(
+            onto(&owned, &json!({"app": "x"})).unwrap()["metadata"]["ownerReferences"],
+            owned["ownerReferences"]
+        );
+        assert_eq!(onto(&json!({"ownerReferences": []}), &part).unwrap()["metadata"]["labels"], part);
     }
 
     #[test]

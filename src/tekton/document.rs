@@ -58,10 +58,8 @@ pub enum Unreadable {
     Misplaced { kind: &'static str, version: String, field: &'static str, instead: &'static str },
     #[error("the body is a {came}, and the address asks for a {expected}")]
     Kind { came: String, expected: &'static str },
-    #[error("the annotations that say who asked for a run cannot be changed")]
-    Attribution,
     #[error(
-        "the label `triggers.tekton.dev/triggers-eventid`, which says of which event a run came, cannot be changed"
+        "a reference to a pipeline, a task or a step says neither what it is to (`name`) nor how that is found (`resolver`)"
     )]
     Event,
     #[error(
@@ -72,6 +70,13 @@ pub enum Unreadable {
     Replaced,
 }
 
+    #[error("a name within a resource template has a parameter (`$(`), by which it may become any")]
+    Parameter,
+    #[error(
+        "a change cannot give a run owners (`metadata.ownerReferences`), as Tekton takes one that has the label `tekton.dev/pipelineRun` \
+         for a part of whichever run its owner is"
+    )]
+    Owned,
 impl From<Unreadable> for Rejection {
     fn from(error: Unreadable) -> Self {
         let (reason, fix) = match &error {
@@ -87,7 +92,7 @@ impl From<Unreadable> for Rejection {
             Unreadable::Attribution => {
                 (Reason::PolicyDenied, "Leave the annotations that begin with `doorward.dev/` as they are.")
             }
-            Unreadable::Event => (
+            Unreadable::Label(_) => (
                 Reason::PolicyDenied,
                 "Leave that label as it is, and name each other one that is to change (`/metadata/labels/NAME`).",
             ),
@@ -99,6 +104,13 @@ impl From<Unreadable> for Rejection {
             _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
         };
         Self::new(reason, error.to_string()).fix(fix)
+            Unreadable::Parameter => (
+                Reason::PolicyDenied,
+                "Write the names of fields, labels and annotations out; values may have parameters.",
+            ),
+            Unreadable::Owned => {
+                (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out, or say who owns a run when you make it.")
+            }
     }
 }
 

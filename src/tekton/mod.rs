@@ -7,7 +7,7 @@
 //! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
 //! | `patch` | what a patch does |
 //! | `ownership` | that no run says another has made it |
-//! | `event` | that no run says it came of another event |
+//! | `labels` | that no run says it came of another event, or is a part of another run |
 //! | `apply` | an apply, which makes a run or changes one that is there |
 //! | `attribution` | the annotations that say who asked |
 //! | `template` | objects whose annotations Tekton copies to runs |
@@ -19,8 +19,8 @@ mod apply;
 mod attribution;
 pub mod dashboard;
 mod document;
-mod event;
 mod fields;
+mod labels;
 mod ownership;
 mod patch;
 pub(crate) mod run;
@@ -34,7 +34,7 @@ pub(crate) fn is_of_runs(version: &str) -> bool {
 }
 
 pub use self::{
-    apply::Apply,
+    apply::{Apply, Unknown},
     attribution::{Attribution, REQUEST_ID},
     document::{Document, MAX_BODY, Unreadable, concerns},
     run::{Intent, Run, RunKind},

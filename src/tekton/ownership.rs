@@ -1,26 +1,34 @@
-//! The owner references and the label by which Tekton takes a run for one that another of its runs has made. Whoever could write them
-//! would have their run adopted by that of somebody else, and taken for a task of it.
+//! The owner references by which Tekton takes a run for one that another of its runs has made, together with the label that names it.
+//! Whoever could write them would have their run adopted by that of somebody else, and taken for a task of it.
 
 use serde_json::{Map, Value};
 
-use super::{attribution::unescape, document::Unreadable};
+use super::{attribution::unescape, document::Unreadable, is_of_runs, labels::MADE_BY};
 
-/// The label that names the run which has made one.
-const MADE_BY: &str = "tekton.dev/pipelineRun";
-
-/// Refuses the object of a run, or a part of one as a merge patch has it, that says another run owns it.
+/// Refuses the object of a run that says another run owns it.
 pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable> {
     let Some(metadata) = object.get("metadata").and_then(Value::as_object) else { return Ok(()) };
     let Some(owners) = metadata.get("ownerReferences") else { return Ok(()) };
     let says_who_made_it = metadata.get("labels").is_some_and(|labels| labels.get(MADE_BY).is_some());
-    let has_owners = !matches!(owners, Value::Null) && owners.as_array().is_none_or(|owners| !owners.is_empty());
-    match names_a_run(owners) || (says_who_made_it && has_owners) {
+    match names_a_run(owners) || (says_who_made_it && names_any(owners)) {
         true => Err(Unreadable::Owner),
         false => Ok(()),
     }
 }
 
-/// Refuses templates of runs that would say so: in the object that has them, in a part of it, or in the operations of a JSON Patch.
+/// Refuses metadata that names any owner, for a run whose label says that another has made it, or may: what a patch leaves out of a
+/// run is not known here.
+pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable> {
+    match metadata.get("ownerReferences") {
+        Some(owners) if names_a_run(owners) => Err(Unreadable::Owner),
+        Some(owners) if names_any(owners) => Err(Unreadable::Owned),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses templates of runs that could say so: in the object that has them, in a part of it, or in the operations of a JSON Patch.
+/// Tekton Triggers fills in parameters anywhere in the text of a template, so that the group of an owner, and the name of a label
+/// or an annotation, may become any.
 pub(super) fn check_templates(value: &Value) -> Result<(), Unreadable> {
     match value {
         Value::Object(object) => object.iter().try_for_each(|(name, value)| match name.as_str() {
@@ -50,11 +58,11 @@ pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Re
     if !is_owners || op == "remove" {
         return Ok(());
     }
-    // A part of one may make it another's.
-    let is_within = tokens.count() > 1;
-    match matches!(op, "copy" | "move") || is_within || value.is_some_and(names_a_run) {
-        true => Err(Unreadable::Owner),
-        false => Ok(()),
+    let takes_all_away = tokens.next().is_none() && value.is_some_and(|owners| !names_any(owners));
+    match value {
+        Some(owners) if names_a_run(owners) => Err(Unreadable::Owner),
+        _ if takes_all_away && !matches!(op, "copy" | "move") => Ok(()),
+        _ => Err(Unreadable::Owned),
     }
 }
 
@@ -62,7 +70,7 @@ pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Re
 fn names_a_run(owners: &Value) -> bool {
     let is_run = |owner: &Value| {
         let version = owner.get("apiVersion").and_then(Value::as_str);
-        version.is_some_and(|version| version == "tekton.dev" || version.starts_with("tekton.dev/"))
+        version.is_some_and(|version| version == "tekton.dev" || is_of_runs(version))
     };
     is_run(owners) || owners.as_array().into_iter().flatten().any(is_run)
 }
@@ -85,6 +93,11 @@ mod tests {
             (json!({"ownerReferences": [owner("tekton.dev/v1beta1")]}), false),
             (json!({"ownerReferences": [owner("example.com/v1"), owner("tekton.dev/v1")]}), false),
             // Tekton itself looks at the uid alone.
+/// Whether a list of owner references names any.
+fn names_any(owners: &Value) -> bool {
+    !owners.is_null() && owners.as_array().is_none_or(|owners| !owners.is_empty())
+}
+
             (json!({"ownerReferences": [owner("example.com/v1")], "labels": labels}), false),
             (json!({"ownerReferences": [owner("example.com/v1")]}), true),
             (json!({"ownerReferences": [owner("tekton.dev.example.com/v1")]}), true),
@@ -107,7 +120,11 @@ mod tests {
             ("replace", "/metadata/ownerReferences/0/uid", json!("u"), false),
             ("copy", "/metadata/ownerReferences", json!(null), false),
             ("move", "/metadata/ownerReferences/0", json!(null), false),
-            ("add", "/metadata/ownerReferences/-", owner("apps/v1"), true),
+            // The label may be there already.
+            ("add", "/metadata/ownerReferences", json!([owner("example.com/v1")]), false),
+            ("add", "/metadata/ownerReferences/-", owner("apps/v1"), false),
+            ("add", "/metadata/ownerReferences", json!([]), true),
+            ("replace", "/metadata/ownerReferences", json!(null), true),
             ("remove", "/metadata/ownerReferences", json!(null), true),
             ("remove", "/metadata/ownerReferences/0", json!(null), true),
             ("add", "/metadata/labels/team", json!("a"), true),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     attribution::{mentions_ours, points_at_ours, unescape},
     document::Unreadable,
-    event, ownership,
+    labels, ownership,
     run::Intent,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
             return Err(Unreadable::Attribution);
         }
         ownership::check_operation(op, path, operation.get("value"))?;
-        pointers(operation).try_for_each(event::check_pointer)?;
+        pointers(operation).try_for_each(labels::check_pointer)?;
         let value = operation.get("value");
         let asks = match (op, path) {
             ("add" | "replace", "/spec/status") => value.map_or(Intent::Change, of_value),
@@ -130,8 +130,10 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Int
     if removes || patch.values().any(mentions_ours) {
         return Err(Unreadable::Attribution);
     }
-    ownership::check_object(patch)?;
-    event::check_merge(patch)?;
+    if let Some(metadata) = patch.get("metadata").and_then(Value::as_object) {
+        ownership::check_none(metadata)?;
+    }
+    labels::check_merge(patch)?;
     let intent = status_alone(patch).map_or(Intent::Change, of_value);
     let statuses = match patch.get("spec") {
         None => Vec::new(),
@@ -264,6 +266,26 @@ mod tests {
             (json!({"metadata": {"annotations": {"team": null}}}), Intent::Change),
         ] {
             assert_eq!(merge_patch(patch.as_object().unwrap()).unwrap().0, expected, "{patch}");
+        }
+    }
+
+    /// Each half may be there already.
+    #[test]
+    fn a_run_cannot_be_made_a_part_of_another_in_two_steps() {
+        let owners =
+            json!([{"apiVersion": "example.com/v1", "kind": "X", "name": "release", "uid": "u", "controller": true}]);
+        let label = json!({"op": "add", "path": "/metadata/labels/tekton.dev~1pipelineRun", "value": "release"});
+        let owned = json!({"op": "add", "path": "/metadata/ownerReferences", "value": owners});
+        for patch in [json!([label, owned]), json!([label]), json!([owned])] {
+            assert!(json_patch(patch.as_array().unwrap()).is_err(), "{patch}");
+        }
+        for (metadata, good) in [
+            (json!({"labels": {"tekton.dev/pipelineRun": "release"}}), false),
+            (json!({"ownerReferences": owners}), false),
+            (json!({"ownerReferences": null, "labels": {"team": "a"}}), true),
+        ] {
+            let patch = json!({"metadata": metadata});
+            assert_eq!(merge_patch(patch.as_object().unwrap()).is_ok(), good, "{patch}");
         }
     }
 

@@ -279,6 +279,15 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     past.run("mallory", &["annotate", "taskrun/posing", "team=b"]).await;
     let none = json!({"metadata": {"ownerReferences": null}}).to_string();
     past.run("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &none]).await;
+
+    // Nor does one that another object owns get the label that makes it a part of the run.
+    other["metadata"]["labels"] = json!({});
+    other["metadata"]["name"] = json!("owned");
+    past.0.write("other.json", &other.to_string());
+    past.run(&listed, &["create", "-f", "other.json"]).await;
+    let said = past.fails("mallory", &["label", "taskrun/owned", "tekton.dev/pipelineRun=run"]).await;
+    assert!(said.contains(denied), "{said}");
+    past.run("mallory", &["label", "taskrun/owned", "team=b"]).await;
 }
 
 /// The pod of a run's task that runs and is none of `but`.

@@ -253,7 +253,7 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
     ] {
         let answer = patch(media, body.clone()).await;
         assert_eq!(answer.status, 403, "{body}: {}", answer.text());
-        assert!(answer.text().contains("of which event a run came"), "{body}: {}", answer.text());
+        assert!(answer.text().contains("which says where a run came from"), "{body}: {}", answer.text());
     }
     let applied = json!({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {
         "name": delivered["metadata"]["name"], "labels": {label: "other", "team": "a"}}});
