@@ -32,25 +32,52 @@ pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable
 pub(super) fn check_templates(value: &Value) -> Result<(), Unreadable> {
     match value {
         Value::Object(object) => object.iter().try_for_each(|(name, value)| match name.as_str() {
-            "resourcetemplates" => {
-                value.as_array().into_iter().flatten().filter_map(Value::as_object).try_for_each(check_object)
-            }
+            "resourcetemplates" => value.as_array().into_iter().flatten().try_for_each(check_template),
             _ => check_templates(value),
         }),
         Value::Array(values) => values.iter().try_for_each(|value| {
             let path = value.get("path").and_then(Value::as_str).unwrap_or_default();
             // A part of a template, whichever.
             let is_within = path.split('/').any(|token| token == "resourcetemplates");
-            match is_within && value.to_string().contains("ownerReferences") {
+            if !is_within {
+                return check_templates(value);
+            }
+            if has_parameter(path) || value.get("value").is_some_and(names_by_parameter) {
+                return Err(Unreadable::Parameter);
+            }
+            match value.to_string().contains("ownerReferences") {
                 true => Err(Unreadable::Owner),
-                false => check_templates(value),
+                false => Ok(()),
             }
         }),
         _ => Ok(()),
     }
 }
 
-/// Refuses an operation of a JSON Patch that may do so.
+fn check_template(template: &Value) -> Result<(), Unreadable> {
+    if names_by_parameter(template) {
+        return Err(Unreadable::Parameter);
+    }
+    match template.get("metadata").and_then(|metadata| metadata.get("ownerReferences")) {
+        Some(_) => Err(Unreadable::Owner),
+        None => Ok(()),
+    }
+}
+
+fn has_parameter(text: &str) -> bool {
+    text.contains("$(")
+}
+
+/// Whether a member within is named by a parameter.
+fn names_by_parameter(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.iter().any(|(name, value)| has_parameter(name) || names_by_parameter(value)),
+        Value::Array(values) => values.iter().any(names_by_parameter),
+        _ => false,
+    }
+}
+
+/// Refuses an operation of a JSON Patch that names any owner.
 pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Result<(), Unreadable> {
     let mut tokens = path.split('/').skip(1).map(unescape);
     let is_owners =
@@ -64,6 +91,11 @@ pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Re
         _ if takes_all_away && !matches!(op, "copy" | "move") => Ok(()),
         _ => Err(Unreadable::Owned),
     }
+}
+
+/// Whether a list of owner references names any.
+fn names_any(owners: &Value) -> bool {
+    !owners.is_null() && owners.as_array().is_none_or(|owners| !owners.is_empty())
 }
 
 /// Whether an owner reference, or one of a list, is to an object of Tekton's.
@@ -93,11 +125,6 @@ mod tests {
             (json!({"ownerReferences": [owner("tekton.dev/v1beta1")]}), false),
             (json!({"ownerReferences": [owner("example.com/v1"), owner("tekton.dev/v1")]}), false),
             // Tekton itself looks at the uid alone.
-/// Whether a list of owner references names any.
-fn names_any(owners: &Value) -> bool {
-    !owners.is_null() && owners.as_array().is_none_or(|owners| !owners.is_empty())
-}
-
             (json!({"ownerReferences": [owner("example.com/v1")], "labels": labels}), false),
             (json!({"ownerReferences": [owner("example.com/v1")]}), true),
             (json!({"ownerReferences": [owner("tekton.dev.example.com/v1")]}), true),

@@ -133,6 +133,39 @@ mod tests {
         assert!(matches!(check("create", "application/x", "{}"), Err(Unreadable::MediaType(_))));
     }
 
+    /// Tekton Triggers fills them in wherever they stand in the text of the template.
+    #[test]
+    fn attacks_z51_no_parameter_of_a_template_makes_a_name_or_an_owner() {
+        let templates = |template: &str| format!(r#"{{"spec":{{"resourcetemplates":[{template}]}}}}"#);
+        let add = |at: &str, value: &str| {
+            format!(r#"[{{"op":"add","path":"/spec/resourcetemplates/0{at}","value":{value}}}]"#)
+        };
+        const OWNED: &str = r#"{"metadata":{"ownerReferences":[{"apiVersion":"$(tt.params.v)","uid":"u"}]}}"#;
+        const LABELLED: &str = r#"{"metadata":{"labels":{"$(tt.params.l)":"release"}}}"#;
+        const ANNOTATED: &str = r#"{"metadata":{"annotations":{"$\u0028tt.params.p)requested-by":"root"}}}"#;
+        for template in [OWNED, LABELLED, ANNOTATED] {
+            let nested = format!(r#"{{"spec":{{"template":{}}}}}"#, templates(template));
+            for (verb, media, body) in [
+                ("create", "application/json", templates(template)),
+                ("update", "application/json", nested),
+                ("patch", "application/merge-patch+json", templates(template)),
+                ("patch", "application/json-patch+json", add("", template)),
+            ] {
+                let refused = check(verb, media, &body).unwrap_err();
+                assert!(matches!(refused, Unreadable::Owner | Unreadable::Parameter), "attacks:Z51 {body}: {refused}");
+            }
+        }
+        let label = add("/metadata/labels/$(tt.params.l)", r#""release""#);
+        assert!(matches!(check("patch", "application/json-patch+json", &label), Err(Unreadable::Parameter)));
+        // The twins: values may have them, and so may names of what is no template.
+        let good = r#"{"metadata":{"labels":{"of":"$(tt.params.l)"},"generateName":"$(tt.params.n)-"}}"#;
+        assert!(check("create", "application/json", &templates(good)).is_ok());
+        assert!(
+            check("patch", "application/json-patch+json", &add("/metadata/labels/of", r#""$(tt.params.l)""#)).is_ok()
+        );
+        assert!(check("create", "application/json", r#"{"metadata":{"annotations":{"$(x)":"y"}}}"#).is_ok());
+    }
+
     #[test]
     fn only_writes_of_what_is_copied_are_read() {
         let is = |method: Method, path: &str| is_template(&Attributes::parse(&method, path, None).unwrap());
