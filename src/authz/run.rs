@@ -200,7 +200,7 @@ mod tests {
 
     fn created(spec: &Value) -> Run {
         let object = json!({"metadata": {"labels": {"team": "a"}}, "spec": spec});
-        Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap(), "default")
+        Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap(), "default").unwrap()
     }
 
     /// What an allow and a deny with the condition make of a run.
@@ -274,7 +274,8 @@ mod tests {
             assert_eq!(both(&cancel, &besides), (false, true), "{intent:?}");
             assert_eq!(both(&json!({"does": ["pause"]}), &besides), (false, false), "{intent:?}");
         }
-        let apply = Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap(), "default");
+        let apply =
+            Run::read(RunKind::PipelineRun, RunIntent::Apply, json!({}).as_object().unwrap(), "default").unwrap();
         for (does, expected) in [
             (json!(["apply"]), (true, true)),
             (json!(["create", "change"]), (true, true)),

@@ -61,15 +61,15 @@ pub enum Unreadable {
     #[error(
         "a reference to a pipeline, a task or a step says neither what it is to (`name`) nor how that is found (`resolver`)"
     )]
-    Event,
+    Unnamed,
+    #[error("the annotations that say who asked for a run cannot be changed")]
+    Attribution,
+    #[error("the label `{0}`, which says where a run came from, cannot be changed")]
+    Label(&'static str),
     #[error(
         "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
     )]
     Owner,
-    #[error("a run cannot be replaced as a whole")]
-    Replaced,
-}
-
     #[error("a name within a resource template has a parameter (`$(`), by which it may become any")]
     Parameter,
     #[error(
@@ -77,6 +77,10 @@ pub enum Unreadable {
          for a part of whichever run its owner is"
     )]
     Owned,
+    #[error("a run cannot be replaced as a whole")]
+    Replaced,
+}
+
 impl From<Unreadable> for Rejection {
     fn from(error: Unreadable) -> Self {
         let (reason, fix) = match &error {
@@ -100,10 +104,6 @@ impl From<Unreadable> for Rejection {
                 Reason::PolicyDenied,
                 "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and any beside the label `tekton.dev/pipelineRun`.",
             ),
-            Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
-            _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
-        };
-        Self::new(reason, error.to_string()).fix(fix)
             Unreadable::Parameter => (
                 Reason::PolicyDenied,
                 "Write the names of fields, labels and annotations out; values may have parameters.",
@@ -111,6 +111,13 @@ impl From<Unreadable> for Rejection {
             Unreadable::Owned => {
                 (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out, or say who owns a run when you make it.")
             }
+            Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
+            Unreadable::Unnamed => {
+                (Reason::BadRequest, "Write its `name`, or the `resolver` that Tekton would take where none is named.")
+            }
+            _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
+        };
+        Self::new(reason, error.to_string()).fix(fix)
     }
 }
 
@@ -205,7 +212,7 @@ impl Document {
         check_places(kind, version, &object)?;
         ownership::check_object(&object)?;
         Ok(Self {
-            run: Run::read(kind, intent, &object, default_account).into(),
+            run: Run::read(kind, intent, &object, default_account)?.into(),
             body: Body::Object { object, came: None },
         })
     }
@@ -450,7 +457,7 @@ mod tests {
     proptest! {
         /// Whatever is taken says the same when it is read again from what is sent.
         #[test]
-        fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{0,40}") {
+        fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
             let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});
             if inline {
                 object["spec"]["pipelineSpec"] = json!({"tasks": [{"taskRef": {"name": text}}]});

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::patch;
+use super::{document::Unreadable, is_of_runs, patch};
 use crate::kubernetes::Attributes;
 
 pub use crate::config::raw::RunIntent as Intent;
@@ -118,7 +118,12 @@ impl Run {
     }
 
     /// Reads the object of a request that may make a run, which is `default_account` where it names none.
-    pub(crate) fn read(kind: RunKind, intent: Intent, object: &Map<String, Value>, default_account: &str) -> Self {
+    pub(crate) fn read(
+        kind: RunKind,
+        intent: Intent,
+        object: &Map<String, Value>,
+        default_account: &str,
+    ) -> Result<Self, Unreadable> {
         let mut run = Self::only(intent);
         let empty = Map::new();
         let spec = object.get("spec").and_then(Value::as_object).unwrap_or(&empty);
@@ -127,16 +132,16 @@ impl Run {
         }
         match kind {
             RunKind::PipelineRun => {
-                run.code(spec, "pipelineRef", "pipelineSpec");
+                run.code(spec, "pipelineRef", "pipelineSpec", false)?;
                 for part in spec.get("taskRunSpecs").and_then(Value::as_array).into_iter().flatten() {
                     let Some(part) = part.as_object() else { continue };
                     run.identity(part);
                 }
             }
-            RunKind::TaskRun => run.code(spec, "taskRef", "taskSpec"),
+            RunKind::TaskRun => run.code(spec, "taskRef", "taskSpec", false)?,
             RunKind::CustomRun => {
-                run.code(spec, "customRef", "customSpec");
-                run.code(spec, "ref", "spec");
+                run.code(spec, "customRef", "customSpec", true)?;
+                run.code(spec, "ref", "spec", true)?;
             }
         }
         for part in wholes(kind, spec) {
@@ -155,7 +160,7 @@ impl Run {
         run.labels = texts(object.get("metadata").and_then(|metadata| metadata.get("labels")));
         let workspaces = spec.get("workspaces").and_then(Value::as_array);
         run.binds_secrets |= workspaces.into_iter().flatten().any(binds_secret);
-        run
+        Ok(run)
     }
 
     /// Whether the object of a run leaves it to Tekton which service account it has as a whole.
@@ -164,24 +169,39 @@ impl Run {
         spec.is_none_or(|spec| wholes(kind, spec).all(|part| accounts(part).next().is_none()))
     }
 
-    /// What is run: by reference, or brought along. What is brought along refers to more.
-    fn code(&mut self, spec: &Map<String, Value>, reference: &str, inline: &str) {
+    /// What is run: by reference, or brought along. What is brought along refers to more. Some references may be to what a custom
+    /// controller runs, which may need no name.
+    fn code(
+        &mut self,
+        spec: &Map<String, Value>,
+        reference: &str,
+        inline: &str,
+        may_be_custom: bool,
+    ) -> Result<(), Unreadable> {
         if let Some(reference) = spec.get(reference).filter(|reference| !reference.is_null()) {
+            let is_known = says_what(reference) || (may_be_custom && is_custom(reference));
+            if !is_known {
+                return Err(Unreadable::Unnamed);
+            }
             self.references.push(describe(reference));
         }
-        let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return };
+        let Some(code) = spec.get(inline).filter(|code| !code.is_null()) else { return Ok(()) };
         self.inline = true;
         let lists = ["tasks", "finally"].into_iter().filter_map(|list| code.get(list)?.as_array()).flatten();
         for task in lists.filter_map(Value::as_object) {
-            self.code(task, "taskRef", "taskSpec");
-            self.code(task, "pipelineRef", "pipelineSpec");
+            self.code(task, "taskRef", "taskSpec", true)?;
+            self.code(task, "pipelineRef", "pipelineSpec", false)?;
         }
         let list = |name: &str| code.get(name).and_then(Value::as_array).into_iter().flatten();
-        for step in list("steps") {
-            self.references.extend(step.get("ref").filter(|action| !action.is_null()).map(describe_action));
+        for action in list("steps").filter_map(|step| step.get("ref")).filter(|action| !action.is_null()) {
+            if !says_what(action) {
+                return Err(Unreadable::Unnamed);
+            }
+            self.references.push(describe_action(action));
         }
         let mut containers = list("steps").chain(list("sidecars")).chain(code.get("stepTemplate"));
         self.binds_secrets |= list("volumes").any(binds_secret) || containers.any(reads_secret);
+        Ok(())
     }
 
     /// As whom and in which pods something runs.
@@ -221,6 +241,20 @@ fn reads_secret(container: &Value) -> bool {
         || list("envFrom").any(|source| is_set(source.get("secretRef")))
 }
 
+/// Whether a reference names what it is to, or how that is found. Tekton finds any other by the resolver that its own setting
+/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of.
+fn says_what(reference: &Value) -> bool {
+    ["name", "resolver"]
+        .into_iter()
+        .any(|name| reference.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()))
+}
+
+/// Whether a reference is to what a custom controller runs.
+fn is_custom(reference: &Value) -> bool {
+    let text = |name: &str| reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    text("apiVersion").is_some_and(|version| !is_of_runs(version)) && text("kind").is_some()
+}
+
 /// A reference of a step, which is to a StepAction where it names no resolver.
 fn describe_action(reference: &Value) -> Arc<str> {
     let described = describe(reference);
@@ -245,7 +279,7 @@ pub(crate) fn describe(reference: &Value) -> Arc<str> {
         return query("bundle", &[("bundle".into(), bundle.into()), ("name".into(), name.into())].into());
     }
     let (version, kind) = (text("apiVersion"), text("kind"));
-    match (version.filter(|version| !version.starts_with("tekton.dev/")), kind) {
+    match (version.filter(|version| !is_of_runs(version)), kind) {
         (None, None | Some("Task" | "Pipeline")) => name.into(),
         (version, kind) => [version.unwrap_or("tekton.dev"), kind.unwrap_or_default(), name].join("/").into(),
     }
@@ -275,7 +309,50 @@ mod tests {
 
     fn brought(task: &Value) -> Run {
         let object = json!({"spec": {"pipelineSpec": {"finally": [{"taskSpec": task}]}}});
-        Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default")
+        Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default").unwrap()
+    }
+
+    /// Tekton's setting of a default resolver would fetch code that no rule has seen.
+    #[test]
+    fn a_reference_without_a_name_or_a_resolver_is_refused() {
+        let is_read = |kind: RunKind, spec: &Value| {
+            let object = json!({"spec": spec});
+            Run::read(kind, Intent::Create, object.as_object().unwrap(), "default").is_ok()
+        };
+        let url = json!({"params": [{"name": "url", "value": "https://evil"}]});
+        let custom = json!({"apiVersion": "example.com/v1", "kind": "Wait"});
+        for (reference, good) in [
+            (url.clone(), false),
+            (json!({}), false),
+            (json!("x"), false),
+            (json!({"name": "", "resolver": ""}), false),
+            (json!({"kind": "ClusterTask"}), false),
+            (json!({"apiVersion": "example.com/v1"}), false),
+            (json!({"apiVersion": "tekton.dev/v1", "kind": "Task"}), false),
+            (json!({"bundle": "b"}), false),
+            (json!({"bundle": "b", "name": "n"}), true),
+            (json!({"name": "n"}), true),
+            (json!({"resolver": "git"}), true),
+            (json!(null), true),
+        ] {
+            let inline = |task: Value| json!({"pipelineSpec": {"tasks": [task]}});
+            for (kind, spec) in [
+                (RunKind::PipelineRun, json!({"pipelineRef": reference})),
+                (RunKind::TaskRun, json!({"taskRef": reference})),
+                (RunKind::PipelineRun, inline(json!({"taskRef": reference}))),
+                (RunKind::PipelineRun, inline(json!({"pipelineRef": reference}))),
+            ] {
+                assert_eq!(is_read(kind, &spec), good, "{spec}");
+            }
+        }
+        let inline = json!({"pipelineSpec": {"tasks": [{"taskRef": custom}]}});
+        assert!(is_read(RunKind::PipelineRun, &inline), "a custom controller may need no name");
+        assert!(!is_read(RunKind::TaskRun, &json!({"taskRef": custom})), "and runs no TaskRun");
+        let step = |reference: &Value| json!({"taskSpec": {"steps": [{"ref": reference}]}});
+        assert!(!is_read(RunKind::TaskRun, &step(&url)));
+        assert!(!is_read(RunKind::TaskRun, &step(&custom)), "steps have no custom controllers");
+        assert!(is_read(RunKind::TaskRun, &step(&json!({"name": "n"}))));
+        assert!(is_read(RunKind::CustomRun, &json!({"customRef": custom})));
     }
 
     #[test]
