@@ -368,7 +368,8 @@ fn webhook(facts: &Facts, budget: &mut Budget, object: &mut Object<'_>) {
         .some("fork", facts.fork)
         .some_text("pull_request", facts.pull_request.as_deref().map(&mut text))
         .some("draft", facts.draft)
-        .some("several", facts.several.then_some(true));
+        .some("several", facts.several.then_some(true))
+        .some("build", facts.build.then_some(true));
 }
 
 /// `activity_id` of HTTP Activity.

@@ -492,6 +492,7 @@ fn facts(facts: &BTreeMap<String, Value>) -> Facts {
         pull_request: text("pull_request"),
         draft: flag("draft"),
         several: flag("several").unwrap_or_default(),
+        build: flag("build").unwrap_or_default(),
     }
 }
 

@@ -251,6 +251,7 @@ fn full_facts() -> Facts {
         pull_request: text(),
         draft: Some(false),
         several: false,
+        build: false,
     }
 }
 

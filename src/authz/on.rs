@@ -333,7 +333,11 @@ impl On {
             Self::Branches(branches) => one_of(branches, view, |facts| &facts.branch, reading),
             Self::Tags(tags) => one_of(tags, view, |facts| &facts.tag, reading),
             Self::Actions(names) => fact(view, |facts| &facts.action).is_some_and(|action| names.contains(action)),
-            Self::Fork(fork) => view.delivery.is_some_and(|facts| facts.fork == Some(*fork)),
+            Self::Fork(fork) => view.delivery.is_some_and(|facts| match facts.fork {
+                Some(known) => known == *fork,
+                // News of a build may be of a fork's, so that a deny of those holds.
+                None => *fork && facts.build && reading == Reading::Wide,
+            }),
             Self::Draft(draft) => view.delivery.is_some_and(|facts| facts.draft == Some(*draft)),
             // At the door an allow may still be met and a deny may still be missed: the interceptor decides.
             Self::Trigger(condition) => match &view.trigger {

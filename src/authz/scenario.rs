@@ -418,6 +418,7 @@ fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Facts
         fork: written.fork,
         pull_request: arc(&written.pull_request),
         draft: written.draft,
-        several: written.several,
+        several: written.several || written.build,
+        build: written.build,
     }
 }

@@ -63,6 +63,10 @@ pub struct Facts {
     /// It is of no one ref: several changed at once, or it tells of a build, a check or a deployment. Then there is no branch and no
     /// tag, and a deny that names one holds.
     pub several: bool,
+    /// It tells of a build, a check or a deployment. Where it does not say whether what was built came from a fork, a deny of forks
+    /// holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub build: bool,
 }
 
 /// Where GitLab keeps what merge requests propose; jobs of their pipelines name it as their ref.
@@ -201,6 +205,7 @@ impl Reader {
             fork,
             draft: found.flag(Field::Draft),
             several: is_of_no_ref || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
+            build: is_of_no_ref,
             ..Facts::default()
         };
         let delivery = found.text(Field::Delivery)?.filter(|id| is_delivery_id(id));

@@ -111,6 +111,7 @@ fn facts_as_json(facts: &Facts) -> Value {
         ("pull_request", text(&facts.pull_request)),
         ("draft", facts.draft.map(Value::from)),
         ("several", facts.several.then_some(Value::from(true))),
+        ("build", facts.build.then_some(Value::from(true))),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>().into()
 }

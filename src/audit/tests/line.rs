@@ -312,6 +312,7 @@ fn hostile(text: &str, many: usize) -> Record {
             pull_request: some(),
             draft: Some(true),
             several: true,
+            build: true,
         })),
         upstream: Some(Upstream { name: Arc::clone(&shared), status: None }),
         event_id: Some(text.into()),

@@ -79,6 +79,7 @@ const ROOTS: [(&str, Type); 4] = [
             ("owner", Scalar),
             ("branch", Scalar),
             ("several", Scalar),
+            ("build", Scalar),
             ("tag", Scalar),
             ("commit", Scalar),
             ("actor", Scalar),

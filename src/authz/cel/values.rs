@@ -138,6 +138,7 @@ impl<'a> Object<'a> {
                     "pull_request" => optional(&facts.pull_request),
                     "draft" => flag(facts.draft),
                     "several" => flag(Some(facts.several)),
+                    "build" => flag(Some(facts.build)),
                     _ => None,
                 }
             }

@@ -52,7 +52,7 @@ pub struct On {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub action: Vec<String>,
-    /// Webhook routes: whether a pull request comes from a fork.
+    /// Webhook routes: whether a pull request comes from a fork. A deny of `true` holds for news of builds that do not say.
     pub fork: Option<bool>,
     /// Webhook routes: whether a pull request is a draft.
     pub draft: Option<bool>,

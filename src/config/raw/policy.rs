@@ -432,6 +432,8 @@ pub struct DeliveryFacts {
     pub draft: Option<bool>,
     /// Whether several refs changed at once.
     pub several: bool,
+    /// Whether it tells of a build, a check or a deployment, which is of no one ref either.
+    pub build: bool,
 }
 
 /// What must come of a case. What is left out is not looked at.
