@@ -93,9 +93,7 @@ impl Redis {
         info.arg("INFO").arg("replication");
         let mut text = String::new();
         collect_text(&self.link.call(&self.at_deliveries(info), Repeat::Harmless).await?, &mut text);
-        let counts = text.lines().filter_map(|line| line.trim().strip_prefix("connected_slaves:"));
-        let has_replica = counts.filter_map(|count| count.parse::<u32>().ok()).any(|count| count > 0);
-        self.has_replica.store(has_replica, Ordering::Relaxed);
+        self.has_replica.store(has_replica(&text), Ordering::Relaxed);
         if settings.durable {
             return Ok(Durability::Synced);
         }
@@ -287,6 +285,13 @@ fn collect_text(value: &Value, text: &mut String) {
 fn collect_words(value: &Value, words: &mut Vec<String>) {
     match value {
         Value::BulkString(bytes) => words.push(String::from_utf8_lossy(bytes).into_owned()),
+/// Whether a server has a replica that follows it, as it tells of its replication. One that is in its first sync has nothing yet.
+fn has_replica(info: &str) -> bool {
+    let replicas = info.lines().filter_map(|line| line.trim().strip_prefix("slave")?.split_once(':'));
+    let mut replicas = replicas.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
+    replicas.any(|(_, fields)| fields.split(',').any(|field| field == "state=online"))
+}
+
         Value::SimpleString(word) | Value::VerbatimString { text: word, .. } => words.push(word.clone()),
         Value::Array(values) => values.iter().for_each(|value| collect_words(value, words)),
         Value::Map(entries) => entries.iter().for_each(|(name, value)| {

@@ -2,6 +2,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 
+mod replicas;
+
 use super::{server::RedisServer, *};
 use crate::{
     clock::Clock,
