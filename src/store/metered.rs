@@ -103,8 +103,8 @@ impl<B: Backend> Backend for Metered<B> {
         self.measure("changes", self.inner.changes(table, after, limit, now))
     }
 
-    fn replicated(&self) -> StoreFuture<'_, ()> {
-        self.measure("replicate", self.inner.replicated())
+    fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+        self.measure("replicate", self.inner.replicated(table, keys))
     }
 
     fn is_shared(&self) -> bool {

@@ -226,8 +226,9 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// `after` tells all that it has.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
 
-    /// Returns once what this process has written has reached a second server, where there is one.
-    fn replicated(&self) -> StoreFuture<'_, ()> {
+    /// Returns once one of these records, whoever has written it, has reached a second server, where there is one. An error if none
+    /// of them is there.
+    fn replicated(&self, _table: Table, _keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 

@@ -232,16 +232,31 @@ impl Backend for Redis {
         })
     }
 
-    fn replicated(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async {
+    fn replicated(&self, table: Table, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
             if !self.has_replica.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            // One connection carries all calls, so this speaks of what was written on it before.
-            let mut wait = Cmd::new();
-            wait.arg("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
-            let reached: i64 = self.link.call(&self.at_deliveries(wait), Repeat::Never).await?;
-            if reached > 0 { Ok(()) } else { Err(StoreError::Timeout) }
+            // A connection waits for what was written on it last, and for nothing where nothing was. So this writes something after
+            // what is there, over the same one: that of the write may be gone, or another replica's. A server that took over without
+            // the records does not have them.
+            let records = self.key(table, "records");
+            let mut commands = redis::pipe();
+            for key in &keys {
+                commands.cmd("HGET").arg(&records).arg(key);
+            }
+            commands.cmd("SET").arg(self.key(table, "mark")).arg("");
+            commands.cmd("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
+            let answers: Vec<Value> = self.link.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
+            if !answers.iter().take(keys.len()).any(|found| matches!(found, Value::BulkString(_))) {
+                let why =
+                    "what was written is not there any more, as after a failover to a server that did not have it";
+                return Err(StoreError::Unavailable(why.to_owned()));
+            }
+            match answers.last() {
+                Some(Value::Int(1..)) => Ok(()),
+                _ => Err(StoreError::Timeout),
+            }
         })
     }
 
@@ -270,6 +285,13 @@ fn parse(record: &[u8]) -> Result<Stored, StoreError> {
     fields.ok_or_else(|| corrupt("a record"))
 }
 
+/// Whether a server has a replica that follows it, as it tells of its replication. One that is in its first sync has nothing yet.
+fn has_replica(info: &str) -> bool {
+    let replicas = info.lines().filter_map(|line| line.trim().strip_prefix("slave")?.split_once(':'));
+    let mut replicas = replicas.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
+    replicas.any(|(_, fields)| fields.split(',').any(|field| field == "state=online"))
+}
+
 /// All text of an answer: a cluster gives that of each node.
 fn collect_text(value: &Value, text: &mut String) {
     match value {
@@ -285,13 +307,6 @@ fn collect_text(value: &Value, text: &mut String) {
 fn collect_words(value: &Value, words: &mut Vec<String>) {
     match value {
         Value::BulkString(bytes) => words.push(String::from_utf8_lossy(bytes).into_owned()),
-/// Whether a server has a replica that follows it, as it tells of its replication. One that is in its first sync has nothing yet.
-fn has_replica(info: &str) -> bool {
-    let replicas = info.lines().filter_map(|line| line.trim().strip_prefix("slave")?.split_once(':'));
-    let mut replicas = replicas.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
-    replicas.any(|(_, fields)| fields.split(',').any(|field| field == "state=online"))
-}
-
         Value::SimpleString(word) | Value::VerbatimString { text: word, .. } => words.push(word.clone()),
         Value::Array(values) => values.iter().for_each(|value| collect_words(value, words)),
         Value::Map(entries) => entries.iter().for_each(|(name, value)| {

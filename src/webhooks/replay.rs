@@ -53,7 +53,6 @@ impl ReplayKeys {
         Self { keys, ids: scopes.len(), window, redeliveries: 0, anew: false }
     }
 
-    #[cfg(test)]
     pub(super) fn keys(&self) -> &[[u8; 32]] {
         &self.keys
     }

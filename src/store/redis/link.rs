@@ -46,6 +46,8 @@ pub(super) enum Request {
     /// A command that names no key, of a cluster to the server that has this one.
     At(Cmd, String),
     Script(ScriptInvocation<'static>),
+    /// Commands on keys of one slot, one after the other over one connection.
+    Pipeline(Pipeline),
 }
 
 /// Whether a call may be sent again when nobody knows whether it was done.
@@ -209,6 +211,7 @@ impl Request {
             },
             Self::Command(command) => command.query_async(&mut connection).await,
             Self::Script(script) => script.invoke_async(&mut connection).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(&mut connection).await,
         }
     }
 }

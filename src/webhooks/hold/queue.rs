@@ -105,11 +105,12 @@ impl Queue {
             expect: Expect::Absent,
         };
         let writes = |once: &[u8; 32]| vec![put(Table::Held, once, &record), put(Table::HeldRequests, once, &request)];
+        let known_by = || keys.keys().iter().map(|key| key.to_vec()).collect();
         let (once, versions) = match replay.take(keys, now, writes).await {
             Ok(taken) => taken,
             Err(rejection) if rejection.reason() == Reason::ReplayedDelivery => {
                 // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
-                self.store.replicated().await.map_err(unwritable)?;
+                self.store.replicated(Table::Deliveries, known_by()).await.map_err(unwritable)?;
                 return Err(rejection);
             }
             Err(rejection) => return Err(rejection),
@@ -120,7 +121,7 @@ impl Queue {
         self.measure();
         self.wake.notify_one();
         // It is brought in any case; the sender hears 202 only of what a failover cannot lose.
-        self.store.replicated().await.map_err(unwritable)?;
+        self.store.replicated(Table::Deliveries, known_by()).await.map_err(unwritable)?;
         Ok(id)
     }
 
