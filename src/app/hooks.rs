@@ -16,6 +16,9 @@ use crate::{
 /// Deliveries that one list shows.
 const MOST: usize = 1000;
 
+/// Deliveries that failed which an answer names.
+const MOST_NAMED: usize = 10;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Which {
@@ -72,12 +75,58 @@ pub async fn retry(app: &App, command: &Command) -> Result<Value, CommandError> 
             parked.map_err(|error| unavailable(&error))?.into_iter().map(|(id, _)| id).collect()
         }
     };
-    let mut retried = 0;
+    let mut all = All::default();
     for id in &ids {
-        retried += u32::from(app.held.retry(id, now).await.map_err(|error| unavailable(&error))?);
+        let retried = app.held.retry(id, now).await;
+        if all.is_over(id, retried) {
+            break;
+        }
     }
-    tracing::warn!(retried, who = command.who, why = command.why, "held deliveries are tried at once");
-    Ok(json!({"retried": retried}))
+    tracing::warn!(
+        retried = all.done,
+        failed = all.failed.len(),
+        who = command.who,
+        why = command.why,
+        "held deliveries are tried at once"
+    );
+    all.answer("retried", "are tried at once")
+}
+
+/// What came of something that is done to many.
+#[derive(Default)]
+struct All {
+    done: usize,
+    /// With why.
+    failed: Vec<String>,
+}
+
+impl All {
+    /// Counts one, and tells whether the others would fail as well: one that cannot be read stops none of them, a store that is
+    /// away does.
+    fn is_over(&mut self, id: &HeldId, came: Result<bool, StoreError>) -> bool {
+        match came {
+            Ok(is_done) => {
+                self.done += usize::from(is_done);
+                false
+            }
+            Err(error) => {
+                self.failed.push(format!("{id}: {error}"));
+                !matches!(error, StoreError::Corrupt(_))
+            }
+        }
+    }
+
+    fn answer(self, name: &str, done: &str) -> Result<Value, CommandError> {
+        let Self { done: count, failed } = self;
+        if failed.is_empty() {
+            return Ok(json!({name: count}));
+        }
+        let (some, more) = failed.split_at(failed.len().min(MOST_NAMED));
+        let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+        let what = format!("{count} held deliveries {done}; it failed for {}: {}{more}", failed.len(), some.join("; "));
+        Err(CommandError::new(what)
+            .help("drop those that cannot be read (`doorward hooks drop ID`); else see to the store and try again"))
+    }
 }
 
 /// Drops one for ever, or all of a sender.
@@ -99,12 +148,22 @@ async fn drop_all(app: &App, command: &Command) -> Result<Value, CommandError> {
         return Err(CommandError::new("neither a delivery nor a sender is named").help("name one of them"));
     };
     let wanted = Wanted { webhook: Some(webhook.clone()), parked };
-    let mut dropped = 0;
+    let mut all = All::default();
     for (id, _) in app.held.list(&wanted, now).await.map_err(|error| unavailable(&error))? {
-        dropped += u32::from(app.held.drop_one(&id, now).await.map_err(|error| unavailable(&error))?);
+        let dropped = app.held.drop_one(&id, now).await;
+        if all.is_over(&id, dropped) {
+            break;
+        }
     }
-    tracing::warn!(dropped, webhook, who = command.who, why = command.why, "held deliveries were dropped");
-    Ok(json!({"dropped": dropped}))
+    tracing::warn!(
+        dropped = all.done,
+        failed = all.failed.len(),
+        webhook,
+        who = command.who,
+        why = command.why,
+        "held deliveries were dropped"
+    );
+    all.answer("dropped", "were dropped")
 }
 
 fn described(id: &HeldId, held: &Held) -> Value {
@@ -151,4 +210,32 @@ fn gone() -> CommandError {
 
 fn unavailable(error: &StoreError) -> CommandError {
     CommandError::new(format!("what is held cannot be looked up: {error}")).help("see to the store and try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
+        let id = |number: u8| HeldId::new([number; 32]);
+        let mut all = All::default();
+        assert!(!all.is_over(&id(1), Ok(true)));
+        assert_eq!(
+            All { done: 1, failed: Vec::new() }.answer("retried", "are tried at once").unwrap(),
+            json!({"retried": 1})
+        );
+        assert!(!all.is_over(&id(2), Err(StoreError::Corrupt("junk".to_owned()))));
+        assert!(!all.is_over(&id(3), Ok(false)), "gone meanwhile");
+        assert!(!all.is_over(&id(4), Ok(true)));
+        assert!(all.is_over(&id(5), Err(StoreError::Timeout)), "the others would not fare better");
+        let error = all.answer("retried", "are tried at once").unwrap_err();
+        assert!(
+            error.message.starts_with("2 held deliveries are tried at once; it failed for 2: "),
+            "{}",
+            error.message
+        );
+        assert!([2, 5].iter().all(|number| error.message.contains(&id(*number).to_string())), "{}", error.message);
+        assert!(error.help.unwrap().contains("hooks drop"));
+    }
 }

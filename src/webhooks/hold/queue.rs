@@ -184,9 +184,14 @@ impl Queue {
     }
 
     pub(super) async fn request(&self, id: &HeldId, now: Timestamp) -> Result<HeldRequest, StoreError> {
+        let stored = self.stored_request(id, now).await?;
+        HeldRequest::decode(stored.ok_or_else(|| StoreError::Corrupt("a held delivery has no request".to_owned()))?)
+    }
+
+    /// The request of a delivery as it is stored, which may be unreadable or missing.
+    pub(super) async fn stored_request(&self, id: &HeldId, now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
         let stored = self.store.get(Table::HeldRequests, id.once(), now).await?;
-        let stored = stored.ok_or_else(|| StoreError::Corrupt("a held delivery has no request".to_owned()))?;
-        HeldRequest::decode(stored.value)
+        Ok(stored.map(|stored| stored.value))
     }
 
     /// Writes a record again, if nobody else did meanwhile. A delivery that is parked now, or no longer, takes its
@@ -196,7 +201,7 @@ impl Queue {
         id: &HeldId,
         mut held: Held,
         version: u64,
-        request: Option<&HeldRequest>,
+        request: Option<Vec<u8>>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         held.place.get_or_insert(version);
@@ -204,7 +209,7 @@ impl Queue {
         let put = |table, value, expect| Put { table, key: id.once().to_vec(), value, expires, expect };
         let mut puts = vec![put(Table::Held, held.encode()?, Expect::Version(version))];
         if let Some(request) = request {
-            puts.push(put(Table::HeldRequests, request.encode()?, Expect::Any));
+            puts.push(put(Table::HeldRequests, request, Expect::Any));
         }
         match self.store.put_all(puts, now).await? {
             WrittenAll::Done(versions) => {
@@ -268,24 +273,22 @@ impl Queue {
     pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         loop {
             let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
-            let request = if held.parked.is_some() { Some(self.request(id, now).await?) } else { None };
+            let request = if held.parked.is_some() { Some(self.request(id, now).await?.encode()?) } else { None };
             held.parked = None;
             (held.tries, held.refusals) = (0, 0);
             held.next = now.as_millis();
             held.until = (now + std::time::Duration::from_millis(held.span)).as_millis();
-            if self.rewrite(id, held, version, request.as_ref(), now).await? {
+            if self.rewrite(id, held, version, request, now).await? {
                 self.wake.notify_one();
                 return Ok(true);
             }
         }
     }
 
-    /// Drops a delivery: it is never sent, unless it is on its way at this moment. False if it is gone.
+    /// Drops a delivery, also one that cannot be read: it is never sent, unless it is on its way at this moment. False if it is gone.
     pub async fn drop_one(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
-        if self.look(id, now).await?.is_none() {
-            return Ok(false);
-        }
-        self.forget(id, now).await.map(|()| true)
+        let is_there = self.store.get(Table::Held, id.once(), now).await?.is_some();
+        self.forget(id, now).await.map(|()| is_there)
     }
 
     fn measure(&self) {

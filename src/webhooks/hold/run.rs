@@ -6,9 +6,7 @@ use data_encoding::HEXLOWER;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Brought, Carrier, Failure, FailureKind, Held, HeldId, HeldRequest, Lane, PARKED_FOR, Queue, is_due, queue::Lease,
-};
+use super::{Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, queue::Lease};
 use crate::{
     clock::{Clock, Timestamp},
     store::StoreError,
@@ -161,11 +159,11 @@ impl<C: Carrier> Turn<C> {
             Ok(request) => request,
             Err(error @ StoreError::Corrupt(_)) => {
                 let failure = Failure { kind: FailureKind::Denied, why: error.to_string() };
-                return self.failed(id, held, version, None, &failure).await;
+                return self.failed(id, held, version, &failure).await;
             }
             Err(error) => return Err(error),
         };
-        match self.carrier.bring(*id, &held, request.clone()).await {
+        match self.carrier.bring(*id, &held, request).await {
             Brought::Taken(event) => {
                 self.queue.metrics.delivered(&held.webhook);
                 tracing::debug!(delivery = &*held.delivery, event = ?event, tries = held.tries + 1, "a held delivery was taken");
@@ -173,18 +171,11 @@ impl<C: Carrier> Turn<C> {
                 self.queue.forget(id, self.clock.now()).await?;
                 Ok(Next::GoOn)
             }
-            Brought::Failed(failure) => self.failed(id, held, version, Some(&request), &failure).await,
+            Brought::Failed(failure) => self.failed(id, held, version, &failure).await,
         }
     }
 
-    async fn failed(
-        &self,
-        id: &HeldId,
-        mut held: Held,
-        version: u64,
-        request: Option<&HeldRequest>,
-        failure: &Failure,
-    ) -> Result<Next, StoreError> {
+    async fn failed(&self, id: &HeldId, mut held: Held, version: u64, failure: &Failure) -> Result<Next, StoreError> {
         let now = self.clock.now();
         let is_last = held.failed(failure, now);
         self.queue.metrics.try_failed(&held.webhook);
@@ -200,7 +191,8 @@ impl<C: Carrier> Turn<C> {
                 "a held delivery is parked; `doorward hooks retry` tries it again"
             );
         }
-        let request = request.filter(|_| is_last);
+        // As it is stored: what cannot be read ends as well.
+        let request = if is_last { self.queue.stored_request(id, now).await? } else { None };
         self.queue.rewrite(id, held, version, request, now).await?;
         let span = if is_last { PARKED_FOR } else { Duration::ZERO };
         let replay = Replay::new(self.queue.store.clone());

@@ -1,3 +1,5 @@
+mod broken;
+
 use std::{collections::BTreeMap, sync::Mutex};
 
 use tokio_util::sync::CancellationToken;
