@@ -21,6 +21,7 @@ pub(super) struct MemoryStore {
     down: AtomicBool,
     is_shared: AtomicBool,
     is_alone: AtomicBool,
+    dies_once_parked: AtomicBool,
 }
 
 impl MemoryStore {
@@ -42,8 +43,17 @@ impl MemoryStore {
         self.is_alone.store(alone, Ordering::SeqCst);
     }
 
+    /// Switches itself off with the write that parks a delivery, as if the process had died there.
+    pub(super) fn set_dies_once_parked(&self) {
+        self.dies_once_parked.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::SeqCst)
+    }
+
     fn check(&self) -> Result<(), StoreError> {
-        match self.down.load(Ordering::SeqCst) {
+        match self.is_down() {
             true => Err(StoreError::Unavailable("switched off".to_owned())),
             false => Ok(()),
         }
@@ -74,6 +84,11 @@ impl Backend for MemoryStore {
                 if !met {
                     return Ok(WrittenAll::Conflict { index, found: there.cloned() });
                 }
+            }
+            let parks =
+                |put: &Put| put.table == Table::Held && memchr::memmem::find(&put.value, b"\"parked\":").is_some();
+            if self.dies_once_parked.load(Ordering::SeqCst) && puts.iter().any(parks) {
+                self.set_down(true);
             }
             let mut versions = Vec::new();
             for Put { table, key, value, expires, .. } in puts {

@@ -191,14 +191,15 @@ impl<C: Carrier> Turn<C> {
                 "a held delivery is parked; `doorward hooks retry` tries it again"
             );
         }
-        // As it is stored: what cannot be read ends as well.
-        let request = if is_last { self.queue.stored_request(id, now).await? } else { None };
-        self.queue.rewrite(id, held, version, request, now).await?;
+        // First, as a process that dies after it was parked would never do it.
         let span = if is_last { PARKED_FOR } else { Duration::ZERO };
         let replay = Replay::new(self.queue.store.clone());
         if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
             tracing::warn!(held = %id, %error, "which runs a held delivery has made is kept for a shorter time");
         }
+        // As it is stored: what cannot be read ends as well.
+        let request = if is_last { self.queue.stored_request(id, now).await? } else { None };
+        self.queue.rewrite(id, held, version, request, now).await?;
         // A lane whose first was parked goes on; one whose first was set back waits for it.
         Ok(if is_last { Next::GoOn } else { Next::Rest })
     }

@@ -37,3 +37,22 @@ async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     assert!(!fixture.queue.drop_one(&id, NOW).await.unwrap());
     assert_eq!(fixture.held().await, []);
 }
+
+/// Nobody would keep it later, as nothing is tried that is parked.
+#[tokio::test]
+async fn what_a_delivery_became_is_kept_before_it_is_parked() {
+    let store = MemoryStore::shared();
+    let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
+    let id = fixture.keep("hub", "1", "a").await.unwrap();
+    let once = HEXLOWER.encode(id.once());
+    let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
+    let delivery = Named { once: once.as_str().into(), until: None };
+    fixture.replay.bind_event(&delivery, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
+    store.set_dies_once_parked();
+    fixture.start();
+    fixture.until("parked", async || store.is_down()).await;
+    fixture.stop.cancel();
+    store.set_down(false);
+    let late = NOW + PARKED_FOR;
+    assert_eq!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound, [tried.event]);
+}
